@@ -1,0 +1,45 @@
+"""Every exception of the project; the command line is the only place that catches the base class.
+
+A message is one line that says what was expected, what was found (file, line, frame) and what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class LingbotEvalError(Exception):
+    """Base of everything the project raises on purpose; the command line exits with code 2 on it."""
+
+
+class ConfigError(LingbotEvalError):
+    """A setting, experiment file, dataset card or command-line value that cannot be used."""
+
+
+class DataError(LingbotEvalError):
+    """A dataset, image, depth map, pose or trajectory file that cannot be read as what it should be."""
+
+
+class CheckpointError(LingbotEvalError):
+    """A weight file that is unsafe, damaged, or of another model."""
+
+
+class DependencyError(LingbotEvalError):
+    """An optional library or device that this command needs is not there."""
+
+
+class StoreError(LingbotEvalError):
+    """A run directory that cannot be written, is locked by another run, or holds a damaged record."""
+
+
+class StreamError(LingbotEvalError):
+    """A frame that the streaming session cannot take, such as a change of image size inside a stream."""
+
+
+class UnscorableError(LingbotEvalError):
+    """A metric that is not defined on the given data; the text is the reason that the result carries."""
+
+
+def at(path: Path | str, line: int | None = None) -> str:
+    """Name a place for an error message: ``poses.txt:12`` (lines count from 1), or the path alone."""
+    return f"{path}:{line}" if line is not None else str(path)

@@ -1,0 +1,93 @@
+"""The stored form of a run: what is in run.json and in each unit's result.json (schema version below).
+
+Layout of a run directory::
+
+    RUN/run.json                          the run's record (RunRecord)
+    RUN/units/DATASET/SCENE/METHOD/
+        result.json                       UnitRecord; its presence means the unit is done
+        frames.csv                        one row a frame (columns: FRAME_COLUMNS)
+        estimate.tum  reference.tum       trajectories (TUM lines: time tx ty tz qx qy qz qw, camera-to-world)
+        panels.npz                        a few frames kept for the depth panels
+    RUN/.lock                             held while a process writes here
+
+DATASET, SCENE and METHOD are percent-encoded so that any name is one path component.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+FRAME_COLUMNS = (
+    "index",
+    "timestamp",
+    "frame_type",  # scale, kept, unkept; empty for methods without a cache
+    "forward_ms",  # device-synchronised step time
+    "interval_ms",  # wall time since the previous prediction left: end to end
+    "position_error_m",  # after the Sim(3) alignment of the whole sequence; empty without a reference pose
+    "rotation_error_deg",  # likewise
+    "depth_abs_rel",  # this frame alone, scale_only alignment; empty where it cannot be scored
+    "cache_anchor_bytes",
+    "cache_window_bytes",
+    "cache_memory_bytes",
+    "cache_camera_head_bytes",
+    "device_bytes",
+    "process_bytes",  # resident set size of the process
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MeasurementRecord(_Record):
+    """`lingbot_eval.types.Measurement`, stored."""
+
+    family: str
+    name: str
+    variant: str
+    value: float | None
+    unit: str
+    convention: str
+    samples: int | None = None
+    reason: str | None = None
+
+
+class UnitRecord(_Record):
+    """The result of one method on one scene: scores, or the reason there are none."""
+
+    schema_version: int = SCHEMA_VERSION
+    dataset: str
+    scene: str
+    method: str
+    status: Literal["ok", "failed"]
+    reason: str | None = None  # for failed: one line
+    stage: str | None = None  # for failed: open, warm-up, stream, score, store
+    failed_at_frame: int | None = None
+    frames: int  # frames that the sequence gave
+    predictions: int  # frames that got a prediction
+    input_fingerprint: str
+    sequence: dict[str, Any]  # FrameSequence.facts() and the preparation
+    method_facts: dict[str, Any]  # Method.describe()
+    measurements: list[MeasurementRecord]
+    started: str  # ISO 8601, UTC
+    seconds: float
+
+
+class RunRecord(_Record):
+    """What was run, where, with what, and how to repeat it."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str  # hex digest of everything that decides the numbers
+    name: str
+    command: str  # repeats the run
+    experiment: dict[str, Any]  # resolved, defaults filled in
+    units: list[list[str]]  # planned [dataset, scene, method] in order
+    weights: dict[str, str]  # method -> "untrained (seed 0)", or file name and SHA-256
+    environment: dict[str, Any]
+    started: str
+    finished: str | None = None
+    status: Literal["running", "complete", "incomplete"] = "running"

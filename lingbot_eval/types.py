@@ -1,0 +1,170 @@
+"""The plain objects that travel between the rooms: frames in, predictions and measurements out.
+
+Conventions, everywhere: poses are camera-to-world 4×4 matrices in OpenCV camera axes (x right, y down,
+z forward); depth is along z in metres with 0 where there is none; images are RGB uint8; pixel (0, 0) is
+the centre of the top left pixel in intrinsics of the datasets' own calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+DepthMap = NDArray[np.float32]
+Image = NDArray[np.uint8]
+
+
+class FrameType(IntEnum):
+    """What a frame became in the stream (model.md section 6, conformance ``frame_type``)."""
+
+    SCALE = 0
+    KEPT = 1
+    UNKEPT = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame as its dataset has it (or, after preparation, at the size the method sees).
+
+    index: position in the sequence after stride, from 0. timestamp: seconds.
+    image: (H, W, 3) uint8 RGB, or None when the images were not asked for.
+    source: the image's file (or a description) for error messages.
+    camera_to_world: (4, 4) float64 in metres, or None for a frame without a reference pose.
+    depth: (H, W) float32 metres along z, 0 = no measurement; or None.
+    intrinsics: (3, 3) float64 pinhole matrix of the image, in pixels; or None.
+    depth_intrinsics: (3, 3) of the depth map where it is not registered to the image; None = as the image's.
+    """
+
+    index: int
+    timestamp: float
+    image: Image | None
+    source: str
+    camera_to_world: FloatArray | None = None
+    depth: DepthMap | None = None
+    intrinsics: FloatArray | None = None
+    depth_intrinsics: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Poses of some frames of a sequence.
+
+    indices: (N,) int64 frame indices, strictly increasing. timestamps: (N,) float64 seconds.
+    camera_to_world: (N, 4, 4) float64. Units: metres for a reference, the method's own for an estimate.
+    """
+
+    indices: NDArray[np.int64]
+    timestamps: FloatArray
+    camera_to_world: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def positions(self) -> FloatArray:
+        """(N, 3) camera centres in world coordinates."""
+        return self.camera_to_world[:, :3, 3]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one frame cost on the device.
+
+    forward_s: seconds of the streaming step, device synchronised before and after. Scale frames enter
+    together: each carries an equal share of that one pass. cache_bytes: bytes in use after the step, by kind
+    (``anchor``, ``window``, ``memory``, ``camera_head``). device_bytes: allocated on the device after the step,
+    None on a CPU.
+    """
+
+    forward_s: float
+    cache_bytes: Mapping[str, int] = field(default_factory=dict)
+    device_bytes: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a method says of one frame.
+
+    index, timestamp: of the frame. camera_to_world: (4, 4) float64 in the method's own scale and world.
+    depth: (H, W) float32 along z at the prepared size, in the method's scale. depth_confidence: (H, W) float32,
+    larger is surer. intrinsics: (3, 3) float64 pixels of the prepared image.
+    points: (H, W, 3) float32 world coordinates, points_confidence: (H, W). None for what a method does not give.
+    """
+
+    index: int
+    timestamp: float
+    camera_to_world: FloatArray | None = None
+    depth: DepthMap | None = None
+    depth_confidence: DepthMap | None = None
+    intrinsics: FloatArray | None = None
+    points: NDArray[np.float32] | None = None
+    points_confidence: NDArray[np.float32] | None = None
+    frame_type: FrameType | None = None
+    cost: StepCost | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number with everything that is needed to read it: a result is this or a reason, never a bare 0 or NaN.
+
+    family: ``trajectory``, ``depth``, ``throughput`` or ``memory``. name: e.g. ``ate_rmse``.
+    variant: the convention in a word, e.g. ``sim3``, ``scale_only``; "" where there is only one.
+    value: None exactly when reason says why it could not be computed. unit: ``m``, ``deg``, ``%``, ``1``, ``fps``,
+    ``ms``, ``MiB``, ``frames``. convention: one sentence. samples: how many frames, poses or pixels it rests on.
+    """
+
+    family: str
+    name: str
+    variant: str
+    value: float | None
+    unit: str
+    convention: str
+    samples: int | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.reason is None):
+            raise ValueError(f"measurement {self.family}/{self.name}: give a value or a reason, not both or neither")
+        if self.value is not None and not np.isfinite(self.value):
+            raise ValueError(f"measurement {self.family}/{self.name}: {self.value} is not a result; give a reason")
+
+
+class FrameSequence(Protocol):
+    """One scene of a dataset with its selection (stride, first, count) applied; opening it reads no image."""
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def scene(self) -> str: ...
+
+    @property
+    def length(self) -> int | None:
+        """Number of frames after selection; None only where the source cannot tell (some videos)."""
+        ...
+
+    def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
+        """Frames in order, decoded as they are asked for; ``images=False`` or ``depth=False`` skips that decoding."""
+        ...
+
+    def reference(self) -> Trajectory | None:
+        """Reference poses of the frames that have one, without decoding any image; None where there are none."""
+        ...
+
+    def timestamps(self) -> FloatArray | None:
+        """(length,) seconds, without decoding; None where only decoding tells (video)."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex digest over names, sizes and modification times of the files read (or over the generator's settings)."""
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """Conventions for the record: units, source of poses, depth and intrinsics, association counts, licence."""
+        ...
