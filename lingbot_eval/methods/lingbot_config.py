@@ -1,0 +1,43 @@
+"""Settings of the ``lingbot`` method as an experiment file writes them. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lingbot_eval.model.config import ConfigName
+from lingbot_eval.streaming.settings import StreamSettings
+
+
+class ModelSettings(BaseModel):
+    """Which network and weights.
+
+    checkpoint: a ``.pt`` or ``.safetensors`` file, or ``hf://owner/repo/file``; None leaves the weights untrained,
+    drawn from ``seed``, and everything written says so. camera_iterations: refinement passes of the camera head.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: ConfigName = "full"
+    checkpoint: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    camera_iterations: Annotated[int, Field(ge=1)] = 4
+    point_head: bool = False
+
+
+class LingbotConfig(BaseModel):
+    """The streaming model as a method.
+
+    device: ``auto`` takes a GPU where there is one. precision: of the trunk's matrix products and the K/V cache;
+    the heads stay in float32 (model.md section 5).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["lingbot"]
+    name: Annotated[str, Field(min_length=1)] = "lingbot"
+    model: ModelSettings = ModelSettings()
+    streaming: StreamSettings = StreamSettings()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
