@@ -1,0 +1,42 @@
+"""Where the dataset cards and experiment files are: inside an installed wheel, or at the top of a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import lingbot_eval
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.validation import nearest
+
+Kind = Literal["datasets", "benchmarks"]
+
+
+def shared_folder(kind: Kind) -> Path:
+    """Folder of the shipped cards (``datasets``) or experiment files (``benchmarks``). Raises ConfigError."""
+    package = Path(lingbot_eval.__file__).parent
+    installed = package / "share" / kind
+    if installed.is_dir():
+        return installed
+    # Beside an installed package lies site-packages, where a folder of this name may be somebody else's library:
+    # only a checkout has the project file next to it.
+    checkout = package.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
+        return checkout / kind
+    raise ConfigError(f"the shipped {kind} are not in {installed}; the installation is incomplete: install it again")
+
+
+def shared_names(kind: Kind) -> tuple[str, ...]:
+    """Names of the shipped YAML files of a kind, without suffix, sorted."""
+    return tuple(sorted(path.stem for path in shared_folder(kind).glob("*.yaml")))
+
+
+def shared_file(kind: Kind, name: str) -> Path:
+    """The shipped ``name.yaml`` of a kind. Raises ConfigError that lists the names there are."""
+    names = shared_names(kind)
+    # A look-up among the names found, so that a name such as "../x" cannot leave the folder.
+    if name not in names:
+        raise ConfigError(
+            f"no {kind[:-1]} called {name!r} is shipped{nearest(name, names)}; there are: {', '.join(names)}"
+        )
+    return shared_folder(kind) / f"{name}.yaml"
