@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lingbot_eval.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+Key = str | int
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -21,46 +24,118 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def validated(model: type[ModelT], data: Any, where: str) -> ModelT:
-    """``data`` as ``model``. Raises ConfigError with one line: where, key, what was expected, what was found."""
+    """``data`` as ``model``.
+
+    Raises ConfigError, one line: where, then each wrong key as a dotted path with what was expected and found.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first, *others = error.errors(include_url=False)
-        more = f" (and {len(others)} more)" if others else ""
-        raise ConfigError(f"{where}: {_explain(model, first['loc'], first)}{more}") from error
+        problems: dict[str, list[str]] = {}
+        for detail in error.errors(include_url=False):
+            key, text = _explain(model, data, detail)
+            problems.setdefault(key, []).append(text)
+        # A union complains once more at its own key about what one of its members found further down.
+        deepest = {key: texts for key, texts in problems.items() if not any(k.startswith(f"{key}.") for k in problems)}
+        lines = [f"{key}: {_as_one(texts)}" if key else _as_one(texts) for key, texts in deepest.items()]
+        raise ConfigError(f"{where}: {'; '.join(lines)}") from error
 
 
-def _explain(model: type[BaseModel], location: tuple[int | str, ...], error: Any) -> str:
-    key = ".".join(str(part) for part in location)
-    if error["type"] == "extra_forbidden":
-        known = tuple(_known_keys(model, location[:-1]))
+def _explain(model: type[BaseModel], data: Any, detail: ErrorDetails) -> tuple[str, str]:
+    """Dotted key and text of one pydantic complaint; ``expected …`` texts for one key can be joined with "or"."""
+    path = _data_path(data, detail["loc"], missing=detail["type"] == "missing")
+    dotted = ".".join(str(part) for part in path)
+    kind, found = detail["type"], _found(detail["input"])
+    if kind == "extra_forbidden":
+        known = _names_at(model, data, path[:-1])
         listing = f"; known keys: {', '.join(known)}" if known else ""
-        return f"unknown key {key!r}{nearest(str(location[-1]), known)}{listing}"
-    if error["type"] == "missing":
-        return f"key {key!r} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if not location or error["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    found = repr(error["input"])
-    return f"{key}: {message}, found {found if len(found) <= 80 else found[:77] + '...'}"
+        return dotted, f"unknown key {str(path[-1])!r}{nearest(str(path[-1]), known)}{listing}"
+    if kind == "missing":
+        return dotted, "is required"
+    if kind == "union_tag_not_found":
+        return dotted, f"needs {_bare(detail['ctx']['discriminator'])}"
+    if kind == "union_tag_invalid":
+        return f"{dotted}.{_bare(detail['ctx']['discriminator'])}", (
+            f"expected {detail['ctx']['expected_tags']}, found '{detail['ctx']['tag']}'"
+        )
+    if kind == "value_error":
+        return dotted, detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].partition(", unable to")[0].replace("Tuple", "list").replace("valid tuple", "list")
+    if not message.startswith("Input should be "):
+        return dotted, f"{message}, found {found}"
+    expected = message.removeprefix("Input should be ")
+    hint = "; put it in quotes" if kind == "string_type" and isinstance(detail["input"], int | float | bool) else ""
+    return dotted, f"expected {expected}, found {found}{hint}"
 
 
-def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> Iterator[str]:
-    """Keys of the models that ``path`` may lead to; indices of lists and keys of mappings lead on to their values."""
-    models = [model]
+def _found(value: Any) -> str:
+    """A value from outside, short enough for a message."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _bare(name: Any) -> str:
+    return str(name).strip("'")
+
+
+def _as_one(texts: list[str]) -> str:
+    """Alternatives of a union arrive as one complaint each: say them as one."""
+    split = [text.removeprefix("expected ").rsplit(", found ", 1) for text in texts]
+    if len(texts) == 1 or not all(text.startswith("expected ") and ", found " in text for text in texts):
+        return ", ".join(texts)
+    return f"expected {' or '.join(parts[0] for parts in split)}, found {split[0][1]}"
+
+
+def _data_path(data: Any, loc: tuple[Key, ...], *, missing: bool) -> list[Key]:
+    """``loc`` without the names of union members, which pydantic weaves in but the file does not have."""
+    path: list[Key] = []
+    for position, part in enumerate(loc):
+        in_mapping = isinstance(data, Mapping) and part in data
+        if in_mapping or (isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)):
+            path.append(part)
+            data = data[part]
+        elif missing and position == len(loc) - 1:
+            path.append(part)
+    return path
+
+
+def _names_at(model: type[BaseModel], data: Any, path: list[Key]) -> tuple[str, ...]:
+    """Field names that exist where ``path`` leads, in their order."""
+    annotations: list[Any] = [model]
     for part in path:
-        annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        if annotations:
-            models = [found for annotation in annotations for found in _models_in(annotation)]
-        elif not isinstance(part, int):
-            # A mapping's key or a union's tag: the candidates stay, narrowed to the tag where it is a model's name.
-            models = [m for m in models if m.__name__ == part] or models
-    for candidate in models:
-        yield from candidate.model_fields
+        inner: list[Any] = []
+        for annotation in _members(annotations, data):
+            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+                inner.extend(get_args(annotation))
+            elif part in annotation.model_fields:
+                inner.append(annotation.model_fields[str(part)].annotation)
+        annotations, data = inner, data[part]
+    models = [m for m in _members(annotations, data) if isinstance(m, type) and issubclass(m, BaseModel)]
+    return tuple(dict.fromkeys(name for model in models for name in model.model_fields))
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+def _members(annotations: list[Any], data: Any) -> Iterator[Any]:
+    """Annotations with Annotated and unions opened; of a tagged union only the member that ``data`` names."""
+    for annotation in annotations:
+        origin = get_origin(annotation)
+        if origin is Annotated:
+            yield from _members([get_args(annotation)[0]], data)
+        elif origin in (Union, UnionType):
+            yield from _members(list(get_args(annotation)), data)
+        elif not _other_tag(annotation, data):
+            yield annotation
+
+
+def _other_tag(annotation: Any, data: Any) -> bool:
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(data, Mapping)):
+        return False
+    field = annotation.model_fields.get("kind")
+    if field is None or get_origin(field.annotation) is not Literal or "kind" not in data:
+        return False
+    return data["kind"] not in get_args(field.annotation)
