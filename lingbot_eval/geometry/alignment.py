@@ -1,0 +1,68 @@
+"""Similarity transformations and their least-squares estimation from point pairs (Umeyama 1991)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lingbot_eval.errors import UnscorableError
+from lingbot_eval.geometry.poses import pose_matrix
+from lingbot_eval.types import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Sim3:
+    """x ↦ scale · rotation · x + translation; rotation (3, 3), translation (3,) in the target's units."""
+
+    scale: float
+    rotation: FloatArray
+    translation: FloatArray
+
+    @classmethod
+    def identity(cls) -> Sim3:
+        """The transformation that changes nothing."""
+        return cls(1.0, np.eye(3), np.zeros(3))
+
+    def apply_points(self, points: FloatArray) -> FloatArray:
+        """(..., 3) points moved from the source's world to the target's."""
+        return np.asarray(self.scale * points @ self.rotation.T + self.translation)
+
+    def apply_poses(self, camera_to_world: FloatArray) -> FloatArray:
+        """(..., 4, 4) camera-to-world poses moved to the target's world; their rotation parts stay rotations."""
+        rotations = self.rotation @ camera_to_world[..., :3, :3]
+        return pose_matrix(rotations, self.apply_points(camera_to_world[..., :3, 3]))
+
+    def matrix(self) -> FloatArray:
+        """(4, 4) homogeneous matrix with ``scale · rotation`` in its upper left."""
+        return pose_matrix(self.scale * self.rotation, self.translation)
+
+
+def umeyama(source: FloatArray, target: FloatArray, with_scale: bool) -> Sim3:
+    """The similarity (or, without scale, rigid motion) with the least squared error from source to target points.
+
+    source, target: (N, 3), row i belongs to row i. Raises UnscorableError when the rotation is not determined:
+    fewer than two singular values of the covariance above float64's epsilon, which is evo's rule, so that
+    everything that evo aligns is aligned here too (points on a line up to noise included).
+    """
+    if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3:
+        raise ValueError(f"expected two (N, 3) arrays of one length, found {source.shape} and {target.shape}")
+    if len(source) == 0:
+        raise UnscorableError("no points to align")
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    source_centred, target_centred = source - source_mean, target - target_mean
+    covariance = target_centred.T @ source_centred / len(source)
+    u, singular, vt = np.linalg.svd(covariance)
+    rank = int(np.count_nonzero(singular > np.finfo(np.float64).eps))
+    if rank < 2:
+        shape = "in one point" if rank == 0 else "on one line"
+        raise UnscorableError(
+            f"degenerate covariance (rank {rank} of 3): the {len(source)} positions of the reference or of the estimate"
+            f" lie {shape}, so the rotation of the alignment is not determined"
+        )
+    sign = np.ones(3)
+    if np.linalg.det(u) * np.linalg.det(vt) < 0:
+        sign[2] = -1.0  # the best orthogonal matrix is a mirror image; this is the best rotation
+    rotation = (u * sign) @ vt
+    scale = float(singular @ sign / np.mean(np.sum(source_centred**2, axis=1))) if with_scale else 1.0
+    return Sim3(scale, rotation, target_mean - scale * rotation @ source_mean)

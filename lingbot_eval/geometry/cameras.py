@@ -1,0 +1,41 @@
+"""Pinhole cameras: intrinsics under resizing and cropping, projection and back-projection."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lingbot_eval.types import DepthMap, FloatArray
+
+
+def scale_intrinsics(intrinsics: FloatArray, scale_x: float, scale_y: float) -> FloatArray:
+    """(3, 3) intrinsics after resizing the image by ``scale_x``, ``scale_y`` (new size / old size).
+
+    Focal lengths and principal point are multiplied (protocol.md section 2: "intrinsics scale with each axis").
+    With pixel centres at integers this moves the principal point by (scale − 1)/2 of a pixel, at most half a
+    pixel when shrinking; the reference results were made so, and it is kept for comparability.
+    """
+    return np.diag([scale_x, scale_y, 1.0]) @ np.asarray(intrinsics, dtype=np.float64)
+
+
+def crop_intrinsics(intrinsics: FloatArray, left: float, top: float) -> FloatArray:
+    """(3, 3) intrinsics after ``left`` columns and ``top`` rows of pixels were cut away."""
+    cropped = np.array(intrinsics, dtype=np.float64)
+    cropped[0, 2] -= left
+    cropped[1, 2] -= top
+    return cropped
+
+
+def project(points: FloatArray, intrinsics: FloatArray) -> FloatArray:
+    """(..., 2) pixels of (..., 3) points in camera coordinates (z forward); not finite for points with z = 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        homogeneous = points @ intrinsics.T
+        return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:])
+
+
+def back_project(depth: DepthMap | ArrayLike, intrinsics: FloatArray) -> FloatArray:
+    """(H, W, 3) points in camera coordinates of an (H, W) depth along z; pixel (0, 0) is the centre of the first."""
+    z = np.asarray(depth, dtype=np.float64)
+    rows, columns = np.indices(z.shape, dtype=np.float64)
+    pixels = np.stack([columns, rows, np.ones_like(z)], axis=-1)
+    return np.asarray(pixels @ np.linalg.inv(intrinsics).T * z[..., None])
