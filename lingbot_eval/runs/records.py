@@ -15,9 +15,10 @@ DATASET, SCENE and METHOD are percent-encoded so that any name is one path compo
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -54,6 +55,12 @@ class MeasurementRecord(_Record):
     convention: str
     samples: int | None = None
     reason: str | None = None
+
+    @model_validator(mode="after")
+    def _value_or_reason(self) -> Self:
+        if (self.value is None) == (self.reason is None) or not math.isfinite(self.value or 0.0):
+            raise ValueError(f"{self.family}/{self.name}: expected a finite value or a reason, exactly one of them")
+        return self
 
 
 class UnitRecord(_Record):

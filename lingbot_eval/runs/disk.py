@@ -1,0 +1,81 @@
+"""How names become paths inside a run directory, and how the system's refusals become one clear line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from lingbot_eval.errors import StoreError
+
+PARTIAL_PREFIX = ".partial-"
+_LONGEST_COMPONENT = 180  # file systems allow 255 bytes; the rest is room for prefixes and suffixes
+
+
+def component(name: str) -> str:
+    """One path component for any name; two names never give the same one.
+
+    Letters, digits and ``_ . - ~`` stay, everything else is percent-encoded (UTF-8). A leading dot is encoded too,
+    so that ``..`` cannot climb and no name can look like one of the store's own hidden files. A name too long for
+    a file system keeps its beginning and ends in a digest. Raises StoreError for an empty name or one that is not text.
+    """
+    if not name:
+        raise StoreError("expected a name for a dataset, scene, method or run, found an empty one; give it a name")
+    try:
+        encoded = quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise StoreError(f"expected a name in UTF-8, found {name!r}; rename the folder or the scene") from error
+    if encoded.startswith("."):
+        encoded = "%2E" + encoded[1:]
+    if len(encoded) > _LONGEST_COMPONENT:
+        # "%~" cannot come out of percent-encoding, so a shortened name never meets a whole one.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:24]
+        encoded = encoded[: _LONGEST_COMPONENT - 26] + "%~" + digest
+    return encoded
+
+
+def unit_directory(run: Path, dataset: str, scene: str, method: str) -> Path:
+    """``RUN/units/DATASET/SCENE/METHOD`` with each name as one component."""
+    return run / "units" / component(dataset) / component(scene) / component(method)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a StoreError that names ``path`` and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder, then run again"
+        ) from error
+
+
+def sync_tree(folder: Path) -> None:
+    """Force a flat folder's files, then the folder itself, to the disk."""
+    for file in folder.iterdir():
+        _sync(file, os.O_RDONLY)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's list of names to the disk, so that a rename inside it survives a power cut."""
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_partials(run: Path) -> None:
+    """Delete what interrupted writers left behind. Only for the holder of the run's lock. Raises StoreError."""
+    for folder in list((run / "units").glob(f"*/*/{PARTIAL_PREFIX}*")):
+        with writing(folder):
+            shutil.rmtree(folder)

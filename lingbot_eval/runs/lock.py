@@ -1,0 +1,74 @@
+"""One writer at a time in a run directory: an advisory lock that ends with the process that holds it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lingbot_eval.errors import StoreError
+from lingbot_eval.runs.disk import writing
+
+
+@contextmanager
+def directory_lock(run: Path) -> Iterator[None]:
+    """Hold ``RUN/.lock`` for the block.
+
+    The system drops the lock when the process ends, however it ends; the file stays (removing it would race).
+    Raises StoreError naming the holder when another process (or another lock of this one) has it, when the
+    directory cannot be written, and when its file system knows no locks.
+    """
+    path = run / ".lock"
+    with writing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _acquire(descriptor, run)
+        with writing(path):
+            _replace_text(descriptor, json.dumps(_this_process()))
+        yield
+    finally:
+        # The holder's name is left in the file: it is read only while somebody holds the lock.
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, run: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise StoreError(
+                f"run directory {run} is being written by {_holder(descriptor)}; "
+                "wait until it ends, stop it, or choose another folder"
+            ) from error
+        raise StoreError(
+            f"cannot lock {run / '.lock'}: {error.strerror or error}; "
+            "choose a folder on a file system that supports locks"
+        ) from error
+
+
+def _this_process() -> dict[str, str | int]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _replace_text(descriptor: int, text: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {int(holder['pid'])} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        # It may hold the lock and not have written its name yet.
+        return "another process"

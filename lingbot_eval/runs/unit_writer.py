@@ -1,0 +1,164 @@
+"""Writes one unit (a method on a scene) beside its final place, and moves it there whole."""
+
+from __future__ import annotations
+
+import csv
+import math
+import numbers
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from lingbot_eval.errors import StoreError
+from lingbot_eval.runs.disk import PARTIAL_PREFIX, sync_folder, sync_tree, writing
+from lingbot_eval.runs.panels import DepthPanels, save_panels
+from lingbot_eval.runs.records import FRAME_COLUMNS, UnitRecord
+from lingbot_eval.runs.serialisation import write_record
+from lingbot_eval.types import FrameType
+
+FRAMES_FILE = "frames.csv"
+ESTIMATE_FILE = "estimate.tum"
+REFERENCE_FILE = "reference.tum"
+PANELS_FILE = "panels.npz"
+RESULT_FILE = "result.json"
+
+_ROWS_BETWEEN_FLUSHES = 64  # what a crash may lose of the partial table, against a system call a row
+
+
+class UnitWriter:
+    """One unit in the making; made by ``RunStore.unit_writer``.
+
+    Rows go to the disk as they come, so memory stays constant. Other files (``estimate.tum``, ``reference.tum``)
+    are written by their own formats at :meth:`path`. Nothing is visible to readers before :meth:`finish`.
+    """
+
+    def __init__(self, final: Path, names: tuple[str, str, str]) -> None:
+        self._final = final
+        self._names = names
+        self._partial = final.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex}")
+        self._rows = 0
+        self._finished = False
+        with writing(self._final):
+            self._partial.mkdir(parents=True)
+        with self._cleaned_up_on_failure(), writing(self._final):
+            self._table: IO[str] = self.path(FRAMES_FILE).open("w", encoding="utf-8", newline="")
+        self._csv = csv.writer(self._table, lineterminator="\n")
+        self._write_row(FRAME_COLUMNS)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the unit is in its final place."""
+        return self._finished
+
+    def path(self, name: str) -> Path:
+        """Where to write a further file of the unit, by its plain file name."""
+        return self._partial / name
+
+    def append_row(self, row: Mapping[str, object]) -> None:
+        """Add one frame's row to ``frames.csv``.
+
+        Keys are of FRAME_COLUMNS; left out, None and non-finite values become empty cells, which mean "not measured".
+        Raises ValueError for an unknown column (a fault of the caller) and StoreError when the disk refuses.
+        """
+        if not row.keys() <= set(FRAME_COLUMNS):
+            raise ValueError(f"unknown columns {sorted(set(row) - set(FRAME_COLUMNS))}")
+        self._write_row([_cell(row.get(column)) for column in FRAME_COLUMNS])
+        self._rows += 1
+        if self._rows % _ROWS_BETWEEN_FLUSHES == 0:
+            with writing(self._final):
+                self._table.flush()
+
+    def fill_columns(self, columns: Mapping[str, Mapping[int, float]]) -> None:
+        """Fill cells that are known only once the whole sequence is (errors after the alignment).
+
+        columns: column name → frame index → value; cells of frames not named stay as they are. Streams through the
+        table once. Raises ValueError for an unknown column and StoreError when the disk refuses.
+        """
+        if not columns.keys() <= set(FRAME_COLUMNS):
+            raise ValueError(f"unknown columns {sorted(set(columns) - set(FRAME_COLUMNS))}")
+        filled = self.path(FRAMES_FILE + ".filled")
+        with writing(self._final):
+            self._table.close()
+            with self.path(FRAMES_FILE).open(encoding="utf-8", newline="") as old:
+                self._table = filled.open("w", encoding="utf-8", newline="")
+                self._csv = csv.writer(self._table, lineterminator="\n")
+                reader = csv.DictReader(old)
+                self._csv.writerow(FRAME_COLUMNS)
+                for row in reader:
+                    index = int(row["index"])
+                    for name, values in columns.items():
+                        if index in values:
+                            row[name] = _cell(values[index])
+                    self._csv.writerow([row[column] for column in FRAME_COLUMNS])
+            # The open file keeps its identity under the new name, so rows may still be appended.
+            filled.replace(self.path(FRAMES_FILE))
+
+    def write_panels(self, panels: DepthPanels) -> None:
+        """Keep a few frames for the depth panels. Raises StoreError when the disk refuses."""
+        save_panels(self.path(PANELS_FILE), panels)
+
+    def finish(self, record: UnitRecord) -> None:
+        """Write ``result.json``, force everything to the disk and put the unit in its final place in one rename.
+
+        An older result there (failed, or of changed input) is replaced. Raises ValueError for the record of another
+        unit, StoreError when the disk refuses or the record holds what JSON cannot (NaN).
+        """
+        if (record.dataset, record.scene, record.method) != self._names:
+            raise ValueError(f"record of {(record.dataset, record.scene, record.method)} in unit {self._names}")
+        if self._finished:
+            raise ValueError(f"unit {self._names} is finished already")
+        with writing(self._final):
+            self._table.close()
+        write_record(self.path(RESULT_FILE), record)
+        with writing(self._final):
+            sync_tree(self._partial)
+            self._move_into_place()
+        self._finished = True
+
+    def discard(self) -> None:
+        """Remove what was written and not finished; never raises for what the disk refuses meanwhile."""
+        # A full disk refuses the last buffer: it is thrown away here anyway.
+        with suppress(OSError):
+            self._table.close()
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _move_into_place(self) -> None:
+        replaced = self._final.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex}")
+        had_older = self._final.is_dir()
+        if had_older:
+            self._final.rename(replaced)
+        try:
+            self._partial.rename(self._final)
+        except OSError:
+            if had_older:
+                replaced.rename(self._final)
+            raise
+        sync_folder(self._final.parent)
+        # Left over by a kill right here, it is one more stale partial folder for the next start to remove.
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _write_row(self, cells: tuple[str, ...] | list[str]) -> None:
+        with writing(self._final):
+            self._csv.writerow(cells)
+
+    @contextmanager
+    def _cleaned_up_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            raise
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, FrameType):
+        return value.name.lower()
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if isinstance(value, numbers.Real):
+        # repr of a plain float is the shortest text that reads back as the same number.
+        return repr(float(value)) if math.isfinite(value) else ""
+    return "" if value is None else str(value)

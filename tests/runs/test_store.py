@@ -1,0 +1,292 @@
+"""The run store: names, atomic units, reading back, damaged records."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store_records import NAMES, make_run_record, make_unit_record
+
+from lingbot_eval.errors import StoreError
+from lingbot_eval.runs.disk import component, unit_directory
+from lingbot_eval.runs.panels import DepthPanels
+from lingbot_eval.runs.records import FRAME_COLUMNS, MeasurementRecord
+from lingbot_eval.runs.store import RunStore, find_runs
+from lingbot_eval.types import FrameType
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore.create(tmp_path / "runs", make_run_record())
+
+
+def write_unit(store: RunStore, names: tuple[str, str, str] = NAMES, **changes: object) -> None:
+    with store.unit_writer(*names) as writer:
+        for index in range(3):
+            writer.append_row({"index": index, "timestamp": index / 30, "frame_type": "kept", "forward_ms": 5.0})
+        writer.finish(make_unit_record(names, **changes))
+
+
+def everything_under(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["../x", "/", "a/b", "..", ".", ".lock", "küche 日本", "a%2Fb", "x" * 5000, "é" * 400])
+def test_any_name_is_one_component_that_the_file_system_takes(tmp_path: Path, name: str) -> None:
+    folder = unit_directory(tmp_path, name, name, name)
+    assert len(folder.relative_to(tmp_path).parts) == 4
+    assert folder.resolve().is_relative_to(tmp_path.resolve() / "units")
+    folder.mkdir(parents=True)
+    assert not any(part.startswith(".") for part in folder.relative_to(tmp_path).parts)
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8"), min_size=1))
+def test_two_names_never_share_a_component(one: str, other: str) -> None:
+    assert (component(one) == component(other)) == (one == other)
+    assert "/" not in component(one)
+    assert len(component(one).encode()) < 200
+
+
+def test_long_names_with_one_beginning_stay_apart() -> None:
+    assert component("x" * 500 + "a") != component("x" * 500 + "b")
+
+
+@pytest.mark.parametrize("name", ["", "\udcff"])
+def test_a_name_that_cannot_be_written_is_refused(name: str) -> None:
+    with pytest.raises(StoreError, match="expected a name"):
+        component(name)
+
+
+# Units
+
+
+def test_a_unit_comes_back_as_written(store: RunStore) -> None:
+    panels = DepthPanels(
+        index=np.array([0, 2]),
+        image=np.full((2, 4, 5, 3), 7, np.uint8),
+        truth=np.ones((2, 4, 5), np.float32),
+        prediction=np.full((2, 4, 5), 2, np.float32),
+    )
+    with store.unit_writer(*NAMES) as writer:
+        writer.append_row({"index": 0, "timestamp": 0.1, "frame_type": FrameType.SCALE, "position_error_m": None})
+        writer.append_row({"index": 2, "timestamp": 0.3, "device_bytes": np.int64(5), "forward_ms": np.float32("nan")})
+        writer.path("estimate.tum").write_text("0.1 0 0 0 0 0 0 1\n")
+        writer.write_panels(panels)
+        writer.finish(make_unit_record())
+    (unit,) = store.read_units().units
+    assert unit.record == make_unit_record()
+    frames = store.read_frames(unit)
+    assert tuple(frames.columns) == FRAME_COLUMNS
+    assert frames["index"].tolist() == [0, 2]
+    assert frames["timestamp"].tolist() == [0.1, 0.3]
+    assert frames["frame_type"].tolist() == ["scale", ""]
+    assert frames["device_bytes"][1] == 5
+    assert frames[["position_error_m", "forward_ms"]].isna().all(axis=None)
+    assert (unit.folder / "estimate.tum").read_text() == "0.1 0 0 0 0 0 0 1\n"
+    stored = store.read_panels(unit)
+    assert stored is not None
+    np.testing.assert_array_equal(stored.image, panels.image)
+    np.testing.assert_array_equal(stored.prediction, panels.prediction)
+
+
+def test_columns_known_at_the_end_are_filled_without_touching_the_rest(store: RunStore) -> None:
+    with store.unit_writer(*NAMES) as writer:
+        for index in (0, 3, 4):
+            writer.append_row({"index": index, "timestamp": index / 7, "forward_ms": 1 / (index + 3)})
+        writer.fill_columns({"position_error_m": {0: 0.5, 4: 0.25}, "rotation_error_deg": {3: math.nan}})
+        writer.append_row({"index": 9, "timestamp": 2.0})
+        writer.finish(make_unit_record())
+    frames = store.read_frames(store.read_unit(*NAMES))
+    assert frames["index"].tolist() == [0, 3, 4, 9]
+    assert frames["forward_ms"].tolist()[:3] == [1 / 3, 1 / 6, 1 / 7]
+    assert frames["position_error_m"].isna().tolist() == [False, True, False, True]
+    assert frames["position_error_m"].dropna().tolist() == [0.5, 0.25]
+    assert frames["rotation_error_deg"].isna().all()
+    assert "frames.csv.filled" not in {path.name for path in store.read_unit(*NAMES).folder.iterdir()}
+
+
+def test_an_empty_frame_table_has_its_columns(store: RunStore) -> None:
+    with store.unit_writer(*NAMES) as writer:
+        writer.finish(make_unit_record(frames=0, predictions=0))
+    frames = store.read_frames(store.read_unit(*NAMES))
+    assert tuple(frames.columns) == FRAME_COLUMNS
+    assert len(frames) == 0
+
+
+def test_a_misspelt_column_is_the_callers_fault(store: RunStore) -> None:
+    with pytest.raises(ValueError, match="forward_sm"), store.unit_writer(*NAMES) as writer:
+        writer.append_row({"index": 0, "forward_sm": 1.0})
+
+
+def test_done_means_ok_and_made_from_this_input(store: RunStore) -> None:
+    assert not store.has_unit(*NAMES, "input-1")
+    write_unit(store)
+    assert store.has_unit(*NAMES, "input-1")
+    assert not store.has_unit(*NAMES, "input-2")
+    write_unit(store, status="failed", reason="out of memory", stage="stream", measurements=[])
+    assert not store.has_unit(*NAMES, "input-1")
+
+
+def test_an_older_result_is_replaced_whole(store: RunStore) -> None:
+    write_unit(store, status="failed", reason="out of memory", stage="stream", measurements=[])
+    folder = store.read_unit(*NAMES).folder
+    (folder / "leftover.txt").write_text("old")
+    write_unit(store)
+    assert store.read_unit(*NAMES).record.status == "ok"
+    assert {path.name for path in folder.iterdir()} == {"frames.csv", "result.json"}
+    assert {path.name for path in folder.parent.iterdir()} == {"lingbot"}
+
+
+def test_an_exception_leaves_nothing_and_the_older_result_in_place(store: RunStore) -> None:
+    write_unit(store)
+    before = everything_under(store.path)
+    with pytest.raises(KeyError), store.unit_writer(*NAMES) as writer:  # noqa: PT012 - the failing block is the test
+        writer.append_row({"index": 0})
+        raise KeyError("method failed")
+    assert everything_under(store.path) == before
+    assert store.has_unit(*NAMES, "input-1")
+
+
+def test_a_unit_never_finished_is_a_fault(store: RunStore) -> None:
+    with pytest.raises(RuntimeError, match="never finished"), store.unit_writer(*NAMES) as writer:
+        writer.append_row({"index": 0})
+    assert store.read_units().units == ()
+
+
+def test_a_record_of_another_unit_is_refused(store: RunStore) -> None:
+    with pytest.raises(ValueError, match="desk2"), store.unit_writer(*NAMES) as writer:
+        writer.finish(make_unit_record(("tum", "desk2", "lingbot")))
+
+
+def test_a_partial_unit_is_invisible_and_removed_at_the_next_start(store: RunStore) -> None:
+    stale = unit_directory(store.path, *NAMES).with_name(".partial-dead")
+    stale.mkdir(parents=True)
+    (stale / "result.json").write_text("{}")
+    assert store.read_units().units == ()
+    assert store.read_units().damaged == ()
+    with store.lock():
+        assert not stale.exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_is_never_stored(store: RunStore, value: float) -> None:
+    with (
+        pytest.raises(StoreError, match=r"cannot store result\.json"),
+        store.unit_writer(*NAMES) as writer,
+    ):
+        writer.finish(make_unit_record(sequence={"fps": value}))
+    assert store.read_units().units == ()
+    with pytest.raises(ValueError, match="finite value or a reason"):
+        MeasurementRecord(family="depth", name="abs_rel", variant="", value=value, unit="1", convention="")
+
+
+# Reading
+
+
+def test_units_come_in_the_order_of_the_plan_and_missing_ones_are_named(tmp_path: Path) -> None:
+    plan = [["b", "z", "m"], ["a", "y", "m"], ["a", "x", "m"]]
+    store = RunStore.create(tmp_path, make_run_record(units=plan))
+    write_unit(store, ("a", "y", "m"))
+    write_unit(store, ("b", "z", "m"))
+    units = store.read_units()
+    assert [unit.record.scene for unit in units.units] == ["z", "y"]
+    assert units.missing == (("a", "x", "m"),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[" * 100_000, "null", "[1]", '{"schema_version": 1}', b"\xff\xfe".decode("latin-1"), '{"a": NaN}'],
+)
+def test_a_damaged_record_is_listed_and_the_others_are_read(tmp_path: Path, text: str) -> None:
+    store = RunStore.create(tmp_path, make_run_record(units=[["a", "x", "m"], ["a", "y", "m"]]))
+    write_unit(store, ("a", "x", "m"))
+    write_unit(store, ("a", "y", "m"))
+    file = unit_directory(store.path, "a", "x", "m") / "result.json"
+    file.write_text(text, encoding="latin-1")
+    units = store.read_units()
+    assert [unit.record.scene for unit in units.units] == ["y"]
+    (damaged,) = units.damaged
+    assert str(file) in damaged.reason
+    assert "\n" not in damaged.reason
+    assert units.missing == (("a", "x", "m"),)
+    assert not store.has_unit("a", "x", "m", "input-1")
+
+
+def test_a_record_copied_to_another_scene_is_damaged(store: RunStore) -> None:
+    write_unit(store)
+    unit_directory(store.path, *NAMES).rename(unit_directory(store.path, "tum", "desk", "other"))
+    assert "tum/desk/lingbot" in store.read_units().damaged[0].reason
+
+
+def test_a_record_of_another_version_says_so(store: RunStore) -> None:
+    file = store.path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 99, "new": 1}))
+    with pytest.raises(StoreError, match="schema version 1, found 99"):
+        store.read_run()
+
+
+@pytest.mark.parametrize("table", ["", "index\n1\n", None, "TOO LONG", "CUT", "WORDS"])
+def test_a_damaged_frame_table_names_its_file(store: RunStore, table: str | None) -> None:
+    write_unit(store)
+    unit = store.read_unit(*NAMES)
+    file = unit.folder / "frames.csv"
+    if table is None:
+        file.unlink()
+    else:
+        head = ",".join(FRAME_COLUMNS) + "\n"
+        long = head + "1," * 40 + "\n"
+        words = head + ",".join("w" for _ in FRAME_COLUMNS) + "\n"
+        file.write_text({"TOO LONG": long, "CUT": head + "0,0.1,ke", "WORDS": words}.get(table, table))
+    with pytest.raises(StoreError, match=r"frames\.csv"):
+        store.read_frames(unit)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"garbage" * 50])
+def test_damaged_panels_name_their_file(store: RunStore, content: bytes) -> None:
+    write_unit(store)
+    unit = store.read_unit(*NAMES)
+    assert store.read_panels(unit) is None
+    (unit.folder / "panels.npz").write_bytes(content)
+    with pytest.raises(StoreError, match=r"panels\.npz"):
+        store.read_panels(unit)
+
+
+def test_panels_with_pickled_or_misshaped_arrays_are_refused(store: RunStore) -> None:
+    write_unit(store)
+    unit = store.read_unit(*NAMES)
+    good = {"index": np.array([0]), "truth": np.ones((1, 2, 2), "f4"), "prediction": np.ones((1, 2, 2), "f4")}
+    for image in (np.array([{"code": 1}], dtype=object), np.zeros((1, 2, 3, 3), "u1")):
+        np.savez(unit.folder / "panels.npz", image=image, **good)
+        with pytest.raises(StoreError, match=r"panels\.npz"):
+            store.read_panels(unit)
+
+
+# Runs
+
+
+def test_creating_again_finds_the_run_and_keeps_its_record(tmp_path: Path) -> None:
+    first = RunStore.create(tmp_path, make_run_record(status="complete"))
+    again = RunStore.create(tmp_path, make_run_record())
+    assert again.path == first.path
+    assert again.read_run().status == "complete"
+    assert find_runs(tmp_path) == (first.path,)
+
+
+def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    RunStore.create(tmp_path, make_run_record(key="0123456789ab" + "c" * 20))
+    with pytest.raises(StoreError, match="choose another folder"):
+        RunStore.create(tmp_path, make_run_record(key="0123456789ab" + "d" * 20))
+
+
+def test_what_is_no_run_directory_is_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"run\.json"):
+        RunStore.open(tmp_path)
+    assert find_runs(tmp_path / "nowhere") == ()

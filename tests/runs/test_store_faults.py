@@ -1,0 +1,159 @@
+"""The run store under a killed process, a second writer, a full disk and a read-only directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from store_records import NAMES, make_run_record, make_unit_record
+
+from lingbot_eval.errors import StoreError
+from lingbot_eval.runs.store import RunStore
+
+HERE = Path(__file__).parent
+
+HOLD_AND_WRITE = """
+import sys, time
+from pathlib import Path
+from store_records import NAMES
+from lingbot_eval.runs.store import RunStore
+
+store = RunStore.open(Path(sys.argv[1]))
+with store.lock(), store.unit_writer(*NAMES) as writer:
+    for index in range(1000):
+        writer.append_row({"index": index, "timestamp": float(index)})
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+# RLIMIT_FSIZE makes the kernel refuse every byte past the limit, as a full disk does.
+WRITE_PAST_LIMIT = """
+import resource, signal, sys
+from pathlib import Path
+from store_records import NAMES, make_unit_record
+from lingbot_eval.errors import StoreError
+from lingbot_eval.runs.store import RunStore
+
+store = RunStore.open(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    with store.unit_writer(*NAMES) as writer:
+        for index in range(int(sys.argv[3])):
+            writer.append_row({"index": index, "timestamp": float(index)})
+        writer.finish(make_unit_record())
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore.create(tmp_path, make_run_record())
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=HERE, stdout=subprocess.PIPE, text=True)
+
+
+def partials(store: RunStore) -> list[Path]:
+    return list(store.path.glob("units/*/*/.partial-*"))
+
+
+def test_a_second_process_hears_who_holds_the_lock_and_a_kill_releases_it(store: RunStore) -> None:
+    with start(HOLD_AND_WRITE, str(store.path)) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "writing\n"
+        with pytest.raises(StoreError, match=f"process {holder.pid} on .* since ") as caught, store.lock():
+            pass
+        assert "\n" not in str(caught.value)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(timeout=10)
+    assert len(partials(store)) == 1
+    assert store.read_units().units == ()
+    assert store.read_units().missing == (NAMES,)
+    with store.lock():
+        assert partials(store) == []
+
+
+def test_the_lock_is_free_again_after_use_and_after_a_failure(store: RunStore) -> None:
+    with pytest.raises(KeyError), store.lock():
+        raise KeyError
+    with store.lock(), pytest.raises(StoreError, match=f"process {os.getpid()} "), store.lock():
+        pass
+    with store.lock():
+        pass
+
+
+@pytest.mark.parametrize(("limit", "rows"), [("200", "3"), ("2000", "100"), ("20000", "5000")])
+def test_a_full_disk_is_one_line_and_leaves_nothing(store: RunStore, limit: str, rows: str) -> None:
+    with start(WRITE_PAST_LIMIT, str(store.path), limit, rows) as writer:
+        text, _ = writer.communicate(timeout=60)
+    assert writer.returncode == 0
+    assert text.count("\n") == 1
+    assert text.startswith("cannot write")
+    assert "File too large" in text
+    assert partials(store) == []
+    assert store.read_units().units == ()
+
+
+@pytest.mark.parametrize("call", ["mkdir", "fsync", "rename"])
+def test_a_refusal_at_any_step_keeps_the_older_result(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with store.unit_writer(*NAMES) as writer:
+        writer.finish(make_unit_record())
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        with (
+            pytest.raises(StoreError, match="No space left on device; free space"),
+            store.unit_writer(*NAMES) as writer,
+        ):
+            writer.finish(make_unit_record(input_fingerprint="input-2"))
+    assert partials(store) == []
+    assert store.has_unit(*NAMES, "input-1")
+
+
+def test_a_failed_second_rename_puts_the_older_result_back(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.unit_writer(*NAMES) as writer:
+        writer.finish(make_unit_record())
+    real, calls = os.rename, []
+
+    def refuse_the_second(source: Path, target: Path, **keywords: object) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse_the_second)
+        with pytest.raises(StoreError), store.unit_writer(*NAMES) as writer:
+            writer.finish(make_unit_record(input_fingerprint="input-2"))
+    assert store.has_unit(*NAMES, "input-1")
+    assert partials(store) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_directory_is_one_line(store: RunStore) -> None:
+    store.path.chmod(0o500)
+    try:
+        for attempt in (store.lock, lambda: store.unit_writer(*NAMES)):
+            with pytest.raises(StoreError, match="Permission denied"), attempt():
+                pass
+    finally:
+        store.path.chmod(0o700)
+
+
+def test_a_file_where_the_run_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a folder")
+    with pytest.raises(StoreError, match="cannot write"):
+        RunStore.create(tmp_path / "runs", make_run_record())
