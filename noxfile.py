@@ -1,0 +1,50 @@
+"""The ways in: ``nox -s eval`` runs the main job, ``tests``, ``lint`` and ``types`` hold the quality.
+
+Every session takes further arguments after ``--``: ``nox -s tests -- tests/metrics -k depth``.
+All share one environment, installed once by the session ``environment``, which the others require;
+``nox -R -s tests`` skips the look whether it is up to date.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+
+
+@nox.session(default=False)
+def environment(session: nox.Session) -> None:
+    """Install the package in place with its development tools, at the versions of constraints.txt."""
+    session.install("-c", "constraints.txt", "-e", ".[dev]")
+
+
+def run(session: nox.Session, program: str, *arguments: str) -> None:
+    """Run a program of the shared environment, which lies beside nox's cache."""
+    session.run(session.cache_dir.parent / "environment" / "bin" / program, *arguments)
+
+
+@nox.session(name="eval", python=False, requires=["environment"])
+def evaluate(session: nox.Session) -> None:
+    """Run the main job on its default, or on the experiment given: stream, score, report."""
+    run(session, "lingbot-eval", "run", *(session.posargs or ["benchmarks/smoke.yaml"]))
+
+
+@nox.session(python=False, requires=["environment"])
+def tests(session: nox.Session) -> None:
+    """Run the test suite (slow and GPU cases by marker: ``-- -m slow``)."""
+    run(session, "pytest", *session.posargs)
+
+
+@nox.session(python=False, requires=["environment"])
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    run(session, "ruff", "check", *session.posargs)
+    run(session, "ruff", "format", "--check", *session.posargs)
+
+
+@nox.session(python=False, requires=["environment"])
+def types(session: nox.Session) -> None:
+    """Check the types, strictly."""
+    run(session, "mypy", *session.posargs)
