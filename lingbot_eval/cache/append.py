@@ -1,0 +1,52 @@
+"""The camera head's store: one token a kept frame, nothing ever evicted, grown in chunks (model.md section 5)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lingbot_eval.cache.buffers import LayerBuffers
+from lingbot_eval.cache.policy import Step
+from lingbot_eval.cache.protocol import CacheShape
+from lingbot_eval.cache.sdpa import attend_prefix
+from lingbot_eval.errors import StreamError
+
+CHUNK_FRAMES = 512
+
+
+class AppendStore:
+    """Every kept frame stays visible for ever; a frame that is not kept is written behind the end and forgotten."""
+
+    def __init__(self, shape: CacheShape) -> None:
+        if shape.frame_tokens != 1:
+            raise ValueError(f"one token a frame expected, found {shape.frame_tokens}")
+        self._shape = shape
+        self._buffers = LayerBuffers(shape)
+        self._kept = 0
+        self._start = 0
+        self._visible = 0
+
+    def begin(self, step: Step) -> None:
+        """See `CacheStore`."""
+        self._start = step.clock
+        self._visible = step.clock + step.count
+        self._kept = self._visible if step.kept else step.clock
+        self._buffers.reserve(-(-self._visible // CHUNK_FRAMES) * CHUNK_FRAMES)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `lingbot_eval.model.protocols.KVCache`."""
+        self._buffers.write(layer, self._start, key, value)
+        return attend_prefix(self._buffers, layer, query, self._visible)
+
+    def keep_last(self, step: Step) -> None:
+        """The frame already lies where it belongs. See `CacheStore`."""
+        if self._kept == self._visible:
+            raise StreamError("the last frame of the stream is kept already")
+        self._kept = step.clock + 1
+
+    def used_bytes(self) -> dict[str, int]:
+        """See `CacheStore`."""
+        return {"camera_head": self._kept * self._shape.token_bytes}
+
+    def allocated_bytes(self) -> int:
+        """See `CacheStore`."""
+        return self._buffers.allocated_bytes()

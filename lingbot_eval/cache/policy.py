@@ -1,0 +1,139 @@
+"""Which frames every frame sees, in integers only: anchor, window, memory, and the keyframe clock.
+
+Source: model.md section 6. Kept frames are counted by *ordinal*: 0, 1, 2 … in the order they were kept, scale frames
+included, which is also their keyframe clock. What is visible is then three ranges of ordinals, however long the
+stream. One policy object decides once a frame; every layer and every store is given its answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lingbot_eval.errors import ConfigError, StreamError
+from lingbot_eval.types import FrameType
+
+
+@dataclass(frozen=True)
+class View:
+    """Ordinals of the kept frames that a pass sees, its own frames included where they are kept.
+
+    anchor and window frames are seen with all their tokens, memory frames with their special tokens only. A frame
+    that is not kept sees its own tokens on top, which no ordinal names.
+    """
+
+    anchor: range
+    memory: range
+    window: range
+
+    @property
+    def full_frames(self) -> int:
+        """Kept frames seen with all their tokens."""
+        return len(self.anchor) + len(self.window)
+
+    def tokens(self, frame_tokens: int, special_tokens: int) -> int:
+        """Cached tokens in view."""
+        return self.full_frames * frame_tokens + len(self.memory) * special_tokens
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of frames and what it sees.
+
+    frame: index in the stream of its first frame; count: frames entering together (more than one only in the scale
+    phase). clock: keyframe clock of the first. evicted: ordinal of the window frame that loses its patch tokens
+    before attention runs, or None.
+    """
+
+    frame: int
+    count: int
+    frame_type: FrameType
+    clock: int
+    view: View
+    evicted: int | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether its frames enter the cache."""
+        return self.frame_type is not FrameType.UNKEPT
+
+
+class CachePolicy:
+    """The state of a stream in four integers: frames seen, frames kept, scale frames, memory frames."""
+
+    def __init__(self, window: int) -> None:
+        if window < 1:
+            raise ConfigError(f"window must be at least 1 frame, found {window}")
+        self._window = window
+        self._frames = 0
+        self._kept = 0
+        self._scale = 0
+        self._memory = 0
+        self._pending = False
+
+    @property
+    def frames(self) -> int:
+        """Frames seen so far."""
+        return self._frames
+
+    @property
+    def kept(self) -> int:
+        """Frames kept so far: the keyframe clock."""
+        return self._kept
+
+    def view(self) -> View:
+        """What is visible now."""
+        first_window = self._scale + self._memory
+        return View(
+            anchor=range(self._scale),
+            memory=range(self._scale, first_window),
+            window=range(first_window, self._kept),
+        )
+
+    def enter_scale(self, count: int) -> Step:
+        """The scale phase: ``count`` frames enter together and see each other."""
+        if self._frames:
+            raise StreamError(f"the scale phase opens a stream, but {self._frames} frames have entered already")
+        if count < 1:
+            raise StreamError("the scale phase needs at least one frame, found none")
+        self._frames = self._kept = self._scale = count
+        return Step(0, count, FrameType.SCALE, 0, self.view())
+
+    def keep(self) -> Step:
+        """The next frame is kept: it enters, the oldest window frame beyond the window leaves for the memory."""
+        self._require_scale()
+        self._pending = False
+        frame, clock = self._frames, self._kept
+        self._frames += 1
+        return self._append(frame, clock)
+
+    def pass_by(self) -> Step:
+        """The next frame is not kept: it sees what is there and itself, and leaves nothing behind."""
+        self._require_scale()
+        self._pending = True
+        step = Step(self._frames, 1, FrameType.UNKEPT, self._kept, self.view())
+        self._frames += 1
+        return step
+
+    def keep_last(self) -> Step:
+        """Keep, after the fact, the frame that passed by last (flow keyframes decide on its own prediction)."""
+        if not self._pending:
+            raise StreamError("only the frame that passed by last can be kept after the fact")
+        self._pending = False
+        return self._append(self._frames - 1, self._kept)
+
+    def _append(self, frame: int, clock: int) -> Step:
+        self._kept += 1
+        evicted = None
+        if self._kept - self._scale - self._memory > self._window:
+            evicted = self._scale + self._memory
+            self._memory += 1
+        return Step(frame, 1, FrameType.KEPT, clock, self.view(), evicted)
+
+    def _require_scale(self) -> None:
+        if not self._scale:
+            raise StreamError("a stream opens with its scale phase; no frame has entered yet")
+
+
+def is_keyframe(frame: int, scale_frames: int, interval: int) -> bool:
+    """Fixed interval: whether step frame ``frame`` (index in the stream) is kept."""
+    return (frame - scale_frames) % interval == 0

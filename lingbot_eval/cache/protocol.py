@@ -1,0 +1,57 @@
+"""What a tensor store offers: the network's ``attend``, and the session's begin, usage and release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lingbot_eval.cache.policy import Step
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """Sizes that a store is built for.
+
+    layers: attention layers that call ``attend``. frame_tokens: tokens of a frame; special_tokens: the first of
+    them, which the memory keeps.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    frame_tokens: int
+    special_tokens: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values of one token over all layers."""
+        return 2 * self.layers * self.heads * self.head_dim * self.dtype.itemsize
+
+
+class CacheStore(Protocol):
+    """Keys and values of one stream, following the steps that the policy decided."""
+
+    def begin(self, step: Step) -> None:
+        """Make room for a pass; must precede its ``attend`` calls."""
+        ...
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `lingbot_eval.model.protocols.KVCache`."""
+        ...
+
+    def keep_last(self, step: Step) -> None:
+        """Keep the last pass's frame after the fact; ``step`` is the policy's answer to it."""
+        ...
+
+    def used_bytes(self) -> dict[str, int]:
+        """Bytes in view by kind: ``anchor``, ``window``, ``memory``."""
+        ...
+
+    def allocated_bytes(self) -> int:
+        """Bytes that the store holds on the device, headroom included."""
+        ...

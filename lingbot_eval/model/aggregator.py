@@ -1,0 +1,92 @@
+"""The aggregator: alternating frame and global blocks over backbone tokens (model.md sections 3 and 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lingbot_eval.model.backbone import Backbone
+from lingbot_eval.model.blocks import Block
+from lingbot_eval.model.config import PATCH_SIZE, REGISTER_TOKENS, ModelConfig
+from lingbot_eval.model.protocols import KVCache, Placement
+from lingbot_eval.model.rope import FrameRotary, StreamRotary
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class GridConstants:
+    """What depends on the image size alone, computed once a size."""
+
+    positions: Tensor
+    frame_rotary: FrameRotary
+    stream_rotary: StreamRotary
+
+
+class Aggregator(nn.Module):
+    """Images of one pass → the four pairs of frame and global block outputs that the heads read."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, heads = config.embed_dim, config.heads
+        self.output_groups = config.output_groups
+        self.patch_embed = Backbone(config)
+        # Two variants each: [0] for what opens a stream, [1] for what follows.
+        self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, dim))
+        self.register_token = nn.Parameter(torch.zeros(1, 2, REGISTER_TOKENS, dim))
+        self.scale_token = nn.Parameter(torch.zeros(1, 2, 1, dim))
+        self.frame_blocks = nn.ModuleList(Block(dim, heads, eps=EPS, qk_norm=True) for _ in range(config.groups))
+        self.global_blocks = nn.ModuleList(Block(dim, heads, eps=EPS, qk_norm=True) for _ in range(config.groups))
+        self._grids: dict[tuple[int, int, torch.device], GridConstants] = {}
+        # The resized position map is computed from the weights, so new weights make it stale.
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            lambda module, keys: self._grids.clear()
+        )
+
+    def _constants(self, rows: int, columns: int) -> GridConstants:
+        device = self.camera_token.device
+        key = (rows, columns, device)
+        known = self._grids.get(key)
+        if known is None or self.training:
+            known = GridConstants(
+                positions=self.patch_embed.position_embedding(rows, columns),
+                frame_rotary=FrameRotary(rows, columns, device),
+                stream_rotary=StreamRotary(rows, columns, device),
+            )
+            # One size at a time: a stream never changes it, and constants of many sizes would pile up.
+            self._grids.clear()
+            if not self.training:
+                self._grids[key] = known
+        return known
+
+    def _special_tokens(self, count: int, placement: Placement) -> Tensor:
+        """(S, 6, C): camera and registers by whether a frame is the stream's first, scale by the phase."""
+        first = torch.full((count,), 1, dtype=torch.int64)
+        if placement.starts_stream:
+            first[0] = 0
+        opening = torch.cat([self.camera_token[0], self.register_token[0]], dim=1)[first.to(self.camera_token.device)]
+        scale = self.scale_token[0, 0 if placement.scale_phase else 1].expand(count, -1, -1)
+        return torch.cat([opening, scale], dim=1)
+
+    def forward(self, images: Tensor, placement: Placement, cache: KVCache) -> list[Tensor]:
+        """(S, 3, H, W) in [0, 1] → four tensors (S, T, 2C) float32: [frame block output, global block output]."""
+        count, _, height, width = images.shape
+        grid = self._constants(height // PATCH_SIZE, width // PATCH_SIZE)
+        patches = self.patch_embed(images, grid.positions)
+        x = torch.cat([self._special_tokens(count, placement), patches], dim=1)
+        tokens = x.shape[1]
+        rotation = grid.stream_rotary.at(placement.clock, count)
+        outputs = []
+        for group, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
+            within = frame_block(x, grid.frame_rotary)
+
+            def attend(query: Tensor, key: Tensor, value: Tensor, layer: int = group) -> Tensor:
+                return cache.attend(layer, query, key, value)
+
+            across = global_block(within.flatten(0, 1), rotation, attend)
+            x = across.unflatten(0, (count, tokens))
+            if group in self.output_groups:
+                outputs.append(torch.cat([within, x], dim=-1))
+        return outputs

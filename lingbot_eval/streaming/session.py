@@ -1,0 +1,152 @@
+"""The only streaming loop of the project: ``session.step(image)`` for every frame, ``session.finish()`` at the end.
+
+Evaluation, benchmarks, verification and demos all call this. Source: model.md section 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lingbot_eval.cache.policy import CachePolicy, Step, is_keyframe
+from lingbot_eval.errors import StreamError
+from lingbot_eval.model.config import PATCH_SIZE
+from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.model.protocols import Placement
+from lingbot_eval.streaming.settings import StreamSettings, resolve_interval
+from lingbot_eval.streaming.stores import StreamStores, build_stores
+from lingbot_eval.types import FrameType
+
+
+@dataclass(frozen=True)
+class FrameOutput:
+    """What the stream says of one frame, on the model's device, float32.
+
+    index: position in the stream. pose: (9,) camera-to-world encoding [t, quaternion scalar last, fov_y, fov_x].
+    depth, depth_confidence: (H, W). points: (H, W, 3) and points_confidence (H, W), None without a point head.
+    """
+
+    index: int
+    frame_type: FrameType
+    pose: Tensor
+    depth: Tensor
+    depth_confidence: Tensor
+    points: Tensor | None = None
+    points_confidence: Tensor | None = None
+
+
+class StreamingSession:
+    """One stream through the model. Images of one size go in, outputs come out as soon as they are known.
+
+    The scale phase holds back its first frames until all of them are there; after it every step returns its frame.
+    """
+
+    def __init__(
+        self,
+        model: GeometricContextTransformer,
+        settings: StreamSettings,
+        *,
+        frames: int | None = None,
+        camera_iterations: int = 4,
+    ) -> None:
+        """``frames``: length of the stream, needed for the ``auto`` interval alone. Raises ConfigError without it."""
+        self._model = model
+        self._settings = settings
+        self._iterations = camera_iterations
+        self._window = settings.window or model.config.window
+        self.interval = resolve_interval(settings.keyframe_interval, frames)
+        self._policy = CachePolicy(self._window)
+        self._stores: StreamStores | None = None
+        self._size: tuple[int, int] | None = None
+        self._waiting: list[Tensor] = []
+        self._finished = False
+
+    @torch.inference_mode()
+    def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
+        """Take the next frame, (3, H, W) RGB in [0, 1]; returns the outputs that are ready, in order.
+
+        Raises StreamError for a size that cannot be used or that differs from the stream's, or after ``finish``.
+        """
+        if self._finished:
+            raise StreamError("the stream is finished; open a new session for more frames")
+        self._check_size(image)
+        image = image.to(self._model.device, torch.float32)
+        if self._policy.frames:
+            return self._run(image[None], self._next_step())
+        self._waiting.append(image)
+        return self._enter_scale() if len(self._waiting) == self._settings.scale_frames else ()
+
+    @torch.inference_mode()
+    def finish(self) -> tuple[FrameOutput, ...]:
+        """End the stream: the outputs still held back (a stream shorter than its scale phase)."""
+        self._finished = True
+        return self._enter_scale() if self._waiting else ()
+
+    def used_bytes(self) -> dict[str, int]:
+        """Cache bytes in view by kind: anchor, window, memory, camera_head."""
+        return self._stores.used_bytes() if self._stores else {}
+
+    def allocated_bytes(self) -> int:
+        """Cache bytes held on the device, headroom included."""
+        return self._stores.allocated_bytes() if self._stores else 0
+
+    @property
+    def kept_frames(self) -> int:
+        """Frames in the cache: the keyframe clock."""
+        return self._policy.kept
+
+    def _enter_scale(self) -> tuple[FrameOutput, ...]:
+        images = torch.stack(self._waiting)
+        self._waiting.clear()
+        return self._run(images, self._policy.enter_scale(len(images)))
+
+    def _next_step(self) -> Step:
+        if is_keyframe(self._policy.frames, self._settings.scale_frames, self.interval):
+            return self._policy.keep()
+        return self._policy.pass_by()
+
+    def _run(self, images: Tensor, step: Step) -> tuple[FrameOutput, ...]:
+        stores = self._open_stores(images)
+        stores.begin(step)
+        placement = Placement(
+            clock=step.clock, starts_stream=step.frame == 0, scale_phase=step.frame_type is FrameType.SCALE
+        )
+        out = self._model(images, placement, stores.blocks, stores.camera, self._iterations)
+        return tuple(
+            FrameOutput(
+                index=step.frame + i,
+                frame_type=step.frame_type,
+                pose=out.pose[i],
+                depth=out.depth[i],
+                depth_confidence=out.depth_confidence[i],
+                points=None if out.points is None else out.points[i],
+                points_confidence=None if out.points_confidence is None else out.points_confidence[i],
+            )
+            for i in range(step.count)
+        )
+
+    def _open_stores(self, images: Tensor) -> StreamStores:
+        if self._stores is None:
+            size = (images.shape[-2], images.shape[-1])
+            self._stores = build_stores(self._model, size, self._window, self._iterations, self._settings.backend)
+        return self._stores
+
+    def _check_size(self, image: Tensor) -> None:
+        frame = self._policy.frames + len(self._waiting)
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise StreamError(f"frame {frame}: expected an image (3, H, W), found {tuple(image.shape)}")
+        height, width = image.shape[1:]
+        if height % PATCH_SIZE or width % PATCH_SIZE or not height or not width:
+            nearest = tuple(max(1, round(side / PATCH_SIZE)) * PATCH_SIZE for side in (width, height))
+            raise StreamError(
+                f"frame {frame}: sides must be multiples of {PATCH_SIZE}, found {width}×{height}; "
+                f"nearest is {nearest[0]}×{nearest[1]}"
+            )
+        if self._size is not None and (height, width) != self._size:
+            raise StreamError(
+                f"frame {frame}: the stream is {self._size[1]}×{self._size[0]}, found {width}×{height}; "
+                "resize all frames alike or open a new session"
+            )
+        self._size = (height, width)
