@@ -1,0 +1,42 @@
+"""Build a network with its weights, on its device and in its precision."""
+
+from __future__ import annotations
+
+import torch
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.model.config import CONFIGS, ConfigName
+from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.model.weights import WeightSource, draw_untrained, load_checkpoint
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, or the CPU where there is none. Raises ConfigError for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda:0" if available else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (not available or (device.index or 0) >= torch.cuda.device_count()):
+        count = torch.cuda.device_count() if available else 0
+        raise ConfigError(f"device {name}: this machine has {count} CUDA devices; use device auto or cpu")
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def build_model(
+    config: ConfigName, *, checkpoint: str | None, seed: int, point_head: bool, device: torch.device, precision: str
+) -> tuple[GeometricContextTransformer, WeightSource]:
+    """A network ready for streaming. Weights are filled on the CPU in float32, cast, then moved.
+
+    Raises CheckpointError or DependencyError where the checkpoint cannot be had.
+    """
+    with torch.device("meta"):
+        model = GeometricContextTransformer(CONFIGS[config], point_head=point_head)
+    # Empty and not initialised: every parameter is about to be written.
+    model.to_empty(device="cpu")
+    model.aggregator.patch_embed.reset_constants()
+    source = load_checkpoint(model, checkpoint) if checkpoint else draw_untrained(model, seed)
+    model.set_trunk_dtype(PRECISIONS[precision])
+    model.requires_grad_(requires_grad=False).eval().to(device)
+    return model, source
