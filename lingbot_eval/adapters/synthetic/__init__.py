@@ -1,0 +1,1 @@
+"""Procedural rooms and corridors with exact depth, poses and intrinsics."""
