@@ -1,0 +1,124 @@
+"""What a number was measured on: machine, libraries, GPU and driver, state of the code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lingbot_eval
+from lingbot_eval.profiling.nvml import NvmlModule, driver_version
+
+_LIBRARIES = ("torch", "numpy", "scipy", "evo", "pandas", "flashinfer-python", "av", "pillow", "nvidia-ml-py")
+
+# Only what changes results or speed; the rest of the environment is nobody's business.
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TORCH_LOGS",
+)
+
+
+def environment(nvml: NvmlModule | None = None) -> dict[str, Any]:
+    """Everything a record says of the machine, as plain JSON values (units in the key names).
+
+    nvml: a stand-in for the module ``pynvml``, for tests. Nothing here raises: what cannot be found says so in words.
+    """
+    import psutil
+
+    return {
+        "lingbot_eval": lingbot_eval.__version__,
+        "git": git_state(Path(lingbot_eval.__file__).parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_model": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "cpu_usable": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "ram_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "torch": _torch_state(nvml),
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    }
+
+
+def git_state(folder: Path, run: Callable[..., Any] = subprocess.run) -> dict[str, Any] | str:
+    """Commit and dirtiness of the checkout that ``folder`` belongs to, or "not a git checkout".
+
+    A folder that merely lies inside somebody's repository (an installed package in a virtual environment there) is
+    not of that checkout: git has to know its files. Untracked files do not make it dirty.
+    """
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(folder), *arguments]
+        try:
+            done = run(command, capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return str(done.stdout).strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None or not git("ls-files", "."):
+        return "not a git checkout"
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": bool(changes) if changes is not None else "unknown"}
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _torch_state(nvml: NvmlModule | None) -> Mapping[str, Any] | str:
+    try:
+        import torch
+    except ImportError:
+        return "not installed"
+    state: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cuda_build": torch.version.cuda or "none",
+    }
+    if not torch.cuda.is_available():
+        return state | {"gpus": []}
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return state | {
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "gpus": [
+            {
+                "name": device.name,
+                "memory_gib": round(device.total_memory / 2**30, 1),
+                "compute_capability": f"{device.major}.{device.minor}",
+            }
+            for device in devices
+        ],
+        "driver": driver_version(nvml),
+    }

@@ -1,0 +1,184 @@
+"""Seconds on a device, and the throughput figures made from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingbot_eval.types import FrameType, Measurement
+
+# A p-th percentile of fewer samples than this is decided by one or two of them.
+FEWEST_SAMPLES = {50: 1, 95: 20, 99: 100}
+
+_FORWARD = "device synchronised before and after each streaming step"
+_END_TO_END = "wall clock between predictions leaving, decoding, preparation and storing included"
+
+
+class Elapsed:
+    """Seconds of a :func:`timed` block; readable after the block."""
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Raises RuntimeError before the block has ended (a fault of the caller)."""
+        if self._seconds is None:
+            raise RuntimeError("the timed block has not ended yet")
+        return self._seconds
+
+    def stop(self, seconds: float) -> None:
+        """Set by the clock that made this."""
+        self._seconds = seconds
+
+
+@contextmanager
+def timed(device: str = "cpu", synchronise: Callable[[], None] | None = None) -> Iterator[Elapsed]:
+    """Time a block as somebody waiting for its result would.
+
+    Work queued before the block is waited for first, work queued inside it is waited for at its end, so a GPU's
+    asynchronous launches are neither missed nor charged to the wrong block. synchronise: overrides how to wait.
+    """
+    wait = synchronise if synchronise is not None else synchroniser(device)
+    elapsed = Elapsed()
+    wait()
+    start = time.perf_counter()
+    yield elapsed
+    wait()
+    elapsed.stop(time.perf_counter() - start)
+
+
+def synchroniser(device: str) -> Callable[[], None]:
+    """How to wait for everything queued on ``device`` (``cpu``, ``cuda``, ``cuda:1``); nothing to do on a CPU."""
+    if not device.startswith("cuda"):
+        return _nothing
+    import torch
+
+    def wait() -> None:
+        torch.cuda.synchronize(device)
+
+    return wait
+
+
+def _nothing() -> None:
+    """A CPU has done its work when the call returns."""
+
+
+def summarise(name: str, samples_ms: Sequence[float] | NDArray[np.float64], convention: str) -> tuple[Measurement, ...]:
+    """p50, p95 and p99 of samples in milliseconds (linear interpolation between order statistics).
+
+    A percentile with fewer than FEWEST_SAMPLES samples is refused with the reason. Raises ValueError for samples
+    that are negative or not finite (a fault of the clock, not a slow frame).
+    """
+    samples = np.asarray(samples_ms, dtype=np.float64)
+    if not (np.isfinite(samples).all() and (samples >= 0).all()):
+        raise ValueError(f"{name}: expected finite durations of at least 0")
+    count = len(samples)
+    return tuple(
+        Measurement(
+            family="throughput",
+            name=name,
+            variant=f"p{percent}",
+            value=float(np.percentile(samples, percent)) if count >= fewest else None,
+            unit="ms",
+            convention=convention,
+            samples=count,
+            reason=None if count >= fewest else f"a p{percent} needs {fewest} samples, there are {count}",
+        )
+        for percent, fewest in FEWEST_SAMPLES.items()
+    )
+
+
+def throughput_measurements(
+    forward_s: Sequence[float] | None,
+    frame_types: Sequence[FrameType | None],
+    interval_s: Sequence[float],
+    warm_up_s: float | None,
+) -> tuple[Measurement, ...]:
+    """The family ``throughput`` of one streamed scene (protocol.md section 1, Resources).
+
+    One entry a prediction, in the order they left. forward_s: seconds of the step on the device (scale frames carry
+    equal shares of their one pass), None for a method that does not tell. interval_s: seconds since the previous
+    prediction left; the first one since the stream was started, so that their sum is the whole wall time.
+    warm_up_s: seconds of compiling and first touches before the stream, in no other figure; None = no warm-up.
+    Raises ValueError when the lengths differ.
+    """
+    if len(frame_types) != len(interval_s) or (forward_s is not None and len(forward_s) != len(interval_s)):
+        raise ValueError("expected one forward time, frame type and interval for each prediction")
+    interval = np.asarray(interval_s, dtype=np.float64)
+    # Scale frames leave in one burst after one pass, and the first interval is the start-up: neither is the pace.
+    steps = np.array([kind is not FrameType.SCALE for kind in frame_types], dtype=bool)
+    paced = steps & (np.arange(len(interval)) > 0)
+    return (
+        *_forward(forward_s, steps),
+        _rate("end_to_end_fps", interval, f"predictions / wall time of the whole stream, warm-up apart; {_END_TO_END}"),
+        *summarise(
+            "end_to_end_interval",
+            1e3 * interval[paced],
+            f"{_END_TO_END}; step frames only (no scale frames, not the first output)",
+        ),
+        _one(
+            "first_output_latency",
+            1e3 * float(interval[0]) if len(interval) else None,
+            "wall clock from the start of the stream to the first prediction, warm-up apart",
+            "no prediction left",
+        ),
+        _one(
+            "warm_up",
+            1e3 * warm_up_s if warm_up_s is not None else None,
+            "compilation and first touches before the stream, in no other figure",
+            "the method was not warmed up",
+        ),
+    )
+
+
+def _forward(forward_s: Sequence[float] | None, steps: NDArray[np.bool_]) -> tuple[Measurement, ...]:
+    rate_convention = f"frames / summed step time, scale frames included; {_FORWARD}"
+    step_convention = f"{_FORWARD}; step frames only (no scale frames)"
+    if forward_s is None:
+        reason = "the method does not report its time on the device"
+        return (
+            Measurement("throughput", "forward_fps", "", None, "fps", rate_convention, reason=reason),
+            *(
+                Measurement("throughput", "forward_latency", f"p{percent}", None, "ms", step_convention, reason=reason)
+                for percent in FEWEST_SAMPLES
+            ),
+        )
+    forward = np.asarray(forward_s, dtype=np.float64)
+    return (
+        _rate("forward_fps", forward, rate_convention),
+        *summarise("forward_latency", 1e3 * forward[steps], step_convention),
+    )
+
+
+def _rate(name: str, seconds: NDArray[np.float64], convention: str) -> Measurement:
+    if not (np.isfinite(seconds).all() and (seconds >= 0).all()):
+        raise ValueError(f"{name}: expected finite durations of at least 0")
+    total = float(seconds.sum())
+    return Measurement(
+        family="throughput",
+        name=name,
+        variant="",
+        value=len(seconds) / total if total > 0 else None,
+        unit="fps",
+        convention=convention,
+        samples=len(seconds),
+        reason=None if total > 0 else "no time was spent: there are no timed frames",
+    )
+
+
+def _one(name: str, milliseconds: float | None, convention: str, otherwise: str) -> Measurement:
+    return Measurement(
+        family="throughput",
+        name=name,
+        variant="",
+        value=milliseconds,
+        unit="ms",
+        convention=convention,
+        samples=None if milliseconds is None else 1,
+        reason=otherwise if milliseconds is None else None,
+    )

@@ -1,0 +1,156 @@
+"""Memory figures and the machine's description, with a stand-in for NVML."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lingbot_eval.profiling.environment import environment, git_state
+from lingbot_eval.profiling.memory import (
+    DeviceMemory,
+    device_memory,
+    device_memory_measurements,
+    driver_bytes,
+    process_memory,
+    process_memory_measurements,
+    process_resident_bytes,
+)
+from lingbot_eval.profiling.nvml import driver_version
+
+
+class FakeNvml:
+    """One GPU as the driver would describe it; counts how often it is opened and closed."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, processes: list[SimpleNamespace], version: str | bytes = "575.57", broken: bool = False) -> None:
+        self.processes, self.version, self.broken = processes, version, broken
+        self.open_count = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if self.broken:
+            raise self.NVMLError("Driver Not Loaded")
+        self.open_count += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open_count -= 1
+
+    def nvmlSystemGetDriverVersion(self) -> str | bytes:  # noqa: N802
+        return self.version
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        if uuid != "GPU-abc":
+            raise self.NVMLError("Not Found")
+        return "handle"
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:  # noqa: N802
+        assert handle == "handle"
+        return self.processes
+
+
+def process(pid: int, used: int | None) -> SimpleNamespace:
+    return SimpleNamespace(pid=pid, usedGpuMemory=used)
+
+
+def test_the_driver_tells_of_this_process_only() -> None:
+    nvml = FakeNvml([process(1, 111), process(os.getpid(), 222)])
+    assert driver_bytes("GPU-abc", nvml) == (222, None)
+    assert nvml.open_count == 0
+
+
+@pytest.mark.parametrize(
+    ("nvml", "uuid", "reason"),
+    [
+        (FakeNvml([process(1, 111)]), "GPU-abc", "container"),
+        (FakeNvml([process(os.getpid(), None)]), "GPU-abc", "per process"),
+        (FakeNvml([]), "GPU-other", "Not Found"),
+        (FakeNvml([], broken=True), "GPU-abc", "Driver Not Loaded"),
+    ],
+)
+def test_a_driver_that_does_not_tell_gives_the_reason(nvml: FakeNvml, uuid: str, reason: str) -> None:
+    size, why = driver_bytes(uuid, nvml)
+    assert size is None
+    assert reason in (why or "")
+    assert nvml.open_count == 0
+
+
+def test_driver_versions_come_as_text_or_bytes() -> None:
+    assert driver_version(FakeNvml([], "575.57")) == "575.57"
+    assert driver_version(FakeNvml([], b"470.1")) == "470.1"
+    assert "Driver Not Loaded" in driver_version(FakeNvml([], broken=True))
+
+
+def test_device_figures_in_mebibytes_and_reasons() -> None:
+    memory = DeviceMemory(1, 2, 3 * 2**20, 4 * 2**20, None, "hidden")
+    allocated, reserved, driver = device_memory_measurements(memory)
+    assert (allocated.value, reserved.value) == (3.0, 4.0)
+    assert (driver.value, driver.reason) == (None, "hidden")
+    assert device_memory("cpu") is None
+    assert {m.reason for m in device_memory_measurements(None)} == {"ran on the CPU"}
+
+
+def test_the_process_grows_by_what_it_touches() -> None:
+    before = process_resident_bytes()
+    block = np.ones(64 * 2**20, np.uint8)
+    assert process_resident_bytes() - before > 48 * 2**20
+    memory = process_memory()
+    assert memory.peak_resident >= memory.resident > block.nbytes
+    now, peak = process_memory_measurements(memory)
+    assert now.unit == peak.unit == "MiB"
+    assert now.value == pytest.approx(memory.resident / 1048576)
+
+
+def test_the_environment_is_plain_json_and_names_what_matters() -> None:
+    found = environment()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["libraries"]["numpy"] == np.__version__
+    assert found["cpu_count"] == os.cpu_count()
+    assert found["cpu_model"]
+    assert found["torch"]["threads"] >= 1
+
+
+def test_only_named_variables_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("MY_SECRET_TOKEN", "hunter2")
+    found = environment()
+    assert found["variables"]["OMP_NUM_THREADS"] == "3"
+    assert "hunter2" not in json.dumps(found)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+
+
+def test_git_state_of_a_checkout_and_of_what_only_lies_in_one(tmp_path: Path) -> None:
+    assert git_state(tmp_path) == "not a git checkout"
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "a.py").write_text("1")
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "x")
+    state = git_state(package)
+    assert isinstance(state, dict)
+    assert len(state["commit"]) == 40
+    assert state["dirty"] is False
+    (package / "a.py").write_text("2")
+    assert git_state(package) == state | {"dirty": True}
+    installed = tmp_path / "venv" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "b.py").write_text("1")
+    assert git_state(installed) == "not a git checkout"
+
+
+def test_git_that_is_not_installed_is_no_failure(tmp_path: Path) -> None:
+    def absent(*_args: object, **_kwargs: object) -> None:
+        raise FileNotFoundError("git")
+
+    assert git_state(tmp_path, run=absent) == "not a git checkout"

@@ -1,0 +1,107 @@
+"""Throughput figures against hand-made arithmetic, and what they refuse."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from lingbot_eval.profiling.timing import summarise, throughput_measurements, timed
+from lingbot_eval.types import FrameType, Measurement
+
+SCALE, KEPT, UNKEPT = FrameType.SCALE, FrameType.KEPT, FrameType.UNKEPT
+
+
+def by_name(measurements: tuple[Measurement, ...]) -> dict[tuple[str, str], Measurement]:
+    found = {(m.name, m.variant): m for m in measurements}
+    assert len(found) == len(measurements)
+    return found
+
+
+def test_timed_waits_before_and_after_the_block() -> None:
+    events: list[str] = []
+
+    def wait() -> None:
+        events.append("wait")
+        time.sleep(0.02)
+
+    with timed("cuda", synchronise=wait) as elapsed:
+        events.append("work")
+    assert events == ["wait", "work", "wait"]
+    # The second wait is part of the work, the first is somebody else's.
+    assert 0.02 <= elapsed.seconds < 0.04
+
+
+def test_the_time_is_not_there_before_the_block_ends() -> None:
+    with timed() as elapsed, pytest.raises(RuntimeError, match="not ended"):
+        _ = elapsed.seconds
+    assert elapsed.seconds >= 0
+
+
+def test_a_failed_block_gives_no_time() -> None:
+    with pytest.raises(KeyError), timed() as elapsed:
+        raise KeyError
+    with pytest.raises(RuntimeError):
+        _ = elapsed.seconds
+
+
+@pytest.mark.parametrize(("count", "given"), [(0, ""), (1, "p50"), (19, "p50"), (20, "p50 p95"), (99, "p50 p95")])
+def test_percentiles_of_too_few_samples_are_refused_with_the_count(count: int, given: str) -> None:
+    measurements = summarise("x", np.ones(count), "")
+    assert [m.variant for m in measurements] == ["p50", "p95", "p99"]
+    assert " ".join(m.variant for m in measurements if m.value is not None) == given
+    assert all(f"there are {count}" in (m.reason or "") for m in measurements if m.value is None)
+
+
+def test_percentiles_of_a_known_sample() -> None:
+    # 0…100: the p-th percentile is p.
+    values = [m.value for m in summarise("x", np.random.default_rng(0).permutation(101), "")]
+    assert values == pytest.approx([50, 95, 99])
+
+
+@pytest.mark.parametrize("bad", [[-1.0], [float("nan")], [float("inf")]])
+def test_a_broken_clock_is_a_fault(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite durations"):
+        summarise("x", bad, "")
+
+
+def test_throughput_of_a_hand_made_stream() -> None:
+    # Two scale frames in one pass of 4 s, then steps of 1 s, one of them slow; 0.5 s of decoding a step.
+    found = by_name(
+        throughput_measurements(
+            forward_s=[2.0, 2.0, 1.0, 1.0, 3.0],
+            frame_types=[SCALE, SCALE, KEPT, UNKEPT, KEPT],
+            interval_s=[4.5, 0.0, 1.5, 1.5, 3.5],
+            warm_up_s=7.0,
+        )
+    )
+    assert found["forward_fps", ""].value == pytest.approx(5 / 9)
+    assert found["end_to_end_fps", ""].value == pytest.approx(5 / 11)
+    assert found["forward_latency", "p50"].value == pytest.approx(1000)
+    assert found["forward_latency", "p50"].samples == 3
+    assert found["end_to_end_interval", "p50"].value == pytest.approx(1500)
+    assert found["end_to_end_interval", "p50"].samples == 3
+    assert found["first_output_latency", ""].value == pytest.approx(4500)
+    assert found["warm_up", ""].value == pytest.approx(7000)
+    assert "needs 20 samples, there are 3" in (found["forward_latency", "p95"].reason or "")
+    assert all(m.family == "throughput" and m.convention for m in found.values())
+
+
+def test_a_method_without_device_times_still_has_a_pace() -> None:
+    found = by_name(throughput_measurements(None, [None] * 3, [1.0, 0.5, 0.5], None))
+    assert found["end_to_end_fps", ""].value == pytest.approx(1.5)
+    # The first interval is the start-up, not the pace.
+    assert found["end_to_end_interval", "p50"].samples == 2
+    assert "does not report" in (found["forward_fps", ""].reason or "")
+    assert "not warmed up" in (found["warm_up", ""].reason or "")
+
+
+def test_a_stream_without_predictions_has_reasons_only() -> None:
+    measurements = throughput_measurements([], [], [], 0.0)
+    assert {m.name for m in measurements if m.value is not None} == {"warm_up"}
+
+
+def test_lengths_that_differ_are_a_fault() -> None:
+    with pytest.raises(ValueError, match="for each prediction"):
+        throughput_measurements([1.0], [KEPT, KEPT], [1.0, 1.0], None)
