@@ -15,9 +15,9 @@ from lingbot_eval.types import DepthMap, FloatArray, Measurement
 
 DepthAlignment = Literal["scale_only", "lstsq", "none"]
 
-LOG_FLOOR = 1e-5
+CLIP = 1e-5
 THRESHOLD = 1.25
-_BLOCK = 8192
+_BLOCK = 16384
 
 _ALIGNMENT_IN_WORDS = {
     "scale_only": "each frame's prediction multiplied by median(truth)/median(prediction)",
@@ -76,18 +76,16 @@ class _Sums:
         with np.errstate(over="ignore", invalid="ignore"):
             error = np.abs(prediction - truth)
             relative = error / truth
-            log_error = np.log(np.maximum(prediction, LOG_FLOOR)) - np.log(np.maximum(truth, LOG_FLOOR))
+            # Clipped, so that a prediction that alignment made ≤ 0 is far off instead of having no logarithm.
+            truth, prediction = np.maximum(truth, CLIP), np.maximum(prediction, CLIP)
+            ratio = np.maximum(truth / prediction, prediction / truth)
+            log_error = np.log(ratio)  # |ln prediction − ln truth|
             self.abs_rel += float(relative.sum())
             self.sq_rel += float(np.dot(error, relative))
             self.squared += float(np.dot(error, error))
             self.log_squared += float(np.dot(log_error, log_error))
             for power in range(3):
-                self.within[power] += _within(truth, prediction, THRESHOLD ** (power + 1))
-
-
-def _within(truth: FloatArray, prediction: FloatArray, threshold: float) -> int:
-    """How many pixels have max(truth/prediction, prediction/truth) < threshold; never one with prediction ≤ 0."""
-    return int(np.count_nonzero((prediction < threshold * truth) & (truth < threshold * prediction)))
+                self.within[power] += int(np.count_nonzero(ratio < THRESHOLD ** (power + 1)))
 
 
 class DepthScorer:
@@ -166,7 +164,6 @@ class DepthScorer:
         sums, settings = self._sums[name], self._settings
         limits = f"{settings.min_depth:g} < truth < {settings.max_depth:g} m and prediction > 0"
         where = f"{_ALIGNMENT_IN_WORDS[name]}; pixels with {limits}, all frames pooled"
-        outliers = "; a pixel that alignment made ≤ 0 is outside" if name == "lstsq" else ""
         totals: list[tuple[str, str, str, float]] = [
             ("abs_rel", "1", "mean of |prediction − truth| / truth", sums.abs_rel),
             ("sq_rel", "m", "mean of (prediction − truth)² / truth", sums.sq_rel),
@@ -174,13 +171,15 @@ class DepthScorer:
             (
                 "log_rmse",
                 "1",
-                f"root mean square of ln prediction − ln truth, clipped at {LOG_FLOOR:g}",
+                f"root mean square of ln prediction − ln truth, clipped at {CLIP:g}",
                 sums.log_squared,
             ),
         ]
         for power, (suffix, count) in enumerate(zip(("", "_2", "_3"), sums.within, strict=True), start=1):
             exponent = ("", "²", "³")[power - 1]
-            words = f"share of pixels with max(prediction/truth, truth/prediction) < 1.25{exponent}{outliers}"
+            words = (
+                f"share of pixels with max(prediction/truth, truth/prediction) < 1.25{exponent}, clipped at {CLIP:g}"
+            )
             totals.append((f"delta_1_25{suffix}", "%", words, 100.0 * count))
         found = []
         for key, unit, words, total in totals:
