@@ -73,8 +73,8 @@ CONFIGS: dict[ConfigName, ModelConfig] = {
         backbone_blocks=4,
         trained_grid=16,
         camera_heads=4,
-        dpt_channels=(32, 64, 128, 128),
-        dpt_features=48,
+        dpt_channels=(32, 64, 96, 96),
+        dpt_features=32,
         window=16,
     ),
 }

@@ -1,0 +1,48 @@
+"""Pose encodings of the network → matrices (model.md section 5)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingbot_eval.types import FloatArray
+
+
+def decode_rotation(quaternion: NDArray[np.floating]) -> FloatArray:
+    """(..., 4) scalar-last quaternions, any norm but 0 → (..., 3, 3) float64 rotations; NaN where the norm is 0."""
+    q = np.asarray(quaternion, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y, z, w = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def decode_camera_to_world(encoding: NDArray[np.floating]) -> FloatArray:
+    """(..., 9) encodings [t, quaternion scalar last, fov_y, fov_x] → (..., 4, 4) float64 camera-to-world."""
+    encoding = np.asarray(encoding, dtype=np.float64)
+    matrix = np.zeros((*encoding.shape[:-1], 4, 4))
+    matrix[..., :3, :3] = decode_rotation(encoding[..., 3:7])
+    matrix[..., :3, 3] = encoding[..., :3]
+    matrix[..., 3, 3] = 1
+    return matrix
+
+
+def decode_intrinsics(encoding: NDArray[np.floating], height: int, width: int) -> FloatArray:
+    """(..., 9) encodings → (..., 3, 3) float64 pinhole matrices in pixels of an H×W image.
+
+    fy = (H/2)/tan(fov_y/2), fx = (W/2)/tan(fov_x/2), principal point (W/2, H/2). A field of view of 0, which the
+    network's ReLU allows, gives an infinite focal length.
+    """
+    encoding = np.asarray(encoding, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        fy = height / 2 / np.tan(encoding[..., 7] / 2)
+        fx = width / 2 / np.tan(encoding[..., 8] / 2)
+    matrix = np.zeros((*encoding.shape[:-1], 3, 3))
+    matrix[..., 0, 0], matrix[..., 1, 1] = fx, fy
+    matrix[..., 0, 2], matrix[..., 1, 2] = width / 2, height / 2
+    matrix[..., 2, 2] = 1
+    return matrix

@@ -1,0 +1,183 @@
+"""The streaming model as a method: images in, poses, depth and their cost out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
+from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.model.build import build_model, choose_device
+from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.model.weights import WeightSource
+from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
+from lingbot_eval.profiling.timing import timed
+from lingbot_eval.streaming.session import FrameOutput, StreamingSession
+from lingbot_eval.streaming.settings import resolve_interval
+from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction, StepCost
+
+WARM_UP_STEPS = 3
+
+
+class LingbotMethod:
+    """A `lingbot_eval.methods.protocol.Method`. The network is built at the first ``open`` and kept until ``close``."""
+
+    def __init__(self, config: LingbotConfig) -> None:
+        self._config = config
+        self._device = choose_device(config.device)
+        self._loaded: tuple[GeometricContextTransformer, WeightSource] | None = None
+        self._frames: int | None = None
+        self._session: StreamingSession | None = None
+        self._interval = 0
+
+    @property
+    def name(self) -> str:
+        """As in the experiment file."""
+        return self._config.name
+
+    @property
+    def needs_images(self) -> bool:
+        """Always: it is a model of images."""
+        return True
+
+    def describe(self) -> Mapping[str, Any]:
+        """Configuration, weights, stream, device and precision, as plain values."""
+        settings = self._config.streaming
+        model, source = self._model()
+        return {
+            **self._config.model_dump(mode="json"),
+            "weights": source.name,
+            "trained": source.trained,
+            "checkpoint_sha256": source.sha256,
+            "notes": list(source.notes),
+            "device": str(self._device),
+            "window": settings.window or model.config.window,
+            "keyframe_interval": self._interval,
+            "scale": "relative: the model's own, not metric",
+            "pose": "camera-to-world, OpenCV axes",
+            "depth": "along z",
+        }
+
+    def open(self, sequence: FrameSequence) -> None:
+        """See `Method`. Raises ConfigError for interval ``auto`` on a sequence of unknown length."""
+        self._frames = sequence.length
+        self._interval = resolve_interval(self._config.streaming.keyframe_interval, self._frames)
+        self._model()
+
+    def warm_up(self, frame: Frame) -> float:
+        """A scale phase and a few steps of this image through a stream of their own."""
+        image = self._upload(frame)
+        with timed(str(self._device)) as elapsed:
+            session = self._new_session()
+            for _ in range(self._config.streaming.scale_frames + WARM_UP_STEPS):
+                session.step(image)
+        return elapsed.seconds
+
+    def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        """See `Method`."""
+        reset_peaks(str(self._device))
+        self._session = session = self._new_session()
+        waiting: list[tuple[Frame, float]] = []
+        for frame in frames:
+            image = self._upload(frame)
+            with timed(str(self._device)) as elapsed:
+                outputs = session.step(image)
+            waiting.append((frame, elapsed.seconds))
+            yield from self._take(waiting, outputs)
+        with timed(str(self._device)) as elapsed:
+            outputs = session.finish()
+        if waiting:
+            last, seconds = waiting.pop()
+            waiting.append((last, seconds + elapsed.seconds))
+        yield from self._take(waiting, outputs)
+
+    def resources(self) -> tuple[Measurement, ...]:
+        """Bytes of weights, cache by kind and as allocated, and the device's own figures, in MiB."""
+        model, _ = self._model()
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        used = self._session.used_bytes() if self._session else {}
+        held = self._session.allocated_bytes() if self._session else 0
+        kinds = tuple(
+            mebibytes(f"cache_{kind}", size, f"keys and values of the {kind.replace('_', ' ')} in view at the end")
+            for kind, size in used.items()
+        )
+        return (
+            mebibytes("weights", weights, "parameters on the device"),
+            *kinds,
+            mebibytes("cache_allocated", held, "cache buffers held at the end, headroom included"),
+            *device_memory_measurements(device_memory(str(self._device))),
+        )
+
+    def close(self) -> None:
+        """Let the network and its caches go."""
+        self._loaded = None
+        self._session = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _model(self) -> tuple[GeometricContextTransformer, WeightSource]:
+        if self._loaded is None:
+            settings = self._config.model
+            self._loaded = build_model(
+                settings.config,
+                checkpoint=settings.checkpoint,
+                seed=settings.seed,
+                point_head=settings.point_head,
+                device=self._device,
+                precision=self._config.precision,
+            )
+        return self._loaded
+
+    def _new_session(self) -> StreamingSession:
+        model, _ = self._model()
+        return StreamingSession(
+            model,
+            self._config.streaming,
+            frames=self._frames,
+            camera_iterations=self._config.model.camera_iterations,
+        )
+
+    def _upload(self, frame: Frame) -> Tensor:
+        """(3, H, W) float32 in [0, 1] on the device; the bytes travel, not the floats."""
+        if frame.image is None:
+            raise DataError(f"{frame.source}: frame {frame.index} came without its image, which the model needs")
+        pixels = torch.from_numpy(np.ascontiguousarray(frame.image)).to(self._device)
+        return pixels.permute(2, 0, 1).float().div_(255.0)
+
+    def _take(self, waiting: list[tuple[Frame, float]], outputs: tuple[FrameOutput, ...]) -> Iterator[Prediction]:
+        """Pair outputs with their frames; frames that entered together share the time of their pass equally."""
+        if not outputs:
+            return
+        done, waiting[:] = waiting[: len(outputs)], waiting[len(outputs) :]
+        share = sum(seconds for _, seconds in done) / len(done)
+        cost = StepCost(
+            forward_s=share,
+            cache_bytes=self._session.used_bytes() if self._session else {},
+            device_bytes=torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else None,
+        )
+        for (frame, _), output in zip(done, outputs, strict=True):
+            yield _prediction(frame, output, cost)
+
+
+def _prediction(frame: Frame, output: FrameOutput, cost: StepCost) -> Prediction:
+    encoding = output.pose.double().cpu().numpy()
+    depth = output.depth.cpu().numpy()
+    # A collapsed field of view says nothing of the camera.
+    intrinsics = decode_intrinsics(encoding, *depth.shape) if (encoding[7:] > 0).all() else None
+    return Prediction(
+        index=frame.index,
+        timestamp=frame.timestamp,
+        camera_to_world=decode_camera_to_world(encoding),
+        depth=depth,
+        depth_confidence=output.depth_confidence.cpu().numpy(),
+        intrinsics=intrinsics,
+        points=None if output.points is None else output.points.cpu().numpy(),
+        points_confidence=None if output.points_confidence is None else output.points_confidence.cpu().numpy(),
+        frame_type=output.frame_type,
+        cost=cost,
+    )
