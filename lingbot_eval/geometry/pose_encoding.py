@@ -5,20 +5,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lingbot_eval.geometry.quaternions import rotation_from_quaternion
 from lingbot_eval.types import FloatArray
 
 
 def decode_rotation(quaternion: NDArray[np.floating]) -> FloatArray:
-    """(..., 4) scalar-last quaternions, any norm but 0 → (..., 3, 3) float64 rotations; NaN where the norm is 0."""
+    """(..., 4) scalar-last quaternions of any length → (..., 3, 3) rotations; NaN where the length is 0 or not finite.
+
+    A network may give such a quaternion; what is made of it is for the metrics to drop and count.
+    """
     q = np.asarray(quaternion, dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x, y, z, w = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    length = np.linalg.norm(q, axis=-1)
+    usable = np.isfinite(length) & (length > 0)
+    rotation = np.full((*q.shape[:-1], 3, 3), np.nan)
+    rotation[usable] = rotation_from_quaternion(q[usable])
+    return rotation
 
 
 def decode_camera_to_world(encoding: NDArray[np.floating]) -> FloatArray:

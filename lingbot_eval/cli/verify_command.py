@@ -1,0 +1,67 @@
+"""``lingbot-eval verify``: run the reference cases of a folder and print the verdicts."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lingbot_eval.cli import output
+
+if TYPE_CHECKING:
+    from lingbot_eval.verification.compare import Comparison
+
+BACKENDS = ("sdpa",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="DIR", help="cases.json and NAME.npz (default: the shipped small set)"
+    )
+    parser.add_argument("--case", action="append", default=[], metavar="NAME", help="only this case (may be repeated)")
+    parser.add_argument("--backend", choices=BACKENDS, default="sdpa")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when every supported case holds, 1 when one fails."""
+    from lingbot_eval.model.build import choose_device
+    from lingbot_eval.verification.cases import load_cases, shipped_cases
+    from lingbot_eval.verification.reproduce import Setup
+    from lingbot_eval.verification.run import verify
+
+    cases = load_cases(args.folder or shipped_cases(), tuple(args.case))
+    setup = Setup(args.backend, args.dtype, choose_device(args.device))
+    started = time.perf_counter()
+    results: list[Comparison] = []
+    if not args.json:
+        output.line(f"backend {args.backend}, {args.dtype}, {setup.device}")
+        output.line(f"{'case':<24} {'array':<22} {'largest':>10} {'median rel':>11}  verdict")
+    for result in verify(cases, setup):
+        results.append(result)
+        if not args.json:
+            output.line(_row(result))
+    counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in ("pass", "fail", "unsupported")}
+    if args.json:
+        output.as_json(
+            {"backend": args.backend, "dtype": args.dtype, "device": str(setup.device), "counts": counts,
+             "results": [asdict(result) for result in results]}
+        )  # fmt: skip
+    else:
+        passed = len({r.case for r in results}) - len({r.case for r in results if r.verdict != "pass"})
+        output.line(
+            f"{passed} cases hold ({counts['pass']} arrays), {counts['fail']} arrays failed, "
+            f"{counts['unsupported']} cases not supported; {time.perf_counter() - started:.0f} s"
+        )
+    return 1 if counts["fail"] else 0
+
+
+def _row(result: Comparison) -> str:
+    largest = "" if result.largest is None else f"{result.largest:.2e}"
+    median = "" if result.median_relative is None else f"{result.median_relative:.2e}"
+    reason = f" ({result.reason})" if result.reason else ""
+    return f"{result.case:<24} {result.array:<22} {largest:>10} {median:>11}  {result.verdict}{reason}"

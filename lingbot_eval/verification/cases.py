@@ -1,0 +1,99 @@
+"""Reference cases on disk: ``cases.json`` with the settings, ``NAME.npz`` with the arrays to reproduce."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lingbot_eval.errors import ConfigError, DataError
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Case(BaseModel):
+    """Settings of one reference case (conformance/README.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["streaming", "stages"]
+    model: Literal["mini", "full"] = "mini"
+    frames: Positive | None = None
+    height: Positive
+    width: Positive
+    image_phase: float = 0.0
+    scale_frames: Positive
+    window: Positive
+    keyframe_interval: Positive = 1
+    camera_iterations: Positive = 4
+    point_head: bool = False
+    flow_threshold: None = None
+    max_non_keyframe_gap: None = None
+    rows: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A case that this version cannot run, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class CaseSet:
+    """A folder of reference cases."""
+
+    folder: Path
+    cases: dict[str, Case | Unsupported]
+
+    def reference(self, name: str) -> dict[str, NDArray[Any]]:
+        """The arrays of one case. Raises DataError for a file that is missing or damaged."""
+        path = self.folder / f"{name}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: not there, though cases.json names case '{name}'") from error
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+
+
+def shipped_cases() -> Path:
+    """The small set that comes with the package."""
+    return Path(str(resources.files("lingbot_eval.verification"))) / "reference"
+
+
+def load_cases(folder: Path, names: tuple[str, ...] = ()) -> CaseSet:
+    """The cases of a folder, or those of ``names``. Raises DataError or ConfigError."""
+    path = folder / "cases.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; give a folder with cases.json and NAME.npz files") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise DataError(f"{path}: expected an object of case name → settings")
+    unknown = [name for name in names if name not in content]
+    if unknown:
+        raise ConfigError(f"{path}: no case {', '.join(unknown)}; there are {', '.join(sorted(content))}")
+    return CaseSet(folder, {name: _parse(content[name]) for name in (names or content)})
+
+
+def _parse(settings: dict[str, Any]) -> Case | Unsupported:
+    try:
+        case = Case.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(str(part) for part in first["loc"])
+        return Unsupported(f"{setting} = {first.get('input')!r} is not supported")
+    if case.kind == "streaming" and case.frames is None:
+        return Unsupported("a streaming case needs frames")
+    return case

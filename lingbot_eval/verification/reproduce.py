@@ -1,0 +1,139 @@
+"""Runs one reference case through the shipped model and session, and returns its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lingbot_eval.model.build import PRECISIONS
+from lingbot_eval.model.config import CONFIGS
+from lingbot_eval.model.formula import fill_by_formula
+from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.streaming.session import FrameOutput, StreamingSession
+from lingbot_eval.streaming.settings import Backend, StreamSettings
+from lingbot_eval.verification.cases import Case
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """On what the cases are run."""
+
+    backend: Backend
+    precision: str
+    device: torch.device
+
+
+def formula_image(frame: int, case: Case) -> Tensor:
+    """(3, H, W) float32 reference image of a frame (conformance/README.md, "Images by formula")."""
+    channel = np.arange(3)[:, None, None]
+    y, x = np.arange(case.height)[:, None], np.arange(case.width)
+    angle = 0.13 * (x + 3 * frame) + 0.29 * y * (1 + 0.3 * channel) + 0.7 * frame + channel + case.image_phase
+    return torch.from_numpy((0.5 + 0.5 * np.sin(angle)).astype(np.float32))
+
+
+def reference_model(case: Case, setup: Setup) -> GeometricContextTransformer:
+    """The case's network with weights by formula. Built in float32 on the CPU, cast, then moved."""
+    with torch.device("meta"):
+        model = GeometricContextTransformer(CONFIGS[case.model], point_head=case.point_head)
+    model.to_empty(device="cpu")
+    model.aggregator.patch_embed.reset_constants()
+    fill_by_formula(model)
+    model.set_trunk_dtype(PRECISIONS[setup.precision])
+    return model.requires_grad_(requires_grad=False).eval().to(setup.device)
+
+
+def reproduce(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arrays:
+    """The arrays of a case, named and shaped as in its reference file."""
+    return _stages(case, setup, model) if case.kind == "stages" else _stream(case, setup, model)
+
+
+def _session(case: Case, setup: Setup, model: GeometricContextTransformer) -> StreamingSession:
+    settings = StreamSettings(
+        scale_frames=case.scale_frames,
+        window=case.window,
+        keyframe_interval=case.keyframe_interval,
+        backend=setup.backend,
+    )
+    return StreamingSession(model, settings, frames=case.frames, camera_iterations=case.camera_iterations)
+
+
+def _stream(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arrays:
+    session = _session(case, setup, model)
+    wanted = None if case.rows is None else set(case.rows)
+    kept: list[dict[str, NDArray[Any]]] = []
+
+    def take(outputs: Sequence[FrameOutput]) -> None:
+        kept.extend(_frame_arrays(out) for out in outputs if wanted is None or out.index in wanted)
+
+    for frame in range(case.frames or 0):
+        take(session.step(formula_image(frame, case)))
+    take(session.finish())
+    return {name: np.stack([arrays[name] for arrays in kept]) for name in kept[0]} if kept else {}
+
+
+def _frame_arrays(out: FrameOutput) -> Arrays:
+    arrays = {
+        "pose_enc": _numpy(out.pose),
+        "depth": _numpy(out.depth)[..., None],
+        "depth_conf": _numpy(out.depth_confidence),
+        "frame_type": np.array(out.frame_type, dtype=np.uint8),
+    }
+    if out.points is not None and out.points_confidence is not None:
+        arrays |= {"world_points": _numpy(out.points), "world_points_conf": _numpy(out.points_confidence)}
+    return arrays
+
+
+def _stages(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arrays:
+    """The scale phase, then one kept step, with what the parts of the network put out on the way."""
+    seen: Arrays = {}
+    session = _session(case, setup, model)
+    parts: dict[str, nn.Module] = {"patch_tokens": model.aggregator.patch_embed}
+    for group in range(model.config.groups):
+        parts[f"frame_block_{group}"] = model.aggregator.frame_blocks[group]
+        parts[f"global_block_{group}"] = model.aggregator.global_blocks[group]
+    handles = [part.register_forward_hook(_recorder(seen, name)) for name, part in parts.items()]
+    handles.append(model.camera_head.register_forward_hook(_pose_recorder(seen)))
+    arrays: Arrays = {}
+    try:
+        for suffix, frames in (
+            ("scale", range(case.scale_frames)),
+            ("step", range(case.scale_frames, case.scale_frames + 1)),
+        ):
+            outputs = [out for frame in frames for out in session.step(formula_image(frame, case))]
+            arrays |= {f"{name}_{suffix}": value for name, value in seen.items()}
+            arrays[f"depth_{suffix}"] = np.stack([_numpy(out.depth)[..., None] for out in outputs])
+            points = [out.points for out in outputs if out.points is not None]
+            if points:
+                arrays[f"world_points_{suffix}"] = np.stack([_numpy(value) for value in points])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return arrays
+
+
+def _recorder(seen: Arrays, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        # Block outputs are compared as rows of tokens; backbone tokens keep their frame axis.
+        seen[name] = _numpy(output if name == "patch_tokens" else output.reshape(-1, output.shape[-1]))
+
+    return record
+
+
+def _pose_recorder(seen: Arrays) -> Callable[[nn.Module, Any, list[Tensor]], None]:
+    def record(module: nn.Module, inputs: Any, output: list[Tensor]) -> None:
+        for iteration, pose in enumerate(output):
+            seen[f"pose_iter_{iteration}"] = _numpy(pose)
+
+    return record
+
+
+def _numpy(tensor: Tensor) -> NDArray[Any]:
+    return tensor.float().cpu().numpy()
