@@ -1,0 +1,206 @@
+"""The ``replay`` method: trajectories, and optionally depth maps, that somebody else's method wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.formats.association import associate
+from lingbot_eval.formats.depth_maps import read_depth_map
+from lingbot_eval.formats.text import folder_contents
+from lingbot_eval.formats.trajectories import TrajectoryFile, read_trajectory
+from lingbot_eval.methods.replay_config import FrameNumbers, ReplayConfig, scene_path
+from lingbot_eval.types import DepthMap, Frame, FrameSequence, Measurement, Prediction
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """Saved predictions bound to a sequence: which row and which depth map belong to which frame."""
+
+    poses: TrajectoryFile
+    row_of_frame: Mapping[int, int]
+    depth_of_frame: Mapping[int, Path]
+    frames: int | None
+    unused_depth_files: int
+
+
+class ReplayMethod:
+    """Gives back saved poses (and depth) frame by frame; frames for which nothing was saved are left out."""
+
+    def __init__(self, config: ReplayConfig) -> None:
+        self._config = config
+        self._scene: _Scene | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that the experiment gave it."""
+        return self._config.name
+
+    @property
+    def needs_images(self) -> bool:
+        """Never: nothing is computed."""
+        return False
+
+    def describe(self) -> Mapping[str, Any]:
+        """The configuration and, once opened, how the saved poses met the frames."""
+        facts: dict[str, Any] = self._config.model_dump(mode="json")
+        if self._scene is None:
+            return facts
+        scene, frames = self._scene, self._scene.frames
+        matched = len(scene.row_of_frame)
+        facts |= {
+            "association": _association(self._config),
+            "trajectory_file": str(scene.poses.path),
+            "poses_in_file": len(scene.poses),
+            "poses_matched": matched,
+            "poses_without_frame": len(scene.poses) - matched,
+            "frames": frames,
+            "frames_without_pose": None if frames is None else frames - matched,
+            "coverage_percent": None if not frames else 100.0 * matched / frames,
+        }
+        if self._config.depth is not None:
+            facts |= {
+                "depth_maps_matched": len(scene.depth_of_frame),
+                "depth_maps_without_frame": scene.unused_depth_files,
+            }
+        return facts
+
+    def open(self, sequence: FrameSequence) -> None:
+        """Read the scene's trajectory and match it to the frames.
+
+        Raises DataError for a missing or malformed file, a KITTI file with another number of rows than frames,
+        timestamps that match no frame, or a sequence that has no timestamps to match.
+        """
+        self.close()
+        path = scene_path(self._config.trajectory, sequence.dataset, sequence.scene)
+        poses = read_trajectory(path, self._config.format)
+        if poses.timestamps is None:
+            row_of_frame = _rows_by_number(poses, sequence, self._config.frame_numbers)
+        else:
+            row_of_frame = _rows_by_time(poses, poses.timestamps, sequence, self._config.max_time_difference_s)
+        depth_of_frame: Mapping[int, Path] = {}
+        unused = 0
+        if self._config.depth is not None:
+            folder = scene_path(self._config.depth, sequence.dataset, sequence.scene)
+            depth_of_frame, unused = _depth_files(folder, sequence, self._config.frame_numbers or FrameNumbers())
+        self._scene = _Scene(poses, row_of_frame, depth_of_frame, sequence.length, unused)
+
+    def warm_up(self, frame: Frame) -> float:
+        """Nothing to warm up: 0 seconds."""
+        return 0.0
+
+    def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        """Saved predictions in frame order. Raises DataError for a depth map that cannot be read or does not fit."""
+        if self._scene is None:
+            raise RuntimeError("open() must come before predict()")
+        scene = self._scene
+        for frame in frames:
+            row = scene.row_of_frame.get(frame.index)
+            depth = self._depth(scene.depth_of_frame.get(frame.index), frame)
+            if row is None and depth is None:
+                continue
+            pose = None if row is None else scene.poses.camera_to_world[row].copy()
+            yield Prediction(frame.index, frame.timestamp, camera_to_world=pose, depth=depth)
+
+    def resources(self) -> tuple[Measurement, ...]:
+        """Nothing: no device is used."""
+        return ()
+
+    def close(self) -> None:
+        """Forget the scene."""
+        self._scene = None
+
+    def _depth(self, path: Path | None, frame: Frame) -> DepthMap | None:
+        if path is None:
+            return None
+        depth = read_depth_map(path, self._config.depth_units_per_metre)
+        if frame.depth is not None and frame.depth.shape != depth.shape:
+            raise DataError(
+                f"depth map {path} of frame {frame.index} has shape {depth.shape}, but the prepared frame has"
+                f" {frame.depth.shape}; save depth at the prepared size, or set the dataset's size to that of the maps"
+            )
+        return depth
+
+
+def _association(config: ReplayConfig) -> str:
+    if config.format != "kitti":
+        return f"one to one by nearest timestamp within {config.max_time_difference_s:g} s"
+    if config.frame_numbers is None:
+        return "row i belongs to frame i of the selection"
+    return f"row {config.frame_numbers.start} + {config.frame_numbers.stride}·i belongs to frame i of the selection"
+
+
+def _rows_by_number(poses: TrajectoryFile, sequence: FrameSequence, numbers: FrameNumbers | None) -> dict[int, int]:
+    length = sequence.length
+    if length is None:
+        raise DataError(
+            f"{poses.path}: KITTI poses go by row, but {sequence.dataset}/{sequence.scene} cannot tell how many frames"
+            " it has; use an extracted folder of images"
+        )
+    if numbers is None:
+        if len(poses) != length:
+            raise DataError(
+                f"{poses.path}: expected one row for each of the {length} selected frames of"
+                f" {sequence.dataset}/{sequence.scene}, found {len(poses)} rows; if the file counts all frames of the"
+                " recording, set frame_numbers (start, stride) to the dataset's selection"
+            )
+        numbers = FrameNumbers()
+    needed = numbers.start + numbers.stride * (length - 1) + 1 if length else 0
+    if len(poses) < needed:
+        raise DataError(
+            f"{poses.path}: frame_numbers start {numbers.start}, stride {numbers.stride} need {needed} rows for the"
+            f" {length} selected frames of {sequence.dataset}/{sequence.scene}, found {len(poses)}"
+        )
+    return {frame: numbers.start + numbers.stride * frame for frame in range(length)}
+
+
+def _rows_by_time(
+    poses: TrajectoryFile, pose_times: NDArray[np.float64], sequence: FrameSequence, max_difference: float
+) -> dict[int, int]:
+    frame_times = sequence.timestamps()
+    if frame_times is None:
+        raise DataError(
+            f"{poses.path}: poses with timestamps cannot be matched to {sequence.dataset}/{sequence.scene}, whose frames"
+            " have times only once decoded; use format kitti (row i for frame i) or an extracted folder of images"
+        )
+    frames, rows = associate(frame_times, pose_times, max_difference)
+    if len(frames) == 0:
+        raise DataError(
+            f"{poses.path}: none of {len(pose_times)} poses lies within {max_difference:g} s of a frame of"
+            f" {sequence.dataset}/{sequence.scene}; poses span {_span(pose_times)}, frames {_span(frame_times)}:"
+            " check the clock, or raise max_time_difference_s"
+        )
+    return dict(zip(frames.tolist(), rows.tolist(), strict=True))
+
+
+def _span(times: NDArray[np.float64]) -> str:
+    return f"{times[0]:.6f} to {times[-1]:.6f} s" if len(times) else "nothing"
+
+
+def _depth_files(folder: Path, sequence: FrameSequence, numbers: FrameNumbers) -> tuple[dict[int, Path], int]:
+    """Frame → its file, and how many files belong to no frame of the selection."""
+    if not folder.is_dir():
+        raise DataError(f"expected a folder of depth maps at {folder}, found none; {folder_contents(folder.parent)}")
+    found: dict[int, Path] = {}
+    unused = 0
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".npy", ".png"):
+            continue
+        if not (path.stem.isascii() and path.stem.isdecimal()):
+            raise DataError(f"depth map {path}: expected the frame's number as its name, such as 000012{path.suffix}")
+        frame, rest = divmod(int(path.stem) - numbers.start, numbers.stride)
+        if rest or frame < 0 or (sequence.length is not None and frame >= sequence.length):
+            unused += 1
+        elif frame in found:
+            raise DataError(f"depth maps {found[frame].name} and {path.name} in {folder} are of one frame; remove one")
+        else:
+            found[frame] = path
+    if not found:
+        raise DataError(f"expected depth maps named by frame number (.npy or .png); {folder_contents(folder)}")
+    return found, unused
