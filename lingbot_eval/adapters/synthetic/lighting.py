@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lingbot_eval.adapters.synthetic.scene import Faces
 
 LAMP_REACH = 7.0  # metres; beyond it a lamp's share is below what an 8-bit picture shows
-AMBIENT = 0.32
+AMBIENT = 0.45
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,9 @@ def bake(
         right = np.arange(shape[1], dtype=np.float32) * (size[0] / steps[0])
         down = np.arange(shape[0], dtype=np.float32) * (size[1] / steps[1])
         light = np.full(shape, AMBIENT, np.float32)
-        for lamp in lamps:
+        centre = faces.origin[number] + (faces.right[number] * size[0] + faces.down[number] * size[1]) / 2
+        near = np.linalg.norm(lamps[:, :3] - centre, axis=1) < LAMP_REACH + float(np.hypot(*size)) / 2
+        for lamp in lamps[near]:
             _add_lamp(light, lamp, faces, number, (right, down, normals[number]))
         shift = rng.integers(0, 512, 2)
         rows, columns = (shift[0] + np.arange(shape[0])) % 512, (shift[1] + np.arange(shape[1])) % 512
@@ -93,7 +95,7 @@ def _add_lamp(
     # Half of it regardless of the angle: light that has bounced off the other walls.
     facing = 0.45 + 0.55 * max(height, 0.0) / np.sqrt(squared + 1e-3)
     fade = np.clip(1.0 - squared / LAMP_REACH**2, 0.0, 1.0)
-    light[t0:t1, s0:s1] += (lamp[3] * 2.2) * facing * fade / (squared + 1.3)
+    light[t0:t1, s0:s1] += (lamp[3] * 2.8) * facing * fade / (squared + 1.3)
 
 
 def _shade_floor(light: NDArray[np.float32], faces: Faces, walls: Sequence[Wall], footprints: FloatArray) -> None:

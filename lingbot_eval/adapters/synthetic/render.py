@@ -159,48 +159,51 @@ class Renderer:
         return low.astype(np.float32), high.astype(np.float32)
 
     def _shade(self, view: _View, depth: Floats, hit: NDArray[np.int32], exposure: float) -> Image:
-        faces, maps = self.scene.faces, self.scene.light_maps
+        faces = self.scene.faces
         width, height = self.size
-        seen, compact = np.unique(hit, return_inverse=True)
-        index = compact.reshape(-1).astype(np.intp)
+        index = hit.ravel().astype(np.intp)
         z = depth.ravel()
 
         def coordinate(coefficients: FloatArray) -> Floats:
-            a, b, c = (np.take(column.astype(np.float32), index) for column in coefficients[seen].T)
+            a, b, c = (np.take(column.astype(np.float32), index) for column in coefficients.T)
             value = a.reshape(height, width) * self._u + b.reshape(height, width) * self._v[:, None]
             value += c.reshape(height, width)
             return np.asarray(value.ravel() * z)
 
         s, t = coordinate(view.right_over_z), coordinate(view.down_over_z)
-        light = self._light(seen, index, s, t)
-        tiling = faces.tiling[seen].astype(np.float32)
+        light = self._light(index, s, t)
+        tiling = faces.tiling.astype(np.float32)
         across = s * np.take(tiling[:, 0], index) + np.take(tiling[:, 1], index)
         down = t * np.take(tiling[:, 2], index) + np.take(tiling[:, 3], index)
         # Texels under a pixel: grows with z / f, and with 1/sqrt(cos) of the angle that the surface is seen at,
         # where cos = plane distance / (z · |ray|).
-        texels_a_metre = np.sqrt(faces.tiling[seen, 0] * faces.tiling[seen, 2]) * TEXTURE_SIZE
-        constant = np.log2(texels_a_metre / self.intrinsics[0, 0]) - 0.5 * np.log2(view.plane_distance[seen])
+        texels_a_metre = np.sqrt(faces.tiling[:, 0] * faces.tiling[:, 2]) * TEXTURE_SIZE
+        constant = np.log2(texels_a_metre / self.intrinsics[0, 0]) - 0.5 * np.log2(
+            np.maximum(view.plane_distance, 1e-9)
+        )
         level = 1.5 * np.log2(z) + 0.5 * self._log_ray + np.take(constant.astype(np.float32), index)
-        colour = self._texture(np.take(faces.texture[seen], index), across, down, level)
-        colour *= np.take(faces.tint[seen] * np.float32(exposure), index, axis=0)
+        colour = self._texture(np.take(faces.texture, index), across, down, level)
+        colour *= np.take(faces.tint * np.float32(exposure), index, axis=0)
         colour *= light[:, None]
         np.clip(colour, 0.0, 255.0, out=colour)
         colour += np.float32(0.5)
         return colour.astype(np.uint8).reshape(height, width, 3)
 
-    def _light(self, seen: NDArray[np.int32], index: NDArray[np.intp], s: Floats, t: Floats) -> Floats:
+    def _light(self, index: NDArray[np.intp], s: Floats, t: Floats) -> Floats:
         maps = self.scene.light_maps
-        density = maps.density[seen].astype(np.float32)
+        density = maps.density.astype(np.float32)
         x, y = s * np.take(density[:, 0], index), t * np.take(density[:, 1], index)
         np.maximum(x, 0, out=x)
         np.maximum(y, 0, out=y)
-        column, row = x.astype(np.int32), y.astype(np.int32)
-        x -= column
-        y -= row
-        stride = np.take(maps.columns[seen], index)
+        # Floors stay float32 for the differences: float32 minus int32 would be computed in float64.
+        left, upper = np.floor(x), np.floor(y)
+        column, row = left.astype(np.int32), upper.astype(np.int32)
+        x -= left
+        y -= upper
+        stride = np.take(maps.columns, index)
         at = row * stride
         at += column
-        at += np.take(maps.offset[seen], index)
+        at += np.take(maps.offset, index)
         top, below = maps.values.take(at), maps.values.take(at + stride)
         top += x * (maps.values.take(at + 1) - top)
         below += x * (maps.values.take(at + stride + 1) - below)
@@ -209,8 +212,9 @@ class Renderer:
     def _texture(self, texture: NDArray[np.int32], across: Floats, down: Floats, level: Floats) -> Floats:
         """Trilinear look-up: (P, 3) float32 colours of 0 … 255."""
         np.clip(level, 0.0, MIP_LEVELS - 1.001, out=level)
-        lower = level.astype(np.int32)
-        share = (level - lower)[:, None]
+        whole = np.floor(level)
+        lower = whole.astype(np.int32)
+        share = (level - whole)[:, None]
         colour = self._bilinear(texture, across, down, lower)
         finer = self._bilinear(texture, across, down, lower + 1)
         finer -= colour
@@ -222,7 +226,8 @@ class Renderer:
         shift = np.int32(TEXTURE_SIZE.bit_length() - 1) - level
         size = np.left_shift(np.int32(1), shift)
         base = np.take(self.scene.textures.level_offset, level) + np.left_shift(texture, 2 * shift)
-        x, y = across * size, down * size
+        scale = size.astype(np.float32)
+        x, y = across * scale, down * scale
         x -= np.float32(0.5)
         y -= np.float32(0.5)
         column, row = np.floor(x), np.floor(y)

@@ -88,7 +88,7 @@ class _Parts:
 
     def __post_init__(self) -> None:
         self.walls = tuple(walls_around(self.plan.free))
-        self.path = self.walk.points
+        self.path = self.walk.points[::4]  # dense enough for distances in furnishing
         bounds = np.array(self.plan.free)
         self.low, self.high = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
 
@@ -221,8 +221,8 @@ class _Parts:
                 lean = self.rng.uniform(0.5, 1.1)  # aspect of the box
                 angle += np.array([-1, 1, -1, 1]) * (lean - np.pi / 4) / 2
             corners = centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-            tall = self.plan.height if sides == 8 else self.rng.uniform(0.35, 1.3)
-            self.prism(corners, (0.0, tall), "furniture" if sides == 4 else "wall", self.pick("furniture"))
+            group, tall = ("furniture", self.rng.uniform(0.35, 1.3)) if sides == 4 else ("wall", self.plan.height)
+            self.prism(corners, (0.0, tall), group, self.pick(group))
         for room in self.plan.free:
             if min(room[2] - room[0], room[3] - room[1]) > 1.5 and self.rng.random() < 0.7:
                 self.rug(np.array(room))
@@ -237,7 +237,7 @@ class _Parts:
         """Lamp panels under the ceiling along the walk; (L, 4) position and power."""
         placed: list[tuple[float, float, float, float]] = []
         spacing = self.plan.light_spacing
-        for point in self.path[:: max(1, int(0.2 / self.walk.spacing))]:
+        for point in self.path[::3]:
             if all(np.hypot(point[0] - x, point[1] - y) > spacing for x, y, _, _ in placed):
                 power = 0.15 if self.rng.random() < 0.15 else self.rng.uniform(0.7, 1.3)
                 placed.append((point[0], point[1], self.plan.height - 0.03, power))

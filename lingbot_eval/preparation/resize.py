@@ -1,0 +1,163 @@
+"""The one place where a frame changes its size: image, depth and intrinsics together.
+
+Pixel (0, 0) is the centre of the top left pixel, before and after (types.py). A pixel therefore goes from u to
+(u + 0.5)·scale − 0.5 − crop, and so does the principal point: a point of the scene projects with the prepared
+intrinsics exactly where resizing moved its colour.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lingbot_eval.geometry.cameras import crop_intrinsics, scale_intrinsics
+from lingbot_eval.types import DepthMap, FloatArray, Frame, Image
+
+PATCH = 14  # the model's patches: every side is a multiple (model.md section 1)
+
+Side = Annotated[int, Field(ge=PATCH, le=8192)]
+
+_FILTERS = {"bicubic": PillowImage.Resampling.BICUBIC, "lanczos": PillowImage.Resampling.LANCZOS}
+
+
+class SizeSettings(BaseModel):
+    """How large the method sees a frame (model.md section 1, protocol.md section 2).
+
+    mode ``width``: resize to ``width``, the height follows the shape of the image and is rounded to a multiple of 14
+    (``height_rounding``), then cut around the centre to ``max_height`` (default: ``width``) where it is larger.
+    mode ``cover``: the smallest scale that covers ``width`` × ``height``, then cut around the centre.
+    mode ``exact``: resize each axis to ``width``, ``height``, whatever that does to the shape.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["width", "cover", "exact"] = "width"
+    width: Side = 518
+    height: Side | None = None
+    max_height: Side | None = None
+    height_rounding: Literal["nearest", "floor"] = "nearest"
+    filter: Literal["bicubic", "lanczos"] = "bicubic"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SizeSettings:
+        for name in ("width", "height", "max_height"):
+            side = getattr(self, name)
+            if side is not None and side % PATCH:
+                lower = side // PATCH * PATCH
+                raise ValueError(
+                    f"{name}: expected a multiple of {PATCH}, found {side}; use {lower} or {lower + PATCH}"
+                )
+        if self.mode == "width":
+            if self.height is not None:
+                raise ValueError("height: follows from the image in mode 'width'; leave it out, or use mode 'exact'")
+        else:
+            if self.height is None:
+                raise ValueError(f"height: is required in mode '{self.mode}'")
+            for name in ("max_height", "height_rounding"):
+                if name in self.model_fields_set:
+                    raise ValueError(f"{name}: has a meaning in mode 'width' only, found with mode '{self.mode}'")
+        return self
+
+
+@dataclass(frozen=True)
+class SizePlan:
+    """What happens to images of one size: resized to (width, height), then cut to ``size`` from ``left``, ``top``."""
+
+    resized: tuple[int, int]
+    left: int
+    top: int
+    size: tuple[int, int]
+
+
+def size_plan(width: int, height: int, settings: SizeSettings) -> SizePlan:
+    """The plan for images of ``width`` × ``height`` pixels."""
+    if settings.mode == "exact":
+        resized = size = (settings.width, settings.height or 0)
+    elif settings.mode == "cover":
+        size = (settings.width, settings.height or 0)
+        scale = max(size[0] / width, size[1] / height)
+        # The axis that decides the scale must not lose a pixel to rounding.
+        resized = (max(size[0], round(width * scale)), max(size[1], round(height * scale)))
+    else:
+        patches = height * settings.width / width / PATCH
+        rows = math.floor(patches) if settings.height_rounding == "floor" else round(patches)
+        resized = (settings.width, max(rows, 1) * PATCH)
+        size = (settings.width, min(resized[1], settings.max_height or settings.width))
+    return SizePlan(resized, (resized[0] - size[0]) // 2, (resized[1] - size[1]) // 2, size)
+
+
+def prepare(frame: Frame, settings: SizeSettings) -> Frame:
+    """The frame as the method sees it: sides multiples of 14, depth in the image's own pixel grid.
+
+    Image: Pillow's filter. Depth: the nearest measurement at each new pixel's centre, never a mixture. Depth that is
+    not registered to the image (``depth_intrinsics``) is looked up along each pixel's ray, which corrects focal
+    length and principal point but not the distance between the two sensors; ``depth_intrinsics`` is None after it.
+    A frame without an image takes its size from the depth; with neither, its intrinsics cannot be scaled and are
+    dropped.
+    """
+    pixels = frame.image if frame.image is not None else frame.depth
+    if pixels is None:
+        return dataclasses.replace(frame, intrinsics=None, depth_intrinsics=None)
+    height, width = pixels.shape[:2]
+    plan = size_plan(width, height, settings)
+    intrinsics = None
+    if frame.intrinsics is not None:
+        intrinsics = _prepared_intrinsics(frame.intrinsics, (width, height), plan)
+    depth = frame.depth
+    if depth is not None:
+        columns, rows = _source_pixels(frame, intrinsics, (width, height), plan)
+        depth = _sample(depth, columns, rows)
+    image = None if frame.image is None else _resized(frame.image, plan, settings)
+    return dataclasses.replace(frame, image=image, depth=depth, intrinsics=intrinsics, depth_intrinsics=None)
+
+
+def _resized(image: Image, plan: SizePlan, settings: SizeSettings) -> Image:
+    # A copy: Pillow shares memory with the array and arrays from elsewhere may be read-only or not contiguous.
+    picture = PillowImage.fromarray(np.ascontiguousarray(image))
+    if picture.size != plan.resized:
+        picture = picture.resize(plan.resized, _FILTERS[settings.filter])
+    left, top, (width, height) = plan.left, plan.top, plan.size
+    return np.array(picture.crop((left, top, left + width, top + height)))
+
+
+def _prepared_intrinsics(intrinsics: FloatArray, source: tuple[int, int], plan: SizePlan) -> FloatArray:
+    # Scaling is about the image's corner, which lies half a pixel before the first pixel's centre.
+    from_corner = crop_intrinsics(intrinsics, -0.5, -0.5)
+    scaled = scale_intrinsics(from_corner, plan.resized[0] / source[0], plan.resized[1] / source[1])
+    return crop_intrinsics(scaled, plan.left + 0.5, plan.top + 0.5)
+
+
+def _source_pixels(
+    frame: Frame, intrinsics: FloatArray | None, source: tuple[int, int], plan: SizePlan
+) -> tuple[FloatArray, FloatArray]:
+    """Where the centres of the new columns and rows lie in the depth map, in its pixels."""
+    centres = []
+    for axis, cut in ((0, plan.left), (1, plan.top)):
+        new = np.arange(plan.size[axis], dtype=np.float64)
+        if frame.depth_intrinsics is not None and intrinsics is not None:
+            ray = (new - intrinsics[axis, 2]) / intrinsics[axis, axis]
+            centres.append(ray * frame.depth_intrinsics[axis, axis] + frame.depth_intrinsics[axis, 2])
+        else:
+            centres.append((new + cut + 0.5) * source[axis] / plan.resized[axis] - 0.5)
+    return centres[0], centres[1]
+
+
+def _sample(depth: DepthMap, columns: FloatArray, rows: FloatArray) -> DepthMap:
+    """Nearest measurement at every (row, column); 0 outside the map."""
+    column, row = _nearest(columns), _nearest(rows)
+    sampled = depth[row.clip(0, depth.shape[0] - 1)[:, None], column.clip(0, depth.shape[1] - 1)[None, :]]
+    sampled[(row < 0) | (row >= depth.shape[0])] = 0.0
+    sampled[:, (column < 0) | (column >= depth.shape[1])] = 0.0
+    return np.asarray(sampled, np.float32)
+
+
+def _nearest(positions: FloatArray) -> NDArray[np.int64]:
+    # Half way between two pixels the first is taken, whatever the last bits of the division say.
+    return np.ceil(np.round(positions, 6) - 0.5).astype(np.int64)
