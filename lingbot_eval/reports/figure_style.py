@@ -1,0 +1,124 @@
+"""The look that all figures share, and how a figure becomes a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lingbot_eval.formats.atomic import atomic_path
+from lingbot_eval.reports.rendering import plain
+from lingbot_eval.types import FloatArray
+
+# Okabe and Ito's palette: told apart with every common form of colour blindness, and in grey print by lightness.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+GREY = "#8A8A8A"
+
+_DPI = 110
+_LONGEST_TITLE = 110
+MOST_POINTS = 4000  # more than twice the pixels of a line's width: drawn as an envelope from here on
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """A figure of its own (no pyplot, no global state), inches; the title is taken as text, never as a formula."""
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    text = plain(title)
+    if len(text) > _LONGEST_TITLE:
+        text = text[: _LONGEST_TITLE - 1] + "…"
+    figure.suptitle(text, fontsize=12, parse_math=False)
+    return figure
+
+
+def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
+    """Labels, a quiet grid and no frame on two sides."""
+    axes.set_xlabel(x, fontsize=10, parse_math=False)
+    axes.set_ylabel(y, fontsize=10, parse_math=False)
+    if title:
+        axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    axes.tick_params(labelsize=9)
+    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all. Raises StoreError."""
+    with atomic_path(path) as temporary:
+        # Without the library's version in it, the same run gives the same bytes.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def draw_series(axes: Axes, x: FloatArray, y: FloatArray, label: str, color: str) -> None:
+    """A series along the sequence: raw values thin, a rolling median bold where there are many.
+
+    From MOST_POINTS on, the raw values become the band between the smallest and largest of each stretch, so that
+    no spike is lost to decimation. x (N,), y (N,): NaN in y is left out.
+    """
+    measured = np.isfinite(y)
+    x, y = x[measured], y[measured]
+    if len(y) <= 100:
+        marks: dict[str, Any] = {"marker": "."} if len(y) <= 30 else {}
+        axes.plot(x, y, color=color, linewidth=1.2, label=label, **marks)
+        return
+    stretch = max(5, len(y) // 200)
+    if len(y) <= MOST_POINTS:
+        axes.plot(x, y, color=color, linewidth=0.6, alpha=0.35)
+    else:
+        starts = np.arange(0, len(y), -(-len(y) // (MOST_POINTS // 4)))
+        axes.fill_between(
+            x[starts],
+            np.minimum.reduceat(y, starts),
+            np.maximum.reduceat(y, starts),
+            color=color,
+            alpha=0.3,
+            linewidth=0,
+            step="post",
+        )
+    centres, medians = rolling_median(x, y, stretch)
+    axes.plot(centres, medians, color=color, linewidth=1.6, label=f"{label}, median of {stretch}")
+
+
+def rolling_median(x: FloatArray, y: FloatArray, width: int) -> tuple[FloatArray, FloatArray]:
+    """Medians over ``width`` neighbours, at about a thousand places: ``(x, median)``. N has to be at least width."""
+    windows = np.lib.stride_tricks.sliding_window_view(y, width)
+    every = max(1, len(windows) // 1000)
+    middle = x[width // 2 : width // 2 + len(windows)]
+    return middle[::every], np.median(windows[::every], axis=1)
+
+
+def limit_to_bulk(axes: Axes, values: FloatArray, unit: str) -> None:
+    """Start the y axis at 0 and end it above the bulk; says in the corner how many values are out of sight."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return
+    largest = float(finite.max())
+    top = 1.6 * float(np.percentile(finite, 98))
+    if largest <= 1.5 * top or top <= 0:
+        axes.set_ylim(0, 1.08 * largest if largest > 0 else 1)
+        return
+    axes.set_ylim(0, top)
+    count = int(np.count_nonzero(finite > top))
+    axes.text(
+        0.995,
+        0.97,
+        f"{count} of {len(finite)} values above the axis, largest {largest:.4g} {unit}",
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        fontsize=8,
+        color="#555555",
+    )

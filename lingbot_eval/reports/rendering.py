@@ -1,0 +1,200 @@
+"""Tables as Markdown, CSV, LaTeX and JSON, with every character of foreign names made harmless."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from typing import Any
+
+from lingbot_eval.reports.numbers import number_text
+from lingbot_eval.reports.tables import Cell, Column, Row, Table
+
+MISSING = "n/a"  # what spreadsheets and pandas read as "no number"
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "–": "--",
+    "…": r"\ldots{}",
+    "×": r"$\times$",
+    "°": r"$^\circ$",
+    "δ": r"$\delta$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "−": "$-$",
+}
+
+
+def plain(text: str) -> str:
+    """One line without control characters: line breaks and terminal escapes in a name become spaces."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def markdown_text(text: str) -> str:
+    """Any text as itself in Markdown, table cells included: no HTML, no markup, no formula."""
+    escaped = re.sub(r"([\\`*\[\]|$~#!])", r"\\\1", plain(text))
+    # Inside a word an underscore is only an underscore; at its edges it would be emphasis.
+    escaped = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", escaped)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def latex_text(text: str) -> str:
+    """Any text as itself in LaTeX."""
+    return "".join(_LATEX.get(character, character) for character in plain(text))
+
+
+def title_of(table: Table) -> str:
+    """The title, with a word on untrained weights where it applies."""
+    return table.title + (f" (untrained weights: {', '.join(table.untrained)})" if table.untrained else "")
+
+
+def method_label(method: str, untrained: tuple[str, ...]) -> str:
+    """The method's name, marked when its weights are untrained."""
+    return f"{method} (untrained weights)" if method in untrained else method
+
+
+def markdown_table(table: Table) -> str:
+    """A Markdown section: table, footnotes, and a legend of units and conventions."""
+    header = ["dataset", "scene", "method", *(column.label for column in table.columns)]
+    lines = [
+        f"### {markdown_text(title_of(table))}",
+        "",
+        "| " + " | ".join(markdown_text(name) for name in header) + " |",
+        "|" + "---|" * 3 + "---:|" * len(table.columns),
+    ]
+    for row in table.rows:
+        cells = [_markdown_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
+        names = [row.dataset, row.scene, method_label(row.method, table.untrained)]
+        texts = [*(markdown_text(name) for name in names), *cells]
+        if row.kind != "scene":
+            texts[1:] = [f"**{text}**" for text in texts[1:]]
+        lines.append("| " + " | ".join(texts) + " |")
+    lines += ["", *(f"{number}\\. {markdown_text(note)}  " for number, note in enumerate(table.notes, start=1))]
+    lines += ["", *(f"- {markdown_text(entry)}" for entry in legend(table)), ""]
+    return "\n".join(lines)
+
+
+def legend(table: Table) -> tuple[str, ...]:
+    """One entry a column: what it is, in which unit, by which convention; and how means are made."""
+    entries = [f"{column.label}: {'; or '.join(column.conventions)}" for column in table.columns]
+    return (*entries, "mean, median: over the scored scenes of a dataset; (n of m) are scored.")
+
+
+def csv_table(table: Table) -> str:
+    """Comma-separated, numbers at full precision; ``n/a`` where there is none, and the reasons in the last column."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    labels: list[str] = []
+    for column in table.columns:
+        labels += [column.label, f"scored scenes: {column.label}"]
+    writer.writerow(["dataset", "scene", "method", "weights", "row", *labels, "reasons"])
+    for row in table.rows:
+        values: list[object] = []
+        for cell in row.cells:
+            values += [MISSING if cell.value is None else repr(cell.value), _scored_text(cell)]
+        weights = "untrained" if row.method in table.untrained else "see run.json"
+        names = [_spreadsheet_text(name) for name in (row.dataset, row.scene, row.method)]
+        writer.writerow([*names, weights, row.kind, *values, _spreadsheet_text(_reasons(row, table))])
+    return stream.getvalue()
+
+
+def latex_table(table: Table) -> str:
+    """One ``table`` environment (packages booktabs and graphicx), footnotes and legend below it."""
+    header = ["dataset", "scene", "method", *(column.label for column in table.columns)]
+    lines = [
+        r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{latex_text(title_of(table))}}}",
+        r"\resizebox{\textwidth}{!}{%",
+        r"\begin{tabular}{lll" + "r" * len(table.columns) + "}",
+        r"\toprule",
+        " & ".join(latex_text(name) for name in header) + r" \\",
+        r"\midrule",
+    ]
+    previous: Row | None = None
+    for row in table.rows:
+        if previous is not None and (row.kind == "scene") != (previous.kind == "scene"):
+            lines.append(r"\midrule")
+        names = [row.dataset, row.scene, method_label(row.method, table.untrained)]
+        cells = [_latex_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
+        lines.append(" & ".join([*(latex_text(name) for name in names), *cells]) + r" \\")
+        previous = row
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip\raggedright\footnotesize"]
+    lines += [rf"\textsuperscript{{{n}}} {latex_text(note)}\par" for n, note in enumerate(table.notes, start=1)]
+    lines += [rf"{latex_text(entry)}\par" for entry in legend(table)]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def table_data(table: Table) -> dict[str, Any]:
+    """The table as plain JSON values."""
+    return {
+        "key": table.key,
+        "title": title_of(table),
+        "untrained_weights": list(table.untrained),
+        "columns": [
+            {
+                "family": column.family,
+                "name": column.name,
+                "variant": column.variant,
+                "unit": column.unit,
+                "conventions": list(column.conventions),
+            }
+            for column in table.columns
+        ],
+        "rows": [
+            {
+                "dataset": row.dataset,
+                "scene": row.scene if row.kind == "scene" else None,
+                "method": row.method,
+                "row": row.kind,
+                "values": [cell.value for cell in row.cells],
+                "scored": [list(cell.scored) if cell.scored else None for cell in row.cells],
+                "reasons": [table.notes[cell.note - 1] if cell.note else None for cell in row.cells],
+            }
+            for row in table.rows
+        ],
+    }
+
+
+def _cell_text(cell: Cell, column: Column) -> str:
+    return MISSING if cell.value is None else number_text(cell.value, column.unit)
+
+
+def _scored_text(cell: Cell) -> str:
+    return "" if cell.scored is None else f"{cell.scored[0]} of {cell.scored[1]}"
+
+
+def _markdown_cell(cell: Cell, column: Column) -> str:
+    note = f" <sup>{cell.note}</sup>" if cell.note else ""
+    scored = f" ({_scored_text(cell)})" if cell.scored else ""
+    return _cell_text(cell, column) + scored + note
+
+
+def _latex_cell(cell: Cell, column: Column) -> str:
+    note = rf"\textsuperscript{{{cell.note}}}" if cell.note else ""
+    scored = f" ({_scored_text(cell)})" if cell.scored else ""
+    return latex_text(_cell_text(cell, column) + scored) + note
+
+
+def _reasons(row: Row, table: Table) -> str:
+    pairs = zip(row.cells, table.columns, strict=True)
+    return "; ".join(f"{column.label}: {table.notes[cell.note - 1]}" for cell, column in pairs if cell.note)
+
+
+def _spreadsheet_text(text: str) -> str:
+    """A name that a spreadsheet would run as a formula gets the quote that tells it not to."""
+    one_line = plain(text)
+    return "'" + one_line if one_line.startswith(("=", "+", "-", "@")) else one_line

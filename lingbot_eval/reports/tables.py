@@ -1,0 +1,244 @@
+"""From stored units to tables: one row a scene and method, means over scored scenes, a reason in every gap."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lingbot_eval.runs.disk import unit_directory
+from lingbot_eval.runs.records import MeasurementRecord, RunRecord
+from lingbot_eval.runs.store import RunStore, StoredUnit, StoredUnits
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Names = tuple[str, str, str]  # dataset, scene, method
+ColumnKey = tuple[str, str, str, str]  # family, name, variant, unit
+
+# What a reader asks first; shown where it was measured. The other tables have everything.
+_HEADLINES = (
+    ("trajectory", "ate_rmse", "sim3"),
+    ("trajectory", "rpe_translation_rmse", "sim3"),
+    ("trajectory", "rpe_rotation_rmse", "sim3"),
+    ("trajectory", "coverage", ""),
+    ("depth", "abs_rel", "scale_only"),
+    ("depth", "delta_1_25", "scale_only"),
+    ("throughput", "forward_fps", ""),
+    ("throughput", "end_to_end_fps", ""),
+    ("memory", "process_peak_rss", ""),
+    ("memory", "device_peak_allocated", ""),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number, or the footnote that says why there is none.
+
+    note: position in the table's notes, from 1, exactly when value is None. scored: for a mean or median, (n, m): n of
+    m scenes are in it.
+    """
+
+    value: float | None
+    note: int | None = None
+    scored: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column holds; conventions has more than one sentence only where scenes differ in it."""
+
+    family: str
+    name: str
+    variant: str
+    unit: str
+    conventions: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """``ate_rmse sim3 [m]``: the stored names, so that they can be searched for."""
+        return f"{self.name} {self.variant}".strip() + f" [{self.unit}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scene (or a mean or median over scenes) with one method."""
+
+    dataset: str
+    scene: str
+    method: str
+    kind: Literal["scene", "mean", "median"]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. key: for file names. untrained: methods whose weights are untrained, which every rendering says."""
+
+    key: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    untrained: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run as read: its record, its units, and for each planned unit without a result the reason."""
+
+    record: RunRecord
+    units: tuple[StoredUnit, ...]
+    gaps: Mapping[Names, str]
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Methods that ran with untrained weights."""
+        return tuple(method for method, weights in self.record.weights.items() if weights.startswith("untrained"))
+
+    def failure(self, names: Names) -> str | None:
+        """Why a planned unit has no scores; None when it has."""
+        if names in self.gaps:
+            return self.gaps[names]
+        unit = self.by_names().get(names)
+        if unit is None or unit.record.status == "ok":
+            return None
+        record = unit.record
+        where = f" in stage {record.stage}" if record.stage else ""
+        frame = f" at frame {record.failed_at_frame}" if record.failed_at_frame is not None else ""
+        return f"failed{where}{frame}: {record.reason or 'no reason was stored'}"
+
+    def by_names(self) -> dict[Names, StoredUnit]:
+        """Units by dataset, scene and method."""
+        return {(unit.record.dataset, unit.record.scene, unit.record.method): unit for unit in self.units}
+
+    def names(self) -> tuple[Names, ...]:
+        """Every unit, stored or not, in the order of the plan."""
+        planned = [(dataset, scene, method) for dataset, scene, method in self.record.units]
+        return tuple(dict.fromkeys([*planned, *self.by_names()]))
+
+
+def read_results(store: RunStore) -> RunResults:
+    """Read a whole run. Raises StoreError only for a damaged ``run.json``; a damaged unit becomes a gap."""
+    stored: StoredUnits = store.read_units()
+    damaged = {unit.folder: unit.reason for unit in stored.damaged}
+    gaps = {
+        names: damaged.pop(unit_directory(store.path, *names), "not run yet: run the same command again")
+        for names in stored.missing
+    }
+    # What is damaged and was never planned has no name but its folder's.
+    for folder, reason in damaged.items():
+        gaps[folder.parent.parent.name, folder.parent.name, folder.name] = reason
+    return RunResults(store.read_run(), stored.units, gaps)
+
+
+def long_table(results: RunResults) -> pd.DataFrame:
+    """Every stored measurement, one a row, with unit, convention, samples and reason; failures as rows of their own."""
+    import pandas as pd
+
+    columns = ["dataset", "scene", "method", "weights", "family", "name", "variant", "value", "unit"]
+    columns += ["samples", "reason", "convention"]
+    rows: list[dict[str, object]] = []
+    for names in results.names():
+        weights = results.record.weights.get(names[2], "none")
+        place: dict[str, object] = dict(zip(columns, (*names, weights), strict=False))
+        failure = results.failure(names)
+        if failure is not None:
+            rows.append(place | {"reason": failure})
+        unit = results.by_names().get(names)
+        rows += [place | measurement.model_dump() for measurement in (unit.record.measurements if unit else [])]
+    return pd.DataFrame(rows, columns=columns).astype({"value": "float64", "samples": "Int64"})
+
+
+def wide_tables(results: RunResults) -> tuple[Table, ...]:
+    """The summary, then one table a group of measurements; none without a single measurement."""
+    columns = _columns(results)
+    headlines = [
+        column for want in _HEADLINES for column in columns if (column.family, column.name, column.variant) == want
+    ]
+    tables = [_table(results, "summary", "Summary", headlines)] if headlines else []
+    for (key, title), members in _grouped(columns).items():
+        tables.append(_table(results, key, title, members))
+    if not tables and results.names():
+        # A run of failures only still has its rows and reasons.
+        tables.append(_table(results, "summary", "Summary", []))
+    return tuple(tables)
+
+
+def _columns(results: RunResults) -> list[Column]:
+    conventions: dict[ColumnKey, dict[str, None]] = {}
+    for unit in results.units:
+        for measurement in unit.record.measurements:
+            conventions.setdefault(_key(measurement), {})[measurement.convention] = None
+    return [Column(*key, tuple(sentences)) for key, sentences in conventions.items()]
+
+
+def _key(measurement: MeasurementRecord) -> ColumnKey:
+    return measurement.family, measurement.name, measurement.variant, measurement.unit
+
+
+def _grouped(columns: Iterable[Column]) -> dict[tuple[str, str], list[Column]]:
+    """Columns by table: few enough in each to be read side by side."""
+    groups: dict[tuple[str, str], list[Column]] = {}
+    for column in columns:
+        key, title = column.family, column.family.capitalize()
+        if column.family == "trajectory":
+            errors = column.unit in ("m", "deg") and column.name != "path_length"
+            key, title = ("trajectory", "Trajectory") if errors else ("matching", "Trajectory: coverage and matching")
+        elif column.family == "depth":
+            counts = column.unit == "frames" or not column.variant
+            key, title = (
+                ("depth-counts", "Depth: frames and pixels scored")
+                if counts
+                else (f"depth-{column.variant}", f"Depth, alignment {column.variant}")
+            )
+        groups.setdefault((key, title), []).append(column)
+    return groups
+
+
+def _table(results: RunResults, key: str, title: str, columns: Sequence[Column]) -> Table:
+    notes: dict[str, int] = {}
+    rows: list[Row] = []
+    names = results.names()
+    for dataset in dict.fromkeys(name[0] for name in names):
+        scenes = [_scene_row(results, name, columns, notes) for name in names if name[0] == dataset]
+        rows += scenes
+        for method in dict.fromkeys(row.method for row in scenes):
+            own = [row for row in scenes if row.method == method]
+            for kind in ("mean", "median"):
+                rows.append(_aggregate(own, "mean" if kind == "mean" else "median", notes))
+    return Table(key, title, tuple(columns), tuple(rows), tuple(notes), results.untrained)
+
+
+def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], notes: dict[str, int]) -> Row:
+    failure = results.failure(names)
+    unit = results.by_names().get(names)
+    measured = {_key(measurement): measurement for measurement in unit.record.measurements} if unit else {}
+    cells = []
+    for column in columns:
+        measurement = measured.get((column.family, column.name, column.variant, column.unit))
+        if measurement is not None and measurement.value is not None:
+            cells.append(Cell(measurement.value))
+            continue
+        reason = measurement.reason if measurement is not None else None
+        cells.append(_gap(failure or reason or f"not measured for {names[2]}", notes))
+    return Row(*names, kind="scene", cells=tuple(cells))
+
+
+def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median"], notes: dict[str, int]) -> Row:
+    cells = []
+    for position in range(len(rows[0].cells)):
+        values = [row.cells[position].value for row in rows]
+        scored = [value for value in values if value is not None]
+        share = (len(scored), len(rows))
+        if scored:
+            middle = statistics.fmean(scored) if kind == "mean" else statistics.median(scored)
+            cells.append(Cell(middle, scored=share))
+        else:
+            cells.append(Cell(None, _gap("no scene was scored", notes).note, share))
+    return Row(rows[0].dataset, kind, rows[0].method, kind, tuple(cells))
+
+
+def _gap(reason: str, notes: dict[str, int]) -> Cell:
+    return Cell(None, notes.setdefault(reason, len(notes) + 1))

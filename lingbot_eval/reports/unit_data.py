@@ -1,0 +1,99 @@
+"""What the figures of one unit are drawn from; whatever cannot be read becomes a line for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from lingbot_eval.errors import LingbotEvalError, UnscorableError
+from lingbot_eval.formats.association import associate
+from lingbot_eval.formats.trajectories import read_tum
+from lingbot_eval.geometry.alignment import umeyama
+from lingbot_eval.runs.panels import DepthPanels
+from lingbot_eval.runs.store import RunStore, StoredUnit
+from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE
+from lingbot_eval.types import FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Both files carry the frames' own timestamps, with all their digits.
+_SAME_FRAME_S = 1e-6
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """Camera positions of one unit.
+
+    estimate: (N, 3), moved onto the reference by Sim(3) where ``aligned``, else in its own world and scale.
+    reference: (M, 3) metres, or None when there is none.
+    """
+
+    estimate: FloatArray
+    reference: FloatArray | None
+    aligned: bool
+
+
+@dataclass(frozen=True, eq=False)
+class UnitData:
+    """One unit's stored series. problems: one line for each thing that is there and could not be used."""
+
+    frames: pd.DataFrame | None
+    paths: Paths | None
+    panels: DepthPanels | None
+    problems: tuple[str, ...]
+
+
+def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
+    """Everything of a unit that figures need. Raises nothing for damaged files: see ``problems``."""
+    problems: list[str] = []
+
+    def attempt(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except LingbotEvalError as error:
+            problems.append(str(error))
+            return None
+
+    frames = attempt(lambda: store.read_frames(unit))
+    panels = attempt(lambda: store.read_panels(unit))
+    estimate = attempt(lambda: _positions(unit.folder / ESTIMATE_FILE))
+    reference = attempt(lambda: _positions(unit.folder / REFERENCE_FILE))
+    paths = None
+    if estimate is not None:
+        try:
+            paths = _paths(estimate, reference)
+        except UnscorableError as error:
+            problems.append(f"trajectory drawn without the reference: {error}")
+            paths = Paths(estimate[1], None, aligned=False)
+    return UnitData(frames, paths, panels, tuple(problems))
+
+
+def _positions(path: Path) -> tuple[FloatArray, FloatArray] | None:
+    """Timestamps (N,) and positions (N, 3) of a trajectory file; None when there is no such file."""
+    if not path.exists():
+        return None
+    stored = read_tum(path)
+    if stored.timestamps is None or len(stored) == 0:
+        return None
+    return stored.timestamps, stored.camera_to_world[:, :3, 3]
+
+
+def _paths(estimate: tuple[FloatArray, FloatArray], reference: tuple[FloatArray, FloatArray] | None) -> Paths:
+    times, positions = estimate
+    if reference is None:
+        return Paths(positions, None, aligned=False)
+    in_reference, in_estimate = associate(reference[0], times, _SAME_FRAME_S)
+    if len(in_reference) < 3:
+        raise UnscorableError(f"only {len(in_reference)} frames have both poses")
+    move = umeyama(positions[in_estimate], reference[1][in_reference], with_scale=True)
+    moved = move.apply_points(positions)
+    if not np.isfinite(moved).all():
+        raise UnscorableError("the aligned positions are not finite")
+    return Paths(moved, reference[1], aligned=True)
