@@ -166,8 +166,8 @@ def _rows_by_time(
     frame_times = sequence.timestamps()
     if frame_times is None:
         raise DataError(
-            f"{poses.path}: poses with timestamps cannot be matched to {sequence.dataset}/{sequence.scene}, whose frames"
-            " have times only once decoded; use format kitti (row i for frame i) or an extracted folder of images"
+            f"{poses.path}: timestamped poses cannot be matched to {sequence.dataset}/{sequence.scene}, which has no"
+            " timestamps before it is decoded; use format kitti (row i for frame i) or an extracted folder of images"
         )
     frames, rows = associate(frame_times, pose_times, max_difference)
     if len(frames) == 0:
@@ -189,7 +189,11 @@ def _depth_files(folder: Path, sequence: FrameSequence, numbers: FrameNumbers) -
         raise DataError(f"expected a folder of depth maps at {folder}, found none; {folder_contents(folder.parent)}")
     found: dict[int, Path] = {}
     unused = 0
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"folder of depth maps {folder} cannot be listed: {error.strerror or error}") from error
+    for path in paths:
         if path.suffix not in (".npy", ".png"):
             continue
         if not (path.stem.isascii() and path.stem.isdecimal()):
