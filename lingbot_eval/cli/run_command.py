@@ -1,0 +1,161 @@
+"""``lingbot-eval run EXPERIMENT``: the main job, from an experiment file to scored tables."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lingbot_eval.cli import output
+
+if TYPE_CHECKING:
+    from lingbot_eval.runs.execute import Outcome
+    from lingbot_eval.runs.plan import Plan
+    from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
+    from lingbot_eval.runs.store import StoredUnits
+
+DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
+
+# What a one-line result shows: family, name, variant, label.
+_HEADLINE = (
+    ("trajectory", "ate_rmse", "sim3", "ATE"),
+    ("depth", "abs_rel", "scale_only", "abs rel"),
+    ("throughput", "end_to_end_fps", "", "end to end"),
+    ("throughput", "forward_fps", "", "forward"),
+    ("memory", "process_peak_rss", "", "peak process memory"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument("experiment", help="an experiment file (YAML), or the name of a shipped one such as smoke")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY.PATH=VALUE",
+        action="append",
+        default=[],
+        help="override a setting, e.g. datasets.0.selection.count=50 (may be given again)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (runs)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be run, and the key; run nothing")
+    parser.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write tables and plots into the run directory afterwards",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, execute, summarise; 0 all done, 1 some units failed, 2 some failed on bad input."""
+    from lingbot_eval.runs.execute import execute
+    from lingbot_eval.runs.experiment import load_experiment
+    from lingbot_eval.runs.plan import make_plan
+    from lingbot_eval.runs.store import RunStore
+
+    plan = make_plan(load_experiment(args.experiment, args.overrides))
+    if args.dry_run:
+        _print_plan(plan, args)
+        return DONE
+    if not args.json:
+        _print_plan(plan, args)
+    from lingbot_eval.cli.run_progress import Progress
+
+    outcome = execute(plan, args.out, _command(args), Progress(len(plan.units), quiet=args.json))
+    stored = RunStore.open(outcome.path).read_units()
+    report = _write_report(outcome.path) if args.report else None
+    if args.json:
+        output.as_json(_document(outcome, stored, report))
+    else:
+        _print_summary(outcome, stored, report)
+    if not outcome.failed:
+        return DONE
+    return BAD_INPUT if outcome.bad_input else SOME_FAILED
+
+
+def headline(measurements: Sequence[MeasurementRecord]) -> str:
+    """The few numbers that say how a unit went, or the reason where there is none."""
+    found = {(m.family, m.name, m.variant): m for m in measurements}
+    parts = []
+    for family, name, variant, label in _HEADLINE:
+        measurement = found.get((family, name, variant))
+        if measurement is None:
+            continue
+        if measurement.value is None:
+            parts.append(f"{label}: {measurement.reason}")
+        else:
+            unit = "" if measurement.unit == "1" else f" {measurement.unit}"
+            parts.append(f"{label} {measurement.value:.4g}{unit}")
+    return ", ".join(parts)
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line that repeats this run."""
+    words = ["lingbot-eval", "run", args.experiment]
+    for override in args.overrides:
+        words += ["--set", override]
+    if args.out != Path("runs"):
+        words += ["--out", str(args.out)]
+    return shlex.join(words)
+
+
+def _print_plan(plan: Plan, args: argparse.Namespace) -> None:
+    units = [list(unit.names) for unit in plan.units]
+    if args.json:
+        output.as_json({"name": plan.experiment.name, "key": plan.key, "units": units, "weights": plan.weights})
+        return
+    output.line(f"{plan.experiment.name}: {len(units)} unit{'s' * (len(units) != 1)}, key {plan.key[:12]}")
+    for dataset, scene, method in units:
+        weights = plan.weights.get(method)
+        output.line(f"  {dataset}/{scene} with {method}{f' ({weights})' if weights else ''}")
+
+
+def _write_report(run_path: Path) -> list[Path]:
+    from lingbot_eval.reports.report import write_report
+
+    return list(write_report(run_path, run_path / "report"))
+
+
+def _document(outcome: Outcome, stored: StoredUnits, report: list[Path] | None) -> dict[str, Any]:
+    return {
+        "run": str(outcome.path),
+        "key": outcome.record.key,
+        "status": outcome.record.status,
+        "done_before": outcome.skipped,
+        "units": [unit.record.model_dump(mode="json") for unit in stored.units],
+        "damaged": [unit.reason for unit in stored.damaged],
+        "report": None if report is None else [str(path) for path in report],
+    }
+
+
+def _print_summary(outcome: Outcome, stored: StoredUnits, report: list[Path] | None) -> None:
+    output.line()
+    untrained = any(label.startswith("untrained") for label in outcome.record.weights.values())
+    output.line(f"Results{' (untrained weights: the numbers say nothing of the method)' if untrained else ''}")
+    names = {unit: " ".join(_title(unit.record)) for unit in stored.units}
+    for unit in stored.units:
+        output.line(f"  {names[unit]}")
+        output.line(f"    {_result(unit.record)}")
+    for damaged in stored.damaged:
+        output.line(f"  damaged: {damaged.reason}")
+    output.line()
+    output.line(f"{outcome.record.status}: {outcome.done} done, {outcome.skipped} done before, {outcome.failed} failed")
+    output.line(f"run: {outcome.path}")
+    if report is None:
+        output.line(f"tables and plots: lingbot-eval report {shlex.quote(str(outcome.path))}")
+    else:
+        output.line(f"report: {outcome.path / 'report' / 'report.md'}")
+
+
+def _title(record: UnitRecord) -> tuple[str, ...]:
+    return f"{record.dataset}/{record.scene}", "with", record.method
+
+
+def _result(record: UnitRecord) -> str:
+    if record.status == "ok":
+        return headline(record.measurements)
+    where = f" at frame {record.failed_at_frame}" if record.failed_at_frame is not None else ""
+    return f"FAILED ({record.stage}{where}): {record.reason}"

@@ -1,0 +1,62 @@
+"""Progress of a run on standard error: a bar on a terminal, one line a unit anywhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from lingbot_eval.cli import output
+
+if TYPE_CHECKING:
+    from lingbot_eval.runs.plan import Unit
+    from lingbot_eval.runs.records import UnitRecord
+
+
+class Progress:
+    """A `lingbot_eval.runs.execute.Observer` for people; ``quiet`` leaves only failures."""
+
+    def __init__(self, units: int, *, quiet: bool) -> None:
+        self._units = units
+        self._seen = 0
+        self._quiet = quiet
+        self._bar: tqdm[None] | None = None
+
+    def started(self, unit: Unit, frames: int | None) -> None:
+        """A bar for the unit's frames."""
+        self._seen += 1
+        # disable=None: tqdm shows itself on a terminal only.
+        self._bar = tqdm(
+            total=frames,
+            desc=self._label(unit),
+            unit="frame",
+            file=sys.stderr,
+            leave=False,
+            disable=True if self._quiet else None,
+        )
+
+    def frame(self) -> None:
+        """One frame further."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def finished(self, unit: Unit, record: UnitRecord) -> None:
+        """The unit's result in a line."""
+        if self._bar is not None:
+            self._bar.close()
+        if record.status == "failed":
+            output.note(f"error: {'/'.join(unit.names)}: {record.reason}")
+        elif not self._quiet:
+            output.note(
+                f"{self._label(unit)}: {record.predictions} of {record.frames} frames in {record.seconds:.1f} s"
+            )
+
+    def skipped(self, unit: Unit) -> None:
+        """Said, so that nobody wonders why it was so quick."""
+        self._seen += 1
+        if not self._quiet:
+            output.note(f"{self._label(unit)}: done before")
+
+    def _label(self, unit: Unit) -> str:
+        return f"[{self._seen}/{self._units}] {'/'.join(unit.names)}"

@@ -1,0 +1,84 @@
+"""From a method's settings to the method, and what a plan must know of it before it is built. Imports torch lazily."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.protocol import Method
+from lingbot_eval.methods.replay_config import ReplayConfig
+
+MethodSettings = LingbotConfig | ReplayConfig
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Which weights a method will have. sha256: of the checkpoint file, None for untrained weights."""
+
+    label: str
+    sha256: str | None
+
+
+def create_method(settings: MethodSettings) -> Method:
+    """The method that ``settings`` describe, not opened yet. Raises ConfigError for a device that is not there."""
+    if isinstance(settings, ReplayConfig):
+        from lingbot_eval.methods.replay import ReplayMethod
+
+        return ReplayMethod(settings)
+    from lingbot_eval.methods.lingbot import LingbotMethod
+
+    return LingbotMethod(settings)
+
+
+def with_device(settings: MethodSettings) -> MethodSettings:
+    """``auto`` replaced by the device that it means on this machine, since numbers depend on it.
+
+    Raises ConfigError for a device that is not there.
+    """
+    if isinstance(settings, ReplayConfig):
+        return settings
+    from lingbot_eval.model.build import choose_device
+
+    return settings.model_copy(update={"device": str(choose_device(settings.device))})
+
+
+def weights_of(settings: MethodSettings) -> WeightFile | None:
+    """Which weights the method will have; None for a method without any.
+
+    Raises CheckpointError or DependencyError when the checkpoint is not there.
+    """
+    if isinstance(settings, ReplayConfig):
+        return None
+    if settings.model.checkpoint is None:
+        return WeightFile(f"untrained (seed {settings.model.seed})", None)
+    from lingbot_eval.model.weights import resolve_checkpoint
+
+    path = resolve_checkpoint(settings.model.checkpoint)
+    stat = path.stat()
+    digest = _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    return WeightFile(f"{path.name}, SHA-256 {digest}", digest)
+
+
+def gives_depth(settings: MethodSettings) -> bool:
+    """Whether predictions will carry depth, so that reference depth is worth decoding."""
+    return not isinstance(settings, ReplayConfig) or settings.depth is not None
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
+    """Hashed once in a process; ``size`` and ``modified_ns`` make a changed file another entry."""
+    from lingbot_eval.model.weights import file_sha256
+
+    return file_sha256(path)
+
+
+def free_device_memory() -> None:
+    """Give back what a failed method left on the device, once nothing refers to it any more."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

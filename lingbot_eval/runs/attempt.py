@@ -1,0 +1,215 @@
+"""One try at one unit: open, warm up, stream, score, store; a failure becomes a record that says where and why."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from lingbot_eval.errors import CheckpointError, DataError, DependencyError, LingbotEvalError, StoreError
+from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.formats.trajectories import write_tum
+from lingbot_eval.methods.protocol import Method
+from lingbot_eval.methods.registry import create_method, gives_depth
+from lingbot_eval.preparation.resize import prepare
+from lingbot_eval.runs.experiment import MetricsConfig
+from lingbot_eval.runs.fingerprint import input_fingerprint
+from lingbot_eval.runs.plan import Unit, open_scene
+from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
+from lingbot_eval.runs.scoring import SceneScorer, Scoring
+from lingbot_eval.runs.stream import SceneStream
+from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
+from lingbot_eval.types import Frame, FrameSequence, Measurement
+
+TRACEBACK_FILE = "traceback.txt"
+_LONGEST_REASON = 1000
+
+Stage = Literal["open", "warm-up", "stream", "score", "store"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt ended. reason: one line. bad_input: the user's files or settings, rather than a crash."""
+
+    stage: Stage
+    reason: str
+    at_frame: int | None
+    bad_input: bool
+    traceback: str
+
+
+@dataclass
+class Attempt:
+    """The state of one try; what it has found out so far goes into the record even when it fails."""
+
+    unit: Unit
+    metrics: MetricsConfig
+    fingerprint: str = ""
+    failure: Failure | None = None
+    _stage: Stage = "open"
+    _sequence: FrameSequence | None = None
+    _stream: SceneStream | None = None
+    _facts: dict[str, Any] = field(default_factory=dict)
+    _method_facts: dict[str, Any] = field(default_factory=dict)
+    _frames: int = 0
+    _predictions: int = 0
+    _measurements: tuple[Measurement, ...] = ()
+    _started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    _clock: float = field(default_factory=time.perf_counter)
+
+    def open(self) -> None:
+        """Open the scene and fingerprint its input; a failure is kept, not raised."""
+
+        def work() -> None:
+            self._sequence = open_scene(self.unit)
+            self.fingerprint = input_fingerprint(self.unit, self._sequence)
+
+        self._contained(work)
+
+    @property
+    def length(self) -> int | None:
+        """Frames that the scene promises; None where only decoding tells."""
+        return self._sequence.length if self._sequence is not None else None
+
+    def run(self, writer: UnitWriter, each_frame: Callable[[], None]) -> None:
+        """Stream the scene through the method and write everything but the record; a failure is kept, not raised.
+
+        each_frame: called after each prediction. Raises StoreError, and CheckpointError or DependencyError, which
+        would meet every other unit of the method as well.
+        """
+        if self.failure is None:
+            self._contained(lambda: self._run(writer, each_frame))
+        if self.failure is not None:
+            write_text(writer.path(TRACEBACK_FILE), self.failure.traceback)
+
+    def record(self) -> UnitRecord:
+        """The result as it stands."""
+        dataset, scene, method = self.unit.names
+        failure = self.failure
+        return UnitRecord(
+            dataset=dataset,
+            scene=scene,
+            method=method,
+            status="ok" if failure is None else "failed",
+            reason=failure.reason if failure else None,
+            stage=failure.stage if failure else None,
+            failed_at_frame=failure.at_frame if failure else None,
+            frames=self._frames,
+            predictions=self._predictions,
+            input_fingerprint=self.fingerprint,
+            sequence=self._facts,
+            method_facts=self._method_facts,
+            measurements=[MeasurementRecord(**asdict(m)) for m in self._measurements] if failure is None else [],
+            started=self._started,
+            seconds=time.perf_counter() - self._clock,
+        )
+
+    def _contained(self, work: Callable[[], None]) -> None:
+        """The boundary of the unit: whatever goes wrong inside becomes its result, and the other units run on."""
+        try:
+            work()
+        except (StoreError, CheckpointError, DependencyError):
+            # Not of this unit: the run directory, the weights or the installation would fail the next one, too.
+            raise
+        except Exception as error:  # noqa: BLE001 - a method is foreign code and may raise anything
+            at_frame = self._stream.at_frame if self._stream is not None else None
+            self.failure = Failure(
+                stage=self._stage,
+                reason=_in_one_line(error),
+                at_frame=at_frame if self._stage in ("stream", "score") else None,
+                bad_input=isinstance(error, LingbotEvalError),
+                traceback=traceback.format_exc(),
+            )
+
+    def _run(self, writer: UnitWriter, each_frame: Callable[[], None]) -> None:
+        sequence = self._opened()
+        with closing(create_method(self.unit.method)) as method:
+            method.open(sequence)
+            self._method_facts = dict(method.describe())
+            warm_up_s = self._warm_up(method, sequence)
+            scorer = SceneScorer(self._scoring(method))
+            self._stream_through(method, scorer, writer, each_frame)
+            resources = method.resources()
+        self._stage = "score"
+        reference = sequence.reference()
+        score = scorer.score(reference, self._frames, warm_up_s)
+        self._measurements = (*score.measurements, *resources)
+        self._stage = "store"
+        writer.fill_columns(score.columns)
+        if len(score.estimate):
+            write_tum(writer.path(ESTIMATE_FILE), score.estimate)
+        if reference is not None and len(reference):
+            write_tum(writer.path(REFERENCE_FILE), reference)
+        panels = scorer.panels()
+        if panels is not None:
+            writer.write_panels(panels)
+
+    def _opened(self) -> FrameSequence:
+        assert self._sequence is not None, "open comes first"
+        self._facts = {
+            **self._sequence.facts(),
+            "selection": self.unit.dataset.selection.model_dump(mode="json"),
+            "preparation": self.unit.size.model_dump(mode="json"),
+        }
+        return self._sequence
+
+    def _scoring(self, method: Method) -> Scoring:
+        depth, limits = self.metrics.depth, self.unit.dataset.depth_range
+        if depth is not None and limits is not None:
+            depth = depth.model_copy(update={"min_depth": limits[0], "max_depth": limits[1]})
+        return Scoring(
+            self.metrics.trajectory, depth, gives_depth=gives_depth(self.unit.method), is_timed=method.needs_images
+        )
+
+    def _warm_up(self, method: Method, sequence: FrameSequence) -> float | None:
+        """Seconds of warming up on the first frame, which the stream decodes again in its own time."""
+        if not method.needs_images:
+            return None
+        self._stage = "warm-up"
+        for frame in sequence.frames(depth=False):
+            return method.warm_up(prepare(frame, self.unit.size))
+        raise DataError(f"{'/'.join(self.unit.names[:2])}: no frame after selection; check the dataset's selection")
+
+    def _stream_through(
+        self, method: Method, scorer: SceneScorer, writer: UnitWriter, each_frame: Callable[[], None]
+    ) -> None:
+        self._stage = "stream"
+        sequence = self._opened()
+        self._stream = stream = SceneStream(method, *self._source(method, sequence))
+        with closing(stream.outputs()) as outputs:
+            for output in outputs:
+                self._stage = "score"
+                row = scorer.add(output)
+                self._stage = "store"
+                writer.append_row(row)
+                self._stage = "stream"
+                self._frames, self._predictions = stream.given, scorer.predictions
+                each_frame()
+        # A method may stop before the end, as a replay does after its last pose.
+        self._frames = stream.given if stream.exhausted or sequence.length is None else sequence.length
+        if not self._frames:
+            raise DataError(f"{'/'.join(self.unit.names[:2])}: no frame after selection; check the dataset's selection")
+
+    def _source(self, method: Method, sequence: FrameSequence) -> tuple[Iterator[Frame], Callable[[Frame], Frame]]:
+        """Frames with what is needed of them decoded, and how they are prepared."""
+        depth = self.metrics.depth is not None and gives_depth(self.unit.method)
+        if not (method.needs_images or depth):
+            return sequence.frames(images=False, depth=False), _as_it_is
+        # Scored depth brings the image along: the panels show it, and it tells the size to prepare to.
+        return sequence.frames(images=True, depth=depth), lambda frame: prepare(frame, self.unit.size)
+
+
+def _as_it_is(frame: Frame) -> Frame:
+    return frame
+
+
+def _in_one_line(error: Exception) -> str:
+    """The project's own messages as they are; of others the kind and the text, on one line."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, LingbotEvalError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"

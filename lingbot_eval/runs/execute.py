@@ -1,0 +1,122 @@
+"""Runs a plan unit by unit into its store: what is done is skipped, what fails is recorded, what stops can go on."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from lingbot_eval.errors import StoreError
+from lingbot_eval.methods.registry import free_device_memory
+from lingbot_eval.profiling.environment import environment
+from lingbot_eval.runs.attempt import Attempt
+from lingbot_eval.runs.plan import Plan, Unit
+from lingbot_eval.runs.records import RunRecord, UnitRecord
+from lingbot_eval.runs.store import RunStore
+
+
+class Observer(Protocol):
+    """Watches a run go by; the command line shows progress through it."""
+
+    def started(self, unit: Unit, frames: int | None) -> None:
+        """A unit begins; frames: how many it will have, None when nobody knows yet."""
+        ...
+
+    def frame(self) -> None:
+        """One more prediction of the unit that began last is stored."""
+        ...
+
+    def finished(self, unit: Unit, record: UnitRecord) -> None:
+        """The unit that began last has its result."""
+        ...
+
+    def skipped(self, unit: Unit) -> None:
+        """A unit was done before, from the same input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. failed: units without scores; bad_input: whether any of them is for the user to mend."""
+
+    path: Path
+    record: RunRecord
+    done: int
+    skipped: int
+    failed: int
+    bad_input: bool
+
+
+def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
+    """Do what is not done yet of ``plan``, under ``out``; ``command`` repeats it.
+
+    A unit that fails is stored with its reason and the others run on. Raises StoreError when the directory cannot be
+    written or another process writes there, CheckpointError or DependencyError when a method cannot be had at all;
+    then, and when interrupted or killed, finished units stay and the next call goes on after them.
+    """
+    record = _record(plan, command)
+    store = RunStore.create(out, record)
+    with store.lock():
+        record = record.model_copy(update={"started": store.read_run().started})
+        store.write_run(record)
+        done = skipped = failed = 0
+        bad_input = False
+        try:
+            for unit in plan.units:
+                attempt = _attempt(unit, plan, store, observer)
+                if attempt is None:
+                    skipped += 1
+                elif attempt.failure is None:
+                    done += 1
+                else:
+                    failed += 1
+                    bad_input = bad_input or attempt.failure.bad_input
+        except BaseException:
+            # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
+            with suppress(StoreError):
+                store.write_run(_ended(record, complete=False))
+            raise
+        record = _ended(record, complete=not failed)
+        store.write_run(record)
+    return Outcome(store.path, record, done, skipped, failed, bad_input)
+
+
+def _attempt(unit: Unit, plan: Plan, store: RunStore, observer: Observer) -> Attempt | None:
+    """Try one unit and store its result; None when it was done before."""
+    attempt = Attempt(unit, plan.experiment.metrics)
+    attempt.open()
+    if attempt.failure is None and store.has_unit(*unit.names, attempt.fingerprint):
+        observer.skipped(unit)
+        return None
+    observer.started(unit, attempt.length)
+    with store.unit_writer(*unit.names) as writer:
+        attempt.run(writer, observer.frame)
+        if attempt.failure is not None:
+            free_device_memory()
+        record = attempt.record()
+        writer.finish(record)
+    observer.finished(unit, record)
+    return attempt
+
+
+def _record(plan: Plan, command: str) -> RunRecord:
+    return RunRecord(
+        key=plan.key,
+        name=plan.experiment.name,
+        command=command,
+        experiment=plan.experiment.model_dump(mode="json"),
+        units=[list(unit.names) for unit in plan.units],
+        weights=plan.weights,
+        environment=environment(),
+        started=_now(),
+    )
+
+
+def _ended(record: RunRecord, *, complete: bool) -> RunRecord:
+    return record.model_copy(update={"finished": _now(), "status": "complete" if complete else "incomplete"})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,160 @@
+"""Experiment files: what is run, on what, and what is measured, as checked settings."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.formats.yaml_documents import load_mapping, parse_value
+from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.replay_config import ReplayConfig
+from lingbot_eval.metrics.depth import DepthSettings
+from lingbot_eval.metrics.trajectory import TrajectorySettings
+from lingbot_eval.preparation.resize import SizeSettings
+from lingbot_eval.resources import shared_file
+from lingbot_eval.validation import validated
+
+Name = Annotated[str, Field(min_length=1)]
+MethodConfig = Annotated[LingbotConfig | ReplayConfig, Field(discriminator="kind")]
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetConfig(_Settings):
+    """One dataset and what of it is used.
+
+    name: of the adapter and of its card. root: folder (or video file), ``~`` expanded, relative to the current
+    directory. scenes: ``all``, or names. options: the adapter's own. selection: which frames; without ``stride``
+    that of the card. size: what the method sees; without it that of the card. depth_range: metres (min, max) between
+    which reference depth is scored; without it that of ``metrics.depth`` where given there, else of the card.
+    """
+
+    name: Name
+    root: str | None = None
+    scenes: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
+    options: dict[str, Any] = {}
+    selection: Selection = Selection()
+    size: SizeSettings | None = None
+    depth_range: tuple[float, float] | None = None
+
+    @field_validator("scenes")
+    @classmethod
+    def _scenes_once(cls, scenes: Literal["all"] | tuple[str, ...]) -> Literal["all"] | tuple[str, ...]:
+        if scenes != "all" and len(set(scenes)) < len(scenes):
+            raise ValueError(f"each scene once, found {', '.join(scenes)}")
+        return scenes
+
+    @field_validator("depth_range")
+    @classmethod
+    def _range_in_order(cls, limits: tuple[float, float] | None) -> tuple[float, float] | None:
+        if limits is not None and not 0 <= limits[0] < limits[1] < math.inf:
+            raise ValueError(f"expected [min, max] in metres with 0 <= min < max, found {list(limits)}")
+        return limits
+
+
+class MetricsConfig(_Settings):
+    """What is scored; ``null`` switches a family off."""
+
+    trajectory: TrajectorySettings | None = TrajectorySettings()
+    depth: DepthSettings | None = DepthSettings()
+
+
+class Experiment(_Settings):
+    """A whole experiment file. Every method runs on every scene of every dataset."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
+    methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
+    metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Experiment:
+        # Results are filed under these names.
+        for what, names in (
+            ("datasets", [dataset.name for dataset in self.datasets]),
+            ("methods", [method.name for method in self.methods]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what}: each needs a name of its own, found '{twice[0]}' more than once")
+        return self
+
+
+def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment file, with ``overrides`` (``key.path=value``) put in its place before it is checked.
+
+    source: a path, or the name of a shipped experiment. In values, ``${NAME}`` is the environment variable NAME.
+    Raises ConfigError, one line with file and dotted key, for anything that cannot be used.
+    """
+    path = experiment_path(source)
+    document: dict[str, Any] = load_mapping(path)
+    for override in overrides:
+        _override(document, override)
+    where = " ".join([str(path), *(f"--set {override}" for override in overrides)])
+    return validated(Experiment, _with_variables(document, "", where), where)
+
+
+def experiment_path(source: str) -> Path:
+    """The file that ``source`` means: a path when it looks like one or exists, else a shipped experiment's name."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
+        return path
+    return shared_file("benchmarks", source)
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    """Apply ``a.0.b=value``; sections that the file leaves to their defaults are made on the way."""
+    dotted, equals, text = override.partition("=")
+    where = f"--set {override}"
+    parts = dotted.split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"{where}: expected KEY.PATH=VALUE, such as datasets.0.selection.stride=2")
+    holder: Any = document
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        here = ".".join(parts[:depth]) or "the experiment"
+        key: str | int = part
+        if isinstance(holder, list):
+            key = _position(part, len(holder), where, here)
+        elif not isinstance(holder, dict):
+            raise ConfigError(f"{where}: {here} is a value ({holder!r}), not a section; set {here} itself")
+        if last:
+            holder[key] = parse_value(text)
+        else:
+            if isinstance(holder, dict) and holder.get(part) is None:
+                holder[part] = {}
+            holder = holder[key]
+
+
+def _position(part: str, length: int, where: str, here: str) -> int:
+    if not part.isdecimal() or int(part) >= length:
+        raise ConfigError(f"{where}: {here} is a list; expected a position 0…{length - 1}, found '{part}'")
+    return int(part)
+
+
+def _with_variables(value: Any, dotted: str, where: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_variables(inner, f"{dotted}.{key}".lstrip("."), where) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_variables(inner, f"{dotted}.{position}", where) for position, inner in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    for name in _VARIABLE.findall(value):
+        if name not in os.environ:
+            raise ConfigError(
+                f"{where}: {dotted}: the environment variable {name} is not set; "
+                f"set it, or give the value with --set {dotted}=VALUE"
+            )
+    return _VARIABLE.sub(lambda match: os.environ[match[1]], value)

@@ -1,0 +1,160 @@
+"""From an experiment to a plan: every default filled in, every scene found and opened once, and the run's key."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lingbot_eval
+from lingbot_eval.adapters.cards import Card, load_card
+from lingbot_eval.adapters.protocol import Adapter
+from lingbot_eval.adapters.registry import open_adapter
+from lingbot_eval.errors import DataError
+from lingbot_eval.methods.registry import MethodSettings, WeightFile, weights_of, with_device
+from lingbot_eval.metrics.depth import DepthSettings
+from lingbot_eval.preparation.resize import SizeSettings
+from lingbot_eval.runs.experiment import DatasetConfig, Experiment
+from lingbot_eval.types import FrameSequence
+from lingbot_eval.validation import nearest
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One method on one scene; ``dataset`` has its card's defaults filled in."""
+
+    dataset: DatasetConfig
+    scene: str
+    method: MethodSettings
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Dataset, scene and method: under these its result is filed."""
+        return self.dataset.name, self.scene, self.method.name
+
+    @property
+    def size(self) -> SizeSettings:
+        """What the frames are resized to."""
+        return self.dataset.size or SizeSettings()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything decided. key: hex digest over all that decides the numbers but the input files (see plan_key)."""
+
+    experiment: Experiment
+    units: tuple[Unit, ...]
+    weights: dict[str, str]
+    key: str
+
+
+def make_plan(experiment: Experiment) -> Plan:
+    """Resolve ``experiment`` on this machine; nothing is streamed and nothing written.
+
+    Raises DataError for a root, scene or index file that is not there or not what it should be, CheckpointError for
+    a missing checkpoint, ConfigError for options or a device that do not exist.
+    """
+    cards = {dataset.name: load_card(dataset.name) for dataset in experiment.datasets}
+    datasets = tuple(_resolved(dataset, cards[dataset.name], experiment) for dataset in experiment.datasets)
+    methods = tuple(with_device(method) for method in experiment.methods)
+    weights = {method.name: found for method in methods if (found := weights_of(method)) is not None}
+    resolved = experiment.model_copy(update={"datasets": datasets, "methods": methods})
+    return Plan(
+        experiment=resolved,
+        units=tuple(
+            Unit(dataset, scene, method) for dataset in datasets for scene in dataset.scenes for method in methods
+        ),
+        weights={name: found.label for name, found in weights.items()},
+        key=plan_key(resolved, cards.values(), weights),
+    )
+
+
+def adapter_of(dataset: DatasetConfig) -> Adapter:
+    """The dataset, opened. Raises ConfigError for its options, DataError for its root."""
+    return open_adapter(dataset.name, None if dataset.root is None else Path(dataset.root), dataset.options)
+
+
+def open_scene(unit: Unit) -> FrameSequence:
+    """The unit's frames. Raises DataError when the scene is not there or not what it should be."""
+    return adapter_of(unit.dataset).open(unit.scene, unit.dataset.selection)
+
+
+def plan_key(experiment: Experiment, cards: Iterable[Card], weights: dict[str, WeightFile]) -> str:
+    """SHA-256 over the resolved experiment, the cards, this package's code and the weights, as canonical JSON.
+
+    Input files are not in it: each unit's record carries a fingerprint of its own.
+    """
+    content = {
+        "experiment": experiment.model_dump(mode="json"),
+        "cards": [card.model_dump(mode="json") for card in cards],
+        "code": {"version": lingbot_eval.__version__, "sources": _code_digest()},
+        "weights": {name: [found.label, found.sha256] for name, found in weights.items()},
+    }
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def canonical_json(content: Any) -> str:
+    """One text for one content: keys sorted, no spaces."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+@functools.cache
+def _code_digest() -> str:
+    """SHA-256 over the names and contents of the package's sources."""
+    package = Path(lingbot_eval.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _resolved(dataset: DatasetConfig, card: Card, experiment: Experiment) -> DatasetConfig:
+    """``dataset`` with the card's defaults, its root absolute and its scenes by name; each scene is opened once."""
+    selection = dataset.selection
+    if "stride" not in selection.model_fields_set:
+        selection = selection.model_copy(update={"stride": card.protocol.stride})
+    resolved = dataset.model_copy(
+        update={
+            "root": None if dataset.root is None else str(Path(dataset.root).expanduser().absolute()),
+            "selection": selection,
+            "size": dataset.size or card.protocol.size,
+            "depth_range": dataset.depth_range or _depth_range(card, experiment.metrics.depth),
+        }
+    )
+    adapter = adapter_of(resolved)
+    scenes = _scenes(resolved, card, adapter)
+    for scene in scenes:
+        adapter.open(scene, selection)
+    return resolved.model_copy(update={"scenes": scenes})
+
+
+def _depth_range(card: Card, settings: DepthSettings | None) -> tuple[float, float] | None:
+    """Limits in metres: what the experiment says wins over the card."""
+    if settings is None:
+        return None
+    given = settings.model_fields_set
+    return (
+        settings.min_depth if "min_depth" in given else card.protocol.min_depth,
+        settings.max_depth if "max_depth" in given else card.protocol.max_depth,
+    )
+
+
+def _scenes(dataset: DatasetConfig, card: Card, adapter: Adapter) -> tuple[str, ...]:
+    there = adapter.scenes()
+    if dataset.scenes == "all":
+        left_out = {scene for scene in there if scene in card.scenes_left_out}
+        found = tuple(scene for scene in there if scene not in left_out)
+        if not found:
+            raise DataError(f"dataset {dataset.name}: no scene under {dataset.root}; check datasets.root")
+        return found
+    for scene in dataset.scenes:
+        if scene not in there:
+            raise DataError(
+                f"dataset {dataset.name}: no scene {scene!r}{nearest(scene, there)}; there are: {', '.join(there)}"
+            )
+    return dataset.scenes

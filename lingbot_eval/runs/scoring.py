@@ -1,0 +1,152 @@
+"""Scores one scene while it streams: poses, depth, panels and times go in as they leave, measurements come out."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lingbot_eval.metrics.depth import DepthScorer, DepthSettings
+from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, score_trajectory
+from lingbot_eval.profiling.memory import process_memory, process_memory_measurements, process_resident_bytes
+from lingbot_eval.profiling.timing import throughput_measurements
+from lingbot_eval.runs.panel_keeper import PanelKeeper
+from lingbot_eval.runs.panels import DepthPanels
+from lingbot_eval.runs.poses import PoseLog
+from lingbot_eval.runs.stream import Output
+from lingbot_eval.types import FrameType, Measurement, Trajectory
+
+_UNTYPED = 255  # in the bytes that keep the frame types
+
+Row = dict[str, float | int | str | None]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is scored on a scene. A family that is None is off.
+
+    gives_depth, is_timed: whether the method predicts depth, and computes anything whose time means something.
+    """
+
+    trajectory: TrajectorySettings | None
+    depth: DepthSettings | None
+    gives_depth: bool = True
+    is_timed: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class SceneScore:
+    """Measurements of a scene, and what the per-frame table could not know while it was written.
+
+    columns: column of ``frames.csv`` → frame index → value. estimate: all predicted poses.
+    """
+
+    measurements: tuple[Measurement, ...]
+    columns: Mapping[str, Mapping[int, float]]
+    estimate: Trajectory
+
+
+class SceneScorer:
+    """Takes the outputs of one scene one by one; keeps poses and times, and a few frames for the panels."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring = scoring
+        self._depth = DepthScorer(scoring.depth) if scoring.depth is not None else None
+        self._poses = PoseLog()
+        self._forward_s = array("d")
+        self._interval_s = array("d")
+        self._types = bytearray()
+        self._panels = PanelKeeper(scoring.depth) if scoring.depth is not None else None
+
+    @property
+    def predictions(self) -> int:
+        """Outputs taken so far."""
+        return len(self._interval_s)
+
+    def add(self, output: Output) -> Row:
+        """Take one output; returns its row of ``frames.csv``. Raises DataError when depth shapes differ."""
+        frame, prediction = output.frame, output.prediction
+        if prediction.camera_to_world is not None:
+            self._poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
+        abs_rel = None
+        if self._depth is not None and self._scoring.gives_depth:
+            abs_rel = self._depth.update(prediction.index, frame.depth, prediction.depth)
+            if abs_rel is not None and self._panels is not None:
+                self._panels.offer(frame, prediction)
+        cost = prediction.cost
+        if cost is not None:
+            self._forward_s.append(cost.forward_s)
+        self._interval_s.append(output.interval_s)
+        self._types.append(_UNTYPED if prediction.frame_type is None else int(prediction.frame_type))
+        cache = cost.cache_bytes if cost is not None else {}
+        return {
+            "index": prediction.index,
+            "timestamp": prediction.timestamp,
+            "frame_type": None if prediction.frame_type is None else prediction.frame_type.name.lower(),
+            "forward_ms": None if cost is None else 1e3 * cost.forward_s,
+            "interval_ms": 1e3 * output.interval_s if self._scoring.is_timed else None,
+            "depth_abs_rel": abs_rel,
+            "cache_anchor_bytes": cache.get("anchor"),
+            "cache_window_bytes": cache.get("window"),
+            "cache_memory_bytes": cache.get("memory"),
+            "cache_camera_head_bytes": cache.get("camera_head"),
+            "device_bytes": None if cost is None else cost.device_bytes,
+            "process_bytes": process_resident_bytes(),
+        }
+
+    def score(self, reference: Trajectory | None, total_frames: int, warm_up_s: float | None) -> SceneScore:
+        """Everything measured, after the last output. What cannot be computed has its reason; nothing is left out.
+
+        reference: poses of the frames that have one, metres, camera-to-world. total_frames: of the sequence.
+        """
+        estimate = self._poses.trajectory()
+        measurements: list[Measurement] = []
+        columns: dict[str, Mapping[int, float]] = {}
+        if self._scoring.trajectory is not None:
+            score = score_trajectory(reference or _nothing(), estimate, total_frames, self._scoring.trajectory)
+            measurements += score.measurements if reference else _because(score.measurements, "no reference poses")
+            columns = _error_columns(score)
+        if self._depth is not None:
+            found = self._depth.compute()
+            measurements += found if self._scoring.gives_depth else _because(found, "the method gives no depth")
+        measurements += self._throughput(warm_up_s)
+        measurements += process_memory_measurements(process_memory())
+        return SceneScore(tuple(measurements), columns, estimate)
+
+    def panels(self) -> DepthPanels | None:
+        """A few scored frames from first to last; None where there are none."""
+        return self._panels.panels() if self._panels is not None else None
+
+    def _throughput(self, warm_up_s: float | None) -> tuple[Measurement, ...]:
+        # Times of predictions that lack one would pair up with the wrong frames.
+        complete = len(self._forward_s) == len(self._interval_s) > 0
+        found = throughput_measurements(
+            forward_s=self._forward_s if complete else None,
+            frame_types=[None if kind == _UNTYPED else FrameType(kind) for kind in self._types],
+            interval_s=self._interval_s,
+            warm_up_s=warm_up_s,
+        )
+        if self._scoring.is_timed:
+            return found
+        return tuple(replace(m, value=None, samples=None, reason="saved predictions: nothing is timed") for m in found)
+
+
+def _nothing() -> Trajectory:
+    return Trajectory(np.empty(0, dtype=np.int64), np.empty(0), np.empty((0, 4, 4)))
+
+
+def _because(measurements: tuple[Measurement, ...], reason: str) -> list[Measurement]:
+    """The same measurements, those without a value for this one reason instead of what follows from it."""
+    return [m if m.reason is None else replace(m, reason=reason) for m in measurements]
+
+
+def _error_columns(score: TrajectoryScore) -> dict[str, Mapping[int, float]]:
+    if not len(score.position_error_m):
+        return {}
+    indices = score.indices.tolist()
+    return {
+        "position_error_m": dict(zip(indices, score.position_error_m.tolist(), strict=True)),
+        "rotation_error_deg": dict(zip(indices, score.rotation_error_deg.tolist(), strict=True)),
+    }

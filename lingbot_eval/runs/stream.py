@@ -1,0 +1,126 @@
+"""One pass of a scene through a method: which frames are in flight, and when each prediction would have left."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from lingbot_eval.errors import StreamError
+from lingbot_eval.methods.protocol import Method
+from lingbot_eval.preparation.prefetch import prefetch
+from lingbot_eval.types import Frame, Prediction
+
+AHEAD = 4
+"""Frames decoded and prepared in the background before the method asks for them."""
+
+MAX_IN_FLIGHT = 256
+"""Frames that a method may hold back before it answers: far more than any scale phase, far less than a sequence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """A prediction, with the prepared frame that it is about.
+
+    interval_s: seconds since the previous prediction left (the first: since the stream was started), of decoding,
+    preparing and predicting; what the caller does with an Output is not in it.
+    """
+
+    frame: Frame
+    prediction: Prediction
+    interval_s: float
+
+
+class SceneStream:
+    """Feeds prepared frames to a method and pairs its predictions with them; holds only the frames in flight."""
+
+    def __init__(self, method: Method, frames: Iterable[Frame], prepare: Callable[[Frame], Frame]) -> None:
+        self._method = method
+        self._frames = frames
+        self._prepare = prepare
+        self._in_flight: OrderedDict[int, tuple[Frame, float]] = OrderedDict()
+        self._given = 0
+        self._asked = 0
+        self._exhausted = False
+
+    @property
+    def given(self) -> int:
+        """Frames that the method has been given so far."""
+        return self._given
+
+    @property
+    def at_frame(self) -> int:
+        """The frame asked for last: the one that a failure belongs to."""
+        return max(0, self._asked - 1)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the method has asked for every frame there is."""
+        return self._exhausted
+
+    def outputs(self) -> Generator[Output, None, None]:
+        """Predictions as they leave.
+
+        The clock stops while the caller works on an output, but decoding goes on meanwhile in the background; so that
+        no time is given away, a prediction leaves no earlier than decoding alone would have allowed.
+        Raises StreamError for a prediction out of order or about a frame no longer in flight.
+        """
+        spent = left = 0.0
+        last = -1
+        with closing(prefetch(self._timed(), AHEAD)) as source:
+            predictions = iter(self._method.predict(self._tapped(source)))
+            while True:
+                asked = time.perf_counter()
+                prediction = next(predictions, None)
+                spent += time.perf_counter() - asked
+                if prediction is None:
+                    return
+                frame, decoded = self._take(prediction.index, last)
+                last = prediction.index
+                leaves = max(spent, decoded)
+                yield Output(frame, prediction, leaves - left)
+                left = leaves
+
+    def _timed(self) -> Iterator[tuple[Frame, float]]:
+        """Prepared frames, each with the seconds that decoding and preparing have taken up to it."""
+        busy = 0.0
+        source = iter(self._frames)
+        while True:
+            started = time.perf_counter()
+            frame = next(source, None)
+            if frame is None:
+                return
+            prepared = self._prepare(frame)
+            busy += time.perf_counter() - started
+            yield prepared, busy
+
+    def _tapped(self, source: Iterator[tuple[Frame, float]]) -> Iterator[Frame]:
+        while True:
+            self._asked = self._given + 1
+            item = next(source, None)
+            if item is None:
+                self._asked = self._given
+                self._exhausted = True
+                return
+            self._given += 1
+            self._in_flight[item[0].index] = item
+            # A method may leave frames out, so an old one is forgotten rather than refused; see _take.
+            if len(self._in_flight) > MAX_IN_FLIGHT:
+                self._in_flight.popitem(last=False)
+            yield item[0]
+
+    def _take(self, index: int, last: int) -> tuple[Frame, float]:
+        name = self._method.name
+        if index <= last:
+            raise StreamError(f"method '{name}': predictions must come in frame order, found {index} after {last}")
+        if index not in self._in_flight:
+            raise StreamError(
+                f"method '{name}': predicted frame {index}, which is not among the last {MAX_IN_FLIGHT} frames it was "
+                f"given (the latest is {self._given - 1}); a method must not hold back more"
+            )
+        while True:
+            earlier, item = self._in_flight.popitem(last=False)
+            if earlier == index:
+                return item

@@ -1,0 +1,149 @@
+"""The house rules that a reader relies on, held by reading the sources: who imports whom, and what no file does."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lingbot_eval
+
+PACKAGE = Path(lingbot_eval.__file__).parent
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "share" not in path.relative_to(PACKAGE).parts)
+MAX_LINES = 350
+
+COMMON = {"errors", "types", "geometry", "formats", "validation", "resources"}
+# Room (or top-level module) -> rooms that it may import besides itself and its own protocols.
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "types": set(),
+    "validation": {"errors"},
+    "resources": {"errors", "validation"},
+    "geometry": {"errors", "types"},
+    "formats": {"errors", "types", "geometry"},
+    "adapters": COMMON,
+    "preparation": COMMON,
+    "metrics": COMMON,
+    "profiling": COMMON,
+    "cache": COMMON,
+    "model": COMMON,
+    "streaming": COMMON | {"model", "cache"},
+    "methods": COMMON | {"streaming", "model", "cache", "profiling"},
+    "verification": COMMON | {"streaming", "model", "cache"},
+    "runs": COMMON | {"adapters", "preparation", "methods", "metrics", "profiling"},
+    "reports": COMMON | {"runs"},
+    "cli": COMMON
+    | {"adapters", "preparation", "metrics", "profiling", "cache", "model", "streaming", "methods"}
+    | {"verification", "runs", "reports"},
+}
+# What a room may take of another where that is less than everything.
+ONLY: dict[tuple[str, str], set[str]] = {
+    # A model sees a cache only through its protocol.
+    ("model", "cache"): {"lingbot_eval.cache.protocol"},
+    # Reports read what runs stored; nothing that runs anything.
+    ("reports", "runs"): {
+        "lingbot_eval.runs.store",
+        "lingbot_eval.runs.records",
+        "lingbot_eval.runs.panels",
+        "lingbot_eval.runs.unit_writer",
+        "lingbot_eval.runs.disk",
+    },
+}
+WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "runs", "reports"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(("lingbot_eval", *(part for part in parts if part != "__init__")))
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Every module imported anywhere in a file, lazily or not, with its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            module = node.module or ""
+            for alias in node.names:
+                # ``from package import module`` imports the module.
+                inner = PACKAGE.parent / Path(*module.split("."), alias.name)
+                is_module = module.startswith("lingbot_eval") and (inner.with_suffix(".py").is_file() or inner.is_dir())
+                yield node.lineno, f"{module}.{alias.name}" if is_module else module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    room = room_of(path)
+    allowed = MAY_IMPORT.get(room)
+    assert allowed is not None, f"{room} is a new room: say in MAY_IMPORT what it may import"
+    for line, module in imports(path):
+        if not module.startswith("lingbot_eval."):
+            continue
+        other = module.split(".")[1]
+        if other == room:
+            continue
+        if (room, other) in ONLY:
+            assert module in ONLY[room, other], f"{path}:{line}: {room} imports {module}"
+        else:
+            assert other in allowed, f"{path}:{line}: {room} imports {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) in WITHOUT_TORCH], ids=name_of)
+def test_rooms_without_torch_import_none(path: Path) -> None:
+    for line, module in imports(path):
+        assert module.split(".")[0] != "torch", f"{path}:{line}: imports torch"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_can_be_held_in_mind(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = text.count("\n")
+    assert lines <= MAX_LINES, f"{path}: {lines} lines, at most {MAX_LINES}"
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring, f"{path}: says nowhere what its job is"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_nobody_probes_or_prints(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("hasattr", "print"), f"{path}:{node.lineno}: calls {node.func.id}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_signatures_stay_short(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = len([argument for argument in given if argument.arg not in ("self", "cls")])
+            assert count <= 6, f"{path}:{node.lineno}: {node.name} takes {count} parameters, at most 6"
+
+
+def loaded_by(code: str) -> set[str]:
+    """Modules in a fresh interpreter after ``code``."""
+    listing = f"{code}\nimport sys\nsys.stdout.write(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
+def test_the_command_line_starts_without_what_is_heavy() -> None:
+    loaded = loaded_by("from lingbot_eval.cli.main import build_parser; build_parser()")
+    assert "lingbot_eval.cli.run_command" in loaded
+    assert not loaded & {"torch", "matplotlib", "evo", "pandas", "av", "scipy"}
+
+
+def test_planning_a_run_needs_no_torch() -> None:
+    loaded = loaded_by("import lingbot_eval.runs.experiment, lingbot_eval.runs.plan, lingbot_eval.runs.execute")
+    assert "torch" not in loaded

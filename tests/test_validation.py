@@ -1,0 +1,99 @@
+"""Settings that do not fit: one line that names the key, what was expected, what was found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.validation import nearest, validated
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Wheel(Strict):
+    radius: float = 1.0
+
+
+class Car(Strict):
+    kind: Literal["car"]
+    wheels: tuple[Wheel, ...] = ()
+    gear: int | Literal["auto"] = "auto"
+
+
+class Boat(Strict):
+    kind: Literal["boat"]
+    sails: int = 1
+
+
+class Fleet(Strict):
+    name: str
+    vehicles: Annotated[tuple[Annotated[Car | Boat, Field(discriminator="kind")], ...], Field(min_length=1)]
+    spare: Wheel | None = None
+    routes: Literal["all"] | tuple[str, ...] = "all"
+
+
+def refusal(**changes: Any) -> str:
+    good: dict[str, Any] = {"name": "x", "vehicles": [{"kind": "car"}]}
+    with pytest.raises(ConfigError) as refused:
+        validated(Fleet, {**good, **changes}, "fleet.yaml")
+    text = str(refused.value)
+    assert "\n" not in text
+    assert text.startswith("fleet.yaml: ")
+    return text.removeprefix("fleet.yaml: ")
+
+
+def test_fitting_settings_pass() -> None:
+    fleet = validated(Fleet, {"name": "x", "vehicles": [{"kind": "boat", "sails": 3}]}, "here")
+    assert fleet.vehicles[0] == Boat(kind="boat", sails=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"nam": "y"}, "nam: unknown key 'nam' (did you mean 'name'?); known keys: name, vehicles, spare, routes"),
+        ({"spare": {"radus": 1}}, "spare.radus: unknown key 'radus' (did you mean 'radius'?); known keys: radius"),
+        # Through a tagged union: the tag is not part of the key, and only the named member's keys are suggested.
+        (
+            {"vehicles": [{"kind": "car"}, {"kind": "boat", "sail": 2}]},
+            "vehicles.1.sail: unknown key 'sail' (did you mean 'sails'?); known keys: kind, sails",
+        ),
+        (
+            {"vehicles": [{"kind": "car", "wheels": [{"radius": "wide"}]}]},
+            "vehicles.0.wheels.0.radius: expected a valid number, found 'wide'",
+        ),
+        ({"vehicles": [{"kind": "train"}]}, "vehicles.0.kind: expected 'car', 'boat', found 'train'"),
+        ({"vehicles": [{}]}, "vehicles.0: needs kind"),
+        ({"vehicles": []}, "vehicles: list should have at least 1 item after validation, not 0, found a list of 0"),
+        (
+            {"vehicles": [{"kind": "car", "gear": "fast"}]},
+            "vehicles.0.gear: expected a valid integer or 'auto', found 'fast'",
+        ),
+        ({"routes": [1]}, "routes.0: expected a valid string, found 1; put it in quotes"),
+        ({"routes": 5}, "routes: expected 'all' or a list, found 5"),
+        ({"name": None}, "name: expected a valid string, found nothing"),
+    ],
+)
+def test_one_line_names_the_key(changes: dict[str, Any], says: str) -> None:
+    assert refusal(**changes) == says
+
+
+def test_every_wrong_key_is_named() -> None:
+    assert refusal(name=3, spare=4) == (
+        "name: expected a valid string, found 3; put it in quotes; "
+        "spare: expected a valid dictionary or instance of Wheel, found 4"
+    )
+
+
+def test_a_required_key() -> None:
+    with pytest.raises(ConfigError, match=r"^here: vehicles: is required$"):
+        validated(Fleet, {"name": "x"}, "here")
+
+
+def test_nearest() -> None:
+    assert nearest("selecton", ["size", "selection"]) == " (did you mean 'selection'?)"
+    assert nearest("qqq", ["size", "selection"]) == ""
