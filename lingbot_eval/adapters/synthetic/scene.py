@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.adapters.synthetic.lighting import LightMaps, bake
-from lingbot_eval.adapters.synthetic.materials import TextureSet, build_textures, colour
+from lingbot_eval.adapters.synthetic.materials import TextureSet, build_textures
 from lingbot_eval.adapters.synthetic.paths import Walk
 from lingbot_eval.adapters.synthetic.plans import PLANS, Plan, Wall, contains, walls_around
 from lingbot_eval.types import FloatArray

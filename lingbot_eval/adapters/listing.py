@@ -1,0 +1,76 @@
+"""Looking at folders: what is there, in natural order, and how to say that what was wanted is not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.validation import nearest
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``frame2`` comes before ``frame10``."""
+    parts = _DIGITS.split(name)
+    # A number compares with a number and text with text; the text itself decides between 01 and 1.
+    key = [(1, int(part), part) if part.isdecimal() else (0, 0, part.lower()) for part in parts]
+    return [*key, (0, 0, name)]
+
+
+def existing_folder(path: Path, what: str) -> Path:
+    """``path``, or DataError that says how far the path exists and what lies there."""
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise DataError(f"{what} {path} is a file, expected a folder")
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    names = names_in(parent)
+    raise DataError(f"{what} {path} does not exist{nearest(path.name, names)}; {parent} holds {shown(names)}")
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names in a folder, in natural order. Raises DataError when it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder), key=natural_key)  # noqa: PTH208 – names only, no Path a file
+    except OSError as error:
+        raise DataError(f"folder {folder} cannot be listed: {error.strerror or error}") from error
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Names of the folders in a folder (links followed, hidden ones left out), in natural order."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"folder {folder} cannot be listed: {error.strerror or error}") from error
+    return sorted(names, key=natural_key)
+
+
+def shown(names: Iterable[str], limit: int = 12) -> str:
+    """A few names for a message, and how many more there are."""
+    listed = list(names)
+    if not listed:
+        return "nothing"
+    rest = f" … ({len(listed)} in all)" if len(listed) > limit else ""
+    # A name from elsewhere may hold a line break; a message is one line.
+    return ", ".join(name if name.isprintable() else repr(name) for name in listed[:limit]) + rest
+
+
+def unknown_scene(dataset: str, scene: str, scenes: Iterable[str]) -> DataError:
+    """The error for a scene that is not there, listing those that are."""
+    listed = list(scenes)
+    return DataError(f"{dataset}: no scene {scene!r}{nearest(scene, listed)}; there are: {shown(listed, 30)}")
+
+
+def inside(folder: Path, relative: str, place: str) -> Path:
+    """``folder / relative``, where ``relative`` was read from a file; DataError when it leads out of the folder."""
+    path = folder / relative
+    if Path(relative).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{place}: expected a path inside {folder}, found {relative[:80]!r}")
+    return path

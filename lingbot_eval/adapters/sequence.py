@@ -1,0 +1,139 @@
+"""A scene made of files, one image a frame: what the adapters of image datasets have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lingbot_eval.adapters.readers import image_size, read_depth, read_image, read_pose
+from lingbot_eval.errors import DataError
+from lingbot_eval.types import FloatArray, Frame, Trajectory
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FrameFiles:
+    """Where one frame comes from.
+
+    timestamp: seconds. pose: a 4×4 camera-to-world text file, the (4, 4) matrix itself, or None.
+    depth_intrinsics: (3, 3) where this depth map is not registered to the image.
+    """
+
+    image: Path
+    timestamp: float
+    pose: Path | FloatArray | None = None
+    depth: Path | None = None
+    depth_intrinsics: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FileSequence:
+    """Frames of files in order (a FrameSequence).
+
+    files: the selected frames. root: paths in the fingerprint are relative to it. index_files: further files that
+    decided what the frames are. depth_units: of the depth maps, a metre.
+    """
+
+    dataset: str
+    scene: str
+    root: Path
+    files: Sequence[FrameFiles]
+    intrinsics: FloatArray | None
+    conventions: Mapping[str, Any]
+    index_files: tuple[Path, ...] = ()
+    depth_units: float = 1000.0
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise DataError(f"{self.dataset}: scene {self.scene} in {self.root} has no frames; is the folder complete?")
+        times = self.timestamps()
+        wrong = np.flatnonzero(~(np.diff(times) > 0))
+        if len(wrong):
+            index = int(wrong[0]) + 1
+            raise DataError(
+                f"{self._place(index)}: {self.files[index].image}: expected timestamps to increase, found"
+                f" {times[index]:.6f} s after {times[index - 1]:.6f} s; put the frames in order of time"
+            )
+
+    @property
+    def length(self) -> int:
+        return len(self.files)
+
+    def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
+        """Frames in order; raises DataError at the frame whose image, depth or pose cannot be read."""
+        size = None
+        for index, source in enumerate(self.files):
+            place = self._place(index)
+            if size is None and (images or depth):
+                size = image_size(source.image, place)
+            depth_map = None
+            if depth and source.depth is not None and size is not None:
+                depth_map = read_depth(source.depth, place, self.depth_units, size)
+            yield Frame(
+                index=index,
+                timestamp=source.timestamp,
+                image=read_image(source.image, place, size) if images else None,
+                source=str(source.image),
+                camera_to_world=_pose(source),
+                depth=depth_map,
+                intrinsics=self.intrinsics,
+                depth_intrinsics=source.depth_intrinsics if depth_map is not None else None,
+            )
+
+    def reference(self) -> Trajectory | None:
+        """Poses of the frames that have one; None where no frame has."""
+        indices = [index for index, source in enumerate(self.files) if source.pose is not None]
+        if not indices:
+            return None
+        poses = [pose for index in indices if (pose := _pose(self.files[index])) is not None]
+        return Trajectory(np.array(indices, np.int64), self.timestamps()[indices], np.stack(poses))
+
+    def timestamps(self) -> FloatArray:
+        """(length,) seconds."""
+        return np.array([source.timestamp for source in self.files], np.float64)
+
+    def fingerprint(self) -> str:
+        """Digest over name, size and modification time of every file that is read; no file is opened."""
+        digest = hashlib.sha256(f"{self.dataset} {self.scene}".encode())
+        for path in self._paths():
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise DataError(f"{self.dataset}: {path} cannot be looked at: {error.strerror or error}") from error
+            name = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+            digest.update(f"\0{name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        return digest.hexdigest()
+
+    def facts(self) -> Mapping[str, Any]:
+        """The adapter's conventions, and how many frames have a pose and a depth map."""
+        return {
+            **self.conventions,
+            "frames": self.length,
+            "frames_with_pose": sum(source.pose is not None for source in self.files),
+            "frames_with_depth": sum(source.depth is not None for source in self.files),
+        }
+
+    def _paths(self) -> Iterator[Path]:
+        yield from self.index_files
+        for source in self.files:
+            yield source.image
+            if isinstance(source.pose, Path):
+                yield source.pose
+            if source.depth is not None:
+                yield source.depth
+
+    def _place(self, index: int) -> str:
+        return f"{self.dataset}: {self.scene} frame {index}"
+
+
+def _pose(source: FrameFiles) -> FloatArray | None:
+    return read_pose(source.pose) if isinstance(source.pose, Path) else source.pose
+
+
+def pinhole(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
+    """(3, 3) intrinsic matrix in pixels."""
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
