@@ -1,0 +1,197 @@
+"""Experiment files: what they may say, how they are overridden, and the one line each mistake gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.replay_config import ReplayConfig
+from lingbot_eval.resources import shared_names
+from lingbot_eval.runs.experiment import experiment_path, load_experiment
+
+SMALL = """
+name: small
+datasets:
+  - name: synthetic
+    options: {frames: 20}
+methods:
+  - kind: lingbot
+    model: {config: ci}
+"""
+
+WHOLE = """
+name: whole-thing_1.0
+datasets:
+  - name: synthetic
+    root: null
+    scenes: [room, corridor]
+    options: {frames: 150, width: 224, height: 168, seed: 0}
+    selection: {start: 3, stride: 2, count: 40}
+    size: {mode: exact, width: 224, height: 168}
+    depth_range: [0.001, 80.0]
+  - name: folder
+    root: ~/somewhere
+methods:
+  - kind: lingbot
+    name: model
+    model: {config: ci, checkpoint: null, seed: 0, camera_iterations: 4, point_head: false}
+    streaming: {scale_frames: 8, window: 64, keyframe_interval: auto, backend: sdpa}
+    device: auto
+    precision: float32
+  - kind: replay
+    name: orb
+    trajectory: "estimates/{scene}.txt"
+    format: tum
+metrics:
+  trajectory: {alignments: [sim3]}
+  depth: null
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "experiment.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refusal(source: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load_experiment(source, overrides)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_whole_file_reads(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, WHOLE))
+    assert experiment.name == "whole-thing_1.0"
+    room, folder = experiment.datasets
+    assert room.scenes == ("room", "corridor")
+    assert (room.selection.start, room.selection.stride, room.selection.count) == (3, 2, 40)
+    assert room.depth_range == (0.001, 80.0)
+    assert folder.scenes == "all"
+    model, orb = experiment.methods
+    assert isinstance(model, LingbotConfig)
+    assert model.streaming.window == 64
+    assert isinstance(orb, ReplayConfig)
+    assert orb.trajectory == "estimates/{scene}.txt"
+    assert experiment.metrics.trajectory is not None
+    assert experiment.metrics.trajectory.alignments == ("sim3",)
+    assert experiment.metrics.depth is None
+
+
+def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, SMALL))
+    assert experiment.metrics.trajectory is not None
+    assert experiment.metrics.depth is not None
+    assert experiment.methods[0].name == "lingbot"
+    assert "stride" not in experiment.datasets[0].selection.model_fields_set
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("options:", "selecton: {stride: 2}\n    options:", "0.selecton: unknown key 'selecton' (did you mean 'selection'?)"),
+        ("kind: lingbot", "kind: lingbo", "methods.0.kind: expected 'lingbot', 'replay', found 'lingbo'"),
+        ("config: ci", "config: ci, sed: 1", "methods.0.model.sed: unknown key 'sed' (did you mean 'seed'?)"),
+        ("config: ci", "config: tiny", "methods.0.model.config: expected 'full', 'mini' or 'ci', found 'tiny'"),
+        ("name: small", "name: ../small", "name: String should match pattern"),
+        ("options:", "depth_range: [3, 2]\n    options:", "0.depth_range: expected [min, max] in metres"),
+        ("options:", "depth_range: [0, .inf]\n    options:", "datasets.0.depth_range: expected [min, max]"),
+        ("options:", "scenes: [a, a]\n    options:", "datasets.0.scenes: each scene once"),
+        ("options:", "scenes: []\n    options:", "datasets.0.scenes: "),
+        ("options:", "scenes: [00]\n    options:", "scenes.0: expected a valid string, found 0; put it in quotes"),
+        ("options:", "size: {mode: exact, width: 225, height: 168}\n    options:", "use 224 or 238"),
+        ("name: small", "name: small\nname: other", "experiment.yaml:3: key 'name' is given twice"),
+        ("methods:", "methods: []\nmethod:", "methods: list should have at least 1 item"),
+    ],
+)  # fmt: skip
+def test_each_mistake_gets_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
+    text = refusal(write(tmp_path, SMALL.replace(old, new, 1)))
+    assert says in text
+    assert "experiment.yaml" in text
+
+
+def test_equal_names_are_refused(tmp_path: Path) -> None:
+    twice = SMALL + "  - kind: lingbot\n"
+    assert "methods: each needs a name of its own, found 'lingbot' more than once" in refusal(write(tmp_path, twice))
+    twice = SMALL.replace("methods:", "  - name: synthetic\nmethods:")
+    assert "datasets: each needs a name of its own, found 'synthetic'" in refusal(write(tmp_path, twice))
+
+
+def test_overrides(tmp_path: Path) -> None:
+    experiment = load_experiment(
+        write(tmp_path, SMALL),
+        [
+            "name=other",
+            "datasets.0.scenes=[a, b]",
+            "datasets.0.selection.stride=3",  # a section that the file does not have
+            "methods.0.streaming.window=5",
+            "methods.0.model.checkpoint=some=thing.pt",
+            "metrics.depth=null",
+        ],
+    )
+    assert experiment.name == "other"
+    assert experiment.datasets[0].scenes == ("a", "b")
+    assert experiment.datasets[0].selection.stride == 3
+    assert experiment.datasets[0].options == {"frames": 20}
+    method = experiment.methods[0]
+    assert isinstance(method, LingbotConfig)
+    assert method.streaming.window == 5
+    assert method.model.checkpoint == "some=thing.pt"
+    assert experiment.metrics.depth is None
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("datasets.1.root=x", "--set datasets.1.root=x: datasets is a list; expected a position 0…0, found '1'"),
+        ("datasets.first.root=x", "expected a position 0…0, found 'first'"),
+        ("datasets.0.name.x=1", "--set datasets.0.name.x=1: datasets.0.name is a value ('synthetic'), not a section"),
+        ("datasets.0.rot=x", "datasets.0.rot: unknown key 'rot' (did you mean 'root'?)"),
+        ("metics.depth=null", "metics: unknown key 'metics' (did you mean 'metrics'?)"),
+        ("methods.0.streaming.window=many", "window=many: methods.0.streaming.window: expected"),
+        ("no-equals-sign", "expected KEY.PATH=VALUE"),
+        ("=3", "expected KEY.PATH=VALUE"),
+        ("a..b=3", "expected KEY.PATH=VALUE"),
+        ("name=[1", "not a YAML value"),
+    ],
+)  # fmt: skip
+def test_a_wrong_override_is_named(tmp_path: Path, override: str, says: str) -> None:
+    assert says in refusal(write(tmp_path, SMALL), override)
+
+
+def test_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path, SMALL.replace("options:", "root: ${SOME_ROOT}/data\n    options:"))
+    monkeypatch.delenv("SOME_ROOT", raising=False)
+    text = refusal(source)
+    assert "datasets.0.root: the environment variable SOME_ROOT is not set" in text
+    assert "--set datasets.0.root=VALUE" in text
+    # An override takes the place of the value before its variables are looked up.
+    assert load_experiment(source, ["datasets.0.root=/x"]).datasets[0].root == "/x"
+    monkeypatch.setenv("SOME_ROOT", "/here")
+    assert load_experiment(source).datasets[0].root == "/here/data"
+
+
+def test_shipped_experiments_load_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEVEN_SCENES_ROOT", "/data")
+    assert {"smoke", "seven_scenes"} <= set(shared_names("benchmarks"))
+    for name in shared_names("benchmarks"):
+        assert load_experiment(name).methods
+
+
+def test_an_unknown_name_lists_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = refusal("smok")
+    assert "did you mean 'smoke'?" in text
+    assert "seven_scenes" in text
+
+
+def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoke").write_text(SMALL, encoding="utf-8")
+    assert experiment_path("smoke") == Path("smoke")
+    assert load_experiment("smoke").name == "small"
+    assert "No such file" in refusal("missing.yaml")

@@ -1,0 +1,167 @@
+"""One pass through a method: pairing, memory in flight, and a clock that gives nothing away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lingbot_eval.errors import DataError, StreamError
+from lingbot_eval.runs.stream import AHEAD, MAX_IN_FLIGHT, SceneStream
+from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
+
+Predict = Callable[[Iterable[Frame]], Iterator[Prediction]]
+
+
+class Scripted:
+    """A method whose ``predict`` is a plain function."""
+
+    name = "scripted"
+    needs_images = False
+
+    def __init__(self, predict: Predict) -> None:
+        self.predict = predict
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}
+
+    def open(self, sequence: FrameSequence) -> None: ...
+
+    def warm_up(self, frame: Frame) -> float:
+        return 0.0
+
+    def resources(self) -> tuple[Measurement, ...]:
+        return ()
+
+    def close(self) -> None: ...
+
+
+def frames(count: int, seconds: float = 0.0) -> Iterator[Frame]:
+    for index in range(count):
+        time.sleep(seconds)
+        yield Frame(index, float(index), None, f"frame {index}")
+
+
+def answer(frame: Frame) -> Prediction:
+    return Prediction(frame.index, frame.timestamp, np.eye(4))
+
+
+def each(stream: Iterable[Frame]) -> Iterator[Prediction]:
+    return (answer(frame) for frame in stream)
+
+
+def streamed(predict: Predict, source: Iterable[Frame]) -> SceneStream:
+    return SceneStream(Scripted(predict), source, lambda frame: frame)
+
+
+def test_predictions_meet_their_frames() -> None:
+    stream = streamed(each, frames(20))
+    outputs = list(stream.outputs())
+    assert [output.frame.index for output in outputs] == list(range(20))
+    assert all(output.prediction.index == output.frame.index for output in outputs)
+    assert stream.exhausted
+    assert stream.given == 20
+
+
+def test_held_back_and_left_out_frames() -> None:
+    def third_of_groups(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        group: list[Frame] = []
+        for frame in stream:
+            group.append(frame)
+            if len(group) == 10:
+                yield from (answer(held) for held in group[::3])
+                group.clear()
+
+    outputs = list(streamed(third_of_groups, frames(40)).outputs())
+    assert [output.frame.index for output in outputs] == [10 * g + k for g in range(4) for k in (0, 3, 6, 9)]
+
+
+def test_a_sparse_method_may_skip_more_than_may_be_in_flight() -> None:
+    def last_only(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        return (answer(frame) for frame in stream if frame.index == 2 * MAX_IN_FLIGHT)
+
+    (output,) = streamed(last_only, frames(3 * MAX_IN_FLIGHT)).outputs()
+    assert output.frame.index == 2 * MAX_IN_FLIGHT
+
+
+def test_holding_back_too_much_is_refused() -> None:
+    def everything_at_the_end(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        return iter([answer(frame) for frame in stream])
+
+    assert len(list(streamed(everything_at_the_end, frames(MAX_IN_FLIGHT)).outputs())) == MAX_IN_FLIGHT
+    with pytest.raises(StreamError, match=r"'scripted': predicted frame 0, which is not among the last 256"):
+        list(streamed(everything_at_the_end, frames(MAX_IN_FLIGHT + 1)).outputs())
+
+
+@pytest.mark.parametrize("order", [[0, 0], [1, 0]])
+def test_disorder_is_refused(order: list[int]) -> None:
+    def disordered(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        held = list(stream)
+        return (answer(held[index]) for index in order)
+
+    with pytest.raises(StreamError, match="must come in frame order"):
+        list(streamed(disordered, frames(3)).outputs())
+
+
+def test_only_frames_in_flight_are_decoded() -> None:
+    decoded: list[int] = []
+
+    def noted() -> Iterator[Frame]:
+        for frame in frames(100):
+            decoded.append(frame.index)
+            yield frame
+
+    outputs = streamed(each, noted()).outputs()
+    for _ in range(10):
+        next(outputs)
+    outputs.close()
+    assert 10 <= len(decoded) <= 10 + AHEAD + 1
+
+
+def test_a_failure_belongs_to_its_frame() -> None:
+    def broken(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        for frame in stream:
+            if frame.index == 7:
+                raise RuntimeError("boom")
+            yield answer(frame)
+
+    stream = streamed(broken, frames(20))
+    with pytest.raises(RuntimeError, match="boom"):
+        list(stream.outputs())
+    assert stream.at_frame == 7
+
+    def undecodable() -> Iterator[Frame]:
+        yield from frames(12)
+        raise DataError("frame 12 is damaged")
+
+    stream = streamed(each, undecodable())
+    taken = []
+    with pytest.raises(DataError, match="frame 12"):
+        taken.extend(stream.outputs())
+    assert stream.at_frame == 12
+
+
+def test_the_clock_leaves_the_caller_out_and_counts_the_method() -> None:
+    def slow(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        for frame in stream:
+            time.sleep(0.01)
+            yield answer(frame)
+
+    started = time.perf_counter()
+    intervals = []
+    for output in streamed(slow, frames(10)).outputs():
+        intervals.append(output.interval_s)
+        time.sleep(0.03)
+    assert 0.1 <= sum(intervals) <= time.perf_counter() - started - 0.29
+
+
+def test_the_clock_never_runs_ahead_of_decoding() -> None:
+    # Decoding takes longer than the method; while the caller works, it goes on in the background for nothing.
+    total = 0.0
+    for output in streamed(each, frames(10, seconds=0.01)).outputs():
+        total += output.interval_s
+        time.sleep(0.03)
+    assert total >= 0.1
