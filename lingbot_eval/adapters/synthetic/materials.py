@@ -71,7 +71,7 @@ def fractal_noise(rng: Generator, shape: tuple[int, int], roughness: float) -> T
     spectrum = np.fft.fft2(rng.standard_normal(shape)) * frequency**-roughness
     spectrum[0, 0] = 0.0
     noise = np.fft.ifft2(spectrum).real
-    return (noise / noise.std()).astype(np.float32)
+    return np.asarray(noise / noise.std(), np.float32)
 
 
 def colour(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> NDArray[np.float32]:
@@ -83,9 +83,9 @@ def colour(rng: Generator, saturation: tuple[float, float], value: tuple[float, 
 
 def _grid() -> tuple[Texture, Texture]:
     """Row and column coordinate in [0, 1) of every texel centre."""
-    axis = (np.arange(TEXTURE_SIZE, dtype=np.float32) + 0.5) / TEXTURE_SIZE
+    axis = (np.arange(TEXTURE_SIZE) + 0.5) / TEXTURE_SIZE
     rows, columns = np.meshgrid(axis, axis, indexing="ij")
-    return rows, columns
+    return rows.astype(np.float32), columns.astype(np.float32)
 
 
 def _noise(rng: Generator, roughness: float) -> Texture:
@@ -118,7 +118,9 @@ def _wallpaper(rng: Generator) -> Texture:
         wave = wave * np.cos(2 * np.pi * down * rows)
     pattern = (1.0 / (1.0 + np.exp(-6.0 * wave)))[..., None].astype(np.float32)
     first, second = colour(rng, (0.1, 0.5), (0.6, 0.9)), colour(rng, (0.1, 0.6), (0.35, 0.8))
-    return (first * pattern + second * (1 - pattern)) * (1.0 + 0.05 * _noise(rng, 0.9)[..., None])
+    return np.asarray(
+        (first * pattern + second * (1 - pattern)) * (1.0 + 0.05 * _noise(rng, 0.9)[..., None]), np.float32
+    )
 
 
 def _blocks(rng: Generator, shape: tuple[int, int], stagger: bool, joint: float) -> tuple[Texture, Texture]:
@@ -155,7 +157,7 @@ def _planks(rng: Generator) -> Texture:
     wood = colour(rng, (0.35, 0.6), (0.45, 0.75))
     wood = np.sort(wood)[::-1].copy()  # red above green above blue: some kind of brown
     shade = 1.0 + 0.14 * tone + 0.06 * grain + 0.05 * _noise(rng, 0.4)
-    return wood * (shade * (1 - 0.5 * joints))[..., None].astype(np.float32)
+    return np.asarray(wood * (shade * (1 - 0.5 * joints))[..., None].astype(np.float32), np.float32)
 
 
 def _panels(rng: Generator) -> Texture:
@@ -170,7 +172,7 @@ def _rug(rng: Generator) -> Texture:
     shades = np.stack([colour(rng, (0.3, 0.8), (0.25, 0.75)) for _ in range(4)])
     diamonds = (np.floor(6 * rows + 6 * columns) + np.floor(6 * rows - 6 * columns)).astype(int)
     picked = np.where(ring > 0.6, bands[np.minimum((ring * 9).astype(int), 8)], diamonds % 4)
-    return shades[picked] * (1.0 + 0.1 * _noise(rng, 0.3)[..., None])
+    return np.asarray(shades[picked] * (1.0 + 0.1 * _noise(rng, 0.3)[..., None]), np.float32)
 
 
 def _poster(rng: Generator) -> Texture:
@@ -239,7 +241,7 @@ def _books(rng: Generator) -> Texture:
 def _cabinet(rng: Generator) -> Texture:
     tone, joints = _blocks(rng, (int(rng.integers(1, 5)), int(rng.integers(1, 4))), False, 0.03)
     body = _plain(rng, colour(rng, (0.0, 0.6), (0.3, 0.85)), 0.04, 1.0)
-    return body * (1.0 + 0.04 * tone[..., None]) * (1 - 0.55 * joints[..., None])
+    return np.asarray(body * (1.0 + 0.04 * tone[..., None]) * (1 - 0.55 * joints[..., None]), np.float32)
 
 
 def _light(rng: Generator) -> Texture:

@@ -256,4 +256,4 @@ class Renderer:
 
 def _plane(coefficients: FloatArray, u: Floats, v: Floats) -> Floats:
     a, b, c = coefficients
-    return np.add.outer((b * v + c).astype(np.float32), np.float32(a) * u)
+    return np.asarray(np.add.outer((b * v + c).astype(np.float32), np.float32(a) * u), np.float32)
