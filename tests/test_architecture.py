@@ -43,6 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
+    # A dataset's card names the size that its protocol prepares frames to; adapters themselves never resize.
+    ("adapters", "preparation"): {"lingbot_eval.preparation.resize"},
     # A model sees a cache only through its protocol.
     ("model", "cache"): {"lingbot_eval.cache.protocol"},
     # Reports read what runs stored; nothing that runs anything.
