@@ -10,6 +10,9 @@ from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.types import FloatArray
 
+RANK_TOLERANCE = 1e-15
+"""A few float64 epsilons: what rounding the coordinates can add to a covariance, relative to its factors."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sim3:
@@ -41,9 +44,10 @@ class Sim3:
 def umeyama(source: FloatArray, target: FloatArray, with_scale: bool) -> Sim3:
     """The similarity (or, without scale, rigid motion) with the least squared error from source to target points.
 
-    source, target: (N, 3), row i belongs to row i. Raises UnscorableError when the rotation is not determined:
-    fewer than two singular values of the covariance above float64's epsilon, which is evo's rule, so that
-    everything that evo aligns is aligned here too (points on a line up to noise included).
+    source, target: (N, 3), row i belongs to row i. Raises UnscorableError when the rotation is not determined: the
+    second singular value of the covariance is within what rounding the coordinates can make. (evo compares it with
+    float64's epsilon in whatever unit, so that points exactly on a line pass or fail by chance; a path with real
+    lateral motion or noise passes both.)
     """
     if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3:
         raise ValueError(f"expected two (N, 3) arrays of one length, found {source.shape} and {target.shape}")
@@ -53,7 +57,9 @@ def umeyama(source: FloatArray, target: FloatArray, with_scale: bool) -> Sim3:
     source_centred, target_centred = source - source_mean, target - target_mean
     covariance = target_centred.T @ source_centred / len(source)
     u, singular, vt = np.linalg.svd(covariance)
-    rank = int(np.count_nonzero(singular > np.finfo(np.float64).eps))
+    source_spread, target_spread = (float(np.sqrt(np.mean(c**2))) for c in (source_centred, target_centred))
+    rounding = RANK_TOLERANCE * (np.abs(source).max() * target_spread + np.abs(target).max() * source_spread)
+    rank = int(np.count_nonzero(singular > rounding))
     if rank < 2:
         shape = "in one point" if rank == 0 else "on one line"
         raise UnscorableError(

@@ -1,0 +1,99 @@
+"""Poses, quaternions and cameras against SciPy and first principles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.linalg import expm
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.geometry.cameras import back_project, crop_intrinsics, project, scale_intrinsics
+from lingbot_eval.geometry.poses import inverse, nearest_rotation, orthogonalised, pose_matrix, relative, rotation_angle
+from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
+
+seeds = st.integers(0, 2**32 - 1)
+K = np.array([[500.0, 0, 320], [0, 510.0, 240], [0, 0, 1]])
+
+
+def poses(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return pose_matrix(Rotation.random(count, random_state=rng).as_matrix(), rng.normal(size=(count, 3)))
+
+
+@given(seeds)
+def test_inverse_and_relative(seed: int) -> None:
+    a, b = poses(2, seed)
+    np.testing.assert_allclose(inverse(a), np.linalg.inv(a), atol=1e-12)
+    np.testing.assert_allclose(relative(a, b), np.linalg.solve(a, b), atol=1e-12)
+    np.testing.assert_allclose(inverse(np.stack([a, b]))[1], inverse(b))
+
+
+@given(st.floats(0, np.pi), seeds)
+def test_rotation_angle(angle: float, seed: int) -> None:
+    axis = np.random.default_rng(seed).normal(size=3)
+    rotation = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
+    assert rotation_angle(rotation) == pytest.approx(angle, abs=2e-8)
+
+
+@pytest.mark.parametrize("angle", [1e-12, 1e-9, 1e-6, 1e-3])
+def test_small_angles_keep_their_digits(angle: float) -> None:
+    skew = np.array([[0, -3.0, 2.0], [3.0, 0, -1.0], [-2.0, 1.0, 0]]) / np.sqrt(14)
+    assert rotation_angle(expm(angle * skew)) == pytest.approx(angle, rel=1e-9)
+
+
+@given(seeds, st.floats(0, 0.3))
+def test_nearest_rotation_is_a_rotation_and_nearest(seed: int, noise: float) -> None:
+    rng = np.random.default_rng(seed)
+    matrix = Rotation.random(random_state=rng).as_matrix() + noise * rng.normal(size=(3, 3))
+    found = nearest_rotation(matrix)
+    np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(found) == pytest.approx(1)
+    others = found @ Rotation.from_rotvec(0.2 * rng.normal(size=(50, 3))).as_matrix()
+    assert (np.linalg.norm(others - matrix, axis=(1, 2)) >= np.linalg.norm(found - matrix) - 1e-12).all()
+
+
+def test_nearest_rotation_of_a_mirror_image() -> None:
+    found = nearest_rotation(np.diag([1.0, 1.0, -1.0])[None])[0]
+    assert np.linalg.det(found) == pytest.approx(1)
+
+
+def test_orthogonalised_keeps_positions() -> None:
+    pose = poses(3, 1)
+    sheared = pose.copy()
+    sheared[:, 0, 0] += 1e-3
+    np.testing.assert_array_equal(orthogonalised(sheared)[:, :3, 3], pose[:, :3, 3])
+    np.testing.assert_allclose(orthogonalised(pose), pose, atol=1e-12)
+
+
+@given(seeds)
+def test_quaternions(seed: int) -> None:
+    rotations = Rotation.random(4, random_state=seed)
+    matrices = rotations.as_matrix().reshape(2, 2, 3, 3)
+    quaternions = quaternion_from_rotation(matrices)
+    assert (quaternions[..., 3] >= 0).all()
+    np.testing.assert_allclose(rotation_from_quaternion(-3 * quaternions), matrices, atol=1e-12)
+    x, y, z, w = quaternions[0, 0]
+    assert matrices[0, 0][1, 0] == pytest.approx(2 * (x * y + z * w))  # the textbook's entry fixes the scalar's place
+
+
+@given(seeds)
+def test_project_undoes_back_project(seed: int) -> None:
+    depth = np.random.default_rng(seed).uniform(0.5, 10, (7, 9)).astype(np.float32)
+    points = back_project(depth, K)
+    np.testing.assert_allclose(points[..., 2], depth, rtol=1e-6)
+    rows, columns = np.indices(depth.shape)
+    np.testing.assert_allclose(project(points, K), np.stack([columns, rows], axis=-1), atol=1e-9)
+
+
+def test_projection_by_hand() -> None:
+    np.testing.assert_allclose(project(np.array([1.0, -2.0, 4.0]), K), [320 + 125, 240 - 255])
+    assert not np.isfinite(project(np.zeros(3), K)).any()
+
+
+def test_intrinsics_follow_the_image() -> None:
+    point = np.array([0.3, -0.2, 2.0])
+    pixel = project(point, K)
+    np.testing.assert_allclose(project(point, scale_intrinsics(K, 0.5, 0.25)), pixel * [0.5, 0.25])
+    np.testing.assert_allclose(project(point, crop_intrinsics(K, 10, 4)), pixel - [10, 4])
