@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report; says which files, and shows the summary."""
-    from lingbot_eval.reports.rendering import markdown_table, table_data
+    from lingbot_eval.reports.rendering import table_data, text_table
     from lingbot_eval.reports.report import write_report
     from lingbot_eval.reports.tables import read_results, wide_tables
     from lingbot_eval.runs.store import RunStore
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     if tables:
-        output.line(markdown_table(tables[0]))
+        output.line(text_table(tables[0]))
     output.line(f"report: {files[0]} ({len(files) - 1} more files beside it)")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,25 @@ def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def legend_above(axes: Axes) -> None:
+    """A legend in the line of the panel's title, where it hides no data."""
+    handles, _ = axes.get_legend_handles_labels()
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.99),
+        ncols=max(1, len(handles)),
+        borderaxespad=0.1,
+        columnspacing=1.2,
+    )
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all. Raises StoreError."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # A scene's name in a script that the font lacks is drawn as boxes: no reason to alarm anybody.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         # Without the library's version in it, the same run gives the same bytes.
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
@@ -76,7 +93,7 @@ def draw_series(axes: Axes, x: FloatArray, y: FloatArray, label: str, color: str
         return
     stretch = max(5, len(y) // 200)
     if len(y) <= MOST_POINTS:
-        axes.plot(x, y, color=color, linewidth=0.6, alpha=0.35)
+        axes.plot(x, y, color=color, linewidth=0.6, alpha=0.35, label=label)
     else:
         starts = np.arange(0, len(y), -(-len(y) // (MOST_POINTS // 4)))
         axes.fill_between(
@@ -87,9 +104,10 @@ def draw_series(axes: Axes, x: FloatArray, y: FloatArray, label: str, color: str
             alpha=0.3,
             linewidth=0,
             step="post",
+            label=f"{label}, smallest to largest",
         )
     centres, medians = rolling_median(x, y, stretch)
-    axes.plot(centres, medians, color=color, linewidth=1.6, label=f"{label}, median of {stretch}")
+    axes.plot(centres, medians, color=color, linewidth=1.6, label=f"rolling median of {stretch}")
 
 
 def rolling_median(x: FloatArray, y: FloatArray, width: int) -> tuple[FloatArray, FloatArray]:

@@ -20,6 +20,7 @@ from lingbot_eval.reports.figure_style import (
     SKY,
     VERMILION,
     draw_series,
+    legend_above,
     limit_to_bulk,
     new_figure,
     style,
@@ -50,11 +51,12 @@ def trajectory_figure(paths: Paths, title: str) -> Figure:
     unit = "m" if paths.reference is not None else "method's own unit"
     above, side = figure.subplots(1, 2)
     for axes, (across, up), name in (
-        (above, (first, second), "From above"),
+        (above, (first, second), "From above (the two longest extents)"),
         (side, (longest, third), "From the side"),
     ):
         _draw_paths(axes, paths, across, up)
         style(axes, f"{'xyz'[across]} [{unit}]", f"{'xyz'[up]} [{unit}]", f"{name}: {'xyz'[across]}–{'xyz'[up]} plane")
+        axes.ticklabel_format(useOffset=False)
         axes.set_aspect("equal", adjustable="datalim")
     figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return figure
@@ -70,18 +72,19 @@ def _draw_paths(axes: Axes, paths: Paths, across: int, up: int) -> None:
     for points, color in ((paths.reference, BLACK), (paths.estimate, VERMILION)):
         if points is None:
             continue
-        last = color == VERMILION  # so that each marker is in the legend once
-        for position, marker, name in ((0, "o", "start"), (-1, "s", "end")):
+        named = color == VERMILION  # so that each marker is in the legend once
+        # The end is a large open square, the start a small full disc: on a closed loop both are seen.
+        for position, marker, size, fill, name in ((0, "o", 6, color, "start"), (-1, "s", 11, "none", "end")):
             axes.plot(
                 points[position, across],
                 points[position, up],
                 marker=marker,
-                markersize=8,
-                markerfacecolor="white",
+                markersize=size,
+                markerfacecolor=fill,
                 markeredgecolor=color,
                 markeredgewidth=1.6,
                 linestyle="none",
-                label=name if last else None,
+                label=name if named else None,
             )
 
 
@@ -96,7 +99,7 @@ def error_figure(frames: pd.DataFrame, title: str) -> Figure | None:
     wanted = (
         ("position_error_m", "position error [m]", "Distance to the reference after Sim(3) alignment", VERMILION, "m"),
         ("rotation_error_deg", "rotation error [deg]", "Angle to the reference after Sim(3) alignment", BLUE, "deg"),
-        ("depth_abs_rel", "abs_rel [1]", "Depth error of each frame alone, scale_only alignment", GREEN, ""),
+        ("depth_abs_rel", "abs_rel", "Depth error of each frame alone, scale_only alignment", GREEN, ""),
     )
     there = [entry for entry in wanted if frames[entry[0]].notna().any()]
     if not there:
@@ -106,11 +109,11 @@ def error_figure(frames: pd.DataFrame, title: str) -> Figure | None:
     index = frames["index"].to_numpy(np.float64)
     for axes, (column, label, name, color, unit) in zip(panels, there, strict=True):
         values = frames[column].to_numpy(np.float64)
-        draw_series(axes, index, values, "error", color)
+        draw_series(axes, index, values, "each frame", color)
         style(axes, "frame" if axes is panels[-1] else "", label, name)
         limit_to_bulk(axes, values, unit)
-        if len(values) > 100:
-            axes.legend(fontsize=8, frameon=False, loc="upper left")
+        axes.margins(x=0.01)
+        legend_above(axes)
     return figure
 
 
@@ -128,7 +131,8 @@ def cost_figure(frames: pd.DataFrame, title: str) -> Figure | None:
     panels = figure.subplots(len(there), 1, sharex=True, squeeze=False)[:, 0]
     for axes, draw in zip(panels, there, strict=True):
         draw(axes, frames)
-        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_above(axes)
+        axes.margins(x=0.01)
     panels[-1].set_xlabel("frame", fontsize=10)
     return figure
 
@@ -136,7 +140,7 @@ def cost_figure(frames: pd.DataFrame, title: str) -> Figure | None:
 def _draw_milliseconds(axes: Axes, frames: pd.DataFrame) -> None:
     index = frames["index"].to_numpy(np.float64)
     drawn = []
-    for column, label, color in (("interval_ms", "end to end", ORANGE), ("forward_ms", "forward", BLUE)):
+    for column, label, color in (("interval_ms", "end to end", ORANGE), ("forward_ms", "forward on the device", BLUE)):
         if frames[column].notna().any():
             draw_series(axes, index, frames[column].to_numpy(np.float64), label, color)
             drawn.append(frames[column].to_numpy(np.float64))
@@ -144,7 +148,7 @@ def _draw_milliseconds(axes: Axes, frames: pd.DataFrame) -> None:
     if len(scale):
         # They enter in one pass and leave in one burst: their times are shares, not latencies.
         axes.axvspan(scale.min() - 0.5, scale.max() + 0.5, color=GREY, alpha=0.25, label="scale frames")
-    style(axes, "", "ms a frame", "Time: forward on the device, and end to end between predictions leaving")
+    style(axes, "", "ms", "Time of each frame")
     limit_to_bulk(axes, np.concatenate(drawn), "ms")
 
 
@@ -162,11 +166,12 @@ def _draw_cache(axes: Axes, frames: pd.DataFrame) -> None:
         linewidth=0,
     )
     axes.set_ylim(bottom=0)
-    style(axes, "", "MiB", "Key/value cache in use, by kind (stacked)")
+    style(axes, "", "MiB", "Key/value cache in use, stacked")
 
 
 def _draw_memory(axes: Axes, frames: pd.DataFrame) -> None:
     index = frames["index"].to_numpy(np.float64)
+    largest = 0.0
     for column, label, color in (
         ("process_bytes", "process (resident)", BLACK),
         ("device_bytes", "device (allocated)", VERMILION),
@@ -174,7 +179,8 @@ def _draw_memory(axes: Axes, frames: pd.DataFrame) -> None:
         values = frames[column].to_numpy(np.float64) / _MIB
         if np.isfinite(values).any():
             draw_series(axes, index, values, label, color)
-    axes.set_ylim(bottom=0)
+            largest = max(largest, float(np.nanmax(values)))
+    axes.set_ylim(0, 1.08 * largest)
     style(axes, "", "MiB", "Memory after each frame")
 
 
@@ -188,7 +194,7 @@ def depth_figure(panels: DepthPanels, title: str) -> Figure | None:
     if not count:
         return None
     ratio = panels.truth.shape[1] / panels.truth.shape[2]
-    figure = new_figure(12, 1.0 + count * (2.75 * ratio + 0.3), title)
+    figure = new_figure(12, 0.8 + count * (2.6 * ratio + 0.12), title)
     grid = figure.subplots(count, 4, squeeze=False)
     for row in range(count):
         _draw_depth_row(figure, grid[row], panels, row)

@@ -45,7 +45,7 @@ def plain(text: str) -> str:
 
 def markdown_text(text: str) -> str:
     """Any text as itself in Markdown, table cells included: no HTML, no markup, no formula."""
-    escaped = re.sub(r"([\\`*\[\]|$~#!])", r"\\\1", plain(text))
+    escaped = re.sub(r"([\\`*\[\]|$~#])", r"\\\1", plain(text))
     # Inside a word an underscore is only an underscore; at its edges it would be emphasis.
     escaped = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", escaped)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -63,7 +63,7 @@ def title_of(table: Table) -> str:
 
 def method_label(method: str, untrained: tuple[str, ...]) -> str:
     """The method's name, marked when its weights are untrained."""
-    return f"{method} (untrained weights)" if method in untrained else method
+    return f"{plain(method)} (untrained weights)" if method in untrained else plain(method)
 
 
 def markdown_table(table: Table) -> str:
@@ -79,8 +79,10 @@ def markdown_table(table: Table) -> str:
         cells = [_markdown_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
         names = [row.dataset, row.scene, method_label(row.method, table.untrained)]
         texts = [*(markdown_text(name) for name in names), *cells]
+        if row.note and not cells:
+            texts[1] += _markdown_note(row.note)
         if row.kind != "scene":
-            texts[1:] = [f"**{text}**" for text in texts[1:]]
+            texts[1] = f"**{texts[1]}**"
         lines.append("| " + " | ".join(texts) + " |")
     lines += ["", *(f"{number}\\. {markdown_text(note)}  " for number, note in enumerate(table.notes, start=1))]
     lines += ["", *(f"- {markdown_text(entry)}" for entry in legend(table)), ""]
@@ -88,9 +90,38 @@ def markdown_table(table: Table) -> str:
 
 
 def legend(table: Table) -> tuple[str, ...]:
-    """One entry a column: what it is, in which unit, by which convention; and how means are made."""
-    entries = [f"{column.label}: {'; or '.join(column.conventions)}" for column in table.columns]
-    return (*entries, "mean, median: over the scored scenes of a dataset; (n of m) are scored.")
+    """One entry for columns of one convention: what they hold, in which unit; and how means are made."""
+    shared: dict[tuple[str, str, tuple[str, ...]], list[Column]] = {}
+    for column in table.columns:
+        shared.setdefault((column.name, column.unit, column.conventions), []).append(column)
+    entries = []
+    for (name, unit, conventions), columns in shared.items():
+        variants = ", ".join(column.variant for column in columns if column.variant)
+        label = f"{name} {variants}".strip() + (f" ({unit})" if unit != "1" else " (ratio, no unit)")
+        entries.append(f"{label}: {'; or '.join(conventions)}")
+    if any(row.kind != "scene" for row in table.rows):
+        entries.append("mean, median: over the scored scenes of a dataset; (n of m) says that n of its m scenes are in")
+    return tuple(entries)
+
+
+def text_table(table: Table) -> str:
+    """The table for a terminal: a block a row, so that it fits whatever the number of columns."""
+    width = max((len(column.label) for column in table.columns), default=0)
+    blocks = [title_of(table)]
+    for row in table.rows:
+        lines = [f"{plain(row.dataset)} / {plain(row.scene)} · {method_label(row.method, table.untrained)}"]
+        reasons = {cell.note for cell in row.cells}
+        only = row.note or (reasons.pop() if len(reasons) == 1 else None)
+        if only is not None:
+            # One failure is said once.
+            blocks.append(f"{lines[0]}\n  no scores: {plain(table.notes[only - 1])}")
+            continue
+        for cell, column in zip(row.cells, table.columns, strict=True):
+            value = _cell_text(cell, column) + (f" ({_scored_text(cell)})" if cell.scored else "")
+            reason = f"  {plain(table.notes[cell.note - 1])}" if cell.note else ""
+            lines.append(f"  {column.label:{width}}  {value}{reason}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
 
 
 def csv_table(table: Table) -> str:
@@ -105,9 +136,10 @@ def csv_table(table: Table) -> str:
         values: list[object] = []
         for cell in row.cells:
             values += [MISSING if cell.value is None else repr(cell.value), _scored_text(cell)]
-        weights = "untrained" if row.method in table.untrained else "see run.json"
-        names = [_spreadsheet_text(name) for name in (row.dataset, row.scene, row.method)]
-        writer.writerow([*names, weights, row.kind, *values, _spreadsheet_text(_reasons(row, table))])
+        names = (row.dataset, row.scene, row.method, table.weights.get(row.method, "none"))
+        writer.writerow(
+            [*(_spreadsheet_text(name) for name in names), row.kind, *values, _spreadsheet_text(_reasons(row, table))]
+        )
     return stream.getvalue()
 
 
@@ -130,7 +162,10 @@ def latex_table(table: Table) -> str:
             lines.append(r"\midrule")
         names = [row.dataset, row.scene, method_label(row.method, table.untrained)]
         cells = [_latex_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
-        lines.append(" & ".join([*(latex_text(name) for name in names), *cells]) + r" \\")
+        texts = [*(latex_text(name) for name in names), *cells]
+        if row.note and not cells:
+            texts[1] += _latex_note(row.note)
+        lines.append(" & ".join(texts) + r" \\")
         previous = row
     lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip\raggedright\footnotesize"]
     lines += [rf"\textsuperscript{{{n}}} {latex_text(note)}\par" for n, note in enumerate(table.notes, start=1)]
@@ -160,6 +195,7 @@ def table_data(table: Table) -> dict[str, Any]:
                 "scene": row.scene if row.kind == "scene" else None,
                 "method": row.method,
                 "row": row.kind,
+                "failure": table.notes[row.note - 1] if row.note else None,
                 "values": [cell.value for cell in row.cells],
                 "scored": [list(cell.scored) if cell.scored else None for cell in row.cells],
                 "reasons": [table.notes[cell.note - 1] if cell.note else None for cell in row.cells],
@@ -178,18 +214,26 @@ def _scored_text(cell: Cell) -> str:
 
 
 def _markdown_cell(cell: Cell, column: Column) -> str:
-    note = f" <sup>{cell.note}</sup>" if cell.note else ""
     scored = f" ({_scored_text(cell)})" if cell.scored else ""
-    return _cell_text(cell, column) + scored + note
+    return _cell_text(cell, column) + scored + _markdown_note(cell.note)
+
+
+def _markdown_note(note: int | None) -> str:
+    return f" <sup>{note}</sup>" if note else ""
 
 
 def _latex_cell(cell: Cell, column: Column) -> str:
-    note = rf"\textsuperscript{{{cell.note}}}" if cell.note else ""
     scored = f" ({_scored_text(cell)})" if cell.scored else ""
-    return latex_text(_cell_text(cell, column) + scored) + note
+    return latex_text(_cell_text(cell, column) + scored) + _latex_note(cell.note)
+
+
+def _latex_note(note: int | None) -> str:
+    return rf"\textsuperscript{{{note}}}" if note else ""
 
 
 def _reasons(row: Row, table: Table) -> str:
+    if row.note:
+        return table.notes[row.note - 1]
     pairs = zip(row.cells, table.columns, strict=True)
     return "; ".join(f"{column.label}: {table.notes[cell.note - 1]}" for cell, column in pairs if cell.note)
 

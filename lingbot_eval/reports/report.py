@@ -146,18 +146,18 @@ def _failures(results: RunResults, figures: Mapping[Names, _Figures]) -> list[st
             f"- {markdown_text(' / '.join(names))}: {markdown_text(text)}"
             for text in (*((reason,) if reason else ()), *problems)
         ]
-    return ["## Failures and damage", "", *lines, ""] if lines else []
+    return ["## Failures and remarks", "", *lines, ""] if lines else []
 
 
 def _figure_sections(results: RunResults, figures: Mapping[Names, _Figures], out_dir: Path) -> list[str]:
-    lines = ["## Figures", ""]
+    lines = ["## Figures", "", "Every series is in the run directory, in `frames.csv` of its unit.", ""]
     for (dataset, scene, method), drawn in figures.items():
+        if not drawn.files:
+            continue
         label = markdown_text(f"{dataset} / {scene} · {method_label(method, results.untrained)}")
         lines += [f"### {label}", ""]
         for kind, file in drawn.files.items():
             lines += [f"![{_CAPTIONS[kind]}: {label}]({quote(file.relative_to(out_dir).as_posix())})", ""]
-        if not drawn.files:
-            lines += ["No series was stored.", ""]
     return lines
 
 

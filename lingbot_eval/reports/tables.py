@@ -57,31 +57,40 @@ class Column:
 
     @property
     def label(self) -> str:
-        """``ate_rmse sim3 [m]``: the stored names, so that they can be searched for."""
-        return f"{self.name} {self.variant}".strip() + f" [{self.unit}]"
+        """``ate_rmse sim3 (m)``: the stored names, so that they can be searched for; no unit for a plain ratio."""
+        return f"{self.name} {self.variant}".strip() + (f" ({self.unit})" if self.unit != "1" else "")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One scene (or a mean or median over scenes) with one method."""
+    """One scene (or a mean or median over scenes) with one method.
+
+    note: why there are no scores at all (failed, damaged, not run); position in the table's notes, from 1.
+    """
 
     dataset: str
     scene: str
     method: str
     kind: Literal["scene", "mean", "median"]
     cells: tuple[Cell, ...]
+    note: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table. key: for file names. untrained: methods whose weights are untrained, which every rendering says."""
+    """One table. key: for file names. weights: of each method, as the run's record has them."""
 
     key: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    untrained: tuple[str, ...]
+    weights: Mapping[str, str]
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Methods with untrained weights, which every rendering says."""
+        return untrained_methods(self.weights)
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class RunResults:
     @property
     def untrained(self) -> tuple[str, ...]:
         """Methods that ran with untrained weights."""
-        return tuple(method for method, weights in self.record.weights.items() if weights.startswith("untrained"))
+        return untrained_methods(self.record.weights)
 
     def failure(self, names: Names) -> str | None:
         """Why a planned unit has no scores; None when it has."""
@@ -117,6 +126,11 @@ class RunResults:
         """Every unit, stored or not, in the order of the plan."""
         planned = [(dataset, scene, method) for dataset, scene, method in self.record.units]
         return tuple(dict.fromkeys([*planned, *self.by_names()]))
+
+
+def untrained_methods(weights: Mapping[str, str]) -> tuple[str, ...]:
+    """Methods whose weights the record calls untrained."""
+    return tuple(method for method, words in weights.items() if words.startswith("untrained"))
 
 
 def read_results(store: RunStore) -> RunResults:
@@ -206,9 +220,9 @@ def _table(results: RunResults, key: str, title: str, columns: Sequence[Column])
         rows += scenes
         for method in dict.fromkeys(row.method for row in scenes):
             own = [row for row in scenes if row.method == method]
-            for kind in ("mean", "median"):
-                rows.append(_aggregate(own, "mean" if kind == "mean" else "median", notes))
-    return Table(key, title, tuple(columns), tuple(rows), tuple(notes), results.untrained)
+            if len(own) > 1:
+                rows += [_aggregate(own, "mean", notes), _aggregate(own, "median", notes)]
+    return Table(key, title, tuple(columns), tuple(rows), tuple(notes), results.record.weights)
 
 
 def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], notes: dict[str, int]) -> Row:
@@ -223,7 +237,8 @@ def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], not
             continue
         reason = measurement.reason if measurement is not None else None
         cells.append(_gap(failure or reason or f"not measured for {names[2]}", notes))
-    return Row(*names, kind="scene", cells=tuple(cells))
+    note = _gap(failure, notes).note if failure else None
+    return Row(*names, kind="scene", cells=tuple(cells), note=note)
 
 
 def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median"], notes: dict[str, int]) -> Row:

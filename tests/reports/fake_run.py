@@ -87,7 +87,7 @@ def write_lingbot(store: RunStore, scene: tuple[str, str], frames: int, seed: in
     forward = 0.045 + 0.004 * generator.gamma(2.0, size=frames)
     interval = forward + 0.005 + 0.003 * generator.gamma(1.0, size=frames)
     interval[0], interval[1:8] = 0.9, 1e-5
-    forward[[100, 101 % frames]] = 0.6
+    forward[[frames // 2, frames // 2 + 1]] = 0.6
     with store.unit_writer(*scene, LINGBOT) as writer:
         for k in range(frames):
             writer.append_row(
@@ -171,6 +171,14 @@ def write_failed(store: RunStore, scene: tuple[str, str], method: str) -> None:
                 }
             )
         )
+
+
+def build_failures(root: Path) -> RunStore:
+    """The same run stopped early: one failed unit, the others not run; quick, as there is nothing to draw."""
+    store = RunStore.create(root, run_record())
+    with store.lock():
+        write_failed(store, DESK, LINGBOT)
+    return store
 
 
 def build_run(root: Path, frames: int = 120) -> RunStore:

@@ -1,0 +1,231 @@
+"""The written report: complete files, links that lead somewhere, and a page that survives damage."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_failures, build_run, panels, walk
+from PIL import Image
+
+from lingbot_eval.cli.main import main
+from lingbot_eval.errors import StoreError
+from lingbot_eval.reports import figure_style
+from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
+from lingbot_eval.reports.report import write_report
+from lingbot_eval.reports.unit_data import Paths, read_unit_data
+from lingbot_eval.runs.panels import DepthPanels
+from lingbot_eval.runs.records import FRAME_COLUMNS
+from lingbot_eval.runs.store import RunStore
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    return build_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def written(store: RunStore) -> list[Path]:
+    return write_report(store.path, store.path / "report")
+
+
+def test_every_link_of_the_page_leads_to_a_file_and_every_figure_is_linked(written: list[Path]) -> None:
+    page = written[0]
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    targets = {(page.parent / unquote(link)).resolve() for link in links}
+    assert all(target.is_file() for target in targets)
+    pictures = {file.resolve() for file in written if file.suffix == ".png"}
+    # Four for each of lingbot's two scenes; replay has no depth and no times, and no error where it is unscorable.
+    assert len(pictures) == 4 + 4 + 2 + 2 + 1
+    assert pictures <= targets
+    for picture in pictures:
+        with Image.open(picture) as image:
+            image.load()
+            assert 1100 <= image.width <= 1400
+
+
+def test_the_page_says_what_a_reader_must_know(written: list[Path]) -> None:
+    text = written[0].read_text()
+    assert text.startswith("# fake — untrained weights\n")
+    assert "lingbot-eval run fake.yaml --set 'datasets.0.selection.stride=2'" in text
+    assert "5 of 6 pairs of scene and method scored" in text
+    assert "indoor / desk / lingbot: failed in stage stream at frame 812: CUDA out of memory" in text
+    assert "<script" not in text
+    assert '"cpu_model": "made up"' in text
+
+
+def test_tables_are_read_back_by_pandas(written: list[Path]) -> None:
+    files = {file.name: file for file in written}
+    assert {"measurements.csv", "summary.csv", "tables.tex"} <= files.keys()
+    long = pd.read_csv(files["measurements.csv"])
+    wide = pd.read_csv(files["summary.csv"])
+    one = long[(long["scene"] == "office") & (long["name"] == "ate_rmse") & (long["variant"] == "sim3")]
+    expected = one.set_index("method")["value"]
+    shown = wide[(wide["scene"] == "office")].set_index("method")["ate_rmse sim3 (m)"]
+    assert shown[LINGBOT] == expected[LINGBOT]
+    assert shown[REPLAY] == expected[REPLAY]
+
+
+def test_damage_in_one_unit_leaves_the_rest_and_is_told(tmp_path: Path) -> None:
+    store = build_run(tmp_path, frames=30)
+    unit = store.read_unit(*OFFICE, LINGBOT)
+    (unit.folder / "frames.csv").write_text("index\n")
+    (unit.folder / "panels.npz").write_bytes(b"")
+    (unit.folder / "estimate.tum").write_text("0 1 2\n")
+    files = write_report(store.path, tmp_path / "out")
+    text = files[0].read_text()
+    for name in ("frames.csv", "panels.npz", "estimate.tum"):
+        assert f"{name}" in text.partition("## Tables")[0]
+    assert not any("001-" in file.name for file in files)
+    assert any("005-" in file.name for file in files)
+
+
+def test_an_out_directory_that_cannot_be_made_is_one_line(store: RunStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        write_report(store.path, tmp_path / "file" / "report")
+
+
+def test_a_full_disk_while_drawing_is_not_taken_for_damage(
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_keywords: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure_style.Figure, "savefig", refuse)
+    with pytest.raises(StoreError, match="No space left"):
+        write_report(store.path, tmp_path / "out")
+
+
+# Figures
+
+
+def frames(count: int, **columns: np.ndarray) -> pd.DataFrame:
+    table = pd.DataFrame({name: np.full(count, np.nan) for name in FRAME_COLUMNS})
+    table["index"] = np.arange(count)
+    table["frame_type"] = ""
+    return table.assign(**columns)
+
+
+def test_the_view_from_above_is_the_plane_of_the_largest_extents() -> None:
+    positions = walk(50, 0).positions  # x and z are wide, y is flat
+    for order, (across, up) in {(0, 1, 2): "xz", (0, 2, 1): "xy", (1, 0, 2): "yz"}.items():
+        turned = positions[:, order]
+        figure = trajectory_figure(Paths(turned, turned, aligned=True), "t")
+        above = figure.axes[0]
+        assert above.get_xlabel() == f"{across} [m]"
+        assert above.get_ylabel() == f"{up} [m]"
+        assert above.get_aspect() == 1
+
+
+def test_a_trajectory_without_reference_claims_no_metres() -> None:
+    figure = trajectory_figure(Paths(walk(5, 0).positions, None, aligned=False), "t")
+    assert "own unit" in figure.axes[0].get_xlabel()
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert "ground truth" not in labels
+
+
+def test_series_that_were_not_measured_are_not_drawn() -> None:
+    assert error_figure(frames(5), "t") is None
+    assert cost_figure(frames(5), "t") is None
+    figure = error_figure(frames(5, rotation_error_deg=np.arange(5.0)), "t")
+    assert figure is not None
+    assert len(figure.axes) == 1
+
+
+def test_no_spike_is_lost_in_a_long_sequence(tmp_path: Path) -> None:
+    errors = np.full(50_000, 0.1)
+    errors[33_333] = 0.14
+    figure = error_figure(frames(50_000, position_error_m=errors), "t")
+    assert figure is not None
+    (band,) = figure.axes[0].collections
+    assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(0.14)
+    assert sum(len(line.get_xdata()) for line in figure.axes[0].lines) < 5000
+    figure_style.save(figure, tmp_path / "x.png")
+
+
+def test_values_above_the_axis_are_counted() -> None:
+    values = np.ones(200)
+    values[[3, 5]] = 50.0
+    figure = cost_figure(frames(200, forward_ms=values), "t")
+    assert figure is not None
+    (note,) = [text.get_text() for text in figure.axes[0].texts]
+    assert note == "2 of 200 values above the axis, largest 50 ms"
+
+
+def test_depth_panels_without_any_depth_are_drawn_all_the_same(tmp_path: Path) -> None:
+    kept = panels(10)
+    empty = DepthPanels(kept.index[:1], kept.image[:1], np.zeros_like(kept.truth[:1]), kept.prediction[:1] * 0)
+    figure = depth_figure(empty, "t")
+    assert figure is not None
+    figure_style.save(figure, tmp_path / "x.png")
+    none = DepthPanels(kept.index[:0], kept.image[:0], kept.truth[:0], kept.prediction[:0])
+    assert depth_figure(none, "t") is None
+
+
+def test_truth_and_prediction_share_one_scale() -> None:
+    figure = depth_figure(panels(10), "t")
+    assert figure is not None
+    limits = [axes.images[0].get_clim() for axes in figure.axes[:4]]
+    assert limits[1] == limits[2] != limits[3]
+
+
+@pytest.mark.parametrize("title", ["$x_1$", "日本", "a\nb\x1b[31m", "$" * 500])
+def test_any_title_is_taken_as_text(tmp_path: Path, title: str) -> None:
+    figure = error_figure(frames(5, position_error_m=np.arange(5.0)), title)
+    assert figure is not None
+    figure_style.save(figure, tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_the_drawn_estimate_lies_where_its_stored_errors_say(store: RunStore) -> None:
+    unit = store.read_unit(*OFFICE, LINGBOT)
+    data = read_unit_data(store, unit)
+    assert data.problems == ()
+    assert data.paths is not None
+    assert data.frames is not None
+    assert data.paths.reference is not None
+    distance = np.linalg.norm(data.paths.estimate - data.paths.reference, axis=1)
+    np.testing.assert_allclose(distance, data.frames["position_error_m"], atol=1e-9)
+
+
+# Command
+
+
+def test_the_command_writes_beside_the_run_and_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = build_failures(tmp_path).path
+    assert main(["report", str(path), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["files"][0] == str(path / "report" / "report.md")
+    assert all(Path(file).is_file() for file in printed["files"])
+    assert printed["tables"][0]["key"] == "summary"
+    assert "untrained" in printed["tables"][0]["title"]
+
+
+def test_the_command_shows_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = build_failures(tmp_path).path
+    assert main(["report", str(path), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "untrained weights" in printed
+    assert str(tmp_path / "out" / "report.md") in printed
+    assert printed.count("CUDA out of memory") == 1
+    assert printed.count("not run yet") == 5
+
+
+@pytest.mark.parametrize("given", ["", "fake", "nowhere/fake"])
+def test_something_else_than_a_run_is_refused_with_the_runs_there_are(
+    store: RunStore, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    assert main(["report", str(store.path.parent / given)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert (str(store.path) in error) == (given != "nowhere/fake")
+
+
+def test_failed_units_keep_no_figures(written: list[Path]) -> None:
+    assert not any(f"{DESK[1]}-{LINGBOT}" in file.name for file in written)
