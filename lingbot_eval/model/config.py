@@ -15,6 +15,8 @@ SPECIAL_TOKENS = 1 + REGISTER_TOKENS + 1
 
 ConfigName = Literal["full", "mini", "ci"]
 Positive = Annotated[int, Field(ge=1)]
+Quartered = Annotated[int, Field(ge=4, multiple_of=4)]
+"""Channels that the position map fills in four equal parts."""
 
 
 class ModelConfig(BaseModel):
@@ -35,14 +37,15 @@ class ModelConfig(BaseModel):
     trained_grid: Positive
     camera_blocks: Positive = 4
     camera_heads: Positive = 16
-    dpt_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
-    dpt_features: Annotated[int, Field(ge=4, multiple_of=4)] = 256
+    dpt_channels: tuple[Quartered, Quartered, Quartered, Quartered] = (256, 512, 1024, 1024)
+    dpt_features: Annotated[int, Field(ge=8, multiple_of=8)] = 256
     window: Positive = 64
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        if any(not 0 <= group < self.groups for group in self.output_groups):
-            raise ValueError(f"output_groups {self.output_groups} must lie in 0…{self.groups - 1}")
+        rising = list(self.output_groups) == sorted(set(self.output_groups))
+        if not rising or any(not 0 <= group < self.groups for group in self.output_groups):
+            raise ValueError(f"output_groups {self.output_groups} must rise within 0…{self.groups - 1}")
         if self.token_dim % self.camera_heads:
             raise ValueError(f"camera_heads {self.camera_heads} must divide 2·embed_dim = {self.token_dim}")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def draw_untrained(model: nn.Module, seed: int) -> WeightSource:
     Independent of construction order and of torch's global generator, so a seed means the same network everywhere.
     """
     for name, parameter in model.named_parameters():
-        generator = torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()))
+        # Seed and name in one 32-bit number: torch's generator on a CPU ignores the upper half of a longer one.
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
         if name.endswith(".gamma"):
             parameter.fill_(0.1)
         elif name.endswith(".bias"):
@@ -103,7 +105,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of unusual pickles before it refuses or reads them; what comes of it is reported below.
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused, it holds more than tensors (loading it could run code); "

@@ -96,4 +96,6 @@ def _parse(settings: dict[str, Any]) -> Case | Unsupported:
         return Unsupported(f"{setting} = {first.get('input')!r} is not supported")
     if case.kind == "streaming" and case.frames is None:
         return Unsupported("a streaming case needs frames")
+    if case.rows is not None and (not case.rows or max(case.rows) >= (case.frames or 0)):
+        return Unsupported(f"rows must name some of its {case.frames} frames")
     return case

@@ -67,16 +67,16 @@ def _session(case: Case, setup: Setup, model: GeometricContextTransformer) -> St
 
 def _stream(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arrays:
     session = _session(case, setup, model)
-    wanted = None if case.rows is None else set(case.rows)
-    kept: list[dict[str, NDArray[Any]]] = []
+    rows = range(case.frames or 0) if case.rows is None else case.rows
+    taken: dict[int, Arrays] = {}
 
     def take(outputs: Sequence[FrameOutput]) -> None:
-        kept.extend(_frame_arrays(out) for out in outputs if wanted is None or out.index in wanted)
+        taken.update({out.index: _frame_arrays(out) for out in outputs if out.index in rows})
 
     for frame in range(case.frames or 0):
         take(session.step(formula_image(frame, case)))
     take(session.finish())
-    return {name: np.stack([arrays[name] for arrays in kept]) for name in kept[0]} if kept else {}
+    return {name: np.stack([taken[row][name] for row in rows]) for name in taken[rows[0]]}
 
 
 def _frame_arrays(out: FrameOutput) -> Arrays:

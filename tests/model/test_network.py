@@ -1,0 +1,107 @@
+"""The network's outside: key names, precision, and what does not depend on the past."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.model.build import build_model, choose_device
+from lingbot_eval.model.config import CONFIGS, ModelConfig
+from lingbot_eval.model.dense_head import ResidualUnit, position_map
+from lingbot_eval.model.network import GeometricContextTransformer
+from tests.streaming.networks import TINY, tiny_network
+
+KEYS = Path(__file__).parents[1] / "data" / "full_state_dict.json"
+
+
+def test_keys_and_shapes_of_the_public_checkpoints() -> None:
+    with torch.device("meta"):
+        model = GeometricContextTransformer(CONFIGS["full"])
+    expected = json.loads(KEYS.read_text(encoding="utf-8"))
+    assert len(expected) == 1342
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == expected
+
+
+def test_point_head_is_named_like_the_depth_head() -> None:
+    with torch.device("meta"):
+        model = GeometricContextTransformer(CONFIGS["full"], point_head=True)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    for key, shape in shapes.items():
+        if key.startswith("depth_head."):
+            twin = shapes[key.replace("depth_head.", "point_head.")]
+            assert twin == ((4, *shape[1:]) if "output_conv2.2." in key else shape)
+
+
+def test_position_embedding_is_untouched_on_its_own_grid() -> None:
+    backbone = tiny_network().aggregator.patch_embed
+    assert backbone.position_embedding(3, 3) is backbone.pos_embed
+    assert backbone.position_embedding(2, 5).shape == (1, 11, TINY.embed_dim)
+    assert torch.equal(backbone.position_embedding(2, 5)[:, :1], backbone.pos_embed[:, :1])
+
+
+def test_new_weights_are_not_answered_from_old_constants() -> None:
+    """The resized position map is remembered between passes; loading weights must forget it."""
+    model, _ = build_model(
+        "mini", checkpoint=None, seed=0, point_head=False, device=torch.device("cpu"), precision="float32"
+    )
+    before = model.aggregator._constants(2, 3).positions.clone()
+    state = {key: value + 1 for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    assert not torch.equal(model.aggregator._constants(2, 3).positions, before)
+
+
+def test_residual_skip_is_the_rectified_input() -> None:
+    unit = ResidualUnit(2).requires_grad_(requires_grad=False)
+    for parameter in unit.parameters():
+        parameter.zero_()
+    x = torch.tensor([-1.0, 2.0]).view(1, 2, 1, 1)
+    assert torch.equal(unit(x).flatten(), torch.tensor([0.0, 2.0]))
+
+
+def test_position_map_is_the_formula() -> None:
+    found = position_map(8, 3, 4, aspect=1.5)
+    span_x, span_y = 1.5 / 3.25**0.5, 1 / 3.25**0.5
+    for k, omega in enumerate((1.0, 100.0**-0.5)):
+        for row in range(3):
+            for column in range(4):
+                u = torch.tensor(-span_x * 3 / 4 + column * (2 * span_x * 3 / 4) / 3)
+                v = torch.tensor(-span_y * 2 / 3 + row * (2 * span_y * 2 / 3) / 2)
+                wanted = torch.stack([(u * omega).sin(), (u * omega).cos(), (v * omega).sin(), (v * omega).cos()])
+                torch.testing.assert_close(found[k::2, row, column], wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_is_the_trunk_s_products_alone(precision: str) -> None:
+    model, _ = build_model(
+        "mini", checkpoint=None, seed=0, point_head=False, device=torch.device("cpu"), precision=precision
+    )
+    low = getattr(torch, precision)
+    assert model.trunk_dtype is low
+    for name, parameter in model.named_parameters():
+        product = name.startswith("aggregator.") and parameter.ndim >= 2 and name.endswith(".weight")
+        head = not name.startswith("aggregator.")
+        if product:
+            assert parameter.dtype is low, name
+        elif head or ".norm" in name or name.endswith(("gamma", "token")):
+            assert parameter.dtype is torch.float32, name
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in {"cpu", "cuda"}
+    with pytest.raises(ConfigError, match="device cuda:63: this machine has"):
+        choose_device("cuda:63")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"output_groups": (0, 1, 2, 4)}, {"output_groups": (0, 0, 1, 2)}, {"camera_heads": 3}, {"embed_dim": 100}],
+)
+def test_sizes_that_cannot_work(change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ModelConfig.model_validate(TINY.model_dump() | change)
