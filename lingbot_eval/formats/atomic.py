@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +30,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder, then run again"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a read-only file system even removing what is not there is refused, and would hide the StoreError.
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager

@@ -104,10 +104,10 @@ def draw_series(axes: Axes, x: FloatArray, y: FloatArray, label: str, color: str
             alpha=0.3,
             linewidth=0,
             step="post",
-            label=f"{label}, smallest to largest",
+            label=f"{label}, range",
         )
     centres, medians = rolling_median(x, y, stretch)
-    axes.plot(centres, medians, color=color, linewidth=1.6, label=f"rolling median of {stretch}")
+    axes.plot(centres, medians, color=color, linewidth=1.6, label=f"median of {stretch}")
 
 
 def rolling_median(x: FloatArray, y: FloatArray, width: int) -> tuple[FloatArray, FloatArray]:

@@ -142,6 +142,20 @@ def test_a_failed_second_rename_puts_the_older_result_back(store: RunStore, monk
     assert partials(store) == []
 
 
+def test_a_read_only_file_system_is_one_line(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Such a file system refuses every call that would change it, removing what is not there included.
+    def refuse(*_args: object, **_keywords: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        for call in ("unlink", "mkdir", "rename", "replace"):
+            patch.setattr(os, call, refuse)
+        patch.setattr("io.open", refuse)
+        with pytest.raises(StoreError, match="Read-only file system"):
+            store.write_run(make_run_record())
+    assert store.read_run() == make_run_record()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_read_only_directory_is_one_line(store: RunStore) -> None:
     store.path.chmod(0o500)
