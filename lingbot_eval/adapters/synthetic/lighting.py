@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LAMP_REACH = 7.0  # metres; beyond it a lamp's share is below what an 8-bit picture shows
 AMBIENT = 0.45
+BRIGHTEST = 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ def bake(
         near = np.linalg.norm(lamps[:, :3] - centre, axis=1) < LAMP_REACH + float(np.hypot(*size)) / 2
         for lamp in lamps[near]:
             _add_lamp(light, lamp, faces, number, (right, down, normals[number]))
+        light = BRIGHTEST * np.tanh(light / BRIGHTEST)  # lamps close together must not burn out to white
         shift = rng.integers(0, 512, 2)
         rows, columns = (shift[0] + np.arange(shape[0])) % 512, (shift[1] + np.arange(shape[1])) % 512
         light *= 1.0 + 0.07 * stains[rows[:, None], columns[None, :]]

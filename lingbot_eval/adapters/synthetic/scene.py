@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from dataclasses import dataclass, field
 
@@ -54,8 +55,12 @@ class Scene:
     light_maps: LightMaps
 
 
+@functools.lru_cache(maxsize=4)
 def build_scene(kind: str, seed: int) -> Scene:
-    """The place called ``kind`` (a key of PLANS) of this seed; equal arguments give equal bits on one machine."""
+    """The place called ``kind`` (a key of PLANS) of this seed; equal arguments give equal bits on one machine.
+
+    The last few are kept: a run opens the same scene several times, and building one takes half a second.
+    """
     # crc32 and not hash(): the latter differs from one process to the next.
     plan_rng, texture_rng, object_rng, light_rng = (
         np.random.default_rng(s) for s in np.random.SeedSequence([seed, zlib.crc32(kind.encode())]).spawn(4)
