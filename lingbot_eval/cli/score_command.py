@@ -80,10 +80,13 @@ def run(args: argparse.Namespace) -> int:
     # Counts of score_trajectory are about frames of a sequence; here the pairing says what met what.
     shown = [m for m in score.measurements if m.name.startswith(("ate_", "rpe_")) or m.name in ("scale", "path_length")]
     reason = shown[0].reason
-    if args.plot is not None and reason is None:
+    if args.plot is not None:
         from lingbot_eval.cli.score_plot import draw
 
-        draw(args.plot, score, paired_estimate, args.align)
+        if reason is None:
+            draw(args.plot, score, paired_estimate, args.align)
+        else:
+            output.note(f"{args.plot} is not drawn: there is nothing to show under {args.align}")
     if args.json:
         output.as_json(_document(args, pairing, score, shown))
     else:

@@ -89,7 +89,7 @@ def test_shapes_must_agree() -> None:
 
 @given(seeds)
 def test_poses_move_with_their_points(seed: int) -> None:
-    """A point fixed in the camera lies, through the moved pose, where the moved world has it (the camera scaled too)."""
+    """A point fixed in the (scaled) camera lies, through the moved pose, where the moved world has it."""
     sim3 = random_sim3(seed, 1.7)
     pose = pose_matrix(Rotation.random(random_state=seed).as_matrix(), np.array([1.0, 2, 3]))
     moved = sim3.apply_poses(pose[None])[0]

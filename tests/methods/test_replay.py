@@ -1,0 +1,230 @@
+"""Replay of saved predictions: which row belongs to which frame, what is counted, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.formats.trajectories import write_kitti, write_tum
+from lingbot_eval.methods.protocol import Method
+from lingbot_eval.methods.replay import ReplayMethod
+from lingbot_eval.methods.replay_config import ReplayConfig, scene_path
+from lingbot_eval.metrics.trajectory import score_trajectory
+from lingbot_eval.types import Frame, FrameSequence, Prediction, Trajectory
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Frames at 10 Hz without images; frame i has its reference camera at x = i."""
+
+    length: int | None = 20
+    times: bool = True
+    shape: tuple[int, int] | None = None
+    dataset: str = "somewhere"
+    scene: str = "room/seq-01"
+    asked: dict[str, bool] = field(default_factory=dict)
+
+    def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
+        for i in range(self.length or 0):
+            truth = None if self.shape is None else np.ones(self.shape, dtype=np.float32)
+            yield Frame(i, i / 10, None, f"frame {i}", depth=truth)
+
+    def reference(self) -> Trajectory | None:
+        return Trajectory(np.arange(20), np.arange(20) / 10, poses(20))
+
+    def timestamps(self) -> np.ndarray | None:
+        return np.arange(self.length or 0) / 10 if self.times else None
+
+    def fingerprint(self) -> str:
+        return "0"
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+
+def poses(count: int) -> np.ndarray:
+    found = np.tile(np.eye(4), (count, 1, 1))
+    found[:, 0, 3] = np.arange(count)
+    found[:, 1, 3] = np.arange(count) % 3
+    return found
+
+
+def opened(sequence: FrameSequence, **settings: Any) -> ReplayMethod:
+    method = ReplayMethod(ReplayConfig(kind="replay", **settings))
+    method.open(sequence)
+    return method
+
+
+def predicted(method: ReplayMethod, sequence: FrameSequence) -> list[Prediction]:
+    return list(method.predict(sequence.frames(images=False)))
+
+
+def test_is_a_method(tmp_path: Path) -> None:
+    method: Method = ReplayMethod(ReplayConfig(kind="replay", trajectory="x", format="tum", name="theirs"))
+    assert (method.name, method.needs_images, method.resources()) == ("theirs", False, ())
+    assert method.warm_up(Frame(0, 0.0, None, "")) == 0.0
+    assert method.describe()["format"] == "tum"
+
+
+def test_sparse_keyframes_by_time_both_ways_counted(tmp_path: Path) -> None:
+    """Keyframes 3, 7, 11 and two poses that meet no frame: 3 predictions, the rest left out and counted."""
+    stamps = np.array([0.301, 0.55, 0.69, 1.1, 7.0])
+    (tmp_path / "room").mkdir()
+    write_tum(tmp_path / "room" / "seq-01.txt", Trajectory(np.arange(5), stamps, poses(5)))
+    sequence = Recording()
+    method = opened(sequence, trajectory=f"{tmp_path}/{{scene}}.txt", format="tum")
+    found = predicted(method, sequence)
+    assert [p.index for p in found] == [3, 7, 11]
+    assert [p.timestamp for p in found] == [0.3, 0.7, 1.1]
+    assert [None if p.camera_to_world is None else p.camera_to_world[0, 3] for p in found] == [0, 2, 3]
+    assert all(p.depth is None for p in found)
+    facts = method.describe()
+    assert facts["poses_matched"] == 3
+    assert facts["poses_without_frame"] == 2
+    assert facts["frames_without_pose"] == 17
+    assert facts["coverage_percent"] == 15.0
+    assert "0.02 s" in facts["association"]
+    reference = sequence.reference()
+    assert reference is not None
+    estimate = Trajectory(np.array([p.index for p in found]), np.zeros(3), np.array([p.camera_to_world for p in found]))
+    measured = {(m.name, m.variant): m.value for m in score_trajectory(reference, estimate, 20).measurements}
+    assert measured["coverage", ""] == 15.0
+    assert measured["unmatched_frames", "no_estimate"] == 17
+
+
+def test_time_limit_is_a_setting(tmp_path: Path) -> None:
+    write_tum(tmp_path / "a.txt", Trajectory(np.arange(2), np.array([0.0, 0.54]), poses(2)))
+    sequence = Recording()
+    for limit, count in ((0.02, 1), (0.05, 2)):
+        method = opened(sequence, trajectory=f"{tmp_path}/a.txt", format="tum", max_time_difference_s=limit)
+        assert len(predicted(method, sequence)) == count
+
+
+def test_euroc_nanoseconds(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("#t\n500000000,5,0,0,1,0,0,0\n1900000000,6,0,0,1,0,0,0\n")
+    sequence = Recording()
+    found = predicted(opened(sequence, trajectory=f"{tmp_path}/a.csv", format="euroc"), sequence)
+    assert [(p.index, p.camera_to_world[0, 3]) for p in found if p.camera_to_world is not None] == [(5, 5.0), (19, 6.0)]
+
+
+def test_kitti_row_for_frame(tmp_path: Path) -> None:
+    write_kitti(tmp_path / "a.txt", poses(20))
+    sequence = Recording()
+    found = predicted(opened(sequence, trajectory=f"{tmp_path}/a.txt", format="kitti"), sequence)
+    assert [p.camera_to_world[0, 3] for p in found if p.camera_to_world is not None] == list(range(20))
+
+
+def test_kitti_of_the_whole_recording_needs_the_selection(tmp_path: Path) -> None:
+    write_kitti(tmp_path / "a.txt", poses(103))
+    sequence = Recording()
+    settings = {"trajectory": f"{tmp_path}/a.txt", "format": "kitti"}
+    with pytest.raises(DataError, match=r"20 selected frames.*103 rows.*frame_numbers"):
+        opened(sequence, **settings)
+    method = opened(sequence, **settings, frame_numbers={"start": 2, "stride": 5})
+    found = predicted(method, sequence)
+    assert [p.camera_to_world[0, 3] for p in found if p.camera_to_world is not None] == list(range(2, 102, 5))
+    with pytest.raises(DataError, match=r"need 117 rows.*found 103"):
+        opened(sequence, **settings, frame_numbers={"start": 2, "stride": 6})
+
+
+@pytest.mark.parametrize(
+    ("sequence", "format", "text", "match"),
+    [
+        (Recording(times=False), "tum", "0 0 0 0 0 0 0 1\n", "no timestamps before it is decoded"),
+        (Recording(length=None), "kitti", "1 0 0 0 0 1 0 0 0 0 1 0\n", "cannot tell how many frames"),
+        (Recording(), "tum", "1305031098.5 0 0 0 0 0 0 1\n", "none of 1 poses.*1305031098.5.*0.000000 to 1.9"),
+        (Recording(), "tum", "0 0 0 0 0 0 0\n", "a.txt:1: expected"),
+    ],
+)
+def test_what_cannot_be_matched_is_refused(
+    tmp_path: Path, sequence: Recording, format: str, text: str, match: str
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(DataError, match=match) as caught:
+        opened(sequence, trajectory=f"{tmp_path}/a.txt", format=format)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_trajectory_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "room-seq-01.txt").write_text("")
+    with pytest.raises(DataError, match=r"does not exist; .*room-seq-01\.txt"):
+        opened(Recording(), trajectory=f"{tmp_path}/{{dataset}}.txt", format="tum")
+
+
+def test_depth_maps(tmp_path: Path) -> None:
+    write_kitti(tmp_path / "a.txt", poses(20))
+    (tmp_path / "depth").mkdir()
+    for number in (0, 4, 19, 30):
+        np.save(tmp_path / "depth" / f"{number:06d}.npy", np.full((3, 4), number + 0.5))
+    sequence = Recording(shape=(3, 4))
+    settings = {"trajectory": f"{tmp_path}/a.txt", "format": "kitti", "depth": f"{tmp_path}/depth"}
+    method = opened(sequence, **settings)
+    found = {p.index: p.depth for p in predicted(method, sequence)}
+    assert {index for index, depth in found.items() if depth is not None} == {0, 4, 19}
+    assert found[4] is not None
+    assert found[4].dtype == np.float32
+    assert (found[4] == 4.5).all()
+    assert method.describe()["depth_maps_matched"] == 3
+    assert method.describe()["depth_maps_without_frame"] == 1
+    with pytest.raises(DataError, match=r"000000\.npy of frame 0 has shape \(3, 4\).*\(6, 8\)"):
+        predicted(opened(Recording(shape=(6, 8)), **settings), Recording(shape=(6, 8)))
+
+
+def test_depth_alone_is_a_prediction_too(tmp_path: Path) -> None:
+    write_tum(tmp_path / "a.txt", Trajectory(np.arange(1), np.array([0.5]), poses(1)))
+    (tmp_path / "depth").mkdir()
+    np.save(tmp_path / "depth" / "7.npy", np.ones((3, 4)))
+    sequence = Recording()
+    method = opened(sequence, trajectory=f"{tmp_path}/a.txt", format="tum", depth=f"{tmp_path}/depth")
+    assert [(p.index, p.camera_to_world is None, p.depth is None) for p in predicted(method, sequence)] == [
+        (5, False, True),
+        (7, True, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        ((), "is empty"),
+        (("frame3.npy",), "number as its name"),
+        (("3.npy", "003.npy"), "are of one frame"),
+        (None, "expected a folder of depth maps"),
+    ],
+)
+def test_depth_folders_that_are_refused(tmp_path: Path, names: tuple[str, ...] | None, match: str) -> None:
+    write_kitti(tmp_path / "a.txt", poses(20))
+    if names is not None:
+        (tmp_path / "depth").mkdir()
+        for name in names:
+            np.save(tmp_path / "depth" / name, np.ones((3, 4)))
+    with pytest.raises(DataError, match=match):
+        opened(Recording(), trajectory=f"{tmp_path}/a.txt", format="kitti", depth=f"{tmp_path}/depth")
+
+
+@pytest.mark.parametrize("scene", ["../../etc", "/etc", "a/../../b"])
+def test_scene_names_do_not_lead_out_of_the_folder(scene: str) -> None:
+    with pytest.raises(ConfigError, match="leads out"):
+        scene_path("estimates/{scene}.txt", "d", scene)
+
+
+def test_pattern_is_text_not_a_format_string() -> None:
+    assert scene_path("e/{dataset}/{scene}.txt", "tum", "fr1/xyz") == Path("e/tum/fr1/xyz.txt")
+    for pattern in ("{scene.__class__}", "{0}", "{}", "{seq}"):
+        with pytest.raises(ValidationError, match="unknown placeholder"):
+            ReplayConfig(kind="replay", trajectory=pattern, format="tum")
+
+
+def test_opening_another_scene_forgets_the_first(tmp_path: Path) -> None:
+    write_kitti(tmp_path / "one.txt", poses(20))
+    method = ReplayMethod(ReplayConfig(kind="replay", trajectory=f"{tmp_path}/{{scene}}.txt", format="kitti"))
+    method.open(Recording(scene="one"))
+    with pytest.raises(DataError):
+        method.open(Recording(scene="two"))
+    assert "poses_matched" not in method.describe()

@@ -1,0 +1,225 @@
+"""Depth metrics: the reference figures, the definitions spelled out naively, and every way to skip a frame."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.metrics.depth import DepthScorer, DepthSettings
+from lingbot_eval.types import Measurement
+
+DATA = Path(__file__).parents[1] / "data"
+FIGURES = json.loads((DATA / "metrics_figures.json").read_text())
+ALIGNMENTS = ("scale_only", "lstsq", "none")
+
+
+def by_name(scorer: DepthScorer) -> dict[tuple[str, str], Measurement]:
+    return {(m.name, m.variant): m for m in scorer.compute()}
+
+
+def value(scorer: DepthScorer, name: str, variant: str = "") -> float:
+    measured = by_name(scorer)[name, variant]
+    assert measured.value is not None, measured.reason
+    return measured.value
+
+
+def frames(count: int, seed: int = 0, shape: tuple[int, int] = (30, 40)) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        truth = rng.uniform(0.3, 9, shape).astype(np.float32)
+        prediction = (0.4 * truth * np.exp(0.3 * rng.normal(size=shape)) + 0.1).astype(np.float32)
+        truth[rng.random(shape) < 0.2] = 0
+        prediction[rng.random(shape) < 0.05] = np.nan
+        found.append((truth, prediction))
+    return found
+
+
+def naive(pairs: list[tuple[np.ndarray, np.ndarray]], variant: str, limits: tuple[float, float]) -> dict[str, float]:
+    """protocol.md section 1, word by word."""
+    truths, aligned = [], []
+    for truth, prediction in pairs:
+        valid = (truth > limits[0]) & (truth < limits[1]) & np.isfinite(truth) & np.isfinite(prediction)
+        valid &= np.nan_to_num(prediction) > 0
+        t, p = truth[valid].astype(float), prediction[valid].astype(float)
+        if variant == "scale_only":
+            p = p * np.median(t) / np.median(p)
+        elif variant == "lstsq":
+            (scale, shift), *_ = np.linalg.lstsq(np.column_stack([p, np.ones_like(p)]), t, rcond=None)
+            p = scale * p + shift
+        truths.append(t)
+        aligned.append(p)
+    t, p = np.concatenate(truths), np.concatenate(aligned)
+    log = np.log(np.clip(p, 1e-5, None)) - np.log(np.clip(t, 1e-5, None))
+    with np.errstate(divide="ignore"):
+        ratio = np.where(p > 0, np.maximum(p / t, t / p), np.inf)
+    return {
+        "abs_rel": np.mean(np.abs(p - t) / t),
+        "sq_rel": np.mean((p - t) ** 2 / t),
+        "rmse": np.sqrt(np.mean((p - t) ** 2)),
+        "log_rmse": np.sqrt(np.mean(log**2)),
+        "delta_1_25": 100 * np.mean(ratio < 1.25),
+        "delta_1_25_2": 100 * np.mean(ratio < 1.25**2),
+        "delta_1_25_3": 100 * np.mean(ratio < 1.25**3),
+    }
+
+
+def test_reference_figures() -> None:
+    scorer = DepthScorer(DepthSettings(min_depth=0, max_depth=80))
+    with np.load(DATA / "depth_case.npz", allow_pickle=False) as case:
+        for index, (truth, prediction) in enumerate(zip(case["gt"], case["pred"], strict=True)):
+            assert scorer.update(index, truth, prediction) is not None
+    for variant in ALIGNMENTS:
+        for name, expected in FIGURES[f"depth_{variant}"].items():
+            assert value(scorer, name, variant) == pytest.approx(expected, rel=1e-6), (name, variant)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(30, 40), (11, 13), (150, 150)]))
+def test_equals_the_definitions(seed: int, shape: tuple[int, int]) -> None:
+    """Sizes with odd and even numbers of valid pixels, and above one block."""
+    pairs = frames(3, seed, shape)
+    scorer = DepthScorer(DepthSettings(min_depth=0.5, max_depth=8, min_valid_pixels=50))
+    for index, (truth, prediction) in enumerate(pairs):
+        scorer.update(index, truth, prediction)
+    for variant in ALIGNMENTS:
+        for name, expected in naive(pairs, variant, (0.5, 8)).items():
+            assert value(scorer, name, variant) == pytest.approx(expected, rel=1e-9), (name, variant)
+
+
+def test_update_returns_the_frames_own_error_under_scale_only() -> None:
+    pairs = frames(2)
+    scorer = DepthScorer(DepthSettings(alignments=("none",)))
+    for index, pair in enumerate(pairs):
+        found = scorer.update(index, *pair)
+        assert found == pytest.approx(naive([pair], "scale_only", (0, 80))["abs_rel"], rel=1e-9)
+    assert {m.variant for m in scorer.compute() if m.name == "rmse"} == {"none"}
+
+
+def test_scale_only_and_lstsq_undo_what_they_can() -> None:
+    truth = frames(1)[0][0]
+    scorer = DepthScorer()
+    scorer.update(0, truth, np.where(truth > 0, 0.5 * truth, 1).astype(np.float32))
+    scorer.update(1, truth, np.where(truth > 0, 2 * truth + 3, 1).astype(np.float32))
+    assert value(scorer, "rmse", "lstsq") < 1e-5
+    assert value(scorer, "delta_1_25", "lstsq") == 100
+    assert value(scorer, "rmse", "scale_only") > 0.1
+
+
+def test_pixels_that_least_squares_makes_negative_are_outliers() -> None:
+    """A prediction that runs against the truth: the fitted line goes below zero at its far end."""
+    truth = np.full((20, 20), 1.0, dtype=np.float32)
+    truth[:, 0] = 50.0
+    prediction = np.full((20, 20), 1.0, dtype=np.float32)
+    prediction[:, 0], prediction[:, 1] = 10.0, 0.01
+    expected = naive([(truth, prediction)], "lstsq", (0, 80))
+    moved = np.polyval(np.polyfit(prediction.ravel().astype(float), truth.ravel().astype(float), 1), 0.01)
+    assert moved < 0, "the case must contain what it is about"
+    scorer = DepthScorer(DepthSettings(alignments=("lstsq",)))
+    scorer.update(0, truth, prediction)
+    for name, figure in expected.items():
+        assert value(scorer, name, "lstsq") == pytest.approx(figure, rel=1e-6), name
+    assert value(scorer, "delta_1_25_3", "lstsq") <= 95
+
+
+def test_ratio_of_exactly_the_threshold_is_outside() -> None:
+    truth = np.full((20, 20), 4.0, dtype=np.float32)
+    scorer = DepthScorer(DepthSettings(alignments=("none",)))
+    scorer.update(0, truth, np.full((20, 20), 5.0, dtype=np.float32))
+    assert value(scorer, "delta_1_25", "none") == 0
+    assert value(scorer, "delta_1_25_2", "none") == 100
+
+
+def test_a_prediction_without_variation() -> None:
+    truth = frames(1)[0][0]
+    scorer = DepthScorer()
+    assert scorer.update(0, truth, np.full(truth.shape, 7.0, dtype=np.float32)) is not None
+    assert value(scorer, "rmse", "lstsq") == pytest.approx(np.std(truth[truth > 0].astype(float)), rel=1e-6)
+
+
+def test_limits_are_open_and_infinity_is_no_truth() -> None:
+    truth = np.array([[0.0, 1.0, 2.0, 3.0, 4.0, np.inf, np.nan]], dtype=np.float32)
+    scorer = DepthScorer(DepthSettings(min_depth=1, max_depth=4, min_valid_pixels=2))
+    scorer.update(0, truth, np.ones_like(truth))
+    assert by_name(scorer)["abs_rel", "none"].samples == 2
+
+
+def test_pixels_without_a_prediction_are_counted() -> None:
+    truth = np.full((20, 20), 2.0, dtype=np.float32)
+    prediction = truth.copy()
+    prediction[0, :4] = [np.nan, np.inf, 0, -1]
+    scorer = DepthScorer()
+    scorer.update(0, truth, prediction)
+    assert value(scorer, "unpredicted_pixels") == 1.0
+    assert value(scorer, "abs_rel", "none") == 0.0
+    assert by_name(scorer)["abs_rel", "none"].samples == 396
+
+
+def test_frames_that_cannot_be_scored_are_counted_by_reason() -> None:
+    truth, prediction = frames(1)[0]
+    sparse = np.zeros_like(truth)
+    sparse.ravel()[:99] = 1.0
+    good = np.full_like(truth, 2.0)
+    scorer = DepthScorer()
+    assert scorer.update(0, None, prediction) is None
+    assert scorer.update(1, truth, None) is None
+    assert scorer.update(2, sparse, good) is None
+    assert scorer.update(3, sparse, -good) is None
+    assert all("no frame could be scored" in (m.reason or "") for m in scorer.compute() if m.name == "abs_rel")
+    assert "2 frames with too few valid pixels" in (by_name(scorer)["rmse", "none"].reason or "")
+    sparse.ravel()[99] = 1.0
+    assert scorer.update(4, sparse, good) is not None, "100 valid pixels are enough"
+    assert value(scorer, "frames_scored") == 1
+    assert [value(scorer, "frames_skipped", v) for v in ("no_truth", "no_prediction", "few_valid_pixels")] == [1, 1, 2]
+
+
+def test_nothing_given() -> None:
+    assert by_name(DepthScorer())["abs_rel", "scale_only"].reason == "no frame was given"
+
+
+def test_overflow_becomes_a_reason() -> None:
+    truth = np.full((20, 20), 2.0, dtype=np.float32)
+    prediction = np.full((20, 20), 1e300)
+    scorer = DepthScorer(DepthSettings(alignments=("none",)))
+    scorer.update(0, truth, prediction)
+    assert "not finite" in (by_name(scorer)["rmse", "none"].reason or "")
+    assert value(scorer, "delta_1_25", "none") == 0
+
+
+def test_shapes_that_differ_name_the_frame() -> None:
+    with pytest.raises(DataError, match=r"frame 17: .*\(4, 5\).*\(5, 4\)"):
+        DepthScorer().update(17, np.ones((5, 4), dtype=np.float32), np.ones((4, 5), dtype=np.float32))
+
+
+def test_inputs_are_left_alone() -> None:
+    truth, prediction = frames(1)[0]
+    before = truth.copy(), prediction.copy()
+    DepthScorer().update(0, truth, prediction)
+    np.testing.assert_array_equal(truth, before[0])
+    np.testing.assert_array_equal(prediction, before[1])
+
+
+def test_memory_does_not_grow_with_the_length() -> None:
+    pairs = frames(1, shape=(100, 100))
+    scorer = DepthScorer()
+    scorer.update(0, *pairs[0])
+    tracemalloc.start()
+    for index in range(1, 50):
+        scorer.update(index, *pairs[0])
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20_000  # one frame's pixels alone are 40,000 bytes
+
+
+def test_settings_are_strict() -> None:
+    for wrong in ({"max_depth": 0}, {"min_depth": 5, "max_depth": 5}, {"alignments": ("median",)}, {"maxdepth": 3}):
+        with pytest.raises(ValidationError):
+            DepthSettings.model_validate(wrong)
