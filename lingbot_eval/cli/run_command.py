@@ -135,10 +135,10 @@ def _print_summary(outcome: Outcome, stored: StoredUnits, report: list[Path] | N
     output.line()
     untrained = any(label.startswith("untrained") for label in outcome.record.weights.values())
     output.line(f"Results{' (untrained weights: the numbers say nothing of the method)' if untrained else ''}")
-    names = {unit: " ".join(_title(unit.record)) for unit in stored.units}
     for unit in stored.units:
-        output.line(f"  {names[unit]}")
-        output.line(f"    {_result(unit.record)}")
+        record = unit.record
+        output.line(f"  {record.dataset}/{record.scene} with {record.method}")
+        output.line(f"    {_result(record)}")
     for damaged in stored.damaged:
         output.line(f"  damaged: {damaged.reason}")
     output.line()
@@ -148,10 +148,6 @@ def _print_summary(outcome: Outcome, stored: StoredUnits, report: list[Path] | N
         output.line(f"tables and plots: lingbot-eval report {shlex.quote(str(outcome.path))}")
     else:
         output.line(f"report: {outcome.path / 'report' / 'report.md'}")
-
-
-def _title(record: UnitRecord) -> tuple[str, ...]:
-    return f"{record.dataset}/{record.scene}", "with", record.method
 
 
 def _result(record: UnitRecord) -> str:

@@ -39,7 +39,7 @@ def with_device(settings: MethodSettings) -> MethodSettings:
 
     Raises ConfigError for a device that is not there.
     """
-    if isinstance(settings, ReplayConfig):
+    if isinstance(settings, ReplayConfig) or settings.device == "cpu":
         return settings
     from lingbot_eval.model.build import choose_device
 

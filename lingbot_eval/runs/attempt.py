@@ -127,6 +127,8 @@ class Attempt:
 
     def _run(self, writer: UnitWriter, each_frame: Callable[[], None]) -> None:
         sequence = self._opened()
+        # Before the stream, although the scores need it after: a broken pose file should not cost a whole pass.
+        reference = sequence.reference()
         with closing(create_method(self.unit.method)) as method:
             method.open(sequence)
             self._method_facts = dict(method.describe())
@@ -135,7 +137,6 @@ class Attempt:
             self._stream_through(method, scorer, writer, each_frame)
             resources = method.resources()
         self._stage = "score"
-        reference = sequence.reference()
         score = scorer.score(reference, self._frames, warm_up_s)
         self._measurements = (*score.measurements, *resources)
         self._stage = "store"

@@ -20,7 +20,6 @@ from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.preparation.resize import SizeSettings
 from lingbot_eval.runs.experiment import DatasetConfig, Experiment
 from lingbot_eval.types import FrameSequence
-from lingbot_eval.validation import nearest
 
 
 @dataclass(frozen=True)
@@ -145,16 +144,14 @@ def _depth_range(card: Card, settings: DepthSettings | None) -> tuple[float, flo
 
 
 def _scenes(dataset: DatasetConfig, card: Card, adapter: Adapter) -> tuple[str, ...]:
+    """The scenes named, or all that are there but those that the protocol leaves out (the card says why)."""
+    if dataset.scenes != "all":
+        return dataset.scenes
     there = adapter.scenes()
-    if dataset.scenes == "all":
-        left_out = {scene for scene in there if scene in card.scenes_left_out}
-        found = tuple(scene for scene in there if scene not in left_out)
-        if not found:
-            raise DataError(f"dataset {dataset.name}: no scene under {dataset.root}; check datasets.root")
-        return found
-    for scene in dataset.scenes:
-        if scene not in there:
-            raise DataError(
-                f"dataset {dataset.name}: no scene {scene!r}{nearest(scene, there)}; there are: {', '.join(there)}"
-            )
-    return dataset.scenes
+    found = tuple(scene for scene in there if scene not in card.scenes_left_out)
+    if not found:
+        raise DataError(
+            f"dataset {dataset.name}: no scene to run under {dataset.root}, found "
+            f"{', '.join(there) + ', which the protocol leaves out' if there else 'nothing'}; check root and scenes"
+        )
+    return found

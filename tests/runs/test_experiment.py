@@ -93,7 +93,7 @@ def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("options:", "selecton: {stride: 2}\n    options:", "0.selecton: unknown key 'selecton' (did you mean 'selection'?)"),
+        ("options:", "selecton: {stride: 2}\n    options:", "unknown key 'selecton' (did you mean 'selection'?)"),
         ("kind: lingbot", "kind: lingbo", "methods.0.kind: expected 'lingbot', 'replay', found 'lingbo'"),
         ("config: ci", "config: ci, sed: 1", "methods.0.model.sed: unknown key 'sed' (did you mean 'seed'?)"),
         ("config: ci", "config: tiny", "methods.0.model.config: expected 'full', 'mini' or 'ci', found 'tiny'"),

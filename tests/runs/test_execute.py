@@ -1,0 +1,216 @@
+"""Execution: every unit becomes a result or a reason, what is done stays done, and nothing is stale."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FRAMES, Quiet, World, experiment, pose_at
+
+from lingbot_eval.errors import CheckpointError, StoreError
+from lingbot_eval.formats.trajectories import read_tum
+from lingbot_eval.runs import store as store_module
+from lingbot_eval.runs.execute import Outcome, execute
+from lingbot_eval.runs.experiment import Experiment
+from lingbot_eval.runs.plan import make_plan
+from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.runs.store import RunStore
+from lingbot_eval.runs.unit_writer import UnitWriter
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    made.install(monkeypatch)
+    return made
+
+
+def run(out: Path, what: Experiment, observer: Quiet | None = None) -> Outcome:
+    return execute(make_plan(what), out, "lingbot-eval run fake", observer or Quiet())
+
+
+def units(outcome: Outcome) -> dict[tuple[str, str], UnitRecord]:
+    stored = RunStore.open(outcome.path).read_units()
+    assert not stored.damaged
+    return {(unit.record.scene, unit.record.method): unit.record for unit in stored.units}
+
+
+def value(record: UnitRecord, name: str, variant: str = "") -> float | str | None:
+    (found,) = [m for m in record.measurements if (m.name, m.variant) == (name, variant)]
+    return found.reason if found.value is None else found.value
+
+
+def test_a_run_from_end_to_end(tmp_path: Path, world: World) -> None:
+    observer = Quiet()
+    outcome = run(tmp_path, experiment(), observer)
+    assert (outcome.done, outcome.skipped, outcome.failed) == (2, 0, 0)
+    assert outcome.record.status == "complete"
+    assert observer.frames == 2 * FRAMES
+    assert observer.lines[:2] == [f"started synthetic/one/good {FRAMES}", "ok synthetic/one/good"]
+    assert world.made[0].log == ["open one", "warm up on 0", "resources", "close"]
+
+    store = RunStore.open(outcome.path)
+    (first, second) = store.read_units().units
+    assert (first.record.scene, second.record.scene) == ("one", "two")
+    assert (first.record.frames, first.record.predictions) == (FRAMES, FRAMES)
+    # The method's world is twice as large and its depth three times: alignment takes out exactly that.
+    assert value(first.record, "ate_rmse", "sim3") == pytest.approx(0, abs=1e-9)
+    assert value(first.record, "scale", "sim3") == pytest.approx(0.5)
+    assert value(first.record, "abs_rel", "scale_only") == pytest.approx(0, abs=1e-6)
+    assert value(first.record, "abs_rel", "none") == pytest.approx(2, rel=1e-6)
+    assert value(first.record, "warm_up") == pytest.approx(500)
+    assert value(first.record, "forward_fps") == pytest.approx(1000)
+    assert value(first.record, "weights") == 1.0
+
+    table = store.read_frames(first)
+    assert table["index"].tolist() == list(range(FRAMES))
+    assert table["frame_type"].tolist() == ["scale"] * 8 + ["kept"] * (FRAMES - 8)
+    assert table["cache_memory_bytes"].tolist() == list(range(FRAMES))
+    assert table["position_error_m"].max() < 1e-9
+    assert table["rotation_error_deg"].max() < 1e-5
+    assert (table["process_bytes"] > 1e6).all()
+    total_ms = table["interval_ms"].sum()
+    assert value(first.record, "end_to_end_fps") == pytest.approx(1e3 * FRAMES / total_ms)
+
+    estimate, reference = (read_tum(first.folder / f"{name}.tum") for name in ("estimate", "reference"))
+    np.testing.assert_allclose(reference.camera_to_world[5], pose_at(5), atol=1e-9)
+    np.testing.assert_allclose(estimate.camera_to_world[5][:3, 3], 2 * pose_at(5)[:3, 3], atol=1e-9)
+
+    panels = store.read_panels(first)
+    assert panels is not None
+    assert len(panels.index) == 4
+    assert panels.index[0] == 0
+    np.testing.assert_allclose(panels.prediction, panels.truth, rtol=1e-5)
+    assert (panels.image[:, 0, 0, 0] == panels.index).all()
+
+
+def test_selection_reaches_the_stream(tmp_path: Path, world: World) -> None:
+    outcome = run(tmp_path, experiment(dataset={"selection": {"start": 2, "stride": 3, "count": 5}}))
+    record = units(outcome)["one", "good"]
+    assert (record.frames, record.predictions) == (5, 5)
+    assert record.sequence["selection"] == {"start": 2, "stride": 3, "count": 5}
+    assert value(record, "ate_rmse", "sim3") == pytest.approx(0, abs=1e-9)
+
+
+def test_without_a_reference_there_are_reasons(tmp_path: Path, world: World) -> None:
+    world.adapter.scenes_there = {"bare": {"with_reference": False}}
+    record = units(run(tmp_path, experiment()))["bare", "good"]
+    assert record.status == "ok"
+    assert value(record, "ate_rmse", "sim3") == "no reference poses"
+    assert value(record, "rpe_rotation_rmse", "sim3") == "no reference poses"
+    assert value(record, "coverage") == 100.0
+    assert "without true depth" in str(value(record, "abs_rel", "scale_only"))
+    assert isinstance(value(record, "end_to_end_fps"), float)
+
+
+def test_a_family_can_be_switched_off(tmp_path: Path, world: World) -> None:
+    record = units(run(tmp_path, experiment(metrics={"trajectory": None, "depth": None})))["one", "good"]
+    assert {m.family for m in record.measurements} == {"throughput", "memory"}
+
+
+def at(scene: str, index: int, error: BaseException) -> Callable[[str, int], None]:
+    def misbehave(now: str, frame: int) -> None:
+        if (now, frame) == (scene, index):
+            raise error
+
+    return misbehave
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("bad\n  things"), "RuntimeError: bad things"),
+        (MemoryError(), "MemoryError"),
+        (KeyError("x"), "KeyError: 'x'"),
+    ],
+)
+def test_a_failing_unit_is_a_result(tmp_path: Path, world: World, error: Exception, reason: str) -> None:
+    world.misbehave = {"bad": at("one", 9, error)}
+    outcome = run(tmp_path, experiment("bad", "good"))
+    assert (outcome.done, outcome.failed, outcome.bad_input) == (3, 1, False)
+    assert outcome.record.status == "incomplete"
+    record = units(outcome)["one", "bad"]
+    assert (record.status, record.stage, record.failed_at_frame, record.reason) == ("failed", "stream", 9, reason)
+    assert record.predictions == 9
+    assert record.measurements == []
+    assert units(outcome)["two", "bad"].status == "ok"
+    assert [method.log[-1] for method in world.made] == ["close"] * 4
+    folder = outcome.path / "units" / "synthetic" / "one" / "bad"
+    assert "Traceback" in (folder / "traceback.txt").read_text()
+    assert len((folder / "frames.csv").read_text().splitlines()) == 10
+
+
+def test_a_damaged_image_fails_its_unit_and_says_which(tmp_path: Path, world: World) -> None:
+    world.adapter.scenes_there["one"] = {"broken_at": 5}
+    outcome = run(tmp_path, experiment())
+    assert outcome.bad_input
+    record = units(outcome)["one", "good"]
+    assert (record.stage, record.failed_at_frame) == ("stream", 5)
+    assert record.reason == "one/000005.png: expected an image, found a truncated file"
+    assert units(outcome)["two", "good"].status == "ok"
+
+
+def test_what_is_done_is_skipped_and_what_failed_is_tried_again(tmp_path: Path, world: World) -> None:
+    world.misbehave = {"good": at("two", 3, RuntimeError("once"))}
+    assert run(tmp_path, experiment()).failed == 1
+    world.misbehave = {}
+    observer = Quiet()
+    outcome = run(tmp_path, experiment(), observer)
+    assert (outcome.done, outcome.skipped, outcome.failed) == (1, 1, 0)
+    assert observer.lines[0] == "skipped synthetic/one/good"
+    assert outcome.record.status == "complete"
+    assert units(outcome)["two", "good"].status == "ok"
+    assert not (outcome.path / "units" / "synthetic" / "two" / "good" / "traceback.txt").exists()
+
+
+def test_changed_input_is_never_a_stale_hit(tmp_path: Path, world: World) -> None:
+    run(tmp_path, experiment())
+    world.adapter.scenes_there["two"] = {"version": "2"}
+    outcome = run(tmp_path, experiment())
+    assert (outcome.done, outcome.skipped) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("disk full"), CheckpointError("no weights")])
+def test_what_stops_a_run_leaves_what_is_done(tmp_path: Path, world: World, error: BaseException) -> None:
+    world.misbehave = {"good": at("two", 3, error)}
+    with pytest.raises(type(error)):
+        run(tmp_path, experiment())
+    (folder,) = tmp_path.iterdir()
+    stored = RunStore.open(folder).read_units()
+    assert [unit.record.scene for unit in stored.units] == ["one"]
+    assert stored.missing == (("synthetic", "two", "good"),)
+    assert RunStore.open(folder).read_run().status == "incomplete"
+    assert world.made[-1].log[-1] == "close"
+    world.misbehave = {}
+    assert run(tmp_path, experiment()).skipped == 1
+
+
+def test_a_full_disk_stops_the_run_with_one_line(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: UnitWriter, row: object) -> None:
+        raise StoreError("cannot write frames.csv: No space left on device; free space, then run again")
+
+    monkeypatch.setattr(UnitWriter, "append_row", full)
+    with pytest.raises(StoreError, match="No space left"):
+        run(tmp_path, experiment())
+    (folder,) = tmp_path.iterdir()
+    assert not RunStore.open(folder).read_units().units
+
+
+def test_two_runs_in_one_directory(tmp_path: Path, world: World) -> None:
+    outcome = run(tmp_path, experiment())
+    with RunStore.open(outcome.path).lock(), pytest.raises(StoreError, match="being written by"):
+        run(tmp_path, experiment())
+
+
+def test_the_record_states_itself(tmp_path: Path, world: World) -> None:
+    outcome = run(tmp_path, experiment("a", "b"))
+    record = json.loads((outcome.path / store_module.RUN_FILE).read_text())
+    assert record["command"] == "lingbot-eval run fake"
+    assert record["weights"] == {"a": "untrained (seed 0)", "b": "untrained (seed 0)"}
+    assert record["units"] == [["synthetic", scene, method] for scene in ("one", "two") for method in ("a", "b")]
+    assert record["experiment"]["datasets"][0]["scenes"] == ["one", "two"]
+    assert record["environment"]["libraries"]["numpy"] == np.__version__
+    assert outcome.path.name == f"fake-{record['key'][:12]}"

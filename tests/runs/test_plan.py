@@ -1,0 +1,148 @@
+"""Plans: defaults filled in, missing things found before anything runs, and a key for everything that counts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import World, experiment
+
+from lingbot_eval.adapters.cards import load_card
+from lingbot_eval.errors import CheckpointError, ConfigError, DataError
+from lingbot_eval.methods import registry
+from lingbot_eval.runs import plan as plan_module
+from lingbot_eval.runs.plan import make_plan
+
+
+@pytest.fixture(autouse=True)
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    made.install(monkeypatch)
+    return made
+
+
+def test_defaults_come_from_the_card() -> None:
+    card = load_card("synthetic")
+    (dataset,) = make_plan(experiment(dataset={"size": None})).experiment.datasets
+    assert dataset.selection.stride == card.protocol.stride
+    assert dataset.size == card.protocol.size
+    assert dataset.scenes == ("one", "two")
+    assert dataset.depth_range == (card.protocol.min_depth, card.protocol.max_depth)
+
+
+def test_what_the_experiment_says_wins() -> None:
+    given = {"selection": {"stride": 4}, "depth_range": [1, 2], "scenes": ["two"], "root": "some/where"}
+    plan = make_plan(experiment(dataset=given))
+    (dataset,) = plan.experiment.datasets
+    assert dataset.selection.stride == 4
+    assert dataset.depth_range == (1, 2)
+    assert dataset.root == str(Path.cwd() / "some/where")
+    assert [unit.names for unit in plan.units] == [("synthetic", "two", "good")]
+    (dataset,) = make_plan(experiment(metrics={"depth": {"max_depth": 7}})).experiment.datasets
+    assert dataset.depth_range == (load_card("synthetic").protocol.min_depth, 7)
+
+
+def test_a_root_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (dataset,) = make_plan(experiment(dataset={"root": "~/data"})).experiment.datasets
+    assert dataset.root == "/home/somebody/data"
+
+
+def test_units_in_order() -> None:
+    names = [unit.names for unit in make_plan(experiment("a", "b")).units]
+    assert names == [("synthetic", scene, method) for scene in ("one", "two") for method in ("a", "b")]
+
+
+def test_an_unknown_scene_is_found_before_anything_runs() -> None:
+    with pytest.raises(DataError, match="no scene 'tow'; there are: one, two"):
+        make_plan(experiment(dataset={"scenes": ["one", "tow"]}))
+
+
+def test_a_dataset_without_scenes(world: World) -> None:
+    world.adapter.scenes_there = {}
+    with pytest.raises(DataError, match="no scene"):
+        make_plan(experiment())
+
+
+def test_every_scene_is_opened_once(world: World) -> None:
+    make_plan(experiment("a", "b", "c"))
+    assert world.adapter.opened == ["one", "two"]
+
+
+def test_a_missing_checkpoint_and_device() -> None:
+    method: dict[str, Any] = {"kind": "lingbot", "device": "cpu", "model": {"checkpoint": "nowhere/weights.pt"}}
+    with pytest.raises(CheckpointError, match=r"nowhere/weights\.pt"):
+        make_plan(experiment(methods=[method]))
+    with pytest.raises(ConfigError, match="cuda:99"):
+        make_plan(experiment(methods=[{"kind": "lingbot", "device": "cuda:99"}]))
+
+
+def test_auto_device_is_resolved() -> None:
+    (method,) = make_plan(experiment(methods=[{"kind": "lingbot", "device": "auto"}])).experiment.methods
+    assert getattr(method, "device", None) in ("cpu", "cuda:0")
+
+
+def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(*methods: str, **changes: Any) -> str:
+        return make_plan(experiment(*methods, **changes)).key
+
+    keys = [
+        key(),
+        key("other"),
+        key(dataset={"selection": {"stride": 2}}),
+        key(dataset={"scenes": ["one"]}),
+        key(dataset={"options": {"seed": 1}}),
+        key(dataset={"depth_range": [0.5, 5]}),
+        key(metrics={"trajectory": {"rpe_delta_frames": 2}}),
+        key(methods=[{"kind": "lingbot", "name": "good", "device": "cpu", "streaming": {"window": 3}}]),
+        key(methods=[{"kind": "lingbot", "name": "good", "device": "cpu", "model": {"seed": 1}}]),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+    # Saying a default changes nothing.
+    assert key(dataset={"scenes": ["one", "two"], "options": {}}) == keys[0]
+    monkeypatch.setattr(plan_module, "_code_digest", lambda: "other code")
+    assert key() != keys[0]
+
+
+def test_the_key_follows_the_checkpoint_content(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"first")
+    method = {"kind": "lingbot", "device": "cpu", "model": {"checkpoint": str(weights)}}
+    hashed: list[int] = []
+
+    def key() -> str:
+        plan = make_plan(experiment(methods=[method]))
+        hashed.append(registry._sha256.cache_info().misses)
+        assert "weights.pt, SHA-256 " in plan.weights["lingbot"]
+        return plan.key
+
+    first = key()
+    assert key() == first
+    assert hashed[0] == hashed[1], "hashed again although nothing changed"
+    weights.write_bytes(b"other")
+    os.utime(weights, ns=(1, 1))
+    assert key() != first
+
+
+def test_the_key_is_the_same_in_another_process() -> None:
+    code = (
+        "from lingbot_eval.runs.experiment import load_experiment\n"
+        "from lingbot_eval.runs.plan import make_plan\n"
+        "import sys; sys.stdout.write(make_plan(load_experiment('smoke', ['methods.0.device=cpu'])).key)"
+    )
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(keys) == 1
