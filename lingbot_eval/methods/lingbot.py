@@ -17,7 +17,8 @@ from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
 from lingbot_eval.profiling.timing import timed
-from lingbot_eval.streaming.session import FrameOutput, StreamingSession
+from lingbot_eval.streaming.open import Session, open_session
+from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import resolve_interval
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction, StepCost
 
@@ -32,7 +33,7 @@ class LingbotMethod:
         self._device = choose_device(config.device)
         self._loaded: tuple[GeometricContextTransformer, WeightSource] | None = None
         self._frames: int | None = None
-        self._session: StreamingSession | None = None
+        self._session: Session | None = None
         self._interval = 0
 
     @property
@@ -66,7 +67,8 @@ class LingbotMethod:
     def open(self, sequence: FrameSequence) -> None:
         """See `Method`. Raises ConfigError for interval ``auto`` on a sequence of unknown length."""
         self._frames = sequence.length
-        self._interval = resolve_interval(self._config.streaming.keyframe_interval, self._frames)
+        settings = self._config.streaming
+        self._interval = 1 if settings.flow else resolve_interval(settings.keyframe_interval, self._frames)
         self._model()
 
     def warm_up(self, frame: Frame) -> float:
@@ -133,9 +135,9 @@ class LingbotMethod:
             )
         return self._loaded
 
-    def _new_session(self) -> StreamingSession:
+    def _new_session(self) -> Session:
         model, _ = self._model()
-        return StreamingSession(
+        return open_session(
             model,
             self._config.streaming,
             frames=self._frames,

@@ -1,11 +1,12 @@
 """The only streaming loop of the project: ``session.step(image)`` for every frame, ``session.finish()`` at the end.
 
-Evaluation, benchmarks, verification and demos all call this. Source: model.md section 6.
+Evaluation, benchmarks, verification and demos all call this; windowed mode runs one session a window. Source:
+model.md section 6.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from lingbot_eval.errors import StreamError
 from lingbot_eval.model.config import PATCH_SIZE
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
-from lingbot_eval.streaming.settings import StreamSettings, resolve_interval
+from lingbot_eval.streaming.flow import Viewpoint, mean_displacement, viewpoint
+from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, resolve_interval
 from lingbot_eval.streaming.stores import StreamStores, build_stores
 from lingbot_eval.types import FrameType
 
@@ -26,6 +28,7 @@ class FrameOutput:
 
     index: position in the stream. pose: (9,) camera-to-world encoding [t, quaternion scalar last, fov_y, fov_x].
     depth, depth_confidence: (H, W). points: (H, W, 3) and points_confidence (H, W), None without a point head.
+    flow_pixels: displacement that a flow keyframe was judged by, None where nothing was judged.
     """
 
     index: int
@@ -35,6 +38,7 @@ class FrameOutput:
     depth_confidence: Tensor
     points: Tensor | None = None
     points_confidence: Tensor | None = None
+    flow_pixels: float | None = None
 
 
 class StreamingSession:
@@ -56,11 +60,12 @@ class StreamingSession:
         self._settings = settings
         self._iterations = camera_iterations
         self._window = settings.window or model.config.window
-        self.interval = resolve_interval(settings.keyframe_interval, frames)
+        self.interval = 1 if settings.flow else resolve_interval(settings.keyframe_interval, frames)
         self._policy = CachePolicy(self._window)
         self._stores: StreamStores | None = None
         self._size: tuple[int, int] | None = None
         self._waiting: list[Tensor] = []
+        self._last_kept: tuple[int, Viewpoint] | None = None
         self._finished = False
 
     @torch.inference_mode()
@@ -103,7 +108,8 @@ class StreamingSession:
         return self._run(images, self._policy.enter_scale(len(images)))
 
     def _next_step(self) -> Step:
-        if is_keyframe(self._policy.frames, self._settings.scale_frames, self.interval):
+        # With flow keyframes every frame passes by first: its own prediction decides whether it is kept.
+        if not self._settings.flow and is_keyframe(self._policy.frames, self._settings.scale_frames, self.interval):
             return self._policy.keep()
         return self._policy.pass_by()
 
@@ -114,7 +120,7 @@ class StreamingSession:
             clock=step.clock, starts_stream=step.frame == 0, scale_phase=step.frame_type is FrameType.SCALE
         )
         out = self._model(images, placement, stores.blocks, stores.camera, self._iterations)
-        return tuple(
+        outputs = tuple(
             FrameOutput(
                 index=step.frame + i,
                 frame_type=step.frame_type,
@@ -126,6 +132,28 @@ class StreamingSession:
             )
             for i in range(step.count)
         )
+        return self._judge(outputs, self._settings.flow) if self._settings.flow else outputs
+
+    def _judge(self, outputs: tuple[FrameOutput, ...], flow: FlowSettings) -> tuple[FrameOutput, ...]:
+        """Keep the frame that passed by if it moved enough since the last kept one, at first the last scale frame."""
+        out = outputs[-1]
+        here = viewpoint(out.pose, *out.depth.shape)
+        if self._last_kept is None:
+            self._last_kept = (out.index, here)
+            return outputs
+        index, there = self._last_kept
+        moved = mean_displacement(out.depth, here, there)
+        first_step = self._policy.kept == self._settings.scale_frames
+        if first_step or moved > flow.threshold or out.index - index >= flow.max_gap:
+            self._stores_of_stream().keep_last(self._policy.keep_last())
+            self._last_kept = (out.index, here)
+            out = replace(out, frame_type=FrameType.KEPT)
+        return (replace(out, flow_pixels=moved),)
+
+    def _stores_of_stream(self) -> StreamStores:
+        if self._stores is None:
+            raise StreamError("no frame has entered yet")
+        return self._stores
 
     def _open_stores(self, images: Tensor) -> StreamStores:
         if self._stores is None:

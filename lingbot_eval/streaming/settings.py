@@ -1,10 +1,10 @@
-"""Settings of a stream: scale phase, window, keyframes, backend. Imports no torch."""
+"""Settings of a stream: scale phase, window, keyframes, windowed mode, backend. Imports no torch."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingbot_eval.errors import ConfigError
 
@@ -14,20 +14,81 @@ TRAINED_VIEWS = 320
 Backend = Literal["sdpa"]
 
 
+Positive = Annotated[int, Field(ge=1)]
+
+
+class FlowSettings(BaseModel):
+    """Keyframes by how far the image has moved since the last one (model.md section 6, "Flow keyframes").
+
+    threshold: mean displacement in pixels above which a frame is kept. max_gap: frames after which one is kept
+    whatever it shows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: Annotated[float, Field(gt=0)]
+    max_gap: Positive = 30
+
+
+class WindowedSettings(BaseModel):
+    """Windows of fresh caches and clocks, joined afterwards (model.md section 6, "Windowed mode").
+
+    size: kept frames a window, scale frames included. overlap_keyframes: kept frames that neighbours share;
+    overlap_size: the same in frames; with neither, the scale frames.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: Positive = 64
+    overlap_size: Positive | None = None
+    overlap_keyframes: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_overlap(self) -> WindowedSettings:
+        if self.overlap_size is not None and self.overlap_keyframes is not None:
+            raise ValueError("give overlap_size (frames) or overlap_keyframes, not both")
+        return self
+
+
 class StreamSettings(BaseModel):
     """How frames enter and which are kept (model.md section 6).
 
     scale_frames: the anchor context, entering together. window: last kept frames seen whole, None for the model
     configuration's own. keyframe_interval: every k-th step frame is kept; ``auto`` = 1 up to 320 frames, else
-    ceil(N/320). backend: where keys and values live.
+    ceil(N/320); flow replaces it. windowed: None is one stream from end to end. backend: where keys and values live.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scale_frames: Annotated[int, Field(ge=1)] = 8
-    window: Annotated[int, Field(ge=1)] | None = None
-    keyframe_interval: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    scale_frames: Positive = 8
+    window: Positive | None = None
+    keyframe_interval: Positive | Literal["auto"] = "auto"
+    flow: FlowSettings | None = None
+    windowed: WindowedSettings | None = None
     backend: Backend = "sdpa"
+
+    @model_validator(mode="after")
+    def _windows_advance(self) -> StreamSettings:
+        if self.windowed is not None and self.windowed.size <= self.scale_frames:
+            raise ValueError(
+                f"windowed.size {self.windowed.size} counts the {self.scale_frames} scale frames of each window and "
+                f"leaves none to go on with; the smallest that works is {self.scale_frames + 1}"
+            )
+        return self
+
+
+def overlap_frames(settings: StreamSettings, interval: int) -> int:
+    """Frames that neighbouring windows share, before the limits that the stream's length sets."""
+    windowed = settings.windowed or WindowedSettings()
+    if windowed.overlap_keyframes is not None:
+        return max(settings.scale_frames, windowed.overlap_keyframes * interval)
+    return windowed.overlap_size or settings.scale_frames
+
+
+def window_span(settings: StreamSettings, interval: int) -> int:
+    """Frames of a full window at a fixed interval."""
+    windowed = settings.windowed or WindowedSettings()
+    return settings.scale_frames + (windowed.size - settings.scale_frames) * interval
 
 
 def resolve_interval(keyframe_interval: int | Literal["auto"], frames: int | None) -> int:

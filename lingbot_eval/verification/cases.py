@@ -23,7 +23,7 @@ class Case(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["streaming", "stages"]
+    kind: Literal["streaming", "windowed", "stages"]
     model: Literal["mini", "full"] = "mini"
     frames: Positive | None = None
     height: Positive
@@ -34,8 +34,11 @@ class Case(BaseModel):
     keyframe_interval: Positive = 1
     camera_iterations: Positive = 4
     point_head: bool = False
-    flow_threshold: None = None
-    max_non_keyframe_gap: None = None
+    flow_threshold: Annotated[float, Field(ge=0)] | None = None
+    max_non_keyframe_gap: Positive | None = None
+    window_size: Positive | None = None
+    overlap_size: Positive | None = None
+    overlap_keyframes: Positive | None = None
     rows: tuple[Annotated[int, Field(ge=0)], ...] | None = None
 
 
@@ -94,8 +97,8 @@ def _parse(settings: dict[str, Any]) -> Case | Unsupported:
         first = error.errors()[0]
         setting = ".".join(str(part) for part in first["loc"])
         return Unsupported(f"{setting} = {first.get('input')!r} is not supported")
-    if case.kind == "streaming" and case.frames is None:
-        return Unsupported("a streaming case needs frames")
+    if case.kind != "stages" and case.frames is None:
+        return Unsupported(f"a {case.kind} case needs frames")
     if case.rows is not None and (not case.rows or max(case.rows) >= (case.frames or 0)):
         return Unsupported(f"rows must name some of its {case.frames} frames")
     return case

