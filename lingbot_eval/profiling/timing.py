@@ -119,7 +119,7 @@ def throughput_measurements(
         *summarise(
             "end_to_end_interval",
             1e3 * interval[paced],
-            f"time between predictions leaving; {_END_TO_END}; step frames only (no scale frames, not the first output)",
+            f"time between predictions leaving; {_END_TO_END}; no scale frames, not the first output",
         ),
         _one(
             "first_output_latency",

@@ -30,6 +30,7 @@ GREY = "#8A8A8A"
 
 _DPI = 110
 _LONGEST_TITLE = 110
+_FEW = 300  # up to here every value can be followed by eye
 MOST_POINTS = 4000  # more than twice the pixels of a line's width: drawn as an envelope from here on
 
 
@@ -87,13 +88,13 @@ def draw_series(axes: Axes, x: FloatArray, y: FloatArray, label: str, color: str
     """
     measured = np.isfinite(y)
     x, y = x[measured], y[measured]
-    if len(y) <= 100:
+    if len(y) <= _FEW:
         marks: dict[str, Any] = {"marker": "."} if len(y) <= 30 else {}
         axes.plot(x, y, color=color, linewidth=1.2, label=label, **marks)
         return
-    stretch = max(5, len(y) // 200)
+    stretch = max(9, len(y) // 200)
     if len(y) <= MOST_POINTS:
-        axes.plot(x, y, color=color, linewidth=0.6, alpha=0.35, label=label)
+        axes.plot(x, y, color=color, linewidth=0.7, alpha=0.45, label=label)
     else:
         starts = np.arange(0, len(y), -(-len(y) // (MOST_POINTS // 4)))
         axes.fill_between(

@@ -73,8 +73,8 @@ def _draw_paths(axes: Axes, paths: Paths, across: int, up: int) -> None:
         if points is None:
             continue
         named = color == VERMILION  # so that each marker is in the legend once
-        # The end is a large open square, the start a small full disc: on a closed loop both are seen.
-        for position, marker, size, fill, name in ((0, "o", 6, color, "start"), (-1, "s", 11, "none", "end")):
+        # The end is a large white square, the start a small full disc on top: on a closed loop both are seen.
+        for position, marker, size, fill, name in ((0, "o", 6, color, "start"), (-1, "s", 11, "white", "end")):
             axes.plot(
                 points[position, across],
                 points[position, up],
@@ -84,6 +84,7 @@ def _draw_paths(axes: Axes, paths: Paths, across: int, up: int) -> None:
                 markeredgecolor=color,
                 markeredgewidth=1.6,
                 linestyle="none",
+                zorder=6 if name == "start" else 5,
                 label=name if named else None,
             )
 

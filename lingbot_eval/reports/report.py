@@ -128,12 +128,15 @@ def _page(results: RunResults, tables: tuple[Table, ...], figures: Mapping[Names
         *_fenced(record.command, "sh"),
     ]
     lines += _failures(results, figures)
-    lines += ["## Tables", ""]
-    lines += [markdown_table(table) for table in tables] or ["Nothing was measured.", ""]
+    summary, details = tables[:1], tables[1:]
+    lines += ["## Results", ""]
+    lines += [markdown_table(table) for table in summary] or ["Nothing was planned.", ""]
     lines += ["All figures at full precision, one a row: [tables/measurements.csv](tables/measurements.csv)", ""]
     lines += _figure_sections(results, figures, out_dir)
+    lines += ["## All tables", "", *(markdown_table(table) for table in details)] if details else []
     lines += ["## Environment", "", *_fenced(_json(record.environment), "json")]
     lines += ["## Experiment", "", *_fenced(_json(record.experiment), "json")]
+    lines += _facts(results)
     return "\n".join(lines)
 
 
@@ -158,6 +161,17 @@ def _figure_sections(results: RunResults, figures: Mapping[Names, _Figures], out
         lines += [f"### {label}", ""]
         for kind, file in drawn.files.items():
             lines += [f"![{_CAPTIONS[kind]}: {label}]({quote(file.relative_to(out_dir).as_posix())})", ""]
+    return lines
+
+
+def _facts(results: RunResults) -> list[str]:
+    """What methods and sequences say of themselves: settings, sources of poses and depth, association counts."""
+    records = [unit.record for unit in results.units]
+    methods = {record.method: record.method_facts for record in reversed(records)}
+    sequences = {f"{record.dataset} / {record.scene}": record.sequence for record in records}
+    lines = []
+    for title, facts in (("Methods", methods), ("Sequences", sequences)):
+        lines += [f"## {title}", "", *_fenced(_json(facts), "json")] if facts else []
     return lines
 
 

@@ -55,7 +55,7 @@ def test_the_page_says_what_a_reader_must_know(written: list[Path]) -> None:
     assert "lingbot-eval run fake.yaml --set 'datasets.0.selection.stride=2'" in text
     assert "5 of 6 pairs of scene and method scored" in text
     assert "indoor / desk / lingbot: failed in stage stream at frame 812: CUDA out of memory" in text
-    assert "<script" not in text
+    assert "<script" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     assert '"cpu_model": "made up"' in text
 
 
@@ -71,6 +71,13 @@ def test_tables_are_read_back_by_pandas(written: list[Path]) -> None:
     assert shown[REPLAY] == expected[REPLAY]
 
 
+def test_a_fence_cannot_be_closed_from_inside(tmp_path: Path) -> None:
+    store = build_failures(tmp_path)
+    store.write_run(store.read_run().model_copy(update={"command": "run `x`\n````\n<script>"}))
+    text = write_report(store.path, tmp_path / "out")[0].read_text()
+    assert "`````sh\nrun `x`\n````\n<script>\n`````\n" in text
+
+
 def test_damage_in_one_unit_leaves_the_rest_and_is_told(tmp_path: Path) -> None:
     store = build_run(tmp_path, frames=30)
     unit = store.read_unit(*OFFICE, LINGBOT)
@@ -80,7 +87,7 @@ def test_damage_in_one_unit_leaves_the_rest_and_is_told(tmp_path: Path) -> None:
     files = write_report(store.path, tmp_path / "out")
     text = files[0].read_text()
     for name in ("frames.csv", "panels.npz", "estimate.tum"):
-        assert f"{name}" in text.partition("## Tables")[0]
+        assert f"{name}" in text.partition("## Results")[0]
     assert not any("001-" in file.name for file in files)
     assert any("005-" in file.name for file in files)
 
