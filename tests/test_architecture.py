@@ -149,3 +149,22 @@ def test_the_command_line_starts_without_what_is_heavy() -> None:
 def test_planning_a_run_needs_no_torch() -> None:
     loaded = loaded_by("import lingbot_eval.runs.experiment, lingbot_eval.runs.plan, lingbot_eval.runs.execute")
     assert "torch" not in loaded
+
+
+def test_the_reader_of_imports_sees_lazy_and_nested_ones(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    file.write_text(
+        "import numpy as np\n"
+        "from lingbot_eval import errors\n"
+        "from lingbot_eval.cli import output\n"
+        "from lingbot_eval.types import Frame\n"
+        "def work():\n"
+        "    from torch import nn\n"
+    )
+    assert list(imports(file)) == [
+        (1, "numpy"),
+        (2, "lingbot_eval.errors"),
+        (3, "lingbot_eval.cli.output"),
+        (4, "lingbot_eval.types"),
+        (6, "torch"),
+    ]

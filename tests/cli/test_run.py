@@ -1,0 +1,173 @@
+"""``lingbot-eval run``: what it prints, what it returns, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lingbot_eval.cli.main import main
+from lingbot_eval.formats.trajectories import read_tum, write_tum
+from lingbot_eval.types import Trajectory
+
+FRAMES = 12
+
+
+def experiment_file(folder: Path, **changes: object) -> Path:
+    """Two made-up places; a replay of the trajectories in ``folder/estimates``."""
+    document = {
+        "name": "tiny",
+        "datasets": [
+            {
+                "name": "synthetic",
+                "scenes": ["room", "corridor"],
+                "options": {"frames": FRAMES, "width": 56, "height": 42},
+                "size": {"mode": "exact", "width": 56, "height": 42},
+            }
+        ],
+        "methods": [
+            {"kind": "replay", "name": "saved", "trajectory": f"{folder}/estimates/{{scene}}.txt", "format": "tum"}
+        ],
+        **changes,
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """The experiment, with estimates that are the reference at three times its size."""
+    from lingbot_eval.adapters.protocol import Selection
+    from lingbot_eval.adapters.registry import open_adapter
+
+    (tmp_path / "estimates").mkdir()
+    adapter = open_adapter("synthetic", None, {"frames": FRAMES, "width": 56, "height": 42})
+    for scene in ("room", "corridor"):
+        reference = adapter.open(scene, Selection()).reference()
+        assert reference is not None
+        poses = reference.camera_to_world.copy()
+        poses[:, :3, 3] *= 3
+        estimate = Trajectory(reference.indices, reference.timestamps, poses)
+        write_tum(tmp_path / "estimates" / f"{scene}.txt", estimate)
+    return experiment_file(tmp_path)
+
+
+def run_folder(out: Path) -> Path:
+    (folder,) = out.iterdir()
+    return folder
+
+
+def measurement(unit: dict[str, object], name: str, variant: str) -> float:
+    found = unit["measurements"]
+    assert isinstance(found, list)
+    (one,) = [m for m in found if (m["name"], m["variant"]) == (name, variant)]
+    return float(one["value"])
+
+
+def test_the_main_job(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = experiment.parent / "runs"
+    assert main(["run", str(experiment), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    folder = run_folder(out)
+    assert "synthetic/room with saved" in printed
+    assert "complete: 2 done, 0 done before, 0 failed" in printed
+    assert str(folder) in printed
+    assert (folder / "report" / "report.md").is_file()
+    estimate = read_tum(folder / "units" / "synthetic" / "room" / "saved" / "estimate.tum")
+    assert len(estimate) == FRAMES
+
+    assert main(["run", str(experiment), "--out", str(out), "--no-report"]) == 0
+    assert "complete: 0 done, 2 done before, 0 failed" in capsys.readouterr().out
+
+
+def test_json(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = experiment.parent / "runs"
+    assert main(["run", str(experiment), "--out", str(out), "--no-report", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["run"] == str(run_folder(out))
+    assert document["status"] == "complete"
+    (room, _) = document["units"]
+    assert room["scene"] == "room"
+    assert measurement(room, "ate_rmse", "sim3") == pytest.approx(0, abs=1e-6)
+    assert measurement(room, "scale", "sim3") == pytest.approx(1 / 3)
+    assert measurement(room, "coverage", "") == 100
+
+
+def test_the_command_repeats_the_run(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = experiment.parent / "my runs"
+    assert main(["run", str(experiment), "--set", "datasets.0.scenes=[room]", "--out", str(out), "--no-report"]) == 0
+    command = json.loads((run_folder(out) / "run.json").read_text())["command"]
+    program, *arguments = shlex.split(command)
+    assert program == "lingbot-eval"
+    assert main([*arguments, "--no-report"]) == 0
+    assert run_folder(out), "the command made another run"
+
+
+def test_dry_run_writes_nothing(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = experiment.parent / "runs"
+    assert main(["run", str(experiment), "--out", str(out), "--dry-run", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["units"] == [["synthetic", "room", "saved"], ["synthetic", "corridor", "saved"]]
+    assert not out.exists()
+    assert main(["run", str(experiment), "--out", str(out)]) == 0
+    assert run_folder(out).name == f"tiny-{document['key'][:12]}"
+
+
+def test_a_changed_setting_makes_another_run(experiment: Path) -> None:
+    out = experiment.parent / "runs"
+    for override in ("name=tiny", "metrics.depth=null"):
+        assert main(["run", str(experiment), "--set", override, "--out", str(out), "--no-report"]) == 0
+    assert len(list(out.iterdir())) == 2
+
+
+def test_bad_input_of_one_scene(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (experiment.parent / "estimates" / "room.txt").write_text("0 1 2 3\n", encoding="utf-8")
+    out = experiment.parent / "runs"
+    assert main(["run", str(experiment), "--out", str(out)]) == 2
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: synthetic/room/saved: ")
+    assert "room.txt:1" in line
+    assert "incomplete: 1 done, 0 done before, 1 failed" in captured.out
+    assert "FAILED (open)" in captured.out
+    assert (run_folder(out) / "report" / "report.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("datasets.0.scenes=[lobby]", "lobby"),
+        ("datasets.0.nam=x", "did you mean 'name'?"),
+        ("datasets.0.options={frame: 3}", "frames"),
+        ("datasets.0.name=sinthetic", "synthetic"),
+    ],
+)
+def test_bad_input_before_anything_runs(
+    experiment: Path, capsys: pytest.CaptureFixture[str], override: str, says: str
+) -> None:
+    out = experiment.parent / "runs"
+    assert main(["run", str(experiment), "--set", override, "--out", str(out)]) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert not out.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = experiment.parent / "runs"
+    out.mkdir(mode=0o500)
+    assert main(["run", str(experiment), "--out", str(out)]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_an_output_directory_that_is_a_file(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(experiment), "--out", str(experiment)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot write" in line
