@@ -171,12 +171,11 @@ def _print(args: argparse.Namespace, pairing: _Pairing, shown: list[Measurement]
     if pairing.estimate_span_s is not None and pairing.reference_span_s is not None:
         for what, (first, last) in (("reference", pairing.reference_span_s), ("estimate", pairing.estimate_span_s)):
             line(f"           {what} from {first:.3f} to {last:.3f} s")
-        covered = pairing.span_covered_percent
-        line(
-            f"coverage   {'no' if covered is None else f'{covered:.1f} % of the'} reference duration lies in the"
-            f" estimate's span, with {pairing.reference_poses_in_estimate_span} of {pairing.reference_poses}"
-            " reference poses"
-        )
+        if pairing.span_covered_percent is not None:
+            line(
+                f"coverage   {pairing.span_covered_percent:.1f} % of the reference duration lies in the estimate's"
+                f" span, with {pairing.reference_poses_in_estimate_span} of {pairing.reference_poses} reference poses"
+            )
     line()
     line(f"{'measurement':<22} {'alignment':<9} {'value':>14} unit   samples")
     for m in shown:

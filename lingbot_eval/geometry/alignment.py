@@ -41,6 +41,7 @@ class Sim3:
         return pose_matrix(self.scale * self.rotation, self.translation)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def umeyama(source: FloatArray, target: FloatArray, with_scale: bool) -> Sim3:
     """The similarity (or, without scale, rigid motion) with the least squared error from source to target points.
 
@@ -56,9 +57,11 @@ def umeyama(source: FloatArray, target: FloatArray, with_scale: bool) -> Sim3:
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     source_centred, target_centred = source - source_mean, target - target_mean
     covariance = target_centred.T @ source_centred / len(source)
-    u, singular, vt = np.linalg.svd(covariance)
     source_spread, target_spread = (float(np.sqrt(np.mean(c**2))) for c in (source_centred, target_centred))
     rounding = RANK_TOLERANCE * (np.abs(source).max() * target_spread + np.abs(target).max() * source_spread)
+    if not (np.isfinite(covariance).all() and np.isfinite(rounding)):
+        raise UnscorableError("the positions are too large for float64: their covariance is not finite")
+    u, singular, vt = np.linalg.svd(covariance)
     rank = int(np.count_nonzero(singular > rounding))
     if rank < 2:
         shape = "in one point" if rank == 0 else "on one line"

@@ -65,6 +65,7 @@ class _Matched:
     dropped: int  # frames of both, one of them not finite
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what left float64's range becomes a reason, not a warning
 def score_trajectory(
     reference: Trajectory, estimate: Trajectory, total_frames: int, settings: TrajectorySettings | None = None
 ) -> TrajectoryScore:
@@ -175,8 +176,7 @@ def _relative_errors(matched: _Matched, transform: Sim3, delta: int) -> tuple[Fl
 
 
 def _rmse(errors: FloatArray) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.sqrt(np.mean(np.square(errors))))
+    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 _STATISTICS: Mapping[str, tuple[str, Callable[[FloatArray], float]]] = {

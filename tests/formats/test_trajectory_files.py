@@ -218,6 +218,8 @@ def test_poses_that_are_not_finite(tmp_path: Path) -> None:
     timestamps = read_tum(tmp_path / "a.tum").timestamps
     assert timestamps is not None
     assert timestamps.tolist() == [0, 1, 3]
+    write_tum(tmp_path / "none.tum", Trajectory(np.arange(1), np.zeros(1), np.full((1, 4, 4), np.nan)))
+    refused(read_tum, tmp_path / "none.tum", "no poses")
     with pytest.raises(DataError, match="row 2 is not finite"):
         write_kitti(tmp_path / "a.txt", poses)
     assert not (tmp_path / "a.txt").exists()
