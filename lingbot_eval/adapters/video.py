@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lingbot_eval.adapters.listing import names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import MAX_PIXELS
+from lingbot_eval.adapters.video_containers import announced_size
 from lingbot_eval.errors import DataError
 from lingbot_eval.types import Frame, Image
 
@@ -53,6 +54,7 @@ class VideoAdapter:
         if scene not in files:
             raise unknown_scene("video", scene, files)
         path = files[scene]
+        _refuse_cut_off(path)
         with _opened(path) as container:
             stream = container.streams.video[0]
             header = {
@@ -182,6 +184,18 @@ class VideoSequence:
 
     def _place(self, number: int) -> str:
         return f"video: {self.path} frame {number}"
+
+
+def _refuse_cut_off(path: Path) -> None:
+    try:
+        announced, found = announced_size(path), path.stat().st_size
+    except OSError as error:
+        raise DataError(f"video: {path} cannot be read: {error.strerror or error}") from error
+    if announced is not None and found < announced:
+        raise DataError(
+            f"video: {path} is cut off: its headers announce {announced} bytes, found {found};"
+            " copy or download it again"
+        )
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def test_decompression_bombs_are_refused_without_unpacking(tmp_path: Path, width
 def test_other_sizes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "small.png"
     Image.fromarray(COLOUR).save(path)
-    with pytest.raises(DataError, match="here: .*expected 10x6 pixels as the first frame, found 9x6"):
+    with pytest.raises(DataError, match=r"here: .*expected 10x6 pixels as the first frame, found 9x6"):
         read_image(path, "here", (10, 6))
 
 
@@ -138,7 +138,7 @@ GOOD = {suffix: encoded(suffix) for suffix in ("PNG", "JPEG", "WEBP", "BMP", "TI
 def test_cut_off_files_are_refused(tmp_path: Path, suffix: str, share: float) -> None:
     path = tmp_path / "cut"
     path.write_bytes(GOOD[suffix][: int(len(GOOD[suffix]) * share)])
-    with pytest.raises(DataError, match="scene frame 7: image .*cut"):
+    with pytest.raises(DataError, match=r"scene frame 7: image .*cut"):
         read_image(path, "scene frame 7")
 
 
@@ -157,14 +157,16 @@ def test_damaged_files_give_an_image_or_one_clear_error(
         content[int(place * reach)] = value
     path = tmp_path / "damaged"
     path.write_bytes(content)
+    image, complaint = None, ""
     try:
         image = read_image(path, "here")
     except DataError as error:
-        assert "\n" not in str(error)
-        assert "damaged" in str(error)
+        complaint = str(error)
+    if image is not None:
+        assert (image.dtype, image.shape[2]) == (np.uint8, 3)
     else:
-        assert image.dtype == np.uint8
-        assert image.shape[2] == 3
+        assert "damaged" in complaint
+        assert "\n" not in complaint
 
 
 def test_depth_is_read_in_metres(tmp_path: Path) -> None:
