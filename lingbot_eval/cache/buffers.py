@@ -33,6 +33,10 @@ class LayerBuffers:
             if self.capacity:
                 grown[:, : self.capacity] = self._layers[layer]
                 self._layers[layer] = grown
+                if shape.device.type == "cuda":
+                    # The freed block is a little too small for the next layer's, so the allocator would keep all of
+                    # them aside and the reserved memory would double.
+                    torch.cuda.empty_cache()
             else:
                 self._layers.append(grown)
         self.capacity = capacity
@@ -42,6 +46,12 @@ class LayerBuffers:
         buffer = self._layers[layer]
         buffer[0, start : start + len(key)] = key
         buffer[1, start : start + len(value)] = value
+
+    def scatter(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store the (N, heads, head_dim) keys and values of tokens ``slots`` (N,) int64 on the device."""
+        buffer = self._layers[layer]
+        buffer[0].index_copy_(0, slots, key)
+        buffer[1].index_copy_(0, slots, value)
 
     def move(self, layer: int, source: int, target: int, count: int) -> None:
         """Copy ``count`` tokens; the two places must not overlap."""

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from lingbot_eval.cache import append, sdpa
 from lingbot_eval.cache.append import AppendStore
+from lingbot_eval.cache.executors import TorchExecutor
+from lingbot_eval.cache.paged import PagedStore
 from lingbot_eval.cache.policy import CachePolicy, Step
 from lingbot_eval.cache.protocol import CacheShape, CacheStore
 from lingbot_eval.cache.sdpa import SdpaStore
@@ -48,9 +50,14 @@ FATES = st.lists(st.sampled_from(["keep", "pass", "late"]), max_size=24)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(SPECIAL, 5), FATES)
-def test_contiguous_store_equals_the_dense_oracle(scale: int, window: int, tokens: int, fates: list[str]) -> None:
-    stores: list[CacheStore] = [DenseMaskedStore(LAYERS, tokens, SPECIAL), SdpaStore(shape(tokens), window)]  # type: ignore[list-item]  # the oracle keeps no books
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(SPECIAL + 1, 6), FATES)
+def test_both_stores_equal_the_dense_oracle(scale: int, window: int, tokens: int, fates: list[str]) -> None:
+    paged = PagedStore(shape(tokens), window, TorchExecutor(shape(tokens), tokens - SPECIAL))
+    stores: list[CacheStore] = [
+        DenseMaskedStore(LAYERS, tokens, SPECIAL),  # type: ignore[list-item]  # the oracle keeps no books
+        SdpaStore(shape(tokens), window),
+        paged,
+    ]
     play(stores, CachePolicy(window), scale, fates, tokens)
 
 
