@@ -51,26 +51,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, execute, summarise; 0 all done, 1 some units failed, 2 some failed on bad input."""
+    from lingbot_eval.cli.run_progress import Progress
     from lingbot_eval.runs.execute import execute
     from lingbot_eval.runs.experiment import load_experiment
     from lingbot_eval.runs.plan import make_plan
     from lingbot_eval.runs.store import RunStore
 
     plan = make_plan(load_experiment(args.experiment, args.overrides))
+    if args.dry_run or not args.json:
+        _print_plan(plan, args)
     if args.dry_run:
-        _print_plan(plan, args)
         return DONE
-    if not args.json:
-        _print_plan(plan, args)
-    from lingbot_eval.cli.run_progress import Progress
-
     outcome = execute(plan, args.out, _command(args), Progress(len(plan.units), quiet=args.json))
     stored = RunStore.open(outcome.path).read_units()
+    if not args.json:
+        _print_summary(outcome, stored)
     report = _write_report(outcome.path) if args.report else None
     if args.json:
         output.as_json(_document(outcome, stored, report))
+    elif report is None:
+        output.line(f"tables and plots: lingbot-eval report {shlex.quote(str(outcome.path))}")
     else:
-        _print_summary(outcome, stored, report)
+        output.line(f"report: {report[0]}")
     if not outcome.failed:
         return DONE
     return BAD_INPUT if outcome.bad_input else SOME_FAILED
@@ -93,13 +95,16 @@ def headline(measurements: Sequence[MeasurementRecord]) -> str:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command line that repeats this run."""
+    """The command line that repeats this run, with the environment variables that the experiment asks for."""
+    from lingbot_eval.runs.experiment import variables_in
+
+    variables = [f"{name}={shlex.quote(value)}" for name, value in variables_in(args.experiment).items()]
     words = ["lingbot-eval", "run", args.experiment]
     for override in args.overrides:
         words += ["--set", override]
     if args.out != Path("runs"):
         words += ["--out", str(args.out)]
-    return shlex.join(words)
+    return " ".join([*variables, shlex.join(words)])
 
 
 def _print_plan(plan: Plan, args: argparse.Namespace) -> None:
@@ -131,7 +136,7 @@ def _document(outcome: Outcome, stored: StoredUnits, report: list[Path] | None) 
     }
 
 
-def _print_summary(outcome: Outcome, stored: StoredUnits, report: list[Path] | None) -> None:
+def _print_summary(outcome: Outcome, stored: StoredUnits) -> None:
     output.line()
     untrained = any(label.startswith("untrained") for label in outcome.record.weights.values())
     output.line(f"Results{' (untrained weights: the numbers say nothing of the method)' if untrained else ''}")
@@ -144,10 +149,6 @@ def _print_summary(outcome: Outcome, stored: StoredUnits, report: list[Path] | N
     output.line()
     output.line(f"{outcome.record.status}: {outcome.done} done, {outcome.skipped} done before, {outcome.failed} failed")
     output.line(f"run: {outcome.path}")
-    if report is None:
-        output.line(f"tables and plots: lingbot-eval report {shlex.quote(str(outcome.path))}")
-    else:
-        output.line(f"report: {outcome.path / 'report' / 'report.md'}")
 
 
 def _result(record: UnitRecord) -> str:

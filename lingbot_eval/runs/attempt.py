@@ -65,8 +65,13 @@ class Attempt:
         """Open the scene and fingerprint its input; a failure is kept, not raised."""
 
         def work() -> None:
-            self._sequence = open_scene(self.unit)
-            self.fingerprint = input_fingerprint(self.unit, self._sequence)
+            self._sequence = sequence = open_scene(self.unit)
+            self.fingerprint = input_fingerprint(self.unit, sequence)
+            self._facts = {
+                **sequence.facts(),
+                "selection": self.unit.dataset.selection.model_dump(mode="json"),
+                "preparation": self.unit.size.model_dump(mode="json"),
+            }
 
         self._contained(work)
 
@@ -81,8 +86,9 @@ class Attempt:
         each_frame: called after each prediction. Raises StoreError, and CheckpointError or DependencyError, which
         would meet every other unit of the method as well.
         """
-        if self.failure is None:
-            self._contained(lambda: self._run(writer, each_frame))
+        sequence = self._sequence
+        if self.failure is None and sequence is not None:
+            self._contained(lambda: self._run(sequence, writer, each_frame))
         if self.failure is not None:
             write_text(writer.path(TRACEBACK_FILE), self.failure.traceback)
 
@@ -125,8 +131,7 @@ class Attempt:
                 traceback=traceback.format_exc(),
             )
 
-    def _run(self, writer: UnitWriter, each_frame: Callable[[], None]) -> None:
-        sequence = self._opened()
+    def _run(self, sequence: FrameSequence, writer: UnitWriter, each_frame: Callable[[], None]) -> None:
         # Before the stream, although the scores need it after: a broken pose file should not cost a whole pass.
         reference = sequence.reference()
         with closing(create_method(self.unit.method)) as method:
@@ -134,7 +139,12 @@ class Attempt:
             self._method_facts = dict(method.describe())
             warm_up_s = self._warm_up(method, sequence)
             scorer = SceneScorer(self._scoring(method))
-            self._stream_through(method, scorer, writer, each_frame)
+            self._stage = "stream"
+            self._stream = SceneStream(method, *self._source(method, sequence))
+            self._stream_through(self._stream, scorer, writer, each_frame)
+            # A method may stop before the end, as a replay does after its last pose.
+            if not self._stream.exhausted and sequence.length is not None:
+                self._frames = sequence.length
             resources = method.resources()
         self._stage = "score"
         score = scorer.score(reference, self._frames, warm_up_s)
@@ -148,15 +158,6 @@ class Attempt:
         panels = scorer.panels()
         if panels is not None:
             writer.write_panels(panels)
-
-    def _opened(self) -> FrameSequence:
-        assert self._sequence is not None, "open comes first"
-        self._facts = {
-            **self._sequence.facts(),
-            "selection": self.unit.dataset.selection.model_dump(mode="json"),
-            "preparation": self.unit.size.model_dump(mode="json"),
-        }
-        return self._sequence
 
     def _scoring(self, method: Method) -> Scoring:
         depth, limits = self.metrics.depth, self.unit.dataset.depth_range
@@ -173,14 +174,11 @@ class Attempt:
         self._stage = "warm-up"
         for frame in sequence.frames(depth=False):
             return method.warm_up(prepare(frame, self.unit.size))
-        raise DataError(f"{'/'.join(self.unit.names[:2])}: no frame after selection; check the dataset's selection")
+        raise DataError(f"{sequence.dataset}/{sequence.scene}: expected frames, found none; check the selection")
 
     def _stream_through(
-        self, method: Method, scorer: SceneScorer, writer: UnitWriter, each_frame: Callable[[], None]
+        self, stream: SceneStream, scorer: SceneScorer, writer: UnitWriter, each_frame: Callable[[], None]
     ) -> None:
-        self._stage = "stream"
-        sequence = self._opened()
-        self._stream = stream = SceneStream(method, *self._source(method, sequence))
         with closing(stream.outputs()) as outputs:
             for output in outputs:
                 self._stage = "score"
@@ -190,10 +188,7 @@ class Attempt:
                 self._stage = "stream"
                 self._frames, self._predictions = stream.given, scorer.predictions
                 each_frame()
-        # A method may stop before the end, as a replay does after its last pose.
-        self._frames = stream.given if stream.exhausted or sequence.length is None else sequence.length
-        if not self._frames:
-            raise DataError(f"{'/'.join(self.unit.names[:2])}: no frame after selection; check the dataset's selection")
+        self._frames = stream.given
 
     def _source(self, method: Method, sequence: FrameSequence) -> tuple[Iterator[Frame], Callable[[Frame], Frame]]:
         """Frames with what is needed of them decoded, and how they are prepared."""

@@ -114,6 +114,12 @@ def experiment_path(source: str) -> Path:
     return shared_file("benchmarks", source)
 
 
+def variables_in(source: str) -> dict[str, str]:
+    """The environment variables that an experiment file asks for, with their values where they are set."""
+    text = experiment_path(source).read_text(encoding="utf-8")
+    return {name: os.environ[name] for name in _VARIABLE.findall(text) if name in os.environ}
+
+
 def _override(document: dict[str, Any], override: str) -> None:
     """Apply ``a.0.b=value``; sections that the file leaves to their defaults are made on the way."""
     dotted, equals, text = override.partition("=")

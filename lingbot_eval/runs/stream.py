@@ -16,8 +16,11 @@ from lingbot_eval.types import Frame, Prediction
 AHEAD = 4
 """Frames decoded and prepared in the background before the method asks for them."""
 
-MAX_IN_FLIGHT = 256
-"""Frames that a method may hold back before it answers: far more than any scale phase, far less than a sequence."""
+MAX_BYTES_IN_FLIGHT = 2**30
+"""Of the frames that a method holds back before it answers: about 700 of 518×378 with depth, more than any scale
+phase or overlap of windows needs, and a bound on the memory of a sequence of any length."""
+
+_BYTES_OF_AN_EMPTY_FRAME = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,7 @@ class SceneStream:
         self._frames = frames
         self._prepare = prepare
         self._in_flight: OrderedDict[int, tuple[Frame, float]] = OrderedDict()
+        self._bytes_in_flight = 0
         self._given = 0
         self._asked = 0
         self._exhausted = False
@@ -106,9 +110,10 @@ class SceneStream:
                 return
             self._given += 1
             self._in_flight[item[0].index] = item
+            self._bytes_in_flight += _bytes_of(item[0])
             # A method may leave frames out, so an old one is forgotten rather than refused; see _take.
-            if len(self._in_flight) > MAX_IN_FLIGHT:
-                self._in_flight.popitem(last=False)
+            while self._bytes_in_flight > MAX_BYTES_IN_FLIGHT:
+                self._forget_oldest()
             yield item[0]
 
     def _take(self, index: int, last: int) -> tuple[Frame, float]:
@@ -117,10 +122,20 @@ class SceneStream:
             raise StreamError(f"method '{name}': predictions must come in frame order, found {index} after {last}")
         if index not in self._in_flight:
             raise StreamError(
-                f"method '{name}': predicted frame {index}, which is not among the last {MAX_IN_FLIGHT} frames it was "
-                f"given (the latest is {self._given - 1}); a method must not hold back more"
+                f"method '{name}': predicted frame {index} when it had been given {self._given} frames, which is none "
+                f"of those or longer ago than {MAX_BYTES_IN_FLIGHT >> 20} MiB of frames; it must hold back fewer"
             )
         while True:
-            earlier, item = self._in_flight.popitem(last=False)
-            if earlier == index:
+            item = self._forget_oldest()
+            if item[0].index == index:
                 return item
+
+    def _forget_oldest(self) -> tuple[Frame, float]:
+        _, item = self._in_flight.popitem(last=False)
+        self._bytes_in_flight -= _bytes_of(item[0])
+        return item
+
+
+def _bytes_of(frame: Frame) -> int:
+    image = 0 if frame.image is None else frame.image.nbytes
+    return _BYTES_OF_AN_EMPTY_FRAME + image + (0 if frame.depth is None else frame.depth.nbytes)

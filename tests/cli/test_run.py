@@ -171,3 +171,29 @@ def test_an_output_directory_that_is_a_file(experiment: Path, capsys: pytest.Cap
     assert main(["run", str(experiment), "--out", str(experiment)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot write" in line
+
+
+def test_the_model_streams_through_the_whole_job(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = experiment.parent / "runs"
+    model = "{kind: lingbot, name: model, device: cpu, model: {config: ci}, streaming: {scale_frames: 4, window: 3}}"
+    arguments = ["--set", f"methods=[{model}]", "--set", "datasets.0.scenes=[room]", "--out", str(out), "--json"]
+    assert main(["run", str(experiment), *arguments]) == 0
+    (unit,) = json.loads(capsys.readouterr().out)["units"]
+    assert (unit["frames"], unit["predictions"]) == (FRAMES, FRAMES)
+    assert unit["method_facts"]["weights"] == "untrained (seed 0)"
+    families = {(m["family"], m["value"] is not None) for m in unit["measurements"]}
+    assert {(family, True) for family in ("trajectory", "depth", "throughput", "memory")} <= families
+    assert measurement(unit, "forward_fps", "") >= measurement(unit, "end_to_end_fps", "")
+    report = (run_folder(out) / "report" / "report.md").read_text(encoding="utf-8")
+    assert "untrained weights" in report
+    assert len(list((run_folder(out) / "report" / "figures").glob("*.png"))) == 4
+
+
+def test_the_command_names_its_variables(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE_ESTIMATES_ARE", f"{experiment.parent}/estimates")
+    text = experiment.read_text(encoding="utf-8").replace(f"{experiment.parent}/estimates", "${WHERE_ESTIMATES_ARE}")
+    experiment.write_text(text, encoding="utf-8")
+    out = experiment.parent / "runs"
+    assert main(["run", str(experiment), "--out", str(out), "--no-report"]) == 0
+    command = json.loads((run_folder(out) / "run.json").read_text())["command"]
+    assert command.startswith(f"WHERE_ESTIMATES_ARE={experiment.parent}/estimates lingbot-eval run ")

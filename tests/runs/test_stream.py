@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lingbot_eval.errors import DataError, StreamError
-from lingbot_eval.runs.stream import AHEAD, MAX_IN_FLIGHT, SceneStream
+from lingbot_eval.runs import stream as stream_module
+from lingbot_eval.runs.stream import AHEAD, SceneStream
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
 Predict = Callable[[Iterable[Frame]], Iterator[Prediction]]
@@ -42,7 +43,7 @@ class Scripted:
 def frames(count: int, seconds: float = 0.0) -> Iterator[Frame]:
     for index in range(count):
         time.sleep(seconds)
-        yield Frame(index, float(index), None, f"frame {index}")
+        yield Frame(index, float(index), np.zeros((12, 12, 3), np.uint8), f"frame {index}")
 
 
 def answer(frame: Frame) -> Prediction:
@@ -79,6 +80,15 @@ def test_held_back_and_left_out_frames() -> None:
     assert [output.frame.index for output in outputs] == [10 * g + k for g in range(4) for k in (0, 3, 6, 9)]
 
 
+MAX_IN_FLIGHT = 40
+
+
+@pytest.fixture
+def small_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "MAX_BYTES_IN_FLIGHT", MAX_IN_FLIGHT * (1024 + 12 * 12 * 3))
+
+
+@pytest.mark.usefixtures("small_bound")
 def test_a_sparse_method_may_skip_more_than_may_be_in_flight() -> None:
     def last_only(stream: Iterable[Frame]) -> Iterator[Prediction]:
         return (answer(frame) for frame in stream if frame.index == 2 * MAX_IN_FLIGHT)
@@ -87,12 +97,13 @@ def test_a_sparse_method_may_skip_more_than_may_be_in_flight() -> None:
     assert output.frame.index == 2 * MAX_IN_FLIGHT
 
 
+@pytest.mark.usefixtures("small_bound")
 def test_holding_back_too_much_is_refused() -> None:
     def everything_at_the_end(stream: Iterable[Frame]) -> Iterator[Prediction]:
         return iter([answer(frame) for frame in stream])
 
     assert len(list(streamed(everything_at_the_end, frames(MAX_IN_FLIGHT)).outputs())) == MAX_IN_FLIGHT
-    with pytest.raises(StreamError, match=r"'scripted': predicted frame 0, which is not among the last 256"):
+    with pytest.raises(StreamError, match=r"'scripted': predicted frame 0 when it had been given 41 frames"):
         list(streamed(everything_at_the_end, frames(MAX_IN_FLIGHT + 1)).outputs())
 
 
