@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lingbot_eval.cli import output
+from lingbot_eval.streaming.backends import BACKENDS
 
 if TYPE_CHECKING:
     from lingbot_eval.verification.compare import Comparison
-
-BACKENDS = ("sdpa",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder", nargs="?", type=Path, metavar="DIR", help="cases.json and NAME.npz (default: the shipped small set)"
     )
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="only this case (may be repeated)")
-    parser.add_argument("--backend", choices=BACKENDS, default="sdpa")
+    parser.add_argument("--backend", choices=BACKENDS, default="sdpa", help="where keys and values live")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
 

@@ -7,12 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.streaming.backends import Backend
 
 TRAINED_VIEWS = 320
 """Frames that the temporal rotary was trained on; ``auto`` keeps no more than that many (model.md section 6)."""
-
-Backend = Literal["sdpa"]
-
 
 Positive = Annotated[int, Field(ge=1)]
 

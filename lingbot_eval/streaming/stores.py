@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from lingbot_eval.cache.append import AppendStore
+from lingbot_eval.cache.executors import TorchExecutor
+from lingbot_eval.cache.flashinfer import FlashInferExecutor, Kernel
+from lingbot_eval.cache.paged import PagedStore
 from lingbot_eval.cache.policy import Step
 from lingbot_eval.cache.protocol import CacheShape, CacheStore
 from lingbot_eval.cache.sdpa import SdpaStore
 from lingbot_eval.model.config import HEAD_DIM, PATCH_SIZE, SPECIAL_TOKENS
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.streaming.settings import Backend
+from lingbot_eval.streaming.backends import Backend
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,24 @@ def build_stores(
 ) -> StreamStores:
     """Empty stores for a stream of (height, width) images."""
     shape = block_cache_shape(model, *size)
-    builders = {"sdpa": SdpaStore}
     return StreamStores(
-        blocks=builders[backend](shape, window), camera=AppendStore(camera_cache_shape(model, iterations))
+        blocks=_block_store(shape, window, backend), camera=AppendStore(camera_cache_shape(model, iterations))
     )
+
+
+def _block_store(shape: CacheShape, window: int, backend: Backend) -> CacheStore:
+    page_tokens = shape.frame_tokens - shape.special_tokens
+    if backend == "sdpa":
+        return SdpaStore(shape, window)
+    if backend == "paged":
+        return PagedStore(shape, window, TorchExecutor(shape, page_tokens))
+    kernel = flashinfer_kernel(backend, shape)
+    return PagedStore(shape, window, FlashInferExecutor(shape, page_tokens, kernel))
+
+
+def flashinfer_kernel(backend: Backend, shape: CacheShape) -> Kernel:
+    """The kernel that a ``flashinfer`` backend stands for on this device."""
+    if backend == "flashinfer":
+        hopper = shape.device.type == "cuda" and torch.cuda.get_device_capability(shape.device)[0] == 9
+        return "fa3" if hopper else "fa2"
+    return "fa3" if backend == "flashinfer-fa3" else "fa2"

@@ -15,10 +15,11 @@ from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.formula import fill_by_formula
 from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.joining import Join
 from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.session import FrameOutput
-from lingbot_eval.streaming.settings import Backend, FlowSettings, StreamSettings, WindowedSettings
+from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import WindowedSession
 from lingbot_eval.verification.cases import Case
 

@@ -1,0 +1,108 @@
+"""FlashInfer as the kernel of the paged store: planned once a pass, run once a layer, on the same page tables."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from lingbot_eval.cache.pages import PageTable
+from lingbot_eval.cache.protocol import CacheShape
+from lingbot_eval.errors import ConfigError, DependencyError, StreamError
+
+OLDEST = (0, 6)
+WORKSPACE_BYTES = 128 * 2**20
+"""What FlashInfer's documentation recommends for the split-k intermediate results."""
+
+Kernel = Literal["fa2", "fa3"]
+MEANWHILE = "backend sdpa works meanwhile"
+
+
+def flashinfer_version() -> str | None:
+    """The installed version, or None."""
+    try:
+        return importlib.metadata.version("flashinfer-python")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def why_not(shape: CacheShape, kernel: Kernel) -> str | None:
+    """One line that says why FlashInfer cannot serve this store, or None when it can."""
+    version = flashinfer_version()
+    if version is None:
+        return f"FlashInfer is not installed: pip install 'lingbot-eval[flashinfer]'; {MEANWHILE}"
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        return f"FlashInfer {version} is too old: pip install 'flashinfer-python>={OLDEST[0]}.{OLDEST[1]}'; {MEANWHILE}"
+    if shape.device.type != "cuda":
+        return f"FlashInfer needs a CUDA device, the model is on {shape.device}; {MEANWHILE}"
+    if shape.dtype not in (torch.bfloat16, torch.float16):
+        return f"FlashInfer needs precision bfloat16 or float16, found {shape.dtype}; {MEANWHILE}"
+    if kernel == "fa3" and torch.cuda.get_device_capability(shape.device)[0] != 9:
+        return "FlashInfer's fa3 kernels need a Hopper GPU; use backend flashinfer-fa2 or sdpa"
+    return None
+
+
+class FlashInferExecutor:
+    """A `PagedExecutor` on ``BatchPrefillWithPagedKVCacheWrapper``.
+
+    Its index buffers are its own and stay in place from plan to plan, so that a captured CUDA graph reads the new
+    table; they are made anew, larger, when a table no longer fits. The first run compiles the kernel.
+    """
+
+    def __init__(self, shape: CacheShape, page_tokens: int, kernel: Kernel) -> None:
+        """Raises DependencyError or ConfigError with :func:`why_not`'s line."""
+        reason = why_not(shape, kernel)
+        if reason is not None:
+            raise (ConfigError if "precision" in reason else DependencyError)(reason)
+        self._shape = shape
+        self._page_tokens = page_tokens
+        self._kernel = kernel
+        self._workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
+        self._wrapper: Any = None
+        self._room = 0
+        self._rows = 0
+
+    def plan(self, table: PageTable, query_tokens: int) -> None:
+        """See `PagedExecutor`."""
+        if self._wrapper is None or len(table.pages) > self._room or query_tokens != self._rows:
+            self._make(len(table.pages), query_tokens)
+        self._wrapper.plan(
+            torch.tensor([0, query_tokens], dtype=torch.int32),
+            torch.tensor([0, len(table.pages)], dtype=torch.int32),
+            torch.tensor(table.pages, dtype=torch.int32),
+            torch.tensor([table.last_page_tokens], dtype=torch.int32),
+            num_qo_heads=self._shape.heads,
+            num_kv_heads=self._shape.heads,
+            head_dim_qk=self._shape.head_dim,
+            page_size=self._page_tokens,
+            causal=False,
+            q_data_type=self._shape.dtype,
+        )
+
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `PagedExecutor`."""
+        if self._wrapper is None:
+            raise StreamError("plan must come before run")
+        return cast(Tensor, self._wrapper.run(query.contiguous(), (keys, values)))
+
+    def _make(self, pages: int, rows: int) -> None:
+        flashinfer = importlib.import_module("flashinfer")
+        # Twice the table: the special stream adds a page only every hundred kept frames or so.
+        self._room, self._rows = 2 * pages, rows
+
+        def buffer(count: int) -> Tensor:
+            return torch.zeros(count, dtype=torch.int32, device=self._shape.device)
+
+        self._wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
+            self._workspace,
+            "NHD",
+            use_cuda_graph=True,
+            qo_indptr_buf=buffer(2),
+            paged_kv_indptr_buf=buffer(2),
+            paged_kv_indices_buf=buffer(self._room),
+            paged_kv_last_page_len_buf=buffer(1),
+            backend=self._kernel,
+        )

@@ -1,0 +1,11 @@
+"""Names of the places where keys and values can live. Imports nothing heavy: the command line lists them."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Backend = Literal["sdpa", "paged", "flashinfer", "flashinfer-fa2", "flashinfer-fa3"]
+"""``sdpa``: contiguous keys, torch's attention. ``paged``: pages, gathered by torch (any device; the oracle).
+``flashinfer``: pages, FlashInfer's kernels, fa3 on a Hopper GPU and fa2 on others."""
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
