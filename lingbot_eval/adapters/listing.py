@@ -69,8 +69,11 @@ def unknown_scene(dataset: str, scene: str, scenes: Iterable[str]) -> DataError:
 
 
 def inside(folder: Path, relative: str, place: str) -> Path:
-    """``folder / relative``, where ``relative`` was read from a file; DataError when it leads out of the folder."""
-    path = folder / relative
-    if Path(relative).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    """``folder / relative``, where ``relative`` was read from a file; DataError when it leads out of the folder.
+
+    Links inside the folder are the user's own and are followed.
+    """
+    path = Path(relative)
+    if path.is_absolute() or ".." in path.parts or "\\" in relative:
         raise DataError(f"{place}: expected a path inside {folder}, found {relative[:80]!r}")
-    return path
+    return folder / path

@@ -13,6 +13,8 @@ from lingbot_eval.types import DepthMap, FloatArray, Image
 
 NEAR = 0.02  # metres; nothing in a scene comes nearer to the camera than the clearance of its walk
 
+CRACK = 1e-3  # pixels by which rectangles overlap, so that rounding leaves no gap between two that share an edge
+
 Floats = NDArray[np.float32]
 
 
@@ -67,12 +69,8 @@ class Renderer:
         inverse_depth, _ = self._trace(self._view(camera_to_world))
         return np.reciprocal(inverse_depth)
 
-    def image(self, camera_to_world: FloatArray, exposure: float = 1.0) -> Image:
-        """(H, W, 3) uint8 RGB; ``exposure`` multiplies all colours before they are clipped."""
-        return self.image_and_depth(camera_to_world, exposure)[0]
-
     def image_and_depth(self, camera_to_world: FloatArray, exposure: float = 1.0) -> tuple[Image, DepthMap]:
-        """Both for the price of one visibility pass."""
+        """(H, W, 3) uint8 RGB, whose colours ``exposure`` multiplies before they are clipped, and the depth."""
         view = self._view(camera_to_world)
         inverse_depth, hit = self._trace(view)
         depth = np.reciprocal(inverse_depth)
@@ -156,7 +154,7 @@ class Renderer:
         flat = np.where(rest >= 0, -np.inf, np.inf)  # an edge parallel to the rows: all of the row or nothing
         low = np.where(slope > 0, crossing, np.where(slope == 0, flat, -np.inf)).max(axis=0)
         high = np.where(slope < 0, crossing, np.inf).min(axis=0)
-        return low.astype(np.float32), high.astype(np.float32)
+        return (low - CRACK).astype(np.float32), (high + CRACK).astype(np.float32)
 
     def _shade(self, view: _View, depth: Floats, hit: NDArray[np.int32], exposure: float) -> Image:
         faces = self.scene.faces
