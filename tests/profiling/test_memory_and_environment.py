@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 from pathlib import Path
@@ -98,7 +99,9 @@ def test_device_figures_in_mebibytes_and_reasons() -> None:
 
 def test_the_process_grows_by_what_it_touches() -> None:
     before = process_resident_bytes()
-    block = np.ones(64 * 2**20, np.uint8)
+    # Mapped anew: an array could lie in memory that earlier tests gave back to the allocator, not to the system.
+    block = np.frombuffer(mmap.mmap(-1, 64 * 2**20), np.uint8)
+    block[:] = 1
     assert process_resident_bytes() - before > 48 * 2**20
     memory = process_memory()
     assert memory.peak_resident >= memory.resident > block.nbytes
