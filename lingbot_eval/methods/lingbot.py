@@ -66,6 +66,7 @@ class LingbotMethod:
 
     def open(self, sequence: FrameSequence) -> None:
         """See `Method`. Raises ConfigError for interval ``auto`` on a sequence of unknown length."""
+        self._session = None  # the last scene's caches go before the next one's come
         self._frames = sequence.length
         settings = self._config.streaming
         self._interval = 1 if settings.flow else resolve_interval(settings.keyframe_interval, self._frames)

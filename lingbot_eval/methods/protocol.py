@@ -9,10 +9,10 @@ from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
 
 class Method(Protocol):
-    """One method, opened for one sequence.
+    """One method, opened for one sequence after the other.
 
-    The runner calls, in this order: ``open`` once, ``warm_up`` with the first frame when ``needs_images``,
-    ``predict`` once, ``resources`` once after the last prediction, ``close`` always.
+    The runner calls, for each sequence in this order: ``open``, ``warm_up`` with the first frame when
+    ``needs_images``, ``predict``, ``resources`` after the last prediction; and ``close`` at the end or after a failure.
     """
 
     @property

@@ -34,6 +34,27 @@ def create_method(settings: MethodSettings) -> Method:
     return LingbotMethod(settings)
 
 
+class OpenMethod:
+    """Keeps the method used last, so that its weights serve scene after scene; never two at once."""
+
+    def __init__(self) -> None:
+        self._held: tuple[MethodSettings, Method] | None = None
+
+    def get(self, settings: MethodSettings) -> Method:
+        """The method of these settings; another one that is held is closed first."""
+        if self._held is None or self._held[0] != settings:
+            self.close()
+            self._held = (settings, create_method(settings))
+        return self._held[1]
+
+    def close(self) -> None:
+        """Let go of the method and of what it left on the device."""
+        if self._held is not None:
+            held, self._held = self._held[1], None
+            held.close()
+        free_device_memory()
+
+
 def with_device(settings: MethodSettings) -> MethodSettings:
     """``auto`` replaced by the device that it means on this machine, since numbers depend on it.
 

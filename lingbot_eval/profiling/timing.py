@@ -15,7 +15,7 @@ from lingbot_eval.types import FrameType, Measurement
 FEWEST_SAMPLES = {50: 1, 95: 20, 99: 100}
 
 _FORWARD = "device synchronised before and after each streaming step"
-_END_TO_END = "wall clock of decoding, preparation and prediction, overlapped as they run; scoring and storing apart"
+_END_TO_END = "wall clock with everything in it: decoding, preparation, prediction, scoring, storing"
 
 
 class Elapsed:

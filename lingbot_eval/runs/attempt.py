@@ -14,7 +14,7 @@ from lingbot_eval.errors import CheckpointError, DataError, DependencyError, Lin
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.formats.trajectories import write_tum
 from lingbot_eval.methods.protocol import Method
-from lingbot_eval.methods.registry import create_method, gives_depth
+from lingbot_eval.methods.registry import OpenMethod, gives_depth
 from lingbot_eval.preparation.resize import prepare
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.fingerprint import input_fingerprint
@@ -48,6 +48,7 @@ class Attempt:
 
     unit: Unit
     metrics: MetricsConfig
+    methods: OpenMethod
     fingerprint: str = ""
     failure: Failure | None = None
     _stage: Stage = "open"
@@ -134,18 +135,18 @@ class Attempt:
     def _run(self, sequence: FrameSequence, writer: UnitWriter, each_frame: Callable[[], None]) -> None:
         # Before the stream, although the scores need it after: a broken pose file should not cost a whole pass.
         reference = sequence.reference()
-        with closing(create_method(self.unit.method)) as method:
-            method.open(sequence)
-            self._method_facts = dict(method.describe())
-            warm_up_s = self._warm_up(method, sequence)
-            scorer = SceneScorer(self._scoring(method))
-            self._stage = "stream"
-            self._stream = SceneStream(method, *self._source(method, sequence))
-            self._stream_through(self._stream, scorer, writer, each_frame)
-            # A method may stop before the end, as a replay does after its last pose.
-            if not self._stream.exhausted and sequence.length is not None:
-                self._frames = sequence.length
-            resources = method.resources()
+        method = self.methods.get(self.unit.method)
+        method.open(sequence)
+        self._method_facts = dict(method.describe())
+        warm_up_s = self._warm_up(method, sequence)
+        scorer = SceneScorer(self._scoring(method))
+        self._stage = "stream"
+        self._stream = SceneStream(method, *self._source(method, sequence))
+        self._stream_through(self._stream, scorer, writer, each_frame)
+        # A method may stop before the end, as a replay does after its last pose.
+        if not self._stream.exhausted and sequence.length is not None:
+            self._frames = sequence.length
+        resources = method.resources()
         self._stage = "score"
         score = scorer.score(reference, self._frames, warm_up_s)
         self._measurements = (*score.measurements, *resources)

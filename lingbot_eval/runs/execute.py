@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.methods.registry import free_device_memory
+from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.attempt import Attempt
 from lingbot_eval.runs.plan import Plan, Unit
@@ -64,15 +64,16 @@ def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
         done = skipped = failed = 0
         bad_input = False
         try:
-            for unit in plan.units:
-                attempt = _attempt(unit, plan, store, observer)
-                if attempt is None:
-                    skipped += 1
-                elif attempt.failure is None:
-                    done += 1
-                else:
-                    failed += 1
-                    bad_input = bad_input or attempt.failure.bad_input
+            with closing(OpenMethod()) as methods:
+                for unit in plan.units:
+                    attempt = _attempt(Attempt(unit, plan.experiment.metrics, methods), store, observer)
+                    if attempt is None:
+                        skipped += 1
+                    elif attempt.failure is None:
+                        done += 1
+                    else:
+                        failed += 1
+                        bad_input = bad_input or attempt.failure.bad_input
         except BaseException:
             # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
             with suppress(StoreError):
@@ -83,9 +84,9 @@ def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
     return Outcome(store.path, record, done, skipped, failed, bad_input)
 
 
-def _attempt(unit: Unit, plan: Plan, store: RunStore, observer: Observer) -> Attempt | None:
+def _attempt(attempt: Attempt, store: RunStore, observer: Observer) -> Attempt | None:
     """Try one unit and store its result; None when it was done before."""
-    attempt = Attempt(unit, plan.experiment.metrics)
+    unit = attempt.unit
     attempt.open()
     if attempt.failure is None and store.has_unit(*unit.names, attempt.fingerprint):
         observer.skipped(unit)
@@ -94,7 +95,8 @@ def _attempt(unit: Unit, plan: Plan, store: RunStore, observer: Observer) -> Att
     with store.unit_writer(*unit.names) as writer:
         attempt.run(writer, observer.frame)
         if attempt.failure is not None:
-            free_device_memory()
+            # Whatever state it was left in, and whatever it left on the device, the next unit starts afresh.
+            attempt.methods.close()
         record = attempt.record()
         writer.finish(record)
     observer.finished(unit, record)

@@ -64,8 +64,9 @@ def make_plan(experiment: Experiment) -> Plan:
     resolved = experiment.model_copy(update={"datasets": datasets, "methods": methods})
     return Plan(
         experiment=resolved,
+        # Method by method, so that each one's weights are loaded once.
         units=tuple(
-            Unit(dataset, scene, method) for dataset in datasets for scene in dataset.scenes for method in methods
+            Unit(dataset, scene, method) for method in methods for dataset in datasets for scene in dataset.scenes
         ),
         weights={name: found.label for name, found in weights.items()},
         key=plan_key(resolved, cards.values(), weights),

@@ -1,4 +1,4 @@
-"""One pass of a scene through a method: which frames are in flight, and when each prediction would have left."""
+"""One pass of a scene through a method: which frames are in flight, and when each prediction left."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _BYTES_OF_AN_EMPTY_FRAME = 1024
 class Output:
     """A prediction, with the prepared frame that it is about.
 
-    interval_s: seconds since the previous prediction left (the first: since the stream was started), of decoding,
-    preparing and predicting; what the caller does with an Output is not in it.
+    interval_s: wall-clock seconds since the previous prediction left (the first: since the stream was started), with
+    everything in it: decoding, preparing, predicting, and what the caller did with the previous Output.
     """
 
     frame: Frame
@@ -43,7 +43,7 @@ class SceneStream:
         self._method = method
         self._frames = frames
         self._prepare = prepare
-        self._in_flight: OrderedDict[int, tuple[Frame, float]] = OrderedDict()
+        self._in_flight: OrderedDict[int, Frame] = OrderedDict()
         self._bytes_in_flight = 0
         self._given = 0
         self._asked = 0
@@ -67,56 +67,35 @@ class SceneStream:
     def outputs(self) -> Generator[Output, None, None]:
         """Predictions as they leave.
 
-        The clock stops while the caller works on an output, but decoding goes on meanwhile in the background; so that
-        no time is given away, a prediction leaves no earlier than decoding alone would have allowed.
         Raises StreamError for a prediction out of order or about a frame no longer in flight.
         """
-        spent = left = 0.0
         last = -1
-        with closing(prefetch(self._timed(), AHEAD)) as source:
-            predictions = iter(self._method.predict(self._tapped(source)))
-            while True:
-                asked = time.perf_counter()
-                prediction = next(predictions, None)
-                spent += time.perf_counter() - asked
-                if prediction is None:
-                    return
-                frame, decoded = self._take(prediction.index, last)
+        left = time.perf_counter()
+        with closing(prefetch(map(self._prepare, self._frames), AHEAD)) as source:
+            for prediction in self._method.predict(self._tapped(source)):
+                frame = self._take(prediction.index, last)
                 last = prediction.index
-                leaves = max(spent, decoded)
-                yield Output(frame, prediction, leaves - left)
-                left = leaves
+                now = time.perf_counter()
+                yield Output(frame, prediction, now - left)
+                left = now
 
-    def _timed(self) -> Iterator[tuple[Frame, float]]:
-        """Prepared frames, each with the seconds that decoding and preparing have taken up to it."""
-        busy = 0.0
-        source = iter(self._frames)
-        while True:
-            started = time.perf_counter()
-            frame = next(source, None)
-            if frame is None:
-                return
-            prepared = self._prepare(frame)
-            busy += time.perf_counter() - started
-            yield prepared, busy
-
-    def _tapped(self, source: Iterator[tuple[Frame, float]]) -> Iterator[Frame]:
+    def _tapped(self, source: Iterator[Frame]) -> Iterator[Frame]:
         while True:
             self._asked = self._given + 1
-            item = next(source, None)
-            if item is None:
+            frame = next(source, None)
+            if frame is None:
                 self._asked = self._given
                 self._exhausted = True
                 return
             self._given += 1
-            self._in_flight[item[0].index] = item
-            self._bytes_in_flight += _bytes_of(item[0])
+            self._in_flight[frame.index] = frame
+            self._bytes_in_flight += _bytes_of(frame)
             # A method may leave frames out, so an old one is forgotten rather than refused; see _take.
             while self._bytes_in_flight > MAX_BYTES_IN_FLIGHT:
                 self._forget_oldest()
-            yield item[0]
+            yield frame
 
-    def _take(self, index: int, last: int) -> tuple[Frame, float]:
+    def _take(self, index: int, last: int) -> Frame:
         name = self._method.name
         if index <= last:
             raise StreamError(f"method '{name}': predictions must come in frame order, found {index} after {last}")
@@ -126,14 +105,14 @@ class SceneStream:
                 f"of those or longer ago than {MAX_BYTES_IN_FLIGHT >> 20} MiB of frames; it must hold back fewer"
             )
         while True:
-            item = self._forget_oldest()
-            if item[0].index == index:
-                return item
+            frame = self._forget_oldest()
+            if frame.index == index:
+                return frame
 
-    def _forget_oldest(self) -> tuple[Frame, float]:
-        _, item = self._in_flight.popitem(last=False)
-        self._bytes_in_flight -= _bytes_of(item[0])
-        return item
+    def _forget_oldest(self) -> Frame:
+        _, frame = self._in_flight.popitem(last=False)
+        self._bytes_in_flight -= _bytes_of(frame)
+        return frame
 
 
 def _bytes_of(frame: Frame) -> int:

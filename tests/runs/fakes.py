@@ -13,7 +13,8 @@ import pytest
 
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.errors import DataError
-from lingbot_eval.runs import attempt, plan
+from lingbot_eval.methods import registry
+from lingbot_eval.runs import plan
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.types import (
     FloatArray,
@@ -167,7 +168,7 @@ class World:
         monkeypatch.setattr(plan, "open_adapter", lambda name, root, options: self.adapter)
         # Two processes of one test mean one code, also while somebody edits it.
         monkeypatch.setattr(plan, "_code_digest", lambda: "code")
-        monkeypatch.setattr(attempt, "create_method", self.create_method)
+        monkeypatch.setattr(registry, "create_method", self.create_method)
 
 
 def experiment(*methods: str, **changes: Any) -> Experiment:

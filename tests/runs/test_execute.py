@@ -50,7 +50,10 @@ def test_a_run_from_end_to_end(tmp_path: Path, world: World) -> None:
     assert outcome.record.status == "complete"
     assert observer.frames == 2 * FRAMES
     assert observer.lines[:2] == [f"started synthetic/one/good {FRAMES}", "ok synthetic/one/good"]
-    assert world.made[0].log == ["open one", "warm up on 0", "resources", "close"]
+    # One method serves both scenes, so that its weights are loaded once.
+    (method,) = world.made
+    each = ["warm up on 0", "resources"]
+    assert method.log == ["open one", *each, "open two", *each, "close"]
 
     store = RunStore.open(outcome.path)
     (first, second) = store.read_units().units
@@ -137,7 +140,9 @@ def test_a_failing_unit_is_a_result(tmp_path: Path, world: World, error: Excepti
     assert record.predictions == 9
     assert record.measurements == []
     assert units(outcome)["two", "bad"].status == "ok"
-    assert [method.log[-1] for method in world.made] == ["close"] * 4
+    # The one that failed is not trusted with the next scene.
+    assert [method.log[0] for method in world.made] == ["open one", "open two", "open one"]
+    assert [method.log[-1] for method in world.made] == ["close"] * 3
     folder = outcome.path / "units" / "synthetic" / "one" / "bad"
     assert "Traceback" in (folder / "traceback.txt").read_text()
     assert len((folder / "frames.csv").read_text().splitlines()) == 10
@@ -210,7 +215,7 @@ def test_the_record_states_itself(tmp_path: Path, world: World) -> None:
     record = json.loads((outcome.path / store_module.RUN_FILE).read_text())
     assert record["command"] == "lingbot-eval run fake"
     assert record["weights"] == {"a": "untrained (seed 0)", "b": "untrained (seed 0)"}
-    assert record["units"] == [["synthetic", scene, method] for scene in ("one", "two") for method in ("a", "b")]
+    assert record["units"] == [["synthetic", scene, method] for method in ("a", "b") for scene in ("one", "two")]
     assert record["experiment"]["datasets"][0]["scenes"] == ["one", "two"]
     assert record["environment"]["libraries"]["numpy"] == np.__version__
     assert outcome.path.name == f"fake-{record['key'][:12]}"

@@ -54,7 +54,7 @@ def test_a_root_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_units_in_order() -> None:
     names = [unit.names for unit in make_plan(experiment("a", "b")).units]
-    assert names == [("synthetic", scene, method) for scene in ("one", "two") for method in ("a", "b")]
+    assert names == [("synthetic", scene, method) for method in ("a", "b") for scene in ("one", "two")]
 
 
 def test_an_unknown_scene_is_found_before_anything_runs() -> None:
