@@ -18,6 +18,8 @@ WORKSPACE_BYTES = 128 * 2**20
 """What FlashInfer's documentation recommends for the split-k intermediate results."""
 
 Kernel = Literal["fa2", "fa3"]
+HOPPER = 9
+"""Major compute capability of the GPUs that fa3 is written for."""
 MEANWHILE = "backend sdpa works meanwhile"
 
 
@@ -29,18 +31,18 @@ def flashinfer_version() -> str | None:
         return None
 
 
-def why_not(shape: CacheShape, kernel: Kernel) -> str | None:
-    """One line that says why FlashInfer cannot serve this store, or None when it can."""
+def why_not(dtype: torch.dtype, device: torch.device, kernel: Kernel) -> str | None:
+    """One line that says why FlashInfer cannot serve keys of this type there, or None when it can."""
     version = flashinfer_version()
     if version is None:
         return f"FlashInfer is not installed: pip install 'lingbot-eval[flashinfer]'; {MEANWHILE}"
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         return f"FlashInfer {version} is too old: pip install 'flashinfer-python>={OLDEST[0]}.{OLDEST[1]}'; {MEANWHILE}"
-    if shape.device.type != "cuda":
-        return f"FlashInfer needs a CUDA device, the model is on {shape.device}; {MEANWHILE}"
-    if shape.dtype not in (torch.bfloat16, torch.float16):
-        return f"FlashInfer needs precision bfloat16 or float16, found {shape.dtype}; {MEANWHILE}"
-    if kernel == "fa3" and torch.cuda.get_device_capability(shape.device)[0] != 9:
+    if device.type != "cuda":
+        return f"FlashInfer needs a CUDA device, the model is on {device}; {MEANWHILE}"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"FlashInfer needs precision bfloat16 or float16, found {dtype}; {MEANWHILE}"
+    if kernel == "fa3" and torch.cuda.get_device_capability(device)[0] != HOPPER:
         return "FlashInfer's fa3 kernels need a Hopper GPU; use backend flashinfer-fa2 or sdpa"
     return None
 
@@ -54,7 +56,7 @@ class FlashInferExecutor:
 
     def __init__(self, shape: CacheShape, page_tokens: int, kernel: Kernel) -> None:
         """Raises DependencyError or ConfigError with :func:`why_not`'s line."""
-        reason = why_not(shape, kernel)
+        reason = why_not(shape.dtype, shape.device, kernel)
         if reason is not None:
             raise (ConfigError if "precision" in reason else DependencyError)(reason)
         self._shape = shape

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lingbot_eval.cache.buffers import LayerBuffers
 from lingbot_eval.cache.policy import Step, View
@@ -22,15 +23,20 @@ from lingbot_eval.errors import StreamError
 MEMORY_CHUNK_FRAMES = 256
 """Memory frames added at a time: 151 MB of the full model in bfloat16, one reallocation in as many kept frames."""
 
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN: it is the fastest at a length it knows, but plans for 50 to 125 ms (measured, H100) at every new one, and
+a growing memory is a new length at every kept frame."""
+
 EMPTY = View(range(0), range(0), range(0))
 
 
 def attend_prefix(buffers: LayerBuffers, layer: int, query: Tensor, visible: int) -> Tensor:
     """Attention of (N, heads, head_dim) queries over the first ``visible`` tokens; order of keys does not matter."""
     key, value = buffers.prefix(layer, visible)
-    out = F.scaled_dot_product_attention(
-        query.transpose(0, 1)[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None]
-    )
+    with sdpa_kernel(KERNELS):
+        out = F.scaled_dot_product_attention(
+            query.transpose(0, 1)[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+        )
     return out[0].transpose(0, 1)
 
 

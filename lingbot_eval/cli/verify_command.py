@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from lingbot_eval.cli import output
 from lingbot_eval.streaming.backends import BACKENDS
 
+VERDICTS = ("pass", "fail", "unsupported", "incomparable")
+
 if TYPE_CHECKING:
     from lingbot_eval.verification.compare import Comparison
 
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         results.append(result)
         if not args.json:
             output.line(_row(result))
-    counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in ("pass", "fail", "unsupported")}
+    counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in VERDICTS}
     if args.json:
         output.as_json(
             {"backend": args.backend, "dtype": args.dtype, "device": str(setup.device), "counts": counts,
@@ -54,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         passed = len({r.case for r in results}) - len({r.case for r in results if r.verdict != "pass"})
         output.line(
             f"{passed} cases hold ({counts['pass']} arrays), {counts['fail']} arrays failed, "
-            f"{counts['unsupported']} cases not supported; {time.perf_counter() - started:.0f} s"
+            f"{counts['unsupported']} cases not supported, {counts['incomparable']} not comparable; "
+            f"{time.perf_counter() - started:.0f} s"
         )
     return 1 if counts["fail"] else 0
 

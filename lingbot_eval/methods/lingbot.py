@@ -20,6 +20,7 @@ from lingbot_eval.profiling.timing import timed
 from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import resolve_interval
+from lingbot_eval.streaming.stores import resolve_backend
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction, StepCost
 
 WARM_UP_STEPS = 3
@@ -57,6 +58,7 @@ class LingbotMethod:
             "checkpoint_sha256": source.sha256,
             "notes": list(source.notes),
             "device": str(self._device),
+            "backend": resolve_backend(settings.backend, model.trunk_dtype, self._device),
             "window": settings.window or model.config.window,
             "keyframe_interval": self._interval,
             "scale": "relative: the model's own, not metric",

@@ -119,7 +119,9 @@ class StreamingSession:
         placement = Placement(
             clock=step.clock, starts_stream=step.frame == 0, scale_phase=step.frame_type is FrameType.SCALE
         )
-        out = self._model(images, placement, stores.blocks, stores.camera, self._iterations)
+        # Float32 means float32: TF32 convolutions, torch's default on a GPU, would cost the heads three digits.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            out = self._model(images, placement, stores.blocks, stores.camera, self._iterations)
         outputs = tuple(
             FrameOutput(
                 index=step.frame + i,

@@ -63,7 +63,7 @@ class StreamSettings(BaseModel):
     keyframe_interval: Positive | Literal["auto"] = "auto"
     flow: FlowSettings | None = None
     windowed: WindowedSettings | None = None
-    backend: Backend = "sdpa"
+    backend: Backend = "auto"
 
     @model_validator(mode="after")
     def _windows_advance(self) -> StreamSettings:

@@ -8,7 +8,7 @@ import torch
 
 from lingbot_eval.cache.append import AppendStore
 from lingbot_eval.cache.executors import TorchExecutor
-from lingbot_eval.cache.flashinfer import FlashInferExecutor, Kernel
+from lingbot_eval.cache.flashinfer import HOPPER, FlashInferExecutor, Kernel, why_not
 from lingbot_eval.cache.paged import PagedStore
 from lingbot_eval.cache.policy import Step
 from lingbot_eval.cache.protocol import CacheShape, CacheStore
@@ -78,8 +78,23 @@ def build_stores(
     """Empty stores for a stream of (height, width) images."""
     shape = block_cache_shape(model, *size)
     return StreamStores(
-        blocks=_block_store(shape, window, backend), camera=AppendStore(camera_cache_shape(model, iterations))
+        blocks=_block_store(shape, window, resolve_backend(backend, shape.dtype, shape.device)),
+        camera=AppendStore(camera_cache_shape(model, iterations)),
     )
+
+
+def resolve_backend(backend: Backend, dtype: torch.dtype, device: torch.device) -> Backend:
+    """What ``auto`` and ``flashinfer`` stand for on this device; other names are what they are.
+
+    ``auto`` is FlashInfer's fa3 where it can be had, torch's SDPA elsewhere. Measured on an H100, one layer of the full
+    model at a full window (1,005 queries, 72,360 keys, bfloat16): fa3 1.01 ms, torch's flash kernel 1.28, fa2 1.30.
+    """
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == HOPPER
+    if backend == "auto":
+        return "flashinfer-fa3" if hopper and why_not(dtype, device, "fa3") is None else "sdpa"
+    if backend == "flashinfer":
+        return "flashinfer-fa3" if hopper else "flashinfer-fa2"
+    return backend
 
 
 def _block_store(shape: CacheShape, window: int, backend: Backend) -> CacheStore:
@@ -88,13 +103,5 @@ def _block_store(shape: CacheShape, window: int, backend: Backend) -> CacheStore
         return SdpaStore(shape, window)
     if backend == "paged":
         return PagedStore(shape, window, TorchExecutor(shape, page_tokens))
-    kernel = flashinfer_kernel(backend, shape)
+    kernel: Kernel = "fa3" if backend == "flashinfer-fa3" else "fa2"
     return PagedStore(shape, window, FlashInferExecutor(shape, page_tokens, kernel))
-
-
-def flashinfer_kernel(backend: Backend, shape: CacheShape) -> Kernel:
-    """The kernel that a ``flashinfer`` backend stands for on this device."""
-    if backend == "flashinfer":
-        hopper = shape.device.type == "cuda" and torch.cuda.get_device_capability(shape.device)[0] == 9
-        return "fa3" if hopper else "fa2"
-    return "fa3" if backend == "flashinfer-fa3" else "fa2"

@@ -12,7 +12,7 @@ import torch
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.verification.cases import Case, Unsupported, load_cases, shipped_cases
-from lingbot_eval.verification.compare import compare
+from lingbot_eval.verification.compare import compare, other_keyframes
 from lingbot_eval.verification.reproduce import formula_image
 
 FULL_SET = Path(__file__).parents[3] / "shared" / "conformance"
@@ -21,7 +21,7 @@ FULL_SET = Path(__file__).parents[3] / "shared" / "conformance"
 def test_the_shipped_cases_hold(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["counts"] == {"pass": 44, "fail": 0, "unsupported": 0}
+    assert report["counts"] == {"pass": 44, "fail": 0, "unsupported": 0, "incomparable": 0}
     assert max(result["largest"] for result in report["results"]) < 2e-5
 
 
@@ -118,6 +118,13 @@ def test_formula_image_is_the_formula() -> None:
     assert float(image[2, 7, 11]) == pytest.approx(wanted, abs=1e-7)
 
 
+def test_other_keyframes_are_told_apart_from_wrong_numbers() -> None:
+    wanted = {"frame_type": np.array([0, 1, 2, 1], dtype=np.uint8)}
+    assert other_keyframes(wanted, wanted) == ""
+    found = {"frame_type": np.array([0, 1, 1, 2], dtype=np.uint8)}
+    assert other_keyframes(found, wanted) == "low precision chose other keyframes, first at row 2"
+
+
 def test_verdicts() -> None:
     wanted = np.linspace(1, 2, 40, dtype=np.float32).reshape(20, 2)
     assert compare("c", "a", wanted + 5e-5, wanted, "float32").verdict == "pass"
@@ -127,7 +134,8 @@ def test_verdicts() -> None:
     assert compare("c", "a", wanted * 1.005, wanted, "bfloat16").verdict == "pass"
     assert compare("c", "a", wanted * 1.05, wanted, "bfloat16").verdict == "fail"
     growing = wanted * (1 + np.linspace(1e-4, 9e-3, 20)[:, None])
-    assert "grows" in compare("c", "a", growing, wanted, "bfloat16").reason
+    assert "grows" in compare("c", "depth", growing, wanted, "bfloat16").reason
+    assert compare("c", "patch_tokens_scale", growing, wanted, "bfloat16").verdict == "pass"  # rows are no frames
     holes = np.where(wanted > 1.9, np.nan, wanted)
     assert compare("c", "a", holes, holes, "float32").verdict == "pass"
     types = np.array([0, 1, 2], dtype=np.uint8)

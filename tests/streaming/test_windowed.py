@@ -1,0 +1,220 @@
+"""Windowed mode and flow keyframes: what leaves when, and what the joining does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_rotation
+from lingbot_eval.streaming.flow import Viewpoint, mean_displacement
+from lingbot_eval.streaming.joining import Join, apply_join, join_to
+from lingbot_eval.streaming.open import open_session
+from lingbot_eval.streaming.session import FrameOutput
+from lingbot_eval.streaming.settings import (
+    FlowSettings,
+    StreamSettings,
+    WindowedSettings,
+    overlap_frames,
+    window_span,
+)
+from lingbot_eval.streaming.windowed import WindowedSession
+from lingbot_eval.types import FrameType
+from tests.streaming.networks import tiny_network
+
+HEIGHT, WIDTH = 28, 42
+
+
+def images(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(count))
+
+
+def run(stream: StreamSettings, count: int) -> tuple[list[list[int]], list[FrameOutput], WindowedSession]:
+    """Indices by step, all outputs, and the session."""
+    session = open_session(tiny_network(), stream, frames=count, camera_iterations=1)
+    assert isinstance(session, WindowedSession)
+    steps = [list(session.step(image)) for image in images(count)]
+    steps.append(list(session.finish()))
+    return [[out.index for out in step] for step in steps], [out for step in steps for out in step], session
+
+
+def windowed(scale: int, size: int, interval: int = 1, **changes: object) -> StreamSettings:
+    return StreamSettings(
+        scale_frames=scale,
+        window=3,
+        keyframe_interval=interval,
+        windowed=WindowedSettings(size=size, overlap_size=changes.get("overlap_size")),  # type: ignore[arg-type]  # int
+        flow=changes.get("flow"),  # type: ignore[arg-type]  # FlowSettings
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.none() | st.integers(1, 12),
+    st.integers(1, 30),
+    st.booleans(),
+)
+def test_every_frame_leaves_once_and_in_order(
+    scale: int, more: int, interval: int, overlap: int | None, count: int, flow: bool
+) -> None:
+    stream = windowed(
+        scale,
+        scale + more,
+        interval,
+        overlap_size=overlap,
+        flow=FlowSettings(threshold=5.0, max_gap=3) if flow else None,
+    )
+    steps, outputs, session = run(stream, count)
+    assert [out.index for out in outputs] == list(range(count))
+    # No more than an overlap (and a scale phase, which enters at once) is ever held back.
+    held, longest = 0, 0
+    for step in steps[:-1]:
+        held += 1 - len(step)
+        longest = max(longest, held)
+    assert longest <= overlap_frames(stream, session.interval) + scale
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.none() | st.integers(1, 12), st.integers(1, 40))
+def test_windows_start_where_the_specification_says(
+    scale: int, more: int, interval: int, overlap: int | None, count: int
+) -> None:
+    stream = windowed(scale, scale + more, interval, overlap_size=overlap)
+    _, _, session = run(stream, count)
+    span = scale + more * interval
+    assert window_span(stream, interval) == span
+    shared = min(overlap if overlap is not None else scale, max(1, count - 1))
+    starts = [0]
+    while starts[-1] + span < count:
+        starts.append(starts[-1] + max(1, span - shared))
+    assert session.windows == len(starts) == len(session.joins)
+
+
+def test_overlap_in_keyframes_counts_the_interval() -> None:
+    stream = StreamSettings(scale_frames=3, windowed=WindowedSettings(size=8, overlap_keyframes=2))
+    assert overlap_frames(stream, 4) == 8
+    assert overlap_frames(stream, 1) == 3
+
+
+def test_a_single_window_is_the_plain_stream() -> None:
+    stream = windowed(2, 9)
+    _, outputs, session = run(stream, 9)
+    plain = open_session(tiny_network(), stream.model_copy(update={"windowed": None}), frames=9, camera_iterations=1)
+    expected = [out for image in images(9) for out in plain.step(image)]
+    assert session.windows == 1
+    assert all(
+        torch.equal(a.pose, b.pose) and torch.equal(a.depth, b.depth) for a, b in zip(outputs, expected, strict=True)
+    )
+
+
+def output(index: int, pose: np.ndarray, depth: float, kind: FrameType = FrameType.KEPT) -> FrameOutput:
+    maps = torch.full((4, 5), depth)
+    points = torch.rand(4, 5, 3, generator=torch.Generator().manual_seed(index))
+    return FrameOutput(index, kind, torch.from_numpy(pose).float(), maps, torch.ones(4, 5), points, torch.ones(4, 5))
+
+
+def encoding(rng: np.random.Generator) -> np.ndarray:
+    quaternion = Rotation.random(random_state=int(rng.integers(1 << 30))).as_quat() * rng.uniform(0.5, 2)
+    return np.concatenate([rng.normal(size=3), quaternion, [1.0, 1.2]])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_joining_recovers_a_known_similarity(seed: int) -> None:
+    """Windows that see the same world through a similarity are brought together exactly."""
+    rng = np.random.default_rng(seed)
+    truth = Join(float(rng.uniform(0.2, 4)), Rotation.random(random_state=seed).as_matrix(), rng.normal(size=3))
+    current = [output(i, encoding(rng), depth=1.0 + i) for i in range(4)]
+    previous = [apply_join(out, truth) for out in current]
+    found = join_to(previous, current)
+    assert found.scale == pytest.approx(truth.scale, rel=1e-5)
+    np.testing.assert_allclose(found.rotation, truth.rotation, atol=1e-5)
+    np.testing.assert_allclose(found.translation, truth.translation, atol=1e-5)
+    for out, moved in zip(current, previous, strict=True):
+        pose = decode_camera_to_world(out.pose.numpy())
+        joined = decode_camera_to_world(moved.pose.numpy())
+        np.testing.assert_allclose(
+            joined[:3, 3], truth.scale * truth.rotation @ pose[:3, 3] + truth.translation, atol=1e-5
+        )
+        np.testing.assert_allclose(joined[:3, :3], truth.rotation @ pose[:3, :3], atol=1e-5)
+        assert moved.pose[6] >= 0
+        assert float(moved.pose[3:7].norm()) == pytest.approx(1, abs=1e-6)
+        assert out.points is not None
+        assert moved.points is not None
+        wanted = truth.scale * out.points.double().numpy() @ truth.rotation.T + truth.translation
+        np.testing.assert_allclose(moved.points.numpy(), wanted, atol=1e-5)
+        assert torch.equal(moved.pose[7:], out.pose[7:])
+        assert torch.equal(moved.depth_confidence, out.depth_confidence)
+
+
+def test_joining_takes_the_latest_frame_kept_in_both_and_all_their_depths() -> None:
+    rng = np.random.default_rng(0)
+    unkept, kept = FrameType.UNKEPT, FrameType.KEPT
+    previous = [output(i, encoding(rng), depth) for i, depth in enumerate([2.0, 6.0, 8.0, 100.0])]
+    kinds = [kept, kept, kept, unkept]
+    current = [output(i, encoding(rng), 1.0, kind) for i, kind in enumerate(kinds)]
+    found = join_to(previous, current)
+    assert found.scale == pytest.approx(6.0)  # the median of 2, 6, 8; not the frame that was not kept
+    moved = apply_join(current[2], found)
+    np.testing.assert_allclose(moved.pose[:3], previous[2].pose[:3], atol=1e-4)
+    np.testing.assert_allclose(
+        decode_rotation(moved.pose[3:7].numpy()), decode_rotation(previous[2].pose[3:7].numpy()), atol=1e-5
+    )
+
+
+def test_joining_without_a_common_keyframe_takes_the_first_frame() -> None:
+    rng = np.random.default_rng(1)
+    previous = [output(i, encoding(rng), 3.0 + i, FrameType.UNKEPT) for i in range(3)]
+    current = [output(i, encoding(rng), 1.0) for i in range(3)]
+    found = join_to(previous, current)
+    assert found.scale == pytest.approx(3.0)
+    np.testing.assert_allclose(apply_join(current[0], found).pose[:3], previous[0].pose[:3], atol=1e-4)
+
+
+@pytest.mark.parametrize(("depth", "scale"), [(1e9, 1e3), (1e-9, 1e-3), (float("nan"), 1.0)])
+def test_the_scale_of_a_join_is_bounded(depth: float, scale: float) -> None:
+    rng = np.random.default_rng(2)
+    assert join_to([output(0, encoding(rng), depth)], [output(0, encoding(rng), 1.0)]).scale == scale
+
+
+def test_flow_keeps_by_displacement_gap_and_first_step() -> None:
+    def types(threshold: float, gap: int) -> list[int]:
+        stream = StreamSettings(scale_frames=2, window=3, flow=FlowSettings(threshold=threshold, max_gap=gap))
+        session = open_session(tiny_network(), stream, frames=None, camera_iterations=1)
+        return [int(out.frame_type) for image in images(12) for out in session.step(image)]
+
+    assert types(1e9, 4) == [0, 0, 1, 2, 2, 2, 1, 2, 2, 2, 1, 2]
+    assert types(1e-9, 30) == [0, 0] + [1] * 10
+
+
+def test_displacement_of_a_sideways_step() -> None:
+    """Moving t sideways in front of a wall at depth z shifts every pixel by f·t/z."""
+    intrinsics = np.array([[50.0, 0, 21], [0, 40.0, 14], [0, 0, 1]])
+    moved = np.eye(4)
+    moved[0, 3] = 0.3
+    depth = torch.full((HEIGHT, WIDTH), 2.0)
+    here, there = Viewpoint(moved, intrinsics), Viewpoint(np.eye(4), intrinsics)
+    assert mean_displacement(depth, here, there) == pytest.approx(50 * 0.3 / 2)
+    assert mean_displacement(depth, here, here) == pytest.approx(0)
+    assert mean_displacement(torch.zeros(HEIGHT, WIDTH), here, there) == 0
+    behind = np.diag([-1.0, 1, -1, 1])  # looks the other way: no point in front of both
+    assert mean_displacement(depth, here, Viewpoint(behind, intrinsics)) == 0
+
+
+@pytest.mark.parametrize(
+    "settings_", [{"size": 8, "overlap_size": 2, "overlap_keyframes": 2}, {"size": 0}, {"size": 8, "speed": 1}]
+)
+def test_settings_that_cannot_work(settings_: dict[str, int]) -> None:
+    with pytest.raises(ValidationError):
+        WindowedSettings.model_validate(settings_)
+
+
+def test_a_window_must_go_on_after_its_scale_frames() -> None:
+    with pytest.raises(ValidationError, match="the smallest that works is 9"):
+        StreamSettings(scale_frames=8, windowed=WindowedSettings(size=8))
