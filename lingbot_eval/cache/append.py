@@ -43,6 +43,9 @@ class AppendStore:
             raise StreamError("the last frame of the stream is kept already")
         self._kept = step.clock + 1
 
+    def capture_key(self) -> None:
+        """The visible prefix has another length at every kept frame. See `CacheStore`."""
+
     def used_bytes(self) -> dict[str, int]:
         """See `CacheStore`."""
         return {"camera_head": self._kept * self._shape.token_bytes}

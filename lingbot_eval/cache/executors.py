@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Protocol
 
 import torch
@@ -18,6 +19,10 @@ class PagedExecutor(Protocol):
 
     def plan(self, table: PageTable, query_tokens: int) -> None:
         """Take the table of the coming pass, of ``query_tokens`` queries."""
+        ...
+
+    def capture_key(self) -> Hashable | None:
+        """See `CacheStore`: changes when ``run`` would read its table from other memory."""
         ...
 
     def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -38,6 +43,9 @@ class TorchExecutor:
         """See `PagedExecutor`."""
         self._table = table
         self._pages = torch.tensor(table.pages, dtype=torch.int64, device=self._device)
+
+    def capture_key(self) -> None:
+        """Gathers another number of pages as the table grows. See `PagedExecutor`."""
 
     def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `PagedExecutor`."""

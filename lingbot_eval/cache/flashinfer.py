@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from collections.abc import Hashable
 from typing import Any, Literal, cast
 
 import torch
@@ -66,6 +67,7 @@ class FlashInferExecutor:
         self._wrapper: Any = None
         self._room = 0
         self._rows = 0
+        self._made = 0
 
     def plan(self, table: PageTable, query_tokens: int) -> None:
         """See `PagedExecutor`."""
@@ -84,6 +86,10 @@ class FlashInferExecutor:
             q_data_type=self._shape.dtype,
         )
 
+    def capture_key(self) -> Hashable | None:
+        """See `PagedExecutor`: the wrapper reads its table from buffers that stay in place as long as it lives."""
+        return self._made
+
     def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `PagedExecutor`."""
         if self._wrapper is None:
@@ -94,6 +100,7 @@ class FlashInferExecutor:
         flashinfer = importlib.import_module("flashinfer")
         # Twice the table: the special stream adds a page only every hundred kept frames or so.
         self._room, self._rows = 2 * pages, rows
+        self._made += 1
 
         def buffer(count: int) -> Tensor:
             return torch.zeros(count, dtype=torch.int32, device=self._shape.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,11 @@ class PagedStore:
         table = self._manager.begin(step)
         self._reserve(step, table)
         self._view = step.view
-        self._slots = self._token_slots(table)
+        slots = self._token_slots(table)
+        if self._slots is not None and self._slots.shape == slots.shape:
+            self._slots.copy_(slots)  # in place: a captured pass reads them from here
+        else:
+            self._slots = slots.to(self._shape.device)
         self._executor.plan(table, step.count * self._shape.frame_tokens)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -53,6 +59,11 @@ class PagedStore:
         """See `CacheStore`; nothing is copied."""
         self._manager.keep_last(step)
         self._view = step.view
+
+    def capture_key(self) -> Hashable | None:
+        """See `CacheStore`: while no page is added, tables change in place."""
+        executor = self._executor.capture_key()
+        return None if executor is None else (executor, self._buffers.capacity)
 
     def used_bytes(self) -> dict[str, int]:
         """See `CacheStore`. Special tokens are booked with the part that sees their frame."""
@@ -72,7 +83,7 @@ class PagedStore:
         special = torch.tensor(table.special_slots, dtype=torch.int64).view(len(table.patch_pages), -1)
         offsets = torch.arange(self._page_tokens)
         patches = torch.tensor(table.patch_pages, dtype=torch.int64)[:, None] * self._page_tokens + offsets
-        return torch.cat([special, patches], dim=1).flatten().to(self._shape.device, non_blocking=True)
+        return torch.cat([special, patches], dim=1).flatten()
 
     def _reserve(self, step: Step, table: PageTable) -> None:
         pages = table.pages_needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +47,13 @@ class CacheStore(Protocol):
 
     def keep_last(self, step: Step) -> None:
         """Keep the last pass's frame after the fact; ``step`` is the policy's answer to it."""
+        ...
+
+    def capture_key(self) -> Hashable | None:
+        """What a captured pass depends on; None where a pass cannot be captured.
+
+        While the key is the same, ``attend`` touches the same memory in the same way and only its content changes.
+        """
         ...
 
     def used_bytes(self) -> dict[str, int]:

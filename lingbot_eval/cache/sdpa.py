@@ -85,6 +85,9 @@ class SdpaStore:
                 self._buffers.move(layer, waiting, source, self._shape.special_tokens)
         self._step, self._view = step, step.view
 
+    def capture_key(self) -> None:
+        """The visible prefix has another length at every kept frame. See `CacheStore`."""
+
     def used_bytes(self) -> dict[str, int]:
         """See `CacheStore`."""
         shape, view = self._shape, self._view

@@ -11,7 +11,7 @@ from lingbot_eval.model.backbone import Backbone
 from lingbot_eval.model.blocks import Block
 from lingbot_eval.model.config import PATCH_SIZE, REGISTER_TOKENS, ModelConfig
 from lingbot_eval.model.protocols import KVCache, Placement
-from lingbot_eval.model.rope import FrameRotary, StreamRotary
+from lingbot_eval.model.rope import FrameRotary, Rotation, StreamRotary
 
 EPS = 1e-5
 
@@ -23,6 +23,22 @@ class GridConstants:
     positions: Tensor
     frame_rotary: FrameRotary
     stream_rotary: StreamRotary
+
+
+@dataclass(frozen=True)
+class PassInputs:
+    """All that differs between two passes of one size, as tensors: what a captured pass reads.
+
+    images: (S, 3, H, W) RGB in [0, 1]. special: (S, 6, C) special tokens. rotation: of the S·T tokens in the stream.
+    """
+
+    images: Tensor
+    special: Tensor
+    rotation: Rotation
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor, in one order."""
+        return self.images, self.special, self.rotation.cos, self.rotation.sin
 
 
 class Aggregator(nn.Module):
@@ -61,23 +77,33 @@ class Aggregator(nn.Module):
                 self._grids[key] = known
         return known
 
+    def place(self, images: Tensor, placement: Placement) -> PassInputs:
+        """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``."""
+        count, _, height, width = images.shape
+        grid = self._constants(height // PATCH_SIZE, width // PATCH_SIZE)
+        return PassInputs(
+            images=images,
+            special=self._special_tokens(count, placement),
+            rotation=grid.stream_rotary.at(placement.clock, count),
+        )
+
     def _special_tokens(self, count: int, placement: Placement) -> Tensor:
         """(S, 6, C): camera and registers by whether a frame is the stream's first, scale by the phase."""
-        first = torch.full((count,), 1, dtype=torch.int64)
+        variants = torch.cat([self.camera_token[0], self.register_token[0]], dim=1)  # (2, 5, C)
         if placement.starts_stream:
-            first[0] = 0
-        opening = torch.cat([self.camera_token[0], self.register_token[0]], dim=1)[first.to(self.camera_token.device)]
+            opening = torch.cat([variants[:1], variants[1:].expand(count - 1, -1, -1)])
+        else:
+            opening = variants[1:].expand(count, -1, -1)
         scale = self.scale_token[0, 0 if placement.scale_phase else 1].expand(count, -1, -1)
         return torch.cat([opening, scale], dim=1)
 
-    def forward(self, images: Tensor, placement: Placement, cache: KVCache) -> list[Tensor]:
-        """(S, 3, H, W) in [0, 1] → four tensors (S, T, 2C) float32: [frame block output, global block output]."""
-        count, _, height, width = images.shape
+    def forward(self, inputs: PassInputs, cache: KVCache) -> list[Tensor]:
+        """A pass → four tensors (S, T, 2C) float32: [frame block output, global block output]."""
+        count, _, height, width = inputs.images.shape
         grid = self._constants(height // PATCH_SIZE, width // PATCH_SIZE)
-        patches = self.patch_embed(images, grid.positions)
-        x = torch.cat([self._special_tokens(count, placement), patches], dim=1)
+        patches = self.patch_embed(inputs.images, grid.positions)
+        x = torch.cat([inputs.special, patches], dim=1)
         tokens = x.shape[1]
-        rotation = grid.stream_rotary.at(placement.clock, count)
         outputs = []
         for group, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
             within = frame_block(x, grid.frame_rotary)
@@ -85,8 +111,8 @@ class Aggregator(nn.Module):
             def attend(query: Tensor, key: Tensor, value: Tensor, layer: int = group) -> Tensor:
                 return cache.attend(layer, query, key, value)
 
-            across = global_block(within.flatten(0, 1), rotation, attend)
-            x = across.unflatten(0, (count, tokens))
+            across = global_block(within.flatten(0, 1), inputs.rotation, attend)
+            x = torch.unflatten(across, 0, (count, tokens))
             if group in self.output_groups:
                 outputs.append(torch.cat([within, x], dim=-1))
         return outputs

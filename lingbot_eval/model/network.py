@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from lingbot_eval.model.aggregator import Aggregator
+from lingbot_eval.model.aggregator import Aggregator, PassInputs
 from lingbot_eval.model.camera_head import CameraHead
 from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.model.dense_head import DenseHead
@@ -15,24 +16,18 @@ from lingbot_eval.model.protocols import KVCache, Placement
 
 
 @dataclass(frozen=True)
-class PassOutput:
-    """What one pass of S frames gives, on the device, float32.
+class DenseOutput:
+    """What one pass of S frames gives before its poses, on the device, float32.
 
-    pose_iterations: one (S, 9) a refinement iteration, the last the result: [tx ty tz, qx qy qz qw, fov_y, fov_x],
-    camera-to-world, fov in radians. depth: (S, H, W) along z, relative scale; depth_confidence: (S, H, W) ≥ 1.
-    points: (S, H, W, 3) world axes and points_confidence (S, H, W), None without a point head.
+    camera_tokens: (S, 2C), what the camera head reads. depth: (S, H, W) along z, relative scale; depth_confidence:
+    (S, H, W) ≥ 1. points: (S, H, W, 3) world axes and points_confidence (S, H, W), None without a point head.
     """
 
-    pose_iterations: list[Tensor]
+    camera_tokens: Tensor
     depth: Tensor
     depth_confidence: Tensor
     points: Tensor | None = None
     points_confidence: Tensor | None = None
-
-    @property
-    def pose(self) -> Tensor:
-        """(S, 9) pose encodings after the last iteration."""
-        return self.pose_iterations[-1]
 
 
 class GeometricContextTransformer(nn.Module):
@@ -62,20 +57,27 @@ class GeometricContextTransformer(nn.Module):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(dtype)
 
-    def forward(
-        self, images: Tensor, placement: Placement, global_cache: KVCache, camera_cache: KVCache, iterations: int
-    ) -> PassOutput:
-        """(S, 3, H, W) RGB in [0, 1], sides multiples of 14."""
-        height, width = images.shape[-2:]
-        tokens = self.aggregator(images, placement, global_cache)
-        poses = self.camera_head(tokens[-1][:, 0], iterations, camera_cache)
+    def place(self, images: Tensor, placement: Placement) -> PassInputs:
+        """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``; sides are multiples of 14."""
+        return self.aggregator.place(images, placement)
+
+    def dense(self, inputs: PassInputs, cache: KVCache) -> DenseOutput:
+        """Backbone, aggregator and dense heads: the part of a pass whose shapes do not depend on the past."""
+        height, width = inputs.images.shape[-2:]
+        tokens = self.aggregator(inputs, cache)
         depth, depth_confidence = _by_frame(self.depth_head, tokens, height, width)
         points, points_confidence = None, None
         if self.point_head is not None:
             raw, points_confidence = _by_frame(self.point_head, tokens, height, width)
             points = raw.sign() * torch.expm1(raw.abs())
-            return PassOutput(poses, depth[..., 0].exp(), depth_confidence, points, points_confidence)
-        return PassOutput(poses, depth[..., 0].exp(), depth_confidence)
+        return DenseOutput(tokens[-1][:, 0], depth[..., 0].exp(), depth_confidence, points, points_confidence)
+
+    def poses(self, camera_tokens: Tensor, cache: KVCache, iterations: int) -> list[Tensor]:
+        """(S, 2C) camera tokens of a pass → one (S, 9) encoding a refinement iteration, the last the result.
+
+        [tx ty tz, qx qy qz qw, fov_y, fov_x]: camera-to-world, quaternion scalar last and not normalised, fov in rad.
+        """
+        return cast(list[Tensor], self.camera_head(camera_tokens, iterations, cache))
 
 
 def _by_frame(head: DenseHead, tokens: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:

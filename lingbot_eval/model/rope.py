@@ -5,6 +5,8 @@ Source: model.md section 4. Angles are computed in float64 and their cosines and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -57,37 +59,32 @@ class StreamRotary:
     def __init__(self, rows: int, columns: int, device: torch.device) -> None:
         special = torch.arange(SPECIAL_TOKENS)[:, None].expand(-1, 2)
         positions = torch.cat([special, grid_positions(rows, columns) + SPECIAL_TOKENS]).double()
-        self._spatial = torch.cat(
-            [
-                positions[:, :1] * _frequencies(GLOBAL_BASE, ROW_DIM),
-                positions[:, 1:] * _frequencies(GLOBAL_BASE, COLUMN_DIM),
-            ],
-            dim=-1,
-        )  # (T, 22) float64
-        self._device = device
+        spatial = [
+            positions[:, :1] * _frequencies(GLOBAL_BASE, ROW_DIM),
+            positions[:, 1:] * _frequencies(GLOBAL_BASE, COLUMN_DIM),
+        ]
+        self._spatial = torch.cat(spatial, dim=-1).to(device)  # (T, 22) float64
+        self._temporal = _frequencies(GLOBAL_BASE, TEMPORAL_DIM).to(device)
 
     def at(self, clock: int, count: int) -> Rotation:
         """The rotation of ``count`` frames whose clocks are ``clock``, ``clock + 1`` …, their tokens in a row."""
-        clocks = torch.arange(clock, clock + count, dtype=torch.float64)
-        temporal = clocks[:, None] * _frequencies(GLOBAL_BASE, TEMPORAL_DIM)  # (S, 10)
+        clocks = torch.arange(clock, clock + count, dtype=torch.float64, device=self._spatial.device)
+        temporal = clocks[:, None, None] * self._temporal  # (S, 1, 10)
         tokens = self._spatial.shape[0]
-        angles = torch.cat(
-            [temporal[:, None].expand(-1, tokens, -1), self._spatial[None].expand(count, -1, -1)], dim=-1
-        ).flatten(0, 1)  # (S·T, 32)
-        return Rotation(angles, self._device)
+        angles = torch.cat([temporal.expand(-1, tokens, -1), self._spatial.expand(count, -1, -1)], dim=-1)
+        angles = angles.flatten(0, 1)[:, None]  # (S·T, 1, 32): broadcasts over heads
+        return Rotation(angles.cos().float(), angles.sin().float())
 
 
+@dataclass(frozen=True, eq=False)
 class Rotation:
-    """Interleaved rotation of (N, heads, 64) queries or keys by fixed angles (N, 32)."""
+    """Interleaved rotation of (N, heads, 64) queries or keys by fixed angles: (N, 1, 32) cosines and sines."""
 
-    def __init__(self, angles: Tensor, device: torch.device) -> None:
-        self._cos = angles.cos().float().to(device, non_blocking=True)[:, None]
-        self._sin = angles.sin().float().to(device, non_blocking=True)[:, None]
+    cos: Tensor
+    sin: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate queries or keys; the dtype is kept."""
         real, imaginary = torch.unflatten(x.float(), -1, (-1, 2)).unbind(-1)
-        rotated = torch.stack(
-            [real * self._cos - imaginary * self._sin, real * self._sin + imaginary * self._cos], dim=-1
-        )
+        rotated = torch.stack([real * self.cos - imaginary * self.sin, real * self.sin + imaginary * self.cos], dim=-1)
         return rotated.flatten(-2).to(x.dtype)

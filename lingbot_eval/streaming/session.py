@@ -17,6 +17,7 @@ from lingbot_eval.model.config import PATCH_SIZE
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.flow import Viewpoint, mean_displacement, viewpoint
+from lingbot_eval.streaming.passes import PassRunner
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, resolve_interval
 from lingbot_eval.streaming.stores import StreamStores, build_stores
 from lingbot_eval.types import FrameType
@@ -62,6 +63,7 @@ class StreamingSession:
         self._window = settings.window or model.config.window
         self.interval = 1 if settings.flow else resolve_interval(settings.keyframe_interval, frames)
         self._policy = CachePolicy(self._window)
+        self._passes = PassRunner(model)
         self._stores: StreamStores | None = None
         self._size: tuple[int, int] | None = None
         self._waiting: list[Tensor] = []
@@ -121,16 +123,17 @@ class StreamingSession:
         )
         # Float32 means float32: TF32 convolutions, torch's default on a GPU, would cost the heads three digits.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            out = self._model(images, placement, stores.blocks, stores.camera, self._iterations)
+            dense = self._passes.run(self._model.place(images, placement), stores.blocks)
+            poses = self._model.poses(dense.camera_tokens, stores.camera, self._iterations)[-1]
         outputs = tuple(
             FrameOutput(
                 index=step.frame + i,
                 frame_type=step.frame_type,
-                pose=out.pose[i],
-                depth=out.depth[i],
-                depth_confidence=out.depth_confidence[i],
-                points=None if out.points is None else out.points[i],
-                points_confidence=None if out.points_confidence is None else out.points_confidence[i],
+                pose=poses[i],
+                depth=dense.depth[i],
+                depth_confidence=dense.depth_confidence[i],
+                points=None if dense.points is None else dense.points[i],
+                points_confidence=None if dense.points_confidence is None else dense.points_confidence[i],
             )
             for i in range(step.count)
         )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lingbot_eval.cache.policy import CachePolicy, is_keyframe
 from lingbot_eval.errors import ConfigError, StreamError
-from lingbot_eval.model.network import PassOutput
+from lingbot_eval.model.network import DenseOutput
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings, resolve_interval
@@ -32,7 +32,7 @@ def stream(settings: StreamSettings, frames: torch.Tensor) -> tuple[list[FrameOu
 
 
 @torch.inference_mode()
-def dense_stream(settings: StreamSettings, frames: torch.Tensor) -> list[PassOutput]:
+def dense_stream(settings: StreamSettings, frames: torch.Tensor) -> list[tuple[torch.Tensor, DenseOutput]]:
     """The same stream, written out over the oracle: the same policy object decides, a mask does the rest."""
     model, policy = tiny_network(), CachePolicy(settings.window or 0)
     blocks = DenseMaskedStore(model.config.groups, TOKENS, 6)
@@ -51,7 +51,8 @@ def dense_stream(settings: StreamSettings, frames: torch.Tensor) -> list[PassOut
         blocks.begin(step)
         camera.begin(step)
         placement = Placement(step.clock, starts_stream=frame == 0, scale_phase=frame == 0)
-        outputs.append(model(frames[frame : frame + step.count], placement, blocks, camera, 4))
+        out = model.dense(model.place(frames[frame : frame + step.count], placement), blocks)
+        outputs.append((model.poses(out.camera_tokens, camera, 4)[-1], out))
         frame += step.count
     return outputs
 
@@ -62,13 +63,12 @@ def test_streaming_equals_the_dense_masked_oracle(scale: int, window: int, inter
     settings_ = StreamSettings(scale_frames=scale, window=window, keyframe_interval=interval)
     found, _ = stream(settings_, images(count))
     wanted = dense_stream(settings_, images(count))
-    for name in ("pose", "depth", "depth_confidence"):
-        torch.testing.assert_close(
-            torch.stack([getattr(out, name) for out in found]),
-            torch.cat([getattr(out, name) for out in wanted]),
-            rtol=1e-4,
-            atol=1e-5,
-        )
+    for name, expected in (
+        ("pose", torch.cat([pose for pose, _ in wanted])),
+        ("depth", torch.cat([out.depth for _, out in wanted])),
+        ("depth_confidence", torch.cat([out.depth_confidence for _, out in wanted])),
+    ):
+        torch.testing.assert_close(torch.stack([getattr(out, name) for out in found]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_long_past_changes_the_answer() -> None:
