@@ -1,0 +1,199 @@
+"""What a stream will need before it is run: kept frames, cache by kind, weights and peak, from the settings alone.
+
+Integers only, after model.md sections 6 and 7; the caches' headroom is counted as the stores reserve it. Nothing is
+allocated: parameters are counted on torch's meta device.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from lingbot_eval.cache.append import CHUNK_FRAMES
+from lingbot_eval.cache.flashinfer import WORKSPACE_BYTES
+from lingbot_eval.cache.sdpa import MEMORY_CHUNK_FRAMES
+from lingbot_eval.model.build import PRECISIONS
+from lingbot_eval.model.config import PATCH_SIZE, SPECIAL_TOKENS, ModelConfig
+from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.streaming.settings import StreamSettings, overlap_frames, resolve_interval, window_span
+
+FLOAT_BYTES = 4
+
+# Live tensors of one pass, counted operator by operator on the meta device for `full`, `mini` and `ci` at 224×168,
+# 518×378 and 518×518, scale phases of 2 and 8 frames, both precisions, with and without point head: the allowance made
+# of these coefficients is never less than the count and at most 14 % more (tests/streaming/test_estimate.py).
+TRUNK_BYTES = 77  # a token and channel, inside a block of the aggregator
+OUTPUT_BYTES = 32  # a token and channel, the four outputs that wait for the dense heads
+HEAD_BYTES = 265  # a pixel of the one frame in a dense head, and HEAD_FEATURE_BYTES more a feature
+HEAD_FEATURE_BYTES = 5
+FRAME_BYTES = 8  # a pixel of every frame of the pass, and POINT_BYTES more with a point head
+POINT_BYTES = 32
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """What of the network decides its memory. precision: of the trunk's matrix products and of the K/V cache."""
+
+    config: ModelConfig
+    precision: str
+    camera_iterations: int = 4
+    point_head: bool = False
+
+
+@dataclass(frozen=True)
+class StreamEstimate:
+    """Prediction for one stream; bytes are of tensors, without the libraries' own code and contexts.
+
+    frames: length of the stream; interval: keyframe interval. kept_least, kept: frames kept in one cache (of the whole
+    stream, or of a full window), at least and at most: flow keyframes decide by the images. windows: 1 for an unbroken
+    stream; with flow keyframes at most that many. cache_bytes: in view when the cache is fullest, by kind;
+    cache_allocated: with the stores' headroom. activation_bytes: live tensors of the largest pass, constants kept for
+    the image size, the kernels' workspace. growth_bytes: what moving a store to a larger buffer takes, between passes.
+    """
+
+    frames: int
+    interval: int
+    kept_least: int
+    kept: int
+    windows: int
+    cache_bytes: dict[str, int]
+    cache_allocated: int
+    weights_bytes: int
+    activation_bytes: int
+    growth_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that is there at one time."""
+        return self.weights_bytes + self.cache_allocated + max(self.activation_bytes, self.growth_bytes)
+
+
+def estimate(network: NetworkSize, settings: StreamSettings, height: int, width: int, frames: int) -> StreamEstimate:
+    """The prediction for ``frames`` images of (height, width), multiples of 14. An ``auto`` backend counts as sdpa."""
+    interval = 1 if settings.flow else resolve_interval(settings.keyframe_interval, frames)
+    scale = min(settings.scale_frames, frames)
+    longest, windows = _windows(settings, interval, frames)
+    steps = longest - scale
+    kept = scale + (min(steps, _kept_room(settings)) if settings.flow else -(-steps // interval))
+    least = kept
+    if settings.flow and steps:
+        # The first step frame is kept always, then one a gap at the latest.
+        least = min(kept, scale + 1 + (steps - 1) // settings.flow.max_gap)
+    config = network.config
+    blocks = 2 * config.groups * config.embed_dim * PRECISIONS[network.precision].itemsize
+    camera = 2 * network.camera_iterations * config.camera_blocks * config.token_dim * FLOAT_BYTES
+    tokens = SPECIAL_TOKENS + (height // PATCH_SIZE) * (width // PATCH_SIZE)
+    window = settings.window or config.window
+    seen_whole = min(kept - scale, window)
+    # A frame that is not kept has its place, too; after the last kept one it is one more than is kept.
+    passing = settings.flow is not None or steps > kept - scale
+    ends_passing = settings.flow is not None or (steps > 0 and (steps - 1) % interval > 0)
+    entered = kept + ends_passing
+    reserved = _Reserved(scale, window, kept, entered, tokens, passing)
+    return StreamEstimate(
+        frames=frames,
+        interval=interval,
+        kept_least=least,
+        kept=kept,
+        windows=windows,
+        cache_bytes={
+            "anchor": scale * tokens * blocks,
+            "window": seen_whole * tokens * blocks,
+            "memory": (kept - scale - seen_whole) * SPECIAL_TOKENS * blocks,
+            "camera_head": kept * camera,
+        },
+        cache_allocated=reserved.block_tokens(settings.backend) * blocks
+        + -(-entered // CHUNK_FRAMES) * CHUNK_FRAMES * camera,
+        weights_bytes=weights_bytes(network),
+        activation_bytes=_activation_bytes(network, scale, height, width)
+        + (WORKSPACE_BYTES if settings.backend.startswith("flashinfer") else 0),
+        # Before a pass, while a store grows, the old and the new buffer of one layer are there together.
+        growth_bytes=reserved.block_tokens(settings.backend) * blocks // config.groups if kept - scale > window else 0,
+    )
+
+
+def kept_frame_bytes(network: NetworkSize) -> int:
+    """Bytes that every kept frame beyond the window adds for ever: its special tokens and the camera head's."""
+    config = network.config
+    blocks = 2 * config.groups * config.embed_dim * PRECISIONS[network.precision].itemsize
+    camera = 2 * network.camera_iterations * config.camera_blocks * config.token_dim * FLOAT_BYTES
+    return SPECIAL_TOKENS * blocks + camera
+
+
+@functools.cache
+def weights_bytes(network: NetworkSize) -> int:
+    """Bytes of all parameters: the trunk's matrices in its precision, the rest in float32."""
+    with torch.device("meta"):
+        model = GeometricContextTransformer(network.config, point_head=network.point_head)
+    model.set_trunk_dtype(PRECISIONS[network.precision])
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+@dataclass(frozen=True)
+class _Reserved:
+    """Tokens that a block store holds when its cache is fullest.
+
+    entered: frames that had a place in it one after the other, kept ones and one at the end that is not. passing:
+    whether any frame was not kept.
+    """
+
+    scale: int
+    window: int
+    kept: int
+    entered: int
+    frame_tokens: int
+    passing: bool
+
+    def block_tokens(self, backend: str) -> int:
+        return self._contiguous() if backend in ("auto", "sdpa") else self._paged()
+
+    def _contiguous(self) -> int:
+        memory = max(0, self.kept - self.scale - self.window)
+        chunks = -(-memory // MEMORY_CHUNK_FRAMES) * MEMORY_CHUNK_FRAMES * SPECIAL_TOKENS
+        scratch = self.frame_tokens + SPECIAL_TOKENS
+        return (self.scale + self.window) * self.frame_tokens + chunks + scratch
+
+    def _paged(self) -> int:
+        page = self.frame_tokens - SPECIAL_TOKENS
+        whole = self.scale + self.window
+        at_first = whole + -(-whole * SPECIAL_TOKENS // page)
+        patches = min(self.entered, whole + self.passing)
+        return page * max(at_first, patches + -(-self.entered * SPECIAL_TOKENS // page))
+
+
+def _windows(settings: StreamSettings, interval: int, frames: int) -> tuple[int, int]:
+    """Frames of the longest window, and how many windows there are (at most, with flow keyframes)."""
+    if settings.windowed is None:
+        return frames, 1
+    span = window_span(settings, interval)
+    windows = 1 + -(-max(0, frames - span) // progress(settings, interval, frames))
+    if settings.flow:
+        # A window that keeps few of its frames may run to the end of the stream.
+        return frames, 1
+    return min(span, frames), windows
+
+
+def progress(settings: StreamSettings, interval: int, frames: int) -> int:
+    """Frames by which each window starts later than the one before."""
+    overlap = min(overlap_frames(settings, interval), max(1, frames - 1))
+    return max(1, window_span(settings, interval) - overlap)
+
+
+def _kept_room(settings: StreamSettings) -> int:
+    """Step frames that a flow window can keep before it ends; without windows there is no end."""
+    return settings.windowed.size - settings.scale_frames if settings.windowed else 2**62
+
+
+def _activation_bytes(network: NetworkSize, scale: int, height: int, width: int) -> int:
+    config = network.config
+    pixels, patches = height * width, (height // PATCH_SIZE) * (width // PATCH_SIZE)
+    tokens = scale * (SPECIAL_TOKENS + patches)
+    trunk = TRUNK_BYTES * tokens * config.embed_dim
+    head = OUTPUT_BYTES * tokens * config.embed_dim
+    head += (HEAD_BYTES + HEAD_FEATURE_BYTES * config.dpt_features) * pixels
+    head += scale * pixels * (FRAME_BYTES + POINT_BYTES * network.point_head)
+    # Position maps that each dense head keeps for the image size, at the image's own and at the patches' resolution.
+    kept = FLOAT_BYTES * (config.dpt_features // 2 * pixels + sum(config.dpt_channels) * patches)
+    return max(trunk, head) + kept * (1 + network.point_head)

@@ -1,0 +1,105 @@
+"""Warnings about settings, before hours are spent on them: one line each, from the estimate and the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lingbot_eval.streaming.estimate import StreamEstimate, progress
+from lingbot_eval.streaming.settings import TRAINED_VIEWS, StreamSettings, resolve_interval, window_span
+
+BFLOAT16_CAPABILITY = (8, 0)
+"""Ampere: older GPUs convert to float32 and back around every product."""
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the stream will run. capability: of a CUDA device, None on a CPU. free_bytes: of the device's memory."""
+
+    name: str
+    capability: tuple[int, int] | None
+    free_bytes: int
+
+
+def this_machine(device: torch.device) -> Machine:
+    """What there is now; on a CPU the memory that can be had without swapping."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return Machine(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device), free)
+    import psutil
+
+    return Machine("the CPU", None, int(psutil.virtual_memory().available))
+
+
+def check(estimate: StreamEstimate, settings: StreamSettings, precision: str, machine: Machine) -> tuple[str, ...]:
+    """What somebody who waits for the result would want to know first; nothing where all is well."""
+    found = (_views(estimate, settings), _windows(estimate, settings), *_machine(estimate, precision, machine))
+    return tuple(line for line in found if line)
+
+
+def _views(estimate: StreamEstimate, settings: StreamSettings) -> str | None:
+    """The temporal rotary sees the keyframe clock, which a window starts anew."""
+    if estimate.kept <= TRAINED_VIEWS:
+        return None
+    beyond = f"the temporal rotary was trained on {TRAINED_VIEWS}"
+    if settings.flow:
+        count = f"{estimate.kept_least} to {estimate.kept}"
+        return (
+            f"flow keyframes keep {count} frames in one clock and {beyond}; raise streaming.flow.threshold or max_gap"
+        )
+    if settings.windowed:
+        size = settings.windowed.size
+        return f"windowed.size {size} keeps {estimate.kept} frames in one clock and {beyond}; use no larger windows"
+    automatic = resolve_interval("auto", estimate.frames)
+    return (
+        f"keyframe_interval {estimate.interval} keeps {estimate.kept} of {estimate.frames} frames in view and "
+        f"{beyond}; use auto (here {automatic}) or streaming.windowed"
+    )
+
+
+def _windows(estimate: StreamEstimate, settings: StreamSettings) -> str | None:
+    if settings.windowed is None:
+        return None
+    span = window_span(settings, estimate.interval)
+    if estimate.frames <= span:
+        return (
+            f"windowed mode has no effect: the {estimate.frames} frames fit one window, which spans {span}; "
+            "leave streaming.windowed out, or make windows smaller"
+        )
+    ahead = progress(settings, estimate.interval, estimate.frames)
+    if 2 * ahead >= span:
+        return None
+    return (
+        f"each window of {span} frames goes on by {ahead} only, so most frames are computed {span / ahead:.1f} times; "
+        "overlap less, or make windows larger"
+    )
+
+
+def _machine(estimate: StreamEstimate, precision: str, machine: Machine) -> tuple[str | None, ...]:
+    return _precision(precision, machine), _memory(estimate, machine)
+
+
+def _precision(precision: str, machine: Machine) -> str | None:
+    if precision == "float32":
+        return None
+    if machine.capability is None:
+        return f"precision {precision} is slow on the CPU, which computes it by way of float32; use float32"
+    if precision == "bfloat16" and machine.capability < BFLOAT16_CAPABILITY:
+        major, minor = machine.capability
+        return (
+            f"{machine.name} (compute capability {major}.{minor}) has no bfloat16 units, which came with "
+            f"{BFLOAT16_CAPABILITY[0]}.{BFLOAT16_CAPABILITY[1]}; use float16 or float32"
+        )
+    return None
+
+
+def _memory(estimate: StreamEstimate, machine: Machine) -> str | None:
+    if estimate.peak_bytes <= machine.free_bytes:
+        return None
+    return (
+        f"predicted peak {estimate.peak_bytes / _MIB:,.0f} MiB, but {machine.name} has "
+        f"{machine.free_bytes / _MIB:,.0f} MiB free; keep fewer frames (keyframe_interval, window, windowed), "
+        "use a lower precision or smaller images"
+    )

@@ -1,0 +1,246 @@
+"""The settings check: equal to what real streams hold, to the figures of model.md section 7, and it warns when due."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lingbot_eval.model.build import PRECISIONS, build_model
+from lingbot_eval.model.config import CONFIGS, ConfigName
+from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.model.protocols import Placement
+from lingbot_eval.streaming.estimate import FLOAT_BYTES, NetworkSize, estimate, kept_frame_bytes, weights_bytes
+from lingbot_eval.streaming.open import open_session
+from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
+from lingbot_eval.streaming.settings_check import Machine, check, this_machine
+from tests.streaming.networks import TINY, tiny_network
+
+HEIGHT, WIDTH = 28, 42
+TINY_SIZE = NetworkSize(TINY, "float32")
+FULL = NetworkSize(CONFIGS["full"], "bfloat16")
+H100 = Machine("H100", (9, 0), 80 * 2**30)
+
+
+def images(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(count))
+
+
+def warnings(frames: int, machine: Machine = H100, network: NetworkSize = FULL, **changes: Any) -> tuple[str, ...]:
+    settings = StreamSettings(**changes)
+    return check(estimate(network, settings, 378, 518, frames), settings, network.precision, machine)
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 20), st.sampled_from(["sdpa", "paged"]))
+def test_a_whole_stream_holds_what_was_predicted(scale: int, window: int, k: int, count: int, backend: str) -> None:
+    settings = StreamSettings(scale_frames=scale, window=window, keyframe_interval=k, backend=backend)
+    session = open_session(tiny_network(), settings, frames=count, camera_iterations=4)
+    for image in images(count):
+        session.step(image)
+    session.finish()
+    predicted = estimate(TINY_SIZE, settings, HEIGHT, WIDTH, count)
+    assert predicted.cache_bytes == session.used_bytes()
+    assert predicted.cache_allocated == session.allocated_bytes()
+    assert (predicted.windows, predicted.frames, predicted.interval) == (1, count, k)
+
+
+@hypothesis_settings(max_examples=15, deadline=None)
+@given(st.integers(3, 6), st.integers(1, 3), st.integers(1, 30), st.integers(1, 8))
+def test_windows_hold_no_more_than_predicted(size: int, k: int, count: int, overlap: int) -> None:
+    settings = StreamSettings(
+        scale_frames=2,
+        window=2,
+        keyframe_interval=k,
+        windowed=WindowedSettings(size=size, overlap_size=overlap),
+        backend="sdpa",
+    )
+    session = open_session(tiny_network(), settings, frames=count, camera_iterations=4)
+    totals: list[Mapping[str, int]] = []
+    for image in images(count):
+        session.step(image)
+        totals.append(session.used_bytes())
+    session.finish()
+    totals.append(session.used_bytes())
+    predicted = estimate(TINY_SIZE, settings, HEIGHT, WIDTH, count)
+    assert predicted.cache_bytes == max(totals, key=lambda used: sum(used.values()))
+    assert predicted.windows == session.windows  # type: ignore[attr-defined]
+
+
+def test_flow_keyframes_are_bounded_on_both_sides() -> None:
+    for threshold, bound in ((1e-9, "kept"), (1e9, "kept_least")):
+        settings = StreamSettings(scale_frames=2, window=3, flow=FlowSettings(threshold=threshold, max_gap=4))
+        session = open_session(tiny_network(), settings, frames=19, camera_iterations=4)
+        kinds = [out.frame_type.name for image in images(19) for out in session.step(image)]
+        predicted = estimate(TINY_SIZE, settings, HEIGHT, WIDTH, 19)
+        assert getattr(predicted, bound) == len(kinds) - kinds.count("UNKEPT")
+        assert sum(session.used_bytes().values()) <= sum(predicted.cache_bytes.values())
+
+
+@pytest.mark.parametrize("name", ["mini", "ci"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_of_real_models(name: ConfigName, precision: str) -> None:
+    model, _ = build_model(
+        name, checkpoint=None, seed=0, point_head=True, device=torch.device("cpu"), precision=precision
+    )
+    held = sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
+    assert weights_bytes(NetworkSize(CONFIGS[name], precision, point_head=True)) == held
+
+
+def test_weights_of_the_public_checkpoints() -> None:
+    """1.158 B parameters (model.md): the trunk's matrices in two bytes, heads and norms in four."""
+    assert weights_bytes(NetworkSize(CONFIGS["full"], "float32")) == pytest.approx(1.158e9 * 4, rel=1e-3)
+    trunk = 2 * 1024 * 1024 * 12 * (24 + 24 + 24)  # 12·C² a block; patch projection and biases are the rest
+    saved = weights_bytes(NetworkSize(CONFIGS["full"], "float32")) - weights_bytes(FULL)
+    assert saved == pytest.approx(trunk, rel=2e-3)
+
+
+def test_the_arithmetic_that_matters() -> None:
+    """The figures of model.md section 7, for 518×378 in bfloat16."""
+    settings = StreamSettings(keyframe_interval=1)
+    filled = estimate(FULL, settings, 378, 518, 72)
+    whole = filled.cache_bytes["anchor"] + filled.cache_bytes["window"]
+    assert whole / 72 == pytest.approx(98.8e6, rel=1e-3)
+    assert whole == pytest.approx(7.1e9, rel=5e-3)
+    assert filled.cache_bytes["memory"] == 0
+    long = estimate(FULL, settings, 378, 518, 10_072)
+    assert long.cache_bytes["memory"] == pytest.approx(5.9e9, rel=2e-3)
+    assert long.cache_bytes["memory"] / 10_000 == pytest.approx(0.59e6, rel=1e-2)
+    camera = long.cache_bytes["camera_head"] / 10_072
+    assert camera == 16 * 2 * 2048 * 4
+    assert kept_frame_bytes(FULL) == pytest.approx(0.59e6 + 0.262e6, rel=1e-2)
+
+
+def test_the_peak_at_frame_300_is_below_twelve_gigabytes() -> None:
+    """Issue 3: at most 12 GB at frame 300 in bfloat16, where the original needed 14.6."""
+    for backend in ("sdpa", "paged", "flashinfer-fa3"):
+        settings = StreamSettings(keyframe_interval=1, backend=backend)
+        assert 10e9 < estimate(FULL, settings, 378, 518, 300).peak_bytes < 12e9
+
+
+class LiveTensors(TorchDispatchMode):
+    """Bytes of the storages made by operators and still alive: now, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        inputs = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
+        for leaf in tree_leaves(out):
+            if torch.is_tensor(leaf) and leaf.untyped_storage()._cdata not in inputs:
+                storage = leaf.untyped_storage()
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._gone, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+
+class NoCache:
+    """Attention's output alone."""
+
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(query)
+
+
+def live_bytes(network: NetworkSize, height: int, width: int, scale: int) -> int:
+    """Most bytes alive in a scale phase, counted on the meta device: nothing is computed."""
+    with torch.device("meta"):
+        model = GeometricContextTransformer(network.config, point_head=network.point_head)
+    model.set_trunk_dtype(PRECISIONS[network.precision])
+    model.requires_grad_(requires_grad=False).eval()
+    frames = torch.empty(scale, 3, height, width, device="meta")
+    with torch.inference_mode():
+        for counting in (False, True):  # the first pass makes what is kept for the size
+            with LiveTensors() as live:
+                out = model.dense(model.place(frames, Placement(0, starts_stream=True, scale_phase=True)), NoCache())
+                model.poses(out.camera_tokens, NoCache(), network.camera_iterations)
+            if counting:
+                return live.peak
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("network", "height", "width", "scale"),
+    [
+        (FULL, 168, 224, 8),
+        (NetworkSize(CONFIGS["full"], "float32"), 168, 224, 8),
+        (NetworkSize(CONFIGS["mini"], "float32"), 168, 224, 2),
+        (NetworkSize(CONFIGS["ci"], "float32", point_head=True), 168, 224, 8),
+        (NetworkSize(CONFIGS["ci"], "bfloat16"), 378, 518, 8),
+    ],
+)
+def test_activations_cover_what_is_alive(
+    network: NetworkSize, height: int, width: int, scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On the meta device attention falls back to a form that writes out all scores, which no real kernel does.
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda query, key, value: torch.empty_like(query))
+    config = network.config
+    predicted = estimate(network, StreamSettings(scale_frames=scale), height, width, 100).activation_bytes
+    maps = config.dpt_features // 2 * height * width + sum(config.dpt_channels) * (height // 14) * (width // 14)
+    alive = live_bytes(network, height, width, scale) + FLOAT_BYTES * maps * (1 + network.point_head)
+    assert alive <= predicted <= 1.14 * alive
+
+
+def test_nothing_to_warn_about() -> None:
+    assert warnings(2000) == ()
+    assert warnings(320, keyframe_interval=1) == ()
+    assert warnings(5000, windowed=WindowedSettings(), keyframe_interval=1) == ()
+
+
+@pytest.mark.parametrize(
+    ("frames", "settings", "says"),
+    [
+        (321, {"keyframe_interval": 1}, "keeps 321 of 321 frames in view .* trained on 320; use auto .here 2."),
+        (700, {"flow": FlowSettings(threshold=5.0)}, "keep 32 to 700 frames"),
+        (
+            5000,
+            {"windowed": WindowedSettings(size=400), "keyframe_interval": 1},
+            "windowed.size 400 keeps 400 frames",
+        ),
+        (64, {"windowed": WindowedSettings(), "keyframe_interval": 1}, "the 64 frames fit one window, which spans 64"),
+        (
+            500,
+            {"windowed": WindowedSettings(overlap_size=48), "keyframe_interval": 1},
+            "window of 64 frames goes on by 16 only, so most frames are computed 4.0 times",
+        ),
+    ],
+)
+def test_settings_worth_a_warning(frames: int, settings: dict[str, Any], says: str) -> None:
+    (line,) = warnings(frames, **settings)
+    assert "\n" not in line
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(line)
+
+
+def test_machines_worth_a_warning() -> None:
+    cpu = Machine("the CPU", None, 80 * 2**30)
+    turing = Machine("T4", (7, 5), 15 * 2**30)
+    (line,) = warnings(300, cpu)
+    assert line.startswith("precision bfloat16 is slow on the CPU")
+    assert warnings(300, cpu, NetworkSize(CONFIGS["full"], "float32")) == ()
+    (line,) = warnings(300, turing)
+    assert "T4 (compute capability 7.5) has no bfloat16 units" in line
+    assert warnings(300, turing, NetworkSize(CONFIGS["full"], "float16")) == ()
+    (line,) = warnings(300, Machine("H100", (9, 0), 9 * 2**30))
+    assert line.startswith("predicted peak 10,")
+    assert "H100 has 9,216 MiB free" in line
+
+
+def test_this_machine() -> None:
+    found = this_machine(torch.device("cpu"))
+    assert found.capability is None
+    assert found.free_bytes > 2**20
