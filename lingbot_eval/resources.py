@@ -1,7 +1,8 @@
-"""Where the dataset cards and experiment files are: inside an installed wheel, or at the top of a checkout."""
+"""Where things are: cards and experiment files in a wheel or a checkout, and paths that users write with ``~``."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -40,3 +41,8 @@ def shared_file(kind: Kind, name: str) -> Path:
             f"no {kind[:-1]} called {name!r} is shipped{nearest(name, names)}; there are: {', '.join(names)}"
         )
     return shared_folder(kind) / f"{name}.yaml"
+
+
+def expanded(path: str | Path) -> Path:
+    """``path`` with ``~`` and ``~user`` replaced; of a user that nobody knows it stays, and is not found then."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError for an unknown user

@@ -8,15 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.types import FrameSequence
 
+MAX_FRAMES = 10**9
+"""A year of video at 30 Hz; start + stride · count still fits the machine's integers."""
+
 
 class Selection(BaseModel):
     """Which frames of a scene are used: every ``stride``-th from ``start``, at most ``count``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: Annotated[int, Field(ge=0)] = 0
-    stride: Annotated[int, Field(ge=1)] = 1
-    count: Annotated[int, Field(ge=1)] | None = None
+    start: Annotated[int, Field(ge=0, le=MAX_FRAMES)] = 0
+    stride: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 1
+    count: Annotated[int, Field(ge=1, le=MAX_FRAMES)] | None = None
 
     def indices(self, total: int) -> range:
         """Source indices of the selected frames of ``total``."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from lingbot_eval.adapters.protocol import Adapter
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.resources import expanded
 from lingbot_eval.validation import nearest, validated
 
 # name -> (module, adapter class, options model). Modules are loaded when they are asked for: some need PyAV or SciPy.
@@ -39,4 +40,4 @@ def open_adapter(name: str, root: Path | None, options: Mapping[str, Any]) -> Ad
     checked = validated(getattr(module, options_name), dict(options), f"options of dataset {name}")
     if root is None and name != "synthetic":
         raise ConfigError(f"dataset {name} is read from disk: expected a root, found none; give the folder or file")
-    return cast(Adapter, getattr(module, adapter_name)(None if root is None else root.expanduser(), checked))
+    return cast(Adapter, getattr(module, adapter_name)(None if root is None else expanded(root), checked))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,14 +99,14 @@ class FileSequence:
 
     def fingerprint(self) -> str:
         """Digest over name, size and modification time of every file that is read; no file is opened."""
-        digest = hashlib.sha256(f"{self.dataset} {self.scene}".encode())
+        digest = hashlib.sha256(os.fsencode(f"{self.dataset} {self.scene}"))
         for path in self._paths():
             try:
                 status = path.stat()
             except OSError as error:
                 raise DataError(f"{self.dataset}: {path} cannot be looked at: {error.strerror or error}") from error
             name = path.relative_to(self.root) if path.is_relative_to(self.root) else path
-            digest.update(f"\0{name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+            digest.update(os.fsencode(f"\0{name}\0{status.st_size}\0{status.st_mtime_ns}"))
         return digest.hexdigest()
 
     def facts(self) -> Mapping[str, Any]:

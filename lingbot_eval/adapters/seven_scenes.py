@@ -20,7 +20,7 @@ COLOUR_INTRINSICS = pinhole(525.0, 525.0, 320.0, 240.0)
 DEPTH_INTRINSICS = pinhole(585.0, 585.0, 320.0, 240.0)  # of frame-*.depth.png, the sensor's own view
 FRAMES_PER_SECOND = 30.0  # the sensor's rate; the dataset itself has no timestamps
 
-_SPLIT_LINE = re.compile(r"sequence\s*(\d+)", re.IGNORECASE)
+_SPLIT_LINE = re.compile(r"sequence\s*(\d{1,9})", re.IGNORECASE)
 _SEQUENCE = re.compile(r"seq-\d+")
 _FILE = re.compile(r"frame-(\d+)\.(color|depth\.proj|depth|pose)\.(png|jpg|jpeg|txt)")
 
@@ -126,6 +126,7 @@ class SevenScenesAdapter:
     def _in_split(self, place: str) -> Iterator[str]:
         path = self._root / place / f"{self._options.split.capitalize()}Split.txt"
         there = self._on_disk(place)
+        seen: dict[str, int] = {}
         for number, line in enumerate(read_text(path, "split file").split("\n"), start=1):
             if not line.strip():
                 continue
@@ -138,6 +139,9 @@ class SevenScenesAdapter:
                     f"{at(path, number)}: {name} is listed but {self._root / place} holds only {shown(there)};"
                     " unpack or download it, name the scenes you want, or set options.split to all"
                 )
+            if name in seen:
+                raise DataError(f"{at(path, number)}: {name} is in line {seen[name]} already; keep one of the lines")
+            seen[name] = number
             yield name
 
 
@@ -151,8 +155,15 @@ def _frames_in(folder: Path) -> dict[int, dict[str, str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             match = _FILE.fullmatch(entry.name)
-            if match is not None:
-                frames.setdefault(int(match[1]), {})[match[2]] = entry.name
+            if match is None:
+                continue
+            kinds = frames.setdefault(int(match[1]), {})
+            if match[2] in kinds:
+                raise DataError(
+                    f"seven_scenes: {folder}: two files for the {match[2]} of frame {int(match[1])}:"
+                    f" {shown(sorted((kinds[match[2]], entry.name)))}; remove one of them"
+                )
+            kinds[match[2]] = entry.name
     return frames
 
 

@@ -159,6 +159,12 @@ def _poses(path: Path, times: FloatArray) -> tuple[dict[int, FloatArray], dict[s
     trajectory = read_tum(path)
     assert trajectory.timestamps is not None
     pose_index, image_index = _pairs(trajectory.timestamps, times)
+    if len(pose_index) == 0:
+        raise DataError(
+            f"{path}: no pose is within {MAX_TIME_DIFFERENCE:g} s of an image: poses run from"
+            f" {trajectory.timestamps[0]:.3f} to {trajectory.timestamps[-1]:.3f} s, images from {times[0]:.3f} to"
+            f" {times[-1]:.3f} s; is it the ground truth of this sequence?"
+        )
     matched = {int(i): trajectory.camera_to_world[p] for p, i in zip(pose_index, image_index, strict=True)}
     return matched, {"poses_in_file": len(trajectory), "images_with_pose": len(matched)}
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import ModuleType
+from typing import NoReturn
 
 from lingbot_eval import __version__
 from lingbot_eval.cli import output
-from lingbot_eval.errors import LingbotEvalError
+from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError
 
 # name -> one-line help. The module lingbot_eval.cli.NAME_command has add_arguments(parser) and run(args) -> exit code,
 # and imports what is heavy (torch, matplotlib, evo) inside run, so that --help is instant.
@@ -22,13 +27,23 @@ COMMANDS = {
 }
 
 
+TRACEBACK_VARIABLE = "LINGBOT_EVAL_TRACEBACK"
+
+
 def _module(command: str) -> ModuleType:
     return importlib.import_module(f"lingbot_eval.cli.{command}_command")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line like all others; sub-commands are of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    parser = argparse.ArgumentParser(prog="lingbot-eval", description="Evaluate streaming 3D reconstruction.")
+    """The whole command line. Its ``parse_args`` raises ConfigError."""
+    parser = _Parser(prog="lingbot-eval", description="Evaluate streaming 3D reconstruction.")
     parser.add_argument("--version", action="version", version=f"lingbot-eval {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
@@ -39,22 +54,55 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 1 the command's own "no" (a failed case or scene), 2 bad input or environment."""
-    args = build_parser().parse_args(argv)
+    """Run one command.
+
+    0 done, 1 the command's own "no" (a failed case or scene), 2 bad input or environment, 3 a fault of the program
+    itself, 130 interrupted. Whatever went wrong is one line on standard error, with ``--json`` also a document.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return int(_module(args.command).run(args))
+        args = build_parser().parse_args(words)
+        with _libraries_hushed():
+            code = int(_module(args.command).run(args))
+        output.finish()
+        return code
     except LingbotEvalError as error:
-        output.note(f"error: {error}")
-        if args.json:
-            output.as_json({"error": str(error), "kind": type(error).__name__})
-        return 2
+        return _refused(2, str(error), type(error).__name__, as_json="--json" in words)
     except BrokenPipeError:
         # The reader (head, less) went away: that is its right, and there is nobody left to tell.
-        sys.stderr.close()
+        output.abandon()
         return 0
     except KeyboardInterrupt:
         output.note("interrupted; run the same command again to continue")
         return 130
+    except Exception as error:  # the last resort: a user should not meet a traceback
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"a fault of lingbot-eval itself, {type(error).__name__} in {frame.filename}:{frame.lineno}: {error}"
+        hint = f"set {TRACEBACK_VARIABLE}=1 to see all of it, and report it"
+        return _refused(3, f"{text}; {hint}", type(error).__name__, as_json="--json" in words)
+
+
+def _refused(code: int, text: str, kind: str, *, as_json: bool) -> int:
+    output.note(f"error: {text}")
+    # Standard output itself may be what failed.
+    with suppress(StoreError, BrokenPipeError):
+        if as_json:
+            output.as_json({"error": text, "kind": kind})
+        output.finish()
+        return code
+    output.abandon()
+    return code
+
+
+@contextmanager
+def _libraries_hushed() -> Iterator[None]:
+    """Keeps warnings of libraries (a picture's odd EXIF block) off the terminal, unless Python was asked for them."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.showwarning = lambda *_args, **_kwargs: None
+        yield
 
 
 if __name__ == "__main__":

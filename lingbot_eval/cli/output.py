@@ -3,20 +3,59 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
+
+from lingbot_eval.errors import StoreError
 
 
 def line(text: str = "") -> None:
-    """One line of result on standard output."""
-    sys.stdout.write(text + "\n")
+    """A result on standard output: one line, or a table of them."""
+    _result(text + "\n")
 
 
 def note(text: str) -> None:
     """One line of progress or warning on standard error, so that standard output stays clean for pipes."""
-    sys.stderr.write(text + "\n")
+    # One line whatever a file name holds. Where standard error refuses it, nobody is left to be told.
+    with suppress(OSError):
+        _write(sys.stderr, text.replace("\n", r"\n") + "\n")
 
 
 def as_json(value: Any) -> None:
     """One JSON document on standard output; anything that is not JSON is a fault of ours, so NaN is refused."""
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    _result(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def finish() -> None:
+    """Bring out what is still buffered. Raises StoreError, or BrokenPipeError when the reader went away."""
+    _result("", flush=True)
+
+
+def abandon() -> None:
+    """Give up standard output: the interpreter would try, and complain, once more on its way out."""
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _result(text: str, *, flush: bool = False) -> None:
+    try:
+        _write(sys.stdout, text)
+        if flush and sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to standard output: {error.strerror or error}; free space or send it elsewhere"
+        ) from error
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """Write text from anywhere: what does not print, or not in the terminal's encoding, is shown by its code."""
+    if stream is None:  # closed by whoever started the program
+        return
+    shown = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    encoding = stream.encoding or "utf-8"
+    stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))

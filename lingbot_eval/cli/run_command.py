@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lingbot_eval.cli import output
 
 if TYPE_CHECKING:
+    from lingbot_eval.cli.run_check import UnitCheck
     from lingbot_eval.runs.execute import Outcome
     from lingbot_eval.runs.plan import Plan
     from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
@@ -40,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override a setting, e.g. datasets.0.selection.count=50 (may be given again)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (runs)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be run, and the key; run nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be run, the memory it would take and what may be wrong; run nothing",
+    )
     parser.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
@@ -51,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, execute, summarise; 0 all done, 1 some units failed, 2 some failed on bad input."""
+    from lingbot_eval.cli.run_check import check_units, warning_lines
     from lingbot_eval.cli.run_progress import Progress
     from lingbot_eval.runs.execute import execute
     from lingbot_eval.runs.experiment import load_experiment
@@ -58,10 +64,14 @@ def run(args: argparse.Namespace) -> int:
     from lingbot_eval.runs.store import RunStore
 
     plan = make_plan(load_experiment(args.experiment, args.overrides))
-    if args.dry_run or not args.json:
-        _print_plan(plan, args)
+    checks = check_units(plan)
     if args.dry_run:
+        _print_dry_run(plan, checks, args)
         return DONE
+    if not args.json:
+        _print_plan(plan)
+    for warning in warning_lines(checks):
+        output.note(warning)
     outcome = execute(plan, args.out, _command(args), Progress(len(plan.units), quiet=args.json))
     stored = RunStore.open(outcome.path).read_units()
     if not args.json:
@@ -107,13 +117,29 @@ def _command(args: argparse.Namespace) -> str:
     return " ".join([*variables, shlex.join(words)])
 
 
-def _print_plan(plan: Plan, args: argparse.Namespace) -> None:
-    units = [list(unit.names) for unit in plan.units]
-    if args.json:
-        output.as_json({"name": plan.experiment.name, "key": plan.key, "units": units, "weights": plan.weights})
+def _print_dry_run(plan: Plan, checks: Sequence[UnitCheck], args: argparse.Namespace) -> None:
+    from lingbot_eval.cli.run_check import checks_data, print_checks, warning_lines
+
+    if not args.json:
+        _print_plan(plan)
+        print_checks(checks)
         return
-    output.line(f"{plan.experiment.name}: {len(units)} unit{'s' * (len(units) != 1)}, key {plan.key[:12]}")
-    for dataset, scene, method in units:
+    output.as_json(
+        {
+            "name": plan.experiment.name,
+            "key": plan.key,
+            "units": [list(unit.names) for unit in plan.units],
+            "weights": plan.weights,
+            "predicted": checks_data(checks),
+            "warnings": warning_lines(checks),
+        }
+    )
+
+
+def _print_plan(plan: Plan) -> None:
+    count = len(plan.units)
+    output.line(f"{plan.experiment.name}: {count} unit{'s' * (count != 1)}, key {plan.key[:12]}")
+    for dataset, scene, method in (unit.names for unit in plan.units):
         weights = plan.weights.get(method)
         output.line(f"  {dataset}/{scene} with {method}{f' ({weights})' if weights else ''}")
 

@@ -37,8 +37,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_open(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """As :func:`atomic_path`, with the temporary file opened; ``mode`` is ``"w"`` (UTF-8 text) or ``"wb"``."""
-    with atomic_path(path) as temporary, temporary.open(mode, encoding=None if "b" in mode else "utf-8") as stream:
+    """As :func:`atomic_path`, with the temporary file opened; ``mode`` is ``"w"`` (UTF-8 text) or ``"wb"``.
+
+    A file name that is not UTF-8 (to Python, with lone surrogates) is written with their codes, as JSON escapes them.
+    """
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+    with atomic_path(path) as temporary, temporary.open(mode, encoding=encoding, errors=errors) as stream:
         yield stream
         stream.flush()
 

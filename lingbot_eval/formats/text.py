@@ -30,15 +30,17 @@ def read_text(path: Path, what: str) -> str:
     lies beside it), a folder, unreadable, larger than any such file can be, or not text.
     """
     try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
+        with path.open("rb") as stream:  # not stat: a device or a pipe has no size
+            data = stream.read(MAX_TEXT_BYTES + 1)
+        if len(data) > MAX_TEXT_BYTES:
             raise DataError(f"{what} {path} has more than {MAX_TEXT_BYTES >> 20} MiB: expected a text file of poses")
-        data = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist; {folder_contents(path.parent)}") from None
     except IsADirectoryError:
         raise DataError(f"{what} {path} is a folder, expected a file; name a file inside it") from None
-    except OSError as error:
-        raise DataError(f"{what} {path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{what} {path} cannot be read: {reason}") from error
     bad = data.find(b"\0")
     if bad < 0:
         try:

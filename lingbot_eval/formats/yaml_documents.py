@@ -15,8 +15,22 @@ MAX_NODES = 100_000
 """Far beyond any real file; YAML aliases can make a few lines unfold into billions of values."""
 
 
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, of which YAML would silently keep the last."""
+    """SafeLoader that refuses a key given twice, of which YAML would silently keep the last; dates are text."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError) as error:
+            # What Python says to 0x_, "!!int abc" or an integer of 5000 digits comes through PyYAML as it is.
+            kind = node.tag.rpartition(":")[2]
+            found = repr(str(node.value)[:40])
+            raise yaml.constructor.ConstructorError(
+                None, None, f"expected a value of type {kind}, found {found}; put text in quotes", node.start_mark
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -36,12 +50,21 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# No setting is a date, but a run may be called 2026-01-31.
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def parse_value(text: str) -> Any:
     """A single YAML value, such as the right side of ``--set key=value``. Raises ConfigError."""
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        return _parsed(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"'{text}' is not a YAML value ({_problem(error)})") from None
+    except _TooMuchError as error:
+        raise ConfigError(f"'{text[:60]}' is not a setting: it is {error}") from None
 
 
 def load_mapping(path: Path) -> dict[str, Any]:
@@ -51,22 +74,38 @@ def load_mapping(path: Path) -> dict[str, Any]:
     a duplicate key, a document that is not a mapping.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: expected a YAML file of at most {MAX_BYTES} bytes, found {path.stat().st_size}")
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: expected a YAML file in UTF-8, found other bytes") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply for a settings file") from None
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{path}: expected a YAML file of at most {MAX_BYTES} bytes, found more")
+        document = _parsed(content.decode("utf-8"))
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise ConfigError(f"{path}: expected a YAML file in UTF-8, found other bytes") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot be read ({reason}); check the path") from None
+    except _TooMuchError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         line = mark.line + 1 if mark is not None else None
         raise ConfigError(f"{at(path, line)}: {_problem(error)}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: expected settings as 'key: value' lines, found {_kind(document)}")
-    _refuse_unfolding(document, path)
+    return document
+
+
+class _TooMuchError(Exception):
+    """A document that no person wrote for this; the text continues a sentence about it."""
+
+
+def _parsed(text: str) -> Any:
+    """What YAML text means. Raises yaml.YAMLError, and _TooMuchError for depth or aliases beyond any settings."""
+    try:
+        document = yaml.load(text, Loader=_StrictLoader)
+    except RecursionError:
+        raise _TooMuchError("nested too deeply for a settings file") from None
+    _refuse_unfolding(document)
     return document
 
 
@@ -82,13 +121,13 @@ def _problem(error: yaml.YAMLError) -> str:
     return f"not valid YAML: {' '.join(str(error).split())}"
 
 
-def _refuse_unfolding(document: Any, path: Path) -> None:
+def _refuse_unfolding(document: Any) -> None:
     stack, nodes = [document], 0
     while stack:
         value = stack.pop()
         nodes += 1
         if nodes > MAX_NODES:
-            raise ConfigError(f"{path}: unfolds into more than {MAX_NODES} values; write it without nested aliases")
+            raise _TooMuchError(f"unfolding into more than {MAX_NODES} values; write it without nested aliases")
         if isinstance(value, dict):
             stack.extend(value.values())
         elif isinstance(value, list):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.trajectories import TrajectoryFormat
+from lingbot_eval.resources import expanded
 
 _PLACEHOLDERS = ("dataset", "scene")
 
@@ -64,4 +65,4 @@ def scene_path(pattern: str, dataset: str, scene: str) -> Path:
             raise ConfigError(
                 f"{name!r} cannot be put into the path {pattern!r}: it leads out of the folder; rename it"
             )
-    return Path(pattern.replace("{dataset}", dataset).replace("{scene}", scene)).expanduser()
+    return expanded(pattern.replace("{dataset}", dataset).replace("{scene}", scene))

@@ -19,21 +19,22 @@ _LONGEST_COMPONENT = 180  # file systems allow 255 bytes; the rest is room for p
 def component(name: str) -> str:
     """One path component for any name; two names never give the same one.
 
-    Letters, digits and ``_ . - ~`` stay, everything else is percent-encoded (UTF-8). A leading dot is encoded too,
+    Letters, digits and ``_ . - ~`` stay, everything else is percent-encoded (its bytes: UTF-8, or those of a file
+    name that is not UTF-8). A leading dot is encoded too,
     so that ``..`` cannot climb and no name can look like one of the store's own hidden files. A name too long for
     a file system keeps its beginning and ends in a digest. Raises StoreError for an empty name or one that is not text.
     """
     if not name:
         raise StoreError("expected a name for a dataset, scene, method or run, found an empty one; give it a name")
     try:
-        encoded = quote(name, safe="")
+        encoded = quote(name, safe="", errors="surrogateescape")
     except UnicodeEncodeError as error:
         raise StoreError(f"expected a name in UTF-8, found {name!r}; rename the folder or the scene") from error
     if encoded.startswith("."):
         encoded = "%2E" + encoded[1:]
     if len(encoded) > _LONGEST_COMPONENT:
         # "%~" cannot come out of percent-encoding, so a shortened name never meets a whole one.
-        digest = hashlib.sha256(name.encode()).hexdigest()[:24]
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:24]
         encoded = encoded[: _LONGEST_COMPONENT - 26] + "%~" + digest
     return encoded
 

@@ -42,7 +42,7 @@ class DatasetConfig(_Settings):
     """
 
     name: Name
-    root: str | None = None
+    root: Name | None = None
     scenes: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
     options: dict[str, Any] = {}
     selection: Selection = Selection()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from lingbot_eval.methods.replay_config import ReplayConfig, scene_path
@@ -18,11 +19,11 @@ def input_fingerprint(unit: Unit, sequence: FrameSequence) -> str:
     digest = hashlib.sha256(sequence.fingerprint().encode())
     if isinstance(unit.method, ReplayConfig):
         dataset, scene, _ = unit.names
-        digest.update(_file_state(scene_path(unit.method.trajectory, dataset, scene)).encode())
+        digest.update(os.fsencode(_file_state(scene_path(unit.method.trajectory, dataset, scene))))
         if unit.method.depth is not None:
             folder = scene_path(unit.method.depth, dataset, scene)
             files = sorted(folder.iterdir()) if folder.is_dir() else []
-            digest.update("\n".join(_file_state(path) for path in files).encode())
+            digest.update(os.fsencode("\n".join(_file_state(path) for path in files)))
     return digest.hexdigest()
 
 
@@ -30,6 +31,6 @@ def _file_state(path: Path) -> str:
     """Name, size and time of a file; what a missing one says is for the method to judge."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a NUL in it
         return f"{path}: none"
     return f"{path}: {stat.st_size} bytes, {stat.st_mtime_ns}"

@@ -18,6 +18,7 @@ from lingbot_eval.errors import DataError
 from lingbot_eval.methods.registry import MethodSettings, WeightFile, weights_of, with_device
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.preparation.resize import SizeSettings
+from lingbot_eval.resources import expanded
 from lingbot_eval.runs.experiment import DatasetConfig, Experiment
 from lingbot_eval.types import FrameSequence
 
@@ -120,7 +121,7 @@ def _resolved(dataset: DatasetConfig, card: Card, experiment: Experiment) -> Dat
         selection = selection.model_copy(update={"stride": card.protocol.stride})
     resolved = dataset.model_copy(
         update={
-            "root": None if dataset.root is None else str(Path(dataset.root).expanduser().absolute()),
+            "root": None if dataset.root is None else str(expanded(dataset.root).absolute()),
             "selection": selection,
             "size": dataset.size or card.protocol.size,
             "depth_range": dataset.depth_range or _depth_range(card, experiment.metrics.depth),

@@ -82,6 +82,7 @@ class UnitRecord(_Record):
     measurements: list[MeasurementRecord]
     started: str  # ISO 8601, UTC
     seconds: float
+    files: dict[str, int] = {}  # the unit's other files, by name: bytes; filled in when they are all written
 
 
 class RunRecord(_Record):

@@ -111,13 +111,14 @@ class RunStore:
     def has_unit(self, dataset: str, scene: str, method: str, input_fingerprint: str) -> bool:
         """Whether this unit is done, went well, and was made from this very input.
 
-        A failed, damaged or changed one is not: it is to be run again.
+        A failed, damaged or changed one is not, nor one whose files are gone or cut off: it is to be run again.
         """
         try:
-            record = self.read_unit(dataset, scene, method).record
+            unit = self.read_unit(dataset, scene, method)
         except StoreError:
             return False
-        return record.status == "ok" and record.input_fingerprint == input_fingerprint
+        record = unit.record
+        return record.status == "ok" and record.input_fingerprint == input_fingerprint and _has_files(unit)
 
     @contextmanager
     def unit_writer(self, dataset: str, scene: str, method: str) -> Iterator[UnitWriter]:
@@ -192,6 +193,13 @@ def run_directory(root: Path, record: RunRecord) -> Path:
 def find_runs(root: Path) -> tuple[Path, ...]:
     """Run directories directly under ``root``, by name; none when there is no such folder."""
     return tuple(sorted(file.parent for file in root.glob(f"*/{RUN_FILE}")))
+
+
+def _has_files(unit: StoredUnit) -> bool:
+    try:
+        return all((unit.folder / name).stat().st_size == size for name, size in unit.record.files.items())
+    except OSError:
+        return False
 
 
 def _names(record: UnitRecord) -> tuple[str, str, str]:

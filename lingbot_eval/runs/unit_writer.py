@@ -112,7 +112,8 @@ class UnitWriter:
             raise ValueError(f"unit {self._names} is finished already")
         with writing(self._final):
             self._table.close()
-        write_record(self.path(RESULT_FILE), record)
+            files = {file.name: file.stat().st_size for file in sorted(self._partial.iterdir())}
+        write_record(self.path(RESULT_FILE), record.model_copy(update={"files": files}))
         with writing(self._final):
             sync_tree(self._partial)
             self._move_into_place()

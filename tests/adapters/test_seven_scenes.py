@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from lingbot_eval.adapters.protocol import Adapter, Selection
 from lingbot_eval.adapters.registry import open_adapter
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.preparation.resize import SizeSettings, prepare
+from lingbot_eval.validation import validated
 
 SCENE = "redkitchen/seq-01"
 REAL = Path(__file__).parents[3] / "shared" / "data" / "7scenes"
@@ -226,10 +228,40 @@ def test_split_files_that_are_wrong(root: Path) -> None:
     split.write_text("sequence1\nsequence12\n")
     with pytest.raises(DataError, match=r"TestSplit\.txt:2: seq-12 is listed but"):
         adapter(root).scenes()
+    split.write_text("sequence1\nsequence1\n")
+    with pytest.raises(DataError, match=r"TestSplit\.txt:2: seq-01 is in line 1 already"):
+        adapter(root).scenes()
+    split.write_text(f"sequence{'9' * 5000}\n")
+    with pytest.raises(DataError, match=r"TestSplit\.txt:1: expected 'sequenceN'"):
+        adapter(root).scenes()
     split.unlink()
     with pytest.raises(DataError, match=r"TestSplit\.txt does not exist"):
         adapter(root).scenes()
     assert len(adapter(root, split="all").scenes()) == 4
+
+
+def test_two_files_for_one_frame_are_refused(root: Path) -> None:
+    shutil.copy(root / SCENE / "frame-000001.color.png", root / SCENE / "frame-1.color.png")
+    with pytest.raises(DataError, match=r"two files for the color of frame 1: .*frame-1\.color\.png"):
+        adapter(root).open(SCENE, Selection())
+
+
+@pytest.mark.parametrize("field", ["start", "stride", "count"])
+def test_a_selection_stays_within_the_integers_of_the_machine(field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        validated(Selection, {field: 10**30}, "selection")
+
+
+def test_an_image_may_have_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.png")
+    Image.fromarray(trees.picture(0)).save(tmp_path / name)
+    sequence = open_adapter("folder", tmp_path, {}).open(tmp_path.name, Selection())
+    assert len(sequence.fingerprint()) == 64
+
+
+def test_the_home_of_an_unknown_user_is_a_folder_that_does_not_exist() -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        adapter(Path("~nobody-of-this-name/7scenes")).scenes()
 
 
 def test_a_split_without_sequences(root: Path) -> None:

@@ -92,6 +92,12 @@ def test_without_ground_truth_or_depth(root: Path) -> None:
     assert frame.depth is None
 
 
+def test_a_ground_truth_of_another_time_is_refused(root: Path) -> None:
+    (root / SCENE / "groundtruth.txt").write_text("1.0 0 0 0 0 0 0 1\n")
+    with pytest.raises(DataError, match=r"groundtruth\.txt: no pose is within 0\.02 s of an image"):
+        adapter(root).open(SCENE, Selection())
+
+
 def test_the_fingerprint_follows_the_lists(root: Path) -> None:
     before = adapter(root).open(SCENE, Selection()).fingerprint()
     with (root / SCENE / "groundtruth.txt").open("a") as stream:

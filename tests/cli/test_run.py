@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.formats.trajectories import read_tum, write_tum
+from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Trajectory
 
 FRAMES = 12
@@ -197,3 +199,32 @@ def test_the_command_names_its_variables(experiment: Path, monkeypatch: pytest.M
     assert main(["run", str(experiment), "--out", str(out), "--no-report"]) == 0
     command = json.loads((run_folder(out) / "run.json").read_text())["command"]
     assert command.startswith(f"WHERE_ESTIMATES_ARE={experiment.parent}/estimates lingbot-eval run ")
+
+
+def test_names_that_are_not_utf8(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files from an old camera or archive: the scene runs, and its report is written."""
+    folder = experiment.parent / "images" / os.fsdecode(b"sc\xff")
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (56, 42), (number, 0, 0)).save(folder / os.fsdecode(b"\xff%d.png" % number))
+    (experiment.parent / "poses.txt").write_text("0 0 0 0 0 0 0 1\n0.0333 1 0 0 0 0 0 1\n", encoding="utf-8")
+    dataset = f"{{name: folder, root: {experiment.parent}/images}}"
+    method = f"{{kind: replay, trajectory: {experiment.parent}/poses.txt, format: tum}}"
+    out = experiment.parent / os.fsdecode(b"out\xff")
+    words = [
+        "run",
+        str(experiment),
+        "--set",
+        f"datasets=[{dataset}]",
+        "--set",
+        f"methods=[{method}]",
+        "--out",
+        str(out),
+    ]
+    assert main(words) == 0
+    assert "sc\\udcff" in capsys.readouterr().out
+    (unit,) = RunStore.open(run_folder(out)).read_units().units
+    assert unit.record.scene == os.fsdecode(b"sc\xff")
+    assert (run_folder(out) / "report" / "report.md").is_file()
+    assert main([*words, "--no-report"]) == 0
+    assert "1 done before" in capsys.readouterr().out

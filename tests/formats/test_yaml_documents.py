@@ -40,6 +40,12 @@ def test_merge_keys_work(tmp_path: Path) -> None:
         ("", "found nothing"),
         ("just words\n", "found a str"),
         ("a: 1\n---\nb: 2\n", "file.yaml:2: not valid YAML"),
+        ("a: 1\nb: 0x_\n", "file.yaml:2: expected a value of type int, found '0x_'"),
+        ("a: !!int many\n", "file.yaml:1: expected a value of type int, found 'many'"),
+        ("a: !!bool maybe\n", "file.yaml:1: expected a value of type bool"),
+        ("a: !!timestamp soon\n", "file.yaml:1: expected a value of type timestamp"),
+        (f"a: {'9' * 5000}\n", "file.yaml:1: expected a value of type int, found '9999"),
+        ("a: &a [*a]\n", "unfold"),
     ],
 )
 def test_refuses_with_the_line(tmp_path: Path, text: str, says: str) -> None:
@@ -65,7 +71,7 @@ def test_refuses_what_unfolds_without_end(tmp_path: Path) -> None:
     bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
     )
-    with pytest.raises(ConfigError, match="unfolds"):
+    with pytest.raises(ConfigError, match="unfold"):
         load_mapping(write(tmp_path, bomb))
 
 
@@ -75,15 +81,30 @@ def test_refuses_endless_nesting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("3", 3), ("[a, b]", ["a", "b"]), ("null", None), ("", None), ("x y", "x y")]
+    ("text", "value"),
+    [("3", 3), ("[a, b]", ["a", "b"]), ("null", None), ("", None), ("x y", "x y"), ("2026-13-45", "2026-13-45")],
 )
 def test_single_values(text: str, value: object) -> None:
     assert parse_value(text) == value
 
 
-def test_a_broken_single_value() -> None:
-    with pytest.raises(ConfigError, match="not a YAML value"):
-        parse_value("[1, 2")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1, 2", "not a YAML value"),
+        ("0x_", "not a YAML value"),
+        ("[" * 5000, "nested too deeply"),
+        ("&a [*a]", "unfolding"),
+    ],
+)
+def test_a_broken_single_value(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_value(text)
+
+
+def test_a_file_without_an_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(ConfigError, match="at most"):
+        load_mapping(Path("/dev/zero"))
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

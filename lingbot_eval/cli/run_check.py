@@ -1,0 +1,150 @@
+"""What ``lingbot-eval run`` says about memory and settings before it streams: a table and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from lingbot_eval.cli import output
+from lingbot_eval.errors import LingbotEvalError
+from lingbot_eval.methods.lingbot_config import LingbotConfig
+
+if TYPE_CHECKING:
+    from lingbot_eval.runs.plan import Plan, Unit
+    from lingbot_eval.streaming.estimate import StreamEstimate
+    from lingbot_eval.types import FrameSequence
+
+_MIB = 2**20
+_KINDS = ("anchor", "window", "memory", "camera_head")
+_HEADER = ("frames", "size", "interval", "kept", *(kind.replace("_", " ") for kind in _KINDS))
+_HEADER += ("allocated", "weights", "peak")
+
+
+@dataclass(frozen=True)
+class UnitCheck:
+    """The prediction for one unit, or the reason there is none. size: (width, height) as the model sees it."""
+
+    names: tuple[str, str, str]
+    size: tuple[int, int] | None = None
+    estimate: StreamEstimate | None = None
+    reason: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def check_units(plan: Plan) -> tuple[UnitCheck, ...]:
+    """One entry for each unit of the streaming model; decodes one frame of each scene to know its size."""
+    return tuple(_checked(unit, unit.method) for unit in plan.units if isinstance(unit.method, LingbotConfig))
+
+
+def print_checks(checks: Sequence[UnitCheck]) -> None:
+    """The predictions as a table in MiB, then what stands in the way of one, then the warnings."""
+    rows = [(*_HEADER, "unit")]
+    rows += [(*_cells(check, check.estimate), "/".join(check.names)) for check in checks if check.estimate is not None]
+    if len(rows) > 1:
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+        output.line()
+        output.line(
+            "Predicted, in MiB: cache in view when it is fullest, as allocated, weights, and the peak of it all"
+        )
+        for row in rows:
+            cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)]
+            output.line(f"  {'  '.join(cells)}  {row[-1]}")
+    for check in checks:
+        if check.reason is not None:
+            output.line(f"  {'/'.join(check.names)}: no prediction: {check.reason}")
+    for line in warning_lines(checks):
+        output.line(line)
+
+
+def warning_lines(checks: Sequence[UnitCheck]) -> list[str]:
+    """Each different warning once, with the unit that it is about and how many more."""
+    about: dict[tuple[str, str], list[UnitCheck]] = {}
+    for check in checks:
+        for warning in check.warnings:
+            about.setdefault((check.names[2], warning), []).append(check)
+    return [
+        f"warning: {'/'.join(found[0].names)}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {text}"
+        for (_, text), found in about.items()
+    ]
+
+
+def checks_data(checks: Sequence[UnitCheck]) -> list[dict[str, Any]]:
+    """The predictions as plain JSON values."""
+    return [
+        {
+            "unit": list(check.names),
+            "size": None if check.size is None else list(check.size),
+            "estimate": None
+            if check.estimate is None
+            else {**asdict(check.estimate), "peak_bytes": check.estimate.peak_bytes},
+            "reason": check.reason,
+            "warnings": list(check.warnings),
+        }
+        for check in checks
+    ]
+
+
+def _cells(check: UnitCheck, estimate: StreamEstimate) -> tuple[str, ...]:
+    kept = f"{estimate.kept_least}–{estimate.kept}" if estimate.kept_least < estimate.kept else str(estimate.kept)
+    if estimate.windows > 1:
+        kept += " a window"
+    sizes = [estimate.cache_bytes[kind] for kind in _KINDS]
+    sizes += [estimate.cache_allocated, estimate.weights_bytes, estimate.peak_bytes]
+    width, height = check.size or (0, 0)
+    return (
+        str(estimate.frames),
+        f"{width}×{height}",
+        str(estimate.interval),
+        kept,
+        *(f"{size / _MIB:.1f}" for size in sizes),
+    )
+
+
+def _checked(unit: Unit, method: LingbotConfig) -> UnitCheck:
+    from lingbot_eval.runs.plan import open_scene
+
+    try:
+        sequence = open_scene(unit)
+        size = _size(unit, sequence)
+        return _predicted(unit.names, method, size, sequence.length)
+    except LingbotEvalError as error:
+        # The run itself will record it as this unit's failure, and go on with the others.
+        return UnitCheck(unit.names, reason=str(error))
+
+
+def _size(unit: Unit, sequence: FrameSequence) -> tuple[int, int]:
+    from lingbot_eval.errors import DataError
+    from lingbot_eval.preparation.resize import prepare
+
+    for frame in sequence.frames(depth=False):
+        image = prepare(frame, unit.size).image
+        if image is not None:
+            return image.shape[1], image.shape[0]
+    raise DataError(f"{sequence.dataset}/{sequence.scene}: expected frames, found none; check the selection")
+
+
+def _predicted(
+    names: tuple[str, str, str], method: LingbotConfig, size: tuple[int, int], frames: int | None
+) -> UnitCheck:
+    from lingbot_eval.model.build import PRECISIONS, choose_device
+    from lingbot_eval.model.config import CONFIGS
+    from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
+    from lingbot_eval.streaming.settings_check import check, this_machine
+    from lingbot_eval.streaming.stores import resolve_backend
+
+    model, device = method.model, choose_device(method.device)
+    network = NetworkSize(CONFIGS[model.config], method.precision, model.camera_iterations, model.point_head)
+    if frames is None:
+        growth = kept_frame_bytes(network) / _MIB
+        return UnitCheck(
+            names,
+            size,
+            reason="how long it is shows only when it is decoded; "
+            f"every kept frame beyond the window adds {growth:.2f} MiB to the cache",
+        )
+    backend = resolve_backend(method.streaming.backend, PRECISIONS[method.precision], device)
+    settings = method.streaming.model_copy(update={"backend": backend})
+    predicted = estimate(network, settings, size[1], size[0], frames)
+    warnings = check(predicted, settings, method.precision, this_machine(device))
+    return UnitCheck(names, size, predicted, warnings=warnings)

@@ -1,0 +1,125 @@
+"""The command line as a whole: one line for whatever goes wrong, whatever the terminal is."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lingbot_eval.cli import main as cli
+from lingbot_eval.cli import output, score_command
+from lingbot_eval.cli.main import main
+from lingbot_eval.errors import DataError
+
+POSES = "".join(f"{i} {i} {i * i % 5} 0 0 0 0 1\n" for i in range(9))
+
+
+@pytest.fixture
+def score(tmp_path: Path) -> list[str]:
+    """Words of a command that goes well."""
+    (tmp_path / "poses.txt").write_text(POSES)
+    return ["score", "--gt", f"{tmp_path}/poses.txt", "--est", f"{tmp_path}/poses.txt", "--format", "tum"]
+
+
+def started(words: list[str], **streams: Any) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own."""
+    return subprocess.run([sys.executable, "-m", "lingbot_eval.cli.main", *words], check=False, text=True, **streams)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["scroe"], ["score", "--format", "foo"], ["run"], ["run", "smoke", "--sett", "x"]]
+)
+def test_wrong_words_are_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert "--help" in captured.err
+    assert captured.out == ""
+
+
+def test_wrong_words_with_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["kind"] == "ConfigError"
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def run(_args: object) -> int:
+        raise error
+
+    monkeypatch.setattr(score_command, "run", run)
+
+
+def test_a_fault_of_the_program_is_one_line_too(
+    score: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, ZeroDivisionError("by\nzero"))
+    assert main([*score, "--json"]) == 3
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "ZeroDivisionError in " in captured.err
+    assert json.loads(captured.out)["kind"] == "ZeroDivisionError"
+    monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
+    with pytest.raises(ZeroDivisionError):
+        main(score)
+
+
+def test_an_error_is_one_line_whatever_a_file_name_holds(
+    score: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, DataError("no scene a\nb \x1b[31m \udcff"))
+    assert main(score) == 2
+    assert capsys.readouterr().err == "error: no scene a\\nb \\x1b[31m \\udcff\n"
+
+
+def test_warnings_of_libraries_stay_off_the_terminal(
+    score: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_args: object) -> int:
+        warnings.warn("Corrupt EXIF data", UserWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(score_command, "run", run)
+    monkeypatch.setattr(sys, "warnoptions", [])
+    assert main(score) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_with_few_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    output.line("δ < 1.25²")
+    output.finish()
+    assert raw.getvalue() == b"\\u03b4 < 1.25\\xb2\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_standard_output_on_a_full_disk(score: list[str], more: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = started([*score, *more], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(score: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = started(score, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_closed_streams(score: list[str]) -> None:
+    command = f'exec "{sys.executable}" -m lingbot_eval.cli.main "$@"'
+    for closed in (">&-", "2>&-"):
+        done = subprocess.run(["sh", "-c", f"{command} {closed}", "sh", *score], check=False, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
