@@ -85,7 +85,9 @@ def test_a_unit_comes_back_as_written(store: RunStore) -> None:
         writer.write_panels(panels)
         writer.finish(make_unit_record())
     (unit,) = store.read_units().units
-    assert unit.record == make_unit_record()
+    sizes = {path.name: path.stat().st_size for path in unit.folder.iterdir() if path.name != "result.json"}
+    assert set(sizes) == {"estimate.tum", "frames.csv", "panels.npz"}
+    assert unit.record == make_unit_record(files=sizes)
     frames = store.read_frames(unit)
     assert tuple(frames.columns) == FRAME_COLUMNS
     assert frames["index"].tolist() == [0, 2]
