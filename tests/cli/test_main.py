@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +78,16 @@ def test_an_error_is_one_line_whatever_a_file_name_holds(
     assert capsys.readouterr().err == "error: no scene a\\nb \\x1b[31m \\udcff\n"
 
 
-def test_warnings_of_libraries_stay_off_the_terminal(
-    score: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(_args: object) -> int:
-        warnings.warn("Corrupt EXIF data", UserWarning, stacklevel=1)
-        return 0
-
-    monkeypatch.setattr(score_command, "run", run)
-    monkeypatch.setattr(sys, "warnoptions", [])
-    assert main(score) == 0
-    assert capsys.readouterr().err == ""
+def test_warnings_of_libraries_stay_off_the_terminal(score: list[str]) -> None:
+    """In a process of its own: pytest collects warnings before they reach the terminal."""
+    program = (
+        "import sys, warnings; from lingbot_eval.cli import main, score_command;"
+        "score_command.run = lambda _: warnings.warn('Corrupt EXIF data') or 0; sys.exit(main.main(sys.argv[1:]))"
+    )
+    for option, lines in (("-I", 0), ("-Wdefault", 1)):
+        words = [sys.executable, option, "-c", program, *score]
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (0, lines)
 
 
 def test_a_terminal_with_few_letters(monkeypatch: pytest.MonkeyPatch) -> None:
