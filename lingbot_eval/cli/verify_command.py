@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lingbot_eval.cli import output
+from lingbot_eval.errors import DataError
 from lingbot_eval.streaming.backends import BACKENDS
 
 VERDICTS = ("pass", "fail", "unsupported", "incomparable")
@@ -59,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
             f"{counts['unsupported']} cases not supported, {counts['incomparable']} not comparable; "
             f"{time.perf_counter() - started:.0f} s"
         )
+    if not counts["pass"] + counts["fail"]:
+        raise DataError("expected cases to compare, found none that could be; see the reasons above")
     return 1 if counts["fail"] else 0
 
 

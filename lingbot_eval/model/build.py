@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from lingbot_eval.errors import ConfigError
@@ -9,11 +11,14 @@ from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource, draw_untrained, load_checkpoint
 
+DEVICES = r"auto|cpu|cuda(:\d{1,3})?"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
     """``auto`` is the first GPU, or the CPU where there is none. Raises ConfigError for a GPU that is not there."""
+    if not re.fullmatch(DEVICES, name):
+        raise ConfigError(f"device {name}: expected auto, cpu, cuda or cuda:N")
     available = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda:0" if available else "cpu")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lingbot_eval.errors import CheckpointError, DependencyError
 from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.resources import expanded
 
 OPTIONAL_HEADS = ("point_head.",)
 SUFFIXES = (".pt", ".safetensors")
@@ -50,7 +51,7 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     """
     if checkpoint.startswith("hf://"):
         return _download(checkpoint)
-    path = Path(checkpoint).expanduser()
+    path = expanded(checkpoint)
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: expected a {' or '.join(SUFFIXES)} file, found '{path.suffix or path.name}'")
     if not path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lingbot_eval.errors import ConfigError, DataError
 
+CASE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -61,11 +63,15 @@ class CaseSet:
         path = self.folder / f"{name}.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
+                arrays = {key: file[key] for key in file.files}
         except FileNotFoundError as error:
             raise DataError(f"{path}: not there, though cases.json names case '{name}'") from error
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            # What NumPy says of pickles would be bad advice here.
+            raise DataError(f"{path}: not a readable .npz of plain arrays; make or fetch it again") from error
+        if not arrays:
+            raise DataError(f"{path}: expected the arrays of case '{name}', found none")
+        return arrays
 
 
 def shipped_cases() -> Path:
@@ -80,25 +86,32 @@ def load_cases(folder: Path, names: tuple[str, ...] = ()) -> CaseSet:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; give a folder with cases.json and NAME.npz files") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise DataError(f"{path}: expected an object of case name → settings")
+    odd = next((name for name in content if not CASE_NAME.fullmatch(name)), None)
+    if not content or odd is not None:
+        found = "none" if odd is None else repr(odd)
+        raise DataError(f"{path}: expected cases named in letters, digits, '_', '-' and '.', found {found}")
     unknown = [name for name in names if name not in content]
     if unknown:
         raise ConfigError(f"{path}: no case {', '.join(unknown)}; there are {', '.join(sorted(content))}")
-    return CaseSet(folder, {name: _parse(content[name]) for name in (names or content)})
+    return CaseSet(folder, {name: _parse(f"{path}: case {name}", content[name]) for name in (names or content)})
 
 
-def _parse(settings: dict[str, Any]) -> Case | Unsupported:
+def _parse(where: str, settings: dict[str, Any]) -> Case | Unsupported:
+    """A case of a kind, or with a setting, that this version does not know is not supported; the rest is an error."""
     try:
         case = Case.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         setting = ".".join(str(part) for part in first["loc"])
-        return Unsupported(f"{setting} = {first.get('input')!r} is not supported")
+        if first["type"] == "extra_forbidden" or setting in ("kind", "model"):
+            return Unsupported(f"{setting} = {first.get('input')!r} is not supported")
+        raise DataError(f"{where}: {setting}: {first['msg'].lower()}, found {first.get('input')!r}") from error
     if case.kind != "stages" and case.frames is None:
-        return Unsupported(f"a {case.kind} case needs frames")
+        raise DataError(f"{where}: expected frames, found none; a {case.kind} case needs their number")
     if case.rows is not None and (not case.rows or max(case.rows) >= (case.frames or 0)):
-        return Unsupported(f"rows must name some of its {case.frames} frames")
+        raise DataError(f"{where}: expected rows among its {case.frames} frames, found {list(case.rows)}")
     return case

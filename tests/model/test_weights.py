@@ -155,6 +155,8 @@ def test_half_precision_files_load_into_float32(tmp_path: Path) -> None:
 def test_paths_and_addresses() -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         resolve_checkpoint("nowhere.pt")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        resolve_checkpoint("~nobody-of-this-name/x.pt")
     with pytest.raises(CheckpointError, match=r"expected a \.pt or \.safetensors"):
         resolve_checkpoint("weights.bin")
     with pytest.raises(CheckpointError, match="hf://owner/repo/file"):

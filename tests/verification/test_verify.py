@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lingbot_eval.cli.main import main
+from lingbot_eval.errors import DataError
 from lingbot_eval.verification.cases import Case, Unsupported, load_cases, shipped_cases
 from lingbot_eval.verification.compare import compare, other_keyframes
 from lingbot_eval.verification.reproduce import formula_image
@@ -78,11 +79,16 @@ def test_a_wrong_setting_is_noticed(one_case: Path, capsys: pytest.CaptureFixtur
 def test_what_is_not_supported_is_listed_not_passed(
     one_case: Path, change: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(one_case, **change)
+    content = json.loads((one_case / "cases.json").read_text(encoding="utf-8"))
+    content["other"] = content["stream_short"] | change
+    (one_case / "cases.json").write_text(json.dumps(content), encoding="utf-8")
     assert main(["verify", str(one_case)]) == 0
     out = capsys.readouterr().out
     assert "unsupported" in out
-    assert "0 cases hold" in out
+    assert "1 cases hold" in out
+    # Nothing compared is not a pass.
+    assert main(["verify", str(one_case), "--case", "other"]) == 2
+    assert "none that could be" in capsys.readouterr().err
 
 
 def test_bad_folders_are_one_line(one_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,14 +104,42 @@ def test_bad_folders_are_one_line(one_case: Path, tmp_path: Path, capsys: pytest
     assert "not a readable .npz" in message(str(one_case))
     (one_case / "stream_short.npz").unlink()
     assert "not there, though cases.json names" in message(str(one_case))
-    (one_case / "cases.json").write_text("{", encoding="utf-8")
-    assert "not readable as JSON" in message(str(one_case))
+    (one_case / "stream_short.npz").write_bytes(b"")
+    assert "not a readable .npz" in message(str(one_case))
+    np.savez(one_case / "stream_short.npz")
+    assert "found none" in message(str(one_case))
+    for content, text in {
+        "{": "not readable as JSON",
+        "[" * 100_000: "not readable as JSON",
+        "{}": "expected cases named",
+        "[1]": "expected an object",
+        '{"../x": {}}': "expected cases named in letters",
+    }.items():
+        (one_case / "cases.json").write_text(content, encoding="utf-8")
+        assert text in message(str(one_case))
     assert "this machine has" in message("--device", "cuda:63")
+    assert "expected auto, cpu, cuda or cuda:N" in message("--device", "banana")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"frames": None}, "expected frames, found none"),
+        ({"frames": -1}, "frames: input should be greater than or equal to 1, found -1"),
+        ({"frames": "x"}, "frames: "),
+        ({"rows": [0, 99]}, "expected rows among its 3 frames"),
+        ({"rows": []}, "expected rows among its 3 frames"),
+    ],
+)
+def test_wrong_settings_are_refused(one_case: Path, change: dict[str, object], text: str) -> None:
+    edit(one_case, **change)
+    with pytest.raises(DataError, match=f"case stream_short: {text}"):
+        load_cases(one_case)
 
 
 def test_cases_parse(one_case: Path) -> None:
     assert isinstance(load_cases(one_case).cases["stream_short"], Case)
-    edit(one_case, frames=None)
+    edit(one_case, kind="backwards")
     assert isinstance(load_cases(one_case).cases["stream_short"], Unsupported)
 
 
