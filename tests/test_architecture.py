@@ -37,9 +37,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verification": COMMON | {"streaming", "model", "cache"},
     "runs": COMMON | {"adapters", "preparation", "methods", "metrics", "profiling"},
     "reports": COMMON | {"runs"},
+    "comparison": COMMON | {"preparation", "profiling", "model", "streaming", "methods", "runs", "reports"},
     "cli": COMMON
     | {"adapters", "preparation", "metrics", "profiling", "cache", "model", "streaming", "methods"}
-    | {"verification", "runs", "reports"},
+    | {"verification", "runs", "reports", "comparison"},
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
@@ -54,6 +55,21 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.panels",
         "lingbot_eval.runs.unit_writer",
         "lingbot_eval.runs.disk",
+    },
+    # A comparison opens sessions of its own on an experiment's frames, reads what runs stored, and looks like a report.
+    ("comparison", "methods"): {"lingbot_eval.methods.lingbot_config"},
+    ("comparison", "runs"): {
+        "lingbot_eval.runs.experiment",
+        "lingbot_eval.runs.plan",
+        "lingbot_eval.runs.store",
+        "lingbot_eval.runs.records",
+        "lingbot_eval.runs.unit_writer",
+        "lingbot_eval.runs.disk",
+    },
+    ("comparison", "reports"): {
+        "lingbot_eval.reports.figure_style",
+        "lingbot_eval.reports.numbers",
+        "lingbot_eval.reports.rendering",
     },
 }
 WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "runs", "reports"}

@@ -22,6 +22,7 @@ from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError
 COMMANDS = {
     "run": "run an experiment file: stream, score, store",
     "report": "tables and plots of a run",
+    "compare": "two backends on the same frames, or two runs: agreement, speed, memory",
     "score": "score a trajectory file against a reference",
     "verify": "rebuild the reference cases and compare: can this machine be trusted?",
 }

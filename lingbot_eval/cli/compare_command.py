@@ -1,0 +1,145 @@
+"""``lingbot-eval compare A B``: two backends on the same frames, or two runs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lingbot_eval.cli import output
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.streaming.backends import BACKENDS
+
+if TYPE_CHECKING:
+    from lingbot_eval.comparison.tables import TextTable
+
+DONE, SOME_FAILED = 0, 1
+EXPERIMENT, ROUNDS = "smoke", 5
+RUN_FILE = "run.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    names = ", ".join(BACKENDS)
+    parser.add_argument("a", metavar="A", help=f"a run directory, or a backend ({names}), as in sdpa:bfloat16")
+    parser.add_argument("b", metavar="B", help="what it is compared with: another of the same kind")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where page and figures go (compare-A-B)")
+    group = parser.add_argument_group("comparing backends")
+    group.add_argument("--experiment", metavar="EXPERIMENT", help=f"where frames and model come from ({EXPERIMENT})")
+    group.add_argument("--scene", metavar="NAME", help="one of its scenes (the first)")
+    group.add_argument("--frames", type=_positive, metavar="N", help="only the first N frames")
+    group.add_argument("--rounds", type=_positive, metavar="N", help=f"timed passes of each side ({ROUNDS})")
+    group.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY.PATH=VALUE",
+        action="append",
+        help="override a setting of the experiment (may be given again)",
+    )
+    group.add_argument(
+        "--no-reference",
+        action="store_true",
+        default=None,
+        help="do not hold both against torch's attention in float32",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 compared, 1 something could not be compared to the end."""
+    backends = [_is_backend(args.a), _is_backend(args.b)]
+    if all(backends):
+        return _backends(args)
+    runs = [(Path(given) / RUN_FILE).is_file() for given in (args.a, args.b)]
+    if all(runs):
+        return _runs(args)
+    found = " and ".join(
+        f"{given} ({'a backend' if backend else 'a run' if run else 'neither'})"
+        for given, backend, run in zip((args.a, args.b), backends, runs, strict=True)
+    )
+    raise ConfigError(
+        f"expected two run directories (with {RUN_FILE}) or two backends ({', '.join(BACKENDS)}), found {found}"
+    )
+
+
+def _backends(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from lingbot_eval.comparison.backend_page import document, failures, tables, title
+    from lingbot_eval.comparison.backends import Request, compare_backends
+    from lingbot_eval.comparison.frames import PreparedFrames, select
+    from lingbot_eval.comparison.write import prepare_folder, write_backends
+    from lingbot_eval.runs.experiment import load_experiment
+
+    request = Request(args.a, args.b, args.rounds or ROUNDS, with_reference=not args.no_reference)
+    experiment = load_experiment(args.experiment or EXPERIMENT, args.overrides or ())
+    selected = select(experiment, args.scene, args.frames)
+    frames = PreparedFrames(selected.unit)
+    out = prepare_folder(args.out or Path(f"compare-{_slug(args.a)}-{_slug(args.b)}"))
+    length = frames.sequence.length
+    total = None if length is None else length * (2 * request.rounds + 1)
+    # disable=None: tqdm shows itself on a terminal only.
+    bar = tqdm(total=total, unit="frame", file=sys.stderr, leave=False, disable=True if args.json else None)
+
+    def frame() -> None:
+        bar.update()
+
+    with bar:
+        found = compare_backends(request, selected, frames, frame)
+    files = write_backends(found, out)
+    if args.json:
+        output.as_json({**document(found), "files": [str(file) for file in files]})
+    else:
+        _show(title(found), tables(found), files)
+    for line in failures(found):
+        output.note(f"error: {line}")
+    return SOME_FAILED if failures(found) else DONE
+
+
+def _runs(args: argparse.Namespace) -> int:
+    from lingbot_eval.comparison.run_page import document, tables, title
+    from lingbot_eval.comparison.runs import compare_runs
+    from lingbot_eval.comparison.write import prepare_folder, write_runs
+
+    given = ("experiment", "scene", "frames", "rounds", "overrides", "no_reference")
+    meaningless = [name for name in given if getattr(args, name) is not None]
+    if meaningless:
+        option = "--set" if meaningless[0] == "overrides" else f"--{meaningless[0].replace('_', '-')}"
+        raise ConfigError(f"{option} has a meaning for backends only; two runs are compared as they are stored")
+    found = compare_runs(Path(args.a), Path(args.b))
+    out = prepare_folder(args.out or Path(f"compare-{_slug(Path(args.a).name)}-{_slug(Path(args.b).name)}"))
+    files = write_runs(found, out)
+    if args.json:
+        output.as_json({**document(found), "files": [str(file) for file in files]})
+    else:
+        _show(title(found), tables(found), files)
+    for line in found.failures:
+        output.note(f"error: {line}")
+    return SOME_FAILED if found.failures else DONE
+
+
+def _show(title: str, tables: tuple[TextTable, ...], files: tuple[Path, ...]) -> None:
+    output.line(title)
+    output.line()
+    for table in tables:
+        output.line(table.markdown())
+    output.line(f"written: {', '.join(str(file) for file in files)}")
+
+
+def _is_backend(given: str) -> bool:
+    return given.partition(":")[0] in BACKENDS
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:60] or "unnamed"
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return value

@@ -1,0 +1,135 @@
+"""How far two series of predictions are apart: the figures that sum it up, and whether it grows along the sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import theilslopes
+
+from lingbot_eval.geometry.poses import relative, rotation_angle
+from lingbot_eval.types import FloatArray
+
+FEWEST_FOR_P99 = 100
+"""Of fewer values, the largest one or two decide the 99th percentile."""
+BLOCKS = 40
+"""A trend is looked for in medians of this many stretches: neighbouring frames err alike, stretches hardly."""
+FEWEST_BLOCKS = 8
+BLOCK_FRAMES = 4
+CONFIDENCE = 0.95
+MATERIAL_RISE = 0.5
+"""A trend counts as growth when it also rises, over the sequence, by this part of the median."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Theil–Sen slope over block medians, a 1,000 frames, with its 95 % interval.
+
+    grows: whether the interval lies above 0 and the rise over the sequence is more than half of the median.
+    """
+
+    slope: float
+    low: float
+    high: float
+    grows: bool
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One quantity of one pair over the sequence. unit: as in Measurement.
+
+    frames: that could be compared. median, p99, largest: None exactly when there was nothing to compare, p99 also where
+    there are too few frames; growth: None where there are too few for a trend. reason: why the last thing missing is.
+    """
+
+    name: str
+    unit: str
+    frames: int
+    median: float | None = None
+    p99: float | None = None
+    largest: float | None = None
+    growth: Growth | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Of the first from the second, frame by frame; all arrays (N,), NaN where a frame cannot be compared.
+
+    indices: frame indices, increasing. rotation_deg: angle between the cameras' orientations. position: distance of the
+    camera centres / extent of the second trajectory (diagonal of its bounding box). depth: median over pixels of
+    |first − second| / |second|, None where no depth was compared.
+    """
+
+    indices: NDArray[np.int64]
+    rotation_deg: FloatArray
+    position: FloatArray
+    depth: FloatArray | None = None
+
+    def summaries(self) -> tuple[Summary, ...]:
+        """Rotation, position and, where there is any, depth."""
+        found = [
+            summarise("rotation", "deg", self.indices, self.rotation_deg),
+            summarise("position", "1", self.indices, self.position),
+        ]
+        if self.depth is not None:
+            found.append(summarise("depth", "1", self.indices, self.depth))
+        return tuple(found)
+
+
+def pose_differences(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Degrees between the orientations, and distances / extent of ``second``, of (N, 4, 4) camera-to-world poses.
+
+    Both in one world. Poses that are not finite give NaN, and so does every position when ``second`` has no extent.
+    """
+    rotation = np.full(len(first), np.nan)
+    usable = np.isfinite(first).all(axis=(1, 2)) & np.isfinite(second).all(axis=(1, 2))
+    rotation[usable] = np.degrees(rotation_angle(relative(first[usable], second[usable])[:, :3, :3]))
+    length = extent(second[:, :3, 3])
+    distance = np.linalg.norm(first[:, :3, 3] - second[:, :3, 3], axis=1)
+    position = np.where(np.isfinite(distance), distance, np.nan) / (length if length > 0 else np.nan)
+    return rotation, position
+
+
+def extent(positions: FloatArray) -> float:
+    """Diagonal of the bounding box of the finite ones among (N, 3) positions; 0 when there is none."""
+    finite = positions[np.isfinite(positions).all(axis=1)]
+    return float(np.linalg.norm(np.ptp(finite, axis=0))) if len(finite) else 0.0
+
+
+def summarise(name: str, unit: str, indices: NDArray[np.int64], values: FloatArray) -> Summary:
+    """Median, 99th percentile, largest value and trend of (N,) ``values`` at frames ``indices``; NaN is left out."""
+    there = np.isfinite(values)
+    indices, values = indices[there], values[there]
+    count = len(values)
+    if not count:
+        return Summary(name, unit, 0, reason="no frame could be compared")
+    growth = trend(indices, values)
+    few = count < FEWEST_FOR_P99
+    reason = f"a p99 needs {FEWEST_FOR_P99} frames, there are {count}" if few else None
+    if growth is None:
+        reason = f"a trend needs {FEWEST_BLOCKS * BLOCK_FRAMES} frames, there are {count}"
+    return Summary(
+        name,
+        unit,
+        count,
+        median=float(np.median(values)),
+        p99=None if few else float(np.percentile(values, 99)),
+        largest=float(values.max()),
+        growth=growth,
+        reason=reason,
+    )
+
+
+def trend(indices: NDArray[np.int64], values: FloatArray) -> Growth | None:
+    """How finite ``values`` (N,) change along ``indices`` (N,); None for fewer than 32 of them."""
+    blocks = min(BLOCKS, len(values) // BLOCK_FRAMES)
+    if blocks < FEWEST_BLOCKS:
+        return None
+    medians = np.array([np.median(block) for block in np.array_split(values, blocks)])
+    centres = np.array([np.mean(block) for block in np.array_split(indices, blocks)])
+    slope, _, low, high = theilslopes(medians, centres, alpha=CONFIDENCE)
+    rise = float(slope) * float(indices[-1] - indices[0])
+    grows = bool(low > 0 and rise > MATERIAL_RISE * float(np.median(values)))
+    return Growth(1000 * float(slope), 1000 * float(low), 1000 * float(high), grows)

@@ -1,0 +1,215 @@
+"""A comparison of backends as a Markdown page and as plain JSON values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from lingbot_eval.comparison.backends import BackendComparison
+from lingbot_eval.comparison.outcome import Pair, Ratio, Side, step_median
+from lingbot_eval.comparison.tables import (
+    AGREEMENT_HEADER,
+    AGREEMENT_LEGEND,
+    TextTable,
+    agreement_row,
+    mebibytes,
+    number,
+    reasons,
+)
+from lingbot_eval.reports.numbers import number_text
+from lingbot_eval.reports.rendering import MISSING, markdown_text
+
+_KINDS = ("anchor", "window", "memory", "camera_head")
+
+
+def title(found: BackendComparison) -> str:
+    """What was compared, with a word on untrained weights."""
+    a, b = (side.contender.label for side in found.sides)
+    return f"{a} against {b}{_untrained(found)}"
+
+
+def tables(found: BackendComparison) -> tuple[TextTable, ...]:
+    """Agreement, speed and memory."""
+    return _agreement(found), _speed(found), _memory(found)
+
+
+def page(found: BackendComparison, figure: str) -> str:
+    """The whole page; ``figure``: file name of the picture beside it."""
+    lines = [
+        f"# {markdown_text(title(found))}",
+        "",
+        f"- input: {markdown_text(found.dataset)} / {markdown_text(found.scene)}, {found.frames} frames "
+        f"at {found.size[0]}×{found.size[1]}",
+        f"- model: configuration {found.model}, {markdown_text(found.weights)}"
+        + ("; the outputs say nothing about the trained model" if found.untrained else ""),
+        f"- stream: `{json.dumps(dict(found.streaming))}`",
+        f"- machine: {markdown_text(machine_name(found.environment, found.device))}",
+        *(f"- **{markdown_text(line)}**" for line in failures(found)),
+        "",
+        f"![Agreement and time along the sequence]({figure})",
+        "",
+        *(table.markdown() for table in tables(found)),
+        "### Environment",
+        "",
+        "```json",
+        json.dumps(dict(found.environment), indent=2),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def document(found: BackendComparison) -> dict[str, Any]:
+    """Everything but the per-frame series, as plain JSON values."""
+    return {
+        "title": title(found),
+        "dataset": found.dataset,
+        "scene": found.scene,
+        "frames": found.frames,
+        "size": list(found.size),
+        "model": found.model,
+        "weights": found.weights,
+        "untrained_weights": found.untrained,
+        "streaming": dict(found.streaming),
+        "device": found.device,
+        "rounds": found.rounds,
+        "sides": [_side_data(side, found.scale_frames) for side in found.sides],
+        "time_ratio": asdict(found.ratio) if isinstance(found.ratio, Ratio) else {"value": None, "reason": found.ratio},
+        "pairs": [_pair_data(pair) for pair in found.pairs],
+        "environment": dict(found.environment),
+    }
+
+
+def failures(found: BackendComparison) -> tuple[str, ...]:
+    """What ran out of memory, and where."""
+    alone = [f"{side.contender.label}: {side.failure.text()}" for side in found.sides if side.failure is not None]
+    together = [f"{pair_label(pair)}: {pair.ended.text()}" for pair in found.pairs if pair.ended is not None]
+    return (*alone, *together)
+
+
+def pair_label(pair: Pair) -> str:
+    """``A–reference``."""
+    return f"{pair.first.name}–{pair.second.name}"
+
+
+def machine_name(environment: Any, device: str) -> str:
+    """The GPU, or the processor and its threads."""
+    torch_state = environment["torch"]
+    if device.startswith("cuda"):
+        return f"{device}, {torch_state['gpus'][int(device.partition(':')[2] or 0)]['name']}"
+    return f"{device}, {environment['cpu_model']}, {torch_state['threads']} threads"
+
+
+def _agreement(found: BackendComparison) -> TextTable:
+    summaries = [(pair_label(pair), summary) for pair in found.pairs for summary in pair.differences.summaries()]
+    labels = [pair.second.label for pair in found.pairs if pair.second.name == "reference"][:1]
+    differ = [
+        f"{pair_label(pair)}: one side kept {pair.keyframes_differ} frames that the other did not; from the first of "
+        "them on the two see different pasts"
+        for pair in found.pairs
+        if pair.keyframes_differ
+    ]
+    legend = (
+        *(f"{name}: torch's attention in float32, on the same device" for name in labels),
+        *AGREEMENT_LEGEND,
+        "position is relative to the extent of the second trajectory, depth the median over pixels "
+        "of the absolute difference / the second depth",
+        *differ,
+        *reasons(summaries),
+    )
+    rows = [agreement_row(pair, summary) for pair, summary in summaries]
+    return TextTable(f"Agreement{_untrained(found)}", AGREEMENT_HEADER, rows, left=2, legend=legend)
+
+
+def _speed(found: BackendComparison) -> TextTable:
+    rows = []
+    for side in found.sides:
+        milliseconds, rate = _pace(side, found.scale_frames)
+        rows.append(
+            (side.contender.label, number(milliseconds, "ms"), number(rate, "fps"), number(side.warm_up_s, "s"))
+        )
+    legend = [
+        _ratio_text(found.ratio),
+        f"{found.rounds} rounds over the same frames in turn, in one process, device synchronised before and after "
+        "each frame; medians over rounds; time of a frame without the scale phase, forward alone with it, decoding not "
+        "counted",
+        "warm-up: the first stream of a few frames, compilation included, in no other figure",
+    ]
+    header = ("side", "time of a frame", "forward alone", "warm-up")
+    return TextTable(f"Speed{_untrained(found)}", header, rows, legend=legend)
+
+
+def _memory(found: BackendComparison) -> TextTable:
+    rows = [
+        (
+            side.contender.label,
+            *(mebibytes(side.cache_bytes.get(kind)) for kind in _KINDS),
+            mebibytes(sum(side.cache_bytes.values()) if side.cache_bytes else None),
+            mebibytes(side.cache_allocated),
+            mebibytes(side.weights_bytes),
+            mebibytes(side.device_bytes),
+        )
+        for side in found.sides
+    ]
+    header = ("side", *(kind.replace("_", " ") for kind in _KINDS), "in view", "allocated", "weights", "device peak")
+    legend = [
+        "MiB; keys and values in view when they are most, by kind and in all; allocated: held for them, with headroom",
+        "device peak: largest sum of live tensors while the side ran alone, without weights"
+        if found.device.startswith("cuda")
+        else f"device peak {MISSING}: ran on the CPU",
+    ]
+    return TextTable(f"Memory{_untrained(found)}", header, rows, legend=legend)
+
+
+def _pace(side: Side, scale_frames: int) -> tuple[float | None, float | None]:
+    """Median milliseconds of a step frame, and frames a second of the whole stream."""
+    medians = [found for step_ms in side.step_ms if (found := step_median(step_ms, scale_frames)) is not None]
+    rates = [
+        1e3 * len(step_ms) / step_ms.sum() for step_ms in side.step_ms if np.isfinite(step_ms).all() and len(step_ms)
+    ]
+    return (
+        float(np.median(medians)) if medians else None,
+        float(np.median(rates)) if rates else None,
+    )
+
+
+def _ratio_text(ratio: Ratio | str) -> str:
+    if isinstance(ratio, str):
+        return f"time of B / time of A {MISSING}: {ratio}"
+    value = number_text(ratio.value, "1")
+    if ratio.low is None or ratio.high is None:
+        return f"time of B / time of A: {value} ({ratio.reason})"
+    low, high = number_text(ratio.low, "1"), number_text(ratio.high, "1")
+    return f"time of B / time of A: {value} ({low} to {high}, 95 % bootstrap over rounds)"
+
+
+def _untrained(found: BackendComparison) -> str:
+    return " (untrained weights)" if found.untrained else ""
+
+
+def _side_data(side: Side, scale_frames: int) -> dict[str, Any]:
+    milliseconds, rate = _pace(side, scale_frames)
+    return {
+        **asdict(side.contender),
+        "weights_bytes": side.weights_bytes,
+        "warm_up_s": side.warm_up_s,
+        "step_ms": milliseconds,
+        "step_ms_by_round": [step_median(step_ms, scale_frames) for step_ms in side.step_ms],
+        "forward_fps": rate,
+        "cache_bytes": side.cache_bytes,
+        "cache_allocated_bytes": side.cache_allocated,
+        "device_peak_bytes": side.device_bytes,
+        "failure": None if side.failure is None else asdict(side.failure),
+    }
+
+
+def _pair_data(pair: Pair) -> dict[str, Any]:
+    return {
+        "pair": pair_label(pair),
+        "differences": [asdict(summary) for summary in pair.differences.summaries()],
+        "keyframes_differ": pair.keyframes_differ,
+        "ended": None if pair.ended is None else asdict(pair.ended),
+    }

@@ -1,0 +1,144 @@
+"""A comparison of two runs as a Markdown page and as plain JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lingbot_eval.comparison.runs import MeasurementPair, RunComparison, UnitComparison
+from lingbot_eval.comparison.tables import (
+    AGREEMENT_HEADER,
+    AGREEMENT_LEGEND,
+    TextTable,
+    agreement_row,
+    number,
+    reasons,
+)
+from lingbot_eval.reports.numbers import number_text
+from lingbot_eval.reports.rendering import MISSING, markdown_text
+
+
+def title(found: RunComparison) -> str:
+    """What was compared, with a word on untrained weights."""
+    a, b = found.names
+    return f"Run B ({b}) against run A ({a}){_untrained(found)}"
+
+
+def tables(found: RunComparison) -> tuple[TextTable, ...]:
+    """Agreement of all scenes, then for each scene what differs in the settings, and the measurements."""
+    details = (
+        table for unit in found.units for table in (_settings(found, unit), _measurements(found, unit)) if table.rows
+    )
+    return _agreement(found), *details
+
+
+def page(found: RunComparison, figures: Mapping[int, str]) -> str:
+    """The whole page; figures: position of the unit → file name beside the page."""
+    lines = [
+        f"# {markdown_text(title(found))}",
+        "",
+        f"- A: {markdown_text(found.a)}",
+        f"- B: {markdown_text(found.b)}",
+        *(f"- untrained weights: {markdown_text(name)}" for name in found.untrained),
+        *(f"- **{markdown_text(line)}**" for line in found.failures),
+        *(f"- {markdown_text(line)}" for line in found.remarks),
+        *(f"- {markdown_text(f'{unit.label}: {remark}')}" for unit in found.units for remark in unit.remarks),
+        "",
+        *(table.markdown() for table in tables(found)),
+    ]
+    for position, name in figures.items():
+        label = markdown_text(found.units[position].label)
+        lines += [f"### {label}", "", f"![Agreement and time along the sequence: {label}]({name})", ""]
+    return "\n".join(lines)
+
+
+def document(found: RunComparison) -> dict[str, Any]:
+    """Everything but the per-frame series, as plain JSON values."""
+    return {
+        "title": title(found),
+        "a": found.a,
+        "b": found.b,
+        "untrained_weights": list(found.untrained),
+        "remarks": list(found.remarks),
+        "failures": list(found.failures),
+        "units": [
+            {
+                "dataset": unit.dataset,
+                "scene": unit.scene,
+                "methods": list(unit.methods),
+                "remarks": list(unit.remarks),
+                "settings": [{"key": key, "a": a, "b": b} for key, a, b in unit.settings],
+                "reason": unit.reason,
+                "scale_of_b": unit.scale,
+                "differences": [asdict(s) for s in unit.differences.summaries()] if unit.differences else [],
+                "error_differences": [asdict(summary) for summary in unit.errors],
+                "measurements": [{**asdict(m), "difference": m.difference} for m in unit.measurements],
+            }
+            for unit in found.units
+        ],
+    }
+
+
+def _agreement(found: RunComparison) -> TextTable:
+    summaries = [
+        (unit.label, summary)
+        for unit in found.units
+        for summary in (*(unit.differences.summaries() if unit.differences else ()), *unit.errors)
+    ]
+    rows = [agreement_row(label, summary) for label, summary in summaries]
+    header = ("scene", *AGREEMENT_HEADER[1:])
+    rows += [
+        (unit.label, "trajectory", *(MISSING,) * 4, unit.reason or "", "0")
+        for unit in found.units
+        if unit.differences is None
+    ]
+    scales = [
+        f"{unit.label}: B was scaled by {number_text(unit.scale, '1')}"
+        for unit in found.units
+        if unit.scale is not None
+    ]
+    legend = (
+        *AGREEMENT_LEGEND,
+        "rotation and position after the Sim(3) alignment of B to A; position relative to the extent of A; a column "
+        "named as in frames.csv: absolute difference of that error against the dataset's reference",
+        *scales,
+        *reasons(summaries),
+    )
+    return TextTable(f"Agreement{_untrained(found)}", header, rows, left=2, legend=legend)
+
+
+def _settings(found: RunComparison, unit: UnitComparison) -> TextTable:
+    return TextTable(
+        f"Settings that differ: {unit.label}{_untrained(found)}", ("setting", "A", "B"), unit.settings, left=3
+    )
+
+
+def _measurements(found: RunComparison, unit: UnitComparison) -> TextTable:
+    header = ("family", "measurement", "A", "B", "B − A", "relative")
+    rows = [_row(measurement) for measurement in unit.measurements]
+    notes: dict[str, list[str]] = {}
+    for measurement in unit.measurements:
+        if measurement.reason is not None:
+            notes.setdefault(measurement.reason, []).append(f"{measurement.name} {measurement.variant}".strip())
+    legend = [f"no difference: {reason} ({', '.join(names)})" for reason, names in notes.items()]
+    return TextTable(f"Measurements: {unit.label}{_untrained(found)}", header, rows, left=2, legend=legend)
+
+
+def _row(measurement: MeasurementPair) -> tuple[str, ...]:
+    difference, unit = measurement.difference, measurement.unit
+    relative = MISSING
+    if difference is not None and measurement.a:
+        relative = f"{100 * difference / abs(measurement.a):+.2f} %"
+    return (
+        measurement.family,
+        f"{measurement.name} {measurement.variant}".strip(),
+        number(measurement.a, unit),
+        number(measurement.b, unit),
+        number(difference, unit),
+        relative,
+    )
+
+
+def _untrained(found: RunComparison) -> str:
+    return " (untrained weights)" if found.untrained else ""
