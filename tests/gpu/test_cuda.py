@@ -1,4 +1,4 @@
-"""What only a GPU can show; run with ``-m gpu`` on a CUDA device (the FlashInfer cases need the extra ``flashinfer``)."""
+"""What only a GPU can show: run with ``-m gpu`` on a CUDA device (FlashInfer cases need the extra ``flashinfer``)."""
 
 from __future__ import annotations
 
