@@ -1,4 +1,4 @@
-"""The ways in: ``nox -s eval`` runs the main job, ``tests``, ``lint`` and ``types`` hold the quality.
+"""The ways in: ``nox -s eval`` is the main job, ``compare`` compares; ``tests``, ``lint``, ``types`` hold the quality.
 
 Every session takes further arguments after ``--``: ``nox -s tests -- tests/metrics -k depth``.
 All share one environment, installed once by the session ``environment``, which the others require;
@@ -6,6 +6,8 @@ All share one environment, installed once by the session ``environment``, which 
 """
 
 from __future__ import annotations
+
+import shutil
 
 import nox
 
@@ -29,6 +31,16 @@ def run(session: nox.Session, program: str, *arguments: str) -> None:
 def evaluate(session: nox.Session) -> None:
     """Run the main job on its default, or on the experiment given: stream, score, report."""
     run(session, "lingbot-eval", "run", *(session.posargs or ["benchmarks/smoke.yaml"]))
+
+
+@nox.session(python=False, requires=["environment"])
+def compare(session: nox.Session) -> None:
+    """Compare the backends of this machine, or what is given: sdpa against FlashInfer on a GPU, else against pages."""
+    sides = ["sdpa", "paged"]
+    if not session.posargs and shutil.which("nvidia-smi"):
+        run(session, "python", "-m", "pip", "install", "-c", "constraints.txt", "-e", ".[flashinfer]")
+        sides = ["sdpa:bfloat16", "flashinfer:bfloat16"]
+    run(session, "lingbot-eval", "compare", *(session.posargs or sides))
 
 
 @nox.session(python=False, requires=["environment"])

@@ -98,7 +98,7 @@ def _backends(args: argparse.Namespace) -> int:
 
 
 def _runs(args: argparse.Namespace) -> int:
-    from lingbot_eval.comparison.run_page import document, tables, title
+    from lingbot_eval.comparison.run_page import document, remarks, tables, title
     from lingbot_eval.comparison.runs import compare_runs
     from lingbot_eval.comparison.write import prepare_folder, write_runs
 
@@ -114,6 +114,8 @@ def _runs(args: argparse.Namespace) -> int:
         output.as_json({**document(found), "files": [str(file) for file in files]})
     else:
         _show(title(found), tables(found), files)
+    for line in remarks(found):
+        output.note(f"note: {line}")
     for line in found.failures:
         output.note(f"error: {line}")
     return SOME_FAILED if found.failures else DONE

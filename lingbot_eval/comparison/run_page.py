@@ -42,8 +42,7 @@ def page(found: RunComparison, figures: Mapping[int, str]) -> str:
         f"- B: {markdown_text(found.b)}",
         *(f"- untrained weights: {markdown_text(name)}" for name in found.untrained),
         *(f"- **{markdown_text(line)}**" for line in found.failures),
-        *(f"- {markdown_text(line)}" for line in found.remarks),
-        *(f"- {markdown_text(f'{unit.label}: {remark}')}" for unit in found.units for remark in unit.remarks),
+        *(f"- {markdown_text(line)}" for line in remarks(found)),
         "",
         *(table.markdown() for table in tables(found)),
     ]
@@ -51,6 +50,11 @@ def page(found: RunComparison, figures: Mapping[int, str]) -> str:
         label = markdown_text(found.units[position].label)
         lines += [f"### {label}", "", f"![Agreement and time along the sequence: {label}]({name})", ""]
     return "\n".join(lines)
+
+
+def remarks(found: RunComparison) -> tuple[str, ...]:
+    """What a reader must know before comparing: differences of the runs, then of the input of each scene."""
+    return (*found.remarks, *(f"{unit.label}: {remark}" for unit in found.units for remark in unit.remarks))
 
 
 def document(found: RunComparison) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _row(measurement: MeasurementPair) -> tuple[str, ...]:
     difference, unit = measurement.difference, measurement.unit
     relative = MISSING
     if difference is not None and measurement.a:
-        relative = f"{100 * difference / abs(measurement.a):+.2f} %"
+        relative = number(100 * difference / abs(measurement.a), "%")
     return (
         measurement.family,
         f"{measurement.name} {measurement.variant}".strip(),

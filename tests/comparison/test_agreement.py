@@ -1,0 +1,97 @@
+"""Differences of poses and their trends, against SciPy's rotations and series whose growth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.comparison.agreement import Differences, extent, pose_differences, summarise, trend
+
+
+def poses(count: int, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    found = np.tile(np.eye(4), (count, 1, 1))
+    found[:, :3, :3] = Rotation.random(count, random_state=seed).as_matrix()
+    found[:, :3, 3] = generator.normal(size=(count, 3))
+    return found
+
+
+@given(st.integers(0, 10**6), st.floats(1e-6, 179.0))
+def test_pose_differences_are_the_turn_and_the_shift_that_were_made(seed: int, degrees: float) -> None:
+    second = poses(6, seed)
+    first = second.copy()
+    generator = np.random.default_rng(seed)
+    axes = generator.normal(size=(6, 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    first[:, :3, :3] = Rotation.from_rotvec(axes * np.radians(degrees)).as_matrix() @ second[:, :3, :3]
+    first[:, :3, 3] += [0.3, 0.0, -0.4]
+    rotation, position = pose_differences(first, second)
+    np.testing.assert_allclose(rotation, degrees, rtol=1e-6, atol=1e-9)
+    diagonal = np.linalg.norm(second[:, :3, 3].max(axis=0) - second[:, :3, 3].min(axis=0))
+    np.testing.assert_allclose(position, 0.5 / diagonal, rtol=1e-12)
+
+
+def test_poses_that_are_not_finite_are_left_out_and_only_they() -> None:
+    second = poses(5, 1)
+    first = second.copy()
+    first[2, 0, 0] = np.nan
+    first[3, 1, 3] = np.inf
+    rotation, position = pose_differences(first, second)
+    assert np.isnan(rotation).tolist() == [False, False, True, True, False]
+    assert np.isnan(position).tolist() == [False, False, False, True, False]
+    assert [summary.frames for summary in Differences(np.arange(5), rotation, position).summaries()] == [3, 4]
+
+
+def test_a_trajectory_that_stands_still_has_no_relative_positions() -> None:
+    still = np.tile(np.eye(4), (4, 1, 1))
+    rotation, position = pose_differences(still, still)
+    assert rotation.tolist() == [0, 0, 0, 0]
+    assert np.isnan(position).all()
+    assert summarise("position", "1", np.arange(4), position).reason == "no frame could be compared"
+    assert extent(np.full((3, 3), np.nan)) == 0
+
+
+def test_percentiles_are_of_enough_frames() -> None:
+    values = np.arange(1.0, 101.0)
+    whole = summarise("depth", "1", np.arange(100), values)
+    assert (whole.median, whole.largest, whole.frames, whole.reason) == (50.5, 100.0, 100, None)
+    assert whole.p99 == pytest.approx(np.percentile(values, 99))
+    few = summarise("depth", "1", np.arange(99), values[:99])
+    assert few.p99 is None
+    assert few.reason == "a p99 needs 100 frames, there are 99"
+    assert few.growth is not None
+
+
+def test_a_steady_growth_is_found_with_its_slope() -> None:
+    indices = np.arange(0, 1200, 2)
+    values = 0.01 + 3e-5 * indices + np.random.default_rng(0).gamma(1.0, 0.002, len(indices))
+    growth = trend(indices, values)
+    assert growth is not None
+    assert growth.grows
+    assert growth.low <= 0.03 <= growth.high  # a thousand frames
+    assert growth.slope == pytest.approx(0.03, rel=0.1)
+
+
+def test_noise_rarely_counts_as_growth() -> None:
+    found = [trend(np.arange(400), np.random.default_rng(seed).lognormal(size=400)) for seed in range(40)]
+    assert sum(growth is not None and growth.grows for growth in found) == 0
+
+
+def test_what_settles_after_a_start_does_not_grow() -> None:
+    """Windows fill up at first: the difference rises for a while and then stays."""
+    indices = np.arange(1000)
+    values = 0.02 * np.minimum(1.0, indices / 60) + 0.001 * np.random.default_rng(3).random(1000)
+    growth = trend(indices, values)
+    assert growth is not None
+    assert not growth.grows
+
+
+def test_a_decline_and_equality_do_not_grow() -> None:
+    for values in (np.linspace(2.0, 1.0, 64), np.zeros(64)):
+        growth = trend(np.arange(64), values)
+        assert growth is not None
+        assert not growth.grows
+    assert trend(np.arange(31), np.arange(31.0)) is None

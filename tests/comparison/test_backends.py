@@ -1,0 +1,280 @@
+"""Backends compared on real streams: what must agree does, what differs is seen, and lack of memory is a result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lingbot_eval.comparison import frames as frames_module
+from lingbot_eval.comparison.backend_page import document, failures, page, title
+from lingbot_eval.comparison.backends import Request, compare_backends
+from lingbot_eval.comparison.contenders import Bench, Contender, parse_contender
+from lingbot_eval.comparison.frames import PreparedFrames, select
+from lingbot_eval.comparison.lockstep import depth_difference, lockstep
+from lingbot_eval.comparison.outcome import Failure, Ratio, Side, time_ratio
+from lingbot_eval.comparison.race import race
+from lingbot_eval.comparison.write import prepare_folder, write_backends
+from lingbot_eval.errors import ConfigError, DependencyError
+from lingbot_eval.streaming.open import Session
+from lingbot_eval.streaming.session import FrameOutput
+from tests.comparison.fakes import FRAMES, compared, experiment, selected
+
+CPU = torch.device("cpu")
+SDPA, PAGED = Contender("A", "sdpa", "float32"), Contender("B", "paged", "float32")
+
+
+def bench(**streaming: object) -> Bench:
+    return Bench(selected(**streaming).method, CPU, FRAMES)
+
+
+def test_sdpa_and_paged_agree_and_bfloat16_does_not() -> None:
+    found = compared("sdpa:bfloat16", "paged")
+    (ab, a_reference, b_reference) = found.pairs
+    assert [(p.first.name, p.second.name) for p in found.pairs] == [("A", "B"), ("A", "reference"), ("B", "reference")]
+    for pair in found.pairs:
+        assert pair.differences.indices.tolist() == list(range(FRAMES))
+        assert pair.ended is None
+    for summary in b_reference.differences.summaries():
+        assert summary.largest is not None
+        assert summary.largest < 1e-3
+    for rounded in (ab, a_reference):
+        for low, exact in zip(rounded.differences.summaries(), b_reference.differences.summaries(), strict=True):
+            assert low.median is not None
+            assert exact.median is not None
+            assert low.median > 20 * exact.median
+    assert (found.frames, found.size, found.untrained) == (FRAMES, (28, 28), True)
+
+
+def test_a_float32_sdpa_side_is_the_reference_itself() -> None:
+    found = compared("sdpa", "paged")
+    assert [(pair.first.label, pair.second.label) for pair in found.pairs] == [("A sdpa float32", "B paged float32")]
+    assert len(compared("paged", "paged", with_reference=False).pairs) == 1
+
+
+def test_equal_sides_are_equal_to_the_last_bit() -> None:
+    (pair,) = compared("sdpa", "sdpa", frames=40).pairs
+    for summary in pair.differences.summaries():
+        assert summary.largest == 0
+        assert summary.growth is not None
+        assert not summary.growth.grows
+
+
+def test_speed_and_memory_of_each_side() -> None:
+    found = compared("sdpa", "paged", rounds=3)
+    blocks, camera = 2 * 4 * 128 * 4, 2 * 4 * 256 * 4  # bytes of a token: 4 layers of 128; of a frame: 4 of 256
+    tokens = 6 + 2 * 2
+    for side in found.sides:
+        assert [len(step_ms) for step_ms in side.step_ms] == [FRAMES] * 3
+        for step_ms in side.step_ms:
+            assert (step_ms > 0).all()
+            assert len(set(step_ms[:3].tolist())) == 1  # scale frames share one pass
+        assert side.cache_bytes == {
+            "anchor": 3 * tokens * blocks,
+            "window": 4 * tokens * blocks,
+            "memory": (FRAMES - 7) * 6 * blocks,
+            "camera_head": FRAMES * camera,
+        }
+        assert side.cache_allocated is not None
+        assert side.cache_allocated >= sum(side.cache_bytes.values())
+        assert side.warm_up_s is not None
+        assert side.device_bytes is None
+    assert isinstance(found.ratio, Ratio)
+    assert found.ratio.low is not None
+    assert found.ratio.high is not None
+    assert found.ratio.low <= found.ratio.value <= found.ratio.high
+
+
+def test_rounds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    open_session = Bench.open
+
+    def recorded(self: Bench, contender: Contender) -> Session:
+        opened.append(contender.name)
+        return open_session(self, contender)
+
+    monkeypatch.setattr(Bench, "open", recorded)
+    chosen = selected(6)
+    race(Bench(chosen.method, CPU, 6), [Side(SDPA), Side(PAGED)], PreparedFrames(chosen.unit), 3, lambda: None)
+    assert "".join(opened) == "AB" + "AB" + "BA" + "AB"
+
+
+def test_windows_hold_back_and_still_pair_by_index() -> None:
+    found = compared("sdpa", "paged", windowed={"size": 6, "overlap_size": 4})
+    (pair,) = found.pairs
+    assert pair.differences.indices.tolist() == list(range(FRAMES))
+    assert max(summary.largest or 0 for summary in pair.differences.summaries()) < 1e-3
+
+
+class Forgetful:
+    """A stream whose device refuses memory at one frame."""
+
+    def __init__(self, inner: Session, frame: int) -> None:
+        self.interval = inner.interval
+        self._inner, self._left = inner, frame
+
+    def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
+        if self._left == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.10 GiB.\nGPU 0 has …")
+        self._left -= 1
+        return self._inner.step(image)
+
+    def finish(self) -> tuple[FrameOutput, ...]:
+        return self._inner.finish()
+
+    def used_bytes(self) -> dict[str, int]:
+        return self._inner.used_bytes()
+
+    def allocated_bytes(self) -> int:
+        return self._inner.allocated_bytes()
+
+
+def forgetful(monkeypatch: pytest.MonkeyPatch, backend: str, frame: int) -> None:
+    """Every stream of ``backend`` runs out of memory at ``frame``."""
+    open_session = Bench.open
+
+    def opened(self: Bench, contender: Contender) -> Session:
+        session = open_session(self, contender)
+        return Forgetful(session, frame) if contender.backend == backend else session
+
+    monkeypatch.setattr(Bench, "open", opened)
+
+
+def test_running_out_of_memory_is_a_result_with_its_frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    forgetful(monkeypatch, "paged", 11)
+    found = compared("sdpa:bfloat16", "paged", rounds=2)
+    a, b = found.sides
+    assert a.failure is None
+    assert len(a.step_ms) == 2
+    assert b.failure == Failure("alone", 11, "CUDA out of memory")
+    (partial,) = b.step_ms
+    assert np.isfinite(partial).tolist() == [True] * 11 + [False]
+    assert isinstance(found.ratio, str)
+    assert "frame 11" in found.ratio
+    ab, a_reference, b_reference = found.pairs
+    assert ab.differences.indices.tolist() == b_reference.differences.indices.tolist() == list(range(11))
+    assert a_reference.differences.indices.tolist() == list(range(FRAMES))
+    assert [pair.ended and pair.ended.frame for pair in found.pairs] == [11, None, 11]
+    assert len(failures(found)) == 3
+    files = write_backends(found, prepare_folder(tmp_path / "out"))
+    assert all(file.stat().st_size for file in files)
+    text = files[0].read_text(encoding="utf-8")
+    assert "out of device memory at frame 11, on its own: CUDA out of memory" in text
+    numbers = json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))
+    assert numbers["sides"][1]["failure"]["frame"] == 11
+    assert numbers["time_ratio"]["value"] is None
+
+
+def test_out_of_memory_in_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgetful(monkeypatch, "paged", 2)
+    found = compared("sdpa", "paged")
+    assert found.sides[1].failure is not None
+    assert (found.sides[1].failure.stage, found.sides[1].failure.frame) == ("warm-up", 2)
+    (pair,) = found.pairs
+    assert len(pair.differences.indices) == 0
+    assert all(summary.reason == "no frame could be compared" for summary in pair.differences.summaries())
+    assert title(found) in page(found, "compare.png")
+    json.dumps(document(found), allow_nan=False)
+
+
+def test_other_failures_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Bench, contender: Contender) -> Session:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Bench, "open", broken)
+    with pytest.raises(RuntimeError, match="a fault"):
+        compared("sdpa", "paged")
+
+
+def test_keyframes_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One side keeps every frame, the other every third."""
+    chosen = selected(12)
+    work = Bench(chosen.method, CPU, 12)
+    open_session = Bench.open
+
+    def opened(self: Bench, contender: Contender) -> Session:
+        if contender is not PAGED:
+            return open_session(self, contender)
+        streaming = self.method.streaming.model_copy(update={"keyframe_interval": 3})
+        other = Bench(self.method.model_copy(update={"streaming": streaming}), self.device, self.frames, self._models)
+        return open_session(other, contender)
+
+    monkeypatch.setattr(Bench, "open", opened)
+    (pair,) = lockstep(work, [SDPA, PAGED], [(SDPA, PAGED)], PreparedFrames(chosen.unit), lambda: None)
+    assert pair.keyframes_differ == 6  # of the nine step frames 3 … 11, three are kept by both
+
+
+def side(contender: Contender, rounds: list[list[float]]) -> Side:
+    return Side(contender, step_ms=[np.array(step_ms) for step_ms in rounds])
+
+
+def test_the_ratio_of_known_times() -> None:
+    slow_start = [500.0, 500.0]
+    a = side(SDPA, [[*slow_start, 10.0, 10.0, 90.0], [*slow_start, 20.0, 20.0, 1.0], [*slow_start, 10.0, 10.0, 10.0]])
+    b = side(PAGED, [[1.0, 1.0, 20.0, 20.0, 20.0], [1.0, 1.0, 44.0, 44.0, 1.0], [1.0, 1.0, 18.0, 18.0, 18.0]])
+    found = time_ratio(a, b, scale_frames=2)
+    assert isinstance(found, Ratio)
+    assert found.value == pytest.approx(2.0)
+    assert (found.low, found.high) == (pytest.approx(1.8), pytest.approx(2.2))
+    few = time_ratio(side(SDPA, [[1.0, 2.0]]), side(PAGED, [[1.0, 3.0]]), scale_frames=1)
+    assert few == Ratio(1.5, None, None, "an interval needs 3 rounds, there are 1")
+    assert time_ratio(side(SDPA, [[1.0]]), side(PAGED, [[1.0]]), scale_frames=1) == (
+        "the stream ends with its scale phase: there is no step to time"
+    )
+
+
+def test_depth_differences_are_relative_medians() -> None:
+    second = torch.tensor([[1.0, 2.0, 4.0], [0.0, float("nan"), 8.0]])
+    first = torch.tensor([[1.1, 2.0, 5.0], [3.0, 1.0, float("inf")]])
+    assert depth_difference(first, second) == pytest.approx(0.1)  # of 0.1, 0 and 0.25
+    assert np.isnan(depth_difference(first, torch.zeros(2, 3)))
+
+
+def test_frames_are_decoded_once_while_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = PreparedFrames(selected(5).unit)
+    first = list(frames.images())
+    assert all(one is other for one, other in zip(first, frames.images(), strict=True))
+    monkeypatch.setattr(frames_module, "MAX_BYTES_KEPT", 3 * first[0].nbytes)
+    again = PreparedFrames(selected(5).unit)
+    passes = [list(again.images()) for _ in range(2)]
+    assert passes[0][0] is not passes[1][0]
+    for images in passes:
+        assert all(np.array_equal(one, other) for one, other in zip(images, first, strict=True))
+
+
+def test_a_selection_is_cut_and_scenes_are_found_by_name() -> None:
+    chosen = select(experiment(), "corridor", 7)
+    assert chosen.unit.scene == "corridor"
+    assert PreparedFrames(chosen.unit).sequence.length == 7
+    assert chosen.weights == "untrained (seed 0)"
+    assert PreparedFrames(select(experiment(), None, 10**6).unit).sequence.length == FRAMES
+    with pytest.raises(ConfigError, match=r"no scene 'corridr' \(did you mean 'corridor'\?\); there are: room, corr"):
+        select(experiment(), "corridr", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sdpaa", r"A: no backend 'sdpaa' \(did you mean 'sdpa'\?\)"),
+        ("sdpa:bfloat", r"A: no precision 'bfloat' \(did you mean 'bfloat16'\?\); there are: float32"),
+        ("sdpa:", "A: no precision ''"),
+    ],
+)
+def test_unknown_sides(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_contender("A", text, "float32", CPU)
+
+
+def test_sides_are_resolved() -> None:
+    assert parse_contender("A", "auto", "bfloat16", CPU) == Contender("A", "sdpa", "bfloat16")
+    assert parse_contender("B", "paged:float16", "float32", CPU).label == "B paged float16"
+
+
+def test_a_backend_that_cannot_be_had_is_one_clear_line() -> None:
+    chosen = selected(4)
+    with pytest.raises(DependencyError, match="backend sdpa works meanwhile"):
+        compare_backends(Request("sdpa", "flashinfer:bfloat16", 1, False), chosen, PreparedFrames(chosen.unit), print)
