@@ -66,13 +66,8 @@ class PagedStore:
         return None if executor is None else (executor, self._buffers.capacity)
 
     def used_bytes(self) -> dict[str, int]:
-        """See `CacheStore`. Special tokens are booked with the part that sees their frame."""
-        shape, view = self._shape, self._view
-        return {
-            "anchor": len(view.anchor) * shape.frame_tokens * shape.token_bytes,
-            "window": len(view.window) * shape.frame_tokens * shape.token_bytes,
-            "memory": len(view.memory) * shape.special_tokens * shape.token_bytes,
-        }
+        """See `CacheStore`."""
+        return self._shape.bytes_in_view(self._view)
 
     def allocated_bytes(self) -> int:
         """See `CacheStore`."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lingbot_eval.cache.policy import Step
+from lingbot_eval.cache.policy import Step, View
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,15 @@ class CacheShape:
     def token_bytes(self) -> int:
         """Bytes of keys and values of one token over all layers."""
         return 2 * self.layers * self.heads * self.head_dim * self.dtype.itemsize
+
+    def bytes_in_view(self, view: View) -> dict[str, int]:
+        """Bytes of what is visible by kind; special tokens are booked with the part that sees their frame."""
+        frame, special = self.frame_tokens * self.token_bytes, self.special_tokens * self.token_bytes
+        return {
+            "anchor": len(view.anchor) * frame,
+            "window": len(view.window) * frame,
+            "memory": len(view.memory) * special,
+        }
 
 
 class CacheStore(Protocol):

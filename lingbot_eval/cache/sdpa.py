@@ -90,12 +90,7 @@ class SdpaStore:
 
     def used_bytes(self) -> dict[str, int]:
         """See `CacheStore`."""
-        shape, view = self._shape, self._view
-        return {
-            "anchor": len(view.anchor) * shape.frame_tokens * shape.token_bytes,
-            "window": len(view.window) * shape.frame_tokens * shape.token_bytes,
-            "memory": len(view.memory) * shape.special_tokens * shape.token_bytes,
-        }
+        return self._shape.bytes_in_view(self._view)
 
     def allocated_bytes(self) -> int:
         """See `CacheStore`."""

@@ -13,21 +13,10 @@ import safetensors.torch
 import torch
 
 from lingbot_eval.errors import CheckpointError, DependencyError
-from lingbot_eval.model.config import CONFIGS, ModelConfig
+from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import draw_untrained, file_sha256, load_checkpoint, resolve_checkpoint
-
-TINY = ModelConfig(
-    embed_dim=64,
-    groups=4,
-    output_groups=(0, 1, 2, 3),
-    backbone_blocks=1,
-    trained_grid=2,
-    camera_blocks=1,
-    camera_heads=2,
-    dpt_channels=(4, 4, 4, 4),
-    dpt_features=8,
-)
+from tests.streaming.networks import TINY
 
 
 def network(*, point_head: bool = False, seed: int = 1) -> GeometricContextTransformer:
