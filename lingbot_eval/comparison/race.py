@@ -38,8 +38,8 @@ def race(bench: Bench, sides: list[Side], frames: PreparedFrames, rounds: int, e
 
 def release(device: torch.device) -> None:
     """Give the device back what no stream refers to any more, so that the next one starts as the first did."""
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 

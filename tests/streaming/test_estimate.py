@@ -127,6 +127,23 @@ def test_the_peak_at_frame_300_is_below_twelve_gigabytes() -> None:
         assert 10e9 < estimate(FULL, settings, 378, 518, 300).peak_bytes < 12e9
 
 
+@pytest.mark.parametrize(
+    ("backend", "frames", "cache_allocated", "peak"),
+    [
+        ("sdpa", 301, 7_497_875_456, 11_054_403_584),
+        ("sdpa", 1981, 8_957_493_248, 12_406_855_680),
+        ("flashinfer-fa3", 301, 7_401_439_232, 11_153_560_576),
+        ("flashinfer-fa3", 1981, None, 12_390_975_488),
+    ],
+)
+def test_the_peak_that_an_h100_measured(backend: str, frames: int, cache_allocated: int | None, peak: int) -> None:
+    """Samples of reports/measurements/h100_2000_frames_interval_1.csv: torch's own count of what was allocated."""
+    predicted = estimate(FULL, StreamSettings(keyframe_interval=1, backend=backend), 378, 518, frames)
+    if cache_allocated is not None:
+        assert predicted.cache_allocated == cache_allocated
+    assert predicted.peak_bytes == pytest.approx(peak, rel=0.02)
+
+
 class LiveTensors(TorchDispatchMode):
     """Bytes of the storages made by operators and still alive: now, and the most there were."""
 
