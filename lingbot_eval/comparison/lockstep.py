@@ -18,7 +18,7 @@ from lingbot_eval.comparison.race import release
 from lingbot_eval.geometry.pose_encoding import decode_camera_to_world
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
-from lingbot_eval.types import FloatArray, FrameType
+from lingbot_eval.types import FloatArray, FrameType, Image
 
 SMALLEST_DEPTH = 1e-6
 
@@ -39,9 +39,8 @@ def lockstep(
     logs = [_PairLog(lanes[first], lanes[second]) for first, second in pairs]
     emitted = 0
     for frame, image in enumerate(frames.images()):
-        pixels = on_device(image, bench.device)
         for lane in lanes.values():
-            lane.step(frame, pixels)
+            lane.step(frame, image)
         emitted = _emit(list(lanes.values()), logs, emitted)
         each_frame()
     for lane in lanes.values():
@@ -62,9 +61,9 @@ class _Lane:
         self._frames = 0
         self._guarded(None, self._open)
 
-    def step(self, frame: int, image: Tensor) -> None:
+    def step(self, frame: int, image: Image) -> None:
         self._frames = frame + 1
-        self._guarded(frame, lambda: self._session.step(image) if self._session is not None else ())
+        self._guarded(frame, lambda: self._step(image))
 
     def finish(self) -> None:
         last = max(0, self._frames - 1)
@@ -75,6 +74,10 @@ class _Lane:
 
     def never_has(self, index: int) -> bool:
         return self.failure is not None and not self.has(index)
+
+    def _step(self, image: Image) -> tuple[FrameOutput, ...]:
+        # Uploaded once a lane: whoever meets a full device is the one that ends.
+        return self._session.step(on_device(image, self._bench.device)) if self._session is not None else ()
 
     def _open(self) -> tuple[FrameOutput, ...]:
         self._session = self._bench.open(self.contender)
@@ -102,12 +105,12 @@ class _PairLog:
         self._keyframes_differ = 0
 
     def add(self, index: int) -> None:
-        """Compare the outputs that both lanes have at the head of their queues."""
+        """Compare the outputs that both lanes have first in their queues, on the host: the device may be full."""
         first, second = (lane.waiting[0] for lane in self._lanes)
         self._indices.append(index)
         for poses, output in zip(self._poses, (first, second), strict=True):
             poses.extend(output.pose.double().cpu().tolist())
-        self._depth.append(depth_difference(first.depth, second.depth))
+        self._depth.append(depth_difference(first.depth.cpu(), second.depth.cpu()))
         kept = [output.frame_type is not FrameType.UNKEPT for output in (first, second)]
         self._keyframes_differ += kept[0] != kept[1]
 
@@ -130,7 +133,6 @@ class _PairLog:
 
 def depth_difference(first: Tensor, second: Tensor) -> float:
     """Median over pixels of |first − second| / |second| for two (H, W) depths; NaN where no pixel can be compared."""
-    first = first.to(second.device)
     usable = torch.isfinite(first) & torch.isfinite(second) & (second.abs() > SMALLEST_DEPTH)
     ratio = ((first - second).abs() / second.abs())[usable]
     return float(ratio.median()) if len(ratio) else float("nan")

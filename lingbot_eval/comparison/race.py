@@ -53,9 +53,11 @@ def _contained(side: Side, work: Callable[[], None]) -> None:
 def _warm_up(bench: Bench, side: Side, frames: PreparedFrames) -> None:
     with memory_guarded("warm-up", None):
         side.weights_bytes = bench.weights_bytes(side.contender.precision)
-    image = on_device(frames.first(), bench.device)
+    first = frames.first()
     with timed(str(bench.device)) as elapsed:
-        session = bench.open(side.contender)
+        with memory_guarded("warm-up", 0):
+            image = on_device(first, bench.device)
+            session = bench.open(side.contender)
         for frame in range(bench.method.streaming.scale_frames + WARM_UP_STEPS):
             with memory_guarded("warm-up", frame):
                 session.step(image)
@@ -68,30 +70,37 @@ def _one_pass(bench: Bench, side: Side, frames: PreparedFrames, each_frame: Call
     device = str(bench.device)
     reset_peaks(device)
     before = _allocated(bench.device)
-    session = bench.open(side.contender)
     step_ms = array("d")
     try:
-        for frame, image in enumerate(frames.images()):
-            pixels = on_device(image, bench.device)
-            step_ms.append(np.nan)
-            with memory_guarded("alone", frame):
-                with timed(device) as elapsed:
-                    session.step(pixels)
-                step_ms[-1] = 1e3 * elapsed.seconds
-            _keep_fullest(side, session)
-            each_frame()
-        with memory_guarded("alone", max(0, len(step_ms) - 1)):
-            with timed(device) as elapsed:
-                session.finish()
-            if step_ms:
-                step_ms[-1] += 1e3 * elapsed.seconds
-        _keep_fullest(side, session)
+        _stream(bench, side, frames, step_ms, each_frame)
     finally:
         side.step_ms.append(_shared(step_ms, bench.method.streaming.scale_frames))
         if before is not None:
             side.device_bytes = max(side.device_bytes or 0, torch.cuda.max_memory_allocated(bench.device) - before)
-        del session
         release(bench.device)
+
+
+def _stream(
+    bench: Bench, side: Side, frames: PreparedFrames, step_ms: array[float], each_frame: Callable[[], None]
+) -> None:
+    """All frames through a new stream; milliseconds go into ``step_ms``, NaN for the frame that cannot be taken."""
+    device = str(bench.device)
+    with memory_guarded("alone", 0):
+        session = bench.open(side.contender)
+    for frame, image in enumerate(frames.images()):
+        step_ms.append(np.nan)
+        with memory_guarded("alone", frame):
+            pixels = on_device(image, bench.device)
+            with timed(device) as elapsed:
+                session.step(pixels)
+        step_ms[-1] = 1e3 * elapsed.seconds
+        _keep_fullest(side, session)
+        each_frame()
+    with memory_guarded("alone", max(0, len(step_ms) - 1)), timed(device) as elapsed:
+        session.finish()
+    if step_ms:
+        step_ms[-1] += 1e3 * elapsed.seconds
+    _keep_fullest(side, session)
 
 
 def _allocated(device: torch.device) -> int | None:

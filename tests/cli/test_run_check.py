@@ -1,0 +1,103 @@
+"""What ``lingbot-eval run`` predicts and warns about before it streams."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import yaml
+
+from lingbot_eval.cli.main import main
+from tests.comparison.fakes import experiment
+
+FRAMES = 10
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(experiment(FRAMES).model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
+    return str(path)
+
+
+def test_a_dry_run_prints_what_it_would_take(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "runs"
+    assert main(["run", file, "--dry-run", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    header, first, second = captured.out.splitlines()[-3:]
+    assert header.split()[:4] == ["frames", "size", "interval", "kept"]
+    assert first.split()[:4] == [str(FRAMES), "28×28", "1", str(FRAMES)]
+    assert (first.split()[-1], second.split()[-1]) == ("synthetic/room/model", "synthetic/corridor/model")
+    assert not out.exists()
+
+
+def test_json_has_the_predictions(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--set", "methods.0.precision=bfloat16", "--set", "datasets.0.scenes=[room]"]
+    assert main(["run", file, "--dry-run", "--json", *arguments]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (predicted,) = document["predicted"]
+    assert predicted["unit"] == ["synthetic", "room", "model"]
+    assert predicted["size"] == [28, 28]
+    token = 2 * 4 * 128 * 2
+    assert predicted["estimate"]["cache_bytes"]["anchor"] == 3 * (6 + 4) * token
+    assert predicted["estimate"]["peak_bytes"] > predicted["estimate"]["weights_bytes"]
+    (warning,) = document["warnings"]
+    assert warning.startswith("warning: synthetic/room/model: precision bfloat16 is slow on the CPU")
+
+
+def test_a_run_warns_once_for_both_scenes(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--set", "methods.0.streaming.windowed={size: 64}", "--out", str(tmp_path / "runs"), "--no-report"]
+    assert main(["run", file, *arguments]) == 0
+    captured = capsys.readouterr()
+    (warning,) = [line for line in captured.err.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: synthetic/room/model and 1 more: windowed mode has no effect")
+    assert "Predicted" not in captured.out
+
+
+def video(path: Path) -> None:
+    """A few frames in a container that does not say how many (MPEG transport stream)."""
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 56, 42, "yuv420p"
+        for index in range(6):
+            image = np.full((42, 56, 3), 40 * index, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_a_video_of_unknown_length_is_said(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video(tmp_path / "walk.ts")
+    document = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    document["datasets"] = [{"name": "video", "root": str(tmp_path / "walk.ts"), "size": {"width": 56}}]
+    path = tmp_path / "video.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert main(["run", str(path), "--dry-run"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "no prediction: how long it is shows only when it is decoded; every kept frame" in last
+
+
+def test_a_scene_that_cannot_be_read_is_left_to_the_run(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "0.png").write_bytes(b"not a picture")
+    document = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    document["datasets"] = [{"name": "folder", "root": str(images)}]
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert main(["run", str(path), "--dry-run"]) == 0
+    assert "no prediction: " in capsys.readouterr().out
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "--no-report"]) == 2
+
+
+def test_a_replay_needs_no_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = experiment(FRAMES).model_dump(mode="json", exclude_unset=True)
+    document["methods"] = [{"kind": "replay", "name": "saved", "trajectory": "x.txt", "format": "tum"}]
+    path = tmp_path / "replay.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert main(["run", str(path), "--dry-run"]) == 0
+    assert "Predicted" not in capsys.readouterr().out

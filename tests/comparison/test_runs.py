@@ -1,0 +1,221 @@
+"""Two stored runs: what was made to differ is found with its size, and what cannot be compared is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.comparison.run_page import document, page, remarks, tables, title
+from lingbot_eval.comparison.runs import MeasurementPair, RunComparison, compare_runs
+from lingbot_eval.comparison.write import prepare_folder, write_runs
+from lingbot_eval.errors import ConfigError, StoreError
+from lingbot_eval.formats.trajectories import write_tum
+from lingbot_eval.runs.records import MeasurementRecord
+from lingbot_eval.runs.store import RunStore
+from lingbot_eval.types import Trajectory
+from tests.reports.fake_run import walk
+from tests.runs.store_records import make_run_record, make_unit_record
+
+FRAMES = 120
+HARDWARE = {"cpu_model": "made up", "torch": {"threads": 2, "gpus": []}}
+
+
+def measurement(family: str, name: str, value: float | None, **changes: Any) -> MeasurementRecord:
+    values = {"family": family, "name": name, "variant": "", "value": value, "unit": "m", "convention": "a convention"}
+    return MeasurementRecord(**(values | changes))
+
+
+def write_run(
+    root: Path,
+    trajectory: Trajectory | None,
+    *,
+    key: str,
+    method: str = "lingbot",
+    environment: dict[str, Any] = HARDWARE,
+    **unit: Any,
+) -> Path:
+    """A run of one method on one scene, with this estimate."""
+    names = ("tum", "desk", method)
+    record = make_run_record(
+        key=key, units=[list(names)], environment=environment, weights={method: "untrained (seed 0)"}
+    )
+    store = RunStore.create(root, record)
+    with store.lock(), store.unit_writer(*names) as writer:
+        for index in range(FRAMES):
+            writer.append_row(
+                {"index": 3 * index, "timestamp": index / 30, "forward_ms": 10.0, "depth_abs_rel": 0.1 + 1e-4 * index}
+            )
+        if trajectory is not None:
+            write_tum(writer.path("estimate.tum"), trajectory)
+        writer.finish(make_unit_record(names, frames=FRAMES, predictions=FRAMES, **unit))
+    return store.path
+
+
+def moved(trajectory: Trajectory, degrees: float, shift: float) -> Trajectory:
+    """In another world, at 2.5 times the size, with one frame turned and another shifted by a part of the extent."""
+    poses = trajectory.camera_to_world.copy()
+    poses[40, :3, :3] = poses[40, :3, :3] @ Rotation.from_euler("y", degrees, degrees=True).as_matrix()
+    poses[90, :3, 3] += [0.0, shift * np.linalg.norm(np.ptp(poses[:, :3, 3], axis=0)), 0.0]
+    turn = Rotation.from_rotvec([0.4, -1.0, 0.7]).as_matrix()
+    poses[:, :3, 3] = 2.5 * poses[:, :3, 3] @ turn.T + [5.0, 6.0, 7.0]
+    poses[:, :3, :3] = turn @ poses[:, :3, :3]
+    return Trajectory(trajectory.indices, trajectory.timestamps, poses)
+
+
+def two_runs(tmp_path: Path, **b: Any) -> RunComparison:
+    path_a = write_run(tmp_path / "a", walk(FRAMES, 1), key="a" * 16)
+    path_b = write_run(tmp_path / "b", **{"trajectory": moved(walk(FRAMES, 1), 3.0, 0.05), "key": "b" * 16} | b)
+    return compare_runs(path_a, path_b)
+
+
+def test_trajectories_are_compared_after_alignment(tmp_path: Path) -> None:
+    (unit,) = two_runs(tmp_path).units
+    assert unit.differences is not None
+    assert unit.differences.indices.tolist() == [3 * index for index in range(FRAMES)]
+    # The shifted frame turns the alignment of all others by a little.
+    assert unit.scale == pytest.approx(1 / 2.5, rel=1e-3)
+    rotation, position = unit.differences.rotation_deg, unit.differences.position
+    assert int(rotation.argmax()) == 40
+    assert rotation[40] == pytest.approx(3.0, abs=0.2)
+    assert np.median(rotation) < 0.2
+    assert int(position.argmax()) == 90
+    assert position[90] == pytest.approx(0.05, rel=0.05)
+    assert np.median(position) < 1e-3
+    (errors,) = unit.errors
+    assert (errors.name, errors.largest) == ("depth_abs_rel", 0.0)
+
+
+def test_measurements_side_by_side(tmp_path: Path) -> None:
+    both = {"ate_rmse": (1.0, 1.5), "ate_max": (2.0, 1.0)}
+    a = [measurement("trajectory", name, values[0]) for name, values in both.items()]
+    b = [measurement("trajectory", name, values[1]) for name, values in both.items()]
+    a += [
+        measurement("depth", "abs_rel", 0.1, convention="pooled"),
+        measurement("depth", "rmse", 0.1, unit="m"),
+        measurement("depth", "only_a", 0.1),
+        measurement("throughput", "forward_fps", 10.0, unit="fps"),
+        measurement("memory", "driver", None, reason="ran on the CPU"),
+    ]
+    b += [
+        measurement("depth", "abs_rel", 0.2, convention="per frame"),
+        measurement("depth", "rmse", 0.2, unit="1"),
+        measurement("throughput", "forward_fps", 12.0, unit="fps"),
+        measurement("memory", "driver", 3.0),
+    ]
+    path_a = write_run(tmp_path / "a", None, key="a" * 16, measurements=a)
+    path_b = write_run(tmp_path / "b", None, key="b" * 16, measurements=b)
+    (unit,) = compare_runs(path_a, path_b).units
+    found = {pair.name: pair for pair in unit.measurements}
+    assert {name: pair.difference for name, pair in found.items()} == {
+        "ate_rmse": 0.5,
+        "ate_max": -1.0,
+        "abs_rel": None,
+        "rmse": None,
+        "only_a": None,
+        "forward_fps": 2.0,
+        "driver": None,
+    }
+    reasons = {name: pair.reason for name, pair in found.items() if pair.reason}
+    assert reasons == {
+        "abs_rel": "conventions differ: A: pooled; B: per frame",
+        "rmse": "units differ: A in m, B in 1",
+        "only_a": "not measured in B",
+        "driver": "A: ran on the CPU",
+    }
+    assert unit.reason is not None
+    assert "no trajectory is stored" in unit.reason
+
+
+def test_other_hardware_and_other_input_are_said(tmp_path: Path) -> None:
+    fast = {"cpu_model": "other", "torch": {"threads": 2, "gpus": [{"name": "H100"}]}, "libraries": {"torch": "9.9"}}
+    found = two_runs(
+        tmp_path,
+        environment=fast,
+        input_fingerprint="input-2",
+        sequence={"selection": {"stride": 2}},
+        method_facts={"backend": "paged"},
+        measurements=[measurement("throughput", "forward_fps", 12.0)],
+    )
+    (unit,) = found.units
+    assert not unit.same_hardware
+    assert "different hardware" in found.remarks[0]
+    assert "H100" in found.remarks[0]
+    assert any(line.startswith("torch: A null, B ") for line in found.remarks)
+    assert unit.remarks == ('input: selection: A null, B {"stride": 2}',)
+    assert unit.settings == (("backend", "null", '"paged"'),)
+    assert all(line in "\n".join(remarks(found)) for line in (*found.remarks, *unit.remarks))
+
+
+def test_files_that_changed_are_said(tmp_path: Path) -> None:
+    (unit,) = two_runs(tmp_path, input_fingerprint="input-2").units
+    assert unit.remarks == ("input: the files differ in name, size or time of change; are they the same data?",)
+
+
+def test_times_and_memory_are_not_compared_across_hardware(tmp_path: Path) -> None:
+    record = [measurement("throughput", "forward_fps", 12.0), measurement("trajectory", "ate_rmse", 1.0)]
+    path_a = write_run(tmp_path / "a", None, key="a" * 16, measurements=record)
+    path_b = write_run(tmp_path / "b", None, key="b" * 16, measurements=record, environment={"cpu_model": "other"})
+    (unit,) = compare_runs(path_a, path_b).units
+    assert unit.measurements == (
+        MeasurementPair("throughput", "forward_fps", "", "m", 12.0, 12.0, "different hardware"),
+        MeasurementPair("trajectory", "ate_rmse", "", "m", 1.0, 1.0),
+    )
+
+
+def test_a_failed_unit_keeps_its_reason(tmp_path: Path) -> None:
+    found = two_runs(tmp_path, status="failed", reason="CUDA out of memory", stage="stream", measurements=[])
+    (unit,) = found.units
+    assert unit.reason == "B failed: CUDA out of memory"
+    assert found.failures == ("B tum/desk/lingbot: failed: CUDA out of memory",)
+    assert "CUDA out of memory" in page(found, {})
+
+
+def test_one_method_each_is_paired_whatever_the_names(tmp_path: Path) -> None:
+    (unit,) = two_runs(tmp_path, method="orb").units
+    assert unit.methods == ("lingbot", "orb")
+    assert unit.label == "tum / desk · lingbot and orb"
+
+
+def test_too_few_common_frames(tmp_path: Path) -> None:
+    walked = walk(FRAMES, 1)
+    late = Trajectory(walked.indices, walked.timestamps + 0.01, walked.camera_to_world)
+    (unit,) = two_runs(tmp_path, trajectory=late).units
+    assert unit.differences is None
+    assert unit.reason == "the trajectories have 0 timestamps in common, an alignment needs 3"
+
+
+def test_a_damaged_table_is_a_reason(tmp_path: Path) -> None:
+    path_a = write_run(tmp_path / "a", walk(FRAMES, 1), key="a" * 16)
+    path_b = write_run(tmp_path / "b", walk(FRAMES, 1), key="b" * 16)
+    (path_b / "units" / "tum" / "desk" / "lingbot" / "frames.csv").write_text("nonsense\n")
+    (unit,) = compare_runs(path_a, path_b).units
+    assert unit.reason is not None
+    assert "frames.csv" in unit.reason
+    assert unit.measurements  # the records are whole
+
+
+def test_nothing_in_common(tmp_path: Path) -> None:
+    path_a = write_run(tmp_path / "a", None, key="a" * 16)
+    store = RunStore.create(tmp_path / "b", make_run_record(key="b" * 16, units=[["tum", "office", "lingbot"]]))
+    with pytest.raises(ConfigError, match="no scene and method in common: A has tum/desk/lingbot; B has tum/office/l"):
+        compare_runs(path_a, store.path)
+    with pytest.raises(StoreError, match="expected a run directory"):
+        compare_runs(path_a, tmp_path)
+
+
+def test_page_numbers_and_figure(tmp_path: Path) -> None:
+    found = two_runs(tmp_path)
+    files = write_runs(found, prepare_folder(tmp_path / "out"))
+    assert [file.name for file in files] == ["compare.md", "compare-001.png", "compare.json"]
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    text = files[0].read_text(encoding="utf-8")
+    assert text.startswith("# Run B (smoke) against run A (smoke) (untrained weights)")
+    assert "](compare-001.png)" in text
+    assert all("untrained weights" in table.title for table in tables(found))
+    assert json.loads(files[2].read_text(encoding="utf-8")) == document(found)
+    assert document(found)["title"] == title(found)
