@@ -109,14 +109,42 @@ class Prediction:
     cost: StepCost | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class DriftSeries:
+    """How the error of one trajectory grows along its sequence; metres of the reference, NaN where not defined.
+
+    frame: (M,) int64, the matched frames; step_error_m, local_scale, anchored_error_m: (M,) along them. A step is from
+    the matched frame before (the first has none); local_scale is 1 where the estimate has its overall scale.
+    prefix_frame (K,) int64, prefix_ate_m (K,): RMSE after Sim(3) alignment on the frames up to and with that one.
+    segment_frame (S,) int64: where a segment starts; segment_length_m, segment_translation (%),
+    segment_rotation (deg/m): (S,). jump_frame (J,) int64: frames whose step is a jump. collapse_frame: (0,) or (1,)
+    int64. What each means exactly: metrics/drift.py.
+    """
+
+    frame: NDArray[np.int64]
+    step_error_m: FloatArray
+    local_scale: FloatArray
+    anchored_error_m: FloatArray
+    prefix_frame: NDArray[np.int64]
+    prefix_ate_m: FloatArray
+    segment_frame: NDArray[np.int64]
+    segment_length_m: FloatArray
+    segment_translation: FloatArray
+    segment_rotation: FloatArray
+    jump_frame: NDArray[np.int64]
+    collapse_frame: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One number with everything that is needed to read it: a result is this or a reason, never a bare 0 or NaN.
 
-    family: ``trajectory``, ``depth``, ``throughput`` or ``memory``. name: e.g. ``ate_rmse``.
+    family: ``trajectory``, ``drift``, ``auc``, ``depth``, ``points``, ``throughput`` or ``memory``. name: e.g.
+    ``ate_rmse``.
     variant: the convention in a word, e.g. ``sim3``, ``scale_only``; "" where there is only one.
-    value: None exactly when reason says why it could not be computed. unit: ``m``, ``deg``, ``%``, ``1``, ``fps``,
-    ``ms``, ``MiB``, ``frames``. convention: one sentence. samples: how many frames, poses or pixels it rests on.
+    value: None exactly when reason says why it could not be computed. unit: ``m``, ``deg``, ``deg/m``, ``%``, ``1``,
+    ``fps``, ``ms``, ``MiB``, ``frames``. convention: one sentence. samples: how many frames, poses, pairs or
+    pixels it rests on.
     """
 
     family: str

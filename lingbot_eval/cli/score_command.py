@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--anchor-frames", type=int, default=8, metavar="N", help="poses that 'anchor' aligns on (default: 8)"
     )
+    parser.add_argument("--drift-plot", type=Path, metavar="FILE", help="draw drift along the sequence (.png)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw path and error (.png, .pdf or .svg)")
 
 
@@ -64,6 +65,8 @@ class _Pairing:
 def run(args: argparse.Namespace) -> int:
     """0 when the chosen alignment could be scored, 1 with the reason when not; bad input raises."""
     from lingbot_eval.formats.trajectories import read_trajectory
+    from lingbot_eval.metrics.drift import score_drift
+    from lingbot_eval.metrics.pair_auc import pair_measurements
     from lingbot_eval.metrics.trajectory import TrajectorySettings, score_trajectory
     from lingbot_eval.validation import validated
 
@@ -77,8 +80,11 @@ def run(args: argparse.Namespace) -> int:
     estimate = read_trajectory(args.est, args.format)
     paired_reference, paired_estimate, pairing = _pair(reference, estimate, args.max_diff)
     score = score_trajectory(paired_reference, paired_estimate, len(estimate), settings)
+    drift = score_drift(paired_reference, paired_estimate)
+    pairs = pair_measurements(paired_reference, paired_estimate)
     # Counts of score_trajectory are about frames of a sequence; here the pairing says what met what.
     shown = [m for m in score.measurements if m.name.startswith(("ate_", "rpe_")) or m.name in ("scale", "path_length")]
+    shown += [*drift.measurements, *pairs]
     reason = shown[0].reason
     if args.plot is not None:
         from lingbot_eval.cli.score_plot import draw
@@ -87,6 +93,13 @@ def run(args: argparse.Namespace) -> int:
             draw(args.plot, score, paired_estimate, args.align)
         else:
             output.note(f"{args.plot} is not drawn: there is nothing to show under {args.align}")
+    if args.drift_plot is not None:
+        from lingbot_eval.cli.score_plot import draw_drift
+
+        if drift.series is not None:
+            draw_drift(args.drift_plot, drift.series, f"{args.est.name} against {args.gt.name}")
+        else:
+            output.note(f"{args.drift_plot} is not drawn: {drift.measurements[0].reason}")
     if args.json:
         output.as_json(_document(args, pairing, score, shown))
     else:
@@ -177,17 +190,25 @@ def _print(args: argparse.Namespace, pairing: _Pairing, shown: list[Measurement]
                 f" span, with {pairing.reference_poses_in_estimate_span} of {pairing.reference_poses} reference poses"
             )
     line()
-    line(f"{'measurement':<22} {'alignment':<9} {'value':>14} unit   samples")
+    line(f"{'measurement':<24} {'variant':<10} {'value':>14} unit   samples")
     for m in shown:
-        value = "unscorable" if m.value is None else f"{m.value:.6f}"
-        line(f"{m.name:<22} {m.variant:<9} {value:>14} {m.unit:<6} {'' if m.samples is None else m.samples}")
-    reasons = dict.fromkeys((m.variant, m.reason) for m in shown if m.reason is not None)
-    if reasons:
-        line()
-    for variant, reason in reasons:
-        line(f"unscorable under {variant}: {reason}")
+        value = "n/a" if m.value is None else f"{m.value:.6f}"
+        line(f"{m.name:<24} {m.variant:<10} {value:>14} {m.unit:<6} {'' if m.samples is None else m.samples}")
+    _print_reasons(shown)
     line()
     line("conventions (a frame is a pose of the estimate; matched: paired with a pose of the reference)")
     for m in shown:
         if m.name not in ("ate_mean", "ate_median", "ate_max"):  # as ate_rmse, but for the statistic in their name
             line(f"  {m.name} {m.variant}: {m.convention}" if m.variant else f"  {m.name}: {m.convention}")
+
+
+def _print_reasons(shown: list[Measurement]) -> None:
+    """One line a reason, with everything that it stands in the way of."""
+    names: dict[str, list[str]] = {}
+    for m in shown:
+        if m.reason is not None:
+            names.setdefault(m.reason, []).append(f"{m.name} {m.variant}".strip())
+    if names:
+        output.line()
+    for reason, wanting in names.items():
+        output.line(f"n/a: {reason} ({', '.join(wanting)})")

@@ -1,4 +1,4 @@
-"""The picture of ``lingbot-eval score``: both paths from above and the position error along the trajectory."""
+"""The pictures of ``lingbot-eval score``: both paths with the position error, and drift along the trajectory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.atomic import atomic_path
 from lingbot_eval.metrics.trajectory import TrajectoryScore
-from lingbot_eval.types import Trajectory
+from lingbot_eval.types import DriftSeries, Trajectory
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -45,3 +45,15 @@ def draw(path: Path, score: TrajectoryScore, estimate: Trajectory, alignment: st
     along.set_ylim(bottom=0)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def draw_drift(path: Path, series: DriftSeries, title: str) -> None:
+    """Write the drift figure. Raises ConfigError for another file type, StoreError as atomic_path."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--drift-plot {path}: expected a file name ending in .png")
+    from lingbot_eval.reports.drift_figure import drift_figure
+    from lingbot_eval.reports.figure_style import save
+
+    figure = drift_figure(series, title)
+    if figure is not None:
+        save(figure, path)

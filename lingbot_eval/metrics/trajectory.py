@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3, umeyama
-from lingbot_eval.geometry.poses import orthogonalised, rotation_angle
+from lingbot_eval.geometry.poses import rotation_angle
+from lingbot_eval.metrics.matching import MatchedPoses, finite_poses, match_poses
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.types import FloatArray, Measurement, Trajectory
 
@@ -57,14 +58,6 @@ class TrajectoryScore:
     alignments: Mapping[str, Sim3] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class _Matched:
-    indices: NDArray[np.int64]
-    reference: FloatArray  # (M, 4, 4), rotations orthogonalised
-    estimate: FloatArray
-    dropped: int  # frames of both, one of them not finite
-
-
 @np.errstate(over="ignore", invalid="ignore")  # what left float64's range becomes a reason, not a warning
 def score_trajectory(
     reference: Trajectory, estimate: Trajectory, total_frames: int, settings: TrajectorySettings | None = None
@@ -76,7 +69,7 @@ def score_trajectory(
     nothing is raised for it. Rotations are re-orthogonalised (SVD) before anything else.
     """
     settings = settings or TrajectorySettings()
-    matched = _match(reference, estimate)
+    matched = match_poses(reference, estimate)
     names = dict.fromkeys(("sim3", *settings.alignments))
     transforms: dict[str, Sim3] = {}
     reasons: dict[str, str] = {}
@@ -107,22 +100,7 @@ def score_trajectory(
     )
 
 
-def _match(reference: Trajectory, estimate: Trajectory) -> _Matched:
-    indices, in_reference, in_estimate = np.intersect1d(
-        reference.indices, estimate.indices, assume_unique=True, return_indices=True
-    )
-    truth, guess = reference.camera_to_world[in_reference], estimate.camera_to_world[in_estimate]
-    finite = _finite(truth) & _finite(guess)
-    return _Matched(
-        indices[finite], orthogonalised(truth[finite]), orthogonalised(guess[finite]), int(np.count_nonzero(~finite))
-    )
-
-
-def _finite(poses: FloatArray) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(poses).all(axis=(1, 2)))
-
-
-def _alignment(matched: _Matched, name: str, anchor_frames: int) -> Sim3:
+def _alignment(matched: MatchedPoses, name: str, anchor_frames: int) -> Sim3:
     """The transformation of the estimate for one convention; UnscorableError where it is not defined."""
     truth, guess = matched.reference[:, :3, 3], matched.estimate[:, :3, 3]
     if len(truth) < MIN_MATCHED:
@@ -146,7 +124,7 @@ def _extent(positions: FloatArray) -> float:
     return float(np.linalg.norm(np.ptp(positions, axis=0)))
 
 
-def _position_errors(matched: _Matched, transform: Sim3) -> FloatArray:
+def _position_errors(matched: MatchedPoses, transform: Sim3) -> FloatArray:
     """(M,) distances in metres, by evo's absolute pose error."""
     from evo.core.metrics import APE, PoseRelation
     from evo.core.trajectory import PosePath3D
@@ -157,7 +135,7 @@ def _position_errors(matched: _Matched, transform: Sim3) -> FloatArray:
     return np.asarray(metric.error, dtype=np.float64)
 
 
-def _relative_errors(matched: _Matched, transform: Sim3, delta: int) -> tuple[FloatArray, FloatArray]:
+def _relative_errors(matched: MatchedPoses, transform: Sim3, delta: int) -> tuple[FloatArray, FloatArray]:
     """Translation (metres) and rotation (degrees) errors of the pairs, from evo's relative pose errors.
 
     The angles are taken here, from evo's error poses: evo takes them one by one, in most of the time of scoring.
@@ -198,7 +176,7 @@ def alignment_in_words(name: str, anchor_frames: int) -> str:
 
 
 def _absolute(
-    matched: _Matched, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
+    matched: MatchedPoses, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
 ) -> list[Measurement]:
     count = len(matched.indices)
     found = []
@@ -217,7 +195,7 @@ def _absolute(
 
 
 def _relative(
-    matched: _Matched, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
+    matched: MatchedPoses, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
 ) -> list[Measurement]:
     delta = settings.rpe_delta_frames
     step = "consecutive matched frames" if delta == 1 else f"matched frames {delta} apart (pairs do not overlap)"
@@ -244,7 +222,7 @@ def _relative(
     return found
 
 
-def _context(matched: _Matched, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]) -> list[Measurement]:
+def _context(matched: MatchedPoses, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]) -> list[Measurement]:
     count = len(matched.indices)
     scale = Quantity(
         "trajectory",
@@ -261,14 +239,14 @@ def _context(matched: _Matched, transforms: Mapping[str, Sim3], reasons: Mapping
     ]
 
 
-def _counts(reference: Trajectory, estimate: Trajectory, matched: _Matched, total_frames: int) -> list[Measurement]:
+def _counts(reference: Trajectory, estimate: Trajectory, matched: MatchedPoses, total_frames: int) -> list[Measurement]:
     def count(name: str, variant: str, convention: str, value: int) -> Measurement:
         return Quantity("trajectory", name, variant, "frames", convention).value(value, total_frames)
 
     coverage = Quantity(
         "trajectory", "coverage", "", "%", "share of the sequence's frames that have a finite estimated pose"
     )
-    posed = int(np.count_nonzero(_finite(estimate.camera_to_world)))
+    posed = int(np.count_nonzero(finite_poses(estimate.camera_to_world)))
     only_reference = len(np.setdiff1d(reference.indices, estimate.indices, assume_unique=True))
     only_estimate = len(np.setdiff1d(estimate.indices, reference.indices, assume_unique=True))
     return [
@@ -282,6 +260,13 @@ def _counts(reference: Trajectory, estimate: Trajectory, matched: _Matched, tota
             len(matched.indices),
         ),
         count("dropped_frames", "", "frames with both poses, one of which is not finite: not scored", matched.dropped),
+        count(
+            "dropped_frames",
+            "not_rigid",
+            "frames with both poses, one of which holds no rotation (an entry of |RᵀR − I| above 0.1, or a mirror"
+            " image): not scored",
+            matched.not_rigid,
+        ),
         count(
             "unmatched_frames",
             "no_estimate",

@@ -100,7 +100,14 @@ def legend(table: Table) -> tuple[str, ...]:
         label = f"{name} {variants}".strip() + (f" ({unit})" if unit != "1" else " (ratio, no unit)")
         entries.append(f"{label}: {'; or '.join(conventions)}")
     if any(row.kind != "scene" for row in table.rows):
-        entries.append("mean, median: over the scored scenes of a dataset; (n of m) says that n of its m scenes are in")
+        entries.append(
+            "mean, median: over the scored scenes of a dataset; (n of m) says that n of its m scenes are in: where n is"
+            " less than m, it is a mean over survivors, the failed scenes left out"
+        )
+    if any(row.kind == "micro" for row in table.rows):
+        entries.append(
+            "micro: the pairs of all scored scenes pooled (the mean weighted by pairs); the mean is the macro average"
+        )
     return tuple(entries)
 
 

@@ -75,6 +75,7 @@ def _write_tables(results: RunResults, tables: tuple[Table, ...], folder: Path) 
 
 def _draw_unit(store: RunStore, unit: StoredUnit, untrained: tuple[str, ...], stem: Path) -> _Figures:
     # matplotlib is slow to load, and a report of failures only needs none.
+    from lingbot_eval.reports.drift_figure import drift_figure
     from lingbot_eval.reports.figure_style import save
     from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
 
@@ -84,6 +85,7 @@ def _draw_unit(store: RunStore, unit: StoredUnit, untrained: tuple[str, ...], st
     draw: dict[str, Callable[[], Figure | None]] = {
         "trajectory": lambda: trajectory_figure(data.paths, title) if data.paths is not None else None,
         "error": lambda: error_figure(data.frames, title) if data.frames is not None else None,
+        "drift": lambda: drift_figure(data.drift, title) if data.drift is not None else None,
         "depth": lambda: depth_figure(data.panels, title) if data.panels is not None else None,
         "cost": lambda: cost_figure(data.frames, title) if data.frames is not None else None,
     }
@@ -99,6 +101,7 @@ def _draw_unit(store: RunStore, unit: StoredUnit, untrained: tuple[str, ...], st
 _CAPTIONS = {
     "trajectory": "Trajectory",
     "error": "Error along the sequence",
+    "drift": "Drift along the sequence",
     "depth": "Depth",
     "cost": "Time and memory along the sequence",
 }
@@ -153,7 +156,7 @@ def _failures(results: RunResults, figures: Mapping[Names, _Figures]) -> list[st
 
 
 def _figure_sections(results: RunResults, figures: Mapping[Names, _Figures], out_dir: Path) -> list[str]:
-    lines = ["## Figures", "", "Every series is in the run directory, in `frames.csv` of its unit.", ""]
+    lines = ["## Figures", "", "Every series is in the run directory, in `frames.csv` and `drift.npz` of its unit.", ""]
     for (dataset, scene, method), drawn in figures.items():
         if not drawn.files:
             continue

@@ -22,6 +22,8 @@ _HEADLINES = (
     ("trajectory", "ate_rmse", "sim3"),
     ("trajectory", "rpe_translation_rmse", "sim3"),
     ("trajectory", "rpe_rotation_rmse", "sim3"),
+    ("drift", "segment_translation", "sim3"),
+    ("auc", "auc_30", ""),
     ("trajectory", "coverage", ""),
     ("depth", "abs_rel", "scale_only"),
     ("depth", "delta_1_25", "scale_only"),
@@ -37,12 +39,13 @@ class Cell:
     """A number, or the footnote that says why there is none.
 
     note: position in the table's notes, from 1, exactly when value is None. scored: for a mean or median, (n, m): n of
-    m scenes are in it.
+    m scenes are in it. samples: what the value rests on, the weight of a scene where samples are pooled.
     """
 
     value: float | None
     note: int | None = None
     scored: tuple[int, int] | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One scene (or a mean or median over scenes) with one method.
+    """One scene (or a mean, median or, of pairs pooled over the scenes, micro average) with one method.
 
     note: why there are no scores at all (failed, damaged, not run); position in the table's notes, from 1.
     """
@@ -71,7 +74,7 @@ class Row:
     dataset: str
     scene: str
     method: str
-    kind: Literal["scene", "mean", "median"]
+    kind: Literal["scene", "mean", "median", "micro"]
     cells: tuple[Cell, ...]
     note: int | None = None
 
@@ -200,6 +203,10 @@ def _grouped(columns: Iterable[Column]) -> dict[tuple[str, str], list[Column]]:
         if column.family == "trajectory":
             errors = column.unit in ("m", "deg") and column.name != "path_length"
             key, title = ("trajectory", "Trajectory") if errors else ("matching", "Trajectory: coverage and matching")
+        elif column.family == "auc":
+            title = "Relative poses of all pairs"
+        elif column.family == "drift" and column.name.startswith("rpe_"):
+            key, title = "drift-rpe", "Drift: relative pose error by step"
         elif column.family == "depth":
             counts = column.unit == "frames" or not column.variant
             key, title = (
@@ -222,6 +229,8 @@ def _table(results: RunResults, key: str, title: str, columns: Sequence[Column])
             own = [row for row in scenes if row.method == method]
             if len(own) > 1:
                 rows += [_aggregate(own, "mean", notes), _aggregate(own, "median", notes)]
+                if columns and all(column.family == "auc" for column in columns):
+                    rows.append(_aggregate(own, "micro", notes))
     return Table(key, title, tuple(columns), tuple(rows), tuple(notes), results.record.weights)
 
 
@@ -233,7 +242,7 @@ def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], not
     for column in columns:
         measurement = measured.get((column.family, column.name, column.variant, column.unit))
         if measurement is not None and measurement.value is not None:
-            cells.append(Cell(measurement.value))
+            cells.append(Cell(measurement.value, samples=measurement.samples))
             continue
         reason = measurement.reason if measurement is not None else None
         cells.append(_gap(failure or reason or f"not measured for {names[2]}", notes))
@@ -241,13 +250,17 @@ def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], not
     return Row(*names, kind="scene", cells=tuple(cells), note=note)
 
 
-def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median"], notes: dict[str, int]) -> Row:
+def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median", "micro"], notes: dict[str, int]) -> Row:
     cells = []
     for position in range(len(rows[0].cells)):
-        values = [row.cells[position].value for row in rows]
-        scored = [value for value in values if value is not None]
+        given = [row.cells[position] for row in rows]
+        scored = [cell.value for cell in given if cell.value is not None]
         share = (len(scored), len(rows))
-        if scored:
+        if scored and kind == "micro":
+            # A share of pairs: weighted by the pairs of each scene, the mean is that of all pairs pooled.
+            weights = [cell.samples or 0 for cell in given if cell.value is not None]
+            cells.append(Cell(statistics.fmean(scored, weights), scored=share, samples=sum(weights)))
+        elif scored:
             middle = statistics.fmean(scored) if kind == "mean" else statistics.median(scored)
             cells.append(Cell(middle, scored=share))
         else:

@@ -13,10 +13,11 @@ from lingbot_eval.errors import LingbotEvalError, UnscorableError
 from lingbot_eval.formats.association import associate
 from lingbot_eval.formats.trajectories import read_tum
 from lingbot_eval.geometry.alignment import umeyama
+from lingbot_eval.runs.drift_file import DRIFT_FILE, load_drift
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.store import RunStore, StoredUnit
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE
-from lingbot_eval.types import FloatArray
+from lingbot_eval.types import DriftSeries, FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,7 @@ class UnitData:
     frames: pd.DataFrame | None
     paths: Paths | None
     panels: DepthPanels | None
+    drift: DriftSeries | None
     problems: tuple[str, ...]
 
 
@@ -63,6 +65,8 @@ def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
 
     frames = attempt(lambda: store.read_frames(unit))
     panels = attempt(lambda: store.read_panels(unit))
+    drift_file = unit.folder / DRIFT_FILE
+    drift = attempt(lambda: load_drift(drift_file)) if drift_file.exists() else None
     estimate = attempt(lambda: _positions(unit.folder / ESTIMATE_FILE))
     reference = attempt(lambda: _positions(unit.folder / REFERENCE_FILE))
     paths = None
@@ -72,7 +76,7 @@ def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
         except UnscorableError as error:
             problems.append(f"trajectory drawn without the reference: {error}")
             paths = Paths(estimate[1], None, aligned=False)
-    return UnitData(frames, paths, panels, tuple(problems))
+    return UnitData(frames, paths, panels, drift, tuple(problems))
 
 
 def _positions(path: Path) -> tuple[FloatArray, FloatArray] | None:

@@ -16,6 +16,7 @@ from lingbot_eval.formats.trajectories import write_tum
 from lingbot_eval.methods.protocol import Method
 from lingbot_eval.methods.registry import OpenMethod, gives_depth
 from lingbot_eval.preparation.resize import prepare
+from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.fingerprint import input_fingerprint
 from lingbot_eval.runs.plan import Unit, open_scene
@@ -156,6 +157,8 @@ class Attempt:
             write_tum(writer.path(ESTIMATE_FILE), score.estimate)
         if reference is not None and len(reference):
             write_tum(writer.path(REFERENCE_FILE), reference)
+        if score.drift is not None:
+            save_drift(writer.path(DRIFT_FILE), score.drift)
         panels = scorer.panels()
         if panels is not None:
             writer.write_panels(panels)
@@ -164,9 +167,8 @@ class Attempt:
         depth, limits = self.metrics.depth, self.unit.dataset.depth_range
         if depth is not None and limits is not None:
             depth = depth.model_copy(update={"min_depth": limits[0], "max_depth": limits[1]})
-        return Scoring(
-            self.metrics.trajectory, depth, gives_depth=gives_depth(self.unit.method), is_timed=method.needs_images
-        )
+        metrics = self.metrics.model_copy(update={"depth": depth})
+        return Scoring(metrics, gives_depth=gives_depth(self.unit.method), is_timed=method.needs_images)
 
     def _warm_up(self, method: Method, sequence: FrameSequence) -> float | None:
         """Seconds of warming up on the first frame, which the stream decodes again in its own time."""

@@ -17,6 +17,8 @@ from lingbot_eval.formats.yaml_documents import load_mapping, parse_value
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.replay_config import ReplayConfig
 from lingbot_eval.metrics.depth import DepthSettings
+from lingbot_eval.metrics.drift import DriftSettings
+from lingbot_eval.metrics.pair_auc import PairAucSettings
 from lingbot_eval.metrics.trajectory import TrajectorySettings
 from lingbot_eval.preparation.resize import SizeSettings
 from lingbot_eval.resources import shared_file
@@ -68,6 +70,8 @@ class MetricsConfig(_Settings):
     """What is scored; ``null`` switches a family off."""
 
     trajectory: TrajectorySettings | None = TrajectorySettings()
+    drift: DriftSettings | None = DriftSettings()
+    auc: PairAucSettings | None = PairAucSettings()
     depth: DepthSettings | None = DepthSettings()
 
 

@@ -7,6 +7,7 @@ Layout of a run directory::
         result.json                       UnitRecord; its presence means the unit is done
         frames.csv                        one row a frame (columns: FRAME_COLUMNS)
         estimate.tum  reference.tum       trajectories (TUM lines: time tx ty tz qx qy qz qw, camera-to-world)
+        drift.npz                         how the error grows along the sequence (types.DriftSeries)
         panels.npz                        a few frames kept for the depth panels
     RUN/.lock                             held while a process writes here
 

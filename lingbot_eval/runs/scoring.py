@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lingbot_eval.metrics.depth import DepthScorer, DepthSettings
-from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, score_trajectory
+from lingbot_eval.metrics.depth import DepthScorer
+from lingbot_eval.metrics.drift import score_drift
+from lingbot_eval.metrics.pair_auc import pair_measurements
+from lingbot_eval.metrics.trajectory import TrajectoryScore, score_trajectory
 from lingbot_eval.profiling.memory import process_memory, process_memory_measurements, process_resident_bytes
 from lingbot_eval.profiling.timing import throughput_measurements
+from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.panel_keeper import PanelKeeper
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.poses import PoseLog
 from lingbot_eval.runs.stream import Output
-from lingbot_eval.types import FrameType, Measurement, Trajectory
+from lingbot_eval.types import DriftSeries, FrameType, Measurement, Trajectory
 
 _UNTYPED = 255  # in the bytes that keep the frame types
 
@@ -25,13 +28,12 @@ Row = dict[str, float | int | str | None]
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is scored on a scene. A family that is None is off.
+    """What is scored on a scene: the experiment's families, depth limits of the dataset put in.
 
     gives_depth, is_timed: whether the method predicts depth, and computes anything whose time means something.
     """
 
-    trajectory: TrajectorySettings | None
-    depth: DepthSettings | None
+    metrics: MetricsConfig
     gives_depth: bool = True
     is_timed: bool = True
 
@@ -40,12 +42,14 @@ class Scoring:
 class SceneScore:
     """Measurements of a scene, and what the per-frame table could not know while it was written.
 
-    columns: column of ``frames.csv`` → frame index → value. estimate: all predicted poses.
+    columns: column of ``frames.csv`` → frame index → value. estimate: all predicted poses. drift: None where there is
+    none to show.
     """
 
     measurements: tuple[Measurement, ...]
     columns: Mapping[str, Mapping[int, float]]
     estimate: Trajectory
+    drift: DriftSeries | None = None
 
 
 class SceneScorer:
@@ -53,12 +57,13 @@ class SceneScorer:
 
     def __init__(self, scoring: Scoring) -> None:
         self._scoring = scoring
-        self._depth = DepthScorer(scoring.depth) if scoring.depth is not None else None
+        self._metrics = metrics = scoring.metrics
+        self._depth = DepthScorer(metrics.depth) if metrics.depth is not None else None
         self._poses = PoseLog()
         self._forward_s = array("d")
         self._interval_s = array("d")
         self._types = bytearray()
-        self._panels = PanelKeeper(scoring.depth) if scoring.depth is not None else None
+        self._panels = PanelKeeper(metrics.depth) if metrics.depth is not None else None
 
     @property
     def predictions(self) -> int:
@@ -104,16 +109,26 @@ class SceneScorer:
         estimate = self._poses.trajectory()
         measurements: list[Measurement] = []
         columns: dict[str, Mapping[int, float]] = {}
-        if self._scoring.trajectory is not None:
-            score = score_trajectory(reference or _nothing(), estimate, total_frames, self._scoring.trajectory)
-            measurements += score.measurements if reference else _because(score.measurements, "no reference poses")
+        drift: DriftSeries | None = None
+        truth = reference or _nothing()
+        if self._metrics.trajectory is not None:
+            score = score_trajectory(truth, estimate, total_frames, self._metrics.trajectory)
+            measurements += score.measurements
             columns = _error_columns(score)
+        if self._metrics.drift is not None:
+            drifted = score_drift(truth, estimate, self._metrics.drift)
+            measurements += drifted.measurements
+            drift = drifted.series
+        if self._metrics.auc is not None:
+            measurements += pair_measurements(truth, estimate, self._metrics.auc)
+        if not reference:
+            measurements = _because(tuple(measurements), "no reference poses")
         if self._depth is not None:
             found = self._depth.compute()
             measurements += found if self._scoring.gives_depth else _because(found, "the method gives no depth")
         measurements += self._throughput(warm_up_s)
         measurements += process_memory_measurements(process_memory())
-        return SceneScore(tuple(measurements), columns, estimate)
+        return SceneScore(tuple(measurements), columns, estimate, drift)
 
     def panels(self) -> DepthPanels | None:
         """A few scored frames from first to last; None where there are none."""

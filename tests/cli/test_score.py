@@ -56,7 +56,7 @@ def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def values(found: dict[str, Any]) -> dict[tuple[str, str], float]:
-    return {(m["name"], m["variant"]): m["value"] for m in found["measurements"]}
+    return {(m["name"], m["variant"]): m["value"] for m in found["measurements"] if m["value"] is not None}
 
 
 def test_text(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

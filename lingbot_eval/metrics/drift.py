@@ -1,0 +1,291 @@
+"""Drift: where and how fast a trajectory leaves its reference (protocol.md section 1, "Drift")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from lingbot_eval.errors import UnscorableError
+from lingbot_eval.geometry.alignment import Sim3, umeyama
+from lingbot_eval.metrics.drift_events import collapse_step, jump_steps, step_errors
+from lingbot_eval.metrics.matching import MatchedPoses, match_poses
+from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.metrics.segments import (
+    Segments,
+    Step,
+    fixed_pairs,
+    kitti_segments,
+    path_distance,
+    relative_measurements,
+    segment_lengths,
+)
+from lingbot_eval.types import DriftSeries, FloatArray, Measurement, Trajectory
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Frames = Annotated[int, Field(ge=1)]
+
+PREFIXES = 64
+MIN_PREFIX = 10
+LOOP_SHARE = 0.05  # of the path length: how near the reference must come back to its start to be a loop
+
+
+class DriftSettings(BaseModel):
+    """How drift is measured; lengths in metres of the reference, steps in matched frames.
+
+    segment_lengths_m: None chooses them for the scene (see `segments.segment_lengths`). segment_every: a segment starts
+    at every so many frames. rpe_frames, rpe_metres: steps of the relative pose errors. scale_window: steps whose median
+    ratio is the local scale. jump_factor: a jump is a step whose error is so many times the median of its surroundings.
+    collapse_window, collapse_factor: see `drift_events.collapse_step`. anchor_frames: frames that the anchored
+    error is aligned on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    segment_lengths_m: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    segment_every: Frames = 10
+    rpe_frames: tuple[Frames, ...] = (1, 10, 100)
+    rpe_metres: tuple[Positive, ...] = (1.0, 10.0)
+    scale_window: Annotated[int, Field(ge=3)] = 51
+    jump_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
+    collapse_window: Annotated[int, Field(ge=5)] = 30
+    collapse_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 5.0
+    anchor_frames: Annotated[int, Field(ge=3)] = 8
+
+
+@dataclass(frozen=True, eq=False)
+class DriftScore:
+    """Measurements of family ``drift`` and the series they sum up; series is None where nothing could be computed."""
+
+    measurements: tuple[Measurement, ...]
+    series: DriftSeries | None
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def score_drift(reference: Trajectory, estimate: Trajectory, settings: DriftSettings | None = None) -> DriftScore:
+    """Drift of an estimate; frames are matched by index, lengths are brought to metres by the Sim(3) over all of them.
+
+    What is not defined on the data is a Measurement with its reason; nothing is raised for it.
+    """
+    settings = settings or DriftSettings()
+    matched = match_poses(reference, estimate)
+    try:
+        transform = _overall(matched)
+    except UnscorableError as error:
+        return DriftScore(_measurements(None, settings, str(error)), None)
+    track = _Track(matched, transform.apply_poses(matched.estimate), settings)
+    return DriftScore(_measurements(track, settings, ""), track.series())
+
+
+def _overall(matched: MatchedPoses) -> Sim3:
+    truth, guess = matched.reference[:, :3, 3], matched.estimate[:, :3, 3]
+    if len(matched) < 3:
+        raise UnscorableError(f"only {len(matched)} matched frames, at least 3 are needed")
+    for name, positions in (("reference", truth), ("estimate", guess)):
+        if float(np.ptp(positions, axis=0).max()) <= 1e-9 * float(np.abs(positions).max()):
+            raise UnscorableError(f"static {name}: it does not move, so it cannot be aligned")
+    transform = umeyama(guess, truth, with_scale=True)
+    if not np.isfinite(transform.apply_points(guess)).all():
+        raise UnscorableError("the positions are too large for float64: the aligned ones are not finite")
+    return transform
+
+
+class _Track:
+    """One matched pair of trajectories in metres, and everything that is read off it, once."""
+
+    def __init__(self, matched: MatchedPoses, aligned: FloatArray, settings: DriftSettings) -> None:
+        self.frames, self.reference, self.aligned = matched.indices, matched.reference, aligned
+        self.settings = settings
+        self.distance = path_distance(self.reference)
+        self.lengths_m = settings.segment_lengths_m or segment_lengths(float(self.distance[-1]))
+        self.segments: Segments = kitti_segments(self.reference, aligned, self.lengths_m, settings.segment_every)
+        self.step_error, self.motion = step_errors(self.reference, aligned)
+        self.jumps = jump_steps(self.step_error, self.motion, settings.jump_factor)
+        self.collapse = collapse_step(self.step_error, self.motion, settings.collapse_window, settings.collapse_factor)
+        self.scale = local_scale(self.reference, aligned, settings.scale_window)
+        self.anchored = self._anchored()
+        self.prefix_ends, self.prefix_ate = prefix_errors(self.reference[:, :3, 3], aligned[:, :3, 3])
+
+    def _anchored(self) -> FloatArray:
+        count = self.settings.anchor_frames
+        truth, guess = self.reference[:, :3, 3], self.aligned[:, :3, 3]
+        try:
+            move = umeyama(guess[:count], truth[:count], with_scale=True)
+        except UnscorableError:
+            return np.full(len(truth), np.nan)
+        return np.asarray(np.linalg.norm(move.apply_points(guess) - truth, axis=1))
+
+    def series(self) -> DriftSeries:
+        """The arrays as they are stored."""
+        first = np.array([np.nan])
+        return DriftSeries(
+            frame=self.frames,
+            step_error_m=np.concatenate([first, self.step_error]),
+            local_scale=self.scale,
+            anchored_error_m=self.anchored,
+            prefix_frame=self.frames[self.prefix_ends],
+            prefix_ate_m=self.prefix_ate,
+            segment_frame=self.frames[self.segments.start],
+            segment_length_m=self.segments.length_m,
+            segment_translation=self.segments.translation_percent,
+            segment_rotation=self.segments.rotation_deg_per_m,
+            jump_frame=self.frames[self.jumps + 1],
+            collapse_frame=self.frames[[] if self.collapse is None else [self.collapse + 1]],
+        )
+
+
+def prefix_errors(truth: FloatArray, guess: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+    """ATE of growing prefixes, each aligned on itself by Sim(3): rows of their last poses, RMSE in metres (NaN where
+    a prefix has no alignment). truth, guess: (M, 3), M ≥ 3; at most PREFIXES of them, the last one is the whole."""
+    count = len(truth)
+    ends = np.unique(np.linspace(min(MIN_PREFIX, count), count, PREFIXES).astype(np.int64))
+    errors = np.full(len(ends), np.nan)
+    for k, end in enumerate(ends):
+        try:
+            move = umeyama(guess[:end], truth[:end], with_scale=True)
+        except UnscorableError:  # a straight beginning: the curve has a gap there
+            continue
+        errors[k] = np.sqrt(np.mean(np.sum((move.apply_points(guess[:end]) - truth[:end]) ** 2, axis=1)))
+    return ends - 1, errors
+
+
+def local_scale(reference: FloatArray, aligned: FloatArray, window: int) -> FloatArray:
+    """(M,) median over a centred window of the ratios of step lengths, estimate / reference, whole-sequence Sim(3)
+    scale applied; NaN where fewer than 3 steps of the window move. Steps of the reference below 1 % of its median
+    moving step are standstills and have no ratio."""
+    true_steps, steps = (np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1) for poses in (reference, aligned))
+    moving = true_steps[true_steps > 0]
+    ratio = np.full(len(steps), np.nan)
+    usable = true_steps > 0.01 * np.median(moving) if len(moving) else np.zeros(len(steps), dtype=bool)
+    ratio[usable] = steps[usable] / true_steps[usable]
+    half = window // 2
+    padded = np.pad(ratio, (half, window - half), constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)[: len(reference)]
+    enough = np.count_nonzero(np.isfinite(windows), axis=1) >= 3
+    scale = np.full(len(reference), np.nan)
+    scale[enough] = np.nanmedian(windows[enough], axis=1)
+    return scale
+
+
+def _measurements(track: _Track | None, settings: DriftSettings, reason: str) -> tuple[Measurement, ...]:
+    """All of family ``drift``; without a track, the same quantities with the reason."""
+    plain = [
+        ("segment_translation", "%", _segment_words(settings, "translation"), _segment_translation),
+        ("segment_rotation", "deg/m", _segment_words(settings, "rotation angle"), _segment_rotation),
+        ("scale_drift", "%", _SCALE_WORDS.format(n=settings.scale_window), _scale_drift),
+        ("anchored_final_error", "m", _ANCHORED_WORDS.format(n=settings.anchor_frames), _anchored_end),
+        ("loop_gap", "m", _LOOP_WORDS, _loop_gap),
+        ("loop_gap_share", "%", f"loop_gap / path length; {_LOOP_WORDS}", _loop_share),
+        ("jumps", "1", _JUMP_WORDS.format(f=settings.jump_factor), lambda t: float(len(t.jumps))),
+        ("largest_step_error", "m", _STEP_WORDS, lambda t: float(t.step_error.max())),
+        ("largest_step_error_frame", "frames", f"frame of it; {_STEP_WORDS}", _worst_frame),
+        ("collapsed", "1", f"1 or 0: {_collapse_words(settings)}", lambda t: float(t.collapse is not None)),
+        ("collapse_frame", "frames", _collapse_words(settings), _collapse_frame),
+    ]
+    found = []
+    for name, unit, words, compute in plain:
+        quantity = Quantity("drift", name, "sim3", unit, words)
+        if track is None:
+            found.append(quantity.failed(reason, 0))
+        else:
+            found.append(quantity.attempt(lambda c=compute, t=track: c(t), len(track.frames)))  # type: ignore[misc]
+    steps = [Step(float(k), "frames") for k in settings.rpe_frames] + [Step(m, "m") for m in settings.rpe_metres]
+    for step in steps:
+        pairs = None if track is None else fixed_pairs(track.reference, track.aligned, step)
+        found += relative_measurements(pairs, step, reason)
+    return tuple(found)
+
+
+_SCALE_WORDS = (
+    "change of the local scale in % per 100 matched frames: slope of its logarithm over the frames by Theil and Sen;"
+    " local scale: median of the step length ratios estimate/reference of {n} steps"
+)
+_ANCHORED_WORDS = "position error of the last matched frame after Sim(3) alignment on the first {n}"
+_LOOP_WORDS = (
+    "where the reference ends within 5 % of its path length of its start: distance between the true and the estimated"
+    " (Sim(3)-aligned) vector from first to last camera"
+)
+_STEP_WORDS = "largest translation error of a step between consecutive matched frames, after Sim(3) alignment"
+_JUMP_WORDS = (
+    "steps whose translation error is above {f:g} × the median of the 25 before and the 25 after, and above half of"
+    " their own motion (at least the median motion)"
+)
+
+
+def _collapse_words(settings: DriftSettings) -> str:
+    return (
+        "first step whose relative error (translation error / motion of the step, at least the median motion) is above"
+        f" {settings.collapse_factor:g} × the median of all steps before and above 0.2, where the median of the"
+        f" {settings.collapse_window} steps from there is so, too"
+    )
+
+
+def _segment_words(settings: DriftSettings, part: str) -> str:
+    lengths = (
+        "100…800 m, for paths below 1 km 1…8 times a tenth of the path rounded down to 1, 2 or 5"
+        if settings.segment_lengths_m is None
+        else ", ".join(f"{length:g}" for length in settings.segment_lengths_m) + " m"
+    )
+    return (
+        f"KITTI odometry: {part} error over path length, mean over all segments of {lengths}, one starting every"
+        f" {settings.segment_every} matched frames, after Sim(3) alignment over all matched frames"
+    )
+
+
+def _segment_translation(track: _Track) -> float:
+    return float(np.mean(track.segments.checked(track.lengths_m).translation_percent))
+
+
+def _segment_rotation(track: _Track) -> float:
+    return float(np.mean(track.segments.checked(track.lengths_m).rotation_deg_per_m))
+
+
+def _scale_drift(track: _Track) -> float:
+    from scipy.stats import theilslopes
+
+    usable = np.flatnonzero(np.isfinite(track.scale) & (track.scale > 0))
+    if len(usable) < 2 * track.settings.scale_window:
+        raise UnscorableError(
+            f"only {len(usable)} frames with a local scale, at least {2 * track.settings.scale_window} are needed"
+        )
+    # Theil and Sen look at all pairs; a thousand frames give the slope as well as ten thousand.
+    usable = usable[:: -(-len(usable) // 1000)]
+    slope = theilslopes(np.log(track.scale[usable]), usable.astype(np.float64)).slope
+    return 100.0 * float(np.expm1(100.0 * slope))
+
+
+def _anchored_end(track: _Track) -> float:
+    last = float(track.anchored[-1])
+    if np.isnan(last):
+        raise UnscorableError(
+            f"degenerate covariance: the first {track.settings.anchor_frames} matched frames lie in one point or on"
+            " one line"
+        )
+    return last
+
+
+def _loop_gap(track: _Track) -> float:
+    true_gap = track.reference[-1, :3, 3] - track.reference[0, :3, 3]
+    apart, length = float(np.linalg.norm(true_gap)), float(track.distance[-1])
+    if apart > LOOP_SHARE * length:
+        raise UnscorableError(
+            f"no loop: the reference ends {apart:.3g} m from its start, more than 5 % of its path of {length:.3g} m"
+        )
+    return float(np.linalg.norm(track.aligned[-1, :3, 3] - track.aligned[0, :3, 3] - true_gap))
+
+
+def _loop_share(track: _Track) -> float:
+    return 100.0 * _loop_gap(track) / float(track.distance[-1])
+
+
+def _worst_frame(track: _Track) -> float:
+    return float(track.frames[int(np.argmax(track.step_error)) + 1])
+
+
+def _collapse_frame(track: _Track) -> float:
+    if track.collapse is None:
+        raise UnscorableError("no collapse was found")
+    return float(track.frames[track.collapse + 1])

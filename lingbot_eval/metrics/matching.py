@@ -1,0 +1,64 @@
+"""Pairs reference and estimated poses by frame, and sets aside those that nothing can be computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingbot_eval.geometry.poses import orthogonalised
+from lingbot_eval.types import FloatArray, Trajectory
+
+RIGID_TOLERANCE = 0.1
+"""Largest entry of |RᵀR − I| that is taken as rounding of a rotation and mended; float text and KinectFusion's poses
+stay below 0.01, a scaled or sheared matrix does not."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedPoses:
+    """Frames with a usable reference and a usable estimate.
+
+    indices: (M,) frames. reference (metres), estimate (its own unit): (M, 4, 4) camera-to-world, rotations
+    orthogonalised by SVD (protocol.md section 1). dropped: frames of both, one of them not finite. not_rigid: frames
+    of both, finite, one of them with a matrix that is no rotation.
+    """
+
+    indices: NDArray[np.int64]
+    reference: FloatArray
+    estimate: FloatArray
+    dropped: int
+    not_rigid: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def match_poses(reference: Trajectory, estimate: Trajectory) -> MatchedPoses:
+    """Match two trajectories by frame index; raises nothing: what cannot be used is counted."""
+    indices, in_reference, in_estimate = np.intersect1d(
+        reference.indices, estimate.indices, assume_unique=True, return_indices=True
+    )
+    truth, guess = reference.camera_to_world[in_reference], estimate.camera_to_world[in_estimate]
+    finite = finite_poses(truth) & finite_poses(guess)
+    rigid = finite.copy()
+    rigid[finite] = _rigid(truth[finite]) & _rigid(guess[finite])
+    return MatchedPoses(
+        indices[rigid],
+        orthogonalised(truth[rigid]),
+        orthogonalised(guess[rigid]),
+        dropped=int(np.count_nonzero(~finite)),
+        not_rigid=int(np.count_nonzero(finite & ~rigid)),
+    )
+
+
+def finite_poses(poses: FloatArray) -> NDArray[np.bool_]:
+    """(N,) whether all 16 numbers of (N, 4, 4) poses are finite."""
+    return np.asarray(np.isfinite(poses).all(axis=(1, 2)))
+
+
+def _rigid(poses: FloatArray) -> NDArray[np.bool_]:
+    rotation = poses[:, :3, :3]
+    excess = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2), initial=0.0)
+    return np.asarray((excess <= RIGID_TOLERANCE) & (np.linalg.det(rotation) > 0))

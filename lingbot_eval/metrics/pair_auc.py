@@ -1,0 +1,182 @@
+"""Relative-pose accuracy over all pairs of frames: AUC in both definitions, Racc, Tacc (protocol.md section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from lingbot_eval.errors import UnscorableError
+from lingbot_eval.geometry.poses import inverse
+from lingbot_eval.metrics.matching import match_poses
+from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.types import FloatArray, Measurement, Trajectory
+
+Definition = Literal["auc", "auc_first_camera"]
+Degrees = Annotated[int, Field(ge=1, le=180)]
+Counts = NDArray[np.int64]
+
+_WORDS = {
+    "auc": "relative pose of each pair i < j seen from camera i (W_i W_j⁻¹, independent of the world)",
+    "auc_first_camera": "both trajectories moved to their first matched camera, then W_i⁻¹ W_j of each pair i < j",
+}
+_BINS = 181  # degrees 0…179 and, alone, errors of exactly 180
+
+
+class PairAucSettings(BaseModel):
+    """Which definitions and thresholds (whole degrees) are computed.
+
+    device: ``cpu`` (NumPy), or a torch device such as ``cuda`` for very long sequences.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    definitions: Annotated[tuple[Definition, ...], Field(min_length=1)] = ("auc", "auc_first_camera")
+    thresholds_deg: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (3, 5, 15, 30)
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+
+    @field_validator("definitions", "thresholds_deg")
+    @classmethod
+    def _once(cls, given: tuple[object, ...]) -> tuple[object, ...]:
+        if len(set(given)) < len(given):
+            raise ValueError(f"each once, found {', '.join(map(str, given))}")
+        return given
+
+
+@dataclass(frozen=True, eq=False)
+class PairCounts:
+    """Errors of all pairs in bins of one degree: (181,) counts, bin k is k ≤ error < k + 1, the last exactly 180.
+
+    error: the larger of both errors of a pair. whole: (181,) pairs whose error is exactly k degrees, which numpy's
+    closed last bin counts below k.
+    """
+
+    rotation: Counts
+    translation: Counts
+    error: Counts
+    whole: Counts
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs, N (N − 1) / 2."""
+        return int(self.error.sum())
+
+    def area(self, threshold: int) -> float:
+        """AUC@threshold in %: mean over its one-degree bins of the cumulative histogram, numpy's last bin closed."""
+        bins = self.error[:threshold].copy()
+        bins[-1] += self.whole[threshold]
+        return 100.0 * float(np.cumsum(bins).sum()) / (threshold * self.pairs)
+
+
+def pair_measurements(
+    reference: Trajectory, estimate: Trajectory, settings: PairAucSettings | None = None
+) -> tuple[Measurement, ...]:
+    """AUC, Racc and Tacc of an estimate, family ``auc``; frames are matched by index, ``samples`` are pairs.
+
+    Pooling the pairs of several scenes (*micro*) is therefore the mean of the scenes' values weighted by samples.
+    What is not defined (fewer than 3 matched frames, a trajectory without motion) comes back with its reason.
+    """
+    settings = settings or PairAucSettings()
+    matched = match_poses(reference, estimate)
+    found: list[Measurement] = []
+    for definition in settings.definitions:
+        quantities = list(_quantities(definition, settings.thresholds_deg))
+        try:
+            counts = count_pairs(matched.reference, matched.estimate, definition, settings.device)
+        except UnscorableError as error:
+            found += [quantity.failed(str(error), 0) for quantity, _, _ in quantities]
+            continue
+        for quantity, kind, threshold in quantities:
+            found.append(quantity.value(_share(counts, kind, threshold), counts.pairs))
+    return tuple(found)
+
+
+def _quantities(definition: Definition, thresholds: tuple[int, ...]) -> Iterator[tuple[Quantity, str, int]]:
+    suffix = definition.removeprefix("auc")
+    pairs = f"{_WORDS[definition]}; pairs without a direction count 90° of translation error"
+    words = {
+        "auc": "mean over {t} one-degree bins of the cumulative histogram of max(rotation error, direction error"
+        " folded to ≤ 90°)",
+        "racc": "share of pairs whose rotation error is below {t}°",
+        "tacc": "share of pairs whose direction error, folded to ≤ 90°, is below {t}°",
+    }
+    for kind, sentence in words.items():
+        for threshold in thresholds:
+            name = f"{kind}{suffix}_{threshold}"
+            yield Quantity("auc", name, "", "%", f"{sentence.format(t=threshold)}; {pairs}"), kind, threshold
+
+
+def _share(counts: PairCounts, kind: str, threshold: int) -> float:
+    if kind == "auc":
+        return counts.area(threshold)
+    histogram = counts.rotation if kind == "racc" else counts.translation
+    return 100.0 * int(histogram[:threshold].sum()) / counts.pairs
+
+
+def count_pairs(
+    reference: FloatArray, estimate: FloatArray, definition: Definition = "auc", device: str = "cpu"
+) -> PairCounts:
+    """Errors of all pairs of (N, 4, 4) camera-to-world poses with true rotations, in time N² and memory N.
+
+    With E_k = R_est,k R_ref,kᵀ the rotation error of a pair has the cosine (⟨E_i, E_j⟩ − 1)/2 and the direction error
+    is the angle between Δt_ref and E_iᵀ Δt_est; ``auc_first_camera`` is the same of the inverse poses, seen from the
+    first camera. Raises UnscorableError for fewer than 3 poses or a trajectory that does not move, DependencyError
+    for a torch device that is not there.
+    """
+    if len(reference) < 3:
+        raise UnscorableError(f"only {len(reference)} matched frames, at least 3 are needed")
+    moved = []
+    for name, poses in (("reference", reference), ("estimate", estimate)):
+        extent = float(np.ptp(poses[:, :3, 3], axis=0).max())
+        if not np.isfinite(extent):
+            raise UnscorableError(f"the positions of the {name} are too large for float64")
+        # What rounding alone makes of a camera that stands still.
+        if extent <= 1e-9 * float(np.abs(poses[:, :3, 3]).max()):
+            raise UnscorableError(f"static {name}: it does not move, so its pairs have no directions")
+        unit = poses.copy()
+        # Directions do not depend on origin and unit; numbers around 1 can neither overflow nor underflow.
+        unit[:, :3, 3] = (poses[:, :3, 3] - poses[0, :3, 3]) / extent
+        moved.append(inverse(inverse(unit[0]) @ unit) if definition == "auc_first_camera" else unit)
+    truth, guess = moved
+    turns = guess[:, :3, :3] @ np.swapaxes(truth[:, :3, :3], 1, 2)
+    positions = np.ascontiguousarray(truth[:, :3, 3].T), np.ascontiguousarray(guess[:, :3, 3].T)
+    if device != "cpu":
+        from lingbot_eval.metrics.pair_auc_torch import count_on_device
+
+        return PairCounts(*count_on_device(turns, *positions, device))
+    return _count(turns, *positions)
+
+
+def _count(turns: FloatArray, truth: FloatArray, guess: FloatArray) -> PairCounts:
+    """turns: (N, 3, 3). truth, guess: (3, N) positions."""
+    rows = np.ascontiguousarray(turns.reshape(-1, 9).T)
+    counts = PairCounts(*(np.zeros(_BINS, dtype=np.int64) for _ in range(4)))
+    # Row by row: everything of one row stays in the processor's cache, and no N² array is ever made.
+    for i in range(truth.shape[1] - 1):
+        rotation = _degrees((rows[:, i] @ rows[:, i + 1 :] - 1.0) / 2.0)
+        step = truth[:, i + 1 :] - truth[:, i : i + 1]
+        turned = turns[i].T @ (guess[:, i + 1 :] - guess[:, i : i + 1])
+        lengths = np.sqrt(np.einsum("kj,kj->j", step, step)) * np.sqrt(np.einsum("kj,kj->j", turned, turned))
+        cosine = np.abs(np.einsum("kj,kj->j", step, turned))
+        np.divide(cosine, lengths, out=cosine, where=lengths > 0)
+        translation = _degrees(cosine)
+        error = np.maximum(rotation, translation)
+        for histogram, values in (
+            (counts.rotation, rotation),
+            (counts.translation, translation),
+            (counts.error, error),
+        ):
+            histogram += np.bincount(values.astype(np.intp), minlength=_BINS)
+        whole = error[error == np.floor(error)]
+        if len(whole):
+            np.add.at(counts.whole, whole.astype(np.intp), 1)
+    return counts
+
+
+def _degrees(cosine: FloatArray) -> FloatArray:
+    # The ends of the range are only passed by rounding.
+    return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))

@@ -1,0 +1,151 @@
+"""Relative errors over stretches of a path: KITTI's segments, and relative pose errors at any step, with intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingbot_eval.errors import UnscorableError
+from lingbot_eval.geometry.poses import relative, rotation_angle
+from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.types import FloatArray, Measurement
+
+KITTI_PATH_M = 1000.0  # from here on KITTI's own 100…800 m
+RESAMPLES = 1000
+MIN_BLOCKS = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far apart the poses of a pair are: matched frames, or metres of path."""
+
+    size: float
+    unit: Literal["frames", "m"]
+
+    def __str__(self) -> str:
+        return f"{self.size:g} {self.unit}"
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """S segments. start: (S,) rows. length_m: (S,) wanted lengths. translation_percent, rotation_deg_per_m: (S,)."""
+
+    start: NDArray[np.int64]
+    length_m: FloatArray
+    translation_percent: FloatArray
+    rotation_deg_per_m: FloatArray
+
+    def checked(self, lengths_m: tuple[float, ...]) -> Segments:
+        """Itself. Raises UnscorableError where there is none."""
+        if not len(self.start):
+            raise UnscorableError(f"the path is shorter than the shortest segment of {min(lengths_m):g} m")
+        return self
+
+
+def path_distance(reference: FloatArray) -> FloatArray:
+    """(M,) metres travelled along (M, 4, 4) poses."""
+    steps = np.linalg.norm(np.diff(reference[:, :3, 3], axis=0), axis=1)
+    return np.concatenate([[0.0], np.cumsum(steps)])
+
+
+def segment_lengths(path_m: float) -> tuple[float, ...]:
+    """Eight lengths for a path: 100…800 m from 1 km on, else 1…8 times path/10 rounded down to 1, 2 or 5 × 10ⁿ."""
+    if path_m >= KITTI_PATH_M:
+        return tuple(100.0 * k for k in range(1, 9))
+    power = 10.0 ** math.floor(math.log10(path_m / 10))
+    unit = power * max(digit for digit in (1, 2, 5) if digit * power <= path_m / 10 * (1 + 1e-9))
+    return tuple(unit * k for k in range(1, 9))
+
+
+def kitti_segments(reference: FloatArray, aligned: FloatArray, lengths_m: tuple[float, ...], every: int) -> Segments:
+    """Segments as KITTI's odometry benchmark cuts them: from every ``every``-th pose to the first one that lies more
+    than the length further along the path; errors over that length. reference, aligned: (M, 4, 4), metres."""
+    distance = path_distance(reference)
+    starts = np.arange(0, len(reference), every)
+    parts = []
+    for length in lengths_m:
+        ends = np.searchsorted(distance, distance[starts] + length, side="right")
+        inside = ends < len(distance)
+        first, last = starts[inside], ends[inside]
+        translation, rotation = _pair_errors(reference, aligned, first, last)
+        parts.append((first, np.full(len(first), length), 100.0 * translation / length, rotation / length))
+    start, wanted, percent, per_metre = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Segments(start.astype(np.int64), wanted, percent, per_metre)
+
+
+def _pair_errors(
+    reference: FloatArray, aligned: FloatArray, first: NDArray[np.int64], last: NDArray[np.int64]
+) -> tuple[FloatArray, FloatArray]:
+    """Translation (metres) and rotation (degrees) of (true step)⁻¹ · (estimated step) from rows first to last."""
+    error = relative(relative(reference[first], reference[last]), relative(aligned[first], aligned[last]))
+    return np.linalg.norm(error[:, :3, 3], axis=1), np.degrees(rotation_angle(error[:, :3, :3]))
+
+
+def fixed_pairs(reference: FloatArray, aligned: FloatArray, step: Step) -> tuple[FloatArray, FloatArray]:
+    """Translation (m) and rotation (deg) errors of all pairs (overlapping) one step, in metres at least, apart."""
+    starts = np.arange(len(reference))
+    if step.unit == "frames":
+        ends = starts + int(step.size)
+    else:
+        distance = path_distance(reference)
+        ends = np.searchsorted(distance, distance + step.size, side="left")
+    inside = ends < len(reference)
+    return _pair_errors(reference, aligned, starts[inside], ends[inside])
+
+
+def relative_measurements(pairs: tuple[FloatArray, FloatArray] | None, step: Step, reason: str) -> list[Measurement]:
+    """RMSE of the pairs' errors and its 95 % interval; without pairs, the same quantities with the reason."""
+    variant = str(step)
+    found = []
+    for position, (part, measured_in) in enumerate((("translation", "m"), ("rotation", "deg"))):
+        words = (
+            f"RMSE of the {part} of the relative pose error over all (overlapping) pairs {variant} apart, after Sim(3)"
+            " alignment over all matched frames"
+        )
+        rmse = Quantity("drift", f"rpe_{part}_rmse", variant, measured_in, words)
+        ends = [
+            Quantity(
+                "drift",
+                f"rpe_{part}_{end}95",
+                variant,
+                measured_in,
+                f"{side} end of the 95 % interval of rpe_{part}_rmse, by circular block bootstrap ({RESAMPLES}"
+                " resamples of blocks of √n pairs, at least twice the step)",
+            )
+            for end, side in (("low", "lower"), ("high", "upper"))
+        ]
+        if pairs is None or not len(pairs[position]):
+            text = reason or f"the path is shorter than a step of {variant}"
+            found += [quantity.failed(text, 0) for quantity in (rmse, *ends)]
+            continue
+        errors = pairs[position]
+        found.append(rmse.value(float(np.sqrt(np.mean(errors**2))), len(errors)))
+        try:
+            limits = rmse_interval(errors, int(2 * step.size) if step.unit == "frames" else 1)
+        except UnscorableError as error:
+            found += [quantity.failed(str(error), len(errors)) for quantity in ends]
+            continue
+        found += [quantity.value(limit, len(errors)) for quantity, limit in zip(ends, limits, strict=True)]
+    return found
+
+
+def rmse_interval(errors: FloatArray, shortest_block: int) -> tuple[float, float]:
+    """2.5 and 97.5 % points of the RMSE of (n,) errors, blocks of neighbours drawn anew; the same for the same errors.
+
+    Raises UnscorableError for fewer than MIN_BLOCKS blocks: neighbours depend on each other, and so few blocks say
+    nothing of how the error varies.
+    """
+    count = len(errors)
+    length = max(1, shortest_block, round(math.sqrt(count)))
+    blocks = count // length
+    if blocks < MIN_BLOCKS:
+        raise UnscorableError(f"only {blocks} independent blocks of {length} pairs, at least {MIN_BLOCKS} are needed")
+    sums = np.concatenate([[0.0], np.cumsum(np.concatenate([errors, errors[: length - 1]]) ** 2)])
+    starts = np.random.default_rng(0).integers(0, count, size=(RESAMPLES, blocks))
+    means = (sums[starts + length] - sums[starts]).sum(axis=1) / (blocks * length)
+    low, high = np.percentile(np.sqrt(np.maximum(means, 0.0)), [2.5, 97.5])
+    return float(low), float(high)
