@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.yaml_documents import load_mapping
 from lingbot_eval.preparation.resize import SizeSettings
@@ -56,13 +57,14 @@ class Protocol(_Part):
 class Published(_Part):
     """Numbers that somebody reported. source: who and where. scenes: how many they are the mean of.
 
-    values: by metric name, with the unit in the name where it has one. conventions: how they were computed, as far
-    as the source tells.
+    selection: the frames they were computed on; None = the protocol's stride and every frame. values: by metric name,
+    with the unit in the name where it has one. conventions: how they were computed, as far as the source tells.
     """
 
     method: Text
     source: Text
     scenes: Annotated[int, Field(ge=1)] | None = None
+    selection: Selection | None = None
     values: Annotated[dict[str, Number], Field(min_length=1)]
     conventions: Text | None = None
 
@@ -70,7 +72,8 @@ class Published(_Part):
 class Card(_Part):
     """One dataset.
 
-    layout: how it must lie under the root. scenes_left_out, views_left_out: by name, with the reason.
+    layout: how it must lie under the root. expected_scenes: scenes of the protocol with the frames that the release
+    has (null: not known). scenes_left_out, views_left_out: by name, with the reason.
     """
 
     name: Text
@@ -79,6 +82,7 @@ class Card(_Part):
     source: Source
     layout: Text
     scenes: Text
+    expected_scenes: dict[str, Annotated[int, Field(ge=1)] | None] = {}
     scenes_left_out: dict[str, Text] = {}
     views_left_out: dict[str, Text] = {}
     protocol: Protocol

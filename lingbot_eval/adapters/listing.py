@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.validation import nearest
 
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
+_FOLDERS_TRIED = 100  # a home folder given by mistake should not be searched through
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -60,6 +63,76 @@ def shown(names: Iterable[str], limit: int = 12) -> str:
     rest = f" … ({len(listed)} in all)" if len(listed) > limit else ""
     # A name from elsewhere may hold a line break; a message is one line.
     return ", ".join(name if name.isprintable() else repr(name) for name in listed[:limit]) + rest
+
+
+def root_hint(root: Path, is_root: Callable[[Path], bool]) -> str:
+    """Why ``root`` is not the right folder, for a message: which one near it is, or archives, or what is there.
+
+    is_root: whether a folder looks right; a folder that it cannot list does not.
+    """
+    root = root.absolute()
+    for levels, parent in zip(("one level", "two levels"), root.parents, strict=False):
+        if _looks_right(parent, is_root):
+            return f"the root is {levels} too low, use {parent}"
+    names = names_in(root)
+    inner = [root / name for name in folders_in(root)[:_FOLDERS_TRIED]]
+    for levels, folders in (("one level", inner), ("two levels", _folders_inside(inner))):
+        for folder in folders:
+            if _looks_right(folder, is_root):
+                return f"the root is {levels} too high, use {folder}"
+    archives = [name for name in names if name.lower().endswith(_ARCHIVES)]
+    if archives:
+        return f"found archives ({shown(archives, 4)}): unpack them"
+    return f"found {shown(names)}"
+
+
+def scene_folders(root: Path, dataset: str, layout: str, is_scene: Callable[[Path], bool]) -> list[str]:
+    """Names of the folders in ``root`` that are scenes. Raises DataError that says which folder looks right."""
+    existing_folder(root, f"root of dataset {dataset}")
+
+    def scenes_in(folder: Path) -> list[str]:
+        return [name for name in folders_in(folder) if is_scene(folder / name)]
+
+    found = scenes_in(root)
+    if found:
+        return found
+    hint = root_hint(root, lambda folder: bool(scenes_in(folder)))
+    raise DataError(f"{dataset}: expected {layout} under {root}, {hint}")
+
+
+def _looks_right(folder: Path, is_root: Callable[[Path], bool]) -> bool:
+    try:
+        return is_root(folder)
+    except DataError:
+        return False
+
+
+def _folders_inside(folders: Iterable[Path]) -> list[Path]:
+    found: list[Path] = []
+    for folder in folders:
+        with suppress(DataError):
+            found += [folder / name for name in folders_in(folder)]
+    return found[:_FOLDERS_TRIED]
+
+
+def numbered_files(folder: Path, pattern: re.Pattern[str], dataset: str) -> dict[int, Path]:
+    """Number → file, in order of the numbers, of the names in ``folder`` that match ``pattern`` (group 1: digits).
+
+    Raises DataError when two files have one number, as ``1.png`` beside ``000001.PNG``.
+    """
+    found: dict[int, str] = {}
+    for name in names_in(existing_folder(folder, f"folder of {dataset}")):
+        match = pattern.fullmatch(name)
+        if match is None:
+            continue
+        number = int(match[1])
+        if number in found:
+            raise DataError(
+                f"{dataset}: {folder}: two files for number {number}: {shown((found[number], name))};"
+                " remove one of them"
+            )
+        found[number] = name
+    return {number: folder / found[number] for number in sorted(found)}
 
 
 def unknown_scene(dataset: str, scene: str, scenes: Iterable[str]) -> DataError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from lingbot_eval.errors import DataError, at
+from lingbot_eval.formats.depth_maps import read_depth_map
+from lingbot_eval.formats.pose_matrices import checked_rigid
 from lingbot_eval.formats.text import read_text
-from lingbot_eval.formats.trajectories import ROTATION_TOLERANCE
 from lingbot_eval.types import DepthMap, FloatArray, Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -31,6 +32,8 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, Typ
 _BOMB = (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning)
 
 Size = tuple[int, int]
+DepthReader = Callable[[Path, str, Size], DepthMap]
+"""Reads (H, W) float32 metres of a file; the frame, for messages; (width, height) of its image."""
 
 
 @contextmanager
@@ -136,6 +139,55 @@ def read_depth(path: Path, place: str, units_a_metre: float, expected: Size) -> 
     return depth
 
 
+def png_depth(units_a_metre: float, nearest: float = 0.0, farthest: float = math.inf) -> DepthReader:
+    """Reader of 16-bit PNG depth; values outside ``nearest`` … ``farthest`` metres become 0."""
+
+    def read(path: Path, place: str, expected: Size) -> DepthMap:
+        depth = read_depth(path, place, units_a_metre, expected)
+        depth[(depth < nearest) | (depth > farthest)] = 0.0
+        return depth
+
+    return read
+
+
+MILLIMETRES = png_depth(1000.0)
+
+
+def raw_float_depth(path: Path, place: str, expected: Size) -> DepthMap:
+    """(H, W) float32 metres of a file of nothing but little-endian float32 values, row by row (ETH3D names it .JPG).
+
+    Values that are not finite or not positive mean "no measurement" and become 0. Raises DataError when the file is
+    missing or has another number of values than ``expected`` (width, height).
+    """
+    width, height = expected
+    try:
+        size = path.stat().st_size
+        if size != 4 * width * height:
+            with path.open("rb") as stream:
+                is_jpeg = stream.read(3) == b"\xff\xd8\xff"
+            raise DataError(
+                f"{place}: depth map {path}: expected {4 * width * height} bytes (float32 of {width}x{height} pixels as"
+                f" the image), found {size}{' of a JPEG image' if is_jpeg else ''}; are image and depth of one kind?"
+            )
+        depth = np.fromfile(path, dtype="<f4").reshape(height, width).astype(np.float32)
+    except OSError as error:
+        raise DataError(f"{place}: depth map {path} cannot be read: {error.strerror or error}") from error
+    depth[~(np.isfinite(depth) & (depth > 0))] = 0.0
+    return depth
+
+
+def array_depth(path: Path, place: str, expected: Size) -> DepthMap:
+    """(H, W) float32 metres of an ``.npy`` file; what is not finite or not positive becomes 0. Raises DataError."""
+    depth = read_depth_map(path, 1.0)
+    if depth.shape != (expected[1], expected[0]):
+        raise DataError(
+            f"{place}: depth map {path}: expected {expected[0]}x{expected[1]} pixels as the image, found"
+            f" {depth.shape[1]}x{depth.shape[0]}; does it belong to this sequence?"
+        )
+    depth[~(np.isfinite(depth) & (depth > 0))] = 0.0
+    return depth
+
+
 def read_pose(path: Path) -> FloatArray:
     """(4, 4) float64 camera-to-world of a text file of four lines of four numbers, kept as it is in the file.
 
@@ -163,17 +215,4 @@ def read_pose(path: Path) -> FloatArray:
         rows.append(row)
     if len(rows) != 4:
         raise DataError(f"{path}: expected 4 lines of a 4x4 pose, found {len(rows)}; is the file complete?")
-    pose = np.array(rows)
-    rotation = pose[:3, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        deviation = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
-    if (
-        not deviation <= ROTATION_TOLERANCE
-        or np.linalg.det(rotation) < 0
-        or np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6
-    ):
-        raise DataError(
-            f"{path}: expected a rigid 4x4 pose (rotation, translation, last line 0 0 0 1), found a matrix that is none"
-            f" (R R^T deviates from the identity by {deviation:.3g}); is it a pose of this dataset?"
-        )
-    return pose
+    return checked_rigid(np.array(rows), str(path))

@@ -17,6 +17,13 @@ _ADAPTERS = {
     "synthetic": ("synthetic.adapter", "SyntheticAdapter", "SyntheticOptions"),
     "seven_scenes": ("seven_scenes", "SevenScenesAdapter", "SevenScenesOptions"),
     "tum": ("tum", "TumAdapter", "TumOptions"),
+    "kitti": ("kitti", "KittiAdapter", "KittiOptions"),
+    "neural_rgbd": ("neural_rgbd", "NeuralRgbdAdapter", "NeuralRgbdOptions"),
+    "eth3d": ("eth3d", "Eth3dAdapter", "Eth3dOptions"),
+    "oxford_spires": ("oxford_spires", "OxfordSpiresAdapter", "OxfordSpiresOptions"),
+    "tanks_and_temples": ("tanks_and_temples", "TanksAndTemplesAdapter", "TanksAndTemplesOptions"),
+    "vbr": ("vbr", "VbrAdapter", "VbrOptions"),
+    "droid_w": ("droid_w", "DroidWAdapter", "DroidWOptions"),
     "folder": ("folder", "FolderAdapter", "FolderOptions"),
     "video": ("video", "VideoAdapter", "VideoOptions"),
 }

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lingbot_eval.adapters.readers import image_size, read_depth, read_image, read_pose
+from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.readers import MILLIMETRES, DepthReader, Size, image_size, read_image, read_pose
 from lingbot_eval.errors import DataError
 from lingbot_eval.types import FloatArray, Frame, Trajectory
 
@@ -21,13 +22,15 @@ class FrameFiles:
     """Where one frame comes from.
 
     timestamp: seconds. pose: a 4×4 camera-to-world text file, the (4, 4) matrix itself, or None.
-    depth_intrinsics: (3, 3) where this depth map is not registered to the image.
+    intrinsics: (3, 3) where this frame has its own. depth_intrinsics: (3, 3) where this depth map is not registered
+    to the image.
     """
 
     image: Path
     timestamp: float
     pose: Path | FloatArray | None = None
     depth: Path | None = None
+    intrinsics: FloatArray | None = None
     depth_intrinsics: FloatArray | None = None
 
 
@@ -36,7 +39,8 @@ class FileSequence:
     """Frames of files in order (a FrameSequence).
 
     files: the selected frames. root: paths in the fingerprint are relative to it. index_files: further files that
-    decided what the frames are. depth_units: of the depth maps, a metre.
+    decided what the frames are. depth_reader: of the depth maps. one_size: whether images of different sizes are
+    refused (ETH3D's differ by a few pixels after undistortion).
     """
 
     dataset: str
@@ -46,7 +50,8 @@ class FileSequence:
     intrinsics: FloatArray | None
     conventions: Mapping[str, Any]
     index_files: tuple[Path, ...] = ()
-    depth_units: float = 1000.0
+    depth_reader: DepthReader = MILLIMETRES
+    one_size: bool = True
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -67,23 +72,31 @@ class FileSequence:
     def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
         """Frames in order; raises DataError at the frame whose image, depth or pose cannot be read."""
         size = None
-        for index, source in enumerate(self.files):
-            place = self._place(index)
-            if size is None and (images or depth):
-                size = image_size(source.image, place)
-            depth_map = None
-            if depth and source.depth is not None and size is not None:
-                depth_map = read_depth(source.depth, place, self.depth_units, size)
-            yield Frame(
-                index=index,
-                timestamp=source.timestamp,
-                image=read_image(source.image, place, size) if images else None,
-                source=str(source.image),
-                camera_to_world=_pose(source),
-                depth=depth_map,
-                intrinsics=self.intrinsics,
-                depth_intrinsics=source.depth_intrinsics if depth_map is not None else None,
-            )
+        for index in range(len(self.files)):
+            if (size is None or not self.one_size) and (images or depth):
+                size = image_size(self.files[index].image, self._place(index))
+            yield self._frame(index, size, images=images, depth=depth)
+
+    def frame(self, index: int) -> Frame:
+        """One frame with image and depth, read by itself. Raises DataError."""
+        first = index if not self.one_size else 0
+        return self._frame(index, image_size(self.files[first].image, self._place(first)), images=True, depth=True)
+
+    def _frame(self, index: int, size: Size | None, *, images: bool, depth: bool) -> Frame:
+        source, place = self.files[index], self._place(index)
+        depth_map = None
+        if depth and source.depth is not None and size is not None:
+            depth_map = self.depth_reader(source.depth, place, size)
+        return Frame(
+            index=index,
+            timestamp=source.timestamp,
+            image=read_image(source.image, place, size) if images else None,
+            source=str(source.image),
+            camera_to_world=_pose(source),
+            depth=depth_map,
+            intrinsics=self.intrinsics if source.intrinsics is None else source.intrinsics,
+            depth_intrinsics=source.depth_intrinsics if depth_map is not None else None,
+        )
 
     def reference(self) -> Trajectory | None:
         """Poses of the frames that have one; None where no frame has."""
@@ -138,3 +151,16 @@ def _pose(source: FrameFiles) -> FloatArray | None:
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
     """(3, 3) intrinsic matrix in pixels."""
     return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+
+
+def selected(dataset: str, scene: str, selection: Selection, total: int) -> range:
+    """Positions of the selected frames of ``total``. Raises DataError when none is left."""
+    if total == 0:
+        raise DataError(f"{dataset}: scene {scene} has no frames: expected images, found none; is the scene complete?")
+    chosen = selection.indices(total)
+    if not chosen:
+        raise DataError(
+            f"{dataset}: scene {scene} has {total} frames and the selection starts at {selection.start}:"
+            " no frame is left; start earlier"
+        )
+    return chosen

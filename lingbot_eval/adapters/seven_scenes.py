@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.adapters.listing import existing_folder, folders_in, names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.readers import MILLIMETRES
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.formats.text import read_text
@@ -22,7 +23,7 @@ FRAMES_PER_SECOND = 30.0  # the sensor's rate; the dataset itself has no timesta
 
 _SPLIT_LINE = re.compile(r"sequence\s*(\d{1,9})", re.IGNORECASE)
 _SEQUENCE = re.compile(r"seq-\d+")
-_FILE = re.compile(r"frame-(\d+)\.(color|depth\.proj|depth|pose)\.(png|jpg|jpeg|txt)")
+_FILE = re.compile(r"frame-(\d{1,9})\.(color|depth\.proj|depth|pose)\.(png|jpg|jpeg|txt)", re.IGNORECASE)
 
 
 class SevenScenesOptions(BaseModel):
@@ -95,7 +96,7 @@ class SevenScenesAdapter:
                 "frames_without_image": len(numbered) - len(numbers),
                 "licence": "Microsoft Research 7-Scenes licence: research use only",
             },
-            depth_units=1000.0,
+            depth_reader=MILLIMETRES,
         )
 
     def _places(self) -> list[str]:
@@ -157,13 +158,13 @@ def _frames_in(folder: Path) -> dict[int, dict[str, str]]:
             match = _FILE.fullmatch(entry.name)
             if match is None:
                 continue
-            kinds = frames.setdefault(int(match[1]), {})
-            if match[2] in kinds:
+            kinds, kind = frames.setdefault(int(match[1]), {}), match[2].lower()
+            if kind in kinds:
                 raise DataError(
-                    f"seven_scenes: {folder}: two files for the {match[2]} of frame {int(match[1])}:"
-                    f" {shown(sorted((kinds[match[2]], entry.name)))}; remove one of them"
+                    f"seven_scenes: {folder}: two files for the {kind} of frame {int(match[1])}:"
+                    f" {shown(sorted((kinds[kind], entry.name)))}; remove one of them"
                 )
-            kinds[match[2]] = entry.name
+            kinds[kind] = entry.name
     return frames
 
 

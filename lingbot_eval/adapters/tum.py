@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.adapters.listing import existing_folder, folders_in, inside, names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.readers import png_depth
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.formats.association import associate
@@ -101,7 +102,7 @@ class TumAdapter:
                 "licence": "CC BY 4.0 (Technical University of Munich)",
             },
             index_files=tuple(index_files),
-            depth_units=DEPTH_UNITS,
+            depth_reader=png_depth(DEPTH_UNITS),
         )
 
     def _sequences(self) -> list[str]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "run an experiment file: stream, score, store",
     "report": "tables and plots of a run",
     "compare": "two backends on the same frames, or two runs: agreement, speed, memory",
+    "datasets": "list, show, check or prepare datasets",
     "score": "score a trajectory file against a reference",
     "verify": "rebuild the reference cases and compare: can this machine be trusted?",
 }

@@ -31,7 +31,7 @@ class SizeSettings(BaseModel):
     """How large the method sees a frame (model.md section 1, protocol.md section 2).
 
     mode ``width``: resize to ``width``, the height follows the shape of the image and is rounded to a multiple of 14
-    (``height_rounding``), then cut around the centre to ``max_height`` (default: ``width``) where it is larger.
+    (``height_rounding``; ``pixel_floor``: to whole pixels first, then down, as DROID-W's protocol), then cut around the centre to ``max_height`` (default: ``width``) where it is larger.
     mode ``cover``: the smallest scale that covers ``width`` × ``height``, then cut around the centre.
     mode ``exact``: resize each axis to ``width``, ``height``, whatever that does to the shape.
     """
@@ -42,7 +42,7 @@ class SizeSettings(BaseModel):
     width: Side = 518
     height: Side | None = None
     max_height: Side | None = None
-    height_rounding: Literal["nearest", "floor"] = "nearest"
+    height_rounding: Literal["nearest", "floor", "pixel_floor"] = "nearest"
     filter: Literal["bicubic", "lanczos"] = "bicubic"
 
     @model_validator(mode="after")
@@ -87,7 +87,10 @@ def size_plan(width: int, height: int, settings: SizeSettings) -> SizePlan:
         resized = (max(size[0], round(width * scale)), max(size[1], round(height * scale)))
     else:
         patches = height * settings.width / width / PATCH
-        rows = math.floor(patches) if settings.height_rounding == "floor" else round(patches)
+        if settings.height_rounding == "pixel_floor":
+            rows = round(height * settings.width / width) // PATCH
+        else:
+            rows = math.floor(patches) if settings.height_rounding == "floor" else round(patches)
         resized = (settings.width, max(rows, 1) * PATCH)
         size = (settings.width, min(resized[1], settings.max_height or settings.width))
     return SizePlan(resized, (resized[0] - size[0]) // 2, (resized[1] - size[1]) // 2, size)

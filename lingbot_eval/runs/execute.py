@@ -108,7 +108,11 @@ def _record(plan: Plan, command: str) -> RunRecord:
         key=plan.key,
         name=plan.experiment.name,
         command=command,
-        experiment=plan.experiment.model_dump(mode="json"),
+        # The cards travel with the results: reports compare with the published numbers as they were then.
+        experiment={
+            **plan.experiment.model_dump(mode="json"),
+            "cards": {card.name: card.model_dump(mode="json") for card in plan.cards},
+        },
         units=[list(unit.names) for unit in plan.units],
         weights=plan.weights,
         environment=environment(),

@@ -50,6 +50,7 @@ class Plan:
     units: tuple[Unit, ...]
     weights: dict[str, str]
     key: str
+    cards: tuple[Card, ...] = ()
 
 
 def make_plan(experiment: Experiment) -> Plan:
@@ -71,6 +72,7 @@ def make_plan(experiment: Experiment) -> Plan:
         ),
         weights={name: found.label for name, found in weights.items()},
         key=plan_key(resolved, cards.values(), weights),
+        cards=tuple(cards.values()),
     )
 
 

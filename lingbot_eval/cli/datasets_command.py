@@ -1,0 +1,251 @@
+"""``lingbot-eval datasets``: what there is, what its card says, and whether a copy on disk is what it should be."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lingbot_eval.cli import output
+from lingbot_eval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from lingbot_eval.adapters.cards import Card
+    from lingbot_eval.doctor.findings import DatasetCheck, SceneCheck
+
+FINE, PROBLEMS = 0, 1
+_MARKS = {"problem": "PROBLEM", "warning": "warning", "note": "       "}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sub-commands and their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the datasets that can be read")
+    listing.add_argument("--markdown", action="store_true", help="the README's table, made from the cards")
+    show = actions.add_parser("show", help="a dataset's card: source, licence, layout, protocol, published numbers")
+    show.add_argument("name", metavar="NAME")
+    check = actions.add_parser("check", help="examine a copy on disk: layout, counts, images, depth, poses, convention")
+    check.add_argument("name", metavar="NAME")
+    check.add_argument("--root", metavar="DIR", type=Path, required=True, help="the folder described under 'layout'")
+    check.add_argument("--scene", metavar="SCENE", action="append", default=[], help="only this (may be given again)")
+    check.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option of the dataset, e.g. split=all (may be given again)",
+    )
+    check.add_argument("--decode", action="store_true", help="read every image and depth map whole")
+    check.add_argument(
+        "--figures",
+        metavar="DIR",
+        type=Path,
+        help="write a picture of the convention test of each scene here",
+    )
+    for action in (listing, show, check):
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do one action; ``check`` returns 1 when something is wrong with the data."""
+    if args.action == "list":
+        return _list(args)
+    return _show(args) if args.action == "show" else _check(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from lingbot_eval.adapters.card_table import markdown_table, size_in_words
+    from lingbot_eval.adapters.cards import card_names, load_card
+
+    cards = [load_card(name) for name in card_names()]
+    if args.json:
+        output.as_json([{"name": card.name, "title": card.title, "licence": card.source.licence} for card in cards])
+    elif args.markdown:
+        output.line(markdown_table().rstrip("\n"))
+    else:
+        for card in cards:
+            protocol = f"stride {card.protocol.stride}, {size_in_words(card.protocol.size)}"
+            output.line(f"{card.name:18} {card.title:42} {protocol}")
+    return FINE
+
+
+def _show(args: argparse.Namespace) -> int:
+    from lingbot_eval.adapters.cards import load_card
+
+    card = load_card(args.name)
+    if args.json:
+        output.as_json(card.model_dump(mode="json"))
+        return FINE
+    output.line("\n".join(_card_lines(card)))
+    return FINE
+
+
+def _card_lines(card: Card) -> list[str]:
+    from lingbot_eval.adapters.card_table import size_in_words
+
+    protocol = card.protocol
+    fields = {
+        "what": card.description,
+        "from": card.source.url or "–",
+        "licence": card.source.licence,
+        "cite": card.source.citation or "–",
+        "layout": card.layout,
+        "scenes": card.scenes,
+        "frames": ", ".join(f"{scene} {frames or '?'}" for scene, frames in card.expected_scenes.items()) or "any",
+        **{f"without {name}": reason for name, reason in card.scenes_left_out.items()},
+        **{f"without views of {name}": reason for name, reason in card.views_left_out.items()},
+        "protocol": ", ".join(
+            [
+                *([protocol.split] if protocol.split else []),
+                f"stride {protocol.stride}",
+                size_in_words(protocol.size),
+                f"depth {protocol.min_depth:g} to {protocol.max_depth:g} m",
+            ]
+        ),
+        "metrics": ", ".join(protocol.metrics) or "none",
+        "thresholds": ", ".join(f"{name} {value:g}" for name, value in protocol.thresholds.items()) or "none",
+    }
+    lines = [f"{card.name}: {card.title}", *(f"  {name}: {text}" for name, text in fields.items())]
+    lines += [f"  note: {note}" for note in protocol.notes]
+    for row in card.published:
+        values = ", ".join(f"{name} {value:g}" for name, value in row.values.items())
+        where = row.source + (f", {row.scenes} scenes" if row.scenes else "")
+        lines.append(f"  published, {row.method} ({where}): {values}")
+    return lines
+
+
+def _check(args: argparse.Namespace) -> int:
+    from lingbot_eval.adapters.cards import load_card
+    from lingbot_eval.adapters.registry import open_adapter
+    from lingbot_eval.doctor.check import examine
+    from lingbot_eval.resources import expanded
+
+    card = load_card(args.name)
+    root = expanded(args.root)
+    adapter = open_adapter(args.name, root, _options(args.option))
+    checked = examine(card, adapter, root, tuple(args.scene), _Bar() if args.decode else None)
+    figures = _figures(checked, args.figures) if args.figures is not None else []
+    if args.json:
+        output.as_json(_document(checked, figures))
+    else:
+        _print_check(checked)
+        for figure in figures:
+            output.line(f"figure: {figure}")
+    return PROBLEMS if checked.problems else FINE
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    from lingbot_eval.formats.yaml_documents import parse_value
+
+    options = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--option {text}: expected KEY=VALUE, such as split=all")
+        options[key] = parse_value(value)
+    return options
+
+
+def _print_check(checked: DatasetCheck) -> None:
+    output.line(f"{checked.dataset} in {checked.root}")
+    for finding in checked.findings:
+        output.line(f"  {_MARKS[finding.level]} {finding.check}: {finding.text}")
+    for scene in checked.scenes:
+        frames = "not readable" if scene.frames is None else f"{scene.frames} frames{_speed(scene)}"
+        output.line(f"{scene.scene}: {frames}")
+        for finding in scene.findings:
+            output.line(f"  {_MARKS[finding.level]} {finding.check}: {finding.text}")
+    scenes = f"{len(checked.scenes)} {'scene' if len(checked.scenes) == 1 else 'scenes'}"
+    problems = f"{checked.problems or 'no'} {'problem' if checked.problems == 1 else 'problems'}"
+    output.line(f"{scenes}, {problems}")
+
+
+def _speed(scene: SceneCheck) -> str:
+    if not scene.frames or scene.seconds <= 0:
+        return ""
+    return f", metadata checked at {scene.frames / scene.seconds:,.0f} images/s"
+
+
+def _document(checked: DatasetCheck, figures: list[Path]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "dataset": checked.dataset,
+        "root": checked.root,
+        "problems": checked.problems,
+        "findings": [asdict(finding) for finding in checked.findings],
+        "scenes": [
+            {
+                "scene": scene.scene,
+                "frames": scene.frames,
+                "metadata_seconds": scene.seconds,
+                "findings": [asdict(finding) for finding in scene.findings],
+                "convention": _verdict(scene),
+            }
+            for scene in checked.scenes
+        ],
+        "figures": [str(figure) for figure in figures],
+    }
+
+
+def _verdict(scene: SceneCheck) -> dict[str, Any] | None:
+    from dataclasses import asdict
+
+    verdict = scene.convention
+    if verdict is None:
+        return None
+    return {
+        "clear": verdict.clear,
+        "as_expected": verdict.is_expected,
+        "fits": [asdict(fit) for fit in verdict.fits],
+        "pairs": verdict.pairs,
+        "declared_focal_px": verdict.declared_focal,
+        "image_focal_px": verdict.image_focal,
+        "fitted_focal_px": verdict.fitted_focal,
+    }
+
+
+def _figures(checked: DatasetCheck, folder: Path) -> list[Path]:
+    """One picture a scene whose convention was tested. Raises StoreError when the disk refuses."""
+    from lingbot_eval.runs.disk import component, writing
+
+    files = []
+    for scene in checked.scenes:
+        if scene.convention is None:
+            continue
+        from lingbot_eval.doctor.convention_figure import write_convention_figure
+
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        name = component(scene.scene.replace("/", "-"))
+        path = folder / f"{component(checked.dataset)}-{name}-convention.png"
+        write_convention_figure(path, f"{checked.dataset} / {scene.scene}", scene.convention)
+        files.append(path)
+    return files
+
+
+class _Bar:
+    """A `lingbot_eval.doctor.check.Watcher` that draws a bar on a terminal's standard error."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def scene(self, name: str, frames: int | None) -> None:
+        """A bar of its own for each scene."""
+        from tqdm import tqdm
+
+        # disable=None: tqdm shows itself on a terminal only.
+        self._bar = tqdm(total=frames, desc=name, unit="frame", file=sys.stderr, leave=False, disable=None)
+
+    def frame(self) -> None:
+        """One further."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def done(self) -> None:
+        """The bar goes away."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,171 @@
+"""Checks of one scene by its metadata: no image is decoded, only headers are read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingbot_eval.adapters.readers import image_size, read_pose
+from lingbot_eval.adapters.sequence import FileSequence
+from lingbot_eval.doctor.findings import Finding, gathered
+from lingbot_eval.errors import DataError
+from lingbot_eval.types import FloatArray
+
+ROTATION_WARNING = 1e-2  # deviation of R R^T from the identity; KinectFusion's poses stay below
+_LONG_GAP = 10.0  # times the median interval
+
+Size = tuple[int, int]
+
+
+def check_files(sequence: FileSequence) -> list[Finding]:
+    """Images that cannot be opened or differ in size, depth that is missing or empty, links, mixed kinds of file."""
+    unreadable: list[str] = []
+    odd: list[str] = []
+    empty: list[str] = []
+    sizes: Counter[Size] = Counter()
+    for index, source in enumerate(sequence.files):
+        place = f"frame {index}"
+        try:
+            size = image_size(source.image, place)
+        except DataError as error:
+            unreadable.append(str(error))
+            continue
+        if sizes and sequence.one_size and size not in sizes:
+            first = next(iter(sizes))
+            odd.append(f"{place}: {source.image} has {size[0]}x{size[1]} pixels, the first image {first[0]}x{first[1]}")
+        sizes[size] += 1
+    for index, source in enumerate(sequence.files):
+        if source.depth is not None and _size_of(source.depth) == 0:
+            empty.append(f"frame {index}: depth map {source.depth} is missing or empty; copy or download it again")
+    kinds = Counter(source.image.suffix for source in sequence.files)
+    findings = gathered("problem", "images", unreadable) + gathered("problem", "images", odd)
+    findings += gathered("problem", "depth", empty) + _links(sequence)
+    if len(kinds) > 1:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        findings.append(Finding("warning", "images", f"images of several kinds: {listed}; were two copies mixed?"))
+    missing = np.array([source.depth is None for source in sequence.files])
+    if missing.any() and not missing.all():
+        findings.append(Finding("warning", "depth", _gaps(missing, "depth map")))
+    if sizes:
+        width, height = sizes.most_common(1)[0][0]
+        several = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+        depth = "no depth" if missing.all() else f"{int((~missing).sum())} with depth"
+        findings.append(Finding("note", "images", f"{width}x{height}{several}, {depth}"))
+    return findings
+
+
+def check_poses(sequence: FileSequence) -> list[Finding]:
+    """Poses that cannot be read or are no rotations, and stretches of frames without any."""
+    broken: list[str] = []
+    poses: list[FloatArray] = []
+    missing = np.array([source.pose is None for source in sequence.files])
+    for source in sequence.files:
+        try:
+            if source.pose is not None:
+                poses.append(read_pose(source.pose) if isinstance(source.pose, Path) else source.pose)
+        except DataError as error:
+            broken.append(str(error))
+    findings = gathered("problem", "poses", broken)
+    if missing.all():
+        return [*findings, Finding("note", "poses", "no reference poses: trajectories cannot be scored here")]
+    if missing.any():
+        findings.append(Finding("warning", "poses", _gaps(missing, "pose")))
+    if poses:
+        findings += _rotations(np.stack(poses))
+    return findings
+
+
+def check_times(sequence: FileSequence) -> list[Finding]:
+    """Holes in time. (Timestamps out of order are refused when the scene is opened.)"""
+    times = sequence.timestamps()
+    steps = np.diff(times)
+    if len(steps) < 2:
+        return []
+    usual = float(np.median(steps))
+    holes = np.flatnonzero(steps > _LONG_GAP * usual)
+    if not len(holes):
+        return []
+    worst = int(holes[np.argmax(steps[holes])])
+    return [
+        Finding(
+            "warning",
+            "timestamps",
+            f"{len(holes)} holes of more than {_LONG_GAP:g} times the usual {usual:.4g} s; the longest,"
+            f" {steps[worst]:.4g} s, is after frame {worst}: are frames missing?",
+        )
+    ]
+
+
+def _rotations(poses: FloatArray) -> list[Finding]:
+    rotations = poses[:, :3, :3]
+    deviation = np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)).max(axis=(1, 2))
+    worst = int(np.argmax(deviation))
+    mirrored = int((np.linalg.det(rotations) < 0).sum())
+    path = float(np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1).sum())
+    findings = [
+        Finding(
+            "note",
+            "poses",
+            f"{len(poses)} poses, path {path:.4g} long, rotations orthogonal to {deviation[worst]:.1e}",
+        )
+    ]
+    if mirrored:
+        findings.append(Finding("problem", "poses", f"{mirrored} rotation matrices are mirror images (determinant -1)"))
+    if deviation[worst] > ROTATION_WARNING:
+        text = (
+            f"{int((deviation > ROTATION_WARNING).sum())} rotation matrices are off by more than {ROTATION_WARNING:g}"
+        )
+        findings.append(Finding("warning", "poses", f"{text}, the worst by {deviation[worst]:.3g} (pose {worst})"))
+    return findings
+
+
+def _gaps(missing: NDArray[np.bool_], what: str) -> str:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], missing, [False]]).astype(np.int8)))
+    starts, ends = edges[::2], edges[1::2]
+    longest = int(np.argmax(ends - starts))
+    return (
+        f"{int(missing.sum())} of {len(missing)} frames have no {what}, in {len(starts)} gaps; the longest has"
+        f" {ends[longest] - starts[longest]} frames from frame {starts[longest]}"
+    )
+
+
+def _links(sequence: FileSequence) -> list[Finding]:
+    """Links that lead out of the root: the numbers would hang on files that nobody sees."""
+    root = os.path.realpath(sequence.root)
+    files = [path for source in sequence.files for path in _paths(source.image, source.depth, source.pose)]
+    outside = [
+        f"{path} is a link that leads out of the root, to {target}; copy the file"
+        for path, target in _leaving(files, root)
+    ]
+    folders = sorted({path.parent for path in files})
+    away = [
+        f"folder {folder} lies outside the root, in {target}: a link leads there; is that meant?"
+        for folder in folders
+        if not _within(target := os.path.realpath(folder), root)
+    ]
+    return gathered("problem", "links", outside) + gathered("warning", "links", away)
+
+
+def _leaving(files: Sequence[Path], root: str) -> list[tuple[Path, str]]:
+    links = [path for path in files if path.is_symlink()]
+    return [(path, target) for path in links if not _within(target := os.path.realpath(path), root)]
+
+
+def _within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def _paths(*candidates: object) -> list[Path]:
+    return [path for path in candidates if isinstance(path, Path)]
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
