@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.cache.protocol import CacheShape
+from lingbot_eval.cache.release import release_freed
 
 
 class LayerBuffers:
@@ -33,10 +34,7 @@ class LayerBuffers:
             if self.capacity:
                 grown[:, : self.capacity] = self._layers[layer]
                 self._layers[layer] = grown
-                if shape.device.type == "cuda":
-                    # The freed block is a little too small for the next layer's, so the allocator would keep all of
-                    # them aside and the reserved memory would double.
-                    torch.cuda.empty_cache()
+                release_freed(shape.device)
             else:
                 self._layers.append(grown)
         self.capacity = capacity
