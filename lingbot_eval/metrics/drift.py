@@ -203,7 +203,10 @@ _SCALE_WORDS = (
     "change of the local scale in % per 100 matched frames: slope of its logarithm over the frames by Theil and Sen;"
     " local scale: median of the step length ratios estimate/reference of {n} steps"
 )
-_ANCHORED_WORDS = "position error of the last matched frame after Sim(3) alignment on the first {n}"
+_ANCHORED_WORDS = (
+    "position error of the last matched frame after Sim(3) alignment on the first {n}; where those lie almost on a line,"
+    " the turn about it is hardly determined and this is large"
+)
 _LOOP_WORDS = (
     "where the reference ends within 5 % of its path length of its start: distance between the true and the estimated"
     " (Sim(3)-aligned) vector from first to last camera"

@@ -1,0 +1,222 @@
+"""Drift: analytic paths with planted drift, jumps and collapses, and a plain form of KITTI's segments as oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.geometry.poses import pose_matrix
+from lingbot_eval.metrics.drift import DriftScore, DriftSettings, local_scale, score_drift
+from lingbot_eval.metrics.segments import rmse_interval, segment_lengths
+from lingbot_eval.metrics.trajectory import score_trajectory
+from lingbot_eval.types import Trajectory
+
+
+def trajectory(poses: np.ndarray) -> Trajectory:
+    return Trajectory(np.arange(len(poses)), np.arange(len(poses)) * 0.1, poses)
+
+
+def score(truth: np.ndarray, estimate: np.ndarray, **settings: object) -> DriftScore:
+    return score_drift(trajectory(truth), trajectory(estimate), DriftSettings.model_validate(settings))
+
+
+def value(found: DriftScore, name: str, variant: str = "sim3") -> float:
+    (measured,) = [m for m in found.measurements if (m.name, m.variant) == (name, variant)]
+    assert measured.value is not None, measured.reason
+    return measured.value
+
+
+def reason(found: DriftScore, name: str, variant: str = "sim3") -> str:
+    (measured,) = [m for m in found.measurements if (m.name, m.variant) == (name, variant)]
+    assert measured.reason is not None, measured.value
+    return measured.reason
+
+
+def steps_to_path(turns_deg: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Dead reckoning: yaw by each turn, then go forward."""
+    yaw = np.radians(np.concatenate([[0.0], np.cumsum(turns_deg)]))
+    rotations = Rotation.from_rotvec(yaw[:, None] * [0.0, 1, 0]).as_matrix()
+    forward = rotations[:-1] @ [0.0, 0, 1] * lengths[:, None]
+    return pose_matrix(rotations, np.concatenate([np.zeros((1, 3)), np.cumsum(forward, axis=0)]))
+
+
+def winding(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Turns and lengths of a walk of 1 m steps that never lies on a line."""
+    turns = 3 * np.sin(np.arange(count) / 40) + np.random.default_rng(seed).normal(scale=0.5, size=count)
+    return turns, np.ones(count)
+
+
+def noisy(poses: np.ndarray, seed: int, noise: float = 0.02) -> np.ndarray:
+    shaken = poses.copy()
+    shaken[:, :3, 3] += noise * np.random.default_rng(seed).normal(size=(len(poses), 3))
+    return shaken
+
+
+def test_a_yaw_drift_of_one_degree_a_frame() -> None:
+    """A circle driven with 1° too much turn a frame: each segment of L metres turns L degrees too far."""
+    truth = steps_to_path(np.full(400, 2.0), np.ones(400))
+    estimate = steps_to_path(np.full(400, 3.0), np.ones(400))
+    found = score(truth, estimate, segment_lengths_m=(5.0, 10.0))
+    # KITTI's segment ends at the first pose beyond its length: 6 and 11 steps.
+    starts = found.series.segment_length_m if found.series else np.empty(0)
+    weights = [np.count_nonzero(starts == 5), np.count_nonzero(starts == 10)]
+    expected = np.average([6 / 5, 11 / 10], weights=weights)
+    assert value(found, "segment_rotation") == pytest.approx(expected, rel=1e-6)
+    assert value(found, "rpe_rotation_rmse", "10 frames") == pytest.approx(10.0, rel=1e-6)
+    assert value(found, "rpe_rotation_rmse", "1 frames") == pytest.approx(1.0, rel=1e-6)
+
+
+def test_segments_equal_kittis_loop() -> None:
+    """The benchmark's own nested loops, written out."""
+    turns, lengths = winding(300)
+    truth = steps_to_path(turns, lengths)
+    estimate = noisy(steps_to_path(turns * 1.02, lengths), 1)
+    found = score(truth, estimate, segment_lengths_m=(20.0, 50.0))
+    aligned = score_trajectory(trajectory(truth), trajectory(estimate), 301).alignments["sim3"].apply_poses(estimate)
+    distance = [0.0]
+    for i in range(1, len(truth)):
+        distance.append(distance[-1] + float(np.linalg.norm(truth[i, :3, 3] - truth[i - 1, :3, 3])))
+    translation, rotation = [], []
+    for first in range(0, len(truth), 10):
+        for length in (20.0, 50.0):
+            last = next((i for i in range(first, len(truth)) if distance[i] > distance[first] + length), None)
+            if last is None:
+                continue
+            true_step = np.linalg.inv(truth[first]) @ truth[last]
+            error = np.linalg.inv(np.linalg.inv(aligned[first]) @ aligned[last]) @ true_step
+            translation.append(100 * np.linalg.norm(error[:3, 3]) / length)
+            rotation.append(np.degrees(Rotation.from_matrix(error[:3, :3]).magnitude()) / length)
+    assert value(found, "segment_translation") == pytest.approx(np.mean(translation))
+    assert value(found, "segment_rotation") == pytest.approx(np.mean(rotation))
+
+
+@pytest.mark.parametrize(
+    ("path", "first"), [(3724.0, 100.0), (1000.0, 100.0), (999.0, 50.0), (12.0, 1.0), (60.0, 5.0), (0.4, 0.02)]
+)
+def test_segment_lengths_fit_the_scene(path: float, first: float) -> None:
+    lengths = segment_lengths(path)
+    assert lengths == pytest.approx([first * k for k in range(1, 9)])
+    assert lengths[0] <= path / 5
+
+
+def test_scale_drift_is_recovered() -> None:
+    turns, lengths = winding(1000)
+    truth = steps_to_path(turns, lengths)
+    estimate = steps_to_path(turns, 0.3 * lengths * 1.01 ** (np.arange(1000) / 100))
+    assert value(score(truth, estimate), "scale_drift") == pytest.approx(1.0, rel=0.01)
+    assert value(score(truth, truth), "scale_drift") == pytest.approx(0.0, abs=1e-9)
+
+
+def test_local_scale_leaves_standstills_out() -> None:
+    turns, lengths = winding(200)
+    lengths[80:100] = 0
+    truth = steps_to_path(turns, lengths)
+    estimate = steps_to_path(turns, np.where(np.arange(200) < 100, lengths, 2 * lengths))
+    scale = local_scale(truth, estimate, 21)
+    assert scale[:60] == pytest.approx(np.ones(60))
+    assert scale[130:] == pytest.approx(np.full(71, 2.0))
+    assert np.isnan(scale[90])
+
+
+def test_a_planted_jump_is_found_at_its_frame() -> None:
+    turns, lengths = winding(400)
+    truth = steps_to_path(turns, lengths)
+    estimate = noisy(truth, 2)
+    estimate[250:, :3, 3] += [0.0, 3.0, 0.0]
+    found = score(truth, estimate)
+    assert found.series is not None
+    assert found.series.jump_frame.tolist() == [250]
+    assert value(found, "jumps") == 1
+    assert value(found, "largest_step_error_frame") == 250
+    assert value(found, "collapsed") == 0
+    assert "no collapse" in reason(found, "collapse_frame")
+
+
+def test_a_planted_collapse_is_found_at_its_frame() -> None:
+    turns, lengths = winding(400)
+    truth = steps_to_path(turns, lengths)
+    estimate = noisy(truth, 3)
+    # Tracking is lost: from here on the camera tumbles on the spot.
+    estimate[300:] = estimate[299]
+    found = score(truth, estimate)
+    assert value(found, "collapsed") == 1
+    assert value(found, "collapse_frame") == 300
+    assert value(score(truth, noisy(truth, 4)), "collapsed") == 0
+
+
+def test_loop_gap() -> None:
+    turns = np.full(359, 360 / 359)
+    truth = steps_to_path(turns, np.ones(359))
+    estimate = truth.copy()
+    estimate[-1, :3, 3] += [0, 2.0, 0]
+    found = score(truth, estimate)
+    assert value(found, "loop_gap") == pytest.approx(2.0, rel=0.02)
+    assert value(found, "loop_gap_share") == pytest.approx(100 * 2.0 / 359, rel=0.02)
+    half = score(truth[:180], estimate[:180])
+    assert "no loop" in reason(half, "loop_gap")
+
+
+def test_prefixes_are_the_ate_of_the_cut_sequence() -> None:
+    turns, lengths = winding(200)
+    truth, estimate = steps_to_path(turns, lengths), noisy(steps_to_path(turns * 1.01, lengths), 5)
+    series = score(truth, estimate).series
+    assert series is not None
+    for k in (0, 20, 63):
+        end = int(series.prefix_frame[k]) + 1
+        cut = score_trajectory(trajectory(truth[:end]), trajectory(estimate[:end]), end)
+        expected = next(m.value for m in cut.measurements if (m.name, m.variant) == ("ate_rmse", "sim3"))
+        assert series.prefix_ate_m[k] == pytest.approx(expected)
+    assert series.prefix_frame[-1] == 200
+
+
+def test_relative_errors_at_a_distance() -> None:
+    """1 m steps: pairs at least 10 m apart are 10 steps apart, or 11 where rounding is against it."""
+    turns, lengths = winding(100)
+    truth, estimate = steps_to_path(turns, 1.001 * lengths), steps_to_path(turns + 0.5, 1.001 * lengths)
+    found = score(truth, estimate)
+    assert value(found, "rpe_rotation_rmse", "10 m") == pytest.approx(5.0)
+    assert "shorter than a step" in reason(score(truth, estimate, rpe_frames=(500,)), "rpe_rotation_rmse", "500 frames")
+
+
+def test_intervals_cover_what_they_should() -> None:
+    """Blocks of dependent errors: the truth lies within the 95 % interval about that often, the plain one fails."""
+    inside = 0
+    for seed in range(100):
+        innovations = np.random.default_rng(seed).normal(size=2100)
+        errors = np.convolve(innovations, np.ones(20) / np.sqrt(20), mode="valid")[:2000]
+        low, high = rmse_interval(errors, 40)
+        inside += low <= 1.0 <= high
+    assert 84 <= inside <= 99
+    assert "independent blocks" in reason(
+        score(*(steps_to_path(*winding(60)),) * 2), "rpe_translation_low95", "10 frames"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda t: (t, np.full_like(t, np.nan)), "only 0 matched frames"),
+        (lambda t: (t[:2], t[:2]), "only 2 matched frames"),
+        (lambda t: (np.tile(t[3], (50, 1, 1)), t[:50]), "static reference"),
+        (lambda t: (t[:50], np.tile(t[3], (50, 1, 1))), "static estimate"),
+    ],
+)
+def test_what_cannot_be_scored_has_its_reason(spoil: object, why: str) -> None:
+    truth, estimate = spoil(steps_to_path(*winding(60)))  # type: ignore[operator]
+    found = score(truth, estimate)
+    assert found.series is None
+    assert all(m.reason is not None and why in m.reason for m in found.measurements)
+    whole = score(steps_to_path(*winding(60)), steps_to_path(*winding(60)))
+    assert [(m.name, m.variant) for m in found.measurements] == [(m.name, m.variant) for m in whole.measurements]
+
+
+def test_poses_that_are_not_rigid_are_left_out_and_counted() -> None:
+    truth = steps_to_path(*winding(60))
+    estimate = truth.copy()
+    estimate[7, :3, :3] *= 2
+    estimate[9, :3, 0] *= -1
+    scored = score_trajectory(trajectory(truth), trajectory(estimate), 61)
+    counts = {(m.name, m.variant): m.value for m in scored.measurements}
+    assert counts["dropped_frames", "not_rigid"] == 2
+    assert counts["matched_frames", ""] == 59
