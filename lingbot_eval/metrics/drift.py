@@ -204,7 +204,7 @@ _SCALE_WORDS = (
     " local scale: median of the step length ratios estimate/reference of {n} steps"
 )
 _ANCHORED_WORDS = (
-    "position error of the last matched frame after Sim(3) alignment on the first {n}; where those lie almost on a line,"
+    "position error of the last matched frame after Sim(3) alignment on the first {n}; where they lie almost on a line,"
     " the turn about it is hardly determined and this is large"
 )
 _LOOP_WORDS = (

@@ -1,0 +1,187 @@
+"""Point cloud accuracy: Umeyama, voxel grid, ICP, then distances both ways (protocol.md section 1, "Point cloud")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from lingbot_eval.errors import UnscorableError
+from lingbot_eval.geometry.alignment import Sim3, umeyama
+from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.metrics.registration import Registration, icp, nearest
+from lingbot_eval.types import FloatArray, Measurement
+
+Metres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Mask = NDArray[np.bool_]
+
+MIN_POINTS = 100
+
+
+class PointSettings(BaseModel):
+    """How clouds are compared; lengths in metres.
+
+    voxel_m: edge of the voxels that both clouds are thinned to, None for none. icp_m: farthest pair of the
+    registration, None for no registration. threshold_m: of precision, recall and F1. registration: ``scipy``, always
+    there, or ``small_gicp`` (extra ``points``), on several cores. max_points: a cloud that is collected from depth maps
+    keeps at most that many points of each side.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    voxel_m: Metres | None = 4 / 512
+    icp_m: Metres | None = 0.1
+    threshold_m: Metres = 0.05
+    registration: Registration = "scipy"
+    max_points: Annotated[int, Field(ge=1000, le=20_000_000)] = 10_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class PointScore:
+    """Measurements of family ``points``, and the motions that brought the prediction to the truth (None: not scored).
+
+    umeyama: from the prediction's world to the truth's. icp: (4, 4) rigid, applied after it.
+    """
+
+    measurements: tuple[Measurement, ...]
+    umeyama: Sim3 | None = None
+    icp: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PointPairs:
+    """Two clouds and which of their points belong together.
+
+    truth: (N, 3) metres. prediction: (M, 3), in any world and scale. pairs: row i of the first ``pairs`` rows of both
+    belongs to row i. truth_mask, prediction_mask: (N,), (M,) coverage: which points are compared at the end; points
+    outside still serve as neighbours. None is all of them. sampled: a word on thinning, for the convention.
+    """
+
+    truth: FloatArray
+    prediction: FloatArray
+    pairs: int
+    truth_mask: Mask | None = None
+    prediction_mask: Mask | None = None
+    sampled: str = ""
+
+
+def score_points(clouds: PointPairs, settings: PointSettings | None = None) -> PointScore:
+    """Accuracy, completeness, chamfer, precision, recall and F1 of a predicted cloud.
+
+    Points that are not finite are left out before anything else. Too few points or pairs, or pairs on one line, come
+    back as the reason. Raises DependencyError where ``small_gicp`` is asked for and not installed.
+    """
+    settings = settings or PointSettings()
+    quantities = _quantities(settings, clouds.sampled)
+    try:
+        transform, moved, aligned, truth = _aligned(clouds, settings)
+    except UnscorableError as error:
+        return PointScore(tuple(quantity.failed(str(error), 0) for quantity in quantities.values()))
+    # Coverage decides which points are asked about; the whole other cloud answers.
+    to_truth = nearest(truth.points, aligned.points[aligned.mask])
+    to_prediction = nearest(aligned.points, truth.points[truth.mask])
+    accuracy, completeness = float(np.mean(to_truth)), float(np.mean(to_prediction))
+    precision, recall = (100.0 * float(np.mean(d < settings.threshold_m)) for d in (to_truth, to_prediction))
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+    found = {
+        "accuracy": (accuracy, len(to_truth)),
+        "completeness": (completeness, len(to_prediction)),
+        "chamfer": ((accuracy + completeness) / 2, len(to_truth) + len(to_prediction)),
+        "precision": (precision, len(to_truth)),
+        "recall": (recall, len(to_prediction)),
+        "f1": (f1, len(to_truth) + len(to_prediction)),
+    }
+    measurements = tuple(quantities[name].value(*result) for name, result in found.items())
+    return PointScore(measurements, transform, moved)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cloud:
+    points: FloatArray  # (K, 3)
+    mask: Mask  # (K,)
+
+
+def _aligned(clouds: PointPairs, settings: PointSettings) -> tuple[Sim3, FloatArray, _Cloud, _Cloud]:
+    """Similarity, registration, and both clouds in the truth's world, thinned."""
+    for name, points in (("true", clouds.truth), ("predicted", clouds.prediction)):
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ValueError(f"expected {name} points of shape (N, 3), found {points.shape}")
+    rows = slice(0, clouds.pairs)
+    both = np.isfinite(clouds.truth[rows]).all(axis=1) & np.isfinite(clouds.prediction[rows]).all(axis=1)
+    if np.count_nonzero(both) < MIN_POINTS:
+        raise UnscorableError(
+            f"only {np.count_nonzero(both)} points valid in both truth and prediction, at least {MIN_POINTS} are needed"
+        )
+    transform = umeyama(
+        clouds.prediction[rows][both].astype(np.float64), clouds.truth[rows][both].astype(np.float64), with_scale=True
+    )
+    truth = _thinned(_usable(clouds.truth, clouds.truth_mask, "true"), settings.voxel_m)
+    guess = _usable(clouds.prediction, clouds.prediction_mask, "predicted")
+    guess = _thinned(_Cloud(transform.apply_points(guess.points), guess.mask), settings.voxel_m)
+    if settings.icp_m is None:
+        return transform, np.eye(4), guess, truth
+    moved = icp(guess.points, truth.points, settings.icp_m, settings.registration)
+    points = guess.points @ moved[:3, :3].T + moved[:3, 3]
+    return transform, moved, _Cloud(points, guess.mask), truth
+
+
+def _usable(points: FloatArray, mask: Mask | None, name: str) -> _Cloud:
+    mask = np.ones(len(points), dtype=bool) if mask is None else mask
+    finite = np.isfinite(points).all(axis=1)
+    cloud = _Cloud(points[finite].astype(np.float64), mask[finite])
+    if np.count_nonzero(cloud.mask) == 0:
+        raise UnscorableError(f"no {name} point inside the coverage mask is finite")
+    return cloud
+
+
+def _thinned(cloud: _Cloud, voxel_m: float | None) -> _Cloud:
+    if voxel_m is None:
+        return cloud
+    points, voxel = voxel_means(cloud.points, voxel_m)
+    covered = np.zeros(len(points), dtype=bool)
+    covered[voxel[cloud.mask]] = True
+    return _Cloud(points, covered)
+
+
+def voxel_means(points: FloatArray, edge: float) -> tuple[FloatArray, NDArray[np.int64]]:
+    """One point a voxel, the mean of the (N, 3) points in it, and the voxel of each point (N,).
+
+    Voxels are cubes of ``edge`` from the cloud's lower corner less half an edge, as Open3D cuts them. Raises
+    UnscorableError where the cloud is so large that its voxels cannot be numbered.
+    """
+    corner = points.min(axis=0) - edge / 2
+    extent = np.floor((points.max(axis=0) - corner) / edge) + 1
+    if not np.prod(extent) < 2**62:
+        raise UnscorableError(
+            f"the cloud spans {np.ptp(points, axis=0).max():.3g} m, too much for voxels of {edge:g} m:"
+            " the alignment or some depth is far off"
+        )
+    cells = np.zeros(len(points), dtype=np.int64)
+    for axis in range(3):  # one axis at a time: no second copy of the cloud
+        cells *= int(extent[axis])
+        cells += ((points[:, axis] - corner[axis]) / edge).astype(np.int64)
+    _, voxel, count = np.unique(cells, return_inverse=True, return_counts=True)
+    means = np.stack([np.bincount(voxel, points[:, axis]) / count for axis in range(3)], axis=1)
+    return means, voxel.astype(np.int64)
+
+
+def _quantities(settings: PointSettings, sampled: str) -> dict[str, Quantity]:
+    steps = ["Umeyama on corresponding points"]
+    if settings.voxel_m is not None:
+        steps.append(f"voxels of {settings.voxel_m:.4g} m")
+    if settings.icp_m is not None:
+        steps.append(f"point-to-point ICP within {settings.icp_m:g} m ({settings.registration})")
+    how = ", ".join(steps) + (f"; {sampled}" if sampled else "")
+    limit = f"closer than {settings.threshold_m:g} m"
+    words: dict[str, tuple[Literal["m", "%"], str]] = {
+        "accuracy": ("m", "mean distance of predicted points to the nearest true one"),
+        "completeness": ("m", "mean distance of true points to the nearest predicted one"),
+        "chamfer": ("m", "mean of accuracy and completeness"),
+        "precision": ("%", f"share of predicted points {limit} to a true one"),
+        "recall": ("%", f"share of true points {limit} to a predicted one"),
+        "f1": ("%", "harmonic mean of precision and recall"),
+    }
+    return {name: Quantity("points", name, "", unit, f"{text}; {how}") for name, (unit, text) in words.items()}

@@ -1,0 +1,146 @@
+"""Point clouds: the reference figures by both registrations, known distances, masks, and what cannot be scored."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.errors import DependencyError
+from lingbot_eval.geometry.alignment import Sim3
+from lingbot_eval.metrics.points import PointPairs, PointScore, PointSettings, score_points, voxel_means
+from lingbot_eval.metrics.registration import icp, nearest
+
+DATA = Path(__file__).parents[1] / "data"
+FIGURES = json.loads((DATA / "metrics_figures.json").read_text())["points"]
+
+
+def values(score: PointScore) -> dict[str, float]:
+    assert all(m.value is not None for m in score.measurements), score.measurements[0].reason
+    return {m.name: m.value for m in score.measurements if m.value is not None}
+
+
+def surface(count: int, seed: int = 0) -> np.ndarray:
+    """Points on two walls and a floor of a room of 4 m."""
+    rng = np.random.default_rng(seed)
+    points = 4 * rng.random((count, 3))
+    points[np.arange(count), rng.integers(0, 3, count)] = 0
+    return points
+
+
+@pytest.mark.parametrize("registration", ["scipy", "small_gicp"])
+def test_reference_figures(registration: str) -> None:
+    if registration == "small_gicp":
+        pytest.importorskip("small_gicp")
+    with np.load(DATA / "points_case.npz", allow_pickle=False) as case:
+        clouds = PointPairs(case["gt"], case["pred"], 2500)
+    settings = PointSettings.model_validate({"voxel_m": None, "registration": registration})
+    score = score_points(clouds, settings)
+    found = values(score)
+    for name in ("accuracy", "completeness", "chamfer"):
+        assert found[name] == pytest.approx(FIGURES[name], rel=1e-3), name
+    for name in ("precision", "recall", "f1"):
+        assert found[name] == pytest.approx(FIGURES[name], abs=0.05), name
+    assert score.umeyama is not None
+    np.testing.assert_allclose(score.umeyama.matrix(), FIGURES["umeyama"], rtol=1e-5, atol=1e-7)
+    assert score.icp is not None
+    np.testing.assert_allclose(score.icp, FIGURES["icp"], atol=2e-4)
+
+
+def test_known_distances() -> None:
+    """Half of the prediction is exact, half hangs 0.3 m off a wall that nothing else is near."""
+    truth = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0), [0.0]), axis=-1).reshape(-1, 3)
+    truth[:, 2] = 0.1 * truth[:, 0] * truth[:, 1]
+    extra = truth[:100] + np.array([0.0, 0, -0.3])
+    score = score_points(
+        PointPairs(truth, np.concatenate([truth, extra]), len(truth)), PointSettings(voxel_m=None, icp_m=None)
+    )
+    found = values(score)
+    expected = np.linalg.norm(extra[:, None] - truth[None], axis=2).min(axis=1)
+    assert found["accuracy"] == pytest.approx(expected.sum() / 500)
+    assert found["completeness"] == pytest.approx(0, abs=1e-12)
+    assert found["chamfer"] == pytest.approx(found["accuracy"] / 2)
+    assert found["precision"] == pytest.approx(100 * 400 / 500)
+    assert found["recall"] == 100
+    assert found["f1"] == pytest.approx(2 * 80 * 100 / 180)
+
+
+def test_world_and_scale_of_the_prediction_do_not_matter() -> None:
+    truth = surface(3000)
+    guess = truth[:2000] + 0.01 * np.random.default_rng(1).normal(size=(2000, 3))
+    world = Sim3(0.2, Rotation.random(random_state=2).as_matrix(), np.array([3.0, -1, 7]))
+    plain = values(score_points(PointPairs(truth, guess, 2000)))
+    moved = values(score_points(PointPairs(truth, world.apply_points(guess), 2000)))
+    assert moved == pytest.approx(plain, rel=1e-6)
+
+
+def test_coverage_masks_choose_what_is_asked_about() -> None:
+    truth = surface(1000)
+    guess = truth.copy()
+    guess[500:] += [0, 0, 5.0]
+    covered = np.arange(1000) < 500
+    settings = PointSettings(voxel_m=None, icp_m=None)
+    found = values(score_points(PointPairs(truth, guess, 500, covered, covered), settings))
+    assert found["accuracy"] == pytest.approx(0, abs=1e-9)
+    assert found["recall"] == 100
+    assert values(score_points(PointPairs(truth, guess, 500), settings))["accuracy"] > 1
+
+
+def test_voxels_hold_the_mean_of_their_points() -> None:
+    points = surface(5000, 3)
+    means, voxel = voxel_means(points, 0.25)
+    corner = points.min(axis=0) - 0.125
+    cells: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for point in points:
+        cells.setdefault(tuple(((point - corner) // 0.25).astype(int)), []).append(point)
+    expected = np.array([np.mean(members, axis=0) for _, members in sorted(cells.items())])
+    np.testing.assert_allclose(means, expected, atol=1e-12)
+    assert np.linalg.norm(points - means[voxel], axis=1).max() <= 0.25 * np.sqrt(3)
+
+
+@pytest.mark.parametrize("registration", ["scipy", "small_gicp"])
+def test_registration_recovers_a_small_motion(registration: str) -> None:
+    if registration == "small_gicp":
+        pytest.importorskip("small_gicp")
+    target = surface(4000, 4) + np.array([100.0, 50, 0])
+    turn = Rotation.from_rotvec([0.0, 0.004, -0.003]).as_matrix()
+    centre = target.mean(axis=0)
+    source = (target - centre) @ turn.T + centre + [0.01, -0.02, 0.005]
+    motion = icp(source, target, 0.1, registration)  # type: ignore[arg-type]
+    np.testing.assert_allclose(source @ motion[:3, :3].T + motion[:3, 3], target, atol=2e-3)
+
+
+def test_nearest_in_chunks() -> None:
+    rng = np.random.default_rng(5)
+    target, points = rng.random((50, 3)), rng.random((300_000, 3))
+    found = nearest(target, points)
+    rows = rng.integers(0, len(points), 200)
+    expected = np.linalg.norm(points[rows, None] - target[None], axis=2).min(axis=1)
+    np.testing.assert_allclose(found[rows], expected)
+
+
+@pytest.mark.parametrize(
+    ("clouds", "reason"),
+    [
+        (PointPairs(np.empty((0, 3)), np.empty((0, 3)), 0), "only 0 points valid in both"),
+        (PointPairs(surface(500), surface(500)[:1], 1), "only 1 points valid in both"),
+        (PointPairs(surface(500), np.full((500, 3), np.nan), 500), "only 0 points valid in both"),
+        (PointPairs(surface(500), np.outer(np.arange(500.0), [1.0, 2, 3]), 500), "degenerate covariance"),
+        (PointPairs(surface(500), surface(500), 500, np.zeros(500, dtype=bool)), "inside the coverage mask"),
+        (PointPairs(1e12 * surface(500), surface(500), 500), "too much for voxels"),
+    ],
+)
+def test_what_cannot_be_scored_has_its_reason(clouds: PointPairs, reason: str) -> None:
+    score = score_points(clouds)
+    assert len(score.measurements) == 6
+    assert all(m.reason is not None and reason in m.reason for m in score.measurements)
+
+
+def test_small_gicp_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "small_gicp", None)
+    with pytest.raises(DependencyError, match=r"lingbot-eval\[points\]"):
+        score_points(PointPairs(surface(500), surface(500), 500), PointSettings(registration="small_gicp"))
