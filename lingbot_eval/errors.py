@@ -20,6 +20,10 @@ class DataError(LingbotEvalError):
     """A dataset, image, depth map, pose or trajectory file that cannot be read as what it should be."""
 
 
+class UnknownSceneError(DataError):
+    """A scene that the dataset does not have: a mistake in the settings, where others are faults of the data."""
+
+
 class CheckpointError(LingbotEvalError):
     """A weight file that is unsafe, damaged, or of another model."""
 

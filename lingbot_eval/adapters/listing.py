@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.validation import nearest
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
@@ -135,10 +135,10 @@ def numbered_files(folder: Path, pattern: re.Pattern[str], dataset: str) -> dict
     return {number: folder / found[number] for number in sorted(found)}
 
 
-def unknown_scene(dataset: str, scene: str, scenes: Iterable[str]) -> DataError:
+def unknown_scene(dataset: str, scene: str, scenes: Iterable[str]) -> UnknownSceneError:
     """The error for a scene that is not there, listing those that are."""
     listed = list(scenes)
-    return DataError(f"{dataset}: no scene {scene!r}{nearest(scene, listed)}; there are: {shown(listed, 30)}")
+    return UnknownSceneError(f"{dataset}: no scene {scene!r}{nearest(scene, listed)}; there are: {shown(listed, 30)}")
 
 
 def inside(folder: Path, relative: str, place: str) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lingbot_eval.adapters.sequence import FileSequence
 from lingbot_eval.geometry.cameras import project
-from lingbot_eval.geometry.poses import orthogonalised, relative, rotation_angle
+from lingbot_eval.geometry.poses import inverse, orthogonalised, relative, rotation_angle
 from lingbot_eval.types import DepthMap, FloatArray, Frame
 
 PAIRS = 12
@@ -62,16 +62,17 @@ class Fit:
 class Evidence:
     """One pair of frames for the figure: the second with the first's pixels carried into it as the poses stand.
 
-    pixels: (N, 2) in the second image; fits: (N,) bool, by the stored poses; best_pixels, best_fits: by the best
-    hypothesis.
+    pixels: (N, 2) in the second image; fits: (N,) 1.0 where they lie on a surface, by the poses as they are read.
+    other: the best hypothesis, or the runner-up where the best is how they are read; other_pixels, other_fits: by it.
     """
 
     first: Frame
     second: Frame
     pixels: FloatArray
     fits: FloatArray
-    best_pixels: FloatArray
-    best_fits: FloatArray
+    other: Fit
+    other_pixels: FloatArray
+    other_fits: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +149,7 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
         tuple(map(float, scales)),
         tuple(shares),
         _peak(scales, shares, float(declared)),
-        _evidence(pairs, best),
+        _evidence(pairs, fits[1] if (best.direction, best.axes) == EXPECTED else best),
     )
 
 
@@ -209,7 +210,7 @@ def _moved(pair: _Pair, rays: FloatArray, direction: str, axes: str) -> FloatArr
     assert second is not None
     poses = orthogonalised(np.stack([first, second]))
     if direction == "world-to-camera":
-        poses = np.linalg.inv(poses)
+        poses = inverse(poses)
     into = AXES[axes]
     motion = np.linalg.inv(into) @ relative(poses[1], poses[0]) @ into
     return np.asarray((rays * pair.depth).T @ motion[:3, :3].T + motion[:3, 3])
@@ -241,15 +242,17 @@ def _peak(scales: FloatArray, shares: Sequence[float], declared: float) -> float
     return declared * float(scales[top]) * float(np.exp(offset * step))
 
 
-def _evidence(pairs: Sequence[_Pair], best: Fit) -> Evidence:
-    pair = max(pairs, key=lambda pair: _share(pair, best.direction, best.axes))
-    found = []
-    for direction, axes in (EXPECTED, (best.direction, best.axes)):
+def _evidence(pairs: Sequence[_Pair], other: Fit) -> Evidence:
+    # Neither the easiest pair nor the hardest: the middle one of those that tell the two apart.
+    apart = sorted(pairs, key=lambda pair: abs(_share(pair, *EXPECTED) - _share(pair, other.direction, other.axes)))
+    pair = apart[len(apart) // 2]
+    found: list[FloatArray] = []
+    for direction, axes in (EXPECTED, (other.direction, other.axes)):
         moved = _moved(pair, pair.points, direction, axes)
         assert pair.second.intrinsics is not None
-        in_front = np.where(moved[:, 2:] > 0, moved, np.nan)
+        in_front: FloatArray = np.where(moved[:, 2:] > 0, moved, np.nan)
         found += [
             project(in_front, pair.second.intrinsics),
             _fits(moved, _depth_camera(pair.second), pair.second.depth),
         ]
-    return Evidence(pair.first, pair.second, *found)
+    return Evidence(pair.first, pair.second, found[0], found[1], other, found[2], found[3])

@@ -36,8 +36,9 @@ def write_convention_figure(path: Path, title: str, verdict: ConventionVerdict) 
             axes.set_axis_off()
     else:
         found = verdict.evidence
-        _draw_landing(as_read, found, found.pixels, found.fits, f"as the poses are read ({', '.join(EXPECTED)})")
-        _draw_landing(as_best, found, found.best_pixels, found.best_fits, f"best fit ({verdict.best.name})")
+        _draw_landing(as_read, found, found.pixels, found.fits, f"as the poses are read: {', '.join(EXPECTED)}")
+        word = "runner-up" if verdict.is_expected else "best fit"
+        _draw_landing(as_best, found, found.other_pixels, found.other_fits, f"{word}: {found.other.name}")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
@@ -96,7 +97,7 @@ def _draw_landing(axes: Axes, evidence: Evidence, pixels: FloatArray, fits: Floa
     axes.set_yticks([])
     axes.legend(fontsize=9, markerscale=5, loc="lower right")
     frames = f"frame {evidence.first.index} carried into frame {evidence.second.index}"
-    axes.set_title(f"{title}: {frames}, {share:.0%} fit", fontsize=10, loc="left")
+    axes.set_title(f"{title}\n{frames}: {share:.0%} fit", fontsize=10, loc="left")
 
 
 def _style(axes: Axes, x: str, y: str) -> None:

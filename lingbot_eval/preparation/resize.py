@@ -31,7 +31,8 @@ class SizeSettings(BaseModel):
     """How large the method sees a frame (model.md section 1, protocol.md section 2).
 
     mode ``width``: resize to ``width``, the height follows the shape of the image and is rounded to a multiple of 14
-    (``height_rounding``; ``pixel_floor``: to whole pixels first, then down, as DROID-W's protocol), then cut around the centre to ``max_height`` (default: ``width``) where it is larger.
+    (``height_rounding``; ``pixel_floor``: to whole pixels first, then down, as DROID-W's protocol), then cut around
+    the centre to ``max_height`` (default: ``width``) where it is larger.
     mode ``cover``: the smallest scale that covers ``width`` × ``height``, then cut around the centre.
     mode ``exact``: resize each axis to ``width``, ``height``, whatever that does to the shape.
     """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.reports.published import published_section
 from lingbot_eval.reports.rendering import (
     csv_table,
     latex_table,
@@ -135,12 +136,18 @@ def _page(results: RunResults, tables: tuple[Table, ...], figures: Mapping[Names
     lines += ["## Results", ""]
     lines += [markdown_table(table) for table in summary] or ["Nothing was planned.", ""]
     lines += ["All figures at full precision, one a row: [tables/measurements.csv](tables/measurements.csv)", ""]
+    lines += published_section(results, tables)
     lines += _figure_sections(results, figures, out_dir)
     lines += ["## All tables", "", *(markdown_table(table) for table in details)] if details else []
     lines += ["## Environment", "", *_fenced(_json(record.environment), "json")]
-    lines += ["## Experiment", "", *_fenced(_json(record.experiment), "json")]
+    lines += ["## Experiment", "", *_fenced(_json(_settings(record.experiment)), "json")]
     lines += _facts(results)
     return "\n".join(lines)
+
+
+def _settings(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment without the cards stored with it, which `lingbot-eval datasets show` prints."""
+    return {key: value for key, value in experiment.items() if key != "cards"}
 
 
 def _failures(results: RunResults, figures: Mapping[Names, _Figures]) -> list[str]:

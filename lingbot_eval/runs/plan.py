@@ -12,9 +12,9 @@ from typing import Any
 
 import lingbot_eval
 from lingbot_eval.adapters.cards import Card, load_card
-from lingbot_eval.adapters.protocol import Adapter
+from lingbot_eval.adapters.protocol import Adapter, Selection
 from lingbot_eval.adapters.registry import open_adapter
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.methods.registry import MethodSettings, WeightFile, weights_of, with_device
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.preparation.resize import SizeSettings
@@ -131,9 +131,27 @@ def _resolved(dataset: DatasetConfig, card: Card, experiment: Experiment) -> Dat
     )
     adapter = adapter_of(resolved)
     scenes = _scenes(resolved, card, adapter)
-    for scene in scenes:
-        adapter.open(scene, selection)
+    _open_each(adapter, scenes, selection)
     return resolved.model_copy(update={"scenes": scenes})
+
+
+def _open_each(adapter: Adapter, scenes: Iterable[str], selection: Selection) -> None:
+    """Raises DataError for a scene that is not there, and where no scene can be opened.
+
+    A scene that is there and broken does not stop the others: its unit will fail with this reason.
+    """
+    broken: list[DataError] = []
+    opened = 0
+    for scene in scenes:
+        try:
+            adapter.open(scene, selection)
+            opened += 1
+        except UnknownSceneError:
+            raise
+        except DataError as error:
+            broken.append(error)
+    if broken and not opened:
+        raise broken[0]
 
 
 def _depth_range(card: Card, settings: DepthSettings | None) -> tuple[float, float] | None:

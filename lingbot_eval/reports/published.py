@@ -1,0 +1,193 @@
+"""Published numbers beside ours, with the difference where both were computed alike, else with why they were not.
+
+Everything comes from the stored run: its card's published rows and protocol as they were when it ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lingbot_eval.reports.numbers import number_text
+from lingbot_eval.reports.rendering import MISSING, markdown_text, method_label
+from lingbot_eval.reports.tables import RunResults, Table
+
+# Published name -> family, name and variant of ours, and which average over scenes it is.
+_OURS = {
+    "ate_m": ("trajectory", "ate_rmse", "sim3", "mean"),
+    "rpe_translation_m": ("trajectory", "rpe_translation_rmse", "sim3", "mean"),
+    "rpe_rotation_deg": ("trajectory", "rpe_rotation_rmse", "sim3", "mean"),
+    "accuracy_m": ("points", "accuracy", "", "mean"),
+    "completeness_m": ("points", "completeness", "", "mean"),
+    "chamfer_m": ("points", "chamfer", "", "mean"),
+    "precision_percent": ("points", "precision", "", "mean"),
+    "recall_percent": ("points", "recall", "", "mean"),
+    "f1_percent": ("points", "f1", "", "mean"),
+    "forward_fps": ("throughput", "forward_fps", "", "mean"),
+    **{
+        f"{name}_{threshold}_{average}": ("auc", f"{name}_{threshold}", "", {"macro": "mean"}.get(average, average))
+        for name in ("auc", "auc_first_camera")
+        for threshold in (3, 5, 15, 30)
+        for average in ("macro", "micro")
+    },
+}
+_THE_MODEL = "LingBot-Map"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One published number beside ours.
+
+    ours: the average over scenes, None where there is none. scored: (n, m) scenes in it. reason: why the two cannot
+    be compared; None exactly when ``delta`` means something.
+    """
+
+    dataset: str
+    method: str
+    metric: str
+    source: str
+    published: float
+    ours: float | None
+    unit: str
+    scored: tuple[int, int] | None
+    reason: str | None
+
+    @property
+    def delta(self) -> float | None:
+        """Ours less the published number, in its unit."""
+        return None if self.reason is not None or self.ours is None else self.ours - self.published
+
+
+def published_rows(results: RunResults, tables: tuple[Table, ...]) -> tuple[PublishedRow, ...]:
+    """Every published number of the run's datasets for the methods that ran; () for runs stored without cards.
+
+    The streaming model is set beside rows of LingBot-Map, another method beside rows of its own name.
+    """
+    experiment = results.record.experiment
+    cards, datasets = experiment.get("cards", {}), experiment.get("datasets", [])
+    methods = experiment.get("methods", [])
+    rows: list[PublishedRow] = []
+    for dataset in datasets:
+        card = cards.get(dataset["name"], {})
+        for method in methods:
+            for published in card.get("published", []):
+                if _is_of(published["method"], method):
+                    rows += _rows(results, tables, _Setting(dataset, card, method, published))
+    return tuple(rows)
+
+
+def published_section(results: RunResults, tables: tuple[Table, ...]) -> list[str]:
+    """Lines of a Markdown section; none where nothing was published."""
+    rows = published_rows(results, tables)
+    if not rows:
+        return []
+    header = "| dataset | method | metric | ours | published | delta | source |"
+    lines = ["## Beside published numbers", "", header, "|---|---|---|---:|---:|---:|---|"]
+    for row in rows:
+        ours = MISSING if row.ours is None else number_text(row.ours, row.unit)
+        scored = "" if row.scored is None else f" ({row.scored[0]} of {row.scored[1]})"
+        delta = f"not comparable: {row.reason}" if row.delta is None else _signed(row.delta, row.unit)
+        cells = [row.dataset, method_label(row.method, results.untrained), row.metric, ours + scored]
+        cells += [f"{row.published:g}", delta, row.source]
+        lines.append("| " + " | ".join(markdown_text(cell) for cell in cells) + " |")
+    lines += ["", "Delta is ours less the published number, in the metric's unit.", ""]
+    return lines
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A dataset as it was run, its card, a method's settings and one published row, as stored."""
+
+    dataset: Mapping[str, Any]
+    card: Mapping[str, Any]
+    method: Mapping[str, Any]
+    published: Mapping[str, Any]
+
+
+def _is_of(published: str, method: Mapping[str, Any]) -> bool:
+    if method.get("kind") == "lingbot":
+        return published.startswith(_THE_MODEL)
+    return published.lower() == str(method.get("name", "")).lower()
+
+
+def _rows(results: RunResults, tables: tuple[Table, ...], setting: _Setting) -> Iterator[PublishedRow]:
+    dataset, method = setting.dataset["name"], setting.method["name"]
+    for metric, value in setting.published["values"].items():
+        ours, scored, unit = _average(tables, dataset, method, metric)
+        reason = _not_alike(results, setting, metric)
+        if ours is None or scored is None:
+            reason = reason or "this run did not measure it"
+        else:
+            reason = reason or _not_all(scored, setting.published.get("scenes"))
+        source = setting.published["source"]
+        yield PublishedRow(dataset, method, metric, source, value, ours, unit, scored, reason)
+
+
+def _average(
+    tables: tuple[Table, ...], dataset: str, method: str, metric: str
+) -> tuple[float | None, tuple[int, int] | None, str]:
+    """Our average over scenes, how many are in it, and its unit."""
+    if metric not in _OURS:
+        return None, None, "1"
+    family, name, variant, average = _OURS[metric]
+    for table in tables:
+        wanted = [c for c in table.columns if (c.family, c.name, c.variant) == (family, name, variant)]
+        own = [row for row in table.rows if (row.dataset, row.method) == (dataset, method)]
+        if not wanted or not own:
+            continue
+        position = table.columns.index(wanted[0])
+        scenes = [row for row in own if row.kind == "scene"]
+        # A single scene has no row of means: it is its own.
+        chosen = [row for row in own if row.kind == average] or (scenes if len(scenes) == 1 else [])
+        if chosen:
+            cell = chosen[0].cells[position]
+            scored = cell.scored or ((1, 1) if cell.value is not None else (0, 1))
+            return cell.value, scored, wanted[0].unit
+    return None, None, "1"
+
+
+def _not_alike(results: RunResults, setting: _Setting, metric: str) -> str | None:
+    """Why a published number was computed on something else than ours; None where both are alike."""
+    method, dataset, protocol = setting.method, setting.dataset, setting.card["protocol"]
+    if method["name"] in results.untrained:
+        return "the weights are untrained"
+    config = method.get("model", {}).get("config", "full")
+    if config != "full":
+        return f"the model is '{config}', the published one 'full'"
+    if metric not in _OURS:
+        return "this run has no metric of this name"
+    if metric.endswith("_fps"):
+        return "speed of another machine"
+    wanted = setting.published.get("selection") or {"start": 0, "stride": protocol["stride"], "count": None}
+    selection = dataset["selection"]
+    for key in ("stride", "count", "start"):
+        if selection[key] != wanted[key]:
+            words = {"count": "every frame" if wanted[key] is None else f"{wanted[key]} frames"}
+            return f"the published {key} is {words.get(key, wanted[key])}, this run has {selection[key] or 'all'}"
+    expected = set(setting.card.get("expected_scenes", {}))
+    if expected and expected != set(dataset["scenes"]):
+        return "other scenes than the protocol's"
+    if dataset["size"] != protocol["size"]:
+        return "frames were prepared to another size than the protocol's"
+    trajectory = results.record.experiment.get("metrics", {}).get("trajectory") or {}
+    if metric.startswith("rpe") and trajectory.get("rpe_delta_frames", 1) != 1:
+        return f"RPE over {trajectory['rpe_delta_frames']} frames, the published one over 1"
+    if "not known" in (setting.published.get("conventions") or "not known"):
+        return "the source's conventions are not known"
+    return None
+
+
+def _not_all(scored: tuple[int, int], published_scenes: int | None) -> str | None:
+    if scored[0] < scored[1]:
+        return f"only {scored[0]} of {scored[1]} scenes were scored"
+    if published_scenes is None:
+        return "the source does not say how many scenes"
+    if scored[1] != published_scenes:
+        return f"mean of {scored[1]} scenes, the published one of {published_scenes}"
+    return None
+
+
+def _signed(delta: float, unit: str) -> str:
+    text = number_text(delta, unit)
+    return text if delta <= 0 else f"+{text}"
