@@ -93,9 +93,18 @@ def test_memory_part_follows_its_formula_and_the_rest_stays(monkeypatch: pytest.
     assert shape(5).token_bytes == 2 * LAYERS * HEADS * DIM * 4
 
 
-def test_a_frame_that_is_not_kept_leaves_no_trace() -> None:
-    """The same kept frames with and without passers-by between them give the same answers."""
-    plain, disturbed = SdpaStore(shape(4), 2), SdpaStore(shape(4), 2)
+STORES = {
+    "sdpa": lambda: SdpaStore(shape(4), 2),
+    "paged": lambda: PagedStore(shape(4), 2, TorchExecutor(shape(4), 4 - SPECIAL)),
+    "camera": lambda: AppendStore(shape(1, special=1)),
+}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_frame_that_is_not_kept_leaves_no_trace(name: str) -> None:
+    """The same kept frames with and without passers-by between them give the same answers, to the last bit."""
+    plain, disturbed = STORES[name](), STORES[name]()
+    tokens = 1 if name == "camera" else 4
     policies = CachePolicy(2), CachePolicy(2)
     generator = torch.Generator().manual_seed(3)
 
@@ -103,13 +112,13 @@ def test_a_frame_that_is_not_kept_leaves_no_trace() -> None:
         plain.begin(first)
         disturbed.begin(second)
         for layer in range(LAYERS):
-            q, k, v = torch.randn(3, first.count * 4, HEADS, DIM, generator=generator)
+            q, k, v = torch.randn(3, first.count * tokens, HEADS, DIM, generator=generator)
             assert torch.equal(plain.attend(layer, q, k, v), disturbed.attend(layer, q, k, v))
 
     kept_pass(policies[0].enter_scale(2), policies[1].enter_scale(2))
     for frame in range(9):
         for _ in range(frame % 3):
-            run_pass([disturbed], policies[1].pass_by(), 4, torch.Generator().manual_seed(frame))
+            run_pass([disturbed], policies[1].pass_by(), tokens, torch.Generator().manual_seed(frame))
         kept_pass(policies[0].keep(), policies[1].keep())
     assert plain.used_bytes() == disturbed.used_bytes()
 

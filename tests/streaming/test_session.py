@@ -11,6 +11,7 @@ from lingbot_eval.cache.policy import CachePolicy, is_keyframe
 from lingbot_eval.errors import ConfigError, StreamError
 from lingbot_eval.model.network import DenseOutput
 from lingbot_eval.model.protocols import Placement
+from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings, resolve_interval
 from lingbot_eval.types import FrameType
@@ -58,9 +59,11 @@ def dense_stream(settings: StreamSettings, frames: torch.Tensor) -> list[tuple[t
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 14))
-def test_streaming_equals_the_dense_masked_oracle(scale: int, window: int, interval: int, count: int) -> None:
-    settings_ = StreamSettings(scale_frames=scale, window=window, keyframe_interval=interval)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 14), st.sampled_from(["sdpa", "paged"]))
+def test_streaming_equals_the_dense_masked_oracle(
+    scale: int, window: int, interval: int, count: int, backend: Backend
+) -> None:
+    settings_ = StreamSettings(scale_frames=scale, window=window, keyframe_interval=interval, backend=backend)
     found, _ = stream(settings_, images(count))
     wanted = dense_stream(settings_, images(count))
     for name, expected in (
