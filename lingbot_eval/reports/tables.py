@@ -207,6 +207,8 @@ def _grouped(columns: Iterable[Column]) -> dict[tuple[str, str], list[Column]]:
             title = "Relative poses of all pairs"
         elif column.family == "drift" and column.name.startswith("rpe_"):
             key, title = "drift-rpe", "Drift: relative pose error by step"
+        elif column.name in ("abs_rel_at_distance", "abs_rel_by_confidence"):
+            key, title = f"depth-{column.name}", f"Depth: {column.name}"
         elif column.family == "depth":
             counts = column.unit == "frames" or not column.variant
             key, title = (

@@ -77,7 +77,7 @@ class SceneScorer:
             self._poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
         abs_rel = None
         if self._depth is not None and self._scoring.gives_depth:
-            abs_rel = self._depth.update(prediction.index, frame.depth, prediction.depth)
+            abs_rel = self._depth.update(prediction.index, frame.depth, prediction.depth, prediction.depth_confidence)
             if abs_rel is not None and self._panels is not None:
                 self._panels.offer(frame, prediction)
         cost = prediction.cost
@@ -110,11 +110,13 @@ class SceneScorer:
         measurements: list[Measurement] = []
         columns: dict[str, Mapping[int, float]] = {}
         drift: DriftSeries | None = None
+        scale: float | None = None
         truth = reference or _nothing()
         if self._metrics.trajectory is not None:
             score = score_trajectory(truth, estimate, total_frames, self._metrics.trajectory)
             measurements += score.measurements
             columns = _error_columns(score)
+            scale = score.alignments["sim3"].scale if "sim3" in score.alignments else None
         if self._metrics.drift is not None:
             drifted = score_drift(truth, estimate, self._metrics.drift)
             measurements += drifted.measurements
@@ -124,7 +126,7 @@ class SceneScorer:
         if not reference:
             measurements = _because(tuple(measurements), "no reference poses")
         if self._depth is not None:
-            found = self._depth.compute()
+            found = self._depth.compute(scale)
             measurements += found if self._scoring.gives_depth else _because(found, "the method gives no depth")
         measurements += self._throughput(warm_up_s)
         measurements += process_memory_measurements(process_memory())
