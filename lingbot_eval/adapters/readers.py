@@ -64,6 +64,9 @@ def image_size(path: Path, place: str) -> Size:
     """(width, height) after EXIF orientation, from the header alone. Raises DataError."""
     with _opened(path, "image", place) as picture:
         width, height = picture.size
+        # Pillow decodes a whole PNG in search of an EXIF block that is not in its header.
+        if picture.format == "PNG" and not {"exif", "Raw profile type exif"} & picture.info.keys():
+            return width, height
         return (height, width) if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
 
 

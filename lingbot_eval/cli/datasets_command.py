@@ -200,6 +200,7 @@ def _verdict(scene: SceneCheck) -> dict[str, Any] | None:
     return {
         "clear": verdict.clear,
         "as_expected": verdict.is_expected,
+        "ties": [asdict(fit) for fit in verdict.ties],
         "fits": [asdict(fit) for fit in verdict.fits],
         "pairs": verdict.pairs,
         "declared_focal_px": verdict.declared_focal,

@@ -121,11 +121,16 @@ def _convention(sequence: FileSequence) -> tuple[list[Finding], ConventionVerdic
 
 def convention_findings(verdict: ConventionVerdict) -> tuple[Finding, ...]:
     """The verdict in words: of the poses, then of the depth maps' focal length."""
-    best, second = verdict.fits[:2]
-    shares = f"{best.share:.0%} of the pixels fit, the runner-up ({second.name}) {second.share:.0%}"
+    best = verdict.best
     if not verdict.clear:
-        text = f"no convention stands out: best {best.name}, {shares}; are depth and poses of this scene?"
-        return (Finding("problem" if best.share < second.share * 1.05 else "warning", "convention", text),)
+        second = verdict.fits[1]
+        shares = f"{best.name} with {best.share:.0%} of the pixels, {second.name} with {second.share:.0%}"
+        text = f"no convention stands out: best fit {shares}; are depth and poses of this scene?"
+        return (Finding("warning", "convention", text),)
+    second = verdict.runner_up
+    shares = f"{best.share:.0%} of the pixels fit, the runner-up ({second.name}) {second.share:.0%}"
+    if verdict.ties:
+        shares += f"; this motion cannot tell it from: {' or '.join(tie.name for tie in verdict.ties)}"
     if not verdict.is_expected:
         text = f"poses are {best.name} ({shares}); expected camera-to-world, OpenCV axes: convert them"
         return (Finding("problem", "convention", text),)

@@ -22,6 +22,8 @@ TOLERANCE = 0.03  # relative difference of depth that counts as the same surface
 LEAST_SHARE = 0.10  # of the pixels must fit before anything is said
 LEAST_LEAD = 1.5  # times the runner-up's share
 FOCAL_TOLERANCE = 0.05
+_EQUAL = 0.97  # shares nearer to each other are equal
+_MOST_TIES = 3
 _ANGLES = (np.radians(8.0), np.radians(25.0))  # between the frames of a pair: enough to tell, not too much to overlap
 _LOOK_AHEAD = 200
 
@@ -79,11 +81,14 @@ class Evidence:
 class ConventionVerdict:
     """What the test says. fits: best first. clear: whether the best one stands out.
 
+    ties: hypotheses that this motion cannot tell from the best (a camera that never leaves a plane moves the same
+    way in its mirror image).
     focal_scales, focal_shares: share of fitting pixels when the depth map's focal length is multiplied so.
     declared_focal, image_focal, fitted_focal: pixels; fitted_focal is None where the test cannot tell.
     """
 
     fits: tuple[Fit, ...]
+    ties: tuple[Fit, ...]
     clear: bool
     pairs: int
     declared_focal: float
@@ -96,6 +101,11 @@ class ConventionVerdict:
     @property
     def best(self) -> Fit:
         return self.fits[0]
+
+    @property
+    def runner_up(self) -> Fit:
+        """The best of those that the test can tell from the best."""
+        return next(fit for fit in self.fits[1:] if fit not in self.ties)
 
     @property
     def is_expected(self) -> bool:
@@ -130,18 +140,24 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
         ),
         key=lambda fit: -fit.share,
     )
+    # Of equals the expected one is meant.
+    equal = _EQUAL * fits[0].share
+    fits.sort(key=lambda fit: not (fit.share >= equal and (fit.direction, fit.axes) == EXPECTED))
     best = fits[0]
-    clear = best.share >= LEAST_SHARE and best.share >= LEAST_LEAD * fits[1].share
+    ties = tuple(fit for fit in fits[1:] if LEAST_LEAD * fit.share > best.share)
+    doubtful = any((fit.direction, fit.axes) == EXPECTED for fit in ties)
+    clear = best.share >= LEAST_SHARE and len(ties) <= _MOST_TIES and not doubtful
     first = pairs[0].first
     declared = _depth_camera(first)[0, 0]
     assert first.intrinsics is not None
     image_focal = float(first.intrinsics[0, 0])
     if not clear:
-        return ConventionVerdict(tuple(fits), False, len(pairs), float(declared), image_focal)
+        return ConventionVerdict(tuple(fits), ties, False, len(pairs), float(declared), image_focal)
     scales = np.exp(np.linspace(-0.24, 0.24, 25))
     shares = [float(np.mean([_share(pair, best.direction, best.axes, scale) for pair in pairs])) for scale in scales]
     return ConventionVerdict(
         tuple(fits),
+        ties,
         True,
         len(pairs),
         float(declared),
@@ -149,7 +165,7 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
         tuple(map(float, scales)),
         tuple(shares),
         _peak(scales, shares, float(declared)),
-        _evidence(pairs, fits[1] if (best.direction, best.axes) == EXPECTED else best),
+        _evidence(pairs, fits[1 + len(ties)] if (best.direction, best.axes) == EXPECTED else best),
     )
 
 

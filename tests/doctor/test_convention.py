@@ -1,0 +1,178 @@
+"""The convention test: named right on a made-up room, whatever was done to its poses or depth, and on real frames."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.registry import open_adapter
+from lingbot_eval.adapters.sequence import FileSequence
+from lingbot_eval.cli.main import main
+from lingbot_eval.doctor.check import convention_findings
+from lingbot_eval.doctor.convention import AXES, ConventionVerdict, convention_of
+from lingbot_eval.doctor.convention_figure import write_convention_figure
+from lingbot_eval.geometry.poses import inverse
+
+SCENE = "redkitchen/seq-01"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "7scenes"
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames of the project's own renderer in the layout of 7-Scenes, depth as of the sensor's own view (585)."""
+    root = tmp_path_factory.mktemp("rooms")
+    options = {"frames": 40, "width": 320, "height": 240, "seed": 3, "laps": 1}
+    frames = open_adapter("synthetic", None, options).open("room", Selection()).frames()
+    folder = root / SCENE
+    folder.mkdir(parents=True)
+    for frame in frames:
+        assert frame.image is not None
+        assert frame.depth is not None
+        assert frame.intrinsics is not None
+        assert frame.camera_to_world is not None
+        stem = folder / f"frame-{frame.index:06d}"
+        u, v = np.meshgrid(np.arange(640), np.arange(480))
+        # The renderer's camera looked up along the rays of the sensor's: nearest pixel.
+        column = np.rint((u - 320) / 585 * frame.intrinsics[0, 0] + frame.intrinsics[0, 2]).astype(int)
+        row = np.rint((v - 240) / 585 * frame.intrinsics[1, 1] + frame.intrinsics[1, 2]).astype(int)
+        inside = (column >= 0) & (column < 320) & (row >= 0) & (row < 240)
+        depth = np.where(inside, frame.depth[row.clip(0, 239), column.clip(0, 319)], 0)
+        Image.fromarray(frame.image).resize((640, 480)).save(f"{stem}.color.jpg")
+        Image.fromarray(np.round(1000 * depth).astype(np.uint16)).save(f"{stem}.depth.png", compress_level=1)
+        np.savetxt(f"{stem}.pose.txt", frame.camera_to_world)
+    (root / "redkitchen" / "TestSplit.txt").write_text("sequence1\n")
+    return root
+
+
+def verdict_of(root: Path) -> ConventionVerdict:
+    sequence = open_adapter("seven_scenes", root, {"split": "all"}).open(SCENE, Selection())
+    assert isinstance(sequence, FileSequence)
+    verdict = convention_of(sequence)
+    assert isinstance(verdict, ConventionVerdict)
+    return verdict
+
+
+def changed(root: Path, target: Path, invert: bool, axes: str) -> Path:
+    """A copy whose poses are of another convention."""
+    shutil.copytree(root, target)
+    for path in target.rglob("*.pose.txt"):
+        pose = np.loadtxt(path) @ np.linalg.inv(AXES[axes])
+        mirrored = np.linalg.det(pose[:3, :3]) < 0
+        if mirrored:  # a world of the other hand too, as whoever flips one axis has
+            pose = np.diag([1.0, -1, 1, 1]) @ pose
+        np.savetxt(path, inverse(pose) if invert else pose)
+    return target
+
+
+EXPECTED = ("camera-to-world", "OpenCV axes")
+
+
+def test_a_room_as_it_is(room: Path, tmp_path: Path) -> None:
+    verdict = verdict_of(room)
+    assert verdict.clear
+    assert (verdict.best.direction, verdict.best.axes) == EXPECTED
+    assert verdict.fitted_focal == pytest.approx(585, rel=0.03)
+    assert [finding.level for finding in convention_findings(verdict)] == ["note", "note"]
+    assert "not registered to the image, read as such" in convention_findings(verdict)[1].text
+    picture = tmp_path / "convention.png"
+    write_convention_figure(picture, "a room", verdict)
+    with Image.open(picture) as image:
+        assert image.size == (1300, 860)
+        assert len(np.unique(np.asarray(image))) > 100
+
+
+@pytest.mark.parametrize(
+    ("invert", "axes"),
+    [
+        (True, "OpenCV axes"),
+        (False, "OpenGL axes (y and z flipped)"),
+        (True, "OpenGL axes (y and z flipped)"),
+        (False, "robot axes (x forward, z up)"),
+    ],
+)
+def test_poses_of_another_convention_are_named(room: Path, tmp_path: Path, invert: bool, axes: str) -> None:
+    verdict = verdict_of(changed(room, tmp_path / "copy", invert, axes))
+    assert verdict.clear
+    # The camera stays level here: it moves the same way in a world with y flipped.
+    named = [(fit.direction, fit.axes) for fit in (verdict.best, *verdict.ties)]
+    assert ("world-to-camera" if invert else "camera-to-world", axes) in named
+    assert len(named) <= 2
+    (finding,) = convention_findings(verdict)
+    assert finding.level == "problem"
+    assert "expected camera-to-world, OpenCV axes" in finding.text
+
+
+def test_depth_that_only_claims_to_be_registered_is_found_out(room: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(room, copy)
+    for path in copy.rglob("*.depth.png"):
+        path.rename(path.with_name(path.name.replace(".depth.png", ".depth.proj.png")))
+    verdict = verdict_of(copy)
+    assert verdict.declared_focal == 525
+    assert verdict.fitted_focal == pytest.approx(585, rel=0.03)
+    poses, registration = convention_findings(verdict)
+    assert (poses.level, registration.level, registration.check) == ("note", "problem", "registration")
+    assert "not 525 as it is read" in registration.text
+
+
+def test_poses_of_another_scene_fit_nothing(room: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(room, copy)
+    generator = np.random.default_rng(0)
+    for path in copy.rglob("*.pose.txt"):
+        pose = np.loadtxt(path)
+        pose[:3, 3] += generator.normal(scale=2.0, size=3)
+        np.savetxt(path, pose)
+    verdict = verdict_of(copy)
+    assert not verdict.clear
+    assert convention_findings(verdict)[0].level in ("problem", "warning")
+    write_convention_figure(tmp_path / "unclear.png", "nothing fits", verdict)
+
+
+def test_without_depth_or_motion_the_reason_is_given(room: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(room, copy)
+    for path in copy.rglob("*.pose.txt"):
+        np.savetxt(path, np.eye(4))
+    sequence = open_adapter("seven_scenes", copy, {}).open(SCENE, Selection())
+    assert isinstance(sequence, FileSequence)
+    assert "between which the camera moves" in str(convention_of(sequence))
+    for path in copy.rglob("*.depth.png"):
+        path.unlink()
+    sequence = open_adapter("seven_scenes", copy, {}).open(SCENE, Selection())
+    assert isinstance(sequence, FileSequence)
+    assert "both a pose and a depth map" in str(convention_of(sequence))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real sample of 7-Scenes is not beside the checkout")
+def test_real_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def checked(root: Path) -> tuple[int, dict[str, object]]:
+        code = main(["datasets", "check", "seven_scenes", "--root", str(root), "--scene", SCENE, "--json"])
+        (scene,) = json.loads(capsys.readouterr().out)["scenes"]
+        return code, scene["convention"]
+
+    code, verdict = checked(REAL)
+    assert code == 0
+    assert verdict["clear"]
+    assert verdict["as_expected"]
+    assert verdict["fitted_focal_px"] == pytest.approx(585, rel=0.02)
+    for invert, axes in ((True, "OpenCV axes"), (False, "OpenGL axes (y and z flipped)")):
+        code, verdict = checked(changed(REAL, tmp_path / f"{invert}", invert, axes))
+        assert code == 1
+        assert not verdict["as_expected"]
+        assert verdict["fits"][0]["axes"] == axes
+        assert verdict["fits"][0]["direction"] == ("world-to-camera" if invert else "camera-to-world")
+    registered = tmp_path / "registered"
+    shutil.copytree(REAL, registered)
+    for path in registered.rglob("*.depth.png"):
+        path.rename(path.with_name(path.name.replace(".depth.png", ".depth.proj.png")))
+    code, verdict = checked(registered)
+    assert code == 1
+    assert verdict["as_expected"]
+    assert verdict["fitted_focal_px"] == pytest.approx(585, rel=0.02)
