@@ -190,3 +190,12 @@ def test_the_frame_given_is_left_alone() -> None:
     assert prepared.image is not None
     assert prepared.image.flags.writeable
     assert frame.image.shape == (48, 64, 3)
+
+
+def test_droid_w_rounds_to_pixels_before_it_rounds_down() -> None:
+    """protocol.md section 2: height round(518 H / W) floored to a multiple of 14."""
+    # 518 * 335 / 591 = 293.6: to pixels 294 = 21 * 14, while flooring at once gives 20 * 14.
+    pixel, floor = (
+        size_plan(591, 335, SizeSettings(height_rounding=rounding)).size for rounding in ("pixel_floor", "floor")
+    )
+    assert (pixel, floor) == ((518, 294), (518, 280))

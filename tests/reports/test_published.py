@@ -1,0 +1,139 @@
+"""Published numbers beside ours: the difference where both are alike, else the reason why there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lingbot_eval.reports.published import PublishedRow, published_rows, published_section
+from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table
+from lingbot_eval.runs.records import RunRecord
+
+SCENES = ("a", "b")
+SIZE = {"mode": "width", "width": 518}
+COLUMNS = (
+    Column("trajectory", "ate_rmse", "sim3", "m", ("c",)),
+    Column("auc", "auc_first_camera_15", "", "%", ("c",)),
+)
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    published = {
+        "method": "LingBot-Map (lingbot-map.pt, streaming)",
+        "source": "official page",
+        "scenes": 2,
+        "selection": None,
+        "values": {"ate_m": 0.5, "auc_first_camera_15_micro": 60.0, "f1_percent": 80.0},
+        "conventions": "RMSE",
+    }
+    other = published | {"method": "CUT3R", "values": {"ate_m": 18.0}}
+    base: dict[str, Any] = {
+        "datasets": [
+            {"name": "d", "scenes": list(SCENES), "size": SIZE, "selection": {"start": 0, "stride": 5, "count": None}}
+        ],
+        "methods": [{"kind": "lingbot", "name": "ours", "model": {"config": "full"}}],
+        "metrics": {"trajectory": {"rpe_delta_frames": 1}},
+        "cards": {
+            "d": {"protocol": {"stride": 5, "size": SIZE}, "expected_scenes": {}, "published": [published, other]}
+        },
+    }
+    for dotted, value in changes.items():
+        *path, last = dotted.split("__")
+        place: Any = base
+        for part in path:
+            place = place[int(part) if part.isdecimal() else part]
+        place[int(last) if last.isdecimal() else last] = value
+    return base
+
+
+def rows(
+    experiment: dict[str, Any], weights: str = "lingbot-map.pt", values: tuple[Any, ...] = (0.4, 0.8)
+) -> list[PublishedRow]:
+    results, tables = run(experiment, weights, values)
+    return list(published_rows(results, tables))
+
+
+def run(experiment: dict[str, Any], weights: str, values: tuple[Any, ...]) -> tuple[RunResults, tuple[Table, ...]]:
+    record = RunRecord(
+        key="k",
+        name="n",
+        command="c",
+        experiment=experiment,
+        units=[["d", scene, "ours"] for scene in SCENES],
+        weights={"ours": weights},
+        environment={},
+        started="s",
+    )
+    scored = [value for value in values if value is not None]
+    share = (len(scored), len(values))
+    scenes = [
+        Row("d", s, "ours", "scene", (Cell(v, None if v is not None else 1), Cell(50.0)))
+        for s, v in zip(SCENES, values, strict=True)
+    ]
+    means = [
+        Row("d", kind, "ours", kind, (Cell(sum(scored) / len(scored), scored=share), Cell(auc, scored=(2, 2))))
+        for kind, auc in (("mean", 50.0), ("micro", 55.0))
+    ]
+    table = Table("trajectory", "T", COLUMNS, (*scenes, *means), ("gone",), {"ours": weights})
+    return RunResults(record, (), {}), (table,)
+
+
+def test_alike_runs_have_a_difference() -> None:
+    ate, auc, f1 = rows(settings())
+    assert (ate.ours, ate.published, ate.reason) == (pytest.approx(0.6), 0.5, None)
+    assert ate.delta == pytest.approx(0.1)
+    assert (auc.ours, auc.delta) == (55.0, pytest.approx(-5.0))
+    assert (f1.delta, f1.reason) == (None, "this run did not measure it")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"methods__0__model": {"config": "ci"}}, "the model is 'ci'"),
+        (
+            {"datasets__0__selection": {"start": 0, "stride": 1, "count": None}},
+            "the published stride is 5, this run has 1",
+        ),
+        (
+            {"datasets__0__selection": {"start": 0, "stride": 5, "count": 9}},
+            "the published count is every frame, this run has 9",
+        ),
+        ({"datasets__0__size": {"mode": "exact"}}, "another size"),
+        ({"cards__d__expected_scenes": {"a": None, "c": None}}, "other scenes than the protocol's"),
+        ({"cards__d__published__0__scenes": 3}, "mean of 2 scenes, the published one of 3"),
+        ({"cards__d__published__0__scenes": None}, "does not say how many scenes"),
+        ({"cards__d__published__0__conventions": "not known to us"}, "conventions are not known"),
+        (
+            {"cards__d__published__0__selection": {"start": 0, "stride": 5, "count": 320}},
+            "the published count is 320 frames",
+        ),
+    ],
+)
+def test_what_differs_is_said_instead(changes: dict[str, Any], says: str) -> None:
+    ate = rows(settings(**changes))[0]
+    assert ate.delta is None
+    assert ate.reason is not None
+    assert says in ate.reason
+
+
+def test_untrained_weights_and_failed_scenes_are_not_compared() -> None:
+    assert rows(settings(), weights="untrained (seed 0)")[0].reason == "the weights are untrained"
+    assert rows(settings(), values=(0.4, None))[0].reason == "only 1 of 2 scenes were scored"
+
+
+def test_another_method_is_set_beside_its_own_name() -> None:
+    found = rows(settings(methods__0={"kind": "replay", "name": "ours"}))
+    assert found == []
+    experiment = settings(methods__0={"kind": "replay", "name": "ours"}, cards__d__published__1__method="OURS")
+    (ate,) = rows(experiment)
+    assert ate.published == 18.0
+
+
+def test_the_section_and_runs_stored_without_cards() -> None:
+    lines = published_section(*run(settings(), "lingbot-map.pt", (0.4, 0.8)))
+    text = "\n".join(lines)
+    assert "| ours | published | delta |" in text
+    assert "0.6000 (2 of 2) | 0.5 | +0.1000 |" in text
+    assert "not comparable: this run did not measure it" in text
+    assert published_section(*run({"name": "old"}, "w", (0.4, 0.8))) == []
