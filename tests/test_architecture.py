@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": {"errors", "types", "geometry"},
     "adapters": COMMON,
     "preparation": COMMON,
+    "conversion": COMMON | {"adapters"},
     "doctor": COMMON | {"adapters", "preparation"},
     "metrics": COMMON,
     "profiling": COMMON,
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": COMMON | {"preparation", "profiling", "model", "streaming", "methods", "runs", "reports"},
     "cli": COMMON
     | {"adapters", "preparation", "metrics", "profiling", "cache", "model", "streaming", "methods"}
-    | {"verification", "runs", "reports", "comparison", "doctor"},
+    | {"verification", "runs", "reports", "comparison", "doctor", "conversion"},
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
@@ -75,7 +76,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.rendering",
     },
 }
-WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "doctor", "runs", "reports"}
+WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "doctor", "conversion", "runs", "reports"}
 
 
 def name_of(path: Path) -> str:

@@ -45,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="write a picture of the convention test of each scene here",
     )
-    for action in (listing, show, check):
+    prepare = actions.add_parser("prepare", help="turn a raw release into the layout that is read (resumable)")
+    prepare.add_argument("name", metavar="NAME", help="oxford_spires")
+    prepare.add_argument("raw", metavar="RAW", type=Path, help="folder of the raw sequences")
+    prepare.add_argument("out", metavar="OUT", type=Path, help="where the prepared scenes go")
+    for action in (listing, show, check, prepare):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document")
 
 
@@ -53,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     """Do one action; ``check`` returns 1 when something is wrong with the data."""
     if args.action == "list":
         return _list(args)
+    if args.action == "prepare":
+        return _prepare(args)
     return _show(args) if args.action == "show" else _check(args)
 
 
@@ -135,6 +141,35 @@ def _check(args: argparse.Namespace) -> int:
         for figure in figures:
             output.line(f"figure: {figure}")
     return PROBLEMS if checked.problems else FINE
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from lingbot_eval.conversion.oxford_spires import prepare_scene, scenes_in
+    from lingbot_eval.errors import DataError
+    from lingbot_eval.resources import expanded
+
+    if args.name != "oxford_spires":
+        raise ConfigError(
+            f"only oxford_spires has something to prepare, found {args.name!r}; the others are read as is"
+        )
+    raw, out = expanded(args.raw), expanded(args.out)
+    done: dict[str, int] = {}
+    failed: dict[str, str] = {}
+    for scene in scenes_in(raw):
+        try:
+            with tqdm(desc=scene, unit="image", file=sys.stderr, leave=False, disable=None) as bar:
+                done[scene] = prepare_scene(raw, scene, out, lambda bar=bar: bar.update() and None)  # type: ignore[misc]
+        except (DataError, ConfigError) as error:
+            failed[scene] = str(error)
+            output.note(f"error: {scene}: {error}")
+    if args.json:
+        output.as_json({"prepared": done, "failed": failed, "out": str(out)})
+    else:
+        for scene, images in done.items():
+            output.line(f"{scene}: {images} images in {out / scene}")
+    return PROBLEMS if failed else FINE
 
 
 def _options(given: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.methods import registry
 from lingbot_eval.runs import plan
 from lingbot_eval.runs.experiment import Experiment
@@ -105,7 +105,7 @@ class FakeAdapter:
     def open(self, scene: str, selection: Selection) -> FrameSequence:
         self.opened.append(scene)
         if scene not in self.scenes_there:
-            raise DataError(f"no scene {scene!r}; there are: {', '.join(self.scenes_there)}")
+            raise UnknownSceneError(f"no scene {scene!r}; there are: {', '.join(self.scenes_there)}")
         return FakeSequence(scene, selection, **self.scenes_there[scene])
 
 
