@@ -205,6 +205,8 @@ def _grouped(columns: Iterable[Column]) -> dict[tuple[str, str], list[Column]]:
             key, title = ("trajectory", "Trajectory") if errors else ("matching", "Trajectory: coverage and matching")
         elif column.family == "auc":
             title = "Relative poses of all pairs"
+        elif column.family == "points":
+            title = "Point clouds"
         elif column.family == "drift" and column.name.startswith("rpe_"):
             key, title = "drift-rpe", "Drift: relative pose error by step"
         elif column.name in ("abs_rel_at_distance", "abs_rel_by_confidence"):

@@ -168,7 +168,12 @@ class Attempt:
         if depth is not None and limits is not None:
             depth = depth.model_copy(update={"min_depth": limits[0], "max_depth": limits[1]})
         metrics = self.metrics.model_copy(update={"depth": depth})
-        return Scoring(metrics, gives_depth=gives_depth(self.unit.method), is_timed=method.needs_images)
+        return Scoring(
+            metrics,
+            depth_limits=limits or (0.0, 80.0),
+            gives_depth=gives_depth(self.unit.method),
+            is_timed=method.needs_images,
+        )
 
     def _warm_up(self, method: Method, sequence: FrameSequence) -> float | None:
         """Seconds of warming up on the first frame, which the stream decodes again in its own time."""
@@ -195,7 +200,8 @@ class Attempt:
 
     def _source(self, method: Method, sequence: FrameSequence) -> tuple[Iterator[Frame], Callable[[Frame], Frame]]:
         """Frames with what is needed of them decoded, and how they are prepared."""
-        depth = self.metrics.depth is not None and gives_depth(self.unit.method)
+        scored = self.metrics.depth is not None or self.metrics.points is not None
+        depth = scored and gives_depth(self.unit.method)
         if not (method.needs_images or depth):
             return sequence.frames(images=False, depth=False), _as_it_is
         # Scored depth brings the image along: the panels show it, and it tells the size to prepare to.

@@ -11,6 +11,8 @@ import numpy as np
 from lingbot_eval.metrics.depth import DepthScorer
 from lingbot_eval.metrics.drift import score_drift
 from lingbot_eval.metrics.pair_auc import pair_measurements
+from lingbot_eval.metrics.point_cloud import CloudCollector
+from lingbot_eval.metrics.points import PointPairs, score_points
 from lingbot_eval.metrics.trajectory import TrajectoryScore, score_trajectory
 from lingbot_eval.profiling.memory import process_memory, process_memory_measurements, process_resident_bytes
 from lingbot_eval.profiling.timing import throughput_measurements
@@ -30,10 +32,12 @@ Row = dict[str, float | int | str | None]
 class Scoring:
     """What is scored on a scene: the experiment's families, depth limits of the dataset put in.
 
+    depth_limits: metres, for the clouds.
     gives_depth, is_timed: whether the method predicts depth, and computes anything whose time means something.
     """
 
     metrics: MetricsConfig
+    depth_limits: tuple[float, float] = (0.0, 80.0)
     gives_depth: bool = True
     is_timed: bool = True
 
@@ -59,6 +63,9 @@ class SceneScorer:
         self._scoring = scoring
         self._metrics = metrics = scoring.metrics
         self._depth = DepthScorer(metrics.depth) if metrics.depth is not None else None
+        self._clouds: CloudCollector | None = None
+        if metrics.points is not None and scoring.gives_depth:
+            self._clouds = CloudCollector(metrics.points.max_points, scoring.depth_limits)
         self._poses = PoseLog()
         self._forward_s = array("d")
         self._interval_s = array("d")
@@ -80,6 +87,8 @@ class SceneScorer:
             abs_rel = self._depth.update(prediction.index, frame.depth, prediction.depth, prediction.depth_confidence)
             if abs_rel is not None and self._panels is not None:
                 self._panels.offer(frame, prediction)
+        if self._clouds is not None:
+            self._clouds.add(frame, prediction)
         cost = prediction.cost
         if cost is not None:
             self._forward_s.append(cost.forward_s)
@@ -128,6 +137,7 @@ class SceneScorer:
         if self._depth is not None:
             found = self._depth.compute(scale)
             measurements += found if self._scoring.gives_depth else _because(found, "the method gives no depth")
+        measurements += self._points()
         measurements += self._throughput(warm_up_s)
         measurements += process_memory_measurements(process_memory())
         return SceneScore(tuple(measurements), columns, estimate, drift)
@@ -135,6 +145,14 @@ class SceneScorer:
     def panels(self) -> DepthPanels | None:
         """A few scored frames from first to last; None where there are none."""
         return self._panels.panels() if self._panels is not None else None
+
+    def _points(self) -> list[Measurement]:
+        if self._metrics.points is None:
+            return []
+        if self._clouds is None:
+            nothing = PointPairs(np.empty((0, 3)), np.empty((0, 3)), 0)
+            return _because(score_points(nothing, self._metrics.points).measurements, "the method gives no depth")
+        return list(score_points(self._clouds.pairs(), self._metrics.points).measurements)
 
     def _throughput(self, warm_up_s: float | None) -> tuple[Measurement, ...]:
         # Times of predictions that lack one would pair up with the wrong frames.

@@ -1,0 +1,65 @@
+"""Clouds from depth maps: a scene of which every point is known, thinning, and frames that lack something."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.geometry.cameras import back_project
+from lingbot_eval.geometry.poses import pose_matrix
+from lingbot_eval.metrics.point_cloud import CloudCollector
+from lingbot_eval.metrics.points import PointSettings, score_points
+from lingbot_eval.types import Frame, Prediction
+
+K = np.array([[30.0, 0, 16], [0, 32.0, 12], [0, 0, 1]])
+
+
+def frame_pair(index: int) -> tuple[Frame, Prediction]:
+    """A prediction that is right, at half the scale and in its own world."""
+    rng = np.random.default_rng(index)
+    depth = rng.uniform(1, 4, (24, 32)).astype(np.float32)
+    depth[:3] = 0
+    pose = pose_matrix(Rotation.random(random_state=index).as_matrix(), rng.normal(size=3))
+    own = pose.copy()
+    own[:3, 3] *= 0.5
+    frame = Frame(index, 0.0, None, "made", pose, depth, K)
+    return frame, Prediction(index, 0.0, own, (0.5 * depth + (depth == 0)).astype(np.float32), intrinsics=K)
+
+
+def test_pixels_become_the_points_they_show() -> None:
+    collector = CloudCollector(10_000, (0.0, 80.0))
+    frame, prediction = frame_pair(0)
+    collector.add(frame, prediction)
+    clouds = collector.pairs()
+    assert frame.depth is not None
+    assert frame.camera_to_world is not None
+    camera = back_project(frame.depth, K)[frame.depth > 0]
+    expected = camera @ frame.camera_to_world[:3, :3].T + frame.camera_to_world[:3, 3]
+    np.testing.assert_allclose(clouds.truth, expected, atol=1e-5)
+    np.testing.assert_allclose(clouds.prediction, 0.5 * expected, atol=1e-5)
+    score = score_points(clouds, PointSettings(voxel_m=None))
+    assert max(m.value or 0 for m in score.measurements if m.unit == "m") < 1e-5
+
+
+def test_memory_is_bounded_and_said() -> None:
+    collector = CloudCollector(1000, (0.0, 80.0))
+    for index in range(12):
+        collector.add(*frame_pair(index))
+    clouds = collector.pairs()
+    assert 400 <= len(clouds.truth) <= 1000
+    assert clouds.sampled == "every 16th valid pixel"
+    np.testing.assert_allclose(clouds.prediction, 0.5 * clouds.truth, atol=1e-5)
+
+
+def test_frames_that_lack_something_are_counted() -> None:
+    collector = CloudCollector(1000, (0.0, 80.0))
+    frame, prediction = frame_pair(0)
+    collector.add(Frame(0, 0.0, None, "made", None, frame.depth, K), prediction)
+    collector.add(frame, Prediction(1, 0.0, prediction.camera_to_world, None))
+    clouds = collector.pairs()
+    assert clouds.sampled == "1 frames without reference pose left out, 1 frames without predicted depth left out"
+    assert "only 0 points" in (score_points(clouds).measurements[0].reason or "")
+    with pytest.raises(DataError, match="frame 0: predicted depth of shape"):
+        collector.add(frame, Prediction(0, 0.0, prediction.camera_to_world, np.ones((2, 2), np.float32)))
