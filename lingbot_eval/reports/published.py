@@ -175,6 +175,19 @@ def _not_alike(results: RunResults, setting: _Setting, metric: str) -> str | Non
         return f"RPE over {trajectory['rpe_delta_frames']} frames, the published one over 1"
     if "not known" in (setting.published.get("conventions") or "not known"):
         return "the source's conventions are not known"
+    if _OURS[metric][0] == "points":
+        return _other_points(results.record.experiment, protocol.get("thresholds", {}))
+    return None
+
+
+def _other_points(experiment: Mapping[str, Any], thresholds: Mapping[str, float]) -> str | None:
+    """Why clouds were compared otherwise than the card says; None where alike."""
+    used = experiment.get("metrics", {}).get("points")
+    if used is None:
+        return None  # not measured at all, which is said elsewhere
+    for setting, name in (("voxel_m", "voxel_m"), ("icp_m", "icp_m"), ("threshold_m", "f1_m")):
+        if used.get(setting) != thresholds.get(name):
+            return f"{setting} is {used.get(setting)}, the protocol's {thresholds.get(name)}"
     return None
 
 

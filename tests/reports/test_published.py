@@ -137,3 +137,12 @@ def test_the_section_and_runs_stored_without_cards() -> None:
     assert "0.6000 (2 of 2) | 0.5 | +0.1000 |" in text
     assert "not comparable: this run did not measure it" in text
     assert published_section(*run({"name": "old"}, "w", (0.4, 0.8))) == []
+
+
+def test_clouds_that_were_compared_otherwise_are_not_compared() -> None:
+    thresholds = {"icp_m": 0.1, "f1_m": 0.05, "voxel_m": 0.0078125}
+    points = {"icp_m": 0.1, "threshold_m": 0.25, "voxel_m": 0.0078125}
+    f1 = rows(
+        settings(cards__d__protocol={"stride": 5, "size": SIZE, "thresholds": thresholds}, metrics={"points": points})
+    )
+    assert f1[2].reason == "threshold_m is 0.25, the protocol's 0.05"
