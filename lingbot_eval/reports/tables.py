@@ -204,7 +204,9 @@ def _grouped(columns: Iterable[Column]) -> dict[tuple[str, str], list[Column]]:
             errors = column.unit in ("m", "deg") and column.name != "path_length"
             key, title = ("trajectory", "Trajectory") if errors else ("matching", "Trajectory: coverage and matching")
         elif column.family == "auc":
-            title = "Relative poses of all pairs"
+            first = "first_camera" in column.name
+            key = "auc-first-camera" if first else "auc"
+            title = f"Relative poses of all pairs, {'first-camera' if first else 'camera-to-camera'} definition"
         elif column.family == "points":
             title = "Point clouds"
         elif column.family == "drift" and column.name.startswith("rpe_"):

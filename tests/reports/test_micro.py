@@ -1,0 +1,44 @@
+"""Pooled pairs: the micro row of the AUC table is what counting the pairs of all scenes together gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_run import DESK, LINGBOT, OFFICE, drifted, run_record, unit_record, walk, write_failed
+
+from lingbot_eval.metrics.pair_auc import PairAucSettings, count_pairs, pair_measurements
+from lingbot_eval.reports.rendering import legend
+from lingbot_eval.reports.tables import read_results, wide_tables
+from lingbot_eval.runs.store import RunStore
+
+
+def test_micro_pools_the_pairs(tmp_path: Path) -> None:
+    record = run_record().model_copy(
+        update={"units": [[*OFFICE, LINGBOT], [*DESK, LINGBOT], ["indoor", "hall", LINGBOT]]}
+    )
+    store = RunStore.create(tmp_path, record)
+    scenes = {OFFICE: walk(90, 1), DESK: walk(40, 2)}
+    pooled, pairs = 0.0, 0
+    with store.lock():
+        for scene, reference in scenes.items():
+            estimate = drifted(reference, 1, len(reference))
+            found = pair_measurements(reference, estimate, PairAucSettings(definitions=("auc",), thresholds_deg=(3,)))
+            counts = count_pairs(reference.camera_to_world, estimate.camera_to_world)
+            pooled += counts.area(3) * counts.pairs
+            pairs += counts.pairs
+            with store.unit_writer(*scene, LINGBOT) as writer:
+                writer.finish(unit_record(scene, LINGBOT, len(reference), list(found)))
+        write_failed(store, ("indoor", "hall"), LINGBOT)
+    table = next(table for table in wide_tables(read_results(store)) if table.key == "auc")
+    rows = {row.kind: row.cells[0] for row in table.rows if row.kind != "scene"}
+    assert list(rows) == ["mean", "median", "micro"]
+    assert rows["micro"].value == pytest.approx(pooled / pairs)
+    assert rows["micro"].samples == pairs
+    assert rows["mean"].value == pytest.approx(
+        np.mean([r.cells[0].value for r in table.rows if r.cells[0].note is None][:2])
+    )
+    assert rows["micro"].value != pytest.approx(rows["mean"].value, rel=1e-4)
+    assert rows["mean"].scored == (2, 3)
+    assert any("over survivors" in entry for entry in legend(table))
