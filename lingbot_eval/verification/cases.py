@@ -33,7 +33,7 @@ class Case(BaseModel):
     image_phase: float = 0.0
     scale_frames: Positive
     window: Positive
-    keyframe_interval: Positive = 1
+    keyframe_interval: Positive | Literal["auto"] = 1
     camera_iterations: Positive = 4
     point_head: bool = False
     flow_threshold: Annotated[float, Field(ge=0)] | None = None
