@@ -19,7 +19,7 @@ from lingbot_eval.profiling.memory import device_memory, device_memory_measureme
 from lingbot_eval.profiling.timing import timed
 from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.session import FrameOutput
-from lingbot_eval.streaming.settings import resolve_interval
+from lingbot_eval.streaming.settings import stream_interval
 from lingbot_eval.streaming.stores import resolve_backend
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction, StepCost
 
@@ -70,8 +70,7 @@ class LingbotMethod:
         """See `Method`. Raises ConfigError for interval ``auto`` on a sequence of unknown length."""
         self._session = None  # the last scene's caches go before the next one's come
         self._frames = sequence.length
-        settings = self._config.streaming
-        self._interval = 1 if settings.flow else resolve_interval(settings.keyframe_interval, self._frames)
+        self._interval = stream_interval(self._config.streaming, self._frames)
         self._model()
 
     def warm_up(self, frame: Frame) -> float:

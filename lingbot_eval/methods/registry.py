@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.protocol import Method
@@ -76,25 +74,16 @@ def weights_of(settings: MethodSettings) -> WeightFile | None:
         return None
     if settings.model.checkpoint is None:
         return WeightFile(f"untrained (seed {settings.model.seed})", None)
-    from lingbot_eval.model.weights import resolve_checkpoint
+    from lingbot_eval.model.weights import file_sha256, resolve_checkpoint
 
     path = resolve_checkpoint(settings.model.checkpoint)
-    stat = path.stat()
-    digest = _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    digest = file_sha256(path)
     return WeightFile(f"{path.name}, SHA-256 {digest}", digest)
 
 
 def gives_depth(settings: MethodSettings) -> bool:
     """Whether predictions will carry depth, so that reference depth is worth decoding."""
     return not isinstance(settings, ReplayConfig) or settings.depth is not None
-
-
-@functools.lru_cache(maxsize=16)
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """Hashed once in a process; ``size`` and ``modified_ns`` make a changed file another entry."""
-    from lingbot_eval.model.weights import file_sha256
-
-    return file_sha256(path)
 
 
 def free_device_memory() -> None:

@@ -7,7 +7,7 @@ import re
 import torch
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.model.config import CONFIGS, ConfigName
+from lingbot_eval.model.config import CONFIGS, ConfigName, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource, draw_untrained, load_checkpoint
 
@@ -36,12 +36,21 @@ def build_model(
 
     Raises CheckpointError or DependencyError where the checkpoint cannot be had.
     """
+    model = empty_model(CONFIGS[config], point_head=point_head)
+    source = load_checkpoint(model, checkpoint) if checkpoint else draw_untrained(model, seed)
+    return ready(model, device, precision), source
+
+
+def empty_model(config: ModelConfig, *, point_head: bool) -> GeometricContextTransformer:
+    """A network on the CPU whose every parameter is about to be written: nothing is initialised."""
     with torch.device("meta"):
-        model = GeometricContextTransformer(CONFIGS[config], point_head=point_head)
-    # Empty and not initialised: every parameter is about to be written.
+        model = GeometricContextTransformer(config, point_head=point_head)
     model.to_empty(device="cpu")
     model.aggregator.patch_embed.reset_constants()
-    source = load_checkpoint(model, checkpoint) if checkpoint else draw_untrained(model, seed)
+    return model
+
+
+def ready(model: GeometricContextTransformer, device: torch.device, precision: str) -> GeometricContextTransformer:
+    """The filled network for inference: cast, then moved."""
     model.set_trunk_dtype(PRECISIONS[precision])
-    model.requires_grad_(requires_grad=False).eval().to(device)
-    return model, source
+    return model.requires_grad_(requires_grad=False).eval().to(device)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lingbot_eval.errors import StoreError
 from lingbot_eval.formats.atomic import atomic_open
+from lingbot_eval.runs.array_files import load_arrays
 from lingbot_eval.types import DriftSeries
 
 DRIFT_FILE = "drift.npz"
-_LARGEST_FILE = 1 << 30  # bytes after decompression; ten million frames are 0.4 GB
 # Arrays of one length, by the first of them.
 _GROUPS = {
     "frame": ("step_error_m", "local_scale", "anchored_error_m"),
@@ -32,21 +32,14 @@ def save_drift(path: Path, series: DriftSeries) -> None:
 
 def load_drift(path: Path) -> DriftSeries:
     """Read ``drift.npz``. Raises StoreError naming the file when it is damaged or not what it should be."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > _LARGEST_FILE:
-            raise ValueError(f"{size} bytes when unpacked")
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {field.name: stored[field.name] for field in fields(DriftSeries)}
-        for first, others in _GROUPS.items():
-            if arrays[first].dtype.kind != "i" or arrays[first].ndim != 1:
-                raise ValueError(f"array {first} of {arrays[first].dtype}, shape {arrays[first].shape}")
-            for name in others:
-                if arrays[name].dtype.kind != "f" or arrays[name].shape != arrays[first].shape:
-                    raise ValueError(f"array {name} of {arrays[name].dtype}, shape {arrays[name].shape}")
-        return DriftSeries(**arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise StoreError(
-            f"expected the drift series of a unit in {path}, found a damaged file ({error}); run that scene again"
-        ) from error
+    return load_arrays(path, [field.name for field in fields(DriftSeries)], "drift series", _series)
+
+
+def _series(arrays: dict[str, NDArray[Any]]) -> DriftSeries:
+    for first, others in _GROUPS.items():
+        if arrays[first].dtype.kind != "i" or arrays[first].ndim != 1:
+            raise ValueError(f"array {first} of {arrays[first].dtype}, shape {arrays[first].shape}")
+        for name in others:
+            if arrays[name].dtype.kind != "f" or arrays[name].shape != arrays[first].shape:
+                raise ValueError(f"array {name} of {arrays[name].dtype}, shape {arrays[name].shape}")
+    return DriftSeries(**arrays)

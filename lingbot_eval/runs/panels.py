@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.errors import StoreError
 from lingbot_eval.formats.atomic import atomic_open
+from lingbot_eval.runs.array_files import load_arrays
 
 _ARRAYS = {"index": ("i", 1), "image": ("u", 4), "truth": ("f", 3), "prediction": ("f", 3)}
-_LARGEST_FILE = 1 << 30  # bytes after decompression; four full HD frames are 0.1 GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +54,11 @@ def save_panels(path: Path, panels: DepthPanels) -> None:
 
 def load_panels(path: Path) -> DepthPanels:
     """Read ``panels.npz``. Raises StoreError naming the file when it is damaged or not what it should be."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > _LARGEST_FILE:
-            raise ValueError(f"{size} bytes when unpacked")
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in _ARRAYS}
-        for name, (kind, dimensions) in _ARRAYS.items():
-            if arrays[name].dtype.kind != kind or arrays[name].ndim != dimensions:
-                raise ValueError(f"array {name} of {arrays[name].dtype}, shape {arrays[name].shape}")
-        return DepthPanels(**arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise StoreError(
-            f"expected the depth panels of a unit in {path}, found a damaged file ({error}); run that scene again"
-        ) from error
+    return load_arrays(path, _ARRAYS, "depth panels", _panels)
+
+
+def _panels(arrays: dict[str, NDArray[Any]]) -> DepthPanels:
+    for name, (kind, dimensions) in _ARRAYS.items():
+        if arrays[name].dtype.kind != kind or arrays[name].ndim != dimensions:
+            raise ValueError(f"array {name} of {arrays[name].dtype}, shape {arrays[name].shape}")
+    return DepthPanels(**arrays)

@@ -17,7 +17,7 @@ from lingbot_eval.cache.sdpa import MEMORY_CHUNK_FRAMES
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.model.config import PATCH_SIZE, SPECIAL_TOKENS, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.streaming.settings import StreamSettings, overlap_frames, resolve_interval, window_span
+from lingbot_eval.streaming.settings import StreamSettings, overlap_frames, stream_interval, window_span
 
 FLOAT_BYTES = 4
 
@@ -72,7 +72,7 @@ class StreamEstimate:
 
 def estimate(network: NetworkSize, settings: StreamSettings, height: int, width: int, frames: int) -> StreamEstimate:
     """The prediction for ``frames`` images of (height, width), multiples of 14. An ``auto`` backend counts as sdpa."""
-    interval = 1 if settings.flow else resolve_interval(settings.keyframe_interval, frames)
+    interval = stream_interval(settings, frames)
     scale = min(settings.scale_frames, frames)
     longest, windows = _windows(settings, interval, frames)
     steps = longest - scale

@@ -18,7 +18,7 @@ from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.flow import Viewpoint, mean_displacement, viewpoint
 from lingbot_eval.streaming.passes import PassRunner
-from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, resolve_interval
+from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, stream_interval
 from lingbot_eval.streaming.stores import StreamStores, build_stores
 from lingbot_eval.types import FrameType
 
@@ -61,7 +61,7 @@ class StreamingSession:
         self._settings = settings
         self._iterations = camera_iterations
         self._window = settings.window or model.config.window
-        self.interval = 1 if settings.flow else resolve_interval(settings.keyframe_interval, frames)
+        self.interval = stream_interval(settings, frames)
         self._policy = CachePolicy(self._window)
         self._passes = PassRunner(model)
         self._stores: StreamStores | None = None

@@ -89,6 +89,14 @@ def window_span(settings: StreamSettings, interval: int) -> int:
     return settings.scale_frames + (windowed.size - settings.scale_frames) * interval
 
 
+def stream_interval(settings: StreamSettings, frames: int | None) -> int:
+    """The fixed interval of a stream of ``frames`` frames; 1 in the formulas of flow keyframes, which have none.
+
+    Raises ConfigError for ``auto`` on a stream of unknown length.
+    """
+    return 1 if settings.flow else resolve_interval(settings.keyframe_interval, frames)
+
+
 def resolve_interval(keyframe_interval: int | Literal["auto"], frames: int | None) -> int:
     """The fixed interval that ``auto`` stands for on a stream of ``frames`` frames.
 

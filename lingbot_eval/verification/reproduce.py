@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lingbot_eval.model.build import PRECISIONS
+from lingbot_eval.model.build import empty_model, ready
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.formula import fill_by_formula
 from lingbot_eval.model.network import GeometricContextTransformer
@@ -45,13 +45,9 @@ def formula_image(frame: int, case: Case) -> Tensor:
 
 def reference_model(case: Case, setup: Setup) -> GeometricContextTransformer:
     """The case's network with weights by formula. Built in float32 on the CPU, cast, then moved."""
-    with torch.device("meta"):
-        model = GeometricContextTransformer(CONFIGS[case.model], point_head=case.point_head)
-    model.to_empty(device="cpu")
-    model.aggregator.patch_embed.reset_constants()
+    model = empty_model(CONFIGS[case.model], point_head=case.point_head)
     fill_by_formula(model)
-    model.set_trunk_dtype(PRECISIONS[setup.precision])
-    return model.requires_grad_(requires_grad=False).eval().to(setup.device)
+    return ready(model, setup.device, setup.precision)
 
 
 def reproduce(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arrays:

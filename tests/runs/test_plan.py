@@ -13,7 +13,7 @@ from fakes import World, experiment
 
 from lingbot_eval.adapters.cards import load_card
 from lingbot_eval.errors import CheckpointError, ConfigError, DataError
-from lingbot_eval.methods import registry
+from lingbot_eval.model import weights as weight_files
 from lingbot_eval.runs import plan as plan_module
 from lingbot_eval.runs.plan import make_plan
 
@@ -117,7 +117,7 @@ def test_the_key_follows_the_checkpoint_content(tmp_path: Path) -> None:
 
     def key() -> str:
         plan = make_plan(experiment(methods=[method]))
-        hashed.append(registry._sha256.cache_info().misses)
+        hashed.append(weight_files._sha256.cache_info().misses)
         assert "weights.pt, SHA-256 " in plan.weights["lingbot"]
         return plan.key
 
