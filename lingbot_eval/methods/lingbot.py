@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from lingbot_eval.errors import DataError
-from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
 from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.stepper import Stepper
+from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.build import build_model, choose_device
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
 from lingbot_eval.profiling.timing import timed
 from lingbot_eval.streaming.open import Session, open_session
-from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import stream_interval
 from lingbot_eval.streaming.stores import resolve_backend
-from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction, StepCost
+from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
 WARM_UP_STEPS = 3
 
@@ -32,6 +29,7 @@ class LingbotMethod:
     def __init__(self, config: LingbotConfig) -> None:
         self._config = config
         self._device = choose_device(config.device)
+        self._transfer = transfer_for(self._device)
         self._loaded: tuple[GeometricContextTransformer, WeightSource] | None = None
         self._frames: int | None = None
         self._session: Session | None = None
@@ -75,30 +73,20 @@ class LingbotMethod:
 
     def warm_up(self, frame: Frame) -> float:
         """A scale phase and a few steps of this image through a stream of their own."""
-        image = self._upload(frame)
         with timed(str(self._device)) as elapsed:
-            session = self._new_session()
+            stepper = Stepper(self._new_session(), self._device, self._transfer)
             for _ in range(self._config.streaming.scale_frames + WARM_UP_STEPS):
-                session.step(image)
+                stepper.step(frame)
         return elapsed.seconds
 
     def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
-        """See `Method`."""
+        """See `Method`. On a GPU a prediction leaves while the device computes the next frame."""
         reset_peaks(str(self._device))
         self._session = session = self._new_session()
-        waiting: list[tuple[Frame, float]] = []
+        stepper = Stepper(session, self._device, self._transfer)
         for frame in frames:
-            image = self._upload(frame)
-            with timed(str(self._device)) as elapsed:
-                outputs = session.step(image)
-            waiting.append((frame, elapsed.seconds))
-            yield from self._take(waiting, outputs)
-        with timed(str(self._device)) as elapsed:
-            outputs = session.finish()
-        if waiting:
-            last, seconds = waiting.pop()
-            waiting.append((last, seconds + elapsed.seconds))
-        yield from self._take(waiting, outputs)
+            yield from stepper.step(frame)
+        yield from stepper.finish()
 
     def resources(self) -> tuple[Measurement, ...]:
         """Bytes of weights, cache by kind and as allocated, and the device's own figures, in MiB."""
@@ -145,43 +133,3 @@ class LingbotMethod:
             frames=self._frames,
             camera_iterations=self._config.model.camera_iterations,
         )
-
-    def _upload(self, frame: Frame) -> Tensor:
-        """(3, H, W) float32 in [0, 1] on the device; the bytes travel, not the floats."""
-        if frame.image is None:
-            raise DataError(f"{frame.source}: frame {frame.index} came without its image, which the model needs")
-        pixels = torch.from_numpy(np.ascontiguousarray(frame.image)).to(self._device)
-        return pixels.permute(2, 0, 1).float().div_(255.0)
-
-    def _take(self, waiting: list[tuple[Frame, float]], outputs: tuple[FrameOutput, ...]) -> Iterator[Prediction]:
-        """Pair outputs with their frames; frames that entered together share the time of their pass equally."""
-        if not outputs:
-            return
-        done, waiting[:] = waiting[: len(outputs)], waiting[len(outputs) :]
-        share = sum(seconds for _, seconds in done) / len(done)
-        cost = StepCost(
-            forward_s=share,
-            cache_bytes=self._session.used_bytes() if self._session else {},
-            device_bytes=torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else None,
-        )
-        for (frame, _), output in zip(done, outputs, strict=True):
-            yield _prediction(frame, output, cost)
-
-
-def _prediction(frame: Frame, output: FrameOutput, cost: StepCost) -> Prediction:
-    encoding = output.pose.double().cpu().numpy()
-    depth = output.depth.cpu().numpy()
-    # A collapsed field of view says nothing of the camera.
-    intrinsics = decode_intrinsics(encoding, *depth.shape) if (encoding[7:] > 0).all() else None
-    return Prediction(
-        index=frame.index,
-        timestamp=frame.timestamp,
-        camera_to_world=decode_camera_to_world(encoding),
-        depth=depth,
-        depth_confidence=output.depth_confidence.cpu().numpy(),
-        intrinsics=intrinsics,
-        points=None if output.points is None else output.points.cpu().numpy(),
-        points_confidence=None if output.points_confidence is None else output.points_confidence.cpu().numpy(),
-        frame_type=output.frame_type,
-        cost=cost,
-    )

@@ -1,0 +1,137 @@
+"""Frames into a session, predictions out of it with their cost: the loop body of every measured stream."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
+from lingbot_eval.methods.transfer import Arrival, Transfer
+from lingbot_eval.profiling.spans import Span, begin_span
+from lingbot_eval.streaming.open import Session
+from lingbot_eval.streaming.session import FrameOutput
+from lingbot_eval.types import Frame, FrameType, Image, Prediction, StepCost
+
+FIELDS = 5
+"""Tensors of one frame's output that come back: pose, depth and its confidence, points and theirs."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Submitted:
+    """Frames whose outputs the device has been asked for, and what the step that made them cost.
+
+    spans: of all steps since the outputs before; frames that entered together share them equally.
+    """
+
+    frames: tuple[Frame, ...]
+    types: tuple[FrameType, ...]
+    spans: tuple[Span, ...]
+    cache_bytes: Mapping[str, int]
+    device_bytes: int | None
+    arrival: Arrival
+
+
+class Stepper:
+    """One stream. With a transfer that keeps steps in flight, predictions come that many steps later."""
+
+    def __init__(self, session: Session, device: torch.device, transfer: Transfer) -> None:
+        self._session = session
+        self._device = device
+        self._transfer = transfer
+        self._waiting: list[tuple[Frame, Span]] = []
+        self._last: Span | None = None
+        self._submitted: deque[_Submitted] = deque()
+
+    def step(self, frame: Frame) -> tuple[Prediction, ...]:
+        """Take the next frame; returns the predictions that are there, in order.
+
+        Raises DataError for a frame without an image, StreamError for one that the stream cannot take, and what the
+        device raises (torch.OutOfMemoryError).
+        """
+        image = self._transfer.upload(_image(frame))
+        span = begin_span(str(self._device))
+        outputs = self._session.step(image)
+        span.stop()
+        self._waiting.append((frame, span))
+        self._submit(outputs)
+        return self._ready(self._transfer.in_flight)
+
+    def finish(self) -> tuple[Prediction, ...]:
+        """End the stream: the predictions still under way or held back."""
+        self._last = begin_span(str(self._device))
+        outputs = self._session.finish()
+        self._last.stop()
+        self._submit(outputs)
+        return self._ready(0)
+
+    def _submit(self, outputs: tuple[FrameOutput, ...]) -> None:
+        if not outputs:
+            return
+        done, self._waiting[:] = self._waiting[: len(outputs)], self._waiting[len(outputs) :]
+        spans = tuple(span for _, span in done)
+        if self._last is not None:
+            spans = (*spans, self._last)
+        tensors = [
+            tensor
+            for out in outputs
+            for tensor in (out.pose, out.depth, out.depth_confidence, out.points, out.points_confidence)
+        ]
+        self._submitted.append(
+            _Submitted(
+                frames=tuple(frame for frame, _ in done),
+                types=tuple(out.frame_type for out in outputs),
+                spans=spans,
+                cache_bytes=self._session.used_bytes(),
+                device_bytes=torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else None,
+                arrival=self._transfer.download(tensors),
+            )
+        )
+
+    def _ready(self, unfinished: int) -> tuple[Prediction, ...]:
+        """Predictions of all submitted steps but the last ``unfinished``."""
+        ready: list[Prediction] = []
+        while len(self._submitted) > unfinished:
+            ready += _predictions(self._submitted.popleft())
+        return tuple(ready)
+
+
+def _predictions(step: _Submitted) -> list[Prediction]:
+    arrays = step.arrival.arrays()
+    cost = StepCost(
+        forward_s=sum(span.seconds() for span in step.spans) / len(step.frames),
+        cache_bytes=step.cache_bytes,
+        device_bytes=step.device_bytes,
+    )
+    found = []
+    for position, (frame, kind) in enumerate(zip(step.frames, step.types, strict=True)):
+        pose, depth, confidence, points, points_confidence = arrays[FIELDS * position : FIELDS * (position + 1)]
+        if pose is None or depth is None:
+            raise TypeError(f"frame {frame.index}: the session gives every frame a pose and a depth map")
+        encoding = pose.astype("float64")
+        # A collapsed field of view says nothing of the camera.
+        intrinsics = decode_intrinsics(encoding, *depth.shape) if (encoding[7:] > 0).all() else None
+        found.append(
+            Prediction(
+                index=frame.index,
+                timestamp=frame.timestamp,
+                camera_to_world=decode_camera_to_world(encoding),
+                depth=depth,
+                depth_confidence=confidence,
+                intrinsics=intrinsics,
+                points=points,
+                points_confidence=points_confidence,
+                frame_type=kind,
+                cost=cost,
+            )
+        )
+    return found
+
+
+def _image(frame: Frame) -> Image:
+    if frame.image is None:
+        raise DataError(f"{frame.source}: frame {frame.index} came without its image, which the model needs")
+    return frame.image
