@@ -1,0 +1,63 @@
+"""``python -m lingbot_eval.training``: one command trains the checkpoint of configuration ``ci``, or goes on with it.
+
+Not a command of ``lingbot-eval``: who evaluates has no need of it, and the evaluation's command line imports none of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options."""
+    parser = argparse.ArgumentParser(prog="python -m lingbot_eval.training", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of state, log, curve and weights")
+    parser.add_argument("--minutes", type=float, help="length of the whole run, preparation apart")
+    parser.add_argument("--steps", type=int, help="length of the whole run in steps, instead of minutes")
+    parser.add_argument("--call-minutes", type=float, help="stop this call then, saved; call again to go on")
+    parser.add_argument("--recipe", default="gpu", choices=("gpu", "tiny"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes for scenes")
+    parser.add_argument("--json", action="store_true", help="one JSON object a log line")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 done, 2 bad input."""
+    given = build_parser().parse_args(arguments)
+    # Imported here: the worker processes import this file and need neither.
+    from lingbot_eval.errors import LingbotEvalError
+    from lingbot_eval.model.build import choose_device
+    from lingbot_eval.training.trainer import TrainingSettings, train
+
+    def report(row: dict[str, float]) -> None:
+        text = json.dumps(row) if given.json else "  ".join(f"{key} {value:.4g}" for key, value in row.items())
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    settings = TrainingSettings(
+        out=given.out,
+        recipe=given.recipe,
+        seed=given.seed,
+        minutes=given.minutes,
+        steps=given.steps,
+        call_minutes=given.call_minutes,
+        workers=given.workers,
+    )
+    try:
+        weights = train(settings, choose_device(given.device), report)
+    except LingbotEvalError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"weights: {weights}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

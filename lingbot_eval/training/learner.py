@@ -1,0 +1,78 @@
+"""Network, auxiliary heads, optimiser and averaged weights: what a step changes and a state keeps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lingbot_eval.model.build import empty_model
+from lingbot_eval.model.config import ModelConfig
+from lingbot_eval.training.auxiliary import AuxiliaryHeads
+from lingbot_eval.training.clips import Clips
+from lingbot_eval.training.forward import ClipPlan, run_clips
+from lingbot_eval.training.initial import draw_initial
+from lingbot_eval.training.losses import losses
+from lingbot_eval.training.recipe import ITERATIONS, Recipe
+from lingbot_eval.training.state import optimizer_tensors, restore_optimizer
+
+
+class Learner:
+    """One network in training on one device."""
+
+    def __init__(self, config: ModelConfig, recipe: Recipe, seed: int, device: torch.device) -> None:
+        self._recipe = recipe
+        self.device = device
+        # bfloat16 for products on a GPU; a CPU computes in float32 throughout.
+        self.precision = torch.bfloat16 if device.type == "cuda" else torch.float32
+        torch.manual_seed(seed)  # the auxiliary heads' draw, and the images' noise
+        self.model = empty_model(config, point_head=False)
+        draw_initial(self.model, ITERATIONS, seed)
+        self._auxiliary = AuxiliaryHeads(config.token_dim).to(device)
+        self.model.to(device).train()
+        self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False).eval()
+        self._trained = nn.ModuleDict({"model": self.model, "auxiliary": self._auxiliary})
+        named = dict(self._trained.named_parameters())
+        decayed = [name for name, value in named.items() if value.ndim > 1 and name.endswith(".weight")]
+        rest = [name for name in named if name not in decayed]
+        self._names = [*decayed, *rest]
+        groups = [
+            {"params": [named[name] for name in decayed], "weight_decay": recipe.weight_decay},
+            {"params": [named[name] for name in rest], "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=device.type == "cuda")
+
+    def learn(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor, learning_rate: float) -> dict[str, Tensor]:
+        """One step; the terms of the loss and the norm of the gradient, on the device."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            output = run_clips(self.model, clips.images, plan, ITERATIONS, depth_frames)
+            auxiliary = self._auxiliary(output.tokens)
+        terms = losses(output, auxiliary, clips, depth_frames, self._recipe.weights)
+        loss = torch.stack(list(terms.values())).sum()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._recipe.clip_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        return {name: value.detach() for name, value in terms.items()} | {"loss": loss.detach(), "gradient_norm": norm}
+
+    @torch.no_grad()
+    def average(self, steps: int) -> None:
+        """Move the averaged weights; early on they follow faster, or they would carry the initial draw along."""
+        share = 1 - min(self._recipe.ema, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), share)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a state keeps."""
+        kept = {f"trained.{name}": value for name, value in self._trained.state_dict().items()}
+        kept |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        return kept | optimizer_tensors(self._optimizer, self._names)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of :meth:`tensors`."""
+        for prefix, module in (("trained.", self._trained), ("averaged.", self.averaged)):
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        restore_optimizer(self._optimizer, self._names, tensors)

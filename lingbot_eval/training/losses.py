@@ -1,0 +1,115 @@
+"""What training minimises: depth with confidence, pose encodings of every refinement iteration, relative poses.
+
+As DUSt3R, VGGT and LingBot-Map have it: lengths in units of the mean distance that the anchor frames see, poses from
+the first camera, confidence c weighing an error e as c·e − α·log c, refinement iterations weighted by γ^(n−1−i).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lingbot_eval.training.auxiliary import true_displacements
+from lingbot_eval.training.clips import Clips
+from lingbot_eval.training.forward import ClipOutput
+from lingbot_eval.training.rigid import conjugate, product, rotate_back
+
+RELATIVE_LAGS = (1, 3, 8, 24)
+SHORTEST = 0.01
+"""Length, in units of the clip's scale, below which a motion's error no longer counts relative to the motion."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the terms. gamma: discount of earlier refinement iterations. alpha: price of confidence."""
+
+    depth: float = 1.0
+    gradient: float = 0.5
+    translation: float = 1.0
+    rotation: float = 2.0
+    fov: float = 0.5
+    relative_translation: float = 0.3
+    relative_rotation: float = 10.0
+    points: float = 0.5
+    flow: float = 0.3
+    gamma: float = 0.7
+    alpha: float = 0.1
+
+
+def losses(
+    output: ClipOutput, auxiliary: tuple[Tensor, Tensor], clips: Clips, depth_frames: Tensor, weights: LossWeights
+) -> dict[str, Tensor]:
+    """Every term, already weighted; their sum is the loss. auxiliary: world points and displacements as predicted."""
+    terms = _depth_terms(output, clips.log_depth.flatten(0, 1)[depth_frames], weights)
+    terms |= _pose_terms(output.poses, clips.encoding, weights)
+    points, flow = (part.view(*clips.points.shape[:3], *part.shape[2:]) for part in auxiliary)
+    distance = clips.points.norm(dim=-1, keepdim=True)
+    # Far points are worth less: their error grows with the distance.
+    terms["points"] = weights.points * (F.smooth_l1_loss(points, clips.points, reduction="none", beta=0.1) / (
+        1 + distance)).mean()
+    truth = true_displacements(clips)
+    error = F.smooth_l1_loss(flow, truth.patches, reduction="none", beta=0.2).mean(-1)
+    terms["flow"] = weights.flow * _mean(error, truth.seen)
+    return terms
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _depth_terms(output: ClipOutput, truth: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+    """Of logarithms, so that near and far weigh alike and the ratio that δ < 1.25 judges is what is learned."""
+    error = (output.log_depth - truth).abs()
+    confident = output.confidence * error - weights.alpha * output.confidence.log()
+    difference = output.log_depth - truth
+    gradient = truth.new_zeros(())
+    for scale in (1, 2, 4):
+        part = difference[:, ::scale, ::scale]
+        for axis in (-1, -2):
+            # Across an edge of the scene a large error is one of position: capped, so that it does not rule.
+            gradient = gradient + part.diff(dim=axis).abs().clamp(max=1.0).mean()
+    return {"depth": weights.depth * confident.mean(), "gradient": weights.gradient * gradient / 3}
+
+
+def _pose_terms(encodings: list[Tensor], truth: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+    names = ("translation", "rotation", "fov", "relative_translation", "relative_rotation")
+    terms = {name: truth.new_zeros(()) for name in names}
+    factors = (weights.translation, weights.rotation, weights.fov, weights.relative_translation,
+               weights.relative_rotation)  # fmt: skip
+    total = sum(weights.gamma**i for i in range(len(encodings)))
+    for i, encoding in enumerate(encodings):
+        share = weights.gamma ** (len(encodings) - 1 - i) / total
+        errors = (*_absolute(encoding, truth), *_relative(encoding, truth))
+        for name, factor, error in zip(names, factors, errors, strict=True):
+            terms[name] = terms[name] + share * factor * error
+    return terms
+
+
+def _absolute(encoding: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Translation, rotation (the quaternion as it is, of either sign) and field of view against the first camera."""
+    translation = F.smooth_l1_loss(encoding[..., :3], truth[..., :3], beta=0.05)
+    guess, quaternion = encoding[..., 3:7], truth[..., 3:7]
+    sign = torch.where((guess * quaternion).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+    rotation = F.smooth_l1_loss(guess, sign * quaternion, beta=0.02)
+    return translation, rotation, F.l1_loss(encoding[..., 7:], truth[..., 7:])
+
+
+def _relative(encoding: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Motion between frames some lags apart, seen from the earlier camera: translation relative to its length, and
+    rotation as the vector part of the quaternion of the error."""
+    guess, quaternion = F.normalize(encoding[..., 3:7], dim=-1, eps=1e-4), truth[..., 3:7]
+    lags = [lag for lag in RELATIVE_LAGS if lag < truth.shape[1]]
+    translation, rotation = truth.new_zeros(()), truth.new_zeros(())
+    for lag in lags:
+        moved = rotate_back(guess[:, :-lag], encoding[:, lag:, :3] - encoding[:, :-lag, :3])
+        true_move = rotate_back(quaternion[:, :-lag], truth[:, lag:, :3] - truth[:, :-lag, :3])
+        length = true_move.norm(dim=-1, keepdim=True).clamp(min=SHORTEST)
+        translation = translation + F.smooth_l1_loss(moved / length, true_move / length, beta=0.1) / len(lags)
+        turn = product(conjugate(guess[:, :-lag]), guess[:, lag:])
+        true_turn = product(conjugate(quaternion[:, :-lag]), quaternion[:, lag:])
+        off = product(conjugate(true_turn), turn)
+        rotation = rotation + (off[..., :3] * off[..., 3:].sign()).abs().mean() / len(lags)
+    return translation, rotation

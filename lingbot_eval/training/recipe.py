@@ -1,0 +1,114 @@
+"""What is trained on when: phases of a run, each with one or two diets of clips, and the optimiser's numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from lingbot_eval.training.losses import LossWeights
+
+ITERATIONS = 4
+"""Refinement iterations of the camera head, as streaming runs them."""
+SCALE_FRAMES = 8
+"""Anchor frames, as streaming takes them unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Diet:
+    """One kind of batch.
+
+    size: (height, width). strides: frames apart in the rendered sequence, inclusive. windows, intervals: one of each is
+    drawn a batch. depth_frames: how many of the clips·frames images have their depth supervised, drawn a batch.
+    """
+
+    clips: int
+    frames: int
+    size: tuple[int, int]
+    strides: tuple[int, int]
+    windows: tuple[int, ...]
+    intervals: tuple[int, ...]
+    depth_frames: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """diets: (weight, diet) drawn from until the run has come as far as ``until``, a share of the whole."""
+
+    until: float
+    diets: tuple[tuple[float, Diet], ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. bank_*: sequences held, frames of each, their size. first_jobs: scenes before the first step;
+    job_every: steps between further scenes. walks: sequences a scene."""
+
+    phases: tuple[Phase, ...]
+    bank_capacity: int
+    bank_frames: int
+    bank_size: tuple[int, int]
+    first_jobs: int
+    job_every: int
+    walks: int
+    validation_scenes: int
+    validation_frames: int
+    learning_rate: float = 1e-3
+    final_share: float = 0.01
+    warmup: float = 0.03
+    weight_decay: float = 0.03
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = 1.0
+    ema: float = 0.998
+    weights: LossWeights = field(default_factory=LossWeights)
+
+    def phase_at(self, progress: float) -> Phase:
+        """The phase of a run that has come as far as ``progress`` in [0, 1]."""
+        return next((phase for phase in self.phases if progress < phase.until), self.phases[-1])
+
+    def learning_rate_at(self, progress: float) -> float:
+        """Linear warm-up, then a cosine down to ``final_share``."""
+        if progress < self.warmup:
+            return self.learning_rate * (progress + 1e-3) / (self.warmup + 1e-3)
+        done = min(1.0, (progress - self.warmup) / (1 - self.warmup))
+        return self.learning_rate * (self.final_share + (1 - self.final_share) * (1 + math.cos(math.pi * done)) / 2)
+
+
+LOW, HIGH = (84, 112), (168, 224)
+_SHORT = Diet(96, 24, LOW, (1, 6), (4, 8, 16), (1, 1, 2), 192)
+_LONG = Diet(24, 96, LOW, (1, 1), (8, 16, 16), (1, 1, 2, 4), 192)
+_SHORT_SHARP = Diet(24, 24, HIGH, (1, 6), (4, 8, 16), (1, 1, 2), 72)
+_LONG_SHARP = Diet(6, 112, HIGH, (1, 1), (8, 16, 16), (1, 1, 2, 4), 72)
+
+RECIPES = {
+    # One GPU of 80 GB or more, ten minutes: half of them at half resolution, where a step sees most.
+    "gpu": Recipe(
+        phases=(
+            Phase(0.30, ((1.0, _SHORT),)),
+            Phase(0.55, ((0.4, _SHORT), (0.6, _LONG))),
+            Phase(1.0, ((0.45, _SHORT_SHARP), (0.55, _LONG_SHARP))),
+        ),
+        bank_capacity=900,
+        bank_frames=160,
+        bank_size=HIGH,
+        first_jobs=160,
+        job_every=8,
+        walks=3,
+        validation_scenes=10,
+        validation_frames=150,
+    ),
+    # Seconds on a CPU: that everything runs, not that anything is learned.
+    "tiny": Recipe(
+        phases=(
+            Phase(0.5, ((1.0, Diet(2, 8, (28, 42), (1, 2), (2, 4), (1, 2), 8)),)),
+            Phase(1.0, ((1.0, Diet(1, 10, (56, 84), (1, 1), (2,), (1,), 4)),)),
+        ),
+        bank_capacity=4,
+        bank_frames=24,
+        bank_size=(56, 84),
+        first_jobs=2,
+        job_every=4,
+        walks=1,
+        validation_scenes=2,
+        validation_frames=12,
+    ),
+}
