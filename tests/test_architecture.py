@@ -39,10 +39,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verification": COMMON | {"streaming", "model", "cache"},
     "runs": COMMON | {"adapters", "preparation", "methods", "metrics", "profiling"},
     "reports": COMMON | {"runs"},
-    "comparison": COMMON | {"preparation", "profiling", "model", "streaming", "methods", "runs", "reports"},
+    "comparison": COMMON | {"metrics", "preparation", "profiling", "model", "streaming", "methods", "runs", "reports"},
+    # Streams through the method's own stepper, stores as runs do, and looks like a report and a comparison.
+    "scaling": COMMON
+    | {
+        "adapters",
+        "preparation",
+        "metrics",
+        "profiling",
+        "model",
+        "streaming",
+        "methods",
+        "runs",
+        "reports",
+        "comparison",
+    },
+    # Reads what runs stored, as reports do, and what metrics say of their direction.
+    "gate": COMMON | {"runs", "metrics", "reports", "comparison"},
     "cli": COMMON
     | {"adapters", "preparation", "metrics", "profiling", "cache", "model", "streaming", "methods"}
-    | {"verification", "runs", "reports", "comparison", "doctor", "conversion"},
+    | {"verification", "runs", "reports", "comparison", "gate", "doctor", "conversion", "scaling"},
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
@@ -70,6 +86,31 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.disk",
         "lingbot_eval.runs.drift_file",
     },
+    ("scaling", "comparison"): {"lingbot_eval.comparison.tables"},
+    ("scaling", "runs"): {
+        "lingbot_eval.runs.experiment",
+        "lingbot_eval.runs.plan",
+        "lingbot_eval.runs.poses",
+        "lingbot_eval.runs.records",
+        "lingbot_eval.runs.serialisation",
+        "lingbot_eval.runs.disk",
+        "lingbot_eval.runs.lock",
+    },
+    ("scaling", "reports"): {
+        "lingbot_eval.reports.figure_style",
+        "lingbot_eval.reports.numbers",
+        "lingbot_eval.reports.rendering",
+    },
+    # The gate judges stored records; it measures nothing, and takes of metrics only which way is better.
+    ("gate", "metrics"): {"lingbot_eval.metrics.directions"},
+    ("gate", "runs"): {
+        "lingbot_eval.runs.store",
+        "lingbot_eval.runs.records",
+        "lingbot_eval.runs.disk",
+        "lingbot_eval.runs.lock",
+    },
+    ("gate", "reports"): {"lingbot_eval.reports.rendering"},
+    ("gate", "comparison"): {"lingbot_eval.comparison.tables"},
     ("comparison", "reports"): {
         "lingbot_eval.reports.figure_style",
         "lingbot_eval.reports.numbers",

@@ -22,6 +22,7 @@ from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError
 COMMANDS = {
     "run": "run an experiment file: stream, score, store",
     "report": "tables and plots of a run",
+    "scale": "speed, memory and error against the length of the stream",
     "compare": "two backends on the same frames, or two runs: agreement, speed, memory",
     "datasets": "list, show, check or prepare datasets",
     "score": "score a trajectory file against a reference",

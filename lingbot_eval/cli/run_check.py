@@ -107,7 +107,7 @@ def _checked(unit: Unit, method: LingbotConfig) -> UnitCheck:
     try:
         sequence = open_scene(unit)
         size = _size(unit, sequence)
-        return _predicted(unit.names, method, size, sequence.length)
+        return predicted(unit.names, method, size, sequence.length)
     except LingbotEvalError as error:
         # The run itself will record it as this unit's failure, and go on with the others.
         return UnitCheck(unit.names, reason=str(error))
@@ -124,9 +124,10 @@ def _size(unit: Unit, sequence: FrameSequence) -> tuple[int, int]:
     raise DataError(f"{sequence.dataset}/{sequence.scene}: expected frames, found none; check the selection")
 
 
-def _predicted(
+def predicted(
     names: tuple[str, str, str], method: LingbotConfig, size: tuple[int, int], frames: int | None
 ) -> UnitCheck:
+    """The prediction for ``frames`` frames of ``size`` (width, height). Raises ConfigError for a device not there."""
     from lingbot_eval.model.build import PRECISIONS, choose_device
     from lingbot_eval.model.config import CONFIGS
     from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes

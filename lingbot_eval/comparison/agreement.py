@@ -6,18 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import theilslopes
 
 from lingbot_eval.geometry.poses import relative, rotation_angle
+from lingbot_eval.metrics.slope import BLOCK_VALUES, FEWEST_BLOCKS, robust_slope
 from lingbot_eval.types import FloatArray
 
 FEWEST_FOR_P99 = 100
 """Of fewer values, the largest one or two decide the 99th percentile."""
-BLOCKS = 40
-"""A trend is looked for in medians of this many stretches: neighbouring frames err alike, stretches hardly."""
-FEWEST_BLOCKS = 8
-BLOCK_FRAMES = 4
-CONFIDENCE = 0.95
 MATERIAL_RISE = 0.5
 """A trend counts as growth when it also rises, over the sequence, by this part of the median."""
 
@@ -109,7 +104,7 @@ def summarise(name: str, unit: str, indices: NDArray[np.int64], values: FloatArr
     few = count < FEWEST_FOR_P99
     reason = f"a p99 needs {FEWEST_FOR_P99} frames, there are {count}" if few else None
     if growth is None:
-        reason = f"a trend needs {FEWEST_BLOCKS * BLOCK_FRAMES} frames, there are {count}"
+        reason = f"a trend needs {FEWEST_BLOCKS * BLOCK_VALUES} frames, there are {count}"
     return Summary(
         name,
         unit,
@@ -124,12 +119,9 @@ def summarise(name: str, unit: str, indices: NDArray[np.int64], values: FloatArr
 
 def trend(indices: NDArray[np.int64], values: FloatArray) -> Growth | None:
     """How finite ``values`` (N,) change along ``indices`` (N,); None for fewer than 32 of them."""
-    blocks = min(BLOCKS, len(values) // BLOCK_FRAMES)
-    if blocks < FEWEST_BLOCKS:
+    slope = robust_slope(indices, values)
+    if slope is None:
         return None
-    medians = np.array([np.median(block) for block in np.array_split(values, blocks)])
-    centres = np.array([np.mean(block) for block in np.array_split(indices, blocks)])
-    slope, _, low, high = theilslopes(medians, centres, alpha=CONFIDENCE)
-    rise = float(slope) * float(indices[-1] - indices[0])
-    grows = bool(low > 0 and rise > MATERIAL_RISE * float(np.median(values)))
-    return Growth(1000 * float(slope), 1000 * float(low), 1000 * float(high), grows)
+    rise = slope.value * float(indices[-1] - indices[0])
+    grows = bool(slope.low > 0 and rise > MATERIAL_RISE * float(np.median(values)))
+    return Growth(1000 * slope.value, 1000 * slope.low, 1000 * slope.high, grows)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from scipy.stats import bootstrap
 
-from lingbot_eval.comparison.agreement import CONFIDENCE, Differences
+from lingbot_eval.comparison.agreement import Differences
 from lingbot_eval.comparison.contenders import Contender
+from lingbot_eval.metrics.slope import CONFIDENCE
 from lingbot_eval.types import FloatArray
 
 Stage = Literal["warm-up", "alone", "together"]

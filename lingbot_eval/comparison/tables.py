@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lingbot_eval.comparison.agreement import (
-    BLOCK_FRAMES,
-    BLOCKS,
-    FEWEST_BLOCKS,
-    MATERIAL_RISE,
-    Growth,
-    Summary,
-)
+from lingbot_eval.comparison.agreement import MATERIAL_RISE, Growth, Summary
+from lingbot_eval.metrics.slope import BLOCK_VALUES, BLOCKS, FEWEST_BLOCKS
 from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.rendering import MISSING, markdown_text
 
@@ -98,6 +92,6 @@ def reasons(rows: Iterable[tuple[str, Summary]]) -> tuple[str, ...]:
 
 def _trend(growth: Growth | None, unit: str) -> tuple[str, str]:
     if growth is None:
-        return MISSING, f"needs {FEWEST_BLOCKS * BLOCK_FRAMES} frames"
+        return MISSING, f"needs {FEWEST_BLOCKS * BLOCK_VALUES} frames"
     slope, low, high = (number_text(value, unit) for value in (growth.slope, growth.low, growth.high))
     return f"{slope} ({low} to {high})", "grows" if growth.grows else "does not grow"

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from lingbot_eval.types import FrameType, Measurement
 
 # A p-th percentile of fewer samples than this is decided by one or two of them.
-FEWEST_SAMPLES = {50: 1, 95: 20, 99: 100}
+FEWEST_SAMPLES = {50: 1, 90: 10, 95: 20, 99: 100}
+PERCENTILES = (50, 95, 99)
 
-_FORWARD = "device synchronised before and after each streaming step"
+_FORWARD = "each streaming step on its device: between CUDA events, on a CPU wall clock"
 _END_TO_END = "wall clock with everything in it: decoding, preparation, prediction, scoring, storing"
 
 
@@ -68,8 +69,13 @@ def _nothing() -> None:
     """A CPU has done its work when the call returns."""
 
 
-def summarise(name: str, samples_ms: Sequence[float] | NDArray[np.float64], convention: str) -> tuple[Measurement, ...]:
-    """p50, p95 and p99 of samples in milliseconds (linear interpolation between order statistics).
+def summarise(
+    name: str,
+    samples_ms: Sequence[float] | NDArray[np.float64],
+    convention: str,
+    percentiles: Sequence[int] = PERCENTILES,
+) -> tuple[Measurement, ...]:
+    """Percentiles (keys of FEWEST_SAMPLES) of samples in milliseconds, linear between order statistics.
 
     A percentile with fewer than FEWEST_SAMPLES samples is refused with the reason. Raises ValueError for samples
     that are negative or not finite (a fault of the clock, not a slow frame).
@@ -83,13 +89,15 @@ def summarise(name: str, samples_ms: Sequence[float] | NDArray[np.float64], conv
             family="throughput",
             name=name,
             variant=f"p{percent}",
-            value=float(np.percentile(samples, percent)) if count >= fewest else None,
+            value=float(np.percentile(samples, percent)) if count >= FEWEST_SAMPLES[percent] else None,
             unit="ms",
             convention=convention,
             samples=count,
-            reason=None if count >= fewest else f"a p{percent} needs {fewest} samples, there are {count}",
+            reason=None
+            if count >= FEWEST_SAMPLES[percent]
+            else f"a p{percent} needs {FEWEST_SAMPLES[percent]} samples, there are {count}",
         )
-        for percent, fewest in FEWEST_SAMPLES.items()
+        for percent in percentiles
     )
 
 
@@ -121,6 +129,7 @@ def throughput_measurements(
             1e3 * interval[paced],
             f"time between predictions leaving; {_END_TO_END}; no scale frames, not the first output",
         ),
+        _overhead(forward_s, interval, paced),
         _one(
             "first_output_latency",
             1e3 * float(interval[0]) if len(interval) else None,
@@ -145,13 +154,32 @@ def _forward(forward_s: Sequence[float] | None, steps: NDArray[np.bool_]) -> tup
             Measurement("throughput", "forward_fps", "", None, "fps", rate_convention, reason=reason),
             *(
                 Measurement("throughput", "forward_latency", f"p{percent}", None, "ms", step_convention, reason=reason)
-                for percent in FEWEST_SAMPLES
+                for percent in PERCENTILES
             ),
         )
     forward = np.asarray(forward_s, dtype=np.float64)
     return (
         _rate("forward_fps", forward, rate_convention),
         *summarise("forward_latency", 1e3 * forward[steps], step_convention),
+    )
+
+
+def _overhead(
+    forward_s: Sequence[float] | None, interval: NDArray[np.float64], paced: NDArray[np.bool_]
+) -> Measurement:
+    """What everything around the model costs on top of it, summed over the frames that show the pace."""
+    forward = float(np.asarray(forward_s, dtype=np.float64)[paced].sum()) if forward_s is not None else 0.0
+    reason = "the method does not report its time on the device" if forward_s is None else "there are no step frames"
+    return Measurement(
+        family="throughput",
+        name="harness_overhead",
+        variant="",
+        value=100 * (float(interval[paced].sum()) - forward) / forward if forward > 0 else None,
+        unit="%",
+        convention="(end to end - forward) / forward, summed over step frames, without the first output; "
+        "what is overlapped with the step costs nothing",
+        samples=int(paced.sum()),
+        reason=None if forward > 0 else reason,
     )
 
 

@@ -105,12 +105,20 @@ def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
     source: a path, or the name of a shipped experiment. In values, ``${NAME}`` is the environment variable NAME.
     Raises ConfigError, one line with file and dotted key, for anything that cannot be used.
     """
+    return validated(Experiment, *settings_document(source, overrides))
+
+
+def settings_document(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """The plain values of a settings file with ``overrides`` and variables put in, and how errors name it.
+
+    Raises ConfigError for a file that cannot be read, an override that has no place, a variable that is not set.
+    """
     path = experiment_path(source)
     document: dict[str, Any] = load_mapping(path)
     for override in overrides:
         _override(document, override)
     where = " ".join([str(path), *(f"--set {override}" for override in overrides)])
-    return validated(Experiment, _with_variables(document, "", where), where)
+    return _with_variables(document, "", where), where
 
 
 def experiment_path(source: str) -> Path:

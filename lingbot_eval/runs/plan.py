@@ -91,13 +91,19 @@ def plan_key(experiment: Experiment, cards: Iterable[Card], weights: dict[str, W
 
     Input files are not in it: each unit's record carries a fingerprint of its own.
     """
-    content = {
-        "experiment": experiment.model_dump(mode="json"),
-        "cards": [card.model_dump(mode="json") for card in cards],
-        "code": {"version": lingbot_eval.__version__, "sources": _code_digest()},
-        "weights": {name: [found.label, found.sha256] for name, found in weights.items()},
-    }
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    return content_key(
+        {
+            "experiment": experiment.model_dump(mode="json"),
+            "cards": [card.model_dump(mode="json") for card in cards],
+            "weights": {name: [found.label, found.sha256] for name, found in weights.items()},
+        }
+    )
+
+
+def content_key(content: dict[str, Any]) -> str:
+    """SHA-256 over plain JSON values and this package's code, as canonical JSON: what a stored result is filed under."""
+    code = {"version": lingbot_eval.__version__, "sources": _code_digest()}
+    return hashlib.sha256(canonical_json({**content, "code": code}).encode()).hexdigest()
 
 
 def canonical_json(content: Any) -> str:

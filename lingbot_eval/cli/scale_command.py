@@ -1,0 +1,167 @@
+"""``lingbot-eval scale STUDY``: speed, memory and error against the length of the stream."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lingbot_eval.cli import output
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from lingbot_eval.cli.run_check import UnitCheck
+    from lingbot_eval.scaling.records import CaseRecord
+    from lingbot_eval.scaling.settings import Case, Study
+
+DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
+STUDY = "scaling"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument(
+        "study", nargs="?", default=STUDY, help=f"a study file (YAML), or the name of a shipped one ({STUDY})"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY.PATH=VALUE",
+        action="append",
+        default=[],
+        help="override a setting, e.g. defaults.frames=2000 or sweep.backend='[sdpa, paged]' (may be given again)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (runs)")
+    parser.add_argument("--dry-run", action="store_true", help="print the cases and the memory they would take")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 all cases done, 1 some ran out of memory or failed, 2 some failed on bad input."""
+    from lingbot_eval.cli.run_check import checks_data, print_checks, warning_lines
+    from lingbot_eval.scaling.execute import execute, in_order
+    from lingbot_eval.scaling.page import growth_statement, remarks, tables, title
+    from lingbot_eval.scaling.settings import load_study
+    from lingbot_eval.scaling.store import ScaleStore
+    from lingbot_eval.scaling.write import write_scaling
+
+    study = load_study(args.study, args.overrides)
+    cases = in_order(study)
+    checks = [_check(study, case) for case in cases]
+    if args.dry_run:
+        if args.json:
+            output.as_json({"name": study.name, "predicted": checks_data(checks), "warnings": warning_lines(checks)})
+        else:
+            output.line(f"{study.name}: {len(cases)} case{'s' * (len(cases) != 1)}")
+            print_checks(checks)
+        return DONE
+    for warning in warning_lines(checks):
+        output.note(warning)
+    outcome = execute(study, args.out, _command(args), Progress(len(cases), quiet=args.json))
+    files = write_scaling(ScaleStore(outcome.path), outcome.record, outcome.records)
+    if args.json:
+        output.as_json(_document(outcome.path, outcome.record.status, outcome.records, files))
+    else:
+        output.line(title(outcome.record))
+        output.line()
+        for table in tables(outcome.records):
+            output.line(table.markdown())
+        for record in outcome.records:
+            output.line(f"{record.name}: {growth_statement(record)}")
+        output.line(f"written: {', '.join(str(file) for file in files)}")
+    for line in remarks(outcome.records):
+        output.note(f"note: {line}")
+    failed = outcome.failed
+    if failed:
+        output.note(f"{len(failed)} of {len(outcome.records)} cases failed; the same command tries them again")
+    return DONE if not failed else BAD_INPUT if any(record.bad_input for record in failed) else SOME_FAILED
+
+
+class Progress:
+    """A `lingbot_eval.scaling.execute.Observer` for people: a bar on a terminal, a line a case anywhere."""
+
+    def __init__(self, cases: int, *, quiet: bool) -> None:
+        self._cases = cases
+        self._seen = 0
+        self._quiet = quiet
+        self._bar: tqdm[Any] | None = None
+
+    def preparing(self, case: Case, frames: int | None) -> None:
+        """A bar for the pool."""
+        self._open(frames, f"frames of {case.size[0]}×{case.size[1]}")
+
+    def started(self, case: Case) -> None:
+        """A bar for the stream."""
+        from lingbot_eval.scaling.settings import case_name
+
+        self._open(case.frames, f"[{self._seen + 1}/{self._cases}] {case_name(case)}")
+
+    def frame(self) -> None:
+        """One frame further."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def finished(self, record: CaseRecord, *, before: bool) -> None:
+        """The case's result in a line."""
+        self._seen += 1
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        label = f"[{self._seen}/{self._cases}] {record.name}"
+        if record.status == "failed":
+            output.note(f"error: {label}: {record.reason}")
+        elif not self._quiet:
+            what = "done before" if before else f"{record.predictions} frames in {record.seconds:.1f} s"
+            output.note(f"{label}: {what}")
+
+    def _open(self, total: int | None, label: str) -> None:
+        from tqdm import tqdm
+
+        if self._bar is not None:
+            self._bar.close()
+        # disable=None: tqdm shows itself on a terminal only.
+        self._bar = tqdm(
+            total=total, desc=label, unit="frame", file=sys.stderr, leave=False, disable=True if self._quiet else None
+        )
+
+
+def _check(study: Study, case: Case) -> UnitCheck:
+    from lingbot_eval.cli.run_check import UnitCheck, predicted
+    from lingbot_eval.errors import LingbotEvalError
+    from lingbot_eval.methods.lingbot_config import LingbotConfig
+    from lingbot_eval.scaling.settings import case_name
+
+    changes = {"backend": case.backend, "window": case.window, "keyframe_interval": case.keyframe_interval}
+    method = LingbotConfig(
+        kind="lingbot",
+        model=study.model,
+        streaming=study.streaming.model_copy(update=changes),
+        device=study.device,
+        precision=case.precision,
+    )
+    names = (study.name, case_name(case), study.model.config)
+    try:
+        return predicted(names, method, case.size, case.frames)
+    except LingbotEvalError as error:
+        # The case itself will record it as its failure, and the others run.
+        return UnitCheck(names, reason=str(error))
+
+
+def _command(args: argparse.Namespace) -> str:
+    words = ["lingbot-eval", "scale", args.study]
+    for override in args.overrides:
+        words += ["--set", override]
+    if args.out != Path("runs"):
+        words += ["--out", str(args.out)]
+    return shlex.join(words)
+
+
+def _document(path: Path, status: str, cases: tuple[CaseRecord, ...], files: tuple[Path, ...]) -> dict[str, Any]:
+    return {
+        "run": str(path),
+        "status": status,
+        "cases": [case.model_dump(mode="json") for case in cases],
+        "files": [str(file) for file in files],
+    }

@@ -1,0 +1,171 @@
+"""Runs a study case by case: finished ones are kept, failed ones recorded, cut ones run again from their start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.errors import StoreError
+from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.registry import weights_of
+from lingbot_eval.model.build import choose_device
+from lingbot_eval.profiling.environment import environment
+from lingbot_eval.runs.plan import adapter_of, content_key
+from lingbot_eval.runs.serialisation import write_record
+from lingbot_eval.scaling.attempt import CaseAttempt
+from lingbot_eval.scaling.inputs import FrameSource, Size, open_source
+from lingbot_eval.scaling.networks import Networks
+from lingbot_eval.scaling.records import CaseRecord, ScaleRecord
+from lingbot_eval.scaling.settings import Case, DatasetInput, Study, case_name
+from lingbot_eval.scaling.store import CASE_FILE, ScaleStore
+
+
+class Observer(Protocol):
+    """Watches a study go by."""
+
+    def preparing(self, case: Case, frames: int | None) -> None:
+        """Frames of this case's size are made ready, so many of them where that is known."""
+        ...
+
+    def started(self, case: Case) -> None:
+        """The case's stream is about to begin."""
+        ...
+
+    def frame(self) -> None:
+        """One frame further."""
+        ...
+
+    def finished(self, record: CaseRecord, *, before: bool) -> None:
+        """The case has its result; before: it had it when the run began."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended. records: of all cases, in their order."""
+
+    path: Path
+    record: ScaleRecord
+    records: tuple[CaseRecord, ...]
+
+    @property
+    def failed(self) -> tuple[CaseRecord, ...]:
+        """Cases without a whole result."""
+        return tuple(record for record in self.records if record.status == "failed")
+
+
+def in_order(study: Study) -> tuple[Case, ...]:
+    """All cases, those of one precision together: they share a network."""
+    cases = tuple(study.all_cases())
+    seen = list(dict.fromkeys(case.precision for case in cases))
+    return tuple(sorted(cases, key=lambda case: seen.index(case.precision)))
+
+
+def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcome:
+    """Do what is not done yet of ``study``, under ``out``; ``command`` repeats it.
+
+    A stream cannot go on in its middle, since its caches are gone: a case that was cut by a kill is run again from its
+    first frame. Raises StoreError, CheckpointError, ConfigError and DataError for what no case could survive.
+    """
+    device = choose_device(study.device)
+    record = _record(study, device, command)
+    store = ScaleStore.create(out, record)
+    with store.lock():
+        record = record.model_copy(update={"started": store.read().started})
+        store.write(record)
+        try:
+            records = _all(study, device, store, observer)
+        except BaseException:
+            # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
+            with suppress(StoreError):
+                store.write(_ended(record, complete=False))
+            raise
+        record = _ended(record, complete=all(found.status == "ok" for found in records))
+        store.write(record)
+    return Outcome(store.path, record, records)
+
+
+def _all(study: Study, device: torch.device, store: ScaleStore, observer: Observer) -> tuple[CaseRecord, ...]:
+    records = []
+    networks = Networks(study.model, device)
+    sources = _Sources(study, observer)
+    try:
+        for case in in_order(study):
+            name = case_name(case)
+            done = store.finished(name)
+            if done is None:
+                with store.writer(name) as folder:
+                    attempt = CaseAttempt(study, case, device, networks, sources.opener(case), folder)
+                    attempt.run(observer.frame)
+                    done = attempt.record()
+                    write_record(folder / CASE_FILE, done)
+                observer.finished(done, before=False)
+            else:
+                observer.finished(done, before=True)
+            records.append(done)
+    finally:
+        networks.close()
+    return tuple(records)
+
+
+class _Sources:
+    """The frames of the size used last: cases of one size share their pool."""
+
+    def __init__(self, study: Study, observer: Observer) -> None:
+        self._study = study
+        self._observer = observer
+        self._held: tuple[Size, FrameSource] | None = None
+
+    def opener(self, case: Case) -> Callable[[], FrameSource]:
+        """Opens the frames of a case when it is called, and says when the stream may begin."""
+
+        def opened() -> FrameSource:
+            if self._held is None or self._held[0] != case.size:
+                self._held = None
+                settings = self._study.input
+                self._observer.preparing(case, settings.pool)
+                self._held = case.size, open_source(settings, case.size, self._observer.frame)
+            self._observer.started(case)
+            return self._held[1]
+
+        return opened
+
+
+def _record(study: Study, device: torch.device, command: str) -> ScaleRecord:
+    weights = weights_of(LingbotConfig(kind="lingbot", model=study.model))
+    resolved = study.model_copy(update={"device": str(device)}).model_dump(mode="json")
+    label = weights.label if weights is not None else ""
+    content = {"scale": resolved, "weights": label, "input": _input_fingerprint(study)}
+    return ScaleRecord(
+        key=content_key(content),
+        name=study.name,
+        command=command,
+        study=resolved,
+        cases=[case_name(case) for case in in_order(study)],
+        weights=label,
+        environment=environment(),
+        started=_now(),
+    )
+
+
+def _input_fingerprint(study: Study) -> str | None:
+    """Of the files that are read; what is generated is in the settings."""
+    if not isinstance(study.input, DatasetInput):
+        return None
+    dataset = study.input.dataset
+    return adapter_of(dataset).open(dataset.scenes[0], Selection()).fingerprint()
+
+
+def _ended(record: ScaleRecord, *, complete: bool) -> ScaleRecord:
+    return record.model_copy(update={"finished": _now(), "status": "complete" if complete else "incomplete"})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,164 @@
+"""The one figure of a study: milliseconds a frame, memory, cache by kind and the error so far, along the frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lingbot_eval.reports.figure_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    draw_series,
+    legend_above,
+    limit_to_bulk,
+    new_figure,
+    style,
+)
+from lingbot_eval.reports.rendering import plain
+from lingbot_eval.scaling.records import CaseRecord
+from lingbot_eval.scaling.samples import KINDS
+from lingbot_eval.types import FloatArray
+
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+KIND_COLOURS = dict(zip(KINDS, (GREY, SKY, ORANGE, GREEN), strict=True))
+MOST_CASES = len(COLOURS)
+"""More lines than this nobody tells apart; the tables have them all."""
+MOST_STACKS = 4
+_GB = 1e9
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One case to draw."""
+
+    label: str
+    record: CaseRecord
+    samples: pd.DataFrame
+
+
+def scaling_figure(title: str, curves: Sequence[Curve]) -> Figure:
+    """Panels over the first MOST_CASES of ``curves``; a case that failed ends where it failed."""
+    shown = list(curves[:MOST_CASES])
+    stacks = max(1, min(MOST_STACKS, len(shown)))
+    more = f"; {len(curves) - len(shown)} more in the tables" if len(curves) > len(shown) else ""
+    figure = new_figure(11, 13.0, title + more)
+    grid = figure.add_gridspec(4, stacks, height_ratios=(1.0, 1.1, 0.85, 0.9))
+    _draw_times(figure.add_subplot(grid[0, :]), shown)
+    _draw_memory(figure.add_subplot(grid[1, :]), shown)
+    first: Axes | None = None
+    for position in range(stacks):
+        axes = figure.add_subplot(grid[2, position], sharey=first)
+        first = first or axes
+        if position < len(shown):
+            _draw_kinds(axes, shown[position], with_legend=position == 0)
+    _draw_errors(figure.add_subplot(grid[3, :]), shown)
+    return figure
+
+
+def _draw_times(axes: Axes, curves: Sequence[Curve]) -> None:
+    values = []
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        milliseconds = curve.samples["forward_ms"].to_numpy(dtype=np.float64)
+        values.append(milliseconds)
+        draw_series(axes, _frames(curve), milliseconds, curve.label, colour)
+    for line in axes.lines:
+        if str(line.get_label()).startswith("median of"):
+            line.set_label("_")
+    for patch in axes.collections:
+        # One name a case: the band is the same colour.
+        patch.set_label(str(patch.get_label()).removesuffix(", range"))
+    if values:
+        limit_to_bulk(axes, np.concatenate(values), "ms")
+    style(axes, "frame", "ms", "Forward time of each frame, rolling median bold")
+    _legend(axes)
+
+
+def _draw_memory(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Allocated solid, the driver's figure dashed, cache in view dotted; on a CPU the process stands for the device."""
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        table, frames = curve.samples, _frames(curve)
+        on_device = table["device_allocated_bytes"].notna().any()
+        main, top = ("device_allocated_bytes", "driver_bytes") if on_device else ("process_bytes", None)
+        words = "allocated" if on_device else "process"
+        _line(axes, frames, table[main], label=f"{curve.label}: {words}", color=colour, linestyle="-")
+        if top is not None:
+            _line(axes, frames, table[top], label="_", color=colour, linestyle="--")
+        cache = table[[f"cache_{kind}_bytes" for kind in KINDS]].sum(axis=1)
+        _line(axes, frames, cache, label="_", color=colour, linestyle=":")
+        if curve.record.out_of_memory:
+            axes.plot(frames[-1:], [float(cache.iloc[-1]) / _GB], marker="x", color=colour, markersize=9)
+    axes.set_ylim(bottom=0)
+    kinds = "solid: allocated on the device (CPU: process); dashed: the driver's figure; dotted: cache in view"
+    style(axes, "frame", "GB", f"Memory; {kinds}; ×: out of memory")
+    _legend(axes)
+
+
+def _draw_kinds(axes: Axes, curve: Curve, *, with_legend: bool) -> None:
+    frames = _frames(curve)
+    parts = [curve.samples[f"cache_{kind}_bytes"].to_numpy(dtype=np.float64) / _GB for kind in KINDS]
+    axes.stackplot(
+        frames,
+        *parts,
+        labels=[kind.replace("_", " ") for kind in KINDS],
+        colors=[KIND_COLOURS[kind] for kind in KINDS],
+        alpha=0.85,
+    )
+    style(axes, "frame", "GB" if with_legend else "", plain(f"Cache by kind: {curve.label}"))
+    axes.title.set_fontsize(8)
+    if with_legend:
+        axes.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def _draw_errors(axes: Axes, curves: Sequence[Curve]) -> None:
+    drawn = False
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        if curve.record.error_curve:
+            frames, errors = zip(*curve.record.error_curve, strict=True)
+            axes.plot(frames, errors, color=colour, marker=".", linewidth=1.2, label=curve.label)
+            drawn = True
+    trained = all(curve.record.facts.get("trained", False) for curve in curves)
+    note = "" if trained else " (untrained weights: it says nothing of the method)"
+    style(axes, "frames so far", "m", f"Error so far: ATE of the prefix after its own Sim(3) alignment{note}")
+    if drawn:
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        _legend(axes)
+    else:
+        axes.text(0.5, 0.5, "the input has no true poses", transform=axes.transAxes, ha="center", color="#555555")
+
+
+def _frames(curve: Curve) -> FloatArray:
+    return curve.samples["index"].to_numpy(dtype=np.float64)
+
+
+def _line(axes: Axes, frames: FloatArray, values: pd.Series, *, label: str, color: str, linestyle: str) -> None:
+    there = values.notna().to_numpy()
+    axes.plot(
+        frames[there],
+        values.to_numpy(dtype=np.float64)[there] / _GB,
+        label=label,
+        color=color,
+        linestyle=linestyle,
+        linewidth=1.4,
+    )
+
+
+def _legend(axes: Axes) -> None:
+    """Beside the panel's title where there is room, inside it where names are many."""
+    _, labels = axes.get_legend_handles_labels()
+    if not labels:
+        return
+    if sum(map(len, labels)) <= 60 and len(axes.get_title(loc="left")) <= 70:
+        legend_above(axes)
+    else:
+        axes.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", loc="best")

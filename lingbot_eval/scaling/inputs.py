@@ -1,0 +1,158 @@
+"""The frames of a study: a pool that lies in memory before the clock starts, or a scene streamed from its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from lingbot_eval.adapters.cards import load_card
+from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.registry import open_adapter
+from lingbot_eval.errors import DataError
+from lingbot_eval.preparation.prefetch import prefetch
+from lingbot_eval.preparation.resize import SizeSettings, prepare
+from lingbot_eval.runs.plan import adapter_of
+from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
+from lingbot_eval.types import Frame, FrameSequence, Image, Trajectory
+
+AHEAD = 8
+FRAME_RATE = 30.0
+"""Frames a second that the timestamps of a pool say; the scenario decides when a frame really comes."""
+
+Size = tuple[int, int]
+
+
+class FrameSource(Protocol):
+    """Frames at one size. facts: for the record."""
+
+    @property
+    def facts(self) -> dict[str, object]: ...
+
+    def frames(self, count: int) -> Generator[Frame, None, None]:
+        """The first ``count`` frames, prepared. Raises DataError where there are fewer."""
+        ...
+
+    def reference(self, count: int) -> Trajectory | None:
+        """True poses of those of them that have one; None where none has."""
+        ...
+
+
+def pool_position(index: int, pool: int) -> int:
+    """Which frame of a pool is played at ``index``: 0, 1 … pool − 1, pool − 2 … 1, 0, 1 …"""
+    turn = index % (2 * (pool - 1))
+    return turn if turn < pool else 2 * (pool - 1) - turn
+
+
+@dataclass(frozen=True, eq=False)
+class PooledFrames:
+    """Prepared frames in memory, played forward and backward for as long as is asked."""
+
+    pool: tuple[Frame, ...]
+    facts: dict[str, object]
+
+    def frames(self, count: int) -> Generator[Frame, None, None]:
+        """See `FrameSource`."""
+        for index in range(count):
+            frame = self.pool[pool_position(index, len(self.pool))]
+            yield dataclasses.replace(frame, index=index, timestamp=index / FRAME_RATE)
+
+    def reference(self, count: int) -> Trajectory | None:
+        """See `FrameSource`."""
+        poses = {position: frame.camera_to_world for position, frame in enumerate(self.pool)}
+        found = [
+            (index, pose) for index in range(count) if (pose := poses[pool_position(index, len(self.pool))]) is not None
+        ]
+        if not found:
+            return None
+        indices = np.array([index for index, _ in found], dtype=np.int64)
+        return Trajectory(indices, indices / FRAME_RATE, np.stack([pose for _, pose in found]))
+
+
+@dataclass(frozen=True, eq=False)
+class FileFrames:
+    """A scene decoded and resized in the background while the stream runs."""
+
+    sequence: FrameSequence
+    size: SizeSettings
+    facts: dict[str, object]
+
+    def frames(self, count: int) -> Generator[Frame, None, None]:
+        """See `FrameSource`."""
+        length = self.sequence.length
+        if length is not None and length < count:
+            raise DataError(
+                f"{self.sequence.dataset}/{self.sequence.scene} has {length} frames, the case wants {count}; "
+                "set input.pool to play it forward and backward, or ask for fewer frames"
+            )
+        source = (prepare(frame, self.size) for frame in self.sequence.frames(depth=False))
+        with closing(prefetch(source, AHEAD)) as ahead:
+            yield from itertools.islice(ahead, count)
+
+    def reference(self, count: int) -> Trajectory | None:
+        """See `FrameSource`."""
+        whole = self.sequence.reference()
+        if whole is None:
+            return None
+        among = whole.indices < count
+        return Trajectory(whole.indices[among], whole.timestamps[among], whole.camera_to_world[among])
+
+
+def open_source(settings: Input, size: Size, each_frame: Callable[[], None]) -> FrameSource:
+    """Frames of ``size`` (width, height); a pool is made now, ``each_frame`` called after each of its frames.
+
+    Raises DataError or ConfigError where the input cannot be had.
+    """
+    if isinstance(settings, NoiseInput):
+        return _noise(settings, size)
+    prepared = SizeSettings(mode="cover", width=size[0], height=size[1])
+    if isinstance(settings, SyntheticInput):
+        options = {"frames": settings.pool, "width": size[0], "height": size[1], "seed": settings.seed}
+        adapter = open_adapter("synthetic", None, {**options, "step": settings.step})
+        return _pooled(adapter.open(settings.scene, Selection()), settings.pool, prepared, each_frame)
+    sequence = _scene(settings)
+    if settings.pool is None:
+        return FileFrames(sequence, prepared, dict(sequence.facts()))
+    return _pooled(sequence, settings.pool, prepared, each_frame)
+
+
+def _scene(settings: DatasetInput) -> FrameSequence:
+    dataset = settings.dataset
+    selection = dataset.selection
+    if "stride" not in selection.model_fields_set:
+        selection = selection.model_copy(update={"stride": load_card(dataset.name).protocol.stride})
+    return adapter_of(dataset).open(dataset.scenes[0], selection)
+
+
+def _pooled(sequence: FrameSequence, pool: int, size: SizeSettings, each_frame: Callable[[], None]) -> PooledFrames:
+    source = (prepare(frame, size) for frame in sequence.frames(depth=False))
+    frames: list[Frame] = []
+    with closing(prefetch(source, AHEAD)) as ahead:
+        for frame in itertools.islice(ahead, pool):
+            frames.append(frame)
+            each_frame()
+    if len(frames) < 2:
+        raise DataError(f"{sequence.dataset}/{sequence.scene}: a pool needs 2 frames, found {len(frames)}")
+    played = f"pool of {len(frames)} frames in memory, played forward and backward"
+    return PooledFrames(tuple(frames), {**sequence.facts(), "played": played})
+
+
+def _noise(settings: NoiseInput, size: Size) -> PooledFrames:
+    width, height = size
+    generator = np.random.default_rng(settings.seed)
+
+    def image() -> Image:
+        return generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    frames = tuple(Frame(i, i / FRAME_RATE, image(), f"noise frame {i}") for i in range(settings.pool))
+    facts: dict[str, object] = {
+        "source": f"uniform random pixels, seed {settings.seed}",
+        "poses": "none",
+        "played": f"pool of {settings.pool} frames in memory, played forward and backward",
+    }
+    return PooledFrames(frames, facts)

@@ -1,0 +1,240 @@
+"""A scaling run as a Markdown page: cases side by side, what each kept frame costs, the checkpoints, how to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lingbot_eval.comparison.tables import TextTable, number
+from lingbot_eval.reports.numbers import number_text
+from lingbot_eval.reports.rendering import MISSING, markdown_text
+from lingbot_eval.scaling.growth import CONVENTION, QUANTITIES, growth_text
+from lingbot_eval.scaling.records import CaseRecord, CheckpointRecord, ScaleRecord
+from lingbot_eval.scaling.samples import KINDS
+from lingbot_eval.scaling.stream import POLICIES
+
+_MIB = 2**20
+
+
+def title(record: ScaleRecord) -> str:
+    """The run in a line, with a word on its weights."""
+    return f"Scaling: {record.name}, weights {record.weights}"
+
+
+def page(record: ScaleRecord, cases: Sequence[CaseRecord], figure: str | None) -> str:
+    """The whole page."""
+    parts = [f"# {markdown_text(title(record))}", ""]
+    if figure is not None:
+        parts += [f"![Time, memory and error along the frames]({figure})", ""]
+    parts += [table.markdown() for table in tables(cases)]
+    problems = remarks(cases)
+    if problems:
+        parts += ["### Not to the end", "", *(f"- {markdown_text(line)}" for line in problems), ""]
+    parts += ["### How it was measured", "", *(f"- {markdown_text(line)}" for line in _conventions(cases)), ""]
+    parts += ["### Repeat", "", "```sh", record.command, "```", "", *_machine(record.environment), ""]
+    return "\n".join(parts)
+
+
+def tables(cases: Sequence[CaseRecord]) -> tuple[TextTable, ...]:
+    """Pace, growth, latency where it was measured, and the checkpoints of every case."""
+    labels = case_labels(cases)
+    latency = [
+        (label, case) for label, case in zip(labels, cases, strict=True) if _value(case, "latency", "p50") is not None
+    ]
+    found = [
+        TextTable("Cases", _PACE, [_pace(label, case) for label, case in zip(labels, cases, strict=True)]),
+        TextTable("Growth a kept frame", _GROWTH, _growth_rows(labels, cases), left=3),
+    ]
+    if latency:
+        found.append(TextTable("Latency", _LATENCY, [_latency(label, case) for label, case in latency]))
+    found += [
+        TextTable(f"Checkpoints: {label}", _CHECKPOINTS, [_checkpoint(point) for point in case.checkpoints], left=0)
+        for label, case in zip(labels, cases, strict=True)
+        if case.checkpoints
+    ]
+    return tuple(found)
+
+
+def remarks(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
+    """What failed or ended early, a line each."""
+    lines = []
+    for case in cases:
+        if case.status == "failed":
+            where = "" if case.failed_at_frame is None else f" at frame {case.failed_at_frame}"
+            lines.append(f"{case.name}: failed ({case.stage}{where}): {case.reason}")
+        elif case.stopped:
+            lines.append(f"{case.name}: {case.stopped}")
+    return tuple(lines)
+
+
+def growth_statement(case: CaseRecord) -> str:
+    """``+0.59 MB (0.59 to 0.59) and +0.4 µs (0.3 to 0.5) a kept frame``."""
+    wanted = ("device_allocated", "cache") if "cuda" in str(case.facts.get("device")) else ("cache",)
+    found = {entry.quantity: entry for entry in case.growth}
+    memory = next((found[name] for name in wanted if name in found and found[name].value is not None), None)
+    time = found.get("forward")
+    parts = [growth_text(entry) for entry in (memory, time) if entry is not None and entry.value is not None]
+    return f"{' and '.join(parts)} a kept frame" if parts else (time.reason or MISSING if time else MISSING)
+
+
+def case_labels(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
+    """Short names: what the cases differ in, besides what they were asked for frames."""
+    shown = [
+        key
+        for key in ("scenario", "backend", "keyframe_interval", "window", "precision", "size", "camera_hz", "limit_s")
+        if len({str(case.case.get(key)) for case in cases}) > 1
+    ]
+    return tuple(
+        ", ".join([f"{case.case['frames']:,} frames", *(_setting(case, key) for key in shown)]) for case in cases
+    )
+
+
+_PACE = (
+    "case",
+    "frames",
+    "kept",
+    "forward, median",
+    "forward",
+    "end to end",
+    "overhead",
+    "largest memory",
+    "cache / formula",
+    "a kept frame",
+    "result",
+)
+_GROWTH = ("case", "quantity", "unit", "slope", "95 % from", "to", "formula", "kept frames")
+_LATENCY = ("case", "p50", "p90", "p99", "late", "late share", "largest backlog", "last backlog")
+_CHECKPOINTS = (
+    "frames",
+    "kept",
+    "forward ms",
+    "end to end ms",
+    *(f"{kind.replace('_', ' ')} MiB" for kind in KINDS),
+    "/ formula",
+    "cache held MiB",
+    "allocated MiB",
+    "reserved MiB",
+    "driver MiB",
+    "process MiB",
+    "ATE m",
+)
+
+
+def _setting(case: CaseRecord, key: str) -> str:
+    value = case.case.get(key)
+    if key == "backend":
+        return str(case.facts.get("backend", value))
+    if key == "keyframe_interval":
+        resolved = case.facts.get(key, value)
+        return f"interval {value}" + (f" ({resolved})" if resolved != value else "")
+    if key == "window":
+        return f"window {case.facts.get(key, value)}"
+    if key == "size" and isinstance(value, list):
+        return "×".join(map(str, value))
+    words = {"camera_hz": f"{value} Hz", "limit_s": f"at most {value} s"}
+    return words.get(key, str(value).replace("_", " "))
+
+
+def _pace(label: str, case: CaseRecord) -> tuple[str, ...]:
+    memory = _value(case, "largest_device_allocated") or _value(case, "largest_process")
+    result = "ok" if case.status == "ok" else "out of memory" if case.out_of_memory else "failed"
+    last = case.checkpoints[-1] if case.checkpoints else None
+    return (
+        label,
+        f"{case.predictions}",
+        MISSING if last is None else str(last.kept),
+        number(_value(case, "forward_latency", "p50"), "ms"),
+        number(_value(case, "forward_fps"), "fps"),
+        number(_value(case, "end_to_end_fps"), "fps"),
+        number(_value(case, "harness_overhead"), "%"),
+        number(memory, "MiB"),
+        _ratio(last),
+        growth_statement(case),
+        f"{result}, stopped" if case.stopped else result,
+    )
+
+
+def _growth_rows(labels: Sequence[str], cases: Sequence[CaseRecord]) -> list[tuple[str, ...]]:
+    titles = {quantity.name: quantity.title for quantity in QUANTITIES}
+    rows = []
+    for label, case in zip(labels, cases, strict=True):
+        for entry in case.growth:
+            unit = "B" if entry.unit == "B" else "µs"
+            expected = MISSING if entry.expected is None else number_text(entry.expected, "1")
+            numbers: tuple[str, ...] = (MISSING, entry.reason or "", MISSING)
+            if entry.value is not None and entry.low is not None and entry.high is not None:
+                numbers = tuple(number_text(value, "1") for value in (entry.value, entry.low, entry.high))
+            rows.append((label, titles[entry.quantity], unit, *numbers, expected, str(entry.kept)))
+    return rows
+
+
+def _latency(label: str, case: CaseRecord) -> tuple[str, ...]:
+    return (
+        label,
+        *(_or_reason(case, "latency", f"p{percent}", "ms") for percent in (50, 90, 99)),
+        number(_value(case, "deadline_misses"), "frames"),
+        number(_value(case, "deadline_miss_rate"), "%"),
+        number(_value(case, "backlog", "largest"), "frames"),
+        number(_value(case, "backlog", "last"), "frames"),
+    )
+
+
+def _checkpoint(point: CheckpointRecord) -> tuple[str, ...]:
+    return (
+        str(point.frames),
+        str(point.kept),
+        *(MISSING if value is None else number_text(value, "ms") for value in (point.forward_ms, point.interval_ms)),
+        *(_mebibytes(point.cache_bytes.get(kind)) for kind in KINDS),
+        _ratio(point),
+        _mebibytes(point.cache_allocated_bytes),
+        _mebibytes(point.device_allocated_bytes),
+        _mebibytes(point.device_reserved_bytes),
+        _mebibytes(point.driver_bytes),
+        _mebibytes(point.process_bytes),
+        MISSING if point.ate_m is None else number_text(point.ate_m, "m"),
+    )
+
+
+def _ratio(point: CheckpointRecord | None) -> str:
+    if point is None or point.formula_bytes is None:
+        return MISSING
+    return f"{sum(point.cache_bytes.values()) / sum(point.formula_bytes.values()):.4f}"
+
+
+def _mebibytes(size: int | None) -> str:
+    return MISSING if size is None else number_text(size / _MIB, "MiB")
+
+
+def _value(case: CaseRecord, name: str, variant: str = "") -> float | None:
+    return next((m.value for m in case.measurements if (m.name, m.variant) == (name, variant)), None)
+
+
+def _or_reason(case: CaseRecord, name: str, variant: str, unit: str) -> str:
+    for m in case.measurements:
+        if (m.name, m.variant) == (name, variant):
+            return number(m.value, unit) if m.value is not None else f"{MISSING}: {m.reason}"
+    return MISSING
+
+
+def _conventions(cases: Sequence[CaseRecord]) -> list[str]:
+    lines = [f"growth: {CONVENTION}"]
+    lines += [f"{name.replace('_', ' ')}: {words}" for name, words in POLICIES.items() if _asked(cases, name)]
+    for case in cases[:1]:
+        lines += [f"{when}: {what}" for when, what in case.sampling.items()]
+        lines += [f"{m.name.replace('_', ' ')}: {m.convention}" for m in case.measurements if m.variant in ("", "p50")]
+    lines.append("formula: cache bytes in view by model.md section 7, for the frames kept so far")
+    lines.append("a stream cannot go on in its middle: a case that was cut was run again from its first frame")
+    return list(dict.fromkeys(lines))
+
+
+def _asked(cases: Sequence[CaseRecord], scenario: str) -> bool:
+    return any(case.case.get("scenario") == scenario for case in cases)
+
+
+def _machine(environment: dict[str, Any]) -> list[str]:
+    torch = environment.get("torch")
+    gpus = torch.get("gpus", []) if isinstance(torch, dict) else []
+    names = ", ".join(str(gpu.get("name")) for gpu in gpus) or f"CPU: {environment.get('cpu_model')}"
+    libraries = environment.get("libraries", {})
+    versions = ", ".join(f"{name} {libraries[name]}" for name in ("torch", "flashinfer-python") if name in libraries)
+    return [f"Measured on {markdown_text(names)}; {markdown_text(versions)}; all of it is in `scale.json`."]

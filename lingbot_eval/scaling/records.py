@@ -1,0 +1,123 @@
+"""The stored form of a scaling run.
+
+Layout::
+
+    RUN/scale.json                 ScaleRecord: what was asked, where, how to repeat it
+    RUN/scale.md  RUN/scale.png    the page and its figure, made anew after every run
+    RUN/cases/CASE/
+        case.json                  CaseRecord; its presence means the case has its result
+        samples.csv                one row a frame (columns: samples.COLUMNS)
+        traceback.txt              of a case that failed
+    RUN/cases/.partial-CASE/       a case under way, its samples in chunks
+    RUN/.lock                      held while a process writes here
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from lingbot_eval.runs.records import SCHEMA_VERSION, MeasurementRecord
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GrowthRecord(_Record):
+    """What one more kept frame costs once the window is full, or why that cannot be said.
+
+    quantity: a name of `growth.QUANTITIES`. unit: of a kept frame: ``B`` or ``us``. value, low, high: slope and its
+    95 % interval. expected: by the formula of model.md section 7, where it has a say. kept: kept frames it rests on.
+    """
+
+    quantity: str
+    unit: Literal["B", "us"]
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    expected: float | None = None
+    kept: int = 0
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _value_or_reason(self) -> Self:
+        numbers = (self.value, self.low, self.high)
+        if (None in numbers) == (self.reason is None):
+            raise ValueError(f"{self.quantity}: expected a slope with its interval or a reason, one of them")
+        if not all(math.isfinite(number) for number in numbers if number is not None):
+            raise ValueError(f"{self.quantity}: expected finite numbers, found {numbers}")
+        return self
+
+
+class CheckpointRecord(_Record):
+    """The stream after its first ``frames`` frames.
+
+    forward_ms, interval_ms: medians of the step frames among the last 100 before it.
+    cache_bytes: in view, by kind; formula_bytes: the same by model.md section 7, None where the settings have no
+    closed form. device_…, driver_bytes, process_bytes: the last sample at or before it. ate_m: RMSE after Sim(3)
+    alignment of these frames alone; None exactly when ate_reason says why.
+    """
+
+    frames: int
+    kept: int
+    forward_ms: float | None
+    interval_ms: float | None
+    cache_bytes: dict[str, int]
+    formula_bytes: dict[str, int] | None
+    cache_allocated_bytes: int | None
+    device_allocated_bytes: int | None
+    device_reserved_bytes: int | None
+    driver_bytes: int | None
+    process_bytes: int | None
+    ate_m: float | None
+    ate_reason: str | None
+
+
+class CaseRecord(_Record):
+    """The result of one case: measurements as far as it came, and why it came no further.
+
+    status: ``failed`` for what the case could not do (a cut by its own limit is not a failure: see stopped).
+    out_of_memory: whether memory was what was missing. error_curve: frames and ATE in metres of growing prefixes.
+    expected_growth: bytes a kept frame of trajectory memory and camera head cache, by formula.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    case: dict[str, Any]
+    status: Literal["ok", "failed"]
+    stage: Literal["input", "network", "warm-up", "stream", "summary"] | None = None
+    reason: str | None = None
+    failed_at_frame: int | None = None
+    out_of_memory: bool = False
+    bad_input: bool = False
+    stopped: str | None = None
+    frames: int
+    predictions: int
+    facts: dict[str, Any]
+    input: dict[str, Any]
+    sampling: dict[str, str]
+    measurements: list[MeasurementRecord]
+    growth: list[GrowthRecord]
+    checkpoints: list[CheckpointRecord]
+    error_curve: list[tuple[int, float]]
+    started: str
+    seconds: float
+
+
+class ScaleRecord(_Record):
+    """What was run, where, with what, and how to repeat it. cases: their names, in the order in which they run."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    name: str
+    command: str
+    study: dict[str, Any]
+    cases: list[str]
+    weights: str
+    environment: dict[str, Any]
+    started: str
+    finished: str | None = None
+    status: Literal["running", "complete", "incomplete"] = "running"

@@ -1,0 +1,186 @@
+"""A scaling study as a file: what grows, under which settings, in which scenario. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lingbot_eval.methods.lingbot_config import ModelSettings
+from lingbot_eval.runs.experiment import DatasetConfig, settings_document
+from lingbot_eval.streaming.backends import Backend
+from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.validation import validated
+
+Positive = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=14, le=8192, multiple_of=14)]
+Scenario = Literal["single_stream", "offline", "camera"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Interval = Positive | Literal["auto"]
+Axis = Literal["frames", "scenario", "backend", "keyframe_interval", "window", "precision", "size"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Case(_Settings):
+    """One stream.
+
+    frames: its length. scenario: ``single_stream`` gives the next frame when the last one's outputs are there
+    (latency), ``offline`` as fast as they are taken, everything overlapped (throughput), ``camera`` at ``camera_hz``
+    in wall-clock time, queued and never dropped. window: None is the configuration's own. size: width and height in
+    pixels, multiples of 14. limit_s: seconds after which a stream ends early, which its record says; None = no limit.
+    """
+
+    frames: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    scenario: Scenario = "offline"
+    backend: Backend = "auto"
+    keyframe_interval: Interval = "auto"
+    window: Positive | None = None
+    precision: Precision = "float32"
+    size: tuple[Side, Side] = (518, 378)
+    camera_hz: Annotated[float, Field(gt=0, le=10_000)] = 30.0
+    limit_s: Annotated[float, Field(gt=0)] | None = None
+
+
+class Sweep(_Settings):
+    """Lists of values; every combination is run. An axis that is left out stays as the case has it."""
+
+    frames: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    scenario: Annotated[tuple[Scenario, ...], Field(min_length=1)] | None = None
+    backend: Annotated[tuple[Backend, ...], Field(min_length=1)] | None = None
+    keyframe_interval: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
+    window: Annotated[tuple[Positive | None, ...], Field(min_length=1)] | None = None
+    precision: Annotated[tuple[Precision, ...], Field(min_length=1)] | None = None
+    size: Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1)] | None = None
+
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """The lists that are given, by axis."""
+        return {name: values for name in type(self).model_fields if (values := getattr(self, name)) is not None}
+
+
+class SyntheticInput(_Settings):
+    """A walk through a made-up place, rendered at each case's size.
+
+    pool: frames that are rendered, before the clock starts; they are played forward, backward, forward …, and so are
+    their true poses. seed, step, exposure_variation: of the generator (`adapters.synthetic.adapter.SyntheticOptions`).
+    """
+
+    kind: Literal["synthetic"]
+    scene: Annotated[str, Field(min_length=1)] = "room"
+    pool: Annotated[int, Field(ge=2, le=100_000)] = 128
+    seed: Annotated[int, Field(ge=0, lt=10**9)] = 0
+    step: Annotated[float, Field(gt=0, le=10)] = 0.05
+
+
+class NoiseInput(_Settings):
+    """Random pixels, different in every frame of the pool; no poses, so nothing is said of accuracy."""
+
+    kind: Literal["noise"]
+    pool: Annotated[int, Field(ge=2, le=100_000)] = 64
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class DatasetInput(_Settings):
+    """One scene of a dataset, as an experiment names it; frames are cut and scaled to cover each case's size.
+
+    pool: the first so many frames are decoded before the clock starts and played forward and backward, for cases
+    longer than the scene; None streams the scene from its files, and no case may be longer than it.
+    """
+
+    kind: Literal["dataset"]
+    dataset: DatasetConfig
+    pool: Annotated[int, Field(ge=2, le=100_000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_scene(self) -> DatasetInput:
+        if self.dataset.scenes == "all" or len(self.dataset.scenes) != 1:
+            raise ValueError("dataset.scenes: expected a list of one scene")
+        if self.dataset.size is not None:
+            raise ValueError("dataset.size: the cases say the size; leave it out")
+        return self
+
+
+Input = Annotated[SyntheticInput | NoiseInput | DatasetInput, Field(discriminator="kind")]
+
+
+class Study(_Settings):
+    """A whole study file.
+
+    streaming: what no case changes (scale_frames, flow, windowed). defaults: of all cases. cases: each names what it
+    has differently; sweep: each of them with every combination of these. checkpoints: frame counts at which errors and
+    memory are stated, those beyond a case's length apart. sample_every: frames between two looks at what is dear to
+    ask: allocated, reserved, driver's and process memory.
+    """
+
+    kind: Literal["scale"]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    model: ModelSettings = ModelSettings()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    streaming: StreamSettings = StreamSettings()
+    input: Input = SyntheticInput(kind="synthetic")
+    defaults: Case = Case()
+    cases: Annotated[tuple[Case, ...], Field(min_length=1)] = (Case(),)
+    sweep: Sweep = Sweep()
+    checkpoints: tuple[Positive, ...] = (100, 320, 1_000, 3_840, 10_000, 25_000)
+    sample_every: Positive = 20
+
+    @field_validator("streaming")
+    @classmethod
+    def _nothing_twice(cls, streaming: StreamSettings) -> StreamSettings:
+        twice = sorted(streaming.model_fields_set & Case.model_fields.keys())
+        if twice:
+            raise ValueError(f"{twice[0]} belongs into defaults, cases or sweep, found under streaming")
+        return streaming
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _rising(cls, checkpoints: tuple[int, ...]) -> tuple[int, ...]:
+        if list(checkpoints) != sorted(set(checkpoints)):
+            raise ValueError(f"checkpoints: expected rising numbers, found {list(checkpoints)}")
+        return checkpoints
+
+    @model_validator(mode="after")
+    def _cases_differ(self) -> Study:
+        swept = self.sweep.axes()
+        for position, case in enumerate(self.cases):
+            both = sorted(swept.keys() & case.model_fields_set)
+            if both:
+                raise ValueError(f"cases.{position}.{both[0]}: the sweep sets it, too; keep one of them")
+        names = [case_name(case) for case in self.all_cases()]
+        again = sorted({name for name in names if names.count(name) > 1})
+        if again:
+            raise ValueError(f"cases: {again[0]} is there more than once; leave one out")
+        return self
+
+    def all_cases(self) -> Iterator[Case]:
+        """Every stream, in the order in which they are run."""
+        swept = self.sweep.axes()
+        for case in self.cases:
+            changed = {name: getattr(case, name) for name in case.model_fields_set}
+            for values in itertools.product(*swept.values()):
+                combination = dict(zip(swept, values, strict=True))
+                yield self.defaults.model_copy(update={**changed, **combination})
+
+
+def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
+    """A study file or the shipped study of that name, with ``overrides`` (``key.path=value``) put in.
+
+    Raises ConfigError, one line with file and dotted key, for anything that cannot be used.
+    """
+    return validated(Study, *settings_document(source, overrides))
+
+
+def case_name(case: Case) -> str:
+    """A name that says all that cases differ in, fit for a folder."""
+    window = "" if case.window is None else f"-window{case.window}"
+    hertz = f"{case.camera_hz:g}hz" if case.scenario == "camera" else ""
+    limit = "" if case.limit_s is None else f"-limit{case.limit_s:g}s"
+    size = f"{case.size[0]}x{case.size[1]}"
+    return (
+        f"{case.scenario.replace('_', '-')}{hertz}-{case.frames}-interval-{case.keyframe_interval}{window}"
+        f"-{case.backend}-{case.precision}-{size}{limit}"
+    )

@@ -1,0 +1,204 @@
+"""From a case's samples to what its record says: pace, latency, growth, formula, and the error so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingbot_eval.metrics.drift import prefix_errors
+from lingbot_eval.metrics.matching import match_poses
+from lingbot_eval.metrics.trajectory import MIN_MATCHED, TrajectorySettings, score_trajectory
+from lingbot_eval.profiling.timing import summarise, throughput_measurements
+from lingbot_eval.scaling.growth import QUANTITIES, growth
+from lingbot_eval.scaling.records import CheckpointRecord, GrowthRecord
+from lingbot_eval.scaling.samples import KINDS, SampleLog
+from lingbot_eval.scaling.settings import Case
+from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
+from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.types import FloatArray, FrameType, Measurement, Trajectory
+
+LATENCIES = (50, 90, 99)
+"""MLPerf's single stream is judged by its p90."""
+NEAR = 100
+"""Step frames that a checkpoint's times are the median of, at most."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the formula needs to know of a case. streaming: with the interval resolved. on_cpu: where it ran."""
+
+    case: Case
+    network: NetworkSize
+    streaming: StreamSettings
+    on_cpu: bool
+
+    @property
+    def window(self) -> int:
+        """Kept frames seen whole, besides the scale frames."""
+        return self.streaming.window or self.network.config.window
+
+    def formula(self, frames: int) -> dict[str, int] | None:
+        """Cache bytes in view after ``frames`` frames (model.md section 7); None where the images have a say."""
+        if self.streaming.flow is not None or self.streaming.windowed is not None:
+            return None
+        width, height = self.case.size
+        return dict(estimate(self.network, self.streaming, height, width, frames).cache_bytes)
+
+    def kept_frame_bytes(self) -> int | None:
+        """Bytes of every kept frame beyond the window, for ever; None where windows start anew."""
+        return None if self.streaming.windowed is not None else kept_frame_bytes(self.network)
+
+
+def case_measurements(case: Case, log: SampleLog, warm_up_s: float | None) -> tuple[Measurement, ...]:
+    """The families ``throughput`` and ``memory`` of one case, as far as it came."""
+    types = [FrameType(int(number)) for number in log.column("frame_type")]
+    forward, interval = ((log.column(name) / 1e3).tolist() for name in ("forward_ms", "interval_ms"))
+    pace = throughput_measurements(forward, types, interval, warm_up_s)
+    return (*pace, *_latency(case, log, types), *_peaks(log))
+
+
+def case_growth(setting: Setting, log: SampleLog) -> tuple[GrowthRecord, ...]:
+    """What one more kept frame costs, for everything in QUANTITIES that the machine has."""
+    kept, types = log.column("kept"), log.column("frame_type")
+    scale = int(np.count_nonzero(types == FrameType.SCALE))
+    full = (types != FrameType.SCALE) & (kept >= scale + setting.window)
+    cache = np.sum([log.column(f"cache_{kind}_bytes") for kind in KINDS], axis=0)
+    held = log.column("cache_allocated_bytes")
+    values = {
+        "cache": cache,
+        "cache_allocated": held,
+        "device_allocated": log.column("device_allocated_bytes"),
+        "device_reserved": log.column("device_reserved_bytes"),
+        "driver": log.column("driver_bytes"),
+        "process": log.column("process_bytes"),
+        "process_beyond_cache": log.column("process_bytes") - held,
+        "forward": log.column("forward_ms"),
+    }
+    bytes_a_frame = setting.kept_frame_bytes()
+    expected = dict.fromkeys(("cache", "cache_allocated"), bytes_a_frame)
+    absent = {"device_allocated", "device_reserved", "driver"} if setting.on_cpu else {"process_beyond_cache"}
+    return tuple(
+        growth(quantity, kept[full], values[quantity.name][full], expected.get(quantity.name))
+        for quantity in QUANTITIES
+        if quantity.name not in absent
+    )
+
+
+def case_checkpoints(
+    setting: Setting, log: SampleLog, checkpoints: Sequence[int], truth: Trajectory | None, guess: Trajectory
+) -> tuple[CheckpointRecord, ...]:
+    """The stream at each of ``checkpoints`` that it reached, and at its end."""
+    reached = [frames for frames in checkpoints if frames < len(log)]
+    reached += [len(log)] if len(log) else []
+    return tuple(_checkpoint(setting, log, frames, truth, guess) for frames in reached)
+
+
+def error_curve(truth: Trajectory | None, guess: Trajectory) -> tuple[tuple[int, float], ...]:
+    """Frames and ATE (metres, Sim(3)) of up to 64 growing prefixes; empty where there is nothing to compare."""
+    if truth is None:
+        return ()
+    matched = match_poses(truth, guess)
+    if len(matched.indices) < MIN_MATCHED:
+        return ()
+    ends, errors = prefix_errors(matched.reference[:, :3, 3], matched.estimate[:, :3, 3])
+    pairs = zip(matched.indices[ends].tolist(), errors.tolist(), strict=True)
+    return tuple((index + 1, error) for index, error in pairs if np.isfinite(error))
+
+
+def _latency(case: Case, log: SampleLog, types: Sequence[FrameType]) -> tuple[Measurement, ...]:
+    if case.scenario == "offline":
+        return ()
+    steps = np.array([kind is not FrameType.SCALE for kind in types], dtype=bool)
+    latency = log.column("latency_ms")[steps]
+    if case.scenario == "single_stream":
+        given = "from the frame given to its outputs on the host, the next frame given after that; step frames only"
+        return summarise("latency", latency, given, LATENCIES)
+    arrived = f"from a frame's arrival at {case.camera_hz:g} Hz to its outputs on the host; step frames only"
+    return (*summarise("latency", latency, arrived, LATENCIES), *_queue(case, log, latency))
+
+
+def _queue(case: Case, log: SampleLog, latency: FloatArray) -> tuple[Measurement, ...]:
+    backlog = log.column("backlog")
+    late = int(np.count_nonzero(latency > 1e3 / case.camera_hz))
+    deadline = f"outputs on the host later than the next arrival, {1e3 / case.camera_hz:.4g} ms after the frame's own"
+    waiting = "frames that had arrived and waited when one was given; they queue, none is dropped"
+    empty = None if len(latency) else "no step frame was reached"
+
+    def one(name: str, variant: str, value: float, unit: str, convention: str) -> Measurement:
+        found = None if empty else value
+        return Measurement("throughput", name, variant, found, unit, convention, len(latency), empty)
+
+    return (
+        one("deadline_misses", "", late, "frames", deadline),
+        one("deadline_miss_rate", "", 100 * late / max(1, len(latency)), "%", deadline),
+        one("backlog", "largest", float(backlog.max(initial=0)), "frames", waiting),
+        one("backlog", "last", float(backlog[-1]) if len(backlog) else 0, "frames", f"{waiting}; at the last one"),
+    )
+
+
+def _peaks(log: SampleLog) -> tuple[Measurement, ...]:
+    """The largest of what was sampled; what a machine does not have is left to the record's words on sampling."""
+    found = []
+    for column, words in (
+        ("cache_allocated_bytes", "cache buffers held, headroom included, at every frame"),
+        ("device_allocated_bytes", "live tensors on the device, between steps, at every frame"),
+        ("device_reserved_bytes", "what torch's allocator holds on the device, as sampled"),
+        ("driver_bytes", "what the driver books, as sampled"),
+        ("process_bytes", "resident set size of the process, as sampled"),
+    ):
+        values = log.column(column)
+        values = values[np.isfinite(values)]
+        if len(values):
+            name = f"largest_{column.removesuffix('_bytes')}"
+            found.append(Measurement("memory", name, "", float(values.max()) / 2**20, "MiB", words, len(values)))
+    return tuple(found)
+
+
+def _checkpoint(
+    setting: Setting, log: SampleLog, frames: int, truth: Trajectory | None, guess: Trajectory
+) -> CheckpointRecord:
+    rows = slice(max(0, frames - NEAR), frames)
+    steps = log.column("frame_type")[rows] != FrameType.SCALE
+
+    def near(name: str) -> float | None:
+        values = log.column(name)[rows][steps]
+        return float(np.median(values)) if len(values) else None
+
+    def last(name: str) -> int | None:
+        values = log.column(name)[:frames]
+        values = values[np.isfinite(values)]
+        return int(values[-1]) if len(values) else None
+
+    ate, reason = _ate(truth, guess, frames)
+    return CheckpointRecord(
+        frames=frames,
+        kept=last("kept") or 0,
+        forward_ms=near("forward_ms"),
+        interval_ms=near("interval_ms"),
+        cache_bytes={kind: last(f"cache_{kind}_bytes") or 0 for kind in KINDS},
+        formula_bytes=setting.formula(frames),
+        cache_allocated_bytes=last("cache_allocated_bytes"),
+        device_allocated_bytes=last("device_allocated_bytes"),
+        device_reserved_bytes=last("device_reserved_bytes"),
+        driver_bytes=last("driver_bytes"),
+        process_bytes=last("process_bytes"),
+        ate_m=ate,
+        ate_reason=reason,
+    )
+
+
+def _ate(truth: Trajectory | None, guess: Trajectory, frames: int) -> tuple[float | None, str | None]:
+    if truth is None:
+        return None, "the input has no true poses"
+    settings = TrajectorySettings(alignments=("sim3",))
+    score = score_trajectory(_first(truth, frames), _first(guess, frames), frames, settings)
+    (ate,) = [m for m in score.measurements if m.name == "ate_rmse"]
+    return ate.value, ate.reason
+
+
+def _first(poses: Trajectory, frames: int) -> Trajectory:
+    among: NDArray[np.bool_] = poses.indices < frames
+    return Trajectory(poses.indices[among], poses.timestamps[among], poses.camera_to_world[among])
