@@ -37,6 +37,26 @@ def directory_lock(run: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def writer_of(run: Path) -> str | None:
+    """Who is writing in a run directory now, in words; None when nobody is. Changes nothing there.
+
+    For a moment it holds a shared lock, so two readers never take each other for a writer.
+    """
+    try:
+        descriptor = os.open(run / ".lock", os.O_RDONLY)
+    except OSError:
+        # Never locked, or not to be read: then nobody of this system writes there.
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        # A file system without locks has no holder to tell of.
+        return _holder(descriptor) if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _acquire(descriptor: int, run: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

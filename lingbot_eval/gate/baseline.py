@@ -1,0 +1,212 @@
+"""The baseline file: what was measured, what may change by how much, and the history of both, as YAML for people.
+
+``tolerances`` are there to be edited by hand (the first whose ``match`` fits a metric counts); ``--update`` keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.formats.yaml_documents import MAX_BYTES, load_mapping
+from lingbot_eval.gate.samples import from_text, to_text
+from lingbot_eval.gate.sides import SAMPLED, Meaning, Names, Side, SideUnit
+from lingbot_eval.gate.tolerances import Tolerance
+from lingbot_eval.validation import validated
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+_HEADER = """\
+# A baseline of lingbot-eval gate. Edit the tolerances by hand; let `lingbot-eval gate RUN --baseline FILE --update
+# --reason "why"` write the rest. Tolerances: the first whose match fits counts. kind: absolute or relative (worse_by),
+# statistical (min_effect, alpha), shown (never judged); better: lower, higher or same overrides a metric's direction.
+"""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MetricMeaning(_Part):
+    """Unit and convention of a metric."""
+
+    unit: str
+    convention: str
+
+
+class BaselineUnit(_Part):
+    """One method on one scene. failure: why it had no scores. metrics: only where a meaning differs from the shared
+    one. samples: of the metrics that have them, milliseconds of the timed frames, one line a round."""
+
+    dataset: str
+    scene: str
+    method: str
+    failure: str | None = None
+    values: dict[str, Number] = {}
+    reasons: dict[str, str] = {}
+    metrics: dict[str, MetricMeaning] = {}
+    input: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    samples: dict[str, tuple[str, ...]] = {}
+
+    @field_validator("samples")
+    @classmethod
+    def _durations(cls, samples: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for metric, rounds in samples.items():
+            if metric not in SAMPLED:
+                raise ValueError(f"{metric} has no samples; those that have: {', '.join(SAMPLED)}")
+            for line in rounds:
+                from_text(line)
+        return samples
+
+
+class Change(_Part):
+    """One update. replaced: per ``dataset/scene/method`` the values that it changed, as they were before."""
+
+    when: str
+    who: str
+    reason: str
+    code: dict[str, Any]
+    rounds: int
+    replaced: dict[str, dict[str, Number]] = {}
+
+
+class Baseline(_Part):
+    """The whole file."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    tolerances: tuple[Tolerance, ...]
+    history: Annotated[tuple[Change, ...], Field(min_length=1)]
+    environment: dict[str, Any]
+    metrics: dict[str, MetricMeaning]
+    units: Annotated[tuple[BaselineUnit, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _each_once_and_explained(self) -> Baseline:
+        seen: set[Names] = set()
+        for unit in self.units:
+            names = (unit.dataset, unit.scene, unit.method)
+            if names in seen:
+                raise ValueError(f"units: {'/'.join(names)} is there twice")
+            seen.add(names)
+            for metric in (*unit.values, *unit.reasons):
+                if metric not in unit.metrics and metric not in self.metrics:
+                    raise ValueError(f"metrics: {metric} of {'/'.join(names)} has no unit and convention")
+        return self
+
+
+def load_baseline(path: Path) -> Baseline:
+    """Read a baseline. Raises ConfigError, one line, for what is none or of another schema version."""
+    document = load_mapping(path)
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path}: expected a baseline of schema version {SCHEMA_VERSION}, found "
+            f"{'none' if version is None else version}; gate with the lingbot_eval that wrote it, or move it away and "
+            "write a new one with --update"
+        )
+    return validated(Baseline, document, str(path))
+
+
+def save_baseline(path: Path, baseline: Baseline) -> None:
+    """Write a baseline, whole or not at all. Raises StoreError, or ConfigError where it would be too large to read."""
+    text = baseline_text(baseline)
+    size = len(text.encode("utf-8", "backslashreplace"))
+    if size > MAX_BYTES:
+        raise ConfigError(
+            f"{path}: the baseline would have {size} bytes, more than the {MAX_BYTES} of a file that people edit; "
+            "give fewer runs, or gate a smaller experiment"
+        )
+    write_text(path, text)
+
+
+def baseline_text(baseline: Baseline) -> str:
+    """The file's content: what people edit and read first comes first, long numbers' lines last."""
+    document = baseline.model_dump(mode="json", exclude_defaults=True)
+    document = {"schema_version": SCHEMA_VERSION, "name": baseline.name} | document
+    document["tolerances"] = [
+        _Line(tolerance.model_dump(mode="json", exclude_none=True)) for tolerance in baseline.tolerances
+    ]
+    return _HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def side_of(baseline: Baseline) -> Side:
+    """The baseline as one of two sides."""
+    units: dict[Names, SideUnit] = {}
+    for unit in baseline.units:
+        meanings = {metric: unit.metrics.get(metric) or baseline.metrics[metric] for metric in _metrics(unit)}
+        units[unit.dataset, unit.scene, unit.method] = SideUnit(
+            failure=unit.failure,
+            values=unit.values,
+            reasons=unit.reasons,
+            meanings={metric: Meaning(meant.unit, meant.convention) for metric, meant in meanings.items()},
+            rounds={metric: tuple(from_text(line) for line in lines) for metric, lines in unit.samples.items()},
+            input=unit.input,
+            settings=unit.settings,
+        )
+    return Side(
+        name=baseline.name, units=units, gaps={}, environment=baseline.environment, code=baseline.history[-1].code
+    )
+
+
+def baseline_of(side: Side, tolerances: Sequence[Tolerance], history: Sequence[Change]) -> Baseline:
+    """A baseline that keeps all of a side but its gaps."""
+    shared: dict[str, Meaning] = {}
+    for unit in side.units.values():
+        for metric, meaning in unit.meanings.items():
+            shared.setdefault(metric, meaning)
+    return Baseline(
+        name=str(side.code.get("run", side.name)),
+        tolerances=tuple(tolerances),
+        history=tuple(history),
+        environment=dict(side.environment),
+        metrics=_stored(shared),
+        units=tuple(_unit(names, unit, shared) for names, unit in side.units.items()),
+    )
+
+
+def _unit(names: Names, unit: SideUnit, shared: Mapping[str, Meaning]) -> BaselineUnit:
+    dataset, scene, method = names
+    return BaselineUnit(
+        dataset=dataset,
+        scene=scene,
+        method=method,
+        failure=unit.failure,
+        values=dict(unit.values),
+        reasons=dict(unit.reasons),
+        metrics=_stored({m: meaning for m, meaning in unit.meanings.items() if meaning != shared[m]}),
+        input=dict(unit.input),
+        settings=dict(unit.settings),
+        samples={metric: tuple(to_text(times) for times in rounds) for metric, rounds in unit.rounds.items()},
+    )
+
+
+def _stored(meanings: Mapping[str, Meaning]) -> dict[str, MetricMeaning]:
+    return {m: MetricMeaning(unit=meaning.unit, convention=meaning.convention) for m, meaning in meanings.items()}
+
+
+def _metrics(unit: BaselineUnit) -> tuple[str, ...]:
+    return (*unit.values, *unit.reasons)
+
+
+class _Line(dict[str, Any]):
+    """A mapping that is written on one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """No anchors: an alias saves nothing and reads badly."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(_Line, lambda dumper, line: dumper.represent_mapping(_MAP, line, flow_style=True))
+_MAP = "tag:yaml.org,2002:map"

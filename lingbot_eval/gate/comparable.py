@@ -1,0 +1,133 @@
+"""What must be equal before two numbers may be held against each other, and what merely is worth a note."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from lingbot_eval.gate.sides import Family, Side, SideUnit, family_of
+
+COUNTED = ("memory/weights", "memory/cache_*")
+"""Bytes counted from shapes, the same on every machine; all other memory is what a system books."""
+
+_NO_MATTER_TO_SPEED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+"""What they do is seen in the number of threads and the list of GPUs."""
+# Where the same file lies on another machine; its content is in checkpoint_sha256.
+_PATHS_OF_WEIGHTS = ("model.checkpoint", "weights")
+# Free text, and what does not decide a number.
+_WORDS = ("notes", "name", "licence")
+_LONGEST = 100
+
+
+def hardware(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for speed and for memory as a system books it."""
+    state = _section(environment, "torch")
+    variables = _section(environment, "variables")
+    return {
+        "cpu_model": environment.get("cpu_model", "unknown"),
+        "cpu_usable": environment.get("cpu_usable", "unknown"),
+        "threads": state.get("threads", "unknown"),
+        "gpus": [gpu.get("name") if isinstance(gpu, dict) else gpu for gpu in state.get("gpus") or ()],
+        "variables": {name: value for name, value in variables.items() if name not in _NO_MATTER_TO_SPEED},
+    }
+
+
+def numerics(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for accuracy beside the method's own settings (device kind, precision, backend): settings that
+    change the arithmetic by far more than another processor's order of summation does."""
+    state = _section(environment, "torch")
+    return {
+        "float32_matmul_precision": state.get("float32_matmul_precision", "unknown"),
+        "cudnn_tf32": state.get("cudnn_tf32", "no GPU"),
+        "NVIDIA_TF32_OVERRIDE": _section(environment, "variables").get("NVIDIA_TF32_OVERRIDE", "not set"),
+    }
+
+
+def why_not_this_machine(baseline: Side, run: Side, metric: str) -> str | None:
+    """Why a metric cannot be compared between the two machines; None when it can."""
+    family: Family = family_of(metric)
+    if any(fnmatchcase(metric, pattern) for pattern in COUNTED):
+        return None
+    facts = numerics if family == "accuracy" else hardware
+    differences = differing(facts(baseline.environment), facts(run.environment))
+    if not differences:
+        return None
+    return f"different {'arithmetic' if family == 'accuracy' else 'hardware'}: {'; '.join(differences)}"
+
+
+def why_not_this_unit(baseline: SideUnit, run: SideUnit) -> str | None:
+    """Why nothing of a scene can be compared: other input, settings or weights. None when it can.
+
+    A fact that only one of the two recorded is no difference (see :func:`notes`): the other's code did not know it.
+    """
+    differences = [f"input: {line}" for line in differing(_input(baseline), _input(run))]
+    differences += [f"settings: {line}" for line in differing(_settings(baseline), _settings(run))]
+    return "; ".join(differences) or None
+
+
+def notes(baseline: Side, run: Side) -> tuple[str, ...]:
+    """What differs and may explain a change, though the numbers stay comparable."""
+    lines = []
+    for name in ("python", "libraries"):
+        lines += [
+            f"{line}"
+            for line in differing(
+                _as_mapping(name, baseline.environment.get(name)), _as_mapping(name, run.environment.get(name))
+            )
+        ]
+    for names in baseline.units.keys() & run.units.keys():
+        old, new = baseline.units[names], run.units[names]
+        for what, one, other in (("input", _input(old), _input(new)), ("settings", _settings(old), _settings(new))):
+            only = sorted(set(_flat(one)) ^ set(_flat(other)))
+            if only and old.failure is None and new.failure is None:
+                lines.append(f"{what} recorded on one side only: {', '.join(only)}")
+    return tuple(dict.fromkeys(lines))
+
+
+def differing(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """``key: baseline 16, run 8`` for each key of both whose values differ, inner mappings opened."""
+    old, new = _flat(baseline), _flat(run)
+    return [
+        f"{key}: baseline {_short(old[key])}, run {_short(new[key])}"
+        for key in old
+        if key in new and old[key] != new[key]
+    ]
+
+
+def _input(unit: SideUnit) -> dict[str, Any]:
+    return {key: value for key, value in unit.input.items() if key not in _WORDS}
+
+
+def _settings(unit: SideUnit) -> dict[str, Any]:
+    facts = {key: value for key, value in _flat(unit.settings).items() if key not in (*_WORDS, *_PATHS_OF_WEIGHTS)}
+    if "device" in facts:
+        # cuda:0 or cuda:1 is a matter of the host; which GPUs it has is in the hardware.
+        facts["device"] = str(facts["device"]).partition(":")[0]
+    return facts
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            # A tuple in memory is a list in a file.
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _as_mapping(name: str, value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {name: value}
+
+
+def _section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = environment.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,0 +1,170 @@
+"""Reads one run, or repeats of one, into a side of the gate; says in one line what cannot be judged at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lingbot_eval.errors import ConfigError, StoreError
+from lingbot_eval.gate.comparable import hardware
+from lingbot_eval.gate.samples import round_of
+from lingbot_eval.gate.sides import SAMPLED, Meaning, Names, Side, SideUnit, metric_id
+from lingbot_eval.runs.disk import unit_directory
+from lingbot_eval.runs.lock import writer_of
+from lingbot_eval.runs.records import RunRecord
+from lingbot_eval.runs.store import RUN_FILE, RunStore, StoredUnit, find_runs
+from lingbot_eval.types import FloatArray
+
+
+def run_directories(given: Sequence[Path]) -> tuple[Path, ...]:
+    """Each path itself where it is a run, else the runs directly in it. Raises ConfigError where there are none."""
+    found: list[Path] = []
+    for path in given:
+        inside = (path,) if (path / RUN_FILE).is_file() else find_runs(path)
+        if not inside:
+            what = "a folder without either" if path.is_dir() else "no such folder"
+            raise ConfigError(
+                f"expected a run directory (with {RUN_FILE}) or a folder of repeats of one run, found {what}: {path}; "
+                "start one with: lingbot-eval run"
+            )
+        found += inside
+    return tuple(dict.fromkeys(found))
+
+
+def read_runs(paths: Sequence[Path]) -> Side:
+    """Repeats of one run as one side: values are medians over them, timings stay apart.
+
+    Raises StoreError for a run that is still being written, holds no results at all or whose ``run.json`` is damaged,
+    ConfigError for runs that are not repeats of each other.
+    """
+    read = [_read(path) for path in paths]
+    _refuse_strangers(paths, [record for record, *_ in read])
+    first = read[0][0]
+    units: dict[Names, SideUnit] = {}
+    gaps: dict[Names, str] = {}
+    for _, _, missing, _ in read:
+        gaps.update(missing)
+    planned = dict.fromkeys(_names(names) for record, *_ in read for names in record.units)
+    stored = dict.fromkeys(names for _, found, *_ in read for names in found)
+    for names in {**planned, **stored}:
+        repeats = [found[names] for _, found, *_ in read if names in found]
+        if repeats and names not in gaps:
+            units[names] = _merged(repeats)
+    return Side(
+        name=", ".join(str(path) for path in paths),
+        units=units,
+        gaps=gaps,
+        environment=first.environment,
+        code={
+            "run": first.name,
+            "key": first.key,
+            "lingbot_eval": first.environment.get("lingbot_eval", "unknown"),
+            "git": first.environment.get("git", "unknown"),
+        },
+        problems=tuple(dict.fromkeys(line for *_, lines in read for line in lines)),
+        started=tuple(record.started for record, *_ in read),
+    )
+
+
+def _read(path: Path) -> tuple[RunRecord, dict[Names, SideUnit], dict[Names, str], list[str]]:
+    """The record, whole units, what is missing or damaged by name, and a line for each damaged record."""
+    writer = writer_of(path)
+    if writer is not None:
+        raise StoreError(f"run {path} is still being written by {writer}; wait until it ends, then gate it")
+    store = RunStore.open(path)
+    record, stored = store.read_run(), store.read_units()
+    if not stored.units and not stored.damaged:
+        raise StoreError(f"run {path} is empty: expected results of {len(record.units)} scenes, found none; run it")
+    damaged = {unit.folder: unit.reason for unit in stored.damaged}
+    gaps: dict[Names, str] = {}
+    for names in stored.missing:
+        reason = damaged.get(unit_directory(path, *names))
+        gaps[names] = "there is no result: the run did not get to it" if reason is None else f"damaged: {reason}"
+    units: dict[Names, SideUnit] = {}
+    problems = [f"damaged record skipped: {unit.reason}" for unit in stored.damaged]
+    for unit in stored.units:
+        names = (unit.record.dataset, unit.record.scene, unit.record.method)
+        try:
+            units[names] = _unit(store, unit)
+        except StoreError as error:
+            gaps[names] = f"damaged: {error}"
+            problems.append(f"damaged record skipped: {error}")
+    return record, units, gaps, problems
+
+
+def _unit(store: RunStore, unit: StoredUnit) -> SideUnit:
+    record = unit.record
+    if record.status == "failed":
+        where = f" in stage {record.stage}" if record.stage else ""
+        frame = f" at frame {record.failed_at_frame}" if record.failed_at_frame is not None else ""
+        return SideUnit(failure=f"failed{where}{frame}: {record.reason or 'no reason was stored'}")
+    values: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    meanings: dict[str, Meaning] = {}
+    for measured in record.measurements:
+        metric = metric_id(measured.family, measured.name, measured.variant)
+        meanings[metric] = Meaning(measured.unit, measured.convention)
+        if measured.value is None:
+            reasons[metric] = measured.reason or "no reason was stored"
+        else:
+            values[metric] = measured.value
+    rounds: dict[str, tuple[FloatArray, ...]] = {}
+    if any(metric in values for metric in SAMPLED):
+        frames = store.read_frames(unit)
+        for metric, column in SAMPLED.items():
+            times = round_of(frames, column) if metric in values else None
+            if times is not None:
+                rounds[metric] = (times,)
+    return SideUnit(None, values, reasons, meanings, rounds, record.sequence, record.method_facts)
+
+
+def _merged(repeats: Sequence[SideUnit]) -> SideUnit:
+    """Several passes over one scene. A failure of one of them is the result: it might be the next one's."""
+    failed = [unit for unit in repeats if unit.failure is not None]
+    if failed or len(repeats) == 1:
+        return (failed or list(repeats))[0]
+    first = repeats[0]
+    # What one of them could not tell has its reason, not the others' median.
+    reasons = {metric: reason for unit in reversed(repeats) for metric, reason in unit.reasons.items()}
+    return SideUnit(
+        failure=None,
+        values={
+            metric: float(np.median([unit.values[metric] for unit in repeats]))
+            for metric in first.values
+            if all(metric in unit.values for unit in repeats)
+        },
+        reasons=reasons,
+        meanings={metric: meaning for unit in reversed(repeats) for metric, meaning in unit.meanings.items()},
+        rounds={
+            metric: tuple(times for unit in repeats for times in unit.rounds.get(metric, ())) for metric in first.rounds
+        },
+        input=first.input,
+        settings=first.settings,
+    )
+
+
+def _refuse_strangers(paths: Sequence[Path], records: Sequence[RunRecord]) -> None:
+    """Repeats are of one experiment, checkpoint and code (which the run's key holds), on one machine."""
+    for path, record in zip(paths[1:], records[1:], strict=True):
+        if record.key != records[0].key:
+            raise ConfigError(
+                f"expected repeats of one run, found {paths[0]} (key {records[0].key[:12]}) and {path} "
+                f"(key {record.key[:12]}), which differ in experiment, checkpoint or code; gate them one by one"
+            )
+        if hardware(record.environment) != hardware(records[0].environment):
+            raise ConfigError(
+                f"expected repeats on one machine, found {_short(hardware(records[0].environment))} in {paths[0]} and "
+                f"{_short(hardware(record.environment))} in {path}"
+            )
+
+
+def _short(facts: Mapping[str, object]) -> str:
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def _names(names: Sequence[str]) -> Names:
+    dataset, scene, method = names  # read_units has refused anything else
+    return dataset, scene, method

@@ -1,0 +1,49 @@
+"""A new baseline from a run: tolerances and history stay, replaced values go into the history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.gate.baseline import Baseline, Change, baseline_of, side_of
+from lingbot_eval.gate.sides import Side
+from lingbot_eval.gate.tolerances import DEFAULTS
+
+KEPT_VALUES = 10
+"""Updates of which the replaced values are kept; of older ones who, when and why."""
+
+
+def updated(old: Baseline | None, side: Side, who: str, reason: str) -> Baseline:
+    """The baseline that follows ``old`` (None: the first one).
+
+    Raises ConfigError for a run with gaps: what a baseline lacks would never be judged again.
+    """
+    if side.gaps:
+        names, why = next(iter(side.gaps.items()))
+        more = f" (and {len(side.gaps) - 1} more)" if len(side.gaps) > 1 else ""
+        raise ConfigError(f"a baseline needs a whole run; {'/'.join(names)}: {why}{more}; run it again, then --update")
+    if all(unit.failure is not None for unit in side.units.values()):
+        raise ConfigError("a baseline needs a run that measured something; every scene of this one failed")
+    change = Change(
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        who=who,
+        reason=reason,
+        code=dict(side.code),
+        rounds=max(1, len(side.started)),
+        replaced={} if old is None else _replaced(side_of(old), side),
+    )
+    history = () if old is None else old.history
+    entries = [*history, change]
+    entries = [entry.model_copy(update={"replaced": {}}) for entry in entries[:-KEPT_VALUES]] + entries[-KEPT_VALUES:]
+    return baseline_of(side, DEFAULTS if old is None else old.tolerances, entries)
+
+
+def _replaced(old: Side, new: Side) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for names, unit in old.units.items():
+        now: Mapping[str, float] = new.units[names].values if names in new.units else {}
+        values = {metric: value for metric, value in unit.values.items() if now.get(metric) != value}
+        if values:
+            found["/".join(names)] = values
+    return found
