@@ -7,11 +7,12 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from lingbot_eval.cache.append import AppendStore
+from lingbot_eval.cache.contiguous import ContiguousStore
 from lingbot_eval.cache.executors import TorchExecutor
 from lingbot_eval.cache.paged import PagedStore
 from lingbot_eval.cache.policy import CachePolicy
 from lingbot_eval.cache.protocol import CacheShape, CacheStore
-from lingbot_eval.cache.sdpa import SdpaStore
+from lingbot_eval.cache.ranges import SlicedAttention
 from lingbot_eval.model.build import build_model
 from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.session import StreamingSession
@@ -45,7 +46,7 @@ def camera_shape() -> CacheShape:
 
 
 STORES = {
-    "sdpa": lambda: SdpaStore(block_shape(), WINDOW),
+    "sdpa": lambda: ContiguousStore(block_shape(), WINDOW, SlicedAttention()),
     "paged": lambda: PagedStore(block_shape(), WINDOW, TorchExecutor(block_shape(), FRAME_TOKENS - SPECIAL_TOKENS)),
     "camera": lambda: AppendStore(camera_shape()),
 }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
+import torch
 from torch import Tensor
 
 from lingbot_eval.cache.buffers import LayerBuffers
 from lingbot_eval.cache.policy import Step
 from lingbot_eval.cache.protocol import CacheShape
-from lingbot_eval.cache.sdpa import attend_prefix
+from lingbot_eval.cache.ranges import MaskedAttention, RangeAttention, SlicedAttention
+from lingbot_eval.cache.staging import restage
 from lingbot_eval.errors import StreamError
 
 CHUNK_FRAMES = 512
@@ -20,22 +24,29 @@ class AppendStore:
         if shape.frame_tokens != 1:
             raise ValueError(f"one token a frame expected, found {shape.frame_tokens}")
         self._shape = shape
+        self._attention: RangeAttention = (
+            MaskedAttention(shape.device) if shape.device.type == "cuda" else SlicedAttention()
+        )
         self._buffers = LayerBuffers(shape)
+        self._slots: Tensor | None = None
         self._kept = 0
-        self._start = 0
         self._visible = 0
 
     def begin(self, step: Step) -> None:
         """See `CacheStore`."""
-        self._start = step.clock
         self._visible = step.clock + step.count
         self._kept = self._visible if step.kept else step.clock
         self._buffers.reserve(-(-self._visible // CHUNK_FRAMES) * CHUNK_FRAMES)
+        self._attention.plan(0, self._visible, self._buffers.capacity)
+        self._slots = restage(self._slots, torch.arange(step.clock, self._visible), self._buffers.layer(0))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `lingbot_eval.model.protocols.KVCache`."""
-        self._buffers.write(layer, self._start, key, value)
-        return attend_prefix(self._buffers, layer, query, self._visible)
+        if self._slots is None:
+            raise StreamError("begin must come before attend")
+        self._buffers.scatter(layer, self._slots, key, value)
+        keys, values = self._buffers.layer(layer)
+        return self._attention.run(query, keys, values)
 
     def keep_last(self, step: Step) -> None:
         """The frame already lies where it belongs. See `CacheStore`."""
@@ -43,8 +54,10 @@ class AppendStore:
             raise StreamError("the last frame of the stream is kept already")
         self._kept = step.clock + 1
 
-    def capture_key(self) -> None:
-        """The visible prefix has another length at every kept frame. See `CacheStore`."""
+    def capture_key(self) -> Hashable | None:
+        """See `CacheStore`."""
+        attention = self._attention.capture_key()
+        return None if attention is None else (attention, self._buffers.capacity)
 
     def used_bytes(self) -> dict[str, int]:
         """See `CacheStore`."""

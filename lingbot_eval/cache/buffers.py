@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.cache.protocol import CacheShape
+from lingbot_eval.cache.ranges import has_triton
 from lingbot_eval.cache.release import release_freed
 
 
@@ -21,45 +22,57 @@ class LayerBuffers:
         self._layers: list[Tensor] = []
         self.capacity = 0
 
-    def reserve(self, capacity: int) -> None:
-        """Grow to at least ``capacity`` tokens, keeping what is there.
+    def reserve(self, capacity: int, *, at_front: bool = False) -> None:
+        """Grow to at least ``capacity`` tokens behind what is there, or before it; what is new is zero.
 
         Layer by layer: the old and the new tensor of one layer exist side by side, never those of all layers.
         """
         if capacity <= self.capacity:
             return
         shape = self._shape
+        kept = slice(capacity - self.capacity, None) if at_front else slice(self.capacity)
         for layer in range(shape.layers):
-            grown = torch.empty(2, capacity, shape.heads, shape.head_dim, dtype=shape.dtype, device=shape.device)
+            grown = torch.zeros(2, capacity, shape.heads, shape.head_dim, dtype=shape.dtype, device=shape.device)
             if self.capacity:
-                grown[:, : self.capacity] = self._layers[layer]
+                grown[:, kept] = self._layers[layer]
                 self._layers[layer] = grown
                 release_freed(shape.device)
             else:
                 self._layers.append(grown)
         self.capacity = capacity
 
-    def write(self, layer: int, start: int, key: Tensor, value: Tensor) -> None:
-        """Store the (N, heads, head_dim) keys and values of tokens ``start`` … ``start + N``."""
-        buffer = self._layers[layer]
-        buffer[0, start : start + len(key)] = key
-        buffer[1, start : start + len(value)] = value
-
     def scatter(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store the (N, heads, head_dim) keys and values of tokens ``slots`` (N,) int64 on the device."""
-        buffer = self._layers[layer]
-        buffer[0].index_copy_(0, slots, key)
-        buffer[1].index_copy_(0, slots, value)
+        keys, values = self._layers[layer]
+        if not key.is_cuda or not has_triton():
+            keys.index_copy_(0, slots, key)
+            values.index_copy_(0, slots, value)
+            return
+        from lingbot_eval.cache.triton_kernels import scatter_kernel
+
+        width = self._shape.heads * self._shape.head_dim
+        if key.stride()[1:] != keys.stride()[1:] or value.stride()[1:] != values.stride()[1:]:
+            key, value = key.contiguous(), value.contiguous()
+        scatter_kernel[(len(slots),)](
+            key,
+            value,
+            key.stride(0),
+            value.stride(0),
+            slots,
+            keys,
+            values,
+            width=width,
+            block=1 << (width - 1).bit_length(),
+        )
 
     def move(self, layer: int, source: int, target: int, count: int) -> None:
         """Copy ``count`` tokens; the two places must not overlap."""
         buffer = self._layers[layer]
         buffer[:, target : target + count] = buffer[:, source : source + count]
 
-    def prefix(self, layer: int, count: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first ``count`` tokens, as views (count, heads, head_dim)."""
-        buffer = self._layers[layer]
-        return buffer[0, :count], buffer[1, :count]
+    def layer(self, layer: int) -> Tensor:
+        """(2, capacity, heads, head_dim): keys and values of a layer, the buffer itself."""
+        return self._layers[layer]
 
     def allocated_bytes(self) -> int:
         """Bytes held on the device."""

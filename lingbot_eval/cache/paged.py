@@ -10,9 +10,9 @@ from torch import Tensor
 from lingbot_eval.cache.buffers import LayerBuffers
 from lingbot_eval.cache.executors import PagedExecutor
 from lingbot_eval.cache.pages import PageManager, PageTable
-from lingbot_eval.cache.policy import Step, View
+from lingbot_eval.cache.policy import EMPTY, Step, View
 from lingbot_eval.cache.protocol import CacheShape
-from lingbot_eval.cache.sdpa import EMPTY
+from lingbot_eval.cache.staging import restage
 from lingbot_eval.errors import StreamError
 from lingbot_eval.types import FrameType
 
@@ -39,11 +39,7 @@ class PagedStore:
         table = self._manager.begin(step)
         self._reserve(step, table)
         self._view = step.view
-        slots = self._token_slots(table)
-        if self._slots is not None and self._slots.shape == slots.shape:
-            self._slots.copy_(slots)  # in place: a captured pass reads them from here
-        else:
-            self._slots = slots.to(self._shape.device)
+        self._slots = restage(self._slots, self._token_slots(table), self._buffers.layer(0))
         self._executor.plan(table, step.count * self._shape.frame_tokens)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -51,7 +47,7 @@ class PagedStore:
         if self._slots is None:
             raise StreamError("begin must come before attend")
         self._buffers.scatter(layer, self._slots, key, value)
-        keys, values = self._buffers.prefix(layer, self._buffers.capacity)
+        keys, values = self._buffers.layer(layer)
         pages = (-1, self._page_tokens, self._shape.heads, self._shape.head_dim)
         return self._executor.run(query, keys.view(pages), values.view(pages))
 

@@ -35,6 +35,9 @@ class View:
         return self.full_frames * frame_tokens + len(self.memory) * special_tokens
 
 
+EMPTY = View(range(0), range(0), range(0))
+
+
 @dataclass(frozen=True)
 class Step:
     """One pass of frames and what it sees.

@@ -11,7 +11,7 @@ from lingbot_eval.model.backbone import Backbone
 from lingbot_eval.model.blocks import Block
 from lingbot_eval.model.config import PATCH_SIZE, REGISTER_TOKENS, ModelConfig
 from lingbot_eval.model.protocols import KVCache, Placement
-from lingbot_eval.model.rope import FrameRotary, Rotation, StreamRotary
+from lingbot_eval.model.rope import Rotation, StreamRotary, frame_rotation
 
 EPS = 1e-5
 
@@ -21,7 +21,7 @@ class GridConstants:
     """What depends on the image size alone, computed once a size."""
 
     positions: Tensor
-    frame_rotary: FrameRotary
+    frame_rotation: Rotation
     stream_rotary: StreamRotary
 
 
@@ -68,7 +68,7 @@ class Aggregator(nn.Module):
         if known is None or self.training:
             known = GridConstants(
                 positions=self.patch_embed.position_embedding(rows, columns),
-                frame_rotary=FrameRotary(rows, columns, device),
+                frame_rotation=frame_rotation(rows, columns, device),
                 stream_rotary=StreamRotary(rows, columns, device),
             )
             # One size at a time: a stream never changes it, and constants of many sizes would pile up.
@@ -106,7 +106,7 @@ class Aggregator(nn.Module):
         tokens = x.shape[1]
         outputs = []
         for group, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
-            within = frame_block(x, grid.frame_rotary)
+            within = frame_block(x, grid.frame_rotation)
 
             def attend(query: Tensor, key: Tensor, value: Tensor, layer: int = group) -> Tensor:
                 return cache.attend(layer, query, key, value)

@@ -12,16 +12,26 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Rotate = Callable[[Tensor], Tensor]
+from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
+from lingbot_eval.model.rope import Rotation
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(query, key, value), each (..., N, heads, head_dim) → the same shape."""
+
+KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""In order of preference. cuDNN plans once a length, which here never changes; measured on an H100 for a frame of 1,005
+tokens: 15.5 µs, flash 22.5."""
 
 
 def full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Unmasked attention of (B, N, heads, head_dim) over its own tokens."""
-    out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return out.transpose(1, 2)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    if not query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    with sdpa_kernel(KERNELS, set_priority=True):
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -32,20 +42,17 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+        # Their parameters stay in float32 when the products run in a lower precision.
         self.q_norm: nn.Module = nn.LayerNorm(dim // heads, eps=1e-5) if qk_norm else nn.Identity()
         self.k_norm: nn.Module = nn.LayerNorm(dim // heads, eps=1e-5) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, rotate: Rotate | None = None, attend: Attend = full_attention) -> Tensor:
-        """(..., N, dim) → (..., N, dim)."""
-        dtype = self.qkv.weight.dtype
-        qkv = self.qkv(x.to(dtype)).unflatten(-1, (3, self.heads, -1))
+    def forward(self, x: Tensor, rotation: Rotation | None = None, attend: Attend = full_attention) -> Tensor:
+        """(..., N, dim) in the products' precision → the same. Queries and keys are rotated where they are normed."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.unbind(-3)
-        if isinstance(self.q_norm, nn.LayerNorm):
-            # The norm's parameters stay in float32 when the products run in a lower precision.
-            query, key = self.q_norm(query.float()), self.k_norm(key.float())
-        if rotate is not None:
-            query, key = rotate(query), rotate(key)
-        out = attend(query.to(dtype), key.to(dtype), value)
+        if rotation is not None and isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
+            query, key = norm_and_rotate(qkv, self.q_norm, self.k_norm, rotation)
+        out = attend(query, key, value)
         return cast(Tensor, self.proj(out.flatten(-2)))
 
 
@@ -58,7 +65,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.fc2(F.gelu(self.fc1(x.to(self.fc1.weight.dtype)))))
+        """(..., dim) in the products' precision → (..., out)."""
+        return cast(Tensor, self.fc2(F.gelu(self.fc1(x))))
 
 
 class LayerScale(nn.Module):
@@ -67,9 +75,6 @@ class LayerScale(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
 
 
 class Block(nn.Module):
@@ -84,7 +89,9 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, 4 * dim, dim)
         self.ls2 = LayerScale(dim)
 
-    def forward(self, x: Tensor, rotate: Rotate | None = None, attend: Attend = full_attention) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None = None, attend: Attend = full_attention) -> Tensor:
         """(..., N, dim) float32 → the same."""
-        x = x + self.ls1(self.attn(self.norm1(x), rotate, attend))
-        return cast(Tensor, x + self.ls2(self.mlp(self.norm2(x))))
+        dtype = self.attn.qkv.weight.dtype
+        seen = self.attn(to_norm(x, self.norm1, dtype), rotation, attend)
+        x, normed = add_and_norm(x, seen, self.ls1.gamma, self.norm2, dtype)
+        return scaled_add(x, self.mlp(normed), self.ls2.gamma)

@@ -68,14 +68,15 @@ CONFIGS: dict[ConfigName, ModelConfig] = {
     "mini": ModelConfig(
         embed_dim=128, groups=4, output_groups=(0, 1, 2, 3), backbone_blocks=3, trained_grid=5, window=8
     ),
-    # 10 frames a second at 224×168 on two CPU cores.
+    # 10 frames a second at 224×168 on two CPU cores, 20 MB in half precision (reports/ci_checkpoint.md).
     "ci": ModelConfig(
-        embed_dim=128,
+        embed_dim=192,
         groups=4,
         output_groups=(0, 1, 2, 3),
         backbone_blocks=4,
         trained_grid=16,
-        camera_heads=4,
+        camera_blocks=2,
+        camera_heads=6,
         dpt_channels=(32, 64, 96, 96),
         dpt_features=32,
         window=16,

@@ -107,7 +107,9 @@ class DenseHead(nn.Module):
         if known is None or known.device != x.device:
             if len(self._positions) >= 2 * len(self.projects):
                 self._positions.clear()  # another image size: the maps of the last one are not needed again
-            known = (POSITION_WEIGHT * position_map(channels, rows, columns, aspect)).to(x.device)
+            known = (POSITION_WEIGHT * position_map(channels, rows, columns, aspect))[None].to(x.device)
+            if x.is_contiguous(memory_format=torch.channels_last):
+                known = known.contiguous(memory_format=torch.channels_last)
             self._positions[key] = known
         return x + known
 

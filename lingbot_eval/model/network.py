@@ -31,7 +31,10 @@ class DenseOutput:
 
 
 class GeometricContextTransformer(nn.Module):
-    """The streaming model; it holds no state of a stream, the caches given to :meth:`forward` do."""
+    """The streaming model; it holds no state of a stream, the caches given to its passes do.
+
+    tf32_heads: whether float32 convolutions may use the matrix units' short mantissa (10 bits).
+    """
 
     def __init__(self, config: ModelConfig, *, point_head: bool = False) -> None:
         super().__init__()
@@ -40,6 +43,7 @@ class GeometricContextTransformer(nn.Module):
         self.camera_head = CameraHead(config)
         self.depth_head = DenseHead(config, outputs=2)
         self.point_head = DenseHead(config, outputs=4) if point_head else None
+        self.tf32_heads = False
 
     @property
     def device(self) -> torch.device:
@@ -62,15 +66,22 @@ class GeometricContextTransformer(nn.Module):
         return self.aggregator.place(images, placement)
 
     def dense(self, inputs: PassInputs, cache: KVCache) -> DenseOutput:
-        """Backbone, aggregator and dense heads: the part of a pass whose shapes do not depend on the past."""
+        """Backbone, aggregator and dense heads of a pass."""
         height, width = inputs.images.shape[-2:]
-        tokens = self.aggregator(inputs, cache)
+        return self.maps(self.trunk(inputs, cache), height, width)
+
+    def trunk(self, inputs: PassInputs, cache: KVCache) -> list[Tensor]:
+        """Backbone and aggregator of a pass → the four tensors (S, T, 2C) that the heads read."""
+        return cast(list[Tensor], self.aggregator(inputs, cache))
+
+    def maps(self, tokens: list[Tensor], height: int, width: int) -> DenseOutput:
+        """The dense heads over the trunk's tokens of H×W images."""
         depth, depth_confidence = _by_frame(self.depth_head, tokens, height, width)
         points, points_confidence = None, None
         if self.point_head is not None:
             raw, points_confidence = _by_frame(self.point_head, tokens, height, width)
             points = raw.sign() * torch.expm1(raw.abs())
-        return DenseOutput(tokens[-1][:, 0], depth[..., 0].exp(), depth_confidence, points, points_confidence)
+        return DenseOutput(camera_tokens(tokens), depth[..., 0].exp(), depth_confidence, points, points_confidence)
 
     def poses(self, camera_tokens: Tensor, cache: KVCache, iterations: int) -> list[Tensor]:
         """(S, 2C) camera tokens of a pass → one (S, 9) encoding a refinement iteration, the last the result.
@@ -78,6 +89,11 @@ class GeometricContextTransformer(nn.Module):
         [tx ty tz, qx qy qz qw, fov_y, fov_x]: camera-to-world, quaternion scalar last and not normalised, fov in rad.
         """
         return cast(list[Tensor], self.camera_head(camera_tokens, iterations, cache))
+
+
+def camera_tokens(tokens: list[Tensor]) -> Tensor:
+    """(S, 2C) of the trunk's tokens: what the camera head reads."""
+    return tokens[-1][:, 0]
 
 
 def _by_frame(head: DenseHead, tokens: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:

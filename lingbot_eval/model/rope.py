@@ -26,31 +26,43 @@ def grid_positions(rows: int, columns: int) -> Tensor:
     return torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
 
 
-class FrameRotary:
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """Rotation of (..., N, heads, 64) queries or keys, channel pair by channel pair: a·cos − b·sin, b·cos + a·sin.
+
+    cos, sin: (rows, 32) float32, contiguous; token n of the N takes row n mod rows. interleaved: pair i is channels
+    2i and 2i + 1 (global blocks), else channels i and i + 16 of each half (frame blocks).
+    """
+
+    cos: Tensor
+    sin: Tensor
+    interleaved: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate queries or keys; the dtype is kept. The N tokens are as many as there are rows."""
+        cos, sin = self.cos[:, None], self.sin[:, None]
+        if self.interleaved:
+            a, b = torch.unflatten(x.float(), -1, (-1, 2)).unbind(-1)
+            return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
+        halves = torch.unflatten(x.float(), -1, (2, 2, -1))
+        a, b = halves[..., 0, :].flatten(-2), halves[..., 1, :].flatten(-2)
+        rotated = torch.stack([torch.unflatten(p, -1, (2, -1)) for p in (a * cos - b * sin, b * cos + a * sin)], dim=-2)
+        return rotated.flatten(-3).to(x.dtype)
+
+
+def frame_rotation(rows: int, columns: int, device: torch.device) -> Rotation:
     """Rotation of the frame blocks: first half of the channels by row, last half by column.
 
     Special tokens stand at (0, 0), patch (r, c) at (r + 1, c + 1). Rotate-half form within each half.
     """
-
-    def __init__(self, rows: int, columns: int, device: torch.device) -> None:
-        patches = grid_positions(rows, columns) + 1
-        positions = torch.cat([torch.zeros(SPECIAL_TOKENS, 2, dtype=torch.int64), patches]).double()
-        angles = positions[:, :, None] * _frequencies(FRAME_BASE, HEAD_DIM // 2)  # (T, 2, 16)
-        # Both members of a rotated pair (i, i + 16) take the same angle.
-        angles = torch.cat([angles, angles], dim=-1)[:, None]  # (T, 1, 2, 32): broadcasts over heads
-        self._cos = angles.cos().float().to(device)
-        self._sin = angles.sin().float().to(device)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Rotate queries or keys (..., T, heads, 64); the dtype is kept."""
-        halves = torch.unflatten(x, -1, (2, HEAD_DIM // 2)).float()
-        a, b = halves.chunk(2, dim=-1)
-        rotated = halves * self._cos + torch.cat([-b, a], dim=-1) * self._sin
-        return torch.flatten(rotated, -2).to(x.dtype)
+    patches = grid_positions(rows, columns) + 1
+    positions = torch.cat([torch.zeros(SPECIAL_TOKENS, 2, dtype=torch.int64), patches]).double()
+    angles = (positions[:, :, None] * _frequencies(FRAME_BASE, HEAD_DIM // 2)).flatten(1)  # (T, 2·16)
+    return Rotation(angles.cos().float().to(device), angles.sin().float().to(device), interleaved=False)
 
 
 class StreamRotary:
-    """Rotation of the global blocks by (keyframe clock, row, column).
+    """Rotations of the global blocks by (keyframe clock, row, column).
 
     Special token i stands at (f, i, i), patch (r, c) at (f, 6 + r, 6 + c). Interleaved pairs. The temporal angles
     are computed for the clock values at hand, so there is no table to run out of.
@@ -72,19 +84,5 @@ class StreamRotary:
         temporal = clocks[:, None, None] * self._temporal  # (S, 1, 10)
         tokens = self._spatial.shape[0]
         angles = torch.cat([temporal.expand(-1, tokens, -1), self._spatial.expand(count, -1, -1)], dim=-1)
-        angles = angles.flatten(0, 1)[:, None]  # (S·T, 1, 32): broadcasts over heads
-        return Rotation(angles.cos().float(), angles.sin().float())
-
-
-@dataclass(frozen=True, eq=False)
-class Rotation:
-    """Interleaved rotation of (N, heads, 64) queries or keys by fixed angles: (N, 1, 32) cosines and sines."""
-
-    cos: Tensor
-    sin: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Rotate queries or keys; the dtype is kept."""
-        real, imaginary = torch.unflatten(x.float(), -1, (-1, 2)).unbind(-1)
-        rotated = torch.stack([real * self.cos - imaginary * self.sin, real * self.sin + imaginary * self.cos], dim=-1)
-        return rotated.flatten(-2).to(x.dtype)
+        angles = angles.flatten(0, 1)  # (S·T, 32)
+        return Rotation(angles.cos().float(), angles.sin().float(), interleaved=True)

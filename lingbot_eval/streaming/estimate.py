@@ -12,19 +12,20 @@ from dataclasses import dataclass
 import torch
 
 from lingbot_eval.cache.append import CHUNK_FRAMES
+from lingbot_eval.cache.contiguous import contiguous_tokens
 from lingbot_eval.cache.flashinfer import WORKSPACE_BYTES
-from lingbot_eval.cache.sdpa import MEMORY_CHUNK_FRAMES
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.model.config import PATCH_SIZE, SPECIAL_TOKENS, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.streaming.settings import StreamSettings, overlap_frames, stream_interval, window_span
 
 FLOAT_BYTES = 4
+CONTIGUOUS = ("auto", "sdpa", "triton")
 
 # Live tensors of one pass, counted operator by operator on the meta device for `full`, `mini` and `ci` at 224×168,
 # 518×378 and 518×518, scale phases of 2 and 8 frames, both precisions, with and without point head: the allowance made
-# of these coefficients is never less than the count and at most 14 % more (tests/streaming/test_estimate.py).
-TRUNK_BYTES = 77  # a token and channel, inside a block of the aggregator
+# of these coefficients is never less than the count and at most 15 % more (tests/streaming/test_estimate.py).
+TRUNK_BYTES = 81  # a token and channel, inside a block of the aggregator
 OUTPUT_BYTES = 32  # a token and channel, the four outputs that wait for the dense heads
 HEAD_BYTES = 265  # a pixel of the one frame in a dense head, and HEAD_FEATURE_BYTES more a feature
 HEAD_FEATURE_BYTES = 5
@@ -147,13 +148,10 @@ class _Reserved:
     passing: bool
 
     def block_tokens(self, backend: str) -> int:
-        return self._contiguous() if backend in ("auto", "sdpa") else self._paged()
-
-    def _contiguous(self) -> int:
-        memory = max(0, self.kept - self.scale - self.window)
-        chunks = -(-memory // MEMORY_CHUNK_FRAMES) * MEMORY_CHUNK_FRAMES * SPECIAL_TOKENS
-        scratch = self.frame_tokens + SPECIAL_TOKENS
-        return (self.scale + self.window) * self.frame_tokens + chunks + scratch
+        if backend in CONTIGUOUS:
+            shape = (self.frame_tokens, SPECIAL_TOKENS)
+            return contiguous_tokens(shape, self.scale + self.window, self.entered)
+        return self._paged()
 
     def _paged(self) -> int:
         page = self.frame_tokens - SPECIAL_TOKENS

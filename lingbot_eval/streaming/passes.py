@@ -1,65 +1,108 @@
-"""Runs the dense part of a pass: launch by launch, or as one CUDA graph where the store's memory stays put.
+"""Runs one pass: launch by launch, or as one CUDA graph where the stores' memory stays put.
 
-A step of the full model is a few thousand small launches, which cost more time on the host than on the device. The
-shapes of its dense part do not depend on the past, and a paged store keeps its table in fixed buffers, so one captured
-pass serves until the store grows. The camera head, whose past is a prefix that grows by a token, stays outside.
+A step of the full model is more than a thousand small launches, which cost more time on the host than on the device.
+Its shapes do not depend on the past, and the stores keep what changes (places, ranges, tables) in fixed buffers, so one
+captured pass serves every frame until a store grows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from lingbot_eval.cache.protocol import CacheStore
 from lingbot_eval.model.aggregator import PassInputs
-from lingbot_eval.model.network import DenseOutput, GeometricContextTransformer
+from lingbot_eval.model.network import DenseOutput, GeometricContextTransformer, camera_tokens
 from lingbot_eval.model.rope import Rotation
+from lingbot_eval.streaming.stores import StreamStores
+
+
+@dataclass(frozen=True)
+class PassOutput:
+    """One pass of S frames: (S, 9) pose encodings and the dense maps, on the device."""
+
+    poses: Tensor
+    dense: DenseOutput
 
 
 class PassRunner:
-    """Runs passes of one stream; captures the second of those that have the same key, and replays it from then on."""
+    """Runs passes of one stream; captures the second of those that have the same shape, and replays it from then on."""
 
-    def __init__(self, model: GeometricContextTransformer) -> None:
+    def __init__(self, model: GeometricContextTransformer, camera_iterations: int) -> None:
         self._model = model
-        self._seen: Hashable = None
+        self._iterations = camera_iterations
+        self._warm: set[torch.Size] = set()
+        self._key: Hashable = None
         self._captured: CapturedPass | None = None
 
-    def run(self, inputs: PassInputs, store: CacheStore) -> DenseOutput:
-        """The dense part of a pass whose step ``store`` has begun."""
-        key = (store.capture_key(), inputs.images.shape)
-        if key[0] is None:
-            return self._model.dense(inputs, store)
-        if key != self._seen:
-            # The first of its kind runs as it is, which also warms the kernels up for the capture.
-            self._seen, self._captured = key, None
-            return self._model.dense(inputs, store)
-        if self._captured is None:
-            self._captured = CapturedPass(self._model, inputs, store)
+    def run(self, inputs: PassInputs, stores: StreamStores) -> PassOutput:
+        """A pass whose step ``stores`` have begun."""
+        # Float32 means float32: TF32 convolutions, torch's default on a GPU, cost the heads three digits.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self._model.tf32_heads):
+            return self._run(inputs, stores)
+
+    def _run(self, inputs: PassInputs, stores: StreamStores) -> PassOutput:
+        state = stores.capture_key()
+        if state is None:
+            return launch(self._model, inputs, stores, self._iterations)
+        shape = inputs.images.shape
+        if shape not in self._warm:
+            # The first of its kind runs as it is, which also compiles and plans what a capture must find ready.
+            self._warm.add(shape)
+            return launch(self._model, inputs, stores, self._iterations)
+        if self._captured is None or self._key != (state, shape):
+            self._captured = None  # its memory goes before the next one takes as much
+            self._captured = CapturedPass(self._model, inputs, stores, self._iterations)
+            self._key = (state, shape)
         return self._captured.replay(inputs)
+
+
+def launch(model: GeometricContextTransformer, inputs: PassInputs, stores: StreamStores, iterations: int) -> PassOutput:
+    """The pass, operation by operation."""
+    height, width = inputs.images.shape[-2:]
+    tokens = model.trunk(inputs, stores.blocks)
+    dense = model.maps(tokens, height, width)
+    return PassOutput(model.poses(dense.camera_tokens, stores.camera, iterations)[-1], dense)
 
 
 class CapturedPass:
     """One pass as a CUDA graph, with inputs and outputs of its own."""
 
-    def __init__(self, model: GeometricContextTransformer, inputs: PassInputs, store: CacheStore) -> None:
+    def __init__(
+        self, model: GeometricContextTransformer, inputs: PassInputs, stores: StreamStores, iterations: int
+    ) -> None:
         images, special, cos, sin = (tensor.clone() for tensor in inputs.tensors())
-        self._inputs = PassInputs(images, special, Rotation(cos, sin))
+        self._inputs = PassInputs(images, special, Rotation(cos, sin, inputs.rotation.interleaved))
         self._graph = torch.cuda.CUDAGraph()
+        beside = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        height, width = images.shape[-2:]
         # Frames are decoded in another thread meanwhile; only this one must keep to what can be captured.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._output = model.dense(self._inputs, store)
+            tokens = model.trunk(self._inputs, stores.blocks)
+            # The camera head reads gigabytes of weights for one token, the dense heads multiply: side by side.
+            main = torch.cuda.current_stream()
+            beside.wait_stream(main)
+            with torch.cuda.stream(beside):
+                poses = model.poses(camera_tokens(tokens), stores.camera, iterations)[-1]
+            dense = model.maps(tokens, height, width)
+            main.wait_stream(beside)
+            self._output = PassOutput(poses, dense)
 
-    def replay(self, inputs: PassInputs) -> DenseOutput:
+    def replay(self, inputs: PassInputs) -> PassOutput:
         """The same pass over new inputs. The output is the caller's own: the next replay leaves it alone."""
         for mine, theirs in zip(self._inputs.tensors(), inputs.tensors(), strict=True):
             mine.copy_(theirs)
         self._graph.replay()
-        out = self._output
-        return DenseOutput(
-            camera_tokens=out.camera_tokens.clone(),
-            depth=out.depth.clone(),
-            depth_confidence=out.depth_confidence.clone(),
-            points=None if out.points is None else out.points.clone(),
-            points_confidence=None if out.points_confidence is None else out.points_confidence.clone(),
+        dense = self._output.dense
+        return PassOutput(
+            self._output.poses.clone(),
+            DenseOutput(
+                camera_tokens=dense.camera_tokens.clone(),
+                depth=dense.depth.clone(),
+                depth_confidence=dense.depth_confidence.clone(),
+                points=None if dense.points is None else dense.points.clone(),
+                points_confidence=None if dense.points_confidence is None else dense.points_confidence.clone(),
+            ),
         )

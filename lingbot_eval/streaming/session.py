@@ -63,7 +63,7 @@ class StreamingSession:
         self._window = settings.window or model.config.window
         self.interval = stream_interval(settings, frames)
         self._policy = CachePolicy(self._window)
-        self._passes = PassRunner(model)
+        self._passes = PassRunner(model, camera_iterations)
         self._stores: StreamStores | None = None
         self._size: tuple[int, int] | None = None
         self._waiting: list[Tensor] = []
@@ -121,15 +121,13 @@ class StreamingSession:
         placement = Placement(
             clock=step.clock, starts_stream=step.frame == 0, scale_phase=step.frame_type is FrameType.SCALE
         )
-        # Float32 means float32: TF32 convolutions, torch's default on a GPU, would cost the heads three digits.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            dense = self._passes.run(self._model.place(images, placement), stores.blocks)
-            poses = self._model.poses(dense.camera_tokens, stores.camera, self._iterations)[-1]
+        out = self._passes.run(self._model.place(images, placement), stores)
+        dense = out.dense
         outputs = tuple(
             FrameOutput(
                 index=step.frame + i,
                 frame_type=step.frame_type,
-                pose=poses[i],
+                pose=out.poses[i],
                 depth=dense.depth[i],
                 depth_confidence=dense.depth_confidence[i],
                 points=None if dense.points is None else dense.points[i],

@@ -7,13 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingbot_eval.cache import append, sdpa
+from lingbot_eval.cache import append, contiguous
 from lingbot_eval.cache.append import AppendStore
+from lingbot_eval.cache.contiguous import ContiguousStore
 from lingbot_eval.cache.executors import TorchExecutor
 from lingbot_eval.cache.paged import PagedStore
 from lingbot_eval.cache.policy import CachePolicy, Step
 from lingbot_eval.cache.protocol import CacheShape, CacheStore
-from lingbot_eval.cache.sdpa import SdpaStore
+from lingbot_eval.cache.ranges import SlicedAttention
 from lingbot_eval.errors import StreamError
 from tests.cache.dense import DenseMaskedStore
 
@@ -55,7 +56,7 @@ def test_both_stores_equal_the_dense_oracle(scale: int, window: int, tokens: int
     paged = PagedStore(shape(tokens), window, TorchExecutor(shape(tokens), tokens - SPECIAL))
     stores: list[CacheStore] = [
         DenseMaskedStore(LAYERS, tokens, SPECIAL),  # type: ignore[list-item]  # the oracle keeps no books
-        SdpaStore(shape(tokens), window),
+        ContiguousStore(shape(tokens), window, SlicedAttention()),
         paged,
     ]
     play(stores, CachePolicy(window), scale, fates, tokens)
@@ -70,19 +71,20 @@ def test_camera_store_equals_the_dense_oracle(scale: int, window: int, fates: li
 
 
 def test_growth_by_chunks_keeps_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdpa, "MEMORY_CHUNK_FRAMES", 3)
+    monkeypatch.setattr(contiguous, "MEMORY_CHUNK_FRAMES", 3)
     monkeypatch.setattr(append, "CHUNK_FRAMES", 4)
-    grown = SdpaStore(shape(4), 2)
+    grown = ContiguousStore(shape(4), 2, SlicedAttention())
     play([DenseMaskedStore(LAYERS, 4, SPECIAL), grown], CachePolicy(2), 2, ["keep", "keep", "late", "pass"] * 6, 4)  # type: ignore[list-item]  # as above
     play([DenseMaskedStore(LAYERS, 1, 1), AppendStore(shape(1, special=1))], CachePolicy(2), 2, ["keep"] * 15, 1)  # type: ignore[list-item]  # as above
     token = shape(4).token_bytes
-    # 16 memory frames in chunks of 3: room for 18, and for one frame that is not kept.
+    # Special tokens of 2 + 2 frames seen whole, of one that is not kept, and of 16 memory frames in chunks of 3; then
+    # the patches of the five.
     assert grown.used_bytes() == {"anchor": 8 * token, "window": 8 * token, "memory": 16 * SPECIAL * token}
-    assert grown.allocated_bytes() == (8 + 8 + 18 * SPECIAL + 4 + SPECIAL) * token
+    assert grown.allocated_bytes() == ((5 + 18) * SPECIAL + 5 * (4 - SPECIAL)) * token
 
 
 def test_memory_part_follows_its_formula_and_the_rest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, store = CachePolicy(3), SdpaStore(shape(5), 3)
+    policy, store = CachePolicy(3), ContiguousStore(shape(5), 3, SlicedAttention())
     generator = torch.Generator().manual_seed(0)
     run_pass([store], policy.enter_scale(2), 5, generator)
     for kept in range(1, 40):
@@ -94,7 +96,7 @@ def test_memory_part_follows_its_formula_and_the_rest_stays(monkeypatch: pytest.
 
 
 STORES = {
-    "sdpa": lambda: SdpaStore(shape(4), 2),
+    "sdpa": lambda: ContiguousStore(shape(4), 2, SlicedAttention()),
     "paged": lambda: PagedStore(shape(4), 2, TorchExecutor(shape(4), 4 - SPECIAL)),
     "camera": lambda: AppendStore(shape(1, special=1)),
 }
@@ -124,7 +126,7 @@ def test_a_frame_that_is_not_kept_leaves_no_trace(name: str) -> None:
 
 
 def test_misuse_is_refused() -> None:
-    store = SdpaStore(shape(4), 2)
+    store = ContiguousStore(shape(4), 2, SlicedAttention())
     with pytest.raises(StreamError, match="begin must come before"):
         store.attend(0, *torch.zeros(3, 4, HEADS, DIM))
     policy = CachePolicy(2)

@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingbot_eval.model.rope import FrameRotary, StreamRotary
+from lingbot_eval.model.rope import StreamRotary, frame_rotation
 
 CPU = torch.device("cpu")
 
 
-def test_frame_rotary_is_the_formula() -> None:
+def test_frame_rotation_is_the_formula() -> None:
     rows, columns = 2, 3
     x = torch.randn(6 + rows * columns, 1, 64, dtype=torch.float64)
-    out = FrameRotary(rows, columns, CPU)(x.float())
+    out = frame_rotation(rows, columns, CPU)(x.float())
     for token, (row, column) in enumerate([(0, 0)] * 6 + [(r + 1, c + 1) for r in range(rows) for c in range(columns)]):
         for half, position in enumerate((row, column)):
             for i in range(16):
@@ -68,4 +68,4 @@ def test_scores_depend_on_the_distance_in_time_alone(first: int, second: int, sh
 def test_low_precision_keeps_its_dtype() -> None:
     x = torch.randn(7, 2, 64, dtype=torch.bfloat16)
     assert StreamRotary(1, 1, CPU).at(3, 1)(x).dtype is torch.bfloat16
-    assert FrameRotary(1, 1, CPU)(x).dtype is torch.bfloat16
+    assert frame_rotation(1, 1, CPU)(x).dtype is torch.bfloat16

@@ -130,8 +130,10 @@ def test_the_peak_at_frame_300_is_below_twelve_gigabytes() -> None:
 @pytest.mark.parametrize(
     ("backend", "frames", "cache_allocated", "peak"),
     [
-        ("sdpa", 301, 7_497_875_456, 11_054_403_584),
-        ("sdpa", 1981, 8_957_493_248, 12_406_855_680),
+        ("sdpa", 165, 7_497_285_632, 11_127_403_520),
+        ("sdpa", 1085, 8_218_705_920, 11_876_504_064),
+        ("triton", 165, 7_497_285_632, 10_954_387_968),
+        ("triton", 1085, 8_218_705_920, 11_738_091_520),
         ("flashinfer-fa3", 301, 7_401_439_232, 11_153_560_576),
         ("flashinfer-fa3", 1981, None, 12_390_975_488),
     ],
@@ -209,7 +211,7 @@ def test_activations_cover_what_is_alive(
     predicted = estimate(network, StreamSettings(scale_frames=scale), height, width, 100).activation_bytes
     maps = config.dpt_features // 2 * height * width + sum(config.dpt_channels) * (height // 14) * (width // 14)
     alive = live_bytes(network, height, width, scale) + FLOAT_BYTES * maps * (1 + network.point_head)
-    assert alive <= predicted <= 1.14 * alive
+    assert alive <= predicted <= 1.15 * alive
 
 
 def test_nothing_to_warn_about() -> None:
