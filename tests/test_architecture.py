@@ -117,7 +117,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.rendering",
     },
 }
-WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "doctor", "conversion", "runs", "reports"}
+WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "doctor", "conversion", "runs", "reports", "gate"}
 
 
 def name_of(path: Path) -> str:

@@ -26,6 +26,8 @@ COMMANDS = {
     "compare": "two backends on the same frames, or two runs: agreement, speed, memory",
     "datasets": "list, show, check or prepare datasets",
     "score": "score a trajectory file against a reference",
+    "gate": "a run against a baseline: did anything get worse?",
+    "env": "what this machine is, as every record says it",
     "verify": "rebuild the reference cases and compare: can this machine be trusted?",
 }
 
