@@ -76,8 +76,8 @@ class Trajectory:
 class StepCost:
     """What one frame cost on the device.
 
-    forward_s: seconds of the streaming step, device synchronised before and after. Scale frames enter
-    together: each carries an equal share of that one pass. cache_bytes: bytes in use after the step, by kind
+    forward_s: seconds of the streaming step on its device, between CUDA events, on a CPU by the wall clock. Scale
+    frames enter together: each carries an equal share of that one pass. cache_bytes: bytes in use after the step, by kind
     (``anchor``, ``window``, ``memory``, ``camera_head``). device_bytes: allocated on the device after the step,
     None on a CPU.
     """

@@ -86,6 +86,11 @@ def gives_depth(settings: MethodSettings) -> bool:
     return not isinstance(settings, ReplayConfig) or settings.depth is not None
 
 
+def leaves_the_cpu_free(settings: MethodSettings) -> bool:
+    """Whether the method computes elsewhere, so that the cores may decode, score and store meanwhile."""
+    return not isinstance(settings, ReplayConfig) and settings.device.startswith("cuda")
+
+
 def free_device_memory() -> None:
     """Give back what a failed method left on the device, once nothing refers to it any more."""
     gc.collect()

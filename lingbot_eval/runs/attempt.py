@@ -14,20 +14,24 @@ from lingbot_eval.errors import CheckpointError, DataError, DependencyError, Lin
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.formats.trajectories import write_tum
 from lingbot_eval.methods.protocol import Method
-from lingbot_eval.methods.registry import OpenMethod, gives_depth
+from lingbot_eval.methods.registry import OpenMethod, gives_depth, leaves_the_cpu_free
 from lingbot_eval.preparation.resize import prepare
+from lingbot_eval.runs.background import Behind
 from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.fingerprint import input_fingerprint
 from lingbot_eval.runs.plan import Unit, open_scene
 from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
 from lingbot_eval.runs.scoring import SceneScorer, Scoring
-from lingbot_eval.runs.stream import SceneStream
+from lingbot_eval.runs.stream import Output, SceneStream
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
 from lingbot_eval.types import Frame, FrameSequence, Measurement
 
 TRACEBACK_FILE = "traceback.txt"
 _LONGEST_REASON = 1000
+
+PREPARING, WAITING = 2, 8
+"""Where the method leaves the cores free: threads that prepare frames, and predictions that may wait to be scored."""
 
 Stage = Literal["open", "warm-up", "stream", "score", "store"]
 
@@ -55,6 +59,7 @@ class Attempt:
     _stage: Stage = "open"
     _sequence: FrameSequence | None = None
     _stream: SceneStream | None = None
+    _failed_behind: tuple[Stage, int] | None = None
     _facts: dict[str, Any] = field(default_factory=dict)
     _method_facts: dict[str, Any] = field(default_factory=dict)
     _frames: int = 0
@@ -124,14 +129,21 @@ class Attempt:
             # Not of this unit: the run directory, the weights or the installation would fail the next one, too.
             raise
         except Exception as error:  # noqa: BLE001 - a method is foreign code and may raise anything
-            at_frame = self._stream.at_frame if self._stream is not None else None
+            stage, at_frame = self._place()
             self.failure = Failure(
-                stage=self._stage,
+                stage=stage,
                 reason=_in_one_line(error),
-                at_frame=at_frame if self._stage in ("stream", "score") else None,
+                at_frame=at_frame,
                 bad_input=isinstance(error, LingbotEvalError),
                 traceback=traceback.format_exc(),
             )
+
+    def _place(self) -> tuple[Stage, int | None]:
+        """Where the unit is: what is behind the stream fails at a frame of its own."""
+        if self._failed_behind is not None:
+            return self._failed_behind
+        streaming = self._stage == "stream" and self._stream is not None
+        return self._stage, self._stream.at_frame if streaming and self._stream is not None else None
 
     def _run(self, sequence: FrameSequence, writer: UnitWriter, each_frame: Callable[[], None]) -> None:
         # Before the stream, although the scores need it after: a broken pose file should not cost a whole pass.
@@ -142,7 +154,8 @@ class Attempt:
         warm_up_s = self._warm_up(method, sequence)
         scorer = SceneScorer(self._scoring(method))
         self._stage = "stream"
-        self._stream = SceneStream(method, *self._source(method, sequence))
+        workers = PREPARING if leaves_the_cpu_free(self.unit.method) else 0
+        self._stream = SceneStream(method, *self._source(method, sequence), workers)
         self._stream_through(self._stream, scorer, writer, each_frame)
         # A method may stop before the end, as a replay does after its last pose.
         if not self._stream.exhausted and sequence.length is not None:
@@ -187,15 +200,23 @@ class Attempt:
     def _stream_through(
         self, stream: SceneStream, scorer: SceneScorer, writer: UnitWriter, each_frame: Callable[[], None]
     ) -> None:
-        with closing(stream.outputs()) as outputs:
-            for output in outputs:
-                self._stage = "score"
+        def keep(output: Output) -> None:
+            stage: Stage = "score"
+            try:
                 row = scorer.add(output)
-                self._stage = "store"
+                stage = "store"
                 writer.append_row(row)
-                self._stage = "stream"
-                self._frames, self._predictions = stream.given, scorer.predictions
-                each_frame()
+            except Exception:
+                self._failed_behind = stage, output.prediction.index
+                raise
+            self._predictions = scorer.predictions
+            each_frame()
+
+        free = leaves_the_cpu_free(self.unit.method)
+        with closing(stream.outputs()) as outputs, Behind(keep, WAITING if free else 0) as behind:
+            for output in outputs:
+                self._frames = stream.given
+                behind.put(output)
         self._frames = stream.given
 
     def _source(self, method: Method, sequence: FrameSequence) -> tuple[Iterator[Frame], Callable[[Frame], Frame]]:

@@ -101,7 +101,7 @@ def plan_key(experiment: Experiment, cards: Iterable[Card], weights: dict[str, W
 
 
 def content_key(content: dict[str, Any]) -> str:
-    """SHA-256 over plain JSON values and this package's code, as canonical JSON: what a stored result is filed under."""
+    """SHA-256 over plain JSON values and this package's code, as canonical JSON: what a result is filed under."""
     code = {"version": lingbot_eval.__version__, "sources": _code_digest()}
     return hashlib.sha256(canonical_json({**content, "code": code}).encode()).hexdigest()
 

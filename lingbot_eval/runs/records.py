@@ -27,7 +27,7 @@ FRAME_COLUMNS = (
     "index",
     "timestamp",
     "frame_type",  # scale, kept, unkept; empty for methods without a cache
-    "forward_ms",  # device-synchronised step time
+    "forward_ms",  # the step on its device: between CUDA events, on a CPU wall clock
     "interval_ms",  # wall time since the previous prediction left: end to end
     "position_error_m",  # after the Sim(3) alignment of the whole sequence; empty without a reference pose
     "rotation_error_deg",  # likewise

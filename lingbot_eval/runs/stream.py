@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from lingbot_eval.errors import StreamError
 from lingbot_eval.methods.protocol import Method
-from lingbot_eval.preparation.prefetch import prefetch
+from lingbot_eval.preparation.prefetch import prefetch_mapped
 from lingbot_eval.types import Frame, Prediction
 
 AHEAD = 4
-"""Frames decoded and prepared in the background before the method asks for them."""
+"""Frames decoded and prepared in the background before the method asks for them; for each further worker one more."""
 
 MAX_BYTES_IN_FLIGHT = 2**30
 """Of the frames that a method holds back before it answers: about 700 of 518×378 with depth, more than any scale
@@ -28,7 +28,8 @@ class Output:
     """A prediction, with the prepared frame that it is about.
 
     interval_s: wall-clock seconds since the previous prediction left (the first: since the stream was started), with
-    everything in it: decoding, preparing, predicting, and what the caller did with the previous Output.
+    everything in it: decoding, preparing, predicting, and what the caller did with the previous Output, as far as
+    these are not done beside each other.
     """
 
     frame: Frame
@@ -39,8 +40,12 @@ class Output:
 class SceneStream:
     """Feeds prepared frames to a method and pairs its predictions with them; holds only the frames in flight."""
 
-    def __init__(self, method: Method, frames: Iterable[Frame], prepare: Callable[[Frame], Frame]) -> None:
+    def __init__(
+        self, method: Method, frames: Iterable[Frame], prepare: Callable[[Frame], Frame], workers: int = 0
+    ) -> None:
+        """``workers``: threads that prepare frames besides the one that decodes them; 0: that one does both."""
         self._method = method
+        self._workers = workers
         self._frames = frames
         self._prepare = prepare
         self._in_flight: OrderedDict[int, Frame] = OrderedDict()
@@ -71,7 +76,8 @@ class SceneStream:
         """
         last = -1
         left = time.perf_counter()
-        with closing(prefetch(map(self._prepare, self._frames), AHEAD)) as source:
+        ahead = AHEAD + self._workers
+        with closing(prefetch_mapped(self._prepare, self._frames, ahead, self._workers)) as source:
             for prediction in self._method.predict(self._tapped(source)):
                 frame = self._take(prediction.index, last)
                 last = prediction.index

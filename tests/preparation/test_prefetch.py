@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lingbot_eval.preparation.prefetch import prefetch
+from lingbot_eval.preparation.prefetch import prefetch, prefetch_mapped
 
 
 def workers() -> int:
@@ -136,3 +136,64 @@ def test_lists_can_be_read_ahead_too() -> None:
 def test_ahead_must_be_positive() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         prefetch([1], 0)
+
+
+@pytest.mark.parametrize("workers_", [0, 1, 3])
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_a_function_is_applied_in_order(workers_: int, ahead: int) -> None:
+    def slow_for_even(number: int) -> int:
+        time.sleep(0.004 * (number % 2 == 0))
+        return 10 * number
+
+    source = Source(20)
+    assert list(prefetch_mapped(slow_for_even, iter(source), ahead, workers_)) == list(range(0, 200, 10))
+    assert source.closed
+    assert workers() == 0
+
+
+def test_workers_apply_the_function_at_the_same_time() -> None:
+    both_there = threading.Barrier(2, timeout=5)
+
+    def meet(number: int) -> int:
+        both_there.wait()
+        return number
+
+    assert list(prefetch_mapped(meet, range(6), 4, 2)) == list(range(6))
+
+
+def test_no_more_than_ahead_are_in_hand() -> None:
+    source = Source(100)
+    taken = prefetch_mapped(lambda number: number, source, 3, 2)
+    next(taken)
+    wait_for(source, 4)
+    time.sleep(0.05)
+    assert source.made == 4
+    taken.close()
+    assert workers() == 0
+
+
+@pytest.mark.parametrize("workers_", [0, 2])
+def test_errors_of_source_and_function_come_in_their_place(workers_: int) -> None:
+    def refuse_five(number: int) -> int:
+        if number == 5:
+            raise ValueError("five")
+        return number
+
+    seen: list[int] = []
+    source = Source(10)
+    with pytest.raises(ValueError, match="five"):
+        seen.extend(prefetch_mapped(refuse_five, iter(source), 4, workers_))
+    assert seen == [0, 1, 2, 3, 4]
+    assert source.closed
+    with pytest.raises(OSError, match="element 3"):
+        list(prefetch_mapped(refuse_five, Source(10, fail_at=3), 4, workers_))
+    assert workers() == 0
+
+
+def test_a_source_that_hangs_back_does_not_hang_the_end() -> None:
+    source = Source(1000, delay=0.02)
+    taken = prefetch_mapped(lambda number: number, iter(source), 6, 3)
+    next(taken)
+    taken.close()
+    assert workers() == 0
+    assert source.closed

@@ -12,19 +12,24 @@ from fakes import FRAMES, Quiet, World, experiment, pose_at
 
 from lingbot_eval.errors import CheckpointError, StoreError
 from lingbot_eval.formats.trajectories import read_tum
+from lingbot_eval.runs import attempt
 from lingbot_eval.runs import store as store_module
 from lingbot_eval.runs.execute import Outcome, execute
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import make_plan
 from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.runs.scoring import SceneScorer
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.runs.stream import Output
 from lingbot_eval.runs.unit_writer import UnitWriter
 
 
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
+@pytest.fixture(params=["cores busy", "cores free"])
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
+    """All of it twice: scored in line, and in threads beside a method that computes elsewhere."""
     made = World()
     made.install(monkeypatch)
+    monkeypatch.setattr(attempt, "leaves_the_cpu_free", lambda settings: request.param == "cores free")
     return made
 
 
@@ -147,6 +152,20 @@ def test_a_failing_unit_is_a_result(tmp_path: Path, world: World, error: Excepti
     folder = outcome.path / "units" / "synthetic" / "one" / "bad"
     assert "Traceback" in (folder / "traceback.txt").read_text()
     assert len((folder / "frames.csv").read_text().splitlines()) == 10
+
+
+def test_a_fault_in_scoring_belongs_to_its_frame(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = SceneScorer.add
+
+    def broken(self: SceneScorer, output: Output) -> object:
+        if output.prediction.index == 11:
+            raise RuntimeError("no such metric")
+        return add(self, output)
+
+    monkeypatch.setattr(SceneScorer, "add", broken)
+    record = units(run(tmp_path, experiment()))["one", "good"]
+    assert (record.stage, record.failed_at_frame, record.predictions) == ("score", 11, 11)
+    assert record.reason == "RuntimeError: no such metric"
 
 
 def test_a_damaged_image_fails_its_unit_and_says_which(tmp_path: Path, world: World) -> None:

@@ -1,0 +1,62 @@
+"""Work behind the stream: one thread takes what comes, in order, while the next is computed."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Behind(Generic[T]):
+    """Calls ``work`` for every item in the order given; a context, whose end waits for the last one.
+
+    bound: items that may wait; ``put`` blocks beyond it, so that a slow consumer slows the stream instead of filling
+    the memory. 0 is the form without a thread, where ``put`` does the work itself: for machines whose cores are
+    the device. What ``work`` raises comes out of the next ``put``, or of the end; nothing is worked on after it.
+    """
+
+    def __init__(self, work: Callable[[T], None], bound: int) -> None:
+        self._work = work
+        self._error: BaseException | None = None
+        self._waiting: queue.Queue[T | None] = queue.Queue(bound)
+        self._thread = threading.Thread(target=self._run, name="behind") if bound else None
+
+    def __enter__(self) -> Self:
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def put(self, item: T) -> None:
+        """Have ``item`` worked on."""
+        if self._thread is None:
+            self._work(item)
+        else:
+            self._raise()
+            self._waiting.put(item)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is None:
+            return
+        self._waiting.put(None)
+        self._thread.join()
+        # It failed at an earlier item than whatever ends the block; only an interruption goes before it.
+        if self._error is not None and error is not self._error and (error is None or isinstance(error, Exception)):
+            raise self._error from error
+
+    def _run(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            if self._error is None:
+                try:
+                    self._work(item)
+                except BaseException as error:  # noqa: BLE001 - carried to the thread that put the item
+                    self._error = error
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
