@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streaming": COMMON | {"model", "cache"},
     "methods": COMMON | {"streaming", "model", "cache", "profiling"},
     "verification": COMMON | {"streaming", "model", "cache"},
+    "stages": COMMON | {"streaming", "model", "cache", "profiling"},
     "runs": COMMON | {"adapters", "preparation", "methods", "metrics", "profiling"},
     "reports": COMMON | {"runs"},
     "comparison": COMMON | {"metrics", "preparation", "profiling", "model", "streaming", "methods", "runs", "reports"},
@@ -58,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gate": COMMON | {"runs", "metrics", "reports", "comparison"},
     "cli": COMMON
     | {"adapters", "preparation", "metrics", "profiling", "cache", "model", "streaming", "methods"}
-    | {"verification", "runs", "reports", "comparison", "gate", "doctor", "conversion", "scaling"},
+    | {"verification", "stages", "runs", "reports", "comparison", "gate", "doctor", "conversion", "scaling"},
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {

@@ -42,11 +42,15 @@ class AppendStore:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `lingbot_eval.model.protocols.KVCache`."""
+        self.remember(layer, key, value)
+        keys, values = self._buffers.layer(layer)
+        return self._attention.run(query, keys, values)
+
+    def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """See `CacheStore`."""
         if self._slots is None:
             raise StreamError("begin must come before attend")
         self._buffers.scatter(layer, self._slots, key, value)
-        keys, values = self._buffers.layer(layer)
-        return self._attention.run(query, keys, values)
 
     def keep_last(self, step: Step) -> None:
         """The frame already lies where it belongs. See `CacheStore`."""

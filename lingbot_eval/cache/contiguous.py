@@ -71,11 +71,15 @@ class ContiguousStore:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `lingbot_eval.model.protocols.KVCache`."""
+        self.remember(layer, key, value)
+        keys, values = self._buffers.layer(layer)
+        return self._attention.run(query, keys, values)
+
+    def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """See `CacheStore`."""
         if self._slots is None:
             raise StreamError("begin must come before attend")
         self._buffers.scatter(layer, self._slots, key, value)
-        keys, values = self._buffers.layer(layer)
-        return self._attention.run(query, keys, values)
 
     def keep_last(self, step: Step) -> None:
         """Move the patches of the frame that passed by to their window slot. See `CacheStore`."""

@@ -44,12 +44,16 @@ class PagedStore:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `lingbot_eval.model.protocols.KVCache`."""
-        if self._slots is None:
-            raise StreamError("begin must come before attend")
-        self._buffers.scatter(layer, self._slots, key, value)
+        self.remember(layer, key, value)
         keys, values = self._buffers.layer(layer)
         pages = (-1, self._page_tokens, self._shape.heads, self._shape.head_dim)
         return self._executor.run(query, keys.view(pages), values.view(pages))
+
+    def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """See `CacheStore`."""
+        if self._slots is None:
+            raise StreamError("begin must come before attend")
+        self._buffers.scatter(layer, self._slots, key, value)
 
     def keep_last(self, step: Step) -> None:
         """See `CacheStore`; nothing is copied."""

@@ -54,6 +54,10 @@ class CacheStore(Protocol):
         """See `lingbot_eval.model.protocols.KVCache`."""
         ...
 
+    def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Store the pass's (N, heads, head_dim) keys and values of a layer, as ``attend`` does before it attends."""
+        ...
+
     def keep_last(self, step: Step) -> None:
         """Keep the last pass's frame after the fact; ``step`` is the policy's answer to it."""
         ...

@@ -28,6 +28,7 @@ COMMANDS = {
     "score": "score a trajectory file against a reference",
     "gate": "a run against a baseline: did anything get worse?",
     "env": "what this machine is, as every record says it",
+    "stages": "where the milliseconds of one step go, against the least the machine allows",
     "verify": "rebuild the reference cases and compare: can this machine be trusted?",
 }
 

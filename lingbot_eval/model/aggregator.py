@@ -61,7 +61,9 @@ class Aggregator(nn.Module):
             lambda module, keys: self._grids.clear()
         )
 
-    def _constants(self, rows: int, columns: int) -> GridConstants:
+    def constants(self, height: int, width: int) -> GridConstants:
+        """What passes of H×W images share; sides are multiples of 14."""
+        rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
         device = self.camera_token.device
         key = (rows, columns, device)
         known = self._grids.get(key)
@@ -80,7 +82,7 @@ class Aggregator(nn.Module):
     def place(self, images: Tensor, placement: Placement) -> PassInputs:
         """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``."""
         count, _, height, width = images.shape
-        grid = self._constants(height // PATCH_SIZE, width // PATCH_SIZE)
+        grid = self.constants(height, width)
         return PassInputs(
             images=images,
             special=self._special_tokens(count, placement),
@@ -100,7 +102,7 @@ class Aggregator(nn.Module):
     def forward(self, inputs: PassInputs, cache: KVCache) -> list[Tensor]:
         """A pass → four tensors (S, T, 2C) float32: [frame block output, global block output]."""
         count, _, height, width = inputs.images.shape
-        grid = self._constants(height // PATCH_SIZE, width // PATCH_SIZE)
+        grid = self.constants(height, width)
         patches = self.patch_embed(inputs.images, grid.positions)
         x = torch.cat([inputs.special, patches], dim=1)
         tokens = x.shape[1]

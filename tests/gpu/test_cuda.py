@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from lingbot_eval.cache.executors import TorchExecutor
 from lingbot_eval.cache.flashinfer import FlashInferExecutor, Kernel, why_not
 from lingbot_eval.cache.pages import PageTable
 from lingbot_eval.cache.protocol import CacheShape
+from lingbot_eval.cache.ranges import MaskedAttention, TritonAttention, VarlenAttention
 from lingbot_eval.cli.main import main
 from lingbot_eval.model.build import build_model
+from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
+from lingbot_eval.model.rope import frame_rotation
 from lingbot_eval.streaming.backends import Backend
-from lingbot_eval.streaming.passes import PassRunner
+from lingbot_eval.streaming.passes import PassRunner, launch
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
 
@@ -67,10 +73,63 @@ def test_flashinfer_equals_torch_on_random_pages(kernel: Kernel, page_tokens: in
     assert float((found - wanted).norm() / wanted.norm()) < 5e-3
 
 
-@pytest.mark.parametrize("backend", ["flashinfer-fa2", "flashinfer-fa3"])
+@pytest.mark.parametrize("backend", ["triton", "sdpa"])
+def test_half_precision_holds_the_reference(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--device", "cuda", "--backend", backend, "--dtype", "bfloat16", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["pass"] > 40
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", [TritonAttention, VarlenAttention, MaskedAttention])
+@pytest.mark.parametrize(("start", "end"), [(0, 4096), (7, 3000), (100, 110), (5, 133)])
+def test_ranges_equal_torch_in_float64(attention: Any, dtype: torch.dtype, start: int, end: int) -> None:
+    """Scores of every size: with the last gain, later keys beat the first ones beyond what a type can hold."""
+    generator = torch.Generator(device()).manual_seed(end)
+    for gain in (1.0, 30.0):
+        q, keys, values = (
+            torch.randn(n, 4, 64, device=device(), generator=generator, dtype=torch.float32).to(dtype)
+            for n in (100, 4096, 4096)
+        )
+        keys[1000:] *= gain
+        executor = attention(device())
+        executor.plan(start, end, 4096)
+        found = executor.run(q, keys, values).double()
+        seen = (part[start:end].transpose(0, 1).double() for part in (keys, values))
+        wanted = F.scaled_dot_product_attention(q.transpose(0, 1).double(), *seen).transpose(0, 1)
+        assert float((found - wanted).norm() / wanted.norm()) < 1e-2
+
+
+def test_fused_operations_equal_plain_ones() -> None:
+    generator = torch.Generator(device()).manual_seed(0)
+    x = torch.randn(3, 50, 192, device=device(), generator=generator)
+    y = torch.randn(3, 50, 192, device=device(), generator=generator).bfloat16()
+    norm, q_norm, k_norm = (nn.LayerNorm(width, device=device()) for width in (192, 64, 64))
+    for module in (norm, q_norm, k_norm):
+        nn.init.normal_(module.weight)
+        nn.init.normal_(module.bias)
+    gamma = torch.randn(192, device=device(), generator=generator)
+    qkv = torch.randn(3, 50, 3, 3, 64, device=device(), generator=generator).bfloat16()
+    rotation = frame_rotation(4, 11, device())
+
+    def all_of_them() -> list[torch.Tensor]:
+        total, normed = add_and_norm(x, y, gamma, norm, torch.bfloat16)
+        rotated = norm_and_rotate(qkv, q_norm, k_norm, rotation)
+        return [to_norm(x, norm, torch.bfloat16), total, normed, scaled_add(x, y, gamma), *rotated]
+
+    with torch.inference_mode():
+        fused = all_of_them()
+    with torch.no_grad():
+        plain = all_of_them()
+    for one, other in zip(fused, plain, strict=True):
+        assert one.dtype is other.dtype
+        torch.testing.assert_close(one, other, rtol=1.6e-2 if one.dtype is torch.bfloat16 else 1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["triton", "sdpa", "flashinfer-fa2", "flashinfer-fa3"])
 def test_a_captured_step_is_the_step(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kept and passing frames, a window that fills and recycles pages: replayed and launched one by one."""
-    need("fa3" if backend.endswith("3") else "fa2")
+    """Kept and passing frames, a window that fills and is reused: replayed and launched one by one."""
+    if backend.startswith("flashinfer"):
+        need("fa3" if backend.endswith("3") else "fa2")
     model, _ = build_model("mini", checkpoint=None, seed=0, point_head=True, device=device(), precision="bfloat16")
     images = torch.rand(40, 3, 56, 70, generator=torch.Generator().manual_seed(0))
 
@@ -80,14 +139,14 @@ def test_a_captured_step_is_the_step(backend: Backend, monkeypatch: pytest.Monke
         return [out for image in images for out in session.step(image)]
 
     captured = stream()
-    monkeypatch.setattr(PassRunner, "run", lambda self, inputs, store: model.dense(inputs, store))
+    monkeypatch.setattr(PassRunner, "run", lambda self, inputs, stores: launch(model, inputs, stores, 4))
     for one, other in zip(captured, stream(), strict=True):
         assert torch.equal(one.pose, other.pose)
         assert torch.equal(one.depth, other.depth)
         assert torch.equal(one.depth_confidence, other.depth_confidence)
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "flashinfer"])
+@pytest.mark.parametrize("backend", ["triton", "sdpa", "flashinfer"])
 def test_device_memory_grows_by_the_trajectory_memory_alone(backend: Backend) -> None:
     if backend == "flashinfer":
         need("fa2")

@@ -49,10 +49,10 @@ def test_new_weights_are_not_answered_from_old_constants() -> None:
     model, _ = build_model(
         "mini", checkpoint=None, seed=0, point_head=False, device=torch.device("cpu"), precision="float32"
     )
-    before = model.aggregator._constants(2, 3).positions.clone()
+    before = model.aggregator.constants(28, 42).positions.clone()
     state = {key: value + 1 for key, value in model.state_dict().items()}
     model.load_state_dict(state)
-    assert not torch.equal(model.aggregator._constants(2, 3).positions, before)
+    assert not torch.equal(model.aggregator.constants(28, 42).positions, before)
 
 
 def test_residual_skip_is_the_rectified_input() -> None:
