@@ -1,6 +1,6 @@
 """``python -m lingbot_eval.training``: one command trains the checkpoint of configuration ``ci``, or goes on with it.
 
-Not a command of ``lingbot-eval``: who evaluates has no need of it, and the evaluation's command line imports none of it.
+Not a command of ``lingbot-eval``: who evaluates has no need of it, and the evaluation imports nothing of this room.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes for scenes")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: a minute, then faster steps")
     parser.add_argument("--json", action="store_true", help="one JSON object a log line")
     return parser
 
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps=given.steps,
         call_minutes=given.call_minutes,
         workers=given.workers,
+        compiled=given.compile,
     )
     try:
         weights = train(settings, choose_device(given.device), report)

@@ -67,4 +67,6 @@ class Bank:
     def take(self, which: Tensor, frames: Tensor) -> Sequences:
         """Sequences ``which`` (B,), of each its frames (B, F): copies."""
         held, row = self._held, which[:, None]
-        return Sequences(held.images[row, frames], held.depths[row, frames], held.poses[row, frames], held.focals[which])
+        return Sequences(
+            held.images[row, frames], held.depths[row, frames], held.poses[row, frames], held.focals[which]
+        )

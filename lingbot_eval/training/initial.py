@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
 
 from lingbot_eval.model.network import GeometricContextTransformer
 
@@ -32,14 +31,13 @@ def draw_initial(model: GeometricContextTransformer, iterations: int, seed: int)
             spread = math.sqrt(2 / (fan_in + fan_out) if parameter.ndim == 2 else 1.5 / fan_in)
             parameter.copy_(torch.randn(parameter.shape, generator=generator).clamp(-2.5, 2.5) * spread)
         else:
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    head = model.camera_head
-    modulation = head.poseLN_modulation[1]
-    if isinstance(modulation, nn.Linear):
-        modulation.weight.mul_(0.1)
-    head.pose_branch.fc2.weight.mul_(0.05)
-    head.pose_branch.fc2.bias.copy_(torch.tensor([0, 0, 0, 0, 0, 0, 1.0, FIRST_FOV, FIRST_FOV]) / iterations)
-    last = model.depth_head.scratch.output_conv2[2]
-    last.weight.mul_(0.1)
-    if last.bias is not None:
-        last.bias.copy_(torch.tensor([FIRST_LOG_DEPTH, 0.0]))
+            # Where a patch stands says half of how far it is: loud enough to be heard from the first step.
+            spread = 0.2 if name.endswith("pos_embed") else 0.05
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+    named = dict(model.named_parameters())
+    named["camera_head.poseLN_modulation.1.weight"].mul_(0.1)
+    named["camera_head.pose_branch.fc2.weight"].mul_(0.05)
+    first = torch.tensor([0, 0, 0, 0, 0, 0, 1.0, FIRST_FOV, FIRST_FOV])
+    named["camera_head.pose_branch.fc2.bias"].copy_(first / iterations)
+    named["depth_head.scratch.output_conv2.2.weight"].mul_(0.1)
+    named["depth_head.scratch.output_conv2.2.bias"].copy_(torch.tensor([FIRST_LOG_DEPTH, 0.0]))

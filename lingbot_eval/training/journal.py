@@ -29,7 +29,7 @@ class Journal:
         path = folder / CSV
         self.rows: list[dict[str, float]] = []
         if path.is_file():
-            self.rows = [row.dropna().to_dict() for _, row in pd.read_csv(path).iterrows()]
+            self.rows = [{str(k): float(v) for k, v in row.dropna().items()} for _, row in pd.read_csv(path).iterrows()]
 
     def forget_after(self, step: int) -> None:
         """Drop rows of steps that the state a run resumes from has not seen."""
@@ -49,7 +49,10 @@ class Journal:
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, 3)
         for axes, terms, title in zip(
-            panels, (POSE_TERMS, OTHER_TERMS, tuple(VALIDATION)), ("pose terms", "other terms", "validation"), strict=True
+            panels,
+            (POSE_TERMS, OTHER_TERMS, tuple(VALIDATION)),
+            ("pose terms", "other terms", "validation"),
+            strict=True,
         ):
             for term in terms:
                 known = table[["minutes", term]].dropna() if term in table else None

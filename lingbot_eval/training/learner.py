@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lingbot_eval.model.blocks import Block
 from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.training.auxiliary import AuxiliaryHeads
@@ -32,7 +33,8 @@ class Learner:
         draw_initial(self.model, ITERATIONS, seed)
         self._auxiliary = AuxiliaryHeads(config.token_dim).to(device)
         self.model.to(device).train()
-        self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False).eval()
+        # Left in training mode, in which the aggregator computes its position map anew: these weights keep moving.
+        self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         self._trained = nn.ModuleDict({"model": self.model, "auxiliary": self._auxiliary})
         named = dict(self._trained.named_parameters())
         decayed = [name for name, value in named.items() if value.ndim > 1 and name.endswith(".weight")]
@@ -44,20 +46,37 @@ class Learner:
         ]
         self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=device.type == "cuda")
 
+    def compile(self) -> None:
+        """Fuse what stands between the matrix products of every block; a minute once, then larger steps a second.
+
+        Shapes are left open, or every kind of batch would be compiled anew.
+        """
+        for module in self.model.aggregator.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=True)
+
+    def rehearse(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> None:
+        """A step that changes nothing: what a kind of batch compiles, plans and allocates happens here."""
+        torch.stack(list(self._terms(clips, plan, depth_frames).values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._optimizer.zero_grad(set_to_none=True)
+
     def learn(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor, learning_rate: float) -> dict[str, Tensor]:
-        """One step; the terms of the loss and the norm of the gradient, on the device."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            output = run_clips(self.model, clips.images, plan, ITERATIONS, depth_frames)
-            auxiliary = self._auxiliary(output.tokens)
-        terms = losses(output, auxiliary, clips, depth_frames, self._recipe.weights)
+        """One step; the terms of the loss, their sum and the norm of the gradient, on the device."""
+        terms = self._terms(clips, plan, depth_frames)
         loss = torch.stack(list(terms.values())).sum()
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._recipe.clip_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         return {name: value.detach() for name, value in terms.items()} | {"loss": loss.detach(), "gradient_norm": norm}
+
+    def _terms(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            output = run_clips(self.model, clips.images, plan, ITERATIONS, depth_frames)
+            auxiliary = self._auxiliary(output.tokens)
+        return losses(output, auxiliary, clips, depth_frames, self._recipe.weights)
 
     @torch.no_grad()
     def average(self, steps: int) -> None:

@@ -26,15 +26,15 @@ SHORTEST = 0.01
 class LossWeights:
     """Factors of the terms. gamma: discount of earlier refinement iterations. alpha: price of confidence."""
 
-    depth: float = 1.0
-    gradient: float = 0.5
-    translation: float = 1.0
-    rotation: float = 2.0
+    depth: float = 0.7
+    gradient: float = 0.3
+    translation: float = 3.0
+    rotation: float = 3.0
     fov: float = 0.5
-    relative_translation: float = 0.3
+    relative_translation: float = 0.5
     relative_rotation: float = 10.0
-    points: float = 0.5
-    flow: float = 0.3
+    points: float = 1.0
+    flow: float = 0.5
     gamma: float = 0.7
     alpha: float = 0.1
 
@@ -48,8 +48,9 @@ def losses(
     points, flow = (part.view(*clips.points.shape[:3], *part.shape[2:]) for part in auxiliary)
     distance = clips.points.norm(dim=-1, keepdim=True)
     # Far points are worth less: their error grows with the distance.
-    terms["points"] = weights.points * (F.smooth_l1_loss(points, clips.points, reduction="none", beta=0.1) / (
-        1 + distance)).mean()
+    terms["points"] = (
+        weights.points * (F.smooth_l1_loss(points, clips.points, reduction="none", beta=0.1) / (1 + distance)).mean()
+    )
     truth = true_displacements(clips)
     error = F.smooth_l1_loss(flow, truth.patches, reduction="none", beta=0.2).mean(-1)
     terms["flow"] = weights.flow * _mean(error, truth.seen)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,42 +18,46 @@ from lingbot_eval.training.visibility import HIDDEN, WHOLE, Visibility
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Frames [first, end) as queries. Keys: the special tokens of frames [0, end_specials), then the patch tokens of
-    the frames in ``spans``. mask: (queries, keys) additive, 0 or -inf, in the precision of the products."""
+    """Some frames as queries. Keys: the special tokens of the pieces before ``special_pieces``, then the patch tokens
+    of ``pieces``; a piece is as many frames as a chunk. mask: (queries, keys) additive, 0 or -inf."""
 
-    first: int
-    end: int
-    end_specials: int
-    spans: tuple[range, ...]
+    special_pieces: int
+    pieces: tuple[int, ...]
     mask: Tensor
 
 
 class ClipCache:
     """Keys and values of B clips of F frames of T tokens in global blocks; nothing is kept after a call.
 
-    Queries are cut into chunks of frames, so that keys which none of a chunk sees cost nothing.
+    Queries are cut into chunks of frames and keys into pieces of as many, so that pieces which none of a chunk sees
+    cost nothing.
     """
 
     def __init__(self, visibility: Visibility, tokens: int, chunk_frames: int, like: Tensor) -> None:
         """tokens: T of a frame. like: its device and dtype are those of the masks."""
         self._frames = visibility.shape.frames
         self._tokens = tokens
-        self._chunks = [
-            _chunk(visibility, tokens, range(first, min(first + chunk_frames, self._frames)), like)
-            for first in range(0, self._frames, chunk_frames)
-        ]
+        self._each = chunk_frames
+        starts = range(0, self._frames, chunk_frames)
+        self._chunks = [_chunk(visibility.seen, tokens, starts, number, like) for number in range(len(starts))]
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph of its own for every mask gains nothing
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B·F·T, heads, 64) of all clips → the same."""
         del layer  # every layer sees alike
         shape = (-1, self._frames, self._tokens)
         query, key, value = (torch.unflatten(part, 0, shape) for part in (query, key, value))
-        query, key = query.to(value.dtype), key.to(value.dtype)
+        keys, values = self._cut(key.to(value.dtype)), self._cut(value)
         out = []
-        for chunk in self._chunks:
-            asked = query[:, chunk.first : chunk.end].flatten(1, 2)
-            out.append(_attend(asked, _gather(key, chunk), _gather(value, chunk), chunk.mask))
+        for asked, chunk in zip(torch.split(query.to(value.dtype), self._each, dim=1), self._chunks, strict=True):
+            out.append(_attend(asked.flatten(1, 2), _gather(keys, chunk), _gather(values, chunk), chunk.mask))
         return torch.cat(out, dim=1).flatten(0, 1)
+
+    def _cut(self, part: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """(B, F, T, heads, d) → special and patch tokens of every piece, (B, tokens, heads, d). One split each: its
+        gradient is one concatenation, where that of overlapping slices would be a sum of whole tensors."""
+        special, patches = torch.split(part, [SPECIAL_TOKENS, self._tokens - SPECIAL_TOKENS], dim=2)
+        return tuple([p.flatten(1, 2) for p in torch.split(kind, self._each, dim=1)] for kind in (special, patches))  # type: ignore[return-value]  # two of them
 
 
 class ClipCameraCache:
@@ -66,26 +70,22 @@ class ClipCameraCache:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B·F, heads, head_dim) of all clips → the same."""
         del layer
-        parts = (torch.unflatten(part, 0, (-1, self._frames)) for part in (query, key, value))
-        return _attend(*parts, self._mask).flatten(0, 1)
+        query, key, value = (torch.unflatten(part, 0, (-1, self._frames)) for part in (query, key, value))
+        return _attend(query, key, value, self._mask).flatten(0, 1)
 
 
-def _chunk(visibility: Visibility, tokens: int, frames: range, like: Tensor) -> Chunk:
-    seen = visibility.seen[frames.start : frames.stop]
-    end_specials = int(np.flatnonzero((seen != HIDDEN).any(axis=0)).max()) + 1
-    whole = np.flatnonzero((seen == WHOLE).any(axis=0))
-    anchor = min(visibility.shape.scale_frames, visibility.shape.frames)
-    later = whole[whole >= anchor]
-    spans = [range(anchor)] + ([range(int(later.min()), int(later.max()) + 1)] if len(later) else [])
-    patches = tokens - SPECIAL_TOKENS
-    columns = [np.repeat(seen[:, :end_specials] != HIDDEN, SPECIAL_TOKENS, axis=1)]
-    columns += [np.repeat(seen[:, span.start : span.stop] == WHOLE, patches, axis=1) for span in spans]
+def _chunk(seen: NDArray[np.uint8], tokens: int, starts: range, number: int, like: Tensor) -> Chunk:
+    frames = [np.arange(start, min(start + starts.step, len(seen))) for start in starts]
+    rows = seen[frames[number]]
+    last = int(np.flatnonzero((rows != HIDDEN).any(axis=0)).max()) // starts.step
+    pieces = [i for i, columns in enumerate(frames) if (rows[:, columns] == WHOLE).any()]
+    visible = [np.repeat(rows[:, np.concatenate(frames[: last + 1])] != HIDDEN, SPECIAL_TOKENS, axis=1)]
+    visible += [np.repeat(rows[:, frames[i]] == WHOLE, tokens - SPECIAL_TOKENS, axis=1) for i in pieces]
     # One row a frame; its tokens all see the same.
-    mask = _additive(np.concatenate(columns, axis=1), like, repeat=tokens)
-    return Chunk(frames.start, frames.stop, end_specials, tuple(spans), mask)
+    return Chunk(last + 1, tuple(pieces), _additive(np.concatenate(visible, axis=1), like, repeat=tokens))
 
 
-def _additive(visible: np.ndarray, like: Tensor, repeat: int = 1) -> Tensor:
+def _additive(visible: NDArray[np.bool_], like: Tensor, repeat: int = 1) -> Tensor:
     """(rows · repeat, columns) 0 where visible, else -inf; rows start at multiples of 16 bytes, as the kernel wants."""
     rows, columns = visible.shape
     padded = -(-columns // 8) * 8
@@ -94,13 +94,10 @@ def _additive(visible: np.ndarray, like: Tensor, repeat: int = 1) -> Tensor:
     return mask.repeat_interleave(repeat, dim=0)[:, :columns]
 
 
-def _gather(part: Tensor, chunk: Chunk) -> Tensor:
-    """(B, F, T, heads, d) → (B, keys, heads, d) of a chunk."""
-    pieces: Sequence[Tensor] = [
-        part[:, : chunk.end_specials, :SPECIAL_TOKENS].flatten(1, 2),
-        *(part[:, span.start : span.stop, SPECIAL_TOKENS:].flatten(1, 2) for span in chunk.spans),
-    ]
-    return torch.cat(list(pieces), dim=1)
+def _gather(cut: tuple[list[Tensor], list[Tensor]], chunk: Chunk) -> Tensor:
+    """The (B, keys, heads, d) keys or values of a chunk."""
+    special, patches = cut
+    return torch.cat([*special[: chunk.special_pieces], *(patches[i] for i in chunk.pieces)], dim=1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:

@@ -87,9 +87,7 @@ class RayCaster:
         below = (offset * pick(self._down)).sum(-1, keepdim=True)
         right_over_z = along * inverse_depth + pick(self._right) @ to_pixel
         down_over_z = below * inverse_depth + pick(self._down) @ to_pixel
-        return Planes(
-            inverse_depth.float(), right_over_z.float(), down_over_z.float(), distance.float(), face, seen
-        )
+        return Planes(inverse_depth.float(), right_over_z.float(), down_over_z.float(), distance.float(), face, seen)
 
     def _in_view(self, poses: Tensor, distance: Tensor, focal: float, size: tuple[int, int]) -> Tensor:
         """(M, K) numbers of the faces that can be seen: turned to the camera and not wholly beyond one side of its
@@ -138,7 +136,7 @@ class RayCaster:
         self, planes: Planes, depth: Tensor, slot: Tensor, pixels: tuple[Tensor, Tensor], focal: float
     ) -> Tensor:
         u, v = pixels
-        cameras, height, width = depth.shape
+        height, width = depth.shape[1:]
         flat = slot.flatten(1)
 
         def at(values: Tensor) -> Tensor:
@@ -153,9 +151,7 @@ class RayCaster:
         light = self._lit(face, s, t)
         tiling = self._tiling[face]
         across, down = s * tiling[..., 0] + tiling[..., 1], t * tiling[..., 2] + tiling[..., 3]
-        ray = torch.sqrt(
-            ((u - (width - 1) / 2) / focal) ** 2 + ((v[:, None] - (height - 1) / 2) / focal) ** 2 + 1.0
-        )
+        ray = torch.sqrt(((u - (width - 1) / 2) / focal) ** 2 + ((v[:, None] - (height - 1) / 2) / focal) ** 2 + 1.0)
         # Texels under a pixel, as in render._shade.
         texels = (self._tiling[:, 0] * self._tiling[:, 2]).sqrt() * TEXTURE_SIZE
         level = 1.5 * depth.log2() + 0.5 * ray.log2() + (texels[face] / focal).log2()

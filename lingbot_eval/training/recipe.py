@@ -75,9 +75,9 @@ class Recipe:
 
 LOW, HIGH = (84, 112), (168, 224)
 _SHORT = Diet(96, 24, LOW, (1, 6), (4, 8, 16), (1, 1, 2), 192)
-_LONG = Diet(24, 96, LOW, (1, 1), (8, 16, 16), (1, 1, 2, 4), 192)
+_LONG = Diet(16, 144, LOW, (1, 1), (8, 16, 16), (1, 1, 2, 4), 192)
 _SHORT_SHARP = Diet(24, 24, HIGH, (1, 6), (4, 8, 16), (1, 1, 2), 72)
-_LONG_SHARP = Diet(6, 112, HIGH, (1, 1), (8, 16, 16), (1, 1, 2, 4), 72)
+_LONG_SHARP = Diet(5, 144, HIGH, (1, 1), (8, 16, 16), (1, 1, 2, 4), 72)
 
 RECIPES = {
     # One GPU of 80 GB or more, ten minutes: half of them at half resolution, where a step sees most.

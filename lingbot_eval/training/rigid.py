@@ -1,4 +1,4 @@
-"""Rotations, quaternions and relative poses on tensors, differentiable; quaternions are scalar last, as encodings are."""
+"""Rotations, quaternions and relative poses on tensors, differentiable; quaternions are scalar last."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def conjugate(quaternion: Tensor) -> Tensor:
 def rotate_back(quaternion: Tensor, vector: Tensor) -> Tensor:
     """Rᵀ v for unit quaternions."""
     u, w = -quaternion[..., :3], quaternion[..., 3:]
-    return vector + 2 * torch.linalg.cross(u, torch.linalg.cross(u, vector) + w * vector)
+    twice: Tensor = 2 * torch.linalg.cross(u, torch.linalg.cross(u, vector) + w * vector)
+    return vector + twice
 
 
 def relative_to_first(poses: Tensor) -> Tensor:
@@ -69,4 +70,5 @@ def relative_to_first(poses: Tensor) -> Tensor:
 
 def turned(rotation: Tensor, vectors: Tensor) -> Tensor:
     """(..., 3, 3) rotations of (..., n, 3) vectors, without the matrix units, which would round the truth to TF32."""
-    return (rotation[..., None, :, :] * vectors[..., None, :]).sum(-1)
+    products: Tensor = rotation[..., None, :, :] * vectors[..., None, :]
+    return products.sum(-1)

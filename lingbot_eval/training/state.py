@@ -21,7 +21,7 @@ STATE, WEIGHTS = "training_state.safetensors", "ci.safetensors"
 
 @dataclass(frozen=True)
 class Progress:
-    """steps done, seconds trained, scenes taken, sequences of random numbers apart; plan: what the run was started as."""
+    """steps: done. seconds: trained. jobs: scenes taken. plan: what the run was started as."""
 
     steps: int
     seconds: float

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lingbot_eval.errors import ConfigError, LingbotEvalError
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.training.bank import Bank
-from lingbot_eval.training.clips import ClipShape, draw_clips
+from lingbot_eval.training.clips import Clips, ClipShape, draw_clips
 from lingbot_eval.training.forward import ClipPlan
 from lingbot_eval.training.journal import Journal
 from lingbot_eval.training.learner import Learner
@@ -33,7 +34,7 @@ class TrainingSettings:
     """One run. minutes or steps: its whole length, over all calls, which the schedule is laid over; exactly one.
 
     call_minutes: stop this call after so many minutes, saved, the run to be resumed. workers: processes that build
-    scenes. log_seconds, save_seconds: how often.
+    scenes. compiled: torch.compile the blocks. log_seconds, save_seconds: how often.
     """
 
     out: Path
@@ -44,7 +45,8 @@ class TrainingSettings:
     steps: int | None = None
     call_minutes: float | None = None
     workers: int = 0
-    log_seconds: float = 20.0
+    compiled: bool = False
+    log_seconds: float = 30.0
     save_seconds: float = 120.0
 
     def plan(self) -> dict[str, str | int | float | None]:
@@ -81,6 +83,8 @@ class _Run:
         self._recipe: Recipe = RECIPES[settings.recipe]
         self._device = device
         self._learner = Learner(CONFIGS[settings.config], self._recipe, settings.seed, device)
+        if settings.compiled:
+            self._learner.compile()
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._journal = Journal(settings.out)
         self._steps, self._trained_before, self._jobs = 0, 0.0, 0
@@ -95,13 +99,18 @@ class _Run:
         for _ in range(self._recipe.first_jobs):
             self._add_scene()
         self._synchronise()
-        report({"prepared_seconds": time.perf_counter() - self._started, "sequences": float(len(self._bank))})
+        rendered = time.perf_counter()
+        self._rehearse()
+        self._synchronise()
+        prepared = {"scenes_seconds": rendered - self._started, "rehearsal_seconds": time.perf_counter() - rendered}
+        report({**prepared, "sequences": float(len(self._bank)), **self._memory()})
         self._clock = time.perf_counter()
         logged = saved = self._clock
-        logged_steps, sums, summed = self._steps, {}, 0
+        sums: dict[str, Tensor] = {}
+        logged_steps, summed = self._steps, 0
         while not self._done():
             terms = self._step()
-            sums = {name: value + sums.get(name, 0.0) for name, value in terms.items()}
+            sums = {name: value + sums[name] if sums else value for name, value in terms.items()}
             summed += 1
             now = time.perf_counter()
             if now - logged >= self._settings.log_seconds or self._done():
@@ -129,7 +138,7 @@ class _Run:
         called = (time.perf_counter() - self._started) / 60
         return self._share() >= 1 or (self._settings.call_minutes is not None and called >= self._settings.call_minutes)
 
-    def _step(self) -> dict[str, torch.Tensor]:
+    def _step(self) -> dict[str, Tensor]:
         if self._steps % self._recipe.job_every == 0 and self._steps:
             self._add_scene()
         share = self._share()
@@ -137,14 +146,25 @@ class _Run:
         dice = random.Random(int(torch.randint(2**62, (), generator=self._generator)))
         diet = dice.choices([d for _, d in phase.diets], [w for w, _ in phase.diets])[0]
         stream = StreamShape(diet.frames, SCALE_FRAMES, dice.choice(diet.windows), dice.choice(diet.intervals))
-        shape = ClipShape(diet.clips, diet.frames, diet.size, diet.strides, SCALE_FRAMES)
-        clips = draw_clips(self._bank, self._recipe.bank_frames, shape, self._generator)
-        terms = self._learner.learn(
-            clips, self._plan(stream, diet), self._depth_frames(diet), self._recipe.learning_rate_at(share)
-        )
+        batch = self._batch(diet, stream, self._generator)
+        terms = self._learner.learn(*batch, self._recipe.learning_rate_at(share))
         self._steps += 1
         self._learner.average(self._steps)
         return terms
+
+    def _rehearse(self) -> None:
+        """One batch of every diet at its widest, before the clock starts: no surprise of memory or time comes later."""
+        generator = torch.Generator().manual_seed(self._settings.seed)
+        for diet in {diet for phase in self._recipe.phases for _, diet in phase.diets}:
+            stream = StreamShape(diet.frames, SCALE_FRAMES, max(diet.windows), max(diet.intervals))
+            self._learner.rehearse(*self._batch(diet, stream, generator))
+
+    def _batch(self, diet: Diet, stream: StreamShape, generator: torch.Generator) -> tuple[Clips, ClipPlan, Tensor]:
+        """Clips, their masks, and which of their frames have their depth supervised."""
+        shape = ClipShape(diet.clips, diet.frames, diet.size, diet.strides, SCALE_FRAMES)
+        clips = draw_clips(self._bank, self._recipe.bank_frames, shape, generator)
+        order = torch.randperm(diet.clips * diet.frames, generator=generator)
+        return clips, self._plan(stream, diet), order[: diet.depth_frames].sort().values.to(self._device)
 
     def _plan(self, stream: StreamShape, diet: Diet) -> ClipPlan:
         key = (stream, diet.size)
@@ -155,10 +175,6 @@ class _Run:
             like = torch.empty(0, dtype=self._learner.precision, device=self._device)
             self._plans[key] = ClipPlan(stream, diet.size, like)
         return self._plans[key]
-
-    def _depth_frames(self, diet: Diet) -> torch.Tensor:
-        order = torch.randperm(diet.clips * diet.frames, generator=self._generator)
-        return order[: diet.depth_frames].sort().values.to(self._device)
 
     def _add_scene(self) -> None:
         self._bank.add(next(self._supply))
@@ -174,7 +190,7 @@ class _Run:
             for _ in range(count):
                 bank.add(next(supply))
         window = CONFIGS[self._settings.config].window
-        return Validator(bank, frames, self._recipe.bank_size, window)
+        return Validator(bank, frames, window)
 
     def _log(self, means: dict[str, float], steps_per_second: float, report: Report) -> None:
         if not means["loss"] < float("inf"):
@@ -183,6 +199,8 @@ class _Run:
                 " rate or another seed"
             )
         share = self._share()
+        # Early phases see small images: what they have learned shows at that size.
+        size = self._recipe.phase_at(share).diets[0][1].size
         row = {
             "step": float(self._steps),
             "minutes": self._seconds() / 60,
@@ -191,12 +209,16 @@ class _Run:
             "steps_per_second": steps_per_second,
             "sequences_seen": float(self._jobs * self._recipe.walks),
             **means,
-            **self._validator(self._learner.averaged, self._learner.precision),
+            **self._validator(self._learner.averaged, self._learner.precision, size),
+            "height": float(size[0]),
+            **self._memory(),
         }
-        if self._device.type == "cuda":
-            row["peak_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
         self._journal.add(row)
         report(row)
+
+    def _memory(self) -> dict[str, float]:
+        on_gpu = self._device.type == "cuda"
+        return {"peak_gb": torch.cuda.max_memory_allocated(self._device) / 1e9} if on_gpu else {}
 
     def _synchronise(self) -> None:
         if self._device.type == "cuda":

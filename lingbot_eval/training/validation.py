@@ -12,7 +12,7 @@ from lingbot_eval.geometry.pose_encoding import decode_camera_to_world
 from lingbot_eval.metrics.pair_auc import count_pairs
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.training.bank import Bank
-from lingbot_eval.training.clips import ClipShape, Clips, true_clips
+from lingbot_eval.training.clips import Clips, ClipShape, true_clips
 from lingbot_eval.training.forward import ClipPlan, run_clips
 from lingbot_eval.training.recipe import ITERATIONS, SCALE_FRAMES
 from lingbot_eval.training.visibility import StreamShape
@@ -24,24 +24,26 @@ DELTA = float(np.log(1.25))
 class Validator:
     """Medians over held-out walks of one length, streamed at interval 1."""
 
-    def __init__(self, bank: Bank, frames: int, size: tuple[int, int], window: int) -> None:
+    def __init__(self, bank: Bank, frames: int, window: int) -> None:
         self._bank = bank
         self._frames = frames
-        self._size = size
         self._shape = StreamShape(frames, SCALE_FRAMES, window, 1)
         self._plan: ClipPlan | None = None
 
     @torch.no_grad()
-    def __call__(self, model: GeometricContextTransformer, precision: torch.dtype) -> dict[str, float]:
-        """ATE after Sim(3) as a share of a motionless estimate's and of the path; AUC@30 and δ < 1.25 as shares of 1."""
+    def __call__(
+        self, model: GeometricContextTransformer, precision: torch.dtype, size: tuple[int, int]
+    ) -> dict[str, float]:
+        """At ``size`` (height, width): ATE after Sim(3) as a share of a motionless estimate's and of the path, AUC@30
+        and δ < 1.25 as shares of 1."""
         device = self._bank.device
-        if self._plan is None:
-            self._plan = ClipPlan(self._shape, self._size, torch.empty(0, dtype=precision, device=device))
+        if self._plan is None or self._plan.size != size:
+            self._plan = ClipPlan(self._shape, size, torch.empty(0, dtype=precision, device=device))
         frames = torch.arange(self._frames, device=device)[None]
         found: list[dict[str, float]] = []
         for number in range(len(self._bank)):
             sequence = self._bank.take(torch.tensor([number], device=device), frames)
-            clips = true_clips(sequence, ClipShape(1, self._frames, self._size, (1, 1), SCALE_FRAMES))
+            clips = true_clips(sequence, ClipShape(1, self._frames, size, (1, 1), SCALE_FRAMES))
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
                 out = run_clips(model, clips.images, self._plan, ITERATIONS, frames[0])
             found.append(_scores(out.poses[-1][0], clips) | {"delta_125": _delta(out.log_depth, clips.log_depth[0])})

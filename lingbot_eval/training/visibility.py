@@ -18,7 +18,7 @@ HIDDEN, SPECIALS, WHOLE = 0, 1, 2
 
 @dataclass(frozen=True)
 class StreamShape:
-    """A clip as a stream: frames, of which the first scale_frames enter together; window and interval as streaming's."""
+    """A clip as a stream: its frames, the first scale_frames of which enter together; window and interval as usual."""
 
     frames: int
     scale_frames: int
