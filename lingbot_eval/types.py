@@ -7,7 +7,7 @@ the centre of the top left pixel in intrinsics of the datasets' own calibration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
@@ -77,7 +77,7 @@ class StepCost:
     """What one frame cost on the device.
 
     forward_s: seconds of the streaming step on its device, between CUDA events, on a CPU by the wall clock. Scale
-    frames enter together: each carries an equal share of that one pass. cache_bytes: bytes in use after the step, by kind
+    frames enter together: each carries an equal share of that one pass. cache_bytes: in use after the step, by kind
     (``anchor``, ``window``, ``memory``, ``camera_head``). device_bytes: allocated on the device after the step,
     None on a CPU.
     """
@@ -179,6 +179,10 @@ class FrameSequence(Protocol):
 
     def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
         """Frames in order, decoded as they are asked for; ``images=False`` or ``depth=False`` skips that decoding."""
+        ...
+
+    def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
+        """The same frames in order, each decoded by calling it; several may be called at a time, in any thread."""
         ...
 
     def reference(self) -> Trajectory | None:

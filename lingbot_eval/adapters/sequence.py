@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,16 @@ class FileSequence:
 
     def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
         """Frames in order; raises DataError at the frame whose image, depth or pose cannot be read."""
+        for load in self.loaders(images=images, depth=depth):
+            yield load()
+
+    def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
+        """See `FrameSequence`; files of different frames are read independently."""
         size = None
         for index in range(len(self.files)):
             if (size is None or not self.one_size) and (images or depth):
                 size = image_size(self.files[index].image, self._place(index))
-            yield self._frame(index, size, images=images, depth=depth)
+            yield partial(self._frame, index, size, images=images, depth=depth)
 
     def frame(self, index: int) -> Frame:
         """One frame with image and depth, read by itself. Raises DataError."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,6 +129,11 @@ class VideoSequence:
                 " is the file cut off?"
             )
 
+    def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
+        """See `FrameSequence`; a frame is decoded from those before it, so it is there before its loader is called."""
+        for frame in self.frames(images=images, depth=depth):
+            yield partial(_itself, frame)
+
     def reference(self) -> None:
         """A video has no poses."""
         return
@@ -184,6 +190,10 @@ class VideoSequence:
 
     def _place(self, number: int) -> str:
         return f"video: {self.path} frame {number}"
+
+
+def _itself(frame: Frame) -> Frame:
+    return frame
 
 
 def _refuse_cut_off(path: Path) -> None:

@@ -23,15 +23,15 @@ from lingbot_eval.runs.fingerprint import input_fingerprint
 from lingbot_eval.runs.plan import Unit, open_scene
 from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
 from lingbot_eval.runs.scoring import SceneScorer, Scoring
-from lingbot_eval.runs.stream import Output, SceneStream
+from lingbot_eval.runs.stream import Load, Output, SceneStream
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
 from lingbot_eval.types import Frame, FrameSequence, Measurement
 
 TRACEBACK_FILE = "traceback.txt"
 _LONGEST_REASON = 1000
 
-PREPARING, WAITING = 2, 8
-"""Where the method leaves the cores free: threads that prepare frames, and predictions that may wait to be scored."""
+LOADING, WAITING = 4, 8
+"""Where the method leaves the cores free: threads that decode and prepare, predictions that may wait for scoring."""
 
 Stage = Literal["open", "warm-up", "stream", "score", "store"]
 
@@ -154,7 +154,7 @@ class Attempt:
         warm_up_s = self._warm_up(method, sequence)
         scorer = SceneScorer(self._scoring(method))
         self._stage = "stream"
-        workers = PREPARING if leaves_the_cpu_free(self.unit.method) else 0
+        workers = LOADING if leaves_the_cpu_free(self.unit.method) else 0
         self._stream = SceneStream(method, *self._source(method, sequence), workers)
         self._stream_through(self._stream, scorer, writer, each_frame)
         # A method may stop before the end, as a replay does after its last pose.
@@ -219,14 +219,14 @@ class Attempt:
                 behind.put(output)
         self._frames = stream.given
 
-    def _source(self, method: Method, sequence: FrameSequence) -> tuple[Iterator[Frame], Callable[[Frame], Frame]]:
-        """Frames with what is needed of them decoded, and how they are prepared."""
+    def _source(self, method: Method, sequence: FrameSequence) -> tuple[Iterator[Load], Callable[[Frame], Frame]]:
+        """Loaders of frames with what is needed of them, and how they are prepared."""
         scored = self.metrics.depth is not None or self.metrics.points is not None
         depth = scored and gives_depth(self.unit.method)
         if not (method.needs_images or depth):
-            return sequence.frames(images=False, depth=False), _as_it_is
+            return sequence.loaders(images=False, depth=False), _as_it_is
         # Scored depth brings the image along: the panels show it, and it tells the size to prepare to.
-        return sequence.frames(images=True, depth=depth), lambda frame: prepare(frame, self.unit.size)
+        return sequence.loaders(images=True, depth=depth), lambda frame: prepare(frame, self.unit.size)
 
 
 def _as_it_is(frame: Frame) -> Frame:

@@ -22,6 +22,8 @@ phase or overlap of windows needs, and a bound on the memory of a sequence of an
 
 _BYTES_OF_AN_EMPTY_FRAME = 1024
 
+Load = Callable[[], Frame]
+
 
 @dataclass(frozen=True, eq=False)
 class Output:
@@ -41,12 +43,12 @@ class SceneStream:
     """Feeds prepared frames to a method and pairs its predictions with them; holds only the frames in flight."""
 
     def __init__(
-        self, method: Method, frames: Iterable[Frame], prepare: Callable[[Frame], Frame], workers: int = 0
+        self, method: Method, loaders: Iterable[Load], prepare: Callable[[Frame], Frame], workers: int = 0
     ) -> None:
-        """``workers``: threads that prepare frames besides the one that decodes them; 0: that one does both."""
+        """``loaders``: of `FrameSequence`. ``workers``: threads that decode and prepare; 0: one, in turn."""
         self._method = method
         self._workers = workers
-        self._frames = frames
+        self._loaders = loaders
         self._prepare = prepare
         self._in_flight: OrderedDict[int, Frame] = OrderedDict()
         self._bytes_in_flight = 0
@@ -77,13 +79,16 @@ class SceneStream:
         last = -1
         left = time.perf_counter()
         ahead = AHEAD + self._workers
-        with closing(prefetch_mapped(self._prepare, self._frames, ahead, self._workers)) as source:
+        with closing(prefetch_mapped(self._prepared, self._loaders, ahead, self._workers)) as source:
             for prediction in self._method.predict(self._tapped(source)):
                 frame = self._take(prediction.index, last)
                 last = prediction.index
                 now = time.perf_counter()
                 yield Output(frame, prediction, now - left)
                 left = now
+
+    def _prepared(self, load: Load) -> Frame:
+        return self._prepare(load())
 
     def _tapped(self, source: Iterator[Frame]) -> Iterator[Frame]:
         while True:

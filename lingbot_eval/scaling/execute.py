@@ -26,6 +26,9 @@ from lingbot_eval.scaling.records import CaseRecord, ScaleRecord
 from lingbot_eval.scaling.settings import Case, DatasetInput, Study, case_name
 from lingbot_eval.scaling.store import CASE_FILE, ScaleStore
 
+LOADING = 4
+"""Threads that decode while a GPU computes."""
+
 
 class Observer(Protocol):
     """Watches a study go by."""
@@ -95,7 +98,7 @@ def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcom
 def _all(study: Study, device: torch.device, store: ScaleStore, observer: Observer) -> tuple[CaseRecord, ...]:
     records = []
     networks = Networks(study.model, device)
-    sources = _Sources(study, observer)
+    sources = _Sources(study, observer, workers=LOADING if device.type == "cuda" else 0)
     try:
         for case in in_order(study):
             name = case_name(case)
@@ -118,8 +121,9 @@ def _all(study: Study, device: torch.device, store: ScaleStore, observer: Observ
 class _Sources:
     """The frames of the size used last: cases of one size share their pool."""
 
-    def __init__(self, study: Study, observer: Observer) -> None:
+    def __init__(self, study: Study, observer: Observer, workers: int) -> None:
         self._study = study
+        self._workers = workers
         self._observer = observer
         self._held: tuple[Size, FrameSource] | None = None
 
@@ -131,7 +135,7 @@ class _Sources:
                 self._held = None
                 settings = self._study.input
                 self._observer.preparing(case, settings.pool)
-                self._held = case.size, open_source(settings, case.size, self._observer.frame)
+                self._held = case.size, open_source(settings, case.size, self._workers, self._observer.frame)
             self._observer.started(case)
             return self._held[1]
 

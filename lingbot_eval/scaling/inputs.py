@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from lingbot_eval.adapters.cards import load_card
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.registry import open_adapter
 from lingbot_eval.errors import DataError
-from lingbot_eval.preparation.prefetch import prefetch
+from lingbot_eval.preparation.prefetch import prefetch_mapped
 from lingbot_eval.preparation.resize import SizeSettings, prepare
 from lingbot_eval.runs.plan import adapter_of
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
 from lingbot_eval.types import Frame, FrameSequence, Image, Trajectory
 
-AHEAD = 8
+AHEAD = 4
+MOST_WORKERS = 8
 FRAME_RATE = 30.0
 """Frames a second that the timestamps of a pool say; the scenario decides when a frame really comes."""
 
@@ -76,11 +78,12 @@ class PooledFrames:
 
 @dataclass(frozen=True, eq=False)
 class FileFrames:
-    """A scene decoded and resized in the background while the stream runs."""
+    """A scene decoded and resized in the background while the stream runs. workers: threads for it; 0: one."""
 
     sequence: FrameSequence
     size: SizeSettings
     facts: dict[str, object]
+    workers: int
 
     def frames(self, count: int) -> Generator[Frame, None, None]:
         """See `FrameSource`."""
@@ -90,9 +93,8 @@ class FileFrames:
                 f"{self.sequence.dataset}/{self.sequence.scene} has {length} frames, the case wants {count}; "
                 "set input.pool to play it forward and backward, or ask for fewer frames"
             )
-        source = (prepare(frame, self.size) for frame in self.sequence.frames(depth=False))
-        with closing(prefetch(source, AHEAD)) as ahead:
-            yield from itertools.islice(ahead, count)
+        with closing(_loaded(self.sequence, self.size, self.workers)) as frames:
+            yield from itertools.islice(frames, count)
 
     def reference(self, count: int) -> Trajectory | None:
         """See `FrameSource`."""
@@ -103,9 +105,10 @@ class FileFrames:
         return Trajectory(whole.indices[among], whole.timestamps[among], whole.camera_to_world[among])
 
 
-def open_source(settings: Input, size: Size, each_frame: Callable[[], None]) -> FrameSource:
+def open_source(settings: Input, size: Size, workers: int, each_frame: Callable[[], None]) -> FrameSource:
     """Frames of ``size`` (width, height); a pool is made now, ``each_frame`` called after each of its frames.
 
+    workers: threads that may decode while the stream runs; 0 on a machine whose cores have the model to compute.
     Raises DataError or ConfigError where the input cannot be had.
     """
     if isinstance(settings, NoiseInput):
@@ -117,7 +120,7 @@ def open_source(settings: Input, size: Size, each_frame: Callable[[], None]) -> 
         return _pooled(adapter.open(settings.scene, Selection()), settings.pool, prepared, each_frame)
     sequence = _scene(settings)
     if settings.pool is None:
-        return FileFrames(sequence, prepared, dict(sequence.facts()))
+        return FileFrames(sequence, prepared, dict(sequence.facts()), workers)
     return _pooled(sequence, settings.pool, prepared, each_frame)
 
 
@@ -130,9 +133,9 @@ def _scene(settings: DatasetInput) -> FrameSequence:
 
 
 def _pooled(sequence: FrameSequence, pool: int, size: SizeSettings, each_frame: Callable[[], None]) -> PooledFrames:
-    source = (prepare(frame, size) for frame in sequence.frames(depth=False))
     frames: list[Frame] = []
-    with closing(prefetch(source, AHEAD)) as ahead:
+    # Nothing is timed yet: all cores may help.
+    with closing(_loaded(sequence, size, min(MOST_WORKERS, os.cpu_count() or 1))) as ahead:
         for frame in itertools.islice(ahead, pool):
             frames.append(frame)
             each_frame()
@@ -140,6 +143,13 @@ def _pooled(sequence: FrameSequence, pool: int, size: SizeSettings, each_frame: 
         raise DataError(f"{sequence.dataset}/{sequence.scene}: a pool needs 2 frames, found {len(frames)}")
     played = f"pool of {len(frames)} frames in memory, played forward and backward"
     return PooledFrames(tuple(frames), {**sequence.facts(), "played": played})
+
+
+def _loaded(sequence: FrameSequence, size: SizeSettings, workers: int) -> Generator[Frame, None, None]:
+    def prepared(load: Callable[[], Frame]) -> Frame:
+        return prepare(load(), size)
+
+    return prefetch_mapped(prepared, sequence.loaders(depth=False), AHEAD + workers, workers)
 
 
 def _noise(settings: NoiseInput, size: Size) -> PooledFrames:

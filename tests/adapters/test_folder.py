@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dataset_trees as trees
@@ -39,6 +40,18 @@ def test_images_in_natural_order(tmp_path: Path) -> None:
     np.testing.assert_allclose([frame.timestamp for frame in frames], [0, 0.1, 0.2, 0.3, 0.4])
     assert frames[0].intrinsics is None
     assert sequence.reference() is None
+
+
+def test_loaders_decode_in_any_order_and_thread(tmp_path: Path) -> None:
+    sequence = adapter(write_images(tmp_path / "walk", [f"{i}.png" for i in range(8)])).open("walk", Selection())
+    loaders = list(sequence.loaders())
+    with ThreadPoolExecutor(4) as threads:
+        backwards = list(threads.map(lambda load: load(), reversed(loaders)))
+    for frame, other in zip(sequence.frames(), reversed(backwards), strict=True):
+        assert (frame.index, frame.source, frame.timestamp) == (other.index, other.source, other.timestamp)
+        np.testing.assert_array_equal(frame.image, other.image)
+    (without, *_) = sequence.loaders(images=False)
+    assert without().image is None
 
 
 def test_natural_order_by_hand() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -183,6 +184,16 @@ def test_frames_do_not_depend_on_each_other() -> None:
         assert np.array_equal(frame.image, other.image)
         assert np.array_equal(frame.depth, other.depth)
         assert np.array_equal(frame.camera_to_world, other.camera_to_world)
+
+
+def test_loaders_render_in_any_order_and_thread() -> None:
+    rooms = sequence("room", frames=6, width=64, height=48)
+    with ThreadPoolExecutor(3) as threads:
+        backwards = list(threads.map(lambda load: load(), reversed(list(rooms.loaders()))))
+    for frame, other in zip(rooms.frames(), reversed(backwards), strict=True):
+        assert frame.index == other.index
+        assert np.array_equal(frame.image, other.image)
+        assert np.array_equal(frame.depth, other.depth)
 
 
 DIGEST = """

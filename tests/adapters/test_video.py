@@ -68,6 +68,12 @@ def test_every_frame_in_order(tmp_path: Path, suffix: str) -> None:
     assert image[5, 60].max() < 60
 
 
+def test_loaders_may_be_called_late_and_in_any_order(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "walk.mp4", frames=12)
+    loaders = list(adapter(path).open("walk.mp4", Selection()).loaders())
+    assert [number_in(load().image) for load in reversed(loaders)] == list(reversed(range(12)))
+
+
 @pytest.mark.parametrize(
     ("fps", "expected"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ class Recording:
         for i in range(self.length or 0):
             truth = None if self.shape is None else np.ones(self.shape, dtype=np.float32)
             yield Frame(i, i / 10, None, f"frame {i}", depth=truth)
+
+    def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
+        return ((lambda frame=frame: frame) for frame in self.frames(images=images, depth=depth))
 
     def reference(self) -> Trajectory | None:
         return Trajectory(np.arange(20), np.arange(20) / 10, poses(20))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,24 @@ class FakeSequence:
         return len(self.selection.indices(FRAMES))
 
     def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
+        return (load() for load in self.loaders(images=images, depth=depth))
+
+    def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
         for index, source in enumerate(self.selection.indices(FRAMES)):
-            if index == self.broken_at:
-                raise DataError(f"{self.scene}/{source:06d}.png: expected an image, found a truncated file")
-            yield Frame(
-                index=index,
-                timestamp=source / 10,
-                image=np.full((SIDE, SIDE, 3), source, np.uint8) if images else None,
-                source=f"{self.scene}/{source:06d}.png",
-                camera_to_world=pose_at(source) if self.with_reference else None,
-                depth=self.depth(source) if depth and self.with_reference else None,
-                intrinsics=np.array([[30.0, 0, 13.5], [0, 30.0, 13.5], [0, 0, 1]]),
-            )
+            yield partial(self._frame, index, source, images, depth)
+
+    def _frame(self, index: int, source: int, images: bool, depth: bool) -> Frame:
+        if index == self.broken_at:
+            raise DataError(f"{self.scene}/{source:06d}.png: expected an image, found a truncated file")
+        return Frame(
+            index=index,
+            timestamp=source / 10,
+            image=np.full((SIDE, SIDE, 3), source, np.uint8) if images else None,
+            source=f"{self.scene}/{source:06d}.png",
+            camera_to_world=pose_at(source) if self.with_reference else None,
+            depth=self.depth(source) if depth and self.with_reference else None,
+            intrinsics=np.array([[30.0, 0, 13.5], [0, 30.0, 13.5], [0, 0, 1]]),
+        )
 
     def depth(self, source: int) -> np.ndarray:
         return np.fromfunction(lambda v, u: 1 + 0.05 * u + 0.02 * v + 0.1 * source, (SIDE, SIDE)).astype(np.float32)

@@ -55,7 +55,11 @@ def each(stream: Iterable[Frame]) -> Iterator[Prediction]:
 
 
 def streamed(predict: Predict, source: Iterable[Frame]) -> SceneStream:
-    return SceneStream(Scripted(predict), source, lambda frame: frame)
+    return SceneStream(Scripted(predict), map(loader, source), lambda frame: frame)
+
+
+def loader(frame: Frame) -> Callable[[], Frame]:
+    return lambda: frame
 
 
 def test_predictions_meet_their_frames() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ from lingbot_eval.validation import nearest
 
 if TYPE_CHECKING:
     from lingbot_eval.adapters.synthetic.paths import CameraPath
+    from lingbot_eval.adapters.synthetic.render import Renderer
     from lingbot_eval.adapters.synthetic.scene import Scene
 
 GENERATOR_VERSION = 1
@@ -135,25 +136,33 @@ class SyntheticSequence:
 
     def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
         """Frames in order; each is computed by itself."""
+        for load in self.loaders(images=images, depth=depth):
+            yield load()
+
+    def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
+        """See `FrameSequence`."""
         from lingbot_eval.adapters.synthetic.render import Renderer
 
         renderer = Renderer(self.place, self.intrinsics, (self.options.width, self.options.height))
         for index, source_index in enumerate(self.indices):
-            pose = self._pose(source_index)
-            image = depth_map = None
-            if images:
-                image, depth_map = renderer.image_and_depth(pose, self._exposure(source_index))
-            elif depth:
-                depth_map = renderer.depth(pose)
-            yield Frame(
-                index=index,
-                timestamp=source_index / self.options.fps,
-                image=image,
-                source=f"synthetic/{self.scene} frame {source_index}",
-                camera_to_world=pose,
-                depth=depth_map if depth else None,
-                intrinsics=self.intrinsics,
-            )
+            yield partial(self._frame, renderer, index, self._pose(source_index), images=images, depth=depth)
+
+    def _frame(self, renderer: Renderer, index: int, pose: FloatArray, *, images: bool, depth: bool) -> Frame:
+        source_index = self.indices[index]
+        image = depth_map = None
+        if images:
+            image, depth_map = renderer.image_and_depth(pose, self._exposure(source_index))
+        elif depth:
+            depth_map = renderer.depth(pose)
+        return Frame(
+            index=index,
+            timestamp=source_index / self.options.fps,
+            image=image,
+            source=f"synthetic/{self.scene} frame {source_index}",
+            camera_to_world=pose,
+            depth=depth_map if depth else None,
+            intrinsics=self.intrinsics,
+        )
 
     def reference(self) -> Trajectory:
         """Exact poses of all frames."""
