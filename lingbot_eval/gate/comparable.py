@@ -30,7 +30,8 @@ def hardware(environment: Mapping[str, Any]) -> dict[str, Any]:
         "cpu_usable": environment.get("cpu_usable", "unknown"),
         "threads": state.get("threads", "unknown"),
         "gpus": [gpu.get("name") if isinstance(gpu, dict) else gpu for gpu in state.get("gpus") or ()],
-        "variables": {name: value for name, value in variables.items() if name not in _NO_MATTER_TO_SPEED},
+        # A list, so that one that only one side has set is a difference as well.
+        "variables": [f"{name}={value}" for name, value in variables.items() if name not in _NO_MATTER_TO_SPEED],
     }
 
 

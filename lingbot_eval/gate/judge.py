@@ -10,6 +10,7 @@ from lingbot_eval.gate.comparable import notes, why_not_this_machine, why_not_th
 from lingbot_eval.gate.sides import FAMILIES, Family, Names, Side, SideUnit, family_of
 from lingbot_eval.gate.timing import judge_rounds
 from lingbot_eval.gate.tolerances import (
+    DEFAULTS,
     Absolute,
     Relative,
     Shown,
@@ -227,9 +228,8 @@ def _unused(tolerances: Sequence[Tolerance], baseline: Side) -> Iterator[str]:
     """A pattern that fits nothing is likely a slip of the pen; the defaults name more than any one run measures."""
     metrics = {metric for unit in baseline.units.values() for metric in unit.meanings}
     used = {id(tolerance_for(metric, tolerances)) for metric in metrics}
-    groups = {metric.partition("/")[0] for metric in metrics}
     for tolerance in tolerances:
-        if id(tolerance) not in used and tolerance.match.partition("/")[0] in groups:
+        if id(tolerance) not in used and tolerance not in DEFAULTS:
             yield f"tolerance {tolerance.match!r} is used for no metric: none fits, or an earlier one is taken"
 
 

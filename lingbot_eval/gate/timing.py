@@ -115,19 +115,21 @@ def _blocks(values: FloatArray) -> FloatArray:
 def _margin(old: list[FloatArray], new: list[FloatArray], alpha: float) -> float:
     """Largest difference of the two medians of rounds that chance makes of the same code, one-sided, in logarithms.
 
-    The spread between the baseline's rounds stands for both sides; where the run's blocks scatter more than theirs
-    inside rounds (somebody else was on the machine), the run's share grows with it.
+    Student's t with the spread between rounds, pooled over both sides where the run has rounds enough to show its own.
+    Where it has not, the baseline's stands for it, and grows as the run's blocks scatter more inside a round than
+    theirs do: somebody else was on the machine.
     """
-    before, after = ([float(np.median(blocks)) for blocks in rounds] for rounds in (old, new))
-    spread, freedom = float(np.std(before, ddof=1)), len(before) - 1
+    before, after = (np.array([np.median(blocks) for blocks in rounds]) for rounds in (old, new))
+    squares, freedom = float(np.sum((before - before.mean()) ** 2)), len(before) - 1
+    factor = 1.0
     if len(after) >= FEWEST_ROUNDS:
-        # The larger one, not the pooled one: rounds of the run may be the more restless.
-        spread = max(spread, float(np.std(after, ddof=1)))
+        squares += float(np.sum((after - after.mean()) ** 2))
         freedom += len(after) - 1
-    usual = float(np.median([np.std(blocks) for blocks in old]))
-    restless = float(np.median([np.std(blocks) for blocks in new]))
-    factor = max(1.0, restless / usual) if usual > 0 else 1.0
-    error = MEDIAN_ERROR * spread * math.sqrt(1 / len(before) + factor**2 / len(after))
+    else:
+        usual = float(np.median([np.std(blocks) for blocks in old]))
+        restless = float(np.median([np.std(blocks) for blocks in new]))
+        factor = max(1.0, restless / usual) if usual > 0 else 1.0
+    error = MEDIAN_ERROR * math.sqrt(squares / freedom * (1 / len(before) + factor**2 / len(after)))
     return float(student.ppf(1 - alpha, freedom)) * error
 
 

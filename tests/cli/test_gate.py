@@ -1,0 +1,186 @@
+"""``lingbot-eval gate`` and ``env`` as a user meets them: exit codes, files, updates, one line for bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as Xml
+
+import pytest
+import yaml
+
+from lingbot_eval.cli.main import main
+from lingbot_eval.gate.baseline import load_baseline
+from lingbot_eval.runs.lock import directory_lock
+from tests.gate.sides import ATE, LATENCY, VALUES, rounds, write_run
+
+REASON = ["--reason", "a first one"]
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Path:
+    """Of three repeats."""
+    paths = [str(write_run(tmp_path / f"old{number}", step_ms=times)) for number, times in enumerate(rounds(3, 0))]
+    path = tmp_path / "baseline.yaml"
+    assert main(["gate", *paths, "--baseline", str(path), "--update", *REASON, "--who", "tester"]) == 0
+    return path
+
+
+def gate(run: Path, baseline: Path, *options: str) -> int:
+    return main(["gate", str(run), "--baseline", str(baseline), *options])
+
+
+def test_held_regression_and_not_judged(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same = write_run(tmp_path / "same", step_ms=rounds(1, 1)[0])
+    assert gate(same, baseline) == 0
+    assert "## Gate: held" in capsys.readouterr().out
+    worse = write_run(tmp_path / "worse", VALUES | {ATE: 1.02 * VALUES[ATE]}, step_ms=rounds(1, 1)[0])
+    assert gate(worse, baseline) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("## Gate: regression")
+    assert ATE in out
+    slower = write_run(tmp_path / "slower", step_ms=rounds(1, 1, factor=1.2)[0])
+    assert gate(slower, baseline) == 1
+    assert gate(slower, baseline, "--require", "accuracy", "memory") == 0
+    less = write_run(tmp_path / "less", {LATENCY: 50.0}, step_ms=rounds(1, 1)[0])
+    assert gate(less, baseline) == 2
+
+
+def test_files_and_json(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worse = write_run(tmp_path / "worse", VALUES | {ATE: 0.6})
+    capsys.readouterr()
+    junit, page = tmp_path / "j.xml", tmp_path / "p.md"
+    assert gate(worse, baseline, "--junit", str(junit), "--markdown", str(page), "--json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["families"]["accuracy"] == "regression"
+    assert page.read_text(encoding="utf-8").startswith("## Gate: regression")
+    assert Xml.parse(junit).getroot().tag == "testsuites"
+
+
+def test_an_update_keeps_what_was_edited(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = baseline.read_text(encoding="utf-8")
+    loose = text.replace("tolerances:\n", "tolerances:\n- {match: trajectory/*, kind: absolute, worse_by: 5.0}\n")
+    baseline.write_text(loose, encoding="utf-8")
+    worse = write_run(tmp_path / "worse", VALUES | {ATE: 0.6}, step_ms=rounds(1, 1)[0])
+    assert gate(worse, baseline) == 0
+    capsys.readouterr()
+    assert gate(worse, baseline, "--update", "--reason", "accepted", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["replaced"] == {"tum/desk/lingbot": {ATE: 0.5}}
+    read = load_baseline(baseline)
+    assert (read.history[0].who, read.history[0].reason) == ("tester", "a first one")
+    assert read.history[-1].reason == "accepted"
+    assert read.tolerances[0].match == "trajectory/*"
+
+
+def test_two_sides_measured_live(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(5):
+        write_run(tmp_path / "a" / str(number), step_ms=rounds(1, number)[0])
+        write_run(tmp_path / "b" / str(number), step_ms=rounds(1, 50 + number, factor=1.15)[0])
+    sides = [[str(tmp_path / side / str(number)) for number in range(5)] for side in "ab"]
+    assert main(["gate", *sides[1], "--against", *sides[0]]) == 1
+    assert "5 rounds before, 5 now" in capsys.readouterr().out
+    assert main(["gate", *sides[0], "--against", *sides[1]]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "one of the arguments --baseline --against is required"),
+        (["--baseline", "{b}", "--against", "{r}"], "not allowed with"),
+        (["--against", "{r}", "--update", "--reason", "x"], "--update writes a baseline"),
+        (["--baseline", "{b}", "--update"], 'needs --reason "…"'),
+        (["--baseline", "{b}", "--update", "--reason", "  "], 'needs --reason "…"'),
+        (["--baseline", "{b}", "--reason", "x"], "--reason has no meaning without --update"),
+        (["--baseline", "{b}", "--update", "--reason", "x", "--junit", "j"], "--junit has no meaning with"),
+        (["--baseline", "none.yaml"], "none.yaml: cannot be read"),
+        (["--baseline", "{b}", "--require", "beauty"], "invalid choice"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    tmp_path: Path, baseline: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run")
+    before = baseline.read_bytes()
+    capsys.readouterr()
+    assert main(["gate", str(run), *(option.format(b=baseline, r=run) for option in options)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert baseline.read_bytes() == before
+
+
+def test_bad_input_is_one_line(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", step_ms=rounds(1, 1)[0])
+    with directory_lock(run):
+        assert gate(run, baseline) == 2
+    error = capsys.readouterr().err
+    assert "still being written" in error.splitlines()[-1]
+    old = tmp_path / "old.yaml"
+    old.write_text(baseline.read_text(encoding="utf-8").replace("schema_version: 1", "schema_version: 0"))
+    assert gate(run, old) == 2
+    assert "schema version 1, found 0" in capsys.readouterr().err
+    record = run / "units" / "tum" / "desk" / "lingbot" / "result.json"
+    record.write_text("not json")
+    assert gate(run, baseline) == 2
+    out = capsys.readouterr().out
+    assert "damaged" in out
+    assert "result.json" in out
+    (run / "run.json").write_text("{")
+    assert gate(run, baseline) == 2
+    assert "run.json" in capsys.readouterr().err
+
+
+def test_a_damaged_extra_scene_is_named_and_the_rest_is_judged(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", scenes=("desk", "extra"), step_ms=rounds(1, 1)[0])
+    (run / "units" / "tum" / "extra" / "lingbot" / "result.json").write_text("{")
+    assert gate(run, baseline) == 0
+    assert "damaged record skipped" in capsys.readouterr().out
+
+
+def test_an_output_that_cannot_be_written_is_one_line(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", step_ms=rounds(1, 1)[0])
+    assert gate(run, baseline, "--junit", str(tmp_path / "none" / "j.xml")) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_the_project_s_own_baseline_can_be_read() -> None:
+    baseline = load_baseline(Path(__file__).parents[2] / "reports" / "baselines" / "ci_gate.yaml")
+    assert baseline.name == "ci_gate"
+    assert {unit.method for unit in baseline.units} == {"lingbot-ci", "lingbot-ci-paged"}
+
+
+def test_env_is_the_block_of_the_records(capsys: pytest.CaptureFixture[str]) -> None:
+    from lingbot_eval.profiling.environment import environment
+
+    assert main(["env", "--json"]) == 0
+    block = json.loads(capsys.readouterr().out)
+    assert block == json.loads(json.dumps(environment()))
+    assert main(["env"]) == 0
+    text = capsys.readouterr().out
+    assert "torch.threads  " in text
+    assert str(block["cpu_model"]) in text
+
+
+def test_benchmark_results_carry_the_same_block(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    conftest = Path(__file__).parents[2] / "benchmarks" / "conftest.py"
+    (folder / "conftest.py").write_text(conftest.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "test_one.py").write_text("def test_one(benchmark):\n    benchmark.pedantic(int, rounds=1)\n")
+    result = tmp_path / "result.json"
+    words = ["-m", "pytest", "-q", str(folder), f"--benchmark-json={result}", "-p", "no:cacheprovider"]
+    subprocess.run([sys.executable, *words], check=True, capture_output=True, cwd=tmp_path, timeout=120)
+    block = json.loads(result.read_text(encoding="utf-8"))["machine_info"]["lingbot_eval"]
+    assert set(block) >= {"cpu_model", "libraries", "torch", "git"}
+
+
+def test_the_baseline_is_yaml_that_people_can_read(baseline: Path) -> None:
+    document = yaml.safe_load(baseline.read_text(encoding="utf-8"))
+    assert list(document)[:4] == ["schema_version", "name", "tolerances", "history"]
+    assert len(document["units"][0]["samples"][LATENCY]) == 3

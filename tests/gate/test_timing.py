@@ -1,0 +1,196 @@
+"""Timings: recorded repeats of the same code raise no alarm, a planted slow-down is caught, chance is not a change."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
+
+from lingbot_eval.gate.samples import MOST_BLOCKS, from_text, thinned, to_text
+from lingbot_eval.gate.timing import BLOCK_FRAMES, FEWEST_BLOCKS, judge_rounds
+from lingbot_eval.gate.tolerances import Statistical
+from lingbot_eval.types import FloatArray
+from tests.gate.sides import rounds
+
+DATA = Path(__file__).parent / "data"
+RECORDED = sorted(DATA.glob("*_machine.json"))
+DEFAULT = Statistical(kind="statistical", match="*")
+
+
+def recorded(path: Path) -> tuple[list[FloatArray], list[FloatArray]]:
+    """Rounds of the same code, and rounds slowed by 15 %, in the order they were measured."""
+    entries = json.loads(path.read_text(encoding="utf-8"))["rounds"]
+    same, slowed = (
+        [np.array(entry["step_ms"]) for entry in entries if bool(entry["planted_percent"]) == planted]
+        for planted in (False, True)
+    )
+    return same, slowed
+
+
+def verdict(baseline: list[FloatArray], run: list[FloatArray]) -> str:
+    return judge_rounds(baseline, run, DEFAULT.min_effect, DEFAULT.alpha).status
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_twenty_repeats_of_the_same_code_raise_no_alarm(path: Path) -> None:
+    same, _ = recorded(path)
+    assert len(same) >= 20
+    alone = [verdict(same[:k] + same[k + 1 :], [same[k]]) for k in range(len(same))]
+    # Groups of five, each against all the others.
+    groups = [verdict(same[:k] + same[k + 5 :], same[k : k + 5]) for k in range(len(same) - 4)]
+    assert "regression" not in alone + groups
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_a_planted_slow_down_is_caught(path: Path) -> None:
+    same, slowed = recorded(path)
+    found = judge_rounds(same, slowed, DEFAULT.min_effect, DEFAULT.alpha)
+    assert found.status == "regression"
+    assert found.effect == pytest.approx(0.15, abs=0.05)
+    assert found.unit == "rounds"
+    # The other way about it is a gain, never an alarm.
+    assert verdict(slowed, same) != "regression"
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_whichever_rounds_are_the_baseline(path: Path) -> None:
+    """Repeats dealt at random into two halves: never an alarm; one half slowed, exactly, by 15 %: caught."""
+    same, _ = recorded(path)
+    generator = np.random.default_rng(0)
+    equal, slowed = [], []
+    for _ in range(40):
+        order = generator.permutation(len(same))
+        half = len(same) // 2
+        before, after = [same[k] for k in order[:half]], [same[k] for k in order[half:]]
+        equal.append(verdict(before, after))
+        slowed.append(verdict(before, [1.15 * times for times in after]))
+    assert "regression" not in equal
+    # On a restless machine a rare deal cannot be judged; none may pass.
+    assert "held" not in slowed
+    assert slowed.count("regression") >= 36
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_a_test_over_frames_would_cry_wolf(path: Path) -> None:
+    """Why rounds: neighbouring frames correlate, and single frames call many repeats of the same code slower."""
+    same, _ = recorded(path)
+    typical = np.median(np.stack(same), axis=0)
+    logs = [np.log(times / typical) for times in same]
+    neighbours = np.median([np.corrcoef(values[1:], values[:-1])[0, 1] for values in logs])
+    blocks = [
+        np.median(values[: len(values) // BLOCK_FRAMES * BLOCK_FRAMES].reshape(-1, BLOCK_FRAMES), axis=1)
+        for values in logs
+    ]
+    between_blocks = np.median([np.corrcoef(values[1:], values[:-1])[0, 1] for values in blocks])
+    assert neighbours > 0.3 > abs(between_blocks)
+    alarms = [
+        mannwhitneyu(logs[k], np.concatenate(logs[:k] + logs[k + 1 :]), alternative="greater").pvalue < DEFAULT.alpha
+        for k in range(len(logs))
+    ]
+    assert sum(alarms) >= 3
+
+
+def test_quiet_rounds_tell_a_slow_down_from_one_run() -> None:
+    assert verdict(list(rounds(10, 0)), list(rounds(1, 1, factor=1.15))) == "regression"
+    assert verdict(list(rounds(10, 0)), list(rounds(1, 1))) == "held"
+    assert verdict(list(rounds(10, 0)), list(rounds(1, 1, factor=0.8))) == "better"
+
+
+def test_a_significant_change_below_the_minimum_effect_holds() -> None:
+    found = judge_rounds(rounds(20, 0), rounds(20, 1, factor=1.04), 0.08, 0.01)
+    assert (found.status, found.p is not None and found.p < 0.01) == ("held", True)
+
+
+def test_restless_rounds_are_incomparable_not_held() -> None:
+    generator = np.random.default_rng(0)
+    restless = [50 * np.exp(generator.normal(0, 0.15) + generator.normal(0, 0.02, 64)) for _ in range(8)]
+    found = judge_rounds(restless, rounds(1, 1), 0.08, 0.01)
+    assert found.status == "incomparable"
+    assert "restless" in found.reason
+
+
+def test_a_run_that_was_disturbed_widens_its_own_margin() -> None:
+    generator = np.random.default_rng(0)
+    disturbed = [50 * np.exp(np.repeat(generator.normal(0.12, 0.3, 8), 8))]
+    assert verdict(list(rounds(10, 0)), disturbed) == "incomparable"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "run", "words"),
+    [
+        (rounds(2, 0), rounds(1, 1), "2 rounds"),
+        (rounds(5, 0), (), "no timings"),
+        (rounds(5, 0), rounds(1, 1, frames=40), "40 and of 64"),
+        (rounds(5, 0, frames=31), rounds(1, 1, frames=31), "at least 32"),
+        (rounds(5, 0), (np.full(64, np.nan),), "no time"),
+        (rounds(5, 0), (np.zeros(64),), "no time"),
+    ],
+)
+def test_what_cannot_be_tested_says_why(baseline: list[FloatArray], run: list[FloatArray], words: str) -> None:
+    found = judge_rounds(baseline, run, 0.08, 0.01)
+    assert found.status == "incomparable"
+    assert words in found.reason
+    assert BLOCK_FRAMES * FEWEST_BLOCKS == 32
+
+
+@given(st.integers(0, 10_000), st.floats(0.5, 2.0), st.sampled_from([2.0**-6, 2.0**6]))
+@settings(deadline=None, max_examples=40)
+def test_units_of_time_do_not_matter(seed: int, factor: float, unit: float) -> None:
+    before, after = rounds(6, seed), rounds(4, seed + 1, factor=factor)
+    scaled = judge_rounds([unit * times for times in before], [unit * times for times in after], 0.08, 0.01)
+    assert scaled == judge_rounds(before, after, 0.08, 0.01)
+
+
+@given(st.integers(0, 10_000), st.lists(st.floats(0.7, 1.6), min_size=2, max_size=5, unique=True))
+@settings(deadline=None, max_examples=40)
+def test_slower_is_never_judged_better(seed: int, factors: list[float]) -> None:
+    rank = {"better": 0, "held": 1, "incomparable": 2, "regression": 3}
+    before, after = rounds(8, seed), rounds(5, seed + 1)
+    found = [verdict(list(before), [factor * times for times in after]) for factor in sorted(factors)]
+    assert [rank[status] for status in found] == sorted(rank[status] for status in found)
+
+
+def test_chance_alone_raises_few_alarms() -> None:
+    """Correlated noise of a made-up machine, 200 times: the level asked for holds."""
+    generator = np.random.default_rng(3)
+
+    def one_round() -> FloatArray:
+        slow = np.zeros(64)
+        for frame in range(1, 64):
+            slow[frame] = 0.7 * slow[frame - 1] + generator.normal(0, 0.03)
+        return 50 * np.exp(generator.normal(0, 0.03) + slow)
+
+    alarms = sum(
+        judge_rounds([one_round() for _ in range(8)], [one_round() for _ in range(2)], 0.01, 0.01).status
+        == "regression"
+        for _ in range(200)
+    )
+    assert alarms <= 6  # 1 % of 200 is 2; more than 6 has a probability below 0.5 %
+
+
+def test_long_rounds_are_thinned_alike_and_keep_both_ends() -> None:
+    times = np.arange(1.0, 5004.0)
+    kept = thinned(times)
+    assert len(kept) == MOST_BLOCKS * BLOCK_FRAMES
+    assert (kept[0], kept[-1]) == (1.0, 5000.0)
+    assert len(thinned(times[:100])) == 100
+
+
+@given(st.lists(st.floats(1e-3, 1e6), max_size=50))
+def test_samples_survive_the_file(times: list[float]) -> None:
+    read = from_text(to_text(np.array(times)))
+    assert np.allclose(read, times, rtol=6e-4)
+    assert to_text(read) == to_text(np.array(times))
+
+
+@pytest.mark.parametrize("text", ["1 2 x", "nan", "-1", "inf"])
+def test_samples_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"durations|float"):
+        from_text(text)
+    assert math.isfinite(from_text("1.5")[0])

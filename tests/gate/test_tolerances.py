@@ -1,0 +1,89 @@
+"""Tolerances: limits in both directions, symmetry and monotonicity, first match wins, every metric has a direction."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lingbot_eval.gate.tolerances import DEFAULTS, Absolute, Relative, Shown, Status, judge_values, tolerance_for
+
+values = st.floats(-1e6, 1e6)
+tolerances = st.one_of(
+    st.builds(Absolute, kind=st.just("absolute"), match=st.just("*"), worse_by=st.floats(0, 1e3)),
+    st.builds(
+        Relative, kind=st.just("relative"), match=st.just("*"), worse_by=st.floats(0, 10), floor=st.floats(0, 10)
+    ),
+)
+RANK: dict[Status, int] = {"better": 0, "held": 1, "regression": 2}
+
+
+@given(values, values, tolerances)
+def test_lower_and_higher_mirror_each_other(baseline: float, run: float, tolerance: Absolute | Relative) -> None:
+    assert judge_values(baseline, run, tolerance, "lower") == judge_values(-baseline, -run, tolerance, "higher")
+
+
+@given(values, values, values, tolerances, st.sampled_from(["lower", "higher"]))
+def test_a_worse_number_never_gets_a_better_verdict(
+    baseline: float, one: float, other: float, tolerance: Absolute | Relative, better: str
+) -> None:
+    good, bad = sorted((one, other), reverse=better == "higher")
+    verdicts = [judge_values(baseline, value, tolerance, better) for value in (good, bad)]  # type: ignore[arg-type]
+    assert RANK[verdicts[0]] <= RANK[verdicts[1]]
+
+
+@given(values, values, tolerances)
+def test_same_refuses_what_either_way_refuses(baseline: float, run: float, tolerance: Absolute | Relative) -> None:
+    either = {judge_values(baseline, run, tolerance, way) for way in ("lower", "higher")}
+    assert (judge_values(baseline, run, tolerance, "same") == "regression") == ("regression" in either)
+
+
+@given(values, tolerances, st.sampled_from(["lower", "higher", "same"]))
+def test_the_same_number_holds(value: float, tolerance: Absolute | Relative, better: str) -> None:
+    assert judge_values(value, value, tolerance, better) == "held"  # type: ignore[arg-type]
+
+
+@given(st.floats(1e-3, 1e3), st.floats(-0.5, 0.5), st.floats(0, 0.4), st.sampled_from([2.0**-10, 2.0**10]))
+def test_relative_knows_no_units(baseline: float, change: float, worse_by: float, factor: float) -> None:
+    tolerance = Relative(kind="relative", match="*", worse_by=worse_by)
+    run = baseline * (1 + change)
+    scaled = judge_values(baseline * factor, run * factor, tolerance, "lower")
+    assert judge_values(baseline, run, tolerance, "lower") == scaled
+
+
+@given(values, values, st.floats(0, 100), st.floats(0, 100), st.sampled_from(["lower", "higher", "same"]))
+def test_a_wider_tolerance_never_makes_a_regression(
+    baseline: float, run: float, one: float, other: float, better: str
+) -> None:
+    assume(one != other)
+    narrow, wide = (
+        judge_values(baseline, run, Absolute(kind="absolute", match="*", worse_by=limit), better)  # type: ignore[arg-type]
+        for limit in sorted((one, other))
+    )
+    assert not (narrow == "held" and wide == "regression")
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"), [(1.0, "held"), (1.01, "held"), (1.02, "regression"), (0.99, "held"), (0.98, "better")]
+)
+def test_one_percent(run: float, expected: Status) -> None:
+    assert judge_values(1.0, run, Relative(kind="relative", match="*", worse_by=0.0101), "lower") == expected
+
+
+def test_the_floor_leaves_room_above_nothing() -> None:
+    tight = Relative(kind="relative", match="*", worse_by=0.5)
+    assert judge_values(0.0, 1e-9, tight, "lower") == "regression"
+    assert judge_values(0.0, 1e-9, tight.model_copy(update={"floor": 1e-6}), "lower") == "held"
+
+
+def test_the_first_match_counts() -> None:
+    found = tolerance_for("throughput/forward_latency/p95", DEFAULTS)
+    assert isinstance(found, Shown)
+    found = tolerance_for("throughput/forward_latency/p50", DEFAULTS)
+    assert found is not None
+    assert found.kind == "statistical"
+    assert tolerance_for("depth/abs_rel/lstsq", ()) is None
+
+
+def test_the_defaults_judge_every_metric() -> None:
+    assert tolerance_for("a family/of tomorrow", DEFAULTS) is not None
