@@ -7,13 +7,15 @@ All share one environment, installed once by the session ``environment``, which 
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "tests", "gate"]
 
 
 @nox.session(default=False)
@@ -47,6 +49,16 @@ def compare(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the test suite (slow and GPU cases by marker: ``-- -m slow``)."""
     run(session, "pytest", *session.posargs)
+
+
+@nox.session(python=False, requires=["environment"])
+def gate(session: nox.Session) -> None:
+    """Run the short experiment and hold it against its baseline; ``-- --update --reason "why"`` renews the baseline."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    options = ["--markdown", summary] if summary and not session.posargs else session.posargs
+    with tempfile.TemporaryDirectory() as folder:
+        run(session, "lingbot-eval", "run", "benchmarks/ci_gate.yaml", "--no-report", "--out", folder)
+        run(session, "lingbot-eval", "gate", folder, "--baseline", "reports/baselines/ci_gate.yaml", *options)
 
 
 @nox.session(python=False, requires=["environment"])
