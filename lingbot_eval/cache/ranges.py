@@ -141,7 +141,7 @@ class TritonAttention:
 
 
 class MaskedAttention:
-    """Products over the whole buffer with a bias that hides what is not visible: for few queries, any dtype.
+    """Products over the whole buffer with a bias that hides what is not visible: for few queries, in float32.
 
     Two matrix products keep a GPU busy with one query where fused kernels give it sixteen blocks of work; the buffer is
     at most a chunk longer than what is visible. Hidden keys and values must be finite.

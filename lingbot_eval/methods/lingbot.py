@@ -115,7 +115,7 @@ class LingbotMethod:
     def _model(self) -> tuple[GeometricContextTransformer, WeightSource]:
         if self._loaded is None:
             settings = self._config.model
-            self._loaded = build_model(
+            model, source = build_model(
                 settings.config,
                 checkpoint=settings.checkpoint,
                 seed=settings.seed,
@@ -123,6 +123,8 @@ class LingbotMethod:
                 device=self._device,
                 precision=self._config.precision,
             )
+            model.choose_heads(self._config.heads)
+            self._loaded = model, source
         return self._loaded
 
     def _new_session(self) -> Session:

@@ -29,8 +29,9 @@ class ModelSettings(BaseModel):
 class LingbotConfig(BaseModel):
     """The streaming model as a method.
 
-    device: ``auto`` takes a GPU where there is one. precision: of the trunk's matrix products and the K/V cache;
-    the heads stay in float32 (model.md section 5).
+    device: ``auto`` takes a GPU where there is one. precision: of the trunk's matrix products and the K/V cache.
+    heads: the heads stay in float32 (model.md section 5); ``tf32`` lets their convolutions round products to 10 bits of
+    mantissa on a GPU, and ``auto`` does so beside a trunk in half precision, which rounds to 7 or 10 bits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,3 +42,4 @@ class LingbotConfig(BaseModel):
     streaming: StreamSettings = StreamSettings()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    heads: Literal["auto", "float32", "tf32"] = "auto"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 import torch
 
@@ -12,7 +11,6 @@ from lingbot_eval.model.config import CONFIGS, ConfigName, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource, draw_untrained, load_checkpoint
 
-HeadPrecision = Literal["auto", "float32", "tf32"]
 DEVICES = r"auto|cpu|cuda(:\d{1,3})?"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -52,16 +50,10 @@ def empty_model(config: ModelConfig, *, point_head: bool) -> GeometricContextTra
     return model
 
 
-def ready(
-    model: GeometricContextTransformer, device: torch.device, precision: str, heads: HeadPrecision = "auto"
-) -> GeometricContextTransformer:
-    """The filled network for inference: cast, then moved.
-
-    heads: ``float32``, or ``tf32``: float32 whose products are rounded to 10 bits of mantissa on a GPU's matrix units.
-    ``auto`` is tf32 beside a trunk of 7 or 10 bits, float32 beside one in float32.
-    """
+def ready(model: GeometricContextTransformer, device: torch.device, precision: str) -> GeometricContextTransformer:
+    """The filled network for inference: cast, then moved."""
     model.set_trunk_dtype(PRECISIONS[precision])
-    model.tf32_heads = heads == "tf32" or (heads == "auto" and precision != "float32")
+    model.choose_heads("auto")
     model.requires_grad_(requires_grad=False).eval().to(device)
     if device.type == "cuda":
         # The layout that the matrix units read; tokens come in it anyway.

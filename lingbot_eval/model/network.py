@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from lingbot_eval.model.camera_head import CameraHead
 from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.model.dense_head import DenseHead
 from lingbot_eval.model.protocols import KVCache, Placement
+
+
+HeadPrecision = Literal["auto", "float32", "tf32"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class GeometricContextTransformer(nn.Module):
         for module in self.aggregator.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(dtype)
+
+    def choose_heads(self, precision: HeadPrecision) -> None:
+        """``float32``, ``tf32``, or ``auto``: tf32 beside a trunk in half precision, which rounds more than it does."""
+        half = self.trunk_dtype is not torch.float32
+        self.tf32_heads = precision == "tf32" or (precision == "auto" and half)
 
     def place(self, images: Tensor, placement: Placement) -> PassInputs:
         """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``; sides are multiples of 14."""
