@@ -1,0 +1,88 @@
+"""Frames of a study: pools played forward and backward with their poses, noise, and datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.scaling.inputs import FrameSource, open_source, pool_position
+from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
+from lingbot_eval.validation import validated
+
+SIZE = (70, 56)
+
+
+def nothing() -> None: ...
+
+
+def opened(settings: Input) -> FrameSource:
+    return open_source(settings, SIZE, 0, nothing)
+
+
+def test_forward_and_backward_by_hand() -> None:
+    assert [pool_position(i, 4) for i in range(9)] == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+    assert [pool_position(i, 2) for i in range(4)] == [0, 1, 0, 1]
+
+
+@given(st.integers(0, 10**7), st.integers(2, 1000))
+def test_neighbours_in_time_are_neighbours_in_the_pool(index: int, pool: int) -> None:
+    here, there = pool_position(index, pool), pool_position(index + 1, pool)
+    assert 0 <= here < pool
+    assert abs(here - there) == 1
+
+
+def test_a_synthetic_pool_and_its_poses() -> None:
+    counted: list[None] = []
+    source = open_source(SyntheticInput(kind="synthetic", pool=4), SIZE, 0, lambda: counted.append(None))
+    assert len(counted) == 4
+    frames = list(source.frames(9))
+    assert [frame.index for frame in frames] == list(range(9))
+    assert all(frame.image is not None and frame.image.shape == (56, 70, 3) for frame in frames)
+    assert frames[2].image is frames[4].image
+    assert frames[1].image is not frames[2].image
+    truth = source.reference(9)
+    assert truth is not None
+    for frame, pose in zip(frames, truth.camera_to_world, strict=True):
+        np.testing.assert_array_equal(frame.camera_to_world, pose)
+    assert (np.diff(truth.timestamps) > 0).all()
+    assert np.linalg.norm(truth.positions[3] - truth.positions[0]) > 0.1
+
+
+def test_noise_is_noise() -> None:
+    source = opened(NoiseInput(kind="noise", pool=3))
+    images = [frame.image for frame in source.frames(3)]
+    assert all(image is not None and image.shape == (56, 70, 3) for image in images)
+    assert all(50 < float(np.std(image)) < 90 for image in images if image is not None)
+    assert not np.array_equal(images[0], images[1])
+    assert source.reference(3) is None
+    again = next(opened(NoiseInput(kind="noise", pool=3)).frames(1))
+    np.testing.assert_array_equal(again.image, images[0])
+
+
+def folder_input(root: Path, **changes: object) -> DatasetInput:
+    for number in range(6):
+        Image.fromarray(np.full((90, 120, 3), 40 * number, np.uint8)).save(root / f"{number}.png")
+    dataset = {"name": "folder", "root": str(root), "scenes": [root.name]}
+    return validated(DatasetInput, {"kind": "dataset", "dataset": dataset, **changes}, "test")
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_dataset_streams_from_its_files(tmp_path: Path, workers: int) -> None:
+    source = open_source(folder_input(tmp_path), SIZE, workers, nothing)
+    frames = list(source.frames(5))
+    assert [frame.index for frame in frames] == list(range(5))
+    assert [int(frame.image[0, 0, 0]) for frame in frames if frame.image is not None] == [0, 40, 80, 120, 160]
+    with pytest.raises(DataError, match=r"has 6 frames, the case wants 7.*input\.pool"):
+        list(source.frames(7))
+
+
+def test_a_dataset_can_be_a_pool(tmp_path: Path) -> None:
+    source = opened(folder_input(tmp_path, pool=3))
+    shades = [int(frame.image[0, 0, 0]) for frame in source.frames(7) if frame.image is not None]
+    assert shades == [0, 40, 80, 40, 0, 40, 80]

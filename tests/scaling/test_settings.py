@@ -1,0 +1,107 @@
+"""A study file: which cases it means, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from studies import study
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.scaling.execute import in_order
+from lingbot_eval.scaling.settings import Case, Study, case_name, load_study
+
+SMALL = """
+kind: scale
+name: mine
+model: {config: ci}
+defaults: {frames: 50, size: [56, 42]}
+cases:
+  - {frames: 20}
+  - {keyframe_interval: 1}
+sweep:
+  backend: [sdpa, paged]
+  precision: [float32, bfloat16]
+"""
+
+
+def test_every_case_with_every_combination(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SMALL, encoding="utf-8")
+    cases = list(load_study(str(path)).all_cases())
+    found = [(case.frames, case.keyframe_interval, case.backend, case.precision) for case in cases]
+    pairs = [(backend, precision) for backend in ("sdpa", "paged") for precision in ("float32", "bfloat16")]
+    assert found == [(20, "auto", *pair) for pair in pairs] + [(50, 1, *pair) for pair in pairs]
+    assert {case.size for case in cases} == {(56, 42)}
+
+
+def test_cases_that_share_a_network_run_together(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SMALL, encoding="utf-8")
+    precisions = [case.precision for case in in_order(load_study(str(path)))]
+    assert precisions == ["float32"] * 4 + ["bfloat16"] * 4
+
+
+def test_the_shipped_study_reaches_its_length() -> None:
+    shipped = load_study("scaling")
+    assert max(case.frames for case in shipped.all_cases()) >= 10_000
+    assert {100, 320, 1_000, 3_840, 10_000, 25_000} <= set(shipped.checkpoints)
+
+
+def test_overrides_reach_lists_and_sections() -> None:
+    changed = load_study("scaling", ["cases.0.frames=7", "sweep.window=[8, null]", "input={kind: noise}"])
+    assert [(case.frames, case.window) for case in changed.all_cases()] == [(7, 8), (7, None)]
+    assert changed.input.kind == "noise"
+
+
+def test_names_say_every_difference() -> None:
+    base = Case()
+    changes = {
+        "frames": 5,
+        "scenario": "camera",
+        "backend": "paged",
+        "keyframe_interval": 3,
+        "window": 9,
+        "precision": "bfloat16",
+        "size": (28, 14),
+        "limit_s": 4.0,
+    }
+    names = {case_name(base.model_copy(update={key: value})) for key, value in changes.items()}
+    names |= {case_name(base), case_name(base.model_copy(update={"scenario": "camera", "camera_hz": 10.0}))}
+    assert set(changes) | {"camera_hz"} == set(Case.model_fields)
+    assert len(names) == len(changes) + 2
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("sweep.backend=[sdpx]", "sweep.backend.0: expected 'auto', 'sdpa'"),
+        ("cases.0.frmaes=3", "unknown key 'frmaes' (did you mean 'frames'?)"),
+        ("sweep.keyframe_intervals=[1]", "did you mean 'keyframe_interval'?"),
+        ("streaming.window=3", "window belongs into defaults, cases or sweep"),
+        ("sweep.frames=[10]", "cases.0.frames: the sweep sets it, too"),
+        ("cases=[{frames: 5}, {frames: 5}]", "is there more than once"),
+        ("defaults.size=[518, 377]", "multiple of 14"),
+        ("checkpoints=[100, 100]", "rising"),
+        ("input={kind: dataset, dataset: {name: tum, root: /x}}", "expected a list of one scene"),
+        ("input.pool=1", "greater than or equal to 2"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_study("scaling", [override])
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_experiment_is_no_study() -> None:
+    with pytest.raises(ConfigError, match="kind"):
+        load_study("smoke")
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        study().name = "other"  # type: ignore[misc]
+    assert isinstance(study(), Study)
