@@ -14,7 +14,6 @@ from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.model.dense_head import DenseHead
 from lingbot_eval.model.protocols import KVCache, Placement
 
-
 HeadPrecision = Literal["auto", "float32", "tf32"]
 
 
