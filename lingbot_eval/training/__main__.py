@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="length of the whole run in steps, instead of minutes")
     parser.add_argument("--call-minutes", type=float, help="stop this call then, saved; call again to go on")
     parser.add_argument("--recipe", default="gpu", choices=("gpu", "tiny"))
+    parser.add_argument("--learning-rate", type=float, help="peak; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes for scenes")
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out=given.out,
         recipe=given.recipe,
         seed=given.seed,
+        learning_rate=given.learning_rate,
         minutes=given.minutes,
         steps=given.steps,
         call_minutes=given.call_minutes,

@@ -76,41 +76,55 @@ def _depth_terms(output: ClipOutput, truth: Tensor, weights: LossWeights) -> dic
 
 
 def _pose_terms(encodings: list[Tensor], truth: Tensor, weights: LossWeights) -> dict[str, Tensor]:
-    names = ("translation", "rotation", "fov", "relative_translation", "relative_rotation")
-    terms = {name: truth.new_zeros(()) for name in names}
-    factors = (weights.translation, weights.rotation, weights.fov, weights.relative_translation,
-               weights.relative_rotation)  # fmt: skip
-    total = sum(weights.gamma**i for i in range(len(encodings)))
-    for i, encoding in enumerate(encodings):
-        share = weights.gamma ** (len(encodings) - 1 - i) / total
-        errors = (*_absolute(encoding, truth), *_relative(encoding, truth))
-        for name, factor, error in zip(names, factors, errors, strict=True):
-            terms[name] = terms[name] + share * factor * error
-    return terms
+    """All iterations at once: a GPU waits for launches here, not for arithmetic."""
+    count = len(encodings)
+    discount = truth.new_tensor([weights.gamma ** (count - 1 - i) for i in range(count)])
+    share = discount / discount.sum()
+    guess = torch.stack(encodings)
+    truth = truth.expand_as(guess)
+    translation, rotation, fov = _absolute(guess, truth)
+    moved, turned = _relative(guess, truth)
+    errors = {
+        "translation": weights.translation * translation,
+        "rotation": weights.rotation * rotation,
+        "fov": weights.fov * fov,
+        "relative_translation": weights.relative_translation * moved,
+        "relative_rotation": weights.relative_rotation * turned,
+    }
+    return {name: (share * error).sum() for name, error in errors.items()}
 
 
-def _absolute(encoding: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Translation, rotation (the quaternion as it is, of either sign) and field of view against the first camera."""
-    translation = F.smooth_l1_loss(encoding[..., :3], truth[..., :3], beta=0.05)
-    guess, quaternion = encoding[..., 3:7], truth[..., 3:7]
-    sign = torch.where((guess * quaternion).sum(-1, keepdim=True) < 0, -1.0, 1.0)
-    rotation = F.smooth_l1_loss(guess, sign * quaternion, beta=0.02)
-    return translation, rotation, F.l1_loss(encoding[..., 7:], truth[..., 7:])
+def _each(error: Tensor) -> Tensor:
+    """The mean of every iteration: (n, ...) → (n,)."""
+    return error.flatten(1).mean(1)
 
 
-def _relative(encoding: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Motion between frames some lags apart, seen from the earlier camera: translation relative to its length, and
-    rotation as the vector part of the quaternion of the error."""
-    guess, quaternion = F.normalize(encoding[..., 3:7], dim=-1, eps=1e-4), truth[..., 3:7]
-    lags = [lag for lag in RELATIVE_LAGS if lag < truth.shape[1]]
-    translation, rotation = truth.new_zeros(()), truth.new_zeros(())
+def _absolute(guess: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, B, F, 9) encodings → errors (n,) of translation, rotation (the quaternion as it is, of either sign) and field
+    of view against the first camera."""
+    translation = F.smooth_l1_loss(guess[..., :3], truth[..., :3], beta=0.05, reduction="none")
+    turn, quaternion = guess[..., 3:7], truth[..., 3:7]
+    sign = torch.where((turn * quaternion).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+    rotation = F.smooth_l1_loss(turn, sign * quaternion, beta=0.02, reduction="none")
+    return _each(translation), _each(rotation), _each((guess[..., 7:] - truth[..., 7:]).abs())
+
+
+def _relative(guess: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors (n,) of the motion between frames some lags apart, seen from the earlier camera: translation relative to
+    its length, and rotation as the vector part of the quaternion of the error."""
+    position, facing = guess[..., :3], F.normalize(guess[..., 3:7], dim=-1, eps=1e-4)
+    true_position, true_facing = truth[..., :3], truth[..., 3:7]
+    lags = [lag for lag in RELATIVE_LAGS if lag < truth.shape[-2]]
+    translation = rotation = truth.new_zeros(len(truth))
     for lag in lags:
-        moved = rotate_back(guess[:, :-lag], encoding[:, lag:, :3] - encoding[:, :-lag, :3])
-        true_move = rotate_back(quaternion[:, :-lag], truth[:, lag:, :3] - truth[:, :-lag, :3])
+        early, late = slice(None, -lag), slice(lag, None)
+        moved = rotate_back(facing[..., early, :], position[..., late, :] - position[..., early, :])
+        true_move = rotate_back(true_facing[..., early, :], true_position[..., late, :] - true_position[..., early, :])
         length = true_move.norm(dim=-1, keepdim=True).clamp(min=SHORTEST)
-        translation = translation + F.smooth_l1_loss(moved / length, true_move / length, beta=0.1) / len(lags)
-        turn = product(conjugate(guess[:, :-lag]), guess[:, lag:])
-        true_turn = product(conjugate(quaternion[:, :-lag]), quaternion[:, lag:])
+        error = F.smooth_l1_loss(moved / length, true_move / length, beta=0.1, reduction="none")
+        translation = translation + _each(error) / len(lags)
+        turn = product(conjugate(facing[..., early, :]), facing[..., late, :])
+        true_turn = product(conjugate(true_facing[..., early, :]), true_facing[..., late, :])
         off = product(conjugate(true_turn), turn)
-        rotation = rotation + (off[..., :3] * off[..., 3:].sign()).abs().mean() / len(lags)
+        rotation = rotation + _each((off[..., :3] * off[..., 3:].sign()).abs()) / len(lags)
     return translation, rotation

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from lingbot_eval.training.clips import Clips, ClipShape, draw_clips
 from lingbot_eval.training.forward import ClipPlan
 from lingbot_eval.training.journal import Journal
 from lingbot_eval.training.learner import Learner
-from lingbot_eval.training.recipe import RECIPES, SCALE_FRAMES, Diet, Recipe
+from lingbot_eval.training.recipe import RECIPES, SCALE_FRAMES, Diet
 from lingbot_eval.training.scene_jobs import JobSupply, training_jobs, validation_jobs
 from lingbot_eval.training.state import WEIGHTS, Progress, export_weights, load_state, save_state
 from lingbot_eval.training.validation import Validator
@@ -32,6 +32,7 @@ Report = Callable[[dict[str, float]], None]
 @dataclass(frozen=True)
 class TrainingSettings:
     """One run. minutes or steps: its whole length, over all calls, which the schedule is laid over; exactly one.
+    learning_rate: peak, None for the recipe's.
 
     call_minutes: stop this call after so many minutes, saved, the run to be resumed. workers: processes that build
     scenes. compiled: torch.compile the blocks. log_seconds, save_seconds: how often.
@@ -43,6 +44,7 @@ class TrainingSettings:
     seed: int = 0
     minutes: float | None = None
     steps: int | None = None
+    learning_rate: float | None = None
     call_minutes: float | None = None
     workers: int = 0
     compiled: bool = False
@@ -52,7 +54,7 @@ class TrainingSettings:
     def plan(self) -> dict[str, str | int | float | None]:
         """What a resumed run must share with the one that it resumes."""
         whole = asdict(self)
-        return {key: whole[key] for key in ("config", "recipe", "seed", "minutes", "steps")}
+        return {key: whole[key] for key in ("config", "recipe", "seed", "minutes", "steps", "learning_rate")}
 
 
 class TrainingError(LingbotEvalError):
@@ -80,7 +82,8 @@ class _Run:
     def __init__(self, settings: TrainingSettings, device: torch.device, stack: ExitStack) -> None:
         self._started = time.perf_counter()
         self._settings = settings
-        self._recipe: Recipe = RECIPES[settings.recipe]
+        recipe = RECIPES[settings.recipe]
+        self._recipe = replace(recipe, learning_rate=settings.learning_rate or recipe.learning_rate)
         self._device = device
         self._learner = Learner(CONFIGS[settings.config], self._recipe, settings.seed, device)
         if settings.compiled:
