@@ -6,11 +6,12 @@ import csv
 import io
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.formats.atomic import atomic_open, write_text
@@ -102,12 +103,26 @@ def read_samples(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, dtype={name: str if name == TEXT else np.float64 for name in COLUMNS})
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: expected the samples of a case, found {' '.join(str(error).split())}") from error
-    if list(table.columns) != list(COLUMNS):
-        raise StoreError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(table.columns)}")
-    return table
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.reader(stream, strict=True))
+        if not rows or rows[0] != list(COLUMNS):
+            raise ValueError(f"columns {rows[0] if rows else 'missing'}")
+        wrong = next((number for number, row in enumerate(rows, 1) if len(row) != len(COLUMNS)), None)
+        if wrong is not None:
+            raise ValueError(f"line {wrong} has {len(rows[wrong - 1])} cells, not {len(COLUMNS)}")
+        cells = zip(*rows[1:], strict=True) if len(rows) > 1 else ((),) * len(COLUMNS)
+        return pd.DataFrame({name: _column(name, values) for name, values in zip(COLUMNS, cells, strict=True)})
+    except (OSError, ValueError, csv.Error) as error:
+        raise StoreError(
+            f"{path}: expected the samples of a case, found a damaged table ({' '.join(str(error).split())}); "
+            "run the case again"
+        ) from error
+
+
+def _column(name: str, cells: Sequence[str]) -> NDArray[Any]:
+    if name == TEXT:
+        return np.array(cells, dtype=object)
+    return np.array([float(cell or "nan") for cell in cells], dtype=np.float64)
 
 
 def _cell(name: str, value: float) -> str:

@@ -23,7 +23,7 @@ def test_an_exact_line_is_found_exactly(slope: int, interval: int, kept: int, st
     assert found.kept == kept
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_slow_frames_do_not_move_it(seed: int) -> None:
     random = np.random.default_rng(seed)

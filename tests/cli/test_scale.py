@@ -1,0 +1,79 @@
+"""``lingbot-eval scale``: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lingbot_eval.cli.main import main
+from lingbot_eval.scaling import attempt
+
+SMALL = [
+    word
+    for setting in (
+        "cases.0.frames=20",
+        "defaults.size=[56, 42]",
+        "defaults.backend=sdpa",
+        "device=cpu",
+        "input={kind: noise, pool: 4}",
+    )
+    for word in ("--set", setting)
+]
+
+
+def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["scale", *SMALL, "--out", str(tmp_path)]
+    assert main([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (case,) = document["cases"]
+    assert document["status"] == "complete"
+    assert (case["status"], case["predictions"]) == ("ok", 20)
+    assert all(Path(file).is_file() for file in document["files"])
+    assert Path(document["run"]).parent == tmp_path
+
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "done before" in printed.err
+    assert "Growth a kept frame" in printed.out
+    assert "a slope needs" in printed.out or "the window never filled" in printed.out
+
+
+def test_a_dry_run_predicts_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scale", *SMALL, "--out", str(tmp_path / "runs"), "--dry-run", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["predicted"][0]["estimate"]["frames"] == 20
+    assert not (tmp_path / "runs").exists()
+
+
+def test_running_out_of_memory_ends_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **settings: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(attempt, "open_session", full)
+    assert main(["scale", *SMALL, "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "out of memory" in printed.err
+    assert "1 of 1 cases failed" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [("sweep.bakend=[sdpa]", "did you mean 'backend'"), ("device=cuda:63", "device cuda:63")],
+)
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, says: str) -> None:
+    assert main(["scale", *SMALL, "--set", setting, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scene_too_short_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = "input={kind: dataset, dataset: {name: synthetic, scenes: [room], options: {frames: 9}}}"
+    assert main(["scale", *SMALL, "--set", dataset, "--out", str(tmp_path)]) == 2
+    assert "has 9 frames, the case wants 20" in capsys.readouterr().err

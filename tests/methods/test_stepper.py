@@ -1,0 +1,156 @@
+"""The stepper: predictions meet their frames and their time, at once or a step later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.methods import stepper as stepper_module
+from lingbot_eval.methods.stepper import Stepper
+from lingbot_eval.methods.transfer import HostArray, HostTransfer
+from lingbot_eval.streaming.session import FrameOutput
+from lingbot_eval.types import Frame, FrameType, Prediction
+
+CPU = torch.device("cpu")
+
+
+class Late:
+    """Outputs that are not there before somebody asks; writes down who asked when."""
+
+    def __init__(self, number: int, tensors: Sequence[Tensor | None], log: list[str]) -> None:
+        self._number, self._tensors, self._log = number, tensors, log
+
+    def arrays(self) -> tuple[HostArray | None, ...]:
+        self._log.append(f"take {self._number}")
+        return tuple(None if tensor is None else tensor.numpy() for tensor in self._tensors)
+
+
+class LateTransfer(HostTransfer):
+    """A GPU's behaviour without one: the outputs of a step are under way while the next one is given."""
+
+    def __init__(self, in_flight: int, log: list[str]) -> None:
+        self.in_flight = in_flight
+        self._log = log
+        self._number = 0
+
+    def download(self, tensors: Sequence[Tensor | None]) -> Late:
+        self._number += 1
+        return Late(self._number, tensors, self._log)
+
+
+class Session:
+    """Three scale frames together, then one by one; the pose says which frame it was."""
+
+    interval = 1
+
+    def __init__(self, log: list[str]) -> None:
+        self.seen = 0
+        self.log = log
+
+    def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
+        self.log.append(f"step {self.seen}")
+        self.seen += 1
+        if self.seen < 3:
+            return ()
+        return tuple(self._output(i) for i in ((0, 1, 2) if self.seen == 3 else (self.seen - 1,)))
+
+    def finish(self) -> tuple[FrameOutput, ...]:
+        return tuple(self._output(i) for i in range(self.seen)) if self.seen < 3 else ()
+
+    def used_bytes(self) -> dict[str, int]:
+        return {"anchor": self.seen}
+
+    def allocated_bytes(self) -> int:
+        return self.seen
+
+    def _output(self, index: int) -> FrameOutput:
+        pose = torch.tensor([index, 0, 0, 0, 0, 0, 1, 1, 0 if index == 4 else 1], dtype=torch.float32)
+        kind = FrameType.SCALE if index < 3 else FrameType.KEPT
+        return FrameOutput(index, kind, pose, torch.full((2, 2), float(index)), torch.ones(2, 2))
+
+
+class Tick:
+    """A span of as many seconds as spans were begun before it."""
+
+    count = 0
+
+    def __init__(self, device: str) -> None:
+        Tick.count += 1
+        self._seconds = float(Tick.count)
+
+    def stop(self) -> None: ...
+
+    def seconds(self) -> float:
+        return self._seconds
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tick, "count", 0)
+    monkeypatch.setattr(stepper_module, "begin_span", Tick)
+
+
+def frame(index: int) -> Frame:
+    return Frame(index, index / 10, np.full((14, 14, 3), index, np.uint8), f"frame {index}")
+
+
+def stream(in_flight: int, count: int, log: list[str]) -> list[list[Prediction]]:
+    """What each step returned, and at the end what the finish did."""
+    stepper = Stepper(Session(log), CPU, LateTransfer(in_flight, log))
+    return [list(stepper.step(frame(index))) for index in range(count)] + [list(stepper.finish())]
+
+
+@pytest.mark.usefixtures("ticking")
+@pytest.mark.parametrize("in_flight", [0, 1, 2])
+def test_predictions_are_the_same_however_many_steps_are_in_flight(in_flight: int) -> None:
+    found = [prediction for step in stream(in_flight, 7, []) for prediction in step]
+    assert [prediction.index for prediction in found] == list(range(7))
+    for index, prediction in enumerate(found):
+        assert prediction.camera_to_world is not None
+        assert prediction.camera_to_world[0, 3] == index
+        assert prediction.depth is not None
+        assert (prediction.depth == index).all()
+        assert prediction.timestamp == index / 10
+        assert (prediction.intrinsics is None) == (index == 4)  # a collapsed field of view
+    # Steps 1, 2, 3 are one pass that its frames share; every later frame has its own.
+    costs = [prediction.cost for prediction in found]
+    assert [cost.forward_s for cost in costs if cost] == [2, 2, 2, 4, 5, 6, 7]
+    # The cache is what it was right after the frame's own step.
+    assert [cost.cache_bytes["anchor"] for cost in costs if cost] == [3, 3, 3, 4, 5, 6, 7]
+
+
+def test_outputs_are_taken_a_step_later_when_one_is_in_flight() -> None:
+    log: list[str] = []
+    steps = stream(1, 5, log)
+    assert [[prediction.index for prediction in step] for step in steps] == [[], [], [], [0, 1, 2], [3], [4]]
+    assert log == ["step 0", "step 1", "step 2", "step 3", "take 1", "step 4", "take 2", "take 3"]
+    log.clear()
+    steps = stream(0, 4, log)
+    assert [[prediction.index for prediction in step] for step in steps] == [[], [], [0, 1, 2], [3], []]
+    assert log == ["step 0", "step 1", "step 2", "take 1", "step 3", "take 2"]
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_stream_shorter_than_its_scale_phase_comes_at_the_end() -> None:
+    steps = stream(1, 2, [])
+    assert [len(step) for step in steps] == [0, 0, 2]
+    # Both steps and the finish that did the work.
+    assert [prediction.cost.forward_s for prediction in steps[-1] if prediction.cost] == [3, 3]
+
+
+def test_a_frame_without_an_image_is_named() -> None:
+    stepper = Stepper(Session([]), CPU, HostTransfer())
+    with pytest.raises(DataError, match=r"walk/7\.png: frame 7 came without its image"):
+        stepper.step(Frame(7, 0.7, None, "walk/7.png"))
+
+
+def test_pixels_are_normalised_as_the_model_wants_them() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (14, 28, 3), dtype=np.uint8)
+    pixels = HostTransfer().upload(image)
+    assert pixels.shape == (3, 14, 28)
+    np.testing.assert_allclose(pixels.numpy(), image.transpose(2, 0, 1) / 255, atol=1e-7)

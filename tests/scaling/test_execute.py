@@ -1,0 +1,305 @@
+"""Studies from end to end on the small model, and on a session that fails on purpose."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from studies import FakeSession, Quiet, study
+
+from lingbot_eval.errors import CheckpointError, StoreError
+from lingbot_eval.model.build import build_model
+from lingbot_eval.model.config import ConfigName
+from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.model.weights import WeightSource
+from lingbot_eval.runs import plan
+from lingbot_eval.scaling import attempt, networks
+from lingbot_eval.scaling.execute import Outcome, execute
+from lingbot_eval.scaling.records import CaseRecord
+from lingbot_eval.scaling.samples import SAMPLES_FILE, read_samples
+from lingbot_eval.scaling.settings import Study
+from lingbot_eval.scaling.store import ScaleStore
+from lingbot_eval.scaling.write import FIGURE, PAGE, write_scaling
+
+
+@pytest.fixture(autouse=True)
+def one_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of one test mean one code, also while somebody edits it."""
+    monkeypatch.setattr(plan, "_code_digest", lambda: "code")
+
+
+def run(out: Path, what: Study, observer: Quiet | None = None) -> Outcome:
+    return execute(what, out, "lingbot-eval scale small", observer or Quiet())
+
+
+def value(record: CaseRecord, name: str, variant: str = "") -> float | str | None:
+    (found,) = [m for m in record.measurements if (m.name, m.variant) == (name, variant)]
+    return found.reason if found.value is None else found.value
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, misbehave: Callable[[str, int], None]) -> list[str]:
+    """Sessions that compute nothing; ``misbehave`` gets backend and frame of every step. Returns what was opened."""
+    opened: list[str] = []
+
+    def open_fake(model: Any, settings: Any, *, frames: int, camera_iterations: int) -> FakeSession:
+        opened.append(settings.backend)
+        # The first session of a case is its warm-up's.
+        real = opened.count(settings.backend) % 2 == 0
+        interval = settings.keyframe_interval
+        return FakeSession(lambda i: misbehave(settings.backend, i) if real else None, interval=interval)
+
+    monkeypatch.setattr(attempt, "open_session", open_fake)
+    monkeypatch.setattr(networks, "build_model", one_build)
+    return opened
+
+
+@functools.cache
+def one_build(config: ConfigName, **settings: Any) -> tuple[GeometricContextTransformer, WeightSource]:
+    """Networks that nobody computes with need not be drawn anew for every test."""
+    return build_model(config, **settings)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_a_study_from_end_to_end(tmp_path: Path, interval: int) -> None:
+    observer = Quiet()
+    synthetic = {"kind": "synthetic", "pool": 5}
+    frames = 40 + 45 * interval
+    what = study(input=synthetic, defaults={"frames": frames, "keyframe_interval": interval, "window": 4})
+    outcome = run(tmp_path, what, observer)
+    (record,) = outcome.records
+    assert (record.status, record.frames, record.predictions) == ("ok", frames, frames)
+    assert outcome.record.status == "complete"
+    assert observer.frames == 5 + frames
+    assert record.facts["weights"] == "untrained (seed 0)"
+    assert outcome.record.environment["libraries"]["torch"]
+
+    table = read_samples(ScaleStore(outcome.path).folder(record.name) / SAMPLES_FILE)
+    assert table["index"].tolist() == list(range(frames))
+    assert table["frame_type"].tolist()[:8] == ["scale"] * 8
+    kept = 8 + -(-(frames - 8) // interval)
+    assert table["kept"].iloc[-1] == kept
+    assert (table["forward_ms"] > 0).all()
+    # Every fourth frame and both checkpoints were looked at closely.
+    looked = set(range(3, frames, 4)) | {9, 29}
+    assert set(table.index[table["process_bytes"].notna()]) == looked
+
+    # Measured bytes are those of model.md section 7, at every checkpoint and at the end.
+    assert [point.frames for point in record.checkpoints] == [10, 30, frames]
+    for point in record.checkpoints:
+        assert point.cache_bytes == point.formula_bytes
+        assert point.ate_m is not None
+    growth = {entry.quantity: entry for entry in record.growth}
+    assert growth["cache"].value == growth["cache"].low == growth["cache"].high == growth["cache"].expected
+    assert growth["forward"].value is not None
+    assert record.error_curve[-1][0] == frames
+
+    assert 0 <= float(value(record, "harness_overhead") or 0) < 100
+    assert "largest_process" in {m.name for m in record.measurements}
+
+    files = write_scaling(ScaleStore(outcome.path), outcome.record, outcome.records)
+    assert [file.name for file in files] == [PAGE, FIGURE]
+    page = files[0].read_text(encoding="utf-8")
+    assert "a kept frame" in page
+    assert "lingbot-eval scale small" in page
+    assert "untrained" in page
+
+
+def test_memory_that_runs_out_is_a_data_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(backend: str, frame: int) -> None:
+        if (backend, frame) == ("sdpa", 25):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. And much more advice.")
+
+    freed: list[None] = []
+    opened = plant(monkeypatch, full)
+    monkeypatch.setattr(attempt, "free_device_memory", lambda: freed.append(None))
+    builds = count_builds(monkeypatch)
+    outcome = run(tmp_path, study(sweep={"backend": ["sdpa", "paged"]}))
+    first, second = outcome.records
+    assert (first.status, first.stage, first.failed_at_frame) == ("failed", "stream", 25)
+    assert first.out_of_memory
+    assert first.reason == "out of memory: CUDA out of memory"
+    assert not first.bad_input
+    # What it measured until then is kept, and the next case goes on.
+    assert first.predictions == 25
+    assert [point.frames for point in first.checkpoints] == [10, 25]
+    folder = ScaleStore(outcome.path).folder(first.name)
+    assert len(read_samples(folder / SAMPLES_FILE)) == 25
+    assert "OutOfMemoryError" in (folder / "traceback.txt").read_text()
+    assert (second.status, second.predictions) == ("ok", 40)
+    assert opened == ["sdpa", "sdpa", "paged", "paged"]
+    assert len(freed) >= 4  # after the warm-up and after the stream of both
+    assert builds == ["float32"]  # the network survives what its caches did
+    assert outcome.record.status == "incomplete"
+    assert [record.name for record in outcome.failed] == [first.name]
+    page = write_scaling(ScaleStore(outcome.path), outcome.record, outcome.records)[0].read_text()
+    assert "failed (stream at frame 25)" in page
+
+
+def test_a_crash_costs_the_network_and_not_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(backend: str, frame: int) -> None:
+        if (backend, frame) == ("sdpa", 3):
+            raise RuntimeError("device-side\n assert")
+
+    plant(monkeypatch, crash)
+    builds = count_builds(monkeypatch)
+    first, second = run(tmp_path, study(sweep={"backend": ["sdpa", "paged"]})).records
+    assert (first.reason, first.failed_at_frame) == ("RuntimeError: device-side assert", 3)
+    assert not first.out_of_memory
+    assert first.measurements == []
+    assert second.status == "ok"
+    assert builds == ["float32", "float32"]
+
+
+def test_cases_of_one_precision_share_a_network_and_a_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, lambda backend, frame: None)
+    builds = count_builds(monkeypatch)
+    observer = Quiet()
+    sweep = {"keyframe_interval": [1, 2], "precision": ["float32", "bfloat16"]}
+    outcome = run(tmp_path, study(sweep=sweep), observer)
+    assert len(outcome.records) == 4
+    assert builds == ["float32", "bfloat16"]
+    assert observer.lines.count("preparing 5") == 1
+
+
+def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    builds: list[str] = []
+    build = networks.build_model
+
+    def counted(*args: Any, **settings: Any) -> Any:
+        builds.append(settings["precision"])
+        return build(*args, **settings)
+
+    monkeypatch.setattr(networks, "build_model", counted)
+    return builds
+
+
+def test_finished_cases_are_kept_and_failed_ones_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(backend: str, frame: int) -> None:
+        if backend == "paged" and frame == 12:
+            raise torch.OutOfMemoryError("full")
+
+    what = study(sweep={"backend": ["sdpa", "paged"]})
+    plant(monkeypatch, once)
+    assert len(run(tmp_path, what).failed) == 1
+    opened = plant(monkeypatch, lambda backend, frame: None)
+    observer = Quiet()
+    outcome = run(tmp_path, what, observer)
+    assert not outcome.failed
+    assert opened == ["paged", "paged"]
+    assert observer.lines[0].startswith("kept offline-40")
+    assert not list(outcome.path.rglob("traceback.txt"))
+
+
+def test_results_without_their_samples_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, lambda backend, frame: None)
+    outcome = run(tmp_path, study())
+    (ScaleStore(outcome.path).folder(outcome.records[0].name) / SAMPLES_FILE).unlink()
+    opened = plant(monkeypatch, lambda backend, frame: None)
+    run(tmp_path, study())
+    assert len(opened) == 2
+
+
+def test_other_settings_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, lambda backend, frame: None)
+    paths = {run(tmp_path, study(**changes)).path for changes in ({}, {"sample_every": 5}, {"name": "other"})}
+    assert len(paths) == 3
+
+
+def test_a_percentile_of_too_few_frames_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, lambda backend, frame: None)
+    cases = [{"frames": 40}, {"frames": 108}]
+    short, long = run(tmp_path, study(cases=cases, defaults={"scenario": "single_stream"})).records
+    assert isinstance(value(short, "latency", "p90"), float)
+    assert value(short, "latency", "p99") == "a p99 needs 100 samples, there are 32"
+    assert isinstance(value(long, "latency", "p99"), float)
+
+
+def test_a_camera_counts_what_was_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, lambda backend, frame: None)
+    # Nobody serves ten thousand frames a second here; the queue ends where the frames do.
+    (record,) = run(tmp_path, study(defaults={"scenario": "camera", "camera_hz": 10_000})).records
+    assert value(record, "deadline_misses") == 32
+    assert value(record, "deadline_miss_rate") == 100
+    assert float(value(record, "backlog", "largest") or 0) > 5
+    assert value(record, "backlog", "last") == 0
+    assert record.predictions == 40
+
+
+def test_a_limit_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, lambda backend, frame: None)
+    (record,) = run(tmp_path, study(defaults={"limit_s": 1e-9})).records
+    assert record.status == "ok"
+    assert record.stopped is not None
+    assert f"after {record.frames} of 40" in record.stopped
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("disk full"), CheckpointError("no weights")])
+def test_what_stops_a_study_leaves_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def stop(backend: str, frame: int) -> None:
+        if backend == "paged":
+            raise error
+
+    what = study(sweep={"backend": ["sdpa", "paged"]})
+    plant(monkeypatch, stop)
+    with pytest.raises(type(error)):
+        run(tmp_path, what)
+    (folder,) = tmp_path.iterdir()
+    assert ScaleStore(folder).read().status == "incomplete"
+    opened = plant(monkeypatch, lambda backend, frame: None)
+    assert not run(tmp_path, what).failed
+    assert opened == ["paged", "paged"]
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import pytest
+from studies import Quiet, study
+from test_execute import plant
+from lingbot_eval.runs import plan
+from lingbot_eval.scaling import samples
+from lingbot_eval.scaling.execute import execute
+
+patch = pytest.MonkeyPatch()
+patch.setattr(plan, "_code_digest", lambda: "code")
+patch.setattr(samples, "CHUNK_ROWS", 10)
+
+def die(backend, frame):
+    if (backend, frame) == ("paged", 33):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+plant(patch, die)
+execute(study(sweep={"backend": ["sdpa", "paged"]}), Path(sys.argv[1]), "test", Quiet())
+"""
+
+
+def test_a_killed_study_goes_on_with_the_case_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{SCRIPT}"
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (folder,) = tmp_path.iterdir()
+    (partial,) = folder.glob("cases/.partial-*")
+    # How far the cut stream came is there to see: whole chunks, and no result.
+    assert len(list(partial.glob("samples-*.csv"))) == 3
+    assert not list(partial.glob("case.json"))
+
+    opened = plant(monkeypatch, lambda backend, frame: None)
+    observer = Quiet()
+    outcome = run(tmp_path, study(sweep={"backend": ["sdpa", "paged"]}), observer)
+    assert outcome.path == folder
+    assert opened == ["paged", "paged"]
+    assert observer.lines[0].startswith("kept")
+    assert observer.frames == 40  # from its first frame: a stream's caches do not outlive it
+    assert [record.predictions for record in outcome.records] == [40, 40]
+    assert not list(folder.glob("cases/.partial-*"))
