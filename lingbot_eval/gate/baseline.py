@@ -68,7 +68,8 @@ class BaselineUnit(_Part):
 
 
 class Change(_Part):
-    """One update. replaced: per ``dataset/scene/method`` the values that it changed, as they were before."""
+    """One update. replaced: per ``dataset/scene/method`` the judged values that it
+    changed, as they were before."""
 
     when: str
     who: str

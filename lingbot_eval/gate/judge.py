@@ -103,6 +103,14 @@ def judge(
     )
 
 
+def judged_by(metric: str, tolerances: Sequence[Tolerance]) -> Tolerance | None:
+    """The tolerance that judges a metric; None where it is only shown: by the file, or for want of a direction."""
+    tolerance = tolerance_for(metric, tolerances)
+    if tolerance is None or isinstance(tolerance, Shown):
+        return None
+    return tolerance if tolerance.better is not None or _direction(metric) is not None else None
+
+
 def _findings(baseline: Side, run: Side, tolerances: Sequence[Tolerance]) -> Iterator[Finding]:
     for names, old in baseline.units.items():
         new = run.units.get(names)
@@ -127,7 +135,7 @@ def _findings(baseline: Side, run: Side, tolerances: Sequence[Tolerance]) -> Ite
 
 def _families(unit: SideUnit, tolerances: Sequence[Tolerance]) -> tuple[Family, ...]:
     """The families of which something is judged; accuracy for a unit that never had a number."""
-    found = {family_of(metric) for metric in unit.values if _rule(metric, tolerances) is not None}
+    found = {family_of(metric) for metric in unit.values if judged_by(metric, tolerances) is not None}
     return tuple(family for family in FAMILIES if family in found) or ("accuracy",)
 
 
@@ -142,7 +150,7 @@ def _unit(
     old, new = units
     other_thing = why_not_this_unit(old, new)
     for metric in old.values:
-        rule = _rule(metric, tolerances)
+        rule = judged_by(metric, tolerances)
         status: Status
         if rule is None:
             status, reason = "shown", "not judged"
@@ -161,14 +169,6 @@ def _finding(names: Names, metric: str, units: tuple[SideUnit, SideUnit], status
     meaning = old.meanings.get(metric) or new.meanings[metric]
     values = (old.values.get(metric), new.values.get(metric))
     return Finding(names, family_of(metric), metric, meaning.unit, status, *values, reason)
-
-
-def _rule(metric: str, tolerances: Sequence[Tolerance]) -> Tolerance | None:
-    """The tolerance that judges a metric; None where it is only shown: by the file, or for want of a direction."""
-    tolerance = tolerance_for(metric, tolerances)
-    if tolerance is None or isinstance(tolerance, Shown):
-        return None
-    return tolerance if tolerance.better is not None or _direction(metric) is not None else None
 
 
 def _direction(metric: str) -> str | None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.gate.baseline import Baseline, Change, baseline_of, side_of
+from lingbot_eval.gate.judge import judged_by
 from lingbot_eval.gate.sides import Side
 from lingbot_eval.gate.tolerances import DEFAULTS
 
@@ -31,7 +32,7 @@ def updated(old: Baseline | None, side: Side, who: str, reason: str) -> Baseline
         reason=reason,
         code=dict(side.code),
         rounds=max(1, len(side.started)),
-        replaced={} if old is None else _replaced(side_of(old), side),
+        replaced={} if old is None else _replaced(old, side),
     )
     history = () if old is None else old.history
     entries = [*history, change]
@@ -39,11 +40,16 @@ def updated(old: Baseline | None, side: Side, who: str, reason: str) -> Baseline
     return baseline_of(side, DEFAULTS if old is None else old.tolerances, entries)
 
 
-def _replaced(old: Side, new: Side) -> dict[str, dict[str, float]]:
+def _replaced(old: Baseline, new: Side) -> dict[str, dict[str, float]]:
+    """What is judged and changes; what is only shown changes with every run."""
     found: dict[str, dict[str, float]] = {}
-    for names, unit in old.units.items():
+    for names, unit in side_of(old).units.items():
         now: Mapping[str, float] = new.units[names].values if names in new.units else {}
-        values = {metric: value for metric, value in unit.values.items() if now.get(metric) != value}
+        values = {
+            metric: value
+            for metric, value in unit.values.items()
+            if now.get(metric) != value and judged_by(metric, old.tolerances) is not None
+        }
         if values:
             found["/".join(names)] = values
     return found

@@ -14,9 +14,9 @@ from lingbot_eval.formats.yaml_documents import MAX_BYTES
 from lingbot_eval.gate.baseline import Baseline, baseline_text, load_baseline, save_baseline, side_of
 from lingbot_eval.gate.judge import judge
 from lingbot_eval.gate.sides import Meaning
-from lingbot_eval.gate.tolerances import Shown
+from lingbot_eval.gate.tolerances import DEFAULTS, Shown
 from lingbot_eval.gate.update import KEPT_VALUES, updated
-from tests.gate.sides import ATE, LATENCY, NAMES, VALUES, side, unit
+from tests.gate.sides import ATE, AUC, LATENCY, NAMES, VALUES, side, unit
 
 FLOOR = ("tum", "floor <script>&", "lingbot")
 
@@ -41,12 +41,14 @@ def test_a_side_survives_the_file(tmp_path: Path) -> None:
 
 
 def test_an_update_keeps_tolerances_and_history() -> None:
-    edited = first().model_copy(update={"tolerances": (Shown(kind="shown", match="*"),)})
+    edited = first().model_copy(update={"tolerances": (Shown(kind="shown", match="auc/*"), *DEFAULTS)})
     better = side({NAMES: unit(VALUES | {ATE: 0.4})}, started=("2026-01-01", "2026-01-02"))
     new = updated(edited, better, "me", "a better head")
     assert new.tolerances == edited.tolerances
     assert [entry.reason for entry in new.history] == ["the first", "a better head"]
-    assert new.history[-1].replaced == {"/".join(NAMES): {ATE: 0.5}, "/".join(FLOOR): VALUES}
+    # What is only shown changes with every run: it is not kept.
+    judged = {metric: value for metric, value in VALUES.items() if metric != AUC}
+    assert new.history[-1].replaced == {"/".join(NAMES): {ATE: 0.5}, "/".join(FLOOR): judged}
     assert (new.history[-1].who, new.history[-1].rounds) == ("me", 2)
     assert new.history[-1].code["key"] == "k"
 
