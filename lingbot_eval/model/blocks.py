@@ -28,7 +28,7 @@ tokens: 15.5 µs, flash 22.5."""
 def full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Unmasked attention of (B, N, heads, head_dim) over its own tokens."""
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    if not query.is_cuda:
+    if not (query.is_cuda and torch.is_inference_mode_enabled()):
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
     with sdpa_kernel(KERNELS, set_priority=True):
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
