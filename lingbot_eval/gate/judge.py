@@ -199,7 +199,7 @@ def _metric(
     better = rule.better or direction(metric.partition("/")[0], metric.split("/")[1])
     if better is None:
         raise ValueError(f"{metric} is judged without a direction")
-    return judge_values(old.values[metric], new.values[metric], rule, better), _allowed(rule)
+    return judge_values(old.values[metric], new.values[metric], rule, better), _allowed(rule, new.meanings[metric].unit)
 
 
 def _statistical(metric: str, units: tuple[SideUnit, SideUnit], rule: Statistical) -> tuple[Status, str]:
@@ -218,10 +218,14 @@ def _meanings(metric: str, old: SideUnit, new: SideUnit) -> str:
     return f"conventions differ: baseline: {before.convention}; run: {now.convention}"
 
 
-def _allowed(rule: Absolute | Relative) -> str:
-    if isinstance(rule, Absolute):
-        return f"may be worse by {rule.worse_by:g}"
-    return f"may be worse by {rule.worse_by:.3g} of it" + (f", or by {rule.floor:g}" if rule.floor else "")
+def _allowed(rule: Absolute | Relative, unit: str) -> str:
+    """The limit in words: ``may be worse by 1 %``, ``may be worse by 0.2 percentage points``."""
+    if isinstance(rule, Relative):
+        return f"may be worse by {100 * rule.worse_by:.3g} %" + (
+            f", or by {rule.floor:g}" if rule.floor >= 0.01 else ""
+        )
+    words = {"%": " percentage points", "1": ""}.get(unit, f" {unit}")
+    return f"may be worse by {rule.worse_by:g}{words}"
 
 
 def _unused(tolerances: Sequence[Tolerance], baseline: Side) -> Iterator[str]:
