@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         for table in tables(outcome.records):
             output.line(table.markdown())
         for record in outcome.records:
-            output.line(f"{record.name}: {growth_statement(record)}")
+            output.line(f"{record.name}: {growth_statement(record)} a kept frame")
         output.line(f"written: {', '.join(str(file) for file in files)}")
     for line in remarks(outcome.records):
         output.note(f"note: {line}")

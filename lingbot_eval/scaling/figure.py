@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from lingbot_eval.reports.figure_style import (
     BLUE,
@@ -24,11 +25,11 @@ from lingbot_eval.reports.figure_style import (
     new_figure,
     style,
 )
-from lingbot_eval.reports.rendering import plain
 from lingbot_eval.scaling.records import CaseRecord
 from lingbot_eval.scaling.samples import KINDS
 from lingbot_eval.types import FloatArray
 
+LETTERS = "ABCDEF"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 KIND_COLOURS = dict(zip(KINDS, (GREY, SKY, ORANGE, GREEN), strict=True))
 MOST_CASES = len(COLOURS)
@@ -51,8 +52,11 @@ def scaling_figure(title: str, curves: Sequence[Curve]) -> Figure:
     shown = list(curves[:MOST_CASES])
     stacks = max(1, min(MOST_STACKS, len(shown)))
     more = f"; {len(curves) - len(shown)} more in the tables" if len(curves) > len(shown) else ""
-    figure = new_figure(11, 13.0, title + more)
-    grid = figure.add_gridspec(4, stacks, height_ratios=(1.0, 1.1, 0.85, 0.9))
+    queues = [curve.record.case.get("scenario") == "camera" for curve in shown]
+    rows = (1.0, 1.1, 0.85, 0.9, *([0.8] if any(queues) else []))
+    figure = new_figure(11, 3.4 * sum(rows), title + more)
+    shown = [replace(curve, label=f"{letter}: {curve.label}") for letter, curve in zip(LETTERS, shown, strict=False)]
+    grid = figure.add_gridspec(len(rows), stacks, height_ratios=rows)
     _draw_times(figure.add_subplot(grid[0, :]), shown)
     _draw_memory(figure.add_subplot(grid[1, :]), shown)
     first: Axes | None = None
@@ -62,6 +66,8 @@ def scaling_figure(title: str, curves: Sequence[Curve]) -> Figure:
         if position < len(shown):
             _draw_kinds(axes, shown[position], with_legend=position == 0)
     _draw_errors(figure.add_subplot(grid[3, :]), shown)
+    if any(queues):
+        _draw_backlog(figure.add_subplot(grid[4, :]), shown)
     return figure
 
 
@@ -70,13 +76,12 @@ def _draw_times(axes: Axes, curves: Sequence[Curve]) -> None:
     for curve, colour in zip(curves, COLOURS, strict=False):
         milliseconds = curve.samples["forward_ms"].to_numpy(dtype=np.float64)
         values.append(milliseconds)
+        before = len(axes.lines), len(axes.collections)
         draw_series(axes, _frames(curve), milliseconds, curve.label, colour)
-    for line in axes.lines:
-        if str(line.get_label()).startswith("median of"):
-            line.set_label("_")
-    for patch in axes.collections:
-        # One name a case: the band is the same colour.
-        patch.set_label(str(patch.get_label()).removesuffix(", range"))
+        # One name a case, and it is the bold line's.
+        for artist in (*axes.lines[before[0] :], *axes.collections[before[1] :]):
+            artist.set_label("_")
+        axes.lines[-1].set_label(curve.label)
     if values:
         limit_to_bulk(axes, np.concatenate(values), "ms")
     style(axes, "frame", "ms", "Forward time of each frame, rolling median bold")
@@ -89,18 +94,16 @@ def _draw_memory(axes: Axes, curves: Sequence[Curve]) -> None:
         table, frames = curve.samples, _frames(curve)
         on_device = table["device_allocated_bytes"].notna().any()
         main, top = ("device_allocated_bytes", "driver_bytes") if on_device else ("process_bytes", None)
-        words = "allocated" if on_device else "process"
-        _line(axes, frames, table[main], label=f"{curve.label}: {words}", color=colour, linestyle="-")
+        _line(axes, frames, table[main], colour, "-")
         if top is not None:
-            _line(axes, frames, table[top], label="_", color=colour, linestyle="--")
+            _line(axes, frames, table[top], colour, "--")
         cache = table[[f"cache_{kind}_bytes" for kind in KINDS]].sum(axis=1)
-        _line(axes, frames, cache, label="_", color=colour, linestyle=":")
+        _line(axes, frames, cache, colour, ":")
         if curve.record.out_of_memory:
             axes.plot(frames[-1:], [float(cache.iloc[-1]) / _GB], marker="x", color=colour, markersize=9)
     axes.set_ylim(bottom=0)
     kinds = "solid: allocated on the device (CPU: process); dashed: the driver's figure; dotted: cache in view"
-    style(axes, "frame", "GB", f"Memory; {kinds}; ×: out of memory")
-    _legend(axes)
+    style(axes, "frame", "GB", f"Memory, colours as above; {kinds}; ×: out of memory")
 
 
 def _draw_kinds(axes: Axes, curve: Curve, *, with_legend: bool) -> None:
@@ -113,8 +116,7 @@ def _draw_kinds(axes: Axes, curve: Curve, *, with_legend: bool) -> None:
         colors=[KIND_COLOURS[kind] for kind in KINDS],
         alpha=0.85,
     )
-    style(axes, "frame", "GB" if with_legend else "", plain(f"Cache by kind: {curve.label}"))
-    axes.title.set_fontsize(8)
+    style(axes, "frame", "GB" if with_legend else "", f"Cache by kind: {curve.label[0]}")
     if with_legend:
         axes.legend(fontsize=8, frameon=False, loc="upper left")
 
@@ -124,41 +126,50 @@ def _draw_errors(axes: Axes, curves: Sequence[Curve]) -> None:
     for curve, colour in zip(curves, COLOURS, strict=False):
         if curve.record.error_curve:
             frames, errors = zip(*curve.record.error_curve, strict=True)
-            axes.plot(frames, errors, color=colour, marker=".", linewidth=1.2, label=curve.label)
+            axes.plot(frames, errors, color=colour, marker=".", linewidth=1.2)
             drawn = True
     trained = all(curve.record.facts.get("trained", False) for curve in curves)
     note = "" if trained else " (untrained weights: it says nothing of the method)"
-    style(axes, "frames so far", "m", f"Error so far: ATE of the prefix after its own Sim(3) alignment{note}")
+    style(
+        axes,
+        "frames so far",
+        "m",
+        f"Error so far, colours as above: ATE of the prefix after its own Sim(3) alignment{note}",
+    )
     if drawn:
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
-        _legend(axes)
+        # 20 and 200 instead of 2×10¹ and 2×10².
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.text(0.5, 0.5, "the input has no true poses", transform=axes.transAxes, ha="center", color="#555555")
+
+
+def _draw_backlog(axes: Axes, curves: Sequence[Curve]) -> None:
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        if curve.record.case.get("scenario") == "camera":
+            axes.plot(_frames(curve), curve.samples["backlog"].to_numpy(dtype=np.float64), color=colour, linewidth=1.2)
+    axes.set_ylim(bottom=0)
+    style(axes, "frame", "frames", "Backlog, colours as above: frames that waited when one was given; none is dropped")
 
 
 def _frames(curve: Curve) -> FloatArray:
     return curve.samples["index"].to_numpy(dtype=np.float64)
 
 
-def _line(axes: Axes, frames: FloatArray, values: pd.Series, *, label: str, color: str, linestyle: str) -> None:
+def _line(axes: Axes, frames: FloatArray, values: pd.Series, color: str, linestyle: str) -> None:
     there = values.notna().to_numpy()
-    axes.plot(
-        frames[there],
-        values.to_numpy(dtype=np.float64)[there] / _GB,
-        label=label,
-        color=color,
-        linestyle=linestyle,
-        linewidth=1.4,
-    )
+    gigabytes = values.to_numpy(dtype=np.float64)[there] / _GB
+    axes.plot(frames[there], gigabytes, color=color, linestyle=linestyle, linewidth=1.4)
 
 
 def _legend(axes: Axes) -> None:
-    """Beside the panel's title where there is room, inside it where names are many."""
+    """Beside the panel's title where there is room, below the curves (the axis starts at 0) where names are many."""
     _, labels = axes.get_legend_handles_labels()
     if not labels:
         return
-    if sum(map(len, labels)) <= 60 and len(axes.get_title(loc="left")) <= 70:
+    if sum(map(len, labels)) <= 60:
         legend_above(axes)
     else:
-        axes.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", loc="best")
+        axes.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", loc="lower right")

@@ -53,7 +53,7 @@ def growth(quantity: Quantity, kept: FloatArray, values: FloatArray, expected: f
     clock, medians = _by_kept(kept[there], values[there])
     levels = len(np.unique(medians))
     if 1 < levels < FEWEST_LEVELS:
-        return failed(f"it grows in steps, of which {levels - 1} were seen; a slope needs {FEWEST_LEVELS - 1}")
+        return failed(f"it grows in steps; a slope needs {FEWEST_LEVELS - 1} of them, there are {levels - 1}")
     slope = robust_slope(clock, medians)
     if slope is None:
         fewest = FEWEST_BLOCKS * BLOCK_VALUES

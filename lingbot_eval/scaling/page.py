@@ -43,7 +43,7 @@ def tables(cases: Sequence[CaseRecord]) -> tuple[TextTable, ...]:
     ]
     found = [
         TextTable("Cases", _PACE, [_pace(label, case) for label, case in zip(labels, cases, strict=True)]),
-        TextTable("Growth a kept frame", _GROWTH, _growth_rows(labels, cases), left=3),
+        TextTable("Growth a kept frame", _GROWTH, _growth_rows(labels, cases), left=3, legend=_reasons(labels, cases)),
     ]
     if latency:
         found.append(TextTable("Latency", _LATENCY, [_latency(label, case) for label, case in latency]))
@@ -68,21 +68,21 @@ def remarks(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
 
 
 def growth_statement(case: CaseRecord) -> str:
-    """``+0.59 MB (0.59 to 0.59) and +0.4 µs (0.3 to 0.5) a kept frame``."""
+    """``+0.59 MB (0.59 to 0.59) and +0.4 µs (0.3 to 0.5)``: memory (allocated, on a CPU cache) and forward time."""
     wanted = ("device_allocated", "cache") if "cuda" in str(case.facts.get("device")) else ("cache",)
     found = {entry.quantity: entry for entry in case.growth}
     memory = next((found[name] for name in wanted if name in found and found[name].value is not None), None)
     time = found.get("forward")
     parts = [growth_text(entry) for entry in (memory, time) if entry is not None and entry.value is not None]
-    return f"{' and '.join(parts)} a kept frame" if parts else (time.reason or MISSING if time else MISSING)
+    return " and ".join(parts) or MISSING
 
 
 def case_labels(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
     """Short names: what the cases differ in, besides what they were asked for frames."""
     shown = [
         key
-        for key in ("scenario", "backend", "keyframe_interval", "window", "precision", "size", "camera_hz", "limit_s")
-        if len({str(case.case.get(key)) for case in cases}) > 1
+        for key in ("scenario", "backend", "keyframe_interval", "window", "precision", "size", "limit_s")
+        if len({str(case.case.get(key)) for case in cases}) > 1 or (key == "scenario" and _asked(cases, "camera"))
     ]
     return tuple(
         ", ".join([f"{case.case['frames']:,} frames", *(_setting(case, key) for key in shown)]) for case in cases
@@ -131,8 +131,9 @@ def _setting(case: CaseRecord, key: str) -> str:
         return f"window {case.facts.get(key, value)}"
     if key == "size" and isinstance(value, list):
         return "×".join(map(str, value))
-    words = {"camera_hz": f"{value} Hz", "limit_s": f"at most {value} s"}
-    return words.get(key, str(value).replace("_", " "))
+    if key == "scenario" and value == "camera":
+        return f"camera {case.case.get('camera_hz'):g} Hz"
+    return f"at most {value} s" if key == "limit_s" else str(value).replace("_", " ")
 
 
 def _pace(label: str, case: CaseRecord) -> tuple[str, ...]:
@@ -161,11 +162,22 @@ def _growth_rows(labels: Sequence[str], cases: Sequence[CaseRecord]) -> list[tup
         for entry in case.growth:
             unit = "B" if entry.unit == "B" else "µs"
             expected = MISSING if entry.expected is None else number_text(entry.expected, "1")
-            numbers: tuple[str, ...] = (MISSING, entry.reason or "", MISSING)
+            numbers: tuple[str, ...] = (MISSING, MISSING, MISSING)
             if entry.value is not None and entry.low is not None and entry.high is not None:
                 numbers = tuple(number_text(value, "1") for value in (entry.value, entry.low, entry.high))
             rows.append((label, titles[entry.quantity], unit, *numbers, expected, str(entry.kept)))
     return rows
+
+
+def _reasons(labels: Sequence[str], cases: Sequence[CaseRecord]) -> tuple[str, ...]:
+    """Why slopes are missing, each reason once."""
+    titles = {quantity.name: quantity.title for quantity in QUANTITIES}
+    found: dict[str, list[str]] = {}
+    for label, case in zip(labels, cases, strict=True):
+        for entry in case.growth:
+            if entry.reason is not None:
+                found.setdefault(entry.reason, []).append(f"{label}: {titles[entry.quantity]}")
+    return tuple(f"{MISSING}: {reason} ({'; '.join(where)})" for reason, where in found.items())
 
 
 def _latency(label: str, case: CaseRecord) -> tuple[str, ...]:

@@ -105,3 +105,23 @@ def test_a_stream_without_predictions_has_reasons_only() -> None:
 def test_lengths_that_differ_are_a_fault() -> None:
     with pytest.raises(ValueError, match="for each prediction"):
         throughput_measurements([1.0], [KEPT, KEPT], [1.0, 1.0], None)
+
+
+def test_a_p90_may_be_asked_for() -> None:
+    values = [m.value for m in summarise("x", np.arange(101.0), "", (50, 90, 99))]
+    assert values == pytest.approx([50, 90, 99])
+    (found,) = summarise("x", np.ones(9), "", (90,))
+    assert found.reason == "a p90 needs 10 samples, there are 9"
+
+
+def test_overhead_is_what_the_wall_clock_adds_to_the_steps() -> None:
+    # Steps of 1 s at a pace of 1.1 s; the first output's wait and the scale frames do not count.
+    found = by_name(
+        throughput_measurements([2.0, 2.0, 1.0, 1.0], [SCALE, SCALE, KEPT, UNKEPT], [9.0, 0.0, 1.1, 1.1], None)
+    )
+    assert found["harness_overhead", ""].value == pytest.approx(10)
+    assert found["harness_overhead", ""].samples == 2
+    only_scale = by_name(throughput_measurements([1.0], [SCALE], [1.0], None))
+    assert only_scale["harness_overhead", ""].reason == "there are no step frames"
+    unknown = by_name(throughput_measurements(None, [None] * 3, [1.0, 0.5, 0.5], None))
+    assert "does not report" in (unknown["harness_overhead", ""].reason or "")

@@ -1,0 +1,89 @@
+"""Spans of work and looks at memory; what only a GPU has is faked here and seen in tests/gpu."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from test_memory_and_environment import FakeNvml, process
+
+from lingbot_eval.profiling.probe import MemoryProbe
+from lingbot_eval.profiling.spans import begin_span
+
+
+def test_a_span_is_the_time_until_it_was_stopped() -> None:
+    span = begin_span("cpu")
+    time.sleep(0.02)
+    span.stop()
+    time.sleep(0.05)
+    assert 0.02 <= span.seconds() < 0.05
+
+
+class FakeEvent:
+    """Notes the order of what happens; the n-th event passes n milliseconds after the first."""
+
+    log: list[str]
+    made = 0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        FakeEvent.made += 1
+        self.number = FakeEvent.made
+
+    def record(self, stream: str) -> None:
+        FakeEvent.log.append(f"record {self.number} on {stream}")
+
+    def synchronize(self) -> None:
+        FakeEvent.log.append(f"wait for {self.number}")
+
+    def elapsed_time(self, other: FakeEvent) -> float:
+        return float(other.number - self.number)
+
+
+def test_on_a_gpu_nothing_is_waited_for_before_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeEvent.log, FakeEvent.made = [], 0
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "compute")
+    span = begin_span("cuda:0")
+    span.stop()
+    assert FakeEvent.log == ["record 1 on compute", "record 2 on compute"]
+    assert span.seconds() == pytest.approx(1e-3)
+    assert FakeEvent.log[-1] == "wait for 2"
+
+
+def test_a_cpu_has_the_process_alone() -> None:
+    probe = MemoryProbe("cpu")
+    sample = probe.sample()
+    assert sample.process > 10**6
+    assert sample.reserved is None
+    assert sample.driver is None
+    assert "CPU" in probe.driver_source
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def properties(device: str) -> Any:
+        return SimpleNamespace(uuid="abc")
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (600, 1000))
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_the_driver_is_asked_for_this_process_where_it_answers() -> None:
+    probe = MemoryProbe("cuda:0", FakeNvml([process(1, 111), process(os.getpid(), 350)]))
+    assert (probe.sample().reserved, probe.sample().driver) == (300, 350)
+    assert "this process" in probe.driver_source
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_in_a_container_the_whole_device_stands_in_and_says_so() -> None:
+    probe = MemoryProbe("cuda:0", FakeNvml([process(1, 111)]))
+    assert probe.sample().driver == 400
+    assert "other processes included" in probe.driver_source
+    assert "container" in probe.driver_source
