@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, norm
 from scipy.stats import t as student
 
 from lingbot_eval.types import FloatArray
@@ -36,16 +36,26 @@ MEDIAN_ERROR = 1.25
 
 @dataclass(frozen=True)
 class TimingVerdict:
-    """effect: share by which the run's rounds are slower (negative: faster). margin: how far rounds of the same code
-    lie apart by chance, as a share, at the level asked for. p: Mann–Whitney, one-sided, of ``unit``s; None where the
-    samples could not be compared, and reason says why."""
+    """effect: share by which the run's rounds are slower (negative: faster); low, high: what it may be by chance, each
+    end missed with the chance asked for. p: Mann–Whitney, one-sided, over ``unit``s. All None where the samples could
+    not be compared, and reason says why."""
 
     status: Literal["held", "better", "regression", "incomparable"]
     reason: str
     effect: float | None = None
-    margin: float | None = None
+    low: float | None = None
+    high: float | None = None
     p: float | None = None
     unit: Literal["rounds", "blocks"] = "rounds"
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """Difference of the logarithms of the two sides' times, and its ends."""
+
+    value: float
+    low: float
+    high: float
 
 
 def judge_rounds(
@@ -54,8 +64,8 @@ def judge_rounds(
     """Whether ``run`` is slower than ``baseline`` by more than ``min_effect`` and by more than chance.
 
     Each round: (N,) milliseconds of the same N frames in order, NaN where a frame has none. A regression needs all of:
-    the effect above min_effect, above the margin, and p < alpha. Where the margin is wider than min_effect, a run that
-    is not clearly better or worse is incomparable: the machine was too restless to tell.
+    the effect above min_effect, its lower end above 0, and p < alpha. A run is incomparable where the ends lie further
+    from the effect than min_effect and reach beyond it: the machine was too restless to tell.
     """
     problem = _problem(baseline, run)
     if problem is not None:
@@ -63,27 +73,24 @@ def judge_rounds(
     typical = np.median(np.stack(baseline), axis=0)
     old, new = ([_blocks(np.log(times / typical)) for times in rounds] for rounds in (baseline, run))
     before, after = (np.array([np.median(blocks) for blocks in rounds]) for rounds in (old, new))
-    shift = float(np.median(after) - np.median(before))
-    spread = _margin(old, new, alpha)
-    effect, margin = math.expm1(shift), math.expm1(spread)
-    slower = _p_value(before, after, old, new, alpha)
-    faster = _p_value(-before, -after, [-b for b in old], [-b for b in new], alpha)
-    unit: Literal["rounds", "blocks"] = "rounds" if _enough_rounds(len(before), len(after), alpha) else "blocks"
-    words = _words(effect, margin, len(before), len(after))
-    if effect > min_effect and shift > spread and slower < alpha:
-        return TimingVerdict("regression", f"{words}, p = {slower:.1g} ({unit})", effect, margin, slower, unit)
-    if -shift > max(spread, math.log1p(min_effect)) and faster < alpha:
-        return TimingVerdict("better", f"{words}, p = {faster:.1g} ({unit})", effect, margin, slower, unit)
-    if margin > min_effect and shift + spread > math.log1p(min_effect):
-        return TimingVerdict(
-            "incomparable",
-            f"{words}: too restless to tell {min_effect:.0%}; repeat on a quieter machine or give more runs",
-            effect,
-            margin,
-            slower,
-            unit,
-        )
-    return TimingVerdict("held", words, effect, margin, slower, unit)
+    by_rounds = _rank(len(before), len(after), alpha) >= 0
+    shift = _shift_of_ranks(before, after, alpha) if by_rounds else _shift_of_few(old, new, alpha)
+    samples = (before, after) if by_rounds else (np.concatenate(old), np.concatenate(new))
+    slower, faster = (
+        float(mannwhitneyu(samples[1], samples[0], alternative=side).pvalue) for side in ("greater", "less")
+    )
+    limit = math.log1p(min_effect)
+    words = _words(shift, len(before), len(after))
+    status: Literal["held", "better", "regression", "incomparable"] = "held"
+    if shift.value > limit and shift.low > 0 and slower < alpha:
+        status = "regression"
+    elif shift.value < -limit and shift.high < 0 and faster < alpha:
+        status = "better"
+    elif shift.high > limit and max(shift.high - shift.value, shift.value - shift.low) > limit:
+        status = "incomparable"
+        words += f": too restless to tell {min_effect:.0%}; repeat on a quieter machine or give more runs"
+    effect, low, high = (math.expm1(value) for value in (shift.value, shift.low, shift.high))
+    return TimingVerdict(status, words, effect, low, high, slower, "rounds" if by_rounds else "blocks")
 
 
 def _problem(baseline: Sequence[FloatArray], run: Sequence[FloatArray]) -> str | None:
@@ -112,12 +119,26 @@ def _blocks(values: FloatArray) -> FloatArray:
     return blocks
 
 
-def _margin(old: list[FloatArray], new: list[FloatArray], alpha: float) -> float:
-    """Largest difference of the two medians of rounds that chance makes of the same code, one-sided, in logarithms.
+def _rank(before: int, after: int, alpha: float) -> int:
+    """Which of the sorted differences of all pairs of rounds is the lower end of their shift, from 0; negative where
+    there are too few rounds for any (Conover, Practical Nonparametric Statistics, 1999, section 5.4)."""
+    pairs = before * after
+    return math.floor(pairs / 2 - norm.ppf(1 - alpha) * math.sqrt(pairs * (before + after + 1) / 12))
 
-    Student's t with the spread between rounds, pooled over both sides where the run has rounds enough to show its own.
-    Where it has not, the baseline's stands for it, and grows as the run's blocks scatter more inside a round than
-    theirs do: somebody else was on the machine.
+
+def _shift_of_ranks(before: FloatArray, after: FloatArray, alpha: float) -> _Shift:
+    """Hodges' and Lehmann's shift with the ends that belong to Mann–Whitney's test: a disturbed round is one rank."""
+    differences = np.sort((after[:, None] - before[None, :]).ravel())
+    rank = _rank(len(before), len(after), alpha)
+    return _Shift(float(np.median(differences)), float(differences[rank]), float(differences[-1 - rank]))
+
+
+def _shift_of_few(old: list[FloatArray], new: list[FloatArray], alpha: float) -> _Shift:
+    """Where there are too few rounds for ranks, often one: difference of medians, ends by Student's t.
+
+    The spread between rounds is the baseline's, pooled with the run's where that has rounds enough to show its own.
+    Where it has not, its share grows as its blocks scatter more inside a round than the baseline's do: somebody else
+    was on the machine. (A test over blocks alone would not do: blocks of a round share what befell the round.)
     """
     before, after = (np.array([np.median(blocks) for blocks in rounds]) for rounds in (old, new))
     squares, freedom = float(np.sum((before - before.mean()) ** 2)), len(before) - 1
@@ -126,30 +147,16 @@ def _margin(old: list[FloatArray], new: list[FloatArray], alpha: float) -> float
         squares += float(np.sum((after - after.mean()) ** 2))
         freedom += len(after) - 1
     else:
-        usual = float(np.median([np.std(blocks) for blocks in old]))
-        restless = float(np.median([np.std(blocks) for blocks in new]))
+        usual, restless = (float(np.median([np.std(blocks) for blocks in rounds])) for rounds in (old, new))
         factor = max(1.0, restless / usual) if usual > 0 else 1.0
     error = MEDIAN_ERROR * math.sqrt(squares / freedom * (1 / len(before) + factor**2 / len(after)))
-    return float(student.ppf(1 - alpha, freedom)) * error
+    margin = float(student.ppf(1 - alpha, freedom)) * error
+    shift = float(np.median(after) - np.median(before))
+    return _Shift(shift, shift - margin, shift + margin)
 
 
-def _enough_rounds(before: int, after: int, alpha: float) -> bool:
-    """Whether the test over rounds can reach ``alpha`` at all: its smallest p is one over the ways to deal them."""
-    return 1 / math.comb(before + after, after) < alpha
-
-
-def _p_value(
-    before: FloatArray, after: FloatArray, old: list[FloatArray], new: list[FloatArray], alpha: float
-) -> float:
-    """One-sided p that the run's are larger; over blocks where there are too few rounds to tell anything.
-
-    Blocks of a round share what befell the round, so their p is too small by itself: the margin is what holds then.
-    """
-    if _enough_rounds(len(before), len(after), alpha):
-        return float(mannwhitneyu(after, before, alternative="greater").pvalue)
-    return float(mannwhitneyu(np.concatenate(new), np.concatenate(old), alternative="greater").pvalue)
-
-
-def _words(effect: float, margin: float, before: int, after: int) -> str:
-    side = "slower" if effect > 0 else "faster"
-    return f"{abs(effect):.1%} {side}, chance makes up to {margin:.1%} ({before} rounds before, {after} now)"
+def _words(shift: _Shift, before: int, after: int) -> str:
+    low, high = (math.expm1(value) for value in (shift.low, shift.high))
+    side = "slower" if shift.value > 0 else "faster"
+    effect = abs(math.expm1(shift.value))
+    return f"{effect:.1%} {side}, by chance {low:+.1%} to {high:+.1%} ({before} rounds before, {after} now)"
