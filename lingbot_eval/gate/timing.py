@@ -3,7 +3,7 @@
 Times of consecutive frames are not independent: whatever disturbs one (a neighbour on the machine, a clock that
 changed, where the process's memory came to lie) lasts for many, and some of it for the whole process. On the samples
 recorded in tests/gate/data neighbouring frames correlate with 0.5 and the medians of whole rounds still differ by
-several percent. A test over frames would therefore call every second repeat of the same code slower. So:
+several percent: a test over frames calls 10 of the 24 repeats of the same code slower at p < 0.01. So:
 
 * a *round* is one pass through a scene in a process (or a pass of its own); its frames are compared with the same
   frames of the baseline, whose typical times are divided out: what a full window costs more is no noise;

@@ -102,6 +102,21 @@ def test_quiet_rounds_tell_a_slow_down_from_one_run() -> None:
     assert verdict(list(rounds(10, 0)), list(rounds(1, 1, factor=0.8))) == "better"
 
 
+@given(st.integers(0, 10_000), st.integers(6, 12), st.integers(6, 12), st.floats(0.9, 1.1))
+@settings(deadline=None, max_examples=60)
+def test_the_interval_and_the_test_agree(seed: int, before: int, after: int, factor: float) -> None:
+    """Its lower end is above 0 where Mann–Whitney's p is well below alpha, and not where p is well above."""
+    found = judge_rounds(rounds(before, seed), rounds(after, seed + 1, factor=factor), 0.08, 0.01)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.p is not None
+    assert found.low <= (found.effect or 0.0) <= found.high
+    if found.p < 0.005:
+        assert found.low > 0
+    if found.p > 0.02:
+        assert found.low <= 0
+
+
 def test_a_significant_change_below_the_minimum_effect_holds() -> None:
     found = judge_rounds(rounds(20, 0), rounds(20, 1, factor=1.04), 0.08, 0.01)
     assert (found.status, found.p is not None and found.p < 0.01) == ("held", True)
