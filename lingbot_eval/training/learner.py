@@ -69,8 +69,17 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._recipe.clip_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._optimizer.step()
-        return {name: value.detach() for name, value in terms.items()} | {"loss": loss.detach(), "gradient_norm": norm}
+        self._step_unless_overflown(norm)
+        return {name: value.detach().nan_to_num() for name, value in (*terms.items(), ("loss", loss), ("gradient_norm", norm))}
+
+    def _step_unless_overflown(self, norm: Tensor) -> None:
+        """One gradient that is not finite would turn every weight into NaN: that batch is passed over."""
+        if self.device.type == "cuda":
+            # Read by the fused optimiser on the device: asking for the value here would stall every step.
+            self._optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]  # not declared
+            self._optimizer.step()
+        elif torch.isfinite(norm):
+            self._optimizer.step()
 
     def _terms(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):

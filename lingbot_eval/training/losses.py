@@ -58,7 +58,8 @@ def losses(
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+    # Selected, not multiplied: what is masked out may be infinite.
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def _depth_terms(output: ClipOutput, truth: Tensor, weights: LossWeights) -> dict[str, Tensor]:
