@@ -264,7 +264,7 @@ import os, signal, sys
 from pathlib import Path
 import pytest
 from studies import Quiet, study
-from test_execute import plant
+from test_study import plant
 from lingbot_eval.runs import plan
 from lingbot_eval.scaling import samples
 from lingbot_eval.scaling.execute import execute
