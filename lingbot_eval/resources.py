@@ -1,4 +1,4 @@
-"""Where things are: cards and experiment files in a wheel or a checkout, and paths that users write with ``~``."""
+"""Where things are: cards, experiment files and the notebook's template in a wheel or a checkout, and paths that users write with ``~``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import lingbot_eval
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.validation import nearest
 
-Kind = Literal["datasets", "benchmarks"]
+Kind = Literal["datasets", "benchmarks", "reports"]
 
 
 def shared_folder(kind: Kind) -> Path:
-    """Folder of the shipped cards (``datasets``) or experiment files (``benchmarks``). Raises ConfigError."""
+    """Folder of the shipped cards (``datasets``), experiment files (``benchmarks``) or the notebook's template
+    (``reports``). Raises ConfigError."""
     package = Path(lingbot_eval.__file__).parent
     installed = package / "share" / kind
     if installed.is_dir():

@@ -73,6 +73,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
     # Reports read what runs stored; nothing that runs anything.
     ("reports", "runs"): {
         "lingbot_eval.runs.store",
+        "lingbot_eval.runs.lock",  # for who is writing now
         "lingbot_eval.runs.records",
         "lingbot_eval.runs.panels",
         "lingbot_eval.runs.unit_writer",

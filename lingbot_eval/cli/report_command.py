@@ -1,43 +1,117 @@
-"""``lingbot-eval report``: tables and plots of a run."""
+"""``lingbot-eval report``: pages, tables, plots and a notebook of one or more runs."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 
+if TYPE_CHECKING:
+    from lingbot_eval.reports.report import Wanted, Written
+
+DONE, SOME_UNREADABLE = 0, 1
+RUNS = Path("runs")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory (the one with run.json)")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where the report goes (default: RUN/report)")
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="*",
+        type=Path,
+        help=f"run directory (the one with run.json); several are set side by side; none: the latest under {RUNS}/",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="where the report goes (RUN/report; of several runs report-N-runs-KEY)"
+    )
+    parser.add_argument(
+        "--label", dest="labels", metavar="TEXT", action="append", default=[], help="what to call a run, once for each"
+    )
+    parser.add_argument(
+        "--html", action=argparse.BooleanOptionalAction, default=True, help="one page with everything inside it"
+    )
+    parser.add_argument(
+        "--notebook",
+        action="store_true",
+        help="a notebook, executed, to go on from (extra notebook)",
+    )
+    parser.add_argument("--notebook-html", action="store_true", help="the notebook, and it as a page too")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report; says which files, and shows the summary."""
-    from lingbot_eval.reports.rendering import table_data, text_table
-    from lingbot_eval.reports.report import write_report
-    from lingbot_eval.reports.tables import read_results, wide_tables
-    from lingbot_eval.runs.store import RunStore
+    """Write the report; says which files, and shows the summary. 1 when records could not be read and were left out."""
+    from lingbot_eval.reports.report import Wanted
 
-    path = _run_directory(args.run)
-    files = write_report(path, args.out if args.out is not None else path / "report")
-    tables = wide_tables(read_results(RunStore.open(path)))
-    if args.json:
+    runs = [_run_directory(given) for given in args.runs] or [_latest()]
+    wanted = Wanted(args.html, args.notebook or args.notebook_html, args.notebook_html, tuple(args.labels))
+    written = _write(runs, args.out if args.out is not None else _default_folder(runs), wanted, quiet=args.json)
+    content = written.content
+    damaged = [*content.opened.skipped, *(reason for run in content.runs for reason in run.results.damaged)]
+    for reason in damaged:
+        output.note(f"error: left out: {reason}")
+    for each in content.runs:
+        if each.incomplete:
+            output.note(f"{each.label} is incomplete: {each.incomplete}")
+    _show(runs, written, damaged, as_json=args.json)
+    return SOME_UNREADABLE if damaged else DONE
+
+
+def _write(runs: Sequence[Path], out: Path, wanted: Wanted, *, quiet: bool) -> Written:
+    from lingbot_eval.reports.report import write_report
+
+    # disable=None: tqdm shows itself on a terminal only.
+    with tqdm(desc="drawing", unit="scene", file=sys.stderr, leave=False, disable=True if quiet else None) as bar:
+        return write_report(runs, out, wanted, bar.update)
+
+
+def _show(runs: Sequence[Path], written: Written, damaged: Sequence[str], *, as_json: bool) -> None:
+    from lingbot_eval.reports.rendering import table_data, text_table
+
+    tables = written.content.tables
+    if as_json:
         output.as_json(
             {
-                "run": str(path),
-                "files": [str(file) for file in files],
+                "runs": [str(path) for path in runs],
+                "files": [str(file) for file in written.files],
+                "incomplete": {run.label: run.incomplete for run in written.content.runs if run.incomplete},
+                "left_out": list(damaged),
                 "tables": [table_data(table) for table in tables],
             }
         )
-        return 0
+        return
     if tables:
         output.line(text_table(tables[0]))
-    output.line(f"report: {files[0]} ({len(files) - 1} more files beside it)")
-    return 0
+    output.line(f"report: {written.files[0]} ({len(written.files) - 1} more files beside it)")
+
+
+def _default_folder(runs: Sequence[Path]) -> Path:
+    if len(runs) == 1:
+        return runs[0] / "report"
+    # The same runs again are the same report; others have another folder.
+    digest = hashlib.sha256("\0".join(str(path.resolve()) for path in runs).encode(errors="surrogateescape"))
+    return Path(f"report-{len(runs)}-runs-{digest.hexdigest()[:8]}")
+
+
+def _latest() -> Path:
+    """The run under ``runs/`` whose record was written last. Raises ConfigError when there is none."""
+    from lingbot_eval.runs.store import RUN_FILE, find_runs
+
+    found = find_runs(RUNS)
+    if not found:
+        raise ConfigError(
+            f"expected a run directory, or runs under {RUNS}/ to take the latest of; found none: "
+            "name one, or start one with: lingbot-eval run"
+        )
+    return max(found, key=lambda path: ((path / RUN_FILE).stat().st_mtime_ns, path.name))
 
 
 def _run_directory(given: Path) -> Path:
@@ -48,10 +122,7 @@ def _run_directory(given: Path) -> Path:
         return given
     # Somebody may well give the folder of all runs, or the experiment's name.
     near = find_runs(given) or tuple(
-        path
-        for folder in (given.parent, Path("runs"))
-        for path in find_runs(folder)
-        if path.name.startswith(given.stem)
+        path for folder in (given.parent, RUNS) for path in find_runs(folder) if path.name.startswith(given.stem)
     )
     near = tuple(dict.fromkeys(near))
     hint = f"give one of: {', '.join(str(path) for path in near)}" if near else "start one with: lingbot-eval run"

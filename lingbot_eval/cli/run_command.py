@@ -147,7 +147,7 @@ def _print_plan(plan: Plan) -> None:
 def _write_report(run_path: Path) -> list[Path]:
     from lingbot_eval.reports.report import write_report
 
-    return list(write_report(run_path, run_path / "report"))
+    return list(write_report([run_path], run_path / "report").files)
 
 
 def _document(outcome: Outcome, stored: StoredUnits, report: list[Path] | None) -> dict[str, Any]:

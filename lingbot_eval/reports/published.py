@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lingbot_eval.reports.numbers import number_text
-from lingbot_eval.reports.rendering import MISSING, markdown_text, method_label
 from lingbot_eval.reports.tables import RunResults, Table
 
 # Published name -> family, name and variant of ours, and which average over scenes it is.
@@ -77,22 +76,12 @@ def published_rows(results: RunResults, tables: tuple[Table, ...]) -> tuple[Publ
     return tuple(rows)
 
 
-def published_section(results: RunResults, tables: tuple[Table, ...]) -> list[str]:
-    """Lines of a Markdown section; none where nothing was published."""
-    rows = published_rows(results, tables)
-    if not rows:
-        return []
-    header = "| dataset | method | metric | ours | published | delta | source |"
-    lines = ["## Beside published numbers", "", header, "|---|---|---|---:|---:|---:|---|"]
-    for row in rows:
-        ours = MISSING if row.ours is None else number_text(row.ours, row.unit)
-        scored = "" if row.scored is None else f" ({row.scored[0]} of {row.scored[1]})"
-        delta = f"not comparable: {row.reason}" if row.delta is None else _signed(row.delta, row.unit)
-        cells = [row.dataset, method_label(row.method, results.untrained), row.metric, ours + scored]
-        cells += [f"{row.published:g}", delta, row.source]
-        lines.append("| " + " | ".join(markdown_text(cell) for cell in cells) + " |")
-    lines += ["", "Delta is ours less the published number, in the metric's unit.", ""]
-    return lines
+def delta_text(row: PublishedRow) -> str:
+    """The difference with its sign, or why there is none."""
+    if row.delta is None:
+        return f"not comparable: {row.reason}"
+    text = number_text(row.delta, row.unit)
+    return text if row.delta <= 0 else f"+{text}"
 
 
 @dataclass(frozen=True)
@@ -199,8 +188,3 @@ def _not_all(scored: tuple[int, int], published_scenes: int | None) -> str | Non
     if scored[1] != published_scenes:
         return f"mean of {scored[1]} scenes, the published one of {published_scenes}"
     return None
-
-
-def _signed(delta: float, unit: str) -> str:
-    text = number_text(delta, unit)
-    return text if delta <= 0 else f"+{text}"

@@ -66,19 +66,29 @@ def method_label(method: str, untrained: tuple[str, ...]) -> str:
     return f"{plain(method)} (untrained weights)" if method in untrained else plain(method)
 
 
+def name_header(table: Table) -> list[str]:
+    """Titles of the columns that name a row; which run it is of only where there are several."""
+    return ["dataset", "scene", "method", *(["run"] if table.several_runs else [])]
+
+
+def row_names(row: Row, table: Table) -> list[str]:
+    """What :func:`name_header` announces, as one-line text that is not yet escaped."""
+    method = method_label(row.method, (row.method,) if row.untrained else ())
+    return [plain(row.dataset), plain(row.scene), method, *([plain(row.run)] if table.several_runs else [])]
+
+
 def markdown_table(table: Table) -> str:
     """A Markdown section: table, footnotes, and a legend of units and conventions."""
-    header = ["dataset", "scene", "method", *(column.label for column in table.columns)]
+    header = [*name_header(table), *(column.label for column in table.columns)]
     lines = [
         f"### {markdown_text(title_of(table))}",
         "",
         "| " + " | ".join(markdown_text(name) for name in header) + " |",
-        "|" + "---|" * 3 + "---:|" * len(table.columns),
+        "|" + "---|" * len(name_header(table)) + "---:|" * len(table.columns),
     ]
     for row in table.rows:
         cells = [_markdown_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
-        names = [row.dataset, row.scene, method_label(row.method, table.untrained)]
-        texts = [*(markdown_text(name) for name in names), *cells]
+        texts = [*(markdown_text(name) for name in row_names(row, table)), *cells]
         if row.note and not cells:
             texts[1] += _markdown_note(row.note)
         if row.kind != "scene":
@@ -116,7 +126,8 @@ def text_table(table: Table) -> str:
     width = max((len(column.label) for column in table.columns), default=0)
     blocks = [title_of(table)]
     for row in table.rows:
-        lines = [f"{plain(row.dataset)} / {plain(row.scene)} · {method_label(row.method, table.untrained)}"]
+        dataset, scene, *rest = row_names(row, table)
+        lines = [f"{dataset} / {scene} · {' · '.join(rest)}"]
         reasons = {cell.note for cell in row.cells}
         only = row.note or (reasons.pop() if len(reasons) == 1 else None)
         if only is not None:
@@ -138,12 +149,13 @@ def csv_table(table: Table) -> str:
     labels: list[str] = []
     for column in table.columns:
         labels += [column.label, f"scored scenes: {column.label}"]
-    writer.writerow(["dataset", "scene", "method", "weights", "row", *labels, "reasons"])
+    run = ["run"] if table.several_runs else []
+    writer.writerow([*run, "dataset", "scene", "method", "weights", "row", *labels, "reasons"])
     for row in table.rows:
         values: list[object] = []
         for cell in row.cells:
             values += [MISSING if cell.value is None else repr(cell.value), _scored_text(cell)]
-        names = (row.dataset, row.scene, row.method, table.weights.get(row.method, "none"))
+        names = [*([row.run] if run else []), row.dataset, row.scene, row.method, row.weights]
         writer.writerow(
             [*(_spreadsheet_text(name) for name in names), row.kind, *values, _spreadsheet_text(_reasons(row, table))]
         )
@@ -152,13 +164,13 @@ def csv_table(table: Table) -> str:
 
 def latex_table(table: Table) -> str:
     """One ``table`` environment (packages booktabs and graphicx), footnotes and legend below it."""
-    header = ["dataset", "scene", "method", *(column.label for column in table.columns)]
+    header = [*name_header(table), *(column.label for column in table.columns)]
     lines = [
         r"\begin{table}[htbp]",
         r"\centering",
         rf"\caption{{{latex_text(title_of(table))}}}",
         r"\resizebox{\textwidth}{!}{%",
-        r"\begin{tabular}{lll" + "r" * len(table.columns) + "}",
+        r"\begin{tabular}{" + "l" * len(name_header(table)) + "r" * len(table.columns) + "}",
         r"\toprule",
         " & ".join(latex_text(name) for name in header) + r" \\",
         r"\midrule",
@@ -167,9 +179,8 @@ def latex_table(table: Table) -> str:
     for row in table.rows:
         if previous is not None and (row.kind == "scene") != (previous.kind == "scene"):
             lines.append(r"\midrule")
-        names = [row.dataset, row.scene, method_label(row.method, table.untrained)]
         cells = [_latex_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
-        texts = [*(latex_text(name) for name in names), *cells]
+        texts = [*(latex_text(name) for name in row_names(row, table)), *cells]
         if row.note and not cells:
             texts[1] += _latex_note(row.note)
         lines.append(" & ".join(texts) + r" \\")
@@ -198,6 +209,7 @@ def table_data(table: Table) -> dict[str, Any]:
         ],
         "rows": [
             {
+                **({"run": row.run} if table.several_runs else {}),
                 "dataset": row.dataset,
                 "scene": row.scene if row.kind == "scene" else None,
                 "method": row.method,

@@ -14,6 +14,9 @@ from lingbot_eval.runs.store import RunStore, StoredUnit, StoredUnits
 if TYPE_CHECKING:
     import pandas as pd
 
+NO_WEIGHTS = "none"
+_UNTRAINED = "untrained"  # how the words on weights begin where there are no trained ones
+
 Names = tuple[str, str, str]  # dataset, scene, method
 ColumnKey = tuple[str, str, str, str]  # family, name, variant, unit
 
@@ -69,6 +72,7 @@ class Row:
     """One scene (or a mean, median or, of pairs pooled over the scenes, micro average) with one method.
 
     note: why there are no scores at all (failed, damaged, not run); position in the table's notes, from 1.
+    weights: those of the method, as the run's record has them. run: its label where several runs are side by side.
     """
 
     dataset: str
@@ -77,32 +81,48 @@ class Row:
     kind: Literal["scene", "mean", "median", "micro"]
     cells: tuple[Cell, ...]
     note: int | None = None
+    weights: str = NO_WEIGHTS
+    run: str = ""
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the method ran with untrained weights."""
+        return self.weights.startswith(_UNTRAINED)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table. key: for file names. weights: of each method, as the run's record has them."""
+    """One table. key: for file names."""
 
     key: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    weights: Mapping[str, str]
 
     @property
     def untrained(self) -> tuple[str, ...]:
-        """Methods with untrained weights, which every rendering says."""
-        return untrained_methods(self.weights)
+        """Methods with untrained weights, which every rendering says; with the run's label where there are several."""
+        names = (f"{row.method} of {row.run}" if row.run else row.method for row in self.rows if row.untrained)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def several_runs(self) -> bool:
+        """Whether rows say which run they are of."""
+        return any(row.run for row in self.rows)
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run as read: its record, its units, and for each planned unit without a result the reason."""
+    """A run as read: its record, its units, and for each planned unit without a result the reason.
+
+    damaged: one line for each record that is there and cannot be read; they are among the gaps as well.
+    """
 
     record: RunRecord
     units: tuple[StoredUnit, ...]
     gaps: Mapping[Names, str]
+    damaged: tuple[str, ...] = ()
 
     @property
     def untrained(self) -> tuple[str, ...]:
@@ -133,7 +153,7 @@ class RunResults:
 
 def untrained_methods(weights: Mapping[str, str]) -> tuple[str, ...]:
     """Methods whose weights the record calls untrained."""
-    return tuple(method for method, words in weights.items() if words.startswith("untrained"))
+    return tuple(method for method, words in weights.items() if words.startswith(_UNTRAINED))
 
 
 def read_results(store: RunStore) -> RunResults:
@@ -147,7 +167,7 @@ def read_results(store: RunStore) -> RunResults:
     # What is damaged and was never planned has no name but its folder's.
     for folder, reason in damaged.items():
         gaps[folder.parent.parent.name, folder.parent.name, folder.name] = reason
-    return RunResults(store.read_run(), stored.units, gaps)
+    return RunResults(store.read_run(), stored.units, gaps, tuple(unit.reason for unit in stored.damaged))
 
 
 def long_table(results: RunResults) -> pd.DataFrame:
@@ -158,7 +178,7 @@ def long_table(results: RunResults) -> pd.DataFrame:
     columns += ["samples", "reason", "convention"]
     rows: list[dict[str, object]] = []
     for names in results.names():
-        weights = results.record.weights.get(names[2], "none")
+        weights = results.record.weights.get(names[2], NO_WEIGHTS)
         place: dict[str, object] = dict(zip(columns, (*names, weights), strict=False))
         failure = results.failure(names)
         if failure is not None:
@@ -237,7 +257,7 @@ def _table(results: RunResults, key: str, title: str, columns: Sequence[Column])
                 rows += [_aggregate(own, "mean", notes), _aggregate(own, "median", notes)]
                 if columns and all(column.family == "auc" for column in columns):
                     rows.append(_aggregate(own, "micro", notes))
-    return Table(key, title, tuple(columns), tuple(rows), tuple(notes), results.record.weights)
+    return Table(key, title, tuple(columns), tuple(rows), tuple(notes))
 
 
 def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], notes: dict[str, int]) -> Row:
@@ -253,7 +273,8 @@ def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], not
         reason = measurement.reason if measurement is not None else None
         cells.append(_gap(failure or reason or f"not measured for {names[2]}", notes))
     note = _gap(failure, notes).note if failure else None
-    return Row(*names, kind="scene", cells=tuple(cells), note=note)
+    weights = results.record.weights.get(names[2], NO_WEIGHTS)
+    return Row(*names, kind="scene", cells=tuple(cells), note=note, weights=weights)
 
 
 def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median", "micro"], notes: dict[str, int]) -> Row:
@@ -271,7 +292,7 @@ def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median", "micro"], no
             cells.append(Cell(middle, scored=share))
         else:
             cells.append(Cell(None, _gap("no scene was scored", notes).note, share))
-    return Row(rows[0].dataset, kind, rows[0].method, kind, tuple(cells))
+    return Row(rows[0].dataset, kind, rows[0].method, kind, tuple(cells), weights=rows[0].weights)
 
 
 def _gap(reason: str, notes: dict[str, int]) -> Cell:

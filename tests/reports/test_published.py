@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lingbot_eval.reports.published import PublishedRow, published_rows, published_section
+from lingbot_eval.reports.published import PublishedRow, delta_text, published_rows
 from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table
 from lingbot_eval.runs.records import RunRecord
 
@@ -68,14 +68,14 @@ def run(experiment: dict[str, Any], weights: str, values: tuple[Any, ...]) -> tu
     scored = [value for value in values if value is not None]
     share = (len(scored), len(values))
     scenes = [
-        Row("d", s, "ours", "scene", (Cell(v, None if v is not None else 1), Cell(50.0)))
+        Row("d", s, "ours", "scene", (Cell(v, None if v is not None else 1), Cell(50.0)), weights=weights)
         for s, v in zip(SCENES, values, strict=True)
     ]
     means = [
         Row("d", kind, "ours", kind, (Cell(sum(scored) / len(scored), scored=share), Cell(auc, scored=(2, 2))))
         for kind, auc in (("mean", 50.0), ("micro", 55.0))
     ]
-    table = Table("trajectory", "T", COLUMNS, (*scenes, *means), ("gone",), {"ours": weights})
+    table = Table("trajectory", "T", COLUMNS, (*scenes, *means), ("gone",))
     return RunResults(record, (), {}), (table,)
 
 
@@ -130,13 +130,14 @@ def test_another_method_is_set_beside_its_own_name() -> None:
     assert ate.published == 18.0
 
 
-def test_the_section_and_runs_stored_without_cards() -> None:
-    lines = published_section(*run(settings(), "lingbot-map.pt", (0.4, 0.8)))
-    text = "\n".join(lines)
-    assert "| ours | published | delta |" in text
-    assert "0.6000 (2 of 2) | 0.5 | +0.1000 |" in text
-    assert "not comparable: this run did not measure it" in text
-    assert published_section(*run({"name": "old"}, "w", (0.4, 0.8))) == []
+def test_a_difference_has_its_sign_or_its_reason() -> None:
+    ate, auc, f1 = rows(settings())
+    assert (delta_text(ate), delta_text(auc)) == ("+0.1000", "-5.000")
+    assert delta_text(f1) == "not comparable: this run did not measure it"
+
+
+def test_runs_stored_without_cards_have_none() -> None:
+    assert published_rows(*run({"name": "old"}, "w", (0.4, 0.8))) == ()
 
 
 def test_clouds_that_were_compared_otherwise_are_not_compared() -> None:

@@ -17,7 +17,7 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
 from lingbot_eval.reports import figure_style
 from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
-from lingbot_eval.reports.report import write_report
+from lingbot_eval.reports.report import Wanted, write_report
 from lingbot_eval.reports.unit_data import Paths, read_unit_data
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.records import FRAME_COLUMNS
@@ -31,7 +31,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 @pytest.fixture(scope="module")
 def written(store: RunStore) -> list[Path]:
-    return write_report(store.path, store.path / "report")
+    """The Markdown page first, which these tests read."""
+    return pages_of(store, store.path / "report")
+
+
+def pages_of(store: RunStore, out: Path) -> list[Path]:
+    files = write_report([store.path], out, Wanted(html=False)).files
+    assert files[0].name == "report.md"
+    return list(files)
 
 
 def test_every_link_of_the_page_leads_to_a_file_and_every_figure_is_linked(written: list[Path]) -> None:
@@ -53,10 +60,10 @@ def test_the_page_says_what_a_reader_must_know(written: list[Path]) -> None:
     text = written[0].read_text()
     assert text.startswith("# fake — untrained weights\n")
     assert "lingbot-eval run fake.yaml --set 'datasets.0.selection.stride=2'" in text
-    assert "5 of 6 pairs of scene and method scored" in text
+    assert "scored: 5 of 6 pairs of scene and method\n" in text
     assert "indoor / desk / lingbot: failed in stage stream at frame 812: CUDA out of memory" in text
     assert "<script" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    assert '"cpu_model": "made up"' in text
+    assert "| cpu_model | made up |" in text
 
 
 def test_tables_are_read_back_by_pandas(written: list[Path]) -> None:
@@ -74,7 +81,7 @@ def test_tables_are_read_back_by_pandas(written: list[Path]) -> None:
 def test_a_fence_cannot_be_closed_from_inside(tmp_path: Path) -> None:
     store = build_failures(tmp_path)
     store.write_run(store.read_run().model_copy(update={"command": "run `x`\n````\n<script>"}))
-    text = write_report(store.path, tmp_path / "out")[0].read_text()
+    text = pages_of(store, tmp_path / "out")[0].read_text()
     assert "`````sh\nrun `x`\n````\n<script>\n`````\n" in text
 
 
@@ -84,7 +91,7 @@ def test_damage_in_one_unit_leaves_the_rest_and_is_told(tmp_path: Path) -> None:
     (unit.folder / "frames.csv").write_text("index\n")
     (unit.folder / "panels.npz").write_bytes(b"")
     (unit.folder / "estimate.tum").write_text("0 1 2\n")
-    files = write_report(store.path, tmp_path / "out")
+    files = pages_of(store, tmp_path / "out")
     text = files[0].read_text()
     for name in ("frames.csv", "panels.npz", "estimate.tum"):
         assert f"{name}" in text.partition("## Results")[0]
@@ -95,7 +102,7 @@ def test_damage_in_one_unit_leaves_the_rest_and_is_told(tmp_path: Path) -> None:
 def test_an_out_directory_that_cannot_be_made_is_one_line(store: RunStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):
-        write_report(store.path, tmp_path / "file" / "report")
+        pages_of(store, tmp_path / "file" / "report")
 
 
 def test_a_full_disk_while_drawing_is_not_taken_for_damage(
@@ -106,7 +113,7 @@ def test_a_full_disk_while_drawing_is_not_taken_for_damage(
 
     monkeypatch.setattr(figure_style.Figure, "savefig", refuse)
     with pytest.raises(StoreError, match="No space left"):
-        write_report(store.path, tmp_path / "out")
+        pages_of(store, tmp_path / "out")
 
 
 # Figures
@@ -208,7 +215,7 @@ def test_the_command_writes_beside_the_run_and_prints_json(tmp_path: Path, capsy
     path = build_failures(tmp_path).path
     assert main(["report", str(path), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["files"][0] == str(path / "report" / "report.md")
+    assert printed["files"][0] == str(path / "report" / "report.html")
     assert all(Path(file).is_file() for file in printed["files"])
     assert printed["tables"][0]["key"] == "summary"
     assert "untrained" in printed["tables"][0]["title"]
@@ -219,7 +226,7 @@ def test_the_command_shows_the_summary(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["report", str(path), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "untrained weights" in printed
-    assert str(tmp_path / "out" / "report.md") in printed
+    assert str(tmp_path / "out" / "report.html") in printed
     assert printed.count("CUDA out of memory") == 1
     assert printed.count("not run yet") == 5
 

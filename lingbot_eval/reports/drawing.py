@@ -1,0 +1,146 @@
+"""Draws a report's figures and says in words what each shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lingbot_eval.reports.reading import Run
+from lingbot_eval.reports.rendering import method_label
+from lingbot_eval.reports.tables import Names
+from lingbot_eval.reports.unit_data import UnitData, read_unit_data
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = "figures"  # below the report's
+CAPTIONS = {
+    "trajectory": "Trajectory",
+    "error": "Error along the sequence",
+    "drift": "Drift along the sequence",
+    "depth": "Depth",
+    "cost": "Time and memory along the sequence",
+    "together": "Runs side by side",
+}
+# For those who cannot see them: what is drawn. The numbers are in the tables.
+DESCRIPTIONS = {
+    "trajectory": "Paths of the camera, estimate over ground truth where there is one, from above and from the side.",
+    "error": "Position, rotation and depth error of each frame against the frame's number.",
+    "drift": "Growing, anchored and segment errors, local scale and step error against the frame's number.",
+    "depth": "For up to four frames in a row: image, true depth, predicted depth and their difference.",
+    "cost": "Milliseconds, bytes of the key/value cache by kind, and memory against the frame's number.",
+    "together": "Position error, depth error and milliseconds against the frame's number, one line a run and method.",
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure on disk. kind: a key of CAPTIONS. label: of which scene and method. file: below the report's folder."""
+
+    kind: str
+    label: str
+    file: Path
+
+    @property
+    def caption(self) -> str:
+        """What it is and of what."""
+        return f"{CAPTIONS[self.kind]}: {self.label}"
+
+    @property
+    def description(self) -> str:
+        """What is to be seen in it, as a sentence."""
+        return DESCRIPTIONS[self.kind]
+
+
+@dataclass(frozen=True)
+class UnitFigures:
+    """Figures of one scene and method (of one run where there are several), and what could not be drawn."""
+
+    label: str
+    figures: tuple[Drawn, ...]
+    problems: tuple[str, ...]
+
+
+def unit_figures(run: Run, names: Names) -> dict[str, Figure]:
+    """Matplotlib figures of one unit, by kind (keys of CAPTIONS). Raises StoreError when it is not there."""
+    data = read_unit_data(run.store, run.store.read_unit(*names))
+    return dict(_figures(data, run.unit_label(names)))
+
+
+def draw_units(
+    runs: Sequence[Run], folder: Path, drawn: Callable[[], object] = lambda: None
+) -> tuple[tuple[UnitFigures, ...], tuple[UnitFigures, ...]]:
+    """Draw every stored unit of every run into ``folder/figures``: ``(side by side, unit by unit)``.
+
+    Side by side are scenes that several runs or methods of several runs share. File names are numbered by the plan,
+    so that a later report of the same runs gives the same ones. ``drawn`` is called after each unit. Raises StoreError
+    when the disk refuses; damaged files are problems of their unit.
+    """
+    together: dict[tuple[str, str], list[tuple[str, UnitData]]] = {}
+    single: list[UnitFigures] = []
+    for run_number, run in enumerate(runs, start=1):
+        prefix = [f"{run_number:02d}"] if len(runs) > 1 else []
+        for number, names in enumerate(run.results.names(), start=1):
+            unit = run.results.by_names().get(names)
+            if unit is None:
+                continue
+            data = read_unit_data(run.store, unit)
+            label = run.unit_label(names) + (f" · {run.label}" if prefix else "")
+            stem = "-".join([*prefix, f"{number:03d}", *(slug(name) for name in names)])
+            figures = _save(_figures(data, label), label, folder, stem)
+            single.append(UnitFigures(label, figures, data.problems))
+            together.setdefault(names[:2], []).append(
+                (f"{method_label(names[2], run.results.untrained)} · {run.label}", data)
+            )
+            drawn()
+    return (_together(together, folder) if len(runs) > 1 else ()), tuple(single)
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file name that is safe and readable everywhere; not unique."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40] or "unnamed"
+
+
+def _figures(data: UnitData, title: str) -> Iterator[tuple[str, Figure]]:
+    # matplotlib is slow to load, and a report of failures only needs none.
+    from lingbot_eval.reports.drift_figure import drift_figure
+    from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
+
+    draw: Mapping[str, Callable[[], Figure | None]] = {
+        "trajectory": lambda: trajectory_figure(data.paths, title) if data.paths is not None else None,
+        "error": lambda: error_figure(data.frames, title) if data.frames is not None else None,
+        "drift": lambda: drift_figure(data.drift, title) if data.drift is not None else None,
+        "depth": lambda: depth_figure(data.panels, title) if data.panels is not None else None,
+        "cost": lambda: cost_figure(data.frames, title) if data.frames is not None else None,
+    }
+    for kind, make in draw.items():
+        figure = make()
+        if figure is not None:
+            yield kind, figure
+
+
+def _save(figures: Iterator[tuple[str, Figure]], label: str, folder: Path, stem: str) -> tuple[Drawn, ...]:
+    saved = []
+    for kind, figure in figures:
+        from lingbot_eval.reports.figure_style import save
+
+        file = Path(FOLDER) / f"{stem}-{kind}.png"
+        save(figure, folder / file)
+        saved.append(Drawn(kind, label, file))
+    return tuple(saved)
+
+
+def _together(scenes: Mapping[tuple[str, str], list[tuple[str, UnitData]]], folder: Path) -> tuple[UnitFigures, ...]:
+    from lingbot_eval.reports.together_figure import together_figure
+
+    found = []
+    for number, ((dataset, scene), units) in enumerate(scenes.items(), start=1):
+        label = f"{dataset} / {scene}"
+        figure = together_figure([(name, data.frames) for name, data in units if data.frames is not None], label)
+        if figure is not None:
+            stem = "-".join([f"{number:03d}", slug(dataset), slug(scene)])
+            found.append(UnitFigures(label, _save(iter([("together", figure)]), label, folder, stem), ()))
+    return tuple(found)
