@@ -1,4 +1,4 @@
-"""The ways in: ``nox -s eval`` is the main job, ``compare`` compares; ``tests``, ``lint``, ``types`` hold the quality.
+"""The ways in: ``nox -s eval`` is the main job, ``compare`` compares; ``tests``, ``lint``, ``types``, ``gate`` watch.
 
 Every session takes further arguments after ``--``: ``nox -s tests -- tests/metrics -k depth``.
 All share one environment, installed once by the session ``environment``, which the others require;

@@ -26,8 +26,8 @@ COMMANDS = {
     "compare": "two backends on the same frames, or two runs: agreement, speed, memory",
     "datasets": "list, show, check or prepare datasets",
     "score": "score a trajectory file against a reference",
-    "gate": "a run against a baseline: did anything get worse?",
-    "env": "what this machine is, as every record says it",
+    "gate": "hold a run against a baseline: accuracy, speed, memory",
+    "env": "show what this machine is, as every record says it",
     "stages": "where the milliseconds of one step go, against the least the machine allows",
     "verify": "rebuild the reference cases and compare: can this machine be trusted?",
 }

@@ -1,9 +1,8 @@
-"""Live: the same network streamed in turn with and without a planted slow-down; minutes, on a quiet machine."""
+"""Live: one network streamed in turn with and without a planted slow-down; minutes, skipped on a restless machine."""
 
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,8 +57,13 @@ def test_the_same_code_holds_and_a_planted_slow_down_is_caught(monkeypatch: pyte
     race(bench, list(sides.values()), frames, ROUNDS, lambda: None)
     scale = selected.method.streaming.scale_frames
     steps = {name: [times[scale:] for times in side.step_ms] for name, side in sides.items()}
-    verdicts = SimpleNamespace(
-        **{name: judge_rounds(steps["baseline"], steps[name], DEFAULT.min_effect, DEFAULT.alpha) for name in names[1:]}
+    again, slowed = (
+        judge_rounds(steps["baseline"], steps[name], DEFAULT.min_effect, DEFAULT.alpha) for name in ("again", "slowed")
     )
-    assert verdicts.again.status != "regression", verdicts.again.reason
-    assert verdicts.slowed.status == "regression", verdicts.slowed.reason
+    assert again.status != "regression", again.reason
+    assert slowed.status != "held", slowed.reason
+    # In turn, what befalls the machine befalls all three: the effect is right even where the verdict cannot be given.
+    assert slowed.effect == pytest.approx(PLANTED, abs=0.07), slowed.reason
+    if slowed.status == "incomparable":
+        pytest.skip(slowed.reason)
+    assert slowed.status == "regression", slowed.reason
