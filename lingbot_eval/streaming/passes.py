@@ -7,6 +7,7 @@ captured pass serves every frame until a store grows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ class CapturedPass:
         images, special, cos, sin = (tensor.clone() for tensor in inputs.tensors())
         self._inputs = PassInputs(images, special, Rotation(cos, sin, inputs.rotation.interleaved))
         self._graph = torch.cuda.CUDAGraph()
-        beside = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        beside = _stream_beside(images.device)
         height, width = images.shape[-2:]
         # Frames are decoded in another thread meanwhile; only this one must keep to what can be captured.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
@@ -106,3 +107,9 @@ class CapturedPass:
                 points_confidence=None if dense.points_confidence is None else dense.points_confidence.clone(),
             ),
         )
+
+
+@functools.cache
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
+    """One for the whole process: the matrix library keeps a workspace of tens of megabytes for every stream it met."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
