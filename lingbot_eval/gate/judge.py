@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from lingbot_eval.gate.comparable import notes, why_not_this_machine, why_not_this_unit
 from lingbot_eval.gate.sides import FAMILIES, Family, Names, Side, SideUnit, family_of
@@ -193,7 +192,7 @@ def _metric(
     if machine is not None:
         return "incomparable", machine
     if isinstance(rule, Statistical):
-        return _statistical(metric, units, rule)
+        return _statistical(metric, units, rule, in_turn=_in_turn(*(side.started for side in sides)))
     if isinstance(rule, Shown):
         raise TypeError(f"{metric} is only shown")
     better = rule.better or direction(metric.partition("/")[0], metric.split("/")[1])
@@ -202,12 +201,14 @@ def _metric(
     return judge_values(old.values[metric], new.values[metric], rule, better), _allowed(rule, new.meanings[metric].unit)
 
 
-def _statistical(metric: str, units: tuple[SideUnit, SideUnit], rule: Statistical) -> tuple[Status, str]:
+def _statistical(
+    metric: str, units: tuple[SideUnit, SideUnit], rule: Statistical, *, in_turn: bool
+) -> tuple[Status, str]:
     old, new = (unit.rounds.get(metric, ()) for unit in units)
     if not old or not new:
         side = "baseline" if not old else "run"
         return "incomparable", f"the {side} has no timing samples of it: choose a tolerance that needs none"
-    found = judge_rounds(old, new, rule.min_effect, rule.alpha)
+    found = judge_rounds(old, new, rule.min_effect, rule.alpha, in_turn=in_turn)
     return found.status, found.reason
 
 
@@ -238,13 +239,16 @@ def _unused(tolerances: Sequence[Tolerance], baseline: Side) -> Iterator[str]:
 
 
 def _not_in_turn(baseline: Sequence[str], run: Sequence[str]) -> Iterator[str]:
-    """For two sides measured live."""
-    if len(baseline) < 2 or len(run) < 2:
-        return
-    order = [side for _, side in sorted([(t, 0) for t in baseline] + [(t, 1) for t in run])]
-    turns = sum(a != b for a, b in pairwise(order))
-    if turns < min(len(baseline), len(run)):
+    """For two sides of several runs each; a baseline file has no times."""
+    if len(baseline) > 1 and len(run) > 1 and not _in_turn(baseline, run):
         yield "the two sides were not measured in turn: a drift of the machine looks like a change"
+
+
+def _in_turn(baseline: Sequence[str], run: Sequence[str]) -> bool:
+    """Whether the k-th runs of both sides, by the times they started, were neighbours: A B A B, or A B B A."""
+    order = [side for _, side in sorted([(t, 0) for t in baseline] + [(t, 1) for t in run])]
+    pairs = zip(order[::2], order[1::2], strict=False)
+    return len(baseline) == len(run) > 0 and all(one != other for one, other in pairs)
 
 
 def counts(findings: Iterable[Finding]) -> Mapping[Status, int]:

@@ -42,6 +42,7 @@ def read_runs(paths: Sequence[Path]) -> Side:
     """
     read = [_read(path) for path in paths]
     _refuse_strangers(paths, [record for record, *_ in read])
+    read.sort(key=lambda entry: entry[0].started)
     first = read[0][0]
     units: dict[Names, SideUnit] = {}
     gaps: dict[Names, str] = {}

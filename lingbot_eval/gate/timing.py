@@ -9,7 +9,8 @@ several percent: a test over frames calls 10 of the 24 repeats of the same code 
   frames of the baseline, whose typical times are divided out: what a full window costs more is no noise;
 * frames are gathered into *blocks* of consecutive ones, of which the median counts; a round's figure is the median of
   its blocks;
-* the spread that decides is that *between rounds of the same code*, never that of frames.
+* the spread that decides is that *between rounds of the same code*, never that of frames;
+* rounds of two sides measured in turn are compared pair by pair: a load that comes and goes meets both.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import mannwhitneyu, norm
+from scipy.stats import mannwhitneyu, norm, wilcoxon
 from scipy.stats import t as student
 
 from lingbot_eval.types import FloatArray
@@ -34,11 +35,14 @@ MEDIAN_ERROR = 1.25
 """A median's standard error over a mean's, for normal data: √(π/2)."""
 
 
+Unit = Literal["rounds", "pairs of rounds", "blocks"]
+
+
 @dataclass(frozen=True)
 class TimingVerdict:
     """effect: share by which the run's rounds are slower (negative: faster); low, high: what it may be by chance, each
-    end missed with the chance asked for. p: Mann–Whitney, one-sided, over ``unit``s. All None where the samples could
-    not be compared, and reason says why."""
+    end missed with the chance asked for. p: Mann–Whitney, of pairs Wilcoxon, one-sided, over ``unit``s. All None where
+    the samples could not be compared, and reason says why."""
 
     status: Literal["held", "better", "regression", "incomparable"]
     reason: str
@@ -46,7 +50,7 @@ class TimingVerdict:
     low: float | None = None
     high: float | None = None
     p: float | None = None
-    unit: Literal["rounds", "blocks"] = "rounds"
+    unit: Unit = "rounds"
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,14 @@ class _Shift:
 
 
 def judge_rounds(
-    baseline: Sequence[FloatArray], run: Sequence[FloatArray], min_effect: float, alpha: float
+    baseline: Sequence[FloatArray], run: Sequence[FloatArray], min_effect: float, alpha: float, *, in_turn: bool = False
 ) -> TimingVerdict:
     """Whether ``run`` is slower than ``baseline`` by more than ``min_effect`` and by more than chance.
 
     Each round: (N,) milliseconds of the same N frames in order, NaN where a frame has none. A regression needs all of:
     the effect above min_effect, its lower end above 0, and p < alpha. A run is incomparable where the ends lie further
-    from the effect than min_effect and reach beyond it: the machine was too restless to tell.
+    from the effect than min_effect and reach beyond it: the machine was too restless to tell. in_turn: the k-th rounds
+    of both sides were measured one after the other, so that what befell the machine befell both.
     """
     problem = _problem(baseline, run)
     if problem is not None:
@@ -73,12 +78,7 @@ def judge_rounds(
     typical = np.median(np.stack(baseline), axis=0)
     old, new = ([_blocks(np.log(times / typical)) for times in rounds] for rounds in (baseline, run))
     before, after = (np.array([np.median(blocks) for blocks in rounds]) for rounds in (old, new))
-    by_rounds = _rank(len(before), len(after), alpha) >= 0
-    shift = _shift_of_ranks(before, after, alpha) if by_rounds else _shift_of_few(old, new, alpha)
-    samples = (before, after) if by_rounds else (np.concatenate(old), np.concatenate(new))
-    slower, faster = (
-        float(mannwhitneyu(samples[1], samples[0], alternative=side).pvalue) for side in ("greater", "less")
-    )
+    shift, slower, faster, unit = _tested((before, after), (old, new), alpha, in_turn=in_turn)
     limit = math.log1p(min_effect)
     words = _words(shift, len(before), len(after))
     status: Literal["held", "better", "regression", "incomparable"] = "held"
@@ -90,7 +90,7 @@ def judge_rounds(
         status = "incomparable"
         words += f": too restless to tell {min_effect:.0%}; repeat on a quieter machine or give more runs"
     effect, low, high = (math.expm1(value) for value in (shift.value, shift.low, shift.high))
-    return TimingVerdict(status, words, effect, low, high, slower, "rounds" if by_rounds else "blocks")
+    return TimingVerdict(status, words, effect, low, high, slower, unit)
 
 
 def _problem(baseline: Sequence[FloatArray], run: Sequence[FloatArray]) -> str | None:
@@ -117,6 +117,43 @@ def _blocks(values: FloatArray) -> FloatArray:
     count = len(values) // BLOCK_FRAMES
     blocks: FloatArray = np.median(values[: count * BLOCK_FRAMES].reshape(count, BLOCK_FRAMES), axis=1)
     return blocks
+
+
+def _tested(
+    rounds: tuple[FloatArray, FloatArray],
+    blocks: tuple[list[FloatArray], list[FloatArray]],
+    alpha: float,
+    *,
+    in_turn: bool,
+) -> tuple[_Shift, float, float, Unit]:
+    """The shift, p of slower and of faster, and what was tested: the strongest test that there are samples for."""
+    before, after = rounds
+    if in_turn and len(before) == len(after) and _rank_of_pairs(len(before), alpha) >= 0:
+        pairs = after - before
+        # Nothing to rank where nothing differs.
+        slower, faster = (
+            float(wilcoxon(pairs, alternative=side).pvalue) if pairs.any() else 1.0 for side in ("greater", "less")
+        )
+        return _shift_of_pairs(pairs, alpha), slower, faster, "pairs of rounds"
+    by_rounds = _rank(len(before), len(after), alpha) >= 0
+    one, other = rounds if by_rounds else (np.concatenate(blocks[0]), np.concatenate(blocks[1]))
+    slower, faster = (float(mannwhitneyu(other, one, alternative=side).pvalue) for side in ("greater", "less"))
+    shift = _shift_of_ranks(before, after, alpha) if by_rounds else _shift_of_few(*blocks, alpha)
+    return shift, slower, faster, "rounds" if by_rounds else "blocks"
+
+
+def _rank_of_pairs(pairs: int, alpha: float) -> int:
+    """As :func:`_rank`, among the means of each two pairs (Walsh averages; Conover, section 5.7)."""
+    spread = math.sqrt(pairs * (pairs + 1) * (2 * pairs + 1) / 24)
+    return math.floor(pairs * (pairs + 1) / 4 - norm.ppf(1 - alpha) * spread)
+
+
+def _shift_of_pairs(differences: FloatArray, alpha: float) -> _Shift:
+    """Hodges' and Lehmann's centre of paired differences, with the ends that belong to Wilcoxon's signed ranks."""
+    first, second = np.triu_indices(len(differences))
+    means = np.sort((differences[first] + differences[second]) / 2)
+    rank = _rank_of_pairs(len(differences), alpha)
+    return _Shift(float(np.median(means)), float(means[rank]), float(means[-1 - rank]))
 
 
 def _rank(before: int, after: int, alpha: float) -> int:

@@ -244,7 +244,13 @@ def test_a_pattern_that_fits_nothing_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("baseline", "run", "expected"),
-    [((0, 2, 4), (1, 3, 5), False), ((0, 1, 2), (3, 4, 5), True), ((0,), (1, 2, 3), False)],
+    [
+        ((0, 2, 4), (1, 3, 5), False),
+        ((0, 3, 4), (1, 2, 5), False),
+        ((0, 1, 2), (3, 4, 5), True),
+        ((0, 2, 4), (1, 3), True),
+        ((0,), (1, 2, 3), False),
+    ],
 )
 def test_sides_that_were_not_measured_in_turn(baseline: Any, run: Any, expected: bool) -> None:
     times = [tuple(f"2026-01-01T00:00:0{second}" for second in seconds) for seconds in (baseline, run)]

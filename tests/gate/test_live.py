@@ -58,7 +58,8 @@ def test_the_same_code_holds_and_a_planted_slow_down_is_caught(monkeypatch: pyte
     scale = selected.method.streaming.scale_frames
     steps = {name: [times[scale:] for times in side.step_ms] for name, side in sides.items()}
     again, slowed = (
-        judge_rounds(steps["baseline"], steps[name], DEFAULT.min_effect, DEFAULT.alpha) for name in ("again", "slowed")
+        judge_rounds(steps["baseline"], steps[name], DEFAULT.min_effect, DEFAULT.alpha, in_turn=True)
+        for name in ("again", "slowed")
     )
     assert again.status != "regression", again.reason
     assert slowed.status != "held", slowed.reason

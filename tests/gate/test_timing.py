@@ -171,6 +171,41 @@ def test_slower_is_never_judged_better(seed: int, factors: list[float]) -> None:
     assert [rank[status] for status in found] == sorted(rank[status] for status in found)
 
 
+def under_load(factor: float, seed: int) -> tuple[list[FloatArray], list[FloatArray]]:
+    """Ten rounds of each side in turn while another job comes and goes: up to three times slower, both alike."""
+    load = np.repeat([1.0, 3.0, 1.5, 2.5, 1.0], 2)
+    before, after = rounds(10, seed), rounds(10, seed + 1, factor=factor)
+    return [times * k for times, k in zip(before, load, strict=True)], [
+        times * k for times, k in zip(after, load, strict=True)
+    ]
+
+
+def test_rounds_in_turn_are_compared_in_pairs() -> None:
+    before, after = under_load(1.15, 0)
+    apart = judge_rounds(before, after, 0.08, 0.01)
+    found = judge_rounds(before, after, 0.08, 0.01, in_turn=True)
+    assert (apart.status, apart.unit) == ("incomparable", "rounds")
+    assert (found.status, found.unit) == ("regression", "pairs of rounds")
+    assert found.effect == pytest.approx(0.15, abs=0.03)
+    assert judge_rounds(*under_load(1.0, 0), 0.08, 0.01, in_turn=True).status == "held"
+    assert judge_rounds(*under_load(0.8, 0), 0.08, 0.01, in_turn=True).status == "better"
+    # Too few pairs for their test: as if they were apart.
+    assert judge_rounds(before[:6], after[:6], 0.08, 0.01, in_turn=True).unit == "rounds"
+    assert judge_rounds(before, before, 0.08, 0.01, in_turn=True).status == "held"
+
+
+@given(st.integers(0, 10_000), st.floats(0.8, 1.25))
+@settings(deadline=None, max_examples=40)
+def test_pairs_mirror_each_other(seed: int, factor: float) -> None:
+    before, after = under_load(factor, seed)
+    one = judge_rounds(before, after, 0.08, 0.01, in_turn=True)
+    other = judge_rounds(after, before, 0.08, 0.01, in_turn=True)
+    assert one.effect is not None
+    assert other.effect is not None
+    assert (1 + one.effect) * (1 + other.effect) == pytest.approx(1.0, abs=0.01)
+    assert not (one.status == other.status == "regression")
+
+
 def test_chance_alone_raises_few_alarms() -> None:
     """Correlated noise of a made-up machine, 200 times: the level asked for holds."""
     generator = np.random.default_rng(3)
