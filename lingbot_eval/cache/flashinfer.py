@@ -18,6 +18,9 @@ OLDEST = (0, 6)
 WORKSPACE_BYTES = 128 * 2**20
 """What FlashInfer's documentation recommends for the split-k intermediate results."""
 
+SMALLEST_ROOM = 512
+"""Page numbers that the first index buffer holds: two kilobytes."""
+
 Kernel = Literal["fa2", "fa3"]
 HOPPER = 9
 """Major compute capability of the GPUs that fa3 is written for."""
@@ -98,8 +101,9 @@ class FlashInferExecutor:
 
     def _make(self, pages: int, rows: int) -> None:
         flashinfer = importlib.import_module("flashinfer")
-        # Twice the table: the special stream adds a page only every hundred kept frames or so.
-        self._room, self._rows = 2 * pages, rows
+        # Room for a window that is still filling: a new wrapper is a new capture. Then twice the table: the special
+        # stream adds a page only every hundred kept frames or so.
+        self._room, self._rows = max(SMALLEST_ROOM, 2 * pages), rows
         self._made += 1
 
         def buffer(count: int) -> Tensor:

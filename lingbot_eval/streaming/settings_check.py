@@ -41,7 +41,8 @@ def check(estimate: StreamEstimate, settings: StreamSettings, precision: str, ma
 
 def _views(estimate: StreamEstimate, settings: StreamSettings) -> str | None:
     """The temporal rotary sees the keyframe clock, which a window starts anew."""
-    if estimate.kept <= TRAINED_VIEWS:
+    if estimate.kept <= TRAINED_VIEWS or (settings.keyframe_interval == "auto" and not settings.flow):
+        # ``auto`` is the rule that the public checkpoints run by, scale frames on top of the 320.
         return None
     beyond = f"the temporal rotary was trained on {TRAINED_VIEWS}"
     if settings.flow:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from lingbot_eval.cli.main import main
+from lingbot_eval.model.config import CONFIGS
 from tests.comparison.fakes import experiment
 
 FRAMES = 10
@@ -41,7 +42,8 @@ def test_json_has_the_predictions(file: str, capsys: pytest.CaptureFixture[str])
     (predicted,) = document["predicted"]
     assert predicted["unit"] == ["synthetic", "room", "model"]
     assert predicted["size"] == [28, 28]
-    token = 2 * 4 * 128 * 2
+    config = CONFIGS["ci"]
+    token = 2 * config.groups * config.embed_dim * 2
     assert predicted["estimate"]["cache_bytes"]["anchor"] == 3 * (6 + 4) * token
     assert predicted["estimate"]["peak_bytes"] > predicted["estimate"]["weights_bytes"]
     (warning,) = document["warnings"]
