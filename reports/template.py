@@ -14,7 +14,7 @@ from lingbot_eval.reports.reading import failures, measurements, open_runs, over
 from lingbot_eval.reports.side_by_side import environments, settings
 
 # Names of scenes are shown as they are, never as formulas.
-pd.set_option("display.html.use_mathjax", False, "display.max_colwidth", 120, "display.max_rows", 100)
+pd.set_option("display.html.use_mathjax", False, "display.max_colwidth", None, "display.max_rows", 100)
 
 # %% [runs]
 RUNS = ["runs/smoke-0123456789ab"]
@@ -37,7 +37,7 @@ failures(runs)
 
 # %%
 table = measurements(runs)
-table.drop(columns=["convention", "weights"]).head(20)
+table.drop(columns=["convention", "weights"]).fillna({"reason": ""}).head(20)
 
 # %%
 headlines = [
@@ -45,9 +45,8 @@ headlines = [
     ("depth", "abs_rel", "scale_only"),
     ("throughput", "end_to_end_fps", ""),
 ]
-chosen = table[table[["family", "name", "variant"]].apply(tuple, axis=1).isin(headlines)]
-wide = chosen.pivot_table(index=["dataset", "scene", "method", "run"], columns=["name", "unit"], values="value")
-wide.style.format(precision=4, na_rep="n/a", escape="html")
+chosen = table[table.set_index(["family", "name", "variant"]).index.isin(headlines)]
+chosen.set_index(["dataset", "scene", "method", "run", "name", "unit"])["value"].unstack(["name", "unit"])
 
 # %% [markdown]
 # How each of them was computed:

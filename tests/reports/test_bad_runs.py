@@ -1,0 +1,232 @@
+"""Reports of runs that are not whole: empty, being written, damaged, of another version; and of disks that fill."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_failures, build_run, run_record
+from page_reader import read_page
+
+from lingbot_eval.cli.main import main
+from lingbot_eval.errors import StoreError
+from lingbot_eval.reports.report import write_report
+from lingbot_eval.reports.staging import staged
+from lingbot_eval.runs.store import RunStore
+
+
+def pages(out: Path) -> tuple[str, str]:
+    """Text of the HTML page and of the Markdown page."""
+    return read_page(out / "report.html").text, (out / "report.md").read_text()
+
+
+def test_an_empty_run_is_said_to_be_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RunStore.create(tmp_path, run_record().model_copy(update={"units": [], "weights": {}}))
+    assert main(["report", str(store.path), "--out", str(tmp_path / "out")]) == 0
+    assert "fake is incomplete: it is empty: nothing was planned" in capsys.readouterr().err
+    for text in pages(tmp_path / "out"):
+        assert "fake — incomplete" in text
+        assert "nothing was planned" in text
+
+
+def test_a_run_without_any_result_has_every_scene_with_its_reason(tmp_path: Path) -> None:
+    store = RunStore.create(tmp_path, run_record())
+    write_report([store.path], tmp_path / "out")
+    for text in pages(tmp_path / "out"):
+        assert "0 of 6 pairs of scene and method are stored" in text
+        assert text.count("not run yet: run the same command again") >= 6
+
+
+def test_a_run_being_written_is_marked_incomplete_with_its_writer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = build_failures(tmp_path)
+    store.write_run(store.read_run().model_copy(update={"status": "running", "finished": None}))
+    with store.lock():
+        assert main(["report", str(store.path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert f"still being written, by process {os.getpid()}" in document["incomplete"]["fake"]
+    for text in pages(store.path / "report"):
+        assert f"still being written, by process {os.getpid()}" in text
+        assert "1 of 6 pairs of scene and method are stored" in text
+        assert "fake — untrained weights, incomplete" in text
+
+
+def test_an_interrupted_run_is_not_called_running(tmp_path: Path) -> None:
+    store = build_failures(tmp_path)
+    store.write_run(store.read_run().model_copy(update={"status": "running", "finished": None}))
+    write_report([store.path], tmp_path / "out")
+    for text in pages(tmp_path / "out"):
+        assert "it was interrupted, no process writes it any more" in text
+        assert "being written" not in text
+
+
+def test_a_whole_run_is_not_called_incomplete(tmp_path: Path) -> None:
+    write_report([build_run(tmp_path, frames=30).path], tmp_path / "out")
+    for text in pages(tmp_path / "out"):
+        assert "ncomplete" not in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[: len(text) // 2], "text that is not JSON"),
+        (lambda text: text.replace('"schema_version": 1', '"schema_version": 99'), "schema version 1, found 99"),
+        (lambda text: text.replace('"value": ', '"value": "much", "x": ', 1), "expected a stored record"),
+        (lambda _: "[]", "expected a stored record"),
+    ],
+)
+def test_a_damaged_record_is_named_skipped_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[str], str], says: str
+) -> None:
+    store = build_run(tmp_path, frames=30)
+    file = store.read_unit(*OFFICE, LINGBOT).folder / "result.json"
+    file.write_text(damage(file.read_text()))
+    assert main(["report", str(store.path), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert str(file) in error
+    for text in pages(tmp_path / "out"):
+        assert "a record could not be read" in text
+        assert says in text
+        assert "result.json" in text
+        assert REPLAY in text  # the rest is there
+
+
+def test_among_several_runs_an_unreadable_one_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = build_failures(tmp_path / "a").path, build_failures(tmp_path / "b").path
+    record = json.loads((bad / "run.json").read_text())
+    (bad / "run.json").write_text(json.dumps(record | {"schema_version": 2}))
+    words = [str(good), str(bad), "--label", "good", "--label", "bad", "--out", str(tmp_path / "out"), "--json"]
+    assert main(["report", *words]) == 1
+    (left_out,) = json.loads(capsys.readouterr().out)["left_out"]
+    assert "schema version 1, found 2" in left_out
+    for text in pages(tmp_path / "out"):
+        assert "a run could not be read" in text
+        assert "schema version 1, found 2" in text
+        assert "CUDA out of memory" in text
+
+
+def test_a_run_of_another_version_alone_is_refused_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = build_failures(tmp_path).path
+    record = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(record | {"schema_version": 2}))
+    assert main(["report", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "schema version 1, found 2" in error
+    assert error.count("\n") == 1
+    assert not (path / "report").exists()
+
+
+# A disk that fills
+
+
+class FullAfter:
+    """Lets ``count`` writes to disk through, then refuses every one, as a full disk does."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self, descriptor: int) -> None:
+        if self.left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.left -= 1
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+# Every file of a report is forced to disk once before it is moved; the failures' report has five.
+@pytest.mark.parametrize("files", range(5))
+def test_a_disk_that_fills_is_one_line_and_leaves_the_old_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], files: int
+) -> None:
+    path = build_failures(tmp_path).path
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    (out / "report.md").write_text("the old report")
+    before = content_of(out)
+    monkeypatch.setattr("lingbot_eval.formats.atomic.os.fsync", FullAfter(files))
+    assert main(["report", str(path), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "No space left on device; free space or choose another folder" in error
+    assert content_of(out) == before
+    assert [entry.name for entry in out.iterdir() if entry.name.startswith(".")] == []
+
+
+def test_the_writes_of_that_test_are_all_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, disk = build_failures(tmp_path).path, FullAfter(5)
+    monkeypatch.setattr("lingbot_eval.formats.atomic.os.fsync", disk)
+    written = write_report([path], tmp_path / "out")
+    assert disk.left == 0
+    assert len(written.files) == 5
+
+
+def test_a_disk_that_fills_while_folders_are_made_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = build_failures(tmp_path).path
+    make = Path.mkdir
+
+    def refuse(folder: Path, *args: object, **keywords: object) -> None:
+        if folder.name == "tables":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        make(folder, *args, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StoreError, match="No space left"):
+        write_report([path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_report_leaves_nothing(tmp_path: Path) -> None:
+    def half_way() -> Iterator[None]:
+        with staged(tmp_path / "out") as stage:
+            (stage / "page").write_text("half")
+            yield
+
+    writer = half_way()
+    next(writer)
+    assert list(tmp_path.rglob("page"))
+    with pytest.raises(KeyboardInterrupt):
+        writer.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_staged_replaces_files_of_its_name_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "other.csv").write_text("stays")
+    (tmp_path / "page").write_text("old")
+    with staged(tmp_path) as stage:
+        (stage / "tables").mkdir()
+        (stage / "tables" / "new.csv").write_text("new")
+        (stage / "page").write_text("new")
+        assert (tmp_path / "page").read_text() == "old"
+    assert content_of(tmp_path) == {"page": b"new", "tables/new.csv": b"new", "tables/other.csv": b"stays"}
+
+
+def test_the_latest_run_is_taken_when_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report"]) == 2
+    assert "found none" in capsys.readouterr().err
+    record = run_record().model_copy(update={"units": [[*DESK, REPLAY]]})
+    stores = [
+        RunStore.create(Path("runs"), record.model_copy(update={"name": name, "key": key}))
+        for name, key in (("b-older", "1" * 12), ("a-newer", "2" * 12), ("c-oldest", "3" * 12))
+    ]
+    for store, seconds in zip(stores, (200, 300, 100), strict=True):
+        os.utime(store.path / "run.json", (seconds, seconds))
+    assert main(["report"]) == 0
+    assert "a-newer" in capsys.readouterr().out
+    assert [store.path.name for store in stores if (store.path / "report").exists()] == ["a-newer-222222222222"]

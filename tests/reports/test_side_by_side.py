@@ -1,0 +1,184 @@
+"""Several runs in one report: rows that say their run, columns of all, and where the settings differ."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+from fake_run import DESK, LINGBOT, OFFICE, build_run, run_record, unit_record
+from page_reader import read_page
+
+from lingbot_eval.cli.main import main
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.reports.reading import Run, failures, measurements, open_run, open_runs, overview, series, tables
+from lingbot_eval.reports.rendering import csv_table, latex_table, markdown_table, table_data, text_table
+from lingbot_eval.reports.report import write_report
+from lingbot_eval.reports.side_by_side import differing_cards, environments, settings
+from lingbot_eval.runs.records import RunRecord
+from lingbot_eval.runs.store import RunStore
+from lingbot_eval.types import Measurement
+
+
+def measurement(name: str, value: float, convention: str = "as always") -> Measurement:
+    return Measurement("trajectory", name, "sim3", value, "m", convention)
+
+
+def small_run(root: Path, key: str, values: dict[str, list[Measurement] | None], **changes: object) -> Path:
+    """One dataset and method; a scene with None is planned and never run."""
+    base = {"key": key, "name": "small", "units": [["d", scene, "m"] for scene in values], "weights": {"m": "w.pt"}}
+    record = RunRecord.model_validate(run_record().model_dump() | base | changes)
+    store = RunStore.create(root, record)
+    for scene, found in values.items():
+        if found is not None:
+            with store.unit_writer("d", scene, "m") as writer:
+                writer.append_row({"index": 0, "timestamp": 0.0})
+                writer.finish(unit_record(("d", scene), "m", 1, found))
+    return store.path
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Run, ...]:
+    first = {"a": [measurement("ate_rmse", 1.0)], "b": [measurement("ate_rmse", 3.0)]}
+    second = {"b": [measurement("ate_rmse", 30.0), measurement("ate_max", 7.0)], "c": None}
+    paths = [
+        small_run(tmp_path, "aaaaaaaaaaaa", first, experiment={"methods": [{"window": 16}], "seed": 1}),
+        small_run(tmp_path, "bbbbbbbbbbbb", second, experiment={"methods": [{"window": 32}], "seed": 1}),
+    ]
+    return open_runs(paths, ["one", "two"])
+
+
+def test_rows_of_one_scene_are_neighbours_and_means_stay_with_their_run(pair: tuple[Run, ...]) -> None:
+    summary = tables(pair)[0]
+    places = [(row.scene, row.run) for row in summary.rows]
+    assert places[:4] == [("a", "one"), ("b", "one"), ("b", "two"), ("c", "two")]
+    assert places[4:] == [("mean", "one"), ("mean", "two"), ("median", "one"), ("median", "two")]
+    means = [row.cells[0].value for row in summary.rows if row.kind == "mean"]
+    assert means == [2.0, 30.0]
+
+
+def test_a_column_that_only_one_run_has_is_a_gap_with_a_reason_in_the_other(pair: tuple[Run, ...]) -> None:
+    (table,) = [table for table in tables(pair) if table.key == "trajectory"]
+    names = [column.name for column in table.columns]
+    assert names == ["ate_rmse", "ate_max"]
+    cells = {(row.scene, row.run): row.cells[1] for row in table.rows}
+    assert cells["b", "two"].value == 7.0
+    gap = cells["b", "one"]
+    assert gap.value is None
+    assert table.notes[(gap.note or 0) - 1] == "not measured in this run"
+    (missing,) = [row for row in table.rows if row.scene == "c"]
+    assert "not run yet" in table.notes[(missing.note or 0) - 1]
+
+
+def test_every_rendering_says_the_run(pair: tuple[Run, ...]) -> None:
+    summary = tables(pair)[0]
+    rows = list(csv.DictReader(io.StringIO(csv_table(summary))))
+    assert [row["run"] for row in rows[:3]] == ["one", "one", "two"]
+    assert "| dataset | scene | method | run |" in markdown_table(summary)
+    assert re.search(r"d & b & m & two &", latex_table(summary))
+    assert latex_table(summary).count(r"\begin{tabular}{llll") == 1
+    assert "d / b · m · two" in text_table(summary)
+    assert table_data(summary)["rows"][2]["run"] == "two"
+
+
+def test_one_run_alone_has_no_column_of_runs(pair: tuple[Run, ...]) -> None:
+    alone = tables(pair[:1])[0]
+    assert csv_table(alone).startswith("dataset,scene,method,")
+    assert "run" not in table_data(alone)["rows"][0]
+
+
+def test_untrained_weights_are_told_of_their_run_alone(tmp_path: Path) -> None:
+    found = {"a": [measurement("ate_rmse", 1.0)]}
+    paths = [
+        small_run(tmp_path, "a" * 12, found, weights={"m": "untrained (seed 0)"}),
+        small_run(tmp_path, "b" * 12, found, weights={"m": "best.pt, sha256 12"}),
+    ]
+    summary = tables(open_runs(paths, ["raw", "good"]))[0]
+    assert summary.untrained == ("m of raw",)
+    lines = [line for line in markdown_table(summary).splitlines() if "| a |" in line]
+    assert ["(untrained weights)" in line for line in lines] == [True, False]
+
+
+def test_settings_are_named_as_set_takes_them_and_marked_where_they_differ(pair: tuple[Run, ...]) -> None:
+    rows = {row.name: row for row in settings([run.results for run in pair])}
+    assert rows["methods.0.window"].values == ("16", "32")
+    assert rows["methods.0.window"].differs
+    assert not rows["seed"].differs
+    assert not any(row.differs for row in environments([run.results for run in pair]))
+
+
+def test_a_setting_that_one_run_lacks_differs(tmp_path: Path) -> None:
+    paths = [
+        small_run(tmp_path, "a" * 12, {}, experiment={"x": {"y": None}, "cards": {"d": {"n": 1}}}),
+        small_run(tmp_path, "b" * 12, {}, experiment={"x": {}, "cards": {"d": {"n": 2}, "e": {}}}),
+    ]
+    results = [run.results for run in open_runs(paths)]
+    assert [(row.name, row.values) for row in settings(results)] == [("x.y", ("null", "–")), ("x", ("–", "{}"))]
+    assert differing_cards(results) == ("d",)
+
+
+def test_conventions_that_differ_are_told(tmp_path: Path) -> None:
+    paths = [
+        small_run(tmp_path, "a" * 12, {"s": [measurement("ate_rmse", 1.0, "in metres of the room")]}),
+        small_run(tmp_path, "b" * 12, {"s": [measurement("ate_rmse", 1.0, "in metres of the world")]}),
+    ]
+    files = {file.name: file for file in write_report(paths, tmp_path / "out").files}
+    for text in (files["report.md"].read_text(), read_page(files["report.html"]).text):
+        assert "to be compared across rows" in text
+        assert "in metres of the room; or in metres of the world" in text
+
+
+def test_runs_of_one_name_are_told_apart_by_key_and_one_run_twice_by_its_place(tmp_path: Path) -> None:
+    found: dict[str, list[Measurement] | None] = {"a": None}
+    one, two = small_run(tmp_path, "1" * 12, found), small_run(tmp_path, "2" * 12, found)
+    assert [run.label for run in open_runs([one, two])] == ["small 111111", "small 222222"]
+    assert open_run(one).label == "small"
+    copy = small_run(tmp_path / "elsewhere", "1" * 12, found)
+    labels = [run.label for run in open_runs([one, copy])]
+    assert labels == [f"small 111111 {one}", f"small 111111 {copy}"]
+
+
+@pytest.mark.parametrize("labels", [["x"], ["x", "x"], ["x", "y", "z"]])
+def test_labels_have_to_fit(pair: tuple[Run, ...], labels: list[str]) -> None:
+    with pytest.raises(ConfigError, match="expected 2 labels"):
+        open_runs([run.store.path for run in pair], labels)
+
+
+def test_the_public_way_to_read(tmp_path: Path) -> None:
+    store = build_run(tmp_path, frames=30)
+    run = open_run(str(store.path))
+    table = measurements([run])
+    assert list(table.columns[:4]) == ["run", "dataset", "scene", "method"]
+    stored = store.read_unit(*OFFICE, LINGBOT).record.measurements
+    own = table[(table["scene"] == OFFICE[1]) & (table["method"] == LINGBOT)]
+    assert own["name"].tolist() == [entry.name for entry in stored]
+    assert overview([run]).iloc[0][["run", "scored", "planned"]].tolist() == ["fake", 5, 6]
+    (failure,) = failures([run]).to_dict("records")
+    assert (failure["scene"], failure["method"]) == (DESK[1], LINGBOT)
+    frames = series(run, *OFFICE, LINGBOT).frames
+    assert frames is not None
+    assert len(frames) == 30
+
+
+def test_two_runs_on_one_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [build_run(tmp_path / name, frames=30).path for name in ("x", "y")]
+    words = ["report", *(str(path) for path in paths), "--label", "first", "--label", "_second $1$"]
+    assert main(words) == 0
+    (out,) = tmp_path.glob("report-2-runs-*")
+    assert str(out.name) in capsys.readouterr().out
+    page = read_page(out / "report.html")
+    assert page.loads() == []
+    heads = page.text.partition("Results")[0]
+    assert "first" in heads
+    assert "_second $1$" in heads
+    assert "In none of their settings" in page.text
+    # Two scenes have more than one run with errors or times; nothing of the failed one is drawn.
+    assert len(list((out / "figures").glob("*-together.png"))) == 3
+    assert len(list((out / "figures").glob("0[12]-*.png"))) == 26
+    assert main(words) == 0
+    assert len(list(tmp_path.glob("report-2-runs-*"))) == 1
