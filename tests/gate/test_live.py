@@ -62,9 +62,7 @@ def test_the_same_code_holds_and_a_planted_slow_down_is_caught(monkeypatch: pyte
         for name in ("again", "slowed")
     )
     assert again.status != "regression", again.reason
-    assert slowed.status != "held", slowed.reason
-    # In turn, what befalls the machine befalls all three: the effect is right even where the verdict cannot be given.
-    assert slowed.effect == pytest.approx(PLANTED, abs=0.07), slowed.reason
+    assert slowed.status not in ("held", "better"), slowed.reason
     if slowed.status == "incomparable":
         pytest.skip(slowed.reason)
-    assert slowed.status == "regression", slowed.reason
+    assert slowed.effect == pytest.approx(PLANTED, abs=0.05), slowed.reason

@@ -194,6 +194,15 @@ def test_rounds_in_turn_are_compared_in_pairs() -> None:
     assert judge_rounds(before, before, 0.08, 0.01, in_turn=True).status == "held"
 
 
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_an_overloaded_machine_gives_no_verdict(in_turn: bool) -> None:
+    """Recorded live while other jobs made single rounds four times slower: neither an alarm nor a pass."""
+    sides = json.loads((DATA / "overloaded_in_turn.json").read_text(encoding="utf-8"))
+    baseline, *others = ([np.array(times) for times in sides[name]] for name in ("baseline", "again", "slowed"))
+    for run in others:
+        assert judge_rounds(baseline, run, 0.08, 0.01, in_turn=in_turn).status == "incomparable"
+
+
 @given(st.integers(0, 10_000), st.floats(0.8, 1.25))
 @settings(deadline=None, max_examples=40)
 def test_pairs_mirror_each_other(seed: int, factor: float) -> None:
