@@ -46,6 +46,12 @@ def compare(session: nox.Session) -> None:
 
 
 @nox.session(python=False, requires=["environment"])
+def report(session: nox.Session) -> None:
+    """Report the runs given, or the latest under runs/; ``-- --notebook`` adds a notebook."""
+    run(session, "lingbot-eval", "report", *session.posargs)
+
+
+@nox.session(python=False, requires=["environment"])
 def tests(session: nox.Session) -> None:
     """Run the test suite (slow and GPU cases by marker: ``-- -m slow``)."""
     run(session, "pytest", *session.posargs)

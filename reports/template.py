@@ -15,6 +15,7 @@ from lingbot_eval.reports.side_by_side import environments, settings
 
 # Names of scenes are shown as they are, never as formulas.
 pd.set_option("display.html.use_mathjax", False, "display.max_colwidth", None, "display.max_rows", 100)
+pd.set_option("display.float_format", "{:.6g}".format)
 
 # %% [runs]
 RUNS = ["runs/smoke-0123456789ab"]

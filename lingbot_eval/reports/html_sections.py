@@ -75,12 +75,12 @@ def facts(content: Content) -> Section | None:
 
 def experiment(content: Content) -> Section:
     """Every setting."""
-    return Section("settings", "Settings", "settings", {"rows": settings(content.results)})
+    return Section("settings", "Settings", "settings", {"rows": settings(content.results), "unfolded": False})
 
 
 def environment(content: Content) -> Section:
     """Machines and libraries."""
-    return Section("environment", "Environment", "settings", {"rows": environments(content.results)})
+    return Section("environment", "Environment", "settings", {"rows": environments(content.results), "unfolded": True})
 
 
 def repeat(content: Content) -> Section:

@@ -155,7 +155,8 @@ _PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_css %}<style>
 body.jp-Notebook { max-width: 76rem; margin: 0 auto; padding: 1rem; }
 .jp-OutputArea-output { overflow-x: auto; }
-@media (max-width: 40rem) { .jp-InputPrompt, .jp-OutputPrompt { display: none; } body.jp-Notebook { padding: .25rem; } }
+@media (max-width: 40rem) { .jp-InputPrompt, .jp-OutputPrompt { display: none; } body.jp-Notebook { padding: .25rem; }
+ .jp-RenderedImage img { min-width: 44rem; } }
 </style>{% endblock %}
 """
 

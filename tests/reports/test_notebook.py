@@ -25,7 +25,8 @@ def text_of(notebook: nbformat.NotebookNode) -> str:
 
 
 def test_cells_begin_at_their_marks() -> None:
-    script = "# only for readers of the file\n# %% [markdown]\n# # Title\n#\n# text # here\n\n# %% [runs]\nx = 1\n\n# %%\n\n\ny\n"
+    markdown = "# %% [markdown]\n# # Title\n#\n# text # here\n\n"
+    script = f"# only for readers of the file\n{markdown}# %% [runs]\nx = 1\n\n# %%\n\n\ny\n"
     assert list(cells(script)) == [
         Cell("markdown", "markdown", "# Title\n\ntext # here"),
         Cell("code", "runs", "x = 1"),
