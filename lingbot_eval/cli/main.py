@@ -21,7 +21,7 @@ from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError
 # and imports what is heavy (torch, matplotlib, evo) inside run, so that --help is instant.
 COMMANDS = {
     "run": "run an experiment file: stream, score, store",
-    "report": "tables and plots of a run",
+    "report": "pages, tables, plots and a notebook of runs",
     "scale": "speed, memory and error against the length of the stream",
     "compare": "two backends on the same frames, or two runs: agreement, speed, memory",
     "datasets": "list, show, check or prepare datasets",
