@@ -16,14 +16,16 @@ class Behind(Generic[T]):
 
     bound: items that may wait; ``put`` blocks beyond it, so that a slow consumer slows the stream instead of filling
     the memory. 0 is the form without a thread, where ``put`` does the work itself: for machines whose cores are
-    the device. What ``work`` raises comes out of the next ``put``, or of the end; nothing is worked on after it.
+    the device. What ``work`` raises comes out of the next ``put``, or of the end; nothing is worked on after it, nor
+    after an interruption (KeyboardInterrupt and the like) of the block.
     """
 
     def __init__(self, work: Callable[[T], None], bound: int) -> None:
         self._work = work
         self._error: BaseException | None = None
         self._waiting: queue.Queue[T | None] = queue.Queue(bound)
-        self._thread = threading.Thread(target=self._run, name="behind") if bound else None
+        # A daemon: whoever interrupts the wait for it, too, wants the process to end.
+        self._thread = threading.Thread(target=self._run, name="behind", daemon=True) if bound else None
 
     def __enter__(self) -> Self:
         if self._thread is not None:
@@ -43,6 +45,8 @@ class Behind(Generic[T]):
     ) -> None:
         if self._thread is None:
             return
+        if error is not None and not isinstance(error, Exception) and self._error is None:
+            self._error = error
         self._waiting.put(None)
         self._thread.join()
         # It failed at an earlier item than whatever ends the block; only an interruption goes before it.

@@ -108,6 +108,33 @@ def test_what_ends_the_stream_is_told_and_the_rest_is_done() -> None:
     assert done == list(range(5))
 
 
+def test_an_interruption_does_not_wait_for_what_waits() -> None:
+    release, working = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        working.set()
+        assert release.wait(5)
+        done.append(item)
+
+    behind = Behind(work, 8)
+    assert behind._thread is not None
+    join = behind._thread.join
+    behind._thread.join = lambda timeout=None: (release.set(), join(timeout))[1]  # type: ignore[method-assign]
+
+    def stream() -> None:
+        with behind:
+            for item in range(5):
+                behind.put(item)
+            assert working.wait(5)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream()
+    assert done == [0]
+    assert running() == 0
+
+
 def test_an_interruption_goes_before_a_failure_behind_it() -> None:
     failed = threading.Event()
 
