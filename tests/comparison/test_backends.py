@@ -20,6 +20,7 @@ from lingbot_eval.comparison.outcome import Failure, Ratio, Side, time_ratio
 from lingbot_eval.comparison.race import race
 from lingbot_eval.comparison.write import prepare_folder, write_backends
 from lingbot_eval.errors import ConfigError, DependencyError
+from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
 from tests.comparison.fakes import FRAMES, compared, experiment, selected
@@ -66,7 +67,10 @@ def test_equal_sides_are_equal_to_the_last_bit() -> None:
 
 def test_speed_and_memory_of_each_side() -> None:
     found = compared("sdpa", "paged", rounds=3)
-    blocks, camera = 2 * 4 * 128 * 4, 2 * 4 * 256 * 4  # bytes of a token: 4 layers of 128; of a frame: 4 of 256
+    sizes, iterations = CONFIGS["ci"], 1
+    # Keys and values in float32: bytes of a token in all global blocks, of a frame in the camera head.
+    blocks = 2 * sizes.groups * sizes.embed_dim * 4
+    camera = 2 * sizes.camera_blocks * iterations * sizes.token_dim * 4
     tokens = 6 + 2 * 2
     for side in found.sides:
         assert [len(step_ms) for step_ms in side.step_ms] == [FRAMES] * 3
