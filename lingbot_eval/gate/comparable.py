@@ -25,11 +25,12 @@ def hardware(environment: Mapping[str, Any]) -> dict[str, Any]:
     """What must be equal for speed and for memory as a system books it."""
     state = _section(environment, "torch")
     variables = _section(environment, "variables")
+    gpus = state.get("gpus", [])
     return {
         "cpu_model": environment.get("cpu_model", "unknown"),
         "cpu_usable": environment.get("cpu_usable", "unknown"),
         "threads": state.get("threads", "unknown"),
-        "gpus": [gpu.get("name") if isinstance(gpu, dict) else gpu for gpu in state.get("gpus") or ()],
+        "gpus": [gpu.get("name") if isinstance(gpu, dict) else gpu for gpu in gpus] if isinstance(gpus, list) else gpus,
         # A list, so that one that only one side has set is a difference as well.
         "variables": [f"{name}={value}" for name, value in variables.items() if name not in _NO_MATTER_TO_SPEED],
     }

@@ -19,7 +19,7 @@ from lingbot_eval.gate.tolerances import (
     judge_values,
     tolerance_for,
 )
-from lingbot_eval.metrics.directions import direction
+from lingbot_eval.metrics.directions import Direction, direction
 
 SCENE = "scene"
 """Stands for a metric in a finding about a scene as a whole."""
@@ -170,7 +170,7 @@ def _finding(names: Names, metric: str, units: tuple[SideUnit, SideUnit], status
     return Finding(names, family_of(metric), metric, meaning.unit, status, *values, reason)
 
 
-def _direction(metric: str) -> str | None:
+def _direction(metric: str) -> Direction | None:
     family, _, rest = metric.partition("/")
     return direction(family, rest.partition("/")[0])
 
@@ -195,7 +195,7 @@ def _metric(
         return _statistical(metric, units, rule, in_turn=_in_turn(*(side.started for side in sides)))
     if isinstance(rule, Shown):
         raise TypeError(f"{metric} is only shown")
-    better = rule.better or direction(metric.partition("/")[0], metric.split("/")[1])
+    better = rule.better or _direction(metric)
     if better is None:
         raise ValueError(f"{metric} is judged without a direction")
     return judge_values(old.values[metric], new.values[metric], rule, better), _allowed(rule, new.meanings[metric].unit)

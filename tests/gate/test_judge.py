@@ -84,6 +84,8 @@ def machine(**changes: Any) -> dict[str, Any]:
         machine(torch=MACHINE["torch"] | {"threads": 1}),
         machine(torch=MACHINE["torch"] | {"gpus": [{"name": "H100", "memory_gib": 80}]}),
         machine(variables={"CUDA_LAUNCH_BLOCKING": "1"}),
+        # What somebody else's file may say.
+        machine(torch=MACHINE["torch"] | {"gpus": 5}),
     ],
 )
 def test_other_hardware_leaves_accuracy_and_counted_bytes(environment: dict[str, Any]) -> None:
