@@ -19,7 +19,7 @@ from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.config import CONFIGS
-from lingbot_eval.profiling.memory import reset_peaks
+from lingbot_eval.profiling.memory import is_out_of_memory, reset_peaks
 from lingbot_eval.profiling.probe import MemoryProbe
 from lingbot_eval.profiling.timing import timed
 from lingbot_eval.runs.poses import PoseLog
@@ -75,6 +75,7 @@ class CaseAttempt:
     _stage: Stage = "input"
     _frames: FrameSource | None = None
     _given: int = 0
+    _at_frame: int = 0
     _cut: bool = False
     _probe: MemoryProbe | None = None
     _log: SampleLog = field(init=False)
@@ -144,8 +145,8 @@ class CaseAttempt:
             self.failure = Failure(
                 stage=self._stage,
                 reason=_in_one_line(error),
-                at_frame=max(0, self._given - 1) if self._stage == "stream" else None,
-                out_of_memory=isinstance(error, torch.OutOfMemoryError | MemoryError),
+                at_frame=self._at_frame if self._stage == "stream" else None,
+                out_of_memory=is_out_of_memory(error),
                 bad_input=isinstance(error, LingbotEvalError),
                 traceback=traceback.format_exc(),
             )
@@ -172,7 +173,7 @@ class CaseAttempt:
                     each_frame()
         finally:
             # The numbers, not the stream: its caches are to go.
-            self._given, self._cut = stream.given, stream.stopped
+            self._given, self._at_frame, self._cut = stream.given, stream.at_frame, stream.stopped
 
     def _streaming(self) -> StreamSettings:
         """The case's stream, its interval and backend resolved; what the record and the formula need is noted."""
@@ -269,8 +270,10 @@ class CaseAttempt:
 
 def _in_one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        text = f"out of memory: {text.partition('. ')[0]}" if text else "out of memory"
+    if is_out_of_memory(error):
+        # The first sentence; a CPU's begins with a place in torch's sources.
+        text = text.rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
+        text = f"out of memory: {text}" if text else "out of memory"
     elif not isinstance(error, LingbotEvalError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"

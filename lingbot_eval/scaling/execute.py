@@ -146,7 +146,10 @@ def _record(study: Study, device: torch.device, command: str) -> ScaleRecord:
     weights = weights_of(LingbotConfig(kind="lingbot", model=study.model))
     resolved = study.model_copy(update={"device": str(device)}).model_dump(mode="json")
     label = weights.label if weights is not None else ""
-    content = {"scale": resolved, "weights": label, "input": _input_fingerprint(study)}
+    block = environment()
+    # Times and memory of another machine, or of another torch, are another run's: one record states one environment.
+    machine = {name: block[name] for name in ("cpu_model", "libraries", "torch")}
+    content = {"scale": resolved, "weights": label, "input": _input_fingerprint(study), "machine": machine}
     return ScaleRecord(
         key=content_key(content),
         name=study.name,
@@ -154,7 +157,7 @@ def _record(study: Study, device: torch.device, command: str) -> ScaleRecord:
         study=resolved,
         cases=[case_name(case) for case in in_order(study)],
         weights=label,
-        environment=environment(),
+        environment=block,
         started=_now(),
     )
 

@@ -37,7 +37,10 @@ class FrameSource(Protocol):
     def facts(self) -> dict[str, object]: ...
 
     def frames(self, count: int) -> Generator[Frame, None, None]:
-        """The first ``count`` frames, prepared. Raises DataError where there are fewer."""
+        """The first ``count`` frames, prepared.
+
+        Raises DataError where there are fewer: at once, or at the end of what only decoding counts (a video).
+        """
         ...
 
     def reference(self, count: int) -> Trajectory | None:
@@ -88,13 +91,17 @@ class FileFrames:
     def frames(self, count: int) -> Generator[Frame, None, None]:
         """See `FrameSource`."""
         length = self.sequence.length
-        if length is not None and length < count:
+        if length is None or length >= count:
+            length = 0
+            with closing(_loaded(self.sequence, self.size, self.workers)) as frames:
+                for frame in itertools.islice(frames, count):
+                    length += 1
+                    yield frame
+        if length < count:
             raise DataError(
                 f"{self.sequence.dataset}/{self.sequence.scene} has {length} frames, the case wants {count}; "
                 "set input.pool to play it forward and backward, or ask for fewer frames"
             )
-        with closing(_loaded(self.sequence, self.size, self.workers)) as frames:
-            yield from itertools.islice(frames, count)
 
     def reference(self, count: int) -> Trajectory | None:
         """See `FrameSource`."""

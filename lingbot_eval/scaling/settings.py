@@ -15,6 +15,7 @@ from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.validation import validated
 
 Positive = Annotated[int, Field(ge=1)]
+Length = Annotated[int, Field(ge=1, le=10_000_000)]
 Side = Annotated[int, Field(ge=14, le=8192, multiple_of=14)]
 Scenario = Literal["single_stream", "offline", "camera"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -35,7 +36,7 @@ class Case(_Settings):
     pixels, multiples of 14. limit_s: seconds after which a stream ends early, which its record says; None = no limit.
     """
 
-    frames: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    frames: Length = 10_000
     scenario: Scenario = "offline"
     backend: Backend = "auto"
     keyframe_interval: Interval = "auto"
@@ -49,7 +50,7 @@ class Case(_Settings):
 class Sweep(_Settings):
     """Lists of values; every combination is run. An axis that is left out stays as the case has it."""
 
-    frames: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    frames: Annotated[tuple[Length, ...], Field(min_length=1)] | None = None
     scenario: Annotated[tuple[Scenario, ...], Field(min_length=1)] | None = None
     backend: Annotated[tuple[Backend, ...], Field(min_length=1)] | None = None
     keyframe_interval: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
@@ -113,7 +114,7 @@ class Study(_Settings):
     streaming: what no case changes (scale_frames, flow, windowed). defaults: of all cases. cases: each names what it
     has differently; sweep: each of them with every combination of these. checkpoints: frame counts at which errors and
     memory are stated, those beyond a case's length apart. sample_every: frames between two looks at what is dear to
-    ask: allocated, reserved, driver's and process memory.
+    ask: reserved, driver's and process memory.
     """
 
     kind: Literal["scale"]

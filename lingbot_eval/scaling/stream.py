@@ -66,17 +66,22 @@ class Timed:
 
 
 class PacedStream:
-    """One case's stream. given: frames that the model was given so far; stopped: whether the case's limit ended it."""
+    """One case's stream.
+
+    given: frames that the model was given so far. at_frame: the one asked for last, which a failure belongs to.
+    stopped: whether the case's limit ended it.
+    """
 
     def __init__(self, case: Case, steps: Steps, clock: Clock) -> None:
         self._case = case
         self._steps = steps
         self._clock = clock
         self.given = 0
+        self.at_frame = 0
         self.stopped = False
 
     def run(self, frames: Iterable[Frame]) -> Generator[Timed, None, None]:
-        """Predictions as they come. Raises what the model and the frames raise; ``given`` is then past the frame."""
+        """Predictions as they come. Raises what the model and the frames raise."""
         case, clock = self._case, self._clock
         begun = left = clock.now()
         waiting: dict[int, tuple[float, int | None]] = {}
@@ -92,6 +97,8 @@ class PacedStream:
                 timed = self._timed(prediction, left, waiting.pop(prediction.index))
                 left += timed.interval_s
                 yield timed
+            self.at_frame = self.given
+        self.at_frame = max(0, self.given - 1)
         for prediction in self._steps.finish():
             timed = self._timed(prediction, left, waiting.pop(prediction.index))
             left += timed.interval_s

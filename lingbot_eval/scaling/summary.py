@@ -66,8 +66,8 @@ def case_measurements(case: Case, log: SampleLog, warm_up_s: float | None) -> tu
 def case_growth(setting: Setting, log: SampleLog) -> tuple[GrowthRecord, ...]:
     """What one more kept frame costs, for everything in QUANTITIES that the machine has."""
     kept, types = log.column("kept"), log.column("frame_type")
-    scale = int(np.count_nonzero(types == FrameType.SCALE))
-    full = (types != FrameType.SCALE) & (kept >= scale + setting.window)
+    # Not the count of scale frames: in windowed mode every window has some.
+    full = (types != FrameType.SCALE) & (kept >= setting.streaming.scale_frames + setting.window)
     cache = np.sum([log.column(f"cache_{kind}_bytes") for kind in KINDS], axis=0)
     held = log.column("cache_allocated_bytes")
     values = {

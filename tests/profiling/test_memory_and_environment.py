@@ -11,13 +11,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from lingbot_eval.errors import DataError
 from lingbot_eval.profiling.environment import environment, git_state
 from lingbot_eval.profiling.memory import (
     DeviceMemory,
     device_memory,
     device_memory_measurements,
     driver_bytes,
+    is_out_of_memory,
     process_memory,
     process_memory_measurements,
     process_resident_bytes,
@@ -157,3 +160,35 @@ def test_git_that_is_not_installed_is_no_failure(tmp_path: Path) -> None:
         raise FileNotFoundError("git")
 
     assert git_state(tmp_path, run=absent) == "not a git checkout"
+
+
+def raised(*errors: Exception) -> Exception:
+    """The last of them, each one raised while the one before was handled."""
+    found: Exception | None = None
+    for error in errors:
+        error.__context__ = found
+        found = error
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to …"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (raised(torch.OutOfMemoryError("full"), RuntimeError("operation failed during capture")), True),
+        (raised(MemoryError(), DataError("frame.png: cannot be decoded")), False),
+        (RuntimeError("device-side assert"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_lack_of_memory_looks_like(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_cpu_that_refuses_memory() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(10**15)
+    assert is_out_of_memory(refused.value)

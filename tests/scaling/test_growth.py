@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lingbot_eval.metrics.slope import robust_slope
+from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.scaling.growth import QUANTITIES, growth, growth_text
 from lingbot_eval.scaling.records import GrowthRecord
+from lingbot_eval.scaling.samples import SampleLog
+from lingbot_eval.scaling.settings import Case
+from lingbot_eval.scaling.summary import Setting, case_growth
+from lingbot_eval.streaming.estimate import NetworkSize
+from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.types import FrameType
 
 BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
 
@@ -96,3 +105,16 @@ def test_a_slope_needs_its_interval() -> None:
         GrowthRecord(quantity="cache", unit="B", value=1.0)
     with pytest.raises(ValueError, match="finite"):
         GrowthRecord(quantity="cache", unit="B", value=1.0, low=float("nan"), high=2.0)
+
+
+def test_scale_frames_of_later_windows_do_not_move_the_start(tmp_path: Path) -> None:
+    """Forty windows have 320 scale frames between them; the first one is full after 8 and the window."""
+    log = SampleLog(tmp_path)
+    for frame in range(800):
+        kind = FrameType.SCALE if frame % 20 < 8 else FrameType.KEPT
+        log.append({"index": frame, "frame_type": int(kind), "kept": frame + 1, "process_bytes": 3.0 * frame})
+    streaming = StreamSettings.model_validate({"scale_frames": 8, "windowed": {"size": 24, "overlap_size": 4}})
+    setting = Setting(Case(frames=800, window=16), NetworkSize(CONFIGS["ci"], "float32"), streaming, on_cpu=True)
+    (process,) = [found for found in case_growth(setting, log) if found.quantity == "process"]
+    assert process.value == pytest.approx(3.0)
+    assert process.kept == sum(frame % 20 >= 8 and frame + 1 >= 8 + 16 for frame in range(800))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.scaling.inputs import FrameSource, open_source, pool_position
+from lingbot_eval.scaling.inputs import FileFrames, FrameSource, open_source, pool_position
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
+from lingbot_eval.types import FrameSequence
 from lingbot_eval.validation import validated
 
 SIZE = (70, 56)
@@ -80,6 +83,28 @@ def test_a_dataset_streams_from_its_files(tmp_path: Path, workers: int) -> None:
     assert [int(frame.image[0, 0, 0]) for frame in frames if frame.image is not None] == [0, 40, 80, 120, 160]
     with pytest.raises(DataError, match=r"has 6 frames, the case wants 7.*input\.pool"):
         list(source.frames(7))
+
+
+class Unknown:
+    """A scene whose length only decoding tells, as a video's."""
+
+    length = None
+
+    def __init__(self, sequence: FrameSequence) -> None:
+        self._sequence = sequence
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sequence, name)
+
+
+def test_a_scene_that_turns_out_too_short_is_no_whole_result(tmp_path: Path) -> None:
+    source = opened(folder_input(tmp_path))
+    assert isinstance(source, FileFrames)
+    frames = replace(source, sequence=Unknown(source.sequence)).frames(7)  # type: ignore[arg-type]
+    assert [next(frames).index for _ in range(6)] == list(range(6))
+    with pytest.raises(DataError, match="has 6 frames, the case wants 7"):
+        next(frames)
+    assert len(list(replace(source, sequence=Unknown(source.sequence)).frames(6))) == 6  # type: ignore[arg-type]
 
 
 def test_a_dataset_can_be_a_pool(tmp_path: Path) -> None:

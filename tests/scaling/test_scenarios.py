@@ -123,4 +123,28 @@ def test_a_failure_leaves_the_frame_that_it_belongs_to() -> None:
     stream = PacedStream(Case(frames=12), Worker(clock, seconds), clock)
     with pytest.raises(MemoryError):
         list(stream.run(frames(12)))
-    assert stream.given == 8
+    assert (stream.given, stream.at_frame) == (8, 7)
+
+
+def test_a_frame_that_cannot_be_read_is_the_one_named() -> None:
+    def broken() -> Iterator[Frame]:
+        yield from frames(7)
+        raise OSError("frame 7 is damaged")
+
+    clock = FakeClock()
+    stream = PacedStream(Case(frames=12), Worker(clock, lambda i: 0.1, behind=1), clock)
+    with pytest.raises(OSError, match="frame 7"):
+        list(stream.run(broken()))
+    assert (stream.given, stream.at_frame) == (7, 7)
+
+
+def test_a_failure_at_the_end_belongs_to_the_last_frame() -> None:
+    class Full(Worker):
+        def finish(self) -> tuple[Prediction, ...]:
+            raise MemoryError
+
+    clock = FakeClock()
+    stream = PacedStream(Case(frames=5), Full(clock, lambda i: 0.1, behind=2), clock)
+    with pytest.raises(MemoryError):
+        list(stream.run(frames(5)))
+    assert (stream.given, stream.at_frame) == (5, 4)

@@ -21,6 +21,7 @@ from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.runs import plan
 from lingbot_eval.scaling import attempt, networks
+from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import Outcome, execute
 from lingbot_eval.scaling.records import CaseRecord
 from lingbot_eval.scaling.samples import SAMPLES_FILE, read_samples
@@ -140,6 +141,29 @@ def test_memory_that_runs_out_is_a_data_point(tmp_path: Path, monkeypatch: pytes
     assert [record.name for record in outcome.failed] == [first.name]
     page = write_scaling(ScaleStore(outcome.path), outcome.record, outcome.records)[0].read_text()
     assert "failed (stream at frame 25)" in page
+
+
+def test_host_memory_that_runs_out_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(backend: str, frame: int) -> None:
+        if frame == 12:
+            torch.empty(10**15)  # torch says so in a plain RuntimeError
+
+    plant(monkeypatch, full)
+    builds = count_builds(monkeypatch)
+    (record,) = run(tmp_path, study()).records
+    assert (record.out_of_memory, record.failed_at_frame, record.predictions) == (True, 12, 12)
+    assert record.reason == "out of memory: can't allocate memory: you tried to allocate 4000000000000000 bytes"
+    assert builds == ["float32"]
+
+
+def test_another_machine_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, lambda backend, frame: None)
+    here = run(tmp_path, study())
+    block = here.record.environment
+    monkeypatch.setattr(execute_module, "environment", lambda: block | {"cpu_model": "another"})
+    there = run(tmp_path, study())
+    assert there.path != here.path
+    assert ScaleStore(here.path).read().environment["cpu_model"] == block["cpu_model"]
 
 
 def test_a_crash_costs_the_network_and_not_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
