@@ -18,7 +18,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lingbot_eval.training", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of state, log, curve and weights")
     parser.add_argument("--minutes", type=float, help="length of the whole run, preparation apart")
-    parser.add_argument("--steps", type=int, help="length of the whole run in steps, instead of minutes")
+    parser.add_argument("--steps", type=int, help="or: length of the whole run in steps")
+    parser.add_argument("--within", type=float, help="or: minutes of this call, preparation and all")
+    parser.add_argument("--start-from", type=Path, help="weights of an earlier run: a file, or what it exported")
+    parser.add_argument("--export", type=Path, help="folder for what the next machine starts from, in small files")
     parser.add_argument("--call-minutes", type=float, help="stop this call then, saved; call again to go on")
     parser.add_argument("--recipe", default="gpu", choices=("gpu", "tiny"))
     parser.add_argument("--learning-rate", type=float, help="peak; default: the recipe's")
@@ -50,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         learning_rate=given.learning_rate,
         minutes=given.minutes,
         steps=given.steps,
+        within_minutes=given.within,
+        start_from=given.start_from,
+        export=given.export,
         call_minutes=given.call_minutes,
         workers=given.workers,
         compiled=given.compile,

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lingbot_eval.training.raycast import RayCaster
+from lingbot_eval.training.raycast import NOTHING, RayCaster
 from lingbot_eval.training.scene_jobs import SceneJob
 
 POSES_AT_ONCE = 32
+FARTHEST = 0.01 / NOTHING
+"""Metres, far beyond every scene, that a ray which hits something stays below; half precision holds them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,8 @@ class Bank:
         self._capacity = capacity
         self.device = device
         self._written = 0
+        self.refused = 0
+        """Walks that were not taken because a ray hit nothing: one infinite depth would spoil every batch it is in."""
         self._held = Sequences(
             images=torch.empty((capacity, frames, 3, height, width), dtype=torch.uint8, device=device),
             depths=torch.empty((capacity, frames, height, width), dtype=torch.float16, device=device),
@@ -53,13 +57,15 @@ class Bank:
         height, width = self._size
         caster = RayCaster(job.scene, self.device)
         for poses, fov in zip(torch.from_numpy(job.poses).to(self.device), job.fovs, strict=True):
-            slot = self._written % self._capacity
             focal = width / 2 / float(torch.tan(torch.tensor(fov / 2, dtype=torch.float64)))
-            for first in range(0, len(poses), POSES_AT_ONCE):
-                part = slice(first, first + POSES_AT_ONCE)
-                images, depths = caster.render(poses[part], focal, (width, height))
-                self._held.images[slot, part] = images
-                self._held.depths[slot, part] = depths.half()
+            parts = [caster.render(part, focal, (width, height)) for part in torch.split(poses, POSES_AT_ONCE)]
+            images, depths = (torch.cat(part) for part in zip(*parts, strict=True))
+            if not float(depths.max()) < FARTHEST:
+                self.refused += 1
+                continue
+            slot = self._written % self._capacity
+            self._held.images[slot] = images
+            self._held.depths[slot] = depths.half()
             self._held.poses[slot] = poses
             self._held.focals[slot] = focal
             self._written += 1

@@ -26,10 +26,11 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        path = folder / CSV
-        self.rows: list[dict[str, float]] = []
-        if path.is_file():
-            self.rows = [{str(k): float(v) for k, v in row.dropna().items()} for _, row in pd.read_csv(path).iterrows()]
+        self.rows = _rows(folder / CSV)
+
+    def follow(self, earlier: Path) -> None:
+        """Begin with the rows of the run in another folder that this one goes on with, if it has any."""
+        self.rows = _rows(earlier / CSV)
 
     def forget_after(self, step: int) -> None:
         """Drop rows of steps that the state a run resumes from has not seen."""
@@ -69,3 +70,9 @@ class Journal:
                 axes.set_yscale("log")
         with atomic_path(self._folder / CURVE) as temporary:
             figure.savefig(temporary)
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    return [{str(k): float(v) for k, v in row.dropna().items()} for _, row in pd.read_csv(path).iterrows()]

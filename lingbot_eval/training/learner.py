@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lingbot_eval.errors import CheckpointError
 from lingbot_eval.model.blocks import Block
 from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import ModelConfig
@@ -17,7 +18,9 @@ from lingbot_eval.training.forward import ClipPlan, run_clips
 from lingbot_eval.training.initial import draw_initial
 from lingbot_eval.training.losses import losses
 from lingbot_eval.training.recipe import ITERATIONS, Recipe
+from lingbot_eval.training.skips import SkipCounter
 from lingbot_eval.training.state import optimizer_tensors, restore_optimizer
+from lingbot_eval.training.travel import AUXILIARY, Start
 
 
 class Learner:
@@ -45,6 +48,7 @@ class Learner:
             {"params": [named[name] for name in rest], "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=device.type == "cuda")
+        self.skips = SkipCounter(device)
 
     def compile(self) -> None:
         """Fuse what stands between the matrix products of every block; a minute once, then larger steps a second.
@@ -61,7 +65,8 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
 
     def learn(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor, learning_rate: float) -> dict[str, Tensor]:
-        """One step; the terms of the loss, their sum and the norm of the gradient, on the device."""
+        """One step; the terms of the loss, their sum and the norm of the gradient, on the device: all 0 where the
+        gradient is not finite, which changes nothing and is counted in ``skips``."""
         terms = self._terms(clips, plan, depth_frames)
         loss = torch.stack(list(terms.values())).sum()
         self._optimizer.zero_grad(set_to_none=True)
@@ -69,16 +74,19 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._recipe.clip_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._step_unless_overflown(norm)
-        return {name: value.detach().nan_to_num() for name, value in (*terms.items(), ("loss", loss), ("gradient_norm", norm))}
+        finite = torch.isfinite(norm)
+        self.skips.count(finite)
+        self._step_if(finite)
+        named = {**terms, "loss": loss, "gradient_norm": norm}
+        return {name: torch.where(finite, value.detach(), 0.0) for name, value in named.items()}
 
-    def _step_unless_overflown(self, norm: Tensor) -> None:
+    def _step_if(self, finite: Tensor) -> None:
         """One gradient that is not finite would turn every weight into NaN: that batch is passed over."""
         if self.device.type == "cuda":
             # Read by the fused optimiser on the device: asking for the value here would stall every step.
-            self._optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]  # not declared
+            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # not declared
             self._optimizer.step()
-        elif torch.isfinite(norm):
+        elif finite:
             self._optimizer.step()
 
     def _terms(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> dict[str, Tensor]:
@@ -92,6 +100,21 @@ class Learner:
         """Move the averaged weights; early on they follow faster, or they would carry the initial draw along."""
         share = 1 - min(self._recipe.ema, (1 + steps) / (10 + steps))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), share)
+
+    def begin_with(self, start: Start) -> None:
+        """Weights of an earlier run in place of the draw. Raises CheckpointError where they do not fit."""
+        try:
+            self.model.load_state_dict(start.model)
+            self.averaged.load_state_dict(start.model)
+            if start.auxiliary:
+                self._auxiliary.load_state_dict(start.auxiliary)
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights to start from do not fit this network: {error}") from error
+
+    def exported(self) -> dict[str, Tensor]:
+        """What `begin_with` takes: the averaged network and the auxiliary heads, which are not averaged."""
+        auxiliary = {AUXILIARY + name: value for name, value in self._auxiliary.state_dict().items()}
+        return dict(self.averaged.state_dict()) | auxiliary
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a state keeps."""

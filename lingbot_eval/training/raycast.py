@@ -19,14 +19,16 @@ from lingbot_eval.adapters.synthetic.render import CRACK, NEAR
 from lingbot_eval.training.scene_arrays import SCENE_PARTS
 
 FACES_AT_ONCE = 16
+NOTHING = 1e-6
+"""Inverse depth in 1/m of a pixel whose ray hits no face: half precision knows no such depth."""
 
 
 @dataclass(frozen=True, eq=False)
 class Planes:
     """The faces as each of M cameras sees them, K of them a camera; linear in the pixel (u, v) as in `render._View`.
 
-    inverse_depth, right_over_z, down_over_z: (M, K, 3) float32 coefficients (a, b, c). distance: (M, K) of the camera
-    from the plane. face: (M, K) face numbers. seen: (M, K) False where a camera has fewer than K faces in view.
+    inverse_depth, right_over_z, down_over_z: (M, K, 3) float64 coefficients (a, b, c). distance: (M, K) float32, of the
+    camera from the plane. face: (M, K) face numbers. seen: (M, K) False where a camera has fewer than K faces in view.
     """
 
     inverse_depth: Tensor
@@ -87,7 +89,7 @@ class RayCaster:
         below = (offset * pick(self._down)).sum(-1, keepdim=True)
         right_over_z = along * inverse_depth + pick(self._right) @ to_pixel
         down_over_z = below * inverse_depth + pick(self._down) @ to_pixel
-        return Planes(inverse_depth.float(), right_over_z.float(), down_over_z.float(), distance.float(), face, seen)
+        return Planes(inverse_depth, right_over_z, down_over_z, distance.float(), face, seen)
 
     def _in_view(self, poses: Tensor, distance: Tensor, focal: float, size: tuple[int, int]) -> Tensor:
         """(M, K) numbers of the faces that can be seen: turned to the camera and not wholly beyond one side of its
@@ -113,24 +115,38 @@ class RayCaster:
     def _trace(self, planes: Planes, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest face of every pixel: (M, H, W) inverse depth and slot in ``planes``."""
         cameras, faces = planes.face.shape
-        best = u.new_full((cameras, len(v), len(u)), 1e-6)
+        best = u.new_full((cameras, len(v), len(u)), NOTHING)
         hit = torch.zeros((cameras, len(v), len(u)), dtype=torch.int64, device=self._device)
-        sizes = self._size.float()[planes.face]
         for first in range(0, faces, FACES_AT_ONCE):
             part = slice(first, first + FACES_AT_ONCE)
-            w, s, t = (p[:, part] for p in (planes.inverse_depth, planes.right_over_z, planes.down_over_z))
-            edges = (s, t, sizes[:, part, :1] * w - s, sizes[:, part, 1:] * w - t)
-            inside = planes.seen[:, part, None, None].float() - 0.5
-            for edge in edges:
-                # CRACK pixels of slack, so that rounding leaves no gap between two rectangles that share an edge.
-                slack = torch.cat([edge[..., :2], edge[..., 2:] + CRACK * edge[..., :1].abs()], dim=-1)
-                inside = torch.minimum(inside, _linear(slack, u, v))
-            inverse = torch.where(inside >= 0, _linear(w, u, v), 0.0)
+            low, high = self._spans(planes, part, v)
+            inside = u >= low[..., None]
+            inside &= u <= high[..., None]
+            inverse = _linear(planes.inverse_depth[:, part].float(), u, v)
+            inverse *= inside
             nearest, slot = inverse.max(dim=1)
             closer = nearest > best
             best = torch.where(closer, nearest, best)
             hit = torch.where(closer, slot + first, hit)
         return best, hit
+
+    def _spans(self, planes: Planes, part: slice, v: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, K, H) first and last u of each row inside the rectangle: its four edges are a·u + b·v + c >= 0.
+
+        In float64, which is nothing at this size, and with CRACK pixels of slack both across and down: two rectangles
+        that share an edge leave no pixel between them, whichever way the edge runs.
+        """
+        w, s, t = (p[:, part] for p in (planes.inverse_depth, planes.right_over_z, planes.down_over_z))
+        size = self._size[planes.face[:, part]]
+        edges = torch.stack([s, t, size[..., :1] * w - s, size[..., 1:] * w - t], dim=2)  # (M, K, 4, 3)
+        slope = edges[..., :1]
+        rest = edges[..., 1:2] * v + edges[..., 2:] + CRACK * edges[..., :2].abs().sum(-1, keepdim=True)
+        crossing = -rest / slope
+        # An edge parallel to the rows: all of the row or nothing.
+        flat = torch.where(rest >= 0, -torch.inf, torch.inf)
+        low = torch.where(slope > 0, crossing, torch.where(slope == 0, flat, -torch.inf)).amax(dim=2)
+        high = torch.where(slope < 0, crossing, torch.inf).amin(dim=2)
+        return torch.where(planes.seen[:, part, None], low, torch.inf).float(), high.float()
 
     def _shade(
         self, planes: Planes, depth: Tensor, slot: Tensor, pixels: tuple[Tensor, Tensor], focal: float
@@ -143,7 +159,7 @@ class RayCaster:
             return values.gather(1, flat).view(depth.shape)
 
         def coordinate(coefficients: Tensor) -> Tensor:
-            a, b, c = (at(part) for part in coefficients.unbind(-1))
+            a, b, c = (at(part) for part in coefficients.float().unbind(-1))
             return (a * u + b * v[:, None] + c) * depth
 
         s, t = coordinate(planes.right_over_z), coordinate(planes.down_over_z)

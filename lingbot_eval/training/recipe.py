@@ -40,13 +40,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. bank_*: sequences held, frames of each, their size. first_jobs: scenes before the first step;
-    job_every: steps between further scenes. walks: sequences a scene."""
+    """A whole run. bank_*: sequences held, frames of each, their size. opening_jobs: scenes before the first step;
+    first_jobs: scenes taken as soon as they are there, one a step; job_every: steps between further scenes. walks:
+    sequences a scene."""
 
     phases: tuple[Phase, ...]
     bank_capacity: int
     bank_frames: int
     bank_size: tuple[int, int]
+    opening_jobs: int
     first_jobs: int
     job_every: int
     walks: int
@@ -90,7 +92,8 @@ RECIPES = {
         bank_capacity=900,
         bank_frames=160,
         bank_size=HIGH,
-        first_jobs=160,
+        opening_jobs=20,
+        first_jobs=200,
         job_every=8,
         walks=3,
         validation_scenes=10,
@@ -105,7 +108,8 @@ RECIPES = {
         bank_capacity=4,
         bank_frames=24,
         bank_size=(56, 84),
-        first_jobs=2,
+        opening_jobs=2,
+        first_jobs=3,
         job_every=4,
         walks=1,
         validation_scenes=2,

@@ -81,12 +81,16 @@ def build_job(settings: JobSettings, number: int) -> SceneJob:
     return SceneJob(scene_arrays(scene), np.stack(poses), fovs)
 
 
-class JobSupply:
-    """Jobs in order of their number, from processes that keep a few ahead; without workers, built on demand."""
+Order = tuple[JobSettings, int]
+"""A job to build: its settings and its number."""
 
-    def __init__(self, settings: JobSettings, workers: int, first: int = 0) -> None:
-        self._settings = settings
-        self._next = first
+
+class JobSupply:
+    """Jobs in the order in which they are asked for, from processes that keep a few ahead; without workers, built on
+    demand."""
+
+    def __init__(self, orders: Iterator[Order], workers: int) -> None:
+        self._orders = orders
         self._waiting: deque[Future[SceneJob]] = deque()
         self._ahead = 3 * workers
         # Spawned and not forked: the parent has threads and a CUDA context.
@@ -107,8 +111,7 @@ class JobSupply:
     def __next__(self) -> SceneJob:
         """The next job; waits for it."""
         if self._pool is None:
-            self._next += 1
-            return build_job(self._settings, self._next - 1)
+            return build_job(*next(self._orders))
         self._fill()
         job = self._waiting.popleft().result()
         self._fill()
@@ -120,5 +123,7 @@ class JobSupply:
 
     def _fill(self) -> None:
         while self._pool is not None and len(self._waiting) < self._ahead:
-            self._waiting.append(self._pool.submit(build_job, self._settings, self._next))
-            self._next += 1
+            order = next(self._orders, None)
+            if order is None:
+                return
+            self._waiting.append(self._pool.submit(build_job, *order))

@@ -21,12 +21,14 @@ STATE, WEIGHTS = "training_state.safetensors", "ci.safetensors"
 
 @dataclass(frozen=True)
 class Progress:
-    """steps: done. seconds: trained. jobs: scenes taken. plan: what the run was started as."""
+    """steps: done. seconds: trained. jobs: scenes taken. plan: what the run was started as. origin: what other runs
+    had trained before it."""
 
     steps: int
     seconds: float
     jobs: int
     plan: Mapping[str, Any]
+    origin: Mapping[str, Any]
 
 
 def save_state(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> None:

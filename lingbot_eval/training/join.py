@@ -1,0 +1,30 @@
+"""``python -m lingbot_eval.training.join FOLDER FILE``: the parts that a run exported become one file of weights."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lingbot_eval.errors import LingbotEvalError
+from lingbot_eval.training.travel import join_parts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(prog="python -m lingbot_eval.training.join", description=__doc__)
+    parser.add_argument("folder", type=Path, help="what --export wrote")
+    parser.add_argument("file", type=Path, help="weights to write, for instance ci.safetensors")
+    given = parser.parse_args(arguments)
+    try:
+        join_parts(given.folder, given.file)
+    except LingbotEvalError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"weights: {given.file}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
