@@ -32,9 +32,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": COMMON | {"adapters", "preparation"},
     "metrics": COMMON,
     "profiling": COMMON,
-    "cache": COMMON,
-    "model": COMMON,
-    "streaming": COMMON | {"model", "cache"},
+    # Asks torch about the GPU; whoever chooses a kernel or captures a graph asks it.
+    "hardware": set(),
+    "cache": COMMON | {"hardware"},
+    "model": COMMON | {"hardware"},
+    "streaming": COMMON | {"hardware", "model", "cache"},
     "methods": COMMON | {"streaming", "model", "cache", "profiling"},
     "verification": COMMON | {"streaming", "model", "cache"},
     "stages": COMMON | {"streaming", "model", "cache", "profiling"},
@@ -61,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Nothing else imports it.
     "training": COMMON | {"adapters", "cache", "model", "metrics"},
     "cli": COMMON
-    | {"adapters", "preparation", "metrics", "profiling", "cache", "model", "streaming", "methods"}
+    | {"adapters", "preparation", "metrics", "profiling", "hardware", "cache", "model", "streaming", "methods"}
     | {"verification", "stages", "runs", "reports", "comparison", "gate", "doctor", "conversion", "scaling"},
 }
 # What a room may take of another where that is less than everything.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.cache.protocol import CacheShape
-from lingbot_eval.cache.ranges import has_triton
 from lingbot_eval.cache.release import release_freed
+from lingbot_eval.hardware import runs_triton
 
 
 class LayerBuffers:
@@ -44,10 +44,12 @@ class LayerBuffers:
     def scatter(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store the (N, heads, head_dim) keys and values of tokens ``slots`` (N,) int64 on the device."""
         keys, values = self._layers[layer]
-        if not key.is_cuda or not has_triton():
+        if not runs_triton(key.device):
             keys.index_copy_(0, slots, key)
             values.index_copy_(0, slots, value)
             return
+        import triton
+
         from lingbot_eval.cache.triton_kernels import scatter_kernel
 
         width = self._shape.heads * self._shape.head_dim
@@ -62,7 +64,7 @@ class LayerBuffers:
             keys,
             values,
             width=width,
-            block=1 << (width - 1).bit_length(),
+            block=triton.next_power_of_2(width),
         )
 
     def move(self, layer: int, source: int, target: int, count: int) -> None:

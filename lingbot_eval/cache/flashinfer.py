@@ -13,6 +13,7 @@ from torch import Tensor
 from lingbot_eval.cache.pages import PageTable
 from lingbot_eval.cache.protocol import CacheShape
 from lingbot_eval.errors import ConfigError, DependencyError, StreamError
+from lingbot_eval.hardware import HOPPER, capability
 
 OLDEST = (0, 6)
 WORKSPACE_BYTES = 128 * 2**20
@@ -22,8 +23,6 @@ SMALLEST_ROOM = 512
 """Page numbers that the first index buffer holds: two kilobytes."""
 
 Kernel = Literal["fa2", "fa3"]
-HOPPER = 9
-"""Major compute capability of the GPUs that fa3 is written for."""
 MEANWHILE = "backend sdpa works meanwhile"
 
 
@@ -46,7 +45,7 @@ def why_not(dtype: torch.dtype, device: torch.device, kernel: Kernel) -> str | N
         return f"FlashInfer needs a CUDA device, the model is on {device}; {MEANWHILE}"
     if dtype not in (torch.bfloat16, torch.float16):
         return f"FlashInfer needs precision bfloat16 or float16, found {dtype}; {MEANWHILE}"
-    if kernel == "fa3" and torch.cuda.get_device_capability(device)[0] != HOPPER:
+    if kernel == "fa3" and capability(device)[0] != HOPPER:
         return "FlashInfer's fa3 kernels need a Hopper GPU; use backend flashinfer-fa2 or sdpa"
     return None
 

@@ -15,14 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lingbot_eval.cache.staging import stage
 from lingbot_eval.errors import DependencyError, StreamError
+from lingbot_eval.hardware import AMPERE, LARGE_TILES, capability, has_triton
 
 Planned = TypeVar("Planned")
 
 LARGEST_SUM = {torch.bfloat16: 1e30, torch.float16: 3e4}
 """Below it no weight has left the range of its type, and their products with values stay in float32's."""
-
-HOPPER = 9
-"""Major compute capability of the GPUs whose tiles are tuned here."""
 
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Not cuDNN: it is fast at a length it knows, but plans for 50 to 125 ms (measured, H100) at every new one, and
@@ -67,7 +65,7 @@ class SlicedAttention:
 
 
 class VarlenAttention:
-    """Torch's flash kernel with lengths read on the device (CUDA, half precision, torch ≥ 2.10)."""
+    """Torch's flash kernel with lengths read on the device (half precision, Ampere or later, torch ≥ 2.10)."""
 
     def __init__(self, device: torch.device) -> None:
         self._bounds = torch.zeros(2, dtype=torch.int32, device=device)
@@ -92,7 +90,7 @@ class VarlenAttention:
 
 
 class TritonAttention:
-    """This project's kernel, lengths read on the device (CUDA, half precision, heads of 64)."""
+    """This project's kernel, lengths read on the device (half precision, Ampere or later, heads of 64)."""
 
     def __init__(self, device: torch.device) -> None:
         self._bounds = torch.zeros(2, dtype=torch.int32, device=device)
@@ -100,8 +98,7 @@ class TritonAttention:
         # Two tiles of 64 queries a multiprocessor: one's exponentials run beside the other's products. Measured on an
         # H100, one layer of 1,005 queries and 77,928 keys: with a running maximum and plain loads 0.79 ms, with tensor
         # descriptors 0.76, without the maximum 0.68; flash 1.40.
-        hopper = torch.cuda.get_device_capability(device)[0] >= HOPPER
-        self._block_k = 128 if hopper else 64
+        self._block_k = 128 if capability(device)[0] in LARGE_TILES else 64
 
     def plan(self, start: int, end: int, capacity: int) -> None:
         """See `RangeAttention`."""
@@ -172,11 +169,6 @@ class MaskedAttention:
         return (scores.softmax(-1) @ v).transpose(0, 1)
 
 
-def has_triton() -> bool:
-    """Whether Triton is installed; CPU builds of torch come without it."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def has_varlen() -> bool:
     """Whether this torch has attention over lengths on the device."""
     return importlib.util.find_spec("torch.nn.attention.varlen") is not None
@@ -184,7 +176,8 @@ def has_varlen() -> bool:
 
 def sdpa_attention(dtype: torch.dtype, device: torch.device) -> RangeAttention:
     """Torch's attention for keys of this type there: with lengths on the device where torch can."""
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and has_varlen():
+    half = dtype in (torch.bfloat16, torch.float16)
+    if half and capability(device) >= AMPERE and has_varlen():
         return VarlenAttention(device)
     return SlicedAttention()
 
@@ -197,6 +190,9 @@ def triton_why_not(dtype: torch.dtype, device: torch.device) -> str | None:
         return f"backend triton needs precision bfloat16 or float16, found {dtype}; backend sdpa works with it"
     if not has_triton():
         return "Triton is not installed: pip install triton; backend sdpa works meanwhile"
+    if capability(device) < AMPERE:
+        found, least = (".".join(map(str, each)) for each in (capability(device), AMPERE))
+        return f"backend triton needs compute capability {least}, {device} has {found}; backend sdpa works there"
     return None
 
 

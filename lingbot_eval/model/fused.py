@@ -2,23 +2,21 @@
 
 A step of the full model has some 1,500 of them when every addition, norm and rotation is a launch of its own; each
 moves a few megabytes and costs more in waiting than in work. Both forms compute in float32 and are the same function:
-the fused one runs where gradients are off for good (inference mode) and Triton is there.
+the fused one runs where gradients are off for good (inference mode) and Triton can be had.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-
 import torch
 from torch import Tensor, nn
 
+from lingbot_eval.hardware import runs_triton
 from lingbot_eval.model.rope import Rotation
 
 
 def fuses(x: Tensor) -> bool:
     """Whether the one-launch form runs on this tensor."""
-    return x.is_cuda and torch.is_inference_mode_enabled() and _has_triton()
+    return x.is_cuda and torch.is_inference_mode_enabled() and runs_triton(x.device)
 
 
 def to_norm(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
@@ -60,6 +58,8 @@ def norm_and_rotate(
         query, key, _ = qkv.unbind(-3)
         # In float32 throughout: the norm's parameters are, and the rotation would lose a clock in bfloat16.
         return rotation(q_norm(query.float())).to(qkv.dtype), rotation(k_norm(key.float())).to(qkv.dtype)
+    import triton
+
     from lingbot_eval.model.triton_kernels import norm_rotate_kernel
 
     qkv = qkv.contiguous()
@@ -79,7 +79,7 @@ def norm_and_rotate(
         rotation.cos.shape[0],
         q_norm.eps,
         heads=heads,
-        block=_power_of_two(heads),
+        block=triton.next_power_of_2(heads),
         interleaved=rotation.interleaved,
         num_warps=4,
     )
@@ -90,6 +90,8 @@ def _rows(
     operands: tuple[Tensor, Tensor, Tensor], norm: nn.LayerNorm | None, outputs: tuple[Tensor, Tensor], *, adds: bool
 ) -> None:
     """One program a row of C channels; what a form does not use is not read or written."""
+    import triton
+
     from lingbot_eval.model.triton_kernels import residual_norm_kernel
 
     x, y, gamma = operands
@@ -103,18 +105,8 @@ def _rows(
         *outputs,
         0.0 if norm is None else norm.eps,
         width=width,
-        block=_power_of_two(width),
+        block=triton.next_power_of_2(width),
         adds=adds,
         norms=norm is not None,
         num_warps=8 if width >= 1024 else 4,
     )
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
-
-
-@functools.cache
-def _has_triton() -> bool:
-    """CPU builds of torch come without it."""
-    return importlib.util.find_spec("triton") is not None

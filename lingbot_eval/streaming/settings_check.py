@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from lingbot_eval.hardware import AMPERE
 from lingbot_eval.streaming.estimate import StreamEstimate, progress
 from lingbot_eval.streaming.settings import TRAINED_VIEWS, StreamSettings, resolve_interval, window_span
 
-BFLOAT16_CAPABILITY = (8, 0)
-"""Ampere: older GPUs convert to float32 and back around every product."""
 _MIB = 2**20
 
 
@@ -87,11 +86,11 @@ def _precision(precision: str, machine: Machine) -> str | None:
         return None
     if machine.capability is None:
         return f"precision {precision} is slow on the CPU, which computes it by way of float32; use float32"
-    if precision == "bfloat16" and machine.capability < BFLOAT16_CAPABILITY:
+    if precision == "bfloat16" and machine.capability < AMPERE:
         major, minor = machine.capability
         return (
             f"{machine.name} (compute capability {major}.{minor}) has no bfloat16 units, which came with "
-            f"{BFLOAT16_CAPABILITY[0]}.{BFLOAT16_CAPABILITY[1]}; use float16 or float32"
+            f"{AMPERE[0]}.{AMPERE[1]}; use float16 or float32"
         )
     return None
 

@@ -10,11 +10,12 @@ import torch
 from lingbot_eval.cache.append import AppendStore
 from lingbot_eval.cache.contiguous import ContiguousStore
 from lingbot_eval.cache.executors import TorchExecutor
-from lingbot_eval.cache.flashinfer import HOPPER, FlashInferExecutor, Kernel
+from lingbot_eval.cache.flashinfer import FlashInferExecutor, Kernel
 from lingbot_eval.cache.paged import PagedStore
 from lingbot_eval.cache.policy import Step
 from lingbot_eval.cache.protocol import CacheShape, CacheStore
 from lingbot_eval.cache.ranges import sdpa_attention, triton_attention, triton_why_not
+from lingbot_eval.hardware import HOPPER, capability
 from lingbot_eval.model.config import HEAD_DIM, PATCH_SIZE, SPECIAL_TOKENS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.streaming.backends import Backend
@@ -96,11 +97,10 @@ def resolve_backend(backend: Backend, dtype: torch.dtype, device: torch.device) 
     ``auto`` is the Triton kernel on a GPU where it can be had, torch's SDPA elsewhere. Measured on an H100, one layer
     of the full model at a full window (1,005 queries, 72,360 keys, bfloat16): Triton 0.73 ms, fa3 1.01, flash 1.29.
     """
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == HOPPER
     if backend == "auto":
         return "sdpa" if triton_why_not(dtype, device) else "triton"
     if backend == "flashinfer":
-        return "flashinfer-fa3" if hopper else "flashinfer-fa2"
+        return "flashinfer-fa3" if capability(device)[0] == HOPPER else "flashinfer-fa2"
     return backend
 
 

@@ -1,0 +1,73 @@
+"""What is asked of a GPU before a kernel is chosen, without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from lingbot_eval import hardware
+from lingbot_eval.cache import ranges
+from lingbot_eval.cache.ranges import SlicedAttention, sdpa_attention, triton_why_not
+from lingbot_eval.hardware import has_triton, on_device
+from lingbot_eval.streaming.stores import resolve_backend
+
+GPU = torch.device("cuda", 1)
+
+
+@pytest.fixture(autouse=True)
+def _ask_again() -> Iterator[None]:
+    has_triton.cache_clear()
+    yield
+    has_triton.cache_clear()
+
+
+def test_a_folder_called_triton_is_no_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "triton" / "language").mkdir(parents=True)
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert not has_triton()
+    (tmp_path / "triton" / "__init__.py").touch()
+    has_triton.cache_clear()
+    monkeypatch.setattr("sys.path_importer_cache", {})
+    assert has_triton()
+
+
+@pytest.mark.parametrize("capability", [(7, 0), (7, 5)])
+def test_before_ampere_torch_serves_half_precision(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither Triton nor flash attention runs there; ``auto`` must find what does."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(ranges, "has_triton", lambda: True)
+    monkeypatch.setattr(hardware, "has_triton", lambda: True)
+    assert resolve_backend("auto", torch.float16, GPU) == "sdpa"
+    assert isinstance(sdpa_attention(torch.float16, GPU), SlicedAttention)
+    line = triton_why_not(torch.float16, GPU)
+    assert line is not None
+    assert f"needs compute capability 8.0, cuda:1 has {capability[0]}.{capability[1]}" in line
+    assert not hardware.runs_triton.__wrapped__(GPU)
+
+
+def test_from_ampere_on_triton_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(ranges, "has_triton", lambda: True)
+    assert resolve_backend("auto", torch.float16, GPU) == "triton"
+    assert resolve_backend("auto", torch.float32, GPU) == "sdpa"
+
+
+def test_work_goes_to_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_current: list[torch.device] = []
+
+    @contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        made_current.append(device)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    with on_device(torch.device("cpu")):
+        assert made_current == []
+    with on_device(GPU):
+        assert made_current == [GPU]
