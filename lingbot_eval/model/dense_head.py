@@ -100,6 +100,10 @@ class DenseHead(nn.Module):
         self.scratch = Scratch(channels, config.dpt_features, outputs)
         self._positions: dict[tuple[int, int, int, float], Tensor] = {}
 
+    def position_maps(self) -> tuple[Tensor, ...]:
+        """The maps that are kept now, of the last sizes."""
+        return tuple(self._positions.values())
+
     def _add_position(self, x: Tensor, aspect: float) -> Tensor:
         _, channels, rows, columns = x.shape
         key = (channels, rows, columns, aspect)

@@ -19,13 +19,12 @@ HeadPrecision = Literal["auto", "float32", "tf32"]
 
 @dataclass(frozen=True)
 class DenseOutput:
-    """What one pass of S frames gives before its poses, on the device, float32.
+    """The maps of one pass of S frames, on the device, float32.
 
-    camera_tokens: (S, 2C), what the camera head reads. depth: (S, H, W) along z, relative scale; depth_confidence:
-    (S, H, W) ≥ 1. points: (S, H, W, 3) world axes and points_confidence (S, H, W), None without a point head.
+    depth: (S, H, W) along z, relative scale; depth_confidence: (S, H, W) ≥ 1. points: (S, H, W, 3) world axes and
+    points_confidence (S, H, W), None without a point head.
     """
 
-    camera_tokens: Tensor
     depth: Tensor
     depth_confidence: Tensor
     points: Tensor | None = None
@@ -35,7 +34,7 @@ class DenseOutput:
 class GeometricContextTransformer(nn.Module):
     """The streaming model; it holds no state of a stream, the caches given to its passes do.
 
-    tf32_heads: whether float32 convolutions may use the matrix units' short mantissa (10 bits).
+    tf32_heads: whether the dense heads' convolutions may use the matrix units' short mantissa (10 bits).
     """
 
     def __init__(self, config: ModelConfig, *, point_head: bool = False) -> None:
@@ -72,10 +71,13 @@ class GeometricContextTransformer(nn.Module):
         """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``; sides are multiples of 14."""
         return self.aggregator.place(images, placement)
 
-    def dense(self, inputs: PassInputs, cache: KVCache) -> DenseOutput:
-        """Backbone, aggregator and dense heads of a pass."""
-        height, width = inputs.images.shape[-2:]
-        return self.maps(self.trunk(inputs, cache), height, width)
+    def constants(self, height: int, width: int) -> tuple[object, ...]:
+        """All that passes of H×W images have read beside weights: whoever replays one keeps it.
+
+        The network itself keeps what belongs to the last sizes only.
+        """
+        maps = (head.position_maps() for head in (self.depth_head, self.point_head) if head is not None)
+        return self.aggregator.constants(height, width), *maps
 
     def trunk(self, inputs: PassInputs, cache: KVCache) -> list[Tensor]:
         """Backbone and aggregator of a pass → the four tensors (S, T, 2C) that the heads read."""
@@ -83,12 +85,14 @@ class GeometricContextTransformer(nn.Module):
 
     def maps(self, tokens: list[Tensor], height: int, width: int) -> DenseOutput:
         """The dense heads over the trunk's tokens of H×W images."""
-        depth, depth_confidence = _by_frame(self.depth_head, tokens, height, width)
-        points, points_confidence = None, None
-        if self.point_head is not None:
-            raw, points_confidence = _by_frame(self.point_head, tokens, height, width)
-            points = raw.sign() * torch.expm1(raw.abs())
-        return DenseOutput(camera_tokens(tokens), depth[..., 0].exp(), depth_confidence, points, points_confidence)
+        # TF32 convolutions cost three digits; without them float32 is float32, whatever torch's default.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.tf32_heads):
+            depth, depth_confidence = _by_frame(self.depth_head, tokens, height, width)
+            points, points_confidence = None, None
+            if self.point_head is not None:
+                raw, points_confidence = _by_frame(self.point_head, tokens, height, width)
+                points = raw.sign() * torch.expm1(raw.abs())
+        return DenseOutput(depth[..., 0].exp(), depth_confidence, points, points_confidence)
 
     def poses(self, camera_tokens: Tensor, cache: KVCache, iterations: int) -> list[Tensor]:
         """(S, 2C) camera tokens of a pass → one (S, 9) encoding a refinement iteration, the last the result.

@@ -40,8 +40,8 @@ class PassRunner:
 
     def run(self, inputs: PassInputs, stores: StreamStores) -> PassOutput:
         """A pass whose step ``stores`` have begun."""
-        # Float32 means float32: TF32 convolutions, torch's default on a GPU, cost the heads three digits.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self._model.tf32_heads):
+        # Float32 means float32, not torch's default on a GPU, TF32; the dense heads say themselves what they may use.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self._run(inputs, stores)
 
     def _run(self, inputs: PassInputs, stores: StreamStores) -> PassOutput:
@@ -65,11 +65,11 @@ def launch(model: GeometricContextTransformer, inputs: PassInputs, stores: Strea
     height, width = inputs.images.shape[-2:]
     tokens = model.trunk(inputs, stores.blocks)
     dense = model.maps(tokens, height, width)
-    return PassOutput(model.poses(dense.camera_tokens, stores.camera, iterations)[-1], dense)
+    return PassOutput(model.poses(camera_tokens(tokens), stores.camera, iterations)[-1], dense)
 
 
 class CapturedPass:
-    """One pass as a CUDA graph, with inputs and outputs of its own."""
+    """One pass as a CUDA graph, with inputs and outputs of its own. The model's device must be the current one."""
 
     def __init__(
         self, model: GeometricContextTransformer, inputs: PassInputs, stores: StreamStores, iterations: int
@@ -77,19 +77,20 @@ class CapturedPass:
         images, special, cos, sin = (tensor.clone() for tensor in inputs.tensors())
         self._inputs = PassInputs(images, special, Rotation(cos, sin, inputs.rotation.interleaved))
         self._graph = torch.cuda.CUDAGraph()
-        beside = _stream_beside(images.device)
+        capture, beside = _streams(images.device)
         height, width = images.shape[-2:]
         # Frames are decoded in another thread meanwhile; only this one must keep to what can be captured.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, stream=capture, capture_error_mode="thread_local"):
             tokens = model.trunk(self._inputs, stores.blocks)
             # The camera head reads gigabytes of weights for one token, the dense heads multiply: side by side.
-            main = torch.cuda.current_stream()
-            beside.wait_stream(main)
+            beside.wait_stream(capture)
             with torch.cuda.stream(beside):
                 poses = model.poses(camera_tokens(tokens), stores.camera, iterations)[-1]
             dense = model.maps(tokens, height, width)
-            main.wait_stream(beside)
+            capture.wait_stream(beside)
             self._output = PassOutput(poses, dense)
+        # A graph keeps nothing alive that it reads, and the model forgets these when it meets another image size.
+        self._constants = model.constants(height, width)
 
     def replay(self, inputs: PassInputs) -> PassOutput:
         """The same pass over new inputs. The output is the caller's own: the next replay leaves it alone."""
@@ -100,7 +101,6 @@ class CapturedPass:
         return PassOutput(
             self._output.poses.clone(),
             DenseOutput(
-                camera_tokens=dense.camera_tokens.clone(),
                 depth=dense.depth.clone(),
                 depth_confidence=dense.depth_confidence.clone(),
                 points=None if dense.points is None else dense.points.clone(),
@@ -110,6 +110,10 @@ class CapturedPass:
 
 
 @functools.cache
-def _stream_beside(device: torch.device) -> torch.cuda.Stream:
-    """One for the whole process: the matrix library keeps a workspace of tens of megabytes for every stream it met."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+    """To capture on, and beside it: two of a device for the whole process.
+
+    The matrix library keeps a workspace of tens of megabytes for every stream it met, and torch's own stream for
+    captures is one of a process, on whichever device captured first.
+    """
+    return torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lingbot_eval.cache.policy import CachePolicy, Step, is_keyframe
 from lingbot_eval.errors import StreamError
+from lingbot_eval.hardware import on_device
 from lingbot_eval.model.config import PATCH_SIZE
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
@@ -116,6 +117,11 @@ class StreamingSession:
         return self._policy.pass_by()
 
     def _run(self, images: Tensor, step: Step) -> tuple[FrameOutput, ...]:
+        with on_device(self._model.device):
+            outputs = self._pass(images, step)
+            return self._judge(outputs, self._settings.flow) if self._settings.flow else outputs
+
+    def _pass(self, images: Tensor, step: Step) -> tuple[FrameOutput, ...]:
         stores = self._open_stores(images)
         stores.begin(step)
         placement = Placement(
@@ -123,7 +129,7 @@ class StreamingSession:
         )
         out = self._passes.run(self._model.place(images, placement), stores)
         dense = out.dense
-        outputs = tuple(
+        return tuple(
             FrameOutput(
                 index=step.frame + i,
                 frame_type=step.frame_type,
@@ -135,7 +141,6 @@ class StreamingSession:
             )
             for i in range(step.count)
         )
-        return self._judge(outputs, self._settings.flow) if self._settings.flow else outputs
 
     def _judge(self, outputs: tuple[FrameOutput, ...], flow: FlowSettings) -> tuple[FrameOutput, ...]:
         """Keep the frame that passed by if it moved enough since the last kept one, at first the last scale frame."""

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lingbot_eval.model.build import PRECISIONS, build_model
 from lingbot_eval.model.config import CONFIGS, ConfigName
-from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.model.network import GeometricContextTransformer, camera_tokens
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.estimate import FLOAT_BYTES, NetworkSize, estimate, kept_frame_bytes, weights_bytes
 from lingbot_eval.streaming.open import open_session
@@ -185,8 +185,11 @@ def live_bytes(network: NetworkSize, height: int, width: int, scale: int) -> int
     with torch.inference_mode():
         for counting in (False, True):  # the first pass makes what is kept for the size
             with LiveTensors() as live:
-                out = model.dense(model.place(frames, Placement(0, starts_stream=True, scale_phase=True)), NoCache())
-                model.poses(out.camera_tokens, NoCache(), network.camera_iterations)
+                inputs = model.place(frames, Placement(0, starts_stream=True, scale_phase=True))
+                tokens = model.trunk(inputs, NoCache())
+                maps = model.maps(tokens, height, width)
+                model.poses(camera_tokens(tokens), NoCache(), network.camera_iterations)
+                del inputs, tokens, maps
             if counting:
                 return live.peak
     raise AssertionError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lingbot_eval.cache.policy import CachePolicy, is_keyframe
 from lingbot_eval.errors import ConfigError, StreamError
-from lingbot_eval.model.network import DenseOutput
+from lingbot_eval.model.network import DenseOutput, camera_tokens
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
@@ -52,8 +52,9 @@ def dense_stream(settings: StreamSettings, frames: torch.Tensor) -> list[tuple[t
         blocks.begin(step)
         camera.begin(step)
         placement = Placement(step.clock, starts_stream=frame == 0, scale_phase=frame == 0)
-        out = model.dense(model.place(frames[frame : frame + step.count], placement), blocks)
-        outputs.append((model.poses(out.camera_tokens, camera, 4)[-1], out))
+        tokens = model.trunk(model.place(frames[frame : frame + step.count], placement), blocks)
+        poses = model.poses(camera_tokens(tokens), camera, 4)[-1]
+        outputs.append((poses, model.maps(tokens, HEIGHT, WIDTH)))
         frame += step.count
     return outputs
 
