@@ -70,7 +70,7 @@ class CacheStore(Protocol):
         ...
 
     def used_bytes(self) -> dict[str, int]:
-        """Bytes in view by kind: ``anchor``, ``window``, ``memory``."""
+        """Bytes in view by kind: ``anchor``, ``window`` and ``memory``, or ``camera_head``."""
         ...
 
     def allocated_bytes(self) -> int:

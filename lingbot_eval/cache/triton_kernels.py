@@ -1,4 +1,4 @@
-"""Triton kernels of the contiguous store; imported only where a CUDA device runs them."""
+"""Triton kernels of the stores; imported only where a CUDA device runs them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def range_attention_kernel(
         weight = tl.where(whole + column[None, :] < end, tl.exp2(scores), 0.0)
         total += tl.sum(weight, 1)
         acc = tl.dot(weight.to(q.dtype), values.load([whole, lane]), acc)
-    if tl.max(total, 0) > limit:
+    # Rows beyond the last query are zero: every key counts 1 there, and a long range would look like an overflow.
+    if tl.max(tl.where(row < count, total, 0.0), 0) > limit:
         best = tl.full([block_q], float("-inf"), tl.float32)
         total = tl.zeros([block_q], tl.float32)
         acc = tl.zeros([block_q, 64], tl.float32)
