@@ -101,7 +101,7 @@ def _update(args: argparse.Namespace, side: Side) -> int:
     from lingbot_eval.gate.baseline import load_baseline, save_baseline
     from lingbot_eval.gate.timing import FEWEST_ROUNDS
     from lingbot_eval.gate.tolerances import Statistical
-    from lingbot_eval.gate.update import updated
+    from lingbot_eval.gate.update import given_up, updated
 
     old = load_baseline(args.baseline) if args.baseline.exists() else None
     new = updated(old, side, args.who or _login(), args.reason.strip())
@@ -113,6 +113,8 @@ def _update(args: argparse.Namespace, side: Side) -> int:
     else:
         words = "written" if old is None else f"updated, {replaced} values replaced (the old ones are in its history)"
         output.line(f"{args.baseline}: {words}; {len(new.units)} scenes, rounds of timings: {change.rounds}")
+    for line in () if old is None else given_up(old, new):
+        output.note(f"note: {line}")
     for unit in new.units:
         if unit.failure is not None:
             output.note(f"note: {unit.dataset}/{unit.scene}/{unit.method} is in the baseline as it is: {unit.failure}")

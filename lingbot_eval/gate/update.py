@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.gate.baseline import Baseline, Change, baseline_of, side_of
 from lingbot_eval.gate.judge import judged_by
 from lingbot_eval.gate.sides import Side
 from lingbot_eval.gate.tolerances import DEFAULTS
+from lingbot_eval.runs.records import utc_now
 
 KEPT_VALUES = 10
 """Updates of which the replaced values are kept; of older ones who, when and why."""
@@ -27,7 +27,7 @@ def updated(old: Baseline | None, side: Side, who: str, reason: str) -> Baseline
     if all(unit.failure is not None for unit in side.units.values()):
         raise ConfigError("a baseline needs a run that measured something; every scene of this one failed")
     change = Change(
-        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        when=utc_now(),
         who=who,
         reason=reason,
         code=dict(side.code),
@@ -53,3 +53,18 @@ def _replaced(old: Baseline, new: Side) -> dict[str, dict[str, float]]:
         if values:
             found["/".join(names)] = values
     return found
+
+
+def given_up(old: Baseline, new: Baseline) -> tuple[str, ...]:
+    """What ``old`` judged and ``new`` cannot judge any more, a line for each scene."""
+    now = {(unit.dataset, unit.scene, unit.method): unit for unit in new.units}
+    lines = []
+    for unit in old.units:
+        names = (unit.dataset, unit.scene, unit.method)
+        judged = [metric for metric in unit.values if judged_by(metric, new.tolerances) is not None]
+        if names not in now:
+            lines.append(f"{'/'.join(names)} is not in the run and leaves the baseline")
+        elif gone := [metric for metric in judged if metric not in now[names].values]:
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            lines.append(f"{'/'.join(names)} has no number of {gone[0]}{more}, which was judged until now")
+    return tuple(lines)

@@ -17,6 +17,7 @@ DATASET, SCENE and METHOD are percent-encoded so that any name is one path compo
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -39,6 +40,11 @@ FRAME_COLUMNS = (
     "device_bytes",
     "process_bytes",  # resident set size of the process
 )
+
+
+def utc_now() -> str:
+    """The time as records state it: ISO 8601, whole seconds, ``2026-01-31T12:00:00+00:00``."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class _Record(BaseModel):

@@ -74,6 +74,13 @@ def test_an_update_keeps_what_was_edited(tmp_path: Path, baseline: Path, capsys:
     assert read.tolerances[0].match == "trajectory/*"
 
 
+def test_an_update_says_what_it_gives_up(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    less = write_run(tmp_path / "less", {LATENCY: 50.0}, step_ms=rounds(1, 1)[0])
+    capsys.readouterr()
+    assert gate(less, baseline, "--update", "--reason", "fewer metrics") == 0
+    assert f"note: tum/desk/lingbot has no number of {ATE} and 3 more" in capsys.readouterr().err
+
+
 def test_two_sides_measured_live(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(5):
         write_run(tmp_path / "a" / str(number), step_ms=rounds(1, number)[0])

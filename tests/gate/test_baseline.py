@@ -15,7 +15,7 @@ from lingbot_eval.gate.baseline import Baseline, baseline_text, load_baseline, s
 from lingbot_eval.gate.judge import judge
 from lingbot_eval.gate.sides import Meaning
 from lingbot_eval.gate.tolerances import DEFAULTS, Shown
-from lingbot_eval.gate.update import KEPT_VALUES, updated
+from lingbot_eval.gate.update import KEPT_VALUES, given_up, updated
 from tests.gate.sides import ATE, AUC, LATENCY, NAMES, VALUES, side, unit
 
 FLOOR = ("tum", "floor <script>&", "lingbot")
@@ -51,6 +51,16 @@ def test_an_update_keeps_tolerances_and_history() -> None:
     assert new.history[-1].replaced == {"/".join(NAMES): {ATE: 0.5}, "/".join(FLOOR): judged}
     assert (new.history[-1].who, new.history[-1].rounds) == ("me", 2)
     assert new.history[-1].code["key"] == "k"
+
+
+def test_what_an_update_gives_up_is_named() -> None:
+    old = first()
+    fewer = {metric: value for metric, value in VALUES.items() if metric != ATE}
+    new = updated(old, side({NAMES: unit(fewer)}), "me", "another experiment by mistake")
+    one, other = given_up(old, new)
+    assert one == f"tum/desk/lingbot has no number of {ATE}, which was judged until now"
+    assert other == f"{'/'.join(FLOOR)} is not in the run and leaves the baseline"
+    assert given_up(old, old) == ()
 
 
 def test_values_of_long_ago_go_and_the_reasons_stay() -> None:
