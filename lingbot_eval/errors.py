@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_LONGEST_LINE = 1000
+
 
 class LingbotEvalError(Exception):
     """Base of everything the project raises on purpose; the command line exits with code 2 on it."""
@@ -47,3 +49,11 @@ class UnscorableError(LingbotEvalError):
 def at(path: Path | str, line: int | None = None) -> str:
     """Name a place for an error message: ``poses.txt:12`` (lines count from 1), or the path alone."""
     return f"{path}:{line}" if line is not None else str(path)
+
+
+def one_line(error: Exception) -> str:
+    """What a record says of an error: the project's own messages as they are, of others the kind and the text."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, LingbotEvalError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= _LONGEST_LINE else text[: _LONGEST_LINE - 1] + "…"

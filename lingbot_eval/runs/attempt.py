@@ -7,10 +7,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal
 
-from lingbot_eval.errors import CheckpointError, DataError, DependencyError, LingbotEvalError, StoreError
+from lingbot_eval.errors import CheckpointError, DataError, DependencyError, LingbotEvalError, StoreError, one_line
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.formats.trajectories import write_tum
 from lingbot_eval.methods.protocol import Method
@@ -21,14 +20,13 @@ from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.fingerprint import input_fingerprint
 from lingbot_eval.runs.plan import Unit, open_scene
-from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
+from lingbot_eval.runs.records import MeasurementRecord, UnitRecord, utc_now
 from lingbot_eval.runs.scoring import SceneScorer, Scoring
 from lingbot_eval.runs.stream import Load, Output, SceneStream
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
 from lingbot_eval.types import Frame, FrameSequence, Measurement
 
 TRACEBACK_FILE = "traceback.txt"
-_LONGEST_REASON = 1000
 
 LOADING, WAITING = 4, 8
 """Where the method leaves the cores free: threads that decode and prepare, predictions that may wait for scoring."""
@@ -65,7 +63,7 @@ class Attempt:
     _frames: int = 0
     _predictions: int = 0
     _measurements: tuple[Measurement, ...] = ()
-    _started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    _started: str = field(default_factory=utc_now)
     _clock: float = field(default_factory=time.perf_counter)
 
     def open(self) -> None:
@@ -132,7 +130,7 @@ class Attempt:
             stage, at_frame = self._place()
             self.failure = Failure(
                 stage=stage,
-                reason=_in_one_line(error),
+                reason=one_line(error),
                 at_frame=at_frame,
                 bad_input=isinstance(error, LingbotEvalError),
                 traceback=traceback.format_exc(),
@@ -231,11 +229,3 @@ class Attempt:
 
 def _as_it_is(frame: Frame) -> Frame:
     return frame
-
-
-def _in_one_line(error: Exception) -> str:
-    """The project's own messages as they are; of others the kind and the text, on one line."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, LingbotEvalError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +12,7 @@ from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.attempt import Attempt
 from lingbot_eval.runs.plan import Plan, Unit
-from lingbot_eval.runs.records import RunRecord, UnitRecord
+from lingbot_eval.runs.records import RunRecord, UnitRecord, utc_now
 from lingbot_eval.runs.store import RunStore
 
 
@@ -116,13 +115,9 @@ def _record(plan: Plan, command: str) -> RunRecord:
         units=[list(unit.names) for unit in plan.units],
         weights=plan.weights,
         environment=environment(),
-        started=_now(),
+        started=utc_now(),
     )
 
 
 def _ended(record: RunRecord, *, complete: bool) -> RunRecord:
-    return record.model_copy(update={"finished": _now(), "status": "complete" if complete else "incomplete"})
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return record.model_copy(update={"finished": utc_now(), "status": "complete" if complete else "incomplete"})

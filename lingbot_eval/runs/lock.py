@@ -9,11 +9,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.runs.disk import writing
+from lingbot_eval.runs.records import utc_now
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def _this_process() -> dict[str, str | int]:
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "since": utc_now(),
     }
 
 

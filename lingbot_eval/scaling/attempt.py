@@ -7,13 +7,12 @@ import traceback
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from lingbot_eval.errors import CheckpointError, LingbotEvalError, StoreError
+from lingbot_eval.errors import CheckpointError, LingbotEvalError, StoreError, one_line
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper
@@ -23,7 +22,7 @@ from lingbot_eval.profiling.memory import is_out_of_memory, reset_peaks
 from lingbot_eval.profiling.probe import MemoryProbe
 from lingbot_eval.profiling.timing import timed
 from lingbot_eval.runs.poses import PoseLog
-from lingbot_eval.runs.records import MeasurementRecord
+from lingbot_eval.runs.records import MeasurementRecord, utc_now
 from lingbot_eval.scaling.inputs import FrameSource
 from lingbot_eval.scaling.networks import Networks
 from lingbot_eval.scaling.records import CaseRecord
@@ -40,7 +39,6 @@ from lingbot_eval.types import FrameType
 WARM_UP_STEPS = 4
 """Frames after the scale phase: enough for kept and passing ones, and for the pass that a CUDA graph records."""
 TRACEBACK_FILE = "traceback.txt"
-_LONGEST_REASON = 1000
 
 Stage = Literal["input", "network", "warm-up", "stream", "summary"]
 
@@ -84,7 +82,7 @@ class CaseAttempt:
     _setting: Setting | None = None
     _warm_up_s: float | None = None
     _summary: dict[str, Any] = field(default_factory=dict)
-    _started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    _started: str = field(default_factory=utc_now)
     _begun: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -269,11 +267,9 @@ class CaseAttempt:
 
 
 def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
     if is_out_of_memory(error):
+        text = " ".join(str(error).split())
         # The first sentence; a CPU's begins with a place in torch's sources.
         text = text.rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
-        text = f"out of memory: {text}" if text else "out of memory"
-    elif not isinstance(error, LingbotEvalError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+        return f"out of memory: {text}" if text else "out of memory"
+    return one_line(error)

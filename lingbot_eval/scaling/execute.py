@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from lingbot_eval.methods.registry import weights_of
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.plan import adapter_of, content_key
+from lingbot_eval.runs.records import utc_now
 from lingbot_eval.runs.serialisation import write_record
 from lingbot_eval.scaling.attempt import CaseAttempt
 from lingbot_eval.scaling.inputs import FrameSource, Size, open_source
@@ -158,7 +158,7 @@ def _record(study: Study, device: torch.device, command: str) -> ScaleRecord:
         cases=[case_name(case) for case in in_order(study)],
         weights=label,
         environment=block,
-        started=_now(),
+        started=utc_now(),
     )
 
 
@@ -171,8 +171,4 @@ def _input_fingerprint(study: Study) -> str | None:
 
 
 def _ended(record: ScaleRecord, *, complete: bool) -> ScaleRecord:
-    return record.model_copy(update={"finished": _now(), "status": "complete" if complete else "incomplete"})
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return record.model_copy(update={"finished": utc_now(), "status": "complete" if complete else "incomplete"})

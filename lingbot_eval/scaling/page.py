@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lingbot_eval.comparison.tables import TextTable, number
+from lingbot_eval.comparison.tables import TextTable, mebibytes, number
 from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.rendering import MISSING, markdown_text
 from lingbot_eval.scaling.growth import CONVENTION, QUANTITIES, growth_text
 from lingbot_eval.scaling.records import CaseRecord, CheckpointRecord, ScaleRecord
 from lingbot_eval.scaling.samples import KINDS
 from lingbot_eval.scaling.stream import POLICIES
-
-_MIB = 2**20
 
 
 def title(record: ScaleRecord) -> str:
@@ -196,13 +194,13 @@ def _checkpoint(point: CheckpointRecord) -> tuple[str, ...]:
         str(point.frames),
         str(point.kept),
         *(MISSING if value is None else number_text(value, "ms") for value in (point.forward_ms, point.interval_ms)),
-        *(_mebibytes(point.cache_bytes.get(kind)) for kind in KINDS),
+        *(mebibytes(point.cache_bytes.get(kind)) for kind in KINDS),
         _ratio(point),
-        _mebibytes(point.cache_allocated_bytes),
-        _mebibytes(point.device_allocated_bytes),
-        _mebibytes(point.device_reserved_bytes),
-        _mebibytes(point.driver_bytes),
-        _mebibytes(point.process_bytes),
+        mebibytes(point.cache_allocated_bytes),
+        mebibytes(point.device_allocated_bytes),
+        mebibytes(point.device_reserved_bytes),
+        mebibytes(point.driver_bytes),
+        mebibytes(point.process_bytes),
         MISSING if point.ate_m is None else number_text(point.ate_m, "m"),
     )
 
@@ -211,10 +209,6 @@ def _ratio(point: CheckpointRecord | None) -> str:
     if point is None or point.formula_bytes is None:
         return MISSING
     return f"{sum(point.cache_bytes.values()) / sum(point.formula_bytes.values()):.4f}"
-
-
-def _mebibytes(size: int | None) -> str:
-    return MISSING if size is None else number_text(size / _MIB, "MiB")
 
 
 def _value(case: CaseRecord, name: str, variant: str = "") -> float | None:
