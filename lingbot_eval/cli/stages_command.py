@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
+    from lingbot_eval.hardware import on_device
     from lingbot_eval.model.build import build_model, choose_device
     from lingbot_eval.profiling.environment import environment
     from lingbot_eval.stages.bench import StreamBench
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--frame {args.frame}: expected more than the {settings.scale_frames} scale frames")
     device = choose_device(args.device)
     model, _ = build_model(args.config, checkpoint=None, seed=0, point_head=False, device=device, precision=args.dtype)
-    with torch.inference_mode():
+    with torch.inference_mode(), on_device(device):
         bench = StreamBench(model, settings, size, args.frame)
         times = measure(bench, args.dtype)
     backend = resolve_backend(args.backend, model.trunk_dtype, device)

@@ -18,7 +18,7 @@ IMAGES = 4
 
 
 class StreamBench:
-    """Kept frames of one stream from ``frame`` on; must be used in inference mode."""
+    """Kept frames of one stream from ``frame`` on; to be used in inference mode, the model's device the current one."""
 
     def __init__(
         self, model: GeometricContextTransformer, settings: StreamSettings, size: tuple[int, int], frame: int
@@ -46,9 +46,7 @@ class StreamBench:
 
     def visible_tokens(self) -> int:
         """Tokens that a kept frame sees now."""
-        return self.policy.view().full_frames * self.block_shape.frame_tokens + (
-            len(self.policy.view().memory) * self.block_shape.special_tokens
-        )
+        return self.policy.view().tokens(self.block_shape.frame_tokens, self.block_shape.special_tokens)
 
     def _fill(self, scale: int, frame: int) -> None:
         camera_shape = camera_cache_shape(self.model, self.iterations)

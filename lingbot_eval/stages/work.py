@@ -1,7 +1,9 @@
 """The least work of each stage: operations and bytes, counted from the network and the cache's view.
 
 Operations of matrix products and convolutions are counted by torch on the meta device, where nothing is computed;
-attention over the cache by its formula 4 · queries · keys · channels. Bytes: every weight, input and output once.
+attention over the cache by its formula 4 · queries · keys · channels. Bytes: every weight, input and output once; the
+camera head's weights once an iteration, because those of the full model fit no cache (those of a small one may, and its
+floor is then too high).
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ def least_work(config: ModelConfig, shape: StepShape, precision: str, heads: str
         model = GeometricContextTransformer(config)
     dtype = PRECISIONS[precision]
     model.set_trunk_dtype(dtype)
+    # Under no_grad alone a view of a parameter still says that it requires gradients, which the counter follows.
+    model.requires_grad_(requires_grad=False)
     aggregator = model.aggregator
     image = torch.empty(1, 3, shape.height, shape.width, device="meta")
     stream = torch.empty(1, shape.tokens, config.embed_dim, device="meta")
@@ -101,7 +105,6 @@ def least_work(config: ModelConfig, shape: StepShape, precision: str, heads: str
     }
 
 
-@torch.no_grad()
 def _flops(work: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         work()
