@@ -1,0 +1,100 @@
+"""This project's Triton kernels and their calls on a CPU, under Triton's interpreter: every line without a GPU.
+
+Skipped where Triton is not installed (it is no dependency of a CPU build of torch; ``pip install triton`` is enough)
+and where there is a GPU, on which tests/gpu runs them compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lingbot_eval.cache import buffers
+from lingbot_eval.cache.contiguous import ContiguousStore
+from lingbot_eval.cache.policy import CachePolicy
+from lingbot_eval.cache.protocol import CacheShape
+from lingbot_eval.cache.ranges import SlicedAttention, TritonAttention
+from lingbot_eval.hardware import has_triton
+from lingbot_eval.model import fused
+from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
+from lingbot_eval.model.rope import Rotation, StreamRotary, frame_rotation
+
+if not has_triton() or "triton" in sys.modules or torch.cuda.is_available():
+    pytest.skip("needs Triton, not yet imported, and no GPU", allow_module_level=True)
+# Read when Triton and the kernels are first imported, which happens inside the tests.
+os.environ["TRITON_INTERPRET"] = "1"
+
+CPU = torch.device("cpu")
+# NumPy, which the interpreter computes with, speaks of the overflow that the kernel provokes and then deals with.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
+
+
+def randn(*size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 256), (7, 200), (100, 110), (5, 133)])
+@pytest.mark.parametrize("gain", [1.0, 30.0])
+def test_attention_over_a_range(start: int, end: int, gain: float) -> None:
+    """With the larger gain later keys beat the first ones beyond what half precision can hold."""
+    query, keys, values = (randn(n, 2, 64, seed=seed + end).half() for seed, n in enumerate((70, 256, 256)))
+    keys[100:] *= gain
+    attention = TritonAttention(CPU)
+    attention.plan(start, end, 256)
+    found = attention.run(query, keys, values).double()
+    seen = (part[start:end].transpose(0, 1).double() for part in (keys, values))
+    wanted = F.scaled_dot_product_attention(query.transpose(0, 1).double(), *seen).transpose(0, 1)
+    assert float((found - wanted).norm() / wanted.norm()) < 2e-3
+
+
+def test_a_store_under_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scattered and attended to by this project's kernels: kept frames, passing ones, and a window that is reused."""
+    shape = CacheShape(1, 2, 64, 9, 6, torch.float16, CPU)
+    store, plain = (ContiguousStore(shape, 2, attention) for attention in (TritonAttention(CPU), SlicedAttention()))
+    policy = CachePolicy(2)
+    steps = [policy.enter_scale(2), *(fate() for fate in [policy.keep, policy.pass_by, policy.keep] * 2)]
+    for number, step in enumerate(steps):
+        # Values as they come from the model: every third part of one product.
+        query, key, value = randn(step.count * 9, 3, 2, 64, seed=number).half().unbind(1)
+        plain.begin(step)
+        wanted = plain.attend(0, query, key, value)
+        store.begin(step)
+        with monkeypatch.context() as patch:
+            patch.setattr(buffers, "runs_triton", lambda device: True)
+            found = store.attend(0, query, key.contiguous(), value)
+        torch.testing.assert_close(found, wanted, rtol=1e-2, atol=2e-3)
+    for layer in (store._buffers.layer(0), plain._buffers.layer(0)):
+        assert layer.any()
+    assert torch.equal(store._buffers.layer(0), plain._buffers.layer(0))
+
+
+def normed(width: int, seed: int) -> nn.LayerNorm:
+    norm = nn.LayerNorm(width).requires_grad_(requires_grad=False)
+    norm.weight.copy_(randn(width, seed=seed))
+    norm.bias.copy_(randn(width, seed=seed + 1))
+    return norm
+
+
+@pytest.mark.parametrize("rotation", [frame_rotation(2, 3, CPU), StreamRotary(2, 3, CPU).at(7, 1)])
+def test_fused_operations(rotation: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths and heads that are no powers of two; two frames, whose tokens share the rotation's rows."""
+    x, y, gamma = randn(2, 12, 192), randn(2, 12, 192, seed=1).half(), randn(192, seed=2)
+    norm, q_norm, k_norm = normed(192, 3), normed(64, 5), normed(64, 7)
+    qkv = randn(2, 12, 3, 3, 64, seed=9)
+
+    def all_of_them() -> list[torch.Tensor]:
+        total, after = add_and_norm(x, y, gamma, norm, torch.float16)
+        rotated = norm_and_rotate(qkv, q_norm, k_norm, rotation)
+        return [to_norm(x, norm, torch.float16), total, after, scaled_add(x, y, gamma), *rotated]
+
+    plain = all_of_them()
+    monkeypatch.setattr(fused, "fuses", lambda x: True)
+    for one, other in zip(all_of_them(), plain, strict=True):
+        assert one.dtype is other.dtype
+        tolerance = 2e-3 if one.dtype is torch.float16 else 1e-5
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
