@@ -59,7 +59,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=False, requires=["environment"])
 def gate(session: nox.Session) -> None:
-    """Run the short experiment and hold it against its baseline; ``-- --update --reason "why"`` renews the baseline."""
+    """Hold the smoke run, through both caches, against its baseline; ``-- --update --reason "why"`` renews it."""
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     options = ["--markdown", summary] if summary and not session.posargs else session.posargs
     # Speed is not judged there, and on cores that others use too, threads that wait for each other take minutes.

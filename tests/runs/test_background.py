@@ -54,7 +54,10 @@ def test_a_slow_worker_holds_the_stream_back() -> None:
 
     thread = threading.Thread(target=stream)
     thread.start()
-    time.sleep(0.1)
+    deadline = time.monotonic() + 5
+    while len(put) < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.02)
     assert len(put) == 4  # one in the worker's hands, three that wait
     release.set()
     thread.join(5)
