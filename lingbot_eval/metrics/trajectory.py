@@ -81,6 +81,7 @@ def score_trajectory(
     measurements = [
         *_absolute(matched, settings, transforms, reasons),
         *_relative(matched, settings, transforms, reasons),
+        *_shares(matched, transforms, reasons),
         *_context(matched, transforms, reasons),
         *_counts(reference, estimate, matched, total_frames),
     ]
@@ -220,6 +221,28 @@ def _relative(
             continue
         found += [quantity.value(_rmse(e), len(e)) for quantity, e in zip(quantities, errors, strict=True)]
     return found
+
+
+def _shares(matched: MatchedPoses, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]) -> list[Measurement]:
+    """What the absolute error means: beside that of an estimate which says nothing, and beside the way walked."""
+    count = len(matched.indices)
+    convention = f"RMSE of the position errors {alignment_in_words('sim3', 0)}, as a share of "
+    of_motionless = Quantity(
+        "trajectory",
+        "ate_share_of_motionless",
+        "sim3",
+        "%",
+        convention
+        + "that of an estimate that never moves: the RMS distance of the reference positions from their mean",
+    )
+    of_path = Quantity("trajectory", "ate_share_of_path", "sim3", "%", convention + "the length of the reference path")
+    if "sim3" not in transforms:
+        return [quantity.failed(reasons["sim3"], count) for quantity in (of_motionless, of_path)]
+    truth = matched.reference[:, :3, 3]
+    error = _rmse(_position_errors(matched, transforms["sim3"]))
+    motionless = _rmse(np.linalg.norm(truth - truth.mean(axis=0), axis=1))
+    path = float(np.linalg.norm(np.diff(truth, axis=0), axis=1).sum())
+    return [of_motionless.value(100 * error / motionless, count), of_path.value(100 * error / path, count)]
 
 
 def _context(matched: MatchedPoses, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]) -> list[Measurement]:

@@ -17,7 +17,7 @@ from lingbot_eval.model.config import PATCH_SIZE, SPECIAL_TOKENS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.training.masked_caches import ClipCache, ClipCameraCache
-from lingbot_eval.training.visibility import StreamShape, Visibility, visibility
+from lingbot_eval.training.visibility import Ablated, StreamShape, unchanged, visibility
 
 WHOLE_CLIP_FRAMES = 32
 """Up to so many frames a clip is one chunk: cutting it would save little and cost launches."""
@@ -41,9 +41,10 @@ class ClipOutput:
 class ClipPlan:
     """Masks and clocks of one stream shape at one image size, made once and used for many batches."""
 
-    def __init__(self, shape: StreamShape, size: tuple[int, int], like: Tensor) -> None:
-        """size: (height, width). like: its device and dtype are those of the block masks."""
-        self.visibility: Visibility = visibility(shape)
+    def __init__(self, shape: StreamShape, size: tuple[int, int], like: Tensor, ablated: Ablated = unchanged) -> None:
+        """size: (height, width). like: its device and dtype are those of the block masks. ablated: what is changed of
+        what a stream of this shape sees."""
+        self.visibility = ablated(visibility(shape))
         self.size = size
         tokens = SPECIAL_TOKENS + (size[0] // PATCH_SIZE) * (size[1] // PATCH_SIZE)
         chunk = shape.frames if shape.frames <= WHOLE_CLIP_FRAMES else CHUNK_FRAMES
@@ -57,21 +58,24 @@ def place_clips(model: GeometricContextTransformer, images: Tensor, plan: ClipPl
     shape, clocks = plan.visibility.shape, plan.visibility.clocks
     opening = min(shape.scale_frames, frames)
     scale = model.place(images[0, :opening], Placement(clock=0, starts_stream=True, scale_phase=True))
-    special, cos, sin = [scale.special], [scale.rotation.cos], [scale.rotation.sin]
+    placed = [scale]
     if frames > opening:
-        later = model.place(images[0, opening:], Placement(clock=opening, starts_stream=False, scale_phase=False))
-        special.append(later.special)
-        # Placed as if every frame were kept; a frame takes the rows of its own clock.
-        row = torch.from_numpy(clocks[opening:] - opening).to(images.device)
-        for parts, values in ((cos, later.rotation.cos), (sin, later.rotation.sin)):
-            parts.append(torch.unflatten(values, 0, (frames - opening, -1))[row].flatten(0, 1))
+        later = Placement(clock=opening, starts_stream=False, scale_phase=False)
+        placed.append(model.place(images[0, opening:], later))
+    row = torch.from_numpy(clocks).to(images.device)
+
+    def of_all(parts: list[Tensor]) -> Tensor:
+        """Placed as if every frame were kept, frame by frame; a frame takes the rows of its own clock."""
+        rows = torch.unflatten(torch.cat(parts), 0, (frames, -1))[row].flatten(0, 1)
+        return rows.repeat(clips, *[1] * (rows.ndim - 1))
+
     return PassInputs(
         images=images.flatten(0, 1),
-        special=torch.cat(special).repeat(clips, 1, 1),
+        special=torch.cat([part.special for part in placed]).repeat(clips, 1, 1),
         rotation=replace(
             scale.rotation,
-            cos=torch.cat(cos).repeat(clips, *[1] * (cos[0].ndim - 1)),
-            sin=torch.cat(sin).repeat(clips, *[1] * (sin[0].ndim - 1)),
+            cos=of_all([part.rotation.cos for part in placed]),
+            sin=of_all([part.rotation.sin for part in placed]),
         ),
     )
 

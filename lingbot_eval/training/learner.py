@@ -109,7 +109,11 @@ class Learner:
             if start.auxiliary:
                 self._auxiliary.load_state_dict(start.auxiliary)
         except RuntimeError as error:
-            raise CheckpointError(f"the weights to start from do not fit this network: {error}") from error
+            # torch lists every key that differs, a line each; the first says enough.
+            first = str(error).splitlines()[1:2]
+            raise CheckpointError(
+                f"the weights to start from do not fit this network: {''.join(first).strip()}"
+            ) from error
 
     def exported(self) -> dict[str, Tensor]:
         """What `begin_with` takes: the averaged network and the auxiliary heads, which are not averaged."""

@@ -129,10 +129,10 @@ class _Run:
             if now - saved >= self._settings.save_seconds:
                 self._save()
                 saved = time.perf_counter()
-        self._save()
+        about = self._save()
         self._journal.draw()
         if self._settings.export is not None:
-            export_parts(self._settings.out, self._settings.export, self._learner.exported(), self._about())
+            export_parts(self._settings.out, self._settings.export, self._learner.exported(), about)
         return self._settings.out / WEIGHTS
 
     def _planned_seconds(self) -> float:
@@ -231,11 +231,14 @@ class _Run:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def _save(self) -> None:
+    def _save(self) -> dict[str, str]:
+        """State and weights; returns what the weights say of themselves."""
         tensors = self._learner.tensors() | {GENERATOR_KEY: self._generator.get_state()}
         progress = Progress(self._steps, self._seconds(), self._jobs, self._settings.plan(), asdict(self._origin))
         save_state(self._settings.out, progress, tensors)
-        export_weights(self._settings.out / WEIGHTS, self._learner.averaged, self._about())
+        about = self._about()
+        export_weights(self._settings.out / WEIGHTS, self._learner.averaged, about)
+        return about
 
     def _about(self) -> dict[str, str]:
         """What exported weights say of themselves; counts are over all runs."""

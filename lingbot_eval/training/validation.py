@@ -12,7 +12,7 @@ from lingbot_eval.geometry.pose_encoding import decode_camera_to_world
 from lingbot_eval.metrics.pair_auc import count_pairs
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.training.bank import Bank
-from lingbot_eval.training.clips import Clips, ClipShape, true_clips
+from lingbot_eval.training.clips import ClipShape, true_clips
 from lingbot_eval.training.forward import ClipPlan, run_clips
 from lingbot_eval.training.recipe import ITERATIONS, SCALE_FRAMES
 from lingbot_eval.training.visibility import StreamShape
@@ -46,19 +46,23 @@ class Validator:
             clips = true_clips(sequence, ClipShape(1, self._frames, size, (1, 1), SCALE_FRAMES))
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
                 out = run_clips(model, clips.images, self._plan, ITERATIONS, frames[0])
-            found.append(_scores(out.poses[-1][0], clips) | {"delta_125": _delta(out.log_depth, clips.log_depth[0])})
+            found.append(
+                pose_scores(out.poses[-1][0], clips.poses[0])
+                | {"delta_125": delta_125(out.log_depth, clips.log_depth[0])}
+            )
         return {name: float(np.median([scores[name] for scores in found])) for name in found[0]}
 
 
-def _delta(guess: Tensor, truth: Tensor) -> float:
-    """Share of pixels within a factor 1.25 after one scale for the sequence."""
+def delta_125(guess: Tensor, truth: Tensor) -> float:
+    """Share of pixels within a factor 1.25 after one scale for the sequence; (F, H, W) logarithms of depth."""
     off = guess - truth
     return float(((off - off.median()).abs() < DELTA).float().mean())
 
 
-def _scores(encoding: Tensor, clips: Clips) -> dict[str, float]:
+def pose_scores(encoding: Tensor, poses: Tensor) -> dict[str, float]:
+    """Of (F, 9) encodings against (F, 4, 4) true poses: ATE after Sim(3) as shares, AUC@30 as a share of 1."""
     guess = decode_camera_to_world(encoding.double().cpu().numpy())
-    truth = clips.poses[0].double().cpu().numpy()
+    truth = poses.double().cpu().numpy()
     centres = truth[:, :3, 3]
     motionless = _rms(centres - centres.mean(axis=0))
     path = float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())

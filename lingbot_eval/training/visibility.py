@@ -6,6 +6,7 @@ its answers are laid out as a matrix of frames. Nothing of the policy is repeate
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,15 @@ class Visibility:
     seen: NDArray[np.uint8]
     clocks: NDArray[np.int64]
     kept: NDArray[np.bool_]
+
+
+Ablated = Callable[[Visibility], Visibility]
+"""A change of what a stream sees, as `lingbot_eval.training.ablations` makes them."""
+
+
+def unchanged(seen: Visibility) -> Visibility:
+    """No ablation."""
+    return seen
 
 
 def visibility(shape: StreamShape) -> Visibility:

@@ -215,6 +215,8 @@ ACCURACY = {("ate_rmse", v) for v in ("sim3", "se3", "anchor", "none")} | {
     ("rpe_translation_rmse", "sim3"),
     ("rpe_rotation_rmse", "sim3"),
     ("scale", "sim3"),
+    ("ate_share_of_motionless", "sim3"),
+    ("ate_share_of_path", "sim3"),
 }
 
 

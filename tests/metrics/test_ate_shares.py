@@ -1,0 +1,44 @@
+"""ATE beside that of an estimate that never moves, and beside the way walked: on a trajectory done by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lingbot_eval.metrics.trajectory import score_trajectory
+from lingbot_eval.types import Trajectory
+
+
+def along(positions: list[list[float]]) -> Trajectory:
+    poses = np.tile(np.eye(4), (len(positions), 1, 1))
+    poses[:, :3, 3] = positions
+    indices = np.arange(len(positions))
+    return Trajectory(indices, indices.astype(float), poses)
+
+
+SQUARE = [[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]]
+
+
+def shares(estimate: list[list[float]]) -> dict[str, float | None]:
+    found = score_trajectory(along(SQUARE), along(estimate), 4).measurements
+    return {m.name: m.value for m in found if m.name.startswith("ate_share")}
+
+
+def test_shares_of_a_square() -> None:
+    # From the middle every corner is √2 away, so a motionless estimate errs by √2; the path is 6 long.
+    assert shares(SQUARE) == pytest.approx({"ate_share_of_motionless": 0.0, "ate_share_of_path": 0.0}, abs=1e-6)
+    found = score_trajectory(along(SQUARE), along([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 3, 0]]), 4).measurements
+    ate = next(m.value for m in found if (m.name, m.variant) == ("ate_rmse", "sim3"))
+    assert ate is not None
+    assert ate > 0.1
+    value = shares([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 3, 0]])
+    assert value["ate_share_of_motionless"] == pytest.approx(100 * ate / np.sqrt(2))
+    assert value["ate_share_of_path"] == pytest.approx(100 * ate / 6)
+
+
+def test_an_estimate_that_stands_still_has_a_reason() -> None:
+    found = score_trajectory(along(SQUARE), along([[1.0, 1, 1]] * 4), 4).measurements
+    for measured in found:
+        if measured.name.startswith("ate_share"):
+            assert measured.value is None
+            assert "does not move" in str(measured.reason)
