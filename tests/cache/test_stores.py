@@ -83,7 +83,7 @@ def test_growth_by_chunks_keeps_what_is_there(monkeypatch: pytest.MonkeyPatch) -
     assert grown.allocated_bytes() == ((5 + 18) * SPECIAL + 5 * (4 - SPECIAL)) * token
 
 
-def test_memory_part_follows_its_formula_and_the_rest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_part_follows_its_formula_and_the_rest_stays() -> None:
     policy, store = CachePolicy(3), ContiguousStore(shape(5), 3, SlicedAttention())
     generator = torch.Generator().manual_seed(0)
     run_pass([store], policy.enter_scale(2), 5, generator)

@@ -153,6 +153,27 @@ def test_a_captured_step_is_the_step(backend: Backend, monkeypatch: pytest.Monke
         assert torch.equal(one.depth_confidence, other.depth_confidence)
 
 
+@pytest.mark.parametrize("backend", ["triton", "sdpa"])
+def test_streams_of_two_sizes_share_a_model(backend: Backend) -> None:
+    """Each replays a graph that reads constants of its own size, which the model drops when the other size comes."""
+    model, _ = build_model("mini", checkpoint=None, seed=0, point_head=True, device=device(), precision="bfloat16")
+    settings = StreamSettings(scale_frames=3, window=4, keyframe_interval=2, backend=backend)
+    inputs = [torch.rand(30, 3, *size, generator=torch.Generator().manual_seed(0)) for size in ((56, 70), (42, 84))]
+    alone = []
+    for images in inputs:
+        session = StreamingSession(model, settings)
+        alone.append([out for image in images for out in session.step(image)])
+    sessions = [StreamingSession(model, settings) for _ in inputs]
+    together: list[list[FrameOutput]] = [[] for _ in inputs]
+    for pair in zip(*inputs, strict=True):
+        for session, image, outputs in zip(sessions, pair, together, strict=True):
+            outputs += session.step(image)
+    for outputs, wanted in zip(together, alone, strict=True):
+        for one, other in zip(outputs, wanted, strict=True):
+            assert torch.equal(one.pose, other.pose)
+            assert torch.equal(one.depth, other.depth)
+
+
 @pytest.mark.parametrize("backend", ["triton", "sdpa", "flashinfer"])
 def test_device_memory_grows_by_the_trajectory_memory_alone(backend: Backend) -> None:
     if backend == "flashinfer":
