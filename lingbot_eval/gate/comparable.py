@@ -18,6 +18,8 @@ _NO_MATTER_TO_SPEED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREA
 _PATHS_OF_WEIGHTS = ("model.checkpoint", "weights")
 # Free text, and what does not decide a number.
 _WORDS = ("notes", "name", "licence")
+# Of the environment's torch section: updates that change speed while the hardware stays.
+_OF_GPUS = ("driver", "cudnn", "cuda_build")
 _LONGEST = 100
 
 
@@ -79,6 +81,9 @@ def notes(baseline: Side, run: Side) -> tuple[str, ...]:
                 _as_mapping(name, baseline.environment.get(name)), _as_mapping(name, run.environment.get(name))
             )
         ]
+    lines += differing(
+        *({key: _section(side.environment, "torch").get(key) for key in _OF_GPUS} for side in (baseline, run))
+    )
     for names in baseline.units.keys() & run.units.keys():
         old, new = baseline.units[names], run.units[names]
         for what, one, other in (("input", _input(old), _input(new)), ("settings", _settings(old), _settings(new))):

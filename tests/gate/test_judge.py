@@ -107,6 +107,13 @@ def test_libraries_and_thread_variables_are_a_note_only() -> None:
     assert 'torch: baseline "2.13.0", run "2.14.0"' in verdict.notes
 
 
+def test_another_driver_is_a_note() -> None:
+    driven = [machine(torch=MACHINE["torch"] | {"driver": version}) for version in ("575.57", "580.65")]
+    verdict = judge(side(environment=driven[0]), side(environment=driven[1]), DEFAULTS)
+    assert verdict.exit_code == 0
+    assert 'driver: baseline "575.57", run "580.65"' in verdict.notes
+
+
 def test_other_arithmetic_makes_accuracy_incomparable() -> None:
     run = side(environment=machine(torch=MACHINE["torch"] | {"float32_matmul_precision": "high"}))
     verdict = gate(run)
