@@ -60,8 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Reads what runs stored, as reports do, and what metrics say of their direction.
     "gate": COMMON | {"runs", "metrics", "reports", "comparison"},
     # Trains the small checkpoint: renders the generator's scenes, asks the cache's policy, scores as the metrics do.
-    # Nothing else imports it.
-    "training": COMMON | {"adapters", "cache", "model", "metrics"},
+    # Nothing else imports it. The model card reads what a run stored.
+    "training": COMMON | {"adapters", "cache", "model", "metrics", "runs"},
     "cli": COMMON
     | {"adapters", "preparation", "metrics", "profiling", "hardware", "cache", "model", "streaming", "methods"}
     | {"verification", "stages", "runs", "reports", "comparison", "gate", "doctor", "conversion", "scaling"},
@@ -108,6 +108,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.numbers",
         "lingbot_eval.reports.rendering",
     },
+    ("training", "runs"): {"lingbot_eval.runs.store", "lingbot_eval.runs.records"},
     # The gate judges stored records; it measures nothing, and takes of metrics only which way is better.
     ("gate", "metrics"): {"lingbot_eval.metrics.directions"},
     ("gate", "runs"): {

@@ -110,7 +110,7 @@ def held_out(count: int, frames: int, size: tuple[int, int]) -> Iterator[tuple[s
         sequence = adapter.open(scene, Selection())
         images, depths, poses = [], [], []
         for frame in sequence.frames():
-            images.append(frame.image)
+            images.append(np.asarray(frame.image))
             depths.append(np.asarray(frame.depth))
             poses.append(np.asarray(frame.camera_to_world))
         whole = Sequences(

@@ -1,0 +1,170 @@
+"""``python -m lingbot_eval.training.card``: the model card, every number of it read from what training and evaluation
+left: the weights' own note, the log, a run of benchmarks/ci_heldout.yaml, the ablations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors
+
+from lingbot_eval.errors import CheckpointError, ConfigError, LingbotEvalError
+from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
+from lingbot_eval.runs.store import RunStore
+from lingbot_eval.training import ablations
+from lingbot_eval.training.scene_jobs import training_jobs
+
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A measurement of the run, in percent, that a checkpoint is held to. better: ``lower`` or ``higher``."""
+
+    family: str
+    name: str
+    variant: str
+    words: str
+    limit: float
+    better: str
+
+
+TARGETS = (
+    Target("trajectory", "ate_share_of_motionless", "sim3", "ATE / ATE of a motionless estimate", 25.0, "lower"),
+    Target("trajectory", "ate_share_of_path", "sim3", "ATE / path length", 5.0, "lower"),
+    Target("auc", "auc_30", "", "AUC@30", 50.0, "higher"),
+    Target("depth", "delta_1_25", "sequence_scale", "depth δ < 1.25, one scale a sequence", 85.0, "higher"),
+)
+LIMITS = """\
+- It knows synthetic rooms and corridors alone: upright textured rectangles, soft fixed light, a camera carried at eye
+  height by a walker, a horizontal field of view of {low:.0f}° to {high:.0f}°. Nothing that moves, no outdoors, no blur,
+  no real sensor.
+- Lengths are in units of what the first frames see: it gives no metres.
+- It is small and was trained for minutes: good for telling whether cache, rotary clock and heads work, not for use.
+"""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a card is made of. about: the note in the weights. log: of training. units: of the held-out run.
+    found: scores of the ablations, None where they were not run."""
+
+    about: Mapping[str, str]
+    weights_bytes: int
+    log: pd.DataFrame
+    command: str
+    units: Sequence[UnitRecord]
+    found: Mapping[str, Mapping[str, Mapping[str, float]]] | None
+
+
+def model_card(sources: Sources) -> str:
+    """The card in Markdown."""
+    about, last = sources.about, sources.log.iloc[-1]
+    low, high = training_jobs(1, 1, 0).fovs
+    rows = [
+        ("weights", f"{sources.weights_bytes / 1e6:.1f} MB, safetensors, half precision, averaged over steps"),
+        ("configuration", about["config"]),
+        ("licence", about["licence"]),
+        ("data", about["data"]),
+        ("scenes", about["scenes"]),
+        ("steps", f"{about['steps']} in {about['runs']} run(s), recipe {about['recipe']}, seed {about['seed']}"),
+        ("minutes of training", about["minutes"]),
+        ("steps skipped for a gradient that is not finite", f"{sources.log['skipped'].sum():.0f}"),
+        ("hardware", about["device"]),
+        ("torch", about["torch"]),
+        ("loss at the end", f"{last['loss']:.3g}"),
+    ]
+    parts = [
+        f"# Checkpoint `{about['config']}`",
+        "Made by `python -m lingbot_eval.training.card` from the records of training and evaluation; not edited.",
+        "## Training",
+        _table(("", ""), rows),
+        "## On places it was not trained on",
+        f"`{sources.command}`: {len(sources.units)} scenes, streamed. Over the scenes:",
+        _table(("", "median", "worst", "target for the median", ""), [_row(t, sources.units) for t in TARGETS]),
+    ]
+    if sources.found is not None:
+        parts += ["## What each part is worth", "Medians over scenes.", ablations.markdown(sources.found).rstrip()]
+    return "\n\n".join([*parts, "## Limits", LIMITS.format(low=low, high=high)])
+
+
+def _row(target: Target, units: Sequence[UnitRecord]) -> tuple[str, ...]:
+    found = [_value(target, unit.measurements) for unit in units]
+    values = [value for value in found if value is not None]
+    missing = f"; no value for {len(found) - len(values)} of {len(found)} scenes" if len(values) < len(found) else ""
+    limit = f"{'at most' if target.better == 'lower' else 'at least'} {target.limit:g} %"
+    if not values:
+        return target.words, "–", "–", limit, f"not measured{missing}"
+    median = float(np.median(values))
+    worst = max(values) if target.better == "lower" else min(values)
+    met = median <= target.limit if target.better == "lower" else median >= target.limit
+    return target.words, f"{median:.1f} %", f"{worst:.1f} %", limit, ("met" if met else "not met") + missing
+
+
+def _value(target: Target, measurements: Sequence[MeasurementRecord]) -> float | None:
+    wanted = (target.family, target.name, target.variant)
+    return next((m.value for m in measurements if (m.family, m.name, m.variant) == wanted), None)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    # What a weights file says of itself is somebody else's text: it stays in its cell.
+    return "\n".join(f"| {' | '.join(str(c).replace('|', '/').replace('<', '&lt;') for c in row)} |" for row in lines)
+
+
+def read_sources(weights: Path, log: Path, run: Path, found: Path | None) -> Sources:
+    """Raises CheckpointError, ConfigError and StoreError for what cannot be read or is not of a trained network."""
+    try:
+        with safetensors.safe_open(weights, "np") as file:
+            about = dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights}: not weights ({error})") from error
+    needed = ("config", "licence", "data", "scenes", "steps", "runs", "recipe", "seed", "minutes", "device", "torch")
+    if lacking := [key for key in needed if key not in about]:
+        raise CheckpointError(f"{weights}: says nothing of its {lacking[0]}; expected weights as training leaves them")
+    store = RunStore.open(run)
+    record = store.read_run()
+    if any(words.startswith(UNTRAINED) for words in record.weights.values()):
+        raise ConfigError(f"{run}: its weights are untrained; run ci_heldout with methods.0.model.checkpoint set")
+    stored = store.read_units()
+    if stored.missing:
+        raise ConfigError(f"{run}: {len(stored.missing)} scenes have no result; run it again to go on")
+    try:
+        table = pd.read_csv(log)
+        if table.empty or not {"loss", "skipped"} <= set(table.columns):
+            raise ConfigError(f"{log}: no training log; expected rows with loss and skipped")
+        scores = None if found is None else json.loads(found.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {log} or {found}: {error}") from error
+    units = [unit.record for unit in stored.units]
+    return Sources(about, weights.stat().st_size, table, record.command, units, scores)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(prog="python -m lingbot_eval.training.card", description=__doc__)
+    parser.add_argument("--weights", type=Path, required=True, help="safetensors that training left")
+    parser.add_argument("--log", type=Path, required=True, help="training_log.csv")
+    parser.add_argument("--run", type=Path, required=True, help="run directory of ci_heldout")
+    parser.add_argument("--ablations", type=Path, help="what lingbot_eval.training.ablations wrote with --json")
+    parser.add_argument("--out", type=Path, default=Path("reports/ci_checkpoint.md"))
+    given = parser.parse_args(arguments)
+    try:
+        sources = read_sources(given.weights, given.log, given.run, given.ablations)
+        write_text(given.out, model_card(sources))
+    except LingbotEvalError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"card: {given.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
