@@ -17,27 +17,40 @@ from lingbot_eval.training.rigid import turned
 
 LAGS = (1, 4, 12)
 """Frames back to which displacements are asked for."""
-FLOW_LEVEL, POINT_LEVEL = 2, 3
+MATCH_LEVEL, FLOW_LEVEL, POINT_LEVEL = 1, 2, 3
 """Which of the aggregator's four outputs each head reads."""
+MATCH_DIM = 64
 NEAR = 0.02
 OCCLUDED = 0.05
 """Share of its depth by which a point may miss the surface that the other frame shows there."""
 
 
+@dataclass(frozen=True, eq=False)
+class Auxiliary:
+    """What the heads say of S frames of P patches. points: (S, P, 3) world axes. flow: (S, P, LAGS, 2) patches.
+    features: (S, P, MATCH_DIM), alike where the same thing is seen (`lingbot_eval.training.matching`)."""
+
+    points: Tensor
+    flow: Tensor
+    features: Tensor
+
+
 class AuxiliaryHeads(nn.Module):
-    """Patch tokens → world point (3) and displacement in patches to each earlier frame (2 · LAGS)."""
+    """Patch tokens → world point (3), displacement in patches to each earlier frame (2 · LAGS), matching features."""
 
     def __init__(self, token_dim: int) -> None:
         super().__init__()
         self.norm_points, self.norm_flow = nn.LayerNorm(token_dim), nn.LayerNorm(token_dim)
         self.points = nn.Linear(token_dim, 3)
         self.flow = nn.Linear(token_dim, 2 * len(LAGS))
+        self.features = nn.Linear(token_dim, MATCH_DIM)
 
-    def forward(self, tokens: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Four (S, T, 2C) tensors → (S, P, 3) and (S, P, LAGS, 2)."""
+    def forward(self, tokens: list[Tensor]) -> Auxiliary:
+        """Of the four (S, T, 2C) outputs of the aggregator."""
         points = self.points(self.norm_points(tokens[POINT_LEVEL][:, SPECIAL_TOKENS:]))
         flow = self.flow(self.norm_flow(tokens[FLOW_LEVEL][:, SPECIAL_TOKENS:]))
-        return points.float(), torch.unflatten(flow.float(), -1, (len(LAGS), 2))
+        features = self.features(tokens[MATCH_LEVEL][:, SPECIAL_TOKENS:])
+        return Auxiliary(points.float(), torch.unflatten(flow.float(), -1, (len(LAGS), 2)), features.float())
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,11 @@ def draw_initial(model: GeometricContextTransformer, iterations: int, seed: int)
             # Where a patch stands says half of how far it is: loud enough to be heard from the first step.
             spread = 0.2 if name.endswith("pos_embed") else 0.05
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+    for block in model.aggregator.global_blocks:
+        qkv = block.get_parameter("attn.qkv.weight")
+        # Keys as queries: tokens attend to what is like them from the first step, and frames meet where they match.
+        query, key, _ = qkv.chunk(3)
+        key.copy_(query)
     named = dict(model.named_parameters())
     named["camera_head.poseLN_modulation.1.weight"].mul_(0.1)
     named["camera_head.pose_branch.fc2.weight"].mul_(0.05)

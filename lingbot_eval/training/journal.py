@@ -12,7 +12,7 @@ from lingbot_eval.formats.atomic import atomic_path, write_text
 
 CSV, CURVE = "training_log.csv", "training_curve.png"
 POSE_TERMS = ("translation", "rotation", "relative_translation", "relative_rotation")
-OTHER_TERMS = ("depth", "gradient", "points", "flow", "fov")
+OTHER_TERMS = ("depth", "gradient", "points", "flow", "matching", "fov")
 VALIDATION = {
     "ate_share_of_motionless": "ATE / ATE of a motionless estimate (target 0.25)",
     "ate_share_of_path": "ATE / path length (target 0.05)",

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lingbot_eval.training.auxiliary import true_displacements
+from lingbot_eval.model.config import PATCH_SIZE
+from lingbot_eval.training.auxiliary import Auxiliary, true_displacements
 from lingbot_eval.training.clips import Clips
 from lingbot_eval.training.forward import ClipOutput
+from lingbot_eval.training.matching import matching_loss
 from lingbot_eval.training.rigid import conjugate, product, rotate_back
 
 RELATIVE_LAGS = (1, 3, 8, 24)
@@ -34,18 +36,22 @@ class LossWeights:
     relative_translation: float = 0.5
     relative_rotation: float = 10.0
     points: float = 1.0
-    flow: float = 0.5
+    flow: float = 2.0
+    matching: float = 0.3
     gamma: float = 0.7
     alpha: float = 0.1
 
 
 def losses(
-    output: ClipOutput, auxiliary: tuple[Tensor, Tensor], clips: Clips, depth_frames: Tensor, weights: LossWeights
+    output: ClipOutput, auxiliary: Auxiliary, clips: Clips, depth_frames: Tensor, weights: LossWeights
 ) -> dict[str, Tensor]:
-    """Every term, already weighted; their sum is the loss. auxiliary: world points and displacements as predicted."""
+    """Every term, already weighted; their sum is the loss."""
     terms = _depth_terms(output, clips.log_depth.flatten(0, 1)[depth_frames], weights)
     terms |= _pose_terms(output.poses, clips.encoding, weights)
-    points, flow = (part.view(*clips.points.shape[:3], *part.shape[2:]) for part in auxiliary)
+    points, flow, features = (
+        part.view(*clips.points.shape[:3], *part.shape[2:])
+        for part in (auxiliary.points, auxiliary.flow, auxiliary.features)
+    )
     distance = clips.points.norm(dim=-1, keepdim=True)
     # Far points are worth less: their error grows with the distance.
     terms["points"] = (
@@ -54,6 +60,9 @@ def losses(
     truth = true_displacements(clips)
     error = F.smooth_l1_loss(flow, truth.patches, reduction="none", beta=0.2).mean(-1)
     terms["flow"] = weights.flow * _mean(error, truth.seen)
+    height, width = clips.images.shape[-2:]
+    grid = (height // PATCH_SIZE, width // PATCH_SIZE)
+    terms["matching"] = weights.matching * matching_loss(features, truth, grid)
     return terms
 
 

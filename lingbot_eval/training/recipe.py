@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lingbot_eval.training.losses import LossWeights
 
@@ -76,28 +76,40 @@ class Recipe:
 
 
 LOW, HIGH = (84, 112), (168, 224)
-_SHORT = Diet(96, 24, LOW, (1, 6), (4, 8, 16), (1, 1, 2), 192)
-_LONG = Diet(16, 144, LOW, (1, 1), (8, 16, 16), (1, 1, 2, 4), 192)
-_SHORT_SHARP = Diet(24, 24, HIGH, (1, 6), (4, 8, 16), (1, 1, 2), 72)
-_LONG_SHARP = Diet(5, 144, HIGH, (1, 1), (8, 16, 16), (1, 1, 2, 4), 72)
+# Batches small enough that a run of minutes has thousands of steps: finding matches at all takes many.
+_SHORT = Diet(48, 16, LOW, (1, 8), (4, 8, 16), (1, 1, 2), 96)
+_LONG = Diet(8, 144, LOW, (1, 1), (8, 16, 16), (1, 1, 2, 4), 96)
+_SHORT_SHARP = Diet(16, 16, HIGH, (1, 8), (4, 8, 16), (1, 1, 2), 48)
+_LONG_SHARP = Diet(3, 144, HIGH, (1, 1), (8, 16, 16), (1, 1, 2, 4), 48)
+
+_GPU = Recipe(
+    phases=(
+        Phase(0.35, ((1.0, _SHORT),)),
+        Phase(0.55, ((0.4, _SHORT), (0.6, _LONG))),
+        Phase(1.0, ((0.45, _SHORT_SHARP), (0.55, _LONG_SHARP))),
+    ),
+    bank_capacity=900,
+    bank_frames=160,
+    bank_size=HIGH,
+    opening_jobs=20,
+    first_jobs=200,
+    job_every=12,
+    walks=3,
+    validation_scenes=10,
+    validation_frames=150,
+)
 
 RECIPES = {
-    # One GPU of 80 GB or more, ten minutes: half of them at half resolution, where a step sees most.
-    "gpu": Recipe(
+    # One GPU, ten minutes: half of them at half resolution, where a step sees most.
+    "gpu": _GPU,
+    # The same where another run's weights go on: what comes early is known, and nothing is to be unlearned.
+    "gpu-more": replace(
+        _GPU,
         phases=(
-            Phase(0.30, ((1.0, _SHORT),)),
-            Phase(0.55, ((0.4, _SHORT), (0.6, _LONG))),
+            Phase(0.20, ((0.5, _SHORT), (0.5, _LONG))),
             Phase(1.0, ((0.45, _SHORT_SHARP), (0.55, _LONG_SHARP))),
         ),
-        bank_capacity=900,
-        bank_frames=160,
-        bank_size=HIGH,
-        opening_jobs=20,
-        first_jobs=200,
-        job_every=8,
-        walks=3,
-        validation_scenes=10,
-        validation_frames=150,
+        learning_rate=6e-4,
     ),
     # Seconds on a CPU: that everything runs, not that anything is learned.
     "tiny": Recipe(
