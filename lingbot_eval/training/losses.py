@@ -31,10 +31,10 @@ class LossWeights:
     depth: float = 0.7
     gradient: float = 0.3
     translation: float = 3.0
-    rotation: float = 3.0
+    rotation: float = 6.0
     fov: float = 0.5
-    relative_translation: float = 0.5
-    relative_rotation: float = 10.0
+    relative_translation: float = 1.0
+    relative_rotation: float = 30.0
     points: float = 1.0
     flow: float = 2.0
     matching: float = 0.3
