@@ -1,4 +1,6 @@
-"""Where things are: cards, experiment files and the notebook's template in a wheel or a checkout, and paths that users write with ``~``."""
+"""Where things are: cards, experiment files and the notebook's template in a wheel or a checkout, and paths that users
+write with ``~``.
+"""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.stages.bench import StreamBench
+from lingbot_eval.stages.measure import StageTimes
 from lingbot_eval.stages.rates import Rates
-from lingbot_eval.stages.table import floor_seconds
+from lingbot_eval.stages.table import floor_seconds, markdown
 from lingbot_eval.stages.work import STAGES, StepShape, Work, least_work
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
@@ -64,16 +65,22 @@ def test_a_bench_stands_where_a_stream_would(backend: str) -> None:
     assert all(torch.isfinite(out.poses).all() for out in outputs)
 
 
-def test_the_command_prints_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["stages", "--config", "mini", "--size", "56x42", "--frame", "12", "--device", "cpu"]
+def test_the_command_measures_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["stages", "--config", "mini", "--size", "56x42", "--frame", "12", "--device", "cpu", "--json"]
     assert main(command) == 0
-    text = capsys.readouterr().out
-    assert all(f"| {stage} |" in text for stage in (*STAGES, "sum"))
-    assert main([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document["stages"]) == set(STAGES)
     assert all(seconds > 0 for seconds in document["stages"].values())
     assert document["environment"]
+
+
+def test_the_table_shows_every_stage_beside_its_floor() -> None:
+    work = {stage: Work(50.0, 1.0, "float32") for stage in STAGES}
+    times = StageTimes(dict.fromkeys(STAGES, 2.0), work, Rates({"float32": 50.0}, 10.0), 12.5, 12.0, None)
+    text = markdown(times)
+    assert all(f"| {stage} | 2000.00 | 1000.00 | 50% | operations |" in text for stage in STAGES)
+    assert "| sum | 12000.00 | 6000.00 | 50% |" in text
+    assert "not captured" in text
 
 
 @pytest.mark.parametrize(
