@@ -11,7 +11,6 @@ from lingbot_eval.cache.buffers import LayerBuffers
 from lingbot_eval.cache.policy import Step
 from lingbot_eval.cache.protocol import CacheShape
 from lingbot_eval.cache.ranges import MaskedAttention, RangeAttention, SlicedAttention
-from lingbot_eval.cache.staging import restage
 from lingbot_eval.errors import StreamError
 
 CHUNK_FRAMES = 512
@@ -28,7 +27,6 @@ class AppendStore:
             MaskedAttention(shape.device) if shape.device.type == "cuda" else SlicedAttention()
         )
         self._buffers = LayerBuffers(shape)
-        self._slots: Tensor | None = None
         self._kept = 0
         self._visible = 0
 
@@ -38,7 +36,7 @@ class AppendStore:
         self._kept = self._visible if step.kept else step.clock
         self._buffers.reserve(-(-self._visible // CHUNK_FRAMES) * CHUNK_FRAMES)
         self._attention.plan(0, self._visible, self._buffers.capacity)
-        self._slots = restage(self._slots, torch.arange(step.clock, self._visible), self._buffers.layer(0))
+        self._buffers.aim(torch.arange(step.clock, self._visible))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `lingbot_eval.model.protocols.KVCache`."""
@@ -48,9 +46,7 @@ class AppendStore:
 
     def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
         """See `CacheStore`."""
-        if self._slots is None:
-            raise StreamError("begin must come before attend")
-        self._buffers.scatter(layer, self._slots, key, value)
+        self._buffers.write(layer, key, value)
 
     def keep_last(self, step: Step) -> None:
         """The frame already lies where it belongs. See `CacheStore`."""
@@ -60,8 +56,7 @@ class AppendStore:
 
     def capture_key(self) -> Hashable | None:
         """See `CacheStore`."""
-        attention = self._attention.capture_key()
-        return None if attention is None else (attention, self._buffers.capacity)
+        return self._buffers.capture_key(self._attention.capture_key())
 
     def used_bytes(self) -> dict[str, int]:
         """See `CacheStore`."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
 from lingbot_eval.cache.protocol import CacheShape
 from lingbot_eval.cache.release import release_freed
+from lingbot_eval.cache.staging import restage
+from lingbot_eval.errors import StreamError
 from lingbot_eval.hardware import runs_triton
 
 
@@ -20,6 +24,7 @@ class LayerBuffers:
     def __init__(self, shape: CacheShape) -> None:
         self._shape = shape
         self._layers: list[Tensor] = []
+        self._slots: Tensor | None = None
         self.capacity = 0
 
     def reserve(self, capacity: int, *, at_front: bool = False) -> None:
@@ -41,8 +46,18 @@ class LayerBuffers:
                 self._layers.append(grown)
         self.capacity = capacity
 
-    def scatter(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store the (N, heads, head_dim) keys and values of tokens ``slots`` (N,) int64 on the device."""
+    def aim(self, slots: Tensor) -> None:
+        """Say where the tokens of the coming pass go: (N,) int64 on the CPU, after ``reserve``.
+
+        Kept in place from pass to pass of one size: a captured pass reads it from there.
+        """
+        self._slots = restage(self._slots, slots, self._layers[0])
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Store the pass's (N, heads, head_dim) keys and values of a layer where ``aim`` said."""
+        slots = self._slots
+        if slots is None:
+            raise StreamError("begin must come before attend")
         keys, values = self._layers[layer]
         if not runs_triton(key.device):
             keys.index_copy_(0, slots, key)
@@ -75,6 +90,11 @@ class LayerBuffers:
     def layer(self, layer: int) -> Tensor:
         """(2, capacity, heads, head_dim): keys and values of a layer, the buffer itself."""
         return self._layers[layer]
+
+    def capture_key(self, attention: Hashable | None) -> Hashable | None:
+        """See `CacheStore`: while the buffers do not grow, they and the slots stay in place. attention: the key of what
+        reads them."""
+        return None if attention is None else (attention, self.capacity)
 
     def allocated_bytes(self) -> int:
         """Bytes held on the device."""

@@ -22,7 +22,6 @@ from lingbot_eval.cache.buffers import LayerBuffers
 from lingbot_eval.cache.policy import EMPTY, Step
 from lingbot_eval.cache.protocol import CacheShape
 from lingbot_eval.cache.ranges import RangeAttention
-from lingbot_eval.cache.staging import restage
 from lingbot_eval.errors import StreamError
 
 MEMORY_CHUNK_FRAMES = 256
@@ -57,7 +56,6 @@ class ContiguousStore:
         self._base = 0
         self._view = EMPTY
         self._step: Step | None = None
-        self._slots: Tensor | None = None
 
     def begin(self, step: Step) -> None:
         """Decide where the pass is written and which range is visible. See `CacheStore`."""
@@ -67,7 +65,7 @@ class ContiguousStore:
         pages = step.view.full_frames + (not step.kept)
         start = self._base - (step.clock + step.count) * special
         self._attention.plan(start, self._base + pages * self._patches, self._buffers.capacity)
-        self._slots = restage(self._slots, self._token_slots(step), self._buffers.layer(0))
+        self._buffers.aim(self._token_slots(step))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `lingbot_eval.model.protocols.KVCache`."""
@@ -77,9 +75,7 @@ class ContiguousStore:
 
     def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
         """See `CacheStore`."""
-        if self._slots is None:
-            raise StreamError("begin must come before attend")
-        self._buffers.scatter(layer, self._slots, key, value)
+        self._buffers.write(layer, key, value)
 
     def keep_last(self, step: Step) -> None:
         """Move the patches of the frame that passed by to their window slot. See `CacheStore`."""
@@ -94,8 +90,7 @@ class ContiguousStore:
 
     def capture_key(self) -> Hashable | None:
         """See `CacheStore`: while the buffers do not grow, places and range change in place."""
-        attention = self._attention.capture_key()
-        return None if attention is None else (attention, self._buffers.capacity)
+        return self._buffers.capture_key(self._attention.capture_key())
 
     def used_bytes(self) -> dict[str, int]:
         """See `CacheStore`."""

@@ -12,8 +12,6 @@ from lingbot_eval.cache.executors import PagedExecutor
 from lingbot_eval.cache.pages import PageManager, PageTable
 from lingbot_eval.cache.policy import EMPTY, Step, View
 from lingbot_eval.cache.protocol import CacheShape
-from lingbot_eval.cache.staging import restage
-from lingbot_eval.errors import StreamError
 from lingbot_eval.types import FrameType
 
 
@@ -32,14 +30,13 @@ class PagedStore:
         self._manager = PageManager(self._page_tokens, shape.special_tokens)
         self._buffers = LayerBuffers(shape)
         self._view: View = EMPTY
-        self._slots: Tensor | None = None
 
     def begin(self, step: Step) -> None:
         """See `CacheStore`."""
         table = self._manager.begin(step)
         self._reserve(step, table)
         self._view = step.view
-        self._slots = restage(self._slots, self._token_slots(table), self._buffers.layer(0))
+        self._buffers.aim(self._token_slots(table))
         self._executor.plan(table, step.count * self._shape.frame_tokens)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -51,9 +48,7 @@ class PagedStore:
 
     def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
         """See `CacheStore`."""
-        if self._slots is None:
-            raise StreamError("begin must come before attend")
-        self._buffers.scatter(layer, self._slots, key, value)
+        self._buffers.write(layer, key, value)
 
     def keep_last(self, step: Step) -> None:
         """See `CacheStore`; nothing is copied."""
@@ -62,8 +57,7 @@ class PagedStore:
 
     def capture_key(self) -> Hashable | None:
         """See `CacheStore`: while no page is added, tables change in place."""
-        executor = self._executor.capture_key()
-        return None if executor is None else (executor, self._buffers.capacity)
+        return self._buffers.capture_key(self._executor.capture_key())
 
     def used_bytes(self) -> dict[str, int]:
         """See `CacheStore`."""
