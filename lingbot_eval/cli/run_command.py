@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
+from lingbot_eval.cli.study_options import add_study_options, study_words
 
 if TYPE_CHECKING:
     from lingbot_eval.cli.run_check import UnitCheck
@@ -32,15 +33,7 @@ _HEADLINE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument("experiment", help="an experiment file (YAML), or the name of a shipped one such as smoke")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY.PATH=VALUE",
-        action="append",
-        default=[],
-        help="override a setting, e.g. datasets.0.selection.count=50 (may be given again)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (runs)")
+    add_study_options(parser, "datasets.0.selection.count=50")
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -110,10 +103,7 @@ def _command(args: argparse.Namespace) -> str:
 
     variables = [f"{name}={shlex.quote(value)}" for name, value in variables_in(args.experiment).items()]
     words = ["lingbot-eval", "run", args.experiment]
-    for override in args.overrides:
-        words += ["--set", override]
-    if args.out != Path("runs"):
-        words += ["--out", str(args.out)]
+    words += study_words(args)
     return " ".join([*variables, shlex.join(words)])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
+from lingbot_eval.cli.study_options import add_study_options, study_words
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -26,15 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "study", nargs="?", default=STUDY, help=f"a study file (YAML), or the name of a shipped one ({STUDY})"
     )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY.PATH=VALUE",
-        action="append",
-        default=[],
-        help="override a setting, e.g. defaults.frames=2000 or sweep.backend='[sdpa, paged]' (may be given again)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (runs)")
+    add_study_options(parser, "defaults.frames=2000 or sweep.backend='[sdpa, paged]'")
     parser.add_argument("--dry-run", action="store_true", help="print the cases and the memory they would take")
 
 
@@ -151,10 +144,7 @@ def _check(study: Study, case: Case) -> UnitCheck:
 
 def _command(args: argparse.Namespace) -> str:
     words = ["lingbot-eval", "scale", args.study]
-    for override in args.overrides:
-        words += ["--set", override]
-    if args.out != Path("runs"):
-        words += ["--out", str(args.out)]
+    words += study_words(args)
     return shlex.join(words)
 
 
