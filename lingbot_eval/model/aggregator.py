@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ EPS = 1e-5
 
 @dataclass(frozen=True)
 class GridConstants:
-    """What depends on the image size alone, computed once a size."""
+    """What depends on the image size alone, computed once a size; the resized position map also on the weights."""
 
     positions: Tensor
     frame_rotation: Rotation
@@ -67,17 +67,25 @@ class Aggregator(nn.Module):
         device = self.camera_token.device
         key = (rows, columns, device)
         known = self._grids.get(key)
-        if known is None or self.training:
+        if known is None:
             known = GridConstants(
-                positions=self.patch_embed.position_embedding(rows, columns),
+                # Without its history: kept, it would hold on to the pass that asked first.
+                positions=self.patch_embed.position_embedding(rows, columns).detach(),
                 frame_rotation=frame_rotation(rows, columns, device),
                 stream_rotary=StreamRotary(rows, columns, device),
             )
             # One size at a time: a stream never changes it, and constants of many sizes would pile up.
             self._grids.clear()
-            if not self.training:
-                self._grids[key] = known
+            self._grids[key] = known
+        if self.training:
+            # Weights in training move with every step, and the map has a gradient.
+            return replace(known, positions=self.patch_embed.position_embedding(rows, columns))
         return known
+
+    def train(self, mode: bool = True) -> Aggregator:
+        """As torch's; what was computed from weights of before goes."""
+        self._grids.clear()
+        return super().train(mode)
 
     def place(self, images: Tensor, placement: Placement) -> PassInputs:
         """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``."""

@@ -21,9 +21,10 @@ def _frequencies(base: float, dim: int) -> Tensor:
     return base ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
 
 
-def grid_positions(rows: int, columns: int) -> Tensor:
+def grid_positions(rows: int, columns: int, device: torch.device | None = None) -> Tensor:
     """(rows·columns, 2) int64 patch positions (row, column), row-major."""
-    return torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
+    sides = (torch.arange(rows, device=device), torch.arange(columns, device=device))
+    return torch.cartesian_prod(*sides).reshape(-1, 2)
 
 
 @dataclass(frozen=True, eq=False)

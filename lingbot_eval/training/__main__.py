@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--start-from", type=Path, help="weights of an earlier run: a file, or what it exported")
     parser.add_argument("--export", type=Path, help="folder for what the next machine starts from, in small files")
     parser.add_argument("--call-minutes", type=float, help="stop this call then, saved; call again to go on")
-    parser.add_argument("--recipe", default="gpu", choices=("gpu", "gpu-more", "tiny"))
+    parser.add_argument("--recipe", default="gpu", choices=("gpu-opening", "gpu", "gpu-more", "tiny"))
     parser.add_argument("--learning-rate", type=float, help="peak; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

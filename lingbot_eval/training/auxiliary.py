@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lingbot_eval.model.config import PATCH_SIZE, SPECIAL_TOKENS
+from lingbot_eval.model.rope import grid_positions
 from lingbot_eval.training.clips import Clips
 from lingbot_eval.training.rigid import turned
 
@@ -67,7 +68,7 @@ def true_displacements(clips: Clips) -> Displacements:
     height, width = clips.images.shape[-2:]
     focal = clips.focal[:, None, None]
     rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
-    grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).to(focal.device)
+    grid = grid_positions(rows, columns, focal.device)
     here = (grid.flip(-1) * PATCH_SIZE + PATCH_SIZE // 2).float()  # (P, 2): u, v
     patches, seen = [], []
     for lag in LAGS:

@@ -13,14 +13,12 @@ from lingbot_eval.training.forward import ClipPlan
 from lingbot_eval.training.recipe import SCALE_FRAMES, Diet, Phase
 from lingbot_eval.training.visibility import StreamShape
 
-PLANS_KEPT = 16
-
 Batch = tuple[Clips, ClipPlan, Tensor]
 """Clips, their masks, and the (n,) indices of the frames whose depth is supervised."""
 
 
 class BatchMaker:
-    """Draws from a bank of sequences of ``length`` frames; masks are made once and kept while their diet lasts."""
+    """Draws from a bank of sequences of ``length`` frames; masks are made once and kept."""
 
     def __init__(self, bank: Bank, length: int, precision: torch.dtype) -> None:
         self._bank, self._length = bank, length
@@ -49,8 +47,5 @@ class BatchMaker:
     def _plan(self, stream: StreamShape, diet: Diet) -> ClipPlan:
         key = (stream, diet.size)
         if key not in self._plans:
-            # Masks of the diets of earlier phases are not needed again.
-            if len(self._plans) >= PLANS_KEPT:
-                self._plans.clear()
             self._plans[key] = ClipPlan(stream, diet.size, self._like)
         return self._plans[key]

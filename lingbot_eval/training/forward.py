@@ -45,6 +45,7 @@ class ClipPlan:
         """size: (height, width). like: its device and dtype are those of the block masks. ablated: what is changed of
         what a stream of this shape sees."""
         self.visibility = ablated(visibility(shape))
+        self.clocks = torch.from_numpy(self.visibility.clocks).to(like.device)
         self.size = size
         tokens = SPECIAL_TOKENS + (size[0] // PATCH_SIZE) * (size[1] // PATCH_SIZE)
         chunk = shape.frames if shape.frames <= WHOLE_CLIP_FRAMES else CHUNK_FRAMES
@@ -55,18 +56,16 @@ class ClipPlan:
 def place_clips(model: GeometricContextTransformer, images: Tensor, plan: ClipPlan) -> PassInputs:
     """(B, F, 3, H, W) images in [0, 1] → the inputs of one pass over B·F frames."""
     clips, frames = images.shape[:2]
-    shape, clocks = plan.visibility.shape, plan.visibility.clocks
-    opening = min(shape.scale_frames, frames)
+    opening = min(plan.visibility.shape.scale_frames, frames)
     scale = model.place(images[0, :opening], Placement(clock=0, starts_stream=True, scale_phase=True))
     placed = [scale]
     if frames > opening:
         later = Placement(clock=opening, starts_stream=False, scale_phase=False)
         placed.append(model.place(images[0, opening:], later))
-    row = torch.from_numpy(clocks).to(images.device)
 
     def of_all(parts: list[Tensor]) -> Tensor:
         """Placed as if every frame were kept, frame by frame; a frame takes the rows of its own clock."""
-        rows = torch.unflatten(torch.cat(parts), 0, (frames, -1))[row].flatten(0, 1)
+        rows = torch.unflatten(torch.cat(parts), 0, (frames, -1))[plan.clocks].flatten(0, 1)
         return rows.repeat(clips, *[1] * (rows.ndim - 1))
 
     return PassInputs(

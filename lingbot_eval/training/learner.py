@@ -13,6 +13,7 @@ from lingbot_eval.model.blocks import Block
 from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.training.auxiliary import AuxiliaryHeads
+from lingbot_eval.training.captured import CapturedGradients, Gradients
 from lingbot_eval.training.clips import Clips
 from lingbot_eval.training.forward import ClipPlan, run_clips
 from lingbot_eval.training.initial import draw_initial
@@ -48,6 +49,11 @@ class Learner:
             {"params": [named[name] for name in rest], "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=device.type == "cuda")
+        for parameter in self._trained.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self._differentiate: Gradients = self.differentiate
+        if device.type == "cuda":
+            self._differentiate = CapturedGradients(self.differentiate, self.model.constants, device)
         self.skips = SkipCounter(device)
 
     def compile(self) -> None:
@@ -59,26 +65,35 @@ class Learner:
             if isinstance(module, Block):
                 module.compile(dynamic=True)
 
+    def differentiate(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> dict[str, Tensor]:
+        """Fill the gradients, launched operation by operation; returns the terms of the loss and their sum."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            output = run_clips(self.model, clips.images, plan, ITERATIONS, depth_frames)
+            auxiliary = self._auxiliary(output.tokens)
+        terms = losses(output, auxiliary, clips, depth_frames, self._recipe.weights)
+        loss = torch.stack(list(terms.values())).sum()
+        parameters = list(self._trained.parameters())
+        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        # Into tensors that stay where they are: a captured pass writes where it wrote when it was captured.
+        torch._foreach_copy_([parameter.grad for parameter in parameters], found)  # type: ignore[misc]  # set above
+        return {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
+
     def rehearse(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> None:
-        """A step that changes nothing: what a kind of batch compiles, plans and allocates happens here."""
-        torch.stack(list(self._terms(clips, plan, depth_frames).values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self._optimizer.zero_grad(set_to_none=True)
+        """A step that changes nothing: what a kind of batch compiles, captures and allocates happens here."""
+        self._differentiate(clips, plan, depth_frames)
 
     def learn(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor, learning_rate: float) -> dict[str, Tensor]:
         """One step; the terms of the loss, their sum and the norm of the gradient, on the device: all 0 where the
         gradient is not finite, which changes nothing and is counted in ``skips``."""
-        terms = self._terms(clips, plan, depth_frames)
-        loss = torch.stack(list(terms.values())).sum()
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        terms = self._differentiate(clips, plan, depth_frames)
         norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._recipe.clip_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         finite = torch.isfinite(norm)
         self.skips.count(finite)
         self._step_if(finite)
-        named = {**terms, "loss": loss, "gradient_norm": norm}
-        return {name: torch.where(finite, value.detach(), 0.0) for name, value in named.items()}
+        named = {**terms, "gradient_norm": norm}
+        return {name: torch.where(finite, value, 0.0) for name, value in named.items()}
 
     def _step_if(self, finite: Tensor) -> None:
         """One gradient that is not finite would turn every weight into NaN: that batch is passed over."""
@@ -88,12 +103,6 @@ class Learner:
             self._optimizer.step()
         elif finite:
             self._optimizer.step()
-
-    def _terms(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            output = run_clips(self.model, clips.images, plan, ITERATIONS, depth_frames)
-            auxiliary = self._auxiliary(output.tokens)
-        return losses(output, auxiliary, clips, depth_frames, self._recipe.weights)
 
     @torch.no_grad()
     def average(self, steps: int) -> None:

@@ -88,7 +88,7 @@ def _depth_terms(output: ClipOutput, truth: Tensor, weights: LossWeights) -> dic
 def _pose_terms(encodings: list[Tensor], truth: Tensor, weights: LossWeights) -> dict[str, Tensor]:
     """All iterations at once: a GPU waits for launches here, not for arithmetic."""
     count = len(encodings)
-    discount = truth.new_tensor([weights.gamma ** (count - 1 - i) for i in range(count)])
+    discount = weights.gamma ** torch.arange(count - 1, -1, -1, device=truth.device)
     share = discount / discount.sum()
     guess = torch.stack(encodings)
     truth = truth.expand_as(guess)

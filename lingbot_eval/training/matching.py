@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lingbot_eval.model.rope import grid_positions
 from lingbot_eval.training.auxiliary import LAGS, Displacements
 
 TEMPERATURE = 0.1
@@ -24,7 +25,7 @@ def matching_loss(features: Tensor, truth: Displacements, grid: tuple[int, int])
     """
     rows, columns = grid
     features = F.normalize(features.float(), dim=-1)
-    own = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(-1).to(features.device)  # (P, 2): u, v
+    own = grid_positions(rows, columns, features.device).flip(-1)  # (P, 2): u, v
     total, count = features.new_zeros(()), features.new_zeros(())
     for number, lag in enumerate(LAGS):
         if lag >= features.shape[1]:

@@ -41,3 +41,23 @@ def test_a_gpu_renders_and_learns_as_a_cpu_does() -> None:
 def test_a_run_on_a_gpu(tmp_path: Path) -> None:
     settings = TrainingSettings(out=tmp_path, recipe="tiny", steps=6, workers=1)
     assert train(settings, torch.device("cuda"), lambda row: None).is_file()
+
+
+def test_replayed_gradients_are_the_launched_ones() -> None:
+    cuda = torch.device("cuda")
+    bank = Bank(1, 40, SIZE, cuda)
+    bank.add(build_job(training_jobs(40, 1, 0), 3))
+    learner = Learner(TINY, RECIPES["tiny"], 0, cuda)
+    plan = ClipPlan(StreamShape(24, 8, 4, 2), SIZE, torch.empty(0, dtype=learner.precision, device=cuda))
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for frames in (torch.arange(8), torch.arange(4, 12)):
+        batch = draw_clips(bank, 40, ClipShape(1, 24, SIZE, (1, 1), 8), generator), plan, frames.to(cuda)
+        for step in (learner.differentiate, learner.rehearse):
+            step(*batch)
+            found.append(torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]))
+    launched, replayed = found[::2], found[1::2]
+    # Sums of atomic additions have no fixed order.
+    for one, other in zip(launched, replayed, strict=True):
+        torch.testing.assert_close(other, one, rtol=0.02, atol=0.02 * float(one.abs().max()))
+    assert (launched[0] - launched[1]).norm() > 0.1 * launched[0].norm()
