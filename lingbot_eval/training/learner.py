@@ -13,7 +13,7 @@ from lingbot_eval.model.blocks import Block
 from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.training.auxiliary import AuxiliaryHeads
-from lingbot_eval.training.captured import CapturedGradients, Gradients
+from lingbot_eval.training.captured import CapturedSteps
 from lingbot_eval.training.clips import Clips
 from lingbot_eval.training.forward import ClipPlan, run_clips
 from lingbot_eval.training.initial import draw_initial
@@ -48,12 +48,16 @@ class Learner:
             {"params": [named[name] for name in decayed], "weight_decay": recipe.weight_decay},
             {"params": [named[name] for name in rest], "weight_decay": 0.0},
         ]
-        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=device.type == "cuda")
+        on_gpu = device.type == "cuda"
+        # A tensor on a GPU, where a captured update reads it.
+        rate = torch.zeros((), device=device) if on_gpu else 0.0
+        self._optimizer = torch.optim.AdamW(groups, lr=rate, betas=recipe.betas, fused=on_gpu, capturable=on_gpu)
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
         for parameter in self._trained.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        self._differentiate: Gradients = self.differentiate
-        if device.type == "cuda":
-            self._differentiate = CapturedGradients(self.differentiate, self.model.constants, device)
+        self._captured = (
+            CapturedSteps(self.differentiate, self._update, self.model.constants, device) if on_gpu else None
+        )
         self.skips = SkipCounter(device)
 
     def compile(self) -> None:
@@ -79,30 +83,51 @@ class Learner:
         return {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
 
     def rehearse(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> None:
-        """A step that changes nothing: what a kind of batch compiles, captures and allocates happens here."""
-        self._differentiate(clips, plan, depth_frames)
+        """Compile, capture and allocate what a kind of batch needs; the weights stay."""
+        if self._captured is None:
+            self.differentiate(clips, plan, depth_frames)
+            return
+        self._prime()
+        self._captured.prepare(clips, plan, depth_frames)
 
     def learn(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor, learning_rate: float) -> dict[str, Tensor]:
         """One step; the terms of the loss, their sum and the norm of the gradient, on the device: all 0 where the
         gradient is not finite, which changes nothing and is counted in ``skips``."""
-        terms = self._differentiate(clips, plan, depth_frames)
-        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._recipe.clip_norm)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        finite = torch.isfinite(norm)
-        self.skips.count(finite)
-        self._step_if(finite)
-        named = {**terms, "gradient_norm": norm}
-        return {name: torch.where(finite, value, 0.0) for name, value in named.items()}
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate)
+            else:
+                group["lr"] = learning_rate
+        if self._captured is None:
+            found = self.differentiate(clips, plan, depth_frames) | self._update()
+        else:
+            self._prime()
+            found = self._captured(clips, plan, depth_frames)
+        self.skips.count(self._finite)
+        return {name: torch.where(self._finite, value, 0.0) for name, value in found.items()}
 
-    def _step_if(self, finite: Tensor) -> None:
-        """One gradient that is not finite would turn every weight into NaN: that batch is passed over."""
-        if self.device.type == "cuda":
+    def _update(self) -> dict[str, Tensor]:
+        """Let the gradients change the weights, unless one is not finite: it would turn every weight into NaN."""
+        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._recipe.clip_norm)
+        self._finite.copy_(torch.isfinite(norm))
+        if self._captured is not None:
             # Read by the fused optimiser on the device: asking for the value here would stall every step.
-            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # not declared
+            self._optimizer.found_inf = (~self._finite).float()  # type: ignore[attr-defined]  # not declared
             self._optimizer.step()
-        elif finite:
+        elif self._finite:
             self._optimizer.step()
+        return {"gradient_norm": norm}
+
+    def _prime(self) -> None:
+        """Give the optimiser its moments, which it would else make anew in every replay of the step it was captured
+        in: an update of rate 0 by no gradient."""
+        if self._optimizer.state:
+            return
+        for group in self._optimizer.param_groups:
+            group["lr"].zero_()
+        torch._foreach_zero_([parameter.grad for parameter in self._trained.parameters()])
+        self._optimizer.step()
+        torch._foreach_zero_([state["step"] for state in self._optimizer.state.values()])
 
     @torch.no_grad()
     def average(self, steps: int) -> None:

@@ -77,7 +77,7 @@ class Recipe:
 
 LOW, HIGH = (84, 112), (168, 224)
 # Batches small enough that a run of minutes has thousands of steps: finding matches at all takes many.
-_SHORT = Diet(48, 16, LOW, (1, 8), (4, 8, 16), (1, 1, 2), 96)
+_SHORT = Diet(24, 16, LOW, (1, 8), (4, 8, 16), (1, 1, 2), 48)
 _LONG = Diet(8, 144, LOW, (1, 1), (8, 16, 16), (1, 1, 2, 4), 96)
 _SHORT_SHARP = Diet(16, 16, HIGH, (1, 8), (4, 8, 16), (1, 1, 2), 48)
 _LONG_SHARP = Diet(3, 144, HIGH, (1, 1), (8, 16, 16), (1, 1, 2, 4), 48)
@@ -93,7 +93,7 @@ _GPU = Recipe(
     bank_size=HIGH,
     opening_jobs=20,
     first_jobs=200,
-    job_every=12,
+    job_every=24,
     walks=3,
     validation_scenes=10,
     validation_frames=150,

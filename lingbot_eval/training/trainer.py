@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice
 from pathlib import Path
@@ -76,10 +76,20 @@ def train(settings: TrainingSettings, device: torch.device, report: Report) -> P
     if sum(length is not None for length in lengths) != 1:
         raise ConfigError("give the length of the run in minutes, in steps or within minutes, one of them")
     settings.out.mkdir(parents=True, exist_ok=True)
-    # Products of float32 on the matrix units: the truth is computed without them (rigid.turned).
-    torch.backends.cuda.matmul.allow_tf32 = device.type == "cuda"
     with ExitStack() as stack:
+        stack.enter_context(_tf32(device))
         return _Run(settings, device, stack).go(report)
+
+
+@contextmanager
+def _tf32(device: torch.device) -> Iterator[None]:
+    """Products of float32 on a GPU's matrix units: the truth is computed without them (rigid.turned)."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class _Run:
