@@ -53,11 +53,12 @@ class Learner:
         rate = torch.zeros((), device=device) if on_gpu else 0.0
         self._optimizer = torch.optim.AdamW(groups, lr=rate, betas=recipe.betas, fused=on_gpu, capturable=on_gpu)
         self._finite = torch.ones((), dtype=torch.bool, device=device)
-        for parameter in self._trained.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        self._captured = (
-            CapturedSteps(self.differentiate, self._update, self.model.constants, device) if on_gpu else None
-        )
+        self._gradients = [torch.zeros_like(parameter) for parameter in self._trained.parameters()]
+        for parameter, gradient in zip(self._trained.parameters(), self._gradients, strict=True):
+            parameter.grad = gradient
+        self._captured: CapturedSteps | None = None
+        if on_gpu:
+            self._captured = CapturedSteps(self.differentiate, self._update, self.model.constants, device)
         self.skips = SkipCounter(device)
 
     def compile(self) -> None:
@@ -79,7 +80,7 @@ class Learner:
         parameters = list(self._trained.parameters())
         found = torch.autograd.grad(loss, parameters, materialize_grads=True)
         # Into tensors that stay where they are: a captured pass writes where it wrote when it was captured.
-        torch._foreach_copy_([parameter.grad for parameter in parameters], found)  # type: ignore[misc]  # set above
+        torch._foreach_copy_(self._gradients, found)
         return {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
 
     def rehearse(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> None:
@@ -93,15 +94,14 @@ class Learner:
     def learn(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor, learning_rate: float) -> dict[str, Tensor]:
         """One step; the terms of the loss, their sum and the norm of the gradient, on the device: all 0 where the
         gradient is not finite, which changes nothing and is counted in ``skips``."""
-        for group in self._optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(learning_rate)
-            else:
-                group["lr"] = learning_rate
         if self._captured is None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
             found = self.differentiate(clips, plan, depth_frames) | self._update()
         else:
             self._prime()
+            for group in self._optimizer.param_groups:
+                group["lr"].fill_(learning_rate)
             found = self._captured(clips, plan, depth_frames)
         self.skips.count(self._finite)
         return {name: torch.where(self._finite, value, 0.0) for name, value in found.items()}
@@ -125,7 +125,7 @@ class Learner:
             return
         for group in self._optimizer.param_groups:
             group["lr"].zero_()
-        torch._foreach_zero_([parameter.grad for parameter in self._trained.parameters()])
+        torch._foreach_zero_(self._gradients)
         self._optimizer.step()
         torch._foreach_zero_([state["step"] for state in self._optimizer.state.values()])
 
