@@ -10,7 +10,7 @@ from torch import Tensor
 from lingbot_eval.training.raycast import NOTHING, RayCaster
 from lingbot_eval.training.scene_jobs import SceneJob
 
-POSES_AT_ONCE = 32
+POSES_AT_ONCE = 80
 FARTHEST = 0.01 / NOTHING
 """Metres, far beyond every scene, that a ray which hits something stays below; half precision holds them."""
 

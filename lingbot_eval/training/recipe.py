@@ -84,25 +84,25 @@ _LONG_SHARP = Diet(3, 144, HIGH, (1, 1), (8, 16, 16), (1, 1, 2, 4), 48)
 
 _GPU = Recipe(
     phases=(
-        Phase(0.35, ((1.0, _SHORT),)),
-        Phase(0.55, ((0.4, _SHORT), (0.6, _LONG))),
-        Phase(1.0, ((0.45, _SHORT_SHARP), (0.55, _LONG_SHARP))),
+        Phase(0.21, ((1.0, _SHORT),)),
+        Phase(0.58, ((0.4, _SHORT), (0.6, _LONG))),
+        Phase(1.0, ((0.6, _SHORT_SHARP), (0.4, _LONG_SHARP))),
     ),
     bank_capacity=900,
     bank_frames=160,
     bank_size=HIGH,
     opening_jobs=20,
     first_jobs=200,
-    job_every=24,
+    job_every=16,
     walks=3,
     validation_scenes=10,
     validation_frames=150,
 )
 
 RECIPES = {
-    # One GPU, ten minutes: half of them at half resolution, where a step sees most.
+    # One GPU, twenty minutes: most of them at half resolution, where a step sees most.
     "gpu": _GPU,
-    # What a run of ten minutes begins with and no more, at an even rate: whether matches are being found.
+    # What a run begins with and no more, at an even rate: whether matches are being found.
     "gpu-opening": replace(_GPU, phases=(Phase(1.0, ((1.0, _SHORT),)),), final_share=1.0),
     # The same where another run's weights go on: what comes early is known, and nothing is to be unlearned.
     "gpu-more": replace(
