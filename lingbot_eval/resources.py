@@ -1,5 +1,5 @@
-"""Where things are: cards, experiment files and the notebook's template in a wheel or a checkout, and paths that users
-write with ``~``.
+"""Where things are: cards, experiment files and the notebook's template in a wheel or a checkout, the weights in the
+package, and paths that users write with ``~``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.validation import nearest
 
 Kind = Literal["datasets", "benchmarks", "reports"]
+SHIPPED = "shipped"
+"""What an experiment writes in a checkpoint's place for the weights that come with the package."""
+SHIPPED_CONFIG: Literal["ci"] = "ci"
+"""The one configuration that they are of."""
 
 
 def shared_folder(kind: Kind) -> Path:
@@ -44,6 +48,14 @@ def shared_file(kind: Kind, name: str) -> Path:
             f"no {kind[:-1]} called {name!r} is shipped{nearest(name, names)}; there are: {', '.join(names)}"
         )
     return shared_folder(kind) / f"{name}.yaml"
+
+
+def shipped_weights() -> Path:
+    """The weights that come with the package (reports/ci_checkpoint.md). Raises ConfigError."""
+    path = Path(lingbot_eval.__file__).parent / "weights" / f"{SHIPPED_CONFIG}.safetensors"
+    if not path.is_file():
+        raise ConfigError(f"the shipped weights are not at {path}; the installation is incomplete: install it again")
+    return path
 
 
 def expanded(path: str | Path) -> Path:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingbot_eval.model.config import ConfigName
+from lingbot_eval.resources import SHIPPED, SHIPPED_CONFIG
 from lingbot_eval.streaming.settings import StreamSettings
 
 
 class ModelSettings(BaseModel):
     """Which network and weights.
 
-    checkpoint: a ``.pt`` or ``.safetensors`` file, or ``hf://owner/repo/file``; None leaves the weights untrained,
-    drawn from ``seed``, and everything written says so. camera_iterations: refinement passes of the camera head.
+    checkpoint: a ``.pt`` or ``.safetensors`` file, ``hf://owner/repo/file``, or ``shipped`` for the small weights of
+    configuration ``ci`` that come with the package; None leaves the weights untrained, drawn from ``seed``, and
+    everything written says so. camera_iterations: refinement passes of the camera head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,6 +26,16 @@ class ModelSettings(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     camera_iterations: Annotated[int, Field(ge=1)] = 4
     point_head: bool = False
+
+    @model_validator(mode="after")
+    def _shipped_fits(self) -> ModelSettings:
+        if self.checkpoint == SHIPPED and (self.config != SHIPPED_CONFIG or self.point_head):
+            raise ValueError(
+                f"checkpoint '{SHIPPED}' is of config '{SHIPPED_CONFIG}' without a point head, found config"
+                f" '{self.config}' with point_head {str(self.point_head).lower()}; give checkpoint a file, or null for"
+                " untrained weights"
+            )
+        return self
 
 
 class LingbotConfig(BaseModel):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lingbot_eval.errors import CheckpointError, DependencyError
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.resources import expanded
+from lingbot_eval.resources import SHIPPED, expanded, shipped_weights
 
 OPTIONAL_HEADS = ("point_head.",)
 SUFFIXES = (".pt", ".safetensors")
@@ -46,10 +46,13 @@ class WeightSource:
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
-    """The local file of a path or of ``hf://owner/repo/file`` (downloaded once to the hub's cache).
+    """The local file of a path, of ``shipped``, or of ``hf://owner/repo/file`` (downloaded once to the hub's cache).
 
-    Raises CheckpointError for a file that is not there or of another kind, DependencyError without the hub library.
+    Raises CheckpointError for a file that is not there or of another kind, DependencyError without the hub library,
+    ConfigError for an installation without its weights.
     """
+    if checkpoint == SHIPPED:
+        return shipped_weights()
     if checkpoint.startswith("hf://"):
         return _download(checkpoint)
     path = expanded(checkpoint)

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 
 from lingbot_eval.errors import CheckpointError, DependencyError
+from lingbot_eval.methods.lingbot_config import ModelSettings
+from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import draw_untrained, file_sha256, load_checkpoint, resolve_checkpoint
+from lingbot_eval.resources import shipped_weights
 from tests.streaming.networks import TINY
 
 
@@ -167,3 +171,17 @@ def test_parameter_counts(name: Any, millions: float) -> None:
     with torch.device("meta"):
         model = GeometricContextTransformer(CONFIGS[name])
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_the_shipped_weights_are_there_and_fit() -> None:
+    model = empty_model(CONFIGS["ci"], point_head=False)
+    source = load_checkpoint(model, "shipped")
+    assert source.trained
+    assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+    assert shipped_weights().stat().st_size < 30e6
+
+
+@pytest.mark.parametrize("other", [{"config": "full"}, {"config": "ci", "point_head": True}])
+def test_shipped_weights_of_another_network_are_refused_with_a_way_out(other: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="null for untrained"):
+        ModelSettings(checkpoint="shipped", **other)
