@@ -60,8 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Reads what runs stored, as reports do, and what metrics say of their direction.
     "gate": COMMON | {"runs", "metrics", "reports", "comparison"},
     # Trains the small checkpoint: renders the generator's scenes, asks the cache's policy, scores as the metrics do.
-    # Nothing else imports it. The model card reads what a run stored.
-    "training": COMMON | {"adapters", "cache", "model", "metrics", "runs"},
+    # Nothing else imports it. The model card reads what a run stored, and the gate judges ablations as it judges runs.
+    "training": COMMON | {"adapters", "cache", "model", "metrics", "runs", "gate"},
     "cli": COMMON
     | {"adapters", "preparation", "metrics", "profiling", "hardware", "cache", "model", "streaming", "methods"}
     | {"verification", "stages", "runs", "reports", "comparison", "gate", "doctor", "conversion", "scaling"},
@@ -109,6 +109,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.rendering",
     },
     ("training", "runs"): {"lingbot_eval.runs.store", "lingbot_eval.runs.records"},
+    ("training", "gate"): {"lingbot_eval.gate.judge", "lingbot_eval.gate.sides", "lingbot_eval.gate.tolerances"},
     # The gate judges stored records; it measures nothing, and takes of metrics only which way is better.
     ("gate", "metrics"): {"lingbot_eval.metrics.directions"},
     ("gate", "runs"): {

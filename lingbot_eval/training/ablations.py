@@ -24,6 +24,7 @@ from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.model.build import build_model, choose_device
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.training.ablation_table import AS_TRAINED, markdown
 from lingbot_eval.training.bank import Sequences
 from lingbot_eval.training.clips import Clips, ClipShape, true_clips
 from lingbot_eval.training.forward import ClipOutput, ClipPlan, run_clips
@@ -36,12 +37,6 @@ FIRST_SEED = 100
 """As in benchmarks/ci_heldout.yaml."""
 DEPTH_FRAMES = 16
 """Of a sequence, spread evenly, whose depth is scored here."""
-METRICS = {
-    "ate_share_of_motionless": "lower",
-    "ate_share_of_path": "lower",
-    "auc_30": "higher",
-    "delta_125": "higher",
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ def frozen_clock(seen: Visibility) -> Visibility:
 
 
 ABLATIONS: Mapping[str, Ablation] = {
-    "as trained": Ablation(),
+    AS_TRAINED: Ablation(),
     "window of 1": Ablation(window=1),
     "no anchor frames": Ablation(change=without_anchor),
     "no trajectory memory": Ablation(change=without_memory),
@@ -125,7 +120,7 @@ def held_out(count: int, frames: int, size: tuple[int, int]) -> Iterator[tuple[s
 def score_ablations(
     model: GeometricContextTransformer, scenes: Iterator[tuple[str, Clips]]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores by ablation, scene and metric (METRICS), shares of 1."""
+    """Scores by ablation, scene and metric (`lingbot_eval.training.ablation_table.METRICS`), shares of 1."""
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in ABLATIONS}
     for scene, clips in scenes:
         for name, ablation in ABLATIONS.items():
@@ -134,21 +129,6 @@ def score_ablations(
                 "delta_125": delta_125(out.log_depth, clips.log_depth[0, scored])
             }
     return found
-
-
-def markdown(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Medians over scenes in percent, and in how many scenes each is worse than as trained."""
-    whole = found["as trained"]
-    lines = [f"| | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 1) + "|"]
-    for name, scenes in found.items():
-        cells = [name]
-        for metric, better in METRICS.items():
-            sign = 1 if better == "lower" else -1
-            worse = sum(sign * scenes[scene][metric] > sign * whole[scene][metric] for scene in scenes)
-            median = 100 * float(np.median([scores[metric] for scores in scenes.values()]))
-            cells.append(f"{median:.1f} %" + ("" if name == "as trained" else f" ({worse} of {len(scenes)} worse)"))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

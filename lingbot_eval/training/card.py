@@ -4,7 +4,6 @@ left: the weights' own note, the log, a run of benchmarks/ci_heldout.yaml, the a
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from lingbot_eval.errors import CheckpointError, ConfigError, LingbotEvalError
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.training import ablations
+from lingbot_eval.training.ablation_table import Scores, markdown, read_scores
 from lingbot_eval.training.scene_jobs import training_jobs
 
 UNTRAINED = "untrained"
@@ -42,6 +41,9 @@ TARGETS = (
     Target("auc", "auc_30", "", "AUC@30", 50.0, "higher"),
     Target("depth", "delta_1_25", "sequence_scale", "depth δ < 1.25, one scale a sequence", 85.0, "higher"),
 )
+ABOUT_ABLATIONS = """\
+Medians over scenes of the masked forward with one part taken away. In brackets, and in the last column for any of the
+four: in how many scenes the gate, with its default tolerances, calls the value worse than as trained."""
 LIMITS = """\
 - It knows synthetic rooms and corridors alone: upright textured rectangles, soft fixed light, a camera carried at eye
   height by a walker, a horizontal field of view of {low:.0f}° to {high:.0f}°. Nothing that moves, no outdoors, no blur,
@@ -61,7 +63,7 @@ class Sources:
     log: pd.DataFrame
     command: str
     units: Sequence[UnitRecord]
-    found: Mapping[str, Mapping[str, Mapping[str, float]]] | None
+    found: Scores | None
 
 
 def model_card(sources: Sources) -> str:
@@ -91,7 +93,7 @@ def model_card(sources: Sources) -> str:
         _table(("", "median", "worst", "target for the median", ""), [_row(t, sources.units) for t in TARGETS]),
     ]
     if sources.found is not None:
-        parts += ["## What each part is worth", "Medians over scenes.", ablations.markdown(sources.found).rstrip()]
+        parts += ["## What each part is worth", ABOUT_ABLATIONS, markdown(sources.found).rstrip()]
     return "\n\n".join([*parts, "## Limits", LIMITS.format(low=low, high=high)])
 
 
@@ -140,9 +142,9 @@ def read_sources(weights: Path, log: Path, run: Path, found: Path | None) -> Sou
         table = pd.read_csv(log)
         if table.empty or not {"loss", "skipped"} <= set(table.columns):
             raise ConfigError(f"{log}: no training log; expected rows with loss and skipped")
-        scores = None if found is None else json.loads(found.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {log} or {found}: {error}") from error
+        raise ConfigError(f"cannot read {log}: {error}") from error
+    scores = None if found is None else read_scores(found)
     units = [unit.record for unit in stored.units]
     return Sources(about, weights.stat().st_size, table, record.command, units, scores)
 

@@ -14,7 +14,8 @@ from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.resources import shared_file
 from lingbot_eval.training import ablations
-from lingbot_eval.training.ablations import ABLATIONS, FIRST_SEED, Ablation, held_out, main, markdown, run_ablation
+from lingbot_eval.training.ablation_table import markdown, read_scores
+from lingbot_eval.training.ablations import ABLATIONS, FIRST_SEED, Ablation, held_out, main, run_ablation
 from lingbot_eval.training.initial import draw_initial
 from lingbot_eval.training.scene_jobs import TEST_SEEDS
 from lingbot_eval.training.state import export_weights
@@ -109,19 +110,9 @@ def test_a_table_of_untrained_weights(tmp_path: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
     assert text == markdown(found)
+    assert read_scores(tmp_path / "found.json") == found
     assert list(found) == list(ABLATIONS)
     assert all(f"| {name} |" in text for name in ABLATIONS)
     assert list(found["as trained"]) == ["room-100", "corridor-100"]
     assert main([str(tmp_path / "none.safetensors"), "--device", "cpu"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_worse_is_counted_by_the_direction_of_a_metric() -> None:
-    def scores(ate: float, auc: float) -> dict[str, float]:
-        return {"ate_share_of_motionless": ate, "ate_share_of_path": ate, "auc_30": auc, "delta_125": auc}
-
-    found = {
-        "as trained": {"a": scores(0.1, 0.5), "b": scores(0.1, 0.5)},
-        "other": {"a": scores(0.2, 0.6), "b": scores(0.05, 0.4)},
-    }
-    assert "| other | 12.5 % (1 of 2 worse) | 12.5 % (1 of 2 worse) | 50.0 % (1 of 2 worse)" in markdown(found)

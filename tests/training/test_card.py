@@ -12,7 +12,8 @@ from torch import nn
 
 from lingbot_eval.runs.records import MeasurementRecord
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.training.ablations import ABLATIONS, METRICS
+from lingbot_eval.training.ablation_table import METRICS
+from lingbot_eval.training.ablations import ABLATIONS
 from lingbot_eval.training.card import TARGETS, main
 from lingbot_eval.training.state import export_weights
 from lingbot_eval.training.travel import Origin, about_run
@@ -86,6 +87,25 @@ def test_the_card_says_what_was_measured(tmp_path: Path) -> None:
     assert "| depth δ &lt; 1.25, one scale a sequence | 91.0 % | 90.0 % | at least 85 % | met |" in text
     assert all(f"| {name} |" in text for name in ABLATIONS)
     assert "| data | rooms / &lt;b> |" in text
+
+
+def test_the_card_shows_what_the_gate_says_of_the_ablations(tmp_path: Path) -> None:
+    given = sources(tmp_path)
+    scores = json.loads((tmp_path / "found.json").read_text())
+    scores["window of 1"]["loop-100"]["auc_30"] = 0.4
+    (tmp_path / "found.json").write_text(json.dumps(scores))
+    assert main(given) == 0
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert "| 50.0 % (worse in 1 of 3) | 50.0 % (worse in 0 of 3) | in 1 of 3 scenes |" in text
+    assert text.count("in 0 of 3 scenes") == len(ABLATIONS) - 2
+
+
+def test_no_card_of_scores_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = sources(tmp_path)
+    (tmp_path / "found.json").write_text("[]")
+    assert main(given) == 2
+    assert "found.json" in capsys.readouterr().err
+    assert not (tmp_path / "card.md").exists()
 
 
 def test_no_card_of_untrained_weights_or_of_half_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
