@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lingbot_eval.reports.reading import Run
 from lingbot_eval.reports.rendering import method_label
 from lingbot_eval.reports.tables import Names
-from lingbot_eval.reports.unit_data import UnitData, read_unit_data
+from lingbot_eval.reports.unit_data import Line, UnitData, read_unit_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ CAPTIONS = {
     "drift": "Drift along the sequence",
     "depth": "Depth",
     "cost": "Time and memory along the sequence",
-    "together": "Runs side by side",
+    "together": "Side by side",
 }
 # For those who cannot see them: what is drawn. The numbers are in the tables.
 DESCRIPTIONS = {
@@ -32,7 +32,7 @@ DESCRIPTIONS = {
     "drift": "Growing, anchored and segment errors, local scale and step error against the frame's number.",
     "depth": "For up to four frames in a row: image, true depth, predicted depth and their difference.",
     "cost": "Milliseconds, bytes of the key/value cache by kind, and memory against the frame's number.",
-    "together": "Position error, depth error and milliseconds against the frame's number, one line a run and method.",
+    "together": "Growing error, position error, depth error and milliseconds against the frame's number, a line each.",
 }
 
 
@@ -75,11 +75,11 @@ def draw_units(
 ) -> tuple[tuple[UnitFigures, ...], tuple[UnitFigures, ...]]:
     """Draw every stored unit of every run into ``folder/figures``: ``(side by side, unit by unit)``.
 
-    Side by side are scenes that several runs or methods of several runs share. File names are numbered by the plan,
+    Side by side are scenes that several methods or runs share. File names are numbered by the plan,
     so that a later report of the same runs gives the same ones. ``drawn`` is called after each unit. Raises StoreError
     when the disk refuses; damaged files are problems of their unit.
     """
-    together: dict[tuple[str, str], list[tuple[str, UnitData]]] = {}
+    together: dict[tuple[str, str], list[Line]] = {}
     single: list[UnitFigures] = []
     for run_number, run in enumerate(runs, start=1):
         prefix = [f"{run_number:02d}"] if len(runs) > 1 else []
@@ -92,11 +92,10 @@ def draw_units(
             stem = "-".join([*prefix, f"{number:03d}", *(slug(name) for name in names)])
             figures = _save(_figures(data, label), label, folder, stem)
             single.append(UnitFigures(label, figures, data.problems))
-            together.setdefault(names[:2], []).append(
-                (f"{method_label(names[2], run.results.untrained)} · {run.label}", data)
-            )
+            line = method_label(names[2], run.results.untrained) + (f" · {run.label}" if prefix else "")
+            together.setdefault(names[:2], []).append(Line(line, data.frames, data.drift))
             drawn()
-    return (_together(together, folder) if len(runs) > 1 else ()), tuple(single)
+    return _together(together, folder), tuple(single)
 
 
 def slug(name: str) -> str:
@@ -133,13 +132,13 @@ def _save(figures: Iterator[tuple[str, Figure]], label: str, folder: Path, stem:
     return tuple(saved)
 
 
-def _together(scenes: Mapping[tuple[str, str], list[tuple[str, UnitData]]], folder: Path) -> tuple[UnitFigures, ...]:
+def _together(scenes: Mapping[tuple[str, str], list[Line]], folder: Path) -> tuple[UnitFigures, ...]:
     from lingbot_eval.reports.together_figure import together_figure
 
     found = []
-    for number, ((dataset, scene), units) in enumerate(scenes.items(), start=1):
+    for number, ((dataset, scene), lines) in enumerate(scenes.items(), start=1):
         label = f"{dataset} / {scene}"
-        figure = together_figure([(name, data.frames) for name, data in units if data.frames is not None], label)
+        figure = together_figure(lines, label)
         if figure is not None:
             stem = "-".join([f"{number:03d}", slug(dataset), slug(scene)])
             found.append(UnitFigures(label, _save(iter([("together", figure)]), label, folder, stem), ()))

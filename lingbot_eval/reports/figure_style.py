@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -57,10 +59,11 @@ def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def legend_above(axes: Axes) -> None:
-    """A legend in the line of the panel's title, where it hides no data."""
-    handles, _ = axes.get_legend_handles_labels()
+def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
+    """A legend in the line of the panel's title, where it hides no data; of what was drawn, or of ``handles``."""
+    handles = axes.get_legend_handles_labels()[0] if handles is None else handles
     axes.legend(
+        handles=handles,
         fontsize=8,
         frameon=False,
         loc="lower right",

@@ -1,12 +1,14 @@
-"""One figure of what several runs did on one scene: error and time along the sequence, a line each."""
+"""One figure of what several methods or runs did on one scene: error and time along the sequence, a line each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lingbot_eval.reports.figure_style import (
     BLACK,
@@ -22,6 +24,7 @@ from lingbot_eval.reports.figure_style import (
     style,
 )
 from lingbot_eval.reports.rendering import plain
+from lingbot_eval.reports.unit_data import Line
 from lingbot_eval.types import FloatArray
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 _COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 _DASHES = ("-", "--", ":", "-.")
-_PANELS = (
+_COLUMNS = (
     ("position_error_m", "m", "Distance to the reference after Sim(3) alignment"),
     ("depth_abs_rel", "", "Depth error (abs_rel) of each frame alone, scale_only alignment"),
     ("forward_ms", "ms", "Forward time on the device"),
@@ -38,35 +41,37 @@ _LONGEST_LABEL = 60
 _FEW = 300  # values that can be told apart: longer series are drawn as rolling medians
 
 
-def together_figure(runs: Sequence[tuple[str, pd.DataFrame]], title: str) -> Figure | None:
-    """Labelled frame tables drawn over each other; None when fewer than two have anything to draw.
+@dataclass(frozen=True)
+class _Panel:
+    """curves: (number of the line, frame numbers, values) of every line that has some."""
 
-    A series of more than 300 frames is drawn as a rolling median, with the width of its stretch in the legend.
+    title: str
+    unit: str
+    curves: tuple[tuple[int, FloatArray, FloatArray], ...]
+
+
+def together_figure(lines: Sequence[Line], title: str) -> Figure | None:
+    """Lines drawn over each other; None when fewer than two have anything to draw.
+
+    A series of more than 300 frames is drawn as a rolling median, as its panel's title says.
     """
-    panels = [panel for panel in _PANELS if sum(frames[panel[0]].notna().any() for _, frames in runs) > 1]
+    panels = [panel for panel in (_growth(lines), *(_column(lines, *column) for column in _COLUMNS)) if panel]
     if not panels:
         return None
     figure = new_figure(11, 1.1 + 2.5 * len(panels), title)
     drawn = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    labels: dict[str, None] = {}
-    for axes, (column, unit, name) in zip(drawn, panels, strict=True):
-        shown = []
-        for number, (label, frames) in enumerate(runs):
-            x, y, stretch = _smoothed(frames, column)
-            if not len(y):
-                continue
+    handles: dict[int, Line2D] = {}
+    for axes, panel in zip(drawn, panels, strict=True):
+        for number, x, y in panel.curves:
             look = {"color": _COLORS[number % len(_COLORS)], "linestyle": _DASHES[number // len(_COLORS) % 4]}
-            text = _legend_text(label) + (f", median of {stretch}" if stretch > 1 else "")
-            labels.setdefault(text)
-            axes.plot(x, y, linewidth=1.4, label=text, **look)
-            shown.append(y)
-        limit_to_bulk(axes, np.concatenate(shown), unit)
+            (curve,) = axes.plot(x, y, linewidth=1.4, label=_legend_text(lines[number].label), **look)
+            handles.setdefault(number, curve)
+        limit_to_bulk(axes, np.concatenate([y for _, _, y in panel.curves]), panel.unit)
         axes.margins(x=0.01)
-        style(axes, "frame" if axes is drawn[-1] else "", unit, name)
-    handles = {str(line.get_label()): line for axes in drawn for line in axes.get_lines() if line.get_label() in labels}
+        style(axes, "frame" if axes is drawn[-1] else "", panel.unit, panel.title)
     legend = figure.legend(
-        handles.values(),
-        handles.keys(),
+        [handles[number] for number in sorted(handles)],
+        [str(handles[number].get_label()) for number in sorted(handles)],
         loc="outside lower center",
         ncols=min(3, len(handles)),
         fontsize=9,
@@ -75,6 +80,29 @@ def together_figure(runs: Sequence[tuple[str, pd.DataFrame]], title: str) -> Fig
     for entry in legend.get_texts():
         entry.set_parse_math(False)
     return figure
+
+
+def _growth(lines: Sequence[Line]) -> _Panel | None:
+    curves = []
+    for number, line in enumerate(lines):
+        if line.drift is not None and np.isfinite(line.drift.prefix_ate_m).any():
+            curves.append((number, line.drift.prefix_frame.astype(np.float64), line.drift.prefix_ate_m))
+    return _Panel("ATE of growing prefixes, each aligned on itself", "m", tuple(curves)) if len(curves) > 1 else None
+
+
+def _column(lines: Sequence[Line], column: str, unit: str, title: str) -> _Panel | None:
+    curves, stretches = [], [1]
+    for number, line in enumerate(lines):
+        if line.frames is None:
+            continue
+        x, y, stretch = _smoothed(line.frames, column)
+        if len(y):
+            curves.append((number, x, y))
+            stretches.append(stretch)
+    if len(curves) < 2:
+        return None
+    note = f", rolling median of {max(stretches)} frames" if max(stretches) > 1 else ""
+    return _Panel(title + note, unit, tuple(curves))
 
 
 def _legend_text(label: str) -> str:

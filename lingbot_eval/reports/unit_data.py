@@ -52,6 +52,15 @@ class UnitData:
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Line:
+    """What one method of one run did on a scene, to be drawn beside others; None where it left nothing."""
+
+    label: str
+    frames: pd.DataFrame | None
+    drift: DriftSeries | None
+
+
 def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
     """Everything of a unit that figures need. Raises nothing for damaged files: see ``problems``."""
     problems: list[str] = []

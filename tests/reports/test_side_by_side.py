@@ -7,6 +7,8 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from fake_run import DESK, LINGBOT, OFFICE, build_run, run_record, unit_record
 from page_reader import read_page
@@ -17,9 +19,11 @@ from lingbot_eval.reports.reading import Run, failures, measurements, open_run, 
 from lingbot_eval.reports.rendering import csv_table, latex_table, markdown_table, table_data, text_table
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.side_by_side import differing_cards, environments, settings
+from lingbot_eval.reports.together_figure import together_figure
+from lingbot_eval.reports.unit_data import Line
 from lingbot_eval.runs.records import RunRecord
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.types import Measurement
+from lingbot_eval.types import DriftSeries, Measurement
 
 
 def measurement(name: str, value: float, convention: str = "as always") -> Measurement:
@@ -182,3 +186,26 @@ def test_two_runs_on_one_page(
     assert len(list((out / "figures").glob("0[12]-*.png"))) == 26
     assert main(words) == 0
     assert len(list(tmp_path.glob("report-2-runs-*"))) == 1
+
+
+def test_methods_of_one_scene_are_drawn_side_by_side_with_their_growing_error() -> None:
+    count = 400
+    frames = pd.DataFrame({"index": range(count), "position_error_m": 0.1, "depth_abs_rel": np.nan, "forward_ms": 5.0})
+    empty = np.array([])
+    none = empty.astype(np.int64)
+
+    def drift(slope: float) -> DriftSeries:
+        steps = np.arange(10, count, 10)
+        return DriftSeries(
+            np.arange(count), *[np.zeros(count)] * 3, steps, slope * steps, none, empty, empty, empty, none, none
+        )
+
+    lines = [Line("_a $x$", frames, drift(0.01)), Line("b", frames, drift(0.02)), Line("c", None, None)]
+    figure = together_figure(lines, "scene") or pytest.fail("nothing drawn")
+    titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]
+    assert ["growing prefixes" in title for title in titles] == [True, False, False]
+    assert ["rolling median of" in title for title in titles] == [False, True, True]
+    growth = [line.get_ydata() for line in figure.axes[0].get_lines()]
+    assert [curve[-1] / curve[0] for curve in growth] == [pytest.approx(39)] * 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [" _a $x$", "b"]
+    assert together_figure(lines[1:], "scene") is None
