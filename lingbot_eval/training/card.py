@@ -1,5 +1,5 @@
 """``python -m lingbot_eval.training.card``: the model card, every number of it read from what training and evaluation
-left: the weights' own note, the log, a run of benchmarks/ci_heldout.yaml, the ablations."""
+left: the weights' own note, the log, a run of benchmarks/ci_heldout.yaml, runs elsewhere, the ablations."""
 
 from __future__ import annotations
 
@@ -53,21 +53,36 @@ LIMITS = """\
 """
 
 
+PICTURES = (
+    ("images/ci_training_curve.png", "Loss terms and validation against the minutes of training"),
+    ("images/ci_drift.png", "Growing error along 1,500 frames, every frame kept or one in five, one stream or windows"),
+)
+"""Beside the card, shown where they are."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run that is over: how it is repeated, and its units."""
+
+    command: str
+    units: Sequence[UnitRecord]
+
+
 @dataclass(frozen=True)
 class Sources:
-    """What a card is made of. about: the note in the weights. log: of training. units: of the held-out run.
-    found: scores of the ablations, None where they were not run."""
+    """What a card is made of. about: the note in the weights. log: of training. held_out: the run that targets are for.
+    others: runs elsewhere. found: scores of the ablations, None where they were not run."""
 
     about: Mapping[str, str]
     weights_bytes: int
     log: pd.DataFrame
-    command: str
-    units: Sequence[UnitRecord]
+    held_out: Evaluation
+    others: Sequence[Evaluation]
     found: Scores | None
 
 
-def model_card(sources: Sources) -> str:
-    """The card in Markdown."""
+def model_card(sources: Sources, pictures: Sequence[tuple[str, str]] = ()) -> str:
+    """The card in Markdown. pictures: (address, what is to be seen)."""
     about, last = sources.about, sources.log.iloc[-1]
     low, high = training_jobs(1, 1, 0).fovs
     rows = [
@@ -89,11 +104,21 @@ def model_card(sources: Sources) -> str:
         "## Training",
         _table(("", ""), rows),
         "## On places it was not trained on",
-        f"`{sources.command}`: {len(sources.units)} scenes, streamed. Over the scenes:",
-        _table(("", "median", "worst", "target for the median", ""), [_row(t, sources.units) for t in TARGETS]),
+        f"`{sources.held_out.command}`: {len(sources.held_out.units)} scenes, streamed. Over the scenes:",
+        _table(
+            ("", "median", "worst", "target for the median", ""), [_row(t, sources.held_out.units) for t in TARGETS]
+        ),
     ]
+    if sources.others:
+        parts.append("## Elsewhere, as it is")
+    for other in sources.others:
+        parts += [
+            f"`{other.command}`:",
+            _table(("scene", "method", *(t.words for t in TARGETS)), [_scene_row(unit) for unit in other.units]),
+        ]
     if sources.found is not None:
         parts += ["## What each part is worth", ABOUT_ABLATIONS, markdown(sources.found).rstrip()]
+    parts += [f"![{words}]({address})" for address, words in pictures]
     return "\n\n".join([*parts, "## Limits", LIMITS.format(low=low, high=high)])
 
 
@@ -110,6 +135,11 @@ def _row(target: Target, units: Sequence[UnitRecord]) -> tuple[str, ...]:
     return target.words, f"{median:.1f} %", f"{worst:.1f} %", limit, ("met" if met else "not met") + missing
 
 
+def _scene_row(unit: UnitRecord) -> tuple[str, ...]:
+    values = [_value(target, unit.measurements) for target in TARGETS]
+    return (f"{unit.dataset}/{unit.scene}", unit.method, *("–" if v is None else f"{v:.1f} %" for v in values))
+
+
 def _value(target: Target, measurements: Sequence[MeasurementRecord]) -> float | None:
     wanted = (target.family, target.name, target.variant)
     return next((m.value for m in measurements if (m.family, m.name, m.variant) == wanted), None)
@@ -121,7 +151,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(str(c).replace('|', '/').replace('<', '&lt;') for c in row)} |" for row in lines)
 
 
-def read_sources(weights: Path, log: Path, run: Path, found: Path | None) -> Sources:
+def read_sources(weights: Path, log: Path, run: Path, others: Sequence[Path], found: Path | None) -> Sources:
     """Raises CheckpointError, ConfigError and StoreError for what cannot be read or is not of a trained network."""
     try:
         with safetensors.safe_open(weights, "np") as file:
@@ -131,13 +161,7 @@ def read_sources(weights: Path, log: Path, run: Path, found: Path | None) -> Sou
     needed = ("config", "licence", "data", "scenes", "steps", "runs", "recipe", "seed", "minutes", "device", "torch")
     if lacking := [key for key in needed if key not in about]:
         raise CheckpointError(f"{weights}: says nothing of its {lacking[0]}; expected weights as training leaves them")
-    store = RunStore.open(run)
-    record = store.read_run()
-    if any(words.startswith(UNTRAINED) for words in record.weights.values()):
-        raise ConfigError(f"{run}: its weights are untrained; run ci_heldout with methods.0.model.checkpoint set")
-    stored = store.read_units()
-    if stored.missing:
-        raise ConfigError(f"{run}: {len(stored.missing)} scenes have no result; run it again to go on")
+    held_out, *more = [_evaluation(path) for path in (run, *others)]
     try:
         table = pd.read_csv(log)
         if table.empty or not {"loss", "skipped"} <= set(table.columns):
@@ -145,8 +169,19 @@ def read_sources(weights: Path, log: Path, run: Path, found: Path | None) -> Sou
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {log}: {error}") from error
     scores = None if found is None else read_scores(found)
-    units = [unit.record for unit in stored.units]
-    return Sources(about, weights.stat().st_size, table, record.command, units, scores)
+    return Sources(about, weights.stat().st_size, table, held_out, more, scores)
+
+
+def _evaluation(run: Path) -> Evaluation:
+    """Raises ConfigError, StoreError."""
+    store = RunStore.open(run)
+    record = store.read_run()
+    if any(words.startswith(UNTRAINED) for words in record.weights.values()):
+        raise ConfigError(f"{run}: its weights are untrained; run it again with methods.0.model.checkpoint set")
+    stored = store.read_units()
+    if stored.missing:
+        raise ConfigError(f"{run}: {len(stored.missing)} scenes have no result; run it again to go on")
+    return Evaluation(record.command, [unit.record for unit in stored.units])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,12 +190,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, required=True, help="safetensors that training left")
     parser.add_argument("--log", type=Path, required=True, help="training_log.csv")
     parser.add_argument("--run", type=Path, required=True, help="run directory of ci_heldout")
+    parser.add_argument("--other", type=Path, action="append", default=[], help="run directory of another experiment")
     parser.add_argument("--ablations", type=Path, help="what lingbot_eval.training.ablations wrote with --json")
     parser.add_argument("--out", type=Path, default=Path("reports/ci_checkpoint.md"))
     given = parser.parse_args(arguments)
     try:
-        sources = read_sources(given.weights, given.log, given.run, given.ablations)
-        write_text(given.out, model_card(sources))
+        sources = read_sources(given.weights, given.log, given.run, given.other, given.ablations)
+        pictures = [(address, words) for address, words in PICTURES if (given.out.parent / address).is_file()]
+        write_text(given.out, model_card(sources, pictures))
     except LingbotEvalError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -100,6 +100,19 @@ def test_the_card_shows_what_the_gate_says_of_the_ablations(tmp_path: Path) -> N
     assert text.count("in 0 of 3 scenes") == len(ABLATIONS) - 2
 
 
+def test_runs_elsewhere_and_pictures_are_shown_as_they_are(tmp_path: Path) -> None:
+    given = sources(tmp_path)
+    run = given[given.index("--run") + 1]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "ci_drift.png").write_bytes(b"")
+    assert main([*given, "--other", run]) == 0
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    elsewhere = text.partition("## Elsewhere, as it is")[2]
+    assert "| synthetic/loop-100 | lingbot-ci | 21.0 % | – | 41.0 % | 91.0 % |" in elsewhere
+    assert "](images/ci_drift.png)" in elsewhere
+    assert "ci_training_curve" not in text
+
+
 def test_no_card_of_scores_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = sources(tmp_path)
     (tmp_path / "found.json").write_text("[]")
