@@ -4,6 +4,7 @@ left: the weights' own note, the log, a run of benchmarks/ci_heldout.yaml, runs 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -181,7 +182,16 @@ def _evaluation(run: Path) -> Evaluation:
     stored = store.read_units()
     if stored.missing:
         raise ConfigError(f"{run}: {len(stored.missing)} scenes have no result; run it again to go on")
-    return Evaluation(record.command, [unit.record for unit in stored.units])
+    return Evaluation(_anywhere(record.command), [unit.record for unit in stored.units])
+
+
+def _anywhere(command: str) -> str:
+    """A command without the folder that its results went to, which is of the machine and not of the result."""
+    words = shlex.split(command)
+    if "--out" in words:
+        at = words.index("--out")
+        words[at : at + 2] = []
+    return shlex.join(words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
