@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from lingbot_eval.reports.figure_style import (
     BLUE,
@@ -34,8 +35,10 @@ COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 KIND_COLOURS = dict(zip(KINDS, (GREY, SKY, ORANGE, GREEN), strict=True))
 MOST_CASES = len(COLOURS)
 """More lines than this nobody tells apart; the tables have them all."""
-MOST_STACKS = 4
+MOST_TICKS = 10
+"""Numbers of frames that fit side by side."""
 _GB = 1e9
+_KINDS = [f"cache_{kind}_bytes" for kind in KINDS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,25 +53,40 @@ class Curve:
 def scaling_figure(title: str, curves: Sequence[Curve]) -> Figure:
     """Panels over the first MOST_CASES of ``curves``; a case that failed ends where it failed."""
     shown = list(curves[:MOST_CASES])
-    stacks = max(1, min(MOST_STACKS, len(shown)))
     more = f"; {len(curves) - len(shown)} more in the tables" if len(curves) > len(shown) else ""
     queues = [curve.record.case.get("scenario") == "camera" for curve in shown]
-    rows = (1.0, 1.1, 0.85, 0.9, *([0.8] if any(queues) else []))
+    # The third is the line of the caches' legend.
+    rows = (1.0, 1.1, 0.01, 0.85, 0.9, *([0.8] if any(queues) else []))
     figure = new_figure(11, 3.4 * sum(rows), title + more)
     shown = [replace(curve, label=f"{letter}: {curve.label}") for letter, curve in zip(LETTERS, shown, strict=False)]
-    grid = figure.add_gridspec(len(rows), stacks, height_ratios=rows)
+    stacks = _alike(shown)
+    grid = figure.add_gridspec(len(rows), max(1, len(stacks)), height_ratios=rows)
     _draw_times(figure.add_subplot(grid[0, :]), shown)
     _draw_memory(figure.add_subplot(grid[1, :]), shown)
+    _draw_kind_names(figure.add_subplot(grid[2, :]))
     first: Axes | None = None
-    for position in range(stacks):
-        axes = figure.add_subplot(grid[2, position], sharey=first)
+    for position, alike in enumerate(stacks):
+        axes = figure.add_subplot(grid[3, position], sharey=first)
+        _draw_kinds(axes, alike, unit="" if first else "GB")
+        axes.xaxis.set_major_locator(MaxNLocator(max(2, MOST_TICKS // len(stacks)), steps=[1, 2, 5, 10]))
         first = first or axes
-        if position < len(shown):
-            _draw_kinds(axes, shown[position], with_legend=position == 0)
-    _draw_errors(figure.add_subplot(grid[3, :]), shown)
+    _draw_errors(figure.add_subplot(grid[4, :]), shown)
     if any(queues):
-        _draw_backlog(figure.add_subplot(grid[4, :]), shown)
+        _draw_backlog(figure.add_subplot(grid[5, :]), shown)
     return figure
+
+
+def _alike(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """Cases whose caches hold the same at every frame, together: a backend moves keys and values, and adds none."""
+    found: list[list[Curve]] = []
+    for curve in curves:
+        for group in found:
+            if np.array_equal(group[0].samples[_KINDS].to_numpy(), curve.samples[_KINDS].to_numpy()):
+                group.append(curve)
+                break
+        else:
+            found.append([curve])
+    return found
 
 
 def _draw_times(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -97,7 +115,7 @@ def _draw_memory(axes: Axes, curves: Sequence[Curve]) -> None:
         _line(axes, frames, table[main], colour, "-")
         if top is not None:
             _line(axes, frames, table[top], colour, "--")
-        cache = table[[f"cache_{kind}_bytes" for kind in KINDS]].sum(axis=1)
+        cache = table[_KINDS].sum(axis=1)
         _line(axes, frames, cache, colour, ":")
         if curve.record.out_of_memory:
             axes.plot(frames[-1:], [float(cache.iloc[-1]) / _GB], marker="x", color=colour, markersize=9)
@@ -106,19 +124,19 @@ def _draw_memory(axes: Axes, curves: Sequence[Curve]) -> None:
     style(axes, "frame", "GB", f"Memory, colours as above; {kinds}; ×: out of memory")
 
 
-def _draw_kinds(axes: Axes, curve: Curve, *, with_legend: bool) -> None:
-    frames = _frames(curve)
-    parts = [curve.samples[f"cache_{kind}_bytes"].to_numpy(dtype=np.float64) / _GB for kind in KINDS]
-    axes.stackplot(
-        frames,
-        *parts,
-        labels=[kind.replace("_", " ") for kind in KINDS],
-        colors=[KIND_COLOURS[kind] for kind in KINDS],
-        alpha=0.85,
-    )
-    style(axes, "frame", "GB" if with_legend else "", f"Cache by kind: {curve.label[0]}")
-    if with_legend:
-        axes.legend(fontsize=8, frameon=False, loc="upper left")
+def _draw_kind_names(axes: Axes) -> None:
+    """The caches' colours, above their panels, where they hide no data."""
+    axes.set_axis_off()
+    handles = [Patch(color=KIND_COLOURS[kind], alpha=0.85, label=kind.replace("_", " ")) for kind in KINDS]
+    style(axes, title="Cache in view by kind; cases that hold the same share a panel")
+    legend_above(axes, handles)
+
+
+def _draw_kinds(axes: Axes, alike: Sequence[Curve], unit: str) -> None:
+    frames, samples = _frames(alike[0]), alike[0].samples
+    parts = [samples[column].to_numpy(dtype=np.float64) / _GB for column in _KINDS]
+    axes.stackplot(frames, *parts, colors=[KIND_COLOURS[kind] for kind in KINDS], alpha=0.85)
+    style(axes, "frame", unit, ", ".join(curve.label[0] for curve in alike))
 
 
 def _draw_errors(axes: Axes, curves: Sequence[Curve]) -> None:
