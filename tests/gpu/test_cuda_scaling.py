@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.methods.stepper import Stepper
@@ -20,6 +21,7 @@ from lingbot_eval.types import Frame, Prediction
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 FRAMES = 60
+HARNESS_FRAMES = 300
 
 
 def device() -> torch.device:
@@ -61,18 +63,33 @@ def test_memory_is_seen_from_three_sides() -> None:
     assert held.nbytes <= sample.reserved <= sample.driver
 
 
+def files(root: Path) -> str:
+    """The input setting of a folder of photographs' size: 640×480 JPEG, textured, each another."""
+    random = np.random.default_rng(0)
+    texture = random.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    for number in range(HARNESS_FRAMES):
+        image = np.kron(np.roll(texture, number, axis=1), np.ones((8, 8, 1), np.uint8))
+        Image.fromarray(image).save(root / f"{number}.jpg", quality=90)
+    return f"input={{kind: dataset, dataset: {{name: folder, root: '{root}', scenes: ['{root.name}']}}}}"
+
+
 @pytest.mark.slow
-def test_the_harness_costs_little_beside_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Configuration full at 518×378, offline: all but the model is overlapped."""
+@pytest.mark.parametrize("source", ["memory", "files"])
+def test_the_harness_costs_little_beside_the_model(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Configuration full at 518×378, offline: all but the model is overlapped, decoding and resizing included."""
+    images = tmp_path / "images"
+    images.mkdir()
     overrides = (
         "model.config=full",
         "defaults.precision=bfloat16",
         "defaults.size=[518, 378]",
-        "cases=[{frames: 300, keyframe_interval: 1}]",
-        "input={kind: noise, pool: 32}",
+        f"cases=[{{frames: {HARNESS_FRAMES}, keyframe_interval: 1}}]",
+        files(images) if source == "files" else "input={kind: noise, pool: 32}",
     )
     words = [word for override in overrides for word in ("--set", override)]
-    assert main(["scale", *words, "--out", str(tmp_path), "--json"]) == 0
+    assert main(["scale", *words, "--out", str(tmp_path / "out"), "--json"]) == 0
     (case,) = json.loads(capsys.readouterr().out)["cases"]
     (overhead,) = [m["value"] for m in case["measurements"] if m["name"] == "harness_overhead"]
     assert overhead <= 5

@@ -49,6 +49,17 @@ def test_the_shipped_study_reaches_its_length() -> None:
     assert {100, 320, 1_000, 3_840, 10_000, 25_000} <= set(shipped.checkpoints)
 
 
+def test_the_study_of_the_readme_is_what_its_table_says() -> None:
+    shipped = load_study("scaling_full")
+    assert (shipped.model.config, shipped.device) == ("full", "cuda")
+    cases = list(shipped.all_cases())
+    assert {(case.precision, case.size, case.scenario) for case in cases} == {("bfloat16", (518, 378), "offline")}
+    lengths = [(2000, 1), (10_000, "auto")]
+    assert {(case.frames, case.keyframe_interval, case.backend) for case in cases} == {
+        (*length, backend) for length in lengths for backend in ("triton", "sdpa", "flashinfer")
+    }
+
+
 def test_overrides_reach_lists_and_sections() -> None:
     changed = load_study("scaling", ["cases.0.frames=7", "sweep.window=[8, null]", "input={kind: noise}"])
     assert [(case.frames, case.window) for case in changed.all_cases()] == [(7, 8), (7, None)]
