@@ -10,7 +10,9 @@ several percent: a test over frames calls 10 of the 24 repeats of the same code 
 * frames are gathered into *blocks* of consecutive ones, of which the median counts; a round's figure is the median of
   its blocks;
 * the spread that decides is that *between rounds of the same code*, never that of frames;
-* rounds of two sides measured in turn are compared pair by pair: a load that comes and goes meets both.
+* rounds of two sides measured in turn are compared pair by pair: a load that comes and goes meets both;
+* a machine whose rounds spread further than the change that is looked for drifts as well (on restless_rounds.json the
+  second half of 24 repeats is 11 % slower): rounds measured apart have to show more on it, or cannot be judged.
 """
 
 from __future__ import annotations
@@ -68,9 +70,11 @@ def judge_rounds(
     """Whether ``run`` is slower than ``baseline`` by more than ``min_effect`` and by more than chance.
 
     Each round: (N,) milliseconds of the same N frames in order, NaN where a frame has none. A regression needs all of:
-    the effect above min_effect, its lower end above 0, and p < alpha. A run is incomparable where the ends lie further
-    from the effect than min_effect and reach beyond it: the machine was too restless to tell. in_turn: the k-th rounds
-    of both sides were measured one after the other, so that what befell the machine befell both.
+    the effect above min_effect, its lower end above 0, and p < alpha. The machine was restless where an end lies
+    further from the effect than min_effect: then the lower end of rounds measured apart has to be above min_effect, too
+    (such a machine drifts between the sides, which no test over rounds knows of), and a run of which an end reaches
+    beyond min_effect is incomparable. in_turn: the k-th rounds of both sides were measured one after the other, so that
+    what befell the machine befell both.
     """
     problem = _problem(baseline, run)
     if problem is not None:
@@ -80,15 +84,17 @@ def judge_rounds(
     before, after = (np.array([np.median(blocks) for blocks in rounds]) for rounds in (old, new))
     shift, slower, faster, unit = _tested((before, after), (old, new), alpha, in_turn=in_turn)
     limit = math.log1p(min_effect)
+    restless = max(shift.high - shift.value, shift.value - shift.low) > limit
+    beyond = limit if restless and unit != "pairs of rounds" else 0.0
     words = _words(shift, len(before), len(after))
     status: Literal["held", "better", "regression", "incomparable"] = "held"
-    if shift.value > limit and shift.low > 0 and slower < alpha:
+    if shift.value > limit and shift.low > beyond and slower < alpha:
         status = "regression"
-    elif shift.value < -limit and shift.high < 0 and faster < alpha:
+    elif shift.value < -limit and shift.high < -beyond and faster < alpha:
         status = "better"
-    elif shift.high > limit and max(shift.high - shift.value, shift.value - shift.low) > limit:
+    elif shift.high > limit and restless:
         status = "incomparable"
-        words += f": too restless to tell {min_effect:.0%}; repeat on a quieter machine or give more runs"
+        words += f": too restless to tell {min_effect:.0%}; repeat on a quieter machine, in turn or with more rounds"
     effect, low, high = (math.expm1(value) for value in (shift.value, shift.low, shift.high))
     return TimingVerdict(status, words, effect, low, high, slower, unit)
 

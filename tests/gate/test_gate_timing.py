@@ -96,6 +96,26 @@ def test_a_test_over_frames_would_cry_wolf(path: Path) -> None:
     assert sum(alarms) >= 3
 
 
+def test_a_machine_that_drifts_raises_no_alarm_and_passes_nothing() -> None:
+    """Recorded on a shared host: what comes later is slower, by as much as what the gate is to find.
+
+    Groups of neighbouring rounds against all the others, as a run is held against a baseline of another hour: no alarm.
+    The same slowed by 15 %, and the rounds that were recorded so: never a pass.
+    """
+    same, slowed = recorded(DATA / "restless_rounds.json")
+    assert len(same) >= 20
+    halves = judge_rounds(same[:12], same[12:], DEFAULT.min_effect, DEFAULT.alpha)
+    assert halves.effect is not None
+    assert halves.effect > DEFAULT.min_effect  # or nothing drifts, and this test shows nothing
+    groups = [(k, k + size) for size in (1, 3, 5, 8, 12) for k in range(len(same) - size + 1)]
+    equal = [verdict(same[:start] + same[end:], same[start:end]) for start, end in groups]
+    planted = [verdict(same[:start] + same[end:], [1.15 * times for times in same[start:end]]) for start, end in groups]
+    assert "regression" not in [halves.status, *equal]
+    assert not {"held", "better"} & {verdict(same, slowed), *planted}
+    # It still tells what is far beyond the drift.
+    assert verdict(same[:12], [1.4 * times for times in same[12:]]) == "regression"
+
+
 def test_quiet_rounds_tell_a_slow_down_from_one_run() -> None:
     assert verdict(list(rounds(10, 0)), list(rounds(1, 1, factor=1.15))) == "regression"
     assert verdict(list(rounds(10, 0)), list(rounds(1, 1))) == "held"
