@@ -25,7 +25,10 @@ STUDY = "scaling"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument(
-        "study", nargs="?", default=STUDY, help=f"a study file (YAML), or the name of a shipped one ({STUDY})"
+        "study",
+        nargs="?",
+        default=STUDY,
+        help=f"a study file (YAML), or the name of a shipped one ({STUDY}, scaling_full)",
     )
     add_study_options(parser, "defaults.frames=2000 or sweep.backend='[sdpa, paged]'")
     parser.add_argument("--dry-run", action="store_true", help="print the cases and the memory they would take")
