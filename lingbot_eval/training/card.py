@@ -4,6 +4,7 @@ left: the weights' own note, the log, a run of benchmarks/ci_heldout.yaml, runs 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.training.ablation_table import Scores, markdown, read_scores
+from lingbot_eval.training.recipe import RECIPES
 from lingbot_eval.training.scene_jobs import training_jobs
 
 UNTRAINED = "untrained"
@@ -49,6 +51,7 @@ LIMITS = """\
 - It knows synthetic rooms and corridors alone: upright textured rectangles, soft fixed light, a camera carried at eye
   height by a walker, a horizontal field of view of {low:.0f}° to {high:.0f}°. Nothing that moves, no outdoors, no blur,
   no real sensor.
+- It saw clips of at most {frames} frames: a longer stream loses its way, joined windows of such a length hold.
 - Lengths are in units of what the first frames see: it gives no metres.
 - It is small and was trained for minutes: good for telling whether cache, rotary clock and heads work, not for use.
 """
@@ -86,6 +89,7 @@ def model_card(sources: Sources, pictures: Sequence[tuple[str, str]] = ()) -> st
     """The card in Markdown. pictures: (address, what is to be seen)."""
     about, last = sources.about, sources.log.iloc[-1]
     low, high = training_jobs(1, 1, 0).fovs
+    frames = max(diet.frames for phase in RECIPES[about["recipe"]].phases for _, diet in phase.diets)
     rows = [
         ("weights", f"{sources.weights_bytes / 1e6:.1f} MB, safetensors, half precision, averaged over steps"),
         ("configuration", about["config"]),
@@ -120,7 +124,7 @@ def model_card(sources: Sources, pictures: Sequence[tuple[str, str]] = ()) -> st
     if sources.found is not None:
         parts += ["## What each part is worth", ABOUT_ABLATIONS, markdown(sources.found).rstrip()]
     parts += [f"![{words}]({address})" for address, words in pictures]
-    return "\n\n".join([*parts, "## Limits", LIMITS.format(low=low, high=high)])
+    return "\n\n".join([*parts, "## Limits", LIMITS.format(low=low, high=high, frames=frames)])
 
 
 def _row(target: Target, units: Sequence[UnitRecord]) -> tuple[str, ...]:
@@ -162,6 +166,8 @@ def read_sources(weights: Path, log: Path, run: Path, others: Sequence[Path], fo
     needed = ("config", "licence", "data", "scenes", "steps", "runs", "recipe", "seed", "minutes", "device", "torch")
     if lacking := [key for key in needed if key not in about]:
         raise CheckpointError(f"{weights}: says nothing of its {lacking[0]}; expected weights as training leaves them")
+    if about["recipe"] not in RECIPES:
+        raise CheckpointError(f"{weights}: its recipe is {about['recipe']!r}; expected one of {', '.join(RECIPES)}")
     held_out, *more = [_evaluation(path) for path in (run, *others)]
     try:
         table = pd.read_csv(log)
@@ -186,12 +192,15 @@ def _evaluation(run: Path) -> Evaluation:
 
 
 def _anywhere(command: str) -> str:
-    """A command without the folder that its results went to, which is of the machine and not of the result."""
+    """A command without what is of the machine and not of the result: the folder that its results went to, and the
+    places of datasets in variables before it."""
     words = shlex.split(command)
     if "--out" in words:
         at = words.index("--out")
         words[at : at + 2] = []
-    return shlex.join(words)
+    start = next((i for i, word in enumerate(words) if not re.match(r"[A-Z_0-9]+=", word)), 0)
+    places = [word.partition("=")[0] + "=FOLDER" for word in words[:start]]
+    return " ".join([*places, shlex.join(words[start:])])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -111,6 +111,18 @@ def test_runs_elsewhere_and_pictures_are_shown_as_they_are(tmp_path: Path) -> No
     assert "| synthetic/loop-100 | lingbot-ci | 21.0 % | – | 41.0 % | 91.0 % |" in elsewhere
     assert "](images/ci_drift.png)" in elsewhere
     assert "ci_training_curve" not in text
+    assert "clips of at most 144 frames" in text
+
+
+def test_commands_leave_out_what_is_of_the_machine(tmp_path: Path) -> None:
+    given = sources(tmp_path)
+    path = next((tmp_path / "runs").rglob("run.json"))
+    record = json.loads(path.read_text())
+    record["command"] = "TUM_ROOT=/home/me/tum lingbot-eval run tum --set 'a={b: 1}' --out /scratch/x"
+    path.write_text(json.dumps(record))
+    assert main(given) == 0
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert "`TUM_ROOT=FOLDER lingbot-eval run tum --set 'a={b: 1}'`" in text
 
 
 def test_no_card_of_scores_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
