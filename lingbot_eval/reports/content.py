@@ -16,7 +16,7 @@ from lingbot_eval.reports.tables import RunResults, Table, wide_tables
 
 @dataclass(frozen=True)
 class Content:
-    """One report. together: figures of scenes that several runs share. units: figures of each run's units."""
+    """One report. together: of scenes that several methods or runs share. units: figures of each run's units."""
 
     opened: Opened
     tables: tuple[Table, ...]

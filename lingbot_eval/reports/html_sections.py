@@ -56,7 +56,7 @@ def differences(content: Content) -> Section | None:
 
 
 def figures(content: Content) -> Section | None:
-    """Runs side by side, then every unit."""
+    """Scenes side by side, then every unit."""
     units = [unit for unit in (*content.together, *content.units) if unit.figures]
     return Section("figures", "Figures", "figures", {"units": units}) if units else None
 

@@ -101,7 +101,7 @@ def _column(lines: Sequence[Line], column: str, unit: str, title: str) -> _Panel
             stretches.append(stretch)
     if len(curves) < 2:
         return None
-    note = f", rolling median of {max(stretches)} frames" if max(stretches) > 1 else ""
+    note = f", rolling median of up to {max(stretches)} frames" if max(stretches) > 1 else ""
     return _Panel(title + note, unit, tuple(curves))
 
 

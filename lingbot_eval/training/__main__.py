@@ -23,12 +23,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--start-from", type=Path, help="weights of an earlier run: a file, or what it exported")
     parser.add_argument("--export", type=Path, help="folder for what the next machine starts from, in small files")
     parser.add_argument("--call-minutes", type=float, help="stop this call then, saved; call again to go on")
-    parser.add_argument("--recipe", default="gpu", choices=("gpu-opening", "gpu", "gpu-more", "tiny"))
+    parser.add_argument("--recipe", default="gpu", choices=("gpu", "gpu-more", "tiny"))
     parser.add_argument("--learning-rate", type=float, help="peak; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes for scenes")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the blocks: a minute, then faster steps")
     parser.add_argument("--json", action="store_true", help="one JSON object a log line")
     return parser
 
@@ -58,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         export=given.export,
         call_minutes=given.call_minutes,
         workers=given.workers,
-        compiled=given.compile,
     )
     try:
         weights = train(settings, choose_device(given.device), report)

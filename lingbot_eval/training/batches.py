@@ -23,7 +23,7 @@ class BatchMaker:
     def __init__(self, bank: Bank, length: int, precision: torch.dtype) -> None:
         self._bank, self._length = bank, length
         self._like = torch.empty(0, dtype=precision, device=bank.device)
-        self._plans: dict[tuple[StreamShape, tuple[int, int]], ClipPlan] = {}
+        self._plans: dict[tuple[StreamShape, Diet], ClipPlan] = {}
 
     def draw(self, phase: Phase, generator: torch.Generator) -> Batch:
         """A batch of one of the phase's diets, in one of its windows and intervals."""
@@ -45,7 +45,8 @@ class BatchMaker:
         return clips, self._plan(stream, diet), chosen.to(self._bank.device)
 
     def _plan(self, stream: StreamShape, diet: Diet) -> ClipPlan:
-        key = (stream, diet.size)
+        # A plan of each diet's own: a captured step is of one plan, and of one number of clips and supervised frames.
+        key = (stream, diet)
         if key not in self._plans:
             self._plans[key] = ClipPlan(stream, diet.size, self._like)
         return self._plans[key]

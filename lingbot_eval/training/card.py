@@ -46,12 +46,13 @@ TARGETS = (
 )
 ABOUT_ABLATIONS = """\
 Medians over scenes of the masked forward with one part taken away. In brackets, and in the last column for any of the
-four: in how many scenes the gate, with its default tolerances, calls the value worse than as trained."""
+four: in how many scenes the gate, with its default tolerances, calls the value worse than as trained. Depth is that of
+16 frames a scene here, of all of them above."""
 LIMITS = """\
 - It knows synthetic rooms and corridors alone: upright textured rectangles, soft fixed light, a camera carried at eye
   height by a walker, a horizontal field of view of {low:.0f}° to {high:.0f}°. Nothing that moves, no outdoors, no blur,
   no real sensor.
-- It saw clips of at most {frames} frames: a longer stream loses its way, joined windows of such a length hold.
+- It saw clips of at most {frames} frames; how longer streams fare is in the tables above.
 - Lengths are in units of what the first frames see: it gives no metres.
 - It is small and was trained for minutes: good for telling whether cache, rotary clock and heads work, not for use.
 """
@@ -109,7 +110,7 @@ def model_card(sources: Sources, pictures: Sequence[tuple[str, str]] = ()) -> st
         "## Training",
         _table(("", ""), rows),
         "## On places it was not trained on",
-        f"`{sources.held_out.command}`: {len(sources.held_out.units)} scenes, streamed. Over the scenes:",
+        f"{_code(sources.held_out.command)}: {len(sources.held_out.units)} scenes, streamed. Over the scenes:",
         _table(
             ("", "median", "worst", "target for the median", ""), [_row(t, sources.held_out.units) for t in TARGETS]
         ),
@@ -118,8 +119,10 @@ def model_card(sources: Sources, pictures: Sequence[tuple[str, str]] = ()) -> st
         parts.append("## Elsewhere, as it is")
     for other in sources.others:
         parts += [
-            f"`{other.command}`:",
-            _table(("scene", "method", *(t.words for t in TARGETS)), [_scene_row(unit) for unit in other.units]),
+            f"{_code(other.command)}:",
+            _table(
+                ("scene", "method", "frames", *(t.words for t in TARGETS)), [_scene_row(unit) for unit in other.units]
+            ),
         ]
     if sources.found is not None:
         parts += ["## What each part is worth", ABOUT_ABLATIONS, markdown(sources.found).rstrip()]
@@ -141,13 +144,32 @@ def _row(target: Target, units: Sequence[UnitRecord]) -> tuple[str, ...]:
 
 
 def _scene_row(unit: UnitRecord) -> tuple[str, ...]:
-    values = [_value(target, unit.measurements) for target in TARGETS]
-    return (f"{unit.dataset}/{unit.scene}", unit.method, *("–" if v is None else f"{v:.1f} %" for v in values))
+    """What was measured of a scene, or why it was not."""
+    cells = []
+    for target in TARGETS:
+        found = _measurement(target, unit.measurements)
+        if unit.status == "failed":
+            cells.append(f"failed: {unit.reason}")
+        elif found is None:
+            cells.append("not asked for")
+        else:
+            cells.append(found.reason or "no value" if found.value is None else f"{found.value:.1f} %")
+    return (f"{unit.dataset}/{unit.scene}", unit.method, str(unit.frames), *cells)
 
 
 def _value(target: Target, measurements: Sequence[MeasurementRecord]) -> float | None:
+    found = _measurement(target, measurements)
+    return None if found is None else found.value
+
+
+def _measurement(target: Target, measurements: Sequence[MeasurementRecord]) -> MeasurementRecord | None:
     wanted = (target.family, target.name, target.variant)
-    return next((m.value for m in measurements if (m.family, m.name, m.variant) == wanted), None)
+    return next((m for m in measurements if (m.family, m.name, m.variant) == wanted), None)
+
+
+def _code(text: str) -> str:
+    """As a Markdown code span, whatever is in it."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -188,19 +210,27 @@ def _evaluation(run: Path) -> Evaluation:
     stored = store.read_units()
     if stored.missing:
         raise ConfigError(f"{run}: {len(stored.missing)} scenes have no result; run it again to go on")
-    return Evaluation(_anywhere(record.command), [unit.record for unit in stored.units])
+    try:
+        command = _anywhere(record.command)
+    except ValueError as error:
+        raise ConfigError(f"{run}: its record holds no command that a shell would read ({error})") from error
+    return Evaluation(command, [unit.record for unit in stored.units])
 
 
 def _anywhere(command: str) -> str:
     """A command without what is of the machine and not of the result: the folder that its results went to, and the
-    places of datasets in variables before it."""
+    places of datasets, in variables before it and in settings. Raises ValueError for quotes that do not close."""
     words = shlex.split(command)
-    if "--out" in words:
-        at = words.index("--out")
-        words[at : at + 2] = []
     start = next((i for i, word in enumerate(words) if not re.match(r"[A-Z_0-9]+=", word)), 0)
     places = [word.partition("=")[0] + "=FOLDER" for word in words[:start]]
-    return " ".join([*places, shlex.join(words[start:])])
+    kept: list[str] = []
+    rest = iter(words[start:])
+    for word in rest:
+        if word == "--out":
+            next(rest, None)
+        elif not word.startswith("--out="):
+            kept.append(re.sub(r"^((?:--set=)?[\w.]+\.root)=.*", r"\1=FOLDER", word))
+    return " ".join([*places, shlex.join(kept)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -63,7 +63,8 @@ class Journal:
             axes.set_xlabel("minutes", fontsize=9)
             axes.grid(True, color="#DDDDDD", linewidth=0.6)
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(fontsize=7, frameon=False)
+                # Below, where it hides no data.
+                axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
             if title == "validation":
                 axes.set_ylim(0, 1.2)
             elif (table[[t for t in terms if t in table]] > 0).all(axis=None):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lingbot_eval.errors import CheckpointError
-from lingbot_eval.model.blocks import Block
 from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.training.auxiliary import AuxiliaryHeads
@@ -61,15 +60,6 @@ class Learner:
             self._captured = CapturedSteps(self.differentiate, self._update, self.model.constants, device)
         self.skips = SkipCounter(device)
 
-    def compile(self) -> None:
-        """Fuse what stands between the matrix products of every block; a minute once, then larger steps a second.
-
-        Shapes are left open, or every kind of batch would be compiled anew.
-        """
-        for module in self.model.aggregator.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=True)
-
     def differentiate(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> dict[str, Tensor]:
         """Fill the gradients, launched operation by operation; returns the terms of the loss and their sum."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
@@ -84,7 +74,7 @@ class Learner:
         return {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
 
     def rehearse(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> None:
-        """Compile, capture and allocate what a kind of batch needs; the weights stay."""
+        """Capture and allocate what a kind of batch needs; the weights stay."""
         if self._captured is None:
             self.differentiate(clips, plan, depth_frames)
             return

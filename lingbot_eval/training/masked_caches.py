@@ -41,7 +41,6 @@ class ClipCache:
         starts = range(0, self._frames, chunk_frames)
         self._chunks = [_chunk(visibility.seen, tokens, starts, number, like) for number in range(len(starts))]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph of its own for every mask gains nothing
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B·F·T, heads, 64) of all clips → the same."""
         del layer  # every layer sees alike

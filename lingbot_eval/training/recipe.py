@@ -102,8 +102,6 @@ _GPU = Recipe(
 RECIPES = {
     # One GPU, twenty minutes: most of them at half resolution, where a step sees most.
     "gpu": _GPU,
-    # What a run begins with and no more, at an even rate: whether matches are being found.
-    "gpu-opening": replace(_GPU, phases=(Phase(1.0, ((1.0, _SHORT),)),), final_share=1.0),
     # The same where another run's weights go on: what comes early is known, and nothing is to be unlearned.
     "gpu-more": replace(
         _GPU,

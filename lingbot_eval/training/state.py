@@ -22,13 +22,14 @@ STATE, WEIGHTS = "training_state.safetensors", "ci.safetensors"
 @dataclass(frozen=True)
 class Progress:
     """steps: done. seconds: trained. jobs: scenes taken. plan: what the run was started as. origin: what other runs
-    had trained before it."""
+    had trained before it. length: seconds planned in all, infinite of a run that is planned in steps."""
 
     steps: int
     seconds: float
     jobs: int
     plan: Mapping[str, Any]
     origin: Mapping[str, Any]
+    length: float
 
 
 def save_state(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> None:

@@ -38,7 +38,7 @@ class TrainingSettings:
 
     start_from: weights of an earlier run, a file or what it exported. export: folder for what travels to the next
     machine. learning_rate: peak, None for the recipe's. call_minutes: stop this call after so many minutes, saved, the
-    run to be resumed. workers: processes that build scenes. compiled: torch.compile the blocks. log_seconds,
+    run to be resumed. workers: processes that build scenes. log_seconds,
     save_seconds: how often.
     """
 
@@ -54,7 +54,6 @@ class TrainingSettings:
     learning_rate: float | None = None
     call_minutes: float | None = None
     workers: int = 0
-    compiled: bool = False
     log_seconds: float = 30.0
     save_seconds: float = 120.0
 
@@ -105,11 +104,10 @@ class _Run:
         self._journal = Journal(settings.out)
         self._limit = SkipLimit()
         self._steps, self._trained_before, self._jobs = 0, 0.0, 0
+        self._length = 0.0
         self._origin = Origin()
         self._begin()
         self._supply = stack.enter_context(JobSupply(self._orders(), settings.workers))
-        if settings.compiled:
-            self._learner.compile()
         self._bank = self._new_bank(self._recipe.bank_capacity, self._recipe.bank_frames)
         self._batches = BatchMaker(self._bank, self._recipe.bank_frames, self._learner.precision)
         self._taken = 0
@@ -147,6 +145,8 @@ class _Run:
 
     def _planned_seconds(self) -> float:
         """Length of the run in seconds of training, over all calls; infinite where it is given in steps."""
+        if self._settings.within_minutes is not None and self._length > 0:
+            return self._length  # as the first call planned it: the schedule lies over it
         if self._settings.within_minutes is not None:
             left = 60 * self._settings.within_minutes - (self._clock - self._started) - ENDING_SECONDS
             return self._trained_before + max(left, 1.0)
@@ -244,7 +244,8 @@ class _Run:
     def _save(self) -> dict[str, str]:
         """State and weights; returns what the weights say of themselves."""
         tensors = self._learner.tensors() | {GENERATOR_KEY: self._generator.get_state()}
-        progress = Progress(self._steps, self._seconds(), self._jobs, self._settings.plan(), asdict(self._origin))
+        plan, origin = self._settings.plan(), asdict(self._origin)
+        progress = Progress(self._steps, self._seconds(), self._jobs, plan, origin, self._length)
         save_state(self._settings.out, progress, tensors)
         about = self._about()
         export_weights(self._settings.out / WEIGHTS, self._learner.averaged, about)
@@ -294,4 +295,5 @@ class _Run:
         self._generator.set_state(tensors[GENERATOR_KEY])
         self._origin = Origin(**progress.origin)
         self._steps, self._trained_before, self._jobs = progress.steps, progress.seconds, progress.jobs
+        self._length = progress.length
         self._journal.forget_after(self._origin.steps + self._steps)

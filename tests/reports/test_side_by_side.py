@@ -204,7 +204,7 @@ def test_methods_of_one_scene_are_drawn_side_by_side_with_their_growing_error() 
     figure = together_figure(lines, "scene") or pytest.fail("nothing drawn")
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]
     assert ["growing prefixes" in title for title in titles] == [True, False, False]
-    assert ["rolling median of" in title for title in titles] == [False, True, True]
+    assert ["rolling median of up to" in title for title in titles] == [False, True, True]
     growth = [line.get_ydata() for line in figure.axes[0].get_lines()]
     assert [curve[-1] / curve[0] for curve in growth] == [pytest.approx(39)] * 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [" _a $x$", "b"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -108,21 +109,30 @@ def test_runs_elsewhere_and_pictures_are_shown_as_they_are(tmp_path: Path) -> No
     assert main([*given, "--other", run]) == 0
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     elsewhere = text.partition("## Elsewhere, as it is")[2]
-    assert "| synthetic/loop-100 | lingbot-ci | 21.0 % | – | 41.0 % | 91.0 % |" in elsewhere
+    assert re.search(
+        r"\| synthetic/loop-100 \| lingbot-ci \| \d+ \| 21.0 % \| does not move \| 41.0 % \| 91.0 % \|", elsewhere
+    )
     assert "](images/ci_drift.png)" in elsewhere
     assert "ci_training_curve" not in text
     assert "clips of at most 144 frames" in text
 
 
-def test_commands_leave_out_what_is_of_the_machine(tmp_path: Path) -> None:
+def test_commands_leave_out_what_is_of_the_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = sources(tmp_path)
     path = next((tmp_path / "runs").rglob("run.json"))
     record = json.loads(path.read_text())
-    record["command"] = "TUM_ROOT=/home/me/tum lingbot-eval run tum --set 'a={b: 1}' --out /scratch/x"
+    record["command"] = (
+        "TUM_ROOT=/home/me/tum lingbot-eval run tum --set 'a={b: 1}' --out /scratch/x"
+        " --set datasets.0.root=/home/me/7 --out=/scratch/y --json"
+    )
     path.write_text(json.dumps(record))
     assert main(given) == 0
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
-    assert "`TUM_ROOT=FOLDER lingbot-eval run tum --set 'a={b: 1}'`" in text
+    assert "`TUM_ROOT=FOLDER lingbot-eval run tum --set 'a={b: 1}' --set datasets.0.root=FOLDER --json`" in text
+    record["command"] = "lingbot-eval run 'x"
+    path.write_text(json.dumps(record))
+    assert main(given) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_no_card_of_scores_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

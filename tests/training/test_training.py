@@ -69,6 +69,18 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert (tmp_path / STATE).stat().st_mtime_ns == before
 
 
+def test_a_run_that_was_cut_off_keeps_the_length_that_its_schedule_lies_over(tmp_path: Path) -> None:
+    within = replace(settings(tmp_path), steps=None, within_minutes=0.5)
+    train(replace(within, call_minutes=0.0), CPU, ignore)
+    first, _ = load_state(tmp_path) or pytest.fail("no state")
+    assert 0 < first.length < 30
+    assert first.seconds < first.length
+    train(replace(within, call_minutes=0.0), CPU, ignore)
+    second, _ = load_state(tmp_path) or pytest.fail("no state")
+    assert second.length == first.length
+    assert second.seconds >= first.seconds
+
+
 def test_a_state_brings_back_the_learner_exactly() -> None:
     clips, plan = batch()
     frames = torch.arange(4)
