@@ -63,8 +63,9 @@ class Journal:
             axes.set_xlabel("minutes", fontsize=9)
             axes.grid(True, color="#DDDDDD", linewidth=0.6)
             if axes.get_legend_handles_labels()[0]:
-                # Below, where it hides no data.
-                axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+                # Below, where it hides no data; the names of what is validated are long.
+                columns = 1 if title == "validation" else 2
+                axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns)
             if title == "validation":
                 axes.set_ylim(0, 1.2)
             elif (table[[t for t in terms if t in table]] > 0).all(axis=None):
