@@ -186,8 +186,9 @@ def test_device_memory_grows_by_the_trajectory_memory_alone(backend: Backend) ->
         for frame in frames:
             session.step(images[frame % 8])
         torch.cuda.synchronize()
-        return torch.cuda.memory_allocated() - session.allocated_bytes()
+        # As asked for: the allocator leaves up to a mebibyte of a large block unsplit and counts it as allocated.
+        requested: int = torch.cuda.memory_stats()["requested_bytes.all.current"]
+        return requested - session.allocated_bytes()
 
     before = run_to(range(60))
-    # The allocator rounds blocks up to 512 bytes; nothing else may be added by 400 more frames.
-    assert run_to(range(60, 460)) - before < 2**20
+    assert run_to(range(60, 460)) - before < 2**18
