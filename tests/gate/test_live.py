@@ -36,8 +36,8 @@ def step_ms(session: Session, pixels: torch.Tensor, planted: float) -> float:
 def one_round(bench: Bench, images: list[torch.Tensor], scale: int) -> dict[str, FloatArray]:
     """(N,) times of the step frames of every side.
 
-    The sides take turns frame by frame, in every order alike: what befalls the machine for longer than a frame befalls
-    all of them. (Turns of whole passes, seconds each, could not be judged on a shared host that nobody else was using.)
+    The sides take turns frame by frame, in the six orders one after another: what befalls the machine for longer than a
+    frame befalls all of them, and each side comes first, second and last nearly equally often.
     """
     sessions = {side: bench.open(Contender(side, "sdpa", "float32")) for side in SIDES}
     orders = itertools.cycle(itertools.permutations(SIDES))
