@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
 from lingbot_eval.training.bank import Bank
 from lingbot_eval.training.clips import ClipShape, draw_clips
 from lingbot_eval.training.forward import ClipPlan
+from lingbot_eval.training.journal import CSV
 from lingbot_eval.training.learner import Learner
 from lingbot_eval.training.recipe import RECIPES
 from lingbot_eval.training.scene_jobs import build_job, training_jobs
+from lingbot_eval.training.skips import SkipCount
+from lingbot_eval.training.state import load_state
 from lingbot_eval.training.trainer import TrainingSettings, train
 from lingbot_eval.training.visibility import StreamShape
 from tests.streaming.networks import TINY
@@ -73,3 +80,52 @@ def test_replayed_steps_are_the_launched_ones() -> None:
     replayed.learn(*batch, 1e-3)
     moved = torch.cat([p.detach().flatten() for p in replayed.model.parameters()]) - begun
     assert 1e-5 < float(moved.abs().max()) < 0.02
+
+
+def test_a_replayed_step_that_is_not_finite_changes_nothing_and_is_counted() -> None:
+    cuda = torch.device("cuda")
+    bank = Bank(1, 40, SIZE, cuda)
+    bank.add(build_job(training_jobs(40, 1, 0), 3))
+    good = draw_clips(bank, 40, ClipShape(1, 24, SIZE, (1, 1), 8), torch.Generator().manual_seed(0))
+    bad = replace(good, log_depth=good.log_depth.clone())
+    bad.log_depth[0, 0, 3, 3] = torch.inf
+    learner = Learner(TINY, RECIPES["tiny"], 0, cuda)
+    plan = ClipPlan(StreamShape(24, 8, 4, 1), SIZE, torch.empty(0, dtype=learner.precision, device=cuda))
+    frames = torch.arange(8).to(cuda)
+    learner.learn(good, plan, frames, 1e-3)
+    before = {name: value.clone() for name, value in learner.tensors().items()}
+    terms = learner.learn(bad, plan, frames, 1e-3)
+    assert {float(value) for value in terms.values()} == {0.0}
+    for name, value in learner.tensors().items():
+        assert torch.equal(value, before[name]), name
+    assert learner.skips.read() == SkipCount(1, 1)
+    assert float(learner.learn(good, plan, frames, 1e-3)["loss"]) > 0
+    assert learner.skips.read().skipped == 0
+    after = learner.tensors()
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert any(not torch.equal(after[name], before[name]) for name in before if name.startswith("trained."))
+    steps = {name: int(value) for name, value in after.items() if name.endswith(".step")}
+    assert set(steps.values()) == {2}, steps
+
+
+def test_a_run_stopped_by_its_call_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = 0.0
+
+    def stop_after_three(row: dict[str, float]) -> None:
+        nonlocal waited
+        if row.get("step") == 3:
+            waited += 3600.0
+
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + waited)
+    monkeypatch.setattr("lingbot_eval.training.trainer.time", clock)
+    settings = TrainingSettings(out=tmp_path, recipe="tiny", steps=6, log_seconds=0.0)
+    step = "optimizer.model.camera_head.pose_branch.fc2.weight.step"
+    train(replace(settings, call_minutes=30.0), torch.device("cuda"), stop_after_three)
+    first, tensors = load_state(tmp_path) or pytest.fail("no state")
+    assert (first.steps, float(tensors[step])) == (3, 3)
+    train(settings, torch.device("cuda"), lambda row: None)
+    last, tensors = load_state(tmp_path) or pytest.fail("no state")
+    assert (last.steps, float(tensors[step])) == (6, 6)
+    assert last.jobs > first.jobs
+    assert last.seconds > first.seconds
+    assert pd.read_csv(tmp_path / CSV)["step"].tolist() == [1, 2, 3, 4, 5, 6]
