@@ -71,7 +71,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensor
     for i, name in enumerate(names):
         prefix = f"optimizer.{name}."
         held = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if held:  # a parameter that nothing uses has none
+        if held:  # before its first step a run has none
             state[i] = held
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
