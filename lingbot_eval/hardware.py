@@ -36,6 +36,17 @@ def runs_triton(device: torch.device) -> bool:
 
 
 @contextmanager
+def tf32_products(*, allowed: bool) -> Iterator[None]:
+    """Whether products of float32 on a GPU may round to the matrix units' short mantissa; as before at the end."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextmanager
 def on_device(device: torch.device) -> Iterator[None]:
     """Makes a CUDA device the current one; nothing to do for a CPU.
 

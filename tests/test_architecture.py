@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streaming": COMMON | {"hardware", "model", "cache"},
     "methods": COMMON | {"streaming", "model", "cache", "profiling"},
     "verification": COMMON | {"streaming", "model", "cache"},
-    "stages": COMMON | {"streaming", "model", "cache", "profiling"},
+    "stages": COMMON | {"hardware", "streaming", "model", "cache", "profiling"},
     "runs": COMMON | {"adapters", "preparation", "methods", "metrics", "profiling"},
     "reports": COMMON | {"runs"},
     "comparison": COMMON | {"metrics", "preparation", "profiling", "model", "streaming", "methods", "runs", "reports"},
@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gate": COMMON | {"runs", "metrics", "reports", "comparison"},
     # Trains the small checkpoint: renders the generator's scenes, asks the cache's policy, scores as the metrics do.
     # Nothing else imports it. The model card reads what a run stored, and the gate judges ablations as it judges runs.
-    "training": COMMON | {"adapters", "cache", "model", "metrics", "runs", "gate"},
+    "training": COMMON | {"adapters", "cache", "hardware", "model", "metrics", "runs", "gate"},
     "cli": COMMON
     | {"adapters", "preparation", "metrics", "profiling", "hardware", "cache", "model", "streaming", "methods"}
     | {"verification", "stages", "runs", "reports", "comparison", "gate", "doctor", "conversion", "scaling"},

@@ -153,8 +153,10 @@ def _document(outcome: Outcome, stored: StoredUnits, report: list[Path] | None) 
 
 
 def _print_summary(outcome: Outcome, stored: StoredUnits) -> None:
+    from lingbot_eval.runs.records import is_untrained
+
     output.line()
-    untrained = any(label.startswith("untrained") for label in outcome.record.weights.values())
+    untrained = any(is_untrained(label) for label in outcome.record.weights.values())
     output.line(f"Results{' (untrained weights: the numbers say nothing of the method)' if untrained else ''}")
     for unit in stored.units:
         record = unit.record

@@ -15,7 +15,7 @@ from lingbot_eval.errors import ConfigError, DataError, StoreError, UnscorableEr
 from lingbot_eval.formats.association import associate
 from lingbot_eval.formats.trajectories import TrajectoryFile, read_tum
 from lingbot_eval.geometry.alignment import umeyama
-from lingbot_eval.runs.records import MeasurementRecord, RunRecord, UnitRecord
+from lingbot_eval.runs.records import MeasurementRecord, RunRecord, UnitRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit, StoredUnits
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE
 from lingbot_eval.types import FloatArray
@@ -131,7 +131,7 @@ def compare_runs(a: Path, b: Path) -> RunComparison:
         f"{run.name} {method}"
         for run in runs
         for method, weights in run.record.weights.items()
-        if weights.startswith("untrained")
+        if is_untrained(weights)
     ]
     return RunComparison(
         a=str(a),

@@ -14,6 +14,7 @@ from lingbot_eval.adapters.readers import image_size, read_pose
 from lingbot_eval.adapters.sequence import FileSequence
 from lingbot_eval.doctor.findings import Finding, gathered
 from lingbot_eval.errors import DataError
+from lingbot_eval.geometry.poses import path_length
 from lingbot_eval.types import FloatArray
 
 ROTATION_WARNING = 1e-2  # deviation of R R^T from the identity; KinectFusion's poses stay below
@@ -106,7 +107,7 @@ def _rotations(poses: FloatArray) -> list[Finding]:
     deviation = np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)).max(axis=(1, 2))
     worst = int(np.argmax(deviation))
     mirrored = int((np.linalg.det(rotations) < 0).sum())
-    path = float(np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1).sum())
+    path = path_length(poses[:, :3, 3])
     findings = [
         Finding(
             "note",

@@ -60,3 +60,8 @@ def nearest_rotation(matrix: FloatArray) -> FloatArray:
 def orthogonalised(pose: FloatArray) -> FloatArray:
     """(..., 4, 4) poses with the rotation part replaced by the nearest rotation (protocol.md section 1)."""
     return pose_matrix(nearest_rotation(pose[..., :3, :3]), pose[..., :3, 3])
+
+
+def path_length(positions: FloatArray) -> float:
+    """Sum of the straight steps between (N, 3) consecutive positions, in their unit; 0 for fewer than two."""
+    return float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3, umeyama
-from lingbot_eval.geometry.poses import rotation_angle
+from lingbot_eval.geometry.poses import path_length, rotation_angle
 from lingbot_eval.metrics.matching import MatchedPoses, finite_poses, match_poses
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.types import FloatArray, Measurement, Trajectory
@@ -241,7 +241,7 @@ def _shares(matched: MatchedPoses, transforms: Mapping[str, Sim3], reasons: Mapp
     truth = matched.reference[:, :3, 3]
     error = _rmse(_position_errors(matched, transforms["sim3"]))
     motionless = _rmse(np.linalg.norm(truth - truth.mean(axis=0), axis=1))
-    path = float(np.linalg.norm(np.diff(truth, axis=0), axis=1).sum())
+    path = path_length(truth)
     return [of_motionless.value(100 * error / motionless, count), of_path.value(100 * error / path, count)]
 
 
@@ -255,10 +255,11 @@ def _context(matched: MatchedPoses, transforms: Mapping[str, Sim3], reasons: Map
         "factor by which the Sim(3) alignment over all matched frames multiplies the estimate's lengths",
     )
     length = Quantity("trajectory", "path_length", "", "m", "length of the reference path through the matched frames")
-    steps = np.linalg.norm(np.diff(matched.reference[:, :3, 3], axis=0), axis=1)
     return [
         scale.value(transforms["sim3"].scale, count) if "sim3" in transforms else scale.failed(reasons["sim3"], count),
-        length.value(float(steps.sum()), count) if count else length.failed("no matched frames", count),
+        length.value(path_length(matched.reference[:, :3, 3]), count)
+        if count
+        else length.failed("no matched frames", count),
     ]
 
 

@@ -93,7 +93,9 @@ def draw_units(
             figures = _save(_figures(data, label), label, folder, stem)
             single.append(UnitFigures(label, figures, data.problems))
             line = method_label(names[2], run.results.untrained) + (f" · {run.label}" if prefix else "")
-            together.setdefault(names[:2], []).append(Line(line, data.frames, data.drift))
+            lines = together.setdefault(names[:2], [])
+            if data.frames is not None or data.drift is not None:
+                lines.append(Line(line, data.frames, data.drift))
             drawn()
     return _together(together, folder), tuple(single)
 
@@ -133,10 +135,13 @@ def _save(figures: Iterator[tuple[str, Figure]], label: str, folder: Path, stem:
 
 
 def _together(scenes: Mapping[tuple[str, str], list[Line]], folder: Path) -> tuple[UnitFigures, ...]:
-    from lingbot_eval.reports.together_figure import together_figure
-
     found = []
     for number, ((dataset, scene), lines) in enumerate(scenes.items(), start=1):
+        if len(lines) < 2:
+            continue
+        # As in _figures: matplotlib only where something is drawn.
+        from lingbot_eval.reports.together_figure import together_figure
+
         label = f"{dataset} / {scene}"
         figure = together_figure(lines, label)
         if figure is not None:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lingbot_eval.runs.disk import unit_directory
-from lingbot_eval.runs.records import MeasurementRecord, RunRecord
+from lingbot_eval.runs.records import MeasurementRecord, RunRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit, StoredUnits
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NO_WEIGHTS = "none"
-_UNTRAINED = "untrained"  # how the words on weights begin where there are no trained ones
 
 Names = tuple[str, str, str]  # dataset, scene, method
 ColumnKey = tuple[str, str, str, str]  # family, name, variant, unit
@@ -87,7 +86,7 @@ class Row:
     @property
     def untrained(self) -> bool:
         """Whether the method ran with untrained weights."""
-        return self.weights.startswith(_UNTRAINED)
+        return is_untrained(self.weights)
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class RunResults:
 
 def untrained_methods(weights: Mapping[str, str]) -> tuple[str, ...]:
     """Methods whose weights the record calls untrained."""
-    return tuple(method for method, words in weights.items() if words.startswith(_UNTRAINED))
+    return tuple(method for method, words in weights.items() if is_untrained(words))
 
 
 def read_results(store: RunStore) -> RunResults:

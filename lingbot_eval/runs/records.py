@@ -47,6 +47,11 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def is_untrained(weights: str) -> bool:
+    """Whether a record's words on a method's weights say that there are no trained ones."""
+    return weights.startswith("untrained")
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

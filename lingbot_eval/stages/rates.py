@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from lingbot_eval.hardware import tf32_products
 from lingbot_eval.stages.clock import seconds_each
 
 
@@ -26,12 +27,8 @@ def measure_rates(device: torch.device, kinds: tuple[str, ...]) -> Rates:
     for kind in kinds:
         dtype = torch.float32 if kind == "tf32" else getattr(torch, kind)
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        previous = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
-        try:
+        with tf32_products(allowed=kind == "tf32"):
             flops[kind] = 2 * side**3 / seconds_each([partial(torch.matmul, a, b)], device)
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = previous
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Rates(flops, 2 * size / seconds_each([lambda: target.copy_(source)], device))

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lingbot_eval.training.command import reported
+
 
 def build_parser() -> argparse.ArgumentParser:
     """All options."""
@@ -36,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 2 bad input."""
     given = build_parser().parse_args(arguments)
     # Imported here: the worker processes import this file and need neither.
-    from lingbot_eval.errors import LingbotEvalError
     from lingbot_eval.model.build import choose_device
     from lingbot_eval.training.trainer import TrainingSettings, train
 
@@ -58,13 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         call_minutes=given.call_minutes,
         workers=given.workers,
     )
-    try:
-        weights = train(settings, choose_device(given.device), report)
-    except LingbotEvalError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"weights: {weights}\n")
-    return 0
+    return reported(lambda: f"weights: {train(settings, choose_device(given.device), report)}")
 
 
 if __name__ == "__main__":

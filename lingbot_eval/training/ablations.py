@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.synthetic.adapter import SyntheticAdapter, SyntheticOptions
-from lingbot_eval.errors import ConfigError, LingbotEvalError
+from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.model.build import build_model, choose_device
 from lingbot_eval.model.config import ConfigName
@@ -27,6 +27,7 @@ from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.training.ablation_table import AS_TRAINED, markdown
 from lingbot_eval.training.bank import Sequences
 from lingbot_eval.training.clips import Clips, ClipShape, true_clips
+from lingbot_eval.training.command import reported
 from lingbot_eval.training.forward import ClipOutput, ClipPlan, run_clips
 from lingbot_eval.training.recipe import ITERATIONS, SCALE_FRAMES
 from lingbot_eval.training.scene_jobs import TEST_FOV, TEST_STEP
@@ -142,15 +143,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="also write every score here, for the model card")
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> str:
         found = _measured(given)
         if given.json is not None:
             write_text(given.json, json.dumps(found, indent=1) + "\n")
-    except LingbotEvalError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(markdown(found))
-    return 0
+        return markdown(found).rstrip("\n")
+
+    return reported(work)
 
 
 def _measured(given: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
@@ -164,11 +164,7 @@ def _measured(given: argparse.Namespace) -> dict[str, dict[str, dict[str, float]
         config, checkpoint=str(given.weights), seed=0, point_head=False, device=device, precision="float32"
     )
     scenes = held_out(given.scenes, given.frames, tuple(given.size))
-    return score_ablations(model, ((scene, _moved(clips, device)) for scene, clips in scenes))
-
-
-def _moved(clips: Clips, device: torch.device) -> Clips:
-    return Clips(**{name: value.to(device) for name, value in vars(clips).items()})
+    return score_ablations(model, ((scene, clips.each(lambda part: part.to(device))) for scene, clips in scenes))
 
 
 if __name__ == "__main__":

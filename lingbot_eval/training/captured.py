@@ -61,7 +61,7 @@ class CapturedSteps:
         return captured.found
 
     def _capture(self, clips: Clips, plan: ClipPlan, depth_frames: Tensor) -> _Captured:
-        clips = Clips(**{field.name: getattr(clips, field.name).clone() for field in fields(clips)})
+        clips = clips.each(torch.clone)
         depth_frames = depth_frames.clone()
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):

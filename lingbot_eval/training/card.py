@@ -15,15 +15,14 @@ import numpy as np
 import pandas as pd
 import safetensors
 
-from lingbot_eval.errors import CheckpointError, ConfigError, LingbotEvalError
+from lingbot_eval.errors import CheckpointError, ConfigError
 from lingbot_eval.formats.atomic import write_text
-from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
+from lingbot_eval.runs.records import MeasurementRecord, UnitRecord, is_untrained
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.training.ablation_table import Scores, markdown, read_scores
+from lingbot_eval.training.command import reported
 from lingbot_eval.training.recipe import RECIPES
 from lingbot_eval.training.scene_jobs import training_jobs
-
-UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ def _evaluation(run: Path) -> Evaluation:
     """Raises ConfigError, StoreError."""
     store = RunStore.open(run)
     record = store.read_run()
-    if any(words.startswith(UNTRAINED) for words in record.weights.values()):
+    if any(is_untrained(words) for words in record.weights.values()):
         raise ConfigError(f"{run}: its weights are untrained; run it again with methods.0.model.checkpoint set")
     stored = store.read_units()
     if stored.missing:
@@ -243,15 +242,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ablations", type=Path, help="what lingbot_eval.training.ablations wrote with --json")
     parser.add_argument("--out", type=Path, default=Path("reports/ci_checkpoint.md"))
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> str:
         sources = read_sources(given.weights, given.log, given.run, given.other, given.ablations)
         pictures = [(address, words) for address, words in PICTURES if (given.out.parent / address).is_file()]
         write_text(given.out, model_card(sources, pictures))
-    except LingbotEvalError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"card: {given.out}\n")
-    return 0
+        return f"card: {given.out}"
+
+    return reported(work)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +30,10 @@ class Clips:
     encoding: Tensor
     points: Tensor
     scale: Tensor
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Clips:
+        """The same clips with every tensor changed."""
+        return Clips(**{name: change(value) for name, value in vars(self).items()})
 
     @property
     def focal(self) -> Tensor:

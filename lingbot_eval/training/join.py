@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lingbot_eval.errors import LingbotEvalError
+from lingbot_eval.training.command import reported
 from lingbot_eval.training.travel import join_parts
 
 
@@ -17,13 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="what --export wrote")
     parser.add_argument("file", type=Path, help="weights to write, for instance ci.safetensors")
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> str:
         join_parts(given.folder, given.file)
-    except LingbotEvalError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"weights: {given.file}\n")
-    return 0
+        return f"weights: {given.file}"
+
+    return reported(work)
 
 
 if __name__ == "__main__":

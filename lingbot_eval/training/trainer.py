@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.hardware import tf32_products
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.training.bank import Bank
 from lingbot_eval.training.batches import BatchMaker
@@ -76,19 +77,9 @@ def train(settings: TrainingSettings, device: torch.device, report: Report) -> P
         raise ConfigError("give the length of the run in minutes, in steps or within minutes, one of them")
     settings.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        stack.enter_context(_tf32(device))
+        # On a GPU's matrix units: the truth is computed without them (rigid.turned).
+        stack.enter_context(tf32_products(allowed=device.type == "cuda"))
         return _Run(settings, device, stack).go(report)
-
-
-@contextmanager
-def _tf32(device: torch.device) -> Iterator[None]:
-    """Products of float32 on a GPU's matrix units: the truth is computed without them (rigid.turned)."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = device.type == "cuda"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class _Run:

@@ -9,6 +9,7 @@ from torch import Tensor
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.geometry.pose_encoding import decode_camera_to_world
+from lingbot_eval.geometry.poses import path_length
 from lingbot_eval.metrics.pair_auc import count_pairs
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.training.bank import Bank
@@ -65,13 +66,12 @@ def pose_scores(encoding: Tensor, poses: Tensor) -> dict[str, float]:
     truth = poses.double().cpu().numpy()
     centres = truth[:, :3, 3]
     motionless = _rms(centres - centres.mean(axis=0))
-    path = float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())
     try:
         ate = _rms(umeyama(guess[:, :3, 3], centres, with_scale=True).apply_points(guess[:, :3, 3]) - centres)
         auc = count_pairs(truth, guess).area(30) / 100
     except UnscorableError:
         ate, auc = motionless, 0.0  # an estimate that does not move is the motionless one
-    return {"ate_share_of_motionless": ate / motionless, "ate_share_of_path": ate / path, "auc_30": auc}
+    return {"ate_share_of_motionless": ate / motionless, "ate_share_of_path": ate / path_length(centres), "auc_30": auc}
 
 
 def _rms(difference: FloatArray) -> float:

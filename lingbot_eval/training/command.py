@@ -1,0 +1,19 @@
+"""How the commands of this room end. Imports no torch: worker processes import their command's file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from lingbot_eval.errors import LingbotEvalError
+
+
+def reported(work: Callable[[], str]) -> int:
+    """Do a command's work and print what it returns: 0 done, 2 bad input, which is one line on standard error."""
+    try:
+        text = work()
+    except LingbotEvalError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{text}\n")
+    return 0
