@@ -31,12 +31,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversion": COMMON | {"adapters"},
     "doctor": COMMON | {"adapters", "preparation"},
     "metrics": COMMON,
-    "profiling": COMMON,
+    "profiling": COMMON | {"processor"},
     # Asks torch about the GPU; whoever chooses a kernel or captures a graph asks it.
     "hardware": set(),
-    "cache": COMMON | {"hardware"},
+    # Reads what Linux says of the CPU, for the same purpose; a record of the environment names it.
+    "processor": set(),
+    "cache": COMMON | {"hardware", "processor"},
     "model": COMMON | {"hardware"},
-    "streaming": COMMON | {"hardware", "model", "cache"},
+    "streaming": COMMON | {"hardware", "processor", "model", "cache"},
     "methods": COMMON | {"streaming", "model", "cache", "profiling"},
     "verification": COMMON | {"streaming", "model", "cache"},
     "stages": COMMON | {"hardware", "streaming", "model", "cache", "profiling"},

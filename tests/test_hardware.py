@@ -1,4 +1,4 @@
-"""What is asked of a GPU before a kernel is chosen, without a GPU."""
+"""What is asked of a GPU or CPU before a kernel is chosen, without one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lingbot_eval import hardware
+from lingbot_eval import hardware, processor
 from lingbot_eval.cache import ranges
-from lingbot_eval.cache.ranges import SlicedAttention, sdpa_attention, triton_why_not
+from lingbot_eval.cache.ranges import ProductAttention, SlicedAttention, sdpa_attention, triton_why_not
 from lingbot_eval.hardware import has_triton, on_device
 from lingbot_eval.streaming.stores import resolve_backend
 
@@ -71,3 +71,30 @@ def test_work_goes_to_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch)
         assert made_current == []
     with on_device(GPU):
         assert made_current == [GPU]
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "kernel"),
+    [
+        ("fpu avx512f avx512_bf16", torch.bfloat16, ProductAttention),
+        ("fpu avx512f avx512_bf16", torch.float32, SlicedAttention),
+        ("fpu avx512f", torch.bfloat16, SlicedAttention),
+        (None, torch.bfloat16, SlicedAttention),
+    ],
+)
+def test_products_need_instructions_of_the_cpu(
+    flags: str | None, dtype: torch.dtype, kernel: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them a product of bfloat16 takes up to sixteen times as long as torch's own attention (measured)."""
+    monkeypatch.setattr(processor, "processor_field", {"flags": flags}.get)
+    assert type(sdpa_attention(dtype, torch.device("cpu"))) is kernel
+
+
+def test_a_field_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = tmp_path / "cpuinfo"
+    described.write_text("processor\t: 0\nmodel name\t: One: of two\nflags\t\t: fpu sse\n\nprocessor\t: 1\nflags\t: x")
+    monkeypatch.setattr(processor, "DESCRIPTION", described)
+    read = processor.processor_field.__wrapped__
+    assert (read("model name"), read("flags"), read("bugs")) == ("One: of two", "fpu sse", None)
+    monkeypatch.setattr(processor, "DESCRIPTION", tmp_path / "none")
+    assert read("flags") is None

@@ -55,9 +55,8 @@ def ready(model: GeometricContextTransformer, device: torch.device, precision: s
     model.set_trunk_dtype(PRECISIONS[precision])
     model.choose_heads("auto")
     model.requires_grad_(requires_grad=False).eval().to(device)
-    if device.type == "cuda":
-        # The layout that the matrix units read; tokens come in it anyway.
-        for head in (model.depth_head, model.point_head):
-            if head is not None:
-                head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+    # The layout that tokens come in and a GPU's matrix units read; a CPU's convolutions spare turning it round.
+    for head in (model.depth_head, model.point_head):
+        if head is not None:
+            head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     return model

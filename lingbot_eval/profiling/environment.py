@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lingbot_eval
+from lingbot_eval.processor import processor_field
 from lingbot_eval.profiling.nvml import NvmlModule, driver_version
 
 _LIBRARIES = ("torch", "numpy", "scipy", "evo", "pandas", "flashinfer-python", "av", "pillow", "nvidia-ml-py")
@@ -43,7 +44,7 @@ def environment(nvml: NvmlModule | None = None) -> dict[str, Any]:
         "git": git_state(Path(lingbot_eval.__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu_model": _cpu_model(),
+        "cpu_model": processor_field("model name") or platform.processor() or platform.machine() or "unknown",
         "cpu_count": os.cpu_count(),
         "cpu_usable": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "ram_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -73,18 +74,6 @@ def git_state(folder: Path, run: Callable[..., Any] = subprocess.run) -> dict[st
         return "not a git checkout"
     changes = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": bool(changes) if changes is not None else "unknown"}
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine() or "unknown"
 
 
 def _version(library: str) -> str:

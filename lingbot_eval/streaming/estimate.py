@@ -25,9 +25,10 @@ CONTIGUOUS = ("auto", "sdpa", "triton")
 # Live tensors of one pass, counted operator by operator on the meta device for `full`, `mini` and `ci` at 224×168,
 # 518×378 and 518×518, scale phases of 2 and 8 frames, both precisions, with and without point head: the allowance made
 # of these coefficients is never less than the count and at most 15 % more (tests/streaming/test_estimate.py).
-TRUNK_BYTES = 81  # a token and channel, inside a block of the aggregator
+TRUNK_BYTES = 46  # a token and channel, inside a block of the aggregator; and TRUNK_NUMBERS in the products' precision
+TRUNK_NUMBERS = 9
 OUTPUT_BYTES = 32  # a token and channel, the four outputs that wait for the dense heads
-HEAD_BYTES = 265  # a pixel of the one frame in a dense head, and HEAD_FEATURE_BYTES more a feature
+HEAD_BYTES = 150  # a pixel of the one frame in a dense head, and HEAD_FEATURE_BYTES more a feature
 HEAD_FEATURE_BYTES = 5
 FRAME_BYTES = 8  # a pixel of every frame of the pass, and POINT_BYTES more with a point head
 POINT_BYTES = 32
@@ -188,7 +189,7 @@ def _activation_bytes(network: NetworkSize, scale: int, height: int, width: int)
     config = network.config
     pixels, patches = height * width, (height // PATCH_SIZE) * (width // PATCH_SIZE)
     tokens = scale * (SPECIAL_TOKENS + patches)
-    trunk = TRUNK_BYTES * tokens * config.embed_dim
+    trunk = (TRUNK_BYTES + TRUNK_NUMBERS * PRECISIONS[network.precision].itemsize) * tokens * config.embed_dim
     head = OUTPUT_BYTES * tokens * config.embed_dim
     head += (HEAD_BYTES + HEAD_FEATURE_BYTES * config.dpt_features) * pixels
     head += scale * pixels * (FRAME_BYTES + POINT_BYTES * network.point_head)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lingbot_eval.hardware import AMPERE
+from lingbot_eval.hardware import AMPERE, capability
+from lingbot_eval.processor import multiplies_bfloat16
 from lingbot_eval.streaming.estimate import StreamEstimate, progress
 from lingbot_eval.streaming.settings import TRAINED_VIEWS, StreamSettings, resolve_interval, window_span
 
@@ -15,21 +16,28 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the stream will run. capability: of a CUDA device, None on a CPU. free_bytes: of the device's memory."""
+    """Where the stream will run.
+
+    capability: of a CUDA device, None on a CPU. free_bytes: of the device's memory. bfloat16: whether it has units or
+    instructions for products in that precision.
+    """
 
     name: str
     capability: tuple[int, int] | None
     free_bytes: int
+    bfloat16: bool
 
 
 def this_machine(device: torch.device) -> Machine:
     """What there is now; on a CPU the memory that can be had without swapping."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return Machine(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device), free)
+        found = capability(device)
+        return Machine(torch.cuda.get_device_name(device), found, free, bfloat16=found >= AMPERE)
     import psutil
 
-    return Machine("the CPU", None, int(psutil.virtual_memory().available))
+    available = int(psutil.virtual_memory().available)
+    return Machine("the CPU", None, available, bfloat16=multiplies_bfloat16())
 
 
 def check(estimate: StreamEstimate, settings: StreamSettings, precision: str, machine: Machine) -> tuple[str, ...]:
@@ -82,11 +90,11 @@ def _machine(estimate: StreamEstimate, precision: str, machine: Machine) -> tupl
 
 
 def _precision(precision: str, machine: Machine) -> str | None:
-    if precision == "float32":
+    if precision == "float32" or (precision == "bfloat16" and machine.bfloat16):
         return None
     if machine.capability is None:
         return f"precision {precision} is slow on the CPU, which computes it by way of float32; use float32"
-    if precision == "bfloat16" and machine.capability < AMPERE:
+    if precision == "bfloat16":
         major, minor = machine.capability
         return (
             f"{machine.name} (compute capability {major}.{minor}) has no bfloat16 units, which came with "

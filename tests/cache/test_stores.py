@@ -14,7 +14,7 @@ from lingbot_eval.cache.executors import TorchExecutor
 from lingbot_eval.cache.paged import PagedStore
 from lingbot_eval.cache.policy import CachePolicy, Step
 from lingbot_eval.cache.protocol import CacheShape, CacheStore
-from lingbot_eval.cache.ranges import SlicedAttention
+from lingbot_eval.cache.ranges import QUERIES_AT_ONCE, ProductAttention, SlicedAttention
 from lingbot_eval.errors import StreamError
 from tests.cache.dense import DenseMaskedStore
 
@@ -135,3 +135,19 @@ def test_misuse_is_refused() -> None:
         store.keep_last(policy.keep())
     with pytest.raises(ValueError, match="one token a frame"):
         AppendStore(shape(4))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 2 * QUERIES_AT_ONCE + 1), st.integers(0, 40), st.integers(1, 300))
+def test_products_are_attention_to_half_precision(queries: int, start: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(queries * count)
+    capacity = start + count + 7
+    query = torch.randn(queries, 3, 64, generator=generator).bfloat16()
+    keys, values = torch.randn(2, capacity, 3, 64, generator=generator).bfloat16()
+    found, wanted = ProductAttention(), SlicedAttention()
+    found.plan(start, start + count, capacity)
+    wanted.plan(start, start + count, capacity)
+    reference = wanted.run(query.double(), keys.double(), values.double())
+    out = found.run(query, keys, values)
+    assert out.dtype is torch.bfloat16
+    assert (out.double() - reference).norm() < 0.01 * reference.norm()

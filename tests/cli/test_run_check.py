@@ -36,7 +36,7 @@ def test_a_dry_run_prints_what_it_would_take(file: str, tmp_path: Path, capsys: 
 
 
 def test_json_has_the_predictions(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--set", "methods.0.precision=bfloat16", "--set", "datasets.0.scenes=[room]"]
+    arguments = ["--set", "methods.0.precision=float16", "--set", "datasets.0.scenes=[room]"]
     assert main(["run", file, "--dry-run", "--json", *arguments]) == 0
     document = json.loads(capsys.readouterr().out)
     (predicted,) = document["predicted"]
@@ -47,7 +47,7 @@ def test_json_has_the_predictions(file: str, capsys: pytest.CaptureFixture[str])
     assert predicted["estimate"]["cache_bytes"]["anchor"] == 3 * (6 + 4) * token
     assert predicted["estimate"]["peak_bytes"] > predicted["estimate"]["weights_bytes"]
     (warning,) = document["warnings"]
-    assert warning.startswith("warning: synthetic/room/model: precision bfloat16 is slow on the CPU")
+    assert warning.startswith("warning: synthetic/room/model: precision float16 is slow on the CPU")
 
 
 def test_a_run_warns_once_for_both_scenes(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

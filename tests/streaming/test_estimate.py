@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from tests.streaming.networks import TINY, tiny_network
 HEIGHT, WIDTH = 28, 42
 TINY_SIZE = NetworkSize(TINY, "float32")
 FULL = NetworkSize(CONFIGS["full"], "bfloat16")
-H100 = Machine("H100", (9, 0), 80 * 2**30)
+H100 = Machine("H100", (9, 0), 80 * 2**30, bfloat16=True)
 
 
 def images(count: int) -> torch.Tensor:
@@ -249,15 +250,19 @@ def test_settings_worth_a_warning(frames: int, settings: dict[str, Any], says: s
 
 
 def test_machines_worth_a_warning() -> None:
-    cpu = Machine("the CPU", None, 80 * 2**30)
-    turing = Machine("T4", (7, 5), 15 * 2**30)
+    cpu = Machine("the CPU", None, 80 * 2**30, bfloat16=False)
+    turing = Machine("T4", (7, 5), 15 * 2**30, bfloat16=False)
     (line,) = warnings(300, cpu)
     assert line.startswith("precision bfloat16 is slow on the CPU")
     assert warnings(300, cpu, NetworkSize(CONFIGS["full"], "float32")) == ()
+    able = replace(cpu, bfloat16=True)
+    assert warnings(300, able) == ()
+    (line,) = warnings(300, able, NetworkSize(CONFIGS["full"], "float16"))
+    assert line.startswith("precision float16 is slow on the CPU")
     (line,) = warnings(300, turing)
     assert "T4 (compute capability 7.5) has no bfloat16 units" in line
     assert warnings(300, turing, NetworkSize(CONFIGS["full"], "float16")) == ()
-    (line,) = warnings(300, Machine("H100", (9, 0), 9 * 2**30))
+    (line,) = warnings(300, replace(H100, free_bytes=9 * 2**30))
     assert line.startswith("predicted peak 10,")
     assert "H100 has 9,216 MiB free" in line
 
