@@ -85,7 +85,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.drift_file",
     },
     # A comparison opens sessions of its own on an experiment's frames, reads what runs stored, and looks like a report.
-    ("comparison", "methods"): {"lingbot_eval.methods.lingbot_config"},
+    ("comparison", "methods"): {"lingbot_eval.methods.lingbot_config", "lingbot_eval.methods.network"},
     ("comparison", "runs"): {
         "lingbot_eval.runs.experiment",
         "lingbot_eval.runs.plan",

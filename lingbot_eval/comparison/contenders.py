@@ -8,7 +8,8 @@ import torch
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.model.build import PRECISIONS, build_model
+from lingbot_eval.methods.network import build_network
+from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.streaming.backends import BACKENDS, Backend
@@ -77,15 +78,7 @@ class Bench:
     def model(self, precision: str) -> tuple[GeometricContextTransformer, WeightSource]:
         """The network in this precision, built when it is first asked for. Raises as `build_model`."""
         if precision not in self._models:
-            settings = self.method.model
-            self._models[precision] = build_model(
-                settings.config,
-                checkpoint=settings.checkpoint,
-                seed=settings.seed,
-                point_head=settings.point_head,
-                device=self.device,
-                precision=precision,
-            )
+            self._models[precision] = build_network(self.method.model, self.device, precision)
         return self._models[precision]
 
     def weights_bytes(self, precision: str) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.network import build_network, compilation_measurements
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
-from lingbot_eval.model.build import build_model, choose_device
+from lingbot_eval.model.build import choose_device
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
@@ -89,7 +90,7 @@ class LingbotMethod:
         yield from stepper.finish()
 
     def resources(self) -> tuple[Measurement, ...]:
-        """Bytes of weights, cache by kind and as allocated, and the device's own figures, in MiB."""
+        """Memory of weights, caches by kind and as allocated, and the device's own, in MiB; what compiling took."""
         model, _ = self._model()
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         used = self._session.used_bytes() if self._session else {}
@@ -103,6 +104,7 @@ class LingbotMethod:
             *kinds,
             mebibytes("cache_allocated", held, "cache buffers held at the end, headroom included"),
             *device_memory_measurements(device_memory(str(self._device))),
+            *compilation_measurements(model),
         )
 
     def close(self) -> None:
@@ -114,15 +116,7 @@ class LingbotMethod:
 
     def _model(self) -> tuple[GeometricContextTransformer, WeightSource]:
         if self._loaded is None:
-            settings = self._config.model
-            model, source = build_model(
-                settings.config,
-                checkpoint=settings.checkpoint,
-                seed=settings.seed,
-                point_head=settings.point_head,
-                device=self._device,
-                precision=self._config.precision,
-            )
+            model, source = build_network(self._config.model, self._device, self._config.precision)
             model.choose_heads(self._config.heads)
             self._loaded = model, source
         return self._loaded

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from lingbot_eval.methods.lingbot_config import ModelSettings
+from lingbot_eval.methods.network import build_network
 from lingbot_eval.methods.registry import free_device_memory
-from lingbot_eval.model.build import build_model
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 
@@ -23,16 +23,7 @@ class Networks:
         """The network in this precision. Raises as `build_model`."""
         if self._held is None or self._held[0] != precision:
             self.close()
-            settings = self._settings
-            model, source = build_model(
-                settings.config,
-                checkpoint=settings.checkpoint,
-                seed=settings.seed,
-                point_head=settings.point_head,
-                device=self._device,
-                precision=precision,
-            )
-            self._held = precision, model, source
+            self._held = precision, *build_network(self._settings, self._device, precision)
         return self._held[1], self._held[2]
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from studies import study
 
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.methods.lingbot_config import ModelSettings
 from lingbot_eval.scaling.execute import in_order
 from lingbot_eval.scaling.settings import Case, Study, case_name, load_study
 
@@ -63,7 +64,9 @@ def test_every_case_of_the_measured_study_is_one_of_the_shipped_study() -> None:
     offered = list(shipped.all_cases())
     assert len(set(cases)) == len(cases) == len(offered) - 1
     assert set(cases) < set(offered)
-    for part in ("model", "streaming", "input", "checkpoints", "sample_every"):
+    # A setting that came after the record stood as it does unless it is told otherwise.
+    assert ModelSettings.model_validate(measured["scale"]["study"]["model"]) == shipped.model
+    for part in ("streaming", "input", "checkpoints", "sample_every"):
         assert shipped.model_dump(mode="json")[part] == measured["scale"]["study"][part], part
     assert (shipped.device, measured["scale"]["study"]["device"]) == ("cuda", "cuda:0")
 

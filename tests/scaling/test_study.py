@@ -15,12 +15,13 @@ import torch
 from studies import FakeSession, Quiet, study
 
 from lingbot_eval.errors import CheckpointError, StoreError
+from lingbot_eval.methods import network
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.runs import plan
-from lingbot_eval.scaling import attempt, networks
+from lingbot_eval.scaling import attempt
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import Outcome, execute
 from lingbot_eval.scaling.records import CaseRecord
@@ -57,7 +58,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, misbehave: Callable[[str, int], None]
         return FakeSession(lambda i: misbehave(settings.backend, i) if real else None, interval=interval)
 
     monkeypatch.setattr(attempt, "open_session", open_fake)
-    monkeypatch.setattr(networks, "build_model", one_build)
+    monkeypatch.setattr(network, "build_model", one_build)
     return opened
 
 
@@ -194,13 +195,13 @@ def test_cases_of_one_precision_share_a_network_and_a_pool(tmp_path: Path, monke
 
 def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     builds: list[str] = []
-    build = networks.build_model
+    build = network.build_model
 
     def counted(*args: Any, **settings: Any) -> Any:
         builds.append(settings["precision"])
         return build(*args, **settings)
 
-    monkeypatch.setattr(networks, "build_model", counted)
+    monkeypatch.setattr(network, "build_model", counted)
     return builds
 
 
