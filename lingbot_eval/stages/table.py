@@ -52,7 +52,7 @@ def markdown(times: StageTimes) -> str:
         bound = row["bound_by"] if isinstance(row["bound_by"], str) else ""
         lines.append(
             f"| {row['stage']} | {row['measured_ms']:.2f} | {row['floor_ms']:.2f} | {row['floor_over_measured']:.0%} "
-            f"| {bound} | {row['gigaflops']:,.4g} | {row['gigabytes']:.3g} |"
+            f"| {bound} | {_count(row['gigaflops'])} | {row['gigabytes']:.3g} |"
         )
     pass_ms = "not captured" if times.device is None else f"{MILLI * times.device:.2f} ms on the device"
     rates = ", ".join(f"{kind} {rate / 1e12:.3g} TFLOP/s" for kind, rate in times.rates.flops.items())
@@ -64,3 +64,8 @@ def markdown(times: StageTimes) -> str:
         f"Rates of this machine: {rates}, copy {times.rates.copy_bytes / 1e12:.3g} TB/s.",
     ]
     return "\n".join(lines)
+
+
+def _count(value: float) -> str:
+    """Four digits, whole numbers from a thousand on, never an exponent."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
