@@ -33,14 +33,17 @@ def compilation_measurements(model: GeometricContextTransformer) -> tuple[Measur
     found = model.head_compilation
     if found is None:
         return ()
+    reason = None if found.reason is None else f"the heads run as they are: {found.reason}"
+    if reason is None and not found.seconds:
+        reason = "no frame has reached the heads"
     return (
         Measurement(
             family="throughput",
             name="head_compilation",
             variant="",
-            value=1e3 * found.seconds if found.reason is None else None,
+            value=1e3 * found.seconds if reason is None else None,
             unit="ms",
             convention="torch.compile of the dense heads, at the first pass of each image size; part of the warm-up",
-            reason=None if found.reason is None else f"the heads run as they are: {found.reason}",
+            reason=reason,
         ),
     )

@@ -89,6 +89,15 @@ def test_what_is_no_failure_of_the_compiler_is_raised(monkeypatch: pytest.Monkey
         maps(model, 2, 3, frames=1)
 
 
+def test_more_sizes_than_torch_compiles_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(monkeypatch, "eager")
+    assert compilation_measurements(model)[0].reason == "no frame has reached the heads"
+    sizes = [(rows, 2) for rows in range(1, 6)]  # of two heads each; torch's own limit is 8
+    for rows, columns in sizes:
+        maps(model, rows, columns, frames=1)
+    assert counters["stats"]["unique_graphs"] == 2 * len(sizes)
+
+
 def test_nobody_asked() -> None:
     assert tiny_network().head_compilation is None
     assert compilation_measurements(tiny_network()) == ()
