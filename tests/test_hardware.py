@@ -44,7 +44,9 @@ def test_before_ampere_torch_serves_half_precision(
     monkeypatch.setattr(ranges, "has_triton", lambda: True)
     monkeypatch.setattr(hardware, "has_triton", lambda: True)
     assert resolve_backend("auto", torch.float16, GPU) == "sdpa"
-    assert isinstance(sdpa_attention(torch.float16, GPU), SlicedAttention)
+    monkeypatch.setattr(ranges, "multiplies_bfloat16", lambda: True)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert type(sdpa_attention(dtype, GPU)) is SlicedAttention
     line = triton_why_not(torch.float16, GPU)
     assert line is not None
     assert f"needs compute capability 8.0, cuda:1 has {capability[0]}.{capability[1]}" in line
@@ -78,6 +80,7 @@ def test_work_goes_to_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch)
     [
         ("fpu avx512f avx512_bf16", torch.bfloat16, ProductAttention),
         ("fpu avx512f avx512_bf16", torch.float32, SlicedAttention),
+        ("fpu avx512f avx512_bf16", torch.float16, SlicedAttention),
         ("fpu avx512f", torch.bfloat16, SlicedAttention),
         (None, torch.bfloat16, SlicedAttention),
     ],

@@ -17,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frame", type=int, default=200, help="frame of the stream, every one kept (default: 200)")
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--compile-heads", action="store_true", help="run the dense heads through torch.compile")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -42,23 +41,16 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--frame {args.frame}: expected more than the {settings.scale_frames} scale frames")
     device = choose_device(args.device)
     model, _ = build_model(args.config, checkpoint=None, seed=0, point_head=False, device=device, precision=args.dtype)
-    if args.compile_heads:
-        model.compile_heads()
     with torch.inference_mode(), on_device(device):
         bench = StreamBench(model, settings, size, args.frame)
         times = measure(bench, args.dtype)
     backend = resolve_backend(args.backend, model.trunk_dtype, device)
-    compilation = model.head_compilation
     if args.json:
-        document = {"backend": backend, "head_compilation": compilation and asdict(compilation), **asdict(times)}
-        output.as_json({**document, "environment": environment()})
+        output.as_json({"backend": backend, **asdict(times), "environment": environment()})
         return 0
     output.line(f"{args.config}, {args.size}, {args.dtype}, frame {args.frame}, {backend}, {device}; untrained weights")
     output.line("")
     output.line(markdown(times))
-    if compilation is not None:
-        took = f"Dense heads compiled in {compilation.seconds:.1f} s."
-        output.line(took if compilation.reason is None else f"Dense heads as they are: {compilation.reason}")
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.network import build_network, compilation_measurements
+from lingbot_eval.methods.network import build_network
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.build import choose_device
@@ -90,7 +90,7 @@ class LingbotMethod:
         yield from stepper.finish()
 
     def resources(self) -> tuple[Measurement, ...]:
-        """Memory of weights, caches by kind and as allocated, and the device's own, in MiB; what compiling took."""
+        """Bytes of weights, cache by kind and as allocated, and the device's own figures, in MiB."""
         model, _ = self._model()
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         used = self._session.used_bytes() if self._session else {}
@@ -104,7 +104,6 @@ class LingbotMethod:
             *kinds,
             mebibytes("cache_allocated", held, "cache buffers held at the end, headroom included"),
             *device_memory_measurements(device_memory(str(self._device))),
-            *compilation_measurements(model),
         )
 
     def close(self) -> None:

@@ -16,8 +16,7 @@ class ModelSettings(BaseModel):
 
     checkpoint: a ``.pt`` or ``.safetensors`` file, ``hf://owner/repo/file``, or ``shipped`` for the small weights of
     configuration ``ci`` that come with the package; None leaves the weights untrained, drawn from ``seed``, and
-    everything written says so. camera_iterations: refinement passes of the camera head. compile_heads: run the dense
-    heads through torch.compile; where that fails they run as they are, and the record says why.
+    everything written says so. camera_iterations: refinement passes of the camera head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,7 +26,6 @@ class ModelSettings(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     camera_iterations: Annotated[int, Field(ge=1)] = 4
     point_head: bool = False
-    compile_heads: bool = False
 
     @model_validator(mode="after")
     def _shipped_fits(self) -> ModelSettings:

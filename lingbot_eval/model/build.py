@@ -51,7 +51,10 @@ def empty_model(config: ModelConfig, *, point_head: bool) -> GeometricContextTra
 
 
 def ready(model: GeometricContextTransformer, device: torch.device, precision: str) -> GeometricContextTransformer:
-    """The filled network for inference: cast, then moved."""
+    """The filled network for inference: cast, then moved.
+
+    Convolutions of its dense heads lie channels last; a writer of safetensors wants ``.contiguous()`` of them.
+    """
     model.set_trunk_dtype(PRECISIONS[precision])
     model.choose_heads("auto")
     model.requires_grad_(requires_grad=False).eval().to(device)

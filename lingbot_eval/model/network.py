@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +14,7 @@ from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.model.dense_head import DenseHead
 from lingbot_eval.model.protocols import KVCache, Placement
 
-if TYPE_CHECKING:
-    from lingbot_eval.model.compiled_heads import CompiledHead
-
 HeadPrecision = Literal["auto", "float32", "tf32"]
-DenseMap = Callable[[list[Tensor], int, int], Tensor]
-"""Four token tensors, height, width → raw outputs: a `DenseHead`, or a compiled one."""
-
-
-@dataclass(frozen=True)
-class HeadCompilation:
-    """What compiling the dense heads took so far, and why one of them runs as it is; None where each is compiled."""
-
-    seconds: float
-    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,6 @@ class GeometricContextTransformer(nn.Module):
         self.depth_head = DenseHead(config, outputs=2)
         self.point_head = DenseHead(config, outputs=4) if point_head else None
         self.tf32_heads = False
-        self._compiled: dict[DenseHead, CompiledHead] = {}
 
     @property
     def device(self) -> torch.device:
@@ -82,26 +67,6 @@ class GeometricContextTransformer(nn.Module):
         half = self.trunk_dtype is not torch.float32
         self.tf32_heads = precision == "tf32" or (precision == "auto" and half)
 
-    def compile_heads(self) -> None:
-        """Run the dense heads through torch.compile from now on; they compile when they first meet an image size.
-
-        After the network is on its device and in its precision.
-        """
-        # Its import takes a second, which nobody waits for who does not compile.
-        from lingbot_eval.model.compiled_heads import CompiledHead
-
-        heads = (head for head in (self.depth_head, self.point_head) if head is not None)
-        self._compiled = {head: CompiledHead(head) for head in heads}
-
-    @property
-    def head_compilation(self) -> HeadCompilation | None:
-        """None where ``compile_heads`` was not asked for."""
-        if not self._compiled:
-            return None
-        found = self._compiled.values()
-        reason = next((head.reason for head in found if head.reason is not None), None)
-        return HeadCompilation(sum(head.seconds for head in found), reason)
-
     def place(self, images: Tensor, placement: Placement) -> PassInputs:
         """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``; sides are multiples of 14."""
         return self.aggregator.place(images, placement)
@@ -122,15 +87,12 @@ class GeometricContextTransformer(nn.Module):
         """The dense heads over the trunk's tokens of H×W images."""
         # TF32 convolutions cost three digits; without them float32 is float32, whatever torch's default.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.tf32_heads):
-            depth, depth_confidence = _by_frame(self._run(self.depth_head), tokens, height, width)
+            depth, depth_confidence = _by_frame(self.depth_head, tokens, height, width)
             points, points_confidence = None, None
             if self.point_head is not None:
-                raw, points_confidence = _by_frame(self._run(self.point_head), tokens, height, width)
+                raw, points_confidence = _by_frame(self.point_head, tokens, height, width)
                 points = raw.sign() * torch.expm1(raw.abs())
         return DenseOutput(depth[..., 0].exp(), depth_confidence, points, points_confidence)
-
-    def _run(self, head: DenseHead) -> DenseMap:
-        return self._compiled.get(head, head)
 
     def poses(self, camera_tokens: Tensor, cache: KVCache, iterations: int) -> list[Tensor]:
         """(S, 2C) camera tokens of a pass → one (S, 9) encoding a refinement iteration, the last the result.
@@ -145,7 +107,7 @@ def camera_tokens(tokens: list[Tensor]) -> Tensor:
     return tokens[-1][:, 0]
 
 
-def _by_frame(head: DenseMap, tokens: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
+def _by_frame(head: DenseHead, tokens: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
     """Run a dense head frame by frame: values (S, H, W, K) and confidence 1 + exp (S, H, W).
 
     The maps of one frame at full size are the largest activations of the model; eight scale frames at once would

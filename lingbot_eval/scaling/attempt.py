@@ -14,7 +14,6 @@ import torch
 
 from lingbot_eval.errors import CheckpointError, LingbotEvalError, StoreError, one_line
 from lingbot_eval.formats.atomic import write_text
-from lingbot_eval.methods.network import compilation_measurements
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
@@ -35,7 +34,7 @@ from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.settings import StreamSettings, stream_interval
 from lingbot_eval.streaming.stores import resolve_backend
-from lingbot_eval.types import FrameType, Measurement
+from lingbot_eval.types import FrameType
 
 WARM_UP_STEPS = 4
 """Frames after the scale phase: enough for kept and passing ones, and for the pass that a CUDA graph records."""
@@ -82,7 +81,6 @@ class CaseAttempt:
     _facts: dict[str, Any] = field(default_factory=dict)
     _setting: Setting | None = None
     _warm_up_s: float | None = None
-    _compilation: tuple[Measurement, ...] = ()
     _summary: dict[str, Any] = field(default_factory=dict)
     _started: str = field(default_factory=utc_now)
     _begun: float = field(default_factory=time.perf_counter)
@@ -157,7 +155,6 @@ class CaseAttempt:
         streaming = self._streaming()
         self._stage = "warm-up"
         self._warm_up_s = self._warm_up(streaming, source)
-        self._compilation = compilation_measurements(self.networks.get(self.case.precision)[0])
         free_device_memory()
         self._stage = "stream"
         self._probe = MemoryProbe(str(self.device))
@@ -252,7 +249,7 @@ class CaseAttempt:
             self._stage = "summary"
         truth, guess = self._frames.reference(len(self._log)), self._poses.trajectory()
         setting, log = self._setting, self._log
-        measured = (*case_measurements(self.case, log, self._warm_up_s), *self._compilation)
+        measured = case_measurements(self.case, log, self._warm_up_s)
         self._summary = {
             "measurements": [MeasurementRecord(**asdict(m)) for m in measured],
             "growth": list(case_growth(setting, log)),

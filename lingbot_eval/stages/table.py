@@ -52,7 +52,7 @@ def markdown(times: StageTimes) -> str:
         bound = row["bound_by"] if isinstance(row["bound_by"], str) else ""
         lines.append(
             f"| {row['stage']} | {row['measured_ms']:.2f} | {row['floor_ms']:.2f} | {row['floor_over_measured']:.0%} "
-            f"| {bound} | {_count(row['gigaflops'])} | {row['gigabytes']:.3g} |"
+            f"| {bound} | {count(row['gigaflops'])} | {row['gigabytes']:.3g} |"
         )
     pass_ms = "not captured" if times.device is None else f"{MILLI * times.device:.2f} ms on the device"
     rates = ", ".join(f"{kind} {rate / 1e12:.3g} TFLOP/s" for kind, rate in times.rates.flops.items())
@@ -66,6 +66,6 @@ def markdown(times: StageTimes) -> str:
     return "\n".join(lines)
 
 
-def _count(value: float) -> str:
-    """Four digits, whole numbers from a thousand on, never an exponent."""
+def count(value: float) -> str:
+    """Four digits, whole numbers from a thousand on: large counts have no exponent."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -192,20 +192,3 @@ def test_device_memory_grows_by_the_trajectory_memory_alone(backend: Backend) ->
 
     before = run_to(range(60))
     assert run_to(range(60, 460)) - before < 2**18
-
-
-def test_compiled_heads_are_captured_as_plain_ones_are() -> None:
-    model, _ = build_model("mini", checkpoint=None, seed=0, point_head=True, device=device(), precision="bfloat16")
-    images = torch.rand(12, 3, 56, 70, generator=torch.Generator().manual_seed(0))
-
-    def stream() -> list[FrameOutput]:
-        session = StreamingSession(model, StreamSettings(scale_frames=3, window=4, backend="sdpa", keyframe_interval=1))
-        return [out for image in images for out in session.step(image)]
-
-    plain = stream()
-    model.compile_heads()
-    for one, other in zip(stream(), plain, strict=True):
-        assert torch.equal(one.pose, other.pose)
-        torch.testing.assert_close(one.depth, other.depth, rtol=5e-3, atol=0)  # products of TF32, in another order
-    assert model.head_compilation is not None
-    assert model.head_compilation.reason is None

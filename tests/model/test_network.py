@@ -105,3 +105,12 @@ def test_devices() -> None:
 def test_sizes_that_cannot_work(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ModelConfig.model_validate(TINY.model_dump() | change)
+
+
+def test_dense_heads_lie_as_tokens_come() -> None:
+    model, _ = build_model(
+        "mini", checkpoint=None, seed=0, point_head=False, device=torch.device("cpu"), precision="float32"
+    )
+    weight = model.depth_head.scratch.output_conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()

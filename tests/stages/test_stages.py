@@ -13,7 +13,7 @@ from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.stages.bench import StreamBench
 from lingbot_eval.stages.measure import StageTimes
 from lingbot_eval.stages.rates import Rates
-from lingbot_eval.stages.table import floor_seconds, markdown
+from lingbot_eval.stages.table import count, floor_seconds, markdown
 from lingbot_eval.stages.work import STAGES, StepShape, Work, least_work
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
@@ -89,3 +89,8 @@ def test_the_table_shows_every_stage_beside_its_floor() -> None:
 def test_bad_input_is_one_line(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stages", *options]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "text"), [(10006.3, "10,006"), (1000, "1,000"), (209.64, "209.6"), (1.728, "1.728")])
+def test_large_counts_have_no_exponent(value: float, text: str) -> None:
+    assert count(value) == text
