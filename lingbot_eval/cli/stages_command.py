@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import TYPE_CHECKING
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.streaming.backends import BACKENDS
+
+if TYPE_CHECKING:
+    from lingbot_eval.model.compiled_heads import Compilation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frame", type=int, default=200, help="frame of the stream, every one kept (default: 200)")
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--compile-heads", action="store_true", help="run the dense heads through torch.compile")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -41,17 +46,31 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--frame {args.frame}: expected more than the {settings.scale_frames} scale frames")
     device = choose_device(args.device)
     model, _ = build_model(args.config, checkpoint=None, seed=0, point_head=False, device=device, precision=args.dtype)
+    if args.compile_heads:
+        model = model.with_compiled_heads()
     with torch.inference_mode(), on_device(device):
         bench = StreamBench(model, settings, size, args.frame)
         times = measure(bench, args.dtype)
     backend = resolve_backend(args.backend, model.trunk_dtype, device)
+    compilation = model.head_compilation
     if args.json:
-        output.as_json({"backend": backend, **asdict(times), "environment": environment()})
+        document = {"backend": backend, "head_compilation": compilation and asdict(compilation), **asdict(times)}
+        output.as_json({**document, "environment": environment()})
         return 0
-    output.line(f"{args.config}, {args.size}, {args.dtype}, frame {args.frame}, {backend}, {device}; untrained weights")
+    where = f"{args.config}, {args.size}, {args.dtype}, frame {args.frame}, {backend}, {device}"
+    output.line(f"{where}{heads_text(compilation)}; untrained weights")
     output.line("")
     output.line(markdown(times))
     return 0
+
+
+def heads_text(compilation: Compilation | None) -> str:
+    """For the table's caption; nothing where nobody asked for compiled heads."""
+    if compilation is None:
+        return ""
+    if compilation.reason is not None:
+        return f", heads as they are ({compilation.reason})"
+    return f", compiled heads ({compilation.seconds:.1f} s)"
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="only this case (may be repeated)")
     parser.add_argument("--backend", choices=BACKENDS, default="sdpa", help="where keys and values live")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--compile-heads", action="store_true", help="run the dense heads through torch.compile")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
 
 
@@ -37,11 +38,12 @@ def run(args: argparse.Namespace) -> int:
     from lingbot_eval.verification.run import verify
 
     cases = load_cases(args.folder or shipped_cases(), tuple(args.case))
-    setup = Setup(args.backend, args.dtype, choose_device(args.device))
+    setup = Setup(args.backend, args.dtype, choose_device(args.device), args.compile_heads)
     started = time.perf_counter()
     results: list[Comparison] = []
     if not args.json:
-        output.line(f"backend {args.backend}, {args.dtype}, {setup.device}")
+        heads = ", compiled heads" if args.compile_heads else ""
+        output.line(f"backend {args.backend}, {args.dtype}{heads}, {setup.device}")
         output.line(f"{'case':<24} {'array':<22} {'largest':>10} {'median rel':>11}  verdict")
     for result in verify(cases, setup):
         results.append(result)
@@ -50,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in VERDICTS}
     if args.json:
         output.as_json(
-            {"backend": args.backend, "dtype": args.dtype, "device": str(setup.device), "counts": counts,
-             "results": [asdict(result) for result in results]}
+            {"backend": args.backend, "dtype": args.dtype, "compile_heads": args.compile_heads,
+             "device": str(setup.device), "counts": counts, "results": [asdict(result) for result in results]}
         )  # fmt: skip
     else:
         passed = len({r.case for r in results}) - len({r.case for r in results if r.verdict != "pass"})

@@ -17,7 +17,7 @@ from lingbot_eval.profiling.environment import environment
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. a, b: ``BACKEND`` or ``BACKEND:PRECISION``. rounds: timed passes of each side.
+    """What is asked for. a, b: ``BACKEND[:PRECISION][:compiled]``. rounds: timed passes of each side.
 
     with_reference: whether both are also held against float32.
     """
@@ -64,8 +64,7 @@ def compare_backends(
     """
     device = choose_device(selected.method.device)
     bench = Bench(selected.method, device, frames.sequence.length)
-    precision = selected.method.precision
-    a, b = parse_contender("A", request.a, precision, device), parse_contender("B", request.b, precision, device)
+    a, b = (parse_contender(*given, selected.method, device) for given in (("A", request.a), ("B", request.b)))
     sides = [Side(a), Side(b)]
     race(bench, sides, frames, request.rounds, each_frame)
     # Built after the race: its weights are not on the device while the others' memory is measured.

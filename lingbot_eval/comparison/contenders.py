@@ -1,4 +1,4 @@
-"""Who is compared: backends with a precision, over networks that those of one precision share."""
+"""Who is compared: backends with a precision, heads compiled or not, over weights that those of one precision share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.network import build_network
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.streaming.backends import BACKENDS, Backend
 from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.stores import resolve_backend
@@ -19,42 +18,55 @@ from lingbot_eval.validation import nearest
 
 REFERENCE_BACKEND: Backend = "sdpa"
 REFERENCE_PRECISION = "float32"
+HEADS = {"compiled": True, "plain": False}
+"""Words for dense heads through torch.compile, and for those without."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One side. name: ``A``, ``B`` or ``reference``. backend: as it is resolved on the device, never ``auto``."""
+    """One side.
+
+    name: ``A``, ``B`` or ``reference``. backend: as it is resolved on the device, never ``auto``. compile_heads: its
+    dense heads go through torch.compile.
+    """
 
     name: str
     backend: Backend
     precision: str
+    compile_heads: bool = False
 
     @property
     def label(self) -> str:
-        """``A sdpa bfloat16``."""
-        return f"{self.name} {self.backend} {self.precision}"
+        """``A sdpa bfloat16``, or ``A sdpa bfloat16 compiled``."""
+        return f"{self.name} {self.backend} {self.precision}{' compiled' if self.compile_heads else ''}"
 
     @property
     def is_reference(self) -> bool:
         """Whether it computes exactly what the reference does."""
-        return (self.backend, self.precision) == (REFERENCE_BACKEND, REFERENCE_PRECISION)
+        return (self.backend, self.precision, self.compile_heads) == (REFERENCE_BACKEND, REFERENCE_PRECISION, False)
 
 
-def parse_contender(name: str, text: str, precision: str, device: torch.device) -> Contender:
-    """``BACKEND`` or ``BACKEND:PRECISION``; the other precision is ``precision``. Raises ConfigError."""
-    wanted, colon, given = text.partition(":")
+def parse_contender(name: str, text: str, method: LingbotConfig, device: torch.device) -> Contender:
+    """``BACKEND[:PRECISION][:compiled]``; what it leaves out is as ``method`` has it. Raises ConfigError."""
+    wanted, *words = text.split(":")
     backend = next((known for known in BACKENDS if known == wanted), None)
     if backend is None:
         raise ConfigError(
             f"{name}: no backend {wanted!r}{nearest(wanted, BACKENDS)}; there are: {', '.join(BACKENDS)}, "
-            "each with :PRECISION where wanted"
+            "each with :PRECISION and :compiled where wanted"
         )
-    if colon and given not in PRECISIONS:
+    known = (*PRECISIONS, *HEADS)
+    strange = next((word for word in words if word not in known), None)
+    if strange is not None:
         raise ConfigError(
-            f"{name}: no precision {given!r}{nearest(given, PRECISIONS)}; there are: {', '.join(PRECISIONS)}"
+            f"{name}: expected {', '.join(known)} behind {wanted}, found {strange!r}{nearest(strange, known)}"
         )
-    chosen = given or precision
-    return Contender(name, resolve_backend(backend, PRECISIONS[chosen], device), chosen)
+    precisions, heads = ([word for word in words if word in kind] for kind in (PRECISIONS, HEADS))
+    if max(len(precisions), len(heads)) > 1:
+        raise ConfigError(f"{name}: expected one precision and one word on the heads at most, found {text!r}")
+    precision = precisions[0] if precisions else method.precision
+    compiled = HEADS[heads[0]] if heads else method.compile_heads
+    return Contender(name, resolve_backend(backend, PRECISIONS[precision], device), precision, compiled)
 
 
 def reference_contender() -> Contender:
@@ -73,22 +85,30 @@ class Bench:
     method: LingbotConfig
     device: torch.device
     frames: int | None
-    _models: dict[str, tuple[GeometricContextTransformer, WeightSource]] = field(default_factory=dict)
+    _models: dict[str, GeometricContextTransformer] = field(default_factory=dict)
+    _compiled: dict[str, GeometricContextTransformer] = field(default_factory=dict)
 
-    def model(self, precision: str) -> tuple[GeometricContextTransformer, WeightSource]:
-        """The network in this precision, built when it is first asked for. Raises as `build_model`."""
+    def model(self, contender: Contender) -> GeometricContextTransformer:
+        """Its network, built when one of its precision is first asked for. Raises as `build_model`."""
+        precision = contender.precision
         if precision not in self._models:
-            self._models[precision] = build_network(self.method.model, self.device, precision)
-        return self._models[precision]
+            model, _ = build_network(self.method.model, self.device, precision)
+            # The reference is float32 throughout, whatever the method's heads may round.
+            model.choose_heads(self.method.heads if precision != REFERENCE_PRECISION else "float32")
+            self._models[precision] = model
+        if not contender.compile_heads:
+            return self._models[precision]
+        if precision not in self._compiled:
+            self._compiled[precision] = self._models[precision].with_compiled_heads()
+        return self._compiled[precision]
 
-    def weights_bytes(self, precision: str) -> int:
-        """Bytes of the network's parameters on the device."""
-        model, _ = self.model(precision)
+    def weights_bytes(self, contender: Contender) -> int:
+        """Bytes of its network's parameters on the device."""
+        model = self.model(contender)
         return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
     def open(self, contender: Contender) -> Session:
         """A new stream of this contender. Raises as `open_session`."""
-        model, _ = self.model(contender.precision)
         settings = self.method.streaming.model_copy(update={"backend": contender.backend})
         iterations = self.method.model.camera_iterations
-        return open_session(model, settings, frames=self.frames, camera_iterations=iterations)
+        return open_session(self.model(contender), settings, frames=self.frames, camera_iterations=iterations)

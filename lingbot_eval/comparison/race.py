@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -52,9 +53,9 @@ def _contained(side: Side, work: Callable[[], None]) -> None:
 
 def _warm_up(bench: Bench, side: Side, frames: PreparedFrames) -> None:
     with memory_guarded("warm-up", None):
-        side.weights_bytes = bench.weights_bytes(side.contender.precision)
+        side.weights_bytes = bench.weights_bytes(side.contender)
     first = frames.first()
-    with timed(str(bench.device)) as elapsed:
+    with _compiling(bench, side), timed(str(bench.device)) as elapsed:
         with memory_guarded("warm-up", 0):
             image = on_device(first, bench.device)
             session = bench.open(side.contender)
@@ -72,12 +73,25 @@ def _one_pass(bench: Bench, side: Side, frames: PreparedFrames, each_frame: Call
     before = _allocated(bench.device)
     step_ms = array("d")
     try:
-        _stream(bench, side, frames, step_ms, each_frame)
+        with _compiling(bench, side):
+            _stream(bench, side, frames, step_ms, each_frame)
     finally:
         side.step_ms.append(_shared(step_ms, bench.method.streaming.scale_frames))
         if before is not None:
             side.device_bytes = max(side.device_bytes or 0, torch.cuda.max_memory_allocated(bench.device) - before)
         release(bench.device)
+
+
+@contextmanager
+def _compiling(bench: Bench, side: Side) -> Iterator[None]:
+    """Adds to the side what compiling its heads takes in the block; a network that two sides share is compiled once."""
+    model = bench.model(side.contender)
+    before = model.head_compilation
+    yield
+    after = model.head_compilation
+    if before is not None and after is not None:
+        side.compile_s = (side.compile_s or 0.0) + after.seconds - before.seconds
+        side.not_compiled = after.reason
 
 
 def _stream(

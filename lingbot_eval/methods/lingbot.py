@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.network import build_network
+from lingbot_eval.methods.network import build_network, compilation_measurements
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.build import choose_device
@@ -20,6 +20,9 @@ from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.settings import stream_interval
 from lingbot_eval.streaming.stores import resolve_backend
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
+
+if TYPE_CHECKING:
+    from lingbot_eval.model.compiled_heads import Compilation
 
 WARM_UP_STEPS = 3
 
@@ -35,6 +38,7 @@ class LingbotMethod:
         self._frames: int | None = None
         self._session: Session | None = None
         self._interval = 0
+        self._compiled_before: Compilation | None = None
 
     @property
     def name(self) -> str:
@@ -70,7 +74,7 @@ class LingbotMethod:
         self._session = None  # the last scene's caches go before the next one's come
         self._frames = sequence.length
         self._interval = stream_interval(self._config.streaming, self._frames)
-        self._model()
+        self._compiled_before = self._model()[0].head_compilation
 
     def warm_up(self, frame: Frame) -> float:
         """A scale phase and a few steps of this image through a stream of their own."""
@@ -90,7 +94,7 @@ class LingbotMethod:
         yield from stepper.finish()
 
     def resources(self) -> tuple[Measurement, ...]:
-        """Bytes of weights, cache by kind and as allocated, and the device's own figures, in MiB."""
+        """Memory of weights, caches by kind and as allocated, and the device's own, in MiB; what compiling took."""
         model, _ = self._model()
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         used = self._session.used_bytes() if self._session else {}
@@ -104,6 +108,7 @@ class LingbotMethod:
             *kinds,
             mebibytes("cache_allocated", held, "cache buffers held at the end, headroom included"),
             *device_memory_measurements(device_memory(str(self._device))),
+            *compilation_measurements(model, self._compiled_before),
         )
 
     def close(self) -> None:
@@ -117,7 +122,7 @@ class LingbotMethod:
         if self._loaded is None:
             model, source = build_network(self._config.model, self._device, self._config.precision)
             model.choose_heads(self._config.heads)
-            self._loaded = model, source
+            self._loaded = model.with_compiled_heads() if self._config.compile_heads else model, source
         return self._loaded
 
     def _new_session(self) -> Session:

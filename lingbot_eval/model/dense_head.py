@@ -14,6 +14,8 @@ EPS = 1e-5
 POSITION_BASE = 100.0
 POSITION_WEIGHT = 0.1
 OUTPUT_WIDTH = 32
+SIZES_KEPT = 2
+"""Image sizes whose position maps stay: a stream never changes its own."""
 
 
 def position_map(channels: int, rows: int, columns: int, aspect: float) -> Tensor:
@@ -102,37 +104,53 @@ class DenseHead(nn.Module):
             ]
         )
         self.scratch = Scratch(channels, config.dpt_features, outputs)
-        self._positions: dict[tuple[int, int, int, float], Tensor] = {}
+        self._widths = (*channels, config.dpt_features // 2)
+        self._positions: dict[tuple[int, int, torch.device], tuple[Tensor, ...]] = {}
 
     def position_maps(self) -> tuple[Tensor, ...]:
         """The maps that are kept now, of the last sizes."""
-        return tuple(self._positions.values())
+        return tuple(known for maps in self._positions.values() for known in maps)
 
-    def _add_position(self, x: Tensor, aspect: float) -> Tensor:
-        _, channels, rows, columns = x.shape
-        key = (channels, rows, columns, aspect)
+    def positions(self, height: int, width: int) -> tuple[Tensor, ...]:
+        """What :meth:`decode` adds for H×W images: one (1, channels, rows, columns) a level, and one at image size."""
+        device = self.norm.weight.device
+        key = height, width, device
         known = self._positions.get(key)
-        if known is None or known.device != x.device:
-            if len(self._positions) >= 2 * len(self.projects):
-                self._positions.clear()  # another image size: the maps of the last one are not needed again
-            known = (POSITION_WEIGHT * position_map(channels, rows, columns, aspect))[None].to(x.device)
-            if x.is_contiguous(memory_format=torch.channels_last):
-                known = known.contiguous(memory_format=torch.channels_last)
+        if known is None:
+            if len(self._positions) >= SIZES_KEPT:
+                self._positions.clear()  # other image sizes: the maps of the last ones are not needed again
+            grid = (height // PATCH_SIZE, width // PATCH_SIZE)
+            known = tuple(
+                (POSITION_WEIGHT * position_map(channels, *sides, width / height))[None]
+                .to(device)
+                # The layout in which tokens come.
+                .contiguous(memory_format=torch.channels_last)
+                for channels, sides in zip(self._widths, (*[grid] * len(self.projects), (height, width)), strict=True)
+            )
             self._positions[key] = known
-        return x + known
+        return known
 
-    def forward(self, tokens: list[Tensor], height: int, width: int) -> Tensor:
-        """Four (S, T, 2C) tensors of H×W images → (S, outputs, H, W) float32."""
-        rows, columns, aspect = height // PATCH_SIZE, width // PATCH_SIZE, width / height
+    def decode(self, tokens: list[Tensor], positions: tuple[Tensor, ...]) -> Tensor:
+        """Four (S, T, 2C) tensors and :meth:`positions` of their images → (S, outputs, H, W) float32.
+
+        A function of its arguments and the weights alone, so that it can be compiled.
+        """
         maps = []
-        for level, project, resize in zip(tokens, self.projects, self.resize_layers, strict=True):
-            x = self.norm(level[:, SPECIAL_TOKENS:]).transpose(1, 2).unflatten(2, (rows, columns))
-            maps.append(resize(self._add_position(project(x), aspect)))
+        for level, project, resize, place in zip(
+            tokens, self.projects, self.resize_layers, positions[:-1], strict=True
+        ):
+            x = self.norm(level[:, SPECIAL_TOKENS:]).transpose(1, 2).unflatten(2, place.shape[-2:])
+            maps.append(resize(project(x) + place))
         s = self.scratch
         fine, medium, coarse = s.layer1_rn(maps[0]), s.layer2_rn(maps[1]), s.layer3_rn(maps[2])
         x = s.refinenet4(s.layer4_rn(maps[3]), None, coarse.shape[-2:])
         x = s.refinenet3(x, coarse, medium.shape[-2:])
         x = s.refinenet2(x, medium, fine.shape[-2:])
         x = s.refinenet1(x, fine, (2 * fine.shape[-2], 2 * fine.shape[-1]))
+        height, width = positions[-1].shape[-2:]
         x = _upsample(s.output_conv1(x), (height, width))
-        return cast(Tensor, s.output_conv2(self._add_position(x, aspect)))
+        return cast(Tensor, s.output_conv2(x + positions[-1]))
+
+    def forward(self, tokens: list[Tensor], height: int, width: int) -> Tensor:
+        """Four (S, T, 2C) tensors of H×W images → (S, outputs, H, W) float32."""
+        return self.decode(tokens, self.positions(height, width))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,12 @@ from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.model.dense_head import DenseHead
 from lingbot_eval.model.protocols import KVCache, Placement
 
+if TYPE_CHECKING:
+    from lingbot_eval.model.compiled_heads import Compilation, CompiledHead
+
 HeadPrecision = Literal["auto", "float32", "tf32"]
+DenseMaps = Callable[[list[Tensor], int, int], Tensor]
+"""Four token tensors, height and width → raw outputs: a `DenseHead`, or a compiled one."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class GeometricContextTransformer(nn.Module):
         self.depth_head = DenseHead(config, outputs=2)
         self.point_head = DenseHead(config, outputs=4) if point_head else None
         self.tf32_heads = False
+        self._compiled: dict[DenseHead, CompiledHead] = {}
 
     @property
     def device(self) -> torch.device:
@@ -67,6 +75,28 @@ class GeometricContextTransformer(nn.Module):
         half = self.trunk_dtype is not torch.float32
         self.tf32_heads = precision == "tf32" or (precision == "auto" and half)
 
+    def with_compiled_heads(self) -> GeometricContextTransformer:
+        """The same network, of the same weights, whose dense heads go through torch.compile; this one stays as it is.
+
+        A head is compiled when it first meets an image size.
+        """
+        # Its import takes a second, which nobody waits for who does not compile.
+        from lingbot_eval.model.compiled_heads import CompiledHead
+
+        twin = copy.copy(self)  # of a module: its parameters and parts are the same objects
+        named = {"depth head": self.depth_head, "point head": self.point_head}
+        twin._compiled = {head: CompiledHead(head, name) for name, head in named.items() if head is not None}
+        return twin
+
+    @property
+    def head_compilation(self) -> Compilation | None:
+        """What compiling the heads took so far; None where nobody asked for it."""
+        if not self._compiled:
+            return None
+        from lingbot_eval.model.compiled_heads import together
+
+        return together([head.compilation for head in self._compiled.values()])
+
     def place(self, images: Tensor, placement: Placement) -> PassInputs:
         """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``; sides are multiples of 14."""
         return self.aggregator.place(images, placement)
@@ -87,12 +117,15 @@ class GeometricContextTransformer(nn.Module):
         """The dense heads over the trunk's tokens of H×W images."""
         # TF32 convolutions cost three digits; without them float32 is float32, whatever torch's default.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.tf32_heads):
-            depth, depth_confidence = _by_frame(self.depth_head, tokens, height, width)
+            depth, depth_confidence = _by_frame(self._dense(self.depth_head), tokens, height, width)
             points, points_confidence = None, None
             if self.point_head is not None:
-                raw, points_confidence = _by_frame(self.point_head, tokens, height, width)
+                raw, points_confidence = _by_frame(self._dense(self.point_head), tokens, height, width)
                 points = raw.sign() * torch.expm1(raw.abs())
         return DenseOutput(depth[..., 0].exp(), depth_confidence, points, points_confidence)
+
+    def _dense(self, head: DenseHead) -> DenseMaps:
+        return self._compiled.get(head, head)
 
     def poses(self, camera_tokens: Tensor, cache: KVCache, iterations: int) -> list[Tensor]:
         """(S, 2C) camera tokens of a pass → one (S, 9) encoding a refinement iteration, the last the result.
@@ -107,7 +140,7 @@ def camera_tokens(tokens: list[Tensor]) -> Tensor:
     return tokens[-1][:, 0]
 
 
-def _by_frame(head: DenseHead, tokens: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
+def _by_frame(head: DenseMaps, tokens: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
     """Run a dense head frame by frame: values (S, H, W, K) and confidence 1 + exp (S, H, W).
 
     The maps of one frame at full size are the largest activations of the model; eight scale frames at once would

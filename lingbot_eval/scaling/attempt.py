@@ -8,16 +8,19 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from lingbot_eval.errors import CheckpointError, LingbotEvalError, StoreError, one_line
 from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.methods.network import compilation_measurements
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.config import CONFIGS
+from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.profiling.memory import is_out_of_memory, reset_peaks
 from lingbot_eval.profiling.probe import MemoryProbe
 from lingbot_eval.profiling.timing import timed
@@ -35,6 +38,9 @@ from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.settings import StreamSettings, stream_interval
 from lingbot_eval.streaming.stores import resolve_backend
 from lingbot_eval.types import FrameType
+
+if TYPE_CHECKING:
+    from lingbot_eval.model.compiled_heads import Compilation
 
 WARM_UP_STEPS = 4
 """Frames after the scale phase: enough for kept and passing ones, and for the pass that a CUDA graph records."""
@@ -81,6 +87,7 @@ class CaseAttempt:
     _facts: dict[str, Any] = field(default_factory=dict)
     _setting: Setting | None = None
     _warm_up_s: float | None = None
+    _compiled_before: Compilation | None = None
     _summary: dict[str, Any] = field(default_factory=dict)
     _started: str = field(default_factory=utc_now)
     _begun: float = field(default_factory=time.perf_counter)
@@ -176,7 +183,8 @@ class CaseAttempt:
     def _streaming(self) -> StreamSettings:
         """The case's stream, its interval and backend resolved; what the record and the formula need is noted."""
         case, settings = self.case, self.study.model
-        model, weights = self.networks.get(case.precision)
+        model, weights = self._network()
+        self._compiled_before = model.head_compilation
         asked = self.study.streaming.model_copy(
             update={"backend": case.backend, "window": case.window, "keyframe_interval": case.keyframe_interval}
         )
@@ -200,8 +208,11 @@ class CaseAttempt:
         }
         return streaming
 
+    def _network(self) -> tuple[GeometricContextTransformer, WeightSource]:
+        return self.networks.get(self.case.precision, compile_heads=self.case.compile_heads)
+
     def _open(self, streaming: StreamSettings) -> Session:
-        model, _ = self.networks.get(self.case.precision)
+        model, _ = self._network()
         iterations = self.study.model.camera_iterations
         return open_session(model, streaming, frames=self.case.frames, camera_iterations=iterations)
 
@@ -249,7 +260,10 @@ class CaseAttempt:
             self._stage = "summary"
         truth, guess = self._frames.reference(len(self._log)), self._poses.trajectory()
         setting, log = self._setting, self._log
-        measured = case_measurements(self.case, log, self._warm_up_s)
+        measured = (
+            *case_measurements(self.case, log, self._warm_up_s),
+            *compilation_measurements(self._network()[0], self._compiled_before),
+        )
         self._summary = {
             "measurements": [MeasurementRecord(**asdict(m)) for m in measured],
             "growth": list(case_growth(setting, log)),

@@ -27,7 +27,7 @@ def page(record: ScaleRecord, cases: Sequence[CaseRecord], figure: str | None) -
     parts += [table.markdown() for table in tables(cases)]
     problems = remarks(cases)
     if problems:
-        parts += ["### Not to the end", "", *(f"- {markdown_text(line)}" for line in problems), ""]
+        parts += ["### Otherwise than asked for", "", *(f"- {markdown_text(line)}" for line in problems), ""]
     parts += ["### How it was measured", "", *(f"- {markdown_text(line)}" for line in _conventions(cases)), ""]
     parts += ["### Repeat", "", "```sh", record.command, "```", "", *_machine(record.environment), ""]
     return "\n".join(parts)
@@ -54,7 +54,7 @@ def tables(cases: Sequence[CaseRecord]) -> tuple[TextTable, ...]:
 
 
 def remarks(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
-    """What failed or ended early, a line each."""
+    """What failed, ended early or ran otherwise than asked for, a line each."""
     lines = []
     for case in cases:
         if case.status == "failed":
@@ -62,6 +62,9 @@ def remarks(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
             lines.append(f"{case.name}: failed ({case.stage}{where}): {case.reason}")
         elif case.stopped:
             lines.append(f"{case.name}: {case.stopped}")
+        lines += [
+            f"{case.name}: {m.reason}" for m in case.measurements if m.name == _COMPILING and m.reason is not None
+        ]
     return tuple(lines)
 
 
@@ -77,16 +80,16 @@ def growth_statement(case: CaseRecord) -> str:
 
 def case_labels(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
     """Short names: what the cases differ in, besides what they were asked for frames."""
-    shown = [
-        key
-        for key in ("scenario", "backend", "keyframe_interval", "window", "precision", "size", "limit_s")
-        if len({str(case.case.get(key)) for case in cases}) > 1 or (key == "scenario" and _asked(cases, "camera"))
-    ]
+    shown = [key for key in _NAMED if _tells(key, [case.case.get(key) for case in cases])]
     return tuple(
         ", ".join([f"{case.case['frames']:,} frames", *(_setting(case, key) for key in shown)]) for case in cases
     )
 
 
+_COMPILING = "head_compilation"
+_NAMED = ("scenario", "backend", "keyframe_interval", "window", "precision", "compile_heads", "size", "limit_s")
+_ALWAYS_NAMED = {"scenario": "camera", "compile_heads": True}
+"""Without these words the figures would be misread, even where all cases have them."""
 _PACE = (
     "case",
     "frames",
@@ -118,6 +121,10 @@ _CHECKPOINTS = (
 )
 
 
+def _tells(key: str, values: Sequence[Any]) -> bool:
+    return len(set(map(str, values))) > 1 or _ALWAYS_NAMED.get(key, ...) in values
+
+
 def _setting(case: CaseRecord, key: str) -> str:
     value = case.case.get(key)
     if key == "backend":
@@ -125,6 +132,8 @@ def _setting(case: CaseRecord, key: str) -> str:
     if key == "keyframe_interval":
         resolved = case.facts.get(key, value)
         return f"interval {value}" + (f" ({resolved})" if resolved != value else "")
+    if key == "compile_heads":
+        return _heads(case)
     if key == "window":
         return f"window {case.facts.get(key, value)}"
     if key == "size" and isinstance(value, list):
@@ -132,6 +141,13 @@ def _setting(case: CaseRecord, key: str) -> str:
     if key == "scenario" and value == "camera":
         return f"camera {case.case.get('camera_hz'):g} Hz"
     return f"at most {value} s" if key == "limit_s" else str(value).replace("_", " ")
+
+
+def _heads(case: CaseRecord) -> str:
+    if not case.case.get("compile_heads"):
+        return "plain heads"
+    compiling = _value(case, _COMPILING)
+    return "heads not compiled" if compiling is None else f"compiled heads ({compiling / 1e3:.1f} s)"
 
 
 def _pace(label: str, case: CaseRecord) -> tuple[str, ...]:

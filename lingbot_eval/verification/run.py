@@ -26,6 +26,10 @@ def verify(cases: CaseSet, setup: Setup) -> Iterator[Comparison]:
             model, built_for = None, _network(case)  # the old one goes before the new one is built
             model = reference_model(case, setup)
         found = reproduce(case, setup, model)
+        compilation = model.head_compilation
+        if compilation is not None and compilation.reason is not None:
+            yield Comparison(name, "", None, None, "unsupported", f"heads not compiled: {compilation.reason}")
+            continue
         other = other_keyframes(found, wanted) if case.flow_threshold and setup.precision != "float32" else ""
         if other:
             yield Comparison(name, "", None, None, "incomparable", other)

@@ -1,0 +1,170 @@
+"""Compiled dense heads as an axis: the setting reaches every command, and so does the word that they ran otherwise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lingbot_eval.cli.main import main
+from lingbot_eval.cli.stages_command import heads_text
+from lingbot_eval.model.compiled_heads import Compilation
+from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.runs.store import RunStore
+from tests.model.compilers import broken, use
+
+SIZE = (56, 42)
+STUDY = {
+    "kind": "scale",
+    "name": "heads",
+    "model": {"config": "ci"},
+    "device": "cpu",
+    "input": {"kind": "noise", "pool": 3},
+    "defaults": {"frames": 14, "size": list(SIZE), "keyframe_interval": 1, "backend": "sdpa"},
+    "sweep": {"compile_heads": [False, True]},
+}
+EXPERIMENT = {
+    "name": "heads",
+    "datasets": [
+        {
+            "name": "synthetic",
+            "scenes": ["room", "corridor"],
+            "options": {"frames": 14, "width": SIZE[0], "height": SIZE[1]},
+            "size": {"mode": "exact", "width": SIZE[0], "height": SIZE[1]},
+        }
+    ],
+    "methods": [
+        {"kind": "lingbot", "name": "model", "model": {"config": "ci"}, "device": "cpu", "compile_heads": True}
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def file_of(folder: Path, document: dict[str, Any]) -> str:
+    path = folder / "settings.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return str(path)
+
+
+def compiling(measurements: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [m for m in measurements if m["name"] == "head_compilation"]
+
+
+def run_units(folder: Path) -> dict[str, UnitRecord]:
+    assert main(["run", file_of(folder, EXPERIMENT), "--out", str(folder / "runs"), "--no-report"]) == 0
+    (path,) = (folder / "runs").iterdir()
+    return {unit.record.scene: unit.record for unit in RunStore.open(path).read_units().units}
+
+
+def test_a_run_compiles_once_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "eager")
+    records = run_units(tmp_path)
+    found = {scene: compiling([m.model_dump() for m in record.measurements]) for scene, record in records.items()}
+    assert {scene: [m["samples"] for m in each] for scene, each in found.items()} == {"room": [1], "corridor": [0]}
+    assert found["room"][0]["value"] > 0
+    assert found["corridor"][0]["value"] == 0
+    assert all(record.method_facts["compile_heads"] is True for record in records.values())
+
+
+def test_a_run_whose_heads_could_not_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, broken)
+    for record in run_units(tmp_path).values():
+        (found,) = compiling([m.model_dump() for m in record.measurements])
+        assert (record.status, found["value"]) == ("ok", None)
+        assert "the heads run as they are: depth head: " in found["reason"]
+    assert "compiling the heads: the heads run as they are: depth head: " in capsys.readouterr().out
+
+
+def test_heads_are_an_axis_of_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, "eager")
+    assert main(["scale", file_of(tmp_path, STUDY), "--out", str(tmp_path), "--json"]) == 0
+    plain, compiled = json.loads(capsys.readouterr().out)["cases"]
+    assert (plain["case"]["compile_heads"], compiled["case"]["compile_heads"]) == (False, True)
+    assert plain["name"] != compiled["name"]
+    assert compiling(plain["measurements"]) == []
+    (took,) = compiling(compiled["measurements"])
+    assert took["value"] > 0
+    # Its seconds are in the warm-up, and in no frame's time.
+    (warm_up,) = [m for m in compiled["measurements"] if m["name"] == "warm_up"]
+    assert warm_up["value"] > took["value"]
+    page = next(tmp_path.glob("*/scale.md")).read_text(encoding="utf-8")
+    assert "plain heads" in page
+    assert f"compiled heads ({took['value'] / 1e3:.1f} s)" in page
+
+
+def test_a_study_whose_heads_could_not_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, broken)
+    assert main(["scale", file_of(tmp_path, STUDY), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "heads not compiled" in said.out
+    assert "the heads run as they are: depth head: " in said.err
+
+
+def compared(folder: Path, *sides: str) -> int:
+    given = ["--experiment", file_of(folder, EXPERIMENT), "--frames", "14", "--rounds", "1", "--no-reference"]
+    return main(["compare", *sides, *given, "--out", str(folder / "out"), "--json"])
+
+
+def test_heads_are_an_axis_of_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, "eager")
+    assert compared(tmp_path, "sdpa:plain", "sdpa") == 0
+    document = json.loads(capsys.readouterr().out)
+    plain, compiled = document["sides"]
+    assert (plain["compile_heads"], plain["compile_s"]) == (False, None)
+    assert (compiled["compile_heads"], compiled["not_compiled"]) == (True, None)
+    assert 0 < compiled["compile_s"] < compiled["warm_up_s"]
+    assert "A sdpa float32 against B sdpa float32 compiled" in document["title"]
+    page = next((tmp_path / "out").glob("*.md")).read_text(encoding="utf-8")
+    assert "| compiling" in page
+
+
+def test_a_comparison_with_heads_that_are_not_compiled_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, broken)
+    assert compared(tmp_path, "sdpa:plain", "sdpa:compiled") == 1
+    said = capsys.readouterr()
+    assert "error: B sdpa float32 compiled: heads not compiled, they ran as they are: depth head: " in said.err
+    assert json.loads(said.out)["time_ratio"]["value"] is None
+
+
+def test_stages_with_compiled_heads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    use(monkeypatch, "eager")
+    command = ["stages", "--config", "mini", "--size", "56x42", "--frame", "12", "--device", "cpu", "--compile-heads"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["head_compilation"]
+    assert (found["programs"], found["reason"]) == (1, None)
+    assert heads_text(Compilation(**found)) == f", compiled heads ({found['seconds']:.1f} s)"
+    assert heads_text(Compilation(0, 1.0, "depth head: why")) == ", heads as they are (depth head: why)"
+    assert heads_text(None) == ""
+
+
+def test_reference_cases_with_compiled_heads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["verify", "--case", "stream_short", "--case", "stages", "--compile-heads"]
+    use(monkeypatch, "eager")
+    assert main(command) == 0
+    assert "compiled heads" in capsys.readouterr().out
+    use(monkeypatch, broken)
+    assert main(command) == 2
+    assert "unsupported (heads not compiled: depth head: " in capsys.readouterr().out
