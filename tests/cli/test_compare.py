@@ -89,7 +89,7 @@ def test_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "says"),
     [
         (["sdpa", "nowhere"], "found sdpa (a backend) and nowhere (neither)"),
-        (["sdpa", "paged:int8"], "B: no precision 'int8'"),
+        (["sdpa", "paged:int8"], "behind paged, found 'int8'"),
         (["sdpa", "flashinfer:bfloat16"], "backend sdpa works meanwhile"),
         (["sdpa", "paged", "--scene", "kitchen"], "no scene 'kitchen'; there are: room, corridor"),
         (["sdpa", "paged", "--frames", "0"], "expected a whole number of at least 1, found '0'"),

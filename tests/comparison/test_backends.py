@@ -20,6 +20,7 @@ from lingbot_eval.comparison.outcome import Failure, Ratio, Side, time_ratio
 from lingbot_eval.comparison.race import race
 from lingbot_eval.comparison.write import prepare_folder, write_backends
 from lingbot_eval.errors import ConfigError, DependencyError
+from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
@@ -264,18 +265,44 @@ def test_a_selection_is_cut_and_scenes_are_found_by_name() -> None:
     ("text", "says"),
     [
         ("sdpaa", r"A: no backend 'sdpaa' \(did you mean 'sdpa'\?\)"),
-        ("sdpa:bfloat", r"A: no precision 'bfloat' \(did you mean 'bfloat16'\?\); there are: float32"),
-        ("sdpa:", "A: no precision ''"),
+        ("sdpa:bfloat", r"A: expected float32, .* behind sdpa, found 'bfloat' \(did you mean 'bfloat16'\?\)"),
+        ("sdpa:", "A: expected float32, bfloat16, float16, compiled, plain behind sdpa, found ''"),
+        (
+            "sdpa:float32:float32",
+            "A: expected one precision and one word on the heads at most, found 'sdpa:float32:flo",
+        ),
+        ("sdpa:plain:compiled", "A: expected one precision and one word on the heads at most"),
     ],
 )
 def test_unknown_sides(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        parse_contender("A", text, "float32", CPU)
+        parse_contender("A", text, method(), CPU)
 
 
 def test_sides_are_resolved() -> None:
-    assert parse_contender("A", "auto", "bfloat16", CPU) == Contender("A", "sdpa", "bfloat16")
-    assert parse_contender("B", "paged:float16", "float32", CPU).label == "B paged float16"
+    assert parse_contender("A", "auto", method(precision="bfloat16"), CPU) == Contender("A", "sdpa", "bfloat16")
+    assert parse_contender("B", "paged:float16", method(), CPU).label == "B paged float16"
+
+
+def test_heads_are_as_the_method_has_them_unless_a_side_says() -> None:
+    compiled = method(compile_heads=True)
+    for text, expected in (("sdpa", True), ("sdpa:plain", False), ("sdpa:compiled:bfloat16", True)):
+        assert parse_contender("A", text, compiled, CPU).compile_heads is expected
+    side = parse_contender("A", "sdpa:float32:compiled", method(), CPU)
+    assert side.label == "A sdpa float32 compiled"
+    assert not side.is_reference
+    assert parse_contender("A", "sdpa:plain", compiled, CPU).is_reference
+
+
+@pytest.mark.parametrize(("heads", "in_bfloat16"), [("auto", True), ("float32", False), ("tf32", True)])
+def test_heads_round_as_the_method_says_and_never_in_float32(heads: str, in_bfloat16: bool) -> None:
+    found = Bench(method(heads=heads), CPU, FRAMES)
+    assert found.model(Contender("A", "sdpa", "bfloat16")).tf32_heads is in_bfloat16
+    assert not found.model(SDPA).tf32_heads
+
+
+def method(**settings: object) -> LingbotConfig:
+    return selected().method.model_copy(update=settings)
 
 
 def test_a_backend_that_cannot_be_had_is_one_clear_line() -> None:

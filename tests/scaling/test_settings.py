@@ -86,6 +86,7 @@ def test_names_say_every_difference() -> None:
         "keyframe_interval": 3,
         "window": 9,
         "precision": "bfloat16",
+        "compile_heads": True,
         "size": (28, 14),
         "limit_s": 4.0,
     }
