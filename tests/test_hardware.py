@@ -13,7 +13,7 @@ from lingbot_eval import hardware, processor
 from lingbot_eval.cache import ranges
 from lingbot_eval.cache.ranges import ProductAttention, SlicedAttention, sdpa_attention, triton_why_not
 from lingbot_eval.hardware import has_triton, on_device
-from lingbot_eval.streaming.stores import resolve_backend
+from lingbot_eval.streaming.stores import attention_name, resolve_backend
 
 GPU = torch.device("cuda", 1)
 
@@ -90,7 +90,11 @@ def test_products_need_instructions_of_the_cpu(
 ) -> None:
     """Without them a product of bfloat16 takes up to sixteen times as long as torch's own attention (measured)."""
     monkeypatch.setattr(processor, "processor_field", {"flags": flags}.get)
-    assert type(sdpa_attention(dtype, torch.device("cpu"))) is kernel
+    cpu = torch.device("cpu")
+    assert type(sdpa_attention(dtype, cpu)) is kernel
+    # What a record says, so that the gate holds no arithmetic against another.
+    assert attention_name("sdpa", dtype, cpu) == ("products" if kernel is ProductAttention else "torch")
+    assert attention_name("paged", dtype, cpu) == "paged"
 
 
 def test_a_field_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

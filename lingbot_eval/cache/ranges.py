@@ -204,9 +204,12 @@ def sdpa_attention(dtype: torch.dtype, device: torch.device) -> RangeAttention:
     half = dtype in (torch.bfloat16, torch.float16)
     if half and capability(device) >= AMPERE and has_varlen():
         return VarlenAttention(device)
-    if dtype is torch.bfloat16 and device.type == "cpu" and multiplies_bfloat16():
-        return ProductAttention()
-    return SlicedAttention()
+    return ProductAttention() if attends_by_products(dtype, device) else SlicedAttention()
+
+
+def attends_by_products(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether ``sdpa`` is not torch's kernel there but `ProductAttention`, which rounds scores to bfloat16."""
+    return dtype is torch.bfloat16 and device.type == "cpu" and multiplies_bfloat16()
 
 
 def triton_why_not(dtype: torch.dtype, device: torch.device) -> str | None:

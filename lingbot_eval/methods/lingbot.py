@@ -18,7 +18,7 @@ from lingbot_eval.profiling.memory import device_memory, device_memory_measureme
 from lingbot_eval.profiling.timing import timed
 from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.settings import stream_interval
-from lingbot_eval.streaming.stores import resolve_backend
+from lingbot_eval.streaming.stores import attention_name, resolve_backend
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class LingbotMethod:
         """Configuration, weights, stream, device and precision, as plain values."""
         settings = self._config.streaming
         model, source = self._model()
+        backend = resolve_backend(settings.backend, model.trunk_dtype, self._device)
         return {
             **self._config.model_dump(mode="json"),
             "weights": source.name,
@@ -61,7 +62,8 @@ class LingbotMethod:
             "checkpoint_sha256": source.sha256,
             "notes": list(source.notes),
             "device": str(self._device),
-            "backend": resolve_backend(settings.backend, model.trunk_dtype, self._device),
+            "backend": backend,
+            "attention": attention_name(backend, model.trunk_dtype, self._device),
             "window": settings.window or model.config.window,
             "keyframe_interval": self._interval,
             "scale": "relative: the model's own, not metric",

@@ -36,7 +36,7 @@ from lingbot_eval.scaling.summary import Setting, case_checkpoints, case_growth,
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.settings import StreamSettings, stream_interval
-from lingbot_eval.streaming.stores import resolve_backend
+from lingbot_eval.streaming.stores import attention_name, resolve_backend
 from lingbot_eval.types import FrameType
 
 if TYPE_CHECKING:
@@ -200,6 +200,7 @@ class CaseAttempt:
             "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
             "device": str(self.device),
             "backend": backend,
+            "attention": attention_name(backend, model.trunk_dtype, self.device),
             "precision": case.precision,
             "keyframe_interval": interval,
             "window": self._setting.window,

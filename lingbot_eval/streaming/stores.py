@@ -14,7 +14,7 @@ from lingbot_eval.cache.flashinfer import FlashInferExecutor, Kernel
 from lingbot_eval.cache.paged import PagedStore
 from lingbot_eval.cache.policy import Step
 from lingbot_eval.cache.protocol import CacheShape, CacheStore
-from lingbot_eval.cache.ranges import sdpa_attention, triton_attention, triton_why_not
+from lingbot_eval.cache.ranges import attends_by_products, sdpa_attention, triton_attention, triton_why_not
 from lingbot_eval.hardware import HOPPER, capability
 from lingbot_eval.model.config import HEAD_DIM, PATCH_SIZE, SPECIAL_TOKENS
 from lingbot_eval.model.network import GeometricContextTransformer
@@ -102,6 +102,13 @@ def resolve_backend(backend: Backend, dtype: torch.dtype, device: torch.device) 
     if backend == "flashinfer":
         return "flashinfer-fa3" if capability(device)[0] == HOPPER else "flashinfer-fa2"
     return backend
+
+
+def attention_name(backend: Backend, dtype: torch.dtype, device: torch.device) -> str:
+    """Whose arithmetic the attention of a resolved backend is: its own name, ``torch`` or ``products`` of ``sdpa``."""
+    if backend != "sdpa":
+        return backend
+    return "products" if attends_by_products(dtype, device) else "torch"
 
 
 def _block_store(shape: CacheShape, window: int, backend: Backend) -> CacheStore:
