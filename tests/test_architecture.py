@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Streams through the method's own stepper, stores as runs do, and looks like a report and a comparison.
     "scaling": COMMON
     | {
+        "hardware",
         "adapters",
         "preparation",
         "metrics",

@@ -69,7 +69,7 @@ def heads_text(compilation: Compilation | None) -> str:
     if compilation is None:
         return ""
     if compilation.reason is not None:
-        return f", heads as they are ({compilation.reason})"
+        return f", heads not (all) compiled ({compilation.reason})"
     return f", compiled heads ({compilation.seconds:.1f} s)"
 
 

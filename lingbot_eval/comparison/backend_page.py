@@ -87,11 +87,7 @@ def failures(found: BackendComparison) -> tuple[str, ...]:
     """What ran out of memory, and where; what could not be compiled."""
     alone = [f"{side.contender.label}: {side.failure.text()}" for side in found.sides if side.failure is not None]
     together = [f"{pair_label(pair)}: {pair.ended.text()}" for pair in found.pairs if pair.ended is not None]
-    plain = [
-        f"{side.contender.label}: heads not compiled, they ran as they are: {side.not_compiled}"
-        for side in found.sides
-        if side.not_compiled is not None
-    ]
+    plain = [f"{side.contender.label}: {side.not_compiled}" for side in found.sides if side.not_compiled is not None]
     return (*alone, *plain, *together)
 
 
@@ -143,7 +139,7 @@ def _speed(found: BackendComparison) -> TextTable:
         f"{found.rounds} rounds over the same frames in turn, in one process, device synchronised before and after "
         "each frame; medians over rounds; time of a frame without the scale phase, forward alone with it, decoding not "
         "counted",
-        "warm-up: the first stream of a few frames, compilation included, in no other figure",
+        "warm-up: the first stream of a few frames, compilation included, in no frame's time",
     ]
     if compiled:
         legend.append("compiling: torch.compile of the dense heads in the warm-up; sides of one precision share it")

@@ -1,4 +1,4 @@
-"""Who is compared: backends with a precision, heads compiled or not, over weights that those of one precision share."""
+"""Who is compared: backends with a precision, heads compiled or not, over weights that those of one kind share."""
 
 from __future__ import annotations
 
@@ -27,23 +27,27 @@ class Contender:
     """One side.
 
     name: ``A``, ``B`` or ``reference``. backend: as it is resolved on the device, never ``auto``. compile_heads: its
-    dense heads go through torch.compile.
+    dense heads go through torch.compile. tf32_heads: they may round products on a GPU.
     """
 
     name: str
     backend: Backend
     precision: str
     compile_heads: bool = False
+    tf32_heads: bool = False
 
     @property
     def label(self) -> str:
-        """``A sdpa bfloat16``, or ``A sdpa bfloat16 compiled``."""
-        return f"{self.name} {self.backend} {self.precision}{' compiled' if self.compile_heads else ''}"
+        """``A sdpa bfloat16``, and what is unusual of its heads."""
+        usual = self.tf32_heads == (self.precision != "float32")
+        heads = "" if usual else " tf32 heads" if self.tf32_heads else " float32 heads"
+        return f"{self.name} {self.backend} {self.precision}{heads}{' compiled' if self.compile_heads else ''}"
 
     @property
     def is_reference(self) -> bool:
         """Whether it computes exactly what the reference does."""
-        return (self.backend, self.precision, self.compile_heads) == (REFERENCE_BACKEND, REFERENCE_PRECISION, False)
+        plain = not (self.compile_heads or self.tf32_heads)
+        return plain and (self.backend, self.precision) == (REFERENCE_BACKEND, REFERENCE_PRECISION)
 
 
 def parse_contender(name: str, text: str, method: LingbotConfig, device: torch.device) -> Contender:
@@ -66,17 +70,18 @@ def parse_contender(name: str, text: str, method: LingbotConfig, device: torch.d
         raise ConfigError(f"{name}: expected one precision and one word on the heads at most, found {text!r}")
     precision = precisions[0] if precisions else method.precision
     compiled = HEADS[heads[0]] if heads else method.compile_heads
-    return Contender(name, resolve_backend(backend, PRECISIONS[precision], device), precision, compiled)
+    tf32 = method.heads == "tf32" or (method.heads == "auto" and precision != "float32")
+    return Contender(name, resolve_backend(backend, PRECISIONS[precision], device), precision, compiled, tf32)
 
 
 def reference_contender() -> Contender:
-    """What the others are held against: torch's attention in float32."""
+    """What the others are held against: torch's attention in float32, and heads that round nothing."""
     return Contender("reference", REFERENCE_BACKEND, REFERENCE_PRECISION)
 
 
 @dataclass
 class Bench:
-    """The networks under comparison, one a precision, and the sessions opened on them.
+    """The networks under comparison, one a precision (and rounding of heads), and the sessions opened on them.
 
     method: the model and the stream; its backend and precision are the contenders'. frames: length of the stream,
     None where it is not known.
@@ -85,22 +90,21 @@ class Bench:
     method: LingbotConfig
     device: torch.device
     frames: int | None
-    _models: dict[str, GeometricContextTransformer] = field(default_factory=dict)
-    _compiled: dict[str, GeometricContextTransformer] = field(default_factory=dict)
+    _models: dict[tuple[str, bool], GeometricContextTransformer] = field(default_factory=dict)
+    _compiled: dict[tuple[str, bool], GeometricContextTransformer] = field(default_factory=dict)
 
     def model(self, contender: Contender) -> GeometricContextTransformer:
-        """Its network, built when one of its precision is first asked for. Raises as `build_model`."""
-        precision = contender.precision
-        if precision not in self._models:
-            model, _ = build_network(self.method.model, self.device, precision)
-            # The reference is float32 throughout, whatever the method's heads may round.
-            model.choose_heads(self.method.heads if precision != REFERENCE_PRECISION else "float32")
-            self._models[precision] = model
+        """Its network, built when one of its kind is first asked for. Raises as `build_model`."""
+        kind = contender.precision, contender.tf32_heads
+        if kind not in self._models:
+            model, _ = build_network(self.method.model, self.device, contender.precision)
+            model.choose_heads("tf32" if contender.tf32_heads else "float32")
+            self._models[kind] = model
         if not contender.compile_heads:
-            return self._models[precision]
-        if precision not in self._compiled:
-            self._compiled[precision] = self._models[precision].with_compiled_heads()
-        return self._compiled[precision]
+            return self._models[kind]
+        if kind not in self._compiled:
+            self._compiled[kind] = self._models[kind].with_compiled_heads()
+        return self._compiled[kind]
 
     def weights_bytes(self, contender: Contender) -> int:
         """Bytes of its network's parameters on the device."""

@@ -87,11 +87,14 @@ def _compiling(bench: Bench, side: Side) -> Iterator[None]:
     """Adds to the side what compiling its heads takes in the block; a network that two sides share is compiled once."""
     model = bench.model(side.contender)
     before = model.head_compilation
-    yield
-    after = model.head_compilation
-    if before is not None and after is not None:
-        side.compile_s = (side.compile_s or 0.0) + after.seconds - before.seconds
-        side.not_compiled = after.reason
+    try:
+        yield
+    finally:
+        after = model.head_compilation
+        if before is not None and after is not None:
+            found = after.since(before)
+            side.compile_s = (side.compile_s or 0.0) + found.seconds
+            side.not_compiled = found.reason or side.not_compiled
 
 
 def _stream(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.network import build_network, compilation_measurements
+from lingbot_eval.methods.network import build_network, compilation_measurements, dense_heads
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.build import choose_device
@@ -51,7 +51,7 @@ class LingbotMethod:
         return True
 
     def describe(self) -> Mapping[str, Any]:
-        """Configuration, weights, stream, device and precision, as plain values."""
+        """Configuration, weights, stream, device, precision and what ran, as plain values."""
         settings = self._config.streaming
         model, source = self._model()
         backend = resolve_backend(settings.backend, model.trunk_dtype, self._device)
@@ -63,6 +63,7 @@ class LingbotMethod:
             "notes": list(source.notes),
             "device": str(self._device),
             "backend": backend,
+            "dense_heads": dense_heads(model, self._compiled_before),
             "attention": attention_name(backend, model.trunk_dtype, self._device),
             "window": settings.window or model.config.window,
             "keyframe_interval": self._interval,

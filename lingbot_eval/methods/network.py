@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -31,29 +31,38 @@ def build_network(
 
 
 def compilation_measurements(model: GeometricContextTransformer, before: Compilation | None) -> tuple[Measurement, ...]:
-    """What compiling the dense heads took since ``before`` (None: since ever), or why they run as they are.
+    """What compiling the dense heads took since ``before`` (None: since ever), or why one of them ran as it is.
 
     Nothing where nobody asked for it.
     """
     found = model.head_compilation
     if found is None:
         return ()
-    reason = None if found.reason is None else f"the heads run as they are: {found.reason}"
-    if reason is None and not found.programs:
-        reason = "no frame has reached the heads"
-    seconds, programs = (found.seconds, found.programs)
     if before is not None:
-        seconds, programs = seconds - before.seconds, programs - before.programs
+        found = found.since(before)
+    reason = found.reason
+    if reason is not None and found.seconds:
+        reason = f"{reason} ({found.seconds:.1f} s of compiling)"
+    elif not found.calls:
+        reason = "no frame has reached the heads"
     return (
         Measurement(
             family="throughput",
             name="head_compilation",
             variant="",
-            value=1e3 * seconds if reason is None else None,
+            value=1e3 * found.seconds if reason is None else None,
             unit="ms",
             convention="calls in which torch.compile made a program of a dense head, one an image size, as a rule in "
-            "the warm-up; 0 where those of an earlier stream served",
-            samples=programs if reason is None else None,
+            "the warm-up and part of its time; 0 where those of an earlier stream served",
+            samples=found.programs if reason is None else None,
             reason=reason,
         ),
     )
+
+
+def dense_heads(model: GeometricContextTransformer, before: Compilation | None) -> Literal["compiled", "plain"]:
+    """How the dense heads ran since ``before``, whatever was asked for."""
+    found = model.head_compilation
+    if found is None or (found if before is None else found.since(before)).plain_calls:
+        return "plain"
+    return "compiled"

@@ -83,7 +83,8 @@ class GeometricContextTransformer(nn.Module):
         # Its import takes a second, which nobody waits for who does not compile.
         from lingbot_eval.model.compiled_heads import CompiledHead
 
-        twin = copy.copy(self)  # of a module: its parameters and parts are the same objects
+        twin = copy.copy(self)  # its parameters and parts are the same objects
+        twin._modules = dict(self._modules)
         named = {"depth head": self.depth_head, "point head": self.point_head}
         twin._compiled = {head: CompiledHead(head, name) for name, head in named.items() if head is not None}
         return twin

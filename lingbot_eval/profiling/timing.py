@@ -112,7 +112,7 @@ def throughput_measurements(
     One entry a prediction, in the order they left. forward_s: seconds of the step on the device (scale frames carry
     equal shares of their one pass), None for a method that does not tell. interval_s: seconds since the previous
     prediction left; the first one since the stream was started, so that their sum is the whole wall time.
-    warm_up_s: seconds of compiling and first touches before the stream, in no other figure; None = no warm-up.
+    warm_up_s: seconds of compiling and first touches before the stream, in no frame's time; None = no warm-up.
     Raises ValueError when the lengths differ.
     """
     if len(frame_types) != len(interval_s) or (forward_s is not None and len(forward_s) != len(interval_s)):
@@ -139,7 +139,7 @@ def throughput_measurements(
         _one(
             "warm_up",
             1e3 * warm_up_s if warm_up_s is not None else None,
-            "compilation and first touches before the stream, in no other figure",
+            "compilation and first touches before the stream, in no frame's time",
             "the method was not warmed up",
         ),
     )

@@ -159,6 +159,7 @@ class Attempt:
         if not self._stream.exhausted and sequence.length is not None:
             self._frames = sequence.length
         resources = method.resources()
+        self._method_facts = dict(method.describe())  # again: what ran may be other than what was asked for
         self._stage = "score"
         score = scorer.score(reference, self._frames, warm_up_s)
         self._measurements = (*score.measurements, *resources)

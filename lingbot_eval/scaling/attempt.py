@@ -14,14 +14,15 @@ import torch
 
 from lingbot_eval.errors import CheckpointError, LingbotEvalError, StoreError, one_line
 from lingbot_eval.formats.atomic import write_text
-from lingbot_eval.methods.network import compilation_measurements
+from lingbot_eval.hardware import is_out_of_memory
+from lingbot_eval.methods.network import compilation_measurements, dense_heads
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
-from lingbot_eval.profiling.memory import is_out_of_memory, reset_peaks
+from lingbot_eval.profiling.memory import reset_peaks
 from lingbot_eval.profiling.probe import MemoryProbe
 from lingbot_eval.profiling.timing import timed
 from lingbot_eval.runs.poses import PoseLog
@@ -255,16 +256,19 @@ class CaseAttempt:
         self._log.append(row)
 
     def _summarise(self) -> None:
-        if self._setting is None or self._frames is None or not len(self._log):
+        if self._setting is None:
             return
         if self.failure is None:
             self._stage = "summary"
+        compiling = compilation_measurements(self._network()[0], self._compiled_before)
+        self._facts["dense_heads"] = dense_heads(self._network()[0], self._compiled_before)
+        # Also of a case that failed in its warm-up: the next one is served by what was compiled there.
+        self._summary = {"measurements": [MeasurementRecord(**asdict(m)) for m in compiling]}
+        if self._frames is None or not len(self._log):
+            return
         truth, guess = self._frames.reference(len(self._log)), self._poses.trajectory()
         setting, log = self._setting, self._log
-        measured = (
-            *case_measurements(self.case, log, self._warm_up_s),
-            *compilation_measurements(self._network()[0], self._compiled_before),
-        )
+        measured = (*case_measurements(self.case, log, self._warm_up_s), *compiling)
         self._summary = {
             "measurements": [MeasurementRecord(**asdict(m)) for m in measured],
             "growth": list(case_growth(setting, log)),

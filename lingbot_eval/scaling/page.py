@@ -27,7 +27,7 @@ def page(record: ScaleRecord, cases: Sequence[CaseRecord], figure: str | None) -
     parts += [table.markdown() for table in tables(cases)]
     problems = remarks(cases)
     if problems:
-        parts += ["### Otherwise than asked for", "", *(f"- {markdown_text(line)}" for line in problems), ""]
+        parts += ["### Not to the end, or not as asked for", "", *(f"- {markdown_text(line)}" for line in problems), ""]
     parts += ["### How it was measured", "", *(f"- {markdown_text(line)}" for line in _conventions(cases)), ""]
     parts += ["### Repeat", "", "```sh", record.command, "```", "", *_machine(record.environment), ""]
     return "\n".join(parts)
@@ -40,7 +40,7 @@ def tables(cases: Sequence[CaseRecord]) -> tuple[TextTable, ...]:
         (label, case) for label, case in zip(labels, cases, strict=True) if _value(case, "latency", "p50") is not None
     ]
     found = [
-        TextTable("Cases", _PACE, [_pace(label, case) for label, case in zip(labels, cases, strict=True)]),
+        _cases_table(labels, cases),
         TextTable("Growth a kept frame", _GROWTH, _growth_rows(labels, cases), left=3, legend=_reasons(labels, cases)),
     ]
     if latency:
@@ -146,8 +146,15 @@ def _setting(case: CaseRecord, key: str) -> str:
 def _heads(case: CaseRecord) -> str:
     if not case.case.get("compile_heads"):
         return "plain heads"
-    compiling = _value(case, _COMPILING)
-    return "heads not compiled" if compiling is None else f"compiled heads ({compiling / 1e3:.1f} s)"
+    return "compiled heads" if case.facts.get("dense_heads") == "compiled" else "heads not (all) compiled"
+
+
+def _cases_table(labels: Sequence[str], cases: Sequence[CaseRecord]) -> TextTable:
+    rows = [_pace(label, case) for label, case in zip(labels, cases, strict=True)]
+    if not any(case.case.get("compile_heads") for case in cases):
+        return TextTable("Cases", _PACE, rows)
+    compiling = [number(_value(case, _COMPILING), "ms") for case in cases]
+    return TextTable("Cases", (*_PACE, "compiling"), [(*row, ms) for row, ms in zip(rows, compiling, strict=True)])
 
 
 def _pace(label: str, case: CaseRecord) -> tuple[str, ...]:
@@ -241,7 +248,7 @@ def _or_reason(case: CaseRecord, name: str, variant: str, unit: str) -> str:
 def _conventions(cases: Sequence[CaseRecord]) -> list[str]:
     lines = [f"growth: {CONVENTION}"]
     lines += [f"{name.replace('_', ' ')}: {words}" for name, words in POLICIES.items() if _asked(cases, name)]
-    for case in cases[:1]:
+    for case in cases:
         lines += [f"{when}: {what}" for when, what in case.sampling.items()]
         lines += [f"{m.name.replace('_', ' ')}: {m.convention}" for m in case.measurements if m.variant in ("", "p50")]
     lines.append("formula: cache bytes in view by model.md section 7, for the frames kept so far")

@@ -28,7 +28,7 @@ def verify(cases: CaseSet, setup: Setup) -> Iterator[Comparison]:
         found = reproduce(case, setup, model)
         compilation = model.head_compilation
         if compilation is not None and compilation.reason is not None:
-            yield Comparison(name, "", None, None, "unsupported", f"heads not compiled: {compilation.reason}")
+            yield Comparison(name, "", None, None, "unsupported", compilation.reason)
             continue
         other = other_keyframes(found, wanted) if case.flow_threshold and setup.precision != "float32" else ""
         if other:

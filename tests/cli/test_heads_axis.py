@@ -13,19 +13,21 @@ import yaml
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.cli.stages_command import heads_text
+from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.model.compiled_heads import Compilation
 from lingbot_eval.runs.records import UnitRecord
 from lingbot_eval.runs.store import RunStore
 from tests.model.compilers import broken, use
 
 SIZE = (56, 42)
-STUDY = {
+DEFAULTS = {"frames": 14, "size": list(SIZE), "keyframe_interval": 1}
+STUDY: dict[str, Any] = {
     "kind": "scale",
     "name": "heads",
     "model": {"config": "ci"},
     "device": "cpu",
     "input": {"kind": "noise", "pool": 3},
-    "defaults": {"frames": 14, "size": list(SIZE), "keyframe_interval": 1, "backend": "sdpa"},
+    "defaults": {**DEFAULTS, "backend": "sdpa"},
     "sweep": {"compile_heads": [False, True]},
 }
 EXPERIMENT = {
@@ -74,7 +76,7 @@ def test_a_run_compiles_once_and_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert {scene: [m["samples"] for m in each] for scene, each in found.items()} == {"room": [1], "corridor": [0]}
     assert found["room"][0]["value"] > 0
     assert found["corridor"][0]["value"] == 0
-    assert all(record.method_facts["compile_heads"] is True for record in records.values())
+    assert all(record.method_facts["dense_heads"] == "compiled" for record in records.values())
 
 
 def test_a_run_whose_heads_could_not_be_compiled(
@@ -84,27 +86,76 @@ def test_a_run_whose_heads_could_not_be_compiled(
     for record in run_units(tmp_path).values():
         (found,) = compiling([m.model_dump() for m in record.measurements])
         assert (record.status, found["value"]) == ("ok", None)
-        assert "the heads run as they are: depth head: " in found["reason"]
-    assert "compiling the heads: the heads run as they are: depth head: " in capsys.readouterr().out
+        assert "the depth head ran as it was at 56×42: " in found["reason"]
+        assert record.method_facts["dense_heads"] == "plain"
+    assert "compiling the heads: the depth head ran as it was at 56×42: " in capsys.readouterr().out
+
+
+def scaled(folder: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> list[dict[str, Any]]:
+    assert main(["scale", file_of(folder, STUDY | changes), "--out", str(folder), "--json"]) == 0
+    cases: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["cases"]
+    return cases
+
+
+def figure(case: dict[str, Any], name: str) -> Any:
+    (found,) = [m for m in case["measurements"] if m["name"] == name]
+    return found["value"]
 
 
 def test_heads_are_an_axis_of_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, "eager")
-    assert main(["scale", file_of(tmp_path, STUDY), "--out", str(tmp_path), "--json"]) == 0
-    plain, compiled = json.loads(capsys.readouterr().out)["cases"]
-    assert (plain["case"]["compile_heads"], compiled["case"]["compile_heads"]) == (False, True)
+    plain, compiled = scaled(tmp_path, capsys)
+    assert [case["facts"]["dense_heads"] for case in (plain, compiled)] == ["plain", "compiled"]
     assert plain["name"] != compiled["name"]
     assert compiling(plain["measurements"]) == []
-    (took,) = compiling(compiled["measurements"])
-    assert took["value"] > 0
     # Its seconds are in the warm-up, and in no frame's time.
-    (warm_up,) = [m for m in compiled["measurements"] if m["name"] == "warm_up"]
-    assert warm_up["value"] > took["value"]
+    assert figure(compiled, "warm_up") > figure(compiled, "head_compilation") > 0
+    assert figure(compiled, "first_output_latency") < figure(compiled, "head_compilation")
     page = next(tmp_path.glob("*/scale.md")).read_text(encoding="utf-8")
     assert "plain heads" in page
-    assert f"compiled heads ({took['value'] / 1e3:.1f} s)" in page
+    assert "compiled heads" in page
+    assert "| compiling |" in page
+    assert "head compilation: calls in which torch.compile made a program" in page
+
+
+def test_a_program_is_counted_where_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, "eager")
+    sweep = {"compile_heads": [True], "precision": ["float32", "bfloat16"], "keyframe_interval": [1, 2]}
+    defaults = {key: value for key, value in STUDY["defaults"].items() if key != "keyframe_interval"}
+    cases = scaled(tmp_path, capsys, sweep=sweep, defaults=defaults)
+    assert [case["case"]["precision"] for case in cases] == ["float32"] * 2 + ["bfloat16"] * 2
+    assert [compiling(case["measurements"])[0]["samples"] for case in cases] == [1, 0, 1, 0]
+    assert [figure(case, "head_compilation") > 0 for case in cases] == [True, False, True, False]
+    # Nothing differs in them, and they would be misread without it.
+    assert "compiled heads" in next(tmp_path.glob("*/scale.md")).read_text(encoding="utf-8")
+
+
+def test_a_case_that_fails_after_compiling_keeps_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next case is served by what was compiled there."""
+    use(monkeypatch, "eager")
+    step, seen = Stepper.step, []
+
+    def full(self: Stepper, frame: Any) -> Any:
+        seen.append(frame)
+        if len(seen) == 10:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return step(self, frame)
+
+    monkeypatch.setattr(Stepper, "step", full)
+    study = file_of(
+        tmp_path, STUDY | {"sweep": {"compile_heads": [True], "backend": ["sdpa", "paged"]}, "defaults": DEFAULTS}
+    )
+    assert main(["scale", study, "--out", str(tmp_path), "--json"]) == 1
+    failed, other = json.loads(capsys.readouterr().out)["cases"]
+    assert (failed["stage"], failed["out_of_memory"]) == ("warm-up", True)
+    assert figure(failed, "head_compilation") > 0
+    assert figure(other, "head_compilation") == 0
 
 
 def test_a_study_whose_heads_could_not_be_compiled(
@@ -113,8 +164,8 @@ def test_a_study_whose_heads_could_not_be_compiled(
     use(monkeypatch, broken)
     assert main(["scale", file_of(tmp_path, STUDY), "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert "heads not compiled" in said.out
-    assert "the heads run as they are: depth head: " in said.err
+    assert "heads not (all) compiled" in said.out
+    assert "the depth head ran as it was at 56×42: " in said.err
 
 
 def compared(folder: Path, *sides: str) -> int:
@@ -137,13 +188,23 @@ def test_heads_are_an_axis_of_a_comparison(
     assert "| compiling" in page
 
 
+def test_sides_that_share_a_network_compile_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, "eager")
+    assert compared(tmp_path, "sdpa", "paged") == 0
+    first, second = json.loads(capsys.readouterr().out)["sides"]
+    assert first["compile_s"] > 0
+    assert second["compile_s"] == 0
+
+
 def test_a_comparison_with_heads_that_are_not_compiled_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, broken)
     assert compared(tmp_path, "sdpa:plain", "sdpa:compiled") == 1
     said = capsys.readouterr()
-    assert "error: B sdpa float32 compiled: heads not compiled, they ran as they are: depth head: " in said.err
+    assert "error: B sdpa float32 compiled: the depth head ran as it was at 56×42: " in said.err
     assert json.loads(said.out)["time_ratio"]["value"] is None
 
 
@@ -154,7 +215,7 @@ def test_stages_with_compiled_heads(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     found = json.loads(capsys.readouterr().out)["head_compilation"]
     assert (found["programs"], found["reason"]) == (1, None)
     assert heads_text(Compilation(**found)) == f", compiled heads ({found['seconds']:.1f} s)"
-    assert heads_text(Compilation(0, 1.0, "depth head: why")) == ", heads as they are (depth head: why)"
+    assert heads_text(Compilation(0, 1.0, 2, 2, "why")) == ", heads not (all) compiled (why)"
     assert heads_text(None) == ""
 
 
@@ -167,4 +228,4 @@ def test_reference_cases_with_compiled_heads(
     assert "compiled heads" in capsys.readouterr().out
     use(monkeypatch, broken)
     assert main(command) == 2
-    assert "unsupported (heads not compiled: depth head: " in capsys.readouterr().out
+    assert "unsupported (the depth head ran as it was at " in capsys.readouterr().out

@@ -13,7 +13,7 @@ from torch import Tensor
 from lingbot_eval.comparison import frames as frames_module
 from lingbot_eval.comparison.backend_page import document, failures, page, title
 from lingbot_eval.comparison.backends import Request, compare_backends
-from lingbot_eval.comparison.contenders import Bench, Contender, parse_contender
+from lingbot_eval.comparison.contenders import Bench, Contender, parse_contender, reference_contender
 from lingbot_eval.comparison.frames import PreparedFrames, select
 from lingbot_eval.comparison.lockstep import depth_difference, lockstep
 from lingbot_eval.comparison.outcome import Failure, Ratio, Side, time_ratio
@@ -280,7 +280,8 @@ def test_unknown_sides(text: str, says: str) -> None:
 
 
 def test_sides_are_resolved() -> None:
-    assert parse_contender("A", "auto", method(precision="bfloat16"), CPU) == Contender("A", "sdpa", "bfloat16")
+    expected = Contender("A", "sdpa", "bfloat16", tf32_heads=True)
+    assert parse_contender("A", "auto", method(precision="bfloat16"), CPU) == expected
     assert parse_contender("B", "paged:float16", method(), CPU).label == "B paged float16"
 
 
@@ -294,11 +295,22 @@ def test_heads_are_as_the_method_has_them_unless_a_side_says() -> None:
     assert parse_contender("A", "sdpa:plain", compiled, CPU).is_reference
 
 
-@pytest.mark.parametrize(("heads", "in_bfloat16"), [("auto", True), ("float32", False), ("tf32", True)])
-def test_heads_round_as_the_method_says_and_never_in_float32(heads: str, in_bfloat16: bool) -> None:
+@pytest.mark.parametrize(
+    ("heads", "precision", "rounds", "label"),
+    [
+        ("auto", "bfloat16", True, "A sdpa bfloat16"),
+        ("auto", "float32", False, "A sdpa float32"),
+        ("float32", "bfloat16", False, "A sdpa bfloat16 float32 heads"),
+        ("tf32", "float32", True, "A sdpa float32 tf32 heads"),
+    ],
+)
+def test_heads_round_as_the_method_says(heads: str, precision: str, rounds: bool, label: str) -> None:
+    side = parse_contender("A", f"sdpa:{precision}", method(heads=heads), CPU)
     found = Bench(method(heads=heads), CPU, FRAMES)
-    assert found.model(Contender("A", "sdpa", "bfloat16")).tf32_heads is in_bfloat16
-    assert not found.model(SDPA).tf32_heads
+    assert found.model(side).tf32_heads is rounds
+    assert side.label == label
+    assert side.is_reference is (precision == "float32" and not rounds)
+    assert not found.model(reference_contender()).tf32_heads
 
 
 def method(**settings: object) -> LingbotConfig:

@@ -25,6 +25,16 @@ def full(graph: Any, inputs: Any) -> Any:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
 
+def full_driver(graph: Any, inputs: Any) -> Any:
+    """As the driver says it, outside torch's own pool."""
+    raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+
+def full_memory(graph: Any, inputs: Any) -> Any:
+    """As Python says it."""
+    raise MemoryError("cannot allocate")
+
+
 def full_host(graph: Any, inputs: Any) -> Any:
     """As a CPU says it."""
     raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 1 bytes")

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from lingbot_eval.errors import DataError
+from lingbot_eval.hardware import is_out_of_memory
 from lingbot_eval.profiling.environment import environment, git_state
 from lingbot_eval.profiling.memory import (
     DeviceMemory,
     device_memory,
     device_memory_measurements,
     driver_bytes,
-    is_out_of_memory,
     process_memory,
     process_memory_measurements,
     process_resident_bytes,
