@@ -6,6 +6,7 @@ The trunk stays as it is: its small operations are fused already, and through th
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,5 +153,5 @@ def _why(error: Exception) -> str:
         raise met from None
     if isinstance(error, FailOnRecompileLimitHit):
         return f"this process has compiled dense heads {MOST_PROGRAMS} times, for different sizes or settings"
-    # What follows is advice on torch's own logs.
-    return one_line(error).partition(" Set TORCHDYNAMO_VERBOSE")[0]
+    # What follows is advice on torch's own logs, or a list of its own files.
+    return re.split(r" (?:Set TORCHDYNAMO_VERBOSE|Skipped frames:)", one_line(error))[0]
