@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from lingbot_eval.reports.figure_style import (
     BLUE,
@@ -157,7 +157,8 @@ def _draw_errors(axes: Axes, curves: Sequence[Curve]) -> None:
     if drawn:
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
-        # 20 and 200 instead of 2×10¹ and 2×10².
+        # 20 and 200 instead of 2×10¹ and 2×10²; a short stream lies within one decade.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=3 * MOST_TICKS))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
