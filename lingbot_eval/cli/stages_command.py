@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.model.compilation import Compilation
 from lingbot_eval.streaming.backends import BACKENDS
-
-if TYPE_CHECKING:
-    from lingbot_eval.model.compiled_heads import Compilation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -10,7 +10,7 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.network import build_network
 from lingbot_eval.model.build import PRECISIONS
-from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.model.network import GeometricContextTransformer, HeadPrecision, rounds_heads
 from lingbot_eval.streaming.backends import BACKENDS, Backend
 from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.stores import resolve_backend
@@ -39,7 +39,7 @@ class Contender:
     @property
     def label(self) -> str:
         """``A sdpa bfloat16``, and what is unusual of its heads."""
-        usual = self.tf32_heads == (self.precision != "float32")
+        usual = self.tf32_heads == _rounds_heads("auto", self.precision)
         heads = "" if usual else " tf32 heads" if self.tf32_heads else " float32 heads"
         return f"{self.name} {self.backend} {self.precision}{heads}{' compiled' if self.compile_heads else ''}"
 
@@ -70,7 +70,7 @@ def parse_contender(name: str, text: str, method: LingbotConfig, device: torch.d
         raise ConfigError(f"{name}: expected one precision and one word on the heads at most, found {text!r}")
     precision = precisions[0] if precisions else method.precision
     compiled = HEADS[heads[0]] if heads else method.compile_heads
-    tf32 = method.heads == "tf32" or (method.heads == "auto" and precision != "float32")
+    tf32 = _rounds_heads(method.heads, precision)
     return Contender(name, resolve_backend(backend, PRECISIONS[precision], device), precision, compiled, tf32)
 
 
@@ -90,21 +90,14 @@ class Bench:
     method: LingbotConfig
     device: torch.device
     frames: int | None
-    _models: dict[tuple[str, bool], GeometricContextTransformer] = field(default_factory=dict)
-    _compiled: dict[tuple[str, bool], GeometricContextTransformer] = field(default_factory=dict)
+    _models: dict[tuple[str, bool, bool], GeometricContextTransformer] = field(default_factory=dict)
 
     def model(self, contender: Contender) -> GeometricContextTransformer:
         """Its network, built when one of its kind is first asked for. Raises as `build_model`."""
-        kind = contender.precision, contender.tf32_heads
+        kind = contender.precision, contender.tf32_heads, contender.compile_heads
         if kind not in self._models:
-            model, _ = build_network(self.method.model, self.device, contender.precision)
-            model.choose_heads("tf32" if contender.tf32_heads else "float32")
-            self._models[kind] = model
-        if not contender.compile_heads:
-            return self._models[kind]
-        if kind not in self._compiled:
-            self._compiled[kind] = self._models[kind].with_compiled_heads()
-        return self._compiled[kind]
+            self._models[kind] = self._built(contender)
+        return self._models[kind]
 
     def weights_bytes(self, contender: Contender) -> int:
         """Bytes of its network's parameters on the device."""
@@ -116,3 +109,15 @@ class Bench:
         settings = self.method.streaming.model_copy(update={"backend": contender.backend})
         iterations = self.method.model.camera_iterations
         return open_session(self.model(contender), settings, frames=self.frames, camera_iterations=iterations)
+
+    def _built(self, contender: Contender) -> GeometricContextTransformer:
+        """Anew, or, with compiled heads, of the weights that it has with plain ones."""
+        if contender.compile_heads:
+            return self.model(replace(contender, compile_heads=False)).with_compiled_heads()
+        model, _ = build_network(self.method.model, self.device, contender.precision)
+        model.choose_heads("tf32" if contender.tf32_heads else "float32")
+        return model
+
+
+def _rounds_heads(heads: HeadPrecision, precision: str) -> bool:
+    return rounds_heads(heads, half=PRECISIONS[precision] is not torch.float32)

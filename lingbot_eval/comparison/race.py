@@ -90,9 +90,8 @@ def _compiling(bench: Bench, side: Side) -> Iterator[None]:
     try:
         yield
     finally:
-        after = model.head_compilation
-        if before is not None and after is not None:
-            found = after.since(before)
+        found = model.head_compilation_since(before)
+        if found is not None:
             side.compile_s = (side.compile_s or 0.0) + found.seconds
             side.not_compiled = found.reason or side.not_compiled
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,6 +12,7 @@ from lingbot_eval.methods.network import build_network, compilation_measurements
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.build import choose_device
+from lingbot_eval.model.compilation import Compilation
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
@@ -20,9 +21,6 @@ from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.settings import stream_interval
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
-
-if TYPE_CHECKING:
-    from lingbot_eval.model.compiled_heads import Compilation
 
 WARM_UP_STEPS = 3
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
 from lingbot_eval.methods.lingbot_config import ModelSettings
 from lingbot_eval.model.build import build_model
+from lingbot_eval.model.compilation import Compilation
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.types import Measurement
-
-if TYPE_CHECKING:
-    from lingbot_eval.model.compiled_heads import Compilation
 
 
 def build_network(
@@ -35,11 +33,9 @@ def compilation_measurements(model: GeometricContextTransformer, before: Compila
 
     Nothing where nobody asked for it.
     """
-    found = model.head_compilation
+    found = model.head_compilation_since(before)
     if found is None:
         return ()
-    if before is not None:
-        found = found.since(before)
     reason = found.reason
     if reason is not None and found.seconds:
         reason = f"{reason} ({found.seconds:.1f} s of compiling)"
@@ -62,7 +58,5 @@ def compilation_measurements(model: GeometricContextTransformer, before: Compila
 
 def dense_heads(model: GeometricContextTransformer, before: Compilation | None) -> Literal["compiled", "plain"]:
     """How the dense heads ran since ``before``, whatever was asked for."""
-    found = model.head_compilation
-    if found is None or (found if before is None else found.since(before)).plain_calls:
-        return "plain"
-    return "compiled"
+    found = model.head_compilation_since(before)
+    return "plain" if found is None or found.plain_calls else "compiled"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,38 +19,13 @@ from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit
 
 from lingbot_eval.errors import one_line
 from lingbot_eval.hardware import is_out_of_memory
+from lingbot_eval.model.compilation import Compilation
 from lingbot_eval.model.dense_head import DenseHead
 
 COMPILER: str | Callable[..., Any] = "inductor"
 """A name that torch knows, or a function of a graph and its inputs."""
 MOST_PROGRAMS = 256
 """Of one function, in a process: more than the image sizes that anybody waits for. The default is 8."""
-
-
-@dataclass(frozen=True)
-class Compilation:
-    """What became of compiled heads so far.
-
-    programs: made; seconds: of the calls that made one or tried to. calls: of heads; plain_calls: those in which one
-    ran as it is; reason: why the last of these did.
-    """
-
-    programs: int = 0
-    seconds: float = 0.0
-    calls: int = 0
-    plain_calls: int = 0
-    reason: str | None = None
-
-    def since(self, before: Compilation) -> Compilation:
-        """What came after ``before``, an earlier state of the same heads."""
-        plain = self.plain_calls - before.plain_calls
-        return Compilation(
-            self.programs - before.programs,
-            self.seconds - before.seconds,
-            self.calls - before.calls,
-            plain,
-            self.reason if plain else None,
-        )
 
 
 class CompiledHead:
@@ -131,17 +105,6 @@ class _Counted:
             return program(*arguments)
 
         return run
-
-
-def together(found: list[Compilation]) -> Compilation:
-    """Of all heads of a network; the reason is of the first that has one."""
-    return Compilation(
-        sum(each.programs for each in found),
-        sum(each.seconds for each in found),
-        sum(each.calls for each in found),
-        sum(each.plain_calls for each in found),
-        next((each.reason for each in found if each.reason is not None), None),
-    )
 
 
 def _why(error: Exception) -> str:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from lingbot_eval.model.aggregator import Aggregator, PassInputs
 from lingbot_eval.model.camera_head import CameraHead
+from lingbot_eval.model.compilation import Compilation, together
 from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.model.dense_head import DenseHead
 from lingbot_eval.model.protocols import KVCache, Placement
 
 if TYPE_CHECKING:
-    from lingbot_eval.model.compiled_heads import Compilation, CompiledHead
+    from lingbot_eval.model.compiled_heads import CompiledHead
 
 HeadPrecision = Literal["auto", "float32", "tf32"]
 DenseMaps = Callable[[list[Tensor], int, int], Tensor]
@@ -72,8 +73,7 @@ class GeometricContextTransformer(nn.Module):
 
     def choose_heads(self, precision: HeadPrecision) -> None:
         """``float32``, ``tf32``, or ``auto``: tf32 beside a trunk in half precision, which rounds more than it does."""
-        half = self.trunk_dtype is not torch.float32
-        self.tf32_heads = precision == "tf32" or (precision == "auto" and half)
+        self.tf32_heads = rounds_heads(precision, half=self.trunk_dtype is not torch.float32)
 
     def with_compiled_heads(self) -> GeometricContextTransformer:
         """The same network, of the same weights, whose dense heads go through torch.compile; this one stays as it is.
@@ -92,11 +92,12 @@ class GeometricContextTransformer(nn.Module):
     @property
     def head_compilation(self) -> Compilation | None:
         """What compiling the heads took so far; None where nobody asked for it."""
-        if not self._compiled:
-            return None
-        from lingbot_eval.model.compiled_heads import together
+        return together(head.compilation for head in self._compiled.values()) if self._compiled else None
 
-        return together([head.compilation for head in self._compiled.values()])
+    def head_compilation_since(self, before: Compilation | None) -> Compilation | None:
+        """What compiling the heads took since it stood at ``before``; since ever where that is None."""
+        found = self.head_compilation
+        return found if found is None or before is None else found.since(before)
 
     def place(self, images: Tensor, placement: Placement) -> PassInputs:
         """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``; sides are multiples of 14."""
@@ -134,6 +135,11 @@ class GeometricContextTransformer(nn.Module):
         [tx ty tz, qx qy qz qw, fov_y, fov_x]: camera-to-world, quaternion scalar last and not normalised, fov in rad.
         """
         return cast(list[Tensor], self.camera_head(camera_tokens, iterations, cache))
+
+
+def rounds_heads(precision: HeadPrecision, *, half: bool) -> bool:
+    """Whether heads of this setting may round products, beside a trunk in half precision or not."""
+    return precision == "tf32" or (precision == "auto" and half)
 
 
 def camera_tokens(tokens: list[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -19,6 +19,7 @@ from lingbot_eval.methods.network import compilation_measurements, dense_heads
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
+from lingbot_eval.model.compilation import Compilation
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
@@ -39,9 +40,6 @@ from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.settings import StreamSettings, stream_interval
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
 from lingbot_eval.types import FrameType
-
-if TYPE_CHECKING:
-    from lingbot_eval.model.compiled_heads import Compilation
 
 WARM_UP_STEPS = 4
 """Frames after the scale phase: enough for kept and passing ones, and for the pass that a CUDA graph records."""
@@ -260,8 +258,9 @@ class CaseAttempt:
             return
         if self.failure is None:
             self._stage = "summary"
-        compiling = compilation_measurements(self._network()[0], self._compiled_before)
-        self._facts["dense_heads"] = dense_heads(self._network()[0], self._compiled_before)
+        model, _ = self._network()
+        compiling = compilation_measurements(model, self._compiled_before)
+        self._facts["dense_heads"] = dense_heads(model, self._compiled_before)
         # Also of a case that failed in its warm-up: the next one is served by what was compiled there.
         self._summary = {"measurements": [MeasurementRecord(**asdict(m)) for m in compiling]}
         if self._frames is None or not len(self._log):

@@ -14,29 +14,23 @@ import yaml
 from lingbot_eval.cli.main import main
 from lingbot_eval.cli.stages_command import heads_text
 from lingbot_eval.methods.stepper import Stepper
-from lingbot_eval.model.compiled_heads import Compilation
+from lingbot_eval.model.compilation import Compilation
 from lingbot_eval.runs.records import UnitRecord
 from lingbot_eval.runs.store import RunStore
 from tests.model.compilers import broken, use
+from tests.scaling.studies import SIZE, study
 
-SIZE = (56, 42)
-DEFAULTS = {"frames": 14, "size": list(SIZE), "keyframe_interval": 1}
-STUDY: dict[str, Any] = {
-    "kind": "scale",
-    "name": "heads",
-    "model": {"config": "ci"},
-    "device": "cpu",
-    "input": {"kind": "noise", "pool": 3},
-    "defaults": {**DEFAULTS, "backend": "sdpa"},
-    "sweep": {"compile_heads": [False, True]},
-}
+FRAMES = 14
+STUDY = study(name="heads", defaults={"frames": FRAMES}, sweep={"compile_heads": [False, True]}).model_dump(
+    mode="json", exclude_unset=True
+)
 EXPERIMENT = {
     "name": "heads",
     "datasets": [
         {
             "name": "synthetic",
             "scenes": ["room", "corridor"],
-            "options": {"frames": 14, "width": SIZE[0], "height": SIZE[1]},
+            "options": {"frames": FRAMES, "width": SIZE[0], "height": SIZE[1]},
             "size": {"mode": "exact", "width": SIZE[0], "height": SIZE[1]},
         }
     ],
@@ -125,8 +119,7 @@ def test_a_program_is_counted_where_it_was_made(
 ) -> None:
     use(monkeypatch, "eager")
     sweep = {"compile_heads": [True], "precision": ["float32", "bfloat16"], "keyframe_interval": [1, 2]}
-    defaults = {key: value for key, value in STUDY["defaults"].items() if key != "keyframe_interval"}
-    cases = scaled(tmp_path, capsys, sweep=sweep, defaults=defaults)
+    cases = scaled(tmp_path, capsys, sweep=sweep)
     assert [case["case"]["precision"] for case in cases] == ["float32"] * 2 + ["bfloat16"] * 2
     assert [compiling(case["measurements"])[0]["samples"] for case in cases] == [1, 0, 1, 0]
     assert [figure(case, "head_compilation") > 0 for case in cases] == [True, False, True, False]
@@ -148,10 +141,8 @@ def test_a_case_that_fails_after_compiling_keeps_its_time(
         return step(self, frame)
 
     monkeypatch.setattr(Stepper, "step", full)
-    study = file_of(
-        tmp_path, STUDY | {"sweep": {"compile_heads": [True], "backend": ["sdpa", "paged"]}, "defaults": DEFAULTS}
-    )
-    assert main(["scale", study, "--out", str(tmp_path), "--json"]) == 1
+    sweep = {"compile_heads": [True], "backend": ["sdpa", "paged"]}
+    assert main(["scale", file_of(tmp_path, STUDY | {"sweep": sweep}), "--out", str(tmp_path), "--json"]) == 1
     failed, other = json.loads(capsys.readouterr().out)["cases"]
     assert (failed["stage"], failed["out_of_memory"]) == ("warm-up", True)
     assert figure(failed, "head_compilation") > 0
@@ -169,7 +160,7 @@ def test_a_study_whose_heads_could_not_be_compiled(
 
 
 def compared(folder: Path, *sides: str) -> int:
-    given = ["--experiment", file_of(folder, EXPERIMENT), "--frames", "14", "--rounds", "1", "--no-reference"]
+    given = ["--experiment", file_of(folder, EXPERIMENT), "--frames", str(FRAMES), "--rounds", "1", "--no-reference"]
     return main(["compare", *sides, *given, "--out", str(folder / "out"), "--json"])
 
 
@@ -229,3 +220,17 @@ def test_reference_cases_with_compiled_heads(
     use(monkeypatch, broken)
     assert main(command) == 2
     assert "unsupported (the depth head ran as it was at " in capsys.readouterr().out
+
+
+def test_a_size_that_cannot_be_compiled_leaves_other_cases_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def not_56_by_70(graph: Any, inputs: Any) -> Any:
+        return broken(graph, inputs) if any(6 + 4 * 5 in each.shape for each in inputs) else graph.forward
+
+    use(monkeypatch, not_56_by_70)
+    command = ["verify", "--case", "stream_short", "--case", "stream_square70_scale1", "--compile-heads", "--json"]
+    assert main(command) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    verdicts = {(result["case"], result["verdict"]) for result in results}
+    assert verdicts == {("stream_short", "unsupported"), ("stream_square70_scale1", "pass")}

@@ -15,7 +15,7 @@ import torch
 from lingbot_eval.hardware import is_out_of_memory
 from lingbot_eval.methods.network import compilation_measurements, dense_heads
 from lingbot_eval.model import compiled_heads
-from lingbot_eval.model.compiled_heads import Compilation
+from lingbot_eval.model.compilation import Compilation
 from lingbot_eval.model.config import PATCH_SIZE
 from lingbot_eval.model.dense_head import SIZES_KEPT
 from lingbot_eval.model.formula import fill_by_formula
