@@ -14,7 +14,6 @@ import lingbot_eval
 
 PACKAGE = Path(lingbot_eval.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "share" not in path.relative_to(PACKAGE).parts)
-MAX_LINES = 350
 
 COMMON = {"errors", "types", "geometry", "formats", "validation", "resources"}
 # Room (or top-level module) -> rooms that it may import besides itself and its own protocols.
@@ -190,32 +189,10 @@ def test_rooms_without_torch_import_none(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_files_can_be_held_in_mind(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    lines = text.count("\n")
-    assert lines <= MAX_LINES, f"{path}: {lines} lines, at most {MAX_LINES}"
-    docstring = ast.get_docstring(ast.parse(text))
-    assert docstring, f"{path}: says nowhere what its job is"
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_nobody_probes_or_prints(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("hasattr", "print"), f"{path}:{node.lineno}: calls {node.func.id}"
-
-
-# A kernel's parameters are the pointers and sizes of one launch.
-KERNELS = "triton_kernels.py"
-
-
-@pytest.mark.parametrize("path", [path for path in MODULES if path.name != KERNELS], ids=name_of)
-def test_signatures_stay_short(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            count = len([argument for argument in given if argument.arg not in ("self", "cls")])
-            assert count <= 6, f"{path}:{node.lineno}: {node.name} takes {count} parameters, at most 6"
 
 
 def loaded_by(code: str) -> set[str]:
