@@ -96,10 +96,23 @@ def test_alike_runs_have_a_difference() -> None:
             "the published stride is 5, this run has 1",
         ),
         (
+            {"datasets__0__selection": {"start": 3, "stride": 5, "count": None}},
+            "the published start is 0, this run has 3",
+        ),
+        (
             {"datasets__0__selection": {"start": 0, "stride": 5, "count": 9}},
             "the published count is every frame, this run has 9",
         ),
         ({"datasets__0__size": {"mode": "exact"}}, "another size"),
+        (
+            {
+                "metrics__trajectory": {"rpe_delta_frames": 10},
+                "cards__d__published__0__values": {"rpe_rotation_deg": 1.0},
+            },
+            "RPE over 10 frames, the published one over 1",
+        ),
+        ({"cards__d__published__0__values": {"forward_fps": 30.0}}, "speed of another machine"),
+        ({"cards__d__published__0__values": {"sharpness": 30.0}}, "no metric of this name"),
         ({"cards__d__expected_scenes": {"a": None, "c": None}}, "other scenes than the protocol's"),
         ({"cards__d__published__0__scenes": 3}, "mean of 2 scenes, the published one of 3"),
         ({"cards__d__published__0__scenes": None}, "does not say how many scenes"),
@@ -120,6 +133,54 @@ def test_what_differs_is_said_instead(changes: dict[str, Any], says: str) -> Non
 def test_untrained_weights_and_failed_scenes_are_not_compared() -> None:
     assert rows(settings(), weights="untrained (seed 0)")[0].reason == "the weights are untrained"
     assert rows(settings(), values=(0.4, None))[0].reason == "only 1 of 2 scenes were scored"
+
+
+def test_every_published_number_is_set_beside_ours_of_its_name() -> None:
+    """Ours are 1, 2, 3, … in this order: no two alike."""
+    names = {
+        ("trajectory", "ate_rmse", "sim3"): {"mean": "ate_m"},
+        ("trajectory", "rpe_translation_rmse", "sim3"): {"mean": "rpe_translation_m"},
+        ("trajectory", "rpe_rotation_rmse", "sim3"): {"mean": "rpe_rotation_deg"},
+        **{
+            ("points", name, ""): {"mean": published}
+            for name, published in (
+                ("accuracy", "accuracy_m"),
+                ("completeness", "completeness_m"),
+                ("chamfer", "chamfer_m"),
+                ("precision", "precision_percent"),
+                ("recall", "recall_percent"),
+                ("f1", "f1_percent"),
+            )
+        },
+        ("throughput", "forward_fps", ""): {"mean": "forward_fps"},
+        **{
+            ("auc", f"{name}_{threshold}", ""): {
+                "mean": f"{name}_{threshold}_macro",
+                "micro": f"{name}_{threshold}_micro",
+            }
+            for name in ("auc", "auc_first_camera")
+            for threshold in (3, 5, 15, 30)
+        },
+    }
+    expected = {
+        published: (number + {"mean": 0.0, "median": 0.25, "micro": 0.5}[kind], f"unit of {column[1]}")
+        for number, (column, average) in enumerate(names.items(), start=1)
+        for kind, published in average.items()
+    }
+    columns = tuple(Column(*column, f"unit of {column[1]}", ("c",)) for column in names)
+    table = Table(
+        "all",
+        "All",
+        columns,
+        tuple(
+            Row("d", kind, "ours", kind, tuple(Cell(k + more, scored=(2, 2)) for k in range(1, len(columns) + 1)))
+            for kind, more in (("median", 0.25), ("micro", 0.5), ("mean", 0.0))
+        ),
+        (),
+    )
+    results, _ = run(settings(cards__d__published__0__values=dict.fromkeys(expected, 0.0)), "w", (0.4, 0.8))
+    found = {row.metric: (row.ours, row.unit) for row in published_rows(results, (table,))}
+    assert found == expected
 
 
 def test_another_method_is_set_beside_its_own_name() -> None:

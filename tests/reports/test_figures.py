@@ -1,0 +1,233 @@
+"""What lies under which label: every curve of a unit's figures is asked for by the words that a reader sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from figure_reader import axes_titled, curve, curves, layers
+
+from lingbot_eval.reports.drift_figure import drift_figure
+from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
+from lingbot_eval.reports.together_figure import together_figure
+from lingbot_eval.reports.unit_data import Line, Paths
+from lingbot_eval.runs.panels import DepthPanels
+from lingbot_eval.runs.records import FRAME_COLUMNS
+from lingbot_eval.types import DriftSeries
+
+MIB = 2**20
+FRAMES = np.arange(2.0, 14.0, 2.0)  # neither from 0 nor by 1: a number is not its position
+
+
+def table(**columns: np.ndarray) -> pd.DataFrame:
+    """A frame table of the frames FRAMES: the first two are scale frames."""
+    frames = pd.DataFrame({name: np.full(len(FRAMES), np.nan) for name in FRAME_COLUMNS})
+    frames["index"] = FRAMES.astype(np.int64)
+    frames["frame_type"] = ["scale", "scale", "kept", "unkept", "kept", "unkept"]
+    return frames.assign(**columns)
+
+
+def values(first: float) -> np.ndarray:
+    """A series unlike any other and unlike its own reverse."""
+    return first + np.array([0.0, 1.0, 3.0, 4.0, 9.0, 7.0])
+
+
+def drift() -> DriftSeries:
+    """Every series another one; two segments start at frame 4, with means 20 % and 2 deg/m."""
+    return DriftSeries(
+        frame=FRAMES.astype(np.int64),
+        step_error_m=values(0.1),
+        local_scale=np.array([0.9, 1.0, 1.1, 1.2, 0.8, 1.3]),
+        anchored_error_m=values(0.5),
+        prefix_frame=np.array([6, 12]),
+        prefix_ate_m=np.array([0.25, 0.75]),
+        segment_frame=np.array([4, 4, 8]),
+        segment_length_m=np.array([1.0, 2.0, 1.0]),
+        segment_translation=np.array([10.0, 30.0, 50.0]),
+        segment_rotation=np.array([1.0, 3.0, 7.0]),
+        jump_frame=np.array([10], dtype=np.int64),
+        collapse_frame=np.array([12], dtype=np.int64),
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "panel", "axis"),
+    [
+        ("position_error_m", "Distance to the reference after Sim(3) alignment", "position error [m]"),
+        ("rotation_error_deg", "Angle to the reference after Sim(3) alignment", "rotation error [deg]"),
+        ("depth_abs_rel", "Depth error of each frame alone, scale_only alignment", "abs_rel"),
+    ],
+)
+def test_each_error_is_drawn_in_the_panel_of_its_name(column: str, panel: str, axis: str) -> None:
+    series = {"position_error_m": values(1), "rotation_error_deg": values(100), "depth_abs_rel": values(1000)}
+    figure = error_figure(table(**series), "t")
+    axes = axes_titled(figure, panel)
+    assert axes.get_ylabel() == axis
+    assert curves(axes) == {"each frame": pytest.approx(np.column_stack([FRAMES, series[column]]))}
+
+
+def test_costs_are_drawn_under_their_names_in_their_units() -> None:
+    caches = {"anchor": 1.0, "window": 10.0, "memory": 100.0, "camera_head": 1000.0}
+    figure = cost_figure(
+        table(
+            forward_ms=values(20),
+            interval_ms=values(50),
+            process_bytes=values(300) * MIB,
+            device_bytes=values(700) * MIB,
+            **{f"cache_{kind}_bytes": values(first) * MIB for kind, first in caches.items()},
+        ),
+        "t",
+    )
+    times = axes_titled(figure, "Time of each frame")
+    assert times.get_ylabel() == "ms"
+    assert curve(times, "end to end") == pytest.approx(np.column_stack([FRAMES, values(50)]))
+    assert curve(times, "forward on the device") == pytest.approx(np.column_stack([FRAMES, values(20)]))
+    (scale,) = [patch for patch in times.patches if patch.get_label() == "scale frames"]
+    assert scale.get_extents().transformed(times.transData.inverted()).intervalx == pytest.approx([1.5, 4.5])
+
+    cache = axes_titled(figure, "Key/value cache in use, stacked")
+    assert cache.get_ylabel() == "MiB"
+    drawn = layers(cache)
+    assert list(drawn) == [kind.replace("_", " ") for kind in caches]
+    for kind, first in caches.items():
+        assert drawn[kind.replace("_", " ")] == pytest.approx(np.column_stack([FRAMES, values(first)]))
+
+    memory = axes_titled(figure, "Memory after each frame")
+    assert memory.get_ylabel() == "MiB"
+    assert curve(memory, "process (resident)") == pytest.approx(np.column_stack([FRAMES, values(300)]))
+    assert curve(memory, "device (allocated)") == pytest.approx(np.column_stack([FRAMES, values(700)]))
+
+
+def test_the_axis_of_milliseconds_holds_both_curves() -> None:
+    figure = cost_figure(table(forward_ms=values(20), interval_ms=values(50)), "t")
+    low, high = axes_titled(figure, "Time of each frame").get_ylim()
+    assert low == 0
+    assert 59 < high < 70
+
+
+def test_paths_are_drawn_under_their_names_with_start_and_end() -> None:
+    reference = np.array([[0.0, 0, 0], [4, 0.5, 1], [8, 1, 3], [9, 0, 6]])
+    estimate = reference + np.array([0.1, 0.2, -0.3])
+    figure = trajectory_figure(Paths(estimate, reference, aligned=True), "t")
+    above, side = figure.axes
+    for axes, plane in ((above, [0, 2]), (side, [0, 1])):
+        assert curve(axes, "ground truth") == pytest.approx(reference[:, plane])
+        assert curve(axes, "estimate, Sim(3)-aligned") == pytest.approx(estimate[:, plane])
+        assert curve(axes, "start") == pytest.approx(estimate[:1, plane])
+        assert curve(axes, "end") == pytest.approx(estimate[-1:, plane])
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == set(curves(above))
+    alone = trajectory_figure(Paths(estimate, reference, aligned=False), "t").axes[0]
+    assert curve(alone, "estimate, not aligned") == pytest.approx(estimate[:, [0, 2]])
+
+
+def test_depth_panels_hold_what_their_titles_say() -> None:
+    rows, columns = np.mgrid[0:6, 0:8].astype(np.float32)
+    truth = np.stack([1 + columns, 2 + rows, 3 + rows + columns, 5 + columns, 7 + rows])
+    prediction = 1.5 * truth + 0.25
+    truth[0, 0, 0] = 0
+    prediction[0, 1, 1] = 0
+    image = np.random.default_rng(0).integers(0, 255, (5, 6, 8, 3)).astype(np.uint8)
+    figure = depth_figure(DepthPanels(np.array([3, 10, 11, 40, 50]), image, truth, prediction), "t")
+    assert figure is not None
+    grid = [axes for axes in figure.axes if axes.images]
+    names = [axes.get_title() for axes in grid[:4]]
+    assert names == ["image", "truth", "prediction (scale_only)", "|prediction − truth|"]
+    assert [axes.get_ylabel() for axes in grid[::4]] == [f"frame {index}" for index in (3, 10, 11, 40)]
+    for row in range(4):
+        shown = dict(zip(names, (axes.images[0].get_array() for axes in grid[4 * row : 4 * row + 4]), strict=True))
+        assert np.array_equal(shown["image"], image[row])
+        for name, expected, lacking in (
+            ("truth", truth[row], truth[row] == 0),
+            ("prediction (scale_only)", prediction[row], prediction[row] == 0),
+            ("|prediction − truth|", np.abs(prediction[row] - truth[row]), (truth[row] == 0) | (prediction[row] == 0)),
+        ):
+            drawn = np.ma.asarray(shown[name])
+            assert np.array_equal(np.ma.getmaskarray(drawn), lacking)
+            assert drawn.compressed() == pytest.approx(expected[~lacking])
+    # Both depths share the scale of the truth's middle 96 %; the error has its own, from 0.
+    assert (
+        grid[5].images[0].get_clim() == grid[6].images[0].get_clim() == pytest.approx(np.percentile(truth[1], [2, 98]))
+    )
+    assert grid[7].images[0].get_clim() == pytest.approx((0, np.percentile(prediction[1] - truth[1], 98)))
+
+
+def test_every_curve_of_the_drift_lies_under_its_name() -> None:
+    series = drift()
+    figure = drift_figure(series, "t")
+    expected = {
+        ("ATE of growing prefixes, each aligned on itself", "m", "prefix up to here"): [[6, 0.25], [12, 0.75]],
+        (
+            "Position error after alignment on the first frames alone",
+            "m",
+            "each frame",
+        ): np.column_stack([FRAMES, series.anchored_error_m]),
+        (
+            "Drift of the segments that start here",
+            "translation [%]",
+            "translation, mean of 1…2 m",
+        ): [[4, 20], [8, 50]],
+        (
+            "Local scale: median ratio of step lengths, whole sequence = 1",
+            "ratio",
+            "estimate / reference",
+        ): np.column_stack([FRAMES, series.local_scale]),
+        ("Translation error of each step", "m", "each step"): np.column_stack([FRAMES, series.step_error_m]),
+    }
+    for (title, unit, label), points in expected.items():
+        axes = axes_titled(figure, title)
+        assert axes.get_ylabel() == unit
+        assert curve(axes, label) == pytest.approx(np.asarray(points, dtype=np.float64))
+
+    (turns,) = [axes for axes in figure.axes if axes.get_ylabel() == "rotation [deg/m]"]
+    (rotation,) = [line for line in turns.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "--"]
+    assert np.asarray(rotation.get_xydata()) == pytest.approx(np.array([[4.0, 2.0], [8.0, 7.0]]))
+    legend = axes_titled(figure, "Drift of the segments that start here").get_legend()
+    assert legend is not None
+    looks = {text.get_text(): line for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+    assert (looks["rotation (right)"].get_linestyle(), looks["rotation (right)"].get_color()) == (
+        rotation.get_linestyle(),
+        rotation.get_color(),
+    )
+
+    steps = axes_titled(figure, "Translation error of each step")
+    assert curve(steps, "jumps (1)")[:, 0] == pytest.approx([10, 10])
+    assert curve(steps, "collapse (frame 12)")[:, 0] == pytest.approx([12, 12])
+
+
+def test_lines_side_by_side_keep_their_names() -> None:
+    one, other = drift(), drift()
+    other.prefix_ate_m[:] = [1.25, 1.75]
+    tables = [
+        table(position_error_m=values(first), depth_abs_rel=values(10 + first), forward_ms=values(100 + first))
+        for first in (1, 2)
+    ]
+    figure = together_figure([Line("a", tables[0], one), Line("b", tables[1], other)], "t")
+    growth = axes_titled(figure, "ATE of growing prefixes, each aligned on itself")
+    assert curve(growth, "a") == pytest.approx(np.array([[6, 0.25], [12, 0.75]]))
+    assert curve(growth, "b") == pytest.approx(np.array([[6, 1.25], [12, 1.75]]))
+    for title, unit, start in (
+        ("Distance to the reference after Sim(3) alignment", "m", 0),
+        ("Depth error (abs_rel) of each frame alone, scale_only alignment", "", 10),
+        ("Forward time on the device", "ms", 100),
+    ):
+        axes = axes_titled(figure, title)
+        assert axes.get_ylabel() == unit
+        for name, first in (("a", 1), ("b", 2)):
+            assert curve(axes, name) == pytest.approx(np.column_stack([FRAMES, values(start + first)]))
+    (legend,) = figure.legends
+    for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True):
+        (drawn,) = [found for found in growth.lines if found.get_label() == text.get_text()]
+        assert (line.get_color(), line.get_linestyle()) == (drawn.get_color(), drawn.get_linestyle())
+
+
+def test_a_long_series_is_drawn_with_its_rolling_median() -> None:
+    index = np.arange(1000)
+    frames = pd.DataFrame({name: np.full(1000, np.nan) for name in FRAME_COLUMNS}).assign(
+        index=index, frame_type="kept"
+    )
+    slow = index / 10 + 40.0 * (index % 7 == 0)  # a mean would be drawn 6 above the median
+    axes = axes_titled(cost_figure(frames.assign(forward_ms=slow), "t"), "Time of each frame")
+    assert curve(axes, "forward on the device")[:, 1] == pytest.approx(slow)
+    median = curve(axes, "median of 9")
+    assert median[:, 1] == pytest.approx(median[:, 0] / 10, abs=0.15)
