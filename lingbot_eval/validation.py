@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from lingbot_eval.errors import ConfigError
 
@@ -39,6 +42,38 @@ def validated(model: type[ModelT], data: Any, where: str) -> ModelT:
         deepest = {key: texts for key, texts in problems.items() if not any(k.startswith(f"{key}.") for k in problems)}
         lines = [f"{key}: {_as_one(texts)}" if key else _as_one(texts) for key, texts in deepest.items()]
         raise ConfigError(f"{where}: {'; '.join(lines)}") from error
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Annotates a field whose ``kind`` says which of several models it holds; new kinds may come while we run.
+
+    members: the models, each with a literal ``kind``; asked for whenever a value is checked.
+    """
+
+    members: Callable[[], tuple[type[BaseModel], ...]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validated,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value, info: value.model_dump(mode=info.mode), info_arg=True
+            ),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(_union_of(self.members()).core_schema)
+
+    def _validated(self, value: Any) -> Any:
+        return _union_of(self.members()).validate_python(value)
+
+
+@cache
+def _union_of(members: tuple[type[BaseModel], ...]) -> TypeAdapter[Any]:
+    if len(members) == 1:
+        return TypeAdapter(members[0])
+    union: Any = Annotated[Union[members], Field(discriminator="kind")]  # noqa: UP007 - built while we run
+    return TypeAdapter(union)
 
 
 def _explain(model: type[BaseModel], data: Any, detail: ErrorDetails) -> tuple[str, str]:
@@ -124,7 +159,10 @@ def _members(annotations: list[Any], data: Any) -> Iterator[Any]:
     """Annotations with Annotated and unions opened; of a tagged union only the member that ``data`` names."""
     for annotation in annotations:
         origin = get_origin(annotation)
-        if origin is Annotated:
+        chosen = [part for part in get_args(annotation)[1:] if isinstance(part, OneOf)] if origin is Annotated else []
+        if chosen:
+            yield from _members(list(chosen[0].members()), data)
+        elif origin is Annotated:
             yield from _members([get_args(annotation)[0]], data)
         elif origin in (Union, UnionType):
             yield from _members(list(get_args(annotation)), data)

@@ -15,7 +15,7 @@ import lingbot_eval
 PACKAGE = Path(lingbot_eval.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "share" not in path.relative_to(PACKAGE).parts)
 
-COMMON = {"errors", "types", "geometry", "formats", "validation", "resources"}
+COMMON = {"errors", "types", "geometry", "formats", "validation", "resources", "registry"}
 # Room (or top-level module) -> rooms that it may import besides itself and its own protocols.
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "validation": {"errors"},
     "resources": {"errors", "validation"},
+    "registry": {"errors", "validation"},
     "geometry": {"errors", "types"},
     "formats": {"errors", "types", "geometry"},
     "adapters": COMMON,

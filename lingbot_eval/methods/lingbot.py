@@ -26,7 +26,7 @@ WARM_UP_STEPS = 3
 
 
 class LingbotMethod:
-    """A `lingbot_eval.methods.protocol.Method`. The network is built at the first ``open`` and kept until ``close``."""
+    """A `lingbot_eval.methods.base.Method`. The network is built at the first ``open`` and kept until ``close``."""
 
     def __init__(self, config: LingbotConfig) -> None:
         self._config = config

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lingbot_eval.methods.base import Method, MethodSettings, WeightFile
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.resources import SHIPPED, SHIPPED_CONFIG
 from lingbot_eval.streaming.settings import StreamSettings
@@ -38,7 +39,7 @@ class ModelSettings(BaseModel):
         return self
 
 
-class LingbotConfig(BaseModel):
+class LingbotConfig(MethodSettings):
     """The streaming model as a method.
 
     device: ``auto`` takes a GPU where there is one. precision: of the trunk's matrix products and the K/V cache.
@@ -48,8 +49,6 @@ class LingbotConfig(BaseModel):
     ``head_compilation`` says why in place of the time it took.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["lingbot"]
     name: Annotated[str, Field(min_length=1)] = "lingbot"
     model: ModelSettings = ModelSettings()
@@ -58,3 +57,28 @@ class LingbotConfig(BaseModel):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     heads: Literal["auto", "float32", "tf32"] = "auto"
     compile_heads: bool = False
+
+    def create(self) -> Method:
+        from lingbot_eval.methods.lingbot import LingbotMethod
+
+        return LingbotMethod(self)
+
+    def on_this_machine(self) -> Self:
+        if self.device == "cpu":
+            return self
+        from lingbot_eval.model.build import choose_device
+
+        return self.model_copy(update={"device": str(choose_device(self.device))})
+
+    def weights(self) -> WeightFile:
+        if self.model.checkpoint is None:
+            return WeightFile(f"untrained (seed {self.model.seed})", None)
+        from lingbot_eval.model.weights import file_sha256, resolve_checkpoint
+
+        path = resolve_checkpoint(self.model.checkpoint)
+        digest = file_sha256(path)
+        return WeightFile(f"{path.name}, SHA-256 {digest}", digest)
+
+    @property
+    def leaves_the_cpu_free(self) -> bool:
+        return self.device.startswith("cuda")

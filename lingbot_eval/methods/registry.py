@@ -1,35 +1,16 @@
-"""From a method's settings to the method, and what a plan must know of it before it is built. Imports torch lazily."""
+"""Keeps one method open at a time, and gives back what it left on the device."""
 
 from __future__ import annotations
 
 import gc
 import sys
-from dataclasses import dataclass
 
-from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.protocol import Method
-from lingbot_eval.methods.replay_config import ReplayConfig
-
-MethodSettings = LingbotConfig | ReplayConfig
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """Which weights a method will have. sha256: of the checkpoint file, None for untrained weights."""
-
-    label: str
-    sha256: str | None
+from lingbot_eval.methods.base import Method, MethodSettings
 
 
 def create_method(settings: MethodSettings) -> Method:
     """The method that ``settings`` describe, not opened yet. Raises ConfigError for a device that is not there."""
-    if isinstance(settings, ReplayConfig):
-        from lingbot_eval.methods.replay import ReplayMethod
-
-        return ReplayMethod(settings)
-    from lingbot_eval.methods.lingbot import LingbotMethod
-
-    return LingbotMethod(settings)
+    return settings.create()
 
 
 class OpenMethod:
@@ -51,44 +32,6 @@ class OpenMethod:
             held, self._held = self._held[1], None
             held.close()
         free_device_memory()
-
-
-def with_device(settings: MethodSettings) -> MethodSettings:
-    """``auto`` replaced by the device that it means on this machine, since numbers depend on it.
-
-    Raises ConfigError for a device that is not there.
-    """
-    if isinstance(settings, ReplayConfig) or settings.device == "cpu":
-        return settings
-    from lingbot_eval.model.build import choose_device
-
-    return settings.model_copy(update={"device": str(choose_device(settings.device))})
-
-
-def weights_of(settings: MethodSettings) -> WeightFile | None:
-    """Which weights the method will have; None for a method without any.
-
-    Raises CheckpointError or DependencyError when the checkpoint is not there.
-    """
-    if isinstance(settings, ReplayConfig):
-        return None
-    if settings.model.checkpoint is None:
-        return WeightFile(f"untrained (seed {settings.model.seed})", None)
-    from lingbot_eval.model.weights import file_sha256, resolve_checkpoint
-
-    path = resolve_checkpoint(settings.model.checkpoint)
-    digest = file_sha256(path)
-    return WeightFile(f"{path.name}, SHA-256 {digest}", digest)
-
-
-def gives_depth(settings: MethodSettings) -> bool:
-    """Whether predictions will carry depth, so that reference depth is worth decoding."""
-    return not isinstance(settings, ReplayConfig) or settings.depth is not None
-
-
-def leaves_the_cpu_free(settings: MethodSettings) -> bool:
-    """Whether the method computes elsewhere, so that the cores may decode, score and store meanwhile."""
-    return not isinstance(settings, ReplayConfig) and settings.device.startswith("cuda")
 
 
 def free_device_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.trajectories import TrajectoryFormat
+from lingbot_eval.methods.base import Method, MethodSettings
 from lingbot_eval.resources import expanded
 
 _PLACEHOLDERS = ("dataset", "scene")
@@ -24,7 +26,7 @@ class FrameNumbers(BaseModel):
     stride: Annotated[int, Field(ge=1)] = 1
 
 
-class ReplayConfig(BaseModel):
+class ReplayConfig(MethodSettings):
     """Predictions that somebody else's method wrote.
 
     trajectory: a file's path with ``{dataset}`` and ``{scene}``, relative to the current directory, ``~`` expanded;
@@ -34,8 +36,6 @@ class ReplayConfig(BaseModel):
     at the prepared image size; frames may be missing. frame_numbers: which KITTI row and which depth file belong
     to frame i; left out, they count the selected frames 0, 1, 2 … and a KITTI file must have exactly as many rows.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["replay"]
     name: Annotated[str, Field(min_length=1)] = "replay"
@@ -53,6 +53,21 @@ class ReplayConfig(BaseModel):
             if name not in _PLACEHOLDERS:
                 raise ValueError(f"unknown placeholder {{{name}}} in {pattern!r}; there are {{dataset}} and {{scene}}")
         return pattern
+
+    def create(self) -> Method:
+        from lingbot_eval.methods.replay import ReplayMethod
+
+        return ReplayMethod(self)
+
+    @property
+    def gives_depth(self) -> bool:
+        return self.depth is not None
+
+    def input_files(self, dataset: str, scene: str) -> Iterator[Path]:
+        yield scene_path(self.trajectory, dataset, scene)
+        if self.depth is not None:
+            folder = scene_path(self.depth, dataset, scene)
+            yield from sorted(folder.iterdir()) if folder.is_dir() else ()
 
 
 def scene_path(pattern: str, dataset: str, scene: str) -> Path:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from lingbot_eval.errors import CheckpointError, DataError, DependencyError, LingbotEvalError, StoreError, one_line
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.formats.trajectories import write_tum
-from lingbot_eval.methods.protocol import Method
-from lingbot_eval.methods.registry import OpenMethod, gives_depth, leaves_the_cpu_free
+from lingbot_eval.methods.base import Method
+from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.preparation.resize import prepare
 from lingbot_eval.runs.background import Behind
 from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
@@ -152,7 +152,7 @@ class Attempt:
         warm_up_s = self._warm_up(method, sequence)
         scorer = SceneScorer(self._scoring(method))
         self._stage = "stream"
-        workers = LOADING if leaves_the_cpu_free(self.unit.method) else 0
+        workers = LOADING if self.unit.method.leaves_the_cpu_free else 0
         self._stream = SceneStream(method, *self._source(method, sequence), workers)
         self._stream_through(self._stream, scorer, writer, each_frame)
         # A method may stop before the end, as a replay does after its last pose.
@@ -183,7 +183,7 @@ class Attempt:
         return Scoring(
             metrics,
             depth_limits=limits or (0.0, 80.0),
-            gives_depth=gives_depth(self.unit.method),
+            gives_depth=self.unit.method.gives_depth,
             is_timed=method.needs_images,
         )
 
@@ -211,7 +211,7 @@ class Attempt:
             self._predictions = scorer.predictions
             each_frame()
 
-        free = leaves_the_cpu_free(self.unit.method)
+        free = self.unit.method.leaves_the_cpu_free
         with closing(stream.outputs()) as outputs, Behind(keep, WAITING if free else 0) as behind:
             for output in outputs:
                 self._frames = stream.given
@@ -221,7 +221,7 @@ class Attempt:
     def _source(self, method: Method, sequence: FrameSequence) -> tuple[Iterator[Load], Callable[[Frame], Frame]]:
         """Loaders of frames with what is needed of them, and how they are prepared."""
         scored = self.metrics.depth is not None or self.metrics.points is not None
-        depth = scored and gives_depth(self.unit.method)
+        depth = scored and self.unit.method.gives_depth
         if not (method.needs_images or depth):
             return sequence.loaders(images=False, depth=False), _as_it_is
         # Scored depth brings the image along: the panels show it, and it tells the size to prepare to.

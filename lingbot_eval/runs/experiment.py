@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.yaml_documents import load_mapping, parse_value
-from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.replay_config import ReplayConfig
+from lingbot_eval.methods.base import METHODS, MethodSettings
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.metrics.drift import DriftSettings
 from lingbot_eval.metrics.pair_auc import PairAucSettings
@@ -23,10 +22,10 @@ from lingbot_eval.metrics.points import PointSettings
 from lingbot_eval.metrics.trajectory import TrajectorySettings
 from lingbot_eval.preparation.resize import SizeSettings
 from lingbot_eval.resources import shared_file
-from lingbot_eval.validation import validated
+from lingbot_eval.validation import OneOf, validated
 
 Name = Annotated[str, Field(min_length=1)]
-MethodConfig = Annotated[LingbotConfig | ReplayConfig, Field(discriminator="kind")]
+MethodConfig = Annotated[MethodSettings, OneOf(lambda: tuple(METHODS.get(kind) for kind in METHODS.names()))]
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 

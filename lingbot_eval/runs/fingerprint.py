@@ -6,7 +6,6 @@ import hashlib
 import os
 from pathlib import Path
 
-from lingbot_eval.methods.replay_config import ReplayConfig, scene_path
 from lingbot_eval.runs.plan import Unit
 from lingbot_eval.types import FrameSequence
 
@@ -17,13 +16,9 @@ def input_fingerprint(unit: Unit, sequence: FrameSequence) -> str:
     The settings are not in it: they are in the run's key.
     """
     digest = hashlib.sha256(sequence.fingerprint().encode())
-    if isinstance(unit.method, ReplayConfig):
-        dataset, scene, _ = unit.names
-        digest.update(os.fsencode(_file_state(scene_path(unit.method.trajectory, dataset, scene))))
-        if unit.method.depth is not None:
-            folder = scene_path(unit.method.depth, dataset, scene)
-            files = sorted(folder.iterdir()) if folder.is_dir() else []
-            digest.update(os.fsencode("\n".join(_file_state(path) for path in files)))
+    dataset, scene, _ = unit.names
+    files = "\n".join(_file_state(path) for path in unit.method.input_files(dataset, scene))
+    digest.update(os.fsencode(files))
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ from lingbot_eval.adapters.cards import Card, load_card
 from lingbot_eval.adapters.protocol import Adapter, Selection
 from lingbot_eval.adapters.registry import open_adapter
 from lingbot_eval.errors import DataError, UnknownSceneError
-from lingbot_eval.methods.registry import MethodSettings, WeightFile, weights_of, with_device
+from lingbot_eval.methods.base import MethodSettings, WeightFile
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.preparation.resize import SizeSettings
 from lingbot_eval.resources import expanded
@@ -61,8 +61,8 @@ def make_plan(experiment: Experiment) -> Plan:
     """
     cards = {dataset.name: load_card(dataset.name) for dataset in experiment.datasets}
     datasets = tuple(_resolved(dataset, cards[dataset.name], experiment) for dataset in experiment.datasets)
-    methods = tuple(with_device(method) for method in experiment.methods)
-    weights = {method.name: found for method in methods if (found := weights_of(method)) is not None}
+    methods = tuple(method.on_this_machine() for method in experiment.methods)
+    weights = {method.name: found for method in methods if (found := method.weights()) is not None}
     resolved = experiment.model_copy(update={"datasets": datasets, "methods": methods})
     return Plan(
         experiment=resolved,

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from lingbot_eval.errors import StreamError
-from lingbot_eval.methods.protocol import Method
+from lingbot_eval.methods.base import Method
 from lingbot_eval.preparation.prefetch import prefetch_mapped
 from lingbot_eval.types import Frame, Prediction
 

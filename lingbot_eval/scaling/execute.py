@@ -13,7 +13,6 @@ import torch
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.errors import StoreError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.registry import weights_of
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.plan import adapter_of, content_key
@@ -143,7 +142,7 @@ class _Sources:
 
 
 def _record(study: Study, device: torch.device, command: str) -> ScaleRecord:
-    weights = weights_of(LingbotConfig(kind="lingbot", model=study.model))
+    weights = LingbotConfig(kind="lingbot", model=study.model).weights()
     resolved = study.model_copy(update={"device": str(device)}).model_dump(mode="json")
     label = weights.label if weights is not None else ""
     block = environment()

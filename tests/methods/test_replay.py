@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.formats.trajectories import write_kitti, write_tum
-from lingbot_eval.methods.protocol import Method
+from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.replay import ReplayMethod
 from lingbot_eval.methods.replay_config import ReplayConfig, scene_path
 from lingbot_eval.metrics.trajectory import score_trajectory

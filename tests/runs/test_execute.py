@@ -12,7 +12,7 @@ from fakes import FRAMES, Quiet, World, experiment, pose_at
 
 from lingbot_eval.errors import CheckpointError, StoreError
 from lingbot_eval.formats.trajectories import read_tum
-from lingbot_eval.runs import attempt
+from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import store as store_module
 from lingbot_eval.runs.execute import Outcome, execute
 from lingbot_eval.runs.experiment import Experiment
@@ -29,7 +29,8 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Wo
     """All of it twice: scored in line, and in threads beside a method that computes elsewhere."""
     made = World()
     made.install(monkeypatch)
-    monkeypatch.setattr(attempt, "leaves_the_cpu_free", lambda settings: request.param == "cores free")
+    free = request.param == "cores free"
+    monkeypatch.setattr(LingbotConfig, "leaves_the_cpu_free", property(lambda settings: free))
     return made
 
 

@@ -1,0 +1,219 @@
+"""What can be evaluated: anything that turns frames into predictions, and the settings that describe it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.registry import Registry
+from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
+
+
+class Method(Protocol):
+    """One method, opened for one sequence after the other.
+
+    The runner calls, for each sequence in this order: ``open``, ``warm_up`` with the first frame when
+    ``needs_images``, ``predict``, ``resources`` after the last prediction; and ``close`` at the end or after a failure.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_images(self) -> bool: ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """What the record must say of it: configuration, checkpoint or "untrained", backend, precision, device."""
+        ...
+
+    def open(self, sequence: FrameSequence) -> None:
+        """Bind to a scene (reads saved trajectories, resolves ``auto`` settings). Raises DataError or ConfigError."""
+        ...
+
+    def warm_up(self, frame: Frame) -> float:
+        """Compile and touch everything once on a throw-away stream; returns the seconds it took."""
+        ...
+
+    def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        """Predictions in frame order, as they are ready; frames without a prediction are simply left out."""
+        ...
+
+    def resources(self) -> tuple[Measurement, ...]:
+        """Device-side memory (weights, cache, peaks) of the last ``predict``."""
+        ...
+
+    def close(self) -> None:
+        """Free device memory and files."""
+        ...
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Which weights a method will have. sha256: of the checkpoint file, None for untrained weights."""
+
+    label: str
+    sha256: str | None
+
+
+class MethodSettings(BaseModel):
+    """A method as an experiment file writes it. Each kind answers for itself what a plan must know before it is built.
+
+    kind: which method. name: under which its results are filed; each method of an experiment has its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    name: Annotated[str, Field(min_length=1)] = ""
+
+    def create(self) -> Method:
+        """The method, not opened yet. Raises ConfigError for a device that is not there."""
+        raise NotImplementedError
+
+    def on_this_machine(self) -> Self:
+        """These settings with what depends on the machine resolved (device ``auto``), since numbers depend on it.
+
+        Raises ConfigError for a device that is not there.
+        """
+        return self
+
+    def weights(self) -> WeightFile | None:
+        """Which weights the method will have; None for a method without any.
+
+        Raises CheckpointError or DependencyError when the checkpoint is not there.
+        """
+        return None
+
+    @property
+    def gives_depth(self) -> bool:
+        """Whether predictions will carry depth, so that reference depth is worth decoding."""
+        return True
+
+    @property
+    def leaves_the_cpu_free(self) -> bool:
+        """Whether the method computes elsewhere, so that the cores may decode, score and store meanwhile."""
+        return False
+
+    def input_files(self, dataset: str, scene: str) -> Iterable[Path]:
+        """Files that the method reads for a scene, besides the dataset's: a changed one makes the result stale."""
+        return ()
+
+
+class BaseMethod:
+    """What a method of a plugin inherits: everything but ``predict``.
+
+    Attributes:
+        Settings: a pydantic model of the method's own settings, written beside ``kind`` and ``name`` in an experiment.
+        needs_images: False for a method that reads no image; nothing is decoded for it then.
+        gives_depth: whether predictions carry depth.
+        settings: the settings of this instance.
+    """
+
+    Settings: ClassVar[type[BaseModel]] = BaseModel
+    needs_images: bool = True
+    gives_depth: ClassVar[bool] = True
+
+    def __init__(self, settings: MethodSettings) -> None:
+        self.settings: Any = settings
+        self.sequence: FrameSequence | None = None
+
+    @property
+    def name(self) -> str:
+        """As in the experiment file."""
+        return str(self.settings.name)
+
+    def describe(self) -> Mapping[str, Any]:
+        """The settings."""
+        described: dict[str, Any] = self.settings.model_dump(mode="json")
+        return described
+
+    def open(self, sequence: FrameSequence) -> None:
+        """Remember the scene."""
+        self.sequence = sequence
+
+    def warm_up(self, frame: Frame) -> float:
+        """Nothing to warm up."""
+        return 0.0
+
+    def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        """Predictions in frame order; frames without one are left out.
+
+        Args:
+            frames: the scene's, prepared to the size that the experiment names.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.predict(frames) gives the method's predictions")
+
+    def resources(self) -> tuple[Measurement, ...]:
+        """Nothing measured."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+METHODS: Registry[type[MethodSettings]] = Registry(
+    "kind of method",
+    {
+        "lingbot": "lingbot_eval.methods.lingbot_config:LingbotConfig",
+        "replay": "lingbot_eval.methods.replay_config:ReplayConfig",
+    },
+)
+
+MethodT = TypeVar("MethodT", bound=type[BaseMethod])
+
+
+def method(kind: str) -> Callable[[MethodT], MethodT]:
+    """Register a class as a kind of method.
+
+    Args:
+        kind: what an experiment's ``methods`` entry gives as its ``kind``.
+
+    Returns:
+        A decorator for a subclass of `BaseMethod`; the class itself is unchanged.
+
+    Raises:
+        ConfigError: the kind is taken, or the class is no `BaseMethod`.
+    """
+
+    def register(cls: MethodT) -> MethodT:
+        if not (isinstance(cls, type) and issubclass(cls, BaseMethod)):
+            raise ConfigError(f"method {kind!r}: expected a subclass of lingbot_eval.Method, found {cls!r}")
+        METHODS.add(kind, _settings_type(kind, cls), cls)
+        return cls
+
+    return register
+
+
+def _settings_type(kind: str, cls: type[BaseMethod]) -> type[MethodSettings]:
+    """The class's own settings beside ``kind`` and ``name``, answering for the class."""
+
+    class PluginSettings(MethodSettings):
+        def create(self) -> Method:
+            return cls(self)
+
+        @property
+        def gives_depth(self) -> bool:
+            return cls.gives_depth
+
+    fields: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in cls.Settings.model_fields.items() if name != "name"
+    }
+    taken = {"kind", *dir(MethodSettings)} & set(fields)
+    if taken:
+        raise ConfigError(f"method {kind!r}: a setting cannot be called {sorted(taken)[0]!r}; rename it")
+    kind_type: Any = Literal[kind]
+    made: type[MethodSettings] = create_model(
+        f"{cls.__name__}Settings",
+        __base__=PluginSettings,
+        __module__=cls.__module__,
+        __doc__=cls.Settings.__doc__,
+        kind=(kind_type, kind),
+        name=(Annotated[str, Field(min_length=1)], kind),
+        **fields,
+    )
+    return made
