@@ -57,11 +57,14 @@ class Trajectory:
 
     indices: (N,) int64 frame indices, strictly increasing. timestamps: (N,) float64 seconds.
     camera_to_world: (N, 4, 4) float64. Units: metres for a reference, the method's own for an estimate.
+    has_orientation: False where only positions are known: rotations are identities that mean nothing, and what needs
+    an orientation cannot be computed.
     """
 
     indices: NDArray[np.int64]
     timestamps: FloatArray
     camera_to_world: FloatArray
+    has_orientation: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -95,6 +98,7 @@ class Prediction:
     depth: (H, W) float32 along z at the prepared size, in the method's scale. depth_confidence: (H, W) float32,
     larger is surer. intrinsics: (3, 3) float64 pixels of the prepared image.
     points: (H, W, 3) float32 world coordinates, points_confidence: (H, W). None for what a method does not give.
+    has_orientation: False where camera_to_world holds a position only (see :class:`Trajectory`).
     """
 
     index: int
@@ -107,6 +111,7 @@ class Prediction:
     points_confidence: NDArray[np.float32] | None = None
     frame_type: FrameType | None = None
     cost: StepCost | None = None
+    has_orientation: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,8 +132,8 @@ def _pair(
         pairing = _Pairing("row i with row i", len(reference), len(estimate), len(estimate))
         stamps = rows.astype(np.float64)
         return (
-            Trajectory(rows, stamps, reference.camera_to_world),
-            Trajectory(rows, stamps, estimate.camera_to_world),
+            Trajectory(rows, stamps, reference.camera_to_world, reference.has_orientation),
+            Trajectory(rows, stamps, estimate.camera_to_world, estimate.has_orientation),
             pairing,
         )
     in_reference, in_estimate = associate(reference_times, times, max_difference)
@@ -148,8 +148,13 @@ def _pair(
         (float(times[0]), float(times[-1])),
     )
     return (
-        Trajectory(in_estimate, reference_times[in_reference], reference.camera_to_world[in_reference]),
-        Trajectory(rows, times, estimate.camera_to_world),
+        Trajectory(
+            in_estimate,
+            reference_times[in_reference],
+            reference.camera_to_world[in_reference],
+            reference.has_orientation,
+        ),
+        Trajectory(rows, times, estimate.camera_to_world, estimate.has_orientation),
         pairing,
     )
 

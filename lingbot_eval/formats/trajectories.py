@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -32,13 +32,15 @@ class TrajectoryFile:
 
     timestamps: (N,) float64 seconds, strictly increasing, or None (KITTI has none: row i is frame i).
     camera_to_world: (N, 4, 4) float64; whether it is the camera's pose, and metric, is the writer's word.
-    lines: (N,) int64 line numbers in the file, from 1, for messages.
+    lines: (N,) int64 line numbers in the file, from 1, for messages. has_orientation: False for a file of positions
+    (``time x y z``), whose rotations are identities that mean nothing.
     """
 
     path: Path
     timestamps: FloatArray | None
     camera_to_world: FloatArray
     lines: NDArray[np.int64]
+    has_orientation: bool = True
 
     def __len__(self) -> int:
         return len(self.camera_to_world)
@@ -47,10 +49,16 @@ class TrajectoryFile:
 def read_tum(path: Path) -> TrajectoryFile:
     """Read ``timestamp tx ty tz qx qy qz qw`` lines (seconds, metres, scalar last); ``#`` starts a comment.
 
+    Lines of ``timestamp tx ty tz`` are positions without orientation.
     Quaternions are normalised. Raises DataError with file and line for anything that is not such a pose,
     and for timestamps that do not increase.
     """
-    rows, lines = _numbers(path, "TUM trajectory", None, (8, 8), f"'{TUM_FIELDS}'")
+    rows, lines = _numbers(path, "TUM trajectory", None, (4, 8), f"'{TUM_FIELDS}'")
+    if rows.shape[1] == 4:
+        upright = np.tile([0.0, 0.0, 0.0, 1.0], (len(rows), 1))
+        return replace(_stamped(path, rows[:, 0], rows[:, 1:4], upright, lines), has_orientation=False)
+    if rows.shape[1] != 8:
+        raise DataError(f"{at(path, int(lines[0]))}: expected '{TUM_FIELDS}', found {rows.shape[1]} fields")
     return _stamped(path, rows[:, 0], rows[:, 1:4], rows[:, 4:8], lines)
 
 

@@ -106,7 +106,13 @@ class ReplayMethod:
             if row is None and depth is None:
                 continue
             pose = None if row is None else scene.poses.camera_to_world[row].copy()
-            yield Prediction(frame.index, frame.timestamp, camera_to_world=pose, depth=depth)
+            yield Prediction(
+                frame.index,
+                frame.timestamp,
+                camera_to_world=pose,
+                depth=depth,
+                has_orientation=scene.poses.has_orientation,
+            )
 
     def resources(self) -> tuple[Measurement, ...]:
         """Nothing: no device is used."""

@@ -16,8 +16,11 @@ class PoseLog:
         self._indices = array("q")
         self._timestamps = array("d")
         self._poses = array("d")
+        self._has_orientation = True
 
-    def append(self, index: int, timestamp: float, camera_to_world: FloatArray) -> None:
+    def append(
+        self, index: int, timestamp: float, camera_to_world: FloatArray, *, has_orientation: bool = True
+    ) -> None:
         """Keep a (4, 4) pose. Raises ValueError for another shape (a fault of the method)."""
         pose = np.ascontiguousarray(camera_to_world, dtype=np.float64)
         if pose.shape != (4, 4):
@@ -25,6 +28,7 @@ class PoseLog:
         self._indices.append(index)
         self._timestamps.append(timestamp)
         self._poses.frombytes(pose.tobytes())
+        self._has_orientation = self._has_orientation and has_orientation
 
     def trajectory(self) -> Trajectory:
         """Everything kept so far, as arrays of its own."""
@@ -32,4 +36,5 @@ class PoseLog:
             indices=np.array(self._indices, dtype=np.int64),
             timestamps=np.array(self._timestamps, dtype=np.float64),
             camera_to_world=np.array(self._poses, dtype=np.float64).reshape(-1, 4, 4),
+            has_orientation=self._has_orientation,
         )

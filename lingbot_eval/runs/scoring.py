@@ -81,7 +81,12 @@ class SceneScorer:
         """Take one output; returns its row of ``frames.csv``. Raises DataError when depth shapes differ."""
         frame, prediction = output.frame, output.prediction
         if prediction.camera_to_world is not None:
-            self._poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
+            self._poses.append(
+                prediction.index,
+                prediction.timestamp,
+                prediction.camera_to_world,
+                has_orientation=prediction.has_orientation,
+            )
         abs_rel = None
         if self._depth is not None and self._scoring.gives_depth:
             abs_rel = self._depth.update(prediction.index, frame.depth, prediction.depth, prediction.depth_confidence)

@@ -245,3 +245,9 @@ def test_arbitrary_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, d
     for format in ("tum", "kitti", "euroc"):
         with contextlib.suppress(LingbotEvalError):
             read_trajectory(path, format)
+
+
+def test_positions_have_no_orientation(tmp_path: Path) -> None:
+    found = read_tum(written(tmp_path, "0 1 2 3\n1 4 5 6\n"))
+    assert not found.has_orientation
+    assert found.camera_to_world[:, :3, 3].tolist() == [[1, 2, 3], [4, 5, 6]]
