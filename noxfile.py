@@ -58,6 +58,12 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(python=False, requires=["environment"])
+def mutants(session: nox.Session) -> None:
+    """Plant faults into the rooms given and print which the tests let pass: ``-- metrics --count 20 --seed 1``."""
+    run(session, "python", "-m", "tests.support.mutants", *session.posargs)
+
+
+@nox.session(python=False, requires=["environment"])
 def gate(session: nox.Session) -> None:
     """Hold the smoke run, through both caches, against its baseline; ``-- --update --reason "why"`` renews it."""
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
