@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.registry import DATASETS
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.yaml_documents import load_mapping
 from lingbot_eval.preparation.resize import SizeSettings
@@ -90,15 +92,37 @@ class Card(_Part):
 
 
 def card_names() -> tuple[str, ...]:
-    """Names of the shipped cards."""
-    return shared_names("datasets")
+    """Names of the shipped cards, then of the plugins' datasets."""
+    return (*shared_names("datasets"), *(name for name, _ in DATASETS.added()))
 
 
-def load_card(name: str) -> Card:
-    """The shipped card of dataset ``name``. Raises ConfigError for an unknown name and, with its key, a bad card."""
-    path = shared_file("datasets", name)
+def load_card(name: str, file: Path | None = None) -> Card:
+    """The card of dataset ``name``.
+
+    Args:
+        name: of a built-in dataset, or of a plugin's, whose class carries its card.
+        file: a card of the user's own, which wins; or the folder that holds it as ``NAME.yaml``.
+
+    Raises:
+        ConfigError: for an unknown name, a file that is not there and, with its key, a bad card.
+    """
+    if file is None and DATASETS.plugin(name) is not None:
+        kind = DATASETS.get(name)
+        own = dict(kind.card)
+        known = {
+            "name": name,
+            "title": name,
+            "description": " ".join((kind.__doc__ or name).split()),
+            "layout": kind.layout,
+            "scenes": "any",
+            **own,
+            "source": {"licence": "not stated", **own.get("source", {})},
+            "protocol": own.get("protocol", {"metrics": ["trajectory", "auc", "depth"]}),
+        }
+        return validated(Card, known, f"card of dataset {name}")
+    path = shared_file("datasets", name) if file is None else file / f"{name}.yaml" if file.is_dir() else file
     document: dict[str, Any] = load_mapping(path)
     card = validated(Card, document, str(path))
     if card.name != name:
-        raise ConfigError(f"{path}: name: expected '{name}' as the file, found '{card.name}'")
+        raise ConfigError(f"{path}: name: expected '{name}' as the dataset, found '{card.name}'")
     return card

@@ -34,6 +34,7 @@ class DroidWAdapter:
     """ROOT/SCENE/{images_anonymized/TIME.jpg, traj_gt.txt or traj_gt_fastlivo.txt}."""
 
     name = "droid_w"
+    Options = DroidWOptions
 
     def __init__(self, root: Path, options: DroidWOptions) -> None:
         self._root = root

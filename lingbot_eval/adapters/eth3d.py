@@ -47,6 +47,7 @@ class Eth3dAdapter:
     """ROOT/SCENE/{images, ground_truth_depth}/custom_undistorted and ROOT/SCENE/custom_undistorted_cam."""
 
     name = "eth3d"
+    Options = Eth3dOptions
 
     def __init__(self, root: Path, options: Eth3dOptions) -> None:
         self._root = root

@@ -53,6 +53,7 @@ class FolderAdapter:
     """Images directly in the root are one scene, named like the root; otherwise each subfolder with images is one."""
 
     name = "folder"
+    Options = FolderOptions
 
     def __init__(self, root: Path, options: FolderOptions) -> None:
         self._root = root

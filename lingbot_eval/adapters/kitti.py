@@ -33,6 +33,7 @@ class KittiAdapter:
     """ROOT/sequences/NN and ROOT/poses/NN.txt; each sequence is a scene called ``NN``."""
 
     name = "kitti"
+    Options = KittiOptions
 
     def __init__(self, root: Path, options: KittiOptions) -> None:
         self._root = root

@@ -36,6 +36,7 @@ class NeuralRgbdAdapter:
     """ROOT/SCENE/{images, depth, poses.txt, focal.txt}."""
 
     name = "neural_rgbd"
+    Options = NeuralRgbdOptions
 
     def __init__(self, root: Path, options: NeuralRgbdOptions) -> None:
         self._root = root

@@ -30,6 +30,7 @@ class OxfordSpiresAdapter:
     """ROOT/SCENE/{images, poses_c2w.txt, intrinsics.txt, depth}."""
 
     name = "oxford_spires"
+    Options = OxfordSpiresOptions
 
     def __init__(self, root: Path, options: OxfordSpiresOptions) -> None:
         self._root = root

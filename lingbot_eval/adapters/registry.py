@@ -1,37 +1,71 @@
-"""From a dataset's name, root and options to its adapter."""
+"""From a dataset's name, root and options to its adapter; built-in datasets and those of plugins alike."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+from lingbot_eval.adapters.file_dataset import FileDataset
 from lingbot_eval.adapters.protocol import Adapter
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.registry import Registry
 from lingbot_eval.resources import expanded
-from lingbot_eval.validation import nearest, validated
+from lingbot_eval.validation import validated
 
-# name -> (module, adapter class, options model). Modules are loaded when they are asked for: some need PyAV or SciPy.
-_ADAPTERS = {
-    "synthetic": ("synthetic.adapter", "SyntheticAdapter", "SyntheticOptions"),
-    "seven_scenes": ("seven_scenes", "SevenScenesAdapter", "SevenScenesOptions"),
-    "tum": ("tum", "TumAdapter", "TumOptions"),
-    "kitti": ("kitti", "KittiAdapter", "KittiOptions"),
-    "neural_rgbd": ("neural_rgbd", "NeuralRgbdAdapter", "NeuralRgbdOptions"),
-    "eth3d": ("eth3d", "Eth3dAdapter", "Eth3dOptions"),
-    "oxford_spires": ("oxford_spires", "OxfordSpiresAdapter", "OxfordSpiresOptions"),
-    "tanks_and_temples": ("tanks_and_temples", "TanksAndTemplesAdapter", "TanksAndTemplesOptions"),
-    "vbr": ("vbr", "VbrAdapter", "VbrOptions"),
-    "droid_w": ("droid_w", "DroidWAdapter", "DroidWOptions"),
-    "folder": ("folder", "FolderAdapter", "FolderOptions"),
-    "video": ("video", "VideoAdapter", "VideoOptions"),
-}
+_ROOM = "lingbot_eval.adapters"
+
+# An entry is a class with ``name``, ``Options`` (a pydantic model) and ``__init__(root, options)``: an Adapter.
+DATASETS: Registry[type[Any]] = Registry(
+    "dataset",
+    {
+        "synthetic": f"{_ROOM}.synthetic.adapter:SyntheticAdapter",
+        "seven_scenes": f"{_ROOM}.seven_scenes:SevenScenesAdapter",
+        "tum": f"{_ROOM}.tum:TumAdapter",
+        "kitti": f"{_ROOM}.kitti:KittiAdapter",
+        "neural_rgbd": f"{_ROOM}.neural_rgbd:NeuralRgbdAdapter",
+        "eth3d": f"{_ROOM}.eth3d:Eth3dAdapter",
+        "oxford_spires": f"{_ROOM}.oxford_spires:OxfordSpiresAdapter",
+        "tanks_and_temples": f"{_ROOM}.tanks_and_temples:TanksAndTemplesAdapter",
+        "vbr": f"{_ROOM}.vbr:VbrAdapter",
+        "droid_w": f"{_ROOM}.droid_w:DroidWAdapter",
+        "folder": f"{_ROOM}.folder:FolderAdapter",
+        "video": f"{_ROOM}.video:VideoAdapter",
+    },
+)
+
+# Of the built-in ones; every other dataset is read from disk.
+_MADE_UP = ("synthetic",)
+
+DatasetT = TypeVar("DatasetT", bound=type[FileDataset])
+
+
+def dataset(name: str) -> Callable[[DatasetT], DatasetT]:
+    """Register a class as a dataset.
+
+    Args:
+        name: what an experiment's ``datasets`` entry gives as its ``name``.
+
+    Returns:
+        A decorator for a subclass of `FileDataset`; it gives the class its ``name``.
+
+    Raises:
+        ConfigError: the name is taken, or the class is no `FileDataset`.
+    """
+
+    def register(cls: DatasetT) -> DatasetT:
+        if not (isinstance(cls, type) and issubclass(cls, FileDataset)):
+            raise ConfigError(f"dataset {name!r}: expected a subclass of lingbot_eval.FileDataset, found {cls!r}")
+        cls.name = name
+        DATASETS.add(name, cls, cls)
+        return cls
+
+    return register
 
 
 def adapter_names() -> tuple[str, ...]:
     """The datasets that can be opened."""
-    return tuple(_ADAPTERS)
+    return DATASETS.names()
 
 
 def open_adapter(name: str, root: Path | None, options: Mapping[str, Any]) -> Adapter:
@@ -40,11 +74,8 @@ def open_adapter(name: str, root: Path | None, options: Mapping[str, Any]) -> Ad
     Raises ConfigError for an unknown name or option, naming the nearest known one, and for a root that is missing
     from the settings or not wanted. The root itself is looked at by ``scenes()`` and ``open()``.
     """
-    if name not in _ADAPTERS:
-        raise ConfigError(f"unknown dataset {name!r}{nearest(name, _ADAPTERS)}; there are: {', '.join(_ADAPTERS)}")
-    module_name, adapter_name, options_name = _ADAPTERS[name]
-    module = importlib.import_module(f"lingbot_eval.adapters.{module_name}")
-    checked = validated(getattr(module, options_name), dict(options), f"options of dataset {name}")
-    if root is None and name != "synthetic":
+    kind = DATASETS.get(name)
+    checked = validated(kind.Options, dict(options), f"options of dataset {name}")
+    if root is None and name not in _MADE_UP:
         raise ConfigError(f"dataset {name} is read from disk: expected a root, found none; give the folder or file")
-    return cast(Adapter, getattr(module, adapter_name)(None if root is None else expanded(root), checked))
+    return cast(Adapter, kind(None if root is None else expanded(root), checked))

@@ -38,6 +38,7 @@ class SevenScenesAdapter:
     """ROOT/SCENE/seq-NN; each sequence is a scene called ``SCENE/seq-NN``."""
 
     name = "seven_scenes"
+    Options = SevenScenesOptions
 
     def __init__(self, root: Path, options: SevenScenesOptions) -> None:
         self._root = root

@@ -26,6 +26,7 @@ class TanksAndTemplesAdapter:
     """ROOT/SCENE/{NNNNNN.jpg, SCENE_COLMAP_SfM.log}."""
 
     name = "tanks_and_temples"
+    Options = TanksAndTemplesOptions
 
     def __init__(self, root: Path, options: TanksAndTemplesOptions) -> None:
         self._root = root

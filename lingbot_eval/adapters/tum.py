@@ -45,6 +45,7 @@ class TumAdapter:
     """ROOT/rgbd_dataset_freiburgN_NAME; each folder is a scene."""
 
     name = "tum"
+    Options = TumOptions
 
     def __init__(self, root: Path, options: TumOptions) -> None:
         self._root = root

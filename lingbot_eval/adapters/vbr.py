@@ -29,6 +29,7 @@ class VbrAdapter:
     """ROOT/SCENE_processed_aligned and ROOT/processed_gt/SCENE_gt.txt; the scene is called SCENE."""
 
     name = "vbr"
+    Options = VbrOptions
 
     def __init__(self, root: Path, options: VbrOptions) -> None:
         self._root = root

@@ -40,6 +40,7 @@ class VideoAdapter:
     """The root is a video file, or a folder whose video files are the scenes; a scene is called like its file."""
 
     name = "video"
+    Options = VideoOptions
 
     def __init__(self, root: Path, options: VideoOptions) -> None:
         self._root = root

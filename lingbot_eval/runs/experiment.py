@@ -37,13 +37,15 @@ class _Settings(BaseModel):
 class DatasetConfig(_Settings):
     """One dataset and what of it is used.
 
-    name: of the adapter and of its card. root: folder (or video file), ``~`` expanded, relative to the current
+    name: of the adapter and of its card. card: a card of the user's own (a file, or a folder with NAME.yaml) in place
+    of the one that comes with the dataset. root: folder (or video file), ``~`` expanded, relative to the current
     directory. scenes: ``all``, or names. options: the adapter's own. selection: which frames; without ``stride``
     that of the card. size: what the method sees; without it that of the card. depth_range: metres (min, max) between
     which reference depth is scored; without it that of ``metrics.depth`` where given there, else of the card.
     """
 
     name: Name
+    card: Name | None = None
     root: Name | None = None
     scenes: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
     options: dict[str, Any] = {}

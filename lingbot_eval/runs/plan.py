@@ -59,7 +59,7 @@ def make_plan(experiment: Experiment) -> Plan:
     Raises DataError for a root, scene or index file that is not there or not what it should be, CheckpointError for
     a missing checkpoint, ConfigError for options or a device that do not exist.
     """
-    cards = {dataset.name: load_card(dataset.name) for dataset in experiment.datasets}
+    cards = {dataset.name: _card_of(dataset) for dataset in experiment.datasets}
     datasets = tuple(_resolved(dataset, cards[dataset.name], experiment) for dataset in experiment.datasets)
     methods = tuple(method.on_this_machine() for method in experiment.methods)
     weights = {method.name: found for method in methods if (found := method.weights()) is not None}
@@ -74,6 +74,10 @@ def make_plan(experiment: Experiment) -> Plan:
         key=plan_key(resolved, cards.values(), weights),
         cards=tuple(cards.values()),
     )
+
+
+def _card_of(dataset: DatasetConfig) -> Card:
+    return load_card(dataset.name, None if dataset.card is None else expanded(dataset.card))
 
 
 def adapter_of(dataset: DatasetConfig) -> Adapter:

@@ -137,7 +137,7 @@ def test_a_card_is_read(folder: Path) -> None:
         ("width: 280", "width: 281", r"mine\.yaml: .*use 280 or 294"),
         ("stride: 2", "stride: 0", r"mine\.yaml: protocol\.stride"),
         ("stride: 2", "min_depth: 90", r"min_depth 90 must be less than max_depth 80"),
-        ("name: mine", "name: yours", r"mine\.yaml: name: expected 'mine' as the file, found 'yours'"),
+        ("name: mine", "name: yours", r"mine\.yaml: name: expected 'mine' as the dataset, found 'yours'"),
         ("title: T\n", "", r"mine\.yaml: title"),
         ("title: T", "title: [", r"mine\.yaml:\d+"),
         ("title: T", "title: T\ntitle: U", r"mine\.yaml:\d+.*title"),

@@ -64,6 +64,7 @@ class SyntheticAdapter:
     """Scenes are kinds of places, with a seed after a hyphen where it is not that of the options: ``office-7``."""
 
     name = "synthetic"
+    Options = SyntheticOptions
 
     def __init__(self, root: Path | None, options: SyntheticOptions) -> None:
         if root is not None:
