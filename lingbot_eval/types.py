@@ -203,5 +203,10 @@ class FrameSequence(Protocol):
         ...
 
     def facts(self) -> Mapping[str, Any]:
-        """Conventions for the record: units, source of poses, depth and intrinsics, association counts, licence."""
+        """Conventions for the record: units, source of poses, depth and intrinsics, association counts, licence.
+
+        ``notes``, where there are any: one line each on what a reader of the numbers must know of this scene, such as
+        frames left out or damaged; run, dry run and doctor print them. What only decoding shows is in them after a
+        pass over the frames.
+        """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,19 @@ class UnitCheck:
 def check_units(plan: Plan) -> tuple[UnitCheck, ...]:
     """One entry for each unit of the streaming model; decodes one frame of each scene to know its size."""
     return tuple(_checked(unit, unit.method) for unit in plan.units if isinstance(unit.method, LingbotConfig))
+
+
+def scene_notes(plan: Plan) -> tuple[str, ...]:
+    """What the scenes say of themselves before they are decoded, ``dataset/scene: text``, each once."""
+    from lingbot_eval.runs.plan import open_scene
+
+    notes: dict[str, None] = {}
+    for unit in plan.units:
+        # A scene that cannot be opened is its unit's failure, which the run records.
+        with suppress(LingbotEvalError):
+            for text in open_scene(unit).facts().get("notes", ()):
+                notes[f"{unit.names[0]}/{unit.names[1]}: {text}"] = None
+    return tuple(notes)
 
 
 def print_checks(checks: Sequence[UnitCheck]) -> None:

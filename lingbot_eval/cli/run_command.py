@@ -109,11 +109,14 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _print_dry_run(plan: Plan, checks: Sequence[UnitCheck], args: argparse.Namespace) -> None:
-    from lingbot_eval.cli.run_check import checks_data, print_checks, warning_lines
+    from lingbot_eval.cli.run_check import checks_data, print_checks, scene_notes, warning_lines
 
+    notes = scene_notes(plan)
     if not args.json:
         _print_plan(plan)
         print_checks(checks)
+        for note in notes:
+            output.line(f"note: {note}")
         return
     output.as_json(
         {
@@ -123,6 +126,7 @@ def _print_dry_run(plan: Plan, checks: Sequence[UnitCheck], args: argparse.Names
             "weights": plan.weights,
             "predicted": checks_data(checks),
             "warnings": warning_lines(checks),
+            "notes": list(notes),
         }
     )
 

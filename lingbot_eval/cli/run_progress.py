@@ -51,6 +51,8 @@ class Progress:
             output.note(
                 f"{self._label(unit)}: {record.predictions} of {record.frames} frames in {record.seconds:.1f} s"
             )
+        for text in record.sequence.get("notes", ()):
+            output.note(f"note: {unit.names[0]}/{unit.names[1]}: {text}")
 
     def skipped(self, unit: Unit) -> None:
         """Said, so that nobody wonders why it was so quick."""

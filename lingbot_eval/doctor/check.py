@@ -98,6 +98,7 @@ def _scene(card: Card, adapter: Adapter, scene: str, watcher: Watcher | None) ->
         findings += found
     if watcher is not None:
         findings += _decoded(sequence, watcher)
+    findings += [Finding("warning", "scene", text) for text in sequence.facts().get("notes", ())]
     return SceneCheck(scene, sequence.length, tuple(findings), seconds, convention)
 
 

@@ -155,6 +155,7 @@ class Attempt:
         workers = LOADING if self.unit.method.leaves_the_cpu_free else 0
         self._stream = SceneStream(method, *self._source(method, sequence), workers)
         self._stream_through(self._stream, scorer, writer, each_frame)
+        self._facts |= sequence.facts()  # again: only decoding shows what is damaged
         # A method may stop before the end, as a replay does after its last pose.
         if not self._stream.exhausted and sequence.length is not None:
             self._frames = sequence.length
