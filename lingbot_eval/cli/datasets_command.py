@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.registry import load_plugins
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -51,10 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("out", metavar="OUT", type=Path, help="where the prepared scenes go")
     for action in (listing, show, check, prepare):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document")
+        action.add_argument(
+            "--plugin", metavar="FILE_OR_MODULE", action="append", default=argparse.SUPPRESS, help="adds datasets"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
     """Do one action; ``check`` returns 1 when something is wrong with the data."""
+    load_plugins()
     if args.action == "list":
         return _list(args)
     if args.action == "prepare":

@@ -16,6 +16,7 @@ from typing import NoReturn
 from lingbot_eval import __version__
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError
+from lingbot_eval.registry import load_plugins
 
 # name -> one-line help. The module lingbot_eval.cli.NAME_command has add_arguments(parser) and run(args) -> exit code,
 # and imports what is heavy (torch, matplotlib, evo) inside run, so that --help is instant.
@@ -56,6 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         _module(name).add_arguments(sub)
         sub.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+        sub.add_argument(
+            "--plugin",
+            metavar="FILE_OR_MODULE",
+            action="append",
+            default=[],
+            help="run this Python file or module first: it adds datasets, methods or metrics (may be given again)",
+        )
     return parser
 
 
@@ -69,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(words)
         with _libraries_hushed():
+            if args.plugin:
+                load_plugins(args.plugin)
             code = int(_module(args.command).run(args))
         output.finish()
         return code

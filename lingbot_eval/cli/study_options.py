@@ -24,4 +24,5 @@ def add_study_options(parser: argparse.ArgumentParser, example: str) -> None:
 def study_words(args: argparse.Namespace) -> list[str]:
     """The words that give these options again; what is as it is without them is left out."""
     words = [word for override in args.overrides for word in ("--set", override)]
+    words += [word for plugin in args.plugin for word in ("--plugin", plugin)]
     return words if args.out == RUNS else [*words, "--out", str(args.out)]

@@ -21,6 +21,7 @@ from lingbot_eval.metrics.pair_auc import PairAucSettings
 from lingbot_eval.metrics.points import PointSettings
 from lingbot_eval.metrics.trajectory import TrajectorySettings
 from lingbot_eval.preparation.resize import SizeSettings
+from lingbot_eval.registry import load_plugins, required
 from lingbot_eval.resources import shared_file
 from lingbot_eval.validation import OneOf, validated
 
@@ -80,9 +81,13 @@ class MetricsConfig(_Settings):
 
 
 class Experiment(_Settings):
-    """A whole experiment file. Every method runs on every scene of every dataset."""
+    """A whole experiment file. Every method runs on every scene of every dataset.
+
+    plugins: those that it needs, by name; they are never loaded from here, the user allows them (see registry.py).
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    plugins: tuple[Name, ...] = ()
     datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
     metrics: MetricsConfig = MetricsConfig()
@@ -106,7 +111,12 @@ def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
     source: a path, or the name of a shipped experiment. In values, ``${NAME}`` is the environment variable NAME.
     Raises ConfigError, one line with file and dotted key, for anything that cannot be used.
     """
-    return validated(Experiment, *settings_document(source, overrides))
+    document, where = settings_document(source, overrides)
+    load_plugins()
+    asked = document.get("plugins")
+    if isinstance(asked, list):
+        required((str(name) for name in asked), where)
+    return validated(Experiment, document, where)
 
 
 def settings_document(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:

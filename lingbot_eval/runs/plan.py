@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -13,12 +12,14 @@ from typing import Any
 import lingbot_eval
 from lingbot_eval.adapters.cards import Card, load_card
 from lingbot_eval.adapters.protocol import Adapter, Selection
-from lingbot_eval.adapters.registry import open_adapter
+from lingbot_eval.adapters.registry import DATASETS, open_adapter
 from lingbot_eval.errors import DataError, UnknownSceneError
-from lingbot_eval.methods.base import MethodSettings, WeightFile
+from lingbot_eval.methods.base import METHODS, MethodSettings, WeightFile
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.preparation.resize import SizeSettings
+from lingbot_eval.registry import Plugin
 from lingbot_eval.resources import expanded
+from lingbot_eval.runs.code import code_digest
 from lingbot_eval.runs.experiment import DatasetConfig, Experiment
 from lingbot_eval.types import FrameSequence
 
@@ -51,6 +52,7 @@ class Plan:
     weights: dict[str, str]
     key: str
     cards: tuple[Card, ...] = ()
+    plugins: tuple[Plugin, ...] = ()
 
 
 def make_plan(experiment: Experiment) -> Plan:
@@ -64,6 +66,7 @@ def make_plan(experiment: Experiment) -> Plan:
     methods = tuple(method.on_this_machine() for method in experiment.methods)
     weights = {method.name: found for method in methods if (found := method.weights()) is not None}
     resolved = experiment.model_copy(update={"datasets": datasets, "methods": methods})
+    used = _plugins_of(resolved)
     return Plan(
         experiment=resolved,
         # Method by method, so that each one's weights are loaded once.
@@ -71,8 +74,9 @@ def make_plan(experiment: Experiment) -> Plan:
             Unit(dataset, scene, method) for method in methods for dataset in datasets for scene in dataset.scenes
         ),
         weights={name: found.label for name, found in weights.items()},
-        key=plan_key(resolved, cards.values(), weights),
+        key=plan_key(resolved, cards.values(), weights, used),
         cards=tuple(cards.values()),
+        plugins=used,
     )
 
 
@@ -90,8 +94,17 @@ def open_scene(unit: Unit) -> FrameSequence:
     return adapter_of(unit.dataset).open(unit.scene, unit.dataset.selection)
 
 
-def plan_key(experiment: Experiment, cards: Iterable[Card], weights: dict[str, WeightFile]) -> str:
-    """SHA-256 over the resolved experiment, the cards, this package's code and the weights, as canonical JSON.
+def _plugins_of(experiment: Experiment) -> tuple[Plugin, ...]:
+    """The plugins that decide something of the experiment: those of its datasets and methods, in order of name."""
+    found = {DATASETS.plugin(dataset.name) for dataset in experiment.datasets}
+    found |= {METHODS.plugin(method.kind) for method in experiment.methods}
+    return tuple(sorted((plugin for plugin in found if plugin is not None), key=lambda plugin: plugin.name))
+
+
+def plan_key(
+    experiment: Experiment, cards: Iterable[Card], weights: dict[str, WeightFile], used: Iterable[Plugin] = ()
+) -> str:
+    """SHA-256 over the resolved experiment, cards, plugins, the code that computes and the weights, as canonical JSON.
 
     Input files are not in it: each unit's record carries a fingerprint of its own.
     """
@@ -100,30 +113,20 @@ def plan_key(experiment: Experiment, cards: Iterable[Card], weights: dict[str, W
             "experiment": experiment.model_dump(mode="json"),
             "cards": [card.model_dump(mode="json") for card in cards],
             "weights": {name: [found.label, found.sha256] for name, found in weights.items()},
+            "plugins": [[plugin.name, plugin.sha256] for plugin in used],
         }
     )
 
 
-def content_key(content: dict[str, Any]) -> str:
-    """SHA-256 over plain JSON values and this package's code, as canonical JSON: what a result is filed under."""
-    code = {"version": lingbot_eval.__version__, "sources": _code_digest()}
+def content_key(content: dict[str, Any], *, of_study: bool = False) -> str:
+    """SHA-256 over plain JSON values and the code that computes, as canonical JSON: what a result is filed under."""
+    code = {"version": lingbot_eval.__version__, "sources": code_digest(of_study=of_study)}
     return hashlib.sha256(canonical_json({**content, "code": code}).encode()).hexdigest()
 
 
 def canonical_json(content: Any) -> str:
     """One text for one content: keys sorted, no spaces."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
-
-
-@functools.cache
-def _code_digest() -> str:
-    """SHA-256 over the names and contents of the package's sources."""
-    package = Path(lingbot_eval.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
 
 
 def _resolved(dataset: DatasetConfig, card: Card, experiment: Experiment) -> DatasetConfig:

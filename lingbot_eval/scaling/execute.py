@@ -150,7 +150,7 @@ def _record(study: Study, device: torch.device, command: str) -> ScaleRecord:
     machine = {name: block[name] for name in ("cpu_model", "libraries", "torch")}
     content = {"scale": resolved, "weights": label, "input": _input_fingerprint(study), "machine": machine}
     return ScaleRecord(
-        key=content_key(content),
+        key=content_key(content, of_study=True),
         name=study.name,
         command=command,
         study=resolved,

@@ -174,7 +174,7 @@ class World:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(plan, "open_adapter", lambda name, root, options: self.adapter)
         # Two processes of one test mean one code, also while somebody edits it.
-        monkeypatch.setattr(plan, "_code_digest", lambda: "code")
+        monkeypatch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
         monkeypatch.setattr(registry, "create_method", self.create_method)
 
 

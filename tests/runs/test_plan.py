@@ -105,7 +105,7 @@ def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key() == keys[0]
     # Saying a default changes nothing.
     assert key(dataset={"scenes": ["one", "two"], "options": {}}) == keys[0]
-    monkeypatch.setattr(plan_module, "_code_digest", lambda: "other code")
+    monkeypatch.setattr(plan_module, "code_digest", lambda *, of_study=False: "other code")
     assert key() != keys[0]
 
 

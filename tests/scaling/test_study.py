@@ -34,7 +34,7 @@ from lingbot_eval.scaling.write import FIGURE, PAGE, write_scaling
 @pytest.fixture(autouse=True)
 def one_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs of one test mean one code, also while somebody edits it."""
-    monkeypatch.setattr(plan, "_code_digest", lambda: "code")
+    monkeypatch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
 
 
 def run(out: Path, what: Study, observer: Quiet | None = None) -> Outcome:
@@ -295,7 +295,7 @@ from lingbot_eval.scaling import samples
 from lingbot_eval.scaling.execute import execute
 
 patch = pytest.MonkeyPatch()
-patch.setattr(plan, "_code_digest", lambda: "code")
+patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
 patch.setattr(samples, "CHUNK_ROWS", 10)
 
 def die(backend, frame):

@@ -1,0 +1,68 @@
+"""Which code decides a result: the parsed sources of the rooms that compute, without comments and docstrings."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import lingbot_eval
+
+# They show, judge or examine what was computed, or compute something else: a change there makes no result stale.
+_NOT_OF_A_RUN = frozenset(
+    {"cli", "comparison", "conversion", "doctor", "gate", "reports", "scaling", "stages", "training", "verification"}
+)
+# A study's own room computes; how it is drawn does not.
+_NOT_OF_A_STUDY = (_NOT_OF_A_RUN - {"scaling"}) | {"scaling/figure.py", "scaling/page.py"}
+
+
+@functools.cache
+def code_digest(*, of_study: bool = False) -> str:
+    """SHA-256 over what the sources say to do.
+
+    Args:
+        of_study: whether a scaling study is keyed, rather than a run.
+
+    Returns:
+        Hex digest; a comment, a docstring, a line break or a blank changes nothing.
+    """
+    package = Path(lingbot_eval.__file__).parent
+    left_out = _NOT_OF_A_STUDY if of_study else _NOT_OF_A_RUN
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if name.parts[0] in left_out or name.as_posix() in left_out:
+            continue
+        digest.update(f"{name.as_posix()}\0{parsed_digest(path.read_bytes())}\0".encode())
+    return digest.hexdigest()
+
+
+def parsed_digest(source: bytes) -> str:
+    """SHA-256 over a file's syntax tree without its strings that stand alone (docstrings)."""
+    return hashlib.sha256("".join(_words(ast.parse(source))).encode()).hexdigest()
+
+
+def _words(node: object) -> Iterator[str]:
+    """The tree in words of its own: ``ast.dump`` says one tree differently in different versions of Python."""
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for name, value in ast.iter_fields(node):
+            # Fields that later versions add are empty in code that does not use them.
+            if value is not None and value != []:
+                yield f" {name}="
+                yield from _words(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for inner in node:
+            if not _stands_alone(inner):
+                yield from _words(inner)
+        yield "]"
+    else:
+        yield repr(node)
+
+
+def _stands_alone(node: object) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
