@@ -17,6 +17,7 @@ from lingbot_eval.cli import output, score_command
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import DataError
 
+ROOT = Path(__file__).parents[2]
 POSES = "".join(f"{i} {i} {i * i % 5} 0 0 0 0 1\n" for i in range(9))
 
 
@@ -81,7 +82,8 @@ def test_an_error_is_one_line_whatever_a_file_name_holds(
 def test_warnings_of_libraries_stay_off_the_terminal(score: list[str]) -> None:
     """In a process of its own: pytest collects warnings before they reach the terminal."""
     program = (
-        "import sys, warnings; from lingbot_eval.cli import main, score_command;"
+        f"import sys, warnings; sys.path.insert(0, {str(ROOT)!r});"  # -I looks neither there nor at PYTHONPATH
+        "from lingbot_eval.cli import main, score_command;"
         "score_command.run = lambda _: warnings.warn('Corrupt EXIF data') or 0; sys.exit(main.main(sys.argv[1:]))"
     )
     for option, lines in (("-I", 0), ("-Wdefault", 1)):
