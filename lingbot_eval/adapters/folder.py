@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lingbot_eval.adapters.image_folder import (
+    Numbering,
+    capture_folders,
+    folders_beside,
+    gap_notes,
+    has_images,
+    images_in,
+    numbering,
+)
 from lingbot_eval.adapters.listing import existing_folder, folders_in, names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.readers import IMAGE_SUFFIXES
+from lingbot_eval.adapters.readers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError
 from lingbot_eval.formats.association import associate
@@ -26,10 +36,11 @@ _NAME_UNITS = {"seconds_in_names": 1.0, "nanoseconds_in_names": 1e9}
 class FolderOptions(BaseModel):
     """How images become frames.
 
-    timestamps: ``fps`` (position / fps), or the number that is the image's name, in seconds (TUM) or nanoseconds
-    (EuRoC). trajectory: reference poses, a path relative to the scene's folder. trajectory_format: KITTI rows go
-    with images one by one; TUM and EuRoC poses go with the image nearest in time, within ``max_time_difference``
-    seconds. intrinsics: fx, fy, cx, cy in pixels of the images.
+    timestamps: ``fps`` (position / fps, where a number missing among numbered names keeps its place), or the number
+    that is the image's name, in seconds (TUM) or nanoseconds (EuRoC). trajectory: reference poses, a path relative to
+    the scene's folder. trajectory_format: KITTI rows go with images one by one, where numbers are missing by number;
+    TUM and EuRoC poses go with the image nearest in time, within ``max_time_difference`` seconds. intrinsics: fx, fy,
+    cx, cy in pixels of the images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,8 +60,19 @@ class FolderOptions(BaseModel):
         return self
 
 
+class _Scene(NamedTuple):
+    """folder: where the trajectory is looked for. inside: where the images are. notes: what was left out beside it."""
+
+    folder: Path
+    inside: Path
+    notes: list[str]
+
+
 class FolderAdapter:
-    """Images directly in the root are one scene, named like the root; otherwise each subfolder with images is one."""
+    """Images directly in the root are one scene, named like the root; otherwise each capture in it is one.
+
+    Which files are frames, and which folders captures: `lingbot_eval.adapters.image_folder`.
+    """
 
     name = "folder"
     Options = FolderOptions
@@ -68,10 +90,13 @@ class FolderAdapter:
         folders = self._folders()
         if scene not in folders:
             raise unknown_scene("folder", scene, folders)
-        folder = folders[scene]
-        images = [folder / name for name in _images_in(folder)]
-        times = self._times(images)
-        poses, facts = self._poses(folder, times)
+        folder, inside, notes = folders[scene]
+        found = images_in(inside)
+        names = self._in_order(found.names)
+        numbered = numbering(names) if self._options.timestamps == "fps" else None
+        images = [inside / name for name in names]
+        times = self._times(images, numbered)
+        poses, facts = self._poses(folder, times, numbered)
         chosen = selection.indices(len(images))
         if not chosen:
             raise DataError(
@@ -94,50 +119,61 @@ class FolderAdapter:
                 "licence": "the user's own data",
             },
             index_files=() if options.trajectory is None else (folder / options.trajectory,),
+            notes=(*notes, *found.notes, *gap_notes(numbered)),
         )
 
-    def _folders(self) -> dict[str, Path]:
+    def _folders(self) -> dict[str, _Scene]:
         root = existing_folder(self._root, "root of dataset folder").resolve()
-        if _images_in(root):
-            return {root.name or "images": root}
-        folders = {name: root / name for name in folders_in(root) if _images_in(root / name)}
-        if folders:
-            return folders
+        if has_images(root):
+            return {root.name or "images": _Scene(root, root, folders_beside(root))}
+        captures, notes = capture_folders(root)
+        if captures:
+            # The trajectory lies in the scene's folder, beside images/ where there is such a folder in it.
+            return {name: _Scene(root / name, inside, notes) for name, inside in captures.items()}
         for name in folders_in(root):
-            if any(_images_in(root / name / inner) for inner in folders_in(root / name)):
+            if any(has_images(root / name / inner) for inner in folders_in(root / name)):
                 hint = f"found some under {name}: the root is one level too high, use {root / name}"
                 break
         else:
             hint = f"found {shown(names_in(root))}"
-        raise DataError(f"folder: expected images ({', '.join(IMAGE_SUFFIXES)}) in {root} or its folders, {hint}")
+        kinds = ", ".join((*IMAGE_SUFFIXES, *HEIF_SUFFIXES))
+        raise DataError(f"folder: expected images ({kinds}) in {root} or its folders, {hint}")
 
-    def _times(self, images: list[Path]) -> FloatArray:
+    def _in_order(self, names: Sequence[str]) -> list[str]:
+        """By the times in the names where there are such, else as they are: in natural order."""
         if self._options.timestamps == "fps":
-            return np.arange(len(images)) / self._options.fps
+            return list(names)
+        return sorted(names, key=lambda name: _number_in_name(Path(name)))
+
+    def _times(self, images: list[Path], numbered: Numbering | None) -> FloatArray:
+        """Seconds of each image; a number that is missing among numbered images keeps its place in time."""
+        if self._options.timestamps == "fps":
+            positions = np.arange(len(images)) if numbered is None else np.array(numbered.positions, np.float64)
+            return positions / self._options.fps
         unit = _NAME_UNITS[self._options.timestamps]
         times = np.array([_number_in_name(image) / unit for image in images])
         wrong = np.flatnonzero(~(np.diff(times) > 0))
         if len(wrong):
             later = images[int(wrong[0]) + 1]
             raise DataError(
-                f"folder: {later}: expected timestamps in the names to increase in natural order, found the one after"
-                f" {images[int(wrong[0])].name} not larger; use timestamps: fps"
+                f"folder: {later}: expected timestamps in the names to increase, found that of"
+                f" {images[int(wrong[0])].name} again; remove one of them, or use timestamps: fps"
             )
         return times
 
-    def _poses(self, folder: Path, times: FloatArray) -> tuple[dict[int, FloatArray], dict[str, Any]]:
+    def _poses(
+        self, folder: Path, times: FloatArray, numbered: Numbering | None
+    ) -> tuple[dict[int, FloatArray], dict[str, Any]]:
         options = self._options
         if options.trajectory is None:
             return {}, {"poses": "none"}
         path = folder / options.trajectory
         trajectory = read_trajectory(path, options.trajectory_format)
         if trajectory.timestamps is None:
-            if len(trajectory) != len(times):
-                raise DataError(
-                    f"{path}: expected one KITTI row for each of the {len(times)} images in {folder}, found"
-                    f" {len(trajectory)}; give the trajectory of these images"
-                )
-            return dict(enumerate(trajectory.camera_to_world)), {"poses": "KITTI file, row by row, taken as metres"}
+            rows, how = _rows(path, len(trajectory), len(times), numbered)
+            return {i: trajectory.camera_to_world[row] for i, row in enumerate(rows)}, {
+                "poses": f"KITTI file, {how}, taken as metres"
+            }
         pose_index, image_index = associate(trajectory.timestamps, times, options.max_time_difference)
         if len(pose_index) == 0:
             raise DataError(
@@ -154,9 +190,19 @@ class FolderAdapter:
         }
 
 
-def _images_in(folder: Path) -> list[str]:
-    # Hidden files are thumbnails and leftovers of other systems (._name.jpg), never frames.
-    return [n for n in names_in(folder) if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith(".")]
+def _rows(path: Path, rows: int, images: int, numbered: Numbering | None) -> tuple[Sequence[int], str]:
+    """Which row of a file without times is the pose of each image, and how that was decided."""
+    if rows == images:
+        return range(images), "row by row"
+    if numbered is not None and rows == numbered.last + 1:
+        return numbered.positions, "rows by the numbers in the names, the first image's first"
+    if numbered is not None and numbered.step == 1 and rows == numbered.first + numbered.last + 1:
+        return [numbered.first + position for position in numbered.positions], "rows by the numbers in the names"
+    gaps = f" (whose numbers run over {numbered.last + 1})" if numbered is not None else ""
+    raise DataError(
+        f"{path}: expected one KITTI row for each of the {images} images{gaps} in {path.parent}, found {rows};"
+        " give the trajectory of these images"
+    )
 
 
 def _number_in_name(image: Path) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.adapters.calibration import checked_pinhole, numbers
+from lingbot_eval.adapters.image_folder import gap_notes, numbering_of
 from lingbot_eval.adapters.listing import existing_folder, folders_in, numbered_files, root_hint, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
@@ -82,6 +83,7 @@ class KittiAdapter:
                 folder / "times.txt",
                 *(() if trajectory is None else (trajectory.path,)),
             ),
+            notes=gap_notes(numbering_of(list(images))),
         )
 
     def _trajectory(self, scene: str, last: int) -> TrajectoryFile | None:

@@ -14,11 +14,12 @@ from lingbot_eval.validation import nearest
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 _FOLDERS_TRIED = 100  # a home folder given by mistake should not be searched through
 _DIGITS = re.compile(r"(\d+)")
+_TIME = re.compile(r"(\d{9,})\.(\d{1,18})(?!\d)")  # seconds since 1970 or nanoseconds, and a fraction
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which ``frame2`` comes before ``frame10``."""
-    parts = _DIGITS.split(name)
+    """Sort key under which ``frame2`` comes before ``frame10``, and the time ``1700000000.05`` before ``….1``."""
+    parts = _DIGITS.split(_TIME.sub(lambda match: f"{match[1]}.{match[2]:0<18}", name))
     # A number compares with a number and text with text; the text itself decides between 01 and 1.
     key = [(1, int(part), part) if part.isdecimal() else (0, 0, part.lower()) for part in parts]
     return [*key, (0, 0, name)]
@@ -26,6 +27,13 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 def existing_folder(path: Path, what: str) -> Path:
     """``path``, or DataError that says how far the path exists and what lies there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name too long, no permission, a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{what} {shortened(path)} cannot be looked at: {reason}") from error
     if path.is_dir():
         return path
     if path.exists():
@@ -35,6 +43,13 @@ def existing_folder(path: Path, what: str) -> Path:
         parent = parent.parent
     names = names_in(parent)
     raise DataError(f"{what} {path} does not exist{nearest(path.name, names)}; {parent} holds {shown(names)}")
+
+
+def shortened(path: Path) -> str:
+    """A path for a message, its middle left out where nobody would read it all."""
+    text = str(path)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 300 else f"{text[:140]} … {text[-140:]}"
 
 
 def names_in(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.adapters.calibration import read_numbers
+from lingbot_eval.adapters.image_folder import gap_notes, numbering_of
 from lingbot_eval.adapters.listing import numbered_files, scene_folders, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import png_depth
@@ -83,6 +84,7 @@ class NeuralRgbdAdapter:
                 "licence": "see the dataset's page; not redistributed here",
             },
             index_files=(path, folder / "focal.txt"),
+            notes=gap_notes(numbering_of(list(images))),
             depth_reader=png_depth(1000.0, NEAREST, FARTHEST),
         )
 

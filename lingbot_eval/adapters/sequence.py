@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.readers import MILLIMETRES, DepthReader, Size, image_size, read_image, read_pose
+from lingbot_eval.adapters.readers import COLOURS, MILLIMETRES, DepthReader, Size, image_size, read_image, read_pose
 from lingbot_eval.errors import DataError
 from lingbot_eval.types import FloatArray, Frame, Trajectory
 
@@ -35,13 +36,22 @@ class FrameFiles:
     depth_intrinsics: FloatArray | None = None
 
 
+@dataclass(frozen=True)
+class Headers:
+    """Sizes of the images that can be read, and why a method that sees them cannot run, a line each."""
+
+    sizes: Counter[Size]
+    faults: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class FileSequence:
     """Frames of files in order (a FrameSequence).
 
     files: the selected frames. root: paths in the fingerprint are relative to it. index_files: further files that
     decided what the frames are. depth_reader: of the depth maps. one_size: whether images of different sizes are
-    refused (ETH3D's differ by a few pixels after undistortion).
+    refused (ETH3D's differ by a few pixels after undistortion). notes: what the user must know of how the frames were
+    chosen, a line each.
     """
 
     dataset: str
@@ -53,6 +63,7 @@ class FileSequence:
     index_files: tuple[Path, ...] = ()
     depth_reader: DepthReader = MILLIMETRES
     one_size: bool = True
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -129,13 +140,50 @@ class FileSequence:
         return digest.hexdigest()
 
     def facts(self) -> Mapping[str, Any]:
-        """The adapter's conventions, and how many frames have a pose and a depth map."""
+        """The adapter's conventions, and how many frames have a pose and a depth map; reads the images' headers.
+
+        image_sizes: [width, height, images] of each size. notes: what the user must know, a line each.
+        image_faults: why a method that sees the images cannot run, a line each.
+        """
+        headers = self.headers
         return {
             **self.conventions,
+            "images": COLOURS,
+            "image_sizes": [[*size, count] for size, count in headers.sizes.most_common()],
+            "notes": [*self.notes],
+            "image_faults": list(headers.faults),
             "frames": self.length,
             "frames_with_pose": sum(source.pose is not None for source in self.files),
             "frames_with_depth": sum(source.depth is not None for source in self.files),
         }
+
+    @cached_property
+    def headers(self) -> Headers:
+        """What the headers of all images say. Nothing is raised: what is wrong is in ``faults``."""
+        sizes: Counter[Size] = Counter()
+        first: dict[Size, int] = {}
+        unreadable: list[str] = []
+        for index, source in enumerate(self.files):
+            try:
+                size = image_size(source.image, self._place(index))
+            except DataError as error:
+                unreadable.append(str(error))
+                continue
+            sizes[size] += 1
+            first.setdefault(size, index)
+        faults = [] if not unreadable else [unreadable[0] + _and_more(len(unreadable) - 1)]
+        if self.one_size and len(sizes) > 1:
+            counts = [f"{count} of {size[0]}x{size[1]}" for size, count in sizes.most_common(4)]
+            shapes = {(size[0] > size[1]) - (size[0] < size[1]) for size in sizes}
+            mixed = ", portrait and landscape mixed" if {-1, 1} <= shapes else ""
+            usual, other = list(first)[:2]
+            faults.append(
+                f"{self.dataset}: {self.scene}: expected images of one size, found {', '.join(counts)}"
+                f"{' …' if len(sizes) > len(counts) else ''}{mixed} (give each size a folder of its own):"
+                f" {self.files[first[other]].image} has {other[0]}x{other[1]} pixels, the first image"
+                f" {usual[0]}x{usual[1]}"
+            )
+        return Headers(sizes, tuple(faults))
 
     def _paths(self) -> Iterator[Path]:
         yield from self.index_files
@@ -148,6 +196,10 @@ class FileSequence:
 
     def _place(self, index: int) -> str:
         return f"{self.dataset}: {self.scene} frame {index}"
+
+
+def _and_more(count: int) -> str:
+    return f" (and {count} more like it)" if count else ""
 
 
 def _pose(source: FrameFiles) -> FloatArray | None:

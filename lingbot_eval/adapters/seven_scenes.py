@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from lingbot_eval.adapters.image_folder import gap_notes, numbering_of
 from lingbot_eval.adapters.listing import existing_folder, folders_in, names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import MILLIMETRES
@@ -98,6 +99,7 @@ class SevenScenesAdapter:
                 "licence": "Microsoft Research 7-Scenes licence: research use only",
             },
             depth_reader=MILLIMETRES,
+            notes=gap_notes(numbering_of(numbers)),
         )
 
     def _places(self) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from lingbot_eval.adapters.image_folder import gap_notes, numbering_of
 from lingbot_eval.adapters.listing import numbered_files, scene_folders, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
@@ -70,6 +71,7 @@ class TanksAndTemplesAdapter:
                 "licence": "CC BY-NC-SA 3.0 (Tanks and Temples training data); see the dataset's page",
             },
             index_files=(log,),
+            notes=gap_notes(numbering_of(list(images))),
         )
 
 

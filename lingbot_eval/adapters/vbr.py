@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.adapters.calibration import read_matrix
+from lingbot_eval.adapters.image_folder import gap_notes, numbering_of
 from lingbot_eval.adapters.listing import numbered_files, scene_folders, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
@@ -72,6 +73,7 @@ class VbrAdapter:
                 "licence": "see the dataset's page; not redistributed here",
             },
             index_files=(truth, folder / "intrinsics.txt"),
+            notes=gap_notes(numbering_of(list(images))),
         )
 
 

@@ -39,14 +39,15 @@ def check_units(plan: Plan) -> tuple[UnitCheck, ...]:
 
 
 def scene_notes(plan: Plan) -> tuple[str, ...]:
-    """What the scenes say of themselves before they are decoded, ``dataset/scene: text``, each once."""
+    """What there is to say of the scenes before they are decoded, ``dataset/scene: text``, each once."""
+    from lingbot_eval.preparation.input_notes import input_notes
     from lingbot_eval.runs.plan import open_scene
 
     notes: dict[str, None] = {}
     for unit in plan.units:
         # A scene that cannot be opened is its unit's failure, which the run records.
         with suppress(LingbotEvalError):
-            for text in open_scene(unit).facts().get("notes", ()):
+            for text in input_notes(open_scene(unit).facts(), unit.size):
                 notes[f"{unit.names[0]}/{unit.names[1]}: {text}"] = None
     return tuple(notes)
 
@@ -116,10 +117,12 @@ def _cells(check: UnitCheck, estimate: StreamEstimate) -> tuple[str, ...]:
 
 
 def _checked(unit: Unit, method: LingbotConfig) -> UnitCheck:
+    from lingbot_eval.preparation.input_notes import refuse_faulty_images
     from lingbot_eval.runs.plan import open_scene
 
     try:
         sequence = open_scene(unit)
+        refuse_faulty_images(sequence.facts())
         size = _size(unit, sequence)
         return predicted(unit.names, method, size, sequence.length)
     except LingbotEvalError as error:

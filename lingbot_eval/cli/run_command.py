@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, execute, summarise; 0 all done, 1 some units failed, 2 some failed on bad input."""
-    from lingbot_eval.cli.run_check import check_units, warning_lines
+    from lingbot_eval.cli.run_check import check_units, scene_notes, warning_lines
     from lingbot_eval.cli.run_progress import Progress
     from lingbot_eval.runs.execute import execute
     from lingbot_eval.runs.experiment import load_experiment
@@ -66,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
         _print_plan(plan)
     for warning in warning_lines(checks):
         output.note(warning)
-    outcome = execute(plan, args.out, _command(args), Progress(len(plan.units), quiet=args.json))
+    progress = Progress(len(plan.units), quiet=args.json)
+    for note in scene_notes(plan):
+        progress.say(note)
+    outcome = execute(plan, args.out, _command(args), progress)
     stored = RunStore.open(outcome.path).read_units()
     if not args.json:
         _print_summary(outcome, stored)

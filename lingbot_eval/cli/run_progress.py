@@ -21,6 +21,7 @@ class Progress:
         self._units = units
         self._seen = 0
         self._quiet = quiet
+        self._said: set[str] = set()
         self._bar: tqdm[Any] | None = None
 
     def started(self, unit: Unit, frames: int | None) -> None:
@@ -52,7 +53,13 @@ class Progress:
                 f"{self._label(unit)}: {record.predictions} of {record.frames} frames in {record.seconds:.1f} s"
             )
         for text in record.sequence.get("notes", ()):
-            output.note(f"note: {unit.names[0]}/{unit.names[1]}: {text}")
+            self.say(f"{unit.names[0]}/{unit.names[1]}: {text}")
+
+    def say(self, note: str) -> None:
+        """A note on a scene, once, whoever finds it first and however many methods see the scene."""
+        if note not in self._said:
+            self._said.add(note)
+            output.note(f"note: {note}")
 
     def skipped(self, unit: Unit) -> None:
         """Said, so that nobody wonders why it was so quick."""

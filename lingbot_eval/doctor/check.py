@@ -16,6 +16,7 @@ from lingbot_eval.doctor.convention import ConventionVerdict, convention_of
 from lingbot_eval.doctor.findings import DatasetCheck, Finding, SceneCheck, gathered
 from lingbot_eval.doctor.scene_checks import check_files, check_poses, check_times
 from lingbot_eval.errors import DataError
+from lingbot_eval.preparation.input_notes import input_notes
 from lingbot_eval.types import FrameSequence
 
 LITTLE_DISK = 1 << 30  # bytes
@@ -98,7 +99,7 @@ def _scene(card: Card, adapter: Adapter, scene: str, watcher: Watcher | None) ->
         findings += found
     if watcher is not None:
         findings += _decoded(sequence, watcher)
-    findings += [Finding("warning", "scene", text) for text in sequence.facts().get("notes", ())]
+    findings += [Finding("warning", "scene", text) for text in input_notes(sequence.facts(), card.protocol.size)]
     return SceneCheck(scene, sequence.length, tuple(findings), seconds, convention)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.adapters.readers import image_size, read_pose
+from lingbot_eval.adapters.readers import read_pose
 from lingbot_eval.adapters.sequence import FileSequence
 from lingbot_eval.doctor.findings import Finding, gathered
 from lingbot_eval.errors import DataError
@@ -20,31 +20,17 @@ from lingbot_eval.types import FloatArray
 ROTATION_WARNING = 1e-2  # deviation of R R^T from the identity; KinectFusion's poses stay below
 _LONG_GAP = 10.0  # times the median interval
 
-Size = tuple[int, int]
-
 
 def check_files(sequence: FileSequence) -> list[Finding]:
     """Images that cannot be opened or differ in size, depth that is missing or empty, links, mixed kinds of file."""
-    unreadable: list[str] = []
-    odd: list[str] = []
     empty: list[str] = []
-    sizes: Counter[Size] = Counter()
-    for index, source in enumerate(sequence.files):
-        place = f"frame {index}"
-        try:
-            size = image_size(source.image, place)
-        except DataError as error:
-            unreadable.append(str(error))
-            continue
-        if sizes and sequence.one_size and size not in sizes:
-            first = next(iter(sizes))
-            odd.append(f"{place}: {source.image} has {size[0]}x{size[1]} pixels, the first image {first[0]}x{first[1]}")
-        sizes[size] += 1
+    headers = sequence.headers
+    sizes = headers.sizes
     for index, source in enumerate(sequence.files):
         if source.depth is not None and _size_of(source.depth) == 0:
             empty.append(f"frame {index}: depth map {source.depth} is missing or empty; copy or download it again")
     kinds = Counter(source.image.suffix for source in sequence.files)
-    findings = gathered("problem", "images", unreadable) + gathered("problem", "images", odd)
+    findings = [Finding("problem", "images", fault) for fault in headers.faults]
     findings += gathered("problem", "depth", empty) + _links(sequence)
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -21,6 +22,8 @@ from lingbot_eval.geometry.cameras import crop_intrinsics, scale_intrinsics
 from lingbot_eval.types import DepthMap, FloatArray, Frame, Image
 
 PATCH = 14  # the model's patches: every side is a multiple (model.md section 1)
+
+MUCH_CUT = 0.1  # share of the picture whose loss is said
 
 Side = Annotated[int, Field(ge=PATCH, le=8192)]
 
@@ -95,6 +98,32 @@ def size_plan(width: int, height: int, settings: SizeSettings) -> SizePlan:
         resized = (settings.width, max(rows, 1) * PATCH)
         size = (settings.width, min(resized[1], settings.max_height or settings.width))
     return SizePlan(resized, (resized[0] - size[0]) // 2, (resized[1] - size[1]) // 2, size)
+
+
+def crop_notes(sizes: Iterable[Sequence[int]], settings: SizeSettings) -> list[str]:
+    """A line about images that lose more than a tenth of the picture when they are prepared; none for none.
+
+    sizes: (width, height, images) of each size, as a sequence's ``image_sizes``.
+    """
+    listed = [(width, height, count) for width, height, count in sizes]
+    plans = {(width, height): size_plan(width, height, settings) for width, height, _ in listed}
+    lost = {size: 1 - math.prod(plan.size) / math.prod(plan.resized) for size, plan in plans.items()}
+    cut = [entry for entry in listed if lost[entry[:2]] > MUCH_CUT]
+    if not cut:
+        return []
+    width, height, _ = worst = max(cut, key=lambda entry: lost[entry[:2]])
+    plan = plans[width, height]
+    images = sum(entry[2] for entry in cut)
+    whole = (
+        f"set size.max_height: {plan.resized[1]}"
+        if settings.mode == "width"
+        else f"set size: {{mode: width, width: {settings.width}}}"
+    )
+    return [
+        f"{images} of {sum(entry[2] for entry in listed)} images lose {'up to ' if len(cut) > 1 else ''}"
+        f"{lost[worst[:2]]:.0%} of the picture: {width}x{height} is resized to {plan.resized[0]}x{plan.resized[1]} and"
+        f" cut around its centre to {plan.size[0]}x{plan.size[1]}; to keep all of it, {whole}"
+    ]
 
 
 def prepare(frame: Frame, settings: SizeSettings) -> Frame:

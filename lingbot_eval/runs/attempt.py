@@ -14,6 +14,7 @@ from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.formats.trajectories import write_tum
 from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.registry import OpenMethod
+from lingbot_eval.preparation.input_notes import input_notes, refuse_faulty_images
 from lingbot_eval.preparation.resize import prepare
 from lingbot_eval.runs.background import Behind
 from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
@@ -72,13 +73,19 @@ class Attempt:
         def work() -> None:
             self._sequence = sequence = open_scene(self.unit)
             self.fingerprint = input_fingerprint(self.unit, sequence)
-            self._facts = {
-                **sequence.facts(),
-                "selection": self.unit.dataset.selection.model_dump(mode="json"),
-                "preparation": self.unit.size.model_dump(mode="json"),
-            }
+            self._facts = self._described(sequence)
 
         self._contained(work)
+
+    def _described(self, sequence: FrameSequence) -> dict[str, Any]:
+        """What the record says of the input."""
+        facts = sequence.facts()
+        return {
+            **facts,
+            "notes": input_notes(facts, self.unit.size),
+            "selection": self.unit.dataset.selection.model_dump(mode="json"),
+            "preparation": self.unit.size.model_dump(mode="json"),
+        }
 
     @property
     def length(self) -> int | None:
@@ -147,6 +154,9 @@ class Attempt:
         # Before the stream, although the scores need it after: a broken pose file should not cost a whole pass.
         reference = sequence.reference()
         method = self.methods.get(self.unit.method)
+        if method.needs_images:
+            # Now, rather than at the last of many frames.
+            refuse_faulty_images(self._facts)
         method.open(sequence)
         self._method_facts = dict(method.describe())
         warm_up_s = self._warm_up(method, sequence)
@@ -155,7 +165,7 @@ class Attempt:
         workers = LOADING if self.unit.method.leaves_the_cpu_free else 0
         self._stream = SceneStream(method, *self._source(method, sequence), workers)
         self._stream_through(self._stream, scorer, writer, each_frame)
-        self._facts |= sequence.facts()  # again: only decoding shows what is damaged
+        self._facts = self._described(sequence)  # again: only decoding shows what is damaged
         # A method may stop before the end, as a replay does after its last pose.
         if not self._stream.exhausted and sequence.length is not None:
             self._frames = sequence.length
