@@ -128,7 +128,7 @@ def test_a_changed_setting_makes_another_run(experiment: Path) -> None:
 
 
 def test_bad_input_of_one_scene(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (experiment.parent / "estimates" / "room.txt").write_text("0 1 2 3\n", encoding="utf-8")
+    (experiment.parent / "estimates" / "room.txt").write_text("0 1 2 3 4\n", encoding="utf-8")
     out = experiment.parent / "runs"
     assert main(["run", str(experiment), "--out", str(out)]) == 2
     captured = capsys.readouterr()
