@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 DepthMap = NDArray[np.float32]
 Image = NDArray[np.uint8]
+Direction = Literal["lower", "higher"]
 
 
 class FrameType(IntEnum):
@@ -147,6 +148,8 @@ class Measurement:
     family: ``trajectory``, ``drift``, ``auc``, ``depth``, ``points``, ``throughput`` or ``memory``. name: e.g.
     ``ate_rmse``.
     variant: the convention in a word, e.g. ``sim3``, ``scale_only``; "" where there is only one.
+    better: whether lower or higher values are; None where neither is, or where directions.py says it. headline: whether
+    a plugin's metric belongs into a report's first table.
     value: None exactly when reason says why it could not be computed. unit: ``m``, ``deg``, ``deg/m``, ``%``, ``1``,
     ``fps``, ``ms``, ``MiB``, ``frames``. convention: one sentence. samples: how many frames, poses, pairs or
     pixels it rests on.
@@ -160,6 +163,8 @@ class Measurement:
     convention: str
     samples: int | None = None
     reason: str | None = None
+    better: Direction | None = None
+    headline: bool = False
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.reason is None):

@@ -18,6 +18,7 @@ from lingbot_eval.formats.yaml_documents import MAX_BYTES, load_mapping
 from lingbot_eval.gate.samples import from_text, to_text
 from lingbot_eval.gate.sides import SAMPLED, Meaning, Names, Side, SideUnit
 from lingbot_eval.gate.tolerances import Tolerance
+from lingbot_eval.types import Direction
 from lingbot_eval.validation import validated
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -35,10 +36,11 @@ class _Part(BaseModel):
 
 
 class MetricMeaning(_Part):
-    """Unit and convention of a metric."""
+    """Unit and convention of a metric, and which way is better where the metric itself says so."""
 
     unit: str
     convention: str
+    better: Direction | None = None
 
 
 class BaselineUnit(_Part):
@@ -148,7 +150,7 @@ def side_of(baseline: Baseline) -> Side:
             failure=unit.failure,
             values=unit.values,
             reasons=unit.reasons,
-            meanings={metric: Meaning(meant.unit, meant.convention) for metric, meant in meanings.items()},
+            meanings={metric: Meaning(meant.unit, meant.convention, meant.better) for metric, meant in meanings.items()},
             rounds={metric: tuple(from_text(line) for line in lines) for metric, lines in unit.samples.items()},
             input=unit.input,
             settings=unit.settings,
@@ -191,7 +193,7 @@ def _unit(names: Names, unit: SideUnit, shared: Mapping[str, Meaning]) -> Baseli
 
 
 def _stored(meanings: Mapping[str, Meaning]) -> dict[str, MetricMeaning]:
-    return {m: MetricMeaning(unit=meaning.unit, convention=meaning.convention) for m, meaning in meanings.items()}
+    return {m: MetricMeaning(unit=meaning.unit, convention=meaning.convention, better=meaning.better) for m, meaning in meanings.items()}
 
 
 def _metrics(unit: BaselineUnit) -> tuple[str, ...]:

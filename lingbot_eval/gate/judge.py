@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lingbot_eval.gate.comparable import notes, why_not_this_machine, why_not_this_unit
-from lingbot_eval.gate.sides import FAMILIES, Family, Names, Side, SideUnit, family_of
+from lingbot_eval.gate.sides import FAMILIES, Family, Meaning, Names, Side, SideUnit, family_of
 from lingbot_eval.gate.timing import judge_rounds
 from lingbot_eval.gate.tolerances import (
     DEFAULTS,
@@ -102,12 +102,12 @@ def judge(
     )
 
 
-def judged_by(metric: str, tolerances: Sequence[Tolerance]) -> Tolerance | None:
-    """The tolerance that judges a metric; None where it is only shown: by the file, or for want of a direction."""
+def judged_by(metric: str, meanings: Mapping[str, Meaning], tolerances: Sequence[Tolerance]) -> Tolerance | None:
+    """The tolerance that judges a metric; None where it is only shown: by the file, or without a direction."""
     tolerance = tolerance_for(metric, tolerances)
     if tolerance is None or isinstance(tolerance, Shown):
         return None
-    return tolerance if tolerance.better is not None or _direction(metric) is not None else None
+    return tolerance if tolerance.better is not None or _direction(metric, meanings) is not None else None
 
 
 def _findings(baseline: Side, run: Side, tolerances: Sequence[Tolerance]) -> Iterator[Finding]:
@@ -134,7 +134,7 @@ def _findings(baseline: Side, run: Side, tolerances: Sequence[Tolerance]) -> Ite
 
 def _families(unit: SideUnit, tolerances: Sequence[Tolerance]) -> tuple[Family, ...]:
     """The families of which something is judged; accuracy for a unit that never had a number."""
-    found = {family_of(metric) for metric in unit.values if judged_by(metric, tolerances) is not None}
+    found = {family_of(metric) for metric in unit.values if judged_by(metric, unit.meanings, tolerances) is not None}
     return tuple(family for family in FAMILIES if family in found) or ("accuracy",)
 
 
@@ -149,7 +149,7 @@ def _unit(
     old, new = units
     other_thing = why_not_this_unit(old, new)
     for metric in old.values:
-        rule = judged_by(metric, tolerances)
+        rule = judged_by(metric, old.meanings, tolerances)
         status: Status
         if rule is None:
             status, reason = "shown", "not judged"
@@ -170,7 +170,10 @@ def _finding(names: Names, metric: str, units: tuple[SideUnit, SideUnit], status
     return Finding(names, family_of(metric), metric, meaning.unit, status, *values, reason)
 
 
-def _direction(metric: str) -> Direction | None:
+def _direction(metric: str, meanings: Mapping[str, Meaning]) -> Direction | None:
+    """As the metric's declaration, stored with it, says; else as that of the built-in metrics."""
+    if metric in meanings and meanings[metric].better is not None:
+        return meanings[metric].better
     family, _, rest = metric.partition("/")
     return direction(family, rest.partition("/")[0])
 
@@ -195,7 +198,7 @@ def _metric(
         return _statistical(metric, units, rule, in_turn=_in_turn(*(side.started for side in sides)))
     if isinstance(rule, Shown):
         raise TypeError(f"{metric} is only shown")
-    better = rule.better or _direction(metric)
+    better = rule.better or _direction(metric, old.meanings)
     if better is None:
         raise ValueError(f"{metric} is judged without a direction")
     return judge_values(old.values[metric], new.values[metric], rule, better), _allowed(rule, new.meanings[metric].unit)

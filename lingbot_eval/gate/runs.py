@@ -107,7 +107,7 @@ def _unit(store: RunStore, unit: StoredUnit) -> SideUnit:
     meanings: dict[str, Meaning] = {}
     for measured in record.measurements:
         metric = metric_id(measured.family, measured.name, measured.variant)
-        meanings[metric] = Meaning(measured.unit, measured.convention)
+        meanings[metric] = Meaning(measured.unit, measured.convention, measured.better)
         if measured.value is None:
             reasons[metric] = measured.reason or "no reason was stored"
         else:

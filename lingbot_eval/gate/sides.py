@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lingbot_eval.types import FloatArray
+from lingbot_eval.types import Direction, FloatArray
 
 Names = tuple[str, str, str]
 """Dataset, scene, method."""
@@ -35,10 +35,11 @@ SAMPLED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a number means: its unit and its convention."""
+    """What a number means: its unit, its convention, and which way is better where the metric itself says so."""
 
     unit: str
     convention: str
+    better: Direction | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ def _replaced(old: Baseline, new: Side) -> dict[str, dict[str, float]]:
         values = {
             metric: value
             for metric, value in unit.values.items()
-            if now.get(metric) != value and judged_by(metric, old.tolerances) is not None
+            if now.get(metric) != value and judged_by(metric, unit.meanings, old.tolerances) is not None
         }
         if values:
             found["/".join(names)] = values
@@ -59,9 +59,8 @@ def given_up(old: Baseline, new: Baseline) -> tuple[str, ...]:
     """What ``old`` judged and ``new`` cannot judge any more, a line for each scene."""
     now = {(unit.dataset, unit.scene, unit.method): unit for unit in new.units}
     lines = []
-    for unit in old.units:
-        names = (unit.dataset, unit.scene, unit.method)
-        judged = [metric for metric in unit.values if judged_by(metric, new.tolerances) is not None]
+    for names, unit in side_of(old).units.items():
+        judged = [metric for metric in unit.values if judged_by(metric, unit.meanings, new.tolerances) is not None]
         if names not in now:
             lines.append(f"{'/'.join(names)} is not in the run and leaves the baseline")
         elif gone := [metric for metric in judged if metric not in now[names].values]:

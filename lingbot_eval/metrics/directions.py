@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Literal
 
-Direction = Literal["lower", "higher"]
+from lingbot_eval.types import Direction
 
 # Patterns of names; the first that fits wins.
 _TABLE: Mapping[str, tuple[tuple[str, Direction | None], ...]] = {

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.geometry.poses import path_length, rotation_angle
+from lingbot_eval.metrics.base import declared, trajectory_metrics
 from lingbot_eval.metrics.matching import MatchedPoses, finite_poses, match_poses
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.types import FloatArray, Measurement, Trajectory
@@ -99,6 +100,19 @@ def score_trajectory(
         rotation_error_deg=np.degrees(rotation_angle(difference)),
         alignments=transforms,
     )
+
+
+def plugin_measurements(reference: Trajectory, estimate: Trajectory, settings: TrajectorySettings) -> list[Measurement]:
+    """What the plugins' trajectory metrics say of a scene; frames are matched by their indices."""
+    if not declared("trajectory"):
+        return []
+    matched = match_poses(reference, estimate)
+    _, rows, _ = np.intersect1d(reference.indices, matched.indices, assume_unique=True, return_indices=True)
+
+    def aligned(name: str) -> FloatArray:
+        return _alignment(matched, name, settings.anchor_frames).apply_poses(matched.estimate)
+
+    return list(trajectory_metrics(matched, reference.timestamps[rows], aligned))
 
 
 def _alignment(matched: MatchedPoses, name: str, anchor_frames: int) -> Sim3:

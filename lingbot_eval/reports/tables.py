@@ -52,13 +52,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """What one column holds; conventions has more than one sentence only where scenes differ in it."""
+    """What one column holds; conventions has more than one sentence only where scenes differ in it.
+
+    headline: whether the metric asks for a place in the first table (the built-in ones are listed above).
+    """
 
     family: str
     name: str
     variant: str
     unit: str
     conventions: tuple[str, ...]
+    headline: bool = False
 
     @property
     def label(self) -> str:
@@ -193,6 +197,7 @@ def wide_tables(results: RunResults) -> tuple[Table, ...]:
     headlines = [
         column for want in _HEADLINES for column in columns if (column.family, column.name, column.variant) == want
     ]
+    headlines += [column for column in columns if column.headline and column not in headlines]
     tables = [_table(results, "summary", "Summary", headlines)] if headlines else []
     for (key, title), members in _grouped(columns).items():
         tables.append(_table(results, key, title, members))
@@ -204,10 +209,13 @@ def wide_tables(results: RunResults) -> tuple[Table, ...]:
 
 def _columns(results: RunResults) -> list[Column]:
     conventions: dict[ColumnKey, dict[str, None]] = {}
+    headlines: set[ColumnKey] = set()
     for unit in results.units:
         for measurement in unit.record.measurements:
             conventions.setdefault(_key(measurement), {})[measurement.convention] = None
-    return [Column(*key, tuple(sentences)) for key, sentences in conventions.items()]
+            if measurement.headline:
+                headlines.add(_key(measurement))
+    return [Column(*key, tuple(sentences), headline=key in headlines) for key, sentences in conventions.items()]
 
 
 def _key(measurement: MeasurementRecord) -> ColumnKey:

@@ -67,6 +67,8 @@ class MeasurementRecord(_Record):
     convention: str
     samples: int | None = None
     reason: str | None = None
+    better: Literal["lower", "higher"] | None = None
+    headline: bool = False
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> Self:

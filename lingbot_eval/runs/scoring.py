@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lingbot_eval.metrics.base import DepthMetrics
 from lingbot_eval.metrics.depth import DepthScorer
 from lingbot_eval.metrics.drift import score_drift
 from lingbot_eval.metrics.pair_auc import pair_measurements
 from lingbot_eval.metrics.point_cloud import CloudCollector
 from lingbot_eval.metrics.points import PointPairs, score_points
-from lingbot_eval.metrics.trajectory import TrajectoryScore, score_trajectory
+from lingbot_eval.metrics.trajectory import TrajectoryScore, plugin_measurements, score_trajectory
 from lingbot_eval.profiling.memory import process_memory, process_memory_measurements, process_resident_bytes
 from lingbot_eval.profiling.timing import throughput_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
@@ -63,6 +64,7 @@ class SceneScorer:
         self._scoring = scoring
         self._metrics = metrics = scoring.metrics
         self._depth = DepthScorer(metrics.depth) if metrics.depth is not None else None
+        self._plugins = DepthMetrics(scoring.depth_limits) if metrics.depth is not None else None
         self._clouds: CloudCollector | None = None
         if metrics.points is not None and scoring.gives_depth:
             self._clouds = CloudCollector(metrics.points.max_points, scoring.depth_limits)
@@ -92,6 +94,8 @@ class SceneScorer:
             abs_rel = self._depth.update(prediction.index, frame.depth, prediction.depth, prediction.depth_confidence)
             if abs_rel is not None and self._panels is not None:
                 self._panels.offer(frame, prediction)
+        if self._plugins is not None:
+            self._plugins.add(frame.depth, prediction.depth)
         if self._clouds is not None:
             self._clouds.add(frame, prediction)
         cost = prediction.cost
@@ -137,11 +141,17 @@ class SceneScorer:
             drift = drifted.series
         if self._metrics.auc is not None:
             measurements += pair_measurements(truth, estimate, self._metrics.auc)
+        if self._metrics.trajectory is not None:
+            measurements += plugin_measurements(truth, estimate, self._metrics.trajectory)
         if not reference:
             measurements = _because(tuple(measurements), "no reference poses")
         if self._depth is not None:
             found = self._depth.compute(scale)
             measurements += found if self._scoring.gives_depth else _because(found, "the method gives no depth")
+        if self._plugins is not None:
+            measurements += self._plugins.measurements(
+                None if self._scoring.gives_depth else "the method gives no depth"
+            )
         measurements += self._points()
         measurements += self._throughput(warm_up_s)
         measurements += process_memory_measurements(process_memory())

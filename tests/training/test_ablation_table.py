@@ -35,7 +35,7 @@ def test_the_metrics_are_those_that_the_card_reads_of_a_run() -> None:
 @given(metric=st.sampled_from(list(METRICS)), before=SHARES, now=SHARES)
 def test_a_verdict_is_that_of_the_gates_tolerance(metric: str, before: float, now: float) -> None:
     found = {AS_TRAINED: {"a": scores(**{metric: before})}, "other": {"a": scores(**{metric: now})}}
-    rule = judged_by(METRICS[metric], DEFAULTS)
+    rule = judged_by(METRICS[metric], {}, DEFAULTS)
     better = direction(*METRICS[metric].split("/")[:2])
     assert isinstance(rule, Absolute | Relative)
     assert better is not None

@@ -1,0 +1,182 @@
+"""Metrics as declared objects: a function, and beside it all that a reader, a report and a gate must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from lingbot_eval.errors import ConfigError, UnscorableError, one_line
+from lingbot_eval.metrics.matching import MatchedPoses
+from lingbot_eval.registry import Registry
+from lingbot_eval.types import DepthMap, Direction, FloatArray, Measurement, Trajectory
+
+Family = Literal["trajectory", "depth"]
+MIN_PIXELS = 100
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of a plugin.
+
+    family: ``trajectory`` (called once a scene with the matched reference and estimate) or ``depth`` (called for
+    each frame with its valid pixels). align: how the estimate was moved, or depth scaled, before. headline: whether
+    the report's first table shows it. The rest is as in `Measurement`.
+    """
+
+    family: Family
+    name: str
+    unit: str
+    better: Direction | None
+    convention: str
+    align: str
+    headline: bool
+    function: Callable[..., float]
+
+    def measured(self, compute: Callable[[], float], samples: int) -> Measurement:
+        """The function's result as a measurement; whatever it raises, and what is not finite, becomes the reason."""
+        value: float | None = None
+        reason: str | None = None
+        try:
+            value = float(compute())
+        except UnscorableError as error:
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 - a plugin's function is foreign code and may raise anything
+            reason = f"the metric failed: {one_line(error)}"
+        if value is not None and not np.isfinite(value):
+            value, reason = None, f"the metric gave {value}, which is no result"
+        return Measurement(
+            family=self.family,
+            name=self.name,
+            variant="" if self.align == "none" else self.align,
+            value=value,
+            unit=self.unit,
+            convention=self.convention,
+            samples=samples,
+            reason=reason,
+            better=self.better,
+            headline=self.headline,
+        )
+
+
+METRICS: Registry[Metric] = Registry("metric", {})
+
+_ALIGNMENTS: dict[str, tuple[str, ...]] = {
+    "trajectory": ("sim3", "se3", "anchor", "none"),
+    "depth": ("scale_only", "none"),
+}
+
+
+def metric(
+    family: Family,
+    *,
+    unit: str,
+    convention: str,
+    better: Direction | None = None,
+    name: str | None = None,
+    align: str | None = None,
+    headline: bool = True,
+) -> Callable[[FunctionT], FunctionT]:
+    """Register a function as a metric; it is measured wherever its family is.
+
+    Args:
+        family: ``trajectory`` calls ``function(reference, estimate)`` once a scene, with two `Trajectory` of the
+            matched frames; ``depth`` calls ``function(truth, prediction)`` for each frame, with two (P,) arrays of
+            the valid pixels in metres, and the mean over the frames is the result.
+        unit: ``m``, ``deg``, ``%``, ``1`` …
+        convention: one sentence that says what is computed.
+        better: ``lower`` or ``higher``, for the gate; None where neither is better.
+        name: the function's own name if left out.
+        align: what is done to the estimate before: ``sim3`` (default), ``se3``, ``anchor``, ``none``; of depth
+            ``scale_only`` (default: median of truth over median of prediction, each frame) or ``none``.
+        headline: whether the report's first table shows it.
+
+    Returns:
+        A decorator; the function itself is unchanged. It returns a float, or raises `UnscorableError` with the
+        reason why it is not defined on the data.
+
+    Raises:
+        ConfigError: an unknown family or alignment, or a name that is taken.
+    """
+    if family not in _ALIGNMENTS:
+        raise ConfigError(f"metric family {family!r}: expected one of {', '.join(_ALIGNMENTS)}")
+    alignment = align if align is not None else _ALIGNMENTS[family][0]
+    if alignment not in _ALIGNMENTS[family]:
+        raise ConfigError(f"align {alignment!r}: a {family} metric takes {', '.join(_ALIGNMENTS[family])}")
+    if better not in ("lower", "higher", None):
+        raise ConfigError(f"better {better!r}: expected 'lower', 'higher' or None")
+
+    def register(function: FunctionT) -> FunctionT:
+        chosen = name or function.__name__
+        declared = Metric(family, chosen, unit, better, convention, alignment, headline, function)
+        METRICS.add(chosen, declared, function)
+        return function
+
+    return register
+
+
+def declared(family: Family) -> tuple[Metric, ...]:
+    """The plugins' metrics of a family."""
+    return tuple(metric for _, metric in METRICS.added() if metric.family == family)
+
+
+def trajectory_metrics(
+    matched: MatchedPoses, times: FloatArray, aligned: Callable[[str], FloatArray]
+) -> Iterator[Measurement]:
+    """Plugins' metrics of one scene.
+
+    Args:
+        matched: frames with a usable reference and a usable estimate.
+        times: (M,) seconds of those frames.
+        aligned: by alignment, the (M, 4, 4) poses of the estimate moved onto the reference; raises UnscorableError.
+    """
+    reference = Trajectory(matched.indices, times, matched.reference)
+    for found in declared("trajectory"):
+
+        def compute(found: Metric = found) -> float:
+            return found.function(reference, Trajectory(matched.indices, times, aligned(found.align)))
+
+        yield found.measured(compute, len(matched))
+
+
+class DepthMetrics:
+    """Plugins' depth metrics of one scene, frame by frame."""
+
+    def __init__(self, limits: tuple[float, float]) -> None:
+        """``limits``: metres strictly between which true depth counts."""
+        self._limits = limits
+        self._metrics = declared("depth")
+        self._values: list[list[float]] = [[] for _ in self._metrics]
+        self._reasons: list[str | None] = [None for _ in self._metrics]
+
+    def add(self, truth: DepthMap | None, prediction: DepthMap | None) -> None:
+        """Take a frame: (H, W) each, metres; frames without enough valid pixels are left out."""
+        if not self._metrics or truth is None or prediction is None or truth.shape != prediction.shape:
+            return
+        nearest, farthest = self._limits
+        valid = (truth > nearest) & (truth < farthest) & np.isfinite(prediction) & (prediction > 0)
+        if np.count_nonzero(valid) < MIN_PIXELS:
+            return
+        right, guess = truth[valid].astype(np.float64), prediction[valid].astype(np.float64)
+        scaled = guess * (np.median(right) / np.median(guess))
+        for position, found in enumerate(self._metrics):
+            measured = found.measured(lambda f=found: f.function(right, scaled if f.align != "none" else guess), 1)  # type: ignore[misc]  # noqa: B023 - called at once
+            if measured.value is None:
+                self._reasons[position] = self._reasons[position] or measured.reason
+            else:
+                self._values[position].append(measured.value)
+
+    def measurements(self, why_none: str | None) -> Iterator[Measurement]:
+        """Means over the frames; ``why_none``: why there is no depth at all, where there is none."""
+        for found, values, reason in zip(self._metrics, self._values, self._reasons, strict=True):
+
+            def compute(values: list[float] = values, reason: str | None = reason) -> float:
+                if not values:
+                    raise UnscorableError(why_none or reason or "no frame has true and predicted depth")
+                return float(np.mean(values))
+
+            yield found.measured(compute, len(values))
