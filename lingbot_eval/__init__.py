@@ -1,3 +1,76 @@
-"""Benchmark and evaluation harness for streaming 3D reconstruction, with the LingBot-Map model inside."""
+"""Benchmark and evaluation harness for streaming 3D reconstruction, with the LingBot-Map model inside.
+
+``import lingbot_eval as lb`` gives the public names below; each is loaded when it is first asked for, so that
+importing the package costs nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Public name -> module that defines it, and the name there where it is another.
+_PUBLIC = {
+    # What users add.
+    "dataset": ("lingbot_eval.adapters.registry", "dataset"),
+    "FileDataset": ("lingbot_eval.adapters.file_dataset", "FileDataset"),
+    "FrameFiles": ("lingbot_eval.adapters.sequence", "FrameFiles"),
+    "listed": ("lingbot_eval.adapters.file_dataset", "listed"),
+    "method": ("lingbot_eval.methods.base", "method"),
+    "Method": ("lingbot_eval.methods.base", "BaseMethod"),
+    "Settings": ("lingbot_eval.methods.base", "Settings"),
+    "metric": ("lingbot_eval.metrics.base", "metric"),
+    "load_plugins": ("lingbot_eval.registry", "load_plugins"),
+    # What travels.
+    "Frame": ("lingbot_eval.types", "Frame"),
+    "Prediction": ("lingbot_eval.types", "Prediction"),
+    "Trajectory": ("lingbot_eval.types", "Trajectory"),
+    "Measurement": ("lingbot_eval.types", "Measurement"),
+    "LingbotEvalError": ("lingbot_eval.errors", "LingbotEvalError"),
+    "UnscorableError": ("lingbot_eval.errors", "UnscorableError"),
+}
+
+__all__ = [
+    "FileDataset",
+    "Frame",
+    "FrameFiles",
+    "LingbotEvalError",
+    "Measurement",
+    "Method",
+    "Prediction",
+    "Settings",
+    "Trajectory",
+    "UnscorableError",
+    "__version__",
+    "dataset",
+    "listed",
+    "load_plugins",
+    "method",
+    "metric",
+]
+
+if TYPE_CHECKING:
+    from lingbot_eval.adapters.file_dataset import FileDataset, listed
+    from lingbot_eval.adapters.registry import dataset
+    from lingbot_eval.adapters.sequence import FrameFiles
+    from lingbot_eval.errors import LingbotEvalError, UnscorableError
+    from lingbot_eval.methods.base import BaseMethod as Method
+    from lingbot_eval.methods.base import Settings, method
+    from lingbot_eval.metrics.base import metric
+    from lingbot_eval.registry import load_plugins
+    from lingbot_eval.types import Frame, Measurement, Prediction, Trajectory
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is asked for."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'lingbot_eval' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    found = globals()[name] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -150,7 +150,9 @@ def side_of(baseline: Baseline) -> Side:
             failure=unit.failure,
             values=unit.values,
             reasons=unit.reasons,
-            meanings={metric: Meaning(meant.unit, meant.convention, meant.better) for metric, meant in meanings.items()},
+            meanings={
+                metric: Meaning(meant.unit, meant.convention, meant.better) for metric, meant in meanings.items()
+            },
             rounds={metric: tuple(from_text(line) for line in lines) for metric, lines in unit.samples.items()},
             input=unit.input,
             settings=unit.settings,
@@ -193,7 +195,10 @@ def _unit(names: Names, unit: SideUnit, shared: Mapping[str, Meaning]) -> Baseli
 
 
 def _stored(meanings: Mapping[str, Meaning]) -> dict[str, MetricMeaning]:
-    return {m: MetricMeaning(unit=meaning.unit, convention=meaning.convention, better=meaning.better) for m, meaning in meanings.items()}
+    return {
+        m: MetricMeaning(unit=meaning.unit, convention=meaning.convention, better=meaning.better)
+        for m, meaning in meanings.items()
+    }
 
 
 def _metrics(unit: BaselineUnit) -> tuple[str, ...]:

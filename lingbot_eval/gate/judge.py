@@ -19,7 +19,8 @@ from lingbot_eval.gate.tolerances import (
     judge_values,
     tolerance_for,
 )
-from lingbot_eval.metrics.directions import Direction, direction
+from lingbot_eval.metrics.directions import direction
+from lingbot_eval.types import Direction
 
 SCENE = "scene"
 """Stands for a metric in a finding about a scene as a whole."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lingbot_eval.metrics.directions import Direction
+from lingbot_eval.types import Direction
 
 Status = Literal["held", "better", "regression", "incomparable", "new", "shown"]
 """held: within the tolerance. better: outside it on the good side. incomparable: cannot be judged. new: not in the

@@ -104,6 +104,12 @@ class MethodSettings(BaseModel):
         return ()
 
 
+class Settings(BaseModel):
+    """Settings of a plugin's own: fixed once made, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 class BaseMethod:
     """What a method of a plugin inherits: everything but ``predict``.
 
@@ -114,7 +120,7 @@ class BaseMethod:
         settings: the settings of this instance.
     """
 
-    Settings: ClassVar[type[BaseModel]] = BaseModel
+    Settings: ClassVar[type[BaseModel]] = Settings
     needs_images: bool = True
     gives_depth: ClassVar[bool] = True
 

@@ -164,7 +164,7 @@ class DepthMetrics:
         right, guess = truth[valid].astype(np.float64), prediction[valid].astype(np.float64)
         scaled = guess * (np.median(right) / np.median(guess))
         for position, found in enumerate(self._metrics):
-            measured = found.measured(lambda f=found: f.function(right, scaled if f.align != "none" else guess), 1)  # type: ignore[misc]  # noqa: B023 - called at once
+            measured = found.measured(lambda f=found: f.function(right, scaled if f.align != "none" else guess), 1)  # type: ignore[misc]
             if measured.value is None:
                 self._reasons[position] = self._reasons[position] or measured.reason
             else:

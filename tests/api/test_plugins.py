@@ -1,0 +1,183 @@
+"""A dataset, a method and a metric of a user's own: one file, and every command knows them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lingbot_eval import registry
+from lingbot_eval.adapters.registry import DATASETS
+from lingbot_eval.cli.main import main
+from lingbot_eval.methods.base import METHODS
+from lingbot_eval.metrics.base import METRICS
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = Path(__file__).with_name("plugin_mine.py")
+FRAMES = 12
+
+EXPERIMENT = """\
+name: mine
+plugins: [plugin_mine]
+datasets:
+  - {name: mine, root: "%s", size: {mode: exact, width: 42, height: 28}}
+methods:
+  - {kind: droid, step: 2.0}
+"""
+
+
+def write_scenes(root: Path) -> None:
+    """Two scenes of FRAMES pictures; the camera moves one metre a frame along x, everything is 2 m away."""
+    for scene in ("hall", "yard"):
+        for name in ("rgb", "depth"):
+            (root / scene / name).mkdir(parents=True)
+        poses = np.tile(np.eye(4), (FRAMES, 1, 1))
+        poses[:, 0, 3] = np.arange(FRAMES)
+        np.savetxt(root / scene / "poses.txt", poses.reshape(FRAMES, 16))
+        for index in range(FRAMES):
+            Image.fromarray(np.full((28, 42, 3), 20 * index, np.uint8)).save(root / scene / "rgb" / f"{index}.png")
+            Image.fromarray(np.full((28, 42), 2000, np.uint16)).save(root / scene / "depth" / f"{index}.png")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment and its data, in a folder with a copy of the plugin."""
+    base = tmp_path_factory.mktemp("plugins")
+    write_scenes(base / "data")
+    (base / "mine.yaml").write_text(EXPERIMENT % (base / "data"))
+    (base / "plugin_mine.py").write_text(PLUGIN.read_text())
+    return base
+
+
+def command(folder: Path, *words: str, code: int = 0) -> str:
+    """What a command says: standard output, or, where it refuses (2), standard error."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lingbot_eval.cli.main", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr if code == 2 else done.stdout
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers in this process is gone after it."""
+    monkeypatch.setattr(registry, "_PLUGINS", dict(registry._PLUGINS))
+    for known in (DATASETS, METHODS, METRICS):
+        monkeypatch.setattr(known, "_added", dict(known._added))
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(
+        command(folder, "run", "mine.yaml", "--plugin", "plugin_mine.py", "--json", "--out", "runs")
+    )
+    return document
+
+
+def measured(document: dict[str, Any], name: str, scene: str = "hall") -> dict[str, Any]:
+    (unit,) = [unit for unit in document["units"] if unit["scene"] == scene]
+    (found,) = [m for m in unit["measurements"] if m["name"] == name]
+    return dict(found)
+
+
+def test_they_run_and_their_numbers_are_those_worked_out_by_hand(ran: dict[str, Any]) -> None:
+    assert [(unit["scene"], unit["method"], unit["status"]) for unit in ran["units"]] == [
+        ("hall", "droid", "ok"),
+        ("yard", "droid", "ok"),
+    ]
+    gap = measured(ran, "final_gap")
+    # At frame 11 the estimate is at (22, 12.1), the truth at (11, 0).
+    assert gap["value"] == pytest.approx(np.hypot(11, 12.1))
+    assert (gap["unit"], gap["convention"], gap["better"]) == ("m", "distance of the last positions", "lower")
+    assert measured(ran, "depth_gap")["value"] == pytest.approx(1.0)
+    assert measured(ran, "depth_gap")["samples"] == FRAMES
+
+
+def test_a_second_run_does_nothing_again_and_a_changed_plugin_does(folder: Path, ran: dict[str, Any]) -> None:
+    again = json.loads(
+        command(folder, "run", "mine.yaml", "--plugin", "plugin_mine.py", "--json", "--no-report", "--out", "runs")
+    )
+    assert (again["key"], again["done_before"]) == (ran["key"], 2)
+    (folder / "changed").mkdir()
+    (folder / "changed" / "plugin_mine.py").write_text(PLUGIN.read_text().replace("0.1 *", "0.2 *"))
+    plan = command(folder, "run", "mine.yaml", "--plugin", "changed/plugin_mine.py", "--dry-run", "--json")
+    assert json.loads(plan)["key"] != ran["key"]
+
+
+def test_report_and_gate_know_them_without_the_plugin(folder: Path, ran: dict[str, Any]) -> None:
+    command(folder, "report", ran["run"], "--out", "page")
+    page = next((folder / "page").glob("*.html")).read_text()
+    assert "final_gap" in page
+    assert "distance of the last positions" in page
+    baseline = ["gate", ran["run"], "--baseline", "base.yaml"]
+    command(folder, *baseline, "--update", "--reason", "first")
+    command(folder, *baseline, "--require", "accuracy")
+    text = (folder / "base.yaml").read_text()
+    value = measured(ran, "final_gap")["value"]
+    assert f"{value}" in text
+    (folder / "base.yaml").write_text(text.replace(f"{value}", f"{value / 2}"))
+    judged = json.loads(command(folder, *baseline, "--require", "accuracy", "--json", code=1))
+    worse = {finding["metric"] for finding in judged["findings"] if finding["status"] == "regression"}
+    assert worse == {"trajectory/final_gap"}
+
+
+def test_lists_and_checks_show_them(folder: Path, ran: dict[str, Any]) -> None:
+    assert "mine" in command(folder, "datasets", "list", "--plugin", "plugin_mine.py")
+    assert "CC0" in command(folder, "datasets", "show", "mine", "--plugin", "plugin_mine.py")
+    command(folder, "datasets", "check", "mine", "--root", "data", "--plugin", "plugin_mine.py")
+
+
+def test_an_experiment_from_elsewhere_loads_nothing(folder: Path) -> None:
+    said = command(folder, "run", "mine.yaml", code=2)
+    assert "--plugin plugin_mine.py" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("import nothing_like_it\n", "nothing_like_it"),
+        ("1 / 0\n", "ZeroDivisionError"),
+        ("def broken(:\n", "SyntaxError"),
+        ("import lingbot_eval as lb\n@lb.dataset('kitti')\nclass A(lb.FileDataset): pass\n", "'kitti' is taken"),
+        ("import lingbot_eval as lb\n@lb.method('x')\nclass A: pass\n", "expected a subclass"),
+        ("import lingbot_eval as lb\n@lb.metric('sound', unit='dB', convention='')\ndef f(): pass\n", "'sound'"),
+    ],
+)
+@pytest.mark.usefixtures("own_registry")
+def test_a_broken_plugin_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, says: str
+) -> None:
+    (tmp_path / "broken.py").write_text(source)
+    assert main(["datasets", "list", "--plugin", str(tmp_path / "broken.py")]) == 2
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1
+    assert says in said
+    assert "broken.py" in said
+
+
+def test_a_wrong_setting_of_theirs_is_named(folder: Path) -> None:
+    words = ("run", "mine.yaml", "--plugin", "plugin_mine.py", "--set", "methods.0.stpe=1", "--dry-run")
+    said = command(folder, *words, code=2)
+    assert "unknown key 'stpe' (did you mean 'step'?)" in said
+
+
+def test_what_they_do_wrong_is_the_units_failure(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "plugin_mine.py").write_text(PLUGIN.read_text().replace("height, width = ", "height, width = None, "))
+    words = ("run", str(folder / "mine.yaml"), "--plugin", "plugin_mine.py", "--json", "--no-report", "--out", "runs")
+    document = json.loads(command(tmp_path, *words, code=1))
+    assert {unit["status"] for unit in document["units"]} == {"failed"}
