@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _LONGEST_LINE = 1000
+_LONGEST_REASON = 200
 
 
 class LingbotEvalError(Exception):
@@ -56,4 +57,15 @@ def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, LingbotEvalError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= _LONGEST_LINE else text[: _LONGEST_LINE - 1] + "…"
+    if len(text) <= _LONGEST_LINE:
+        return text
+    # The end says what to do; what is long is a path or a name before it.
+    return f"{text[: _LONGEST_LINE - 301]}…{text[-300:]}"
+
+
+def reason(error: BaseException) -> str:
+    """What a foreign error says, for the middle of a message: in one short line, whatever it quotes from a file."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = "".join(character if character.isprintable() else "?" for character in " ".join(said.split()))
+    text = text or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 1]}…"

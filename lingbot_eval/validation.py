@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -32,16 +33,44 @@ def validated(model: type[ModelT], data: Any, where: str) -> ModelT:
     Raises ConfigError, one line: where, then each wrong key as a dotted path with what was expected and found.
     """
     try:
-        return model.model_validate(data)
+        made = model.model_validate(data)
     except ValidationError as error:
-        problems: dict[str, list[str]] = {}
-        for detail in error.errors(include_url=False):
-            key, text = _explain(model, data, detail)
-            problems.setdefault(key, []).append(text)
-        # A union complains once more at its own key about what one of its members found further down.
-        deepest = {key: texts for key, texts in problems.items() if not any(k.startswith(f"{key}.") for k in problems)}
-        lines = [f"{key}: {_as_one(texts)}" if key else _as_one(texts) for key, texts in deepest.items()]
-        raise ConfigError(f"{where}: {'; '.join(lines)}") from error
+        raise _refusal(model, data, where, error.errors(include_url=False)) from error
+    # Pydantic reads the text 1_0 as the number 10. Where it wants a number it must not be given such text.
+    if (other := _without_odd_numbers(data)) != data:
+        try:
+            model.model_validate(other)
+        except ValidationError as error:
+            odd = [detail for detail in error.errors(include_url=False) if detail["type"] in _NO_NUMBER]
+            for detail in odd:
+                detail["input"] = str(detail["input"]).strip("'")
+            if odd:
+                raise _refusal(model, data, where, odd) from None
+    return made
+
+
+_NO_NUMBER = ("int_parsing", "float_parsing")
+_ODD_NUMBER = re.compile(r"\s*[-+]?[\d_]*\d_\d[\d_.eE+-]*\s*")
+
+
+def _refusal(model: type[BaseModel], data: Any, where: str, details: Iterable[ErrorDetails]) -> ConfigError:
+    problems: dict[str, list[str]] = {}
+    for detail in details:
+        key, text = _explain(model, data, detail)
+        problems.setdefault(key, []).append(text)
+    # A union complains once more at its own key about what one of its members found further down.
+    deepest = {key: texts for key, texts in problems.items() if not any(k.startswith(f"{key}.") for k in problems)}
+    lines = [f"{key}: {_as_one(texts)}" if key else _as_one(texts) for key, texts in deepest.items()]
+    return ConfigError(f"{where}: {'; '.join(lines)}")
+
+
+def _without_odd_numbers(data: Any) -> Any:
+    """``data`` with text that is a number to nobody but a programmer (1_0) in a form that is none to anybody."""
+    if isinstance(data, Mapping):
+        return {key: _without_odd_numbers(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_odd_numbers(value) for value in data]
+    return f"'{data}'" if isinstance(data, str) and _ODD_NUMBER.fullmatch(data) else data
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from lingbot_eval.adapters.sequence import pinhole
 from lingbot_eval.errors import DataError, at
-from lingbot_eval.formats.text import read_text
+from lingbot_eval.formats.text import parse_number, read_text
 from lingbot_eval.types import FloatArray
 
 
@@ -32,7 +32,7 @@ def numbers(line: str, place: str) -> list[float]:
         if not word:
             continue
         try:
-            value = float(word)
+            value = parse_number(word)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +14,8 @@ from lingbot_eval.adapters.listing import numbered_files, scene_folders, shown, 
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import raw_float_depth
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import DataError, reason
+from lingbot_eval.formats.arrays import read_npz
 from lingbot_eval.formats.pose_matrices import checked_rigid
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import FloatArray
@@ -109,19 +108,15 @@ def _frame(folder: Path, image: Path, camera: Path, position: int) -> FrameFiles
 
 def _calibration(path: Path) -> tuple[FloatArray, FloatArray]:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise DataError(f"{path}: expected the calibration of a view, found more than {_MOST_BYTES} bytes")
-        with np.load(path, allow_pickle=False) as stored:
-            found = {key: np.asarray(stored[key]) for key in _KEYS}
+        found = read_npz(path, _KEYS, _MOST_BYTES)
     except FileNotFoundError:
         raise DataError(f"calibration {path} does not exist; is the scene complete?") from None
-    except KeyError:
+    except (OSError, ValueError) as error:
+        wanted = " and ".join(_KEYS)
         raise DataError(
-            f"{path}: expected arrays {' and '.join(_KEYS)}, found others; is it of this dataset?"
-        ) from None
-    except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} cannot be read as a NumPy archive: {detail}") from error
+            f"{path}: expected a NumPy archive of arrays {wanted}, found a damaged or another file ({reason(error)});"
+            " is it of this dataset?"
+        ) from error
     for key, shape in _KEYS.items():
         if found[key].shape != shape or found[key].dtype.kind not in "fiu":
             raise DataError(

@@ -16,10 +16,10 @@ from PIL import UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from lingbot_eval.errors import DataError, at
+from lingbot_eval.errors import DataError, at, reason
 from lingbot_eval.formats.depth_maps import read_depth_map
 from lingbot_eval.formats.pose_matrices import checked_rigid
-from lingbot_eval.formats.text import read_text
+from lingbot_eval.formats.text import parse_number, read_text
 from lingbot_eval.types import DepthMap, FloatArray, Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".jfif")
@@ -142,9 +142,8 @@ def _opened(path: Path, what: str, place: str) -> Iterator[tuple[PillowImage.Ima
     except PermissionError as error:
         raise DataError(f"{place}: {what} {path} cannot be read: {error.strerror}") from error
     except _DAMAGE as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{place}: {what} {path} is damaged or cut off ({detail}); copy or download it again"
+            f"{place}: {what} {path} is damaged or cut off ({reason(error)}); copy or download it again"
         ) from error
 
 
@@ -354,7 +353,7 @@ def read_pose(path: Path) -> FloatArray:
                 f"{at(path, number)}: expected 4 numbers of a 4x4 pose, found {len(fields)}; is it cut off?"
             )
         try:
-            row = [float(field) for field in fields]
+            row = [parse_number(field) for field in fields]
         except ValueError:
             raise DataError(f"{at(path, number)}: expected 4 numbers, found {text.strip()[:60]!r}") from None
         if not all(math.isfinite(value) for value in row):

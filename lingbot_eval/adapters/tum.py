@@ -17,7 +17,7 @@ from lingbot_eval.adapters.readers import png_depth
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.formats.association import associate
-from lingbot_eval.formats.text import read_text
+from lingbot_eval.formats.text import parse_number, read_text
 from lingbot_eval.formats.trajectories import read_tum
 from lingbot_eval.types import FloatArray
 
@@ -138,7 +138,7 @@ def _listed(folder: Path, index: Path) -> tuple[FloatArray, list[Path]]:
         if len(fields) != 2:
             raise DataError(f"{at(index, number)}: expected 'timestamp filename', found {text.strip()[:60]!r}")
         try:
-            time = float(fields[0])
+            time = parse_number(fields[0])
         except ValueError:
             time = math.nan
         if not math.isfinite(time):

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import DataError, reason
+from lingbot_eval.formats.arrays import read_npy
+from lingbot_eval.formats.opening import open_file
 from lingbot_eval.types import DepthMap
 
 MAX_PIXELS = 1 << 26  # far above any camera here; a file that claims more is refused before memory is taken
@@ -25,13 +27,14 @@ def read_depth_map(path: Path, units_per_metre: float) -> DepthMap:
 
 def _read_npy(path: Path) -> DepthMap:
     try:
-        # Mapped, so that the header is checked against the file's size before anything is allocated.
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"depth map {path} cannot be read as a NumPy array: {_first_line(error)}") from error
-    if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind != "f" or stored.size > MAX_PIXELS:
-        found = f"{stored.dtype} of shape {stored.shape}" if isinstance(stored, np.ndarray) else "an archive"
-        raise DataError(f"depth map {path}: expected a (height, width) array of floats, found {found}")
+        stored = read_npy(path, 8 * MAX_PIXELS)
+    except (OSError, ValueError) as error:
+        raise DataError(f"depth map {path} cannot be read as a NumPy array: {reason(error)}") from error
+    if stored.ndim != 2 or stored.dtype.kind != "f" or stored.size > MAX_PIXELS:
+        raise DataError(
+            f"depth map {path}: expected a (height, width) array of floats, found {stored.dtype} of shape"
+            f" {stored.shape}"
+        )
     with np.errstate(over="ignore"):
         return np.array(stored, dtype=np.float32)
 
@@ -40,7 +43,7 @@ def _read_png(path: Path) -> NDArray[np.uint16]:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with open_file(path) as stream, Image.open(stream, formats=["PNG"]) as image:
             if image.mode not in ("I;16", "I;16B", "I") or image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"depth map {path}: expected one channel of 16 bits, found mode {image.mode}"
@@ -48,8 +51,4 @@ def _read_png(path: Path) -> NDArray[np.uint16]:
                 )
             return np.asarray(image).astype(np.uint16)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"depth map {path} cannot be read as a PNG: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"depth map {path} cannot be read as a PNG: {reason(error)}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lingbot_eval.errors import DataError, at
-from lingbot_eval.formats.text import read_text
+from lingbot_eval.formats.text import parse_number, read_text
 from lingbot_eval.formats.trajectories import ROTATION_TOLERANCE
 from lingbot_eval.types import FloatArray
 
@@ -74,7 +74,7 @@ def read_pose_log(path: Path) -> dict[int, tuple[FloatArray, int]]:
     rows = _numbered(path)
     for first in range(0, len(rows), 5):
         number, head = rows[first]
-        if len(head) != 3 or not all(word.isdecimal() and len(word) < 10 for word in head):
+        if len(head) != 3 or not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in head):
             raise DataError(
                 f"{at(path, number)}: expected three whole numbers before each pose, found {' '.join(head)[:60]!r}"
             )
@@ -116,7 +116,7 @@ def _values(path: Path, number: int, words: list[str], count: int) -> list[float
             f"{at(path, number)}: expected {count} numbers of a 4x4 pose, found {len(words)}; is it cut off?"
         )
     try:
-        return [float(word) for word in words]
+        return [parse_number(word) for word in words]
     except ValueError:
         raise DataError(f"{at(path, number)}: expected {count} numbers, found {' '.join(words)[:60]!r}") from None
 

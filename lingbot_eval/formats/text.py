@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lingbot_eval.errors import DataError, at
+from lingbot_eval.errors import DataError, at, reason
+from lingbot_eval.formats.opening import open_file
 
 MAX_TEXT_BYTES = 1 << 30  # a pose every millisecond for a week is less; beyond it the file is not what it says
 
@@ -30,7 +31,7 @@ def read_text(path: Path, what: str) -> str:
     lies beside it), a folder, unreadable, larger than any such file can be, or not text.
     """
     try:
-        with path.open("rb") as stream:  # not stat: a device or a pipe has no size
+        with open_file(path) as stream:
             data = stream.read(MAX_TEXT_BYTES + 1)
         if len(data) > MAX_TEXT_BYTES:
             raise DataError(f"{what} {path} has more than {MAX_TEXT_BYTES >> 20} MiB: expected a text file of poses")
@@ -38,9 +39,8 @@ def read_text(path: Path, what: str) -> str:
         raise DataError(f"{what} {path} does not exist; {folder_contents(path.parent)}") from None
     except IsADirectoryError:
         raise DataError(f"{what} {path} is a folder, expected a file; name a file inside it") from None
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{what} {path} cannot be read: {reason}") from error
+    except OSError as error:
+        raise DataError(f"{what} {path} cannot be read: {reason(error)}") from error
     bad = data.find(b"\0")
     if bad < 0:
         try:
@@ -49,3 +49,17 @@ def read_text(path: Path, what: str) -> str:
             bad = error.start
     line = data[:bad].count(b"\n") + 1
     raise DataError(f"{at(path, line)}: not text (binary data); expected a {what} as UTF-8 text")
+
+
+def parse_number(word: str) -> float:
+    """A number as files write it. Raises ValueError, also for what Python reads: ``1_0``, digits of other scripts."""
+    if not word.isascii() or "_" in word:
+        raise ValueError(f"expected a number, found {word[:40]!r}")
+    return float(word)
+
+
+def parse_whole(word: str) -> int:
+    """A whole number as files write it. Raises ValueError as `parse_number`, and for digits beyond 64 bits."""
+    if not word.isascii() or "_" in word or len(word) > 20:
+        raise ValueError(f"expected a whole number, found {word[:40]!r}")
+    return int(word)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lingbot_eval.errors import ConfigError, at
+from lingbot_eval.errors import ConfigError, at, reason
+from lingbot_eval.formats.json_documents import MAX_DEPTH, depth
+from lingbot_eval.formats.opening import open_file
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
 """Far beyond any real file; YAML aliases can make a few lines unfold into billions of values."""
 
-
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_TIMESTAMP, _INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float"))
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -50,11 +52,18 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# No setting is a date, but a run may be called 2026-01-31.
+# No setting is a date, but a run may be called 2026-01-31. Numbers are what people write: to YAML 1.1 1_0 is 10, 010
+# is 8 and 1:30 is 90, but a scene may be called 010; where a number is wanted, such text is refused or read as said.
 _StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_TIMESTAMP, _INT, _FLOAT)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_StrictLoader.add_implicit_resolver(_INT, re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+_StrictLoader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
 
 
 def parse_value(text: str) -> Any:
@@ -62,7 +71,7 @@ def parse_value(text: str) -> Any:
     try:
         return _parsed(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"'{text}' is not a YAML value ({_problem(error)})") from None
+        raise ConfigError(f"'{text[:60]}' is not a YAML value ({_problem(error)})") from None
     except _TooMuchError as error:
         raise ConfigError(f"'{text[:60]}' is not a setting: it is {error}") from None
 
@@ -74,16 +83,15 @@ def load_mapping(path: Path) -> dict[str, Any]:
     a duplicate key, a document that is not a mapping.
     """
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             content = stream.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ConfigError(f"{path}: expected a YAML file of at most {MAX_BYTES} bytes, found more")
         document = _parsed(content.decode("utf-8"))
-    except (OSError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise ConfigError(f"{path}: expected a YAML file in UTF-8, found other bytes") from None
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{path}: cannot be read ({reason}); check the path") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected a YAML file in UTF-8, found other bytes") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({reason(error)}); check the path") from None
     except _TooMuchError as error:
         raise ConfigError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
@@ -106,6 +114,8 @@ def _parsed(text: str) -> Any:
     except RecursionError:
         raise _TooMuchError("nested too deeply for a settings file") from None
     _refuse_unfolding(document)
+    if depth(document) > MAX_DEPTH:
+        raise _TooMuchError("nested too deeply for a settings file")
     return document
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.formats.text import read_text
 from lingbot_eval.formats.yaml_documents import load_mapping, parse_value
 from lingbot_eval.methods.base import METHODS, MethodSettings
 from lingbot_eval.metrics.depth import DepthSettings
@@ -142,7 +143,7 @@ def experiment_path(source: str) -> Path:
 
 def variables_in(source: str) -> dict[str, str]:
     """The environment variables that an experiment file asks for, with their values where they are set."""
-    text = experiment_path(source).read_text(encoding="utf-8")
+    text = read_text(experiment_path(source), "settings file")
     return {name: os.environ[name] for name in _VARIABLE.findall(text) if name in os.environ}
 
 
@@ -171,7 +172,7 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 
 def _position(part: str, length: int, where: str, here: str) -> int:
-    if not part.isdecimal() or int(part) >= length:
+    if not (part.isascii() and part.isdecimal()) or int(part) >= length:
         raise ConfigError(f"{where}: {here} is a list; expected a position 0…{length - 1}, found '{part}'")
     return int(part)
 

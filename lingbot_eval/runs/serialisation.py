@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.formats.json_documents import read_json
 from lingbot_eval.runs.records import SCHEMA_VERSION
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -22,7 +23,7 @@ def write_record(path: Path, record: BaseModel) -> None:
         text = json.dumps(record.model_dump(), indent=2, allow_nan=False, ensure_ascii=False)
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"cannot store {path.name}: expected plain JSON values, found {_one_line(error)}; "
+            f"cannot store {path.name}: expected plain JSON values, found {reason(error)}; "
             "give a reason in place of a number that does not exist"
         ) from error
     write_text(path, text + "\n")
@@ -31,11 +32,11 @@ def write_record(path: Path, record: BaseModel) -> None:
 def read_record(path: Path, kind: type[RecordT]) -> RecordT:
     """Read a record. Raises StoreError naming the file when it is missing, damaged or of another version."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        value = read_json(path)
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}; is this a run directory?") from error
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"text that is not JSON ({_one_line(error)})") from error
+        raise StoreError(f"cannot read {path}: {reason(error)}; is this a run directory?") from error
+    except ValueError as error:
+        raise _damaged(path, f"text that is not JSON ({reason(error)})") from error
     version = value.get("schema_version") if isinstance(value, dict) else None
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise StoreError(
@@ -47,16 +48,8 @@ def read_record(path: Path, kind: type[RecordT]) -> RecordT:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise _damaged(path, f"{place + ': ' if place else ''}{first['msg']}") from error
+        raise _damaged(path, f"{place + ': ' if place else ''}{reason(ValueError(first['msg']))}") from error
 
 
 def _damaged(path: Path, found: str) -> StoreError:
     return StoreError(f"{path}: expected a stored record, found {found}; remove it and run again")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import StoreError, reason
+from lingbot_eval.formats.opening import open_file
+from lingbot_eval.formats.text import parse_number, parse_whole
 from lingbot_eval.runs.disk import PARTIAL_PREFIX, component, remove_partials, unit_directory, writing
 from lingbot_eval.runs.lock import directory_lock
 from lingbot_eval.runs.panels import DepthPanels, load_panels
@@ -162,12 +166,12 @@ class RunStore:
         float64 with NaN for empty cells. Raises StoreError naming the file when it is missing or damaged."""
         path = unit.folder / FRAMES_FILE
         try:
-            with path.open(encoding="utf-8", newline="") as stream:
+            with open_file(path) as content, io.TextIOWrapper(content, encoding="utf-8", newline="") as stream:
                 return _frame_table(csv.reader(stream, strict=True))
         except (OSError, ValueError, OverflowError, csv.Error) as error:
             raise StoreError(
                 f"expected the frame table of a unit in {path}, found a damaged one "
-                f"({' '.join(str(error).split())}); run that scene again"
+                f"({reason(error)}); run that scene again"
             ) from error
 
     def read_panels(self, unit: StoredUnit) -> DepthPanels | None:
@@ -222,9 +226,9 @@ def _frame_table(lines: Iterator[list[str]]) -> pd.DataFrame:
         if name == "frame_type":
             columns[name] = np.array(cells, dtype=object)
         elif name == "index":
-            columns[name] = np.array([int(cell) for cell in cells], dtype=np.int64)
+            columns[name] = np.array([parse_whole(cell) for cell in cells], dtype=np.int64)
         else:
-            columns[name] = np.array([float(cell or "nan") for cell in cells], dtype=np.float64)
+            columns[name] = np.array([parse_number(cell) if cell else math.nan for cell in cells], dtype=np.float64)
     return pd.DataFrame(columns)
 
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.formats.atomic import atomic_open, write_text
+from lingbot_eval.formats.opening import open_file
+from lingbot_eval.formats.text import parse_number
 from lingbot_eval.types import FloatArray, FrameType
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def read_samples(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with open_file(path) as content, io.TextIOWrapper(content, encoding="utf-8", newline="") as stream:
             rows = list(csv.reader(stream, strict=True))
         if not rows or rows[0] != list(COLUMNS):
             raise ValueError(f"columns {rows[0] if rows else 'missing'}")
@@ -114,15 +116,14 @@ def read_samples(path: Path) -> pd.DataFrame:
         return pd.DataFrame({name: _column(name, values) for name, values in zip(COLUMNS, cells, strict=True)})
     except (OSError, ValueError, csv.Error) as error:
         raise StoreError(
-            f"{path}: expected the samples of a case, found a damaged table ({' '.join(str(error).split())}); "
-            "run the case again"
+            f"{path}: expected the samples of a case, found a damaged table ({reason(error)}); run the case again"
         ) from error
 
 
 def _column(name: str, cells: Sequence[str]) -> NDArray[Any]:
     if name == TEXT:
         return np.array(cells, dtype=object)
-    return np.array([float(cell or "nan") for cell in cells], dtype=np.float64)
+    return np.array([parse_number(cell) if cell else math.nan for cell in cells], dtype=np.float64)
 
 
 def _cell(name: str, value: float) -> str:

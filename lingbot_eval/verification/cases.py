@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.errors import ConfigError, DataError, reason
+from lingbot_eval.formats.arrays import read_npz
+from lingbot_eval.formats.json_documents import read_json
 
 CASE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 Positive = Annotated[int, Field(ge=1)]
@@ -62,13 +61,13 @@ class CaseSet:
         """The arrays of one case. Raises DataError for a file that is missing or damaged."""
         path = self.folder / f"{name}.npz"
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
+            arrays = read_npz(path)
         except FileNotFoundError as error:
             raise DataError(f"{path}: not there, though cases.json names case '{name}'") from error
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-            # What NumPy says of pickles would be bad advice here.
-            raise DataError(f"{path}: not a readable .npz of plain arrays; make or fetch it again") from error
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: not a readable .npz of plain arrays ({reason(error)}); make or fetch it again"
+            ) from error
         if not arrays:
             raise DataError(f"{path}: expected the arrays of case '{name}', found none")
         return arrays
@@ -83,11 +82,11 @@ def load_cases(folder: Path, names: tuple[str, ...] = ()) -> CaseSet:
     """The cases of a folder, or those of ``names``. Raises DataError or ConfigError."""
     path = folder / "cases.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; give a folder with cases.json and NAME.npz files") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({reason(error)})") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise DataError(f"{path}: expected an object of case name → settings")
     odd = next((name for name in content if not CASE_NAME.fullmatch(name)), None)
