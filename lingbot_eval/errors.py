@@ -57,10 +57,12 @@ def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, LingbotEvalError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if len(text) <= _LONGEST_LINE:
-        return text
-    # The end says what to do; what is long is a path or a name before it.
-    return f"{text[: _LONGEST_LINE - 301]}…{text[-300:]}"
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """A message of bearable length. Its end says what to do; what is long is a path or a name before it."""
+    return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 301]}…{text[-300:]}"
 
 
 def reason(error: BaseException) -> str:

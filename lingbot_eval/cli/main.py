@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from lingbot_eval import __version__
 from lingbot_eval.cli import output
-from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, one_line
+from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, shortened
 from lingbot_eval.registry import load_plugins
 
 # name -> one-line help. The module lingbot_eval.cli.NAME_command has add_arguments(parser) and run(args) -> exit code,
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.finish()
         return code
     except LingbotEvalError as error:
-        return _refused(2, one_line(error), type(error).__name__, as_json="--json" in words)
+        return _refused(2, shortened(str(error)), type(error).__name__, as_json="--json" in words)
     except BrokenPipeError:
         # The reader (head, less) went away: that is its right, and there is nobody left to tell.
         output.abandon()
