@@ -156,10 +156,13 @@ def numbering_of(numbers: Sequence[int]) -> Numbering | None:
     """`numbering` of frames whose numbers are known already; None for none and for irregular ones."""
     steps = [later - before for before, later in itertools.pairwise(numbers)]
     step = math.gcd(*steps) or 1
-    # Most steps are the usual one, or the numbers count something else.
-    if not numbers or any(other <= 0 for other in steps) or 2 * steps.count(step) < len(steps):
+    if not numbers or any(other <= 0 for other in steps):
         return None
-    return Numbering(numbers[0], step, tuple((number - numbers[0]) // step for number in numbers))
+    positions = tuple((number - numbers[0]) // step for number in numbers)
+    # Most steps are the usual one, or no more numbers are missing than there are; else they count something else.
+    if 2 * steps.count(step) < len(steps) and positions[-1] >= 2 * len(positions):
+        return None
+    return Numbering(numbers[0], step, positions)
 
 
 def gap_notes(numbered: Numbering | None) -> tuple[str, ...]:

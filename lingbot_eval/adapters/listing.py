@@ -27,13 +27,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 def existing_folder(path: Path, what: str) -> Path:
     """``path``, or DataError that says how far the path exists and what lies there."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:  # a name too long, no permission, a NUL
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{what} {shortened(path)} cannot be looked at: {reason}") from error
+    refuse_impossible(path, what)
     if path.is_dir():
         return path
     if path.exists():
@@ -43,6 +37,17 @@ def existing_folder(path: Path, what: str) -> Path:
         parent = parent.parent
     names = names_in(parent)
     raise DataError(f"{what} {path} does not exist{nearest(path.name, names)}; {parent} holds {shown(names)}")
+
+
+def refuse_impossible(path: Path, what: str) -> None:
+    """Raises DataError for a path that the system cannot even look at; one that is not there passes."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # a name too long, no permission, a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{what} {shortened(path)} cannot be looked at: {reason}") from error
 
 
 def shortened(path: Path) -> str:

@@ -110,8 +110,10 @@ def _formats(head: bytes) -> tuple[str, ...]:
 def _what_else(head: bytes) -> str:
     """What a file is that is no image in a known format, and what to do."""
     for kind, brands in (("HEIF", _HEIF_BRANDS), ("AVIF", _AVIF_BRANDS)):
-        if head[4:8] == b"ftyp" and head[8:12] in brands and (needed := _needed_for(kind)) is not None:
-            return f"is {kind}, which needs {needed}"
+        if head[4:8] == b"ftyp" and head[8:12] in brands:
+            needed = _needed_for(kind)
+            damaged = f"begins as {kind} and is damaged or cut off; copy or download it again"
+            return damaged if needed is None else f"is {kind}, which needs {needed}"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the image itself: run 'git lfs pull'"
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):

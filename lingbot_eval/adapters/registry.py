@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from lingbot_eval.adapters.file_dataset import FileDataset
+from lingbot_eval.adapters.listing import refuse_impossible
 from lingbot_eval.adapters.protocol import Adapter
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.registry import Registry
@@ -72,10 +73,14 @@ def open_adapter(name: str, root: Path | None, options: Mapping[str, Any]) -> Ad
     """The adapter called ``name`` over ``root`` (``~`` expanded; None where nothing is read).
 
     Raises ConfigError for an unknown name or option, naming the nearest known one, and for a root that is missing
-    from the settings or not wanted. The root itself is looked at by ``scenes()`` and ``open()``.
+    from the settings or not wanted, DataError for a root that the system cannot look at. Otherwise the root is
+    looked at by ``scenes()`` and ``open()``.
     """
     kind = DATASETS.get(name)
     checked = validated(kind.Options, dict(options), f"options of dataset {name}")
     if root is None and name not in _MADE_UP:
         raise ConfigError(f"dataset {name} is read from disk: expected a root, found none; give the folder or file")
-    return cast(Adapter, kind(None if root is None else expanded(root), checked))
+    if root is None:
+        return cast(Adapter, kind(None, checked))
+    refuse_impossible(expanded(root), f"root of dataset {name}")
+    return cast(Adapter, kind(expanded(root), checked))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
-from lingbot_eval.errors import LingbotEvalError
+from lingbot_eval.errors import DataError, LingbotEvalError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 
 if TYPE_CHECKING:
@@ -24,13 +24,17 @@ _HEADER += ("allocated", "weights", "peak")
 
 @dataclass(frozen=True)
 class UnitCheck:
-    """The prediction for one unit, or the reason there is none. size: (width, height) as the model sees it."""
+    """The prediction for one unit, or the reason there is none. size: (width, height) as the model sees it.
+
+    refused: whether the reason is bad input, which would end the unit.
+    """
 
     names: tuple[str, str, str]
     size: tuple[int, int] | None = None
     estimate: StreamEstimate | None = None
     reason: str | None = None
     warnings: tuple[str, ...] = ()
+    refused: bool = False
 
 
 def check_units(plan: Plan) -> tuple[UnitCheck, ...]:
@@ -67,7 +71,8 @@ def print_checks(checks: Sequence[UnitCheck]) -> None:
             output.line(f"  {'  '.join(cells)}  {row[-1]}")
     for check in checks:
         if check.reason is not None:
-            output.line(f"  {'/'.join(check.names)}: no prediction: {check.reason}")
+            what = "would fail" if check.refused else "no prediction"
+            output.line(f"  {'/'.join(check.names)}: {what}: {check.reason}")
     for line in warning_lines(checks):
         output.line(line)
 
@@ -127,11 +132,10 @@ def _checked(unit: Unit, method: LingbotConfig) -> UnitCheck:
         return predicted(unit.names, method, size, sequence.length)
     except LingbotEvalError as error:
         # The run itself will record it as this unit's failure, and go on with the others.
-        return UnitCheck(unit.names, reason=str(error))
+        return UnitCheck(unit.names, reason=str(error), refused=isinstance(error, DataError))
 
 
 def _size(unit: Unit, sequence: FrameSequence) -> tuple[int, int]:
-    from lingbot_eval.errors import DataError
     from lingbot_eval.preparation.resize import prepare
 
     for frame in sequence.frames(depth=False):

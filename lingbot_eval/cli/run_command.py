@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     checks = check_units(plan)
     if args.dry_run:
         _print_dry_run(plan, checks, args)
-        return DONE
+        return BAD_INPUT if any(check.refused for check in checks) else DONE
     if not args.json:
         _print_plan(plan)
     for warning in warning_lines(checks):
