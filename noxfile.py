@@ -53,8 +53,12 @@ def report(session: nox.Session) -> None:
 
 @nox.session(python=False, requires=["environment"])
 def tests(session: nox.Session) -> None:
-    """Run the test suite (slow and GPU cases by marker: ``-- -m slow``)."""
-    run(session, "pytest", *session.posargs)
+    """Run the test suite, a worker a core, in random order (slow and GPU cases by marker: ``-- -m slow``; ``-- -n 0``
+    runs it in one process, ``-- -p no:randomly`` in the order of the files)."""
+    # One thread in each worker: two workers with two threads each on two cores wait for each other most of the time.
+    one_thread: dict[str, str | None] = {"OMP_NUM_THREADS": "1"}
+    # worksteal hands out neighbours, which share their expensive fixtures, and still ends both workers together.
+    run(session, "pytest", "-n", "auto", "--dist", "worksteal", *session.posargs, env=one_thread)
 
 
 @nox.session(python=False, requires=["environment"])
