@@ -13,6 +13,14 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it, and the name there where it is another.
 _PUBLIC = {
+    # What users stream.
+    "load_model": ("lingbot_eval.methods.model", "load_model"),
+    "stream": ("lingbot_eval.methods.model", "stream"),
+    "Model": ("lingbot_eval.methods.model", "Model"),
+    "Session": ("lingbot_eval.methods.model", "Session"),
+    "open_dataset": ("lingbot_eval.adapters.opened", "open_dataset"),
+    "Dataset": ("lingbot_eval.adapters.opened", "Dataset"),
+    "Scene": ("lingbot_eval.adapters.opened", "Scene"),
     # What users add.
     "dataset": ("lingbot_eval.adapters.registry", "dataset"),
     "FileDataset": ("lingbot_eval.adapters.file_dataset", "FileDataset"),
@@ -33,31 +41,40 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Dataset",
     "FileDataset",
     "Frame",
     "FrameFiles",
     "LingbotEvalError",
     "Measurement",
     "Method",
+    "Model",
     "Prediction",
+    "Scene",
+    "Session",
     "Settings",
     "Trajectory",
     "UnscorableError",
     "__version__",
     "dataset",
     "listed",
+    "load_model",
     "load_plugins",
     "method",
     "metric",
+    "open_dataset",
+    "stream",
 ]
 
 if TYPE_CHECKING:
     from lingbot_eval.adapters.file_dataset import FileDataset, listed
+    from lingbot_eval.adapters.opened import Dataset, Scene, open_dataset
     from lingbot_eval.adapters.registry import dataset
     from lingbot_eval.adapters.sequence import FrameFiles
     from lingbot_eval.errors import LingbotEvalError, UnscorableError
     from lingbot_eval.methods.base import BaseMethod as Method
     from lingbot_eval.methods.base import Settings, method
+    from lingbot_eval.methods.model import Model, Session, load_model, stream
     from lingbot_eval.metrics.base import metric
     from lingbot_eval.registry import load_plugins
     from lingbot_eval.types import Frame, Measurement, Prediction, Trajectory

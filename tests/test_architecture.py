@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache": COMMON | {"hardware", "processor"},
     "model": COMMON | {"hardware"},
     "streaming": COMMON | {"hardware", "processor", "model", "cache"},
-    "methods": COMMON | {"streaming", "model", "cache", "profiling"},
+    "methods": COMMON | {"streaming", "model", "cache", "profiling", "preparation"},
     "verification": COMMON | {"streaming", "model", "cache"},
     "stages": COMMON | {"hardware", "streaming", "model", "cache", "profiling"},
     "runs": COMMON | {"adapters", "preparation", "methods", "metrics", "profiling"},

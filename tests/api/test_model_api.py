@@ -1,0 +1,136 @@
+"""The model by hand: any image goes in, the predictions are those of a run, and what is wrong is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lingbot_eval as lb
+from lingbot_eval.errors import CheckpointError, ConfigError, DataError, StreamError
+
+OPTIONS = {"frames": 6, "width": 84, "height": 56}
+SESSION = {"size": {"mode": "exact", "width": 84, "height": 56}, "scale_frames": 2}
+
+
+@pytest.fixture(scope="module")
+def model() -> lb.Model:
+    return lb.load_model("shipped", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Any]:
+    return [frame.image for frame in lb.open_dataset("synthetic", **OPTIONS).scene("room")]
+
+
+@pytest.fixture(scope="module")
+def expected(model: lb.Model, images: list[Any]) -> list[lb.Prediction]:
+    return list(lb.stream(model, images, **SESSION))
+
+
+def same(one: list[lb.Prediction], other: list[lb.Prediction]) -> bool:
+    return [p.index for p in one] == [p.index for p in other] and all(
+        np.array_equal(a.camera_to_world, b.camera_to_world) and np.array_equal(a.depth, b.depth)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_a_run_of_the_same_frames_gives_the_same_poses(expected: list[lb.Prediction], tmp_path: Path) -> None:
+    from lingbot_eval.cli.main import main
+    from lingbot_eval.formats.trajectories import read_tum
+    from lingbot_eval.runs.store import find_runs
+
+    (tmp_path / "e.yaml").write_text(
+        f"name: e\ndatasets: [{{name: synthetic, scenes: [room], options: {OPTIONS}, size: {SESSION['size']}}}]\n"
+        "methods: [{kind: lingbot, device: cpu, model: {config: ci, checkpoint: shipped},"
+        " streaming: {scale_frames: 2}}]\n"
+    )
+    assert main(["run", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "runs"), "--no-report", "--json"]) == 0
+    (run,) = find_runs(tmp_path / "runs")
+    stored = read_tum(next(run.rglob("estimate.tum"))).camera_to_world
+    np.testing.assert_allclose(np.stack([p.camera_to_world for p in expected]), stored, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "turned",
+    [
+        pytest.param(lambda image: image.astype(np.float64) / 255, id="floats"),
+        pytest.param(Image.fromarray, id="PIL"),
+        pytest.param(torch.from_numpy, id="tensor, H W 3"),
+        pytest.param(lambda image: torch.from_numpy(image).permute(2, 0, 1).float() / 255, id="tensor, 3 H W"),
+        pytest.param(lambda image: np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]), id="RGBA"),
+        pytest.param(lambda image: image[:, ::-1][:, ::-1], id="not contiguous"),
+    ],
+)
+def test_any_image_goes_in(
+    model: lb.Model, images: list[Any], expected: list[lb.Prediction], turned: Callable[[Any], Any]
+) -> None:
+    assert same(list(lb.stream(model, [turned(image) for image in images], **SESSION)), expected)
+
+
+def test_frame_by_frame_predictions_come_as_they_are_ready(
+    model: lb.Model, images: list[Any], expected: list[lb.Prediction]
+) -> None:
+    session = model.session(window=16, keyframe_interval="auto", **SESSION)
+    ready = [session.step(image) for image in images]
+    assert [len(found) for found in ready] == [0, 2, 1, 1, 1, 1]
+    assert session.finish() == ()
+    assert same([p for found in ready for p in found], expected)
+
+
+def test_a_scene_and_a_dataset_stream_like_their_images(model: lb.Model, expected: list[lb.Prediction]) -> None:
+    scene = lb.open_dataset("synthetic", **OPTIONS).scene("room")
+    assert same(list(lb.stream(model, scene, **SESSION)), expected)
+    assert scene.length == 6
+    assert scene.reference().camera_to_world.shape == (6, 4, 4)
+    assert [p.timestamp for p in lb.stream(model, scene, **SESSION)] == pytest.approx(scene.timestamps().tolist())
+
+
+def test_images_of_any_size_are_resized_to_the_weights_own_width(model: lb.Model) -> None:
+    session = model.session(scale_frames=1)
+    (prediction,) = session.step(np.zeros((300, 400), np.uint8), timestamp=7.5)
+    assert prediction.depth is not None
+    assert prediction.depth.shape == (168, 224)
+    assert prediction.timestamp == 7.5
+    with pytest.raises(StreamError, match=r"224×168, found 224×"):
+        session.step(np.zeros((200, 400), np.uint8))
+
+
+def test_a_short_stream_ends_with_all_it_held_back(model: lb.Model, images: list[Any]) -> None:
+    session = model.session(size=SESSION["size"])
+    assert [session.step(image) for image in images] == [()] * 6
+    assert [p.index for p in session.finish()] == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (np.full((20, 20, 3), 255.0), r"floats in \[0, 1\].*divide by 255"),
+        (np.full((20, 20, 3), np.nan), r"floats in \[0, 1\]"),
+        (np.zeros((20, 20, 3), np.int64), "int64"),
+        (np.zeros((20, 20, 5), np.uint8), r"\(20, 20, 5\)"),
+        (np.zeros((0, 20, 3), np.uint8), r"\(0, 20, 3\)"),
+        ("photo.jpg", "expected an image"),
+    ],
+)
+def test_what_is_no_image_is_said(model: lb.Model, image: object, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        model.session().step(image)
+
+
+def test_wrong_settings_are_one_line(model: lb.Model) -> None:
+    with pytest.raises(ConfigError, match="session: window"):
+        model.session(window=0)
+    with pytest.raises(ConfigError, match="load_model: precision"):
+        lb.load_model("shipped", precision="int4")
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt"):
+        lb.load_model("nowhere.pt", config="ci", device="cpu")
+    with pytest.raises(ConfigError, match="did you mean 'synthetic'"):
+        lb.open_dataset("syntetic")
+    with pytest.raises(ConfigError, match="there are: room, corridor"):
+        lb.open_dataset("synthetic").scene()
