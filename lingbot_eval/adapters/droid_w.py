@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.adapters.listing import names_in, scene_folders, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.reference_poses import facts_of, poses_by_time
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError
-from lingbot_eval.formats.association import associate
+from lingbot_eval.formats.text import parse_number
 from lingbot_eval.formats.trajectories import read_tum
 from lingbot_eval.types import FloatArray
 
@@ -54,16 +55,8 @@ class DroidWAdapter:
         images, times = _images(folder / _IMAGES)
         truth = _truth(folder)
         trajectory = read_tum(truth)
-        assert trajectory.timestamps is not None
-        pose_index, image_index = associate(trajectory.timestamps, times, MAX_TIME_DIFFERENCE)
         chosen = selected("droid_w", scene, selection, len(images))
-        if len(pose_index) == 0:
-            raise DataError(
-                f"{truth}: no pose is within {MAX_TIME_DIFFERENCE:g} s of an image: poses run from"
-                f" {trajectory.timestamps[0]:.3f} to {trajectory.timestamps[-1]:.3f} s, images from {times[0]:.3f} to"
-                f" {times[-1]:.3f} s; is it the ground truth of this scene?"
-            )
-        poses = {int(i): trajectory.camera_to_world[p] for p, i in zip(pose_index, image_index, strict=True)}
+        poses = poses_by_time(trajectory, times, MAX_TIME_DIFFERENCE, _IMAGES)
         return FileSequence(
             dataset="droid_w",
             scene=scene,
@@ -76,8 +69,7 @@ class DroidWAdapter:
                 "depth": "none",
                 "intrinsics": "none",
                 "timestamps": "the images' names, seconds",
-                "poses_in_file": len(trajectory),
-                "images_with_pose": len(poses),
+                **facts_of(trajectory, len(poses)),
                 "licence": "see the dataset's page; not redistributed here",
             },
             index_files=(truth,),
@@ -105,7 +97,7 @@ def _images(folder: Path) -> tuple[list[Path], FloatArray]:
             continue
         stem = name.rpartition(".")[0]
         try:
-            time = float(stem)
+            time = parse_number(stem)
         except ValueError:
             time = math.nan
         if not math.isfinite(time):

@@ -22,9 +22,11 @@ from lingbot_eval.adapters.image_folder import (
 from lingbot_eval.adapters.listing import existing_folder, folders_in, names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import HEIF_SUFFIXES, IMAGE_SUFFIXES
+from lingbot_eval.adapters.reference_poses import facts_of, poses_by_time
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError
-from lingbot_eval.formats.association import associate
+from lingbot_eval.formats.pairing import image_stem
+from lingbot_eval.formats.text import parse_number
 from lingbot_eval.formats.trajectories import TrajectoryFormat, read_trajectory
 from lingbot_eval.types import FloatArray
 
@@ -38,9 +40,10 @@ class FolderOptions(BaseModel):
 
     timestamps: ``fps`` (position / fps, where a number missing among numbered names keeps its place), or the number
     that is the image's name, in seconds (TUM) or nanoseconds (EuRoC). trajectory: reference poses, a path relative to
-    the scene's folder. trajectory_format: KITTI rows go with images one by one, where numbers are missing by number;
-    TUM and EuRoC poses go with the image nearest in time, within ``max_time_difference`` seconds. intrinsics: fx, fy,
-    cx, cy in pixels of the images.
+    the scene's folder. trajectory_format: found from the content unless it is named; KITTI rows go with images one by
+    one, where numbers are missing by number, COLMAP's and nerfstudio's poses by the images' names; poses with times go
+    with the image nearest in time, within ``max_time_difference`` seconds. intrinsics: fx, fy, cx, cy in pixels of the
+    images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +51,7 @@ class FolderOptions(BaseModel):
     fps: Positive = 30.0
     timestamps: Literal["fps", "seconds_in_names", "nanoseconds_in_names"] = "fps"
     trajectory: str | None = None
-    trajectory_format: TrajectoryFormat = "tum"
+    trajectory_format: TrajectoryFormat = "auto"
     max_time_difference: Positive = 0.02
     intrinsics: tuple[Positive, Positive, float, float] | None = None
 
@@ -96,7 +99,7 @@ class FolderAdapter:
         numbered = numbering(names) if self._options.timestamps == "fps" else None
         images = [inside / name for name in names]
         times = self._times(images, numbered)
-        poses, facts = self._poses(folder, times, numbered)
+        poses, facts, has_orientation = self._poses(folder, images, times, numbered)
         chosen = selection.indices(len(images))
         if not chosen:
             raise DataError(
@@ -120,6 +123,7 @@ class FolderAdapter:
             },
             index_files=() if options.trajectory is None else (folder / options.trajectory,),
             notes=(*notes, *found.notes, *gap_notes(numbered)),
+            has_orientation=has_orientation,
         )
 
     def _folders(self) -> dict[str, _Scene]:
@@ -162,32 +166,33 @@ class FolderAdapter:
         return times
 
     def _poses(
-        self, folder: Path, times: FloatArray, numbered: Numbering | None
-    ) -> tuple[dict[int, FloatArray], dict[str, Any]]:
+        self, folder: Path, images: list[Path], times: FloatArray, numbered: Numbering | None
+    ) -> tuple[dict[int, FloatArray], dict[str, Any], bool]:
+        """Poses by image, facts for the record, and whether the poses have an orientation."""
         options = self._options
         if options.trajectory is None:
-            return {}, {"poses": "none"}
+            return {}, {"poses": "none"}, True
         path = folder / options.trajectory
         trajectory = read_trajectory(path, options.trajectory_format)
-        if trajectory.timestamps is None:
-            rows, how = _rows(path, len(trajectory), len(times), numbered)
-            return {i: trajectory.camera_to_world[row] for i, row in enumerate(rows)}, {
-                "poses": f"KITTI file, {how}, taken as metres"
-            }
-        pose_index, image_index = associate(trajectory.timestamps, times, options.max_time_difference)
-        if len(pose_index) == 0:
-            raise DataError(
-                f"{path}: no pose is within {options.max_time_difference:g} s of an image: poses run from"
-                f" {trajectory.timestamps[0]:.3f} to {trajectory.timestamps[-1]:.3f} s, images from {times[0]:.3f} to"
-                f" {times[-1]:.3f} s; set options.timestamps or options.fps"
-            )
-        matched = {int(i): trajectory.camera_to_world[p] for p, i in zip(pose_index, image_index, strict=True)}
-        return matched, {
-            "poses": f"{options.trajectory_format} file, nearest in time to the image, one to one, within"
-            f" {options.max_time_difference:g} s; taken as camera-to-world, metres",
-            "poses_in_file": len(trajectory),
-            "images_with_pose": len(matched),
-        }
+        poses = trajectory.camera_to_world
+        if trajectory.timed:
+            advice = "set options.timestamps or options.fps"
+            name = f"images in {folder.name}"
+            matched = poses_by_time(trajectory, times, options.max_time_difference, name, advice)
+            how = f"nearest in time to the image, one to one, within {options.max_time_difference:g} s"
+        elif trajectory.names is not None:
+            row_of = {image_stem(name): row for row, name in enumerate(trajectory.names)}
+            stems = [image_stem(image.name) for image in images]
+            matched = {i: poses[row_of[stem]] for i, stem in enumerate(stems) if stem in row_of}
+            how = "by the images' names"
+        else:
+            rows, how = _rows(path, trajectory.rows, len(times), numbered)
+            of_row = trajectory.by_row()
+            matched = {i: of_row[row] for i, row in enumerate(rows) if row in of_row}
+        if not matched:
+            raise DataError(f"{path}: none of its {len(poses)} poses is of an image in {folder}; is it of this scene?")
+        words = f"{trajectory.format} file, {how}; taken as camera-to-world, metres"
+        return matched, {"poses": words, **facts_of(trajectory, len(matched))}, trajectory.has_orientation
 
 
 def _rows(path: Path, rows: int, images: int, numbered: Numbering | None) -> tuple[Sequence[int], str]:
@@ -200,14 +205,14 @@ def _rows(path: Path, rows: int, images: int, numbered: Numbering | None) -> tup
         return [numbered.first + position for position in numbered.positions], "rows by the numbers in the names"
     gaps = f" (whose numbers run over {numbered.last + 1})" if numbered is not None else ""
     raise DataError(
-        f"{path}: expected one KITTI row for each of the {images} images{gaps} in {path.parent}, found {rows};"
+        f"{path}: expected one row for each of the {images} images{gaps} in {path.parent}, found {rows};"
         " give the trajectory of these images"
     )
 
 
 def _number_in_name(image: Path) -> float:
     try:
-        number = float(image.stem)
+        number = parse_number(image.stem)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

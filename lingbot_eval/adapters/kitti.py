@@ -12,6 +12,7 @@ from lingbot_eval.adapters.calibration import checked_pinhole, numbers
 from lingbot_eval.adapters.image_folder import gap_notes, numbering_of
 from lingbot_eval.adapters.listing import existing_folder, folders_in, numbered_files, root_hint, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.reference_poses import facts_of
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.formats.text import read_text
@@ -60,14 +61,16 @@ class KittiAdapter:
         last = max(images)
         times = _times(folder / "times.txt", last)
         trajectory = self._trajectory(scene, last)
+        poses = (
+            {}
+            if trajectory is None
+            else dict(zip(trajectory.indices.tolist(), trajectory.camera_to_world, strict=True))
+        )
         return FileSequence(
             dataset="kitti",
             scene=scene,
             root=self._root,
-            files=[
-                FrameFiles(images[n], float(times[n]), None if trajectory is None else trajectory.camera_to_world[n])
-                for n in chosen
-            ],
+            files=[FrameFiles(images[n], float(times[n]), poses.get(n)) for n in chosen],
             intrinsics=_intrinsics(folder / "calib.txt"),
             conventions={
                 "poses": "GPS/INS, camera-to-world of camera 0 (grey left), metres, row n for image n; the images are"
@@ -75,7 +78,7 @@ class KittiAdapter:
                 "depth": "none",
                 "intrinsics": "P2 of calib.txt (rectified)",
                 "timestamps": "times.txt, seconds",
-                "poses_in_file": 0 if trajectory is None else len(trajectory),
+                **({} if trajectory is None else facts_of(trajectory, len(poses.keys() & images.keys()))),
                 "licence": "CC BY-NC-SA 3.0 (KITTI)",
             },
             index_files=(
@@ -91,9 +94,9 @@ class KittiAdapter:
         if scene not in WITH_GROUND_TRUTH and not path.is_file():
             return None
         trajectory = read_kitti(path)
-        if len(trajectory) <= last:
+        if trajectory.rows <= last:
             raise DataError(
-                f"{path}: expected a row for each image up to number {last}, found {len(trajectory)} rows; are poses"
+                f"{path}: expected a row for each image up to number {last}, found {trajectory.rows} rows; are poses"
                 " and images of one sequence?"
             )
         return trajectory

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.adapters.calibration import read_numbers
@@ -13,10 +12,11 @@ from lingbot_eval.adapters.image_folder import gap_notes, numbering_of
 from lingbot_eval.adapters.listing import numbered_files, scene_folders, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import png_depth
+from lingbot_eval.adapters.reference_poses import facts_of
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, pinhole, selected
 from lingbot_eval.errors import DataError
-from lingbot_eval.formats.pose_matrices import read_pose_blocks
-from lingbot_eval.types import FloatArray
+from lingbot_eval.formats.pose_documents import OPENGL_TO_OPENCV
+from lingbot_eval.formats.trajectories import read_kitti
 
 CENTRE = (320.0, 240.0)
 NEAREST, FARTHEST = 0.001, 10.0  # metres of depth that are kept
@@ -24,7 +24,6 @@ FRAMES_PER_SECOND = 30.0  # nominal; the dataset has no timestamps
 
 _IMAGE = re.compile(r"img(\d{1,9})\.(?:png|jpg|jpeg)", re.IGNORECASE)
 _DEPTH = re.compile(r"depth(\d{1,9})\.png", re.IGNORECASE)
-_OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 class NeuralRgbdOptions(BaseModel):
@@ -58,10 +57,11 @@ class NeuralRgbdAdapter:
         depths = numbered_files(folder / "depth", _DEPTH, "neural_rgbd") if (folder / "depth").is_dir() else {}
         chosen = [list(images)[i] for i in selected("neural_rgbd", scene, selection, len(images))]
         path = folder / "poses.txt"
-        poses = read_pose_blocks(path)
-        if len(poses) <= max(images):
+        trajectory = read_kitti(path)
+        poses = {row: pose @ OPENGL_TO_OPENCV for row, pose in trajectory.by_row().items()}
+        if trajectory.rows <= max(images):
             raise DataError(
-                f"{path}: expected a pose for each image up to number {max(images)}, found {len(poses)};"
+                f"{path}: expected a pose for each image up to number {max(images)}, found {trajectory.rows};"
                 " are poses and images of one scene?"
             )
         focal = read_numbers(folder / "focal.txt", ("focal",))[0]
@@ -71,16 +71,14 @@ class NeuralRgbdAdapter:
             dataset="neural_rgbd",
             scene=scene,
             root=self._root,
-            files=[
-                FrameFiles(images[n], n / FRAMES_PER_SECOND, _in_opencv_axes(poses[n]), depths.get(n)) for n in chosen
-            ],
+            files=[FrameFiles(images[n], n / FRAMES_PER_SECOND, poses.get(n), depths.get(n)) for n in chosen],
             intrinsics=pinhole(focal, focal, *CENTRE),
             conventions={
                 "poses": "exact, camera-to-world, metres; OpenGL axes in the file, columns y and z negated",
                 "depth": f"uint16 millimetres with simulated noise; {NEAREST:g} to {FARTHEST:g} m kept",
                 "intrinsics": f"focal.txt, principal point {CENTRE[0]:g}, {CENTRE[1]:g}",
                 "timestamps": f"number in the name / {FRAMES_PER_SECOND:g} Hz (nominal)",
-                "poses_in_file": len(poses),
+                **facts_of(trajectory, len(poses.keys() & images.keys())),
                 "licence": "see the dataset's page; not redistributed here",
             },
             index_files=(path, folder / "focal.txt"),
@@ -91,7 +89,3 @@ class NeuralRgbdAdapter:
 
 def _is_scene(folder: Path) -> bool:
     return (folder / "images").is_dir() and (folder / "poses.txt").is_file()
-
-
-def _in_opencv_axes(pose: FloatArray | None) -> FloatArray | None:
-    return None if pose is None else pose @ _OPENGL_TO_OPENCV

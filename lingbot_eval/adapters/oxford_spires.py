@@ -11,9 +11,10 @@ from lingbot_eval.adapters.calibration import checked_pinhole, read_numbers
 from lingbot_eval.adapters.listing import numbered_files, scene_folders, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import array_depth, image_size
+from lingbot_eval.adapters.reference_poses import facts_of
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, pinhole, selected
 from lingbot_eval.errors import DataError
-from lingbot_eval.formats.pose_matrices import read_pose_lines
+from lingbot_eval.formats.trajectories import read_kitti
 from lingbot_eval.types import FloatArray
 
 _IMAGE = re.compile(r"(\d{1,9})\.(?:png|jpg|jpeg)", re.IGNORECASE)
@@ -51,23 +52,25 @@ class OxfordSpiresAdapter:
         depths = numbered_files(folder / "depth", _DEPTH, "oxford_spires") if (folder / "depth").is_dir() else {}
         chosen = selected("oxford_spires", scene, selection, len(images))
         path = folder / "poses_c2w.txt"
-        poses = read_pose_lines(path)
-        if len(poses) != len(images):
+        trajectory = read_kitti(path)
+        poses = trajectory.by_row()
+        if trajectory.rows != len(images):
             raise DataError(
                 f"{path}: expected one line for each of the {len(images)} images in {folder / 'images'}, found"
-                f" {len(poses)}; prepare the scene again"
+                f" {trajectory.rows}; prepare the scene again"
             )
         return FileSequence(
             dataset="oxford_spires",
             scene=scene,
             root=self._root,
-            files=[FrameFiles(images[i][1], float(i), poses[i], depths.get(images[i][0])) for i in chosen],
+            files=[FrameFiles(images[i][1], float(i), poses.get(i), depths.get(images[i][0])) for i in chosen],
             intrinsics=_intrinsics(folder / "intrinsics.txt", images[0][1]),
             conventions={
                 "poses": "lidar against a survey scan, camera-to-world, metres, line n for image n",
                 "depth": "NumPy arrays, metres, not finite or not positive = none" if depths else "none",
                 "intrinsics": "intrinsics.txt (undistorted images)",
                 "timestamps": "position in the scene; the prepared layout has none",
+                **facts_of(trajectory, len(poses)),
                 "licence": "CC BY-NC-SA 4.0 (Oxford Spires)",
             },
             index_files=(path, folder / "intrinsics.txt"),

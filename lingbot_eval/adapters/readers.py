@@ -16,11 +16,9 @@ from PIL import UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from lingbot_eval.errors import DataError, at, reason
+from lingbot_eval.errors import DataError, reason
 from lingbot_eval.formats.depth_maps import read_depth_map
-from lingbot_eval.formats.pose_matrices import checked_rigid
-from lingbot_eval.formats.text import parse_number, read_text
-from lingbot_eval.types import DepthMap, FloatArray, Image
+from lingbot_eval.types import DepthMap, Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".jfif")
 HEIF_SUFFIXES = (".heic", ".heif", ".hif", ".avif")
@@ -114,21 +112,11 @@ def _what_else(head: bytes) -> str:
             needed = _needed_for(kind)
             damaged = f"begins as {kind} and is damaged or cut off; copy or download it again"
             return damaged if needed is None else f"is {kind}, which needs {needed}"
-    if (fetched := not_fetched(head, "an image")) is not None:
-        return fetched
-    return f"is no image in a known format ({', '.join((*_FORMATS, 'HEIF', 'AVIF'))}), or damaged"
-
-
-def not_fetched(head: bytes, what: str) -> str | None:
-    """What stands in place of a file of images or video, by its first bytes, and what to do; None for nothing known.
-
-    what: with its article, e.g. ``an image``.
-    """
     if head.startswith(b"version https://git-lfs"):
-        return f"is a Git LFS pointer, not the {what.split()[-1]} itself: run 'git lfs pull'"
+        return "is a Git LFS pointer, not the image itself: run 'git lfs pull'"
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return f"is a web page, not {what}: the download failed; download it again"
-    return None
+        return "is a web page, not an image: the download failed; download it again"
+    return f"is no image in a known format ({', '.join((*_FORMATS, 'HEIF', 'AVIF'))}), or damaged"
 
 
 @contextmanager
@@ -347,33 +335,3 @@ def array_depth(path: Path, place: str, expected: Size) -> DepthMap:
         )
     depth[~(np.isfinite(depth) & (depth > 0))] = 0.0
     return depth
-
-
-def read_pose(path: Path) -> FloatArray:
-    """(4, 4) float64 camera-to-world of a text file of four lines of four numbers, kept as it is in the file.
-
-    Raises DataError with file and line for another count, for what is not a finite number, and for a matrix that is
-    no rigid motion; rotations may be off by a little, as those of real sensors are.
-    """
-    rows: list[list[float]] = []
-    for number, text in enumerate(read_text(path, "pose").split("\n"), start=1):
-        fields = text.split()
-        if not fields:
-            continue
-        if len(fields) != 4:
-            raise DataError(
-                f"{at(path, number)}: expected 4 numbers of a 4x4 pose, found {len(fields)}; is it cut off?"
-            )
-        try:
-            row = [parse_number(field) for field in fields]
-        except ValueError:
-            raise DataError(f"{at(path, number)}: expected 4 numbers, found {text.strip()[:60]!r}") from None
-        if not all(math.isfinite(value) for value in row):
-            raise DataError(
-                f"{at(path, number)}: expected finite numbers, found {text.strip()[:60]!r};"
-                " remove the file of a frame whose pose is unknown"
-            )
-        rows.append(row)
-    if len(rows) != 4:
-        raise DataError(f"{path}: expected 4 lines of a 4x4 pose, found {len(rows)}; is the file complete?")
-    return checked_rigid(np.array(rows), str(path))

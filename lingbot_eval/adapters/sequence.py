@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.readers import COLOURS, MILLIMETRES, DepthReader, Size, image_size, read_image, read_pose
+from lingbot_eval.adapters.readers import COLOURS, MILLIMETRES, DepthReader, Size, image_size, read_image
 from lingbot_eval.errors import DataError
+from lingbot_eval.formats.file_state import file_state
+from lingbot_eval.formats.pose_matrices import read_pose
 from lingbot_eval.types import FloatArray, Frame, Trajectory
 
 
@@ -51,7 +53,7 @@ class FileSequence:
     files: the selected frames. root: paths in the fingerprint are relative to it. index_files: further files that
     decided what the frames are. depth_reader: of the depth maps. one_size: whether images of different sizes are
     refused (ETH3D's differ by a few pixels after undistortion). notes: what the user must know of how the frames were
-    chosen, a line each.
+    chosen, a line each. has_orientation: False where the poses are positions only.
     """
 
     dataset: str
@@ -64,6 +66,7 @@ class FileSequence:
     depth_reader: DepthReader = MILLIMETRES
     one_size: bool = True
     notes: tuple[str, ...] = ()
+    has_orientation: bool = True
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -117,26 +120,33 @@ class FileSequence:
 
     def reference(self) -> Trajectory | None:
         """Poses of the frames that have one; None where no frame has."""
-        indices = [index for index, source in enumerate(self.files) if source.pose is not None]
-        if not indices:
+        poses = {index: pose for index, source in enumerate(self.files) if (pose := _pose(source)) is not None}
+        if not poses:
             return None
-        poses = [pose for index in indices if (pose := _pose(self.files[index])) is not None]
-        return Trajectory(np.array(indices, np.int64), self.timestamps()[indices], np.stack(poses))
+        indices = list(poses)
+        return Trajectory(
+            np.array(indices, np.int64),
+            self.timestamps()[indices],
+            np.stack(list(poses.values())),
+            self.has_orientation,
+        )
 
     def timestamps(self) -> FloatArray:
         """(length,) seconds."""
         return np.array([source.timestamp for source in self.files], np.float64)
 
     def fingerprint(self) -> str:
-        """Digest over name, size and modification time of every file that is read; no file is opened."""
+        """Digest over every file that is read: lists and poses by content, images by name, size and time of change."""
         digest = hashlib.sha256(os.fsencode(f"{self.dataset} {self.scene}"))
+        lists = {*self.index_files, *(source.pose for source in self.files if isinstance(source.pose, Path))}
         for path in self._paths():
             try:
                 status = path.stat()
             except OSError as error:
                 raise DataError(f"{self.dataset}: {path} cannot be looked at: {error.strerror or error}") from error
             name = path.relative_to(self.root) if path.is_relative_to(self.root) else path
-            digest.update(os.fsencode(f"\0{name}\0{status.st_size}\0{status.st_mtime_ns}"))
+            state = file_state(path) if path in lists else f"{status.st_size}\0{status.st_mtime_ns}"
+            digest.update(os.fsencode(f"\0{name}\0{state}"))
         return digest.hexdigest()
 
     def facts(self) -> Mapping[str, Any]:
@@ -150,7 +160,7 @@ class FileSequence:
             **self.conventions,
             "images": COLOURS,
             "image_sizes": [[*size, count] for size, count in headers.sizes.most_common()],
-            "notes": [*self.notes],
+            "notes": [*self.conventions.get("notes", ()), *self.notes],
             "image_faults": list(headers.faults),
             "frames": self.length,
             "frames_with_pose": sum(source.pose is not None for source in self.files),

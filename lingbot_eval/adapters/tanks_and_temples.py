@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from lingbot_eval.adapters.image_folder import gap_notes, numbering_of
 from lingbot_eval.adapters.listing import numbered_files, scene_folders, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.reference_poses import facts_of
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError, at
-from lingbot_eval.formats.pose_matrices import read_pose_log
+from lingbot_eval.formats.trajectories import read_trajectory
 
 _IMAGE = re.compile(r"(\d{1,9})\.(?:jpg|jpeg|png)", re.IGNORECASE)
 
@@ -48,10 +49,11 @@ class TanksAndTemplesAdapter:
         chosen = [list(images)[i] for i in selected("tanks_and_temples", scene, selection, len(images))]
         log = _log(folder)
         # Images count from 1, the log from 0.
-        poses = {entry + 1: pose for entry, (pose, _) in read_pose_log(log).items()}
+        trajectory = read_trajectory(log, "log")
+        poses = {entry + 1: row for row, entry in enumerate(trajectory.indices.tolist())}
         stray = sorted(set(poses) - set(images))
         if stray:
-            line = read_pose_log(log)[stray[0] - 1][1]
+            line = int(trajectory.lines[poses[stray[0]]])
             raise DataError(
                 f"{at(log, line)}: a pose for image {stray[0]:06d}, which is not in {folder}; {len(stray)} in all have"
                 " no image: is the set of images complete, and counted from 1?"
@@ -60,14 +62,17 @@ class TanksAndTemplesAdapter:
             dataset="tanks_and_temples",
             scene=scene,
             root=self._root,
-            files=[FrameFiles(images[n], float(n - 1), poses.get(n)) for n in chosen],
+            files=[
+                FrameFiles(images[n], float(n - 1), trajectory.camera_to_world[poses[n]] if n in poses else None)
+                for n in chosen
+            ],
             intrinsics=None,
             conventions={
                 "poses": "COLMAP, camera-to-world, in COLMAP's own unit of length, not metres; entry n for image n + 1",
                 "depth": "none",
                 "intrinsics": "none",
                 "timestamps": "number of the image - 1; the dataset has none",
-                "poses_in_file": len(poses),
+                **facts_of(trajectory, len(poses)),
                 "licence": "CC BY-NC-SA 3.0 (Tanks and Temples training data); see the dataset's page",
             },
             index_files=(log,),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from lingbot_eval.adapters.listing import existing_folder, folders_in, inside, names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import png_depth
+from lingbot_eval.adapters.reference_poses import facts_of, poses_by_time
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.formats.association import associate
@@ -76,7 +77,7 @@ class TumAdapter:
                 f" {scene!r}; keep the dataset's own folder names, or use dataset folder with options.intrinsics"
             )
         times, images = _listed(folder, folder / "rgb.txt")
-        poses, pose_counts = _poses(folder / "groundtruth.txt", times)
+        poses, pose_facts = _poses(folder / "groundtruth.txt", times)
         depths, depth_counts = _depths(folder, times)
         chosen = selection.indices(len(images))
         if not chosen:
@@ -98,8 +99,8 @@ class TumAdapter:
                 "depth": f"uint16 / {DEPTH_UNITS:g} metres, registered to colour; associated like the poses",
                 "intrinsics": f"calibrated, {camera[0]}; lens distortion is not removed",
                 "timestamps": "of the colour images, seconds",
-                **pose_counts,
-                **depth_counts,
+                **pose_facts,
+                "found": {**pose_facts["found"], **depth_counts},
                 "licence": "CC BY 4.0 (Technical University of Munich)",
             },
             index_files=tuple(index_files),
@@ -155,20 +156,12 @@ def _listed(folder: Path, index: Path) -> tuple[FloatArray, list[Path]]:
     return np.array(times), files
 
 
-def _poses(path: Path, times: FloatArray) -> tuple[dict[int, FloatArray], dict[str, int]]:
+def _poses(path: Path, times: FloatArray) -> tuple[dict[int, FloatArray], dict[str, Any]]:
     if not path.is_file():  # the validation sequences have none
-        return {}, {"poses_in_file": 0, "images_with_pose": 0}
+        return {}, {"found": {"poses_in_file": 0, "images_with_pose": 0}}
     trajectory = read_tum(path)
-    assert trajectory.timestamps is not None
-    pose_index, image_index = _pairs(trajectory.timestamps, times)
-    if len(pose_index) == 0:
-        raise DataError(
-            f"{path}: no pose is within {MAX_TIME_DIFFERENCE:g} s of an image: poses run from"
-            f" {trajectory.timestamps[0]:.3f} to {trajectory.timestamps[-1]:.3f} s, images from {times[0]:.3f} to"
-            f" {times[-1]:.3f} s; is it the ground truth of this sequence?"
-        )
-    matched = {int(i): trajectory.camera_to_world[p] for p, i in zip(pose_index, image_index, strict=True)}
-    return matched, {"poses_in_file": len(trajectory), "images_with_pose": len(matched)}
+    matched = poses_by_time(trajectory, times, MAX_TIME_DIFFERENCE, "rgb.txt")
+    return matched, facts_of(trajectory, len(matched))
 
 
 def _depths(folder: Path, times: FloatArray) -> tuple[dict[int, Path], dict[str, int]]:

@@ -11,9 +11,10 @@ from lingbot_eval.adapters.calibration import read_matrix
 from lingbot_eval.adapters.image_folder import gap_notes, numbering_of
 from lingbot_eval.adapters.listing import numbered_files, scene_folders, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.adapters.reference_poses import facts_of
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError, at
-from lingbot_eval.formats.trajectories import read_tum
+from lingbot_eval.formats.trajectories import TrajectoryFile, read_tum
 from lingbot_eval.types import FloatArray
 
 _SUFFIX = "_processed_aligned"
@@ -51,7 +52,8 @@ class VbrAdapter:
         images = numbered_files(folder / "rgb", _IMAGE, "vbr")
         chosen = [list(images)[i] for i in selected("vbr", scene, selection, len(images))]
         truth = self._root / "processed_gt" / f"{scene}_gt.txt"
-        poses = _poses(truth)
+        trajectory = read_tum(truth)
+        poses = _poses(trajectory)
         if not poses.keys() & images.keys():
             raise DataError(
                 f"{truth}: no pose is of a frame in {folder / 'rgb'}: poses are of frames {min(poses)} to {max(poses)},"
@@ -69,7 +71,7 @@ class VbrAdapter:
                 "depth": "none",
                 "intrinsics": "intrinsics.txt",
                 "timestamps": "number of the frame; the processed layout has no times",
-                "poses_in_file": len(poses),
+                **facts_of(trajectory, len(poses.keys() & images.keys())),
                 "licence": "see the dataset's page; not redistributed here",
             },
             index_files=(truth, folder / "intrinsics.txt"),
@@ -81,17 +83,15 @@ def _is_scene(folder: Path) -> bool:
     return folder.name.endswith(_SUFFIX) and (folder / "rgb").is_dir()
 
 
-def _poses(path: Path) -> dict[int, FloatArray]:
-    trajectory = read_tum(path)
-    assert trajectory.timestamps is not None
+def _poses(trajectory: TrajectoryFile) -> dict[int, FloatArray]:
     poses = {}
     for stamp, pose, line in zip(
         trajectory.timestamps.tolist(), trajectory.camera_to_world, trajectory.lines.tolist(), strict=True
     ):
         if abs(stamp - round(stamp)) > 1e-6 or stamp < 0:
             raise DataError(
-                f"{at(path, line)}: expected the number of a frame as the time, found {stamp:.6f}; use processed_gt,"
-                " not the raw ground truth"
+                f"{at(trajectory.path, line)}: expected the number of a frame as the time, found {stamp:.6f}; use"
+                " processed_gt, not the raw ground truth"
             )
         poses[round(stamp)] = pose
     return poses

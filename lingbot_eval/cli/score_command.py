@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
-from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lingbot_eval.formats.pairing import Pairing
     from lingbot_eval.formats.trajectories import TrajectoryFile
     from lingbot_eval.metrics.trajectory import TrajectoryScore
-    from lingbot_eval.types import Measurement, Trajectory
+    from lingbot_eval.types import Measurement
 
-_FORMATS = ("tum", "kitti", "euroc")
+_FORMATS = ("auto", "tum", "kitti", "euroc", "colmap", "nerfstudio", "log", "numpy")
 _ALIGNMENTS = ("sim3", "se3", "anchor", "none")
 
 
@@ -23,11 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``score``."""
     parser.add_argument("--gt", type=Path, required=True, metavar="FILE", help="reference trajectory")
     parser.add_argument("--est", type=Path, required=True, metavar="FILE", help="estimated trajectory")
-    parser.add_argument("--format", choices=_FORMATS, required=True, help="format of both files")
+    parser.add_argument(
+        "--format", choices=_FORMATS, default="auto", help="format of both files (default: found from their content)"
+    )
     parser.add_argument("--gt-format", choices=_FORMATS, help="format of the reference, where it differs")
     parser.add_argument("--align", choices=_ALIGNMENTS, default="sim3", help="alignment shown first (default: sim3)")
     parser.add_argument(
         "--max-diff", type=float, default=0.02, metavar="S", help="largest time difference of a pair, in s (0.02)"
+    )
+    parser.add_argument(
+        "--time-scale", type=float, metavar="X", help="seconds to one unit of the estimate's stamps (found from them)"
+    )
+    parser.add_argument(
+        "--time-offset", type=float, default=0.0, metavar="S", help="seconds added to the estimate's times (0)"
     )
     parser.add_argument(
         "--anchor-frames", type=int, default=8, metavar="N", help="poses that 'anchor' aligns on (default: 8)"
@@ -36,34 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw path and error (.png, .pdf or .svg)")
 
 
-@dataclass(frozen=True)
-class _Pairing:
-    """How the poses of the two files met. Spans in seconds; None for formats without timestamps."""
-
-    rule: str
-    reference_poses: int
-    estimate_poses: int
-    matched: int
-    reference_poses_in_estimate_span: int | None = None
-    reference_span_s: tuple[float, float] | None = None
-    estimate_span_s: tuple[float, float] | None = None
-
-    @property
-    def matched_percent(self) -> float:
-        """Share of the estimate's poses that found a reference pose."""
-        return 100.0 * self.matched / self.estimate_poses
-
-    @property
-    def span_covered_percent(self) -> float | None:
-        """Share of the reference's duration that lies inside the estimate's time span."""
-        if self.reference_span_s is None or self.estimate_span_s is None:
-            return None
-        (first, last), (start, end) = self.reference_span_s, self.estimate_span_s
-        return 100.0 * max(0.0, min(last, end) - max(first, start)) / (last - first) if last > first else None
-
-
 def run(args: argparse.Namespace) -> int:
     """0 when the chosen alignment could be scored, 1 with the reason when not; bad input raises."""
+    from lingbot_eval.formats.pairing import pair_trajectories
     from lingbot_eval.formats.trajectories import read_trajectory
     from lingbot_eval.metrics.drift import score_drift
     from lingbot_eval.metrics.pair_auc import pair_measurements
@@ -77,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
         TrajectorySettings, {"alignments": alignments, "anchor_frames": args.anchor_frames}, "--anchor-frames"
     )
     reference = read_trajectory(args.gt, args.gt_format or args.format)
-    estimate = read_trajectory(args.est, args.format)
-    paired_reference, paired_estimate, pairing = _pair(reference, estimate, args.max_diff)
+    estimate = read_trajectory(args.est, args.format, time_scale=args.time_scale, time_offset=args.time_offset)
+    paired_reference, paired_estimate, pairing = pair_trajectories(reference, estimate, args.max_diff)
     score = score_trajectory(paired_reference, paired_estimate, len(estimate), settings)
     drift = score_drift(paired_reference, paired_estimate)
     pairs = pair_measurements(paired_reference, paired_estimate)
@@ -101,71 +85,37 @@ def run(args: argparse.Namespace) -> int:
         else:
             output.note(f"{args.drift_plot} is not drawn: {drift.measurements[0].reason}")
     if args.json:
-        output.as_json(_document(args, pairing, score, shown))
+        output.as_json(_document(args, (reference, estimate), pairing, score, shown))
     else:
-        _print(args, pairing, shown)
+        _print(args, (reference, estimate), pairing, shown)
     return 0 if reason is None else 1
 
 
-def _pair(
-    reference: TrajectoryFile, estimate: TrajectoryFile, max_difference: float
-) -> tuple[Trajectory, Trajectory, _Pairing]:
-    """Both trajectories under common frame numbers: the rows of the estimate."""
-    import numpy as np
-
-    from lingbot_eval.formats.association import associate
-    from lingbot_eval.types import Trajectory
-
-    times, reference_times = estimate.timestamps, reference.timestamps
-    if (times is None) != (reference_times is None):
-        raise ConfigError(
-            f"{reference.path} and {estimate.path}: one has timestamps and the other has none (KITTI), so their poses"
-            " cannot be paired; convert one of them"
-        )
-    rows = np.arange(len(estimate), dtype=np.int64)
-    if times is None or reference_times is None:
-        if len(reference) != len(estimate):
-            raise DataError(
-                f"KITTI trajectories are paired row by row: expected equal counts, found {len(reference)} poses in"
-                f" {reference.path} and {len(estimate)} in {estimate.path}; cut both to the same frames, or use TUM"
-            )
-        pairing = _Pairing("row i with row i", len(reference), len(estimate), len(estimate))
-        stamps = rows.astype(np.float64)
-        return (
-            Trajectory(rows, stamps, reference.camera_to_world, reference.has_orientation),
-            Trajectory(rows, stamps, estimate.camera_to_world, estimate.has_orientation),
-            pairing,
-        )
-    in_reference, in_estimate = associate(reference_times, times, max_difference)
-    in_span = (reference_times >= times[0]) & (reference_times <= times[-1])
-    pairing = _Pairing(
-        f"one to one by nearest timestamp within {max_difference:g} s",
-        len(reference),
-        len(estimate),
-        len(in_estimate),
-        int(np.count_nonzero(in_span)),
-        (float(reference_times[0]), float(reference_times[-1])),
-        (float(times[0]), float(times[-1])),
-    )
-    return (
-        Trajectory(
-            in_estimate,
-            reference_times[in_reference],
-            reference.camera_to_world[in_reference],
-            reference.has_orientation,
-        ),
-        Trajectory(rows, times, estimate.camera_to_world, estimate.has_orientation),
-        pairing,
-    )
+def _file_facts(file: TrajectoryFile) -> dict[str, Any]:
+    """What the reader found, for JSON."""
+    return {
+        "file": str(file.path),
+        "format": file.format,
+        "time_unit": file.time_unit if file.timed else None,
+        "has_orientation": file.has_orientation,
+        "poses": len(file),
+        "lost_poses": file.lost,
+        "repeated_stamps": file.repeated,
+        "notes": list(file.notes),
+    }
 
 
 def _document(
-    args: argparse.Namespace, pairing: _Pairing, score: TrajectoryScore, shown: list[Measurement]
+    args: argparse.Namespace,
+    files: tuple[TrajectoryFile, TrajectoryFile],
+    pairing: Pairing,
+    score: TrajectoryScore,
+    shown: list[Measurement],
 ) -> dict[str, Any]:
     transform = score.alignments.get(args.align)
     return {
-        "reference": {"file": str(args.gt), "format": args.gt_format or args.format},
-        "estimate": {"file": str(args.est), "format": args.format},
+        "reference": _file_facts(files[0]),
+        "estimate": _file_facts(files[1]),
         "pairing": {
             **asdict(pairing),
             "matched_percent_of_estimate_poses": pairing.matched_percent,
@@ -178,10 +128,19 @@ def _document(
     }
 
 
-def _print(args: argparse.Namespace, pairing: _Pairing, shown: list[Measurement]) -> None:
+def _print(
+    args: argparse.Namespace,
+    files: tuple[TrajectoryFile, TrajectoryFile],
+    pairing: Pairing,
+    shown: list[Measurement],
+) -> None:
     line = output.line
-    line(f"reference  {args.gt}  ({args.gt_format or args.format}, {pairing.reference_poses} poses)")
-    line(f"estimate   {args.est}  ({args.format}, {pairing.estimate_poses} poses)")
+    for role, file in zip(("reference", "estimate"), files, strict=True):
+        what = "poses" if file.has_orientation else "positions without orientation"
+        unit = f", stamps in {file.time_unit}" if file.timed else ""
+        line(f"{role:<9}  {file.path}  ({file.format}, {len(file)} {what}{unit})")
+        for note in file.notes:
+            line(f"note       {note}")
     line(
         f"matched    {pairing.matched} of {pairing.estimate_poses} estimate poses ({pairing.matched_percent:.1f} %),"
         f" {pairing.rule}"

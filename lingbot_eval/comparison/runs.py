@@ -186,7 +186,7 @@ def _unit(runs: tuple[_Run, _Run], pair: tuple[StoredUnit, StoredUnit], *, same_
 
 def _trajectories(a: TrajectoryFile, b: TrajectoryFile, *, table: pd.DataFrame) -> tuple[Differences, float]:
     """B against A after Sim(3); frames are told by their timestamps. Raises UnscorableError."""
-    times_a, times_b = (file.timestamps if file.timestamps is not None else np.empty(0) for file in (a, b))
+    times_a, times_b = a.timestamps, b.timestamps
     in_a, in_b = associate(times_a, times_b, SAME_FRAME_S)
     rows, in_pairs = associate(table["timestamp"].to_numpy(np.float64), times_a[in_a], SAME_FRAME_S)
     in_a, in_b = in_a[in_pairs], in_b[in_pairs]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lingbot_eval.adapters.listing import existing_folder, folders_in, names_in, shown
 from lingbot_eval.adapters.readers import read_image
 from lingbot_eval.errors import ConfigError, DataError, StoreError
-from lingbot_eval.formats.association import associate
+from lingbot_eval.formats.association import Clock, pair_times
 from lingbot_eval.formats.atomic import atomic_path, write_text
 from lingbot_eval.formats.trajectories import read_tum
 from lingbot_eval.formats.yaml_documents import load_mapping
@@ -127,12 +127,10 @@ def prepare_scene(raw: Path, scene: str, out: Path, each: Callable[[], None]) ->
     images, times = _images(folder / "raw" / CAMERA)
     truth = folder / "processed" / "trajectory" / "gt-tum.txt"
     trajectory = read_tum(truth)
-    assert trajectory.timestamps is not None
-    pose_index, image_index = associate(trajectory.timestamps, times, MAX_TIME_DIFFERENCE)
-    if not len(pose_index):
-        raise DataError(
-            f"{truth}: no pose is within {MAX_TIME_DIFFERENCE:g} s of an image in {folder / 'raw' / CAMERA}"
-        )
+    clock = Clock(f"images in {folder / 'raw' / CAMERA}", times, "frames")
+    image_index, pose_index = pair_times(
+        clock, trajectory.clock(str(truth)), MAX_TIME_DIFFERENCE, "is it of this scene?"
+    )
     poses = trajectory.camera_to_world[pose_index] @ camera.base_from_camera
     target = out / scene
     try:

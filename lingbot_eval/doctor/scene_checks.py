@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.adapters.readers import read_pose
 from lingbot_eval.adapters.sequence import FileSequence
 from lingbot_eval.doctor.findings import Finding, gathered
 from lingbot_eval.errors import DataError
+from lingbot_eval.formats.pose_matrices import read_pose
 from lingbot_eval.geometry.poses import path_length
 from lingbot_eval.types import FloatArray
 
@@ -50,11 +50,15 @@ def check_poses(sequence: FileSequence) -> list[Finding]:
     """Poses that cannot be read or are no rotations, and stretches of frames without any."""
     broken: list[str] = []
     poses: list[FloatArray] = []
+    lost = 0
     missing = np.array([source.pose is None for source in sequence.files])
     for source in sequence.files:
         try:
-            if source.pose is not None:
-                poses.append(read_pose(source.pose) if isinstance(source.pose, Path) else source.pose)
+            pose = read_pose(source.pose) if isinstance(source.pose, Path) else source.pose
+            if pose is not None:
+                poses.append(pose)
+            elif source.pose is not None:
+                lost += 1
         except DataError as error:
             broken.append(str(error))
     findings = gathered("problem", "poses", broken)
@@ -62,6 +66,8 @@ def check_poses(sequence: FileSequence) -> list[Finding]:
         return [*findings, Finding("note", "poses", "no reference poses: trajectories cannot be scored here")]
     if missing.any():
         findings.append(Finding("warning", "poses", _gaps(missing, "pose")))
+    if lost:
+        findings.append(Finding("warning", "poses", f"{lost} poses are not finite: lost frames, which are not scored"))
     if poses:
         findings += _rotations(np.stack(poses))
     return findings

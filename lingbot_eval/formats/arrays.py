@@ -55,30 +55,40 @@ def read_npz(path: Path, names: Iterable[str] | None = None, largest: int = LARG
         ValueError: When it is damaged or something else, in words that fit into one line.
     """
     with open_file(path) as stream:
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-                size = sum(entry.file_size for entry in entries.values())
-                if size > largest or len(entries) > _MOST_NAMES:
-                    raise ValueError(f"{len(entries)} arrays of {size} bytes when unpacked")
-                wanted = list(entries if names is None else names)
-                absent = [name for name in wanted if name not in entries]
-                if absent:
-                    raise ValueError(f"no array {', '.join(absent)}")
-                return {name: _member(archive, entries[name]) for name in wanted}
-        except (*_DAMAGE, OSError) as error:
-            raise ValueError(reason(error)) from error
+        return npz_arrays(stream, names, largest)
+
+
+def npz_arrays(stream: BinaryIO, names: Iterable[str] | None = None, largest: int = LARGEST) -> dict[str, NDArray[Any]]:
+    """As `read_npz`, of an opened file or of bytes in memory."""
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            size = sum(entry.file_size for entry in entries.values())
+            if size > largest or len(entries) > _MOST_NAMES:
+                raise ValueError(f"{len(entries)} arrays of {size} bytes when unpacked")
+            wanted = list(entries if names is None else names)
+            absent = [name for name in wanted if name not in entries]
+            if absent:
+                raise ValueError(f"no array {', '.join(absent)}")
+            return {name: _member(archive, entries[name]) for name in wanted}
+    except (*_DAMAGE, OSError) as error:
+        raise ValueError(reason(error)) from error
 
 
 def read_npy(path: Path, largest: int = LARGEST) -> NDArray[Any]:
     """The array of an ``.npy`` file of at most ``largest`` bytes. Raises as `read_npz`."""
     with open_file(path) as stream:
-        try:
-            size = stream.seek(0, 2)
-            stream.seek(0)
-            return _array(stream, size, largest)
-        except (*_DAMAGE, OSError) as error:
-            raise ValueError(reason(error)) from error
+        return npy_array(stream, largest)
+
+
+def npy_array(stream: BinaryIO, largest: int = LARGEST) -> NDArray[Any]:
+    """As `read_npy`, of an opened file or of bytes in memory."""
+    try:
+        size = stream.seek(0, 2)
+        stream.seek(0)
+        return _array(stream, size, largest)
+    except (*_DAMAGE, OSError) as error:
+        raise ValueError(reason(error)) from error
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:

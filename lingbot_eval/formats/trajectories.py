@@ -1,10 +1,10 @@
-"""Trajectory files in the TUM, KITTI and EuRoC formats: read with every line checked, written whole."""
+"""Trajectory files: one place that says what a pose file is, reads it and says what it found; two writers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,116 +12,307 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.errors import ConfigError, DataError, at
+from lingbot_eval.formats.association import Clock
 from lingbot_eval.formats.atomic import write_text
-from lingbot_eval.formats.text import read_text
-from lingbot_eval.geometry.poses import nearest_rotation, pose_matrix
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
+from lingbot_eval.formats.pose_documents import (
+    is_colmap,
+    is_log,
+    read_colmap,
+    read_log,
+    read_nerfstudio,
+    read_numpy,
+)
+from lingbot_eval.formats.pose_tables import ROTATION_TOLERANCE, TUM_FIELDS, PoseRows, read_table
+from lingbot_eval.formats.text import decoded, kind_of_bytes, read_bytes
+from lingbot_eval.formats.times import WORDS, TimeUnit, checked_scale, indistinguishable, read_stamps
+from lingbot_eval.geometry.poses import nearest_rotation
+from lingbot_eval.geometry.quaternions import quaternion_from_rotation
 from lingbot_eval.types import FloatArray, Trajectory
 
-TrajectoryFormat = Literal["tum", "kitti", "euroc"]
+__all__ = [
+    "FORMATS",
+    "ROTATION_TOLERANCE",
+    "TUM_FIELDS",
+    "TrajectoryFile",
+    "TrajectoryFormat",
+    "read_euroc",
+    "read_kitti",
+    "read_trajectory",
+    "read_tum",
+    "write_kitti",
+    "write_tum",
+]
 
-# Real files carry 3 to 9 digits and some were scaled by a hair; a similarity or a projection matrix is far beyond.
-ROTATION_TOLERANCE = 0.05
-TUM_FIELDS = "timestamp tx ty tz qx qy qz qw"
-EUROC_FIELDS = "timestamp_ns,x,y,z,qw,qx,qy,qz"
+TrajectoryFormat = Literal["auto", "tum", "kitti", "euroc", "colmap", "nerfstudio", "log", "numpy"]
+FORMATS: tuple[TrajectoryFormat, ...] = get_args(TrajectoryFormat)
+
+_USUAL_UNIT: dict[str, TimeUnit] = {"euroc": "ns"}  # of all others: seconds
+_NUMBER_AT_END = re.compile(r"(\d{1,15})$")
+_TIME = re.compile(r"\d{9,10}\.\d+|\d{13,19}")  # a date as an image's name: seconds with fractions, or ms to ns
 
 
 @dataclass(frozen=True, eq=False)
-class TrajectoryFile:
-    """Poses as a file has them.
+class TrajectoryFile(Trajectory):
+    """Poses as a file has them, and what the reader found.
 
-    timestamps: (N,) float64 seconds, strictly increasing, or None (KITTI has none: row i is frame i).
-    camera_to_world: (N, 4, 4) float64; whether it is the camera's pose, and metric, is the writer's word.
-    lines: (N,) int64 line numbers in the file, from 1, for messages. has_orientation: False for a file of positions
-    (``time x y z``), whose rotations are identities that mean nothing.
+    indices: (N,) row numbers, from 0; rows without a usable pose are left out. timestamps: seconds, strictly
+    increasing; the row numbers where the file has no times (``timed`` False). camera_to_world: whether it is the
+    camera's pose, and metric, is the writer's word.
+    path: the file. format: what it is. time_unit: of the stamps in the file (``s``, ``ms``, ``us``, ``ns``), or what a
+    user said. why_unit: what contradicts the unit that the format says, or None. lines: (N,) line numbers from 1, for
+    messages. names: of the images, or None. rows: poses that the file has, usable or not; lost: those that are not
+    finite or have no rotation; repeated: those whose time another row has. notes: sentences for the reader.
     """
 
-    path: Path
-    timestamps: FloatArray | None
-    camera_to_world: FloatArray
-    lines: NDArray[np.int64]
-    has_orientation: bool = True
+    path: Path = Path()
+    format: str = "tum"
+    timed: bool = True
+    time_unit: str = "s"
+    why_unit: str | None = None
+    told_scale: bool = False
+    lines: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    names: tuple[str, ...] | None = None
+    rows: int = 0
+    lost: int = 0
+    repeated: int = 0
+    notes: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.camera_to_world)
+    def by_row(self) -> dict[int, FloatArray]:
+        """Row number of the file → (4, 4) pose; rows without a usable pose are not there."""
+        return dict(zip(self.indices.tolist(), self.camera_to_world, strict=True))
+
+    def clock(self, name: str | None = None) -> Clock:
+        """Its times, for pairing. name: for messages; None is the file's."""
+        return Clock(name or self.path.name, self.timestamps, "poses", self.time_unit, self.why_unit, self.told_scale)
+
+
+def read_trajectory(
+    path: Path | str,
+    format: TrajectoryFormat = "auto",
+    *,
+    time_scale: float | None = None,
+    time_offset: float = 0.0,
+) -> TrajectoryFile:
+    """Read the poses of a file: TUM, KITTI, EuRoC and their relatives, COLMAP, nerfstudio, NumPy, and .gz of any.
+
+    Args:
+        path: the file.
+        format: ``auto`` finds it from the content; ``tum`` (``time x y z qx qy qz qw``, or ``time x y z``), ``euroc``
+            (``time,x,y,z,qw,qx,qy,qz[,…]``), ``kitti`` (3×4 or 4×4 matrices), ``colmap`` (images.txt), ``nerfstudio``
+            (transforms.json), ``log`` (Redwood, Tanks and Temples), ``numpy`` (.npy, .npz).
+        time_scale: seconds to one unit of the file's stamps; None finds the unit from the stamps.
+        time_offset: seconds that are added to all times.
+
+    Returns:
+        Camera-to-world poses with times in seconds, in order of time. Of rows with one time the first is kept; rows
+        that are not finite or have no rotation are left out; both are counted and said in ``notes``.
+
+    Raises:
+        DataError: a file that is missing, damaged, or no trajectory; with file and line.
+        ConfigError: an unknown format.
+    """
+    path = Path(path)
+    if format not in FORMATS:
+        raise ConfigError(f"unknown trajectory format {format!r}; use one of {', '.join(FORMATS)}")
+    checked_scale(time_scale, time_offset)
+    found = _read(path, format)
+    return _timed(path, _named(found), time_scale, time_offset)
 
 
 def read_tum(path: Path) -> TrajectoryFile:
-    """Read ``timestamp tx ty tz qx qy qz qw`` lines (seconds, metres, scalar last); ``#`` starts a comment.
-
-    Lines of ``timestamp tx ty tz`` are positions without orientation.
-    Quaternions are normalised. Raises DataError with file and line for anything that is not such a pose,
-    and for timestamps that do not increase.
-    """
-    rows, lines = _numbers(path, "TUM trajectory", None, (4, 8), f"'{TUM_FIELDS}'")
-    if rows.shape[1] == 4:
-        upright = np.tile([0.0, 0.0, 0.0, 1.0], (len(rows), 1))
-        return replace(_stamped(path, rows[:, 0], rows[:, 1:4], upright, lines), has_orientation=False)
-    if rows.shape[1] != 8:
-        raise DataError(f"{at(path, int(lines[0]))}: expected '{TUM_FIELDS}', found {rows.shape[1]} fields")
-    return _stamped(path, rows[:, 0], rows[:, 1:4], rows[:, 4:8], lines)
+    """`read_trajectory` of ``timestamp tx ty tz qx qy qz qw`` rows (scalar last), or ``timestamp tx ty tz``."""
+    return read_trajectory(path, "tum")
 
 
 def read_euroc(path: Path) -> TrajectoryFile:
-    """Read EuRoC CSV lines ``timestamp_ns,x,y,z,qw,qx,qy,qz[,…]`` (nanoseconds, scalar FIRST); ``#`` is the header.
+    """`read_trajectory` of ``timestamp,x,y,z,qw,qx,qy,qz[,…]`` rows (scalar FIRST), as of EuRoC and VINS.
 
-    Further columns (velocities, biases) are checked to be numbers and otherwise ignored. The poses are those of
-    the file: EuRoC's ground truth is the body's (IMU), not the camera's. Raises DataError as :func:`read_tum`.
+    The poses are those of the file: EuRoC's ground truth is the body's (IMU), not the camera's.
     """
-    rows, lines = _numbers(path, "EuRoC trajectory", ",", (8, None), f"'{EUROC_FIELDS}[,…]'")
-    return _stamped(path, rows[:, 0] / 1e9, rows[:, 1:4], rows[:, [5, 6, 7, 4]], lines)
+    return read_trajectory(path, "euroc")
 
 
 def read_kitti(path: Path) -> TrajectoryFile:
-    """Read 12 numbers a line: the rows of a 3×4 camera-to-world matrix; there are no timestamps.
+    """`read_trajectory` of 3×4 or 4×4 matrices without times; rotations stay as they are, slightly non-orthogonal."""
+    return read_trajectory(path, "kitti")
 
-    Rotation parts are kept as they are in the file (slightly non-orthogonal in real data). Raises DataError with
-    file and line for anything else, and for a rotation part further than ``ROTATION_TOLERANCE`` from a rotation.
-    """
-    rows, lines = _numbers(path, "KITTI trajectory", None, (12, 12), "12 numbers (3x4 matrix, row by row)")
-    poses = np.tile(np.eye(4), (len(rows), 1, 1))
-    poses[:, :3, :] = rows.reshape(-1, 3, 4)
-    rotations = poses[:, :3, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        gram = np.swapaxes(rotations, 1, 2) @ rotations
-        deviation = np.abs(gram - np.eye(3)).max(axis=(1, 2))
-        wrong = ~(deviation <= ROTATION_TOLERANCE) | (np.linalg.det(rotations) <= 0)
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        found = (
-            f"R^T R deviates from the identity by {deviation[first]:.3g} (at most {ROTATION_TOLERANCE})"
-            if not deviation[first] <= ROTATION_TOLERANCE
-            else "the determinant is negative (a mirror image)"
-        )
+
+def _read(path: Path, format: TrajectoryFormat) -> PoseRows:
+    data = read_bytes(path, "trajectory")
+    if data.startswith((b"\x93NUMPY", b"PK\x03\x04")) and format in ("auto", "numpy"):
+        return read_numpy(data, path)
+    if format == "numpy":
+        raise DataError(f"{path}: expected a NumPy file (.npy, .npz), found {kind_of_bytes(data) or 'something else'}")
+    text = decoded(data, path, "trajectory")
+    is_json = text.lstrip()[:1] in ("{", "[")
+    if format == "nerfstudio" or (format == "auto" and is_json):
+        return read_nerfstudio(text, path)
+    if format == "colmap" or (format == "auto" and is_colmap(text)):
+        return read_colmap(text, path)
+    if format == "log" or (format == "auto" and is_log(text)):
+        return read_log(text, path)
+    if is_json or is_colmap(text):
         raise DataError(
-            f"{at(path, int(lines[first]))}: expected a rotation in columns 1-3, 5-7, 9-11, found that {found};"
-            " write poses as [R|t] without scale"
+            f"{at(path, 1)}: expected a table of numbers (format {format}), found"
+            f" {'JSON' if is_json else 'images.txt of COLMAP'}; use format auto"
         )
-    return TrajectoryFile(path, None, poses, lines)
+    return read_table(text, path, None if format == "auto" else format)
 
 
-def read_trajectory(path: Path, format: TrajectoryFormat) -> TrajectoryFile:
-    """Read ``path`` as ``format``. Raises DataError as the readers above, ConfigError for an unknown format."""
-    readers = {"tum": read_tum, "kitti": read_kitti, "euroc": read_euroc}
-    if format not in readers:
-        raise ConfigError(f"unknown trajectory format {format!r}; use one of {', '.join(get_args(TrajectoryFormat))}")
-    return readers[format](path)
+def _named(found: PoseRows) -> PoseRows:
+    """Rows of named images in order of their names; names that are times become times, numbers become row numbers."""
+    if found.names is None:
+        return found
+    stems = [re.sub(r"\.[A-Za-z][A-Za-z0-9]{0,4}$", "", re.split(r"[/\\]", name)[-1]) for name in found.names]
+    if all(_TIME.fullmatch(stem) for stem in stems):
+        return replace(found, stamps=stems)
+    numbers = [int(match[1]) if (match := _NUMBER_AT_END.search(stem)) else None for stem in stems]
+    known = [number for number in numbers if number is not None]
+    if len(known) == len(stems) == len(set(known)):
+        order = sorted(range(len(known)), key=lambda row: known[row])
+        values = np.array([known[row] for row in order], dtype=np.int64)
+        steps = np.diff(values)
+        stride = int(np.gcd.reduce(steps)) if len(steps) else 1
+        indices = (values - values[0]) // stride
+        gaps = int(indices[-1]) + 1 - len(indices)
+        notes = found.notes
+        if gaps:
+            notes += (f"{gaps} numbers are missing among the images' names: counted as frames without a pose",)
+        return _ordered(replace(found, notes=notes), order, indices)
+    return _ordered(found, sorted(range(len(stems)), key=lambda row: _natural(stems[row])), None)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part[:15]) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def _ordered(found: PoseRows, order: Sequence[int], indices: NDArray[np.int64] | None) -> PoseRows:
+    names = None if found.names is None else [found.names[row] for row in order]
+    rows = np.array(order, dtype=np.int64)
+    return replace(found, poses=found.poses[rows], lines=found.lines[rows], names=names, indices=indices)
+
+
+def _timed(path: Path, found: PoseRows, time_scale: float | None, time_offset: float) -> TrajectoryFile:
+    """Usable poses with their times in seconds, repeated times once."""
+    count = len(found.poses)
+    indices = np.arange(count) if found.indices is None else found.indices
+    usable = _finite(found.poses)
+    lost = int(np.count_nonzero(~usable))
+    place = at(path, int(found.lines[0]))
+    if lost == count:
+        raise DataError(f"{place}: expected finite numbers and a rotation, found no usable pose in any of {count} rows")
+    notes = list(found.notes)
+    if lost:
+        first = int(np.argmin(usable))
+        notes.append(
+            f"{path.name}: {lost} of {count} poses (first: line {found.lines[first]}) are not finite or have a"
+            " quaternion of length 0: left out as lost frames"
+        )
+    rows = count if found.indices is None else int(indices[-1]) + 1
+    if found.stamps is None:
+        if time_scale is not None or time_offset:
+            raise DataError(f"{path}: a time scale or offset has nothing to change: format {found.format} has no times")
+        return _file(path, found, usable, indices, indices.astype(np.float64), notes, rows=rows, lost=lost)
+    usual = _USUAL_UNIT.get(found.format, "s")
+    stamps = read_stamps(found.stamps, usual, time_scale, time_offset)
+    seconds = stamps.seconds
+    if found.names is not None:  # images come in any order, and their names in any unit
+        stamps = replace(stamps, why=None)
+        order = np.argsort(seconds, kind="stable")
+        found = _ordered(found, order.tolist(), None)
+        seconds, usable = seconds[order], usable[order]
+    if stamps.unit is not None and stamps.why is not None:
+        notes.append(f"{path.name}: stamps are read as {WORDS[stamps.unit]}, not {WORDS[usual]}: {stamps.why}")
+    _check_order(path, found, seconds)
+    first_of_time = np.concatenate([[True], np.diff(seconds[usable]) > 0])
+    kept = np.flatnonzero(usable)[first_of_time]
+    repeated = int(np.count_nonzero(~first_of_time))
+    if repeated:
+        again = int(np.flatnonzero(usable)[np.argmin(first_of_time)])
+        notes.append(
+            f"{path.name}: {repeated} of {count} poses (first: line {found.lines[again]}) have the time of the row"
+            " before: of each time the first row is kept"
+        )
+    timed = _file(path, found, kept, indices, seconds, notes, rows=rows, lost=lost)
+    return replace(
+        timed,
+        timed=True,
+        time_unit=f"{time_scale:g} s" if stamps.unit is None else stamps.unit,
+        why_unit=stamps.why,
+        told_scale=time_scale is not None,
+        repeated=repeated,
+    )
+
+
+def _finite(poses: FloatArray) -> NDArray[np.bool_]:
+    """(N,) whether all 16 numbers of (N, 4, 4) poses are finite."""
+    return np.asarray(np.isfinite(poses).all(axis=(1, 2)), dtype=np.bool_)
+
+
+def _check_order(path: Path, found: PoseRows, seconds: FloatArray) -> None:
+    stamps = found.stamps or []
+    same = indistinguishable(stamps, seconds) if found.names is None else None
+    if same is not None:
+        a, b = same
+        raise DataError(
+            f"{at(path, int(found.lines[b]))}: the stamps {stamps[a]} and {stamps[b]} (line {found.lines[a]}) differ,"
+            " but as seconds in float64 they are one: their digits do not fit; subtract the first time from all"
+        )
+    wrong = np.flatnonzero(np.diff(seconds) < 0)
+    if len(wrong):
+        row = int(wrong[0]) + 1
+        raise DataError(
+            f"{at(path, int(found.lines[row]))}: expected increasing timestamps, found one"
+            f" {seconds[row - 1] - seconds[row]:.6g} s before that of line {found.lines[row - 1]}; sort the file by"
+            " time"
+        )
+
+
+def _file(
+    path: Path,
+    found: PoseRows,
+    kept: NDArray[np.int64] | NDArray[np.bool_],
+    indices: NDArray[np.int64],
+    seconds: FloatArray,
+    notes: Sequence[str],
+    *,
+    rows: int,
+    lost: int,
+) -> TrajectoryFile:
+    chosen = np.arange(len(found.poses))[kept]
+    return TrajectoryFile(
+        indices[chosen].astype(np.int64),
+        seconds[chosen],
+        found.poses[chosen],
+        has_orientation=found.has_orientation,
+        path=path,
+        format=found.format,
+        timed=False,
+        lines=found.lines[chosen],
+        names=None if found.names is None else tuple(found.names[row] for row in chosen.tolist()),
+        rows=rows,
+        lost=lost,
+        notes=tuple(notes),
+    )
 
 
 def write_tum(path: Path, trajectory: Trajectory) -> None:
     """Write a trajectory as TUM lines, each number with all its digits. Raises StoreError.
 
-    TUM has no word for a pose that is not finite: such frames are left out, and a comment line names them.
+    TUM has no word for a pose that is not finite: such frames are left out, and a comment line names them. A trajectory
+    without orientation is written as ``time x y z``.
     """
     finite = np.isfinite(trajectory.camera_to_world).all(axis=(1, 2))
     poses = trajectory.camera_to_world[finite]
-    quaternions = quaternion_from_rotation(nearest_rotation(poses[:, :3, :3]))
-    columns = np.column_stack([trajectory.timestamps[finite], poses[:, :3, 3], quaternions])
-    header = [f"# {TUM_FIELDS} (camera-to-world)"]
+    columns = [trajectory.timestamps[finite], poses[:, :3, 3]]
+    header = ["# timestamp tx ty tz (positions without orientation)"]
+    if trajectory.has_orientation:
+        columns.append(quaternion_from_rotation(nearest_rotation(poses[:, :3, :3])))
+        header = [f"# {TUM_FIELDS} (camera-to-world)"]
     if not finite.all():
         left_out = ", ".join(str(index) for index in trajectory.indices[~finite])
         header.append(f"# left out, not finite: frames {left_out}")
-    write_text(path, _lines([*header, *_joined(columns)]))
+    write_text(path, _lines([*header, *_joined(np.column_stack(columns))]))
 
 
 def write_kitti(path: Path, camera_to_world: FloatArray) -> None:
@@ -142,70 +333,3 @@ def _lines(lines: list[str]) -> str:
 def _joined(rows: FloatArray) -> list[str]:
     # repr is the shortest text that reads back as the same float64.
     return [" ".join(map(repr, row)) for row in rows.tolist()]
-
-
-def _numbers(
-    path: Path, what: str, delimiter: str | None, columns: tuple[int, int | None], expected: str
-) -> tuple[FloatArray, NDArray[np.int64]]:
-    """The (N, columns) numbers of a text file and their line numbers; comments and blank lines are skipped."""
-    rows: list[list[float]] = []
-    lines: list[int] = []
-    for number, text in enumerate(read_text(path, what).split("\n"), start=1):
-        line = text.strip()
-        if not line or line.startswith("#"):
-            continue
-        fields = line.split(delimiter)
-        lowest, highest = columns[0], columns[1] or max(columns[0], len(rows[0]) if rows else len(fields))
-        if not lowest <= len(fields) <= highest or (rows and len(fields) != len(rows[0])):
-            raise DataError(
-                f"{at(path, number)}: expected {expected} on each line of a {what}, found {len(fields)} fields;"
-                " check the format, or remove the line if writing was cut off"
-            )
-        rows.append(_row(fields, at(path, number)))
-        lines.append(number)
-    if not rows:
-        raise DataError(
-            f"{path}: expected a {what} with {expected} on each line, found no poses; is the file complete?"
-        )
-    return np.array(rows), np.array(lines, dtype=np.int64)
-
-
-def _row(fields: Iterable[str], place: str) -> list[float]:
-    row = []
-    for column, field in enumerate(fields, start=1):
-        try:
-            value = float(field)
-        except ValueError:
-            raise DataError(f"{place}: expected a number in column {column}, found {field.strip()[:40]!r}") from None
-        if not math.isfinite(value):
-            raise DataError(
-                f"{place}: expected a finite number in column {column}, found {field.strip()}; leave out poses that"
-                " are unknown"
-            )
-        row.append(value)
-    return row
-
-
-def _stamped(
-    path: Path, timestamps: FloatArray, positions: FloatArray, quaternions: FloatArray, lines: NDArray[np.int64]
-) -> TrajectoryFile:
-    norms = np.linalg.norm(quaternions, axis=1)
-    zero = np.flatnonzero(norms < 1e-6)
-    if len(zero):
-        raise DataError(
-            f"{at(path, int(lines[zero[0]]))}: expected a unit quaternion, found one of length {norms[zero[0]]:.3g},"
-            " which is no rotation; leave out poses that are unknown"
-        )
-    steps = np.diff(timestamps)
-    wrong = np.flatnonzero(steps <= 0)
-    if len(wrong):
-        row = int(wrong[0]) + 1
-        place, before, step = at(path, int(lines[row])), f"line {lines[row - 1]}", float(steps[row - 1])
-        if step == 0:
-            raise DataError(f"{place}: the timestamp of {before} again; keep one pose for each time")
-        raise DataError(
-            f"{place}: expected increasing timestamps, found one {-step:.6g} s before that of {before};"
-            " sort the file by time"
-        )
-    poses = pose_matrix(rotation_from_quaternion(quaternions), positions)
-    return TrajectoryFile(path, timestamps, poses, lines)

@@ -16,8 +16,8 @@ _NO_MATTER_TO_SPEED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREA
 """What they do is seen in the number of threads and the list of GPUs."""
 # Where the same file lies on another machine; its content is in checkpoint_sha256.
 _PATHS_OF_WEIGHTS = ("model.checkpoint", "weights")
-# Free text, and what does not decide a number.
-_WORDS = ("notes", "name", "licence")
+# Free text, and what a run counted: results of what was compared, not conditions of comparing.
+_NO_CONDITION = ("notes", "name", "licence", "found")
 # Of the environment's torch section: updates that change speed while the hardware stays.
 _OF_GPUS = ("driver", "cudnn", "cuda_build")
 _LONGEST = 100
@@ -104,11 +104,12 @@ def differing(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
 
 
 def _input(unit: SideUnit) -> dict[str, Any]:
-    return {key: value for key, value in unit.input.items() if key not in _WORDS}
+    return {key: value for key, value in unit.input.items() if key not in _NO_CONDITION}
 
 
 def _settings(unit: SideUnit) -> dict[str, Any]:
-    facts = {key: value for key, value in _flat(unit.settings).items() if key not in (*_WORDS, *_PATHS_OF_WEIGHTS)}
+    asked = {key: value for key, value in unit.settings.items() if key not in _NO_CONDITION}
+    facts = {key: value for key, value in _flat(asked).items() if key not in _PATHS_OF_WEIGHTS}
     if "device" in facts:
         # cuda:0 or cuda:1 is a matter of the host; which GPUs it has is in the hardware.
         facts["device"] = str(facts["device"]).partition(":")[0]

@@ -28,7 +28,11 @@ class Method(Protocol):
     def needs_images(self) -> bool: ...
 
     def describe(self) -> Mapping[str, Any]:
-        """What the record must say of it: configuration, checkpoint or "untrained", backend, precision, device."""
+        """What the record must say of it: configuration, checkpoint or "untrained", backend, precision, device.
+
+        ``found``, where there is any: what was counted or read on the way. Results, not settings: two runs that differ
+        in it can still be compared.
+        """
         ...
 
     def open(self, sequence: FrameSequence) -> None:

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lingbot_eval.errors import DataError
-from lingbot_eval.formats.association import associate
+from lingbot_eval.formats.association import Clock, pair_times
 from lingbot_eval.formats.depth_maps import read_depth_map
 from lingbot_eval.formats.text import folder_contents
 from lingbot_eval.formats.trajectories import TrajectoryFile, read_trajectory
@@ -53,22 +50,28 @@ class ReplayMethod:
         if self._scene is None:
             return facts
         scene, frames = self._scene, self._scene.frames
-        matched = len(scene.row_of_frame)
-        facts |= {
-            "association": _association(self._config),
-            "trajectory_file": str(scene.poses.path),
-            "poses_in_file": len(scene.poses),
+        poses, matched = scene.poses, len(scene.row_of_frame)
+        found: dict[str, Any] = {
+            "trajectory_file": str(poses.path),
+            "format": poses.format,
+            "time_unit": poses.time_unit if poses.timed else None,
+            "poses_in_file": poses.rows,
+            "lost_poses": poses.lost,
+            "repeated_stamps": poses.repeated,
             "poses_matched": matched,
-            "poses_without_frame": len(scene.poses) - matched,
+            "poses_without_frame": len(poses) - matched,
             "frames": frames,
             "frames_without_pose": None if frames is None else frames - matched,
             "coverage_percent": None if not frames else 100.0 * matched / frames,
         }
         if self._config.depth is not None:
-            facts |= {
+            found |= {
                 "depth_maps_matched": len(scene.depth_of_frame),
                 "depth_maps_without_frame": scene.unused_depth_files,
             }
+        facts |= {"association": _association(self._config, timed=poses.timed), "found": found}
+        if poses.notes:
+            facts["notes"] = list(poses.notes)
         return facts
 
     def open(self, sequence: FrameSequence) -> None:
@@ -79,11 +82,12 @@ class ReplayMethod:
         """
         self.close()
         path = scene_path(self._config.trajectory, sequence.dataset, sequence.scene)
-        poses = read_trajectory(path, self._config.format)
-        if poses.timestamps is None:
-            row_of_frame = _rows_by_number(poses, sequence, self._config.frame_numbers)
+        config = self._config
+        poses = read_trajectory(path, config.format, time_scale=config.time_scale, time_offset=config.time_offset)
+        if poses.timed:
+            row_of_frame = _rows_by_time(poses, sequence, config.max_time_difference_s)
         else:
-            row_of_frame = _rows_by_time(poses, poses.timestamps, sequence, self._config.max_time_difference_s)
+            row_of_frame = _rows_by_number(poses, sequence, config.frame_numbers)
         depth_of_frame: Mapping[int, Path] = {}
         unused = 0
         if self._config.depth is not None:
@@ -134,8 +138,8 @@ class ReplayMethod:
         return depth
 
 
-def _association(config: ReplayConfig) -> str:
-    if config.format != "kitti":
+def _association(config: ReplayConfig, *, timed: bool) -> str:
+    if timed:
         return f"one to one by nearest timestamp within {config.max_time_difference_s:g} s"
     if config.frame_numbers is None:
         return "row i belongs to frame i of the selection"
@@ -146,47 +150,38 @@ def _rows_by_number(poses: TrajectoryFile, sequence: FrameSequence, numbers: Fra
     length = sequence.length
     if length is None:
         raise DataError(
-            f"{poses.path}: KITTI poses go by row, but {sequence.dataset}/{sequence.scene} cannot tell how many frames"
-            " it has; use an extracted folder of images"
+            f"{poses.path}: poses without times go by row, but {sequence.dataset}/{sequence.scene} cannot tell how many"
+            " frames it has; use an extracted folder of images"
         )
     if numbers is None:
-        if len(poses) != length:
+        if poses.rows != length:
             raise DataError(
                 f"{poses.path}: expected one row for each of the {length} selected frames of"
-                f" {sequence.dataset}/{sequence.scene}, found {len(poses)} rows; if the file counts all frames of the"
+                f" {sequence.dataset}/{sequence.scene}, found {poses.rows} rows; if the file counts all frames of the"
                 " recording, set frame_numbers (start, stride) to the dataset's selection"
             )
         numbers = FrameNumbers()
     needed = numbers.start + numbers.stride * (length - 1) + 1 if length else 0
-    if len(poses) < needed:
+    if poses.rows < needed:
         raise DataError(
             f"{poses.path}: frame_numbers start {numbers.start}, stride {numbers.stride} need {needed} rows for the"
-            f" {length} selected frames of {sequence.dataset}/{sequence.scene}, found {len(poses)}"
+            f" {length} selected frames of {sequence.dataset}/{sequence.scene}, found {poses.rows}"
         )
-    return {frame: numbers.start + numbers.stride * frame for frame in range(length)}
+    place = {row: position for position, row in enumerate(poses.indices.tolist())}
+    rows = {frame: numbers.start + numbers.stride * frame for frame in range(length)}
+    return {frame: place[row] for frame, row in rows.items() if row in place}
 
 
-def _rows_by_time(
-    poses: TrajectoryFile, pose_times: NDArray[np.float64], sequence: FrameSequence, max_difference: float
-) -> dict[int, int]:
+def _rows_by_time(poses: TrajectoryFile, sequence: FrameSequence, max_difference: float) -> dict[int, int]:
     frame_times = sequence.timestamps()
     if frame_times is None:
         raise DataError(
             f"{poses.path}: timestamped poses cannot be matched to {sequence.dataset}/{sequence.scene}, which has no"
             " timestamps before it is decoded; use format kitti (row i for frame i) or an extracted folder of images"
         )
-    frames, rows = associate(frame_times, pose_times, max_difference)
-    if len(frames) == 0:
-        raise DataError(
-            f"{poses.path}: none of {len(pose_times)} poses lies within {max_difference:g} s of a frame of"
-            f" {sequence.dataset}/{sequence.scene}; poses span {_span(pose_times)}, frames {_span(frame_times)}:"
-            " check the clock, or raise max_time_difference_s"
-        )
+    clock = Clock(f"{sequence.dataset}/{sequence.scene}", frame_times, "frames")
+    frames, rows = pair_times(clock, poses.clock(str(poses.path)), max_difference)
     return dict(zip(frames.tolist(), rows.tolist(), strict=True))
-
-
-def _span(times: NDArray[np.float64]) -> str:
-    return f"{times[0]:.6f} to {times[-1]:.6f} s" if len(times) else "nothing"
 
 
 def _depth_files(folder: Path, sequence: FrameSequence, numbers: FrameNumbers) -> tuple[dict[int, Path], int]:

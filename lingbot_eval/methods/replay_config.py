@@ -30,7 +30,9 @@ class ReplayConfig(MethodSettings):
     """Predictions that somebody else's method wrote.
 
     trajectory: a file's path with ``{dataset}`` and ``{scene}``, relative to the current directory, ``~`` expanded;
-    poses are camera-to-world. max_time_difference_s: how far a pose's timestamp may be from its frame's (TUM, EuRoC).
+    poses are camera-to-world. format: found from the content unless it is named. max_time_difference_s: how far a
+    pose's timestamp may be from its frame's. time_scale: seconds to one unit of the file's stamps (None: found from
+    them). time_offset: seconds added to its times.
     depth: a folder's path, likewise, with one map a frame named by the frame's number: ``000012.npy`` (floats,
     metres or the method's own scale) or ``000012.png`` (16 bit, ``depth_units_per_metre`` to the metre, 0 = none),
     at the prepared image size; frames may be missing. frame_numbers: which KITTI row and which depth file belong
@@ -40,8 +42,10 @@ class ReplayConfig(MethodSettings):
     kind: Literal["replay"]
     name: Annotated[str, Field(min_length=1)] = "replay"
     trajectory: Annotated[str, Field(min_length=1)]
-    format: TrajectoryFormat
+    format: TrajectoryFormat = "auto"
     max_time_difference_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
+    time_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    time_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     depth: Annotated[str, Field(min_length=1)] | None = None
     depth_units_per_metre: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
     frame_numbers: FrameNumbers | None = None

@@ -93,8 +93,6 @@ def _positions(path: Path) -> tuple[FloatArray, FloatArray] | None:
     if not path.exists():
         return None
     stored = read_tum(path)
-    if stored.timestamps is None or len(stored) == 0:
-        return None
     return stored.timestamps, stored.camera_to_world[:, :3, 3]
 
 

@@ -53,7 +53,7 @@ def test_poses_belong_to_the_nearest_time_within_twenty_milliseconds(root: Path)
     angle = 0.1 * 4
     expected = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
     np.testing.assert_allclose(reference.camera_to_world[1, :3, :3], expected, atol=1e-5)
-    assert sequence.facts()["images_with_pose"] == 3
+    assert sequence.facts()["found"]["images_with_pose"] == 3
 
 
 def test_association_looks_at_all_images_whatever_is_selected(root: Path) -> None:
@@ -94,8 +94,27 @@ def test_without_ground_truth_or_depth(root: Path) -> None:
 
 def test_a_ground_truth_of_another_time_is_refused(root: Path) -> None:
     (root / SCENE / "groundtruth.txt").write_text("1.0 0 0 0 0 0 0 1\n")
-    with pytest.raises(DataError, match=r"groundtruth\.txt: no pose is within 0\.02 s of an image"):
+    with pytest.raises(DataError, match=r"none of 1 poses of .*groundtruth\.txt lies within 0\.02 s"):
         adapter(root).open(SCENE, Selection())
+
+
+def test_repeated_times_and_lost_poses_are_outcomes(root: Path) -> None:
+    """As in fr2/desk: of each time the first row counts; a row without a pose leaves its image without one."""
+    path = root / SCENE / "groundtruth.txt"
+    plain = adapter(root).open(SCENE, Selection()).reference()
+    rows = [row for row in path.read_text().splitlines() if not row.startswith("#")]
+    time = rows[1].split()[0]
+    path.write_text("\n".join([*rows[:2], f"{time} 9 9 9 0 0 0 1", *rows[2:]]) + "\n")
+    sequence = adapter(root).open(SCENE, Selection())
+    reference = sequence.reference()
+    assert plain is not None
+    assert reference is not None
+    np.testing.assert_array_equal(reference.camera_to_world, plain.camera_to_world)
+    assert sequence.facts()["found"]["repeated_stamps"] == 1
+    assert "of each time the first row is kept" in sequence.facts()["notes"][0]
+    path.write_text("\n".join([*rows[:-1], rows[-1].split()[0] + " nan nan nan 0 0 0 0"]) + "\n")
+    sequence = adapter(root).open(SCENE, Selection())
+    assert sequence.facts()["found"]["lost_poses"] == 1
 
 
 def test_the_fingerprint_follows_the_lists(root: Path) -> None:
@@ -116,7 +135,7 @@ def test_the_fingerprint_follows_the_lists(root: Path) -> None:
         ("rgb.txt", 5, "1305031453.4 /etc/passwd", r"rgb\.txt:5: expected a path inside"),
         ("depth.txt", 4, "now depth/x.png", r"depth\.txt:4: expected a timestamp"),
         ("groundtruth.txt", 3, "1305031453.39 1 2 3", r"groundtruth\.txt:3: .*found 4"),
-        ("groundtruth.txt", 3, "1305031453.39 1 2 3 0 0 nan 1", r"groundtruth\.txt:3"),
+        ("groundtruth.txt", 3, "nan 1 2 3 0 0 0 1", r"groundtruth\.txt:3"),
         ("groundtruth.txt", 4, "1305031453.1 1 2 3 0 0 0 1", r"groundtruth\.txt:4"),
     ],
 )

@@ -228,3 +228,35 @@ def test_names_that_are_not_utf8(experiment: Path, capsys: pytest.CaptureFixture
     assert (run_folder(out) / "report" / "report.md").is_file()
     assert main([*words, "--no-report"]) == 0
     assert "1 done before" in capsys.readouterr().out
+
+
+def test_a_replayed_file_of_the_same_size_and_time_is_another(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copied over with its times kept: what it holds counts."""
+    out = ["--out", str(experiment.parent / "runs")]
+    assert main(["run", str(experiment), *out]) == 0
+    path = sorted((experiment.parent / "estimates").iterdir())[0]
+    before = path.stat()
+    text = path.read_text()
+    at = next(i for i in range(len(text) - 1, 0, -1) if text[i].isdecimal())
+    path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    capsys.readouterr()
+    assert main(["run", str(experiment), *out]) == 0
+    assert "complete: 1 done, 1 done before, 0 failed" in capsys.readouterr().out
+
+
+def test_a_replay_whose_clock_differs_fails_with_score_s_words(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stamps in nanoseconds for frames in seconds: the unit's reason names factor and setting, which then help."""
+    for path in (experiment.parent / "estimates").iterdir():
+        rows = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
+        rows = [[str(round((1e9 + float(row[0])) * 1e9)), *row[1:]] for row in rows]
+        path.write_text("".join(" ".join(row) + "\n" for row in rows))
+    out = ["--out", str(experiment.parent / "runs")]
+    assert main(["run", str(experiment), *out]) == 2
+    assert "time_scale: 1e-09" in capsys.readouterr().out
+    more = ["--set", "methods.0.time_scale=1e-9", "--set", "methods.0.time_offset=-1e9"]
+    assert main(["run", str(experiment), *out, *more]) == 0

@@ -142,6 +142,18 @@ def test_where_a_checkpoint_lies_is_no_difference() -> None:
     assert gate(side({NAMES: unit(settings=new)}), side({NAMES: unit(settings=old)})).exit_code == 0
 
 
+def test_what_a_run_counted_is_no_setting() -> None:
+    """One more unused pose in a replayed file, one more row in a scene's ground truth: the numbers stay comparable."""
+    old, new = ({"poses_in_file": count, "poses_matched": 100} for count in (100, 101))
+    sides = [
+        side({NAMES: unit(settings=SETTINGS | {"found": found}, input=INPUT | {"found": found, "notes": [str(found)]})})
+        for found in (new, old)
+    ]
+    verdict = gate(*sides)
+    assert verdict.exit_code == 0
+    assert not any("found" in note for note in verdict.notes)
+
+
 def test_a_fact_that_only_one_side_knows_is_a_note() -> None:
     verdict = gate(side({NAMES: unit(settings=SETTINGS | {"graph": True})}))
     assert verdict.exit_code == 0

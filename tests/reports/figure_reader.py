@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
@@ -34,16 +32,14 @@ def curve(axes: Axes, label: str) -> Points:
     return curves(axes)[label]
 
 
-def layers(axes: Axes, names: Sequence[str] = ()) -> dict[str, Points]:
-    """Of each layer of a stack, its thickness at every x, by label and from below; ``names`` stand for labels that a
-    legend elsewhere gives."""
+def layers(axes: Axes) -> dict[str, Points]:
+    """Of each layer of a stack, its thickness at every x, by label and from below."""
     found = {}
-    for number, collection in enumerate(axes.collections):
+    for collection in axes.collections:
         assert isinstance(collection, PolyCollection)
         (path,) = collection.get_paths()
         vertices = np.asarray(path.vertices, dtype=np.float64)
         places = np.unique(vertices[:, 0])
         thick = [np.ptp(vertices[vertices[:, 0] == x, 1]) for x in places]
-        name = names[number] if names else str(collection.get_label())
-        found[name] = np.column_stack([places, thick])
+        found[str(collection.get_label())] = np.column_stack([places, thick])
     return found
