@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.formats.depth_maps import read_depth_map
+from lingbot_eval.formats.opening import open_file
 from lingbot_eval.types import DepthMap, Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".jfif")
@@ -44,7 +45,20 @@ _TURNS = {
     8: PillowImage.Transpose.ROTATE_90,
 }
 # What Pillow raises on damaged files, by format; none of it tells more than that the file is damaged.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 _BOMB = (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning)
 
 Size = tuple[int, int]
@@ -125,7 +139,7 @@ def _opened(path: Path, what: str, place: str) -> Iterator[tuple[PillowImage.Ima
     checked_file(path, f"{place}: {what}")
     head = b""
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             head = stream.read(64)
             stream.seek(0)
             with PillowImage.open(stream, formats=_formats(head)) as picture:

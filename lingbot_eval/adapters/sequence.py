@@ -53,7 +53,8 @@ class FileSequence:
     files: the selected frames. root: paths in the fingerprint are relative to it. index_files: further files that
     decided what the frames are. depth_reader: of the depth maps. one_size: whether images of different sizes are
     refused (ETH3D's differ by a few pixels after undistortion). notes: what the user must know of how the frames were
-    chosen, a line each. has_orientation: False where the poses are positions only.
+    chosen, a line each. has_orientation: False where the poses are positions only. depth_scale: units of the depth
+    maps a metre, where the dataset has an option of this name.
     """
 
     dataset: str
@@ -67,6 +68,7 @@ class FileSequence:
     one_size: bool = True
     notes: tuple[str, ...] = ()
     has_orientation: bool = True
+    depth_scale: float | None = None
 
     def __post_init__(self) -> None:
         if not self.files:

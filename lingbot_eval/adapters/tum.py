@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.adapters.listing import existing_folder, folders_in, inside, names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
@@ -34,12 +34,22 @@ INTRINSICS = {
 _CAMERA = re.compile(r"freiburg\d")
 
 
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
 class TumOptions(BaseModel):
-    """camera: of the sequences that ``scenes: all`` means. Validation sequences (no ground truth) are never meant."""
+    """camera: of the sequences that ``scenes: all`` means. Validation sequences (no ground truth) are never meant.
+
+    For recordings of one's own in this layout: intrinsics: fx, fy, cx, cy in pixels instead of the calibration that
+    the folder's name stands for; every folder is then a scene. depth_scale: units of the depth maps a metre, 1000 for
+    millimetres (the dataset's own are 5000).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     camera: Literal["freiburg1", "freiburg2", "freiburg3", "all"] = "freiburg1"
+    intrinsics: tuple[Positive, Positive, float, float] | None = None
+    depth_scale: Positive = DEPTH_UNITS
 
 
 class TumAdapter:
@@ -55,7 +65,7 @@ class TumAdapter:
     def scenes(self) -> tuple[str, ...]:
         """Sequences of the chosen camera. Raises DataError for a root of another shape or without such sequences."""
         there = self._sequences()
-        wanted = self._options.camera
+        wanted = "all" if self._options.intrinsics is not None else self._options.camera
         scenes = [s for s in there if (wanted == "all" or wanted in s) and not s.endswith("_validation")]
         if not scenes:
             raise DataError(
@@ -70,12 +80,7 @@ class TumAdapter:
         if scene not in there:
             raise unknown_scene("tum", scene, there)
         folder = self._root / scene
-        camera = _CAMERA.search(scene)
-        if camera is None or camera[0] not in INTRINSICS:
-            raise DataError(
-                f"tum: the folder's name decides the calibration: expected one of {', '.join(INTRINSICS)} in it, found"
-                f" {scene!r}; keep the dataset's own folder names, or use dataset folder with options.intrinsics"
-            )
+        intrinsics, calibration = self._intrinsics(scene)
         times, images = _listed(folder, folder / "rgb.txt")
         poses, pose_facts = _poses(folder / "groundtruth.txt", times)
         depths, depth_counts = _depths(folder, times)
@@ -85,6 +90,7 @@ class TumAdapter:
                 f"tum: scene {scene} has {len(images)} frames and the selection starts at {selection.start}:"
                 " no frame is left; start earlier"
             )
+        options = self._options
         files = [FrameFiles(images[i], float(times[i]), poses.get(i), depths.get(i)) for i in chosen]
         index_files = [path for n in ("rgb", "depth", "groundtruth") if (path := folder / f"{n}.txt").is_file()]
         return FileSequence(
@@ -92,20 +98,32 @@ class TumAdapter:
             scene=scene,
             root=self._root,
             files=files,
-            intrinsics=INTRINSICS[camera[0]],
+            intrinsics=intrinsics,
             conventions={
                 "poses": "motion capture, camera-to-world, metres; nearest in time to the image, one to one, within"
                 f" {MAX_TIME_DIFFERENCE} s",
-                "depth": f"uint16 / {DEPTH_UNITS:g} metres, registered to colour; associated like the poses",
-                "intrinsics": f"calibrated, {camera[0]}; lens distortion is not removed",
+                "depth": f"uint16 / {options.depth_scale:g} metres, registered to colour; associated like the poses",
+                "intrinsics": calibration,
                 "timestamps": "of the colour images, seconds",
                 **pose_facts,
                 "found": {**pose_facts["found"], **depth_counts},
                 "licence": "CC BY 4.0 (Technical University of Munich)",
             },
             index_files=tuple(index_files),
-            depth_reader=png_depth(DEPTH_UNITS),
+            depth_reader=png_depth(options.depth_scale),
+            depth_scale=options.depth_scale,
         )
+
+    def _intrinsics(self, scene: str) -> tuple[FloatArray, str]:
+        if self._options.intrinsics is not None:
+            return pinhole(*self._options.intrinsics), "given in the options"
+        camera = _CAMERA.search(scene)
+        if camera is None or camera[0] not in INTRINSICS:
+            raise DataError(
+                f"tum: the folder's name decides the calibration: expected one of {', '.join(INTRINSICS)} in it, found"
+                f" {scene!r}; keep the dataset's own folder names, or give options.intrinsics (fx, fy, cx, cy)"
+            )
+        return INTRINSICS[camera[0]], f"calibrated, {camera[0]}; lens distortion is not removed"
 
     def _sequences(self) -> list[str]:
         root = existing_folder(self._root, "root of dataset tum")

@@ -246,6 +246,7 @@ def _verdict(scene: SceneCheck) -> dict[str, Any] | None:
         "declared_focal_px": verdict.declared_focal,
         "image_focal_px": verdict.image_focal,
         "fitted_focal_px": verdict.fitted_focal,
+        "depth_factor": verdict.depth_factor,
     }
 
 

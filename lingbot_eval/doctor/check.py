@@ -14,7 +14,7 @@ from lingbot_eval.adapters.protocol import Adapter, Selection
 from lingbot_eval.adapters.sequence import FileSequence
 from lingbot_eval.doctor.convention import ConventionVerdict, convention_of
 from lingbot_eval.doctor.findings import DatasetCheck, Finding, SceneCheck, gathered
-from lingbot_eval.doctor.scene_checks import check_files, check_poses, check_times
+from lingbot_eval.doctor.scene_checks import check_depth_range, check_files, check_poses, check_times
 from lingbot_eval.errors import DataError
 from lingbot_eval.preparation.input_notes import input_notes
 from lingbot_eval.types import FrameSequence
@@ -117,13 +117,28 @@ def _convention(sequence: FileSequence) -> tuple[list[Finding], ConventionVerdic
     except DataError as error:
         return [Finding("problem", "convention", f"cannot be tested: {error}")], None
     if isinstance(verdict, str):
-        return [Finding("note", "convention", f"not tested: {verdict}")], None
-    return list(convention_findings(verdict)), verdict
+        return [Finding("note", "convention", f"not tested: {verdict}"), *check_depth_range(sequence)], None
+    found = convention_findings(verdict, sequence.depth_scale)
+    doubtful = not verdict.clear and verdict.depth_factor is None
+    return [*found, *(check_depth_range(sequence) if doubtful else ())], verdict
 
 
-def convention_findings(verdict: ConventionVerdict) -> tuple[Finding, ...]:
-    """The verdict in words: of the poses, then of the depth maps' focal length."""
+def convention_findings(verdict: ConventionVerdict, depth_scale: float | None = None) -> tuple[Finding, ...]:
+    """The verdict in words: of the poses, then of the depth maps' focal length.
+
+    depth_scale: units a metre in which depth is read, where an option of the dataset says so.
+    """
     best = verdict.best
+    factor = verdict.depth_factor
+    if factor is not None:
+        text = f"depth fits the poses when it is {factor:.4g} times what is read"
+        if depth_scale is None:
+            text += ": its unit is not the one that this dataset is read in; is it the dataset's own?"
+        else:
+            units = depth_scale / factor
+            looks = "depth looks like millimetres: " if round(units) == 1000 else ""
+            text = f"{looks}{text} at {depth_scale:g} units a metre; set options.depth_scale to {units:.5g}"
+        return (Finding("problem", "depth", text),)
     if not verdict.clear:
         second = verdict.fits[1]
         shares = f"{best.name} with {best.share:.0%} of the pixels, {second.name} with {second.share:.0%}"

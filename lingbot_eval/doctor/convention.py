@@ -26,6 +26,9 @@ _EQUAL = 0.97  # shares nearer to each other are equal
 _MOST_TIES = 3
 _ANGLES = (np.radians(8.0), np.radians(25.0))  # between the frames of a pair: enough to tell, not too much to overlap
 _LOOK_AHEAD = 200
+# How far depth in one of the usual units (m, cm, mm, 0.1 mm; TUM's 5000, KITTI's 256, Replica's 6553.5 a metre) is off
+# when it is read in another.
+_DEPTH_FACTORS = (1e-3, 1e-2, 0.1, 1 / 6.5535, 0.2, 0.256, 0.5, 2.0, 1 / 0.256, 5.0, 6.5535, 10.0, 100.0, 1e3)
 
 _SIGNS = {
     "OpenCV axes": (1, 1, 1),
@@ -85,6 +88,7 @@ class ConventionVerdict:
     way in its mirror image).
     focal_scales, focal_shares: share of fitting pixels when the depth map's focal length is multiplied so.
     declared_focal, image_focal, fitted_focal: pixels; fitted_focal is None where the test cannot tell.
+    depth_factor: what depth must be multiplied with to fit the poses, where it is clearly of another unit.
     """
 
     fits: tuple[Fit, ...]
@@ -97,6 +101,7 @@ class ConventionVerdict:
     focal_shares: tuple[float, ...] = ()
     fitted_focal: float | None = None
     evidence: Evidence | None = None
+    depth_factor: float | None = None
 
     @property
     def best(self) -> Fit:
@@ -151,8 +156,11 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
     declared = _depth_camera(first)[0, 0]
     assert first.intrinsics is not None
     image_focal = float(first.intrinsics[0, 0])
-    if not clear:
-        return ConventionVerdict(tuple(fits), ties, False, len(pairs), float(declared), image_focal)
+    factor = _depth_factor(pairs, best.share)
+    if factor is not None or not clear:
+        return ConventionVerdict(
+            tuple(fits), ties, False, len(pairs), float(declared), image_focal, depth_factor=factor
+        )
     scales = np.exp(np.linspace(-0.24, 0.24, 25))
     shares = [float(np.mean([_share(pair, best.direction, best.axes, scale) for pair in pairs])) for scale in scales]
     return ConventionVerdict(
@@ -167,6 +175,16 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
         _peak(scales, shares, float(declared)),
         _evidence(pairs, fits[1 + len(ties)] if (best.direction, best.axes) == EXPECTED else best),
     )
+
+
+def _depth_factor(pairs: Sequence[_Pair], as_read: float) -> float | None:
+    """The factor under which depth fits poses read as expected, far better than anything does as it is; else None."""
+    shares = {
+        factor: float(np.mean([_share(pair, *EXPECTED, depth_factor=factor) for pair in pairs]))
+        for factor in _DEPTH_FACTORS
+    }
+    factor = max(shares, key=lambda candidate: shares[candidate])
+    return factor if shares[factor] >= max(LEAST_SHARE, LEAST_LEAD * as_read) else None
 
 
 def _pairs(sequence: FileSequence) -> list[_Pair] | str:
@@ -210,17 +228,20 @@ def _depth_camera(frame: Frame) -> FloatArray:
     return camera
 
 
-def _share(pair: _Pair, direction: str, axes: str, focal_scale: float = 1.0) -> float:
+def _share(pair: _Pair, direction: str, axes: str, focal_scale: float = 1.0, depth_factor: float = 1.0) -> float:
     camera = _depth_camera(pair.second).copy()
     camera[0, 0] *= focal_scale
     camera[1, 1] *= focal_scale
     rays = pair.points / np.array([[focal_scale], [focal_scale], [1.0]])
-    moved = _moved(pair, rays, direction, axes)
+    moved = _moved(pair, rays, direction, axes, depth_factor)
     return float(_fits(moved, camera, pair.second.depth).mean())
 
 
-def _moved(pair: _Pair, rays: FloatArray, direction: str, axes: str) -> FloatArray:
-    """(N, 3) points of the first frame in the second's OpenCV camera axes, if the poses are what is said."""
+def _moved(pair: _Pair, rays: FloatArray, direction: str, axes: str, depth_factor: float = 1.0) -> FloatArray:
+    """(N, 3) points of the first frame in the second's OpenCV camera axes, if the poses are what is said.
+
+    In units of depth as it is read, which is ``depth_factor`` times too small.
+    """
     first, second = pair.first.camera_to_world, pair.second.camera_to_world
     assert first is not None
     assert second is not None
@@ -229,7 +250,7 @@ def _moved(pair: _Pair, rays: FloatArray, direction: str, axes: str) -> FloatArr
         poses = inverse(poses)
     into = AXES[axes]
     motion = np.linalg.inv(into) @ relative(poses[1], poses[0]) @ into
-    return np.asarray((rays * pair.depth).T @ motion[:3, :3].T + motion[:3, 3])
+    return np.asarray((rays * pair.depth).T @ motion[:3, :3].T + motion[:3, 3] / depth_factor)
 
 
 def _fits(points: FloatArray, camera: FloatArray, depth: DepthMap | None) -> FloatArray:

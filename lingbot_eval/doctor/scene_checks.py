@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from lingbot_eval.geometry.poses import path_length
 from lingbot_eval.types import FloatArray
 
 ROTATION_WARNING = 1e-2  # deviation of R R^T from the identity; KinectFusion's poses stay below
+_NEAREST_DEPTH, _FARTHEST_DEPTH = 0.7, 8.0  # metres: where the middle of what a depth camera sees indoors lies
+_DEPTH_MAPS_LOOKED_AT = 5
 _LONG_GAP = 10.0  # times the median interval
 
 
@@ -71,6 +74,44 @@ def check_poses(sequence: FileSequence) -> list[Finding]:
     if poses:
         findings += _rotations(np.stack(poses))
     return findings
+
+
+def check_depth_range(sequence: FileSequence) -> list[Finding]:
+    """Depth that no depth camera measures: its unit is probably another. Only where an option sets the unit.
+
+    Raises nothing: depth that cannot be read is found elsewhere.
+    """
+    scale = sequence.depth_scale
+    with_depth = [index for index, source in enumerate(sequence.files) if source.depth is not None]
+    if scale is None or not with_depth:
+        return []
+    chosen = sorted({with_depth[round(k)] for k in np.linspace(0, len(with_depth) - 1, _DEPTH_MAPS_LOOKED_AT)})
+    maps = []
+    for index in chosen:
+        with suppress(DataError):
+            depth = sequence.frame(index).depth
+            if depth is not None:
+                maps.append(depth[depth > 0])
+    measured = np.concatenate(maps) if maps else np.empty(0)
+    if not len(measured):
+        return []
+    half = float(np.median(measured))
+    if half < _NEAREST_DEPTH:
+        what, other, name = "nearer", 1000.0, "millimetres"
+    elif half > _FARTHEST_DEPTH:
+        what, other, name = "farther", 5000.0, "TUM's own 5000 a metre"
+    else:
+        return []
+    if other == scale:
+        return []
+    return [
+        Finding(
+            "warning",
+            "depth",
+            f"half of the depth is {what} than {half:.2g} m, read at {scale:g} units a metre: depth looks like {name};"
+            f" if so, set options.depth_scale to {other:g}",
+        )
+    ]
 
 
 def check_times(sequence: FileSequence) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from lingbot_eval.doctor.check import convention_findings
 from lingbot_eval.doctor.convention import AXES, ConventionVerdict, convention_of
 from lingbot_eval.doctor.convention_figure import write_convention_figure
 from lingbot_eval.geometry.poses import inverse
+from lingbot_eval.geometry.quaternions import quaternion_from_rotation
 
 SCENE = "redkitchen/seq-01"
 REAL = Path(__file__).parents[3] / "shared" / "data" / "7scenes"
@@ -148,6 +150,108 @@ def test_without_depth_or_motion_the_reason_is_given(room: Path, tmp_path: Path)
     sequence = open_adapter("seven_scenes", copy, {}).open(SCENE, Selection())
     assert isinstance(sequence, FileSequence)
     assert "both a pose and a depth map" in str(convention_of(sequence))
+
+
+def test_the_focal_sweep_finds_the_focal_length_that_depth_was_made_with(room: Path, tmp_path: Path) -> None:
+    """Depth as of 585 px; what is declared goes up to 15 % off it, to either side."""
+    sequence = open_adapter("seven_scenes", room, {"split": "all"}).open(SCENE, Selection())
+    assert isinstance(sequence, FileSequence)
+    for declared in (510.0, 560.0, 585.0, 660.0):
+        camera = np.array([[declared, 0, 320], [0, declared, 240], [0, 0, 1.0]])
+        files = [dataclasses.replace(file, depth_intrinsics=camera) for file in sequence.files]
+        verdict = convention_of(dataclasses.replace(sequence, files=files))
+        assert isinstance(verdict, ConventionVerdict)
+        assert verdict.declared_focal == declared
+        assert verdict.image_focal == 525
+        assert verdict.fitted_focal == pytest.approx(585, rel=0.02)
+        assert verdict.focal_agrees == (declared in (560.0, 585.0))
+        scales = np.array(verdict.focal_scales)
+        assert (scales[0], scales[12], scales[-1]) == pytest.approx((0.787, 1.0, 1.271), abs=0.001)
+        best = scales[int(np.argmax(verdict.focal_shares))]
+        assert best * declared == pytest.approx(585, rel=0.03)
+
+
+def test_what_counts_as_the_same_surface_is_relative_to_its_depth(room: Path, tmp_path: Path) -> None:
+    """A world eight times as large, camera path and all, has the same shares."""
+    copy = tmp_path / "copy"
+    shutil.copytree(room, copy)
+    for path in copy.rglob("*.pose.txt"):
+        pose = np.loadtxt(path)
+        pose[:3, 3] *= 8
+        np.savetxt(path, pose)
+    for path in copy.rglob("*.depth.png"):
+        depth = np.asarray(Image.open(path)).astype(np.uint16)
+        assert depth.max() < 8000
+        Image.fromarray(depth * np.uint16(8)).save(path, compress_level=1)
+    small, large = verdict_of(room), verdict_of(copy)
+    shares = {fit.name: fit.share for fit in small.fits}
+    assert {fit.name: fit.share for fit in large.fits} == pytest.approx(shares, abs=0.002)
+    assert small.best.share > 0.5
+
+
+def in_tum_layout(room: Path, root: Path, units: float) -> Path:
+    """The room as somebody's own recording: registered depth in ``units`` a metre, at 30 Hz."""
+    folder = root / "my_room"
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True)
+    colour, depth, truth = "", "", ""
+    for number, path in enumerate(sorted((room / SCENE).glob("*.pose.txt"))):
+        stem, pose = str(path).removesuffix(".pose.txt"), np.loadtxt(path)
+        time = f"{1000 + number / 30:.6f}"
+        with Image.open(f"{stem}.color.jpg") as image:
+            image.resize((320, 240)).save(folder / "rgb" / f"{time}.png", compress_level=1)
+        metres = np.asarray(Image.open(f"{stem}.depth.png"))[::2, ::2] / 1000
+        Image.fromarray(np.round(units * metres).astype(np.uint16)).save(folder / "depth" / f"{time}.png")
+        x, y, z, w = quaternion_from_rotation(pose[:3, :3])
+        truth += f"{time} {pose[0, 3]} {pose[1, 3]} {pose[2, 3]} {x} {y} {z} {w}\n"
+        colour += f"{time} rgb/{time}.png\n"
+        depth += f"{time} depth/{time}.png\n"
+    (folder / "rgb.txt").write_text(colour)
+    (folder / "depth.txt").write_text(depth)
+    (folder / "groundtruth.txt").write_text(truth)
+    return root
+
+
+def doctor(capsys: pytest.CaptureFixture[str], root: Path, *options: str) -> tuple[int, list[str]]:
+    words = [
+        word for option in ("intrinsics=[292.5, 292.5, 159.75, 119.75]", *options) for word in ("--option", option)
+    ]
+    code = main(["datasets", "check", "tum", "--root", str(root), *words])
+    return code, capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(("units", "factor", "looks"), [(1000, 5, "depth looks like millimetres: "), (2500, 2, "")])
+def test_depth_of_another_unit_is_found_by_the_poses(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], units: int, factor: int, looks: str
+) -> None:
+    root = in_tum_layout(room, tmp_path, units)
+    code, lines = doctor(capsys, root)
+    assert code == 1
+    assert (
+        f"  PROBLEM depth: {looks}depth fits the poses when it is {factor} times what is read at 5000 units a metre;"
+        f" set options.depth_scale to {units}"
+    ) in lines
+    code, lines = doctor(capsys, root, f"depth_scale={units}")
+    assert code == 0
+    assert any("poses are camera-to-world, OpenCV axes" in line for line in lines)
+
+
+def test_depth_of_another_unit_without_poses_is_found_by_what_cameras_measure(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = in_tum_layout(room, tmp_path, 1000)
+    (root / "my_room" / "groundtruth.txt").unlink()
+    _, lines = doctor(capsys, root)
+    (line,) = [line for line in lines if "warning depth: " in line]
+    assert line.endswith(
+        " m, read at 5000 units a metre: depth looks like millimetres; if so, set options.depth_scale to 1000"
+    )
+    _, lines = doctor(capsys, root, "depth_scale=1000")
+    assert not [line for line in lines if "warning depth: " in line]
+    _, lines = doctor(capsys, root, "depth_scale=200")
+    (line,) = [line for line in lines if "warning depth: " in line]
+    assert "half of the depth is farther than" in line
+    assert line.endswith("depth looks like TUM's own 5000 a metre; if so, set options.depth_scale to 5000")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real sample of 7-Scenes is not beside the checkout")
