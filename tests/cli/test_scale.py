@@ -41,10 +41,15 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "a slope needs" in printed.out or "the window never filled" in printed.out
 
 
-def test_a_dry_run_predicts_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["scale", *SMALL, "--out", str(tmp_path / "runs"), "--dry-run", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["predicted"][0]["estimate"]["frames"] == 20
+# Of 20 frames 8 are scale frames; of the 12 after them every first, every third is kept.
+@pytest.mark.parametrize(("interval", "kept"), [(1, 20), (3, 12)])
+def test_a_dry_run_predicts_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], interval: int, kept: int
+) -> None:
+    words = ["scale", *SMALL, "--set", f"defaults.keyframe_interval={interval}", "--out", str(tmp_path / "runs")]
+    assert main([*words, "--dry-run", "--json"]) == 0
+    estimate = json.loads(capsys.readouterr().out)["predicted"][0]["estimate"]
+    assert (estimate["frames"], estimate["kept"]) == (20, kept)
     assert not (tmp_path / "runs").exists()
 
 

@@ -27,11 +27,13 @@ def test_pose_differences_are_the_turn_and_the_shift_that_were_made(seed: int, d
     axes = generator.normal(size=(6, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     first[:, :3, :3] = Rotation.from_rotvec(axes * np.radians(degrees)).as_matrix() @ second[:, :3, :3]
-    first[:, :3, 3] += [0.3, 0.0, -0.4]
+    first[:, :3, 3] = 3 * first[:, :3, 3] + [0.3, 0.0, -0.4]
     rotation, position = pose_differences(first, second)
     np.testing.assert_allclose(rotation, degrees, rtol=1e-6, atol=1e-9)
+    # Of the second one's extent; the first one's is three times it.
     diagonal = np.linalg.norm(second[:, :3, 3].max(axis=0) - second[:, :3, 3].min(axis=0))
-    np.testing.assert_allclose(position, 0.5 / diagonal, rtol=1e-12)
+    moved = np.linalg.norm(2 * second[:, :3, 3] + [0.3, 0.0, -0.4], axis=1)
+    np.testing.assert_allclose(position, moved / diagonal, rtol=1e-12)
 
 
 def test_poses_that_are_not_finite_are_left_out_and_only_they() -> None:

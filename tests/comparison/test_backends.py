@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.comparison import frames as frames_module
-from lingbot_eval.comparison.backend_page import document, failures, page, title
-from lingbot_eval.comparison.backends import Request, compare_backends
+from lingbot_eval.comparison.backend_page import document, failures, page, tables, title
+from lingbot_eval.comparison.backends import BackendComparison, Request, compare_backends
 from lingbot_eval.comparison.contenders import Bench, Contender, parse_contender, reference_contender
 from lingbot_eval.comparison.frames import PreparedFrames, select
 from lingbot_eval.comparison.lockstep import depth_difference, lockstep
@@ -106,6 +106,107 @@ def test_rounds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = selected(6)
     race(Bench(chosen.method, CPU, 6), [Side(SDPA), Side(PAGED)], PreparedFrames(chosen.unit), 3, lambda: None)
     assert "".join(opened) == "AB" + "AB" + "BA" + "AB"
+
+
+def test_the_cache_is_stated_where_it_is_fullest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream in windows drops its cache now and then: what is left at the end is not what it needed."""
+    held: list[dict[str, int]] = []
+    open_session = Bench.open
+
+    def opened(self: Bench, contender: Contender) -> Session:
+        session = open_session(self, contender)
+        return Emptying(session, held)
+
+    monkeypatch.setattr(Bench, "open", opened)
+    chosen = selected(FRAMES)
+    raced = Side(SDPA)
+    race(Bench(chosen.method, CPU, FRAMES), [raced], PreparedFrames(chosen.unit), 1, lambda: None)
+    sizes = [sum(each.values()) for each in held]
+    assert max(sizes) > sizes[-1]
+    assert raced.cache_bytes == held[sizes.index(max(sizes))]
+
+
+class Emptying:
+    """A stream that says it holds less and less from the ninth frame on; notes what it said."""
+
+    def __init__(self, inner: Session, said: list[dict[str, int]]) -> None:
+        self.interval = inner.interval
+        self._inner, self._said, self._frames = inner, said, 0
+
+    def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
+        self._frames += 1
+        return self._inner.step(image)
+
+    def finish(self) -> tuple[FrameOutput, ...]:
+        return self._inner.finish()
+
+    def used_bytes(self) -> dict[str, int]:
+        used = self._inner.used_bytes()
+        self._said.append({kind: size // max(1, self._frames - 8) for kind, size in used.items()})
+        return self._said[-1]
+
+    def allocated_bytes(self) -> int:
+        return self._inner.allocated_bytes()
+
+
+def made_up(*sides: Side) -> BackendComparison:
+    """A comparison of two sides of which everything is known, three frames entering together."""
+    return BackendComparison(
+        dataset="made up",
+        scene="room",
+        frames=5,
+        size=(28, 28),
+        model="ci",
+        weights="trained",
+        untrained=False,
+        streaming={},
+        device="cuda:0",
+        rounds=3,
+        scale_frames=3,
+        sides=(sides[0], sides[1]),
+        pairs=(),
+        ratio=time_ratio(sides[0], sides[1], 3),
+        environment={"torch": {"gpus": [{"name": "a GPU"}]}},
+    )
+
+
+def column(found: BackendComparison, title: str, name: str) -> list[str]:
+    """A column of a table of the page, by the headings of both."""
+    (table,) = [table for table in tables(found) if table.title == title]
+    return [row[list(table.header).index(name)] for row in table.rows]
+
+
+def test_the_page_says_each_number_under_its_heading() -> None:
+    # Rounds of 200, 300 and 1000 ms in all: no two of first, last, mean and median are alike.
+    a = side(
+        SDPA, [[30.0, 30.0, 30.0, 50.0, 60.0], [40.0, 40.0, 40.0, 80.0, 100.0], [100.0, 100.0, 100.0, 300.0, 400.0]]
+    )
+    b = side(PAGED, [[10.0, 10.0, 10.0, 10.0, 10.0]] * 3)
+    mib = 2**20
+    for each, factor in ((a, 1), (b, 100)):
+        each.cache_bytes = {
+            kind: factor * size * mib
+            for kind, size in zip(("anchor", "window", "memory", "camera_head"), (1, 2, 3, 5), strict=True)
+        }
+        each.cache_allocated, each.weights_bytes, each.device_bytes = 13 * factor * mib, 17 * mib, 19 * factor * mib
+        each.warm_up_s = 2.5 * factor
+    found = made_up(a, b)
+    assert column(found, "Speed", "side") == ["A sdpa float32", "B paged float32"]
+    assert column(found, "Speed", "time of a frame") == ["90.00 ms", "10.00 ms"]
+    # Five frames in the middle round's 300 ms, scale frames and all.
+    assert column(found, "Speed", "forward alone") == ["16.67 fps", "100.0 fps"]
+    assert column(found, "Speed", "warm-up") == ["2.500 s", "250.0 s"]
+    for name, cells in {
+        "anchor": (1, 100),
+        "window": (2, 200),
+        "memory": (3, 300),
+        "camera head": (5, 500),
+        "in view": (11, 1100),
+        "allocated": (13, 1300),
+        "weights": (17, 17),
+        "device peak": (19, 1900),
+    }.items():
+        assert [float(cell) for cell in column(found, "Memory", name)] == list(cells), name
 
 
 def test_windows_hold_back_and_still_pair_by_index() -> None:

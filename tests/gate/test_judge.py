@@ -121,6 +121,14 @@ def test_other_arithmetic_makes_accuracy_incomparable() -> None:
     assert verdict.exit_code == 2
 
 
+@pytest.mark.parametrize(("before", "now"), [("cuda:0", "cuda:1"), ("cuda", "cuda:1"), ("cuda:1", "cuda:0")])
+def test_which_gpu_of_a_host_it_was_is_no_difference(before: str, now: str) -> None:
+    sides = [side({NAMES: unit(settings=SETTINGS | {"device": device})}) for device in (before, now)]
+    verdict = judge(*sides, DEFAULTS)
+    assert verdict.exit_code == 0
+    assert finding(verdict, ATE).status == "held"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from lingbot_eval.model.config import ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.runs import plan
-from lingbot_eval.scaling import attempt
+from lingbot_eval.scaling import attempt, stream
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import Outcome, execute
 from lingbot_eval.scaling.records import CaseRecord
@@ -247,12 +248,19 @@ def test_a_percentile_of_too_few_frames_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_a_camera_counts_what_was_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant(monkeypatch, lambda backend, frame: None)
-    # Nobody serves ten thousand frames a second here; the queue ends where the frames do.
-    (record,) = run(tmp_path, study(defaults={"scenario": "camera", "camera_hz": 10_000})).records
-    assert value(record, "deadline_misses") == 32
-    assert value(record, "deadline_miss_rate") == 100
-    assert float(value(record, "backlog", "largest") or 0) > 5
+    """Frames come every 50 ms and take 30, but two take 125: each of them makes the next three late as well."""
+    passed = [0.0]
+
+    def sleep(seconds: float) -> None:
+        passed[0] += seconds
+
+    monkeypatch.setattr(stream, "time", SimpleNamespace(perf_counter=lambda: passed[0], sleep=sleep))
+    plant(monkeypatch, lambda backend, frame: sleep(0.125 if frame in (18, 30) else 0.03))
+    (record,) = run(tmp_path, study(defaults={"scenario": "camera", "camera_hz": 20})).records
+    assert value(record, "latency", "p50") == pytest.approx(30)
+    assert value(record, "deadline_misses") == 8
+    assert value(record, "deadline_miss_rate") == 25
+    assert value(record, "backlog", "largest") == 1
     assert value(record, "backlog", "last") == 0
     assert record.predictions == 40
 

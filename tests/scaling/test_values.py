@@ -1,0 +1,262 @@
+"""A study with numbers chosen so that all that could be taken for each other differs, as its reader sees it.
+
+Each kept frame is seen in three frames, of which the third is slow more and more: a mean is no median. Bytes grow by
+another amount for everything that is measured, forward is not end to end, and one pose, the first beyond a checkpoint,
+is far off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lingbot_eval.comparison.tables import TextTable
+from lingbot_eval.model.config import CONFIGS
+from lingbot_eval.runs.records import MeasurementRecord
+from lingbot_eval.scaling.figure import Curve, scaling_figure
+from lingbot_eval.scaling.page import growth_statement, tables
+from lingbot_eval.scaling.records import CaseRecord
+from lingbot_eval.scaling.samples import SAMPLES_FILE, SampleLog, read_samples
+from lingbot_eval.scaling.settings import Case
+from lingbot_eval.scaling.summary import Setting, case_checkpoints, case_growth, case_measurements, error_curve
+from lingbot_eval.streaming.estimate import NetworkSize
+from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.types import FrameType, Trajectory
+
+SCALE, WINDOW, INTERVAL, FRAMES, CHECKPOINT = 8, 4, 3, 242, 150
+MIB = 2**20
+GROWTH = {"view": 1000, "held": 1500, "allocated": 7000, "reserved": 9000, "driver": 11_000, "process": 5000}
+"""Bytes a kept frame."""
+START = {"allocated": 100 * MIB, "reserved": 200 * MIB, "driver": 300 * MIB, "process": 400 * MIB, "held": 50 * MIB}
+
+
+def kept_after(index: int) -> int:
+    return index + 1 if index < SCALE else SCALE + 1 + (index - SCALE) // INTERVAL
+
+
+def forward_ms(index: int) -> float:
+    if index < SCALE:
+        return 7.0
+    kept, turn = kept_after(index), (index - SCALE) % INTERVAL
+    return 20 + 0.5 * kept + (0.0, 1.0, 3.0 * kept)[turn]
+
+
+def interval_ms(index: int) -> float:
+    return 900.0 if index == 0 else 0.01 if index < SCALE else forward_ms(index) + 5
+
+
+def bytes_of(what: str, index: int) -> int:
+    return START[what] + GROWTH[what] * kept_after(index)
+
+
+def latency_ms(index: int) -> float:
+    """Of a camera at 25 Hz, 40 ms from frame to frame: every fifth step frame is late."""
+    return 41.0 if index % 5 == 0 else 39.0
+
+
+def poses(bad: Sequence[int] = ()) -> Trajectory:
+    index = np.arange(FRAMES)
+    found = np.tile(np.eye(4), (FRAMES, 1, 1))
+    found[:, :3, 3] = np.stack([np.cos(index / 30), np.sin(index / 30), index / 100], axis=1)
+    found[list(bad), 0, 3] += 9.0
+    return Trajectory(index, index / 30, found)
+
+
+def log(folder: Path, *, on_cpu: bool) -> SampleLog:
+    made = SampleLog(folder)
+    for index in range(FRAMES):
+        kept = kept_after(index)
+        kind = (
+            FrameType.SCALE
+            if index < SCALE
+            else (FrameType.KEPT if (index - SCALE) % INTERVAL == 0 else FrameType.UNKEPT)
+        )
+        row: dict[str, float | int | None] = {
+            "index": index,
+            "frame_type": int(kind),
+            "kept": kept,
+            "forward_ms": forward_ms(index),
+            "interval_ms": interval_ms(index),
+            "latency_ms": latency_ms(index),
+            # The queue is longest in the middle and not empty at the end.
+            "backlog": 6 if index == 100 else 2,
+            "cache_anchor_bytes": 1 * MIB,
+            "cache_window_bytes": 2 * MIB,
+            "cache_memory_bytes": 3 * MIB + 990 * kept,
+            "cache_camera_head_bytes": 4 * MIB + 10 * kept,
+            "cache_allocated_bytes": bytes_of("held", index),
+            "process_bytes": bytes_of("process", index),
+        }
+        if not on_cpu:
+            row |= {
+                "device_allocated_bytes": bytes_of("allocated", index),
+                "device_reserved_bytes": bytes_of("reserved", index),
+                "driver_bytes": bytes_of("driver", index),
+            }
+        made.append(row)
+    made.finish()
+    return made
+
+
+def study(folder: Path, *, on_cpu: bool = False) -> Curve:
+    """The case as it is recorded, and its samples as they are stored."""
+    case = Case(
+        frames=FRAMES, scenario="camera", camera_hz=25, keyframe_interval=INTERVAL, window=WINDOW, size=(56, 42)
+    )
+    samples = log(folder, on_cpu=on_cpu)
+    streaming = StreamSettings(scale_frames=SCALE, window=WINDOW, keyframe_interval=INTERVAL)
+    setting = Setting(case, NetworkSize(CONFIGS["ci"], "float32"), streaming, on_cpu=on_cpu)
+    truth, guess = poses(), poses(bad=(CHECKPOINT,))
+    record = CaseRecord(
+        name="chosen",
+        case=case.model_dump(mode="json"),
+        status="ok",
+        frames=FRAMES,
+        predictions=FRAMES,
+        facts={"device": "cpu" if on_cpu else "cuda:0", "trained": True},
+        input={},
+        sampling={},
+        measurements=[MeasurementRecord(**vars(m)) for m in case_measurements(case, samples, 2.0)],
+        growth=list(case_growth(setting, samples)),
+        checkpoints=list(case_checkpoints(setting, samples, [CHECKPOINT], truth, guess)),
+        error_curve=list(error_curve(truth, guess)),
+        started="2026-01-01T00:00:00+00:00",
+        seconds=1.0,
+    )
+    return Curve("chosen", record, read_samples(folder / SAMPLES_FILE))
+
+
+def rows(found: Sequence[TextTable], title: str) -> list[dict[str, str]]:
+    """A table of the page by its heading: each row as column → cell."""
+    (table,) = [table for table in found if table.title.startswith(title)]
+    return [dict(zip(table.header, row, strict=True)) for row in table.rows]
+
+
+def test_pace(tmp_path: Path) -> None:
+    (row,) = rows(tables([study(tmp_path).record]), "Cases")
+    forward, interval = ([each(index) for index in range(FRAMES)] for each in (forward_ms, interval_ms))
+    assert row["forward, median"] == f"{np.median(forward[SCALE:]):.2f} ms" == "53.75 ms"
+    rates = [float(row[column].removesuffix(" fps")) for column in ("forward", "end to end")]
+    assert rates == pytest.approx([1e3 * FRAMES / sum(forward), 1e3 * FRAMES / sum(interval)], rel=1e-3)
+    assert rates[0] > 1.05 * rates[1]
+    assert row["largest memory"] == f"{bytes_of('allocated', FRAMES - 1) / MIB:.1f} MiB"
+    assert row["kept"] == str(kept_after(FRAMES - 1)) == "86"
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_growth_of_a_kept_frame(tmp_path: Path, on_cpu: bool) -> None:
+    record = study(tmp_path, on_cpu=on_cpu).record
+    found = {row["quantity"]: row for row in rows(tables([record]), "Growth")}
+    expected = {
+        "cache in view": ("B", 1000.0),
+        "cache as allocated": ("B", 1500.0),
+        "process memory": ("B", 5000.0),
+        "forward time": ("µs", 500.0),
+    }
+    if on_cpu:
+        # What is held, not what is in view, is not the process's own.
+        expected["process memory less the cache"] = ("B", 3500.0)
+    else:
+        expected |= {
+            "allocated on the device": ("B", 7000.0),
+            "reserved on the device": ("B", 9000.0),
+            "the driver's figure": ("B", 11_000.0),
+        }
+    assert {name: row["unit"] for name, row in found.items()} == {name: unit for name, (unit, _) in expected.items()}
+    for name, (_, slope) in expected.items():
+        numbers = [float(found[name][column]) for column in ("slope", "95 % from", "to")]
+        assert numbers == pytest.approx([slope] * 3, rel=1e-3), name
+        # Every clock from the first full window on, once.
+        assert found[name]["kept frames"] == str(kept_after(FRAMES - 1) - SCALE - WINDOW + 1)
+    memory = "+1 kB (1 to 1)" if on_cpu else "+7 kB (7 to 7)"
+    assert growth_statement(record) == f"{memory} and +500 µs (500 to 500)"
+
+
+def test_latency_and_deadline(tmp_path: Path) -> None:
+    (row,) = rows(tables([study(tmp_path).record]), "Latency")
+    late = sum(index % 5 == 0 for index in range(SCALE, FRAMES))
+    steps = FRAMES - SCALE
+    assert row["late"] == f"{late} frames" == "47 frames"
+    assert row["late share"] == f"{100 * late / steps:.2f} %"
+    assert (row["p50"], row["p90"]) == ("39.00 ms", "41.00 ms")
+    assert (row["largest backlog"], row["last backlog"]) == ("6 frames", "2 frames")
+
+
+def test_checkpoints(tmp_path: Path) -> None:
+    first, last = rows(tables([study(tmp_path).record]), "Checkpoints")
+    assert (first["frames"], last["frames"]) == (str(CHECKPOINT), str(FRAMES))
+    for row, frames in ((first, CHECKPOINT), (last, FRAMES)):
+        end = frames - 1
+        near = [forward_ms(index) for index in range(frames - 100, frames)]
+        assert float(row["forward ms"]) == pytest.approx(np.median(near), abs=0.005)
+        assert float(row["end to end ms"]) == pytest.approx(np.median(near) + 5, abs=0.005)
+        assert abs(np.mean(near) - np.median(near)) > 10
+        assert row["kept"] == str(kept_after(end))
+        megabytes = {
+            "anchor MiB": 1,
+            "window MiB": 2,
+            "memory MiB": 3 + 990 * kept_after(end) / MIB,
+            "camera head MiB": 4 + 10 * kept_after(end) / MIB,
+            "cache held MiB": bytes_of("held", end) / MIB,
+            "allocated MiB": bytes_of("allocated", end) / MIB,
+            "reserved MiB": bytes_of("reserved", end) / MIB,
+            "driver MiB": bytes_of("driver", end) / MIB,
+            "process MiB": bytes_of("process", end) / MIB,
+        }
+        for column, size in megabytes.items():
+            assert float(row[column]) == pytest.approx(size, rel=1e-3), column
+    # The bad pose is the first that the checkpoint does not have.
+    assert float(first["ATE m"]) == pytest.approx(0, abs=1e-9)
+    assert float(last["ATE m"]) > 0.1
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_curves_lie_under_their_labels(tmp_path: Path, on_cpu: bool) -> None:
+    curve = study(tmp_path, on_cpu=on_cpu)
+    panels = {axes.get_title(loc="left").partition(",")[0]: axes for axes in scaling_figure("chosen", [curve]).axes}
+    frames = list(range(FRAMES))
+
+    times = panels["Forward time of each frame"]
+    assert times.get_ylabel() == "ms"
+    bold = times.lines[-1]
+    assert bold.get_label() == "A: chosen"
+    assert np.nanmedian(bold.get_ydata()) == pytest.approx(np.median([forward_ms(index) for index in frames]), rel=0.05)
+
+    memory = panels["Memory"]
+    assert memory.get_ylabel() == "GB"
+    drawn = {line.get_linestyle(): line for line in memory.lines}
+    main = "process" if on_cpu else "allocated"
+    assert drawn["-"].get_ydata() == pytest.approx([bytes_of(main, index) / 1e9 for index in frames])
+    assert drawn[":"].get_ydata() == pytest.approx([(10 * MIB + 1000 * kept_after(index)) / 1e9 for index in frames])
+    if on_cpu:
+        assert "--" not in drawn
+    else:
+        assert drawn["--"].get_ydata() == pytest.approx([bytes_of("driver", index) / 1e9 for index in frames])
+
+    # Anchor, window, memory, camera head, one upon the other.
+    tops = [float(layer.get_paths()[0].vertices[:, 1].max()) * 1e9 / MIB for layer in panels["A"].collections]
+    assert tops == pytest.approx([1, 3, 6, 10], abs=0.2)
+
+    errors = panels["Error so far"]
+    assert (errors.get_xlabel(), errors.get_ylabel()) == ("frames so far", "m")
+    ends, values = (np.array(errors.lines[0].get_xdata()), np.array(errors.lines[0].get_ydata()))
+    assert ends[-1] == FRAMES
+    assert (values[ends <= CHECKPOINT] < 1e-6).all()
+    assert (values[ends > CHECKPOINT] > 0.1).all()
+
+    backlog = panels["Backlog"]
+    assert backlog.lines[0].get_ydata()[100] == 6
+    assert backlog.lines[0].get_ydata()[-1] == 2
+
+
+def test_the_slow_third_moves_a_mean() -> None:
+    """What the growth of the forward time is asserted on would be seven times it with means."""
+    groups = pd.Series([forward_ms(index) for index in range(SCALE, FRAMES)]).groupby(
+        [kept_after(index) for index in range(SCALE, FRAMES)]
+    )
+    means = groups.mean()
+    assert (means.iloc[-2] - means.iloc[0]) / (len(means) - 2) == pytest.approx(1.5)
