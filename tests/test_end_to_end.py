@@ -31,8 +31,8 @@ from lingbot_eval.reports import figure_style
 from lingbot_eval.reports.drawing import unit_figures
 from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.reading import open_run
-from tests.reports.figure_reader import axes_titled, curve, curves, layers
 from tests.support import walker
+from tests.support.figure_reader import axes_titled, curve, curves, layers
 from tests.support.walker import (
     BANDS,
     EARLY_END,

@@ -126,11 +126,21 @@ def _what_else(head: bytes) -> str:
             needed = _needed_for(kind)
             damaged = f"begins as {kind} and is damaged or cut off; copy or download it again"
             return damaged if needed is None else f"is {kind}, which needs {needed}"
-    if head.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the image itself: run 'git lfs pull'"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "is a web page, not an image: the download failed; download it again"
+    if (fetched := not_fetched(head, "an image")) is not None:
+        return fetched
     return f"is no image in a known format ({', '.join((*_FORMATS, 'HEIF', 'AVIF'))}), or damaged"
+
+
+def not_fetched(head: bytes, what: str) -> str | None:
+    """What stands in place of a file of images or video, by its first bytes, and what to do; None for nothing known.
+
+    what: with its article, e.g. ``an image``.
+    """
+    if head.startswith(b"version https://git-lfs"):
+        return f"is a Git LFS pointer, not the {what.split()[-1]} itself: run 'git lfs pull'"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return f"is a web page, not {what}: the download failed; download it again"
+    return None
 
 
 @contextmanager

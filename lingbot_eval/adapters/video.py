@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.adapters.listing import names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.readers import MAX_PIXELS
-from lingbot_eval.adapters.video_containers import announced_size
+from lingbot_eval.adapters.sequence import selected
+from lingbot_eval.adapters.video_picture import Pictures
+from lingbot_eval.adapters.video_stream import Listing, Tally, decoded, listing
 from lingbot_eval.errors import DataError
-from lingbot_eval.types import Frame, Image
+from lingbot_eval.types import FloatArray, Frame
 
-if TYPE_CHECKING:
-    import av
-    from av.container import InputContainer
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+# What cameras, phones and editors write; any other file can be given as the root itself.
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts"),
+    *(".mts", ".m2ts", ".m2t", ".mxf", ".wmv", ".asf", ".flv", ".ogv", ".gif", ".insv", ".lrv", ".h264", ".hevc"),
+)
 
 
 class VideoOptions(BaseModel):
@@ -51,83 +51,110 @@ class VideoAdapter:
         return tuple(self._files())
 
     def open(self, scene: str, selection: Selection) -> VideoSequence:
-        """Reads the header. Raises DataError for an unknown scene and a file that is no video."""
+        """Lists the file's frames and decodes the first.
+
+        Raises DataError for an unknown scene, a file that is no video, and a selection without a frame.
+        """
         files = self._files()
         if scene not in files:
             raise unknown_scene("video", scene, files)
-        path = files[scene]
-        _refuse_cut_off(path)
-        with _opened(path) as container:
-            stream = container.streams.video[0]
-            header = {
-                "codec": stream.codec_context.name,
-                "coded_size": [stream.codec_context.width, stream.codec_context.height],
-                "announced_rate": None if stream.average_rate is None else float(stream.average_rate),
-                "announced_frames": stream.frames or None,
-            }
-        return VideoSequence(scene, path, self._options, selection, header)
+        rate = self._options.fps
+        last = None if selection.count is None else selection.start + selection.stride * selection.count
+        listed = listing(files[scene], last if rate is None else None)
+        taken = np.arange(len(listed.times)) if rate is None else at_rate(listed.times, rate)
+        chosen = taken[np.asarray(selected("video", scene, selection, len(taken)))]
+        return VideoSequence(scene, files[scene], self._options, selection, listed, chosen)
 
     def _files(self) -> dict[str, Path]:
         root = self._root
-        if root.is_file():
-            return {root.name: root}
-        if not root.is_dir():
+        if root.is_dir():
+            # Hidden files are leftovers of other systems (._name.mp4), never videos.
+            names = [n for n in names_in(root) if n.lower().endswith(VIDEO_SUFFIXES) and not n.startswith(".")]
+            files = {name: root / name for name in names if not (root / name).is_dir()}
+            if not files:
+                raise DataError(
+                    f"video: expected a video file or a folder of them ({', '.join(VIDEO_SUFFIXES)}), found"
+                    f" {shown(names_in(root))} in {root}"
+                )
+            return files
+        if not root.exists():
             beside = names_in(root.parent) if root.parent.is_dir() else []
             raise DataError(f"video: {root} does not exist; {root.parent} holds {shown(beside)}")
-        files = {name: root / name for name in names_in(root) if name.lower().endswith(VIDEO_SUFFIXES)}
-        if not files:
-            raise DataError(
-                f"video: expected a video file or a folder of them ({', '.join(VIDEO_SUFFIXES)}), found"
-                f" {shown(names_in(root))} in {root}"
-            )
-        return files
+        return {root.name: root}
+
+
+def at_rate(times: FloatArray, rate: float) -> NDArray[np.int64]:
+    """Positions of the first frame at or after each tick of a clock of ``rate`` ticks a second, none twice.
+
+    A gap in the times makes no hurry afterwards: ticks without a frame of their own are over.
+    """
+    chosen = []
+    tick = 0
+    for position, seconds in enumerate(times.tolist()):
+        if seconds * rate >= tick - 1e-3:
+            chosen.append(position)
+            tick = max(tick, int(np.floor(seconds * rate + 1e-3))) + 1
+    return np.array(chosen, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class VideoSequence:
-    """Frames of one video file (a FrameSequence); how many there are is known when they have been decoded."""
+    """Frames of one video file (a FrameSequence).
+
+    listed: what the file says of them. chosen: positions in it of the frames that are taken.
+    """
 
     scene: str
     path: Path
     options: VideoOptions
     selection: Selection
-    header: Mapping[str, Any]
+    listed: Listing
+    chosen: NDArray[np.int64]
+    _passes: list[Tally] = field(default_factory=list)
 
     @property
     def dataset(self) -> str:
         return "video"
 
     @property
-    def length(self) -> None:
-        """Not known: containers announce a number of frames that the stream need not have."""
-        return None
+    def length(self) -> int:
+        """Frames that the file lists, of those chosen; damaged files may give fewer."""
+        return len(self.chosen)
 
     def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
         """Frames in order; decoding happens either way, ``images=False`` only leaves the pictures out.
 
-        Raises DataError for damaged data, a change of size, timestamps that do not increase, and a file without
-        a frame in the selection.
+        The index of a frame is its place among those that were chosen: one that is missing leaves a gap.
+        Raises DataError for a change of size and for a file that cannot be read any further or gives no frame.
         """
         del depth  # a video has none
-        selection = self.selection
-        stop = None if selection.count is None else selection.start + selection.stride * selection.count
-        chosen = itertools.islice(self._at_rate(), selection.start, stop, selection.stride)
+        self._passes[:] = [tally := Tally()]
+        index_of = {int(position): index for index, position in enumerate(self.chosen)}
+        last = int(self.chosen[-1])
+        pictures = Pictures(self.listed.aspect)
         size = None
-        index = -1
-        for index, (seconds, decoded) in enumerate(chosen):
-            image = _upright(decoded) if images else None
+        given = 0
+        for position, frame in decoded(self.listed, tally):
+            index = index_of.get(position)
+            if index is None:
+                continue
+            seconds = float(self.listed.times[position])
+            image = pictures.picture(frame) if images else None
             if image is not None:
                 size = size or image.shape
                 if image.shape != size:
                     raise DataError(
-                        f"{self._place(index)}: expected {size[1]}x{size[0]} pixels as the first frame, found"
-                        f" {image.shape[1]}x{image.shape[0]}; one sequence has one size"
+                        f"video: {self.path} frame {position}: expected {size[1]}x{size[0]} pixels as the first frame,"
+                        f" found {image.shape[1]}x{image.shape[0]}; one sequence has one size"
                     )
             yield Frame(index, seconds, image, f"{self.path} at {seconds:.3f} s")
-        if index < 0:
+            given += 1
+            if position >= last:
+                return
+        if not given:
             raise DataError(
-                f"video: scene {self.scene}: {self.path} has no frame in the selection (start {selection.start});"
-                " is the file cut off?"
+                f"video: scene {self.scene}: no chosen frame of {self.path} can be decoded (start"
+                f" {self.selection.start}); is the file damaged? copy or download it again"
             )
 
     def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
@@ -139,9 +166,9 @@ class VideoSequence:
         """A video has no poses."""
         return
 
-    def timestamps(self) -> None:
-        """Only decoding tells."""
-        return
+    def timestamps(self) -> FloatArray:
+        """(length,) seconds from the stream's first frame, as the file lists them."""
+        return self.listed.times[self.chosen]
 
     def fingerprint(self) -> str:
         """Digest over name, size and modification time of the file, and what is taken of it."""
@@ -149,89 +176,86 @@ class VideoSequence:
         key = (self.path.name, status.st_size, status.st_mtime_ns, self.options.fps, self.selection.model_dump_json())
         return hashlib.sha256(repr(key).encode()).hexdigest()
 
+    @property
+    def damage(self) -> str | None:
+        """What the last pass over the frames found damaged or missing, in one line; None for nothing, or no pass."""
+        return self._passes[0].damage if self._passes else None
+
     def facts(self) -> Mapping[str, Any]:
-        """Conventions and the file's header for the record."""
-        rate = self.options.fps
+        """Conventions, what the file says and how it is shown, for the record; damage after a pass over the frames."""
+        listed, rate, aspect = self.listed, self.options.fps, self.listed.aspect
+        notes = [*self.doubts(), *([self.damage] if self.damage else [])]
         return {
-            **self.header,
+            "codec": listed.codec,
+            "stream": f"{listed.stream}, of {listed.streams} that could be played",
+            "coded_size": list(listed.coded_size),
+            "picture_size": list(listed.picture_size),
+            "pixels": "square" if aspect == 1 else f"{aspect.numerator}:{aspect.denominator}, made square",
+            "display_matrix": listed.turn.words,
+            "colours": listed.colours.words,
+            "pixel_format": listed.pixel_format,
+            "fields": "interlaced: woven by bwdif, one picture a frame" if self._interlaced else "progressive",
+            "announced_rate": listed.announced_rate,
+            "announced_frames": listed.announced_frames,
+            "frames": self.length,
+            **self._counts(),
             "poses": "none",
             "depth": "none",
             "intrinsics": "none",
-            "timestamps": "of the stream, seconds from its first frame",
+            "timestamps": "of the stream, seconds from its first frame"
+            if listed.stamps is not None
+            else "frames counted at the stream's own rate: the file has no times of showing",
             "rate": "every frame" if rate is None else f"the first frame at or after every 1/{rate:g} s",
-            "rotation": "applied as the file says",
+            "damaged_frames": "kept as decoded and counted; what cannot be decoded is missing and counted",
             "licence": "the user's own data",
+            **({"notes": notes} if notes else {}),
         }
 
-    def _at_rate(self) -> Iterator[tuple[float, av.VideoFrame]]:
-        """The first frame at or after each tick of the chosen rate, none twice."""
-        rate = self.options.fps
-        tick = 0
-        for seconds, decoded in self._decoded():
-            if rate is None:
-                yield seconds, decoded
-            elif seconds * rate >= tick - 1e-3:
-                yield seconds, decoded
-                tick = max(tick + 1, int(np.floor(seconds * rate + 1e-3)) + 1)
+    def doubts(self) -> list[str]:
+        """What a reader must know of this file beside damage, a line each."""
+        listed, lines = self.listed, []
+        if listed.streams > 1:
+            width, height = listed.coded_size
+            lines.append(
+                f"the file has {listed.streams} video streams: stream {listed.stream} ({width}x{height}) is played,"
+                " the default one, of these the largest"
+            )
+        if not listed.turn.exact:
+            lines.append(f"the display matrix is no turn by quarters: pictures are {listed.turn.words}")
+        if listed.doubted_aspect is not None:
+            doubted = listed.doubted_aspect
+            lines.append(f"pixels of {doubted.numerator}:{doubted.denominator} cannot be: they are taken as square")
+        if listed.colours.transfer is not None:
+            lines.append(
+                f"HDR video ({listed.colours.transfer}): brought to SDR here (BT.709, highlights rolled off), which"
+                " another player does otherwise"
+            )
+        if self._interlaced:
+            lines.append("interlaced video: its fields are woven into whole pictures (bwdif)")
+        if listed.cut:
+            lines.append("the file ends in the middle of a packet: is it cut off?")
+        if listed.repeated:
+            lines.append(f"{listed.repeated} frames have the time of another frame: they are left out")
+        if listed.restarts:
+            times = "once" if listed.restarts == 1 else f"{listed.restarts} times"
+            lines.append(f"the clock jumps back {times}: times go on from there")
+        return lines
 
-    def _decoded(self) -> Iterator[tuple[float, av.VideoFrame]]:
-        first = previous = None
-        with _opened(self.path) as container:
-            for number, decoded in enumerate(container.decode(video=0)):
-                if decoded.time is None:
-                    raise DataError(f"{self._place(number)}: the stream gives no time; convert it, e.g. to .mp4")
-                if previous is not None and decoded.time <= previous:
-                    raise DataError(
-                        f"{self._place(number)}: expected increasing timestamps, found {decoded.time:.6f} s after"
-                        f" {previous:.6f} s; convert the video anew"
-                    )
-                previous = decoded.time
-                first = decoded.time if first is None else first
-                yield decoded.time - first, decoded
+    @property
+    def _interlaced(self) -> bool:
+        return self.listed.interlaced or any(tally.interlaced for tally in self._passes)
 
-    def _place(self, number: int) -> str:
-        return f"video: {self.path} frame {number}"
+    def _counts(self) -> dict[str, int]:
+        if not self._passes:
+            return {}
+        tally = self._passes[0]
+        return {
+            "frames_decoded": tally.decoded,
+            "frames_marked_damaged": tally.marked,
+            "frames_after_damage": tally.after_damage,
+            "frames_missing": tally.lost,
+        }
 
 
 def _itself(frame: Frame) -> Frame:
     return frame
-
-
-def _refuse_cut_off(path: Path) -> None:
-    try:
-        announced, found = announced_size(path), path.stat().st_size
-    except OSError as error:
-        raise DataError(f"video: {path} cannot be read: {error.strerror or error}") from error
-    if announced is not None and found < announced:
-        raise DataError(
-            f"video: {path} is cut off: its headers announce {announced} bytes, found {found};"
-            " copy or download it again"
-        )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
-    """The container, with one DataError for whatever FFmpeg finds wrong while the block runs."""
-    import av
-
-    try:
-        with av.open(str(path), mode="r", metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise DataError(f"video: {path}: expected a video stream, found none; is it an audio file?")
-            context = container.streams.video[0].codec_context
-            if context.width * context.height > MAX_PIXELS:
-                raise DataError(
-                    f"video: {path} claims {context.width}x{context.height} pixels, at most {MAX_PIXELS} are read"
-                )
-            container.streams.video[0].thread_type = "AUTO"
-            yield container
-    except av.FFmpegError as error:
-        raise DataError(
-            f"video: {path} cannot be read as a video ({error.strerror or error}); is it complete, and a video?"
-        ) from error
-
-
-def _upright(decoded: av.VideoFrame) -> Image:
-    """(H, W, 3) uint8 RGB, turned as the file's display matrix asks (``rotation``: degrees counter-clockwise)."""
-    image = decoded.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, round(decoded.rotation / 90) % 4))

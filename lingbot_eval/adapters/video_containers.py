@@ -31,6 +31,17 @@ def announced_size(path: Path) -> int | None:
     return None
 
 
+def ends_inside_a_packet(path: Path) -> bool:
+    """Whether an MPEG transport stream is no whole number of packets, as one that was cut off. Raises OSError."""
+    with path.open("rb") as stream:
+        start = stream.read(2 * 192 + 8)
+    size = path.stat().st_size
+    for length, sync in ((188, 0), (192, 4)):  # broadcast; Blu-ray and camcorders put a clock before each packet
+        if all(start[sync + length * number : sync + length * number + 1] == b"G" for number in range(2)):
+            return size % length != 0
+    return False
+
+
 def _boxes_end(stream: BinaryIO, size: int) -> int:
     end = 0
     while end < size:

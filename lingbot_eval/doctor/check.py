@@ -6,36 +6,21 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from lingbot_eval.adapters.cards import Card
 from lingbot_eval.adapters.listing import shown
 from lingbot_eval.adapters.protocol import Adapter, Selection
 from lingbot_eval.adapters.sequence import FileSequence
+from lingbot_eval.adapters.video import VideoSequence
 from lingbot_eval.doctor.convention import ConventionVerdict, convention_of
-from lingbot_eval.doctor.findings import DatasetCheck, Finding, SceneCheck, gathered
+from lingbot_eval.doctor.findings import DatasetCheck, Finding, SceneCheck, Watcher, gathered
 from lingbot_eval.doctor.scene_checks import check_depth_range, check_files, check_poses, check_times
+from lingbot_eval.doctor.video_checks import check_video
 from lingbot_eval.errors import DataError
 from lingbot_eval.preparation.input_notes import input_notes
 from lingbot_eval.types import FrameSequence
 
 LITTLE_DISK = 1 << 30  # bytes
-
-
-class Watcher(Protocol):
-    """Hears of the progress of decoding."""
-
-    def scene(self, name: str, frames: int | None) -> None:
-        """A scene with so many frames begins; None where only decoding tells."""
-        ...
-
-    def frame(self) -> None:
-        """One frame was decoded."""
-        ...
-
-    def done(self) -> None:
-        """The scene is over."""
-        ...
 
 
 def examine(
@@ -94,6 +79,9 @@ def _scene(card: Card, adapter: Adapter, scene: str, watcher: Watcher | None) ->
     if isinstance(sequence, FileSequence):
         findings += check_files(sequence) + check_poses(sequence) + check_times(sequence)
     seconds = time.perf_counter() - started
+    if isinstance(sequence, VideoSequence):
+        findings += check_video(sequence, watcher)
+        return SceneCheck(scene, sequence.length, tuple(findings), seconds)
     if isinstance(sequence, FileSequence):
         found, convention = _convention(sequence)
         findings += found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from lingbot_eval.doctor.convention import ConventionVerdict
 
@@ -48,6 +48,22 @@ class DatasetCheck:
         """How many findings are problems."""
         every = [*self.findings, *(finding for scene in self.scenes for finding in scene.findings)]
         return sum(finding.level == "problem" for finding in every)
+
+
+class Watcher(Protocol):
+    """Hears of the progress of decoding."""
+
+    def scene(self, name: str, frames: int | None) -> None:
+        """A scene with so many frames begins; None where only decoding tells."""
+        ...
+
+    def frame(self) -> None:
+        """One frame was decoded."""
+        ...
+
+    def done(self) -> None:
+        """The scene is over."""
+        ...
 
 
 def gathered(level: Level, check: str, texts: Sequence[str]) -> list[Finding]:

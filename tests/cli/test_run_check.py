@@ -70,7 +70,7 @@ def video(path: Path) -> None:
         container.mux(stream.encode())
 
 
-def test_a_video_of_unknown_length_is_said(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_length_of_a_video_is_known_before(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video(tmp_path / "walk.ts")
     document = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     document["datasets"] = [{"name": "video", "root": str(tmp_path / "walk.ts"), "size": {"width": 56}}]
@@ -78,7 +78,10 @@ def test_a_video_of_unknown_length_is_said(file: str, tmp_path: Path, capsys: py
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     assert main(["run", str(path), "--dry-run"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert "no prediction: how long it is shows only when it is decoded; every kept frame" in last
+    assert last.split()[:4] == ["6", "56×42", "1", "6"]
+    # What the dry run says is what the run does, the default interval included.
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "--no-report"]) == 0
+    assert "walk.ts/model: 6 of 6 frames" in capsys.readouterr().err
 
 
 def test_a_scene_that_cannot_be_read_is_left_to_the_run(

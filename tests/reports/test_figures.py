@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from figure_reader import axes_titled, curve, curves, layers
 
 from lingbot_eval.reports.drift_figure import drift_figure
 from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
@@ -14,6 +13,7 @@ from lingbot_eval.reports.unit_data import Line, Paths
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.records import FRAME_COLUMNS
 from lingbot_eval.types import DriftSeries
+from tests.support.figure_reader import axes_titled, curve, curves, layers
 
 MIB = 2**20
 FRAMES = np.arange(2.0, 14.0, 2.0)  # neither from 0 nor by 1: a number is not its position

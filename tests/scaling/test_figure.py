@@ -11,6 +11,8 @@ import pytest
 from lingbot_eval.scaling.figure import LETTERS, MOST_CASES, Curve, scaling_figure
 from lingbot_eval.scaling.records import CaseRecord
 from lingbot_eval.scaling.samples import COLUMNS, KINDS
+from tests.support.figure_reader import axes_titled, layers
+from tests.support.figure_reader import curve as points
 
 
 def curve(label: str, frames: int, kept_bytes: int) -> Curve:
@@ -66,3 +68,61 @@ def test_the_legend_of_the_caches_lies_above_them(tmp_path: Path) -> None:
     assert [text.get_text() for text in legend.get_texts()] == [kind.replace("_", " ") for kind in KINDS]
     assert all(legend.get_window_extent().y0 > axes.get_window_extent().y1 for axes in stacks)
     assert all(axes.get_legend() is None for axes in stacks)
+
+
+def test_every_curve_of_a_study_lies_under_its_name_in_its_unit() -> None:
+    """On a GPU, where five kinds of bytes are drawn: of two cases that differ in all."""
+    cases = []
+    for label, start in (("one", 1.0), ("other", 5.0)):
+        case = curve(label, 20, 0)
+        index = case.samples["index"]
+        samples = case.samples.assign(
+            forward_ms=10 * start + index % 7,
+            device_allocated_bytes=1e9 * (start + index),
+            device_reserved_bytes=2e9 * (start + index),
+            driver_bytes=3e9 * (start + index),
+            process_bytes=4e9 * (start + index),
+            backlog=start + index % 3,
+        )
+        for number, kind in enumerate(KINDS, start=1):
+            samples[f"cache_{kind}_bytes"] = 1e9 * number * (start + index)
+        changes = {"case": {"scenario": "camera"}, "error_curve": [(10, 0.1 * start), (20, 0.2 * start)]}
+        cases.append(Curve(label, case.record.model_copy(update=changes), samples))
+    figure = scaling_figure("made up", cases)
+    times = axes_titled(figure, "Forward time of each frame, rolling median bold")
+    assert times.get_ylabel() == "ms"
+    memory = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("Memory, colours as above"))
+    assert memory.get_ylabel() == "GB"
+    assert "solid: allocated on the device" in memory.get_title(loc="left")
+    assert "dashed: the driver's figure; dotted: cache in view" in memory.get_title(loc="left")
+    errors = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("Error so far"))
+    backlog = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("Backlog"))
+    for letter, case, start in (("A", cases[0], 1.0), ("B", cases[1], 5.0)):
+        index = case.samples["index"].to_numpy()
+        name = f"{letter}: {case.label}"
+        assert points(times, name) == pytest.approx(np.column_stack([index, 10 * start + index % 7]))
+        (named,) = [line for line in times.lines if line.get_label() == name]
+        own = {line.get_linestyle(): line for line in memory.lines if line.get_color() == named.get_color()}
+        for look, factor in (("-", 1), ("--", 3), (":", sum(range(1, len(KINDS) + 1)))):
+            assert np.asarray(own[look].get_ydata()) == pytest.approx(factor * (start + index)), look
+        (error,) = [line for line in errors.lines if line.get_color() == named.get_color()]
+        assert np.asarray(error.get_xydata()) == pytest.approx(np.array([[10, 0.1 * start], [20, 0.2 * start]]))
+        (waiting,) = [line for line in backlog.lines if line.get_color() == named.get_color()]
+        assert np.asarray(waiting.get_ydata()) == pytest.approx(start + index % 3)
+        cache = axes_titled(figure, letter)
+        parts = layers(cache, [kind.replace("_", " ") for kind in KINDS])
+        for number, kind in enumerate(KINDS, start=1):
+            expected = np.column_stack([index, number * (start + index)])
+            assert parts[kind.replace("_", " ")] == pytest.approx(expected)
+    (names,) = [axes for axes in figure.axes if axes.get_title(loc="left").startswith("Cache in view")]
+    legend = names.get_legend()
+    assert legend is not None
+    colours = [tuple(part.get_facecolor()[0][:3]) for part in axes_titled(figure, "A").collections]
+    assert [tuple(patch.get_facecolor()[:3]) for patch in legend.get_patches()] == colours
+
+
+def test_on_a_cpu_the_process_stands_for_the_device() -> None:
+    figure = scaling_figure("made up", [curve("case", 20, 10**8)])
+    memory = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("Memory, colours as above"))
+    solid = next(line for line in memory.lines if line.get_linestyle() == "-")
+    assert np.asarray(solid.get_ydata()) == pytest.approx(np.ones(20))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
@@ -32,14 +34,16 @@ def curve(axes: Axes, label: str) -> Points:
     return curves(axes)[label]
 
 
-def layers(axes: Axes) -> dict[str, Points]:
-    """Of each layer of a stack, its thickness at every x, by label and from below."""
+def layers(axes: Axes, names: Sequence[str] = ()) -> dict[str, Points]:
+    """Of each layer of a stack, its thickness at every x, by label and from below; ``names`` stand for labels that a
+    legend elsewhere gives."""
     found = {}
-    for collection in axes.collections:
+    for number, collection in enumerate(axes.collections):
         assert isinstance(collection, PolyCollection)
         (path,) = collection.get_paths()
         vertices = np.asarray(path.vertices, dtype=np.float64)
         places = np.unique(vertices[:, 0])
         thick = [np.ptp(vertices[vertices[:, 0] == x, 1]) for x in places]
-        found[str(collection.get_label())] = np.column_stack([places, thick])
+        name = names[number] if names else str(collection.get_label())
+        found[name] = np.column_stack([places, thick])
     return found

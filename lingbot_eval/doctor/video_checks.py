@@ -1,0 +1,91 @@
+"""Checks of one video: what it is, how it is shown, and what decoding finds damaged."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from lingbot_eval.adapters.video import VideoSequence
+from lingbot_eval.doctor.findings import Finding, Watcher
+from lingbot_eval.errors import DataError
+
+FRAMES_TRIED = 1800
+"""Decoded without being asked to: a minute of video at 30 frames a second."""
+
+_LONG_GAP = 10.0  # times the median interval
+_MIXED = 0.05  # of the median interval: what rounding to a container's ticks makes
+
+
+def check_video(sequence: VideoSequence, watcher: Watcher | None) -> list[Finding]:
+    """What the header says, and damage in the first minute; with a ``watcher``, in the whole file."""
+    findings = [Finding("note", "video", _header(sequence)), Finding("note", "picture", _picture(sequence))]
+    findings += _times(sequence)
+    problems, count = _decoded(sequence, watcher)
+    # After decoding: interlaced frames may come later than the first.
+    findings += [Finding("warning", "video", text) for text in sequence.doubts()]
+    findings += [Finding("problem", "decode", text) for text in problems]
+    part = "" if count >= sequence.length or problems else f" of {sequence.length}; --decode reads them all"
+    return [*findings, Finding("note", "decode", f"{count} frames decoded{part}")]
+
+
+def _header(sequence: VideoSequence) -> str:
+    listed, times = sequence.listed, sequence.timestamps()
+    width, height = listed.picture_size
+    rate = ""
+    if len(times) > 1:
+        steps = np.diff(times)
+        constant = float(np.abs(steps - np.median(steps)).max()) <= max(_MIXED * float(np.median(steps)), 1.1e-3)
+        rate = f", {(len(times) - 1) / (times[-1] - times[0]):.4g} frames a second{'' if constant else ' on average'}"
+    return (
+        f"{len(times)} frames of {width}x{height}{rate}, {times[-1]:.2f} s, {listed.codec} ({listed.pixel_format}),"
+        f" {listed.colours.words}"
+    )
+
+
+def _picture(sequence: VideoSequence) -> str:
+    listed = sequence.listed
+    width, height = listed.coded_size
+    pixels = "square pixels" if listed.aspect == 1 else f"pixels {listed.aspect.numerator}:{listed.aspect.denominator}"
+    made = "" if listed.aspect == 1 else ", made square"
+    return f"stored as {width}x{height}, {pixels}{made}; display matrix: {listed.turn.words}"
+
+
+def _times(sequence: VideoSequence) -> list[Finding]:
+    times = sequence.timestamps()
+    steps = np.diff(times)
+    if len(steps) < 2:
+        return []
+    usual = float(np.median(steps))
+    holes = np.flatnonzero(steps > _LONG_GAP * usual)
+    if not len(holes):
+        return []
+    worst = int(holes[np.argmax(steps[holes])])
+    return [
+        Finding(
+            "warning",
+            "timestamps",
+            f"{len(holes)} holes of more than {_LONG_GAP:g} times the usual {usual:.4g} s; the longest,"
+            f" {steps[worst]:.4g} s, is after frame {worst}: was the recording paused, or are frames missing?",
+        )
+    ]
+
+
+def _decoded(sequence: VideoSequence, watcher: Watcher | None) -> tuple[list[str], int]:
+    """What is wrong, and how many frames were decoded."""
+    count = 0
+    if watcher is not None:
+        watcher.scene(sequence.scene, sequence.length)
+    problems = []
+    try:
+        for _ in itertools.islice(sequence.frames(), FRAMES_TRIED if watcher is None else None):
+            count += 1
+            if watcher is not None:
+                watcher.frame()
+    except DataError as error:
+        problems.append(str(error))
+    if watcher is not None:
+        watcher.done()
+    if sequence.damage is not None:
+        problems.append(sequence.damage)
+    return problems, count
