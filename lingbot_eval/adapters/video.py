@@ -184,7 +184,7 @@ class VideoSequence:
     def facts(self) -> Mapping[str, Any]:
         """Conventions, what the file says and how it is shown, for the record; damage after a pass over the frames."""
         listed, rate, aspect = self.listed, self.options.fps, self.listed.aspect
-        notes = [*self.doubts(), *([self.damage] if self.damage else [])]
+        notes = [*self._doubts(), *([self.damage] if self.damage else [])]
         return {
             "codec": listed.codec,
             "stream": f"{listed.stream}, of {listed.streams} that could be played",
@@ -208,10 +208,11 @@ class VideoSequence:
             "rate": "every frame" if rate is None else f"the first frame at or after every 1/{rate:g} s",
             "damaged_frames": "kept as decoded and counted; what cannot be decoded is missing and counted",
             "licence": "the user's own data",
-            **({"notes": notes} if notes else {}),
+            "image_sizes": [[*listed.picture_size, self.length]],
+            "notes": notes,
         }
 
-    def doubts(self) -> list[str]:
+    def _doubts(self) -> list[str]:
         """What a reader must know of this file beside damage, a line each."""
         listed, lines = self.listed, []
         if listed.streams > 1:

@@ -80,7 +80,7 @@ def _scene(card: Card, adapter: Adapter, scene: str, watcher: Watcher | None) ->
         findings += check_files(sequence) + check_poses(sequence) + check_times(sequence)
     seconds = time.perf_counter() - started
     if isinstance(sequence, VideoSequence):
-        findings += check_video(sequence, watcher)
+        findings += check_video(sequence, card.protocol.size, watcher)
         return SceneCheck(scene, sequence.length, tuple(findings), seconds)
     if isinstance(sequence, FileSequence):
         found, convention = _convention(sequence)

@@ -9,6 +9,8 @@ import numpy as np
 from lingbot_eval.adapters.video import VideoSequence
 from lingbot_eval.doctor.findings import Finding, Watcher
 from lingbot_eval.errors import DataError
+from lingbot_eval.preparation.input_notes import input_notes
+from lingbot_eval.preparation.resize import SizeSettings
 
 FRAMES_TRIED = 1800
 """Decoded without being asked to: a minute of video at 30 frames a second."""
@@ -17,13 +19,17 @@ _LONG_GAP = 10.0  # times the median interval
 _MIXED = 0.05  # of the median interval: what rounding to a container's ticks makes
 
 
-def check_video(sequence: VideoSequence, watcher: Watcher | None) -> list[Finding]:
-    """What the header says, and damage in the first minute; with a ``watcher``, in the whole file."""
+def check_video(sequence: VideoSequence, size: SizeSettings, watcher: Watcher | None) -> list[Finding]:
+    """What the header says, and damage in the first minute; with a ``watcher``, in the whole file.
+
+    size: what the protocol prepares frames to.
+    """
     findings = [Finding("note", "video", _header(sequence)), Finding("note", "picture", _picture(sequence))]
     findings += _times(sequence)
     problems, count = _decoded(sequence, watcher)
     # After decoding: interlaced frames may come later than the first.
-    findings += [Finding("warning", "video", text) for text in sequence.doubts()]
+    said = [text for text in input_notes(sequence.facts(), size) if text != sequence.damage]
+    findings += [Finding("warning", "video", text) for text in said]
     findings += [Finding("problem", "decode", text) for text in problems]
     part = "" if count >= sequence.length or problems else f" of {sequence.length}; --decode reads them all"
     return [*findings, Finding("note", "decode", f"{count} frames decoded{part}")]

@@ -16,7 +16,7 @@ from tests.adapters.videos import altered, noisy, number_in, opened, packets_of,
 def test_damage_inside_a_packet_is_counted_and_said(tmp_path: Path, kind: str) -> None:
     codec, suffix = kind.split()
     path = write_video(tmp_path / f"walk.{suffix}", 24, codec, rate=25, draw=noisy, codec_options={"g": "8", "bf": "0"})
-    assert opened(path).facts().get("notes") is None
+    assert opened(path).facts()["notes"] == []
     altered(path, 11, 0.3)
     sequence = opened(path)
     assert sequence.damage is None  # not known before decoding

@@ -84,7 +84,7 @@ def test_the_length_of_a_video_is_known_before(file: str, tmp_path: Path, capsys
     assert "walk.ts/model: 6 of 6 frames" in capsys.readouterr().err
 
 
-def test_a_scene_that_cannot_be_read_is_left_to_the_run(
+def test_a_scene_that_cannot_be_read_fails_the_dry_run_as_the_run(
     file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = tmp_path / "images"
@@ -94,8 +94,8 @@ def test_a_scene_that_cannot_be_read_is_left_to_the_run(
     document["datasets"] = [{"name": "folder", "root": str(images)}]
     path = tmp_path / "broken.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    assert main(["run", str(path), "--dry-run"]) == 0
-    assert "no prediction: " in capsys.readouterr().out
+    assert main(["run", str(path), "--dry-run"]) == 2  # as the run itself
+    assert "would fail: " in capsys.readouterr().out
     assert main(["run", str(path), "--out", str(tmp_path / "runs"), "--no-report"]) == 2
 
 

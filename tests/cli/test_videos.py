@@ -50,7 +50,7 @@ def test_the_run_goes_on_beside_broken_files(folder: Path, tmp_path: Path, capsy
         assert words in (units[scene].reason or "")
         assert any(line.startswith(f"error: video/{scene}/") and words in line for line in said)
     assert units["plain.mp4"].predictions == units["plain.mp4"].frames == 24
-    assert "notes" not in units["plain.mp4"].sequence
+    assert units["plain.mp4"].sequence["notes"] == []
     assert units["mirrored.mp4"].sequence["display_matrix"] == "mirrored left to right"
     (note,) = units["damaged.mp4"].sequence["notes"]
     assert f"note: video/damaged.mp4: {note}" in said
