@@ -29,6 +29,7 @@ class MatchedPoses:
     estimate: FloatArray
     dropped: int
     not_rigid: int
+    without_orientation: str | None = None
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -1,0 +1,125 @@
+"""How a file's poses are to be read: which way they map, in which order quaternions stand, from where to the camera."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from lingbot_eval.geometry.poses import inverse, nearest_rotation, orthogonalised, pose_matrix
+from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
+from lingbot_eval.types import FloatArray
+
+PosesMeaning = Literal["camera-to-world", "world-to-camera", "world-to-camera-rotations"]
+QuaternionOrder = Literal["xyzw", "wxyz"]
+Handedness = Literal["right", "left"]
+
+OPENGL = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+"""``to_camera`` of a camera that looks along −z with y up: half a turn about x makes it OpenCV's."""
+
+_MIRROR = np.diag([1.0, -1.0, 1.0])
+_RIGID = 0.05  # largest entry of |RᵀR − I| of a matrix that somebody wrote by hand
+
+
+def _numbers(given: object) -> object:
+    """``opengl``, 7 numbers (x y z qx qy qz qw) or a matrix of 12 or 16, flat or in rows, as text or list → 7 numbers."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given.strip().lower() == "opengl":
+            return OPENGL
+        given = given.replace(",", " ").split()
+    if isinstance(given, (list, tuple)):
+        flat = [item for row in given for item in (row if isinstance(row, (list, tuple)) else (row,))]
+        try:
+            values = [float(item) for item in flat if not isinstance(item, bool)]
+        except (TypeError, ValueError):
+            values = []
+        if len(values) == len(flat) and all(map(math.isfinite, values)):
+            if len(values) == 7:
+                return _unit(values)
+            if len(values) in (12, 16):
+                return _from_matrix(np.array([*values, 0, 0, 0, 1][:16]).reshape(4, 4))
+    raise ValueError(
+        "expected opengl, 7 numbers (x y z qx qy qz qw) or a 4x4 matrix: the camera's pose in the frame that the file's"
+        f" poses are of; found {str(given)[:60]!r}"
+    )
+
+
+def _unit(values: list[float]) -> tuple[float, ...]:
+    length = math.hypot(*values[3:])
+    if not 0.9 < length < 1.1:
+        raise ValueError(f"expected a unit quaternion qx qy qz qw in numbers 4 to 7, found one of length {length:.3g}")
+    return (*values[:3], *(value / length for value in values[3:]))
+
+
+def _from_matrix(matrix: FloatArray) -> tuple[float, ...]:
+    rotation = matrix[:3, :3]
+    off = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
+    if off > _RIGID or np.linalg.det(rotation) <= 0 or not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
+        raise ValueError("expected a rigid 4x4 matrix: a rotation, a translation, and 0 0 0 1 in its last row")
+    return (*matrix[:3, 3].tolist(), *quaternion_from_rotation(nearest_rotation(rotation)).tolist())
+
+
+ToCamera = Annotated[tuple[float, float, float, float, float, float, float] | None, BeforeValidator(_numbers)]
+
+
+class PoseReading(BaseModel):
+    """What the poses of a file mean; the defaults are what this program works with.
+
+    poses: ``world-to-camera`` for inverse poses, ``world-to-camera-rotations`` where only the rotations are inverse and
+    the positions are the camera's. quaternion: order of the four numbers in the file, None as its format says.
+    handedness: ``left`` for poses in left-handed axes (mirror images). to_camera: pose of the camera in the frame that
+    the poses are of (x y z qx qy qz qw, in their unit), where that is a body's and not the camera's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    poses: PosesMeaning = "camera-to-world"
+    quaternion: QuaternionOrder | None = None
+    handedness: Handedness = "right"
+    to_camera: ToCamera = None
+
+    def apply(self, poses: FloatArray, own_order: QuaternionOrder = "xyzw") -> FloatArray:
+        """(N, 4, 4) camera-to-world poses of (N, 4, 4) poses as the reader took them.
+
+        own_order: order of quaternions in the file's format, which the reader took them in.
+        """
+        if self.quaternion not in (None, own_order):
+            poses = reordered(poses, self.quaternion == "wxyz")
+        if self.handedness == "left":
+            poses = mirrored(poses)
+        if self.poses != "camera-to-world":
+            poses = orthogonalised(poses)
+            turned = inverse(poses)
+            poses = turned if self.poses == "world-to-camera" else pose_matrix(turned[:, :3, :3], poses[:, :3, 3])
+        if self.to_camera is not None:
+            poses = poses @ camera_in_body(self.to_camera)
+        return poses
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """The settings that are not the defaults."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def camera_in_body(numbers: tuple[float, ...]) -> FloatArray:
+    """(4, 4) pose of x y z qx qy qz qw."""
+    return pose_matrix(rotation_from_quaternion(np.array(numbers[3:])), np.array(numbers[:3]))
+
+
+def reordered(poses: FloatArray, scalar_was_first: bool) -> FloatArray:
+    """(N, 4, 4) poses whose quaternions were read in the other order than they were written in.
+
+    scalar_was_first: they were written w x y z and read as x y z w; else the other way round.
+    """
+    read = quaternion_from_rotation(nearest_rotation(poses[:, :3, :3]))
+    right = np.roll(read, -1, axis=1) if scalar_was_first else np.roll(read, 1, axis=1)
+    return pose_matrix(rotation_from_quaternion(right), poses[:, :3, 3])
+
+
+def mirrored(poses: FloatArray) -> FloatArray:
+    """(N, 4, 4) poses with the y axes of world and camera turned round: left-handed axes become right-handed."""
+    return pose_matrix(_MIRROR @ poses[:, :3, :3] @ _MIRROR, poses[:, :3, 3] @ _MIRROR)
