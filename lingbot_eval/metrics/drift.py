@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Annotated
 
 import numpy as np
@@ -10,18 +12,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.errors import UnscorableError
-from lingbot_eval.geometry.alignment import Sim3, umeyama
+from lingbot_eval.geometry.alignment import umeyama
+from lingbot_eval.metrics.alignments import ALIGNMENTS, ANCHOR_FRAMES, Alignment, alignment_in_words, alignment_of
 from lingbot_eval.metrics.drift_events import collapse_step, jump_steps, step_errors
 from lingbot_eval.metrics.matching import MatchedPoses, match_poses
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.segments import (
     Segments,
     Step,
-    fixed_pairs,
     kitti_segments,
     path_distance,
-    relative_measurements,
     segment_lengths,
+    step_measurements,
+    step_quantities,
 )
 from lingbot_eval.types import DriftSeries, FloatArray, Measurement, Trajectory
 
@@ -40,7 +43,8 @@ class DriftSettings(BaseModel):
     at every so many frames. rpe_frames, rpe_metres: steps of the relative pose errors. scale_window: steps whose median
     ratio is the local scale. jump_factor: a jump is a step whose error is so many times the median of its surroundings.
     collapse_window, collapse_factor: see `drift_events.collapse_step`. anchor_frames: frames that the anchored
-    error is aligned on.
+    error is aligned on. alignments: how the estimate is moved onto the reference; whatever that can move comes under
+    each of them, intervals under the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +57,8 @@ class DriftSettings(BaseModel):
     jump_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
     collapse_window: Annotated[int, Field(ge=5)] = 30
     collapse_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 5.0
-    anchor_frames: Annotated[int, Field(ge=3)] = 8
+    anchor_frames: Annotated[int, Field(ge=3)] = ANCHOR_FRAMES
+    alignments: Annotated[tuple[Alignment, ...], Field(min_length=1)] = ALIGNMENTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,48 +71,84 @@ class DriftScore:
 
 @np.errstate(over="ignore", invalid="ignore")
 def score_drift(reference: Trajectory, estimate: Trajectory, settings: DriftSettings | None = None) -> DriftScore:
-    """Drift of an estimate; frames are matched by index, lengths are brought to metres by the Sim(3) over all of them.
+    """Drift of an estimate; frames are matched by index. The series are after the Sim(3) alignment over all of them.
 
     What is not defined on the data is a Measurement with its reason; nothing is raised for it.
     """
     settings = settings or DriftSettings()
     matched = match_poses(reference, estimate)
-    try:
-        transform = _overall(matched)
-    except UnscorableError as error:
-        return DriftScore(_measurements(None, settings, str(error)), None)
-    track = _Track(matched, transform.apply_poses(matched.estimate), settings)
-    return DriftScore(_measurements(track, settings, ""), track.series())
+    found: list[Measurement] = []
+    series: DriftSeries | None = None
+    for name in dict.fromkeys((*settings.alignments, "sim3")):
+        track, reason = None, ""
+        try:
+            track = _Track(matched, _aligned(matched, name, settings), name, settings)
+        except UnscorableError as error:
+            reason = str(error)
+        found += _measurements(track, name, settings, reason)
+        if name == "sim3" and track is not None:
+            series = track.series()
+    return DriftScore(tuple(found), series)
 
 
-def _overall(matched: MatchedPoses) -> Sim3:
-    truth, guess = matched.reference[:, :3, 3], matched.estimate[:, :3, 3]
-    if len(matched) < 3:
-        raise UnscorableError(f"only {len(matched)} matched frames, at least 3 are needed")
-    for name, positions in (("reference", truth), ("estimate", guess)):
-        if float(np.ptp(positions, axis=0).max()) <= 1e-9 * float(np.abs(positions).max()):
-            raise UnscorableError(f"static {name}: it does not move, so it cannot be aligned")
-    transform = umeyama(guess, truth, with_scale=True)
-    if not np.isfinite(transform.apply_points(guess)).all():
+def _aligned(matched: MatchedPoses, name: Alignment, settings: DriftSettings) -> FloatArray:
+    aligned = alignment_of(matched, name, settings.anchor_frames).apply_poses(matched.estimate)
+    if not np.isfinite(aligned).all():
         raise UnscorableError("the positions are too large for float64: the aligned ones are not finite")
-    return transform
+    return aligned
 
 
 class _Track:
-    """One matched pair of trajectories in metres, and everything that is read off it, once."""
+    """One matched pair of trajectories in metres under one alignment, and everything that is read off it, once."""
 
-    def __init__(self, matched: MatchedPoses, aligned: FloatArray, settings: DriftSettings) -> None:
+    def __init__(
+        self, matched: MatchedPoses, aligned: FloatArray, alignment: Alignment, settings: DriftSettings
+    ) -> None:
         self.frames, self.reference, self.aligned = matched.indices, matched.reference, aligned
-        self.settings = settings
+        self.without_orientation = matched.without_orientation
+        self.alignment, self.settings = alignment, settings
         self.distance = path_distance(self.reference)
-        self.lengths_m = settings.segment_lengths_m or segment_lengths(float(self.distance[-1]))
-        self.segments: Segments = kitti_segments(self.reference, aligned, self.lengths_m, settings.segment_every)
-        self.step_error, self.motion = step_errors(self.reference, aligned)
-        self.jumps = jump_steps(self.step_error, self.motion, settings.jump_factor)
-        self.collapse = collapse_step(self.step_error, self.motion, settings.collapse_window, settings.collapse_factor)
-        self.scale = local_scale(self.reference, aligned, settings.scale_window)
-        self.anchored = self._anchored()
-        self.prefix_ends, self.prefix_ate = prefix_errors(self.reference[:, :3, 3], aligned[:, :3, 3])
+
+    def oriented(self) -> _Track:
+        """Itself. Raises UnscorableError where the poses have no orientation."""
+        if self.without_orientation is not None:
+            raise UnscorableError(self.without_orientation)
+        return self
+
+    @cached_property
+    def lengths_m(self) -> tuple[float, ...]:
+        """Lengths of segments, in metres."""
+        return self.settings.segment_lengths_m or segment_lengths(float(self.distance[-1]))
+
+    @cached_property
+    def segments(self) -> Segments:
+        """The benchmark's segments. Raises UnscorableError where there is no orientation."""
+        return kitti_segments(self.oriented().reference, self.aligned, self.lengths_m, self.settings.segment_every)
+
+    @cached_property
+    def steps(self) -> tuple[FloatArray, FloatArray]:
+        """(M − 1,) translation errors and true motions of steps. Raises UnscorableError as ``segments``."""
+        return step_errors(self.oriented().reference, self.aligned)
+
+    @cached_property
+    def jumps(self) -> NDArray[np.int64]:
+        """Steps that are jumps."""
+        return jump_steps(*self.steps, self.settings.jump_factor)
+
+    @cached_property
+    def collapse(self) -> int | None:
+        """The step of a lasting breakdown."""
+        return collapse_step(*self.steps, self.settings.collapse_window, self.settings.collapse_factor)
+
+    @cached_property
+    def scale(self) -> FloatArray:
+        """(M,) local scale."""
+        return local_scale(self.reference, self.aligned, self.settings.scale_window)
+
+    @cached_property
+    def anchored(self) -> FloatArray:
+        """(M,) position errors after alignment on the first frames; NaN where those do not determine one."""
+        return self._anchored()
 
     def _anchored(self) -> FloatArray:
         count = self.settings.anchor_frames
@@ -119,21 +160,26 @@ class _Track:
         return np.asarray(np.linalg.norm(move.apply_points(guess) - truth, axis=1))
 
     def series(self) -> DriftSeries:
-        """The arrays as they are stored."""
-        first = np.array([np.nan])
+        """The arrays as they are stored; what needs orientation is NaN or empty where there is none."""
+        ends, ate = prefix_errors(self.reference[:, :3, 3], self.aligned[:, :3, 3])
+        nothing, none = np.empty(0), np.empty(0, dtype=np.int64)
+        segments = Segments(none, nothing, nothing, nothing)
+        errors, jumps, collapse = np.full(len(self.frames) - 1, np.nan), none, None
+        if self.without_orientation is None:
+            segments, errors, jumps, collapse = self.segments, self.steps[0], self.jumps, self.collapse
         return DriftSeries(
             frame=self.frames,
-            step_error_m=np.concatenate([first, self.step_error]),
+            step_error_m=np.concatenate([[np.nan], errors]),
             local_scale=self.scale,
             anchored_error_m=self.anchored,
-            prefix_frame=self.frames[self.prefix_ends],
-            prefix_ate_m=self.prefix_ate,
-            segment_frame=self.frames[self.segments.start],
-            segment_length_m=self.segments.length_m,
-            segment_translation=self.segments.translation_percent,
-            segment_rotation=self.segments.rotation_deg_per_m,
-            jump_frame=self.frames[self.jumps + 1],
-            collapse_frame=self.frames[[] if self.collapse is None else [self.collapse + 1]],
+            prefix_frame=self.frames[ends],
+            prefix_ate_m=ate,
+            segment_frame=self.frames[segments.start],
+            segment_length_m=segments.length_m,
+            segment_translation=segments.translation_percent,
+            segment_rotation=segments.rotation_deg_per_m,
+            jump_frame=self.frames[jumps + 1],
+            collapse_frame=self.frames[[] if collapse is None else [collapse + 1]],
         )
 
 
@@ -170,33 +216,53 @@ def local_scale(reference: FloatArray, aligned: FloatArray, window: int) -> Floa
     return scale
 
 
-def _measurements(track: _Track | None, settings: DriftSettings, reason: str) -> tuple[Measurement, ...]:
-    """All of family ``drift``; without a track, the same quantities with the reason."""
-    plain = [
-        ("segment_translation", "%", _segment_words(settings, "translation"), _segment_translation),
-        ("segment_rotation", "deg/m", _segment_words(settings, "rotation angle"), _segment_rotation),
-        ("scale_drift", "%", _SCALE_WORDS.format(n=settings.scale_window), _scale_drift),
-        ("anchored_final_error", "m", _ANCHORED_WORDS.format(n=settings.anchor_frames), _anchored_end),
-        ("loop_gap", "m", _LOOP_WORDS, _loop_gap),
-        ("loop_gap_share", "%", f"loop_gap / path length; {_LOOP_WORDS}", _loop_share),
-        ("jumps", "1", _JUMP_WORDS.format(f=settings.jump_factor), lambda t: float(len(t.jumps))),
-        ("largest_step_error", "m", _STEP_WORDS, lambda t: float(t.step_error.max())),
-        ("largest_step_error_frame", "frames", f"frame of it; {_STEP_WORDS}", _worst_frame),
-        ("collapsed", "1", f"1 or 0: {_collapse_words(settings)}", lambda t: float(t.collapse is not None)),
-        ("collapse_frame", "frames", _collapse_words(settings), _collapse_frame),
-    ]
-    found = []
-    for name, unit, words, compute in plain:
-        quantity = Quantity("drift", name, "sim3", unit, words)
+def _measurements(
+    track: _Track | None, alignment: Alignment, settings: DriftSettings, reason: str
+) -> Iterator[Measurement]:
+    """All of family ``drift`` under an alignment; without a track, the same quantities with the reason."""
+    for quantity, compute in _plain(alignment, settings):
         if track is None:
-            found.append(quantity.failed(reason, 0))
-        else:
-            found.append(quantity.attempt(lambda c=compute, t=track: c(t), len(track.frames)))  # type: ignore[misc]
+            yield quantity.failed(reason, 0)
+            continue
+        of_segments = quantity.name.startswith("segment_") and track.without_orientation is None
+        yield quantity.attempt(partial(compute, track), len(track.segments.start if of_segments else track.frames))
+    interval = alignment in ("sim3", settings.alignments[0])
     steps = [Step(float(k), "frames") for k in settings.rpe_frames] + [Step(m, "m") for m in settings.rpe_metres]
     for step in steps:
-        pairs = None if track is None else fixed_pairs(track.reference, track.aligned, step)
-        found += relative_measurements(pairs, step, reason)
-    return tuple(found)
+        if track is None or track.without_orientation is not None:
+            why = reason if track is None else track.without_orientation or ""
+            quantities = step_quantities(step, alignment, settings.anchor_frames, interval=interval)
+            yield from (quantity.failed(why, 0) for part in quantities for quantity in part)
+            continue
+        yield from step_measurements(
+            track.reference, track.aligned, step, alignment, settings.anchor_frames, interval=interval
+        )
+
+
+def _plain(alignment: Alignment, settings: DriftSettings) -> Iterator[tuple[Quantity, Callable[[_Track], float]]]:
+    """What is one number under an alignment, and how it is computed."""
+    after = alignment_in_words(alignment, settings.anchor_frames).replace(" Umeyama", "")
+    sim3 = alignment == "sim3"
+    step_words = f"{_STEP_WORDS}, {'after Sim(3) alignment' if sim3 else after}"
+    loop_words = _LOOP_WORDS.format(aligned="Sim(3)-aligned" if sim3 else after)
+    jump_words = _JUMP_WORDS.format(f=settings.jump_factor) + ("" if sim3 else f", {after}")
+    collapse_words = _collapse_words(settings) + ("" if sim3 else f", {after}")
+    entries: list[tuple[str, str, str, Callable[[_Track], float]]] = [
+        ("segment_translation", "%", _segment_words(settings, "translation", after), _segment_translation),
+        ("segment_rotation", "deg/m", _segment_words(settings, "rotation angle", after), _segment_rotation),
+        ("scale_drift", "%", _SCALE_WORDS.format(n=settings.scale_window), _scale_drift),
+        ("anchored_final_error", "m", _ANCHORED_WORDS.format(n=settings.anchor_frames), _anchored_end),
+        ("loop_gap", "m", loop_words, _loop_gap),
+        ("loop_gap_share", "%", f"loop_gap / path length; {loop_words}", _loop_share),
+        ("jumps", "1", jump_words, lambda track: float(len(track.jumps))),
+        ("largest_step_error", "m", step_words, lambda track: float(track.steps[0].max())),
+        ("largest_step_error_frame", "frames", f"frame of it; {step_words}", _worst_frame),
+        ("collapsed", "1", f"1 or 0: {collapse_words}", lambda track: float(track.collapse is not None)),
+        ("collapse_frame", "frames", collapse_words, _collapse_frame),
+    ]
+    for name, unit, words, compute in entries:
+        if sim3 or name not in ("scale_drift", "anchored_final_error"):  # which no alignment can move
+            yield Quantity("drift", name, alignment, unit, words), compute
 
 
 _SCALE_WORDS = (
@@ -209,9 +275,9 @@ _ANCHORED_WORDS = (
 )
 _LOOP_WORDS = (
     "where the reference ends within 5 % of its path length of its start: distance between the true and the estimated"
-    " (Sim(3)-aligned) vector from first to last camera"
+    " ({aligned}) vector from first to last camera"
 )
-_STEP_WORDS = "largest translation error of a step between consecutive matched frames, after Sim(3) alignment"
+_STEP_WORDS = "largest translation error of a step between consecutive matched frames"
 _JUMP_WORDS = (
     "steps whose translation error is above {f:g} × the median of the 25 before and the 25 after, and above half of"
     " their own motion (at least the median motion)"
@@ -226,7 +292,7 @@ def _collapse_words(settings: DriftSettings) -> str:
     )
 
 
-def _segment_words(settings: DriftSettings, part: str) -> str:
+def _segment_words(settings: DriftSettings, part: str, after: str) -> str:
     lengths = (
         "100…800 m, for paths below 1 km 1…8 times a tenth of the path rounded down to 1, 2 or 5"
         if settings.segment_lengths_m is None
@@ -234,7 +300,7 @@ def _segment_words(settings: DriftSettings, part: str) -> str:
     )
     return (
         f"KITTI odometry: {part} error over path length, mean over all segments of {lengths}, one starting every"
-        f" {settings.segment_every} matched frames, after Sim(3) alignment over all matched frames"
+        f" {settings.segment_every} matched frames, {after}"
     )
 
 
@@ -285,7 +351,7 @@ def _loop_share(track: _Track) -> float:
 
 
 def _worst_frame(track: _Track) -> float:
-    return float(track.frames[int(np.argmax(track.step_error)) + 1])
+    return float(track.frames[int(np.argmax(track.steps[0])) + 1])
 
 
 def _collapse_frame(track: _Track) -> float:

@@ -13,6 +13,9 @@ from lingbot_eval.types import FloatArray, Trajectory
 RIGID_TOLERANCE = 0.1
 """Largest entry of |RᵀR − I| that is taken as rounding of a rotation and mended; float text and KinectFusion's poses
 stay below 0.01, a scaled or sheared matrix does not."""
+NEVER_CHANGES = 1e-6  # largest difference of an entry: files that know no orientation write one and the same
+TURNING_SHARE = 0.1
+"""How far a path leaves its straight line, as a share of its spread along it, to be one that turns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +24,8 @@ class MatchedPoses:
 
     indices: (M,) frames. reference (metres), estimate (its own unit): (M, 4, 4) camera-to-world, rotations
     orthogonalised by SVD (protocol.md section 1). dropped: frames of both, one of them not finite. not_rigid: frames
-    of both, finite, one of them with a matrix that is no rotation.
+    of both, finite, one of them with a matrix that is no rotation. without_orientation: why what needs orientation
+    cannot be computed, or None where both have one.
     """
 
     indices: NDArray[np.int64]
@@ -45,13 +49,29 @@ def match_poses(reference: Trajectory, estimate: Trajectory) -> MatchedPoses:
     finite = finite_poses(truth) & finite_poses(guess)
     rigid = finite.copy()
     rigid[finite] = _rigid(truth[finite]) & _rigid(guess[finite])
+    truth, guess = orthogonalised(truth[rigid]), orthogonalised(guess[rigid])
     return MatchedPoses(
         indices[rigid],
-        orthogonalised(truth[rigid]),
-        orthogonalised(guess[rigid]),
+        truth,
+        guess,
         dropped=int(np.count_nonzero(~finite)),
         not_rigid=int(np.count_nonzero(finite & ~rigid)),
+        without_orientation=_without_orientation("estimate", guess, estimate.has_orientation, truth)
+        or _without_orientation("reference", truth, reference.has_orientation, truth),
     )
+
+
+def _without_orientation(side: str, poses: FloatArray, has_orientation: bool, truth: FloatArray) -> str | None:
+    """Why the poses of a side have no orientation; None where they have one. truth: the reference, which turns or not."""
+    if not has_orientation:
+        return f"the {side} has positions only: there is no orientation"
+    if len(poses) < 3 or np.abs(poses[:, :3, :3] - poses[0, :3, :3]).max() > NEVER_CHANGES:
+        return None
+    centred = truth[:, :3, 3] - truth[:, :3, 3].mean(axis=0)
+    along, across = np.linalg.svd(centred, compute_uv=False)[:2]
+    if across <= TURNING_SHARE * along:
+        return None
+    return f"the orientation of the {side} never changes while the path turns: it is taken as none"
 
 
 def finite_poses(poses: FloatArray) -> NDArray[np.bool_]:

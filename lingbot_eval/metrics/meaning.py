@@ -27,6 +27,7 @@ POOR_ARM = 0.02  # likewise where only a lever arm is tried, whose trace in the 
 GOOD = 0.35  # misfit up to which another reading explains the poses
 CLEARLY = 3.0  # how many times better another reading must fit than the poses as they are
 TIE = 1.5  # of the best misfit: up to here the simpler reading is taken
+LONGEST_ARM = 2.0  # of the spread of the positions
 TURNING_DEG = 3.0
 WANDERING_DEG = 30.0
 FEW_PERCENT = 50.0
@@ -88,6 +89,10 @@ def _best(truth: FloatArray, guess: FloatArray) -> _Hypothesis | None:
 def _accepted(truth: FloatArray, guess: FloatArray, found: _Hypothesis, so_far: float) -> _Hypothesis | None:
     """The hypothesis where it fits, and clearly better than what is there so far, by evidence that can tell."""
     if found.misfit > min(GOOD, so_far / CLEARLY):
+        return None
+    truth_positions = truth[:, :3, 3]
+    before, then = (_ate(truth_positions, poses[:, :3, 3]) for poses in (guess, found.poses))
+    if then > 1.2 * before + 0.01 * _spread(truth_positions):
         return None
     turns, turns_found = (_rotation_misfit(truth, poses) for poses in (guess, found.poses))
     if turns > max(POOR, CLEARLY * turns_found):
@@ -209,7 +214,8 @@ def _bodies(truth: FloatArray, hypotheses: list[_Hypothesis], limit: float) -> l
     for hypothesis, (world, camera, scale, _) in sorted(first, key=lambda guess: guess[1][3])[:2]:
         world, camera = _refined(truth, hypothesis.poses, world, camera, scale)
         body = _with_camera(truth, hypothesis, world, camera, 3.0, 6)
-        if _from_rotations(truth, body.poses) > CLEARLY * body.misfit:  # see _accepted
+        near = np.linalg.norm(camera[:3, 3]) < LONGEST_ARM * _spread(hypothesis.poses[:, :3, 3])
+        if near and _from_rotations(truth, body.poses) > CLEARLY * body.misfit:  # see _accepted
             found.append(body)
     return found
 
@@ -323,7 +329,9 @@ def _words(matched: MatchedPoses, reading: PoseReading) -> str:
         arm = float(np.linalg.norm(camera[:3, 3]))
         angle = np.degrees(rotation_angle(camera[:3, :3]))
         where = f"{angle:.1f}° from the camera's axes" + (f" and {arm:.3g} from its centre" if arm else "")
-        found.append(f"of a body turned by a constant {where} (in the estimate's unit)" if arm else f"turned by {where}")
+        found.append(
+            f"of a body turned by a constant {where} (in the estimate's unit)" if arm else f"turned by {where}"
+        )
     reference, estimate = matched.reference, matched.estimate
     (ate, turn), (then, turn_then) = (_figures(reference, poses) for poses in (estimate, reading.apply(estimate)))
     either = ""
@@ -349,11 +357,13 @@ def _asked(reading: PoseReading) -> str:
 
 
 def _figures(reference: FloatArray, estimate: FloatArray) -> tuple[float, float]:
-    """ATE in metres after Sim(3) alignment, and the RMS of rotation differences in degrees under the best turn."""
+    """ATE in metres and the RMS of rotation differences in degrees, after Sim(3) alignment as the scores have it."""
     truth, guess = reference[:, :3, 3], estimate[:, :3, 3]
-    ate = _ate(truth, guess)
-    world = _mean_rotation(reference[:, :3, :3] @ np.swapaxes(estimate[:, :3, :3], 1, 2))
-    return ate, float(np.degrees(_errors(reference, estimate, world)[1]))
+    try:
+        world = umeyama(guess, truth, with_scale=True).rotation
+    except UnscorableError:
+        world = _mean_rotation(reference[:, :3, :3] @ np.swapaxes(estimate[:, :3, :3], 1, 2))
+    return _ate(truth, guess), float(np.degrees(_rotation_rms(reference, estimate, world)))
 
 
 def _ate(truth: FloatArray, guess: FloatArray) -> float:
@@ -392,3 +402,23 @@ def _wandering_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray)
         f" differ by {off:.3g}° (RMS) and by no constant turn: what the rotations mean is in doubt, and so is what rests"
         " on them (RPE, segments, AUC)",
     )
+
+
+def match_notes(matched: int, estimate_poses: int, reference_poses: int, total_frames: int) -> tuple[str, ...]:
+    """Notes on how little of the trajectories the numbers rest on.
+
+    matched: poses that are scored. estimate_poses, reference_poses: that there are, finite. total_frames: of the
+    sequence. Where one side is sparse by nature, as keyframes are, it is held against that side alone.
+    """
+    fewer = min(estimate_poses, reference_poses)
+    notes = []
+    if 3 <= matched < FEW_POSES or 0 < 100 * matched < FEW_PERCENT * fewer:
+        notes.append(
+            f"few poses match: {matched} of {estimate_poses} estimated and {reference_poses} reference poses are scored,"
+            " and every number rests on these alone"
+        )
+    if reference_poses and 0 < 100 * estimate_poses < FEW_PERCENT * min(total_frames, reference_poses):
+        notes.append(
+            f"few frames have a pose: {estimate_poses} of {total_frames}; the numbers say nothing of the others"
+        )
+    return tuple(notes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ from lingbot_eval.types import FloatArray, Measurement, Trajectory
 Definition = Literal["auc", "auc_first_camera"]
 Degrees = Annotated[int, Field(ge=1, le=180)]
 Counts = NDArray[np.int64]
+Progress = Callable[[int, int], None]
+"""Takes how many pairs are done, and how many there are."""
 
 _WORDS = {
     "auc": "relative pose of each pair i < j seen from camera i (W_i W_j⁻¹, independent of the world)",
@@ -73,20 +76,34 @@ class PairCounts:
 
 
 def pair_measurements(
-    reference: Trajectory, estimate: Trajectory, settings: PairAucSettings | None = None
+    reference: Trajectory,
+    estimate: Trajectory,
+    settings: PairAucSettings | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Measurement, ...]:
     """AUC, Racc and Tacc of an estimate, family ``auc``; frames are matched by index, ``samples`` are pairs.
 
     Pooling the pairs of several scenes (*micro*) is therefore the mean of the scenes' values weighted by samples.
-    What is not defined (fewer than 3 matched frames, a trajectory without motion) comes back with its reason.
+    What is not defined (fewer than 3 matched frames, a trajectory without motion or orientation) comes back with its
+    reason. progress: called with the pairs done and those there are, over and over, on the CPU.
     """
     settings = settings or PairAucSettings()
     matched = match_poses(reference, estimate)
     found: list[Measurement] = []
-    for definition in settings.definitions:
+    pairs = len(matched) * (len(matched) - 1) // 2
+
+    def report(position: int, done: int) -> None:
+        if progress is not None:
+            progress(position * pairs + done, len(settings.definitions) * pairs)
+
+    for position, definition in enumerate(settings.definitions):
         quantities = list(_quantities(definition, settings.thresholds_deg))
         try:
-            counts = count_pairs(matched.reference, matched.estimate, definition, settings.device)
+            if matched.without_orientation is not None:
+                raise UnscorableError(matched.without_orientation)
+            counts = count_pairs(
+                matched.reference, matched.estimate, definition, settings.device, partial(report, position)
+            )
         except UnscorableError as error:
             found += [quantity.failed(str(error), 0) for quantity, _, _ in quantities]
             continue
@@ -118,14 +135,18 @@ def _share(counts: PairCounts, kind: str, threshold: int) -> float:
 
 
 def count_pairs(
-    reference: FloatArray, estimate: FloatArray, definition: Definition = "auc", device: str = "cpu"
+    reference: FloatArray,
+    estimate: FloatArray,
+    definition: Definition = "auc",
+    device: str = "cpu",
+    report: Callable[[int], None] = lambda done: None,
 ) -> PairCounts:
     """Errors of all pairs of (N, 4, 4) camera-to-world poses with true rotations, in time N² and memory N.
 
     With E_k = R_est,k R_ref,kᵀ the rotation error of a pair has the cosine (⟨E_i, E_j⟩ − 1)/2 and the direction error
     is the angle between Δt_ref and E_iᵀ Δt_est; ``auc_first_camera`` is the same of the inverse poses, seen from the
     first camera. Raises UnscorableError for fewer than 3 poses or a trajectory that does not move, DependencyError
-    for a torch device that is not there.
+    for a torch device that is not there. report: called with the pairs done after each row.
     """
     if len(reference) < 3:
         raise UnscorableError(f"only {len(reference)} matched frames, at least 3 are needed")
@@ -148,13 +169,14 @@ def count_pairs(
         from lingbot_eval.metrics.pair_auc_torch import count_on_device
 
         return PairCounts(*count_on_device(turns, *positions, device))
-    return _count(turns, *positions)
+    return _count(turns, *positions, report)
 
 
-def _count(turns: FloatArray, truth: FloatArray, guess: FloatArray) -> PairCounts:
+def _count(turns: FloatArray, truth: FloatArray, guess: FloatArray, report: Callable[[int], None]) -> PairCounts:
     """turns: (N, 3, 3). truth, guess: (3, N) positions."""
     rows = np.ascontiguousarray(turns.reshape(-1, 9).T)
     counts = PairCounts(*(np.zeros(_BINS, dtype=np.int64) for _ in range(4)))
+    done = 0
     # Row by row: everything of one row stays in the processor's cache, and no N² array is ever made.
     for i in range(truth.shape[1] - 1):
         rotation = _degrees((rows[:, i] @ rows[:, i + 1 :] - 1.0) / 2.0)
@@ -174,6 +196,8 @@ def _count(turns: FloatArray, truth: FloatArray, guess: FloatArray) -> PairCount
         whole = error[error == np.floor(error)]
         if len(whole):
             np.add.at(counts.whole, whole.astype(np.intp), 1)
+        done += len(error)
+        report(done)
     return counts
 
 

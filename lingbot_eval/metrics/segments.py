@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import relative, rotation_angle
+from lingbot_eval.metrics.alignments import Alignment, alignment_in_words
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.types import FloatArray, Measurement
 
 KITTI_PATH_M = 1000.0  # from here on KITTI's own 100…800 m
 RESAMPLES = 1000
 MIN_BLOCKS = 10
+METRE_TOLERANCE = 0.1
+"""How far the path between two poses may be from a step in metres, as a share of the step, to be a pair of it."""
 
 
 @dataclass(frozen=True)
@@ -71,43 +74,110 @@ def kitti_segments(reference: FloatArray, aligned: FloatArray, lengths_m: tuple[
         ends = np.searchsorted(distance, distance[starts] + length, side="right")
         inside = ends < len(distance)
         first, last = starts[inside], ends[inside]
-        translation, rotation = _pair_errors(reference, aligned, first, last)
+        translation, rotation = pair_errors(reference, aligned, first, last)
         parts.append((first, np.full(len(first), length), 100.0 * translation / length, rotation / length))
     start, wanted, percent, per_metre = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Segments(start.astype(np.int64), wanted, percent, per_metre)
 
 
-def _pair_errors(
+def pair_errors(
     reference: FloatArray, aligned: FloatArray, first: NDArray[np.int64], last: NDArray[np.int64]
 ) -> tuple[FloatArray, FloatArray]:
-    """Translation (metres) and rotation (degrees) of (true step)⁻¹ · (estimated step) from rows first to last."""
+    """Translation (metres) and rotation (degrees) of (true step)⁻¹ · (estimated step) from rows first to last.
+
+    reference, aligned: (M, 4, 4) camera-to-world poses. first, last: (K,) rows. Only the scale of an alignment matters.
+    """
     error = relative(relative(reference[first], reference[last]), relative(aligned[first], aligned[last]))
     return np.linalg.norm(error[:, :3, 3], axis=1), np.degrees(rotation_angle(error[:, :3, :3]))
 
 
-def fixed_pairs(reference: FloatArray, aligned: FloatArray, step: Step) -> tuple[FloatArray, FloatArray]:
-    """Translation (m) and rotation (deg) errors of all pairs (overlapping) one step, in metres at least, apart."""
-    starts = np.arange(len(reference))
+@dataclass(frozen=True, eq=False)
+class StepPairs:
+    """K pairs of poses one step apart. first, last: (K,) rows."""
+
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    @property
+    def shortest_block(self) -> int:
+        """Twice the step, in pairs: neighbours that share a part of the path depend on each other."""
+        return 2 * math.ceil(float(np.median(self.last - self.first)))
+
+
+def step_pairs(reference: FloatArray, step: Step) -> StepPairs:
+    """All (overlapping) pairs one step apart.
+
+    Frames: exactly so many apart. Metres: from each pose to that further along the path whose distance comes nearest to
+    the step, where that is within METRE_TOLERANCE of the step (evo's all_pairs with a relative tolerance). reference:
+    (M, 4, 4). Raises UnscorableError where there is no pair.
+    """
+    count = len(reference)
     if step.unit == "frames":
-        ends = starts + int(step.size)
-    else:
-        distance = path_distance(reference)
-        ends = np.searchsorted(distance, distance + step.size, side="left")
-    inside = ends < len(reference)
-    return _pair_errors(reference, aligned, starts[inside], ends[inside])
-
-
-def relative_measurements(pairs: tuple[FloatArray, FloatArray] | None, step: Step, reason: str) -> list[Measurement]:
-    """RMSE of the pairs' errors and its 95 % interval; without pairs, the same quantities with the reason."""
-    variant = str(step)
-    found = []
-    for position, (part, measured_in) in enumerate((("translation", "m"), ("rotation", "deg"))):
-        words = (
-            f"RMSE of the {part} of the relative pose error over all (overlapping) pairs {variant} apart, after Sim(3)"
-            " alignment over all matched frames"
+        first = np.arange(max(0, count - int(step.size)))
+        if not len(first):
+            raise UnscorableError(f"the path is shorter than a step of {step}")
+        return StepPairs(first, first + int(step.size))
+    distance = path_distance(reference)
+    if distance[-1] < step.size * (1 - METRE_TOLERANCE):
+        raise UnscorableError(f"the path of {distance[-1]:.3g} m is shorter than a step of {step}")
+    first = np.arange(count - 1)
+    beyond = np.searchsorted(distance, distance[first] + step.size, side="left")
+    # Of poses in one place the first counts.
+    before = np.maximum(np.searchsorted(distance, distance[beyond - 1], side="left"), first + 1)
+    after = np.minimum(beyond, count - 1)
+    off_before, off_after = (np.abs(distance[last] - distance[first] - step.size) for last in (before, after))
+    last = np.where((beyond == count) | (off_before <= off_after), before, after)
+    near = np.minimum(off_before, off_after) <= METRE_TOLERANCE * step.size
+    if not near.any():
+        raise UnscorableError(
+            f"no two poses are {step} of path apart within {METRE_TOLERANCE:.0%}: neighbours are"
+            f" {float(np.median(np.diff(distance))):.3g} m apart (median)"
         )
-        rmse = Quantity("drift", f"rpe_{part}_rmse", variant, measured_in, words)
-        ends = [
+    return StepPairs(first[near], last[near])
+
+
+def step_measurements(
+    reference: FloatArray, aligned: FloatArray, step: Step, alignment: Alignment, anchor_frames: int, *, interval: bool
+) -> list[Measurement]:
+    """RMSE of the errors of all pairs one step apart, and its 95 % interval where that is wanted.
+
+    reference, aligned: (M, 4, 4), metres. The variant is the step, with the alignment's name where that is not Sim(3).
+    """
+    quantities = step_quantities(step, alignment, anchor_frames, interval=interval)
+    try:
+        pairs = step_pairs(reference, step)
+    except UnscorableError as error:
+        return [quantity.failed(str(error), 0) for part in quantities for quantity in part]
+    found = []
+    errors_of_parts = pair_errors(reference, aligned, pairs.first, pairs.last)
+    for (rmse, *ends), errors in zip(quantities, errors_of_parts, strict=True):
+        found.append(rmse.value(float(np.sqrt(np.mean(errors**2))), len(errors)))
+        if not ends:
+            continue
+        try:
+            limits = rmse_interval(errors, pairs.shortest_block)
+        except UnscorableError as error:
+            found += [quantity.failed(str(error), len(errors)) for quantity in ends]
+            continue
+        found += [quantity.value(limit, len(errors)) for quantity, limit in zip(ends, limits, strict=True)]
+    return found
+
+
+def step_quantities(step: Step, alignment: Alignment, anchor_frames: int, *, interval: bool) -> list[list[Quantity]]:
+    """What is measured at a step: of translation and rotation the RMSE, and the ends of its interval if wanted."""
+    variant = str(step) if alignment == "sim3" else f"{step} {alignment}"
+    pairs = f"all (overlapping) pairs {step} apart"
+    if step.unit == "m":
+        pairs = (
+            f"all (overlapping) pairs {step} of reference path apart within {METRE_TOLERANCE:.0%}, from each pose to"
+            " the one nearest to that distance"
+        )
+    found = []
+    for part, measured_in in (("translation", "m"), ("rotation", "deg")):
+        words = f"RMSE of the {part} of the relative pose error over {pairs}, "
+        words += alignment_in_words(alignment, anchor_frames).replace(" Umeyama", "")
+        quantities = [Quantity("drift", f"rpe_{part}_rmse", variant, measured_in, words)]
+        quantities += [
             Quantity(
                 "drift",
                 f"rpe_{part}_{end}95",
@@ -117,19 +187,9 @@ def relative_measurements(pairs: tuple[FloatArray, FloatArray] | None, step: Ste
                 " resamples of blocks of √n pairs, at least twice the step)",
             )
             for end, side in (("low", "lower"), ("high", "upper"))
+            if interval
         ]
-        if pairs is None or not len(pairs[position]):
-            text = reason or f"the path is shorter than a step of {variant}"
-            found += [quantity.failed(text, 0) for quantity in (rmse, *ends)]
-            continue
-        errors = pairs[position]
-        found.append(rmse.value(float(np.sqrt(np.mean(errors**2))), len(errors)))
-        try:
-            limits = rmse_interval(errors, int(2 * step.size) if step.unit == "frames" else 1)
-        except UnscorableError as error:
-            found += [quantity.failed(str(error), len(errors)) for quantity in ends]
-            continue
-        found += [quantity.value(limit, len(errors)) for quantity, limit in zip(ends, limits, strict=True)]
+        found.append(quantities)
     return found
 
 

@@ -1,42 +1,45 @@
-"""Trajectory accuracy: absolute trajectory error and relative pose error through evo (protocol.md section 1)."""
+"""Trajectory accuracy: absolute trajectory error and relative pose error as evo computes them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.errors import UnscorableError
-from lingbot_eval.geometry.alignment import Sim3, umeyama
+from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.poses import path_length, rotation_angle
+from lingbot_eval.metrics.alignments import (
+    ALIGNMENTS,
+    ANCHOR_FRAMES,
+    MIN_MATCHED,
+    Alignment,
+    alignment_in_words,
+    alignment_of,
+)
 from lingbot_eval.metrics.base import declared, trajectory_metrics
 from lingbot_eval.metrics.matching import MatchedPoses, finite_poses, match_poses
 from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.metrics.segments import pair_errors
 from lingbot_eval.types import FloatArray, Measurement, Trajectory
-
-Alignment = Literal["sim3", "se3", "anchor", "none"]
-
-MIN_MATCHED = 3
-STATIC_METRES = 1e-6
-STATIC_RELATIVE = 1e-9  # of the largest coordinate: what rounding alone makes of a camera that stands still
 
 
 class TrajectorySettings(BaseModel):
     """Which conventions are computed.
 
-    alignments: how the estimate is moved onto the reference before positions are compared; the first one also gets
-    mean, median and maximum and its own relative pose error. anchor_frames: how many matched frames ``anchor``
-    aligns on. rpe_delta_frames: step of the relative pose error, in matched frames.
+    alignments: how the estimate is moved onto the reference before the two are compared; every measurement that an
+    alignment can move comes under each. anchor_frames: how many matched frames ``anchor`` aligns on.
+    rpe_delta_frames: step of the relative pose error, in matched frames.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    alignments: Annotated[tuple[Alignment, ...], Field(min_length=1)] = ("sim3", "se3", "anchor", "none")
-    anchor_frames: Annotated[int, Field(ge=MIN_MATCHED)] = 8
+    alignments: Annotated[tuple[Alignment, ...], Field(min_length=1)] = ALIGNMENTS
+    anchor_frames: Annotated[int, Field(ge=MIN_MATCHED)] = ANCHOR_FRAMES
     rpe_delta_frames: Annotated[int, Field(ge=1)] = 1
 
 
@@ -71,19 +74,18 @@ def score_trajectory(
     """
     settings = settings or TrajectorySettings()
     matched = match_poses(reference, estimate)
-    names = dict.fromkeys(("sim3", *settings.alignments))
     transforms: dict[str, Sim3] = {}
     reasons: dict[str, str] = {}
-    for name in names:
+    for name in _with_sim3(settings):
         try:
-            transforms[name] = _alignment(matched, name, settings.anchor_frames)
+            transforms[name] = alignment_of(matched, name, settings.anchor_frames)
         except UnscorableError as error:
             reasons[name] = str(error)
     measurements = [
         *_absolute(matched, settings, transforms, reasons),
         *_relative(matched, settings, transforms, reasons),
-        *_shares(matched, transforms, reasons),
-        *_context(matched, transforms, reasons),
+        *_shares(matched, settings, transforms, reasons),
+        *_context(matched, settings, transforms, reasons),
         *_counts(reference, estimate, matched, total_frames),
     ]
     positions = matched.reference[:, :3, 3]
@@ -109,63 +111,31 @@ def plugin_measurements(reference: Trajectory, estimate: Trajectory, settings: T
     matched = match_poses(reference, estimate)
     _, rows, _ = np.intersect1d(reference.indices, matched.indices, assume_unique=True, return_indices=True)
 
-    def aligned(name: str) -> FloatArray:
-        return _alignment(matched, name, settings.anchor_frames).apply_poses(matched.estimate)
+    def aligned(name: Alignment) -> FloatArray:
+        return alignment_of(matched, name, settings.anchor_frames).apply_poses(matched.estimate)
 
     return list(trajectory_metrics(matched, reference.timestamps[rows], aligned))
 
 
-def _alignment(matched: MatchedPoses, name: str, anchor_frames: int) -> Sim3:
-    """The transformation of the estimate for one convention; UnscorableError where it is not defined."""
-    truth, guess = matched.reference[:, :3, 3], matched.estimate[:, :3, 3]
-    if len(truth) < MIN_MATCHED:
-        raise UnscorableError(f"only {len(truth)} matched frames, at least {MIN_MATCHED} are needed")
-    if _extent(truth) <= max(STATIC_METRES, STATIC_RELATIVE * float(np.abs(truth).max())):
-        raise UnscorableError(f"static reference: it moves by no more than {_extent(truth):.1g} m")
-    if name == "none":
-        return Sim3.identity()
-    if name == "anchor":
-        if len(truth) <= anchor_frames:
-            raise UnscorableError(f"only {len(truth)} matched frames, more than the {anchor_frames} anchors are needed")
-        truth, guess = truth[:anchor_frames], guess[:anchor_frames]
-    if _extent(guess) <= STATIC_RELATIVE * float(np.abs(guess).max()):
-        where = f" in its first {anchor_frames} frames" if name == "anchor" else ""
-        raise UnscorableError(f"degenerate covariance: the estimate does not move{where}")
-    return umeyama(guess, truth, with_scale=name != "se3")
-
-
-def _extent(positions: FloatArray) -> float:
-    """Length of the diagonal of the bounding box."""
-    return float(np.linalg.norm(np.ptp(positions, axis=0)))
+def _with_sim3(settings: TrajectorySettings) -> tuple[Alignment, ...]:
+    """The alignments asked for; Sim(3), which reports and series rest on, is always among them."""
+    return tuple(dict.fromkeys((*settings.alignments, "sim3")))
 
 
 def _position_errors(matched: MatchedPoses, transform: Sim3) -> FloatArray:
-    """(M,) distances in metres, by evo's absolute pose error."""
-    from evo.core.metrics import APE, PoseRelation
-    from evo.core.trajectory import PosePath3D
-
-    metric = APE(PoseRelation.translation_part)
-    aligned = transform.apply_poses(matched.estimate)
-    metric.process_data((PosePath3D(poses_se3=list(matched.reference)), PosePath3D(poses_se3=list(aligned))))
-    return np.asarray(metric.error, dtype=np.float64)
+    """(M,) distances in metres: evo's absolute pose error of translations."""
+    aligned = transform.apply_points(matched.estimate[:, :3, 3])
+    return np.asarray(np.linalg.norm(aligned - matched.reference[:, :3, 3], axis=1))
 
 
 def _relative_errors(matched: MatchedPoses, transform: Sim3, delta: int) -> tuple[FloatArray, FloatArray]:
-    """Translation (metres) and rotation (degrees) errors of the pairs, from evo's relative pose errors.
-
-    The angles are taken here, from evo's error poses: evo takes them one by one, in most of the time of scoring.
-    """
-    from evo.core.metrics import RPE, PoseRelation, Unit
-    from evo.core.trajectory import PosePath3D
-
+    """Translation (metres) and rotation (degrees) errors of pairs that do not overlap: evo's relative pose errors."""
     if len(matched.indices) <= delta:
         raise UnscorableError(f"only {len(matched.indices)} matched frames, more than the step of {delta} are needed")
-    truth = PosePath3D(poses_se3=list(matched.reference))
-    guess = PosePath3D(poses_se3=list(transform.apply_poses(matched.estimate)))
-    metric = RPE(PoseRelation.translation_part, delta=delta, delta_unit=Unit.frames, all_pairs=False)
-    metric.process_data((truth, guess))
-    turns = rotation_angle(np.asarray(metric.E)[:, :3, :3])
-    return np.asarray(metric.error, dtype=np.float64), np.degrees(turns)
+    if matched.without_orientation is not None:
+        raise UnscorableError(matched.without_orientation)
+    first = np.arange(0, len(matched.indices) - delta, delta)
+    return pair_errors(matched.reference, transform.apply_poses(matched.estimate), first, first + delta)
 
 
 def _rmse(errors: FloatArray) -> float:
@@ -180,16 +150,6 @@ _STATISTICS: Mapping[str, tuple[str, Callable[[FloatArray], float]]] = {
 }
 
 
-def alignment_in_words(name: str, anchor_frames: int) -> str:
-    """How an alignment is named in every convention."""
-    return {
-        "sim3": "after Sim(3) Umeyama alignment over all matched frames",
-        "se3": "after SE(3) Umeyama alignment (no scale) over all matched frames",
-        "anchor": f"after Sim(3) Umeyama alignment on the first {anchor_frames} matched frames, then free to drift",
-        "none": "without alignment, in the estimate's own world and scale",
-    }[name]
-
-
 def _absolute(
     matched: MatchedPoses, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
 ) -> list[Measurement]:
@@ -199,8 +159,6 @@ def _absolute(
         errors = _position_errors(matched, transforms[name]) if name in transforms else None
         words = alignment_in_words(name, settings.anchor_frames)
         for statistic, (label, compute) in _STATISTICS.items():
-            if statistic != "ate_rmse" and name != settings.alignments[0]:
-                continue
             convention = f"{label} of the position errors of all matched frames, {words}"
             quantity = Quantity("trajectory", statistic, name, "m", convention)
             found.append(
@@ -215,7 +173,7 @@ def _relative(
     delta = settings.rpe_delta_frames
     step = "consecutive matched frames" if delta == 1 else f"matched frames {delta} apart (pairs do not overlap)"
     found = []
-    for name in dict.fromkeys(("sim3", settings.alignments[0])):
+    for name in _with_sim3(settings):
         words = alignment_in_words(name, settings.anchor_frames)
         quantities = [
             Quantity(
@@ -237,44 +195,59 @@ def _relative(
     return found
 
 
-def _shares(matched: MatchedPoses, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]) -> list[Measurement]:
+def _shares(
+    matched: MatchedPoses, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
+) -> list[Measurement]:
     """What the absolute error means: beside that of an estimate which says nothing, and beside the way walked."""
     count = len(matched.indices)
-    convention = f"RMSE of the position errors {alignment_in_words('sim3', 0)}, as a share of "
-    of_motionless = Quantity(
-        "trajectory",
-        "ate_share_of_motionless",
-        "sim3",
-        "%",
-        convention
-        + "that of an estimate that never moves: the RMS distance of the reference positions from their mean",
-    )
-    of_path = Quantity("trajectory", "ate_share_of_path", "sim3", "%", convention + "the length of the reference path")
-    if "sim3" not in transforms:
-        return [quantity.failed(reasons["sim3"], count) for quantity in (of_motionless, of_path)]
     truth = matched.reference[:, :3, 3]
-    error = _rmse(_position_errors(matched, transforms["sim3"]))
-    motionless = _rmse(np.linalg.norm(truth - truth.mean(axis=0), axis=1))
-    path = path_length(truth)
-    return [of_motionless.value(100 * error / motionless, count), of_path.value(100 * error / path, count)]
+    found = []
+    for name in _with_sim3(settings):
+        convention = f"RMSE of the position errors {alignment_in_words(name, settings.anchor_frames)}, as a share of "
+        of_motionless = Quantity(
+            "trajectory",
+            "ate_share_of_motionless",
+            name,
+            "%",
+            convention
+            + "that of an estimate that never moves: the RMS distance of the reference positions from their mean",
+        )
+        of_path = Quantity(
+            "trajectory", "ate_share_of_path", name, "%", convention + "the length of the reference path"
+        )
+        if name not in transforms:
+            found += [quantity.failed(reasons[name], count) for quantity in (of_motionless, of_path)]
+            continue
+        error = _rmse(_position_errors(matched, transforms[name]))
+        motionless = _rmse(np.linalg.norm(truth - truth.mean(axis=0), axis=1))
+        path = path_length(truth)
+        found += [of_motionless.value(100 * error / motionless, count), of_path.value(100 * error / path, count)]
+    return found
 
 
-def _context(matched: MatchedPoses, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]) -> list[Measurement]:
+def _context(
+    matched: MatchedPoses, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
+) -> list[Measurement]:
     count = len(matched.indices)
-    scale = Quantity(
-        "trajectory",
-        "scale",
-        "sim3",
-        "1",
-        "factor by which the Sim(3) alignment over all matched frames multiplies the estimate's lengths",
-    )
+    over = {
+        "sim3": "the Sim(3) alignment over all matched frames",
+        "anchor": f"the Sim(3) alignment on the first {settings.anchor_frames} matched frames",
+    }
+    found = []
+    for name in _with_sim3(settings):
+        if name in over:
+            words = f"factor by which {over[name]} multiplies the estimate's lengths"
+            scale = Quantity("trajectory", "scale", name, "1", words)
+            found.append(
+                scale.value(transforms[name].scale, count) if name in transforms else scale.failed(reasons[name], count)
+            )
     length = Quantity("trajectory", "path_length", "", "m", "length of the reference path through the matched frames")
-    return [
-        scale.value(transforms["sim3"].scale, count) if "sim3" in transforms else scale.failed(reasons["sim3"], count),
+    found.append(
         length.value(path_length(matched.reference[:, :3, 3]), count)
         if count
-        else length.failed("no matched frames", count),
-    ]
+        else length.failed("no matched frames", count)
+    )
+    return found
 
 
 def _counts(reference: Trajectory, estimate: Trajectory, matched: MatchedPoses, total_frames: int) -> list[Measurement]:

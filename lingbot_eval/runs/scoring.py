@@ -10,11 +10,10 @@ import numpy as np
 
 from lingbot_eval.metrics.base import DepthMetrics
 from lingbot_eval.metrics.depth import DepthScorer
-from lingbot_eval.metrics.drift import score_drift
-from lingbot_eval.metrics.pair_auc import pair_measurements
 from lingbot_eval.metrics.point_cloud import CloudCollector
 from lingbot_eval.metrics.points import PointPairs, score_points
-from lingbot_eval.metrics.trajectory import TrajectoryScore, plugin_measurements, score_trajectory
+from lingbot_eval.metrics.scoring import PoseSettings, score_poses
+from lingbot_eval.metrics.trajectory import TrajectoryScore
 from lingbot_eval.profiling.memory import process_memory, process_memory_measurements, process_resident_bytes
 from lingbot_eval.profiling.timing import throughput_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
@@ -48,13 +47,14 @@ class SceneScore:
     """Measurements of a scene, and what the per-frame table could not know while it was written.
 
     columns: column of ``frames.csv`` → frame index → value. estimate: all predicted poses. drift: None where there is
-    none to show.
+    none to show. notes: what a reader must know of the numbers, a sentence each.
     """
 
     measurements: tuple[Measurement, ...]
     columns: Mapping[str, Mapping[int, float]]
     estimate: Trajectory
     drift: DriftSeries | None = None
+    notes: tuple[str, ...] = ()
 
 
 class SceneScorer:
@@ -127,22 +127,15 @@ class SceneScorer:
         estimate = self._poses.trajectory()
         measurements: list[Measurement] = []
         columns: dict[str, Mapping[int, float]] = {}
-        drift: DriftSeries | None = None
         scale: float | None = None
         truth = reference or _nothing()
-        if self._metrics.trajectory is not None:
-            score = score_trajectory(truth, estimate, total_frames, self._metrics.trajectory)
-            measurements += score.measurements
-            columns = _error_columns(score)
-            scale = score.alignments["sim3"].scale if "sim3" in score.alignments else None
-        if self._metrics.drift is not None:
-            drifted = score_drift(truth, estimate, self._metrics.drift)
-            measurements += drifted.measurements
-            drift = drifted.series
-        if self._metrics.auc is not None:
-            measurements += pair_measurements(truth, estimate, self._metrics.auc)
-        if self._metrics.trajectory is not None:
-            measurements += plugin_measurements(truth, estimate, self._metrics.trajectory)
+        settings = PoseSettings(self._metrics.trajectory, self._metrics.drift, self._metrics.auc)
+        scored = score_poses(truth, estimate, total_frames, settings)
+        measurements += scored.measurements
+        if scored.trajectory is not None:
+            columns = _error_columns(scored.trajectory)
+            alignments = scored.trajectory.alignments
+            scale = alignments["sim3"].scale if "sim3" in alignments else None
         if not reference:
             measurements = _because(tuple(measurements), "no reference poses")
         if self._depth is not None:
@@ -155,7 +148,7 @@ class SceneScorer:
         measurements += self._points()
         measurements += self._throughput(warm_up_s)
         measurements += process_memory_measurements(process_memory())
-        return SceneScore(tuple(measurements), columns, estimate, drift)
+        return SceneScore(tuple(measurements), columns, estimate, scored.drift, scored.notes)
 
     def panels(self) -> DepthPanels | None:
         """A few scored frames from first to last; None where there are none."""

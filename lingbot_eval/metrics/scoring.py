@@ -1,0 +1,142 @@
+"""Everything that two trajectories can be asked, in one call: what ``lingbot-eval score`` prints and a run stores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, get_args
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.metrics.alignments import ALIGNMENTS, ANCHOR_FRAMES, Alignment
+from lingbot_eval.metrics.drift import DriftSettings, score_drift
+from lingbot_eval.metrics.matching import finite_poses, match_poses
+from lingbot_eval.metrics.meaning import match_notes, pose_notes
+from lingbot_eval.metrics.pair_auc import PairAucSettings, Progress, pair_measurements
+from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, plugin_measurements, score_trajectory
+from lingbot_eval.types import DriftSeries, Measurement, Trajectory
+from lingbot_eval.validation import validated
+
+Family = Literal["trajectory", "drift", "auc"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+
+@dataclass(frozen=True, eq=False)
+class PoseSettings:
+    """How poses are scored; a family that is None is left out."""
+
+    trajectory: TrajectorySettings | None = TrajectorySettings()
+    drift: DriftSettings | None = DriftSettings()
+    auc: PairAucSettings | None = PairAucSettings()
+
+
+@dataclass(frozen=True, eq=False)
+class PoseScore:
+    """Measurements of an estimate against a reference.
+
+    Attributes:
+        align: the alignment that a name alone means; every measurement that an alignment can move is there under each.
+        measurements: all of them, each a value with its unit and convention, or a reason.
+        notes: a sentence each on what a reader must know of the numbers, such as poses that look inverse.
+        trajectory: positions and errors along the trajectory, and the alignments; None where that was left out.
+        drift: how the error grows; None where that was left out or could not be computed.
+    """
+
+    align: Alignment
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...]
+    trajectory: TrajectoryScore | None = None
+    drift: DriftSeries | None = None
+
+    def __getitem__(self, name: str | tuple[str, str]) -> Measurement:
+        """A measurement by name, or by name and variant.
+
+        Args:
+            name: such as ``"ate_rmse"``, which means the one under ``align`` where there are several, or
+                ``("ate_rmse", "none")``, ``("rpe_translation_rmse", "10 m")``.
+
+        Raises:
+            KeyError: nothing is called so.
+        """
+        wanted, variants = (name, (self.align, "", "sim3")) if isinstance(name, str) else (name[0], (name[1],))
+        for variant in variants:
+            for measured in self.measurements:
+                if (measured.name, measured.variant) == (wanted, variant):
+                    return measured
+        known = dict.fromkeys(m.name for m in self.measurements)
+        variants_there = [m.variant for m in self.measurements if m.name == wanted]
+        near = variants_there or get_close_matches(wanted, known) or list(known)
+        raise KeyError(f"nothing is called {name!r}; there is {', '.join(map(repr, near))}")
+
+
+def score(
+    reference: Trajectory,
+    estimate: Trajectory,
+    *,
+    align: Alignment = "sim3",
+    anchor_frames: int = ANCHOR_FRAMES,
+    without: Collection[Family] = (),
+    progress: Progress | None = None,
+) -> PoseScore:
+    """Score an estimated trajectory against a reference; frames are matched by their indices.
+
+    Args:
+        reference: camera-to-world poses in metres.
+        estimate: camera-to-world poses, in a world and a scale of its own.
+        align: the alignment shown first: ``sim3``, ``se3``, ``anchor`` (on the first frames, then free to drift), ``none``.
+        anchor_frames: how many matched frames ``anchor`` aligns on, at least 3.
+        without: families left out, of ``trajectory``, ``drift`` and ``auc`` (whose pairs grow with the square of the
+            number of poses).
+        progress: called with the pairs of ``auc`` that are done and those there are.
+
+    Returns:
+        The measurements, by name, and notes on them. What is not defined on the data is there with its reason.
+
+    Raises:
+        ConfigError: an argument has no meaning.
+    """
+    if align not in ALIGNMENTS:
+        raise ConfigError(f"align: expected one of {', '.join(ALIGNMENTS)}, found {align!r}")
+    unknown = [family for family in without if family not in FAMILIES]
+    if unknown:
+        raise ConfigError(f"without: expected some of {', '.join(FAMILIES)}, found {unknown[0]!r}")
+    shared = {"alignments": tuple(dict.fromkeys((align, *ALIGNMENTS))), "anchor_frames": anchor_frames}
+    settings = PoseSettings(
+        None if "trajectory" in without else validated(TrajectorySettings, shared, "score"),
+        None if "drift" in without else validated(DriftSettings, shared, "score"),
+        None if "auc" in without else PairAucSettings(),
+    )
+    return score_poses(reference, estimate, len(estimate), settings, progress)
+
+
+def score_poses(
+    reference: Trajectory,
+    estimate: Trajectory,
+    total_frames: int,
+    settings: PoseSettings,
+    progress: Progress | None = None,
+    reference_poses: int | None = None,
+) -> PoseScore:
+    """As :func:`score`, with every setting. total_frames: of the sequence, to which coverage refers.
+
+    reference_poses: that there are, where the reference holds only those that met a pose of the estimate.
+    """
+    measurements: list[Measurement] = []
+    trajectory: TrajectoryScore | None = None
+    drift: DriftSeries | None = None
+    first = settings.trajectory or settings.drift
+    if settings.trajectory is not None:
+        trajectory = score_trajectory(reference, estimate, total_frames, settings.trajectory)
+        measurements += trajectory.measurements
+    if settings.drift is not None:
+        drifted = score_drift(reference, estimate, settings.drift)
+        measurements += drifted.measurements
+        drift = drifted.series
+    if settings.auc is not None:
+        measurements += pair_measurements(reference, estimate, settings.auc, progress)
+    if settings.trajectory is not None:
+        measurements += plugin_measurements(reference, estimate, settings.trajectory)
+    matched = match_poses(reference, estimate)
+    posed = int(finite_poses(estimate.camera_to_world).sum())
+    notes = (*match_notes(len(matched), posed, reference_poses or len(reference), total_frames), *pose_notes(matched))
+    return PoseScore(first.alignments[0] if first else "sim3", tuple(measurements), notes, trajectory, drift)
