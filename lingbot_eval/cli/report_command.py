@@ -74,9 +74,11 @@ def _write(runs: Sequence[Path], out: Path, wanted: Wanted, *, quiet: bool) -> W
 
 
 def _show(runs: Sequence[Path], written: Written, damaged: Sequence[str], *, as_json: bool) -> None:
+    from lingbot_eval.reports.content import NOTE, warnings
     from lingbot_eval.reports.rendering import table_data, text_table
 
     tables = written.content.tables
+    notes = [warned.text for warned in warnings(written.content) if warned.heading == NOTE]
     if as_json:
         output.as_json(
             {
@@ -84,12 +86,15 @@ def _show(runs: Sequence[Path], written: Written, damaged: Sequence[str], *, as_
                 "files": [str(file) for file in written.files],
                 "incomplete": {run.label: run.incomplete for run in written.content.runs if run.incomplete},
                 "left_out": list(damaged),
+                "notes": notes,
                 "tables": [table_data(table) for table in tables],
             }
         )
         return
     if tables:
         output.line(text_table(tables[0]))
+    for note in notes:
+        output.line(f"note: {note}")
     output.line(f"report: {written.files[0]} ({len(written.files) - 1} more files beside it)")
 
 

@@ -23,6 +23,7 @@ DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
 # What a one-line result shows: family, name, variant, label.
 _HEADLINE = (
     ("trajectory", "ate_rmse", "sim3", "ATE"),
+    ("trajectory", "coverage", "", "coverage"),
     ("depth", "abs_rel", "scale_only", "abs rel"),
     ("throughput", "end_to_end_fps", "", "end to end"),
     ("throughput", "forward_fps", "", "forward"),
@@ -170,6 +171,8 @@ def _print_summary(outcome: Outcome, stored: StoredUnits) -> None:
         record = unit.record
         output.line(f"  {record.dataset}/{record.scene} with {record.method}")
         output.line(f"    {_result(record)}")
+        for note in record.notes:
+            output.line(f"    note: {note}")
     for damaged in stored.damaged:
         output.line(f"  damaged: {damaged.reason}")
     output.line()

@@ -52,8 +52,10 @@ class Progress:
             output.note(
                 f"{self._label(unit)}: {record.predictions} of {record.frames} frames in {record.seconds:.1f} s"
             )
-        for text in record.sequence.get("notes", ()):
-            self.say(f"{unit.names[0]}/{unit.names[1]}: {text}")
+        of_scene = record.sequence.get("notes", ())
+        for text in record.remarks:
+            place = f"{unit.names[0]}/{unit.names[1]}"
+            self.say(f"{place if text in of_scene else f'{place} with {unit.names[2]}'}: {text}")
 
     def say(self, note: str) -> None:
         """A note on a scene, once, whoever finds it first and however many methods see the scene."""

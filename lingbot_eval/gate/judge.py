@@ -96,6 +96,7 @@ def judge(
         required=judged if required is None else tuple(family for family in FAMILIES if family in required),
         notes=(
             *run.problems,
+            *(f"{'/'.join(names)}: {note}" for names, unit in run.units.items() for note in unit.notes),
             *notes(baseline, run),
             *_unused(tolerances, baseline),
             *_not_in_turn(baseline.started, run.started),

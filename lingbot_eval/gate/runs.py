@@ -119,7 +119,7 @@ def _unit(store: RunStore, unit: StoredUnit) -> SideUnit:
             times = round_of(frames, column) if metric in values else None
             if times is not None:
                 rounds[metric] = (times,)
-    return SideUnit(None, values, reasons, meanings, rounds, record.sequence, record.method_facts)
+    return SideUnit(None, values, reasons, meanings, rounds, record.sequence, record.method_facts, record.remarks)
 
 
 def _merged(repeats: Sequence[SideUnit]) -> SideUnit:
@@ -144,6 +144,7 @@ def _merged(repeats: Sequence[SideUnit]) -> SideUnit:
         },
         input=first.input,
         settings=first.settings,
+        notes=tuple(dict.fromkeys(note for unit in repeats for note in unit.notes)),
     )
 
 

@@ -48,7 +48,8 @@ class SideUnit:
 
     failure: why it has no scores; None when it has. values and reasons: by metric, each metric in one of them (a
     reason is why there is no number). rounds: of the metrics in SAMPLED, (N,) milliseconds a round, N as in
-    gate/samples.py. input, settings: facts of the sequence and of the method, as the run recorded them.
+    gate/samples.py. input, settings: facts of the sequence and of the method, as the run recorded them. notes: what the
+    run says of the numbers, a sentence each.
     """
 
     failure: str | None
@@ -58,6 +59,7 @@ class SideUnit:
     rounds: Mapping[str, tuple[FloatArray, ...]] = field(default_factory=dict)
     input: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

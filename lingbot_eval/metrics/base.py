@@ -125,7 +125,7 @@ def declared(family: Family) -> tuple[Metric, ...]:
 
 
 def trajectory_metrics(
-    matched: MatchedPoses, times: FloatArray, aligned: Callable[[str], FloatArray]
+    matched: MatchedPoses, times: FloatArray, aligned: Callable[[Any], FloatArray]
 ) -> Iterator[Measurement]:
     """Plugins' metrics of one scene.
 

@@ -13,6 +13,9 @@ from lingbot_eval.reports.published import PublishedRow, published_rows
 from lingbot_eval.reports.reading import Opened, Run, tables
 from lingbot_eval.reports.tables import RunResults, Table, wide_tables
 
+NOTE = "Note"
+"""Heading of what a scene, a method or a score says of its numbers."""
+
 
 @dataclass(frozen=True)
 class Content:
@@ -87,6 +90,11 @@ def warnings(content: Content) -> Iterator[Warned]:
             "Untrained weights",
             f"{names}. Accuracy figures of these methods say nothing about the trained model.",
         )
+    for run in content.runs:
+        for unit in run.results.units:
+            place = f"{unit.record.dataset} / {unit.record.scene} · {unit.record.method}"
+            for note in unit.record.remarks:
+                yield Warned(NOTE, content.of_run(run, f"{place}: {note}"))
     for name in side_by_side.differing_cards(content.results):
         yield Warned(
             "Different datasets", f"the card of {name} changed between these runs: scenes or protocol may differ"

@@ -22,11 +22,11 @@ ColumnKey = tuple[str, str, str, str]  # family, name, variant, unit
 # What a reader asks first; shown where it was measured. The other tables have everything.
 _HEADLINES = (
     ("trajectory", "ate_rmse", "sim3"),
+    ("trajectory", "coverage", ""),
     ("trajectory", "rpe_translation_rmse", "sim3"),
     ("trajectory", "rpe_rotation_rmse", "sim3"),
     ("drift", "segment_translation", "sim3"),
     ("auc", "auc_30", ""),
-    ("trajectory", "coverage", ""),
     ("depth", "abs_rel", "scale_only"),
     ("depth", "delta_1_25", "scale_only"),
     ("throughput", "forward_fps", ""),
@@ -236,8 +236,14 @@ def _grouped(columns: Iterable[Column]) -> dict[tuple[str, str], list[Column]]:
             title = f"Relative poses of all pairs, {'first-camera' if first else 'camera-to-camera'} definition"
         elif column.family == "points":
             title = "Point clouds"
-        elif column.family == "drift" and column.name.startswith("rpe_"):
-            key, title = "drift-rpe", "Drift: relative pose error by step"
+        elif column.family == "drift":
+            step = column.name.startswith("rpe_")
+            alignment = column.variant.rpartition(" ")[2] if step else column.variant
+            # Sim(3) is what the first table shows; the others have tables of their own, as of depth.
+            other = alignment if alignment in ("se3", "anchor", "none") else ""
+            key = "-".join(filter(None, ("drift", "rpe" if step else "", other)))
+            title = "Drift: relative pose error by step" if step else "Drift"
+            title += f", alignment {other}" if other else ""
         elif column.name in ("abs_rel_at_distance", "abs_rel_by_confidence"):
             key, title = f"depth-{column.name}", f"Depth: {column.name}"
         elif column.family == "depth":

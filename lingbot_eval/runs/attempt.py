@@ -64,6 +64,7 @@ class Attempt:
     _frames: int = 0
     _predictions: int = 0
     _measurements: tuple[Measurement, ...] = ()
+    _notes: tuple[str, ...] = ()
     _started: str = field(default_factory=utc_now)
     _clock: float = field(default_factory=time.perf_counter)
 
@@ -122,6 +123,7 @@ class Attempt:
             sequence=self._facts,
             method_facts=self._method_facts,
             measurements=[MeasurementRecord(**asdict(m)) for m in self._measurements] if failure is None else [],
+            notes=list(self._notes) if failure is None else [],
             started=self._started,
             seconds=time.perf_counter() - self._clock,
         )
@@ -174,6 +176,7 @@ class Attempt:
         self._stage = "score"
         score = scorer.score(reference, self._frames, warm_up_s)
         self._measurements = (*score.measurements, *resources)
+        self._notes = score.notes
         self._stage = "store"
         writer.fill_columns(score.columns)
         if len(score.estimate):

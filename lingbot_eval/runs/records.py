@@ -94,9 +94,16 @@ class UnitRecord(_Record):
     sequence: dict[str, Any]  # FrameSequence.facts() and the preparation
     method_facts: dict[str, Any]  # Method.describe()
     measurements: list[MeasurementRecord]
+    notes: list[str] = []  # on the numbers: poses that look inverse, few matches; a sentence each
     started: str  # ISO 8601, UTC
     seconds: float
     files: dict[str, int] = {}  # the unit's other files, by name: bytes; filled in when they are all written
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Everything that a reader of the numbers must know: notes of the scene, of the method, of the scores."""
+        told = (self.sequence.get("notes"), self.method_facts.get("notes"), self.notes)
+        return tuple(dict.fromkeys(str(note) for notes in told if isinstance(notes, list) for note in notes))
 
 
 class RunRecord(_Record):

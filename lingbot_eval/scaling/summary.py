@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lingbot_eval.metrics.alignments import MIN_MATCHED
 from lingbot_eval.metrics.drift import prefix_errors
 from lingbot_eval.metrics.matching import match_poses
-from lingbot_eval.metrics.trajectory import MIN_MATCHED, TrajectorySettings, score_trajectory
+from lingbot_eval.metrics.trajectory import TrajectorySettings, score_trajectory
 from lingbot_eval.profiling.timing import summarise, throughput_measurements
 from lingbot_eval.scaling.growth import QUANTITIES, growth
 from lingbot_eval.scaling.records import CheckpointRecord, GrowthRecord
