@@ -24,7 +24,7 @@ _RIGID = 0.05  # largest entry of |RᵀR − I| of a matrix that somebody wrote 
 
 
 def _numbers(given: object) -> object:
-    """``opengl``, 7 numbers (x y z qx qy qz qw) or a matrix of 12 or 16, flat or in rows, as text or list → 7 numbers."""
+    """``opengl``, 7 numbers (x y z qx qy qz qw) or a matrix of 12 or 16, as text or lists → 7 numbers."""
     if given is None:
         return None
     if isinstance(given, str):

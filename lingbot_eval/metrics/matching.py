@@ -62,12 +62,14 @@ def match_poses(reference: Trajectory, estimate: Trajectory) -> MatchedPoses:
 
 
 def _without_orientation(side: str, poses: FloatArray, has_orientation: bool, truth: FloatArray) -> str | None:
-    """Why the poses of a side have no orientation; None where they have one. truth: the reference, which turns or not."""
+    """Why the poses of a side have no orientation; None where they have one. truth: the path, which turns or not."""
     if not has_orientation:
         return f"the {side} has positions only: there is no orientation"
     if len(poses) < 3 or np.abs(poses[:, :3, :3] - poses[0, :3, :3]).max() > NEVER_CHANGES:
         return None
     centred = truth[:, :3, 3] - truth[:, :3, 3].mean(axis=0)
+    if not np.isfinite(centred).all():
+        return None
     along, across = np.linalg.svd(centred, compute_uv=False)[:2]
     if across <= TURNING_SHARE * along:
         return None

@@ -27,6 +27,7 @@ POOR_ARM = 0.02  # likewise where only a lever arm is tried, whose trace in the 
 GOOD = 0.35  # misfit up to which another reading explains the poses
 CLEARLY = 3.0  # how many times better another reading must fit than the poses as they are
 TIE = 1.5  # of the best misfit: up to here the simpler reading is taken
+LARGEST = 1e100  # metres beyond which sums of squares leave float64
 LONGEST_ARM = 2.0  # of the spread of the positions
 TURNING_DEG = 3.0
 WANDERING_DEG = 30.0
@@ -51,7 +52,7 @@ def pose_notes(matched: MatchedPoses) -> tuple[str, ...]:
     """Notes on what matched poses likely mean, one sentence each; none where they fit, or where nothing is clear."""
     rows = np.unique(np.linspace(0, len(matched) - 1, min(len(matched), MOST_POSES)).astype(np.int64))
     truth, guess = matched.reference[rows], matched.estimate[rows]
-    if len(truth) < MIN_POSES or not _moves(truth):
+    if len(truth) < MIN_POSES or not _moves(truth) or float(np.abs(guess[:, :3, 3]).max()) >= LARGEST:
         return ()
     if matched.without_orientation is not None:
         return _mirror_note(matched, truth, guess)
@@ -62,8 +63,8 @@ def pose_notes(matched: MatchedPoses) -> tuple[str, ...]:
 
 
 def _moves(poses: FloatArray) -> bool:
-    spread = _spread(poses[:, :3, 3])
-    return bool(np.isfinite(spread)) and spread > 1e-9 * float(np.abs(poses[:, :3, 3]).max())
+    largest = float(np.abs(poses[:, :3, 3]).max())
+    return largest < LARGEST and _spread(poses[:, :3, 3]) > 1e-9 * largest
 
 
 def _spread(positions: FloatArray) -> float:
@@ -232,9 +233,10 @@ def _first_arm(truth: FloatArray, guess: FloatArray) -> _Arm | None:
     if sizes[1] < 0.05 * sizes[0]:  # turns about one axis leave the angle about it open
         axis = np.linalg.svd(turns)[2][0]
         starts = [_about(axis, angle) @ turn for angle in np.radians(np.arange(0, 360, 30))]
-    world, camera, scale, _ = min((_arm(truth, guess, start) for start in starts), key=lambda found: found[3])
-    if scale <= 0:
+    arms = [arm for start in starts if (arm := _arm(truth, guess, start))[2] > 0]
+    if not arms:
         return None
+    world, camera, scale, _ = min(arms, key=lambda found: found[3])
     return world, camera, scale, float(np.hypot(*_errors(truth, guess @ camera, world)))
 
 
@@ -266,7 +268,7 @@ def _about(axis: FloatArray, angle: float) -> FloatArray:
 
 
 def _arm(truth: FloatArray, guess: FloatArray, turn: FloatArray) -> _Arm:
-    """World rotation, camera in the body, scale, and the squared residual of positions, for a rotation of the camera."""
+    """World rotation, camera in the body, scale, and the squared residual of positions, for a turn of the camera."""
     world = _mean_rotation(truth[:, :3, :3] @ np.swapaxes(guess[:, :3, :3] @ turn, 1, 2))
     count = len(truth)
     columns = np.zeros((count, 3, 7))
@@ -278,7 +280,7 @@ def _arm(truth: FloatArray, guess: FloatArray, turn: FloatArray) -> _Arm:
     solution = np.linalg.lstsq(matrix, target, rcond=1e-9)[0]
     residual = float(np.sum((matrix @ solution - target) ** 2))
     scale = float(solution[0])
-    arm = solution[1:4] / scale if scale > 0 else np.zeros(3)
+    arm = np.asarray(solution[1:4] / scale) if scale > 0 else np.zeros(3)
     return world, pose_matrix(turn, arm), scale, residual
 
 
@@ -328,12 +330,11 @@ def _words(matched: MatchedPoses, reading: PoseReading) -> str:
         camera = camera_in_body(reading.to_camera)
         arm = float(np.linalg.norm(camera[:3, 3]))
         angle = np.degrees(rotation_angle(camera[:3, :3]))
-        where = f"{angle:.1f}° from the camera's axes" + (f" and {arm:.3g} from its centre" if arm else "")
-        found.append(
-            f"of a body turned by a constant {where} (in the estimate's unit)" if arm else f"turned by {where}"
-        )
+        turned = f"turned from the camera's axes by a constant {angle:.1f}°"
+        found.append(f"of a body {turned}, {arm:.3g} from its centre (in the estimate's unit)" if arm else turned)
     reference, estimate = matched.reference, matched.estimate
-    (ate, turn), (then, turn_then) = (_figures(reference, poses) for poses in (estimate, reading.apply(estimate)))
+    read = reading.apply(estimate, "wxyz" if reading.quaternion == "xyzw" else "xyzw")
+    (ate, turn), (then, turn_then) = (_figures(reference, poses) for poses in (estimate, read))
     either = ""
     if reading.poses == "world-to-camera" or reading.handedness == "left":
         either = "; the same fits where it is the reference that is so (--gt-… instead)"
@@ -397,10 +398,10 @@ def _wandering_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray)
     off = float(np.degrees(_errors(truth, cameras, world)[1]))
     if share > POOR / 2 or off < WANDERING_DEG:
         return ()
+    ate = _ate(matched.reference[:, :3, 3], matched.estimate[:, :3, 3])
     return (
-        f"positions agree (ATE {_ate(matched.reference[:, :3, 3], matched.estimate[:, :3, 3]):.4g} m) while rotations"
-        f" differ by {off:.3g}° (RMS) and by no constant turn: what the rotations mean is in doubt, and so is what rests"
-        " on them (RPE, segments, AUC)",
+        f"positions agree (ATE {ate:.4g} m) while rotations differ by {off:.3g}° (RMS) and by no constant turn: what"
+        " the rotations mean is in doubt, and so is what rests on them (RPE, segments, AUC)",
     )
 
 
@@ -414,8 +415,8 @@ def match_notes(matched: int, estimate_poses: int, reference_poses: int, total_f
     notes = []
     if 3 <= matched < FEW_POSES or 0 < 100 * matched < FEW_PERCENT * fewer:
         notes.append(
-            f"few poses match: {matched} of {estimate_poses} estimated and {reference_poses} reference poses are scored,"
-            " and every number rests on these alone"
+            f"few poses match: {matched} of {estimate_poses} estimated and {reference_poses} reference poses are"
+            " scored, and every number rests on these alone"
         )
     if reference_poses and 0 < 100 * estimate_poses < FEW_PERCENT * min(total_frames, reference_poses):
         notes.append(

@@ -25,9 +25,9 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 class PoseSettings:
     """How poses are scored; a family that is None is left out."""
 
-    trajectory: TrajectorySettings | None = TrajectorySettings()
-    drift: DriftSettings | None = DriftSettings()
-    auc: PairAucSettings | None = PairAucSettings()
+    trajectory: TrajectorySettings | None = None
+    drift: DriftSettings | None = None
+    auc: PairAucSettings | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,8 @@ def score(
     Args:
         reference: camera-to-world poses in metres.
         estimate: camera-to-world poses, in a world and a scale of its own.
-        align: the alignment shown first: ``sim3``, ``se3``, ``anchor`` (on the first frames, then free to drift), ``none``.
+        align: the alignment shown first: ``sim3``, ``se3``, ``anchor`` (on the first frames, then free to drift) or
+            ``none``.
         anchor_frames: how many matched frames ``anchor`` aligns on, at least 3.
         without: families left out, of ``trajectory``, ``drift`` and ``auc`` (whose pairs grow with the square of the
             number of poses).

@@ -185,7 +185,9 @@ def test_relative_errors_at_a_distance_are_evos() -> None:
         metric.process_data((PosePath3D(poses_se3=list(truth)), PosePath3D(poses_se3=list(estimate))))
         expected = metric.get_statistic(StatisticsType.rmse)
         assert value(found, "rpe_translation_rmse", f"{step:g} m none") == pytest.approx(expected, rel=1e-9)
-        (measured,) = [m for m in found.measurements if (m.name, m.variant) == ("rpe_rotation_rmse", f"{step:g} m none")]
+        (measured,) = [
+            m for m in found.measurements if (m.name, m.variant) == ("rpe_rotation_rmse", f"{step:g} m none")
+        ]
         assert measured.samples == len(metric.error) > 30
         assert "within 10%" in measured.convention
 
