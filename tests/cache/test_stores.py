@@ -14,7 +14,7 @@ from lingbot_eval.cache.executors import TorchExecutor
 from lingbot_eval.cache.paged import PagedStore
 from lingbot_eval.cache.policy import CachePolicy, Step
 from lingbot_eval.cache.protocol import CacheShape, CacheStore
-from lingbot_eval.cache.ranges import QUERIES_AT_ONCE, ProductAttention, SlicedAttention
+from lingbot_eval.cache.ranges import QUERIES_AT_ONCE, MaskedAttention, ProductAttention, SlicedAttention
 from lingbot_eval.errors import StreamError
 from tests.cache.dense import DenseMaskedStore
 
@@ -151,3 +151,18 @@ def test_products_are_attention_to_half_precision(queries: int, start: int, coun
     out = found.run(query, keys, values)
     assert out.dtype is torch.bfloat16
     assert (out.double() - reference).norm() < 0.01 * reference.norm()
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 40), (7, 30), (12, 13)])
+def test_attention_under_a_mask_equals_that_of_the_slice(start: int, end: int) -> None:
+    """What a GPU runs in float32, and no CPU would: here for its arithmetic, with one buffer planned anew."""
+    generator = torch.Generator().manual_seed(end)
+    query, keys, values = (torch.randn(n, 3, 16, generator=generator) for n in (5, 40, 40))
+    masked, sliced = MaskedAttention(torch.device("cpu")), SlicedAttention()
+    for first, last in ((0, 2), (start, end)):
+        masked.plan(first, last, 40)
+        sliced.plan(first, last, 40)
+        torch.testing.assert_close(masked.run(query, keys, values), sliced.run(query, keys, values))
+    before = masked.capture_key()
+    masked.plan(0, 1, 41)
+    assert masked.capture_key() != before

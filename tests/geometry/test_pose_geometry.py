@@ -10,6 +10,7 @@ from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.geometry.cameras import back_project, crop_intrinsics, project, scale_intrinsics
+from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
 from lingbot_eval.geometry.poses import inverse, nearest_rotation, orthogonalised, pose_matrix, relative, rotation_angle
 from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
 
@@ -97,3 +98,13 @@ def test_intrinsics_follow_the_image() -> None:
     pixel = project(point, K)
     np.testing.assert_allclose(project(point, scale_intrinsics(K, 0.5, 0.25)), pixel * [0.5, 0.25])
     np.testing.assert_allclose(project(point, crop_intrinsics(K, 10, 4)), pixel - [10, 4])
+
+
+def test_an_encoding_by_hand() -> None:
+    """Height before width, fields of view vertical before horizontal, quaternion scalar last."""
+    half = np.sqrt(0.5)
+    encoding = np.array([1.0, 2, 3, 0, 0, half, half, np.radians(60), np.radians(90)])
+    camera = decode_intrinsics(encoding, 300, 800)
+    np.testing.assert_allclose(camera, [[400, 0, 400], [0, 150 * np.sqrt(3), 150], [0, 0, 1]])
+    expected = [[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]
+    np.testing.assert_allclose(decode_camera_to_world(encoding), expected, atol=1e-12)
