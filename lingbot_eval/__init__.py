@@ -21,6 +21,14 @@ _PUBLIC = {
     "open_dataset": ("lingbot_eval.adapters.opened", "open_dataset"),
     "Dataset": ("lingbot_eval.adapters.opened", "Dataset"),
     "Scene": ("lingbot_eval.adapters.opened", "Scene"),
+    # What users run and read.
+    **{
+        name: ("lingbot_eval.api", name)
+        for name in ("plan_run", "run", "report", "gate", "update_baseline", "compare", "compare_backends", "verify")
+    },
+    "open_run": ("lingbot_eval.reports.reading", "open_run"),
+    "open_runs": ("lingbot_eval.reports.reading", "open_runs"),
+    "Run": ("lingbot_eval.reports.reading", "Run"),
     # What users add.
     "dataset": ("lingbot_eval.adapters.registry", "dataset"),
     "FileDataset": ("lingbot_eval.adapters.file_dataset", "FileDataset"),
@@ -50,20 +58,31 @@ __all__ = [
     "Method",
     "Model",
     "Prediction",
+    "Run",
     "Scene",
     "Session",
     "Settings",
     "Trajectory",
     "UnscorableError",
     "__version__",
+    "compare",
+    "compare_backends",
     "dataset",
+    "gate",
     "listed",
     "load_model",
     "load_plugins",
     "method",
     "metric",
     "open_dataset",
+    "open_run",
+    "open_runs",
+    "plan_run",
+    "report",
+    "run",
     "stream",
+    "update_baseline",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -71,12 +90,14 @@ if TYPE_CHECKING:
     from lingbot_eval.adapters.opened import Dataset, Scene, open_dataset
     from lingbot_eval.adapters.registry import dataset
     from lingbot_eval.adapters.sequence import FrameFiles
+    from lingbot_eval.api import compare, compare_backends, gate, plan_run, report, run, update_baseline, verify
     from lingbot_eval.errors import LingbotEvalError, UnscorableError
     from lingbot_eval.methods.base import BaseMethod as Method
     from lingbot_eval.methods.base import Settings, method
     from lingbot_eval.methods.model import Model, Session, load_model, stream
     from lingbot_eval.metrics.base import metric
     from lingbot_eval.registry import load_plugins
+    from lingbot_eval.reports.reading import Run, open_run, open_runs
     from lingbot_eval.types import Frame, Measurement, Prediction, Trajectory
 
 

@@ -65,7 +65,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Trains the small checkpoint: renders the generator's scenes, asks the cache's policy, scores as the metrics do.
     # Nothing else imports it. The model card reads what a run stored, and the gate judges ablations as it judges runs.
     "training": COMMON | {"adapters", "cache", "hardware", "model", "metrics", "runs", "gate"},
+    # What the commands do, as functions: each puts rooms together that do not know each other.
+    "api": COMMON | {"runs", "reports", "comparison", "gate", "verification", "model", "streaming"},
     "cli": COMMON
+    | {"api"}
     | {"adapters", "preparation", "metrics", "profiling", "hardware", "cache", "model", "streaming", "methods"}
     | {"verification", "stages", "runs", "reports", "comparison", "gate", "doctor", "conversion", "scaling"},
 }
@@ -84,6 +87,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.unit_writer",
         "lingbot_eval.runs.disk",
         "lingbot_eval.runs.drift_file",
+        "lingbot_eval.runs.execute",  # a name for those who read types
     },
     # A comparison opens sessions of its own on an experiment's frames, reads what runs stored, and looks like a report.
     ("comparison", "methods"): {"lingbot_eval.methods.lingbot_config", "lingbot_eval.methods.network"},

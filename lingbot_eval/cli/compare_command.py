@@ -68,27 +68,31 @@ def run(args: argparse.Namespace) -> int:
 def _backends(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from lingbot_eval.api import compare_backends
     from lingbot_eval.comparison.backend_page import document, failures, tables, title
-    from lingbot_eval.comparison.backends import Request, compare_backends
-    from lingbot_eval.comparison.frames import PreparedFrames, select
     from lingbot_eval.comparison.write import prepare_folder, write_backends
-    from lingbot_eval.runs.experiment import load_experiment
 
-    request = Request(args.a, args.b, args.rounds or ROUNDS, with_reference=not args.no_reference)
-    experiment = load_experiment(args.experiment or EXPERIMENT, args.overrides or ())
-    selected = select(experiment, args.scene, args.frames)
-    frames = PreparedFrames(selected.unit)
-    out = prepare_folder(args.out or Path(f"compare-{_slug(args.a)}-{_slug(args.b)}"))
-    length = frames.sequence.length
-    total = None if length is None else length * (2 * request.rounds + 1)
+    out = args.out or Path(f"compare-{_slug(args.a)}-{_slug(args.b)}")
     # disable=None: tqdm shows itself on a terminal only.
-    bar = tqdm(total=total, unit="frame", file=sys.stderr, leave=False, disable=True if args.json else None)
+    bar = tqdm(unit="frame", file=sys.stderr, leave=False, disable=True if args.json else None)
 
-    def frame() -> None:
+    def frame(total: int | None) -> None:
+        bar.total = total
         bar.update()
 
     with bar:
-        found = compare_backends(request, selected, frames, frame)
+        found = compare_backends(
+            args.a,
+            args.b,
+            experiment=args.experiment or EXPERIMENT,
+            set=args.overrides or (),
+            scene=args.scene,
+            frames=args.frames,
+            rounds=args.rounds or ROUNDS,
+            with_reference=not args.no_reference,
+            prepared=lambda: prepare_folder(out),
+            each_frame=frame,
+        )
     files = write_backends(found, out)
     if args.json:
         output.as_json({**document(found), "files": [str(file) for file in files]})
@@ -100,8 +104,8 @@ def _backends(args: argparse.Namespace) -> int:
 
 
 def _runs(args: argparse.Namespace) -> int:
+    from lingbot_eval.api import compare
     from lingbot_eval.comparison.run_page import document, remarks, tables, title
-    from lingbot_eval.comparison.runs import compare_runs
     from lingbot_eval.comparison.write import prepare_folder, write_runs
 
     given = ("experiment", "scene", "frames", "rounds", "overrides", "no_reference")
@@ -109,7 +113,7 @@ def _runs(args: argparse.Namespace) -> int:
     if meaningless:
         option = "--set" if meaningless[0] == "overrides" else f"--{meaningless[0].replace('_', '-')}"
         raise ConfigError(f"{option} has a meaning for backends only; two runs are compared as they are stored")
-    found = compare_runs(Path(args.a), Path(args.b))
+    found = compare(args.a, args.b)
     out = prepare_folder(args.out or Path(f"compare-{_slug(Path(args.a).name)}-{_slug(Path(args.b).name)}"))
     files = write_runs(found, out)
     if args.json:

@@ -12,7 +12,6 @@ from lingbot_eval.errors import ConfigError
 
 if TYPE_CHECKING:
     from lingbot_eval.gate.judge import Verdict
-    from lingbot_eval.gate.sides import Side
 
 UPDATED = 0
 
@@ -47,13 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 held (or updated), 1 regression, 2 could not be judged."""
-    from lingbot_eval.gate.runs import read_runs, run_directories
+    from lingbot_eval.api import gate
 
     _check(args)
-    side = read_runs(run_directories(args.runs))
     if args.update:
-        return _update(args, side)
-    verdict = _verdict(args, side)
+        return _update(args)
+    verdict = gate(args.runs, baseline=args.baseline, against=args.against, require=args.require)
     _write(args, verdict)
     return verdict.exit_code
 
@@ -68,18 +66,6 @@ def _check(args: argparse.Namespace) -> None:
     idle += [name for name in ("junit", "markdown", "require") if getattr(args, name) is not None and args.update]
     if idle:
         raise ConfigError(f"--{idle[0]} has no meaning {'with' if args.update else 'without'} --update")
-
-
-def _verdict(args: argparse.Namespace, side: Side) -> Verdict:
-    from lingbot_eval.gate.baseline import load_baseline, side_of
-    from lingbot_eval.gate.judge import judge
-    from lingbot_eval.gate.runs import read_runs, run_directories
-    from lingbot_eval.gate.tolerances import DEFAULTS
-
-    if args.against is not None:
-        return judge(read_runs(run_directories(args.against)), side, DEFAULTS, args.require)
-    baseline = load_baseline(args.baseline)
-    return judge(side_of(baseline), side, baseline.tolerances, args.require)
 
 
 def _write(args: argparse.Namespace, verdict: Verdict) -> None:
@@ -97,15 +83,13 @@ def _write(args: argparse.Namespace, verdict: Verdict) -> None:
         output.line(markdown(verdict).rstrip("\n"))
 
 
-def _update(args: argparse.Namespace, side: Side) -> int:
-    from lingbot_eval.gate.baseline import load_baseline, save_baseline
+def _update(args: argparse.Namespace) -> int:
+    from lingbot_eval.api import update_baseline
     from lingbot_eval.gate.timing import FEWEST_ROUNDS
     from lingbot_eval.gate.tolerances import Statistical
-    from lingbot_eval.gate.update import given_up, updated
+    from lingbot_eval.gate.update import given_up
 
-    old = load_baseline(args.baseline) if args.baseline.exists() else None
-    new = updated(old, side, args.who or _login(), args.reason.strip())
-    save_baseline(args.baseline, new)
+    old, new = update_baseline(args.runs, args.baseline, reason=args.reason.strip(), who=args.who or _login())
     change = new.history[-1]
     replaced = sum(len(values) for values in change.replaced.values())
     if args.json:

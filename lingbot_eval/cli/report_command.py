@@ -15,7 +15,7 @@ from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lingbot_eval.reports.report import Wanted, Written
+    from lingbot_eval.reports.report import Written
 
 DONE, SOME_UNREADABLE = 0, 1
 RUNS = Path("runs")
@@ -49,11 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report; says which files, and shows the summary. 1 when records could not be read and were left out."""
-    from lingbot_eval.reports.report import Wanted
-
     runs = [_run_directory(given) for given in args.runs] or [_latest()]
-    wanted = Wanted(args.html, args.notebook or args.notebook_html, args.notebook_html, tuple(args.labels))
-    written = _write(runs, args.out if args.out is not None else _default_folder(runs), wanted, quiet=args.json)
+    written = _write(args, runs)
     content = written.content
     damaged = [*content.opened.skipped, *(reason for run in content.runs for reason in run.results.damaged)]
     for reason in damaged:
@@ -65,12 +62,21 @@ def run(args: argparse.Namespace) -> int:
     return SOME_UNREADABLE if damaged else DONE
 
 
-def _write(runs: Sequence[Path], out: Path, wanted: Wanted, *, quiet: bool) -> Written:
-    from lingbot_eval.reports.report import write_report
+def _write(args: argparse.Namespace, runs: Sequence[Path]) -> Written:
+    from lingbot_eval.api import report
 
+    out = args.out if args.out is not None else _default_folder(runs)
     # disable=None: tqdm shows itself on a terminal only.
-    with tqdm(desc="drawing", unit="scene", file=sys.stderr, leave=False, disable=True if quiet else None) as bar:
-        return write_report(runs, out, wanted, bar.update)
+    with tqdm(desc="drawing", unit="scene", file=sys.stderr, leave=False, disable=True if args.json else None) as bar:
+        return report(
+            runs,
+            out,
+            labels=args.labels,
+            html=args.html,
+            notebook=args.notebook,
+            notebook_page=args.notebook_html,
+            drawn=bar.update,
+        )
 
 
 def _show(runs: Sequence[Path], written: Written, damaged: Sequence[str], *, as_json: bool) -> None:

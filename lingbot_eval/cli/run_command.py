@@ -13,10 +13,11 @@ from lingbot_eval.cli.study_options import add_study_options, study_words
 
 if TYPE_CHECKING:
     from lingbot_eval.cli.run_check import UnitCheck
+    from lingbot_eval.cli.run_progress import Progress
+    from lingbot_eval.reports.reading import Run
     from lingbot_eval.runs.execute import Outcome
     from lingbot_eval.runs.plan import Plan
     from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
-    from lingbot_eval.runs.store import StoredUnits
 
 DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
 
@@ -51,32 +52,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, execute, summarise; 0 all done, 1 some units failed, 2 some failed on bad input."""
-    from lingbot_eval.cli.run_check import check_units, scene_notes, warning_lines
+    from lingbot_eval.api import plan_run
+    from lingbot_eval.api import run as run_experiment
+    from lingbot_eval.cli.run_check import check_units
     from lingbot_eval.cli.run_progress import Progress
-    from lingbot_eval.runs.execute import execute
-    from lingbot_eval.runs.experiment import load_experiment
-    from lingbot_eval.runs.plan import make_plan
-    from lingbot_eval.runs.store import RunStore
 
-    plan = make_plan(load_experiment(args.experiment, args.overrides))
-    checks = check_units(plan)
     if args.dry_run:
+        plan = plan_run(args.experiment, args.overrides)
+        checks = check_units(plan)
         _print_dry_run(plan, checks, args)
         return BAD_INPUT if any(check.refused for check in checks) else DONE
+    progress = Progress(quiet=args.json, announce=_announce)
+    done = run_experiment(args.experiment, set=args.overrides, out=args.out, command=_command(args), observer=progress)
+    outcome = done.outcome
+    if outcome is None:
+        raise TypeError("a run that ran has an outcome")
     if not args.json:
-        _print_plan(plan)
-    for warning in warning_lines(checks):
-        output.note(warning)
-    progress = Progress(len(plan.units), quiet=args.json)
-    for note in scene_notes(plan):
-        progress.say(note)
-    outcome = execute(plan, args.out, _command(args), progress)
-    stored = RunStore.open(outcome.path).read_units()
-    if not args.json:
-        _print_summary(outcome, stored)
-    report = _write_report(outcome.path) if args.report else None
+        _print_summary(outcome, done)
+    report = _write_report(done) if args.report else None
     if args.json:
-        output.as_json(_document(outcome, stored, report))
+        output.as_json(_document(outcome, done, report))
     elif report is None:
         output.line(f"tables and plots: lingbot-eval report {shlex.quote(str(outcome.path))}")
     else:
@@ -84,6 +79,19 @@ def run(args: argparse.Namespace) -> int:
     if not outcome.failed:
         return DONE
     return BAD_INPUT if outcome.bad_input else SOME_FAILED
+
+
+def _announce(progress: Progress, plan: Plan) -> None:
+    """The plan, and what may be wrong with it, before anything is written."""
+    from lingbot_eval.cli.run_check import check_units, scene_notes, warning_lines
+
+    checks = check_units(plan)
+    if not progress.quiet:
+        _print_plan(plan)
+    for warning in warning_lines(checks):
+        output.note(warning)
+    for note in scene_notes(plan):
+        progress.say(note)
 
 
 def headline(measurements: Sequence[MeasurementRecord]) -> str:
@@ -143,38 +151,38 @@ def _print_plan(plan: Plan) -> None:
         output.line(f"  {dataset}/{scene} with {method}{f' ({weights})' if weights else ''}")
 
 
-def _write_report(run_path: Path) -> list[Path]:
-    from lingbot_eval.reports.report import write_report
+def _write_report(done: Run) -> list[Path]:
+    from lingbot_eval.api import report
 
-    return list(write_report([run_path], run_path / "report").files)
+    return list(report(done).files)
 
 
-def _document(outcome: Outcome, stored: StoredUnits, report: list[Path] | None) -> dict[str, Any]:
+def _document(outcome: Outcome, done: Run, report: list[Path] | None) -> dict[str, Any]:
     return {
         "run": str(outcome.path),
         "key": outcome.record.key,
         "status": outcome.record.status,
         "done_before": outcome.skipped,
-        "units": [unit.record.model_dump(mode="json") for unit in stored.units],
-        "damaged": [unit.reason for unit in stored.damaged],
+        "units": [unit.record.model_dump(mode="json") for unit in done.results.units],
+        "damaged": list(done.results.damaged),
         "report": None if report is None else [str(path) for path in report],
     }
 
 
-def _print_summary(outcome: Outcome, stored: StoredUnits) -> None:
+def _print_summary(outcome: Outcome, done: Run) -> None:
     from lingbot_eval.runs.records import is_untrained
 
     output.line()
     untrained = any(is_untrained(label) for label in outcome.record.weights.values())
     output.line(f"Results{' (untrained weights: the numbers say nothing of the method)' if untrained else ''}")
-    for unit in stored.units:
+    for unit in done.results.units:
         record = unit.record
         output.line(f"  {record.dataset}/{record.scene} with {record.method}")
         output.line(f"    {_result(record)}")
         for note in record.notes:
             output.line(f"    note: {note}")
-    for damaged in stored.damaged:
-        output.line(f"  damaged: {damaged.reason}")
+    for damaged in done.results.damaged:
+        output.line(f"  damaged: {damaged}")
     output.line()
     output.line(f"{outcome.record.status}: {outcome.done} done, {outcome.skipped} done before, {outcome.failed} failed")
     output.line(f"run: {outcome.path}")

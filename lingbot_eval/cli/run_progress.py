@@ -10,19 +10,28 @@ from tqdm import tqdm
 from lingbot_eval.cli import output
 
 if TYPE_CHECKING:
-    from lingbot_eval.runs.plan import Unit
+    from collections.abc import Callable
+
+    from lingbot_eval.runs.plan import Plan, Unit
     from lingbot_eval.runs.records import UnitRecord
 
 
 class Progress:
-    """A `lingbot_eval.runs.execute.Observer` for people; ``quiet`` leaves only failures."""
+    """A `lingbot_eval.api.Observer` for people; ``quiet`` leaves only failures."""
 
-    def __init__(self, units: int, *, quiet: bool) -> None:
-        self._units = units
+    def __init__(self, *, quiet: bool, announce: Callable[[Progress, Plan], None]) -> None:
+        """``announce``: says what the plan is and what may be wrong with it."""
+        self._announce = announce
+        self._units = 0
+        self.quiet = quiet
         self._seen = 0
-        self._quiet = quiet
         self._said: set[str] = set()
         self._bar: tqdm[Any] | None = None
+
+    def planned(self, plan: Plan) -> None:
+        """The plan and its warnings."""
+        self._units = len(plan.units)
+        self._announce(self, plan)
 
     def started(self, unit: Unit, frames: int | None) -> None:
         """A bar for the unit's frames."""
@@ -34,7 +43,7 @@ class Progress:
             unit="frame",
             file=sys.stderr,
             leave=False,
-            disable=True if self._quiet else None,
+            disable=True if self.quiet else None,
         )
 
     def frame(self) -> None:
@@ -48,7 +57,7 @@ class Progress:
             self._bar.close()
         if record.status == "failed":
             output.note(f"error: {'/'.join(unit.names)}: {record.reason}")
-        elif not self._quiet:
+        elif not self.quiet:
             output.note(
                 f"{self._label(unit)}: {record.predictions} of {record.frames} frames in {record.seconds:.1f} s"
             )
@@ -66,7 +75,7 @@ class Progress:
     def skipped(self, unit: Unit) -> None:
         """Said, so that nobody wonders why it was so quick."""
         self._seen += 1
-        if not self._quiet:
+        if not self.quiet:
             output.note(f"{self._label(unit)}: done before")
 
     def _label(self, unit: Unit) -> str:

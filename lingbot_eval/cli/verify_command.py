@@ -26,34 +26,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="only this case (may be repeated)")
     parser.add_argument("--backend", choices=BACKENDS, default="sdpa", help="where keys and values live")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--compile-heads", action="store_true", help="run the dense heads through torch.compile")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
     """0 when every supported case holds, 1 when one fails."""
+    from lingbot_eval.api import verify
     from lingbot_eval.model.build import choose_device
-    from lingbot_eval.verification.cases import load_cases, shipped_cases
-    from lingbot_eval.verification.reproduce import Setup
-    from lingbot_eval.verification.run import verify
 
-    cases = load_cases(args.folder or shipped_cases(), tuple(args.case))
-    setup = Setup(args.backend, args.dtype, choose_device(args.device), args.compile_heads)
+    device = choose_device(args.device)
+    found = verify(args.folder, cases=args.case, backend=args.backend, dtype=args.dtype, device=str(device))
     started = time.perf_counter()
     results: list[Comparison] = []
     if not args.json:
-        heads = ", compiled heads" if args.compile_heads else ""
-        output.line(f"backend {args.backend}, {args.dtype}{heads}, {setup.device}")
+        output.line(f"backend {args.backend}, {args.dtype}, {device}")
         output.line(f"{'case':<24} {'array':<22} {'largest':>10} {'median rel':>11}  verdict")
-    for result in verify(cases, setup):
+    for result in found:
         results.append(result)
         if not args.json:
             output.line(_row(result))
     counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in VERDICTS}
     if args.json:
         output.as_json(
-            {"backend": args.backend, "dtype": args.dtype, "compile_heads": args.compile_heads,
-             "device": str(setup.device), "counts": counts, "results": [asdict(result) for result in results]}
+            {"backend": args.backend, "dtype": args.dtype, "device": str(device),
+             "counts": counts, "results": [asdict(result) for result in results]}
         )  # fmt: skip
     else:
         passed = len({r.case for r in results}) - len({r.case for r in results if r.verdict != "pass"})

@@ -31,6 +31,8 @@ from lingbot_eval.runs.store import RunStore
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lingbot_eval.runs.execute import Outcome
+
 SHORT_KEY = 6  # digits of a run's key that tell runs of one name apart
 
 
@@ -39,12 +41,33 @@ class Run:
     """A stored run as it was when it was read.
 
     label: short, and of no other run opened with it. writer: the process that was writing it, in words, or None.
+    outcome: what was done, skipped and failed, where this process ran it.
     """
 
     label: str
     store: RunStore
     results: RunResults
     writer: str | None
+    outcome: Outcome | None = None
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.store.path
+
+    def measurements(self) -> pd.DataFrame:
+        """Every measurement: value, unit, convention, samples, and the reason where there is no value."""
+        return measurements([self]).drop(columns="run")
+
+    def frames(self, dataset: str, scene: str, method: str) -> pd.DataFrame:
+        """One row a frame of a unit: times, errors, cache (columns: docs, file formats). Raises StoreError."""
+        return self.store.read_frames(self.store.read_unit(dataset, scene, method))
+
+    def report(self, out: str | os.PathLike[str] | None = None) -> Path:
+        """Write the report of this run into ``out`` (default: ``report`` in the run); returns the page."""
+        from lingbot_eval.reports.report import write_report
+
+        return write_report([self.path], self.path / "report" if out is None else Path(out)).files[0]
 
     @property
     def scored(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,10 +108,17 @@ class Experiment(_Settings):
         return self
 
 
-def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
-    """An experiment file, with ``overrides`` (``key.path=value``) put in its place before it is checked.
+Source = str | os.PathLike[str] | Mapping[str, Any]
+"""A settings file's path, the name of a shipped one, or the settings themselves."""
+Overrides = Sequence[str] | Mapping[str, Any]
+"""``key.path=value`` each, or values by dotted key."""
 
-    source: a path, or the name of a shipped experiment. In values, ``${NAME}`` is the environment variable NAME.
+
+def load_experiment(source: Source, overrides: Overrides = ()) -> Experiment:
+    """An experiment file, with ``overrides`` put in its place before it is checked.
+
+    source: a path, the name of a shipped experiment, or the settings themselves. In values, ``${NAME}`` is the
+    environment variable NAME.
     Raises ConfigError, one line with file and dotted key, for anything that cannot be used.
     """
     document, where = settings_document(source, overrides)
@@ -120,16 +129,27 @@ def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
     return validated(Experiment, document, where)
 
 
-def settings_document(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+def settings_document(source: Source, overrides: Overrides = ()) -> tuple[dict[str, Any], str]:
     """The plain values of a settings file with ``overrides`` and variables put in, and how errors name it.
 
     Raises ConfigError for a file that cannot be read, an override that has no place, a variable that is not set.
     """
-    path = experiment_path(source)
-    document: dict[str, Any] = load_mapping(path)
-    for override in overrides:
-        _override(document, override)
-    where = " ".join([str(path), *(f"--set {override}" for override in overrides)])
+    if isinstance(source, Mapping):
+        where = str(source.get("name", "the experiment"))
+        document = copy.deepcopy(dict(source))
+    else:
+        path = experiment_path(os.fspath(source))
+        where, document = str(path), load_mapping(path)
+    if isinstance(overrides, Mapping):
+        for dotted, value in overrides.items():
+            _put(document, dotted, value, f"set {dotted}")
+    else:
+        for override in overrides:
+            dotted, equals, text = override.partition("=")
+            if not equals:
+                raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, such as datasets.0.selection.stride=2")
+            _put(document, dotted, parse_value(text), f"--set {override}")
+    where = " ".join([where, *(f"--set {word}" for word in override_words(overrides))])
     return _with_variables(document, "", where), where
 
 
@@ -147,12 +167,17 @@ def variables_in(source: str) -> dict[str, str]:
     return {name: os.environ[name] for name in _VARIABLE.findall(text) if name in os.environ}
 
 
-def _override(document: dict[str, Any], override: str) -> None:
-    """Apply ``a.0.b=value``; sections that the file leaves to their defaults are made on the way."""
-    dotted, equals, text = override.partition("=")
-    where = f"--set {override}"
+def override_words(overrides: Overrides) -> list[str]:
+    """The overrides as ``--set`` takes them."""
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [f"{dotted}={json.dumps(value, default=str)}" for dotted, value in overrides.items()]
+
+
+def _put(document: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+    """Apply ``a.0.b = value``; sections that the file leaves to their defaults are made on the way."""
     parts = dotted.split(".")
-    if not equals or not all(parts):
+    if not all(parts):
         raise ConfigError(f"{where}: expected KEY.PATH=VALUE, such as datasets.0.selection.stride=2")
     holder: Any = document
     for depth, part in enumerate(parts):
@@ -164,7 +189,7 @@ def _override(document: dict[str, Any], override: str) -> None:
         elif not isinstance(holder, dict):
             raise ConfigError(f"{where}: {here} is a value ({holder!r}), not a section; set {here} itself")
         if last:
-            holder[key] = parse_value(text)
+            holder[key] = value
         else:
             if isinstance(holder, dict) and holder.get(part) is None:
                 holder[part] = {}

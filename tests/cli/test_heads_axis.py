@@ -208,29 +208,3 @@ def test_stages_with_compiled_heads(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert heads_text(Compilation(**found)) == f", compiled heads ({found['seconds']:.1f} s)"
     assert heads_text(Compilation(0, 1.0, 2, 2, "why")) == ", heads not (all) compiled (why)"
     assert heads_text(None) == ""
-
-
-def test_reference_cases_with_compiled_heads(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["verify", "--case", "stream_short", "--case", "stages", "--compile-heads"]
-    use(monkeypatch, "eager")
-    assert main(command) == 0
-    assert "compiled heads" in capsys.readouterr().out
-    use(monkeypatch, broken)
-    assert main(command) == 2
-    assert "unsupported (the depth head ran as it was at " in capsys.readouterr().out
-
-
-def test_a_size_that_cannot_be_compiled_leaves_other_cases_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def not_56_by_70(graph: Any, inputs: Any) -> Any:
-        return broken(graph, inputs) if any(6 + 4 * 5 in each.shape for each in inputs) else graph.forward
-
-    use(monkeypatch, not_56_by_70)
-    command = ["verify", "--case", "stream_short", "--case", "stream_square70_scale1", "--compile-heads", "--json"]
-    assert main(command) == 0
-    results = json.loads(capsys.readouterr().out)["results"]
-    verdicts = {(result["case"], result["verdict"]) for result in results}
-    assert verdicts == {("stream_short", "unsupported"), ("stream_square70_scale1", "pass")}

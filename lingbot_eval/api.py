@@ -1,0 +1,348 @@
+"""What the commands do, as functions that users call; every command parses options, calls one of these and prints."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.registry import load_plugins
+from lingbot_eval.resources import expanded
+
+if TYPE_CHECKING:
+    from lingbot_eval.comparison.backends import BackendComparison
+    from lingbot_eval.comparison.runs import RunComparison
+    from lingbot_eval.gate.baseline import Baseline
+    from lingbot_eval.gate.judge import Verdict
+    from lingbot_eval.reports.reading import Run
+    from lingbot_eval.reports.report import Written
+    from lingbot_eval.runs.execute import Outcome
+    from lingbot_eval.runs.plan import Plan, Unit
+    from lingbot_eval.runs.records import UnitRecord
+    from lingbot_eval.streaming.backends import Backend
+    from lingbot_eval.verification.compare import Comparison
+
+RUNS = Path("runs")
+PathLike = str | os.PathLike[str]
+
+
+class Observer(Protocol):
+    """Watches a run go by."""
+
+    def planned(self, plan: Plan) -> None:
+        """Everything is decided, nothing is written yet."""
+        ...
+
+    def started(self, unit: Unit, frames: int | None) -> None: ...
+
+    def frame(self) -> None: ...
+
+    def finished(self, unit: Unit, record: UnitRecord) -> None: ...
+
+    def skipped(self, unit: Unit) -> None: ...
+
+
+class _Nobody:
+    """Watches nothing."""
+
+    def planned(self, plan: Plan) -> None: ...
+
+    def started(self, unit: Unit, frames: int | None) -> None: ...
+
+    def frame(self) -> None: ...
+
+    def finished(self, unit: Unit, record: UnitRecord) -> None: ...
+
+    def skipped(self, unit: Unit) -> None: ...
+
+
+def plan_run(experiment: PathLike | Mapping[str, Any], set: Mapping[str, Any] | Sequence[str] = ()) -> Plan:
+    """Decide everything of a run and do nothing.
+
+    Args:
+        experiment: an experiment file, the name of a shipped one, or its settings as a mapping.
+        set: settings to change, by dotted key: ``{"datasets.0.selection.count": 50}`` (or ``["key=value"]``).
+
+    Returns:
+        The plan: resolved settings, units (dataset, scene, method), weights and key.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: whatever cannot be used, in one line.
+    """
+    from lingbot_eval.runs.experiment import load_experiment
+    from lingbot_eval.runs.plan import make_plan
+
+    return make_plan(load_experiment(experiment, set))
+
+
+def run(
+    experiment: PathLike | Mapping[str, Any],
+    *,
+    set: Mapping[str, Any] | Sequence[str] = (),
+    out: PathLike = RUNS,
+    plugins: Iterable[str] = (),
+    command: str | None = None,
+    observer: Observer | None = None,
+) -> Run:
+    """Run an experiment, or the rest of it: units that are done from the same input are not done again.
+
+    Args:
+        experiment: as of `plan_run`.
+        set: as of `plan_run`.
+        out: folder of run directories; the run's own is named after its content.
+        plugins: files or modules to load first.
+        command: how the run is repeated, for its record.
+        observer: told of the plan, each frame and each unit.
+
+    Returns:
+        The stored run. ``run.outcome`` says what was done, skipped and failed; a failed unit is a result with its
+        reason and raises nothing.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: as `plan_run`.
+        StoreError: the directory cannot be written, or another process writes there.
+    """
+    from dataclasses import replace
+
+    from lingbot_eval.reports.reading import open_run
+    from lingbot_eval.runs.execute import execute
+
+    load_plugins(plugins)
+    watching = observer or _Nobody()
+    plan = plan_run(experiment, set)
+    watching.planned(plan)
+    repeat = command or _repeat(experiment, set, out)
+    outcome: Outcome = execute(plan, Path(out), repeat, watching)
+    return replace(open_run(outcome.path), outcome=outcome)
+
+
+def report(
+    runs: PathLike | Run | Iterable[PathLike | Run],
+    out: PathLike | None = None,
+    *,
+    labels: Sequence[str] = (),
+    html: bool = True,
+    notebook: bool = False,
+    notebook_page: bool = False,
+    drawn: Callable[[], object] = lambda: None,
+) -> Written:
+    """Write one report of one or more runs.
+
+    Args:
+        runs: run directories, or runs.
+        out: where it goes; ``RUN/report`` for a single run if left out.
+        labels: what to call each run.
+        html: also one page with everything inside.
+        notebook: also an executed notebook (extra ``notebook``).
+        notebook_page: the notebook as a page, too.
+        drawn: called after each scene and method.
+
+    Returns:
+        The files written, the page first, and their content.
+
+    Raises:
+        StoreError: no run can be read, or the disk refuses.
+        ConfigError: labels that do not fit, or no ``out`` for several runs.
+    """
+    from lingbot_eval.reports.report import Wanted, write_report
+
+    paths = [_run_path(each) for each in _several(runs)]
+    if out is None:
+        if len(paths) != 1:
+            raise ConfigError(f"a report of {len(paths)} runs needs a folder: give out")
+        out = paths[0] / "report"
+    wanted = Wanted(html, notebook or notebook_page, notebook_page, tuple(labels))
+    return write_report(paths, Path(out), wanted, drawn)
+
+
+def gate(
+    runs: PathLike | Run | Iterable[PathLike | Run],
+    *,
+    baseline: PathLike | None = None,
+    against: PathLike | Run | Iterable[PathLike | Run] | None = None,
+    require: Sequence[str] | None = None,
+) -> Verdict:
+    """Did anything get worse?
+
+    Args:
+        runs: run directories, or folders of them: repeats of one run.
+        baseline: a baseline file; or
+        against: repeats of another run, measured in turn with the first.
+        require: families whose verdict decides (``accuracy``, ``speed``, ``memory``); all that are judged if None.
+
+    Returns:
+        The verdict: ``findings``, ``of(family)``, ``exit_code`` (0 held, 1 regression, 2 could not be judged).
+
+    Raises:
+        ConfigError: neither or both of baseline and against; a baseline that cannot be read.
+        StoreError: a run that cannot be read.
+    """
+    from lingbot_eval.gate.baseline import load_baseline, side_of
+    from lingbot_eval.gate.judge import judge
+    from lingbot_eval.gate.runs import read_runs, run_directories
+    from lingbot_eval.gate.sides import FAMILIES
+    from lingbot_eval.gate.tolerances import DEFAULTS
+
+    if (baseline is None) == (against is None):
+        raise ConfigError("gate: give a baseline file, or runs to judge against: one of the two")
+    unknown = [name for name in require or () if name not in FAMILIES]
+    if unknown:
+        raise ConfigError(f"gate: require: expected some of {', '.join(FAMILIES)}, found {unknown[0]!r}")
+    wanted = None if require is None else tuple(family for family in FAMILIES if family in require)
+    side = read_runs(run_directories([_run_path(each) for each in _several(runs)]))
+    if against is not None:
+        other = read_runs(run_directories([_run_path(each) for each in _several(against)]))
+        return judge(other, side, DEFAULTS, wanted)
+    kept = load_baseline(Path(baseline or ""))
+    return judge(side_of(kept), side, kept.tolerances, wanted)
+
+
+def update_baseline(
+    runs: PathLike | Run | Iterable[PathLike | Run], baseline: PathLike, *, reason: str, who: str
+) -> tuple[Baseline | None, Baseline]:
+    """Make runs the baseline, which keeps its tolerances and, with this reason, its history.
+
+    Args:
+        runs: as of `gate`.
+        baseline: the file; it is made where it is not there.
+        reason: why the numbers changed.
+        who: changed them.
+
+    Returns:
+        The baseline as it was (None for a new one) and as it is.
+
+    Raises:
+        ConfigError, StoreError: as `gate`.
+    """
+    from lingbot_eval.gate.baseline import load_baseline, save_baseline
+    from lingbot_eval.gate.runs import read_runs, run_directories
+    from lingbot_eval.gate.update import updated
+
+    side = read_runs(run_directories([_run_path(each) for each in _several(runs)]))
+    path = Path(baseline)
+    old = load_baseline(path) if path.exists() else None
+    new = updated(old, side, who, reason)
+    save_baseline(path, new)
+    return old, new
+
+
+def compare(a: PathLike | Run, b: PathLike | Run) -> RunComparison:
+    """Set two stored runs side by side, scene by scene: agreement of poses, differences of measurements and settings.
+
+    Args:
+        a: a run directory, or a run.
+        b: the other.
+
+    Returns:
+        The comparison; what is not comparable says why.
+
+    Raises:
+        StoreError: a run that cannot be read.
+    """
+    from lingbot_eval.comparison.runs import compare_runs
+
+    return compare_runs(_run_path(a), _run_path(b))
+
+
+def compare_backends(
+    a: str,
+    b: str,
+    *,
+    experiment: PathLike | Mapping[str, Any] = "smoke",
+    set: Mapping[str, Any] | Sequence[str] = (),
+    scene: str | None = None,
+    frames: int | None = None,
+    rounds: int = 5,
+    with_reference: bool = True,
+    prepared: Callable[[], object] = lambda: None,
+    each_frame: Callable[[int | None], None] = lambda total: None,
+) -> BackendComparison:
+    """Stream the same frames through two backends: agreement frame by frame, speed in turn, memory by kind.
+
+    Args:
+        a: ``sdpa``, ``paged``, ``triton``, ``flashinfer``, with a precision as in ``sdpa:bfloat16``.
+        b: the other.
+        experiment: where frames and model come from, as of `plan_run`.
+        set: as of `plan_run`.
+        scene: one of its scenes; the first if left out.
+        frames: only so many.
+        rounds: timed passes of each side.
+        with_reference: hold both against float32, too.
+        prepared: called once the frames are known, before hours are spent on them.
+        each_frame: called after each frame with the number of all frames of all passes, where that is known.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: as `plan_run`.
+    """
+    from lingbot_eval.comparison.backends import Request, compare_backends
+    from lingbot_eval.comparison.frames import PreparedFrames, select
+    from lingbot_eval.runs.experiment import load_experiment
+
+    request = Request(a, b, rounds, with_reference=with_reference)
+    selected = select(load_experiment(experiment, set), scene, frames)
+    images = PreparedFrames(selected.unit)
+    prepared()
+    length = images.sequence.length
+    total = None if length is None else length * (2 * rounds + 1)
+    return compare_backends(request, selected, images, lambda: each_frame(total))
+
+
+def verify(
+    folder: PathLike | None = None,
+    *,
+    cases: Sequence[str] = (),
+    backend: Backend = "sdpa",
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Iterator[Comparison]:
+    """Rebuild the reference cases and compare: can this machine be trusted?
+
+    Args:
+        folder: ``cases.json`` and arrays; the shipped small set if None.
+        cases: only these.
+        backend: where keys and values live.
+        dtype: precision of the trunk.
+        device: ``cpu``, ``cuda`` …
+
+    Yields:
+        One comparison an array, with its verdict ``pass``, ``fail``, ``unsupported`` or ``incomparable``.
+
+    Raises:
+        DataError, ConfigError: cases that cannot be read; a device that is not there.
+    """
+    from lingbot_eval.model.build import choose_device
+    from lingbot_eval.verification.cases import load_cases, shipped_cases
+    from lingbot_eval.verification.reproduce import Setup
+    from lingbot_eval.verification.run import verify as run_cases
+
+    known = load_cases(shipped_cases() if folder is None else Path(folder), tuple(cases))
+    return run_cases(known, Setup(backend, dtype, choose_device(device)))
+
+
+def _several(given: Any) -> list[Any]:
+    from lingbot_eval.reports.reading import Run
+
+    return [given] if isinstance(given, str | os.PathLike | Run) else list(given)
+
+
+def _run_path(given: Any) -> Path:
+    from lingbot_eval.reports.reading import Run
+
+    return given.path if isinstance(given, Run) else expanded(Path(given))
+
+
+def _repeat(experiment: PathLike | Mapping[str, Any], set: Mapping[str, Any] | Sequence[str], out: PathLike) -> str:
+    """The command that repeats a run which a script began."""
+    from lingbot_eval.runs.experiment import override_words
+
+    if isinstance(experiment, Mapping):
+        return "lingbot_eval.run({…}) of a script: the settings are in this record"
+    words = ["lingbot-eval", "run", str(experiment)]
+    words += [word for text in override_words(set) for word in ("--set", text)]
+    return shlex.join(words if Path(out) == RUNS else [*words, "--out", str(out)])
