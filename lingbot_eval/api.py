@@ -15,8 +15,8 @@ from lingbot_eval.resources import expanded
 if TYPE_CHECKING:
     from lingbot_eval.comparison.backends import BackendComparison
     from lingbot_eval.comparison.runs import RunComparison
-    from lingbot_eval.gate.baseline import Baseline
-    from lingbot_eval.gate.judge import Verdict
+    from lingbot_eval.gating.baseline import Baseline
+    from lingbot_eval.gating.judge import Verdict
     from lingbot_eval.reports.reading import Run
     from lingbot_eval.reports.report import Written
     from lingbot_eval.runs.execute import Outcome
@@ -180,11 +180,11 @@ def gate(
         ConfigError: neither or both of baseline and against; a baseline that cannot be read.
         StoreError: a run that cannot be read.
     """
-    from lingbot_eval.gate.baseline import load_baseline, side_of
-    from lingbot_eval.gate.judge import judge
-    from lingbot_eval.gate.runs import read_runs, run_directories
-    from lingbot_eval.gate.sides import FAMILIES
-    from lingbot_eval.gate.tolerances import DEFAULTS
+    from lingbot_eval.gating.baseline import load_baseline, side_of
+    from lingbot_eval.gating.judge import judge
+    from lingbot_eval.gating.runs import read_runs, run_directories
+    from lingbot_eval.gating.sides import FAMILIES
+    from lingbot_eval.gating.tolerances import DEFAULTS
 
     if (baseline is None) == (against is None):
         raise ConfigError("gate: give a baseline file, or runs to judge against: one of the two")
@@ -217,9 +217,9 @@ def update_baseline(
     Raises:
         ConfigError, StoreError: as `gate`.
     """
-    from lingbot_eval.gate.baseline import load_baseline, save_baseline
-    from lingbot_eval.gate.runs import read_runs, run_directories
-    from lingbot_eval.gate.update import updated
+    from lingbot_eval.gating.baseline import load_baseline, save_baseline
+    from lingbot_eval.gating.runs import read_runs, run_directories
+    from lingbot_eval.gating.update import updated
 
     side = read_runs(run_directories([_run_path(each) for each in _several(runs)]))
     path = Path(baseline)

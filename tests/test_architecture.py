@@ -61,16 +61,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "comparison",
     },
     # Reads what runs stored, as reports do, and what metrics say of their direction.
-    "gate": COMMON | {"runs", "metrics", "reports", "comparison"},
+    "gating": COMMON | {"runs", "metrics", "reports", "comparison"},
     # Trains the small checkpoint: renders the generator's scenes, asks the cache's policy, scores as the metrics do.
     # Nothing else imports it. The model card reads what a run stored, and the gate judges ablations as it judges runs.
-    "training": COMMON | {"adapters", "cache", "hardware", "model", "metrics", "runs", "gate"},
+    "training": COMMON | {"adapters", "cache", "hardware", "model", "metrics", "runs", "gating"},
     # What the commands do, as functions: each puts rooms together that do not know each other.
-    "api": COMMON | {"runs", "reports", "comparison", "gate", "verification", "model", "streaming"},
+    "api": COMMON | {"runs", "reports", "comparison", "gating", "verification", "model", "streaming"},
     "cli": COMMON
     | {"api"}
     | {"adapters", "preparation", "metrics", "profiling", "hardware", "cache", "model", "streaming", "methods"}
-    | {"verification", "stages", "runs", "reports", "comparison", "gate", "doctor", "conversion", "scaling"},
+    | {"verification", "stages", "runs", "reports", "comparison", "gating", "doctor", "conversion", "scaling"},
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
@@ -116,24 +116,28 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.rendering",
     },
     ("training", "runs"): {"lingbot_eval.runs.store", "lingbot_eval.runs.records"},
-    ("training", "gate"): {"lingbot_eval.gate.judge", "lingbot_eval.gate.sides", "lingbot_eval.gate.tolerances"},
+    ("training", "gating"): {
+        "lingbot_eval.gating.judge",
+        "lingbot_eval.gating.sides",
+        "lingbot_eval.gating.tolerances",
+    },
     # The gate judges stored records; it measures nothing, and takes of metrics only which way is better.
-    ("gate", "metrics"): {"lingbot_eval.metrics.directions"},
-    ("gate", "runs"): {
+    ("gating", "metrics"): {"lingbot_eval.metrics.directions"},
+    ("gating", "runs"): {
         "lingbot_eval.runs.store",
         "lingbot_eval.runs.records",
         "lingbot_eval.runs.disk",
         "lingbot_eval.runs.lock",
     },
-    ("gate", "reports"): {"lingbot_eval.reports.rendering"},
-    ("gate", "comparison"): {"lingbot_eval.comparison.tables"},
+    ("gating", "reports"): {"lingbot_eval.reports.rendering"},
+    ("gating", "comparison"): {"lingbot_eval.comparison.tables"},
     ("comparison", "reports"): {
         "lingbot_eval.reports.figure_style",
         "lingbot_eval.reports.numbers",
         "lingbot_eval.reports.rendering",
     },
 }
-WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "doctor", "conversion", "runs", "reports", "gate"}
+WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "doctor", "conversion", "runs", "reports", "gating"}
 
 
 def name_of(path: Path) -> str:

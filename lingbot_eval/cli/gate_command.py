@@ -11,7 +11,7 @@ from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lingbot_eval.gate.judge import Verdict
+    from lingbot_eval.gating.judge import Verdict
 
 UPDATED = 0
 
@@ -70,8 +70,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def _write(args: argparse.Namespace, verdict: Verdict) -> None:
     from lingbot_eval.formats.atomic import write_text
-    from lingbot_eval.gate.junit import junit_xml
-    from lingbot_eval.gate.summary import document, markdown
+    from lingbot_eval.gating.junit import junit_xml
+    from lingbot_eval.gating.summary import document, markdown
 
     if args.junit is not None:
         write_text(args.junit, junit_xml(verdict))
@@ -85,9 +85,9 @@ def _write(args: argparse.Namespace, verdict: Verdict) -> None:
 
 def _update(args: argparse.Namespace) -> int:
     from lingbot_eval.api import update_baseline
-    from lingbot_eval.gate.timing import FEWEST_ROUNDS
-    from lingbot_eval.gate.tolerances import Statistical
-    from lingbot_eval.gate.update import given_up
+    from lingbot_eval.gating.timing import FEWEST_ROUNDS
+    from lingbot_eval.gating.tolerances import Statistical
+    from lingbot_eval.gating.update import given_up
 
     old, new = update_baseline(args.runs, args.baseline, reason=args.reason.strip(), who=args.who or _login())
     change = new.history[-1]

@@ -1,6 +1,6 @@
 """The table of ablations: medians over scenes, and what the gate says of every ablated score.
 
-The verdict is the gate's own (`lingbot_eval.gate.judge`), with its default tolerances, every ablation held as a run
+The verdict is the gate's own (`lingbot_eval.gating.judge`), with its default tolerances, every ablation held as a run
 against the weights as trained as a baseline. It is made with the table; scores alone are stored.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field, RootModel, model_validator
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.gate.judge import Finding, judge
-from lingbot_eval.gate.sides import Meaning, Side, SideUnit, metric_id
-from lingbot_eval.gate.tolerances import DEFAULTS
+from lingbot_eval.gating.judge import Finding, judge
+from lingbot_eval.gating.sides import Meaning, Side, SideUnit, metric_id
+from lingbot_eval.gating.tolerances import DEFAULTS
 from lingbot_eval.validation import validated
 
 AS_TRAINED = "as trained"

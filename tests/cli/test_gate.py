@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.gate.baseline import load_baseline
+from lingbot_eval.gating.baseline import load_baseline
 from lingbot_eval.runs.lock import directory_lock
 from tests.gate.sides import ATE, LATENCY, VALUES, rounds, write_run
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lingbot_eval.gate.sides import Meaning, Names, Side, SideUnit
+from lingbot_eval.gating.sides import Meaning, Names, Side, SideUnit
 from lingbot_eval.runs.records import MeasurementRecord, RunRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import FloatArray, FrameType

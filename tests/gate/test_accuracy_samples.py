@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lingbot_eval.gate.baseline import load_baseline
-from lingbot_eval.gate.judge import judge
-from lingbot_eval.gate.sides import Meaning, Side
-from lingbot_eval.gate.tolerances import DEFAULTS
+from lingbot_eval.gating.baseline import load_baseline
+from lingbot_eval.gating.judge import judge
+from lingbot_eval.gating.sides import Meaning, Side
+from lingbot_eval.gating.tolerances import DEFAULTS
 from tests.gate.sides import ATE, NAMES, side, unit
 
 RECORDED: dict[str, dict[str, float]] = json.loads(

@@ -11,11 +11,11 @@ import yaml
 
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.formats.yaml_documents import MAX_BYTES
-from lingbot_eval.gate.baseline import Baseline, baseline_text, load_baseline, save_baseline, side_of
-from lingbot_eval.gate.judge import judge
-from lingbot_eval.gate.sides import Meaning
-from lingbot_eval.gate.tolerances import DEFAULTS, Shown
-from lingbot_eval.gate.update import KEPT_VALUES, given_up, updated
+from lingbot_eval.gating.baseline import Baseline, baseline_text, load_baseline, save_baseline, side_of
+from lingbot_eval.gating.judge import judge
+from lingbot_eval.gating.sides import Meaning
+from lingbot_eval.gating.tolerances import DEFAULTS, Shown
+from lingbot_eval.gating.update import KEPT_VALUES, given_up, updated
 from tests.gate.sides import ATE, AUC, LATENCY, NAMES, VALUES, side, unit
 
 FLOOR = ("tum", "floor <script>&", "lingbot")

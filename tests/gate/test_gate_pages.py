@@ -7,11 +7,11 @@ from xml.etree import ElementTree as Xml
 
 import pytest
 
-from lingbot_eval.gate.judge import Verdict, judge
-from lingbot_eval.gate.junit import junit_xml
-from lingbot_eval.gate.sides import FAMILIES, Family
-from lingbot_eval.gate.summary import document, markdown
-from lingbot_eval.gate.tolerances import DEFAULTS
+from lingbot_eval.gating.judge import Verdict, judge
+from lingbot_eval.gating.junit import junit_xml
+from lingbot_eval.gating.sides import FAMILIES, Family
+from lingbot_eval.gating.summary import document, markdown
+from lingbot_eval.gating.tolerances import DEFAULTS
 from tests.gate.sides import ATE, LATENCY, MACHINE, NAMES, VALUES, rounds, side, unit
 
 HOSTILE = ("out door", "<script>alert(1)</script> & \x00\x1b[31m \"|'", "a]]>b")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lingbot_eval.errors import ConfigError, StoreError
-from lingbot_eval.gate.runs import read_runs, run_directories
+from lingbot_eval.gating.runs import read_runs, run_directories
 from lingbot_eval.runs.lock import directory_lock, writer_of
 from lingbot_eval.runs.store import RunStore
 from tests.gate.sides import ATE, LATENCY, NAMES, VALUES, rounds, write_run

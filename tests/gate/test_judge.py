@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lingbot_eval.gate.judge import Finding, Verdict, judge
-from lingbot_eval.gate.sides import FAMILIES, Meaning, Side
-from lingbot_eval.gate.tolerances import DEFAULTS, Absolute, Relative, Shown, Tolerance
+from lingbot_eval.gating.judge import Finding, Verdict, judge
+from lingbot_eval.gating.sides import FAMILIES, Meaning, Side
+from lingbot_eval.gating.tolerances import DEFAULTS, Absolute, Relative, Shown, Tolerance
 from tests.gate.sides import (
     ATE,
     AUC,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lingbot_eval.gate.tolerances import DEFAULTS, Absolute, Relative, Shown, Status, judge_values, tolerance_for
+from lingbot_eval.gating.tolerances import DEFAULTS, Absolute, Relative, Shown, Status, judge_values, tolerance_for
 
 values = st.floats(-1e6, 1e6)
 tolerances = st.one_of(

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.gate.judge import judged_by
-from lingbot_eval.gate.tolerances import DEFAULTS, Absolute, Relative, judge_values
+from lingbot_eval.gating.judge import judged_by
+from lingbot_eval.gating.tolerances import DEFAULTS, Absolute, Relative, judge_values
 from lingbot_eval.metrics.directions import direction
 from lingbot_eval.training.ablation_table import AS_TRAINED, METRICS, markdown, read_scores, regressions
 from lingbot_eval.training.card import TARGETS

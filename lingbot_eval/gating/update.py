@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.gate.baseline import Baseline, Change, baseline_of, side_of
-from lingbot_eval.gate.judge import judged_by
-from lingbot_eval.gate.sides import Side
-from lingbot_eval.gate.tolerances import DEFAULTS
+from lingbot_eval.gating.baseline import Baseline, Change, baseline_of, side_of
+from lingbot_eval.gating.judge import judged_by
+from lingbot_eval.gating.sides import Side
+from lingbot_eval.gating.tolerances import DEFAULTS
 from lingbot_eval.runs.records import utc_now
 
 KEPT_VALUES = 10

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lingbot_eval.comparison.tables import TextTable, number
-from lingbot_eval.gate.judge import JUDGED, Finding, Verdict, counts
-from lingbot_eval.gate.sides import FAMILIES
-from lingbot_eval.gate.tolerances import Status
+from lingbot_eval.gating.judge import JUDGED, Finding, Verdict, counts
+from lingbot_eval.gating.sides import FAMILIES
+from lingbot_eval.gating.tolerances import Status
 from lingbot_eval.reports.rendering import markdown_text
 
 WORDS: dict[Status, str] = {

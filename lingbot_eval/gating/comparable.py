@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from lingbot_eval.gate.sides import Family, Side, SideUnit, family_of
+from lingbot_eval.gating.sides import Family, Side, SideUnit, family_of
 
 COUNTED = ("memory/weights", "memory/cache_*")
 """Bytes counted from shapes, the same on every machine; all other memory is what a system books."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lingbot_eval.gate.comparable import notes, why_not_this_machine, why_not_this_unit
-from lingbot_eval.gate.sides import FAMILIES, Family, Meaning, Names, Side, SideUnit, family_of
-from lingbot_eval.gate.timing import judge_rounds
-from lingbot_eval.gate.tolerances import (
+from lingbot_eval.gating.comparable import notes, why_not_this_machine, why_not_this_unit
+from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Names, Side, SideUnit, family_of
+from lingbot_eval.gating.timing import judge_rounds
+from lingbot_eval.gating.tolerances import (
     DEFAULTS,
     Absolute,
     Relative,

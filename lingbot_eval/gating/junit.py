@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as Xml
 
-from lingbot_eval.gate.judge import Finding, Verdict
-from lingbot_eval.gate.sides import FAMILIES, Family
-from lingbot_eval.gate.summary import WORDS
+from lingbot_eval.gating.judge import Finding, Verdict
+from lingbot_eval.gating.sides import FAMILIES, Family
+from lingbot_eval.gating.summary import WORDS
 from lingbot_eval.reports.rendering import plain
 
 

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.formats.yaml_documents import MAX_BYTES, load_mapping
-from lingbot_eval.gate.samples import from_text, to_text
-from lingbot_eval.gate.sides import SAMPLED, Meaning, Names, Side, SideUnit
-from lingbot_eval.gate.tolerances import Tolerance
+from lingbot_eval.gating.samples import from_text, to_text
+from lingbot_eval.gating.sides import SAMPLED, Meaning, Names, Side, SideUnit
+from lingbot_eval.gating.tolerances import Tolerance
 from lingbot_eval.types import Direction
 from lingbot_eval.validation import validated
 
