@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +11,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.adapters.calibration import checked_pinhole
+from lingbot_eval.adapters.eth3d_release import CALIBRATION, IMAGES, Release, read_release
 from lingbot_eval.adapters.listing import numbered_files, scene_folders, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.readers import raw_float_depth
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.formats.arrays import read_npz
@@ -29,6 +30,8 @@ VIEWS_LEFT_OUT: dict[str, frozenset[int]] = {
 }
 """Scene → numbers in the names of the views that the published protocol leaves out."""
 
+_PREPARED = Path("images") / "custom_undistorted"
+_DISTORTED = Path("images") / "dslr_images"
 _IMAGE = re.compile(r".*?(\d{1,9})\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _KEYS = {"intrinsics": (3, 3), "extrinsics": (4, 4)}
 _MOST_BYTES = 100_000  # a calibration is a few hundred
@@ -43,7 +46,9 @@ class Eth3dOptions(BaseModel):
 
 
 class Eth3dAdapter:
-    """ROOT/SCENE/{images, ground_truth_depth}/custom_undistorted and ROOT/SCENE/custom_undistorted_cam."""
+    """As downloaded (`lingbot_eval.adapters.eth3d_release`), or prepared: ROOT/SCENE/{images,
+    ground_truth_depth}/custom_undistorted and ROOT/SCENE/custom_undistorted_cam.
+    """
 
     name = "eth3d"
     Options = Eth3dOptions
@@ -53,8 +58,8 @@ class Eth3dAdapter:
         self._options = options
 
     def scenes(self) -> tuple[str, ...]:
-        """Folders with images/custom_undistorted. Raises DataError for a root of another shape."""
-        layout = "ROOT/SCENE/images/custom_undistorted folders"
+        """Folders with images of one of the layouts. Raises DataError for a root of another shape."""
+        layout = f"ROOT/SCENE/{IMAGES} (as downloaded) or ROOT/SCENE/{_PREPARED} folders"
         return tuple(scene_folders(self._root, "eth3d", layout, _is_scene))
 
     def open(self, scene: str, selection: Selection) -> FileSequence:
@@ -63,34 +68,50 @@ class Eth3dAdapter:
         if scene not in scenes:
             raise unknown_scene("eth3d", scene, scenes)
         folder = self._root / scene
-        images = numbered_files(folder / "images" / "custom_undistorted", _IMAGE, "eth3d")
+        is_release = not (folder / _PREPARED).is_dir()
+        if is_release and not (folder / IMAGES).is_dir():
+            raise DataError(
+                f"eth3d: {folder / _DISTORTED} holds the photographs with lens distortion; expected {IMAGES} and"
+                f" {CALIBRATION} beside it: unpack {scene}_dslr_undistorted.7z"
+            )
+        images = numbered_files(folder / (IMAGES if is_release else _PREPARED), _IMAGE, "eth3d")
         without = VIEWS_LEFT_OUT.get(scene, frozenset()) if self._options.views == "protocol" else frozenset()
-        kept = [number for number in images if number not in without]
+        kept = {number: image for number, image in images.items() if number not in without}
         left_out = sorted(number for number in images if number in without)
-        chosen = [kept[i] for i in selected("eth3d", scene, selection, len(kept))]
-        cameras = [folder / "custom_undistorted_cam" / f"{images[n].stem}.npz" for n in chosen]
+        chosen = [list(kept)[i] for i in selected("eth3d", scene, selection, len(kept))]
+        release = read_release(folder, kept) if is_release else _prepared(folder, kept, chosen)
+        where = f"{CALIBRATION}/images.txt, world-to-camera" if is_release else "world-to-camera in the npz files"
         return FileSequence(
             dataset="eth3d",
             scene=scene,
             root=self._root,
-            files=[_frame(folder, images[n], camera, kept.index(n)) for n, camera in zip(chosen, cameras, strict=True)],
+            files=[release.frames[n] for n in chosen],
             intrinsics=None,
             conventions={
-                "poses": "world-to-camera in the npz files, inverted; metres",
+                "poses": f"{where}, inverted; metres",
                 "depth": "laser scan, float32 metres (raw bytes named .JPG), not finite or not positive = none",
-                "intrinsics": "of each view, in its npz file",
+                "intrinsics": "of each view, in cameras.txt" if is_release else "of each view, in its npz file",
                 "timestamps": "position in the scene; the dataset has none",
                 "views_left_out": shown(map(str, left_out), 40),
                 "licence": "CC BY-NC-SA 4.0 (ETH3D)",
             },
-            index_files=tuple(cameras),
-            depth_reader=raw_float_depth,
+            index_files=release.index_files,
+            depth_reader=release.read_depth,
             one_size=False,
+            notes=release.notes,
         )
 
 
 def _is_scene(folder: Path) -> bool:
-    return (folder / "images" / "custom_undistorted").is_dir()
+    return any((folder / images).is_dir() for images in (_PREPARED, IMAGES, _DISTORTED))
+
+
+def _prepared(folder: Path, images: Mapping[int, Path], chosen: Sequence[int]) -> Release:
+    """The views of a scene that was prepared: a calibration a view, depth in the pixels of the images."""
+    positions = {number: position for position, number in enumerate(images)}
+    cameras = {n: folder / "custom_undistorted_cam" / f"{images[n].stem}.npz" for n in chosen}
+    frames = {n: _frame(folder, images[n], cameras[n], positions[n]) for n in chosen}
+    return Release(frames, (), tuple(cameras.values()), {})
 
 
 def _frame(folder: Path, image: Path, camera: Path, position: int) -> FrameFiles:
