@@ -5,6 +5,7 @@ package, and paths that users write with ``~``.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,61 @@ SHIPPED = "shipped"
 """What an experiment writes in a checkpoint's place for the weights that come with the package."""
 SHIPPED_CONFIG: Literal["ci"] = "ci"
 """The one configuration that they are of."""
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """A file on the hub that everybody knows by a name, pinned.
+
+    revision: of the repository; None where nobody has pinned one. size: bytes, None where it is not known.
+    config: the configuration of the network that the weights are of; None where the file is no checkpoint of ours.
+    """
+
+    repository: str
+    file: str
+    sha256: str
+    revision: str | None = None
+    size: int | None = None
+    config: Literal["full"] | None = None
+
+    @property
+    def address(self) -> str:
+        """As an experiment would write it."""
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hf://{self.repository}{revision}/{self.file}"
+
+
+_LINGBOT_MAP = ("robbyant/lingbot-map", "204754b72bb24f561f8d7e7e1e4e4cd9e809adf9")
+PUBLIC: dict[str, PublicFile] = {
+    "lingbot-map": PublicFile(
+        _LINGBOT_MAP[0],
+        "lingbot-map.pt",
+        "ee665103348e07e6b826d529b8e61de8f413d5432a4f2e84970d6c8fd2e1cd72",
+        revision=_LINGBOT_MAP[1],
+        config="full",
+    ),
+    "lingbot-map-long": PublicFile(
+        _LINGBOT_MAP[0],
+        "lingbot-map-long.pt",
+        "832bc82cbae0bc9bbe946ef5ee1f7226abd8c0e183ccf8beddbb3d133576f409",
+        revision=_LINGBOT_MAP[1],
+        size=4_632_303_465,
+        config="full",
+    ),
+    "skyseg": PublicFile(
+        "JianyuanWang/skyseg",
+        "skyseg.onnx",
+        "ab9c34c64c3d821220a2886a4a06da4642ffa14d5b30e8d5339056a089aa1d39",
+        size=175_997_079,
+    ),
+    "skyseg-batch": PublicFile(
+        _LINGBOT_MAP[0],
+        "skyseg_batch.onnx",
+        "b09c0f6cf79e1caa2591b946b659487bd7c8208caddd3f80680cbb169617e378",
+        revision=_LINGBOT_MAP[1],
+    ),
+}
+"""The published files by the names that an experiment may write in a checkpoint's place."""
 
 
 def shared_folder(kind: Kind) -> Path:

@@ -16,6 +16,7 @@ from typing import NoReturn
 from lingbot_eval import __version__
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, shortened
+from lingbot_eval.processor import threads_that_share
 from lingbot_eval.registry import load_plugins
 
 # name -> one-line help. The module lingbot_eval.cli.NAME_command has add_arguments(parser) and run(args) -> exit code,
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args = build_parser().parse_args(words)
-        with _libraries_hushed():
+        with _libraries_hushed(), threads_that_share():
             if args.plugin:
                 load_plugins(args.plugin)
             code = int(_module(args.command).run(args))

@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     outcome = done.outcome
     if outcome is None:
         raise TypeError("a run that ran has an outcome")
+    for line in _weight_notes(done):
+        output.note(line)
     if not args.json:
         _print_summary(outcome, done)
     report = _write_report(done) if args.report else None
@@ -186,6 +188,12 @@ def _print_summary(outcome: Outcome, done: Run) -> None:
     output.line()
     output.line(f"{outcome.record.status}: {outcome.done} done, {outcome.skipped} done before, {outcome.failed} failed")
     output.line(f"run: {outcome.path}")
+
+
+def _weight_notes(done: Run) -> list[str]:
+    """What loading each method's weights left out or changed, once a method."""
+    found = [(unit.record.method, unit.record.method_facts.get("notes") or ()) for unit in done.results.units]
+    return list(dict.fromkeys(f"note: weights of {method}: {text}" for method, notes in found for text in notes))
 
 
 def _result(record: UnitRecord) -> str:

@@ -8,16 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingbot_eval.methods.base import Method, MethodSettings, WeightFile
 from lingbot_eval.model.config import ConfigName
-from lingbot_eval.resources import SHIPPED, SHIPPED_CONFIG
+from lingbot_eval.resources import PUBLIC, SHIPPED, SHIPPED_CONFIG
 from lingbot_eval.streaming.settings import StreamSettings
 
 
 class ModelSettings(BaseModel):
     """Which network and weights.
 
-    checkpoint: a ``.pt`` or ``.safetensors`` file, ``hf://owner/repo/file``, or ``shipped`` for the small weights of
-    configuration ``ci`` that come with the package; None leaves the weights untrained, drawn from ``seed``, and
-    everything written says so. camera_iterations: refinement passes of the camera head.
+    checkpoint: a file as ``torch.save`` or safetensors write it, whatever its name, the ``.index.json`` of several or
+    their folder; ``hf://owner/repo[@revision]/file``; ``lingbot-map`` or ``lingbot-map-long``, which the hub has,
+    pinned; or ``shipped`` for the small weights of configuration ``ci`` that come with the package. None leaves the
+    weights untrained, drawn from ``seed``, and everything written says so.
+    camera_iterations: refinement passes of the camera head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,10 +31,13 @@ class ModelSettings(BaseModel):
     point_head: bool = False
 
     @model_validator(mode="after")
-    def _shipped_fits(self) -> ModelSettings:
-        if self.checkpoint == SHIPPED and (self.config != SHIPPED_CONFIG or self.point_head):
+    def _weights_fit(self) -> ModelSettings:
+        """Names say of which network their weights are, before gigabytes are fetched and found to be of another."""
+        public = PUBLIC.get(self.checkpoint or "")
+        config = SHIPPED_CONFIG if self.checkpoint == SHIPPED else public.config if public else None
+        if config is not None and (self.config != config or self.point_head):
             raise ValueError(
-                f"checkpoint '{SHIPPED}' is of config '{SHIPPED_CONFIG}' without a point head, found config"
+                f"checkpoint '{self.checkpoint}' is of config '{config}' without a point head, found config"
                 f" '{self.config}' with point_head {str(self.point_head).lower()}; give checkpoint a file, or null for"
                 " untrained weights"
             )
@@ -73,10 +78,10 @@ class LingbotConfig(MethodSettings):
     def weights(self) -> WeightFile:
         if self.model.checkpoint is None:
             return WeightFile(f"untrained (seed {self.model.seed})", None)
-        from lingbot_eval.model.weights import file_sha256, resolve_checkpoint
+        from lingbot_eval.model.weights import checkpoint_sha256, resolve_checkpoint
 
         path = resolve_checkpoint(self.model.checkpoint)
-        digest = file_sha256(path)
+        digest = checkpoint_sha256(path)
         return WeightFile(f"{path.name}, SHA-256 {digest}", digest)
 
     @property

@@ -47,8 +47,7 @@ def match_poses(reference: Trajectory, estimate: Trajectory) -> MatchedPoses:
     )
     truth, guess = reference.camera_to_world[in_reference], estimate.camera_to_world[in_estimate]
     finite = finite_poses(truth) & finite_poses(guess)
-    rigid = finite.copy()
-    rigid[finite] = _rigid(truth[finite]) & _rigid(guess[finite])
+    rigid = usable_poses(truth) & usable_poses(guess)
     truth, guess = orthogonalised(truth[rigid]), orthogonalised(guess[rigid])
     return MatchedPoses(
         indices[rigid],
@@ -81,7 +80,10 @@ def finite_poses(poses: FloatArray) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(poses).all(axis=(1, 2)))
 
 
-def _rigid(poses: FloatArray) -> NDArray[np.bool_]:
-    rotation = poses[:, :3, :3]
+@np.errstate(over="ignore", invalid="ignore")
+def usable_poses(poses: FloatArray) -> NDArray[np.bool_]:
+    """(N,) whether (N, 4, 4) poses are finite and their matrix is a rotation but for rounding."""
+    finite = finite_poses(poses)
+    rotation = np.where(finite[:, None, None], poses, np.eye(4))[:, :3, :3]
     excess = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2), initial=0.0)
-    return np.asarray((excess <= RIGID_TOLERANCE) & (np.linalg.det(rotation) > 0))
+    return np.asarray(finite & (excess <= RIGID_TOLERANCE) & (np.linalg.det(rotation) > 0))

@@ -6,7 +6,8 @@ import re
 
 import torch
 
-from lingbot_eval.errors import ConfigError
+from lingbot_eval.errors import ConfigError, DependencyError
+from lingbot_eval.hardware import is_out_of_memory
 from lingbot_eval.model.config import CONFIGS, ConfigName, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource, draw_untrained, load_checkpoint
@@ -34,7 +35,8 @@ def build_model(
 ) -> tuple[GeometricContextTransformer, WeightSource]:
     """A network ready for streaming. Weights are filled on the CPU in float32, cast, then moved.
 
-    Raises CheckpointError or DependencyError where the checkpoint cannot be had.
+    Raises CheckpointError or DependencyError where the checkpoint cannot be had, and DependencyError where this machine
+    has too little memory for the network.
     """
     model = empty_model(CONFIGS[config], point_head=point_head)
     source = load_checkpoint(model, checkpoint) if checkpoint else draw_untrained(model, seed)
@@ -42,12 +44,35 @@ def build_model(
 
 
 def empty_model(config: ModelConfig, *, point_head: bool) -> GeometricContextTransformer:
-    """A network on the CPU whose every parameter is about to be written: nothing is initialised."""
+    """A network on the CPU whose every parameter is about to be written: nothing is initialised.
+
+    Raises:
+        DependencyError: This machine has too little memory for it.
+    """
+    import psutil
+
     with torch.device("meta"):
         model = GeometricContextTransformer(config, point_head=point_head)
-    model.to_empty(device="cpu")
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    # Asked first: Linux promises memory that it does not have, and ends the process when it is written to.
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise _too_little_memory(needed, free)
+    try:
+        model.to_empty(device="cpu")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_little_memory(needed, free) from error
     model.aggregator.patch_embed.reset_constants()
     return model
+
+
+def _too_little_memory(needed: int, free: int) -> DependencyError:
+    return DependencyError(
+        f"too little memory: the network takes {needed / 2**30:.1f} GiB in float32, and this machine has "
+        f"{free / 2**30:.1f} GiB available to this process at most; free some, or use a smaller model.config"
+    )
 
 
 def ready(model: GeometricContextTransformer, device: torch.device, precision: str) -> GeometricContextTransformer:

@@ -1,38 +1,49 @@
-"""Weights: read a checkpoint and fit it to a network exactly, or draw untrained ones from a seed."""
+"""Weights: fit a checkpoint to a network exactly, or draw untrained ones from a seed."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
-import pickle
-import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from lingbot_eval.errors import CheckpointError, DependencyError
+from lingbot_eval.hardware import is_out_of_memory
+from lingbot_eval.model.checkpoint_files import (
+    INDEX_SUFFIX,
+    SUFFIXES,
+    Content,
+    Load,
+    read_shards,
+    shard_files,
+    shard_names,
+    shown,
+)
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.resources import SHIPPED, expanded, shipped_weights
+from lingbot_eval.resources import PUBLIC, SHIPPED, PublicFile, expanded, shipped_weights
+from lingbot_eval.validation import nearest
 
 OPTIONAL_HEADS = ("point_head.",)
-SUFFIXES = (".pt", ".safetensors")
 LISTED_KEYS = 8
+
+_WRAPPERS = ("module", "_orig_mod")
+"""Words that torch's parallel and compiled modules put into names."""
 
 
 @dataclass(frozen=True)
 class WeightSource:
     """Where a network's numbers came from, as the record states it.
 
-    name: "untrained (seed N)", or the checkpoint as it was asked for. sha256: of the file, None when untrained.
-    notes: a line each, e.g. weights of a head that is switched off.
+    name: "untrained (seed N)", or the checkpoint as it was asked for. sha256: of the file, None when untrained; of a
+    checkpoint in several files, over their names and hashes.
+    notes: a line each: where in the file the weights were found, what was left out, a head that is switched off.
     """
 
     name: str
@@ -46,30 +57,70 @@ class WeightSource:
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
-    """The local file of a path, of ``shipped``, or of ``hf://owner/repo/file`` (downloaded once to the hub's cache).
+    """The local file of what an experiment writes: ``shipped``, a public name, ``hf://…``, a file, index or folder.
 
-    Raises CheckpointError for a file that is not there or of another kind, DependencyError without the hub library,
-    ConfigError for an installation without its weights.
+    What the hub has is downloaded once to its cache; of a public name (`lingbot_eval.resources.PUBLIC`) size and
+    SHA-256 are checked.
+
+    Args:
+        checkpoint: ``shipped``, ``lingbot-map``, ``hf://owner/repo[@revision]/file`` or a local path.
+
+    Raises:
+        CheckpointError: The file is not there, cannot be fetched or is not the published one.
+        DependencyError: The hub library is not installed.
+        ConfigError: The installation lacks its weights.
     """
     if checkpoint == SHIPPED:
         return shipped_weights()
+    if checkpoint in _models():
+        return _published(checkpoint, PUBLIC[checkpoint])
     if checkpoint.startswith("hf://"):
         return _download(checkpoint)
     path = expanded(checkpoint)
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{path}: expected a {' or '.join(SUFFIXES)} file, found '{path.suffix or path.name}'")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file; give a local file or hf://owner/repo/file")
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such checkpoint file{nearest(checkpoint, _offered(path))}; give a file, a folder, an index, "
+            f"hf://owner/repo/file, or one of {', '.join((SHIPPED, *_models()))}"
+        )
+    shard_files(path)
     return path
 
 
+def _offered(path: Path) -> tuple[str, ...]:
+    """Names that a mistyped one may have meant: the known ones, and the files beside it."""
+    beside = []
+    if path.parent.is_dir():
+        beside = [str(path.with_name(file.name)) for file in path.parent.iterdir() if file.name.endswith(SUFFIXES)]
+    return (SHIPPED, *_models(), *beside)
+
+
+def _models() -> tuple[str, ...]:
+    return tuple(name for name, file in PUBLIC.items() if file.config is not None)
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """Hex SHA-256 of a checkpoint: of its file, or over names and hashes of its files where it has several."""
+    files = shard_files(path)
+    if files == (path,):
+        return file_sha256(path)
+    lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces; once a process, as long as its size and modification time stay."""
-    stat = path.stat()
-    return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    """Hex SHA-256 of a file, read in pieces; once a process, as long as its size and modification time stay.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    try:
+        stat = path.stat()
+        return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, modified_ns: int) -> str:
     """``size`` and ``modified_ns`` make a changed file another entry."""
     with path.open("rb") as stream:
@@ -77,17 +128,39 @@ def _sha256(path: Path, size: int, modified_ns: int) -> str:
 
 
 def load_checkpoint(model: GeometricContextTransformer, checkpoint: str) -> WeightSource:
-    """Fill ``model`` (on the CPU) from a checkpoint whose keys and shapes match exactly.
+    """Fill ``model`` (on the CPU) from a checkpoint whose keys and shapes match exactly, wherever they lie in the file.
 
-    ``.pt`` holds a state dict, or one under ``model``; it is read with ``weights_only=True``, so a file that carries
-    code is refused. Weights of a head that the model does not have are skipped, with a note.
-    Raises CheckpointError listing missing, unknown or misshaped keys.
+    Nothing that a file holds is run (`lingbot_eval.model.checkpoint_files`); objects that are no tensors are left out,
+    with a note. So are weights of a head that the model does not have.
+
+    Raises:
+        CheckpointError: Missing, unknown or misshaped keys, weights that are not finite, a damaged or foreign file.
+        DependencyError: The machine has too little memory.
     """
     path = resolve_checkpoint(checkpoint)
-    state, notes = _without_absent_heads(model, _read(path))
-    _check_fit(path, dict(model.state_dict()), state)
+    try:
+        notes = _fill(model, path)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DependencyError(f"{path}: this machine has too little memory to load it; free some") from error
+    return WeightSource(checkpoint, checkpoint_sha256(path), notes)
+
+
+def _fill(model: GeometricContextTransformer, path: Path) -> tuple[str, ...]:
+    content = read_shards(path)
+    if not content.tensors:
+        raise CheckpointError(
+            f"{path}: expected a state dict of tensors, found none{''.join(f'; {note}' for note in _left_out(content))}"
+        )
+    expected = dict(model.state_dict())
+    chosen = _choose(expected, content)
+    loads, skipped = _without_absent_heads(expected, chosen.loads)
+    state = {name: load() for name, load in loads.items()}
+    _check_fit(path, expected, state)
+    _check_finite(path, state)
     model.load_state_dict(state)
-    return WeightSource(checkpoint, file_sha256(path), notes)
+    return (*chosen.notes, *skipped)
 
 
 @torch.no_grad()
@@ -113,44 +186,99 @@ def draw_untrained(model: nn.Module, seed: int) -> WeightSource:
     return WeightSource(f"untrained (seed {seed})")
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path, device="cpu")
-        with warnings.catch_warnings():
-            # torch warns of unusual pickles before it refuses or reads them; what comes of it is reported below.
-            warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+@dataclass(frozen=True)
+class _Chosen:
+    """The network's tensors among those of a file, by the network's names, with unknown ones that stand beside them.
+
+    notes: what was taken off the names and what was left unread.
+    """
+
+    loads: dict[str, Load]
+    notes: tuple[str, ...]
+
+
+def _choose(expected: Iterable[str], content: Content) -> _Chosen:
+    """Find the network's tensors, wherever in the file they lie and whatever stands before their names.
+
+    Containers and wrappers are alike here: both put words before a name (``state_dict.model.``, ``module.``). The words
+    that most of the network's names stand behind are taken off; words of wrappers further inside go, too.
+    """
+    wanted = set(expected)
+    found: dict[str, dict[str, str]] = {}  # prefix → expected name → full name
+    for full in content.tensors:
+        for prefix, name in _readings(full, wanted):
+            found.setdefault(prefix, {}).setdefault(name, full)
+    if not found:
+        return _Chosen(dict(content.tensors), _left_out(content))
+    prefix = min(found, key=lambda words: (-len(found[words]), _is_average(words)))
+    taken = found[prefix]
+    used, folders = set(taken.values()), {content.folders[full] for full in taken.values()}
+    others = [full for full in content.tensors if full not in used]
+    # In the same container and behind the same words, but of no name that the network knows.
+    unknown = {full for full in others if full.startswith(prefix) and content.folders[full] in folders}
+    notes = []
+    if prefix:
+        notes.append(f"the weights' names stand behind '{shown(prefix)}' in the file, which is taken off")
+    wrapped = sum(full != prefix + name for name, full in taken.items())
+    if wrapped:
+        notes.append(f"{' or '.join(_WRAPPERS)} is taken out of the names of {wrapped} weights")
+    rivals = [words for words in found if words != prefix and len(found[words]) == len(taken)]
+    notes += [f"as many weights stand behind '{shown(words)}', which are not read" for words in rivals]
+    unread = [full for full in others if full not in unknown]
+    if unread:
+        notes.append(f"{len(unread)} tensors elsewhere in the file are not read, such as {shown(unread[0])}")
+    loads = {name: content.tensors[full] for name, full in taken.items()}
+    loads |= {full.removeprefix(prefix): content.tensors[full] for full in content.tensors if full in unknown}
+    return _Chosen(loads, (*notes, *_left_out(content)))
+
+
+def _readings(full: str, wanted: set[str]) -> Iterator[tuple[str, str]]:
+    """The ways to take a full name as words before one that the network has."""
+    parts = full.split(".")
+    for start, part in enumerate(parts):
+        name = ".".join(word for word in parts[start:] if word not in _WRAPPERS)
+        if part not in _WRAPPERS and name in wanted:
+            yield "".join(f"{word}." for word in parts[:start]), name
+
+
+def _is_average(prefix: str) -> bool:
+    """Whether words say that these are weights averaged over training, which come second to the weights themselves."""
+    return any(word in prefix.lower() for word in ("ema", "average", "avg", "swa", "teacher"))
+
+
+def _left_out(content: Content) -> tuple[str, ...]:
+    if not content.left_out:
+        return ()
+    names = [name for name, _ in content.left_out.most_common()]
+    count = content.left_out.total()
+    return (f"{count} object{'s' * (count != 1)} of other kinds left out, none of their code was run: {_some(names)}",)
+
+
+def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError naming the weights that are NaN or infinite, as the network would have them."""
+    bad = {}
+    for name, tensor in state.items():
+        values = tensor.float()
+        # A sum shows NaN and infinity in one pass without a mask; float64 has room for all of float32's.
+        if not math.isfinite(float(values.sum(dtype=torch.float64))):
+            bad[name] = int((~torch.isfinite(values)).sum())
+    if bad:
+        words = _some([f"{name} ({count} of {state[name].numel()})" for name, count in bad.items()])
         raise CheckpointError(
-            f"{path}: refused, it holds more than tensors (loading it could run code); "
-            "ask its author for a .safetensors file or a plain state dict"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: damaged or truncated checkpoint ({reason}); fetch it again") from error
-    return _state_dict(path, content)
+            f"{path}: {sum(bad.values())} weights in {len(bad)} of {len(state)} tensors are NaN or infinite: {words}; "
+            "its training diverged or the file is damaged: fetch it again or take an earlier one"
+        )
 
 
-def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    inner = content.get("model") if isinstance(content, Mapping) else None
-    state = inner if isinstance(inner, Mapping) else content
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path}: expected a state dict, or one under 'model', found {type(content).__name__}")
-    return {str(key): value for key, value in state.items()}
-
-
-def _without_absent_heads(
-    model: GeometricContextTransformer, state: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    present = model.state_dict().keys()
+def _without_absent_heads(expected: Iterable[str], loads: dict[str, Load]) -> tuple[dict[str, Load], tuple[str, ...]]:
+    present = tuple(expected)
     notes = []
     for prefix in OPTIONAL_HEADS:
-        extra = [key for key in state if key.startswith(prefix)]
+        extra = [key for key in loads if key.startswith(prefix)]
         if extra and not any(key.startswith(prefix) for key in present):
-            state = {key: value for key, value in state.items() if not key.startswith(prefix)}
+            loads = {key: value for key, value in loads.items() if not key.startswith(prefix)}
             notes.append(f"{prefix.rstrip('.')} is switched off: {len(extra)} of its weights skipped")
-    return state, tuple(notes)
+    return loads, tuple(notes)
 
 
 def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -174,25 +302,61 @@ def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, T
 
 def _some(keys: list[str]) -> str:
     more = len(keys) - LISTED_KEYS
-    return ", ".join(keys[:LISTED_KEYS]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(shown, keys[:LISTED_KEYS])) + (f" and {more} more" if more > 0 else "")
+
+
+def _published(name: str, file: PublicFile) -> Path:
+    """A file that everybody knows, from the hub at its pinned revision. Raises as `resolve_checkpoint`."""
+    path = _download(file.address)
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        raise CheckpointError(
+            f"{name}: expected the {file.size:,} bytes of {file.address}, found {size:,} in {path}; "
+            "remove that file and fetch it again"
+        )
+    found = file_sha256(path)
+    if found != file.sha256:
+        raise CheckpointError(
+            f"{name}: expected SHA-256 {file.sha256} of {file.address}, found {found} in {path}; "
+            "remove that file and fetch it again"
+        )
+    return path
 
 
 def _download(address: str) -> Path:
+    """The local copy of ``hf://owner/repo[@revision]/file``; of an index, its files come along."""
     owner, _, rest = address.removeprefix("hf://").partition("/")
     repository, _, name = rest.partition("/")
+    repository, _, revision = repository.partition("@")
     if not (owner and repository and name):
-        raise CheckpointError(f"{address}: expected hf://owner/repo/file")
-    if not name.endswith(SUFFIXES):
-        raise CheckpointError(f"{address}: expected a {' or '.join(SUFFIXES)} file")
+        raise CheckpointError(f"{address}: expected hf://owner/repo/file or hf://owner/repo@revision/file")
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.utils import logging as hub_log
     except ImportError as error:
         raise DependencyError(
             f"{address}: needs huggingface_hub; pip install 'lingbot-eval[hub]', or give a local file"
         ) from error
+
+    def fetch(file: str) -> Path:
+        return Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", file, revision=revision or None))
+
+    verbosity = hub_log.get_verbosity()
+    hub_log.set_verbosity(logging.ERROR)  # it warns of every retry; what comes of them is the one line below
     try:
-        return Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", name))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        path = fetch(name)
+        if name.endswith(INDEX_SUFFIX):
+            folder = name.rpartition("/")[0]
+            for part in shard_names(path):
+                fetch(f"{folder}/{part}" if folder else part)
+        return path
+    except CheckpointError:
+        raise
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{address}: could not be fetched ({reason})") from error
+        raise CheckpointError(
+            f"{address}: could not be fetched from the hub ({reason}); check the address and the network, "
+            "or give a local file"
+        ) from error
+    finally:
+        hub_log.set_verbosity(verbosity)

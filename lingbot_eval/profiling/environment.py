@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lingbot_eval
-from lingbot_eval.processor import processor_field
+from lingbot_eval.processor import chosen_variables, processor_field
 from lingbot_eval.profiling.nvml import NvmlModule, driver_version
 
 _LIBRARIES = ("torch", "numpy", "scipy", "evo", "pandas", "flashinfer-python", "av", "pillow", "nvidia-ml-py")
@@ -22,6 +22,13 @@ _VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "OMP_PROC_BIND",
+    "OMP_DYNAMIC",
+    "GOMP_SPINCOUNT",
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_LAUNCH_BLOCKING",
     "CUBLAS_WORKSPACE_CONFIG",
@@ -39,6 +46,7 @@ def environment(nvml: NvmlModule | None = None) -> dict[str, Any]:
     """
     import psutil
 
+    chosen = chosen_variables()
     return {
         "lingbot_eval": lingbot_eval.__version__,
         "git": git_state(Path(lingbot_eval.__file__).parent),
@@ -50,7 +58,8 @@ def environment(nvml: NvmlModule | None = None) -> dict[str, Any]:
         "ram_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "torch": _torch_state(nvml),
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        # As the user set them; what was chosen in the user's place is said beside the number of threads.
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ and name not in chosen},
     }
 
 
@@ -83,6 +92,14 @@ def _version(library: str) -> str:
         return "not installed"
 
 
+def _waiting() -> str:
+    """How OpenMP's threads wait for one another, which decides their speed on a machine that others use."""
+    chosen = chosen_variables()
+    if chosen:
+        return f"{', '.join(f'{name}={value}' for name, value in chosen.items())}, chosen by lingbot-eval"
+    return "as the variables say, else as OpenMP does by itself"
+
+
 def _torch_state(nvml: NvmlModule | None) -> Mapping[str, Any] | str:
     try:
         import torch
@@ -91,6 +108,7 @@ def _torch_state(nvml: NvmlModule | None) -> Mapping[str, Any] | str:
     state: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
+        "threads_wait": _waiting(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cuda_build": torch.version.cuda or "none",
     }

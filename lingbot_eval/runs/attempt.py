@@ -14,6 +14,7 @@ from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.formats.trajectories import write_tum
 from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.registry import OpenMethod
+from lingbot_eval.metrics.matching import usable_poses
 from lingbot_eval.preparation.input_notes import input_notes, refuse_faulty_images
 from lingbot_eval.preparation.resize import prepare
 from lingbot_eval.runs.background import Behind
@@ -25,7 +26,7 @@ from lingbot_eval.runs.records import MeasurementRecord, UnitRecord, utc_now
 from lingbot_eval.runs.scoring import SceneScorer, Scoring
 from lingbot_eval.runs.stream import Load, Output, SceneStream
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
-from lingbot_eval.types import Frame, FrameSequence, Measurement
+from lingbot_eval.types import Frame, FrameSequence, Measurement, Trajectory
 
 TRACEBACK_FILE = "traceback.txt"
 
@@ -175,6 +176,7 @@ class Attempt:
         self._method_facts = dict(method.describe())  # again: what ran may be other than what was asked for
         self._stage = "score"
         score = scorer.score(reference, self._frames, warm_up_s)
+        _check_usable(score.estimate, self._predictions)
         self._measurements = (*score.measurements, *resources)
         self._notes = score.notes
         self._stage = "store"
@@ -240,6 +242,21 @@ class Attempt:
             return sequence.loaders(images=False, depth=False), _as_it_is
         # Scored depth brings the image along: the panels show it, and it tells the size to prepare to.
         return sequence.loaders(images=True, depth=depth), lambda frame: prepare(frame, self.unit.size)
+
+
+def _check_usable(estimate: Trajectory, predictions: int) -> None:
+    """Raises DataError for a scene without one pose that anything can be computed from: that is no success."""
+    if usable_poses(estimate.camera_to_world).any():
+        return
+    if not predictions:
+        found = "no prediction"
+    elif not len(estimate):
+        found = f"{predictions} predictions without a pose"
+    else:
+        found = f"{len(estimate)} poses that are not finite or no rigid motion"
+    raise DataError(
+        f"no usable pose: expected one at least, found {found}; check the weights, or the predictions' files"
+    )
 
 
 def _as_it_is(frame: Frame) -> Frame:

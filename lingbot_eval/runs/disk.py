@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -53,6 +53,31 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder, then run again"
         ) from error
+
+
+def discard(run: Path, results: str, *records: str) -> bool:
+    """Remove a run directory without a result in it: a run that was refused leaves nothing behind.
+
+    Only for the holder of its lock. Best effort, as the refusal is what must be told.
+
+    Args:
+        run: The directory.
+        results: Name of its folder of results; with a file in there, everything stays.
+        records: Names of its other files.
+
+    Returns:
+        Whether it is gone.
+    """
+    for folder, _, files in os.walk(run / results, topdown=False):
+        if files:
+            return False
+        with suppress(OSError):
+            Path(folder).rmdir()
+    with suppress(OSError):
+        for name in records:
+            (run / name).unlink(missing_ok=True)
+        run.rmdir()
+    return not run.exists()
 
 
 def sync_tree(folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import CheckpointError, DependencyError, StoreError
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.attempt import Attempt
@@ -53,7 +53,8 @@ def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
 
     A unit that fails is stored with its reason and the others run on. Raises StoreError when the directory cannot be
     written or another process writes there, CheckpointError or DependencyError when a method cannot be had at all;
-    then, and when interrupted or killed, finished units stay and the next call goes on after them.
+    then, and when interrupted or killed, finished units stay and the next call goes on after them. A run that is
+    refused before its first unit leaves no directory.
     """
     record = _record(plan, command)
     store = RunStore.create(out, record)
@@ -73,10 +74,12 @@ def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
                     else:
                         failed += 1
                         bad_input = bad_input or attempt.failure.bad_input
-        except BaseException:
-            # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
-            with suppress(StoreError):
-                store.write_run(_ended(record, complete=False))
+        except BaseException as error:
+            refused = isinstance(error, CheckpointError | DependencyError)
+            if not (refused and store.discard()):
+                # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
+                with suppress(StoreError):
+                    store.write_run(_ended(record, complete=False))
             raise
         record = _ended(record, complete=not failed)
         store.write_run(record)

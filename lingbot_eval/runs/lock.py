@@ -15,6 +15,8 @@ from lingbot_eval.errors import StoreError
 from lingbot_eval.runs.disk import writing
 from lingbot_eval.runs.records import utc_now
 
+LOCK_FILE = ".lock"
+
 
 @contextmanager
 def directory_lock(run: Path) -> Iterator[None]:
@@ -24,7 +26,7 @@ def directory_lock(run: Path) -> Iterator[None]:
     Raises StoreError naming the holder when another process (or another lock of this one) has it, when the
     directory cannot be written, and when its file system knows no locks.
     """
-    path = run / ".lock"
+    path = run / LOCK_FILE
     with writing(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -43,7 +45,7 @@ def writer_of(run: Path) -> str | None:
     For a moment it holds a shared lock, so two readers never take each other for a writer.
     """
     try:
-        descriptor = os.open(run / ".lock", os.O_RDONLY)
+        descriptor = os.open(run / LOCK_FILE, os.O_RDONLY)
     except OSError:
         # Never locked, or not to be read: then nobody of this system writes there.
         return None

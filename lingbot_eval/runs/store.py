@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ import numpy as np
 from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.formats.opening import open_file
 from lingbot_eval.formats.text import parse_number, parse_whole
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, component, remove_partials, unit_directory, writing
-from lingbot_eval.runs.lock import directory_lock
+from lingbot_eval.runs.disk import PARTIAL_PREFIX, component, discard, remove_partials, unit_directory, writing
+from lingbot_eval.runs.lock import LOCK_FILE, directory_lock
 from lingbot_eval.runs.panels import DepthPanels, load_panels
 from lingbot_eval.runs.records import FRAME_COLUMNS, RunRecord, UnitRecord
 from lingbot_eval.runs.serialisation import read_record, write_record
@@ -63,6 +63,7 @@ class RunStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._root_made = False
 
     @classmethod
     def create(cls, root: Path, record: RunRecord) -> RunStore:
@@ -72,6 +73,7 @@ class RunStore:
         the directory cannot be made or holds another run.
         """
         store = cls(run_directory(root, record))
+        store._root_made = not root.exists()
         with writing(store.path):
             store.path.mkdir(parents=True, exist_ok=True)
         if not store._run_file.exists():
@@ -103,6 +105,17 @@ class RunStore:
         with directory_lock(self.path):
             remove_partials(self.path)
             yield
+
+    def discard(self) -> bool:
+        """Remove the directory if it holds no result, and the folder of runs if it was made for it.
+
+        Only for the holder of the lock. Returns whether it is gone.
+        """
+        gone = discard(self.path, "units", RUN_FILE, LOCK_FILE)
+        if gone and self._root_made:
+            with suppress(OSError):
+                self.path.parent.rmdir()
+        return gone
 
     def write_run(self, record: RunRecord) -> None:
         """Write or replace ``run.json``. Raises StoreError."""

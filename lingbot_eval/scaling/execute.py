@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import CheckpointError, StoreError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.environment import environment
@@ -84,10 +84,12 @@ def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcom
         store.write(record)
         try:
             records = _all(study, device, store, observer)
-        except BaseException:
-            # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
-            with suppress(StoreError):
-                store.write(_ended(record, complete=False))
+        except BaseException as error:
+            refused = isinstance(error, CheckpointError)
+            if not (refused and store.discard()):
+                # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
+                with suppress(StoreError):
+                    store.write(_ended(record, complete=False))
             raise
         record = _ended(record, complete=all(found.status == "ok" for found in records))
         store.write(record)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, component, sync_folder, sync_tree, writing
-from lingbot_eval.runs.lock import directory_lock
+from lingbot_eval.runs.disk import PARTIAL_PREFIX, component, discard, sync_folder, sync_tree, writing
+from lingbot_eval.runs.lock import LOCK_FILE, directory_lock
 from lingbot_eval.runs.serialisation import read_record, write_record
 from lingbot_eval.scaling.records import CaseRecord, ScaleRecord
 from lingbot_eval.scaling.samples import SAMPLES_FILE
@@ -22,6 +22,7 @@ class ScaleStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._root_made = False
 
     @classmethod
     def create(cls, root: Path, record: ScaleRecord) -> ScaleStore:
@@ -30,6 +31,7 @@ class ScaleStore:
         Raises StoreError when it cannot be made or holds another run.
         """
         store = cls(root / f"{component(record.name)}-{component(record.key[:12])}")
+        store._root_made = not root.exists()
         with writing(store.path):
             (store.path / CASES).mkdir(parents=True, exist_ok=True)
         if not (store.path / SCALE_FILE).exists():
@@ -49,6 +51,17 @@ class ScaleStore:
                 with writing(folder):
                     shutil.rmtree(folder)
             yield
+
+    def discard(self) -> bool:
+        """Remove the directory if it holds no result, and the folder of runs if it was made for it.
+
+        Only for the holder of the lock. Returns whether it is gone.
+        """
+        gone = discard(self.path, CASES, SCALE_FILE, LOCK_FILE)
+        if gone and self._root_made:
+            with suppress(OSError):
+                self.path.parent.rmdir()
+        return gone
 
     def write(self, record: ScaleRecord) -> None:
         """Write or replace ``scale.json``. Raises StoreError."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import pickle
+import argparse
+import hashlib
+import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -18,8 +23,14 @@ from lingbot_eval.methods.lingbot_config import ModelSettings
 from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.model.weights import draw_untrained, file_sha256, load_checkpoint, resolve_checkpoint
-from lingbot_eval.resources import shipped_weights
+from lingbot_eval.model.weights import (
+    checkpoint_sha256,
+    draw_untrained,
+    file_sha256,
+    load_checkpoint,
+    resolve_checkpoint,
+)
+from lingbot_eval.resources import PUBLIC, shipped_weights
 from tests.streaming.networks import TINY
 
 
@@ -36,8 +47,11 @@ def same(a: GeometricContextTransformer, b: GeometricContextTransformer) -> bool
 SAVERS: dict[str, Callable[[dict[str, Any], Path], object]] = {
     "plain.pt": torch.save,
     "under_model.pt": lambda state, path: torch.save({"model": state, "epoch": 3}, path),
+    "before_1.6.pth": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
     "weights.safetensors": safetensors.torch.save_file,
 }
+
+NOTES = {"under_model.pt": ("the weights' names stand behind 'model.' in the file, which is taken off",)}
 
 
 @pytest.mark.parametrize("name", SAVERS)
@@ -50,7 +64,7 @@ def test_every_form_loads_to_the_same_numbers(tmp_path: Path, name: str) -> None
     assert same(source, target)
     assert loaded.trained
     assert loaded.sha256 == file_sha256(path)
-    assert loaded.notes == ()
+    assert loaded.notes == NOTES.get(name, ())
 
 
 def test_weights_of_a_head_that_is_off_are_skipped_with_one_line(tmp_path: Path) -> None:
@@ -84,26 +98,202 @@ def test_missing_unknown_and_misshaped_keys_are_all_listed(tmp_path: Path) -> No
     assert same(target, before)  # nothing half-loaded
 
 
-class _Malicious:
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
+State = dict[str, Any]
+WRAPPED: dict[str, tuple[Callable[[State], Any], str]] = {
+    "state_dict": (lambda s: {"state_dict": s}, "stand behind 'state_dict.'"),
+    "model_state_dict": (lambda s: {"model_state_dict": s, "epoch": 1}, "stand behind 'model_state_dict.'"),
+    "net": (lambda s: {"net": s}, "stand behind 'net.'"),
+    "ema alone": (lambda s: {"ema": s}, "stand behind 'ema.'"),
+    "two containers": (lambda s: {"model": {"state_dict": s}}, "stand behind 'model.state_dict.'"),
+    "module.": (lambda s: prefixed(s, "module."), "stand behind 'module.'"),
+    "lightning": (
+        lambda s: {"state_dict": prefixed(s, "model.") | {"loss.scale": torch.ones(2)}, "loops": {"fit": 3}},
+        "stand behind 'state_dict.model.'.* 1 tensors elsewhere .* not read, such as state_dict.loss.scale",
+    ),
+    "compiled and parallel": (lambda s: prefixed(s, "_orig_mod.module."), r"stand behind '_orig_mod\.module\.'"),
+    "a part compiled": (
+        lambda s: {k.replace("camera_head.", "camera_head._orig_mod."): v for k, v in s.items()},
+        r"_orig_mod is taken out of the names of \d+ weights",
+    ),
+    "modules apart": (
+        lambda s: {
+            part: {k.partition(".")[2]: v for k, v in s.items() if k.startswith(f"{part}.")}
+            for part in ("aggregator", "camera_head", "depth_head")
+        },
+        "^$",
+    ),
+    "averaged": (
+        lambda s: prefixed(s, "module.") | {"n_averaged": torch.tensor(7)},
+        "stand behind 'module.'.* 1 tensors elsewhere in the file are not read, such as n_averaged",
+    ),
+    "an optimizer beside": (
+        lambda s: {"model": s, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1.0}]}},
+        "1 tensors elsewhere in the file are not read, such as optimizer.state.0.exp_avg",
+    ),
+    "somebody's settings": (
+        lambda s: {"model": s, "args": argparse.Namespace(lr=0.1)},
+        "1 object of other kinds left out, none of their code was run: argparse.Namespace",
+    ),
+}
 
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, (f"touch {self.proof}",)
+
+def prefixed(state: State, prefix: str) -> State:
+    return {f"{prefix}{key}": value for key, value in state.items()}
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
-    proof = tmp_path / "ran"
-    torch.save({"model": _Malicious(proof)}, tmp_path / "evil.pt")
-    (tmp_path / "raw.pt").write_bytes(pickle.dumps(_Malicious(proof)))
-    for name in ("evil.pt", "raw.pt"):
-        with pytest.raises(CheckpointError, match="could run code"):
-            load_checkpoint(network(), str(tmp_path / name))
-    assert not proof.exists()
+@pytest.mark.parametrize("name", WRAPPED)
+def test_weights_are_found_behind_containers_and_wrappers_and_it_is_said(tmp_path: Path, name: str) -> None:
+    wrap, words = WRAPPED[name]
+    source, target = network(seed=1), network(seed=2)
+    torch.save(wrap(dict(source.state_dict())), tmp_path / "x.ckpt")
+    loaded = load_checkpoint(target, str(tmp_path / "x.ckpt"))
+    assert same(source, target)
+    assert re.search(words, " | ".join(loaded.notes)), loaded.notes
+
+
+def test_the_weights_come_before_their_average(tmp_path: Path) -> None:
+    source, average, target = network(seed=1), network(seed=3), network(seed=2)
+    torch.save({"ema": average.state_dict(), "model": source.state_dict()}, tmp_path / "x.pt")
+    loaded = load_checkpoint(target, str(tmp_path / "x.pt"))
+    assert same(source, target)
+    assert "as many weights stand behind 'ema.', which are not read" in loaded.notes
+
+
+def test_a_key_beside_the_weights_that_nobody_knows_is_refused_behind_a_prefix_too(tmp_path: Path) -> None:
+    torch.save({"model": {**network().state_dict(), "somebody.elses": torch.zeros(1)}}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"; 1 unknown: somebody\.elses\."):
+        load_checkpoint(network(), str(tmp_path / "x.pt"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name_and_count(tmp_path: Path, value: float) -> None:
+    state = dict(network().state_dict())
+    state["camera_head.token_norm.bias"] = torch.full((128,), value)
+    state["camera_head.trunk_norm.weight"] = (
+        state["camera_head.trunk_norm.weight"].clone().index_fill(0, torch.tensor([3, 4]), value)
+    )
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(network(), str(tmp_path / "x.safetensors"))
+    assert (
+        f"130 weights in 2 of {len(state)} tensors are NaN or infinite: camera_head.token_norm.bias (128 of 128), "
+        "camera_head.trunk_norm.weight (2 of 128)" in str(caught.value)
+    )
+
+
+def test_what_float32_cannot_hold_is_not_finite(tmp_path: Path) -> None:
+    state = {key: value.double() for key, value in network().state_dict().items()}
+    state["camera_head.token_norm.bias"][5] = 1e300
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"1 weights in 1 of \d+ tensors are NaN or infinite"):
+        load_checkpoint(network(), str(tmp_path / "x.pt"))
+
+
+def test_a_checkpoint_in_parts_has_one_hash_over_its_files(tmp_path: Path) -> None:
+    source, target = network(seed=1), network(seed=2)
+    state = source.state_dict()
+    files = {f"model-0000{part + 1}-of-00002.safetensors": list(state)[part::2] for part in (0, 1)}
+    for name, keys in files.items():
+        safetensors.torch.save_file({key: state[key] for key in keys}, tmp_path / name)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {key: name for name, keys in files.items() for key in keys}}))
+    loaded = load_checkpoint(target, str(tmp_path))
+    assert same(source, target)
+    lines = "".join(f"{file_sha256(tmp_path / name)}  {name}\n" for name in sorted(files))
+    assert loaded.sha256 == hashlib.sha256(lines.encode()).hexdigest() == checkpoint_sha256(index)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate")])
+def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    torch.save(network().state_dict(), tmp_path / "x.pt")
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(GeometricContextTransformer, "load_state_dict", refuse)
+    with pytest.raises(DependencyError, match=r"x\.pt: this machine has too little memory to load it"):
+        load_checkpoint(network(), str(tmp_path / "x.pt"))
+
+
+def test_a_network_larger_than_the_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
+    with pytest.raises(DependencyError, match=r"the network takes 4\.3 GiB in float32, and this machine has 1\.0 GiB"):
+        empty_model(CONFIGS["full"], point_head=False)
+
+
+class Hub:
+    """Stands in for the hub: files by (repository, revision, name), and what was asked of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[tuple[str, str, str | None]] = []
+
+    def fetch(self, repository: str, name: str, *, revision: str | None = None) -> str:
+        self.asked.append((repository, name, revision))
+        if not (self.folder / name).is_file():
+            raise ConnectionError("Cannot reach the hub.\nPlease check your connection.")
+        return str(self.folder / name)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    module = pytest.importorskip("huggingface_hub")
+    found = Hub(tmp_path)
+    monkeypatch.setattr(module, "hf_hub_download", found.fetch)
+    return found
+
+
+REVISION = "204754b72bb24f561f8d7e7e1e4e4cd9e809adf9"
+
+
+@pytest.mark.parametrize("name", ["lingbot-map", "lingbot-map-long"])
+def test_a_public_name_means_one_file_of_one_revision(hub: Hub, name: str) -> None:
+    (hub.folder / f"{name}.pt").write_bytes(b"another file")
+    with pytest.raises(CheckpointError, match=f"{name}: expected .*; remove that file and fetch it again"):
+        resolve_checkpoint(name)
+    assert hub.asked == [("robbyant/lingbot-map", f"{name}.pt", REVISION)]
+
+
+def test_a_public_file_is_taken_when_size_and_hash_are_right(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"the published weights"
+    (hub.folder / "lingbot-map.pt").write_bytes(content)
+    right = replace(PUBLIC["lingbot-map"], size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(PUBLIC, "lingbot-map", right)
+    assert resolve_checkpoint("lingbot-map").read_bytes() == content
+    monkeypatch.setitem(PUBLIC, "lingbot-map", replace(right, size=22))
+    with pytest.raises(CheckpointError, match=r"expected the 22 bytes of hf://robbyant/lingbot-map@\w+/.* found 21 in"):
+        resolve_checkpoint("lingbot-map")
+    monkeypatch.setitem(PUBLIC, "lingbot-map", replace(right, sha256="0" * 64))
+    with pytest.raises(CheckpointError, match=r"expected SHA-256 0{64} of .*, found [0-9a-f]{64} in"):
+        resolve_checkpoint("lingbot-map")
+
+
+def test_the_hub_out_of_reach_is_one_line(hub: Hub) -> None:
+    for name in ("lingbot-map-long", "hf://owner/repo/w.pt"):
+        with pytest.raises(
+            CheckpointError, match=r"could not be fetched from the hub \(Cannot reach the hub\.\)"
+        ) as met:
+            resolve_checkpoint(name)
+        assert "\n" not in str(met.value)
+
+
+def test_a_revision_in_the_address_and_the_files_of_an_index_are_fetched(hub: Hub) -> None:
+    (hub.folder / "m.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "p1.safetensors"}}))
+    (hub.folder / "p1.safetensors").write_bytes(b"x")
+    resolve_checkpoint("hf://owner/repo@v2/m.safetensors.index.json")
+    assert hub.asked == [("owner/repo", "m.safetensors.index.json", "v2"), ("owner/repo", "p1.safetensors", "v2")]
+
+
+def test_the_published_checkpoints_are_as_the_protocol_pins_them() -> None:
+    long = PUBLIC["lingbot-map-long"]
+    assert (long.size, long.config) == (4_632_303_465, "full")
+    assert long.sha256.startswith("832bc82cbae0")
+    assert PUBLIC["lingbot-map"].sha256.startswith("ee665103348e")
+    assert long.address == f"hf://robbyant/lingbot-map@{REVISION}/lingbot-map-long.pt"
 
 
 @pytest.mark.parametrize("name", SAVERS)
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.97])
+@pytest.mark.parametrize("kept", [0.3, 0.97])
 def test_a_truncated_file_is_one_line(tmp_path: Path, name: str, kept: float) -> None:
     path = tmp_path / name
     SAVERS[name](network().state_dict(), path)
@@ -121,7 +311,7 @@ def test_noise_is_not_a_checkpoint(tmp_path: Path, name: str) -> None:
         load_checkpoint(network(), str(tmp_path / name))
 
 
-@pytest.mark.parametrize("content", [{}, {"model": {}}, {"a": 3}, torch.zeros(2), [torch.zeros(2)]])
+@pytest.mark.parametrize("content", [{}, {"model": {}}, {"a": 3}, torch.zeros(2), [3], "text"])
 def test_something_else_in_a_pt_file(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "odd.pt")
     with pytest.raises(CheckpointError, match="expected a state dict"):
@@ -150,12 +340,12 @@ def test_paths_and_addresses() -> None:
         resolve_checkpoint("nowhere.pt")
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         resolve_checkpoint("~nobody-of-this-name/x.pt")
-    with pytest.raises(CheckpointError, match=r"expected a \.pt or \.safetensors"):
-        resolve_checkpoint("weights.bin")
+    with pytest.raises(
+        CheckpointError, match=r"lingbot_map: .*\(did you mean 'lingbot-map'\?\).*one of shipped, lingbot-map"
+    ):
+        resolve_checkpoint("lingbot_map")
     with pytest.raises(CheckpointError, match="hf://owner/repo/file"):
         resolve_checkpoint("hf://owner/repo")
-    with pytest.raises((DependencyError, CheckpointError), match=r"hf://nobody/nothing/w\.pt"):
-        resolve_checkpoint("hf://nobody/nothing/w.pt")
 
 
 def test_a_seed_is_the_same_network_everywhere() -> None:
@@ -181,7 +371,16 @@ def test_the_shipped_weights_are_there_and_fit() -> None:
     assert shipped_weights().stat().st_size < 30e6
 
 
-@pytest.mark.parametrize("other", [{"config": "full"}, {"config": "ci", "point_head": True}])
-def test_shipped_weights_of_another_network_are_refused_with_a_way_out(other: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("shipped", {"config": "full"}),
+        ("shipped", {"config": "ci", "point_head": True}),
+        ("lingbot-map", {"config": "mini"}),
+        ("lingbot-map-long", {"point_head": True}),
+    ],
+)
+def test_weights_of_another_network_are_refused_with_a_way_out(name: str, other: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="null for untrained"):
-        ModelSettings(checkpoint="shipped", **other)
+        ModelSettings(checkpoint=name, **other)
+    assert ModelSettings(checkpoint="lingbot-map").config == "full"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FRAMES, Quiet, World, experiment, pose_at
+from fakes import FRAMES, FakeMethod, Quiet, World, experiment, pose_at
 
-from lingbot_eval.errors import CheckpointError, StoreError
+from lingbot_eval.errors import CheckpointError, DependencyError, StoreError
 from lingbot_eval.formats.trajectories import read_tum
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import store as store_module
@@ -22,6 +23,7 @@ from lingbot_eval.runs.scoring import SceneScorer
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.runs.stream import Output
 from lingbot_eval.runs.unit_writer import UnitWriter
+from lingbot_eval.types import FloatArray, Frame, Prediction
 
 
 @pytest.fixture(params=["cores busy", "cores free"])
@@ -177,6 +179,47 @@ def test_a_damaged_image_fails_its_unit_and_says_which(tmp_path: Path, world: Wo
     assert (record.stage, record.failed_at_frame) == ("stream", 5)
     assert record.reason == "one/000005.png: expected an image, found a truncated file"
     assert units(outcome)["two", "good"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("pose", "found"),
+    [
+        (np.full((4, 4), np.nan), "24 poses that are not finite or no rigid motion"),
+        (np.diag([2.0, 2.0, 2.0, 1.0]), "24 poses that are not finite or no rigid motion"),
+        (None, "24 predictions without a pose"),
+    ],
+)
+def test_a_unit_without_one_usable_pose_has_failed(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, pose: FloatArray | None, found: str
+) -> None:
+    predict, spared = FakeMethod.predict, 5
+
+    def lost(self: FakeMethod, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        for prediction in predict(self, frames):
+            usable = self.scene == "two" and prediction.index == spared
+            yield prediction if usable else replace(prediction, camera_to_world=pose)
+
+    monkeypatch.setattr(FakeMethod, "predict", lost)
+    outcome = run(tmp_path, experiment())
+    record = units(outcome)["one", "good"]
+    assert (record.status, record.stage) == ("failed", "score")
+    assert str(record.reason).startswith(f"no usable pose: expected one at least, found {found}; ")
+    assert units(outcome)["two", "good"].status == "ok"  # one is enough
+    assert (outcome.failed, outcome.bad_input) == (1, True)
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+@pytest.mark.parametrize("error", [CheckpointError("no weights"), DependencyError("no device")])
+def test_a_run_refused_before_its_first_unit_leaves_no_directory(
+    tmp_path: Path, world: World, error: Exception, there_before: bool
+) -> None:
+    out = tmp_path / "runs"
+    if there_before:
+        out.mkdir()
+    world.misbehave = {"good": at("one", 0, error)}
+    with pytest.raises(type(error)):
+        run(out, experiment())
+    assert list(tmp_path.rglob("*")) == ([out] if there_before else [])
 
 
 def test_what_is_done_is_skipped_and_what_failed_is_tried_again(tmp_path: Path, world: World) -> None:

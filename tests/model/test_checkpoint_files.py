@@ -1,0 +1,477 @@
+"""Checkpoint files: tensors out of every form, nothing run, and one line for what is no checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import collections
+import functools
+import importlib
+import json
+import operator
+import os
+import pathlib
+import pickle
+import random
+import runpy
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from lingbot_eval.errors import CheckpointError
+from lingbot_eval.model.checkpoint_files import Content, read_content, read_shards
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(2.5)}
+
+
+class Runs:
+    """What a hostile file holds: unpickled by Python it calls ``function``."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.made_by = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.made_by
+
+
+class Setting:
+    """Somebody's settings with a state that Python would hand to ``__setstate__``."""
+
+    def __init__(self) -> None:
+        self.rate = 0.1
+
+    def __setstate__(self, state: object) -> None:
+        raise AssertionError("a class of the file was looked up and its state set")
+
+
+class Sorted(dict[str, Any]):
+    """A dictionary of somebody's own."""
+
+
+def archive(path: Path, pickled: bytes, storages: dict[str, bytes] | None = None, **extra: bytes) -> Path:
+    """A file as torch.save writes it, with this pickle in it."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("archive/data.pkl", pickled)
+        for name, content in ({f"data/{key}": value for key, value in (storages or {}).items()} | extra).items():
+            file.writestr(f"archive/{name}", content)
+    return path
+
+
+def values(content: Content) -> dict[str, torch.Tensor]:
+    return {name: load() for name, load in content.tensors.items()}
+
+
+def is_weights(found: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == WEIGHTS.keys() and all(torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def refusal(path: Path) -> str:
+    """The one line that a file is refused with, at reading or at the first use of a tensor."""
+    with pytest.raises(CheckpointError) as caught:
+        values(read_shards(path))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(path) in text or path.parent.name in text
+    return text
+
+
+BESIDE: dict[str, tuple[Any, dict[str, int]]] = {
+    "settings": ({"args": argparse.Namespace(rate=0.1), "epoch": 3}, {"argparse.Namespace": 1}),
+    "a class with a state": ({"cfg": [Setting(), Setting()]}, {f"{__name__}.Setting": 2}),
+    "a path": ({"path": pathlib.PurePosixPath("/tmp")}, {"pathlib.PurePosixPath": 1}),
+    "a mention": ({"class": Setting, "function": os.getcwd}, {f"{__name__}.Setting": 1, "posix.getcwd": 1}),
+    "a number of numpy": ({"best": np.float64(0.3)}, {"numpy._core.multiarray.scalar": 1, "numpy.dtype": 1}),
+    "a dictionary of its own": ({"log": Sorted(a=1)}, {f"{__name__}.Sorted": 1}),
+    "plain values": (
+        {
+            "sizes": torch.Size([2, 3]),
+            "dtype": torch.float16,
+            "set": {1, 2},
+            "bytes": b"ab",
+            "complex": 3j,
+            "default": collections.defaultdict(list, {"a": [1]}),
+            "big": 2**80,
+            "nothing": None,
+            3: "a number as a key",
+            (1, 2): "a tuple as a key",
+        },
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("form", ["zip", "legacy", "protocol 5"])
+def test_tensors_are_taken_whatever_lies_beside_them(tmp_path: Path, name: str, form: str) -> None:
+    beside, left_out = BESIDE[name]
+    content = {"model": collections.OrderedDict(WEIGHTS), **beside}
+    options: dict[str, Any] = {
+        "zip": {},
+        "legacy": {"_use_new_zipfile_serialization": False},
+        "protocol 5": {"pickle_protocol": 5},
+    }
+    torch.save(content, tmp_path / "x.ckpt", **options[form])
+    found = read_content(tmp_path / "x.ckpt")
+    assert is_weights({name.removeprefix("model."): value for name, value in values(found).items()})
+    assert found.left_out == left_out
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_of_every_kind_are_read_as_torch_reads_them(tmp_path: Path, legacy: bool) -> None:
+    base = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    content = {
+        **{
+            str(kind): base.to(kind) for kind in (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool)
+        },
+        "float8": base.to(torch.float8_e4m3fn),
+        "transposed": base.t(),
+        "a part": base[1:3, 2:5],
+        "shared": base,
+        "expanded": torch.ones(1).expand(5),
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(4.0),
+        "parameter": torch.nn.Parameter(base.clone()),
+        "complex": torch.complex(base, base),
+    }
+    if legacy:
+        del content["float8"]  # which came later than the format
+    torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
+    expected, found = torch.load(tmp_path / "x.pt", weights_only=True), values(read_content(tmp_path / "x.pt"))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert found[name].shape == tensor.shape, name
+        assert torch.equal(found[name].to(torch.complex128), tensor.to(torch.complex128)), name
+
+
+def test_tensors_are_views_of_the_file(tmp_path: Path) -> None:
+    """Not copies: a checkpoint of gigabytes must fit beside the network that it fills."""
+    torch.save({"a": torch.zeros(1 << 20), "b": torch.zeros(1 << 20)}, tmp_path / "x.pt")
+    content = read_content(tmp_path / "x.pt")
+    loads = [content.tensors["a"] for _ in range(2)]
+    assert loads[0]().data_ptr() == loads[1]().data_ptr()
+
+
+GADGETS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "os.system": (os.system, ("touch {proof}",)),
+    "popen": (subprocess.Popen, (["touch", "{proof}"],)),
+    "eval": (builtins.eval, ("open('{proof}', 'w')",)),
+    "exec": (builtins.exec, ("open('{proof}', 'w')",)),
+    "open": (builtins.open, ("{proof}", "w")),
+    "getattr": (builtins.getattr, (Runs(importlib.import_module, "os"), "system")),
+    "import": (importlib.import_module, ("planted_module",)),
+    "__import__": (builtins.__import__, ("planted_module",)),
+    "partial": (functools.partial, (os.system, "touch {proof}")),
+    "a call of a call": (operator.methodcaller("system", "touch {proof}"), (Runs(importlib.import_module, "os"),)),
+    "runpy": (runpy.run_path, ("{planted}",)),
+    "torch.load": (torch.load, ("{inner}",)),
+    "torch.jit": (torch.jit.load, ("{inner}",)),
+    "torch.hub": (torch.hub.load, ("{folder}", "x")),
+    "torch bytes": (torch.storage._load_from_bytes, (b"",)),
+    "mkdir": (pathlib.Path.mkdir, (pathlib.PurePosixPath("{proof}"),)),
+}
+
+
+def filled(value: Any, words: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        return value.format(**words) if "{" in value else value
+    if isinstance(value, list | tuple):
+        return type(value)(filled(item, words) for item in value)
+    return value
+
+
+@pytest.mark.parametrize("name", GADGETS)
+def test_planted_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    proof, planted = tmp_path / "proof", tmp_path / "planted_module.py"
+    planted.write_text(f"open({str(proof)!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    inner = tmp_path / "inner.pt"
+    inner.write_bytes(pickle.dumps(Runs(os.system, f"touch {proof}")))
+    function, arguments = GADGETS[name]
+    words = {"proof": str(proof), "planted": str(planted), "inner": str(inner), "folder": str(tmp_path)}
+    evil = Runs(function, *filled(arguments, words))
+    places: dict[str, Any] = {
+        "beside": {"model": WEIGHTS, "other": evil},
+        "as a tensor": {"model": WEIGHTS | {"evil": evil}},
+        "as the key": {"model": WEIGHTS, evil: 1},
+        "in the rebuilding": {"model": WEIGHTS, "other": Runs(torch._utils._rebuild_tensor_v2, evil, 0, (1,), (1,))},
+        "alone": evil,
+    }
+    for place, content in places.items():
+        torch.save(content, tmp_path / "evil.pt")
+        found = read_content(tmp_path / "evil.pt")
+        assert not proof.exists(), place
+        assert "planted_module" not in sys.modules, place
+        assert found.left_out, place
+        taken = {key.removeprefix("model."): value for key, value in values(found).items()}
+        assert place == "alone" or is_weights(taken), place
+
+
+def test_the_gadgets_would_run_if_python_read_them(tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    pickle.loads(pickle.dumps(Runs(os.system, f"touch {proof}")))
+    assert proof.exists()
+
+
+SYSTEM = b"cposix\nsystem\n"
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+TOUCH = b"(X\x05\x00\x00\x00falset"  # ("false",), a command that does nothing
+OPCODES: dict[str, bytes] = {
+    "a state with slots on a function": b"\x80\x02" + REBUILD + b"}}(X\x0c\x00\x00\x00__defaults__)u\x86b.",
+    "a state on a class": b"\x80\x02ccollections\nOrderedDict\n}(X\x01\x00\x00\x00xK\x01ub.",
+    "a state on a state": b"\x80\x02" + SYSTEM + TOUCH + b"R}b}b.",
+    "a call of what a call gave": b"\x80\x02" + SYSTEM + TOUCH + b"R" + TOUCH + b"R" + TOUCH + b"R.",
+    "inst": b"(X\x05\x00\x00\x00falseiposix\nsystem\n.",
+    "obj": b"(" + SYSTEM + b"X\x05\x00\x00\x00falseo.",
+    "new object with keywords": b"\x80\x04" + SYSTEM + b")}\x92.",
+    "a dotted name": b"\x80\x04\x8c\x05torch\x8c\x10_utils.os.system\x93" + TOUCH + b"R.",
+    "an extension": b"\x80\x02\x82\x01" + TOUCH + b"R.",
+    "a memo overwritten": b"\x80\x02" + REBUILD + b"q\x000" + SYSTEM + b"q\x000h\x00" + TOUCH + b"R.",
+    "a list in itself": b"\x80\x02]q\x00h\x00a.",
+    "a dictionary in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00xh\x00s.",
+    "buffers of protocol 5": b"\x80\x05\x97\x98.",
+    "a bytearray": b"\x80\x05\x96\x03\x00\x00\x00\x00\x00\x00\x00abc.",
+    "a text reference": b"Pposix.system\n.",
+    "a reference that is none": b"\x80\x02(X\x05\x00\x00\x00falsetQ.",
+    "a storage of a made-up type": b"\x80\x02(X\x07\x00\x00\x00storage" + SYSTEM + b"X\x01\x00\x00\x000NK\x01tQ.",
+    "a key deep enough to overrun the stack": b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s.",
+    "tuples that double": b"\x80\x02)" + b"q\x00h\x00\x86" * 200 + b".",
+}
+
+
+@pytest.mark.parametrize("name", OPCODES)
+def test_opcodes_that_a_hostile_file_may_hold(tmp_path: Path, name: str) -> None:
+    defaults = torch._utils._rebuild_tensor_v2.__defaults__
+    assert not values(read_content(archive(tmp_path / "x.pt", OPCODES[name])))
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == defaults
+    assert not hasattr(collections.OrderedDict, "x")
+
+
+CLAIMS: dict[str, bytes] = {
+    "bytes": b"\x80\x05\x8e" + struct.pack("<Q", 2**40) + b"abc.",
+    "text": b"\x80\x05\x8d" + struct.pack("<Q", 2**62) + b"abc.",
+    "more than can be": b"\x80\x05\x8e" + struct.pack("<Q", 2**64 - 1) + b"abc.",
+    "a long": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"abc.",
+    "a negative long": b"\x80\x02\x8b" + struct.pack("<i", -5) + b"abc.",
+    "decimals": b"L" + b"9" * 100_000 + b"L\n.",
+    "nothing to take": b"\x80\x02R.",
+    "no mark": b"\x80\x02t.",
+    "no memo": b"\x80\x02h\x07.",
+    "no end": b"\x80\x02}",
+    "an opcode of another time": b"\x80\x02\xff.",
+    "half a pair": b"\x80\x02}(X\x01\x00\x00\x00au.",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_pickles_that_promise_more_than_there_is(tmp_path: Path, name: str) -> None:
+    assert "damaged or truncated" in refusal(archive(tmp_path / "x.pt", CLAIMS[name]))
+
+
+def test_a_memo_number_costs_no_memory(tmp_path: Path) -> None:
+    """Python's own unpickler makes a table of that many entries."""
+    assert not values(read_content(archive(tmp_path / "x.pt", b"\x80\x02}r\xff\xff\xff\xff.")))
+
+
+def tensor_pickle(offset: int, size: tuple[int, ...], stride: tuple[int, ...], count: int) -> bytes:
+    """A pickle of one float tensor over storage 0, whatever it says of its size."""
+
+    class Reference(pickle.Pickler):
+        def persistent_id(self, thing: object) -> Any:
+            return ("storage", torch.FloatStorage, "0", "cpu", count) if thing is reference else None
+
+    import io
+
+    reference = object()
+    stream = io.BytesIO()
+    hooks: dict[str, Any] = {}
+    rebuilt = Runs(torch._utils._rebuild_tensor_v2, reference, offset, size, stride, False, hooks)
+    Reference(stream, protocol=2).dump({"w": rebuilt})
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride", "count"),
+    [
+        (0, (5,), (1,), 4),
+        (1, (4,), (1,), 4),
+        (0, (2, 2), (3, 1), 4),
+        (0, (4,), (1,), 2**40),
+        (0, (2**61,), (1,), 4),
+        (0, (2**70,), (0,), 4),
+        (0, (-1,), (1,), 4),
+        (-1, (1,), (1,), 4),
+        (0, (1,), (-1,), 4),
+        (0, (2**40, 2**40), (0, 0), 4),
+    ],
+)
+def test_a_tensor_beyond_its_storage_is_refused(
+    tmp_path: Path, offset: int, size: tuple[int, ...], stride: tuple[int, ...], count: int
+) -> None:
+    pickled = tensor_pickle(offset, size, stride, count)
+    assert "damaged" in refusal(archive(tmp_path / "x.pt", pickled, {"0": b"\0" * 16}))
+
+
+def test_a_tensor_within_its_storage_is_read(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.pt", tensor_pickle(1, (3,), (1,), 4), {"0": struct.pack("<4f", 1, 2, 3, 4)})
+    assert values(read_content(path))["w"].tolist() == [2, 3, 4]
+
+
+def test_a_storage_that_is_not_there(tmp_path: Path) -> None:
+    assert "it lacks archive/data/0" in refusal(archive(tmp_path / "x.pt", tensor_pickle(0, (4,), (1,), 4)))
+
+
+def test_a_flipped_byte_among_the_weights_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.arange(100.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(100.0).numpy().tobytes()) + 40] ^= 1
+    path.write_bytes(content)
+    assert "the checksum of x/data/0 is another" in refusal(path)
+
+
+def test_a_file_written_without_checksums_is_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(WEIGHTS, tmp_path / "x.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert is_weights(values(read_content(tmp_path / "x.pt")))
+
+
+FOREIGN: dict[str, tuple[bytes, str]] = {
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4630000000\n", "a Git LFS pointer"),
+    "annex": (b"/annex/objects/SHA256E-s3--x.pt\n", "a git-annex pointer"),
+    "html": (b"\xef\xbb\xbf\n<!DOCTYPE html><html><head><title>Log in</title>", "a web page"),
+    "xml": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "a web page"),
+    "json": (b'{"error": "Repository not found"}', 'JSON text .*"Repository not found"'),
+    "text": (b"Not Found", "text: Not Found"),
+    "empty": (b"", "is empty"),
+    "gzip": (b"\x1f\x8b\x08\x00" + bytes(40), r"compressed \(gzip\); unpack it"),
+    "tar": (b"a.pt" + bytes(253) + b"ustar\x0000" + bytes(300), "a tar archive"),
+    "gguf": (b"GGUF\x03\0\0\0" + bytes(40), "a GGUF file"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(40), "a picture"),
+    "zeros": (bytes(1000), "not a checkpoint"),
+    "noise": (bytes(range(256)) * 4, "not a checkpoint"),
+    "pickle": (pickle.dumps({"a": 1}), "a pickle that torch.save did not write"),
+    "hostile pickle": (pickle.dumps(Runs(os.system, "false")), "a pickle that torch.save did not write; none of it"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, name: str, suffix: str) -> None:
+    content, words = FOREIGN[name]
+    (tmp_path / f"x{suffix}").write_bytes(content)
+    import re
+
+    assert re.search(words, refusal(tmp_path / f"x{suffix}"))
+
+
+def test_other_archives_are_called_what_they_are(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    assert "a NumPy archive" in refusal(tmp_path / "x.npz")
+    with zipfile.ZipFile(tmp_path / "release.zip", "w") as file:
+        file.writestr("readme.txt", "x")
+        file.writestr("weights/model.pt", "x")
+    assert "unpack it and give weights/model.pt" in refusal(tmp_path / "release.zip")
+    with zipfile.ZipFile(tmp_path / "program.pt", "w") as file:
+        for name in ("program/data.pkl", "program/constants.pkl", "program/code/__torch__.py"):
+            file.writestr(name, b"\x80\x02}.")
+    assert "a TorchScript program" in refusal(tmp_path / "program.pt")
+    with zipfile.ZipFile(tmp_path / "again.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}.")
+    assert "is compressed" in refusal(tmp_path / "again.pt")
+    assert "other byte order" in refusal(archive(tmp_path / "big.pt", b"\x80\x02}.", byteorder=b"big"))
+    assert "expected a file" in refusal_of_pipe(tmp_path)
+
+
+def refusal_of_pipe(folder: Path) -> str:
+    os.mkfifo(folder / "pipe.pt")
+    return refusal(folder / "pipe.pt")
+
+
+def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
+    torch.save(WEIGHTS, tmp_path / "x.safetensors")
+    safetensors.torch.save_file(WEIGHTS, tmp_path / "y.bin")
+    assert is_weights(values(read_content(tmp_path / "x.safetensors")))
+    assert is_weights(values(read_content(tmp_path / "y.bin")))
+
+
+def shards(folder: Path, **changes: Any) -> Path:
+    """A checkpoint in two files and its index, as large ones are published."""
+    folder.mkdir(exist_ok=True)
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for name, key in zip(names, WEIGHTS, strict=True):
+        safetensors.torch.save_file({key: WEIGHTS[key]}, folder / name)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict(zip(WEIGHTS, names, strict=True)) | changes}))
+    return index
+
+
+def test_a_checkpoint_in_parts(tmp_path: Path) -> None:
+    index = shards(tmp_path / "parts")
+    assert is_weights(values(read_shards(index)))
+    assert is_weights(values(read_shards(index.parent)))
+
+
+@pytest.mark.parametrize("name", ["../x.pt", "/etc/passwd", "a/../../x.pt", "..\\x.pt", "C:\\x.pt", "", "a\0b"])
+def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    torch.save(WEIGHTS, tmp_path / "x.pt")
+    assert "refused, it names" in refusal(shards(tmp_path / "parts", other=name))
+
+
+def test_an_index_and_its_files_must_agree(tmp_path: Path) -> None:
+    assert "are not beside it: gone.pt" in refusal(shards(tmp_path / "a", other="gone.pt"))
+    lacking = shards(tmp_path / "b", other="model-00001-of-00002.safetensors")
+    assert "lists 1 tensors that its files lack: other" in refusal(lacking)
+    twice = shards(tmp_path / "c")
+    safetensors.torch.save_file(WEIGHTS, twice.parent / "model-00002-of-00002.safetensors")
+    assert "holds a.weight again" in refusal(twice)
+    for text in ("<html>", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', "[" * 100_000):
+        lacking.write_text(text)
+        assert "index" in refusal(lacking)
+
+
+def test_a_folder_names_its_one_checkpoint(tmp_path: Path) -> None:
+    assert "holds no checkpoint" in refusal(tmp_path)
+    torch.save(WEIGHTS, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text("{}")
+    assert is_weights(values(read_shards(tmp_path)))
+    torch.save(WEIGHTS, tmp_path / "other.bin")
+    assert "holds 2 checkpoints" in refusal(tmp_path)
+
+
+SAVERS: dict[str, Callable[[Any, Path], object]] = {
+    "zip": torch.save,
+    "legacy": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
+    "safetensors": safetensors.torch.save_file,
+}
+
+
+@pytest.mark.parametrize("form", SAVERS)
+def test_mutated_files_load_or_are_one_line(tmp_path: Path, form: str) -> None:
+    path, other = tmp_path / "x.pt", tmp_path / "mutated.pt"
+    SAVERS[form](WEIGHTS, path)
+    whole, chance = path.read_bytes(), random.Random(form)
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 2, 8))):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        if chance.random() < 0.2:
+            del content[chance.randrange(len(content)) :]
+        other.write_bytes(content)
+        with suppress(CheckpointError):
+            values(read_content(other))
