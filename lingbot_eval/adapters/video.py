@@ -131,7 +131,7 @@ class VideoSequence:
         self._passes[:] = [tally := Tally()]
         index_of = {int(position): index for index, position in enumerate(self.chosen)}
         last = int(self.chosen[-1])
-        pictures = Pictures(self.listed.aspect)
+        pictures = Pictures(self.listed.aspect, self.listed.colours)
         size = None
         given = 0
         for position, frame in decoded(self.listed, tally):
@@ -198,7 +198,7 @@ class VideoSequence:
             "announced_rate": listed.announced_rate,
             "announced_frames": listed.announced_frames,
             "frames": self.length,
-            **self._counts(),
+            "found": self._counts(),
             "poses": "none",
             "depth": "none",
             "intrinsics": "none",

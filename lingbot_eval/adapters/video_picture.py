@@ -18,10 +18,11 @@ from lingbot_eval.types import Image
 if TYPE_CHECKING:
     import av
     from av.filter import Graph
+    from av.video.codeccontext import VideoCodecContext
 
 # Codes of ITU-T H.273, which FFmpeg uses as they are: a stream's matrix, range, transfer and primaries.
 _UNSPECIFIED = 2
-_MATRICES = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
+_MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 _RANGES = {1: "tv", 2: "pc"}
 _TRANSFERS = {16: "PQ", 18: "HLG"}
 _BT2020 = 9
@@ -121,58 +122,58 @@ class Colours:
         return f"{matrix}, {levels}, {self.transfer or 'SDR'}{', BT.2020 primaries' if self.wide else ''}"
 
 
-def colours_of(frame: av.VideoFrame) -> Colours:
-    """What the stream says, and what players take where it says nothing."""
-    code = int(frame.colorspace)
-    matrix = _MATRICES.get(code)
+def colours_of(frame: av.VideoFrame, context: VideoCodecContext) -> Colours:
+    """What the stream says, and what players take where it says nothing.
+
+    Args:
+        frame: its first frame.
+        context: the decoder that made it; older versions of PyAV do not tell a frame's transfer and primaries.
+    """
+    transfer = _TRANSFERS.get(int(context.color_trc))
+    wide = int(context.color_primaries) == _BT2020
     if frame.format.is_rgb or frame.format.has_palette:
-        return Colours(None, True, None, _TRANSFERS.get(int(frame.color_trc)), _is_wide(frame))
+        return Colours(None, True, None, transfer, wide)
+    matrix = _MATRICES.get(int(frame.colorspace))
     width, height = _STANDARD_DEFINITION
-    by_size = "bt709" if frame.width > width or frame.height > height else "smpte170m"
-    return Colours(
-        matrix or by_size,
-        matrix is not None,
-        {1: False, 2: True}.get(int(frame.color_range)),
-        _TRANSFERS.get(int(frame.color_trc)),
-        _is_wide(frame),
-    )
-
-
-def _is_wide(frame: av.VideoFrame) -> bool:
-    return int(frame.color_primaries) == _BT2020
+    by_size = "bt709" if frame.width > width or frame.height > height else "bt601"
+    full = {1: False, 2: True}.get(int(frame.color_range))
+    return Colours(matrix or by_size, matrix is not None, full, transfer, wide)
 
 
 class Pictures:
     """Turns decoded frames of one stream into pictures; a converter is made once for each kind of frame."""
 
-    def __init__(self, aspect: Fraction) -> None:
-        """``aspect``: width of a pixel over its height."""
+    def __init__(self, aspect: Fraction, colours: Colours) -> None:
+        """``aspect``: width of a pixel over its height. ``colours``: of the stream."""
         self._aspect = aspect
+        self._colours = colours
         self._kind: tuple[Any, ...] | None = None
         self._graph: Graph | None = None
 
     def picture(self, frame: av.VideoFrame) -> Image:
         """(H, W, 3) uint8 sRGB, upright, with square pixels; transparency over white, HDR brought to SDR."""
-        colours = colours_of(frame)
+        colours = self._colours
         hdr = colours.transfer is not None
         alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
-        converted = self._converted(frame, colours, "rgb48le" if hdr else "rgba" if alpha else "rgb24")
+        converted = self._converted(frame, "rgb48le" if hdr else "rgba" if alpha else "rgb24")
         if colours.transfer is not None:
             image = to_sdr(converted, colours.transfer, wide=colours.wide)
         else:
             image = _over_white(converted) if alpha else converted
         return turn_of(frame).applied(image)
 
-    def _converted(self, frame: av.VideoFrame, colours: Colours, wanted: str) -> NDArray[Any]:
-        kind = (frame.format.name, frame.width, frame.height, colours, wanted)
+    def _converted(self, frame: av.VideoFrame, wanted: str) -> NDArray[Any]:
+        kind = (frame.format.name, frame.width, frame.height, wanted)
         if self._graph is None or kind != self._kind:
-            self._graph, self._kind = self._new_graph(frame, colours, wanted), kind
+            self._graph, self._kind = self._new_graph(frame, wanted), kind
         self._graph.push(frame)
         made = self._graph.pull()
         return made.to_ndarray()
 
-    def _new_graph(self, frame: av.VideoFrame, colours: Colours, wanted: str) -> Graph:
+    def _new_graph(self, frame: av.VideoFrame, wanted: str) -> Graph:
         import av.filter
+
+        colours = self._colours
 
         width, height = square_size(frame.width, frame.height, self._aspect)
         # bitexact: the same pixels on every processor.

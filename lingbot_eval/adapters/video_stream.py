@@ -145,7 +145,7 @@ def _listing(path: Path, needed: int | None, size: int, changed: int) -> Listing
         coded = (context.width, context.height)
         index, codec, announced = stream.index, context.name, stream.frames
         aspect = stream.sample_aspect_ratio
-    first = _first_frame(path, index)
+    first, colours = _first_frame(path, index)
     pixels = aspect if aspect and _SHORTEST <= aspect <= _LONGEST else Fraction(1)
     turn = turn_of(first)
     width, height = square_size(first.width, first.height, pixels)
@@ -163,7 +163,7 @@ def _listing(path: Path, needed: int | None, size: int, changed: int) -> Listing
         picture_size=(height, width) if turn.transposed else (width, height),
         aspect=pixels,
         turn=turn,
-        colours=colours_of(first),
+        colours=colours,
         pixel_format=first.format.name,
         interlaced=bool(first.interlaced_frame),
         announced_rate=rate,
@@ -195,10 +195,10 @@ def decoded(listed: Listing, tally: Tally) -> Iterator[tuple[int, av.VideoFrame]
     place = _Places(listed, tally)
     woven = Deinterlacer()
     with opened(listed.path) as container:
-        stream = container.streams[listed.stream]
+        stream: VideoStream = container.streams[listed.stream]  # type: ignore[assignment]
         # Threads that share a frame would leave damage of some formats unmarked; frames apart do not.
-        stream.thread_type = "FRAME"  # type: ignore[attr-defined]
-        for frame, damaged in _frames(container, stream, continuous=not listed.restarts):  # type: ignore[arg-type]
+        stream.thread_type = "FRAME"
+        for frame, damaged in _frames(container, stream, continuous=not listed.restarts):
             position = place.of(frame, damaged)
             if position is not None:
                 yield from woven.put(position, frame)
@@ -294,7 +294,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
     try:
         # A name with a colon in it is a file, too; and a playlist must not lead to the network.
         source, only_files = f"file:{path}", {"protocol_whitelist": "file"}
-        with av.open(source, mode="r", metadata_errors="replace", options=only_files) as container:
+        with av.open(source, mode="r", metadata_errors="replace", container_options=only_files) as container:
             yield container
     except (av.FFmpegError, UnicodeError) as error:
         detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -334,7 +334,7 @@ def played_stream(container: InputContainer, path: Path) -> tuple[VideoStream, i
 def _has(stream: VideoStream, flag: str) -> bool:
     from av.stream import Disposition
 
-    return bool(Disposition(int(stream.disposition)) & Disposition[flag])
+    return bool(stream.disposition & Disposition[flag])
 
 
 def _pixels(stream: VideoStream) -> int:
@@ -417,10 +417,11 @@ def _rate(stream: VideoStream) -> float | None:
     return None
 
 
-def _first_frame(path: Path, index: int) -> av.VideoFrame:
+def _first_frame(path: Path, index: int) -> tuple[av.VideoFrame, Colours]:
     with opened(path) as container:
-        for frame, _ in _frames(container, container.streams[index]):  # type: ignore[arg-type]
-            return frame
+        stream: VideoStream = container.streams[index]  # type: ignore[assignment]
+        for frame, _ in _frames(container, stream):
+            return frame, colours_of(frame, stream.codec_context)
     raise DataError(f"video: {path}: no frame can be decoded; is the file damaged? copy or download it again")
 
 

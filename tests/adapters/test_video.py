@@ -67,7 +67,7 @@ def test_length_and_times_are_known_before_and_come_true(tmp_path: Path, kind: s
     np.testing.assert_array_equal(sequence.timestamps(), [frame.timestamp for frame in frames])
     facts = sequence.facts()
     assert facts["notes"] == []
-    assert (facts["frames"], facts["frames_decoded"], facts["frames_missing"]) == (40, 40, 0)
+    assert (facts["frames"], facts["found"]["frames_decoded"], facts["found"]["frames_missing"]) == (40, 40, 0)
     part = opened(path, Selection(start=3, stride=2, count=5))
     assert part.length == 5
     assert [frame.timestamp for frame in part.frames(images=False)] == pytest.approx(part.timestamps())

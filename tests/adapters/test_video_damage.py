@@ -22,10 +22,10 @@ def test_damage_inside_a_packet_is_counted_and_said(tmp_path: Path, kind: str) -
     assert sequence.damage is None  # not known before decoding
     frames = list(sequence.frames())
     facts = sequence.facts()
-    assert facts["frames_marked_damaged"] + facts["frames_missing"] >= 1
-    assert len(frames) == 24 - facts["frames_missing"]
+    assert facts["found"]["frames_marked_damaged"] + facts["found"]["frames_missing"] >= 1
+    assert len(frames) == 24 - facts["found"]["frames_missing"]
     # Frames 12 to 15 hang on it; the next key frame is number 16.
-    assert facts["frames_after_damage"] == 4
+    assert facts["found"]["frames_after_damage"] == 4
     (note,) = facts["notes"]
     assert note == sequence.damage
     assert "the first at 0.440 s" in note
@@ -62,7 +62,7 @@ def test_lost_packets_of_a_broadcast_are_counted(tmp_path: Path) -> None:
     frames = list(sequence.frames())
     assert len(frames) >= 22
     facts = sequence.facts()
-    assert 1 <= facts["frames_marked_damaged"] + facts["frames_missing"] <= 3
+    assert 1 <= facts["found"]["frames_marked_damaged"] + facts["found"]["frames_missing"] <= 3
     assert facts["notes"] == [sequence.damage]
 
 

@@ -54,7 +54,7 @@ def test_the_run_goes_on_beside_broken_files(folder: Path, tmp_path: Path, capsy
     assert units["mirrored.mp4"].sequence["display_matrix"] == "mirrored left to right"
     (note,) = units["damaged.mp4"].sequence["notes"]
     assert f"note: video/damaged.mp4: {note}" in said
-    assert units["damaged.mp4"].sequence["frames_after_damage"] >= 6
+    assert units["damaged.mp4"].sequence["found"]["frames_after_damage"] >= 6
     assert not [line for line in said if line.startswith("note: ") and "damaged.mp4" not in line]
 
 
@@ -65,7 +65,7 @@ def test_the_doctor_says_what_each_video_is(folder: Path, capsys: pytest.Capture
     assert scenes == ["broken", "damaged", "mirrored", "page", "plain"]
     of_plain = lines[lines.index(next(line for line in lines if line.startswith("plain.mp4: 24 frames"))) + 1 :]
     assert of_plain[0].strip() == (
-        "video: 24 frames of 64x48, 30 frames a second, 0.77 s, h264 (yuv420p), smpte170m (taken by size), range not"
+        "video: 24 frames of 64x48, 30 frames a second, 0.77 s, h264 (yuv420p), bt601 (taken by size), range not"
         " stated, SDR"
     )
     assert of_plain[1].strip() == "picture: stored as 64x48, square pixels; display matrix: as stored"
