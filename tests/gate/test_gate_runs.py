@@ -36,6 +36,23 @@ def test_repeats_are_rounds_and_values_their_medians(tmp_path: Path) -> None:
     assert len(side.units[NAMES].rounds[LATENCY]) == len(side.started) == 3
 
 
+def test_repeats_are_in_the_order_in_which_they_were_measured(tmp_path: Path) -> None:
+    """Whatever the order in which they were named: what the machine was is asked of the first."""
+    paths = []
+    for day, version in ((3, "3.13"), (1, "3.11"), (2, "3.12")):
+        started = f"2026-01-0{day}T00:00:00+00:00"
+        path = write_run(tmp_path / str(day), step_ms=rounds(1, day)[0] + day, started=started)
+        store = RunStore.open(path)
+        record = store.read_run()
+        store.write_run(record.model_copy(update={"environment": {**record.environment, "python": version}}))
+        paths.append(path)
+    side = read_runs(paths)
+    assert [moment[:10] for moment in side.started] == ["2026-01-01", "2026-01-02", "2026-01-03"]
+    assert side.environment["python"] == "3.11"
+    found = side.units[NAMES].rounds[LATENCY]
+    assert [times.tolist() for times in found] == [(rounds(1, day)[0] + day).tolist() for day in (1, 2, 3)]
+
+
 def test_a_failure_of_one_repeat_is_the_result(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / str(number)) for number in range(2)]
     fail(paths[1])

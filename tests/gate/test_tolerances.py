@@ -87,3 +87,28 @@ def test_the_first_match_counts() -> None:
 
 def test_the_defaults_judge_every_metric() -> None:
     assert tolerance_for("a family/of tomorrow", DEFAULTS) is not None
+
+
+@pytest.mark.parametrize(
+    ("metric", "baseline", "held", "worse"),
+    [
+        ("memory/weights", 1000.0, 1000.9, 1001.1),
+        ("memory/cache_window", 1000.0, 1000.9, 1001.1),
+        ("memory/process_peak_rss", 1000.0, 1049.0, 1051.0),
+        ("memory/process_peak_rss", 100.0, 115.9, 116.1),
+        ("auc/auc_30", 60.0, 59.81, 59.79),
+        ("depth/delta_1_25/lstsq", 60.0, 59.81, 59.79),
+        ("trajectory/ate_max/sim3", 1.0, 1.019, 1.021),
+        ("drift/largest_step_error/sim3", 1.0, 1.019, 1.021),
+        ("depth/confidence_rank_correlation", -0.5, -0.491, -0.489),
+        ("trajectory/ate_rmse/sim3", 1.0, 1.0099, 1.0101),
+        ("depth/abs_rel/lstsq", 1.0, 1.0099, 1.0101),
+        ("trajectory/ate_rmse/sim3", 0.0, 0.9e-6, 1.1e-6),
+    ],
+)
+def test_how_much_worse_each_number_may_be(metric: str, baseline: float, held: float, worse: float) -> None:
+    tolerance = tolerance_for(metric, DEFAULTS)
+    assert isinstance(tolerance, Absolute | Relative)
+    better = "higher" if metric.startswith(("auc", "depth/delta")) else "lower"
+    assert judge_values(baseline, held, tolerance, better) == "held"
+    assert judge_values(baseline, worse, tolerance, better) == "regression"

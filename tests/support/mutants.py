@@ -3,7 +3,7 @@
 ::
 
     nox -s mutants -- metrics                          # 20 faults, chosen by seed 0
-    nox -s mutants -- reports gate --count 40 --seed 1
+    nox -s mutants -- reports gating --count 40 --seed 1
     nox -s mutants -- --listed                         # those written by hand, in planted_faults.toml
     nox -s mutants -- scaling --tests tests/scaling/test_growth.py
 
@@ -48,7 +48,7 @@ ALSO = {
     "formats": ["tests/cli/test_score.py"],
     "geometry": ["tests/metrics", "tests/formats"],
     "runs": ["tests/cli/test_run.py", "tests/cli/test_run_check.py"],
-    "gate": ["tests/cli/test_gate.py"],
+    "gating": ["tests/gate", "tests/cli/test_gate.py"],
     "comparison": ["tests/cli/test_compare.py"],
     "scaling": ["tests/cli/test_scale.py"],
     "doctor": ["tests/cli/test_datasets.py"],
@@ -446,9 +446,12 @@ def main(words: Sequence[str] | None = None, root: Path = ROOT) -> int:
         every = [fault for path, source in texts.items() for fault in faults_of(path, source)]
         faults = chosen(every, given.count, given.seed, texts)
 
+    # As they are now: somebody goes on working in the checkout.
+    before = {fault.path: (root / fault.path).read_text(encoding="utf-8") for fault in faults}
+
     def say(outcome: Outcome) -> None:
         what = f"killed by {outcome.by}" if outcome.by else "SURVIVED"
-        line = (root / outcome.fault.path).read_text(encoding="utf-8")[: outcome.fault.start].count("\n") + 1
+        line = before[outcome.fault.path][: outcome.fault.start].count("\n") + 1
         print(f"{outcome.fault.path}:{line}  {outcome.fault.kind}: {what}", flush=True)
 
     outcomes = campaign(root, faults, given.workers, given.tests, say)
@@ -461,8 +464,7 @@ def main(words: Sequence[str] | None = None, root: Path = ROOT) -> int:
         print(f"{room or 'top level'}: {killed} of {len(own)} killed")
     survivors = [outcome.fault for outcome in outcomes if outcome.by is None]
     for fault in survivors:
-        source = (root / fault.path).read_text(encoding="utf-8")
-        print(f"\n{fault.kind}\n{fault.difference(source)}")
+        print(f"\n{fault.kind}\n{fault.difference(before[fault.path])}")
     return 1 if survivors or stale else 0
 
 
