@@ -32,7 +32,7 @@ def run(session: nox.Session, program: str, *arguments: str, env: dict[str, str 
 @nox.session(name="eval", python=False, requires=["environment"])
 def evaluate(session: nox.Session) -> None:
     """Run the main job on its default, or on the experiment given: stream, score, report."""
-    run(session, "lingbot-eval", "run", *(session.posargs or ["benchmarks/smoke.yaml"]))
+    run(session, "lingbot-eval", "run", *(session.posargs or ["smoke"]))
 
 
 @nox.session(python=False, requires=["environment"])
@@ -75,7 +75,16 @@ def gate(session: nox.Session) -> None:
     # Speed is not judged there, and on cores that others use too, threads that wait for each other take minutes.
     one_thread: dict[str, str | None] = {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        run(session, "lingbot-eval", "run", "benchmarks/ci_gate.yaml", "--no-report", "--out", folder, env=one_thread)
+        run(
+            session,
+            "lingbot-eval",
+            "run",
+            "benchmarks/experiments/ci_gate.yaml",
+            "--no-report",
+            "--out",
+            folder,
+            env=one_thread,
+        )
         run(session, "lingbot-eval", "gate", folder, "--baseline", "reports/baselines/ci_gate.yaml", *options)
 
 

@@ -13,7 +13,7 @@ import lingbot_eval
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.validation import nearest
 
-Kind = Literal["datasets", "benchmarks", "reports"]
+Kind = Literal["datasets", "experiments", "reports"]
 SHIPPED = "shipped"
 """What an experiment writes in a checkpoint's place for the weights that come with the package."""
 SHIPPED_CONFIG: Literal["ci"] = "ci"
@@ -76,7 +76,7 @@ PUBLIC: dict[str, PublicFile] = {
 
 
 def shared_folder(kind: Kind) -> Path:
-    """Folder of the shipped cards (``datasets``), experiment files (``benchmarks``) or the notebook's template
+    """Folder of the shipped cards (``datasets``), experiment files (``experiments``) or the notebook's template
     (``reports``). Raises ConfigError."""
     package = Path(lingbot_eval.__file__).parent
     installed = package / "share" / kind
@@ -85,8 +85,9 @@ def shared_folder(kind: Kind) -> Path:
     # Beside an installed package lies site-packages, where a folder of this name may be somebody else's library:
     # only a checkout has the project file next to it.
     checkout = package.parent
-    if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
-        return checkout / kind
+    folder = checkout / "benchmarks" / kind if kind == "experiments" else checkout / kind
+    if (checkout / "pyproject.toml").is_file() and folder.is_dir():
+        return folder
     raise ConfigError(f"the shipped {kind} are not in {installed}; the installation is incomplete: install it again")
 
 

@@ -41,7 +41,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streaming": COMMON | {"hardware", "processor", "model", "cache"},
     "methods": COMMON | {"streaming", "model", "cache", "profiling", "preparation"},
     "verification": COMMON | {"streaming", "model", "cache"},
-    "stages": COMMON | {"hardware", "streaming", "model", "cache", "profiling"},
     "runs": COMMON | {"adapters", "preparation", "methods", "metrics", "profiling"},
     "reports": COMMON | {"runs"},
     "comparison": COMMON | {"metrics", "preparation", "profiling", "model", "streaming", "methods", "runs", "reports"},
@@ -62,15 +61,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # Reads what runs stored, as reports do, and what metrics say of their direction.
     "gating": COMMON | {"runs", "metrics", "reports", "comparison"},
-    # Trains the small checkpoint: renders the generator's scenes, asks the cache's policy, scores as the metrics do.
-    # Nothing else imports it. The model card reads what a run stored, and the gate judges ablations as it judges runs.
-    "training": COMMON | {"adapters", "cache", "hardware", "model", "metrics", "runs", "gating"},
     # What the commands do, as functions: each puts rooms together that do not know each other.
     "api": COMMON | {"runs", "reports", "comparison", "gating", "verification", "model", "streaming"},
     "cli": COMMON
     | {"api"}
     | {"adapters", "preparation", "metrics", "profiling", "hardware", "processor", "cache", "model", "streaming"}
-    | {"methods", "verification", "stages", "runs", "reports", "comparison", "gating", "doctor"}
+    | {"methods", "verification", "runs", "reports", "comparison", "gating", "doctor"}
     | {"conversion", "scaling"},
 }
 # What a room may take of another where that is less than everything.
@@ -115,12 +111,6 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.figure_style",
         "lingbot_eval.reports.numbers",
         "lingbot_eval.reports.rendering",
-    },
-    ("training", "runs"): {"lingbot_eval.runs.store", "lingbot_eval.runs.records"},
-    ("training", "gating"): {
-        "lingbot_eval.gating.judge",
-        "lingbot_eval.gating.sides",
-        "lingbot_eval.gating.tolerances",
     },
     # The gate judges stored records; it measures nothing, and takes of metrics only which way is better.
     ("gating", "metrics"): {"lingbot_eval.metrics.directions"},

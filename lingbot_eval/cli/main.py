@@ -30,7 +30,6 @@ COMMANDS = {
     "score": "score a trajectory file against a reference",
     "gate": "hold a run against a baseline: accuracy, speed, memory",
     "env": "show what this machine is, as every record says it",
-    "stages": "where the milliseconds of one step go, against the least the machine allows",
     "verify": "rebuild the reference cases and compare: can this machine be trusted?",
 }
 

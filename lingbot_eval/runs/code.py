@@ -11,9 +11,7 @@ from pathlib import Path
 import lingbot_eval
 
 # They show, judge or examine what was computed, or compute something else: a change there makes no result stale.
-_NOT_OF_A_RUN = frozenset(
-    {"cli", "comparison", "conversion", "doctor", "gating", "reports", "scaling", "stages", "training", "verification"}
-)
+_NOT_OF_A_RUN = frozenset({"cli", "comparison", "conversion", "doctor", "gating", "reports", "scaling", "verification"})
 # A study's own room computes; how it is drawn does not.
 _NOT_OF_A_STUDY = (_NOT_OF_A_RUN - {"scaling"}) | {"scaling/figure.py", "scaling/page.py"}
 

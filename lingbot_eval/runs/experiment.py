@@ -158,7 +158,7 @@ def experiment_path(source: str) -> Path:
     path = Path(source)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
         return path
-    return shared_file("benchmarks", source)
+    return shared_file("experiments", source)
 
 
 def variables_in(source: str) -> dict[str, str]:

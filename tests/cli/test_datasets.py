@@ -22,7 +22,7 @@ import field_trees
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- datasets:begin -->", "<!-- datasets:end -->"
-PRESETS = [name for name in shared_names("benchmarks") if name.startswith(("readme_", "paper_"))]
+PRESETS = [name for name in shared_names("experiments") if name.startswith(("readme_", "paper_"))]
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:

@@ -79,7 +79,7 @@ def no_memory(patch: pytest.MonkeyPatch) -> None:
     _hide(patch, lambda view: view.memory)
 
 
-# By their names in lingbot_eval/training/ablations.py.
+# By their names in training/ablations.py.
 FAULTS: Mapping[str, Fault] = {
     "window of 1": window_of_one,
     "no anchor frames": no_anchor,

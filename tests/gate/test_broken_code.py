@@ -24,11 +24,11 @@ from lingbot_eval.metrics.directions import direction
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.resources import shared_file
-from lingbot_eval.training.ablation_table import AS_TRAINED
-from lingbot_eval.training.ablations import ABLATIONS, held_out, run_ablation
-from lingbot_eval.training.clips import Clips
 from lingbot_eval.types import Frame
 from tests.gate.broken import FAULTS
+from training.ablation_table import AS_TRAINED
+from training.ablations import ABLATIONS, held_out, run_ablation
+from training.clips import Clips
 
 SMALL = (
     "datasets.0.options.width=84",
@@ -78,7 +78,7 @@ def accuracy(path: Path) -> dict[str, float]:
 
 def made(folder: Path, overrides: tuple[str, ...], *, noise: bool) -> Bench:
     """The gate's first method alone, run by the code as it is, and made a baseline by the gate."""
-    document = load_mapping(shared_file("benchmarks", "ci_gate"))
+    document = load_mapping(shared_file("experiments", "ci_gate"))
     experiment = folder / "experiment.yaml"
     experiment.write_text(yaml.safe_dump(document | {"methods": document["methods"][:1]}))
     whole = run(experiment, folder / "whole", overrides)

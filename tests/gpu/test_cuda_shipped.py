@@ -12,9 +12,9 @@ from lingbot_eval.model.build import build_model
 from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
-from lingbot_eval.training.ablations import held_out
-from lingbot_eval.training.clips import Clips
-from lingbot_eval.training.validation import delta_125, pose_scores
+from training.ablations import held_out
+from training.clips import Clips
+from training.validation import delta_125, pose_scores
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 TOLERANCES = {"ate_share_of_motionless": 0.01, "ate_share_of_path": 0.003, "auc_30": 0.02, "delta_125": 0.01}

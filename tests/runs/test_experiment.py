@@ -180,11 +180,11 @@ def test_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shipped_experiments_load_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [experiment_path(name).read_text(encoding="utf-8") for name in shared_names("benchmarks")]
+    texts = [experiment_path(name).read_text(encoding="utf-8") for name in shared_names("experiments")]
     for variable in {name for text in texts for name in re.findall(r"\$\{(\w+)\}", text)}:
         monkeypatch.setenv(variable, "/data")
-    assert {"smoke", "seven_scenes"} <= set(shared_names("benchmarks"))
-    for name in shared_names("benchmarks"):
+    assert {"smoke", "seven_scenes"} <= set(shared_names("experiments"))
+    for name in shared_names("experiments"):
         if not name.startswith("scaling"):  # a study, see tests/scaling/test_settings.py
             assert load_experiment(name).methods
 

@@ -7,8 +7,8 @@ import torch
 from lingbot_eval.model.build import build_model
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import Backend, StreamSettings
-from lingbot_eval.training.ablations import held_out
-from lingbot_eval.training.validation import delta_125, pose_scores
+from training.ablations import held_out
+from training.validation import delta_125, pose_scores
 
 FRAMES = 48
 
