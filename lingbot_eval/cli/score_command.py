@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
@@ -13,11 +18,14 @@ from lingbot_eval.errors import ConfigError
 if TYPE_CHECKING:
     from lingbot_eval.formats.pairing import Pairing
     from lingbot_eval.formats.trajectories import TrajectoryFile
-    from lingbot_eval.metrics.trajectory import TrajectoryScore
+    from lingbot_eval.geometry.pose_reading import PoseReading
+    from lingbot_eval.metrics.scoring import PoseScore
     from lingbot_eval.types import Measurement
 
 _FORMATS = ("auto", "tum", "kitti", "euroc", "colmap", "nerfstudio", "log", "numpy")
 _ALIGNMENTS = ("sim3", "se3", "anchor", "none")
+_HEADLINES = ("ate_rmse", "rpe_translation_rmse", "rpe_rotation_rmse", "segment_translation", "segment_rotation")
+MANY_POSES = 20_000  # from here on the pairs of auc take so long that their progress is shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,54 +49,123 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--anchor-frames", type=int, default=8, metavar="N", help="poses that 'anchor' aligns on (default: 8)"
     )
+    for side, what in (("est", "estimate"), ("gt", "reference")):
+        add_reading_options(parser, side, what)
+    parser.add_argument(
+        "--without",
+        action="append",
+        choices=("drift", "auc"),
+        default=[],
+        help="leave out a family; the pairs of 'auc' grow with the square of the number of poses",
+    )
+    parser.add_argument("--all", action="store_true", help="print every measurement and what each means")
     parser.add_argument("--drift-plot", type=Path, metavar="FILE", help="draw drift along the sequence (.png)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw path and error (.png, .pdf or .svg)")
 
 
+def add_reading_options(parser: argparse.ArgumentParser, side: str, what: str) -> None:
+    """What the poses of one file mean, where they are not the camera-to-world poses of its format."""
+    group = parser.add_argument_group(f"what the poses of the {what} mean")
+    group.add_argument(
+        f"--{side}-poses",
+        choices=("camera-to-world", "world-to-camera", "world-to-camera-rotations"),
+        help="inverse poses, or camera positions with inverse rotations (default: camera-to-world)",
+    )
+    group.add_argument(
+        f"--{side}-quaternion", choices=("xyzw", "wxyz"), help="order of the quaternions (default: that of the format)"
+    )
+    group.add_argument(f"--{side}-handedness", choices=("right", "left"), help="left: poses are mirror images")
+    group.add_argument(
+        f"--{side}-to-camera",
+        metavar="POSE",
+        help="pose of the camera in the frame that the poses are of: opengl, 'x y z qx qy qz qw', or a file with 7"
+        " numbers or a 4x4 matrix",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """0 when the chosen alignment could be scored, 1 with the reason when not; bad input raises."""
-    from lingbot_eval.formats.pairing import pair_trajectories
     from lingbot_eval.formats.trajectories import read_trajectory
-    from lingbot_eval.metrics.drift import score_drift
-    from lingbot_eval.metrics.pair_auc import pair_measurements
-    from lingbot_eval.metrics.trajectory import TrajectorySettings, score_trajectory
-    from lingbot_eval.validation import validated
+    from lingbot_eval.metrics.scoring import score
 
     if not 0 <= args.max_diff < float("inf"):
         raise ConfigError(f"--max-diff: expected seconds, 0 or more, found {args.max_diff}")
-    alignments = tuple(dict.fromkeys((args.align, *_ALIGNMENTS)))
-    settings = validated(
-        TrajectorySettings, {"alignments": alignments, "anchor_frames": args.anchor_frames}, "--anchor-frames"
-    )
+    if args.anchor_frames < 3:
+        raise ConfigError(f"--anchor-frames: expected 3 or more, found {args.anchor_frames}")
+    readings = {side: _reading(args, side) for side in ("gt", "est")}
     reference = read_trajectory(args.gt, args.gt_format or args.format)
     estimate = read_trajectory(args.est, args.format, time_scale=args.time_scale, time_offset=args.time_offset)
-    paired_reference, paired_estimate, pairing = pair_trajectories(reference, estimate, args.max_diff)
-    score = score_trajectory(paired_reference, paired_estimate, len(estimate), settings)
-    drift = score_drift(paired_reference, paired_estimate)
-    pairs = pair_measurements(paired_reference, paired_estimate)
-    # Counts of score_trajectory are about frames of a sequence; here the pairing says what met what.
-    shown = [m for m in score.measurements if m.name.startswith(("ate_", "rpe_")) or m.name in ("scale", "path_length")]
-    shown += [*drift.measurements, *pairs]
-    reason = shown[0].reason
+    with _progress(len(estimate), quiet=args.json) as progress:
+        scored = score(
+            _read_so(reference, readings["gt"], "gt"),
+            _read_so(estimate, readings["est"], "est"),
+            align=args.align,
+            anchor_frames=args.anchor_frames,
+            max_difference=args.max_diff,
+            without=args.without,
+            progress=progress,
+        )
+    _draw(args, scored)
+    if args.json:
+        output.as_json(_document(args, (reference, estimate), readings, scored))
+    else:
+        _print(args, (reference, estimate), scored)
+    return 0 if scored["ate_rmse"].value is not None else 1
+
+
+def _reading(args: argparse.Namespace, side: str) -> PoseReading:
+    """What the options say of one file's poses. Raises ConfigError for a camera that is none."""
+    from lingbot_eval.formats.text import read_text
+    from lingbot_eval.geometry.pose_reading import PoseReading
+    from lingbot_eval.validation import validated
+
+    given = {name: getattr(args, f"{side}_{name}") for name in ("poses", "quaternion", "handedness", "to_camera")}
+    camera = given["to_camera"]
+    if camera is not None and Path(camera).is_file():
+        given["to_camera"] = read_text(Path(camera), "pose of a camera")
+    return validated(PoseReading, {name: value for name, value in given.items() if value is not None}, f"--{side}-…")
+
+
+def _read_so(file: TrajectoryFile, reading: PoseReading, side: str) -> TrajectoryFile:
+    try:
+        return reading.of(file, file.format)
+    except ConfigError as error:
+        raise ConfigError(f"{file.path}: --{side}-… {error}") from error
+
+
+@contextmanager
+def _progress(poses: int, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Shows how far pair AUC is, where it takes long and somebody looks."""
+    if poses <= MANY_POSES or quiet:
+        yield None
+        return
+    # disable=None: tqdm shows itself on a terminal only.
+    with tqdm(desc="pairs of auc", unit="pair", unit_scale=True, file=sys.stderr, leave=False, disable=None) as bar:
+
+        def show(done: int, there_are: int) -> None:
+            bar.total = there_are
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _draw(args: argparse.Namespace, scored: PoseScore) -> None:
+    """The pictures that are asked for, or why there is none."""
     if args.plot is not None:
         from lingbot_eval.cli.score_plot import draw
 
-        if reason is None:
-            draw(args.plot, score, paired_estimate, args.align)
+        if scored["ate_rmse"].value is not None and scored.trajectory is not None and scored.estimate is not None:
+            draw(args.plot, scored.trajectory, scored.estimate, args.align)
         else:
             output.note(f"{args.plot} is not drawn: there is nothing to show under {args.align}")
     if args.drift_plot is not None:
         from lingbot_eval.cli.score_plot import draw_drift
 
-        if drift.series is not None:
-            draw_drift(args.drift_plot, drift.series, f"{args.est.name} against {args.gt.name}")
+        if scored.drift is not None:
+            draw_drift(args.drift_plot, scored.drift, f"{args.est.name} against {args.gt.name}")
         else:
-            output.note(f"{args.drift_plot} is not drawn: {drift.measurements[0].reason}")
-    if args.json:
-        output.as_json(_document(args, (reference, estimate), pairing, score, shown))
-    else:
-        _print(args, (reference, estimate), pairing, shown)
-    return 0 if reason is None else 1
+            why = "drift is left out" if "drift" in args.without else scored["ate_rmse", "sim3"].reason
+            output.note(f"{args.drift_plot} is not drawn: {why}")
 
 
 def _file_facts(file: TrajectoryFile) -> dict[str, Any]:
@@ -108,32 +185,30 @@ def _file_facts(file: TrajectoryFile) -> dict[str, Any]:
 def _document(
     args: argparse.Namespace,
     files: tuple[TrajectoryFile, TrajectoryFile],
-    pairing: Pairing,
-    score: TrajectoryScore,
-    shown: list[Measurement],
+    readings: Mapping[str, PoseReading],
+    scored: PoseScore,
 ) -> dict[str, Any]:
-    transform = score.alignments.get(args.align)
+    transform = scored.trajectory.alignments.get(args.align) if scored.trajectory is not None else None
+    pairing = scored.pairing
     return {
-        "reference": _file_facts(files[0]),
-        "estimate": _file_facts(files[1]),
-        "pairing": {
+        "reference": _file_facts(files[0]) | {"read_as": readings["gt"].changes},
+        "estimate": _file_facts(files[1]) | {"read_as": readings["est"].changes},
+        "pairing": None
+        if pairing is None
+        else {
             **asdict(pairing),
             "matched_percent_of_estimate_poses": pairing.matched_percent,
             "reference_span_covered_percent": pairing.span_covered_percent,
         },
         "alignment": args.align,
         "estimate_to_reference": None if transform is None else transform.matrix().tolist(),
-        "measurements": [asdict(m) for m in shown],
-        "reason": shown[0].reason,
+        "notes": list(scored.notes),
+        "measurements": [asdict(m) for m in scored.measurements],
+        "reason": scored["ate_rmse"].reason,
     }
 
 
-def _print(
-    args: argparse.Namespace,
-    files: tuple[TrajectoryFile, TrajectoryFile],
-    pairing: Pairing,
-    shown: list[Measurement],
-) -> None:
+def _print(args: argparse.Namespace, files: tuple[TrajectoryFile, TrajectoryFile], scored: PoseScore) -> None:
     line = output.line
     for role, file in zip(("reference", "estimate"), files, strict=True):
         what = "poses" if file.has_orientation else "positions without orientation"
@@ -141,29 +216,73 @@ def _print(
         line(f"{role:<9}  {file.path}  ({file.format}, {len(file)} {what}{unit})")
         for note in file.notes:
             line(f"note       {note}")
-    line(
-        f"matched    {pairing.matched} of {pairing.estimate_poses} estimate poses ({pairing.matched_percent:.1f} %),"
-        f" {pairing.rule}"
-    )
-    if pairing.estimate_span_s is not None and pairing.reference_span_s is not None:
-        for what, (first, last) in (("reference", pairing.reference_span_s), ("estimate", pairing.estimate_span_s)):
-            line(f"           {what} from {first:.3f} to {last:.3f} s")
-        if pairing.span_covered_percent is not None:
-            line(
-                f"coverage   {pairing.span_covered_percent:.1f} % of the reference duration lies in the estimate's"
-                f" span, with {pairing.reference_poses_in_estimate_span} of {pairing.reference_poses} reference poses"
-            )
+    _print_pairing(scored.pairing, spans=args.all)
     line()
-    line(f"{'measurement':<24} {'variant':<10} {'value':>14} unit   samples")
+    shown = list(scored.measurements) if args.all else _headlines(args.align, scored)
+    width = max(len(m.variant) for m in shown)
+    line(f"{'measurement':<24} {'variant':<{width}} {'value':>14} unit   samples")
     for m in shown:
         value = "n/a" if m.value is None else f"{m.value:.6f}"
-        line(f"{m.name:<24} {m.variant:<10} {value:>14} {m.unit:<6} {'' if m.samples is None else m.samples}")
+        row = f"{m.name:<24} {m.variant:<{width}} {value:>14} {m.unit:<6} {'' if m.samples is None else m.samples}"
+        line((row + _segments(m, scored)).rstrip())
+    if not args.all:
+        line(_by_alignment(scored))
     _print_reasons(shown)
+    for note in scored.notes:
+        line(f"note       {note}")
     line()
+    if not args.all:
+        line(f"{len(scored.measurements)} measurements under every alignment, and what each means: --all")
+        return
     line("conventions (a frame is a pose of the estimate; matched: paired with a pose of the reference)")
     for m in shown:
         if m.name not in ("ate_mean", "ate_median", "ate_max"):  # as ate_rmse, but for the statistic in their name
             line(f"  {m.name} {m.variant}: {m.convention}" if m.variant else f"  {m.name}: {m.convention}")
+
+
+def _print_pairing(pairing: Pairing | None, *, spans: bool) -> None:
+    if pairing is None:
+        return
+    output.line(
+        f"matched    {pairing.matched} of {pairing.estimate_poses} estimate poses ({pairing.matched_percent:.1f} %),"
+        f" {pairing.rule}"
+    )
+    if pairing.estimate_span_s is None or pairing.reference_span_s is None:
+        return
+    if spans:
+        for what, (first, last) in (("reference", pairing.reference_span_s), ("estimate", pairing.estimate_span_s)):
+            output.line(f"           {what} from {first:.3f} to {last:.3f} s")
+    if pairing.span_covered_percent is not None:
+        output.line(
+            f"coverage   {pairing.span_covered_percent:.1f} % of the reference duration lies in the estimate's"
+            f" span, with {pairing.reference_poses_in_estimate_span} of {pairing.reference_poses} reference poses"
+        )
+
+
+def _headlines(align: str, scored: PoseScore) -> list[Measurement]:
+    """The few that are asked for first, under the chosen alignment; Sim(3)'s scale says what it took."""
+    wanted = [(name, align) for name in _HEADLINES]
+    wanted += [("auc_30", ""), ("scale", "anchor" if align == "anchor" else "sim3")]
+    found = {(m.name, m.variant): m for m in scored.measurements}
+    return [found[key] for key in wanted if key in found]
+
+
+def _by_alignment(scored: PoseScore) -> str:
+    """ATE under each alignment in a line: an alignment is part of every number."""
+    parts = [
+        f"{m.variant} {'n/a' if m.value is None else f'{m.value:.4g}'}"
+        for m in scored.measurements
+        if m.name == "ate_rmse"
+    ]
+    return f"ate_rmse by alignment: {', '.join(parts)} m"
+
+
+def _segments(measured: Measurement, scored: PoseScore) -> str:
+    """Which segments a number of segments is of: KITTI's own on a long path, shorter ones on a short path."""
+    if not measured.name.startswith("segment_") or scored.drift is None or not len(scored.drift.segment_length_m):
+        return ""
+    lengths = scored.drift.segment_length_m
+    return f" segments of {lengths.min():g} to {lengths.max():g} m"
 
 
 def _print_reasons(shown: list[Measurement]) -> None:

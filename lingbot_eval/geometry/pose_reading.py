@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from lingbot_eval.errors import ConfigError
 from lingbot_eval.geometry.poses import inverse, nearest_rotation, orthogonalised, pose_matrix
 from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
-from lingbot_eval.types import FloatArray
+from lingbot_eval.types import FloatArray, Trajectory
+
+TrajectoryT = TypeVar("TrajectoryT", bound=Trajectory)
 
 PosesMeaning = Literal["camera-to-world", "world-to-camera", "world-to-camera-rotations"]
 QuaternionOrder = Literal["xyzw", "wxyz"]
@@ -18,6 +22,9 @@ Handedness = Literal["right", "left"]
 
 OPENGL = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 """``to_camera`` of a camera that looks along −z with y up: half a turn about x makes it OpenCV's."""
+
+SCALAR_FIRST = ("euroc", "colmap")
+"""Formats that write quaternions w x y z."""
 
 _MIRROR = np.diag([1.0, -1.0, 1.0])
 _RIGID = 0.05  # largest entry of |RᵀR − I| of a matrix that somebody wrote by hand
@@ -34,7 +41,7 @@ def _numbers(given: object) -> object:
     if isinstance(given, (list, tuple)):
         flat = [item for row in given for item in (row if isinstance(row, (list, tuple)) else (row,))]
         try:
-            values = [float(item) for item in flat if not isinstance(item, bool)]
+            values = [float(item) for item in flat if not isinstance(item, bool) and _is_plain(item)]
         except (TypeError, ValueError):
             values = []
         if len(values) == len(flat) and all(map(math.isfinite, values)):
@@ -46,6 +53,11 @@ def _numbers(given: object) -> object:
         "expected opengl, 7 numbers (x y z qx qy qz qw) or a 4x4 matrix: the camera's pose in the frame that the file's"
         f" poses are of; found {str(given)[:60]!r}"
     )
+
+
+def _is_plain(item: object) -> bool:
+    """Whether text is a number as files write it; Python reads ``1_0`` and digits of other scripts, too."""
+    return not isinstance(item, str) or (item.isascii() and "_" not in item)
 
 
 def _unit(values: list[float]) -> tuple[float, ...]:
@@ -98,6 +110,24 @@ class PoseReading(BaseModel):
         if self.to_camera is not None:
             poses = poses @ camera_in_body(self.to_camera)
         return poses
+
+    def of(self, trajectory: TrajectoryT, format: str) -> TrajectoryT:
+        """The trajectory with its poses read so.
+
+        Args:
+            trajectory: poses as the reader of its format took them; a file keeps all that was found in it.
+            format: of the file, which says how its quaternions were read.
+
+        Raises:
+            ConfigError: positions without orientation, of which no more can be read than their handedness.
+        """
+        if not self.changes:
+            return trajectory
+        if not trajectory.has_orientation and set(self.changes) - {"handedness"}:
+            asked = ", ".join(sorted(set(self.changes) - {"handedness"}))
+            raise ConfigError(f"{asked}: expected poses, found positions without orientation; leave it out")
+        own_order: QuaternionOrder = "wxyz" if format in SCALAR_FIRST else "xyzw"
+        return replace(trajectory, camera_to_world=self.apply(trajectory.camera_to_world, own_order))
 
     @property
     def changes(self) -> dict[str, object]:

@@ -84,6 +84,7 @@ class ReplayMethod:
         path = scene_path(self._config.trajectory, sequence.dataset, sequence.scene)
         config = self._config
         poses = read_trajectory(path, config.format, time_scale=config.time_scale, time_offset=config.time_offset)
+        poses = config.reading.of(poses, poses.format)
         if poses.timed:
             row_of_frame = _rows_by_time(poses, sequence, config.max_time_difference_s)
         else:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.trajectories import TrajectoryFormat
+from lingbot_eval.geometry.pose_reading import Handedness, PoseReading, PosesMeaning, QuaternionOrder, ToCamera
 from lingbot_eval.methods.base import Method, MethodSettings
 from lingbot_eval.resources import expanded
 
@@ -30,9 +31,10 @@ class ReplayConfig(MethodSettings):
     """Predictions that somebody else's method wrote.
 
     trajectory: a file's path with ``{dataset}`` and ``{scene}``, relative to the current directory, ``~`` expanded;
-    poses are camera-to-world. format: found from the content unless it is named. max_time_difference_s: how far a
+    format: found from the content unless it is named. max_time_difference_s: how far a
     pose's timestamp may be from its frame's. time_scale: seconds to one unit of the file's stamps (None: found from
-    them). time_offset: seconds added to its times.
+    them). time_offset: seconds added to its times. poses, quaternion, handedness, to_camera: what the file's poses mean
+    where they are not camera-to-world poses in its format's order (see PoseReading).
     depth: a folder's path, likewise, with one map a frame named by the frame's number: ``000012.npy`` (floats,
     metres or the method's own scale) or ``000012.png`` (16 bit, ``depth_units_per_metre`` to the metre, 0 = none),
     at the prepared image size; frames may be missing. frame_numbers: which KITTI row and which depth file belong
@@ -46,6 +48,10 @@ class ReplayConfig(MethodSettings):
     max_time_difference_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
     time_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     time_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    poses: PosesMeaning = "camera-to-world"
+    quaternion: QuaternionOrder | None = None
+    handedness: Handedness = "right"
+    to_camera: ToCamera = None
     depth: Annotated[str, Field(min_length=1)] | None = None
     depth_units_per_metre: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
     frame_numbers: FrameNumbers | None = None
@@ -57,6 +63,13 @@ class ReplayConfig(MethodSettings):
             if name not in _PLACEHOLDERS:
                 raise ValueError(f"unknown placeholder {{{name}}} in {pattern!r}; there are {{dataset}} and {{scene}}")
         return pattern
+
+    @property
+    def reading(self) -> PoseReading:
+        """What the file's poses mean."""
+        return PoseReading(
+            poses=self.poses, quaternion=self.quaternion, handedness=self.handedness, to_camera=self.to_camera
+        )
 
     def create(self) -> Method:
         from lingbot_eval.methods.replay import ReplayMethod

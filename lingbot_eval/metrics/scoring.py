@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal, get_args
 
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.formats.pairing import Pairing, pair_trajectories
+from lingbot_eval.formats.trajectories import TrajectoryFile
 from lingbot_eval.metrics.alignments import ALIGNMENTS, ANCHOR_FRAMES, Alignment
 from lingbot_eval.metrics.drift import DriftSettings, score_drift
 from lingbot_eval.metrics.matching import finite_poses, match_poses
-from lingbot_eval.metrics.meaning import match_notes, pose_notes
+from lingbot_eval.metrics.meaning import FEW_PERCENT, match_notes, pose_notes
+from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.pair_auc import PairAucSettings, Progress, pair_measurements
 from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, plugin_measurements, score_trajectory
 from lingbot_eval.types import DriftSeries, Measurement, Trajectory
@@ -19,6 +22,9 @@ from lingbot_eval.validation import validated
 
 Family = Literal["trajectory", "drift", "auc"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+MAX_DIFFERENCE = 0.02  # seconds
+
+_OF_A_SEQUENCE = ("coverage", "matched_frames", "dropped_frames", "unmatched_frames")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +46,8 @@ class PoseScore:
         notes: a sentence each on what a reader must know of the numbers, such as poses that look inverse.
         trajectory: positions and errors along the trajectory, and the alignments; None where that was left out.
         drift: how the error grows; None where that was left out or could not be computed.
+        pairing: how the poses of two files met, and ``estimate`` those of the estimate as they were scored; None for
+            trajectories that are no files.
     """
 
     align: Alignment
@@ -47,6 +55,8 @@ class PoseScore:
     notes: tuple[str, ...]
     trajectory: TrajectoryScore | None = None
     drift: DriftSeries | None = None
+    pairing: Pairing | None = None
+    estimate: Trajectory | None = None
 
     def __getitem__(self, name: str | tuple[str, str]) -> Measurement:
         """A measurement by name, or by name and variant.
@@ -75,10 +85,14 @@ def score(
     *,
     align: Alignment = "sim3",
     anchor_frames: int = ANCHOR_FRAMES,
+    max_difference: float = MAX_DIFFERENCE,
     without: Collection[Family] = (),
     progress: Progress | None = None,
 ) -> PoseScore:
-    """Score an estimated trajectory against a reference; frames are matched by their indices.
+    """Score an estimated trajectory against a reference.
+
+    Two files, as `read_trajectory` gives them, are paired by time, by the images' names or row by row; other
+    trajectories by their frame indices.
 
     Args:
         reference: camera-to-world poses in metres.
@@ -86,6 +100,7 @@ def score(
         align: the alignment shown first: ``sim3``, ``se3``, ``anchor`` (on the first frames, then free to drift) or
             ``none``.
         anchor_frames: how many matched frames ``anchor`` aligns on, at least 3.
+        max_difference: the largest time difference of a pair of poses of two files, in seconds.
         without: families left out, of ``trajectory``, ``drift`` and ``auc`` (whose pairs grow with the square of the
             number of poses).
         progress: called with the pairs of ``auc`` that are done and those there are.
@@ -94,20 +109,55 @@ def score(
         The measurements, by name, and notes on them. What is not defined on the data is there with its reason.
 
     Raises:
-        ConfigError: an argument has no meaning.
+        ConfigError: an argument has no meaning, or one file has times and the other has none.
+        DataError: nothing of the two files pairs.
     """
     if align not in ALIGNMENTS:
         raise ConfigError(f"align: expected one of {', '.join(ALIGNMENTS)}, found {align!r}")
     unknown = [family for family in without if family not in FAMILIES]
     if unknown:
         raise ConfigError(f"without: expected some of {', '.join(FAMILIES)}, found {unknown[0]!r}")
+    if not 0 <= max_difference < float("inf"):
+        raise ConfigError(f"max_difference: expected seconds, 0 or more, found {max_difference}")
     shared = {"alignments": tuple(dict.fromkeys((align, *ALIGNMENTS))), "anchor_frames": anchor_frames}
     settings = PoseSettings(
         None if "trajectory" in without else validated(TrajectorySettings, shared, "score"),
         None if "drift" in without else validated(DriftSettings, shared, "score"),
         None if "auc" in without else PairAucSettings(),
     )
-    return score_poses(reference, estimate, len(estimate), settings, progress)
+    if not (isinstance(reference, TrajectoryFile) and isinstance(estimate, TrajectoryFile)):
+        return score_poses(reference, estimate, len(estimate), settings, progress)
+    truth, guess, pairing = pair_trajectories(reference, estimate, max_difference)
+    scored = score_poses(truth, guess, len(estimate), settings, progress, pairing.reference_poses)
+    # Counts of a scene are about the frames of a sequence; here the pairing says what met what.
+    kept = [m for m in scored.measurements if m.name not in _OF_A_SEQUENCE]
+    return replace(
+        scored,
+        measurements=(*kept[:1], *_coverage(pairing), *kept[1:]),
+        notes=(*_span_notes(pairing), *scored.notes),
+        pairing=pairing,
+        estimate=guess,
+    )
+
+
+def _coverage(pairing: Pairing) -> Iterator[Measurement]:
+    """What share of the two files the numbers rest on."""
+    words = f"share of the estimate's poses that met one of the reference: {pairing.rule}"
+    share = Quantity("trajectory", "coverage", "matched", "%", words)
+    yield share.value(pairing.matched_percent, pairing.estimate_poses)
+    spans = Quantity(
+        "trajectory", "coverage", "duration", "%", "share of the reference's duration inside the estimate's time span"
+    )
+    covered = pairing.span_covered_percent
+    if covered is not None:
+        yield spans.value(covered, pairing.reference_poses)
+
+
+def _span_notes(pairing: Pairing) -> tuple[str, ...]:
+    covered = pairing.span_covered_percent
+    if covered is None or covered >= FEW_PERCENT:
+        return ()
+    return (f"the estimate covers {covered:.3g} % of the reference's duration: the numbers say nothing of the rest",)
 
 
 def score_poses(

@@ -59,15 +59,66 @@ def values(found: dict[str, Any]) -> dict[tuple[str, str], float]:
     return {(m["name"], m["variant"]): m["value"] for m in found["measurements"] if m["value"] is not None}
 
 
-def test_text(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_is_a_dozen_lines(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert score(pair) == 0
     text = capsys.readouterr().out
     assert "15 of 15 estimate poses (100.0 %)" in text
     assert "within 0.02 s" in text
+    assert "coverage   70.4 % of the reference duration" in text
     assert "140 of 200 reference poses" in text
-    rows = [line.split()[:2] for line in text.splitlines()]
-    assert rows.index(["ate_rmse", "sim3"]) < rows.index(["ate_rmse", "se3"]), "the chosen alignment comes first"
-    assert "Sim(3) Umeyama" in text
+    lines = text.splitlines()
+    assert len(lines) <= 16
+    shown = [line.split()[0] for line in lines if line.startswith(("ate_", "rpe_", "segment_", "auc_", "scale"))]
+    assert shown == [
+        "ate_rmse",
+        "rpe_translation_rmse",
+        "rpe_rotation_rmse",
+        "segment_translation",
+        "segment_rotation",
+        "auc_30",
+        "scale",
+        "ate_rmse",
+    ]
+    assert lines[-1].endswith("measurements under every alignment, and what each means: --all")
+
+
+def test_all_prints_every_measurement_with_its_meaning(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(pair, "--json") == 0
+    measurements = document(capsys)["measurements"]
+    assert score(pair, "--all") == 0
+    text = capsys.readouterr().out
+    rows = [words for line in text.splitlines() if (words := line.split())]
+    assert [row[0] for row in rows].index("ate_rmse") < [row[:2] for row in rows].index(["ate_rmse", "se3"])
+    for measured in measurements:
+        variant = measured["variant"].split()
+        assert any(row[: 1 + len(variant)] == [measured["name"], *variant] for row in rows)
+        assert measured["convention"] in text or measured["name"] in ("ate_mean", "ate_median", "ate_max")
+    assert "reference from 0.000 to 1.990 s" in text
+
+
+@pytest.mark.parametrize("align", ["sim3", "se3", "anchor", "none"])
+def test_align_moves_everything_that_can_move(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str], align: str
+) -> None:
+    """The headline is that of the chosen alignment: the estimate is half as large as the truth, and elsewhere."""
+    rows = np.loadtxt(pair[1])
+    rows[:, 1:4] = 0.5 * rows[:, 1:4] + [5, 0, 0]
+    np.savetxt(pair[1], rows)
+    assert score(pair, "--align", align, "--json") == 0
+    found = document(capsys)
+    measured = values(found)
+    first = found["measurements"][0]
+    assert (first["name"], first["variant"]) == ("ate_rmse", align)
+    assert score(pair, "--align", align) == 0
+    printed = {line.split()[0]: line.split()[1:3] for line in reversed(capsys.readouterr().out.splitlines()) if line}
+    for name in ("ate_rmse", "rpe_translation_rmse", "rpe_rotation_rmse", "segment_translation", "segment_rotation"):
+        assert printed[name] == [align, f"{measured[name, align]:.6f}"]
+    if align in ("se3", "none"):  # the own scale: every step is half of what it should be
+        assert measured["segment_translation", align] > 40
+    for name in ("ate_mean", "loop_gap", "jumps", "collapsed", "largest_step_error", "ate_share_of_path"):
+        assert {m["variant"] for m in found["measurements"] if m["name"] == name} == {"sim3", "se3", "anchor", "none"}
 
 
 def test_json(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,13 +126,221 @@ def test_json(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> No
     found = document(capsys)
     assert found["measurements"][0]["name"] == "ate_rmse"
     assert found["measurements"][0]["variant"] == "none"
-    moved = 0.1 * np.random.default_rng(1).normal(size=(15, 3))  # as the fixture disturbs them
-    assert found["measurements"][0]["value"] == pytest.approx(np.sqrt(np.mean(np.sum(moved**2, axis=1))), rel=1e-6)
+    noise = np.random.default_rng(1).normal(size=(15, 3)) * 0.1  # what the fixture moved the poses by
+    assert values(found)["ate_rmse", "none"] == pytest.approx(np.sqrt(np.mean(np.sum(noise**2, axis=1))))
+    assert values(found)["ate_max", "none"] == pytest.approx(np.linalg.norm(noise, axis=1).max())
+    assert values(found)["ate_median", "none"] == pytest.approx(np.median(np.linalg.norm(noise, axis=1)))
     assert found["pairing"]["matched"] == 15
-    # From 0.5005 s to 1.9005 s of 0 to 1.99 s.
-    assert found["pairing"]["reference_span_covered_percent"] == pytest.approx(100 * 1.4 / 1.99, rel=1e-6)
+    assert found["pairing"]["reference_span_covered_percent"] == pytest.approx(100 * 1.4 / 1.99)
+    assert values(found)["coverage", "matched"] == 100
+    assert values(found)["coverage", "duration"] == pytest.approx(100 * 1.4 / 1.99)
     assert found["estimate_to_reference"] == np.eye(4).tolist()
     assert found["reason"] is None
+    assert found["notes"] == []
+
+
+def test_families_are_left_out(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert score(pair, "--without", "auc", "--without", "drift", "--json") == 0
+    assert {m["family"] for m in document(capsys)["measurements"]} == {"trajectory"}
+    assert score(pair, "--without", "auc") == 0
+    text = capsys.readouterr().out
+    assert "auc_30" not in text
+    assert "segment_translation" in text
+    assert score(pair, "--without", "drift", "--drift-plot", "x.png") == 0
+    assert "drift is left out" in capsys.readouterr().err
+
+
+def test_progress_of_long_pairs_is_shown_on_a_terminal_alone(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lingbot_eval.cli.score_command as command
+
+    monkeypatch.setattr(command, "MANY_POSES", 10)
+    assert score(pair) == 0
+    assert capsys.readouterr().err == ""
+    seen: list[tuple[int, int]] = []
+
+    class Bar:
+        def __init__(self, **settings: object) -> None:
+            assert settings["disable"] is None, "tqdm asks whether it is a terminal"
+            self.total, self.n = 0, 0
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            return None
+
+        def update(self, more: int) -> None:
+            self.n += more
+            seen.append((self.n, self.total))
+
+    monkeypatch.setattr(command, "tqdm", Bar)
+    assert score(pair) == 0
+    assert seen[-1] == (2 * 105, 2 * 105), "15 poses have 105 pairs, under two definitions"
+    assert len(seen) == 2 * 14
+    seen.clear()
+    assert score(pair, "--json") == 0
+    assert not seen
+
+
+def inverse_poses(path: Path) -> None:
+    """The poses of a TUM file as world-to-camera poses."""
+    rows = np.loadtxt(path)
+    turns = Rotation.from_quat(rows[:, 4:]).inv()
+    rows[:, 1:4] = -turns.apply(rows[:, 1:4])
+    rows[:, 4:] = turns.as_quat()
+    np.savetxt(path, rows)
+
+
+def scalar_first(path: Path) -> None:
+    rows = np.loadtxt(path)
+    np.savetxt(path, rows[:, [0, 1, 2, 3, 7, 4, 5, 6]])
+
+
+def opengl(path: Path) -> None:
+    rows = np.loadtxt(path)
+    rows[:, 4:] = (Rotation.from_quat(rows[:, 4:]) * Rotation.from_quat([1, 0, 0, 0])).as_quat()
+    np.savetxt(path, rows)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "option"),
+    [
+        (inverse_poses, ["poses", "world-to-camera"]),
+        (scalar_first, ["quaternion", "wxyz"]),
+        (opengl, ["to-camera", "opengl"]),
+    ],
+)
+@pytest.mark.parametrize("side", ["est", "gt"])
+def test_a_note_names_the_option_that_reads_the_poses_so(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str], spoil: Any, option: list[str], side: str
+) -> None:
+    score(pair, "--json")
+    right = values(document(capsys))
+    spoil(pair[side == "est"])
+    asked = f"--est-{option[0]} {option[1]}"
+    assert score(pair) == 0
+    text = capsys.readouterr().out
+    if side == "est":
+        assert f"{asked} (for saved poses in an experiment, {option[0].replace('-', '_')}: {option[1]})" in text
+        assert score(pair, "--json") == 0
+        (note,) = document(capsys)["notes"]
+        assert note in text
+    assert score(pair, f"--{side}-{option[0]}", option[1], "--json") == 0
+    found = document(capsys)
+    assert values(found) == pytest.approx(right, rel=1e-6, abs=1e-9)
+    assert found["notes"] == []
+    role = "estimate" if side == "est" else "reference"
+    assert list(found[role]["read_as"]) == [option[0].replace("-", "_")]
+
+
+def test_a_camera_in_a_body_comes_from_a_file_too(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score(pair, "--json")
+    right = values(document(capsys))
+    opengl(pair[1])
+    camera = tmp_path / "camera.txt"
+    camera.write_text("1 0 0 0\n0 -1 0 0\n0 0 -1 0\n0 0 0 1\n")
+    for given in (str(camera), "0 0 0 1 0 0 0"):
+        assert score(pair, "--est-to-camera", given, "--json") == 0
+        assert values(document(capsys)) == pytest.approx(right, rel=1e-6, abs=1e-9)
+    for wrong in ("nowhere.txt", "1 2 3"):
+        assert score(pair, "--est-to-camera", wrong) == 2
+        error = capsys.readouterr().err
+        assert "expected opengl, 7 numbers" in error
+        assert error.count("\n") == 1
+
+
+def test_few_matches_are_noted(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.loadtxt(pair[1])
+    rows[4:, 0] += 0.005  # between two stamps of the reference
+    np.savetxt(pair[1], rows)
+    assert score(pair, "--max-diff", "0.001", "--json") == 0
+    found = document(capsys)
+    assert values(found)["coverage", "matched"] == pytest.approx(100 * 4 / 15)
+    assert found["notes"] == [
+        "few poses match: 4 of 15 estimated and 200 reference poses are scored, and every number rests on these alone"
+    ]
+    assert score(pair, "--max-diff", "0.001") == 0
+    text = capsys.readouterr().out
+    assert "4 of 15 estimate poses (26.7 %)" in text
+    assert "note       few poses match" in text
+
+
+def test_a_short_estimate_is_noted(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.loadtxt(pair[0])
+    np.savetxt(pair[1], rows[:60])
+    assert score(pair, "--json") == 0
+    assert document(capsys)["notes"] == [
+        "the estimate covers 29.6 % of the reference's duration: the numbers say nothing of the rest"
+    ]
+
+
+NEED_ORIENTATION = ("rpe_", "auc_", "racc_", "tacc_", "segment_", "jumps", "largest_step", "collapse")
+
+
+@pytest.mark.parametrize("columns", [4, 8])
+@pytest.mark.parametrize("side", [0, 1])
+def test_positions_have_no_rotation_errors(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str], columns: int, side: int
+) -> None:
+    """Identity quaternions throughout, or none at all: positions are scored, orientation is nobody's."""
+    score(pair, "--json")
+    right = values(document(capsys))
+    rows = np.loadtxt(pair[side])
+    rows[:, 4:] = [0, 0, 0, 1]
+    np.savetxt(pair[side], rows[:, :columns])
+    assert score(pair, "--json") == 0
+    measured = document(capsys)["measurements"]
+    for m in measured:
+        if m["name"].startswith(NEED_ORIENTATION):
+            assert m["reason"], m
+            assert "orientation" in m["reason"] or "anchors" in m["reason"]
+        elif m["reason"] is None:
+            assert m["value"] == pytest.approx(right[m["name"], m["variant"]], abs=1e-9)
+    there = {m["name"] for m in measured if m["value"] is not None}
+    assert there >= {"ate_rmse", "ate_max", "scale", "path_length", "anchored_final_error", "coverage"}
+
+
+def test_positions_take_no_reading_of_orientation(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    np.savetxt(pair[1], np.loadtxt(pair[1])[:, :4])
+    assert score(pair, "--est-poses", "world-to-camera") == 2
+    error = capsys.readouterr().err
+    assert "est.txt: --est-… poses: expected poses, found positions without orientation" in error
+
+
+def straight(step: float, count: int = 160) -> np.ndarray:
+    """A path of ``count`` steps forward that winds a little, as matrices."""
+    yaw = 0.6 * np.sin(np.arange(count) / 9)
+    turns = Rotation.from_rotvec(yaw[:, None] * [0, 1.0, 0])
+    return pose_matrix(turns.as_matrix(), np.cumsum(turns.apply([0, 0, step]), axis=0))
+
+
+def test_segments_are_kittis_where_nothing_is_aligned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An estimate 5 % too long: 5 % of the straight line between the ends of each segment, and nothing after Sim(3)."""
+    truth = straight(1.0)
+    write_kitti(tmp_path / "gt.txt", truth)
+    long = truth.copy()
+    long[:, :3, 3] *= 1.05
+    write_kitti(tmp_path / "est.txt", long)
+    assert score((tmp_path / "gt.txt", tmp_path / "est.txt"), "--align", "none", "--json", format="kitti") == 0
+    found = document(capsys)
+    expected = []
+    for first in range(0, 160, 10):
+        for length in (10, 20, 30, 40, 50, 60, 70, 80):
+            if (last := first + length + 1) < 160:  # the first pose that lies more than the length further along
+                expected.append(5 * np.linalg.norm(truth[last, :3, 3] - truth[first, :3, 3]) / length)
+    measured = values(found)
+    assert measured["segment_translation", "none"] == pytest.approx(np.mean(expected))
+    assert measured["segment_translation", "se3"] == pytest.approx(np.mean(expected))
+    assert measured["segment_translation", "sim3"] == pytest.approx(0, abs=1e-9)
+    (segments,) = [m for m in found["measurements"] if (m["name"], m["variant"]) == ("segment_translation", "none")]
+    assert segments["samples"] == len(expected)
+    assert "without alignment" in segments["convention"]
+    assert score((tmp_path / "gt.txt", tmp_path / "est.txt"), format="kitti") == 0
+    assert f"{len(expected)} segments of 10 to 80 m" in capsys.readouterr().out
 
 
 def test_kitti_and_unequal_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +388,7 @@ def test_unscorable_prints_the_reason_and_exits_1(
         assert found["measurements"][0]["value"] is None
         assert found["estimate_to_reference"] is None
     else:
-        assert "reference from 0.000 to 8.000 s" in text
+        assert "2 of 9 estimate poses" in text
 
 
 @pytest.mark.parametrize(
