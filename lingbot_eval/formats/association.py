@@ -87,10 +87,11 @@ def pair_times(
     if advice is None and reference.unit != estimate.unit and (reference.why or estimate.why) and not estimate.told:
         odd, other = (estimate, reference) if estimate.why else (reference, estimate)
         scale = _scale_of(estimate.unit)
+        between = _scale_of(other.unit) / _scale_of(odd.unit)
         raise DataError(
             f"the clocks differ: {reference.span()}, {estimate.span()}; stamps of {odd.name} are in {odd.unit}"
-            f" ({odd.why}), those of {other.name} in {other.unit}: the likely factor is {scale:g};"
-            f" if that is so, read the estimate with {_option('time-scale', scale)}"
+            f" ({odd.why}), those of {other.name} in {other.unit}: a likely factor of"
+            f" {between:g} between them; if that is so, read the estimate with {_option('time-scale', scale)}"
         )
     pairs = associate(reference.seconds, estimate.seconds, max_difference)
     if len(pairs[0]) >= _ENOUGH or not (len(reference.seconds) and len(estimate.seconds)):

@@ -37,6 +37,7 @@ _EXPECTED: Mapping[TableFormat | None, str] = {
 }
 
 _ROW = re.compile(r"^[^\S\n]*([^#%\s][^\n]*)", re.MULTILINE)
+_PLAIN_LINE = 400
 _UNITS = re.compile(r"\[[^\]]*\]|\([^)]*\)")
 _TIMES = {
     "time",
@@ -183,7 +184,9 @@ def _table(text: str, path: Path, format: TableFormat | None) -> _Table:
                 f" {len(fields)} fields; remove the line if writing was cut off"
             )
         try:
-            values.extend([parse_number(word) for word in fields])
+            # What parse_number refuses beyond float is rare: looked for in the whole line first.
+            plain = len(line) <= _PLAIN_LINE and line.isascii() and "_" not in line
+            values.extend(map(float if plain else parse_number, fields))
         except ValueError:
             _refuse_word(fields, at(path, number))
         lines.append(number)

@@ -61,6 +61,8 @@ def read_stamps(words: Sequence[str], usual: TimeUnit, scale: float | None = Non
 def evident_unit(values: FloatArray, usual: TimeUnit) -> tuple[TimeUnit, str | None]:
     """The unit of (N,) stamps, and what contradicts ``usual`` where it is another one."""
     against = _contradiction(values, usual)
+    if against is None and not _is_date(values, usual) and any(_is_date(values, unit) for unit in WORDS):
+        against = _contradiction(values, usual, _USUAL_STEPS[0])  # dates of another unit need less to be believed
     if against is None:
         return usual, None
     fitting = [unit for unit in WORDS if unit != usual and _contradiction(values, unit) is None]
@@ -111,11 +113,11 @@ def _step(values: FloatArray) -> float | None:
 
 
 def _is_date(values: FloatArray, unit: TimeUnit) -> bool:
-    latest = float(np.abs(values).max()) * _factor(unit)
-    return _EPOCH[0] <= latest <= _EPOCH[1]
+    times = values * _factor(unit)
+    return bool(_EPOCH[0] <= times.min() and times.max() <= _EPOCH[1])
 
 
-def _contradiction(values: FloatArray, unit: TimeUnit) -> str | None:
+def _contradiction(values: FloatArray, unit: TimeUnit, shortest: float = _SHORTEST_STEP) -> str | None:
     """Why the stamps cannot be of this unit; None where they can."""
     factor, step = _factor(unit), _step(values)
     if unit == "ns" and (values != np.floor(values)).any():
@@ -126,7 +128,7 @@ def _contradiction(values: FloatArray, unit: TimeUnit) -> str | None:
     if step is None:
         return None
     seconds = step * factor
-    if seconds < _SHORTEST_STEP:
+    if seconds < shortest:
         span = float(np.ptp(values)) * factor
         return f"as {WORDS[unit]} {len(values)} poses would take {span:.3g} s"
     if seconds > _LONGEST_STEP and len(values) > 2 and not _is_date(values, unit):

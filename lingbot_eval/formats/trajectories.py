@@ -143,6 +143,8 @@ def _read(path: Path, format: TrajectoryFormat) -> PoseRows:
         return read_numpy(data, path)
     if format == "numpy":
         raise DataError(f"{path}: expected a NumPy file (.npy, .npz), found {kind_of_bytes(data) or 'something else'}")
+    if path.suffix == ".bin" and b"\0" in data[:64]:
+        raise DataError(f"{path}: not text (a binary model of COLMAP?); write it as images.txt (model_converter)")
     text = decoded(data, path, "trajectory")
     is_json = text.lstrip()[:1] in ("{", "[")
     if format == "nerfstudio" or (format == "auto" and is_json):
