@@ -132,6 +132,45 @@ def test_eth3d_leaves_out_the_protocols_views_and_reads_raw_floats(root: Path) -
     assert shapes[3] == (48, 64)
 
 
+def test_eth3d_views_are_a_second_apart_whatever_their_numbers(root: Path) -> None:
+    """The photographs have no times; poses of an estimate are paired by position, not by 9288."""
+    trees.write_eth3d(root)
+    sequence = adapter("eth3d", root, views="all").open("electro", Selection(start=1, stride=2))
+    np.testing.assert_array_equal(sequence.timestamps(), [1, 3, 5])
+    trees.write_eth3d(root, "office", 200)  # no views of this scene are left out
+    (root / "office" / "images" / "custom_undistorted" / "DSC_0203.JPG").unlink()
+    np.testing.assert_array_equal(adapter("eth3d", root).open("office", Selection()).timestamps(), [0, 1, 2, 3, 4])
+
+
+def test_single_frames_of_several_sizes_are_checked_against_their_own(root: Path) -> None:
+    trees.write_eth3d(root)
+    name = "DSC_9290.JPG"
+    Image.fromarray(np.zeros((50, 66, 3), np.uint8)).save(root / "electro/images/custom_undistorted" / name)
+    np.ones((50, 66), "<f4").tofile(root / "electro/ground_truth_depth/custom_undistorted" / name)
+    sequence = adapter("eth3d", root, views="all").open("electro", Selection())
+    assert isinstance(sequence, FileSequence)
+    frames = [sequence.frame(index) for index in range(trees.FRAMES)]
+    shapes = [(frame.image.shape, frame.depth.shape) for frame in frames]  # type: ignore[union-attr]
+    usual = ((48, 64, 3), (48, 64))
+    assert shapes == [usual, usual, ((50, 66, 3), (50, 66)), usual, usual, usual]
+
+
+def test_droid_w_images_go_by_time_not_by_name(root: Path) -> None:
+    """Times of different lengths: 9.5 s comes before 10.05 s and that before 10.1 s; so do their poses."""
+    folder = root / "downtown1"
+    names = ["10.1.jpg", "9.5.jpg", "10.05.jpg", "100.png", "1e1.jpg"]
+    for index, name in enumerate(names):
+        trees.save(folder / "images_anonymized" / name, index)
+    times = (9.5, 10.0, 10.05, 10.1, 100.0)
+    (folder / "traj_gt.txt").write_text("".join(f"{time} {time} 0 0 0 0 0 1\n" for time in times))
+    sequence = adapter("droid_w", root).open("downtown1", Selection())
+    np.testing.assert_array_equal(sequence.timestamps(), times)
+    assert [Path(frame.source).name for frame in sequence.frames()] == [names[k] for k in (1, 4, 2, 0, 3)]
+    reference = sequence.reference()
+    assert reference is not None
+    np.testing.assert_array_equal(reference.positions[:, 0], times)
+
+
 def replace(path: str, old: str, new: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         text = (root / path).read_text()

@@ -197,3 +197,16 @@ def test_a_source_that_hangs_back_does_not_hang_the_end() -> None:
     taken.close()
     assert workers() == 0
     assert source.closed
+
+
+@pytest.mark.parametrize("workers_", [0, 2])
+def test_a_generator_is_closed_when_the_consumer_stops_early(workers_: int) -> None:
+    """With no workers the generator hides behind ``map``, which closes nothing."""
+    source = Source(1000, delay=0.001)
+    numbers = iter(source)
+    taken = prefetch_mapped(lambda number: -number, numbers, 3, workers_)
+    assert next(taken) == 0
+    taken.close()
+    assert source.closed
+    assert next(numbers, None) is None
+    assert workers() == 0
