@@ -23,7 +23,8 @@ NAMES = sorted(trees.WRITERS)
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
+    # A wrong root is told which folder one or two levels above looks right: not those that other tests have left.
+    return tmp_path / "this" / "test" / "alone" / "data"
 
 
 def adapter(name: str, root: Path, **options: object) -> Adapter:
