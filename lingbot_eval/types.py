@@ -184,7 +184,7 @@ class FrameSequence(Protocol):
 
     @property
     def length(self) -> int | None:
-        """Number of frames after selection; None only where the source cannot tell (some videos)."""
+        """Number of frames after selection; None only where the source cannot tell."""
         ...
 
     def frames(self, *, images: bool = True, depth: bool = True) -> Iterator[Frame]:
@@ -200,7 +200,7 @@ class FrameSequence(Protocol):
         ...
 
     def timestamps(self) -> FloatArray | None:
-        """(length,) seconds, without decoding; None where only decoding tells (video)."""
+        """(length,) seconds, without decoding; None where only decoding tells."""
         ...
 
     def fingerprint(self) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lingbot_eval.adapters.listing import names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.sequence import selected
-from lingbot_eval.adapters.video_picture import Pictures
+from lingbot_eval.adapters.video_picture import Pictures, RawPicture
 from lingbot_eval.adapters.video_stream import Listing, Tally, decoded, listing
 from lingbot_eval.errors import DataError
 from lingbot_eval.types import FloatArray, Frame
@@ -127,40 +127,46 @@ class VideoSequence:
         The index of a frame is its place among those that were chosen: one that is missing leaves a gap.
         Raises DataError for a change of size and for a file that cannot be read any further or gives no frame.
         """
+        for load in self.loaders(images=images, depth=depth):
+            yield load()
+
+    def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
+        """See `FrameSequence`; a frame is decoded from those before it, so it is there before its loader is called.
+
+        What is left to the loader is work on its pixels alone, such as bringing HDR to SDR.
+        """
         del depth  # a video has none
         self._passes[:] = [tally := Tally()]
         index_of = {int(position): index for index, position in enumerate(self.chosen)}
-        last = int(self.chosen[-1])
         pictures = Pictures(self.listed.aspect, self.listed.colours)
         size = None
-        given = 0
+        given = False
         for position, frame in decoded(self.listed, tally):
-            index = index_of.get(position)
-            if index is None:
+            if position > self.chosen[-1]:
+                break
+            if position not in index_of:
                 continue
-            seconds = float(self.listed.times[position])
-            image = pictures.picture(frame) if images else None
-            if image is not None:
-                size = size or image.shape
-                if image.shape != size:
+            picture = pictures.raw(frame) if images else None
+            if picture is not None:
+                size = size or picture.size
+                if picture.size != size:
                     raise DataError(
-                        f"video: {self.path} frame {position}: expected {size[1]}x{size[0]} pixels as the first frame,"
-                        f" found {image.shape[1]}x{image.shape[0]}; one sequence has one size"
+                        f"video: {self.path} frame {position}: expected {size[0]}x{size[1]} pixels as the first frame,"
+                        f" found {picture.size[0]}x{picture.size[1]}; one sequence has one size"
                     )
-            yield Frame(index, seconds, image, f"{self.path} at {seconds:.3f} s")
-            given += 1
-            if position >= last:
-                return
+            given = True
+            yield partial(self._frame, index_of[position], float(self.listed.times[position]), picture)
+            if position == self.chosen[-1]:
+                break
         if not given:
             raise DataError(
                 f"video: scene {self.scene}: no chosen frame of {self.path} can be decoded (start"
                 f" {self.selection.start}); is the file damaged? copy or download it again"
             )
 
-    def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
-        """See `FrameSequence`; a frame is decoded from those before it, so it is there before its loader is called."""
-        for frame in self.frames(images=images, depth=depth):
-            yield partial(_itself, frame)
+    def _frame(self, index: int, seconds: float, picture: RawPicture | None) -> Frame:
+        image = None if picture is None else picture.developed()
+        return Frame(index, seconds, image, f"{self.path} at {seconds:.3f} s")
 
     def reference(self) -> None:
         """A video has no poses."""
@@ -256,7 +262,3 @@ class VideoSequence:
             "frames_after_damage": tally.after_damage,
             "frames_missing": tally.lost,
         }
-
-
-def _itself(frame: Frame) -> Frame:
-    return frame

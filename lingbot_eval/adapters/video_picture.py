@@ -34,6 +34,7 @@ _SLANT = 0.01  # of a display matrix: what rounding leaves of a turn by quarters
 _WHITE = 203.0  # nits of diffuse white in HDR (ITU-R BT.2408)
 _HLG_PEAK = 1000.0  # nits of the display that HLG is turned into light for (ITU-R BT.2100)
 _KNEE = 0.7  # of diffuse white: light up to here is kept, more is rolled off towards the brightest that SDR shows
+_ROWS = 32  # worked on at a time: they stay in the processor's cache
 _TO_BT709 = np.array(  # linear light, BT.2020 to BT.709 primaries (ITU-R BT.2087)
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 )
@@ -140,8 +141,32 @@ def colours_of(frame: av.VideoFrame, context: VideoCodecContext) -> Colours:
     return Colours(matrix or by_size, matrix is not None, full, transfer, wide)
 
 
+@dataclass(frozen=True, eq=False)
+class RawPicture:
+    """A frame in RGB, before what is slow: pixels (H, W, 3) uint8, (H, W, 4) with alpha, (H, W, 3) uint16 for HDR."""
+
+    pixels: NDArray[Any]
+    turn: Turn
+    transfer: str | None
+    wide: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) as it is shown."""
+        height, width = self.pixels.shape[:2]
+        return (height, width) if self.turn.transposed else (width, height)
+
+    def developed(self) -> Image:
+        """(H, W, 3) uint8 sRGB, upright; transparency over white, HDR brought to SDR."""
+        if self.transfer is not None:
+            image = to_sdr(self.pixels, self.transfer, wide=self.wide)
+        else:
+            image = _over_white(self.pixels) if self.pixels.shape[2] == 4 else self.pixels
+        return self.turn.applied(image)
+
+
 class Pictures:
-    """Turns decoded frames of one stream into pictures; a converter is made once for each kind of frame."""
+    """Turns decoded frames of one stream into RGB; a converter is made once for each kind of frame."""
 
     def __init__(self, aspect: Fraction, colours: Colours) -> None:
         """``aspect``: width of a pixel over its height. ``colours``: of the stream."""
@@ -150,17 +175,12 @@ class Pictures:
         self._kind: tuple[Any, ...] | None = None
         self._graph: Graph | None = None
 
-    def picture(self, frame: av.VideoFrame) -> Image:
-        """(H, W, 3) uint8 sRGB, upright, with square pixels; transparency over white, HDR brought to SDR."""
-        colours = self._colours
-        hdr = colours.transfer is not None
+    def raw(self, frame: av.VideoFrame) -> RawPicture:
+        """The frame in RGB, with square pixels."""
+        transfer = self._colours.transfer
         alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
-        converted = self._converted(frame, "rgb48le" if hdr else "rgba" if alpha else "rgb24")
-        if colours.transfer is not None:
-            image = to_sdr(converted, colours.transfer, wide=colours.wide)
-        else:
-            image = _over_white(converted) if alpha else converted
-        return turn_of(frame).applied(image)
+        wanted = "rgb48le" if transfer is not None else "rgba" if alpha else "rgb24"
+        return RawPicture(self._converted(frame, wanted), turn_of(frame), transfer, self._colours.wide)
 
     def _converted(self, frame: av.VideoFrame, wanted: str) -> NDArray[Any]:
         kind = (frame.format.name, frame.width, frame.height, wanted)
@@ -176,8 +196,9 @@ class Pictures:
         colours = self._colours
 
         width, height = square_size(frame.width, frame.height, self._aspect)
-        # bitexact: the same pixels on every processor.
-        settings = f"{width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
+        # bitexact: the same pixels on every processor. Exact rounding matters where pixels are resized, and costs much.
+        exact = "" if (width, height) == (frame.width, frame.height) else "+accurate_rnd+full_chroma_int"
+        settings = f"{width}:{height}:flags=bicubic+bitexact{exact}"
         if colours.matrix is not None:
             settings += f":in_color_matrix={colours.matrix}"
             if colours.full_range is not None:
@@ -256,6 +277,13 @@ def to_sdr(codes: NDArray[np.uint16], transfer: str, *, wide: bool) -> Image:
         transfer: ``PQ`` or ``HLG`` (ITU-R BT.2100).
         wide: whether the primaries are BT.2020's.
     """
+    image = np.empty(codes.shape, np.uint8)
+    for start in range(0, len(codes), _ROWS):
+        image[start : start + _ROWS] = _rows_to_sdr(codes[start : start + _ROWS], transfer, wide=wide)
+    return image
+
+
+def _rows_to_sdr(codes: NDArray[np.uint16], transfer: str, *, wide: bool) -> Image:
     light = _light_of(transfer)[codes]
     if transfer == "HLG":
         light *= _HLG_PEAK / _WHITE * np.power(np.maximum(light @ _LUMA_BT2020, 1e-9), np.float32(0.2))[..., None]
@@ -266,8 +294,8 @@ def to_sdr(codes: NDArray[np.uint16], transfer: str, *, wide: bool) -> Image:
     over = np.maximum(strongest - _KNEE, 0.0) / (1.0 - _KNEE)
     rolled = np.minimum(strongest, _KNEE) + (1.0 - _KNEE) * over / (1.0 + over)
     light *= (rolled / np.maximum(strongest, 1e-9))[..., None]
-    codes_out: Image = _srgb_codes()[np.minimum(light * 4095.0 + 0.5, 4095.0).astype(np.uint16)]
-    return codes_out
+    image: Image = _srgb_codes()[np.minimum(light * 4095.0 + 0.5, 4095.0).astype(np.uint16)]
+    return image
 
 
 @functools.cache
