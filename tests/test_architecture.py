@@ -175,13 +175,9 @@ def test_imports_point_one_way(path: Path) -> None:
             assert other in allowed, f"{path}:{line}: {room} imports {module}"
 
 
-# Pairs of tens of thousands of frames may go to a GPU; loaded only when an experiment asks for it.
-MAY_USE_TORCH = {"lingbot_eval.metrics.pair_auc_torch"}
-
-
 @pytest.mark.parametrize(
     "path",
-    [path for path in MODULES if room_of(path) in WITHOUT_TORCH and name_of(path) not in MAY_USE_TORCH],
+    [path for path in MODULES if room_of(path) in WITHOUT_TORCH],
     ids=name_of,
 )
 def test_rooms_without_torch_import_none(path: Path) -> None:

@@ -28,7 +28,6 @@ _HEADLINE = (
     ("depth", "abs_rel", "scale_only", "abs rel"),
     ("throughput", "end_to_end_fps", "", "end to end"),
     ("throughput", "forward_fps", "", "forward"),
-    ("throughput", "head_compilation", "", "compiling the heads"),
     ("memory", "process_peak_rss", "", "peak process memory"),
 )
 

@@ -84,11 +84,10 @@ def document(found: BackendComparison) -> dict[str, Any]:
 
 
 def failures(found: BackendComparison) -> tuple[str, ...]:
-    """What ran out of memory, and where; what could not be compiled."""
+    """What ran out of memory, and where."""
     alone = [f"{side.contender.label}: {side.failure.text()}" for side in found.sides if side.failure is not None]
     together = [f"{pair_label(pair)}: {pair.ended.text()}" for pair in found.pairs if pair.ended is not None]
-    plain = [f"{side.contender.label}: {side.not_compiled}" for side in found.sides if side.not_compiled is not None]
-    return (*alone, *plain, *together)
+    return (*alone, *together)
 
 
 def pair_label(pair: Pair) -> str:
@@ -126,14 +125,13 @@ def _agreement(found: BackendComparison) -> TextTable:
 
 
 def _speed(found: BackendComparison) -> TextTable:
-    compiled = any(side.contender.compile_heads for side in found.sides)
     header: tuple[str, ...] = ("side", "time of a frame", "forward alone", "warm-up")
     rows: list[tuple[str, ...]] = []
     for side in found.sides:
         milliseconds, rate = _pace(side, found.scale_frames)
-        row = (side.contender.label, number(milliseconds, "ms"), number(rate, "fps"), number(side.warm_up_s, "s"))
-        compiling = number(side.compile_s if side.not_compiled is None else None, "s")
-        rows.append((*row, compiling) if compiled else row)
+        rows.append(
+            (side.contender.label, number(milliseconds, "ms"), number(rate, "fps"), number(side.warm_up_s, "s"))
+        )
     legend = [
         _ratio_text(found.ratio),
         f"{found.rounds} rounds over the same frames in turn, in one process, device synchronised before and after "
@@ -141,9 +139,6 @@ def _speed(found: BackendComparison) -> TextTable:
         "counted",
         "warm-up: the first stream of a few frames, compilation included, in no frame's time",
     ]
-    if compiled:
-        legend.append("compiling: torch.compile of the dense heads in the warm-up; sides of one precision share it")
-        header = (*header, "compiling")
     return TextTable(f"Speed{_untrained(found)}", header, rows, legend=legend)
 
 
@@ -201,8 +196,6 @@ def _side_data(side: Side, scale_frames: int) -> dict[str, Any]:
         **asdict(side.contender),
         "weights_bytes": side.weights_bytes,
         "warm_up_s": side.warm_up_s,
-        "compile_s": side.compile_s,
-        "not_compiled": side.not_compiled,
         "step_ms": milliseconds,
         "step_ms_by_round": [step_median(step_ms, scale_frames) for step_ms in side.step_ms],
         "forward_fps": rate,

@@ -17,7 +17,7 @@ from lingbot_eval.profiling.environment import environment
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. a, b: ``BACKEND[:PRECISION][:compiled]``. rounds: timed passes of each side.
+    """What is asked for. a, b: ``BACKEND[:PRECISION]``. rounds: timed passes of each side.
 
     with_reference: whether both are also held against float32.
     """

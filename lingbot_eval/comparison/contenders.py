@@ -1,8 +1,8 @@
-"""Who is compared: backends with a precision, heads compiled or not, over weights that those of one kind share."""
+"""Who is compared: backends with a precision, over weights that those of one kind share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,22 +18,19 @@ from lingbot_eval.validation import nearest
 
 REFERENCE_BACKEND: Backend = "sdpa"
 REFERENCE_PRECISION = "float32"
-HEADS = {"compiled": True, "plain": False}
-"""Words for dense heads through torch.compile, and for those without."""
 
 
 @dataclass(frozen=True)
 class Contender:
     """One side.
 
-    name: ``A``, ``B`` or ``reference``. backend: as it is resolved on the device, never ``auto``. compile_heads: its
-    dense heads go through torch.compile. tf32_heads: they may round products on a GPU.
+    name: ``A``, ``B`` or ``reference``. backend: as it is resolved on the device, never ``auto``. tf32_heads:
+    its dense heads may round products on a GPU.
     """
 
     name: str
     backend: Backend
     precision: str
-    compile_heads: bool = False
     tf32_heads: bool = False
 
     @property
@@ -41,37 +38,34 @@ class Contender:
         """``A sdpa bfloat16``, and what is unusual of its heads."""
         usual = self.tf32_heads == _rounds_heads("auto", self.precision)
         heads = "" if usual else " tf32 heads" if self.tf32_heads else " float32 heads"
-        return f"{self.name} {self.backend} {self.precision}{heads}{' compiled' if self.compile_heads else ''}"
+        return f"{self.name} {self.backend} {self.precision}{heads}"
 
     @property
     def is_reference(self) -> bool:
         """Whether it computes exactly what the reference does."""
-        plain = not (self.compile_heads or self.tf32_heads)
-        return plain and (self.backend, self.precision) == (REFERENCE_BACKEND, REFERENCE_PRECISION)
+        return not self.tf32_heads and (self.backend, self.precision) == (REFERENCE_BACKEND, REFERENCE_PRECISION)
 
 
 def parse_contender(name: str, text: str, method: LingbotConfig, device: torch.device) -> Contender:
-    """``BACKEND[:PRECISION][:compiled]``; what it leaves out is as ``method`` has it. Raises ConfigError."""
+    """``BACKEND[:PRECISION]``; what it leaves out is as ``method`` has it. Raises ConfigError."""
     wanted, *words = text.split(":")
     backend = next((known for known in BACKENDS if known == wanted), None)
     if backend is None:
         raise ConfigError(
             f"{name}: no backend {wanted!r}{nearest(wanted, BACKENDS)}; there are: {', '.join(BACKENDS)}, "
-            "each with :PRECISION and :compiled where wanted"
+            "each with :PRECISION where wanted"
         )
-    known = (*PRECISIONS, *HEADS)
+    known = tuple(PRECISIONS)
     strange = next((word for word in words if word not in known), None)
     if strange is not None:
         raise ConfigError(
             f"{name}: expected {', '.join(known)} behind {wanted}, found {strange!r}{nearest(strange, known)}"
         )
-    precisions, heads = ([word for word in words if word in kind] for kind in (PRECISIONS, HEADS))
-    if max(len(precisions), len(heads)) > 1:
-        raise ConfigError(f"{name}: expected one precision and one word on the heads at most, found {text!r}")
-    precision = precisions[0] if precisions else method.precision
-    compiled = HEADS[heads[0]] if heads else method.compile_heads
+    if len(words) > 1:
+        raise ConfigError(f"{name}: expected one precision at most, found {text!r}")
+    precision = words[0] if words else method.precision
     tf32 = _rounds_heads(method.heads, precision)
-    return Contender(name, resolve_backend(backend, PRECISIONS[precision], device), precision, compiled, tf32)
+    return Contender(name, resolve_backend(backend, PRECISIONS[precision], device), precision, tf32)
 
 
 def reference_contender() -> Contender:
@@ -90,11 +84,11 @@ class Bench:
     method: LingbotConfig
     device: torch.device
     frames: int | None
-    _models: dict[tuple[str, bool, bool], GeometricContextTransformer] = field(default_factory=dict)
+    _models: dict[tuple[str, bool], GeometricContextTransformer] = field(default_factory=dict)
 
     def model(self, contender: Contender) -> GeometricContextTransformer:
         """Its network, built when one of its kind is first asked for. Raises as `build_model`."""
-        kind = contender.precision, contender.tf32_heads, contender.compile_heads
+        kind = contender.precision, contender.tf32_heads
         if kind not in self._models:
             self._models[kind] = self._built(contender)
         return self._models[kind]
@@ -111,9 +105,6 @@ class Bench:
         return open_session(self.model(contender), settings, frames=self.frames, camera_iterations=iterations)
 
     def _built(self, contender: Contender) -> GeometricContextTransformer:
-        """Anew, or, with compiled heads, of the weights that it has with plain ones."""
-        if contender.compile_heads:
-            return self.model(replace(contender, compile_heads=False)).with_compiled_heads()
         model, _ = build_network(self.method.model, self.device, contender.precision)
         model.choose_heads("tf32" if contender.tf32_heads else "float32")
         return model

@@ -63,8 +63,7 @@ def memory_guarded(stage: Stage, frame: int | None) -> Iterator[None]:
 class Side:
     """One contender and what was measured of it.
 
-    weights_bytes: of its network. warm_up_s: first streams of a few frames, compilation included. compile_s: seconds of
-    compiling its heads, None where nobody asked for it; not_compiled: why they ran as they are instead.
+    weights_bytes: of its network. warm_up_s: first streams of a few frames, compilation included.
     step_ms: one (N,) a round, milliseconds of every frame, device synchronised, NaN from the frame on that it failed
     at; scale frames carry equal shares of their pass.
     cache_bytes: in view at its fullest, by kind; cache_allocated: the most that was held.
@@ -74,8 +73,6 @@ class Side:
     contender: Contender
     weights_bytes: int | None = None
     warm_up_s: float | None = None
-    compile_s: float | None = None
-    not_compiled: str | None = None
     step_ms: list[FloatArray] = field(default_factory=list)
     cache_bytes: dict[str, int] = field(default_factory=dict)
     cache_allocated: int | None = None
@@ -122,8 +119,6 @@ def time_ratio(first: Side, second: Side, scale_frames: int) -> Ratio | str:
     for side in (first, second):
         if side.failure is not None:
             return f"{side.contender.label}: {side.failure.text()}"
-        if side.not_compiled is not None:
-            return f"{side.contender.label}: its heads ran as they are"
     ratios = []
     for one, other in zip(first.step_ms, second.step_ms, strict=True):
         before, after = step_median(one, scale_frames), step_median(other, scale_frames)

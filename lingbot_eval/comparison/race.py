@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -55,7 +54,7 @@ def _warm_up(bench: Bench, side: Side, frames: PreparedFrames) -> None:
     with memory_guarded("warm-up", None):
         side.weights_bytes = bench.weights_bytes(side.contender)
     first = frames.first()
-    with _compiling(bench, side), timed(str(bench.device)) as elapsed:
+    with timed(str(bench.device)) as elapsed:
         with memory_guarded("warm-up", 0):
             image = on_device(first, bench.device)
             session = bench.open(side.contender)
@@ -73,27 +72,12 @@ def _one_pass(bench: Bench, side: Side, frames: PreparedFrames, each_frame: Call
     before = _allocated(bench.device)
     step_ms = array("d")
     try:
-        with _compiling(bench, side):
-            _stream(bench, side, frames, step_ms, each_frame)
+        _stream(bench, side, frames, step_ms, each_frame)
     finally:
         side.step_ms.append(_shared(step_ms, bench.method.streaming.scale_frames))
         if before is not None:
             side.device_bytes = max(side.device_bytes or 0, torch.cuda.max_memory_allocated(bench.device) - before)
         release(bench.device)
-
-
-@contextmanager
-def _compiling(bench: Bench, side: Side) -> Iterator[None]:
-    """Adds to the side what compiling its heads takes in the block; a network that two sides share is compiled once."""
-    model = bench.model(side.contender)
-    before = model.head_compilation
-    try:
-        yield
-    finally:
-        found = model.head_compilation_since(before)
-        if found is not None:
-            side.compile_s = (side.compile_s or 0.0) + found.seconds
-            side.not_compiled = found.reason or side.not_compiled
 
 
 def _stream(

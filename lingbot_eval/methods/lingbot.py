@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.network import build_network, compilation_measurements, dense_heads
+from lingbot_eval.methods.network import build_network
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.build import choose_device
-from lingbot_eval.model.compilation import Compilation
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
@@ -36,7 +35,6 @@ class LingbotMethod:
         self._frames: int | None = None
         self._session: Session | None = None
         self._interval = 0
-        self._compiled_before: Compilation | None = None
 
     @property
     def name(self) -> str:
@@ -61,7 +59,6 @@ class LingbotMethod:
             "notes": list(source.notes),
             "device": str(self._device),
             "backend": backend,
-            "dense_heads": dense_heads(model, self._compiled_before),
             "attention": attention_name(backend, model.trunk_dtype, self._device),
             "window": settings.window or model.config.window,
             "keyframe_interval": self._interval,
@@ -75,7 +72,7 @@ class LingbotMethod:
         self._session = None  # the last scene's caches go before the next one's come
         self._frames = sequence.length
         self._interval = stream_interval(self._config.streaming, self._frames)
-        self._compiled_before = self._model()[0].head_compilation
+        self._model()
 
     def warm_up(self, frame: Frame) -> float:
         """A scale phase and a few steps of this image through a stream of their own."""
@@ -95,7 +92,7 @@ class LingbotMethod:
         yield from stepper.finish()
 
     def resources(self) -> tuple[Measurement, ...]:
-        """Memory of weights, caches by kind and as allocated, and the device's own, in MiB; what compiling took."""
+        """Memory of weights, caches by kind and as allocated, and the device's own, in MiB."""
         model, _ = self._model()
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         used = self._session.used_bytes() if self._session else {}
@@ -109,7 +106,6 @@ class LingbotMethod:
             *kinds,
             mebibytes("cache_allocated", held, "cache buffers held at the end, headroom included"),
             *device_memory_measurements(device_memory(str(self._device))),
-            *compilation_measurements(model, self._compiled_before),
         )
 
     def close(self) -> None:
@@ -123,7 +119,7 @@ class LingbotMethod:
         if self._loaded is None:
             model, source = build_network(self._config.model, self._device, self._config.precision)
             model.choose_heads(self._config.heads)
-            self._loaded = model.with_compiled_heads() if self._config.compile_heads else model, source
+            self._loaded = model, source
         return self._loaded
 
     def _new_session(self) -> Session:

@@ -50,8 +50,6 @@ class LingbotConfig(MethodSettings):
     device: ``auto`` takes a GPU where there is one. precision: of the trunk's matrix products and the K/V cache.
     heads: the heads stay in float32 (model.md section 5); ``tf32`` lets their convolutions round products to 10 bits of
     mantissa on a GPU, and ``auto`` does so beside a trunk in half precision, which rounds to 7 or 10 bits.
-    compile_heads: run the dense heads through torch.compile; where that fails they run as they are, and the measurement
-    ``head_compilation`` says why in place of the time it took.
     """
 
     kind: Literal["lingbot"]
@@ -61,7 +59,6 @@ class LingbotConfig(MethodSettings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     heads: Literal["auto", "float32", "tf32"] = "auto"
-    compile_heads: bool = False
 
     def create(self) -> Method:
         from lingbot_eval.methods.lingbot import LingbotMethod

@@ -31,16 +31,12 @@ _BINS = 181  # degrees 0…179 and, alone, errors of exactly 180
 
 
 class PairAucSettings(BaseModel):
-    """Which definitions and thresholds (whole degrees) are computed.
-
-    device: ``cpu`` (NumPy), or a torch device such as ``cuda`` for very long sequences.
-    """
+    """Which definitions and thresholds (whole degrees) are computed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     definitions: Annotated[tuple[Definition, ...], Field(min_length=1)] = ("auc", "auc_first_camera")
     thresholds_deg: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (3, 5, 15, 30)
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
 
     @field_validator("definitions", "thresholds_deg")
     @classmethod
@@ -101,9 +97,7 @@ def pair_measurements(
         try:
             if matched.without_orientation is not None:
                 raise UnscorableError(matched.without_orientation)
-            counts = count_pairs(
-                matched.reference, matched.estimate, definition, settings.device, partial(report, position)
-            )
+            counts = count_pairs(matched.reference, matched.estimate, definition, partial(report, position))
         except UnscorableError as error:
             found += [quantity.failed(str(error), 0) for quantity, _, _ in quantities]
             continue
@@ -138,15 +132,14 @@ def count_pairs(
     reference: FloatArray,
     estimate: FloatArray,
     definition: Definition = "auc",
-    device: str = "cpu",
     report: Callable[[int], None] = lambda done: None,
 ) -> PairCounts:
     """Errors of all pairs of (N, 4, 4) camera-to-world poses with true rotations, in time N² and memory N.
 
     With E_k = R_est,k R_ref,kᵀ the rotation error of a pair has the cosine (⟨E_i, E_j⟩ − 1)/2 and the direction error
     is the angle between Δt_ref and E_iᵀ Δt_est; ``auc_first_camera`` is the same of the inverse poses, seen from the
-    first camera. Raises UnscorableError for fewer than 3 poses or a trajectory that does not move, DependencyError
-    for a torch device that is not there. report: called with the pairs done after each row.
+    first camera. Raises UnscorableError for fewer than 3 poses or a trajectory that does not move. report: called with
+    the pairs done after each row.
     """
     if len(reference) < 3:
         raise UnscorableError(f"only {len(reference)} matched frames, at least 3 are needed")
@@ -165,10 +158,6 @@ def count_pairs(
     truth, guess = moved
     turns = guess[:, :3, :3] @ np.swapaxes(truth[:, :3, :3], 1, 2)
     positions = np.ascontiguousarray(truth[:, :3, 3].T), np.ascontiguousarray(guess[:, :3, 3].T)
-    if device != "cpu":
-        from lingbot_eval.metrics.pair_auc_torch import count_on_device
-
-        return PairCounts(*count_on_device(turns, *positions, device))
     return _count(turns, *positions, report)
 
 

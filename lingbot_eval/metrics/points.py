@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.metrics.measuring import Quantity
-from lingbot_eval.metrics.registration import Registration, icp, nearest
+from lingbot_eval.metrics.registration import icp, nearest
 from lingbot_eval.types import DepthMap, FloatArray, Measurement
 
 Metres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -26,9 +26,8 @@ class PointSettings(BaseModel):
     """How clouds are compared; lengths in metres.
 
     voxel_m: edge of the voxels that both clouds are thinned to, None for none. icp_m: farthest pair of the
-    registration, None for no registration. threshold_m: of precision, recall and F1. registration: ``scipy``, always
-    there, or ``small_gicp`` (extra ``points``), on several cores. max_points: a cloud that is collected from depth maps
-    keeps at most that many points of each side.
+    registration, None for no registration. threshold_m: of precision, recall and F1. max_points: a cloud that is
+    collected from depth maps keeps at most that many points of each side.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +35,6 @@ class PointSettings(BaseModel):
     voxel_m: Metres | None = 4 / 512
     icp_m: Metres | None = 0.1
     threshold_m: Metres = 0.05
-    registration: Registration = "scipy"
     max_points: Annotated[int, Field(ge=1000, le=20_000_000)] = 10_000_000
 
 
@@ -73,7 +71,7 @@ def score_points(clouds: PointPairs, settings: PointSettings | None = None) -> P
     """Accuracy, completeness, chamfer, precision, recall and F1 of a predicted cloud.
 
     Points that are not finite are left out before anything else. Too few points or pairs, or pairs on one line, come
-    back as the reason. Raises DependencyError where ``small_gicp`` is asked for and not installed.
+    back as the reason.
     """
     settings = settings or PointSettings()
     quantities = _quantities(settings, clouds.sampled)
@@ -125,7 +123,7 @@ def _aligned(clouds: PointPairs, settings: PointSettings) -> tuple[Sim3, FloatAr
     if settings.icp_m is None:
         return transform, np.eye(4), guess, truth
     every = -(-len(guess.points) // ICP_POINTS)
-    moved = icp(guess.points[::every], truth.points, settings.icp_m, settings.registration)
+    moved = icp(guess.points[::every], truth.points, settings.icp_m)
     points = guess.points @ moved[:3, :3].T + moved[:3, 3]
     return transform, moved, _Cloud(points, guess.mask), truth
 
@@ -176,8 +174,7 @@ def _quantities(settings: PointSettings, sampled: str) -> dict[str, Quantity]:
         steps.append(f"voxels of {settings.voxel_m:.4g} m")
     if settings.icp_m is not None:
         steps.append(
-            f"point-to-point ICP within {settings.icp_m:g} m ({settings.registration}, of at most"
-            f" {ICP_POINTS} predicted points)"
+            f"point-to-point ICP within {settings.icp_m:g} m (scipy, of at most {ICP_POINTS} predicted points)"
         )
     how = ", ".join(steps) + (f"; {sampled}" if sampled else "")
     limit = f"closer than {settings.threshold_m:g} m"

@@ -1,18 +1,15 @@
-"""Nearest neighbours and point-to-point ICP on large clouds, by SciPy or by small_gicp."""
+"""Nearest neighbours and point-to-point ICP on large clouds, by SciPy."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.spatial import KDTree
 
-from lingbot_eval.errors import DependencyError, UnscorableError
+from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.types import FloatArray
-
-Registration = Literal["scipy", "small_gicp"]
 
 MAX_ITERATIONS = 30
 CONVERGED = 1e-6  # relative change of the share of pairs and of their RMSE, Open3D's criteria
@@ -35,18 +32,12 @@ def nearest(target: FloatArray, points: FloatArray) -> FloatArray:
     return distances
 
 
-def icp(source: FloatArray, target: FloatArray, farthest: float, registration: Registration) -> FloatArray:
+def icp(source: FloatArray, target: FloatArray, farthest: float) -> FloatArray:
     """(4, 4) rigid motion from (M, 3) source to (N, 3) target points, from the identity.
 
     farthest: pairs further apart than this count for nothing. Raises UnscorableError where there are too few pairs
-    or they lie on a line, DependencyError where small_gicp is not installed.
+    or they lie on a line.
     """
-    if registration == "small_gicp":
-        return _by_small_gicp(source, target, farthest)
-    return _by_scipy(source, target, farthest)
-
-
-def _by_scipy(source: FloatArray, target: FloatArray, farthest: float) -> FloatArray:
     tree = tree_of(target)
     moved, motion = source, np.eye(4)
     last_share, last_rmse = 0.0, 0.0
@@ -76,30 +67,3 @@ def _pairs(tree: KDTree, moved: FloatArray, farthest: float) -> tuple[Any, Any, 
     if count < 3:
         raise UnscorableError(f"ICP: only {count} predicted points lie within {farthest:g} m of a true one")
     return np.concatenate(rows), np.concatenate(partners), float(np.sqrt(squares / count))
-
-
-def _by_small_gicp(source: FloatArray, target: FloatArray, farthest: float) -> FloatArray:
-    try:
-        library: Any = importlib.import_module("small_gicp")
-    except ImportError as error:
-        raise DependencyError(
-            "metrics.points.registration: small_gicp is not installed; pip install 'lingbot-eval[points]', or set it"
-            " to scipy"
-        ) from error
-    # Its own linear algebra forms sums of outer products of coordinates: around the origin they lose no digits.
-    centre = target.mean(axis=0)
-    found = library.align(
-        library.PointCloud(target - centre),
-        library.PointCloud(source - centre),
-        registration_type="ICP",
-        max_correspondence_distance=farthest,
-        num_threads=_WORKERS,
-        max_iterations=MAX_ITERATIONS,
-        rotation_epsilon=1e-6,
-        translation_epsilon=1e-6,
-    )
-    if found.num_inliers < 3:
-        raise UnscorableError(f"ICP: only {found.num_inliers} predicted points lie within {farthest:g} m of a true one")
-    motion = np.asarray(found.T_target_source, dtype=np.float64).copy()
-    motion[:3, 3] += centre - motion[:3, :3] @ centre
-    return motion

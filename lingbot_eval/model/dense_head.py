@@ -133,7 +133,7 @@ class DenseHead(nn.Module):
     def decode(self, tokens: list[Tensor], positions: tuple[Tensor, ...]) -> Tensor:
         """Four (S, T, 2C) tensors and :meth:`positions` of their images → (S, outputs, H, W) float32.
 
-        A function of its arguments and the weights alone, so that it can be compiled.
+        A function of its arguments and the weights alone.
         """
         maps = []
         for level, project, resize, place in zip(

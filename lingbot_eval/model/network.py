@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from lingbot_eval.model.aggregator import Aggregator, PassInputs
 from lingbot_eval.model.camera_head import CameraHead
-from lingbot_eval.model.compilation import Compilation, together
 from lingbot_eval.model.config import ModelConfig
 from lingbot_eval.model.dense_head import DenseHead
 from lingbot_eval.model.protocols import KVCache, Placement
 
-if TYPE_CHECKING:
-    from lingbot_eval.model.compiled_heads import CompiledHead
-
 HeadPrecision = Literal["auto", "float32", "tf32"]
-DenseMaps = Callable[[list[Tensor], int, int], Tensor]
-"""Four token tensors, height and width → raw outputs: a `DenseHead`, or a compiled one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,6 @@ class GeometricContextTransformer(nn.Module):
         self.depth_head = DenseHead(config, outputs=2)
         self.point_head = DenseHead(config, outputs=4) if point_head else None
         self.tf32_heads = False
-        self._compiled: dict[DenseHead, CompiledHead] = {}
 
     @property
     def device(self) -> torch.device:
@@ -75,30 +66,6 @@ class GeometricContextTransformer(nn.Module):
         """``float32``, ``tf32``, or ``auto``: tf32 beside a trunk in half precision, which rounds more than it does."""
         self.tf32_heads = rounds_heads(precision, half=self.trunk_dtype is not torch.float32)
 
-    def with_compiled_heads(self) -> GeometricContextTransformer:
-        """The same network, of the same weights, whose dense heads go through torch.compile; this one stays as it is.
-
-        A head is compiled when it first meets an image size.
-        """
-        # Its import takes a second, which nobody waits for who does not compile.
-        from lingbot_eval.model.compiled_heads import CompiledHead
-
-        twin = copy.copy(self)  # its parameters and parts are the same objects
-        twin._modules = dict(self._modules)
-        named = {"depth head": self.depth_head, "point head": self.point_head}
-        twin._compiled = {head: CompiledHead(head, name) for name, head in named.items() if head is not None}
-        return twin
-
-    @property
-    def head_compilation(self) -> Compilation | None:
-        """What compiling the heads took so far; None where nobody asked for it."""
-        return together(head.compilation for head in self._compiled.values()) if self._compiled else None
-
-    def head_compilation_since(self, before: Compilation | None) -> Compilation | None:
-        """What compiling the heads took since it stood at ``before``; since ever where that is None."""
-        found = self.head_compilation
-        return found if found is None or before is None else found.since(before)
-
     def place(self, images: Tensor, placement: Placement) -> PassInputs:
         """The inputs of a pass of (S, 3, H, W) images that stand at ``placement``; sides are multiples of 14."""
         return self.aggregator.place(images, placement)
@@ -119,15 +86,12 @@ class GeometricContextTransformer(nn.Module):
         """The dense heads over the trunk's tokens of H×W images."""
         # TF32 convolutions cost three digits; without them float32 is float32, whatever torch's default.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.tf32_heads):
-            depth, depth_confidence = _by_frame(self._dense(self.depth_head), tokens, height, width)
+            depth, depth_confidence = _by_frame(self.depth_head, tokens, height, width)
             points, points_confidence = None, None
             if self.point_head is not None:
-                raw, points_confidence = _by_frame(self._dense(self.point_head), tokens, height, width)
+                raw, points_confidence = _by_frame(self.point_head, tokens, height, width)
                 points = raw.sign() * torch.expm1(raw.abs())
         return DenseOutput(depth[..., 0].exp(), depth_confidence, points, points_confidence)
-
-    def _dense(self, head: DenseHead) -> DenseMaps:
-        return self._compiled.get(head, head)
 
     def poses(self, camera_tokens: Tensor, cache: KVCache, iterations: int) -> list[Tensor]:
         """(S, 2C) camera tokens of a pass → one (S, 9) encoding a refinement iteration, the last the result.
@@ -147,7 +111,7 @@ def camera_tokens(tokens: list[Tensor]) -> Tensor:
     return tokens[-1][:, 0]
 
 
-def _by_frame(head: DenseMaps, tokens: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
+def _by_frame(head: DenseHead, tokens: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
     """Run a dense head frame by frame: values (S, H, W, K) and confidence 1 + exp (S, H, W).
 
     The maps of one frame at full size are the largest activations of the model; eight scale frames at once would

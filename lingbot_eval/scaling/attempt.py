@@ -15,11 +15,9 @@ import torch
 from lingbot_eval.errors import CheckpointError, LingbotEvalError, StoreError, one_line
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.hardware import is_out_of_memory
-from lingbot_eval.methods.network import compilation_measurements, dense_heads
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
-from lingbot_eval.model.compilation import Compilation
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
@@ -86,7 +84,6 @@ class CaseAttempt:
     _facts: dict[str, Any] = field(default_factory=dict)
     _setting: Setting | None = None
     _warm_up_s: float | None = None
-    _compiled_before: Compilation | None = None
     _summary: dict[str, Any] = field(default_factory=dict)
     _started: str = field(default_factory=utc_now)
     _begun: float = field(default_factory=time.perf_counter)
@@ -183,7 +180,6 @@ class CaseAttempt:
         """The case's stream, its interval and backend resolved; what the record and the formula need is noted."""
         case, settings = self.case, self.study.model
         model, weights = self._network()
-        self._compiled_before = model.head_compilation
         asked = self.study.streaming.model_copy(
             update={"backend": case.backend, "window": case.window, "keyframe_interval": case.keyframe_interval}
         )
@@ -209,7 +205,7 @@ class CaseAttempt:
         return streaming
 
     def _network(self) -> tuple[GeometricContextTransformer, WeightSource]:
-        return self.networks.get(self.case.precision, compile_heads=self.case.compile_heads)
+        return self.networks.get(self.case.precision)
 
     def _open(self, streaming: StreamSettings) -> Session:
         model, _ = self._network()
@@ -258,16 +254,11 @@ class CaseAttempt:
             return
         if self.failure is None:
             self._stage = "summary"
-        model, _ = self._network()
-        compiling = compilation_measurements(model, self._compiled_before)
-        self._facts["dense_heads"] = dense_heads(model, self._compiled_before)
-        # Also of a case that failed in its warm-up: the next one is served by what was compiled there.
-        self._summary = {"measurements": [MeasurementRecord(**asdict(m)) for m in compiling]}
         if self._frames is None or not len(self._log):
             return
         truth, guess = self._frames.reference(len(self._log)), self._poses.trajectory()
         setting, log = self._setting, self._log
-        measured = (*case_measurements(self.case, log, self._warm_up_s), *compiling)
+        measured = case_measurements(self.case, log, self._warm_up_s)
         self._summary = {
             "measurements": [MeasurementRecord(**asdict(m)) for m in measured],
             "growth": list(case_growth(setting, log)),

@@ -18,21 +18,16 @@ class Networks:
         self._settings = settings
         self._device = device
         self._held: tuple[str, GeometricContextTransformer, WeightSource] | None = None
-        self._compiled: GeometricContextTransformer | None = None
 
-    def get(self, precision: str, *, compile_heads: bool) -> tuple[GeometricContextTransformer, WeightSource]:
-        """The network in this precision, and, of the same weights, with compiled heads. Raises as `build_model`."""
+    def get(self, precision: str) -> tuple[GeometricContextTransformer, WeightSource]:
+        """The network in this precision. Raises as `build_model`."""
         if self._held is None or self._held[0] != precision:
             self.close()
             self._held = precision, *build_network(self._settings, self._device, precision)
         _, model, source = self._held
-        if not compile_heads:
-            return model, source
-        if self._compiled is None:
-            self._compiled = model.with_compiled_heads()
-        return self._compiled, source
+        return model, source
 
     def close(self) -> None:
         """Let it go."""
-        self._held = self._compiled = None
+        self._held = None
         free_device_memory()

@@ -54,7 +54,7 @@ def tables(cases: Sequence[CaseRecord]) -> tuple[TextTable, ...]:
 
 
 def remarks(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
-    """What failed, ended early or ran otherwise than asked for, a line each."""
+    """What failed or ended early, a line each."""
     lines = []
     for case in cases:
         if case.status == "failed":
@@ -62,9 +62,6 @@ def remarks(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
             lines.append(f"{case.name}: failed ({case.stage}{where}): {case.reason}")
         elif case.stopped:
             lines.append(f"{case.name}: {case.stopped}")
-        lines += [
-            f"{case.name}: {m.reason}" for m in case.measurements if m.name == _COMPILING and m.reason is not None
-        ]
     return tuple(lines)
 
 
@@ -86,9 +83,8 @@ def case_labels(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
     )
 
 
-_COMPILING = "head_compilation"
-_NAMED = ("scenario", "backend", "keyframe_interval", "window", "precision", "compile_heads", "size", "limit_s")
-_ALWAYS_NAMED = {"scenario": "camera", "compile_heads": True}
+_NAMED = ("scenario", "backend", "keyframe_interval", "window", "precision", "size", "limit_s")
+_ALWAYS_NAMED = {"scenario": "camera"}
 """Without these words the figures would be misread, even where all cases have them."""
 _PACE = (
     "case",
@@ -132,8 +128,6 @@ def _setting(case: CaseRecord, key: str) -> str:
     if key == "keyframe_interval":
         resolved = case.facts.get(key, value)
         return f"interval {value}" + (f" ({resolved})" if resolved != value else "")
-    if key == "compile_heads":
-        return _heads(case)
     if key == "window":
         return f"window {case.facts.get(key, value)}"
     if key == "size" and isinstance(value, list):
@@ -143,18 +137,9 @@ def _setting(case: CaseRecord, key: str) -> str:
     return f"at most {value} s" if key == "limit_s" else str(value).replace("_", " ")
 
 
-def _heads(case: CaseRecord) -> str:
-    if not case.case.get("compile_heads"):
-        return "plain heads"
-    return "compiled heads" if case.facts.get("dense_heads") == "compiled" else "heads not (all) compiled"
-
-
 def _cases_table(labels: Sequence[str], cases: Sequence[CaseRecord]) -> TextTable:
     rows = [_pace(label, case) for label, case in zip(labels, cases, strict=True)]
-    if not any(case.case.get("compile_heads") for case in cases):
-        return TextTable("Cases", _PACE, rows)
-    compiling = [number(_value(case, _COMPILING), "ms") for case in cases]
-    return TextTable("Cases", (*_PACE, "compiling"), [(*row, ms) for row, ms in zip(rows, compiling, strict=True)])
+    return TextTable("Cases", _PACE, rows)
 
 
 def _pace(label: str, case: CaseRecord) -> tuple[str, ...]:

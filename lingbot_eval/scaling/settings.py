@@ -20,7 +20,7 @@ Side = Annotated[int, Field(ge=14, le=8192, multiple_of=14)]
 Scenario = Literal["single_stream", "offline", "camera"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Interval = Positive | Literal["auto"]
-Axis = Literal["frames", "scenario", "backend", "keyframe_interval", "window", "precision", "compile_heads", "size"]
+Axis = Literal["frames", "scenario", "backend", "keyframe_interval", "window", "precision", "size"]
 
 
 class _Settings(BaseModel):
@@ -32,9 +32,9 @@ class Case(_Settings):
 
     frames: its length. scenario: ``single_stream`` gives the next frame when the last one's outputs are there
     (latency), ``offline`` as fast as they are taken, everything overlapped (throughput), ``camera`` at ``camera_hz``
-    in wall-clock time, queued and never dropped. window: None is the configuration's own. compile_heads: dense heads
-    through torch.compile. size: width and height in pixels, multiples of 14. limit_s: seconds after which a stream ends
-    early, which its record says; None = no limit.
+    in wall-clock time, queued and never dropped. window: None is the configuration's own. size: width and
+    height in pixels, multiples of 14. limit_s: seconds after which a stream ends early, which its record says; None =
+    no limit.
     """
 
     frames: Length = 10_000
@@ -43,7 +43,6 @@ class Case(_Settings):
     keyframe_interval: Interval = "auto"
     window: Positive | None = None
     precision: Precision = "float32"
-    compile_heads: bool = False
     size: tuple[Side, Side] = (518, 378)
     camera_hz: Annotated[float, Field(gt=0, le=10_000)] = 30.0
     limit_s: Annotated[float, Field(gt=0)] | None = None
@@ -58,7 +57,6 @@ class Sweep(_Settings):
     keyframe_interval: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
     window: Annotated[tuple[Positive | None, ...], Field(min_length=1)] | None = None
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] | None = None
-    compile_heads: Annotated[tuple[bool, ...], Field(min_length=1)] | None = None
     size: Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1)] | None = None
 
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -182,10 +180,9 @@ def case_name(case: Case) -> str:
     """A name that says all that cases differ in, fit for a folder."""
     window = "" if case.window is None else f"-window{case.window}"
     hertz = f"{case.camera_hz:g}hz" if case.scenario == "camera" else ""
-    compiled = "-compiled" if case.compile_heads else ""
     limit = "" if case.limit_s is None else f"-limit{case.limit_s:g}s"
     size = f"{case.size[0]}x{case.size[1]}"
     return (
         f"{case.scenario.replace('_', '-')}{hertz}-{case.frames}-interval-{case.keyframe_interval}{window}"
-        f"-{case.backend}-{case.precision}{compiled}-{size}{limit}"
+        f"-{case.backend}-{case.precision}-{size}{limit}"
     )

@@ -28,12 +28,11 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Setup:
-    """On what the cases are run. compile_heads: with the dense heads through torch.compile."""
+    """On what the cases are run."""
 
     backend: Backend
     precision: str
     device: torch.device
-    compile_heads: bool = False
 
 
 def formula_image(frame: int, case: Case) -> Tensor:
@@ -48,8 +47,7 @@ def reference_model(case: Case, setup: Setup) -> GeometricContextTransformer:
     """The case's network with weights by formula. Built in float32 on the CPU, cast, then moved."""
     model = empty_model(CONFIGS[case.model], point_head=case.point_head)
     fill_by_formula(model)
-    model = ready(model, setup.device, setup.precision)
-    return model.with_compiled_heads() if setup.compile_heads else model
+    return ready(model, setup.device, setup.precision)
 
 
 def reproduce(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arrays:

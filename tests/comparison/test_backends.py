@@ -367,12 +367,11 @@ def test_a_selection_is_cut_and_scenes_are_found_by_name() -> None:
     [
         ("sdpaa", r"A: no backend 'sdpaa' \(did you mean 'sdpa'\?\)"),
         ("sdpa:bfloat", r"A: expected float32, .* behind sdpa, found 'bfloat' \(did you mean 'bfloat16'\?\)"),
-        ("sdpa:", "A: expected float32, bfloat16, float16, compiled, plain behind sdpa, found ''"),
+        ("sdpa:", "A: expected float32, bfloat16, float16 behind sdpa, found ''"),
         (
             "sdpa:float32:float32",
-            "A: expected one precision and one word on the heads at most, found 'sdpa:float32:flo",
+            "A: expected one precision at most, found 'sdpa:float32:flo",
         ),
-        ("sdpa:plain:compiled", "A: expected one precision and one word on the heads at most"),
     ],
 )
 def test_unknown_sides(text: str, says: str) -> None:
@@ -384,16 +383,6 @@ def test_sides_are_resolved() -> None:
     expected = Contender("A", "sdpa", "bfloat16", tf32_heads=True)
     assert parse_contender("A", "auto", method(precision="bfloat16"), CPU) == expected
     assert parse_contender("B", "paged:float16", method(), CPU).label == "B paged float16"
-
-
-def test_heads_are_as_the_method_has_them_unless_a_side_says() -> None:
-    compiled = method(compile_heads=True)
-    for text, expected in (("sdpa", True), ("sdpa:plain", False), ("sdpa:compiled:bfloat16", True)):
-        assert parse_contender("A", text, compiled, CPU).compile_heads is expected
-    side = parse_contender("A", "sdpa:float32:compiled", method(), CPU)
-    assert side.label == "A sdpa float32 compiled"
-    assert not side.is_reference
-    assert parse_contender("A", "sdpa:plain", compiled, CPU).is_reference
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from lingbot_eval.cache.ranges import MaskedAttention, TritonAttention, VarlenAt
 from lingbot_eval.cli.main import main
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
-from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.rope import frame_rotation
 from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.passes import PassRunner, launch
@@ -193,26 +192,3 @@ def test_device_memory_grows_by_the_trajectory_memory_alone(backend: Backend) ->
 
     before = run_to(range(60))
     assert run_to(range(60, 460)) - before < 2**18
-
-
-def test_compiled_heads_are_captured_as_plain_ones_are() -> None:
-    plain, _ = build_model("mini", checkpoint=None, seed=0, point_head=True, device=device(), precision="bfloat16")
-    compiled = plain.with_compiled_heads()
-    images = torch.rand(12, 3, 56, 70, generator=torch.Generator().manual_seed(0))
-
-    def stream(model: GeometricContextTransformer) -> list[FrameOutput]:
-        session = StreamingSession(model, StreamSettings(scale_frames=3, window=4, backend="sdpa", keyframe_interval=1))
-        outputs = [out for image in images for out in session.step(image)]
-        assert session._passes._captured is not None
-        return outputs
-
-    for one, other in zip(stream(compiled), stream(plain), strict=True):
-        assert torch.equal(one.pose, other.pose)
-        torch.testing.assert_close(one.depth, other.depth, rtol=5e-3, atol=0)  # products of TF32, in another order
-    assert compiled.head_compilation is not None
-    assert (compiled.head_compilation.programs, compiled.head_compilation.plain_calls) == (2, 0)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_compiled_heads_hold_the_reference(dtype: str) -> None:
-    assert main(["verify", "--device", "cuda", "--dtype", dtype, "--compile-heads"]) == 0

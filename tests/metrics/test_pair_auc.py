@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.errors import DependencyError
 from lingbot_eval.formats.trajectories import read_kitti
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics.pair_auc import PairAucSettings, count_pairs, pair_measurements
-from lingbot_eval.metrics.pair_auc_torch import count_on_device
 from lingbot_eval.types import Trajectory
 
 DATA = Path(__file__).parents[1] / "data"
@@ -142,27 +140,6 @@ def test_pairs_without_a_direction_count_ninety_degrees() -> None:
     assert found["racc_3"] == 100
 
 
-def test_the_torch_form_counts_the_same() -> None:
-    truth, estimate = random_poses(70, 7)
-    turns = estimate[:, :3, :3] @ np.swapaxes(truth[:, :3, :3], 1, 2)
-    positions = truth[:, :3, 3].T, estimate[:, :3, 3].T
-    rotation, translation, error, _ = count_on_device(turns, *positions, "cpu")
-    expected = count_pairs(truth, estimate)
-    np.testing.assert_array_equal(rotation, expected.rotation)
-    np.testing.assert_array_equal(translation, expected.translation)
-    np.testing.assert_array_equal(error, expected.error)
-
-
-def test_a_device_that_is_not_there() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("this machine has one")
-    truth, estimate = random_poses(5, 8)
-    with pytest.raises(DependencyError, match="expected a CUDA device"):
-        count_pairs(truth, estimate, device="cuda")
-
-
 def test_memory_grows_with_frames_not_with_pairs() -> None:
     truth, estimate = random_poses(2000, 9)
     tracemalloc.start()
@@ -190,6 +167,6 @@ def test_what_cannot_be_scored_has_its_reason(spoil: object, reason: str) -> Non
 
 
 def test_settings_are_strict() -> None:
-    for wrong in ({"thresholds_deg": (3, 3)}, {"thresholds_deg": (0,)}, {"definitions": ("vggt",)}, {"device": "gpu"}):
+    for wrong in ({"thresholds_deg": (3, 3)}, {"thresholds_deg": (0,)}, {"definitions": ("vggt",)}):
         with pytest.raises(ValidationError):
             PairAucSettings.model_validate(wrong)

@@ -1,16 +1,14 @@
-"""Point clouds: the reference figures by both registrations, known distances, masks, and what cannot be scored."""
+"""Point clouds: the reference figures known distances, masks, and what cannot be scored."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.errors import DependencyError
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.metrics.points import PointPairs, PointScore, PointSettings, score_points, voxel_means
 from lingbot_eval.metrics.registration import icp, nearest
@@ -32,14 +30,10 @@ def surface(count: int, seed: int = 0) -> np.ndarray:
     return points
 
 
-@pytest.mark.parametrize("registration", ["scipy", "small_gicp"])
-def test_reference_figures(registration: str) -> None:
-    if registration == "small_gicp":
-        pytest.importorskip("small_gicp")
+def test_reference_figures() -> None:
     with np.load(DATA / "points_case.npz", allow_pickle=False) as case:
         clouds = PointPairs(case["gt"], case["pred"], 2500)
-    settings = PointSettings.model_validate({"voxel_m": None, "registration": registration})
-    score = score_points(clouds, settings)
+    score = score_points(clouds, PointSettings(voxel_m=None))
     found = values(score)
     for name in ("accuracy", "completeness", "chamfer"):
         assert found[name] == pytest.approx(FIGURES[name], rel=1e-3), name
@@ -102,15 +96,12 @@ def test_voxels_hold_the_mean_of_their_points() -> None:
     assert np.linalg.norm(points - means[voxel], axis=1).max() <= 0.25 * np.sqrt(3)
 
 
-@pytest.mark.parametrize("registration", ["scipy", "small_gicp"])
-def test_registration_recovers_a_small_motion(registration: str) -> None:
-    if registration == "small_gicp":
-        pytest.importorskip("small_gicp")
+def test_registration_recovers_a_small_motion() -> None:
     target = surface(4000, 4) + np.array([100.0, 50, 0])
     turn = Rotation.from_rotvec([0.0, 0.004, -0.003]).as_matrix()
     centre = target.mean(axis=0)
     source = (target - centre) @ turn.T + centre + [0.01, -0.02, 0.005]
-    motion = icp(source, target, 0.1, registration)  # type: ignore[arg-type]
+    motion = icp(source, target, 0.1)
     np.testing.assert_allclose(source @ motion[:3, :3].T + motion[:3, 3], target, atol=2e-3)
 
 
@@ -138,9 +129,3 @@ def test_what_cannot_be_scored_has_its_reason(clouds: PointPairs, reason: str) -
     score = score_points(clouds)
     assert len(score.measurements) == 6
     assert all(m.reason is not None and reason in m.reason for m in score.measurements)
-
-
-def test_small_gicp_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "small_gicp", None)
-    with pytest.raises(DependencyError, match=r"lingbot-eval\[points\]"):
-        score_points(PointPairs(surface(500), surface(500), 500), PointSettings(registration="small_gicp"))

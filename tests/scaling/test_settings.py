@@ -86,7 +86,6 @@ def test_names_say_every_difference() -> None:
         "keyframe_interval": 3,
         "window": 9,
         "precision": "bfloat16",
-        "compile_heads": True,
         "size": (28, 14),
         "limit_s": 4.0,
     }
