@@ -44,6 +44,8 @@ class Observer(Protocol):
 
     def skipped(self, unit: Unit) -> None: ...
 
+    def left_out(self, unit: Unit, reason: str) -> None: ...
+
 
 class _Nobody:
     """Watches nothing."""
@@ -57,6 +59,8 @@ class _Nobody:
     def finished(self, unit: Unit, record: UnitRecord) -> None: ...
 
     def skipped(self, unit: Unit) -> None: ...
+
+    def left_out(self, unit: Unit, reason: str) -> None: ...
 
 
 def plan_run(experiment: PathLike | Mapping[str, Any], set: Mapping[str, Any] | Sequence[str] = ()) -> Plan:
@@ -148,12 +152,13 @@ def report(
         ConfigError: labels that do not fit, or no ``out`` for several runs.
     """
     from lingbot_eval.reports.report import Wanted, write_report
+    from lingbot_eval.runs.store import REPORT
 
     paths = [_run_path(each) for each in _several(runs)]
     if out is None:
         if len(paths) != 1:
             raise ConfigError(f"a report of {len(paths)} runs needs a folder: give out")
-        out = paths[0] / "report"
+        out = paths[0] / REPORT
     wanted = Wanted(html, notebook or notebook_page, notebook_page, tuple(labels))
     return write_report(paths, Path(out), wanted, drawn)
 

@@ -52,9 +52,11 @@ def at(path: Path | str, line: int | None = None) -> str:
     return f"{path}:{line}" if line is not None else str(path)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What a record says of an error: the project's own messages as they are, of others the kind and the text."""
     text = " ".join(str(error).split())
+    if isinstance(error, SystemExit):
+        return f"it ended the program: sys.exit({error.code!r})"
     if not isinstance(error, LingbotEvalError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return shortened(text)

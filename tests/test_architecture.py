@@ -126,6 +126,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.figure_style",
         "lingbot_eval.reports.numbers",
         "lingbot_eval.reports.rendering",
+        "lingbot_eval.reports.staging",
     },
 }
 WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "doctor", "conversion", "runs", "reports", "gating"}

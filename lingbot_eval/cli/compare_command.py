@@ -104,7 +104,7 @@ def _backends(args: argparse.Namespace) -> int:
 def _runs(args: argparse.Namespace) -> int:
     from lingbot_eval.api import compare
     from lingbot_eval.comparison.run_page import document, remarks, tables, title
-    from lingbot_eval.comparison.write import prepare_folder, write_runs
+    from lingbot_eval.comparison.write import write_runs
 
     given = ("experiment", "scene", "frames", "rounds", "overrides", "no_reference")
     meaningless = [name for name in given if getattr(args, name) is not None]
@@ -112,7 +112,7 @@ def _runs(args: argparse.Namespace) -> int:
         option = "--set" if meaningless[0] == "overrides" else f"--{meaningless[0].replace('_', '-')}"
         raise ConfigError(f"{option} has a meaning for backends only; two runs are compared as they are stored")
     found = compare(args.a, args.b)
-    out = prepare_folder(args.out or Path(f"compare-{_slug(Path(args.a).name)}-{_slug(Path(args.b).name)}"))
+    out = args.out or Path(f"compare-{_slug(Path(args.a).name)}-{_slug(Path(args.b).name)}")
     files = write_runs(found, out)
     if args.json:
         output.as_json({**document(found), "files": [str(file) for file in files]})

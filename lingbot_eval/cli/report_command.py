@@ -52,14 +52,15 @@ def run(args: argparse.Namespace) -> int:
     runs = [_run_directory(given) for given in args.runs] or [_latest()]
     written = _write(args, runs)
     content = written.content
-    damaged = [*content.opened.skipped, *(reason for run in content.runs for reason in run.results.damaged)]
-    for reason in damaged:
+    for reason in content.left_out:
         output.note(f"error: left out: {reason}")
     for each in content.runs:
+        if each.results.unchecked:
+            output.note(f"note: {each.label} could not be checked for damage: {each.results.unchecked}")
         if each.incomplete:
             output.note(f"{each.label} is incomplete: {each.incomplete}")
-    _show(runs, written, damaged, as_json=args.json)
-    return SOME_UNREADABLE if damaged else DONE
+    _show(runs, written, as_json=args.json)
+    return SOME_UNREADABLE if content.left_out else DONE
 
 
 def _write(args: argparse.Namespace, runs: Sequence[Path]) -> Written:
@@ -79,7 +80,7 @@ def _write(args: argparse.Namespace, runs: Sequence[Path]) -> Written:
         )
 
 
-def _show(runs: Sequence[Path], written: Written, damaged: Sequence[str], *, as_json: bool) -> None:
+def _show(runs: Sequence[Path], written: Written, *, as_json: bool) -> None:
     from lingbot_eval.reports.content import NOTE, warnings
     from lingbot_eval.reports.rendering import table_data, text_table
 
@@ -91,7 +92,7 @@ def _show(runs: Sequence[Path], written: Written, damaged: Sequence[str], *, as_
                 "runs": [str(path) for path in runs],
                 "files": [str(file) for file in written.files],
                 "incomplete": {run.label: run.incomplete for run in written.content.runs if run.incomplete},
-                "left_out": list(damaged),
+                "left_out": list(written.content.left_out),
                 "notes": notes,
                 "tables": [table_data(table) for table in tables],
             }
@@ -105,8 +106,10 @@ def _show(runs: Sequence[Path], written: Written, damaged: Sequence[str], *, as_
 
 
 def _default_folder(runs: Sequence[Path]) -> Path:
+    from lingbot_eval.runs.store import REPORT
+
     if len(runs) == 1:
-        return runs[0] / "report"
+        return runs[0] / REPORT
     # The same runs again are the same report; others have another folder.
     digest = hashlib.sha256("\0".join(str(path.resolve()) for path in runs).encode(errors="surrogateescape"))
     return Path(f"report-{len(runs)}-runs-{digest.hexdigest()[:8]}")

@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     outcome = done.outcome
     if outcome is None:
         raise TypeError("a run that ran has an outcome")
+    for reason in done.results.left_out:
+        output.note(f"error: left out: {reason}")
     for line in _weight_notes(done):
         output.note(line)
     if not args.json:
@@ -165,7 +167,7 @@ def _document(outcome: Outcome, done: Run, report: list[Path] | None) -> dict[st
         "status": outcome.record.status,
         "done_before": outcome.skipped,
         "units": [unit.record.model_dump(mode="json") for unit in done.results.units],
-        "damaged": list(done.results.damaged),
+        "left_out": list(done.results.left_out),
         "report": None if report is None else [str(path) for path in report],
     }
 
@@ -182,8 +184,6 @@ def _print_summary(outcome: Outcome, done: Run) -> None:
         output.line(f"    {_result(record)}")
         for note in record.notes:
             output.line(f"    note: {note}")
-    for damaged in done.results.damaged:
-        output.line(f"  damaged: {damaged}")
     output.line()
     output.line(f"{outcome.record.status}: {outcome.done} done, {outcome.skipped} done before, {outcome.failed} failed")
     output.line(f"run: {outcome.path}")

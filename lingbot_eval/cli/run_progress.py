@@ -78,5 +78,9 @@ class Progress:
         if not self.quiet:
             output.note(f"{self._label(unit)}: done before")
 
+    def left_out(self, unit: Unit, reason: str) -> None:
+        """Damage is an error; that the unit begins anew mends it."""
+        output.note(f"error: {'/'.join(unit.names)} begins anew: {reason}")
+
     def _label(self, unit: Unit) -> str:
         return f"[{self._seen}/{self._units}] {'/'.join(unit.names)}"

@@ -122,7 +122,7 @@ def compare_runs(a: Path, b: Path) -> RunComparison:
     """
     runs = (_read("A", a), _read("B", b))
     pairs = _pairs(*runs)
-    if not pairs:
+    if not pairs and not _planned_in_common(*runs):
         scenes = [", ".join("/".join(names) for names in run.record.units[:6]) or "nothing" for run in runs]
         raise ConfigError(f"the two runs have no scene and method in common: A has {scenes[0]}; B has {scenes[1]}")
     same_hardware = _hardware(runs[0].record) == _hardware(runs[1].record)
@@ -158,6 +158,14 @@ def _pairs(a: _Run, b: _Run) -> list[tuple[StoredUnit, StoredUnit]]:
 
     others = {key(unit): unit for unit in b.stored.units}
     return [(unit, others[key(unit)]) for unit in a.stored.units if key(unit) in others]
+
+
+def _planned_in_common(a: _Run, b: _Run) -> bool:
+    """Whether more results, or sound ones, could be compared."""
+    length = 2 if len(a.methods()) == 1 == len(b.methods()) else 3
+    return not {tuple(names[:length]) for names in a.record.units}.isdisjoint(
+        tuple(names[:length]) for names in b.record.units
+    )
 
 
 def _unit(runs: tuple[_Run, _Run], pair: tuple[StoredUnit, StoredUnit], *, same_hardware: bool) -> UnitComparison:
@@ -199,8 +207,8 @@ def _trajectories(a: TrajectoryFile, b: TrajectoryFile, *, table: pd.DataFrame) 
 
 
 def _estimate(unit: StoredUnit) -> TrajectoryFile:
-    path = unit.folder / ESTIMATE_FILE
-    if not path.exists():
+    path = unit.file(ESTIMATE_FILE)
+    if path is None:
         raise UnscorableError(f"no trajectory is stored in {unit.folder}")
     return read_tum(path)
 
@@ -278,6 +286,9 @@ def _run_remarks(runs: tuple[_Run, _Run], *, same_hardware: bool) -> tuple[str, 
             remarks.append(f"different weights of {method}: A {a.weights[method]}, B {b.weights[method]}")
     versions = (_section(record.environment, "libraries") for record in (a, b))
     remarks += [f"{library}: A {one}, B {other}" for library, one, other in _differing(*versions)]
+    remarks += [
+        f"{run.name} was not checked for damage: {run.stored.unchecked}" for run in runs if run.stored.unchecked
+    ]
     code = ({"code": record.environment.get("git")} for record in (a, b))
     remarks += [f"{key}: A {one}, B {other}" for key, one, other in _differing(*code)]
     return (*remarks, "times were taken in two runs, not in turn: compare backends by name for that")
@@ -294,7 +305,7 @@ def _failures(runs: tuple[_Run, _Run], pairs: list[tuple[StoredUnit, StoredUnit]
                 lines.append(f"{names}: no counterpart in the other run")
             elif unit.record.status == "failed":
                 lines.append(f"{names}: failed: {unit.record.reason}")
-        lines += [f"{run.name}: damaged: {unit.reason}" for unit in run.stored.damaged]
+        lines += [f"{run.name}: left out: {unit.reason}" for unit in run.stored.left_out]
         lines += [f"{run.name} {'/'.join(names)}: no result yet" for names in run.stored.missing]
     return tuple(lines)
 
@@ -302,7 +313,11 @@ def _failures(runs: tuple[_Run, _Run], pairs: list[tuple[StoredUnit, StoredUnit]
 def _hardware(record: RunRecord) -> str:
     """Processor and threads, and the GPUs: what decides speed and memory besides the code."""
     state = _section(record.environment, "torch")
-    gpus = [str(gpu.get("name")) if isinstance(gpu, dict) else str(gpu) for gpu in state.get("gpus") or ()]
+    listed = state.get("gpus")
+    gpus = [
+        str(gpu.get("name")) if isinstance(gpu, dict) else str(gpu)
+        for gpu in (listed if isinstance(listed, list) else ())
+    ]
     parts = [
         str(record.environment.get("cpu_model", "unknown processor")),
         f"{state.get('threads', '?')} threads",

@@ -14,6 +14,7 @@ from lingbot_eval.comparison.outcome import Side
 from lingbot_eval.comparison.runs import RunComparison, UnitComparison
 from lingbot_eval.formats.atomic import write_text
 from lingbot_eval.reports.figure_style import save
+from lingbot_eval.reports.staging import staged
 from lingbot_eval.runs.disk import writing
 from lingbot_eval.types import FloatArray
 
@@ -36,29 +37,31 @@ def write_backends(found: BackendComparison, out: Path) -> tuple[Path, ...]:
         f"Time of each frame, median of {found.rounds} round{'s' * (found.rounds > 1)}; "
         f"the first {min(found.scale_frames, found.frames)} enter in one pass and share its time",
     )
-    save(figure, out / FIGURE)
-    _write_numbers(out, backend_page.document(found))
-    write_text(out / PAGE, backend_page.page(found, FIGURE))
+    with staged(out) as stage:
+        save(figure, stage / FIGURE)
+        _write_numbers(stage, backend_page.document(found))
+        write_text(stage / PAGE, backend_page.page(found, FIGURE))
     return out / PAGE, out / FIGURE, out / NUMBERS
 
 
 def write_runs(found: RunComparison, out: Path) -> tuple[Path, ...]:
     """Page, numbers, and one figure for each scene that can be compared. Raises StoreError."""
     figures: dict[int, str] = {}
-    for position, unit in enumerate(found.units):
-        if unit.differences is None:
-            continue
-        name = f"compare-{position + 1:03d}.png"
-        figure = comparison_figure(
-            f"{run_page.title(found)}: {unit.label}",
-            [("B after alignment to A", unit.differences)],
-            _stored_times(unit),
-            "Time of each frame on the device, as stored" + ("" if unit.same_hardware else " (different hardware)"),
-        )
-        save(figure, out / name)
-        figures[position] = name
-    _write_numbers(out, run_page.document(found))
-    write_text(out / PAGE, run_page.page(found, figures))
+    with staged(out) as stage:
+        for position, unit in enumerate(found.units):
+            if unit.differences is None:
+                continue
+            name = f"compare-{position + 1:03d}.png"
+            figure = comparison_figure(
+                f"{run_page.title(found)}: {unit.label}",
+                [("B after alignment to A", unit.differences)],
+                _stored_times(unit),
+                "Time of each frame on the device, as stored" + ("" if unit.same_hardware else " (different hardware)"),
+            )
+            save(figure, stage / name)
+            figures[position] = name
+        _write_numbers(stage, run_page.document(found))
+        write_text(stage / PAGE, run_page.page(found, figures))
     return out / PAGE, *(out / name for name in figures.values()), out / NUMBERS
 
 

@@ -1,14 +1,24 @@
-"""Writing a file so that it is either the old one or the whole new one, never a part."""
+"""Writing a file so that it is either the old one or the whole new one, never a part.
+
+What is written meanwhile is a hidden neighbour, locked as long as its writer lives: whoever comes next can tell what a
+killed process left, and removes that alone.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from lingbot_eval.errors import StoreError
+
+_FOLDER = "lingbot-eval"  # of the names of temporary folders
 
 
 @contextmanager
@@ -18,21 +28,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises StoreError, with what the system said, when the disk is full or the folder cannot be written;
     the temporary file is gone then and ``path`` is what it was.
     """
-    # The suffix stays last: writers such as matplotlib and numpy choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        # The suffix stays last: writers such as matplotlib and numpy choose the format by it.
+        temporary, lock = _claimed_new(path.parent, f".{path.stem}", path.suffix, folder=False)
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
+            # On a read-only file system even removing what is not there is refused, and would hide the StoreError.
+            with suppress(OSError):
+                temporary.unlink()
+            os.close(lock)
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder, then run again"
         ) from error
-    finally:
-        # On a read-only file system even removing what is not there is refused, and would hide the StoreError.
-        with suppress(OSError):
-            temporary.unlink()
 
 
 @contextmanager
@@ -51,3 +63,88 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all. Raises StoreError."""
     with atomic_open(path) as stream:
         stream.write(text)
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A fresh hidden folder in ``parent`` for the block, gone afterwards unless it was moved away.
+
+    Raises OSError when the system refuses.
+    """
+    folder, lock = _claimed_new(parent, f".{_FOLDER}", "", folder=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders that killed processes left in ``parent``; those of living ones stay."""
+    for path in parent.glob(f".{_FOLDER}.*.tmp"):
+        _remove_if_abandoned(path)
+
+
+def _claimed_new(parent: Path, stem: str, suffix: str, *, folder: bool) -> tuple[Path, int]:
+    """A new empty file or folder, and the descriptor whose lock says that its writer lives. Raises OSError."""
+    for number in itertools.count():
+        path = parent / f"{stem}.{number}.tmp{suffix}"
+        try:
+            if folder:
+                path.mkdir()
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            else:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        except FileExistsError:
+            if not _remove_if_abandoned(path):
+                continue
+            return _claimed_new(parent, stem, suffix, folder=folder)
+        except FileNotFoundError:
+            # Taken for abandoned between the two calls; without the folder around it the next try says so.
+            if parent.is_dir():
+                continue
+            raise
+        # Where the file system knows no locks nobody can tell what is abandoned, and nothing is removed.
+        if _locked(descriptor) is not False and _is_at(descriptor, path):
+            return path, descriptor
+        os.close(descriptor)
+    raise AssertionError("numbers do not end")
+
+
+def _remove_if_abandoned(path: Path) -> bool:
+    """Whether ``path`` was of a process that ended, and is gone now."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        if not (_locked(descriptor) and _is_at(descriptor, path)):
+            return False
+        with suppress(OSError):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        return not path.exists()
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool | None:
+    """Whether the lock could be had; None where the file system knows none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    found = os.fstat(descriptor)
+    try:
+        now = path.lstat()
+    except OSError:
+        return False
+    return (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino)

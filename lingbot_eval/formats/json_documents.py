@@ -16,18 +16,23 @@ MAX_DEPTH = 64
 """Our documents are a tenth of it deep; writers and readers of nested values recurse."""
 
 
-def read_json(path: Path) -> Any:
-    """The value in a UTF-8 file (with or without byte order mark).
+def read_json(path: Path, *, links: bool = True) -> Any:
+    """The value in a UTF-8 file (with or without byte order mark); links: whether it may be a symbolic link.
 
     Raises:
         OSError: When the file cannot be opened; ``strerror`` is the reason.
         ValueError: In words that fit into one line, when it is no JSON, gives a key twice, holds a number that is not
             finite or an integer beyond 64 bits, or is too large or nested too deeply for any document of ours.
     """
-    with open_file(path) as stream:
+    with open_file(path, links=links) as stream:
         content = stream.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
+    return parse_json(content)
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON text in UTF-8. Raises ValueError as :func:`read_json` does."""
     try:
         value = json.loads(
             content.decode("utf-8-sig"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -16,22 +16,29 @@ _KINDS = (
 )
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path, *, links: bool = True) -> BufferedReader:
     """``path`` opened for reading bytes.
 
     Waits for nobody: a named pipe without a writer would make ``open`` wait for ever, a device may never end.
+
+    Args:
+        path: The file.
+        links: Whether it may be a symbolic link, which may lead anywhere.
 
     Raises:
         OSError: As ``open`` does (a folder: IsADirectoryError), also for what is no regular file; a path with a NUL
             in it, or too long for the system, included. ``strerror`` is the reason in words.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        follow = 0 if links else os.O_NOFOLLOW
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | follow)
     except ValueError as error:  # a NUL in the path
         raise OSError(errno.EINVAL, str(error), str(path)) from error
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise OSError(errno.EINVAL, "it is a socket, expected a file", str(path)) from error
+        if error.errno == errno.ELOOP and not links:
+            raise OSError(errno.ELOOP, "it is a symbolic link, expected a file", str(path)) from error
         raise
     try:
         mode = os.fstat(descriptor).st_mode

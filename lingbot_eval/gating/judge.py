@@ -95,6 +95,7 @@ def judge(
         findings=tuple(findings),
         required=judged if required is None else tuple(family for family in FAMILIES if family in required),
         notes=(
+            *baseline.problems,
             *run.problems,
             *(f"{'/'.join(names)}: {note}" for names, unit in run.units.items() for note in unit.notes),
             *notes(baseline, run),

@@ -71,28 +71,30 @@ def read_runs(paths: Sequence[Path]) -> Side:
 
 
 def _read(path: Path) -> tuple[RunRecord, dict[Names, SideUnit], dict[Names, str], list[str]]:
-    """The record, whole units, what is missing or damaged by name, and a line for each damaged record."""
+    """The record, whole units, what is missing or left out by name, and a line for each that is left out."""
     writer = writer_of(path)
     if writer is not None:
         raise StoreError(f"run {path} is still being written by {writer}; wait until it ends, then gate it")
     store = RunStore.open(path)
     record, stored = store.read_run(), store.read_units()
-    if not stored.units and not stored.damaged:
+    if not stored.units and not stored.left_out:
         raise StoreError(f"run {path} is empty: expected results of {len(record.units)} scenes, found none; run it")
-    damaged = {unit.folder: unit.reason for unit in stored.damaged}
-    gaps: dict[Names, str] = {}
-    for names in stored.missing:
-        reason = damaged.get(unit_directory(path, *names))
-        gaps[names] = "there is no result: the run did not get to it" if reason is None else f"damaged: {reason}"
+    reasons = {unit.folder: f"left out: {unit.reason}" for unit in stored.left_out}
+    gaps = {
+        names: reasons.get(unit_directory(path, *names), "there is no result: the run did not get to it")
+        for names in stored.missing
+    }
     units: dict[Names, SideUnit] = {}
-    problems = [f"damaged record skipped: {unit.reason}" for unit in stored.damaged]
+    problems = [*reasons.values()]
+    if stored.unchecked:
+        problems.append(f"run {path} could not be checked for damage: {stored.unchecked}")
     for unit in stored.units:
         names = (unit.record.dataset, unit.record.scene, unit.record.method)
         try:
             units[names] = _unit(store, unit)
         except StoreError as error:
-            gaps[names] = f"damaged: {error}"
-            problems.append(f"damaged record skipped: {error}")
+            gaps[names] = f"left out: {error}"
+            problems.append(gaps[names])
     return record, units, gaps, problems
 
 

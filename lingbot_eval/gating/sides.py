@@ -67,7 +67,8 @@ class Side:
     """One or more runs of the same thing, or what a baseline kept of them.
 
     gaps: units without a readable result, and why. code: key of the run, package version, state of the checkout.
-    problems: one line for each damaged record, whether it was asked for or not. started: of each run, ISO 8601.
+    problems: one line for each unit that is there and left out, and where nothing could be checked for damage.
+    started: of each run, ISO 8601.
     """
 
     name: str

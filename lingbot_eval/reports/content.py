@@ -55,6 +55,12 @@ class Content:
         """Methods with untrained weights, with the run's label where there are several."""
         return tuple(self.of_run(run, method) for run in self.runs for method in run.results.untrained)
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """One line for each run, unit or file that is there and could not be used."""
+        units = (reason for run in self.runs for reason in run.results.left_out)
+        return (*self.opened.skipped, *units, *(reason for unit in self.units for reason in unit.damaged))
+
     def of_run(self, run: Run, text: str) -> str:
         """``text``, with the run's label where there are several."""
         return f"{run.label}: {text}" if self.several else text
@@ -80,8 +86,10 @@ def warnings(content: Content) -> Iterator[Warned]:
     for reason in content.opened.skipped:
         yield Warned("Left out", f"a run could not be read: {reason}")
     for run in content.runs:
-        for reason in run.results.damaged:
-            yield Warned("Left out", content.of_run(run, f"a record could not be read: {reason}"))
+        for reason in run.results.left_out:
+            yield Warned("Left out", content.of_run(run, f"a part of the run is not used: {reason}"))
+        if run.results.unchecked:
+            yield Warned("Not checked", content.of_run(run, f"for damage: {run.results.unchecked}"))
         if run.incomplete:
             yield Warned("Incomplete", content.of_run(run, run.incomplete))
     if content.untrained:

@@ -57,11 +57,13 @@ class Drawn:
 
 @dataclass(frozen=True)
 class UnitFigures:
-    """Figures of one scene and method (of one run where there are several), and what could not be drawn."""
+    """Figures of one scene and method (of one run where there are several), and what could not be drawn; damaged: for
+    files which cannot be read."""
 
     label: str
     figures: tuple[Drawn, ...]
     problems: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
 
 def unit_figures(run: Run, names: Names) -> dict[str, Figure]:
@@ -91,7 +93,7 @@ def draw_units(
             label = run.unit_label(names) + (f" · {run.label}" if prefix else "")
             stem = "-".join([*prefix, f"{number:03d}", *(slug(name) for name in names)])
             figures = _save(_figures(data, label), label, folder, stem)
-            single.append(UnitFigures(label, figures, data.problems))
+            single.append(UnitFigures(label, figures, data.problems, data.damaged))
             line = method_label(names[2], run.results.untrained) + (f" · {run.label}" if prefix else "")
             lines = together.setdefault(names[:2], [])
             if data.frames is not None or data.drift is not None:

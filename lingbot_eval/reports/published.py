@@ -68,7 +68,7 @@ def published_rows(results: RunResults, tables: tuple[Table, ...]) -> tuple[Publ
     methods = experiment.get("methods", [])
     rows: list[PublishedRow] = []
     for dataset in datasets:
-        card = cards.get(dataset["name"], {})
+        card = cards.get(dataset.get("name"), {})
         for method in methods:
             for published in card.get("published", []):
                 if _is_of(published["method"], method):
@@ -101,7 +101,7 @@ def _is_of(published: str, method: Mapping[str, Any]) -> bool:
 
 
 def _rows(results: RunResults, tables: tuple[Table, ...], setting: _Setting) -> Iterator[PublishedRow]:
-    dataset, method = setting.dataset["name"], setting.method["name"]
+    dataset, method = setting.dataset.get("name", ""), setting.method.get("name", "")
     for metric, value in setting.published["values"].items():
         ours, scored, unit = _average(tables, dataset, method, metric)
         reason = _not_alike(results, setting, metric)
@@ -138,8 +138,8 @@ def _average(
 
 def _not_alike(results: RunResults, setting: _Setting, metric: str) -> str | None:
     """Why a published number was computed on something else than ours; None where both are alike."""
-    method, dataset, protocol = setting.method, setting.dataset, setting.card["protocol"]
-    if method["name"] in results.untrained:
+    method, dataset, protocol = setting.method, setting.dataset, setting.card.get("protocol", {})
+    if method.get("name") in results.untrained:
         return "the weights are untrained"
     config = method.get("model", {}).get("config", "full")
     if config != "full":
@@ -148,16 +148,17 @@ def _not_alike(results: RunResults, setting: _Setting, metric: str) -> str | Non
         return "this run has no metric of this name"
     if metric.endswith("_fps"):
         return "speed of another machine"
-    wanted = setting.published.get("selection") or {"start": 0, "stride": protocol["stride"], "count": None}
-    selection = dataset["selection"]
+    wanted = setting.published.get("selection") or {"start": 0, "stride": protocol.get("stride"), "count": None}
+    selection = dataset.get("selection", {})
     for key in ("stride", "count", "start"):
-        if selection[key] != wanted[key]:
-            words = {"count": "every frame" if wanted[key] is None else f"{wanted[key]} frames"}
-            return f"the published {key} is {words.get(key, wanted[key])}, this run has {selection[key] or 'all'}"
+        here, there = selection.get(key), wanted.get(key)
+        if here != there:
+            words = {"count": "every frame" if there is None else f"{there} frames"}
+            return f"the published {key} is {words.get(key, there)}, this run has {here or 'all'}"
     expected = set(setting.card.get("expected_scenes", {}))
-    if expected and expected != set(dataset["scenes"]):
+    if expected and expected != set(dataset.get("scenes", ())):
         return "other scenes than the protocol's"
-    if dataset["size"] != protocol["size"]:
+    if dataset.get("size") != protocol.get("size"):
         return "frames were prepared to another size than the protocol's"
     trajectory = results.record.experiment.get("metrics", {}).get("trajectory") or {}
     if metric.startswith("rpe") and trajectory.get("rpe_delta_frames", 1) != 1:

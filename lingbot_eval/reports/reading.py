@@ -86,20 +86,21 @@ class Run:
         there = f"{self.planned - gaps} of {self.planned} pairs of scene and method are stored"
         if self.writer is not None:
             return f"it is still being written, by {self.writer}; {there}"
-        if self.results.record.status == "running":
-            return f"it was interrupted, no process writes it any more; {there}; run its command again to go on"
         if not self.planned:
             return "it is empty: nothing was planned"
-        if gaps:
-            return f"{there}; run its command again for the others"
-        return None
+        if not gaps:
+            # What is on the disk decides: a process may die between its last result and the word that it is done.
+            return None
+        if self.results.record.status == "running":
+            return f"it was interrupted, no process writes it any more; {there}; run its command again to go on"
+        return f"{there}; run its command again for the others"
 
     @property
     def state(self) -> str:
         """The run's state in words."""
         if self.incomplete is not None:
             return f"incomplete: {self.incomplete}"
-        return "complete" if self.results.record.status == "complete" else "ended, with failed scenes"
+        return "complete" if self.scored == self.planned else "ended, with failed scenes"
 
     def unit_label(self, names: Names) -> str:
         """``dataset / scene · method``, the method marked when its weights are untrained."""

@@ -15,7 +15,7 @@ from lingbot_eval.reports.markdown_page import markdown_page
 from lingbot_eval.reports.reading import measurements, open_readable
 from lingbot_eval.reports.rendering import csv_table, latex_table
 from lingbot_eval.reports.staging import staged
-from lingbot_eval.runs.disk import writing
+from lingbot_eval.runs.disk import refuse_links, writing
 
 HTML_FILE, MARKDOWN_FILE, NOTEBOOK_FILE, NOTEBOOK_PAGE = "report.html", "report.md", "report.ipynb", "notebook.html"
 MEASUREMENTS_FILE = "tables/measurements.csv"
@@ -49,7 +49,8 @@ def write_report(
     Reads stored records only, so it works while a run goes on and after a part of it failed or was damaged: those
     scenes are in the tables with their reasons, and among several runs one that cannot be read is named and left out.
     Nothing is seen in ``out_dir`` before all of it is written. ``drawn`` is called after each scene and method.
-    Raises StoreError when no run can be read or the disk refuses, ConfigError for labels that do not fit,
+    Raises StoreError when no run can be read, the disk refuses or a link stands in a run's folder, ConfigError for
+    labels that do not fit,
     DependencyError when a notebook is wanted and its libraries are missing.
     """
     if wanted.notebook:
@@ -59,6 +60,9 @@ def write_report(
     opened = open_readable(runs, wanted.labels)
     if not opened.runs:
         raise StoreError("; ".join(opened.skipped))
+    for run in runs:
+        if out_dir.absolute().is_relative_to(run.absolute()):
+            refuse_links(run.absolute(), out_dir.absolute())
     with staged(out_dir) as stage:
         for name in (FOLDER, "tables"):
             with writing(out_dir):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lingbot_eval.runs.disk import unit_directory
 from lingbot_eval.runs.records import MeasurementRecord, RunRecord, is_untrained
-from lingbot_eval.runs.store import RunStore, StoredUnit, StoredUnits
+from lingbot_eval.runs.store import RunStore, StoredUnit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,13 +119,15 @@ class Table:
 class RunResults:
     """A run as read: its record, its units, and for each planned unit without a result the reason.
 
-    damaged: one line for each record that is there and cannot be read; they are among the gaps as well.
+    left_out: one line for each unit that is there and not used (damaged, of another run, not planned); planned ones
+    are among the gaps as well. unchecked: why the units could not be checked for damage.
     """
 
     record: RunRecord
     units: tuple[StoredUnit, ...]
     gaps: Mapping[Names, str]
-    damaged: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    unchecked: str | None = None
 
     @property
     def untrained(self) -> tuple[str, ...]:
@@ -161,16 +163,14 @@ def untrained_methods(weights: Mapping[str, str]) -> tuple[str, ...]:
 
 def read_results(store: RunStore) -> RunResults:
     """Read a whole run. Raises StoreError only for a damaged ``run.json``; a damaged unit becomes a gap."""
-    stored: StoredUnits = store.read_units()
-    damaged = {unit.folder: unit.reason for unit in stored.damaged}
+    stored = store.read_units()
+    reasons = {unit.folder: unit.reason for unit in stored.left_out}
     gaps = {
-        names: damaged.pop(unit_directory(store.path, *names), "not run yet: run the same command again")
+        names: reasons.get(unit_directory(store.path, *names), "not run yet: run the same command again")
         for names in stored.missing
     }
-    # What is damaged and was never planned has no name but its folder's.
-    for folder, reason in damaged.items():
-        gaps[folder.parent.parent.name, folder.parent.name, folder.name] = reason
-    return RunResults(store.read_run(), stored.units, gaps, tuple(unit.reason for unit in stored.damaged))
+    left_out = tuple(unit.reason for unit in stored.left_out)
+    return RunResults(store.read_run(), stored.units, gaps, left_out, stored.unchecked)
 
 
 def long_table(results: RunResults) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from lingbot_eval.errors import LingbotEvalError, UnscorableError
 from lingbot_eval.formats.association import associate
 from lingbot_eval.formats.trajectories import read_tum
 from lingbot_eval.geometry.alignment import umeyama
-from lingbot_eval.runs.drift_file import DRIFT_FILE, load_drift
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.store import RunStore, StoredUnit
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE
@@ -43,13 +42,15 @@ class Paths:
 
 @dataclass(frozen=True, eq=False)
 class UnitData:
-    """One unit's stored series. problems: one line for each thing that is there and could not be used."""
+    """One unit's stored series. problems: one line for each thing that is there and could not be used; damaged: those
+    of them that are files which cannot be read."""
 
     frames: pd.DataFrame | None
     paths: Paths | None
     panels: DepthPanels | None
     drift: DriftSeries | None
     problems: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,34 +64,34 @@ class Line:
 
 def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
     """Everything of a unit that figures need. Raises nothing for damaged files: see ``problems``."""
-    problems: list[str] = []
+    damaged: list[str] = []
 
     def attempt(read: Callable[[], T]) -> T | None:
         try:
             return read()
         except LingbotEvalError as error:
-            problems.append(str(error))
+            damaged.append(str(error))
             return None
 
     frames = attempt(lambda: store.read_frames(unit))
     panels = attempt(lambda: store.read_panels(unit))
-    drift_file = unit.folder / DRIFT_FILE
-    drift = attempt(lambda: load_drift(drift_file)) if drift_file.exists() else None
-    estimate = attempt(lambda: _positions(unit.folder / ESTIMATE_FILE))
-    reference = attempt(lambda: _positions(unit.folder / REFERENCE_FILE))
+    drift = attempt(lambda: store.read_drift(unit))
+    estimate = attempt(lambda: _positions(unit.file(ESTIMATE_FILE)))
+    reference = attempt(lambda: _positions(unit.file(REFERENCE_FILE)))
     paths = None
+    problems = list(damaged)
     if estimate is not None:
         try:
             paths = _paths(estimate, reference)
         except UnscorableError as error:
             problems.append(f"trajectory drawn without the reference: {error}")
             paths = Paths(estimate[1], None, aligned=False)
-    return UnitData(frames, paths, panels, drift, tuple(problems))
+    return UnitData(frames, paths, panels, drift, tuple(problems), tuple(damaged))
 
 
-def _positions(path: Path) -> tuple[FloatArray, FloatArray] | None:
+def _positions(path: Path | None) -> tuple[FloatArray, FloatArray] | None:
     """Timestamps (N,) and positions (N, 3) of a trajectory file; None when there is no such file."""
-    if not path.exists():
+    if path is None:
         return None
     stored = read_tum(path)
     return stored.timestamps, stored.camera_to_world[:, :3, 3]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from lingbot_eval.errors import CheckpointError, DataError, DependencyError, LingbotEvalError, StoreError, one_line
@@ -22,7 +23,7 @@ from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.fingerprint import input_fingerprint
 from lingbot_eval.runs.plan import Unit, open_scene
-from lingbot_eval.runs.records import MeasurementRecord, UnitRecord, utc_now
+from lingbot_eval.runs.records import LARGEST_VALUE, MeasurementRecord, UnitRecord, utc_now
 from lingbot_eval.runs.scoring import SceneScorer, Scoring
 from lingbot_eval.runs.stream import Load, Output, SceneStream
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
@@ -81,7 +82,7 @@ class Attempt:
 
     def _described(self, sequence: FrameSequence) -> dict[str, Any]:
         """What the record says of the input."""
-        facts = sequence.facts()
+        facts = _plain(sequence.facts())
         return {
             **facts,
             "notes": input_notes(facts, self.unit.size),
@@ -123,7 +124,7 @@ class Attempt:
             input_fingerprint=self.fingerprint,
             sequence=self._facts,
             method_facts=self._method_facts,
-            measurements=[MeasurementRecord(**asdict(m)) for m in self._measurements] if failure is None else [],
+            measurements=[_stored(m) for m in self._measurements] if failure is None else [],
             notes=list(self._notes) if failure is None else [],
             started=self._started,
             seconds=time.perf_counter() - self._clock,
@@ -136,7 +137,7 @@ class Attempt:
         except (StoreError, CheckpointError, DependencyError):
             # Not of this unit: the run directory, the weights or the installation would fail the next one, too.
             raise
-        except Exception as error:  # noqa: BLE001 - a method is foreign code and may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a method is foreign code: it raises anything, and exits
             stage, at_frame = self._place()
             self.failure = Failure(
                 stage=stage,
@@ -161,7 +162,7 @@ class Attempt:
             # Now, rather than at the last of many frames.
             refuse_faulty_images(self._facts)
         method.open(sequence)
-        self._method_facts = dict(method.describe())
+        self._method_facts = _plain(method.describe())
         warm_up_s = self._warm_up(method, sequence)
         scorer = SceneScorer(self._scoring(method))
         self._stage = "stream"
@@ -173,7 +174,7 @@ class Attempt:
         if not self._stream.exhausted and sequence.length is not None:
             self._frames = sequence.length
         resources = method.resources()
-        self._method_facts = dict(method.describe())  # again: what ran may be other than what was asked for
+        self._method_facts = _plain(method.describe())  # again: what ran may be other than what was asked for
         self._stage = "score"
         score = scorer.score(reference, self._frames, warm_up_s)
         _check_usable(score.estimate, self._predictions)
@@ -261,3 +262,17 @@ def _check_usable(estimate: Trajectory, predictions: int) -> None:
 
 def _as_it_is(frame: Frame) -> Frame:
     return frame
+
+
+def _stored(measurement: Measurement) -> MeasurementRecord:
+    if measurement.value is not None and not abs(measurement.value) < LARGEST_VALUE:
+        words = f"it is {measurement.value:g}, beyond the {LARGEST_VALUE:g} that can be averaged"
+        measurement = replace(measurement, value=None, reason=words)
+    return MeasurementRecord(**asdict(measurement))
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a foreign method or dataset as they will be read back. Raises TypeError or ValueError where JSON has no
+    such value: that is the unit's failure, found before its frames are streamed."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
+    return plain

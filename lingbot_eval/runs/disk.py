@@ -1,4 +1,4 @@
-"""How names become paths inside a run directory, and how the system's refusals become one clear line."""
+"""What is safe in a run directory: names as paths, files that are files, no links out of it, refusals as one line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lingbot_eval.errors import StoreError
+from lingbot_eval.formats.opening import open_file
 
 PARTIAL_PREFIX = ".partial-"
+UNITS = "units"
 _LONGEST_COMPONENT = 180  # file systems allow 255 bytes; the rest is room for prefixes and suffixes
 
 
@@ -41,7 +43,7 @@ def component(name: str) -> str:
 
 def unit_directory(run: Path, dataset: str, scene: str, method: str) -> Path:
     """``RUN/units/DATASET/SCENE/METHOD`` with each name as one component."""
-    return run / "units" / component(dataset) / component(scene) / component(method)
+    return run / UNITS / component(dataset) / component(scene) / component(method)
 
 
 @contextmanager
@@ -80,6 +82,47 @@ def discard(run: Path, results: str, *records: str) -> bool:
     return not run.exists()
 
 
+def file_digest(path: Path) -> tuple[int, str]:
+    """Bytes and SHA-256 (hex) of a stored file. Raises OSError, also for a link or what is no file."""
+    with open_file(path, links=False) as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+        return stream.tell(), digest.hexdigest()
+
+
+def refuse_links(root: Path, path: Path) -> None:
+    """Raises StoreError when ``path``, or a folder between it and ``root`` above it, is a symbolic link.
+
+    ``root`` itself may be one: whoever names it says where it is.
+    """
+    here = root
+    for part in path.relative_to(root).parts:
+        here /= part
+        if here.is_symlink():
+            raise StoreError(
+                f"{here}: expected a folder or file of {root} itself, found a symbolic link to "
+                f"{os.readlink(here)}; nothing is written through links: remove it, then run again"  # noqa: PTH115 - str
+            )
+
+
+def folders_below(root: Path, depth: int) -> Iterator[Path]:
+    """Every folder ``depth`` levels below ``root``, by name, and every link on the way in a folder's place.
+
+    Links are not followed; files are passed over. Nothing when there is no ``root``. Raises StoreError.
+    """
+    if depth == 0 or root.is_symlink():
+        yield root
+        return
+    try:
+        with os.scandir(root) as entries:
+            inner = sorted(e.name for e in entries if e.is_symlink() or e.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot read {root}: {error.strerror or error}") from error
+    for name in inner:
+        yield from folders_below(root / name, depth - 1)
+
+
 def sync_tree(folder: Path) -> None:
     """Force a flat folder's files, then the folder itself, to the disk."""
     for file in folder.iterdir():
@@ -93,7 +136,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:
@@ -101,7 +144,12 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def remove_partials(run: Path) -> None:
-    """Delete what interrupted writers left behind. Only for the holder of the run's lock. Raises StoreError."""
-    for folder in list((run / "units").glob(f"*/*/{PARTIAL_PREFIX}*")):
-        with writing(folder):
-            shutil.rmtree(folder)
+    """Delete what interrupted writers left behind. Only for the holder of the run's lock.
+
+    Raises StoreError, also for a link where a unit's folder should be: what is behind it is not ours to delete.
+    """
+    for folder in list(folders_below(run / UNITS, 3)):
+        refuse_links(run, folder)
+        if folder.name.startswith(PARTIAL_PREFIX):
+            with writing(folder):
+                shutil.rmtree(folder)

@@ -13,7 +13,7 @@ from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.attempt import Attempt
 from lingbot_eval.runs.plan import Plan, Unit
 from lingbot_eval.runs.records import RunRecord, UnitRecord, utc_now
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.runs.store import LeftOutUnit, RunStore
 
 
 class Observer(Protocol):
@@ -35,10 +35,15 @@ class Observer(Protocol):
         """A unit was done before, from the same input."""
         ...
 
+    def left_out(self, unit: Unit, reason: str) -> None:
+        """What is stored of a unit is not used, and the unit begins anew."""
+        ...
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. failed: units without scores; bad_input: whether any of them is for the user to mend."""
+    """How a run ended. failed: planned units without scores on the disk; bad_input: whether any is for the user to
+    mend."""
 
     path: Path
     record: RunRecord
@@ -61,7 +66,7 @@ def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
     with store.lock():
         record = record.model_copy(update={"started": store.read_run().started})
         store.write_run(record)
-        done = skipped = failed = 0
+        done = skipped = 0
         bad_input = False
         try:
             with closing(OpenMethod()) as methods:
@@ -72,7 +77,6 @@ def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
                     elif attempt.failure is None:
                         done += 1
                     else:
-                        failed += 1
                         bad_input = bad_input or attempt.failure.bad_input
         except BaseException as error:
             refused = isinstance(error, CheckpointError | DependencyError)
@@ -81,6 +85,9 @@ def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
                 with suppress(StoreError):
                     store.write_run(_ended(record, complete=False))
             raise
+        # What is on the disk and sound counts, not what was done here.
+        stored = store.read_units()
+        failed = len(plan.units) - sum(unit.record.status == "ok" for unit in stored.units)
         record = _ended(record, complete=not failed)
         store.write_run(record)
     return Outcome(store.path, record, done, skipped, failed, bad_input)
@@ -90,7 +97,10 @@ def _attempt(attempt: Attempt, store: RunStore, observer: Observer) -> Attempt |
     """Try one unit and store its result; None when it was done before."""
     unit = attempt.unit
     attempt.open()
-    if attempt.failure is None and store.has_unit(*unit.names, attempt.fingerprint):
+    found = store.find_unit(*unit.names)
+    if isinstance(found, LeftOutUnit):
+        observer.left_out(unit, found.reason)
+    elif found is not None and attempt.failure is None and found.is_result_of(attempt.fingerprint):
         observer.skipped(unit)
         return None
     observer.started(unit, attempt.length)

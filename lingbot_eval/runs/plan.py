@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from lingbot_eval.registry import Plugin
 from lingbot_eval.resources import expanded
 from lingbot_eval.runs.code import code_digest
 from lingbot_eval.runs.experiment import DatasetConfig, Experiment
+from lingbot_eval.runs.serialisation import canonical_json
 from lingbot_eval.types import FrameSequence
 
 
@@ -124,11 +124,6 @@ def content_key(content: dict[str, Any], *, of_study: bool = False) -> str:
     """SHA-256 over plain JSON values and the code that computes, as canonical JSON: what a result is filed under."""
     code = {"version": lingbot_eval.__version__, "sources": code_digest(of_study=of_study)}
     return hashlib.sha256(canonical_json({**content, "code": code}).encode()).hexdigest()
-
-
-def canonical_json(content: Any) -> str:
-    """One text for one content: keys sorted, no spaces."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def _resolved(dataset: DatasetConfig, card: Card, experiment: Experiment) -> DatasetConfig:

@@ -11,18 +11,19 @@ Layout of a run directory::
         panels.npz                        a few frames kept for the depth panels
     RUN/.lock                             held while a process writes here
 
-DATASET, SCENE and METHOD are percent-encoded so that any name is one path component.
+DATASET, SCENE and METHOD are percent-encoded so that any name is one path component. Each record ends with the SHA-256
+of its own content (runs/serialisation.py); a unit's record has that of its other files, and the key of its run.
 """
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had no checksums and no key in a unit's record: it is read still, and cannot be checked."""
 
 FRAME_COLUMNS = (
     "index",
@@ -52,8 +53,24 @@ def is_untrained(weights: str) -> bool:
     return weights.startswith("untrained")
 
 
+LARGEST_VALUE = 1e300  # so that a sum over scenes stays a number
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoredFile(_Record):
+    """Size and content of a file as it was written. sha256: hex; None in records of schema 1, which had sizes alone."""
+
+    bytes: Count
+    sha256: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_alone(cls, given: Any) -> Any:
+        return {"bytes": given} if isinstance(given, int) else given
 
 
 class MeasurementRecord(_Record):
@@ -65,14 +82,14 @@ class MeasurementRecord(_Record):
     value: float | None
     unit: str
     convention: str
-    samples: int | None = None
+    samples: Count | None = None
     reason: str | None = None
     better: Literal["lower", "higher"] | None = None
     headline: bool = False
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> Self:
-        if (self.value is None) == (self.reason is None) or not math.isfinite(self.value or 0.0):
+        if (self.value is None) == (self.reason is None) or not abs(self.value or 0.0) < LARGEST_VALUE:
             raise ValueError(f"{self.family}/{self.name}: expected a finite value or a reason, exactly one of them")
         return self
 
@@ -87,23 +104,68 @@ class UnitRecord(_Record):
     status: Literal["ok", "failed"]
     reason: str | None = None  # for failed: one line
     stage: str | None = None  # for failed: open, warm-up, stream, score, store
-    failed_at_frame: int | None = None
-    frames: int  # frames that the sequence gave
-    predictions: int  # frames that got a prediction
+    failed_at_frame: Count | None = None
+    frames: Count  # frames that the sequence gave
+    predictions: Count  # frames that got a prediction
     input_fingerprint: str
     sequence: dict[str, Any]  # FrameSequence.facts() and the preparation
     method_facts: dict[str, Any]  # Method.describe()
     measurements: list[MeasurementRecord]
     notes: list[str] = []  # on the numbers: poses that look inverse, few matches; a sentence each
     started: str  # ISO 8601, UTC
-    seconds: float
-    files: dict[str, int] = {}  # the unit's other files, by name: bytes; filled in when they are all written
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    # Filled in when all is written: the key of the run that the unit is of, and its other files by name.
+    run_key: str = ""
+    files: dict[Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$")], StoredFile] = {}
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Everything that a reader of the numbers must know: notes of the scene, of the method, of the scores."""
         told = (self.sequence.get("notes"), self.method_facts.get("notes"), self.notes)
         return tuple(dict.fromkeys(str(note) for notes in told if isinstance(notes, list) for note in notes))
+
+
+class _Part(BaseModel):
+    """What is read of a stored experiment: of these types where it is there. The rest of it is shown as it is."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Published(_Part):
+    method: str
+    source: str
+    values: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    scenes: int | None = None
+    conventions: str | None = None
+    selection: dict[str, Any] | None = None
+
+
+class _Protocol(_Part):
+    thresholds: dict[str, Any] = {}
+
+
+class _Card(_Part):
+    published: list[_Published] = []
+    protocol: _Protocol = _Protocol()
+    expected_scenes: dict[str, Any] = {}
+
+
+class _Dataset(_Part):
+    name: str = ""
+    selection: dict[str, Any] = {}
+    scenes: list[str] | str = []
+
+
+class _Method(_Part):
+    name: str = ""
+    model: dict[str, Any] = {}
+
+
+class _Experiment(_Part):
+    cards: dict[str, _Card] = {}
+    datasets: list[_Dataset] = []
+    methods: list[_Method] = []
+    metrics: dict[str, dict[str, Any] | None] = {}
 
 
 class RunRecord(_Record):
@@ -114,9 +176,19 @@ class RunRecord(_Record):
     name: str
     command: str  # repeats the run
     experiment: dict[str, Any]  # resolved, defaults filled in
-    units: list[list[str]]  # planned [dataset, scene, method] in order
+    units: list[Annotated[list[str], Field(min_length=3, max_length=3)]]  # planned [dataset, scene, method] in order
     weights: dict[str, str]  # method -> "untrained (seed 0)", or file name and SHA-256
     environment: dict[str, Any]
     started: str
     finished: str | None = None
     status: Literal["running", "complete", "incomplete"] = "running"
+
+    @field_validator("experiment")
+    @classmethod
+    def _readable(cls, experiment: dict[str, Any]) -> dict[str, Any]:
+        try:
+            _Experiment.model_validate(experiment)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+        return experiment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,32 +14,62 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lingbot_eval.errors import StoreError, reason
+from lingbot_eval.formats.atomic import remove_abandoned
 from lingbot_eval.formats.opening import open_file
 from lingbot_eval.formats.text import parse_number, parse_whole
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, component, discard, remove_partials, unit_directory, writing
+from lingbot_eval.runs.disk import (
+    PARTIAL_PREFIX,
+    UNITS,
+    component,
+    discard,
+    file_digest,
+    folders_below,
+    refuse_links,
+    remove_partials,
+    unit_directory,
+    writing,
+)
+from lingbot_eval.runs.drift_file import DRIFT_FILE, load_drift
 from lingbot_eval.runs.lock import LOCK_FILE, directory_lock
 from lingbot_eval.runs.panels import DepthPanels, load_panels
-from lingbot_eval.runs.records import FRAME_COLUMNS, RunRecord, UnitRecord
+from lingbot_eval.runs.records import FRAME_COLUMNS, RunRecord, StoredFile, UnitRecord
 from lingbot_eval.runs.serialisation import read_record, write_record
 from lingbot_eval.runs.unit_writer import FRAMES_FILE, PANELS_FILE, RESULT_FILE, UnitWriter
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lingbot_eval.types import DriftSeries
+
 RUN_FILE = "run.json"
+REPORT = "report"  # where a run's report goes unless it is told otherwise
+
+
+Names = tuple[str, str, str]  # dataset, scene, method
 
 
 @dataclass(frozen=True)
 class StoredUnit:
-    """A unit that is there and whole: its folder and its record."""
+    """A unit that is there, whole and of this run: its folder and its record."""
 
     folder: Path
     record: UnitRecord
 
+    def file(self, name: str) -> Path | None:
+        """Where a file of the unit is; None when the unit has none of that name, whatever lies in its folder."""
+        path = self.folder / name
+        # The first records of schema 1 did not list their files.
+        listed = name in self.record.files or (not self.record.files and path.exists())
+        return path if listed else None
+
+    def is_result_of(self, input_fingerprint: str) -> bool:
+        """Whether it went well and was made from this very input; if not it is to be run again."""
+        return self.record.status == "ok" and self.record.input_fingerprint == input_fingerprint
+
 
 @dataclass(frozen=True)
-class DamagedUnit:
-    """A unit whose record cannot be read; reason is one line that names the file."""
+class LeftOutUnit:
+    """A unit that is not used: damaged, of another run, or not planned. reason: one line that names the file."""
 
     folder: Path
     reason: str
@@ -49,13 +79,15 @@ class DamagedUnit:
 class StoredUnits:
     """Everything a run directory holds.
 
-    units: whole ones, in the order of the plan. damaged: unreadable ones.
-    missing: planned (dataset, scene, method) without a readable result, damaged ones included.
+    units: whole ones of this run, in the order of the plan. left_out: the others that are there.
+    missing: planned (dataset, scene, method) without a usable result, those left out included.
+    unchecked: why the units could not be checked for damage; None for those that were.
     """
 
     units: tuple[StoredUnit, ...]
-    damaged: tuple[DamagedUnit, ...]
-    missing: tuple[tuple[str, str, str], ...]
+    left_out: tuple[LeftOutUnit, ...]
+    missing: tuple[Names, ...]
+    unchecked: str | None = None
 
 
 class RunStore:
@@ -77,7 +109,10 @@ class RunStore:
         with writing(store.path):
             store.path.mkdir(parents=True, exist_ok=True)
         if not store._run_file.exists():
-            store.write_run(record)
+            with directory_lock(store.path):
+                # Another process may have been first.
+                if not store._run_file.exists():
+                    store.write_run(record)
         found = store.read_run()
         if found.key != record.key:
             raise StoreError(
@@ -98,12 +133,16 @@ class RunStore:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only writer for the block; removes what interrupted writers left.
+        """Be the only writer for the block; removes what killed writers left, reports among them.
 
-        Raises StoreError naming the process that holds the lock, or when the directory cannot be written.
+        Raises StoreError naming the process that holds the lock, when the directory cannot be written, or when a link
+        stands where results go.
         """
         with directory_lock(self.path):
             remove_partials(self.path)
+            for folder in (self.path, self.path / REPORT):
+                refuse_links(self.path, folder)
+                remove_abandoned(folder)
             yield
 
     def discard(self) -> bool:
@@ -125,25 +164,26 @@ class RunStore:
         """The run's record. Raises StoreError naming the file when it is damaged."""
         return read_record(self._run_file, RunRecord)
 
-    def has_unit(self, dataset: str, scene: str, method: str, input_fingerprint: str) -> bool:
-        """Whether this unit is done, went well, and was made from this very input.
-
-        A failed, damaged or changed one is not, nor one whose files are gone or cut off: it is to be run again.
-        """
+    def find_unit(self, dataset: str, scene: str, method: str) -> StoredUnit | LeftOutUnit | None:
+        """A planned unit, why it is left out and to be run again, or None when there is nothing of it."""
+        folder = unit_directory(self.path, dataset, scene, method)
+        if not (folder.exists() or folder.is_symlink()):
+            return None
         try:
-            unit = self.read_unit(dataset, scene, method)
-        except StoreError:
-            return False
-        record = unit.record
-        return record.status == "ok" and record.input_fingerprint == input_fingerprint and _has_files(unit)
+            return self.read_unit(dataset, scene, method)
+        except StoreError as error:
+            return LeftOutUnit(folder, str(error))
 
     @contextmanager
     def unit_writer(self, dataset: str, scene: str, method: str) -> Iterator[UnitWriter]:
         """A writer for one unit; only its ``finish`` makes anything visible, an exception leaves nothing.
 
-        Raises StoreError when the disk refuses, RuntimeError when the block ends without ``finish``.
+        Raises StoreError when the disk refuses or a link stands in a folder's place, RuntimeError when the block ends
+        without ``finish``.
         """
-        writer = UnitWriter(unit_directory(self.path, dataset, scene, method), (dataset, scene, method))
+        folder = unit_directory(self.path, dataset, scene, method)
+        refuse_links(self.path, folder)
+        writer = UnitWriter(folder, (dataset, scene, method), self.read_run().key)
         try:
             yield writer
             if not writer.finished:
@@ -153,33 +193,42 @@ class RunStore:
                 writer.discard()
 
     def read_unit(self, dataset: str, scene: str, method: str) -> StoredUnit:
-        """One unit. Raises StoreError when it is not there or damaged."""
-        return self._read_folder(unit_directory(self.path, dataset, scene, method))
+        """One unit. Raises StoreError when it is not there, damaged, of another run or not planned."""
+        run = self.read_run()
+        return _read_folder(self.path, unit_directory(self.path, dataset, scene, method), run, _planned(run))
 
     def read_units(self) -> StoredUnits:
-        """All units; a damaged one is listed, not raised. Raises StoreError when ``run.json`` itself is damaged."""
-        plan = [_planned(names, self._run_file) for names in self.read_run().units]
+        """All units, each file held against its record. Raises StoreError when ``run.json`` itself is damaged.
+
+        What is damaged, not planned or of another run is listed, not raised.
+        """
+        run = self.read_run()
+        plan = dict.fromkeys(_planned(run))
         rank = {names: position for position, names in enumerate(plan)}
         found: list[StoredUnit] = []
-        damaged: list[DamagedUnit] = []
-        for folder in sorted((self.path / "units").glob("*/*/*")):
-            if folder.name.startswith(PARTIAL_PREFIX) or not folder.is_dir():
+        left_out: list[LeftOutUnit] = []
+        for folder in folders_below(self.path / UNITS, 3):
+            if folder.name.startswith(PARTIAL_PREFIX):
                 continue
             try:
-                found.append(self._read_folder(folder))
+                found.append(_read_folder(self.path, folder, run, plan))
             except StoreError as error:
-                damaged.append(DamagedUnit(folder, str(error)))
-        found.sort(key=lambda unit: rank.get(_names(unit.record), len(rank)))
+                left_out.append(LeftOutUnit(folder, str(error)))
+        found.sort(key=lambda unit: rank[_names(unit.record)])
         there = {_names(unit.record) for unit in found}
         missing = tuple(names for names in plan if names not in there)
-        return StoredUnits(tuple(found), tuple(damaged), missing)
+        unchecked = "it was stored by an older version, without checksums" if run.schema_version < 2 else None
+        return StoredUnits(tuple(found), tuple(left_out), missing, unchecked)
 
     def read_frames(self, unit: StoredUnit) -> pd.DataFrame:
         """``frames.csv`` as a table with the columns FRAME_COLUMNS: ``index`` int64, ``frame_type`` text, the rest
         float64 with NaN for empty cells. Raises StoreError naming the file when it is missing or damaged."""
         path = unit.folder / FRAMES_FILE
         try:
-            with open_file(path) as content, io.TextIOWrapper(content, encoding="utf-8", newline="") as stream:
+            with (
+                open_file(path, links=False) as content,
+                io.TextIOWrapper(content, encoding="utf-8", newline="") as stream,
+            ):
                 return _frame_table(csv.reader(stream, strict=True))
         except (OSError, ValueError, OverflowError, csv.Error) as error:
             raise StoreError(
@@ -189,17 +238,13 @@ class RunStore:
 
     def read_panels(self, unit: StoredUnit) -> DepthPanels | None:
         """The frames kept for the depth panels; None when the unit kept none. Raises StoreError when damaged."""
-        path = unit.folder / PANELS_FILE
-        return load_panels(path) if path.exists() else None
+        path = unit.file(PANELS_FILE)
+        return None if path is None else load_panels(path)
 
-    def _read_folder(self, folder: Path) -> StoredUnit:
-        record = read_record(folder / RESULT_FILE, UnitRecord)
-        if unit_directory(self.path, *_names(record)) != folder:
-            raise StoreError(
-                f"{folder / RESULT_FILE}: expected the record of this unit, found that of "
-                f"{'/'.join(_names(record))}; remove the folder and run again"
-            )
-        return StoredUnit(folder, record)
+    def read_drift(self, unit: StoredUnit) -> DriftSeries | None:
+        """How the unit's error grows; None when the unit has no such series. Raises StoreError when damaged."""
+        path = unit.file(DRIFT_FILE)
+        return None if path is None else load_drift(path)
 
 
 def run_directory(root: Path, record: RunRecord) -> Path:
@@ -212,14 +257,49 @@ def find_runs(root: Path) -> tuple[Path, ...]:
     return tuple(sorted(file.parent for file in root.glob(f"*/{RUN_FILE}")))
 
 
-def _has_files(unit: StoredUnit) -> bool:
+def _read_folder(run_folder: Path, folder: Path, run: RunRecord, plan: Container[Names]) -> StoredUnit:
+    """A unit's folder, checked. Raises StoreError that names the file and says what is wrong with it."""
+    refuse_links(run_folder, folder)
+    file = folder / RESULT_FILE
+    record = read_record(file, UnitRecord)
+    names = _names(record)
+    if unit_directory(run_folder, *names) != folder:
+        raise StoreError(
+            f"{file}: expected the record of this unit, found that of {'/'.join(names)}; "
+            "remove the folder and run again"
+        )
+    if names not in plan:
+        raise StoreError(f"{folder}: {'/'.join(names)} is not in the plan of this run and is left out; remove it")
+    known = record.schema_version > 1
+    if record.schema_version < run.schema_version or (known and record.run_key != run.key):
+        whose = f"run {record.run_key[:12]}" if record.run_key else "an older version"
+        raise StoreError(f"{file}: expected a unit of run {run.key[:12]}, found one of {whose}; run the scene again")
+    if known and any(written.sha256 is None for written in record.files.values()):
+        raise StoreError(f"{file}: expected the SHA-256 of each file of the unit, found none; run the scene again")
+    damage = [line for name, written in record.files.items() if (line := _damage(folder / name, written)) is not None]
+    if damage:
+        raise StoreError(f"{'; '.join(damage)}; run the scene again")
+    return StoredUnit(folder, record)
+
+
+def _damage(path: Path, written: StoredFile) -> str | None:
+    """What is wrong with a file, and with which; None when it is as it was written."""
     try:
-        return all((unit.folder / name).stat().st_size == size for name, size in unit.record.files.items())
-    except OSError:
-        return False
+        size, digest = file_digest(path)
+    except OSError as error:
+        return f"{path} cannot be read: {reason(error)}"
+    if size != written.bytes:
+        return f"{path} is damaged: it has {size} bytes, not {written.bytes}"
+    if written.sha256 not in (None, digest):
+        return f"{path} is damaged: its content is not what was written (SHA-256)"
+    return None
 
 
-def _names(record: UnitRecord) -> tuple[str, str, str]:
+def _planned(run: RunRecord) -> list[Names]:
+    return [(dataset, scene, method) for dataset, scene, method in run.units]
+
+
+def _names(record: UnitRecord) -> Names:
     return record.dataset, record.scene, record.method
 
 
@@ -243,9 +323,3 @@ def _frame_table(lines: Iterator[list[str]]) -> pd.DataFrame:
         else:
             columns[name] = np.array([parse_number(cell) if cell else math.nan for cell in cells], dtype=np.float64)
     return pd.DataFrame(columns)
-
-
-def _planned(names: list[str], file: Path) -> tuple[str, str, str]:
-    if len(names) != 3:
-        raise StoreError(f"{file}: expected units of dataset, scene and method, found {names}; remove it and run again")
-    return names[0], names[1], names[2]

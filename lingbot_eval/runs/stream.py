@@ -20,6 +20,9 @@ MAX_BYTES_IN_FLIGHT = 2**30
 """Of the frames that a method holds back before it answers: about 700 of 518×378 with depth, more than any scale
 phase or overlap of windows needs, and a bound on the memory of a sequence of any length."""
 
+SAME_FRAME_S = 1e-6
+"""What a prediction's time may differ from its frame's by: by this readers tell frames apart later."""
+
 _BYTES_OF_AN_EMPTY_FRAME = 1024
 
 Load = Callable[[], Frame]
@@ -74,7 +77,8 @@ class SceneStream:
     def outputs(self) -> Generator[Output, None, None]:
         """Predictions as they leave.
 
-        Raises StreamError for a prediction out of order or about a frame no longer in flight.
+        Raises StreamError for a prediction out of order, about a frame no longer in flight, or with a time that is
+        not the frame's.
         """
         last = -1
         left = time.perf_counter()
@@ -82,6 +86,11 @@ class SceneStream:
         with closing(prefetch_mapped(self._prepared, self._loaders, ahead, self._workers)) as source:
             for prediction in self._method.predict(self._tapped(source)):
                 frame = self._take(prediction.index, last)
+                if not abs(prediction.timestamp - frame.timestamp) <= SAME_FRAME_S:
+                    raise StreamError(
+                        f"method '{self._method.name}': expected frame {frame.index} with its own time "
+                        f"{frame.timestamp!r} s, found {prediction.timestamp!r}; give each prediction its frame's time"
+                    )
                 last = prediction.index
                 now = time.perf_counter()
                 yield Output(frame, prediction, now - left)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, sync_folder, sync_tree, writing
+from lingbot_eval.runs.disk import PARTIAL_PREFIX, file_digest, sync_folder, sync_tree, writing
 from lingbot_eval.runs.panels import DepthPanels, save_panels
-from lingbot_eval.runs.records import FRAME_COLUMNS, UnitRecord
+from lingbot_eval.runs.records import FRAME_COLUMNS, StoredFile, UnitRecord
 from lingbot_eval.runs.serialisation import write_record
 from lingbot_eval.types import FrameType
 
@@ -35,9 +35,10 @@ class UnitWriter:
     are written by their own formats at :meth:`path`. Nothing is visible to readers before :meth:`finish`.
     """
 
-    def __init__(self, final: Path, names: tuple[str, str, str]) -> None:
+    def __init__(self, final: Path, names: tuple[str, str, str], run_key: str) -> None:
         self._final = final
         self._names = names
+        self._run_key = run_key
         self._partial = final.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex}")
         self._rows = 0
         self._finished = False
@@ -112,8 +113,11 @@ class UnitWriter:
             raise ValueError(f"unit {self._names} is finished already")
         with writing(self._final):
             self._table.close()
-            files = {file.name: file.stat().st_size for file in sorted(self._partial.iterdir())}
-        write_record(self.path(RESULT_FILE), record.model_copy(update={"files": files}))
+            names = sorted(file.name for file in self._partial.iterdir())
+            # Read back from the system's memory at a gigabyte a second: a unit has a few megabytes.
+            digests = {name: file_digest(self.path(name)) for name in names}
+        files = {name: StoredFile(bytes=size, sha256=digest) for name, (size, digest) in digests.items()}
+        write_record(self.path(RESULT_FILE), record.model_copy(update={"files": files, "run_key": self._run_key}))
         with writing(self._final):
             sync_tree(self._partial)
             self._move_into_place()

@@ -15,9 +15,9 @@ Layout::
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from lingbot_eval.runs.records import SCHEMA_VERSION, MeasurementRecord
 
@@ -50,6 +50,11 @@ class GrowthRecord(_Record):
         if not all(math.isfinite(number) for number in numbers if number is not None):
             raise ValueError(f"{self.quantity}: expected finite numbers, found {numbers}")
         return self
+
+
+def _pairs(rows: Any) -> Any:
+    """JSON knows no tuples."""
+    return [tuple(row) if isinstance(row, list) else row for row in rows] if isinstance(rows, list) else rows
 
 
 class CheckpointRecord(_Record):
@@ -102,7 +107,7 @@ class CaseRecord(_Record):
     measurements: list[MeasurementRecord]
     growth: list[GrowthRecord]
     checkpoints: list[CheckpointRecord]
-    error_curve: list[tuple[int, float]]
+    error_curve: Annotated[list[tuple[int, float]], BeforeValidator(_pairs)]
     started: str
     seconds: float
 

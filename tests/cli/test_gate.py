@@ -145,7 +145,7 @@ def test_a_damaged_extra_scene_is_named_and_the_rest_is_judged(
     run = write_run(tmp_path / "run", scenes=("desk", "extra"), step_ms=rounds(1, 1)[0])
     (run / "units" / "tum" / "extra" / "lingbot" / "result.json").write_text("{")
     assert gate(run, baseline) == 0
-    assert "damaged record skipped" in capsys.readouterr().out
+    assert "result.json is damaged" in capsys.readouterr().out
 
 
 def test_an_output_that_cannot_be_written_is_one_line(

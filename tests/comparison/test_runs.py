@@ -189,14 +189,14 @@ def test_too_few_common_frames(tmp_path: Path) -> None:
     assert unit.reason == "the trajectories have 0 timestamps in common, an alignment needs 3"
 
 
-def test_a_damaged_table_is_a_reason(tmp_path: Path) -> None:
+def test_a_damaged_table_is_named_and_its_scene_left_out(tmp_path: Path) -> None:
     path_a = write_run(tmp_path / "a", walk(FRAMES, 1), key="a" * 16)
     path_b = write_run(tmp_path / "b", walk(FRAMES, 1), key="b" * 16)
     (path_b / "units" / "tum" / "desk" / "lingbot" / "frames.csv").write_text("nonsense\n")
-    (unit,) = compare_runs(path_a, path_b).units
-    assert unit.reason is not None
-    assert "frames.csv" in unit.reason
-    assert unit.measurements  # the records are whole
+    found = compare_runs(path_a, path_b)
+    assert not found.units
+    assert any(line.startswith("B: left out: ") and "frames.csv is damaged" in line for line in found.failures)
+    assert "A tum/desk/lingbot: no counterpart in the other run" in found.failures
 
 
 def test_nothing_in_common(tmp_path: Path) -> None:

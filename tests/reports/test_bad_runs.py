@@ -75,7 +75,7 @@ def test_a_whole_run_is_not_called_incomplete(tmp_path: Path) -> None:
     ("damage", "says"),
     [
         (lambda text: text[: len(text) // 2], "text that is not JSON"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 99'), "schema version 1, found 99"),
+        (lambda text: text.replace('"schema_version": 2', '"schema_version": 99'), "schema version 1 to 2, found 99"),
         (lambda text: text.replace('"value": ', '"value": "much", "x": ', 1), "expected a stored record"),
         (lambda _: "[]", "expected a stored record"),
     ],
@@ -91,7 +91,7 @@ def test_a_damaged_record_is_named_skipped_and_told(
     assert says in error
     assert str(file) in error
     for text in pages(tmp_path / "out"):
-        assert "a record could not be read" in text
+        assert "a part of the run is not used" in text
         assert says in text
         assert "result.json" in text
         assert REPLAY in text  # the rest is there
@@ -102,14 +102,14 @@ def test_among_several_runs_an_unreadable_one_is_left_out_and_named(
 ) -> None:
     good, bad = build_failures(tmp_path / "a").path, build_failures(tmp_path / "b").path
     record = json.loads((bad / "run.json").read_text())
-    (bad / "run.json").write_text(json.dumps(record | {"schema_version": 2}))
+    (bad / "run.json").write_text(json.dumps(record | {"schema_version": 99}))
     words = [str(good), str(bad), "--label", "good", "--label", "bad", "--out", str(tmp_path / "out"), "--json"]
     assert main(["report", *words]) == 1
     (left_out,) = json.loads(capsys.readouterr().out)["left_out"]
-    assert "schema version 1, found 2" in left_out
+    assert "schema version 1 to 2, found 99" in left_out
     for text in pages(tmp_path / "out"):
         assert "a run could not be read" in text
-        assert "schema version 1, found 2" in text
+        assert "schema version 1 to 2, found 99" in text
         assert "CUDA out of memory" in text
 
 
@@ -118,10 +118,10 @@ def test_a_run_of_another_version_alone_is_refused_and_nothing_is_written(
 ) -> None:
     path = build_failures(tmp_path).path
     record = json.loads((path / "run.json").read_text())
-    (path / "run.json").write_text(json.dumps(record | {"schema_version": 2}))
+    (path / "run.json").write_text(json.dumps(record | {"schema_version": 99}))
     assert main(["report", str(path)]) == 2
     error = capsys.readouterr().err
-    assert "schema version 1, found 2" in error
+    assert "schema version 1 to 2, found 99" in error
     assert error.count("\n") == 1
     assert not (path / "report").exists()
 

@@ -209,6 +209,9 @@ class Quiet:
     def skipped(self, unit: plan.Unit) -> None:
         self.lines.append(f"skipped {'/'.join(unit.names)}")
 
+    def left_out(self, unit: plan.Unit, reason: str) -> None:
+        self.lines.append(f"left out {'/'.join(unit.names)}: {reason}")
+
 
 def run_folder(out: Path) -> Path:
     """The one run directory under ``out``."""

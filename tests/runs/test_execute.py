@@ -42,7 +42,7 @@ def run(out: Path, what: Experiment, observer: Quiet | None = None) -> Outcome:
 
 def units(outcome: Outcome) -> dict[tuple[str, str], UnitRecord]:
     stored = RunStore.open(outcome.path).read_units()
-    assert not stored.damaged
+    assert not stored.left_out
     return {(unit.record.scene, unit.record.method): unit.record for unit in stored.units}
 
 

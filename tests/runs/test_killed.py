@@ -64,7 +64,7 @@ def test_killed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, 
     path = run_folder(tmp_path)
     left = RunStore.open(path).read_units()
     assert len(left.units) == done
-    assert not left.damaged
+    assert not left.left_out
     before = {unit.folder: (unit.folder / "result.json").stat().st_mtime_ns for unit in left.units}
 
     World().install(monkeypatch)

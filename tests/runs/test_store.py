@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -14,9 +15,9 @@ from store_records import NAMES, make_run_record, make_unit_record
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.runs.disk import component, unit_directory
-from lingbot_eval.runs.panels import DepthPanels
-from lingbot_eval.runs.records import FRAME_COLUMNS, MeasurementRecord
-from lingbot_eval.runs.store import RunStore, find_runs
+from lingbot_eval.runs.panels import DepthPanels, load_panels
+from lingbot_eval.runs.records import FRAME_COLUMNS, MeasurementRecord, StoredFile
+from lingbot_eval.runs.store import RunStore, StoredUnit, find_runs
 from lingbot_eval.types import FrameType
 
 
@@ -30,6 +31,11 @@ def write_unit(store: RunStore, names: tuple[str, str, str] = NAMES, **changes: 
         for index in range(3):
             writer.append_row({"index": index, "timestamp": index / 30, "frame_type": "kept", "forward_ms": 5.0})
         writer.finish(make_unit_record(names, **changes))
+
+
+def is_done(store: RunStore, input_fingerprint: str, names: tuple[str, str, str] = NAMES) -> bool:
+    found = store.find_unit(*names)
+    return isinstance(found, StoredUnit) and found.is_result_of(input_fingerprint)
 
 
 def everything_under(folder: Path) -> set[str]:
@@ -85,9 +91,12 @@ def test_a_unit_comes_back_as_written(store: RunStore) -> None:
         writer.write_panels(panels)
         writer.finish(make_unit_record())
     (unit,) = store.read_units().units
-    sizes = {path.name: path.stat().st_size for path in unit.folder.iterdir() if path.name != "result.json"}
-    assert set(sizes) == {"estimate.tum", "frames.csv", "panels.npz"}
-    assert unit.record == make_unit_record(files=sizes)
+    content = {path.name: path.read_bytes() for path in unit.folder.iterdir() if path.name != "result.json"}
+    assert set(content) == {"estimate.tum", "frames.csv", "panels.npz"}
+    files = {
+        name: StoredFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in content.items()
+    }
+    assert unit.record == make_unit_record(files=files, run_key=store.read_run().key)
     frames = store.read_frames(unit)
     assert tuple(frames.columns) == FRAME_COLUMNS
     assert frames["index"].tolist() == [0, 2]
@@ -132,12 +141,12 @@ def test_a_misspelt_column_is_the_callers_fault(store: RunStore) -> None:
 
 
 def test_done_means_ok_and_made_from_this_input(store: RunStore) -> None:
-    assert not store.has_unit(*NAMES, "input-1")
+    assert not is_done(store, "input-1")
     write_unit(store)
-    assert store.has_unit(*NAMES, "input-1")
-    assert not store.has_unit(*NAMES, "input-2")
+    assert is_done(store, "input-1")
+    assert not is_done(store, "input-2")
     write_unit(store, status="failed", reason="out of memory", stage="stream", measurements=[])
-    assert not store.has_unit(*NAMES, "input-1")
+    assert not is_done(store, "input-1")
 
 
 @pytest.mark.parametrize("left", [None, 40])
@@ -145,13 +154,13 @@ def test_a_unit_with_files_gone_or_cut_off_is_not_done(store: RunStore, left: in
     """Reports say "run that scene again" of a damaged table: then running again must do it."""
     write_unit(store)
     unit = store.read_unit(*NAMES)
-    assert store.has_unit(*NAMES, unit.record.input_fingerprint)
+    assert is_done(store, unit.record.input_fingerprint)
     table = unit.folder / "frames.csv"
     content = table.read_bytes()
     table.unlink()
     if left is not None:
         table.write_bytes(content[:left])
-    assert not store.has_unit(*NAMES, unit.record.input_fingerprint)
+    assert not is_done(store, unit.record.input_fingerprint)
 
 
 def test_an_older_result_is_replaced_whole(store: RunStore) -> None:
@@ -171,7 +180,7 @@ def test_an_exception_leaves_nothing_and_the_older_result_in_place(store: RunSto
         writer.append_row({"index": 0})
         raise KeyError("method failed")
     assert everything_under(store.path) == before
-    assert store.has_unit(*NAMES, "input-1")
+    assert is_done(store, "input-1")
 
 
 def test_a_unit_never_finished_is_a_fault(store: RunStore) -> None:
@@ -190,7 +199,7 @@ def test_a_partial_unit_is_invisible_and_removed_at_the_next_start(store: RunSto
     stale.mkdir(parents=True)
     (stale / "result.json").write_text("{}")
     assert store.read_units().units == ()
-    assert store.read_units().damaged == ()
+    assert store.read_units().left_out == ()
     with store.lock():
         assert not stale.exists()
 
@@ -232,23 +241,23 @@ def test_a_damaged_record_is_listed_and_the_others_are_read(tmp_path: Path, text
     file.write_text(text, encoding="latin-1")
     units = store.read_units()
     assert [unit.record.scene for unit in units.units] == ["y"]
-    (damaged,) = units.damaged
+    (damaged,) = units.left_out
     assert str(file) in damaged.reason
     assert "\n" not in damaged.reason
     assert units.missing == (("a", "x", "m"),)
-    assert not store.has_unit("a", "x", "m", "input-1")
+    assert not is_done(store, "input-1", ("a", "x", "m"))
 
 
 def test_a_record_copied_to_another_scene_is_damaged(store: RunStore) -> None:
     write_unit(store)
     unit_directory(store.path, *NAMES).rename(unit_directory(store.path, "tum", "desk", "other"))
-    assert "tum/desk/lingbot" in store.read_units().damaged[0].reason
+    assert "tum/desk/lingbot" in store.read_units().left_out[0].reason
 
 
 def test_a_record_of_another_version_says_so(store: RunStore) -> None:
     file = store.path / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 99, "new": 1}))
-    with pytest.raises(StoreError, match="schema version 1, found 99"):
+    with pytest.raises(StoreError, match="schema version 1 to 2, found 99"):
         store.read_run()
 
 
@@ -269,23 +278,18 @@ def test_a_damaged_frame_table_names_its_file(store: RunStore, table: str | None
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"garbage" * 50])
-def test_damaged_panels_name_their_file(store: RunStore, content: bytes) -> None:
-    write_unit(store)
-    unit = store.read_unit(*NAMES)
-    assert store.read_panels(unit) is None
-    (unit.folder / "panels.npz").write_bytes(content)
+def test_damaged_panels_name_their_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "panels.npz").write_bytes(content)
     with pytest.raises(StoreError, match=r"panels\.npz"):
-        store.read_panels(unit)
+        load_panels(tmp_path / "panels.npz")
 
 
-def test_panels_with_pickled_or_misshaped_arrays_are_refused(store: RunStore) -> None:
-    write_unit(store)
-    unit = store.read_unit(*NAMES)
+def test_panels_with_pickled_or_misshaped_arrays_are_refused(tmp_path: Path) -> None:
     good = {"index": np.array([0]), "truth": np.ones((1, 2, 2), "f4"), "prediction": np.ones((1, 2, 2), "f4")}
     for image in (np.array([{"code": 1}], dtype=object), np.zeros((1, 2, 3, 3), "u1")):
-        np.savez(unit.folder / "panels.npz", image=image, **good)
+        np.savez(tmp_path / "panels.npz", image=image, **good)
         with pytest.raises(StoreError, match=r"panels\.npz"):
-            store.read_panels(unit)
+            load_panels(tmp_path / "panels.npz")
 
 
 # Runs

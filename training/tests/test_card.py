@@ -120,17 +120,16 @@ def test_runs_elsewhere_and_pictures_are_shown_as_they_are(tmp_path: Path) -> No
 def test_commands_leave_out_what_is_of_the_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = sources(tmp_path)
     path = next((tmp_path / "runs").rglob("run.json"))
-    record = json.loads(path.read_text())
-    record["command"] = (
+    command = (
         "TUM_ROOT=/home/me/tum lingbot-eval run tum --set 'a={b: 1}' --out /scratch/x"
         " --set datasets.0.root=/home/me/7 --out=/scratch/y --json"
     )
-    path.write_text(json.dumps(record))
+    store = RunStore.open(path.parent)
+    store.write_run(store.read_run().model_copy(update={"command": command}))
     assert main(given) == 0
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert "`TUM_ROOT=FOLDER lingbot-eval run tum --set 'a={b: 1}' --set datasets.0.root=FOLDER --json`" in text
-    record["command"] = "lingbot-eval run 'x"
-    path.write_text(json.dumps(record))
+    store.write_run(store.read_run().model_copy(update={"command": "lingbot-eval run 'x"}))
     assert main(given) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
