@@ -61,7 +61,7 @@ class Progress:
             output.note(
                 f"{self._label(unit)}: {record.predictions} of {record.frames} frames in {record.seconds:.1f} s"
             )
-        of_scene = record.sequence.get("notes", ())
+        of_scene = record.sequence.get("notes") or ()
         for text in record.remarks:
             place = f"{unit.names[0]}/{unit.names[1]}"
             self.say(f"{place if text in of_scene else f'{place} with {unit.names[2]}'}: {text}")
