@@ -21,6 +21,9 @@ _PUBLIC = {
     "open_dataset": ("lingbot_eval.adapters.opened", "open_dataset"),
     "Dataset": ("lingbot_eval.adapters.opened", "Dataset"),
     "Scene": ("lingbot_eval.adapters.opened", "Scene"),
+    # What users score.
+    "read_trajectory": ("lingbot_eval.formats.trajectories", "read_trajectory"),
+    "score": ("lingbot_eval.metrics.scoring", "score"),
     # What users run and read.
     **{
         name: ("lingbot_eval.api", name)
@@ -78,8 +81,10 @@ __all__ = [
     "open_run",
     "open_runs",
     "plan_run",
+    "read_trajectory",
     "report",
     "run",
+    "score",
     "stream",
     "update_baseline",
     "verify",
@@ -92,10 +97,12 @@ if TYPE_CHECKING:
     from lingbot_eval.adapters.sequence import FrameFiles
     from lingbot_eval.api import compare, compare_backends, gate, plan_run, report, run, update_baseline, verify
     from lingbot_eval.errors import LingbotEvalError, UnscorableError
+    from lingbot_eval.formats.trajectories import read_trajectory
     from lingbot_eval.methods.base import BaseMethod as Method
     from lingbot_eval.methods.base import Settings, method
     from lingbot_eval.methods.model import Model, Session, load_model, stream
     from lingbot_eval.metrics.base import metric
+    from lingbot_eval.metrics.scoring import score
     from lingbot_eval.registry import load_plugins
     from lingbot_eval.reports.reading import Run, open_run, open_runs
     from lingbot_eval.types import Frame, Measurement, Prediction, Trajectory

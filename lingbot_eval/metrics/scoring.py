@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.pairing import Pairing, pair_trajectories
@@ -19,6 +19,9 @@ from lingbot_eval.metrics.pair_auc import PairAucSettings, Progress, pair_measur
 from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, plugin_measurements, score_trajectory
 from lingbot_eval.types import DriftSeries, Measurement, Trajectory
 from lingbot_eval.validation import validated
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Family = Literal["trajectory", "drift", "auc"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -77,6 +80,12 @@ class PoseScore:
         variants_there = [m.variant for m in self.measurements if m.name == wanted]
         near = variants_there or get_close_matches(wanted, known) or list(known)
         raise KeyError(f"nothing is called {name!r}; there is {', '.join(map(repr, near))}")
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a measurement: family, name, variant, value (NaN with a reason), unit, convention, samples …."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(measured) for measured in self.measurements]).astype({"value": "float64"})
 
 
 def score(

@@ -92,3 +92,23 @@ def test_a_failed_unit_is_a_result(settings: dict[str, object], tmp_path: Path) 
     run = lb.run(settings, set={"methods.0.trajectory": str(tmp_path / "none.txt")}, out=tmp_path)
     assert (run.outcome.done, run.outcome.failed, run.outcome.bad_input) == (0, 1, True)
     assert "none.txt" in str(run.results.failure(("synthetic", "room", "replay")))
+
+
+def test_two_files_are_scored(tmp_path: Path) -> None:
+    """An estimate of a line, 10 % too long and bent by a known amount at its end."""
+    rows = [[t, t, 0.0, 0.1 * t * t, 0.0, 0.0, 0.0, 1.0] for t in range(6)]
+    (tmp_path / "truth.txt").write_text("\n".join(" ".join(map(str, row)) for row in rows))
+    for row in rows:
+        row[1:4] = [2 * value + 3 for value in row[1:4]]
+    (tmp_path / "mine.txt").write_text("\n".join(" ".join(map(str, row)) for row in rows))
+    score = lb.score(lb.read_trajectory(tmp_path / "truth.txt"), lb.read_trajectory(tmp_path / "mine.txt"), align="se3")
+    assert score["ate_rmse", "sim3"].value == pytest.approx(0, abs=1e-9)
+    positions = np.array([[t, 0.0, 0.1 * t * t] for t in range(6)])
+    spread = np.linalg.norm(positions - positions.mean(axis=0), axis=1)
+    # Twice as large about its centre: each position is off by its own distance from there.
+    assert score["ate_rmse"].value == pytest.approx(np.sqrt(np.mean(spread**2)))
+    assert "SE(3)" in score["ate_rmse"].convention
+    table = score.to_pandas()
+    (found,) = table[(table["name"] == "ate_rmse") & (table["variant"] == "none")]["value"]
+    moved = np.linalg.norm(positions + 3, axis=1)
+    assert found == pytest.approx(np.sqrt(np.mean(moved**2)))
