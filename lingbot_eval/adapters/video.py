@@ -17,7 +17,7 @@ from lingbot_eval.adapters.listing import names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.sequence import selected
 from lingbot_eval.adapters.video_picture import Pictures, RawPicture
-from lingbot_eval.adapters.video_stream import Listing, Tally, decoded, listing
+from lingbot_eval.adapters.video_stream import Listing, Tally, decoded, faults_of, listing
 from lingbot_eval.errors import DataError
 from lingbot_eval.types import FloatArray, Frame
 
@@ -146,7 +146,8 @@ class VideoSequence:
                 break
             if position not in index_of:
                 continue
-            picture = pictures.raw(frame) if images else None
+            with faults_of(self.path):
+                picture = pictures.raw(frame) if images else None
             if picture is not None:
                 size = size or picture.size
                 if picture.size != size:
@@ -236,6 +237,13 @@ class VideoSequence:
             lines.append(
                 f"HDR video ({listed.colours.transfer}): brought to SDR here (BT.709, highlights rolled off), which"
                 " another player does otherwise"
+            )
+        elif listed.colours.wide:
+            lines.append("colours of BT.2020 without HDR: they are taken as BT.709 and look a little pale")
+        if listed.colours.unknown is not None:
+            lines.append(
+                f"the stream's colour matrix (H.273 code {listed.colours.unknown}) is not known here: colours are read"
+                f" as {listed.colours.matrix} and may be wrong"
             )
         if self._interlaced:
             lines.append("interlaced video: its fields are woven into whole pictures (bwdif)")

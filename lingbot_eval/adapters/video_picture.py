@@ -105,8 +105,8 @@ def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
 class Colours:
     """How a frame's numbers become light.
 
-    matrix: FFmpeg's name of the YUV matrix, None for RGB. stated: whether the stream names one that is known.
-    transfer: ``PQ`` or ``HLG`` for HDR, else None. wide: BT.2020 primaries.
+    matrix: FFmpeg's name of the YUV matrix, None for RGB. stated: whether the stream names one that is known; unknown:
+    the code (ITU-T H.273) of one that is not. transfer: ``PQ`` or ``HLG`` for HDR, else None. wide: BT.2020 primaries.
     """
 
     matrix: str | None
@@ -114,6 +114,7 @@ class Colours:
     full_range: bool | None
     transfer: str | None
     wide: bool
+    unknown: int | None = None
 
     @property
     def words(self) -> str:
@@ -134,11 +135,13 @@ def colours_of(frame: av.VideoFrame, context: VideoCodecContext) -> Colours:
     wide = int(context.color_primaries) == _BT2020
     if frame.format.is_rgb or frame.format.has_palette:
         return Colours(None, True, None, transfer, wide)
-    matrix = _MATRICES.get(int(frame.colorspace))
+    code = int(frame.colorspace)
+    matrix = _MATRICES.get(code)
     width, height = _STANDARD_DEFINITION
     by_size = "bt709" if frame.width > width or frame.height > height else "bt601"
     full = {1: False, 2: True}.get(int(frame.color_range))
-    return Colours(matrix or by_size, matrix is not None, full, transfer, wide)
+    unknown = None if matrix is not None or code == _UNSPECIFIED else code
+    return Colours(matrix or by_size, matrix is not None, full, transfer, wide, unknown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +209,8 @@ class Pictures:
         graph = av.filter.Graph()
         graph.link_nodes(
             graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
+            # Newer scalers refuse a frame whose transfer or primaries they do not know; they are brought in later.
+            graph.add("setparams", "color_primaries=unknown:color_trc=unknown"),
             graph.add("scale", settings),
             graph.add("format", wanted),
             graph.add("buffersink"),

@@ -287,18 +287,30 @@ def _frames(
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    """The container, with one DataError for whatever FFmpeg finds wrong while the block runs."""
+def faults_of(path: Path) -> Iterator[None]:
+    """One DataError, with the file's name, for whatever FFmpeg finds wrong while the block runs."""
     import av
 
     try:
-        # A name with a colon in it is a file, too; and a playlist must not lead to the network.
-        source, only_files = f"file:{path}", {"protocol_whitelist": "file"}
-        with av.open(source, mode="r", metadata_errors="replace", container_options=only_files) as container:
-            yield container
+        yield
     except (av.FFmpegError, UnicodeError) as error:
         detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"video: {path} {_what_else(path, detail)}") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """The container; faults become DataError."""
+    import av
+
+    # A name with a colon in it is a file, too; and a playlist must not lead to the network. Not "options": versions of
+    # PyAV before 18 hand these to streams that are found later, which ends the process.
+    source, only_files = f"file:{path}", {"protocol_whitelist": "file"}
+    with (
+        faults_of(path),
+        av.open(source, mode="r", metadata_errors="replace", container_options=only_files) as container,
+    ):
+        yield container
 
 
 def played_stream(container: InputContainer, path: Path) -> tuple[VideoStream, int]:

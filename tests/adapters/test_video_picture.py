@@ -196,6 +196,25 @@ def test_ten_bits_without_hdr_are_eight_bits_of_the_same_grey(tmp_path: Path) ->
     assert np.abs(image.astype(int) - 128).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("tag", "code", "note"),
+    [
+        ("color_primaries", 9, "colours of BT.2020 without HDR: they are taken as BT.709"),
+        ("colorspace", 8, "the stream's colour matrix (H.273 code 8) is not known here: colours are read as bt601"),
+        ("color_trc", 3, None),  # reserved, and no reason to refuse a frame
+    ],
+)
+def test_colours_that_are_not_brought_over_are_said(tmp_path: Path, tag: str, code: int, note: str | None) -> None:
+    def tagged(stream: object) -> None:
+        setattr(stream.codec_context, tag, code)  # type: ignore[attr-defined]
+
+    sequence = opened(write_video(tmp_path / "odd.mkv", 2, "libx264", setup=tagged))
+    assert next(sequence.frames()).image is not None
+    notes = sequence.facts()["notes"]
+    assert len(notes) == (note is not None)
+    assert note is None or notes[0].startswith(note)
+
+
 def moving(number: int) -> np.ndarray:
     """A bar that moves 4 pixels a field: even rows are half a frame older than odd ones."""
     image = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
