@@ -204,8 +204,6 @@ class Pictures:
         settings = f"{width}:{height}:flags=bicubic+bitexact{exact}"
         if colours.matrix is not None:
             settings += f":in_color_matrix={colours.matrix}"
-            if colours.full_range is not None:
-                settings += f":in_range={'pc' if colours.full_range else 'tv'}"
         graph = av.filter.Graph()
         graph.link_nodes(
             graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
