@@ -18,6 +18,7 @@ from lingbot_eval.adapters.image_folder import (
     has_images,
     images_in,
     numbering,
+    time_notes,
 )
 from lingbot_eval.adapters.listing import existing_folder, folders_in, names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
@@ -96,7 +97,8 @@ class FolderAdapter:
         folder, inside, notes = folders[scene]
         found = images_in(inside)
         names = self._in_order(found.names)
-        numbered = numbering(names) if self._options.timestamps == "fps" else None
+        by_position = self._options.timestamps == "fps"
+        numbered = numbering(names) if by_position else None
         images = [inside / name for name in names]
         times = self._times(images, numbered)
         poses, facts, has_orientation = self._poses(folder, images, times, numbered)
@@ -122,7 +124,7 @@ class FolderAdapter:
                 "licence": "the user's own data",
             },
             index_files=() if options.trajectory is None else (folder / options.trajectory,),
-            notes=(*notes, *found.notes, *gap_notes(numbered)),
+            notes=(*notes, *found.notes, *gap_notes(numbered), *(time_notes(names) if by_position else ())),
             has_orientation=has_orientation,
         )
 

@@ -41,6 +41,11 @@ _COMPANION_FOLDER = re.compile(
     rf"(?:images?_)?(?:{'|'.join(_COMPANIONS.values())})(?:_\d+)?|@eadir|__macosx", re.IGNORECASE
 )
 _SCALED = re.compile(r"images_(\d+)", re.IGNORECASE)
+_TIMES = (
+    (re.compile(r"\d{9,10}\.\d+"), "seconds", "seconds_in_names"),
+    (re.compile(r"\d{18,19}"), "nanoseconds", "nanoseconds_in_names"),
+)
+_DATE = re.compile(r"(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d")
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
 
@@ -149,6 +154,8 @@ def numbering(names: Sequence[str]) -> Numbering | None:
     parts = [match.groups() for match in matches if match is not None]
     if len(parts) != len(names) or len({(before, after) for before, _, after in parts}) != 1:
         return None
+    if _DATE.search(parts[0][0]):  # what follows is the time of day, which knows no second 60
+        return None
     return numbering_of([int(number) for _, number, _ in parts])
 
 
@@ -163,6 +170,18 @@ def numbering_of(numbers: Sequence[int]) -> Numbering | None:
     if 2 * steps.count(step) < len(steps) and positions[-1] >= 2 * len(positions):
         return None
     return Numbering(numbers[0], step, positions)
+
+
+def time_notes(names: Sequence[str]) -> tuple[str, ...]:
+    """A line where all names are times that nobody asked to be read as such; none else."""
+    stems = [_stem(name) for name in names]
+    for pattern, unit, option in _TIMES:
+        if len(stems) > 1 and all(pattern.fullmatch(stem) for stem in stems):
+            return (
+                f"the images' names look like times in {unit}, and are not read as such: set options.timestamps to"
+                f" {option}",
+            )
+    return ()
 
 
 def gap_notes(numbered: Numbering | None) -> tuple[str, ...]:
@@ -217,7 +236,10 @@ def _unreadable(suffix: str) -> str | None:
 def _without_companions(names: list[str], notes: list[str]) -> list[str]:
     """Names without masks, depth maps, … of photographs that are there as well."""
     roles = {name: _role(_stem(name)) for name in names}
-    pictures = {_key(_TOKEN.findall(_stem(name).lower())) for name in names if roles[name] is None}
+    pictures: set[Key] = set()
+    for name in names:
+        if roles[name] is None:
+            pictures.update(_keys(_TOKEN.findall(_stem(name).lower())))
     out: dict[str, list[str]] = {}
     for role in _COMPANIONS:
         of_role = {name: found[1] for name in names if (found := roles[name]) is not None and found[0] == role}
@@ -233,21 +255,26 @@ def _without_companions(names: list[str], notes: list[str]) -> list[str]:
     return [name for name in names if name not in leaving]
 
 
-def _role(stem: str) -> tuple[str, tuple[Key, Key]] | None:
+def _role(stem: str) -> tuple[str, tuple[Key, ...]] | None:
     """What a file is by a word in its name, and the keys of the photograph that it may belong to."""
     tokens = _TOKEN.findall(stem.lower())
     for place, token in enumerate(tokens):
         for role, words in _ROLE.items():
             if words.fullmatch(token):
                 # 000_mask.png, and 000_mask_1.png: the second of several masks of one photograph.
-                return role, (_key(tokens[:place] + tokens[place + 1 :]), _key(tokens[:place]))
+                return role, (*_keys(tokens[:place] + tokens[place + 1 :]), *_keys(tokens[:place]))
     return None
 
 
-def _key(tokens: Sequence[str]) -> Key:
-    """What photograph and companion have in common: the numbers in their names; without any, the words."""
+def _keys(tokens: Sequence[str]) -> list[Key]:
+    """What photograph and companion have in common: the numbers in their names, or the last of them (``cam0_12`` and
+    ``depth_12``); without any, the words.
+    """
     numbers = tuple(token for token in tokens if token.isdecimal())
-    return numbers or tuple(token for token in tokens if not _PICTURE_WORD.fullmatch(token))
+    if numbers:
+        return [numbers, numbers[-1:]]
+    words = tuple(token for token in tokens if not _PICTURE_WORD.fullmatch(token))
+    return [words] if words else []
 
 
 def _without_twins(names: list[str], notes: list[str]) -> list[str]:
@@ -274,7 +301,7 @@ def _without_companion_folders(names: list[str], notes: list[str]) -> list[str]:
     pictures = [name for name in names if not _COMPANION_FOLDER.fullmatch(name)]
     if not pictures or len(pictures) == len(names):
         return names
-    notes.append(_left_out("folders", [name for name in names if name not in pictures]))
+    notes.append(_left_out("folders beside the images", [name for name in names if name not in pictures]))
     return pictures
 
 

@@ -59,6 +59,7 @@ def notes(sequence: FileSequence) -> list[str]:
         (["frame-000000.color.jpg"], ["frame-000000.depth.png"], "depth maps"),
         (["rgb_0.png", "rgb_1.png"], ["depth_0.png", "depth_1.png"], "depth maps"),
         (["left000.png", "left001.png"], ["depth000.png", "depth001.png"], "depth maps"),
+        (["cam0_000.png", "cam0_001.png"], ["depth_000.png", "depth_001.png"], "depth maps"),
         (["1.jpg", "2.jpg"], ["1_normals.png"], "normal maps"),
         (["1.jpg", "2.jpg"], ["1_thumb.jpg", "thumb_2.jpg"], "thumbnails"),
         # The mask of a photograph that is not there is no photograph either.
@@ -167,7 +168,7 @@ def test_captures_of_several_scales_give_the_largest_once(tmp_path: Path) -> Non
     assert adapter.scenes() == ("images",)
     said = notes(opened(tmp_path, "images"))
     assert said == [
-        "folders left out, 2 in all: depths, masks",
+        "folders beside the images left out, 2 in all: depths, masks",
         "folders left out: images_2, images_4, images_8, smaller copies of images, which is taken",
     ]
 
@@ -207,6 +208,32 @@ def test_other_numbers_are_no_gaps(tmp_path: Path, numbers: tuple[int, ...]) -> 
     sequence = opened(touch(tmp_path / "walk", *(f"{n}.png" for n in numbers)), fps=10)
     np.testing.assert_allclose(sequence.timestamps(), np.arange(len(numbers)) / 10)
     assert notes(sequence) == []
+
+
+def test_times_of_day_are_no_numbering(tmp_path: Path) -> None:
+    """Shots of every second: after 120059 comes 120100, and nothing is missing."""
+    names = [f"IMG_20240501_{time}.jpg" for time in (120057, 120058, 120059, 120100, 120101)]
+    sequence = opened(touch(tmp_path / "walk", *names), fps=1)
+    np.testing.assert_allclose(sequence.timestamps(), np.arange(5))
+    assert notes(sequence) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "unit", "option"),
+    [
+        (["1305031453.359684.png", "1305031453.391690.png"], "seconds", "seconds_in_names"),
+        (["1403636579763555584.png", "1403636579813555456.png"], "nanoseconds", "nanoseconds_in_names"),
+    ],
+)
+def test_names_that_are_times_are_said_where_they_are_not_read(
+    tmp_path: Path, names: list[str], unit: str, option: str
+) -> None:
+    folder = touch(tmp_path / "walk", *names)
+    (note,) = notes(opened(folder))
+    assert note == (
+        f"the images' names look like times in {unit}, and are not read as such: set options.timestamps to {option}"
+    )
+    assert notes(opened(folder, timestamps=option)) == []
 
 
 def test_a_far_number_is_one_gap_and_takes_no_memory(tmp_path: Path) -> None:
