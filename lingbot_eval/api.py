@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -344,10 +343,10 @@ def _run_path(given: Any) -> Path:
 
 def _repeat(experiment: PathLike | Mapping[str, Any], set: Mapping[str, Any] | Sequence[str], out: PathLike) -> str:
     """The command that repeats a run which a script began."""
-    from lingbot_eval.runs.experiment import override_words
+    from lingbot_eval.runs.experiment import override_words, repeated
 
     if isinstance(experiment, Mapping):
         return "lingbot_eval.run({…}) of a script: the settings are in this record"
     words = ["lingbot-eval", "run", str(experiment)]
     words += [word for text in override_words(set) for word in ("--set", text)]
-    return shlex.join(words if Path(out) == RUNS else [*words, "--out", str(out)])
+    return repeated(words if Path(out) == RUNS else [*words, "--out", str(out)], experiment, set)

@@ -115,12 +115,11 @@ def headline(measurements: Sequence[MeasurementRecord]) -> str:
 
 def _command(args: argparse.Namespace) -> str:
     """The command line that repeats this run, with the environment variables that the experiment asks for."""
-    from lingbot_eval.runs.experiment import variables_in
+    from lingbot_eval.runs.experiment import repeated
 
-    variables = [f"{name}={shlex.quote(value)}" for name, value in variables_in(args.experiment).items()]
     words = ["lingbot-eval", "run", args.experiment]
     words += study_words(args)
-    return " ".join([*variables, shlex.join(words)])
+    return repeated(words, args.experiment, args.overrides)
 
 
 def _print_dry_run(plan: Plan, checks: Sequence[UnitCheck], args: argparse.Namespace) -> None:

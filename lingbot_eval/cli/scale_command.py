@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,9 +145,11 @@ def _check(study: Study, case: Case) -> UnitCheck:
 
 
 def _command(args: argparse.Namespace) -> str:
+    from lingbot_eval.runs.experiment import repeated
+
     words = ["lingbot-eval", "scale", args.study]
     words += study_words(args)
-    return shlex.join(words)
+    return repeated(words, args.study, args.overrides)
 
 
 def _document(path: Path, status: str, cases: tuple[CaseRecord, ...], files: tuple[Path, ...]) -> dict[str, Any]:

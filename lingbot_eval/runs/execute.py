@@ -122,7 +122,7 @@ def _record(plan: Plan, command: str) -> RunRecord:
         command=command,
         # The cards travel with the results: reports compare with the published numbers as they were then.
         experiment={
-            **plan.experiment.model_dump(mode="json"),
+            **plan.experiment.as_stored(),
             "cards": {card.name: card.model_dump(mode="json") for card in plan.cards},
         },
         units=[list(unit.names) for unit in plan.units],

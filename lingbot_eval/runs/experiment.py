@@ -7,15 +7,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.formats.text import read_text
 from lingbot_eval.formats.yaml_documents import load_mapping, parse_value
 from lingbot_eval.methods.base import METHODS, MethodSettings
 from lingbot_eval.metrics.depth import DepthSettings
@@ -31,7 +31,12 @@ from lingbot_eval.validation import OneOf, validated
 Name = Annotated[str, Field(min_length=1)]
 MethodConfig = Annotated[MethodSettings, OneOf(lambda: tuple(METHODS.get(kind) for kind in METHODS.names()))]
 
+Place = tuple[str | int, ...]
+"""Keys and positions that lead to a value."""
+
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_KEPT = {"name", "scenes", "root", "card", "trajectory", "depth", "checkpoint"}
+"""Settings of which a record keeps what a variable held: what results are filed under, and paths that were read."""
 
 
 class _Settings(BaseModel):
@@ -94,6 +99,7 @@ class Experiment(_Settings):
     datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
     metrics: MetricsConfig = MetricsConfig()
+    _variables: dict[Place, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Experiment:
@@ -106,6 +112,24 @@ class Experiment(_Settings):
             if twice:
                 raise ValueError(f"{what}: each needs a name of its own, found '{twice[0]}' more than once")
         return self
+
+    def as_stored(self) -> dict[str, Any]:
+        """The settings as a record keeps them, as plain JSON values.
+
+        Text that came from an environment variable stays the variable's name: a record travels, and what is in an
+        environment is often meant for nobody else. Kept are the paths that were read, and the names of results.
+        """
+        document = self.model_dump(mode="json")
+        for place, text in self._variables.items():
+            if not _KEPT.isdisjoint(place):
+                continue
+            try:
+                holder = _holder(document, place)
+                if isinstance(holder[place[-1]], str):
+                    holder[place[-1]] = text
+            except (KeyError, IndexError, TypeError):
+                continue  # settings of a plugin that are put elsewhere when they are read
+        return document
 
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -126,7 +150,9 @@ def load_experiment(source: Source, overrides: Overrides = ()) -> Experiment:
     asked = document.get("plugins")
     if isinstance(asked, list):
         required((str(name) for name in asked), where)
-    return validated(Experiment, document, where)
+    experiment = validated(Experiment, document, where)
+    experiment._variables = variables_in(source, overrides)
+    return experiment
 
 
 def settings_document(source: Source, overrides: Overrides = ()) -> tuple[dict[str, Any], str]:
@@ -134,6 +160,28 @@ def settings_document(source: Source, overrides: Overrides = ()) -> tuple[dict[s
 
     Raises ConfigError for a file that cannot be read, an override that has no place, a variable that is not set.
     """
+    document, where = _as_written(source, overrides)
+    for place, text in list(_asking(document)):
+        _holder(document, place)[place[-1]] = _expanded(text, ".".join(map(str, place)), where)
+    return document, where
+
+
+def variables_in(source: Source, overrides: Overrides = ()) -> dict[Place, str]:
+    """Where the values of a settings file ask for environment variables: place, and the text as it is written.
+
+    Raises ConfigError as :func:`settings_document` does.
+    """
+    return dict(_asking(_as_written(source, overrides)[0]))
+
+
+def repeated(words: Sequence[str], source: Source, overrides: Overrides = ()) -> str:
+    """A command line that gives ``words`` again, with the variables that the settings ask for, by name."""
+    texts = variables_in(source, overrides).values()
+    names = dict.fromkeys(name for text in texts for name in _VARIABLE.findall(text))
+    return " ".join([*(f'{name}="${name}"' for name in names), shlex.join(words)])
+
+
+def _as_written(source: Source, overrides: Overrides) -> tuple[dict[str, Any], str]:
     if isinstance(source, Mapping):
         where = str(source.get("name", "the experiment"))
         document = copy.deepcopy(dict(source))
@@ -149,8 +197,7 @@ def settings_document(source: Source, overrides: Overrides = ()) -> tuple[dict[s
             if not equals:
                 raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, such as datasets.0.selection.stride=2")
             _put(document, dotted, parse_value(text), f"--set {override}")
-    where = " ".join([where, *(f"--set {word}" for word in override_words(overrides))])
-    return _with_variables(document, "", where), where
+    return document, " ".join([where, *(f"--set {word}" for word in override_words(overrides))])
 
 
 def experiment_path(source: str) -> Path:
@@ -159,12 +206,6 @@ def experiment_path(source: str) -> Path:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
         return path
     return shared_file("experiments", source)
-
-
-def variables_in(source: str) -> dict[str, str]:
-    """The environment variables that an experiment file asks for, with their values where they are set."""
-    text = read_text(experiment_path(source), "settings file")
-    return {name: os.environ[name] for name in _VARIABLE.findall(text) if name in os.environ}
 
 
 def override_words(overrides: Overrides) -> list[str]:
@@ -202,17 +243,27 @@ def _position(part: str, length: int, where: str, here: str) -> int:
     return int(part)
 
 
-def _with_variables(value: Any, dotted: str, where: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_variables(inner, f"{dotted}.{key}".lstrip("."), where) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_with_variables(inner, f"{dotted}.{position}", where) for position, inner in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-    for name in _VARIABLE.findall(value):
+def _asking(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Values that name a variable; keys never do, and comments are not there any more."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _asking(inner, (*place, key))
+    elif isinstance(value, str) and _VARIABLE.search(value):
+        yield place, value
+
+
+def _holder(document: Any, place: Place) -> Any:
+    """The mapping or list around a place."""
+    for part in place[:-1]:
+        document = document[part]
+    return document
+
+
+def _expanded(text: str, dotted: str, where: str) -> str:
+    for name in _VARIABLE.findall(text):
         if name not in os.environ:
             raise ConfigError(
                 f"{where}: {dotted}: the environment variable {name} is not set; "
                 f"set it, or give the value with --set {dotted}=VALUE"
             )
-    return _VARIABLE.sub(lambda match: os.environ[match[1]], value)
+    return _VARIABLE.sub(lambda match: os.environ[match[1]], text)

@@ -197,8 +197,9 @@ def test_the_command_names_its_variables(experiment: Path, monkeypatch: pytest.M
     experiment.write_text(text, encoding="utf-8")
     out = experiment.parent / "runs"
     assert main(["run", str(experiment), "--out", str(out), "--no-report"]) == 0
-    command = json.loads((run_folder(out) / "run.json").read_text())["command"]
-    assert command.startswith(f"WHERE_ESTIMATES_ARE={experiment.parent}/estimates lingbot-eval run ")
+    record = json.loads((run_folder(out) / "run.json").read_text())
+    assert record["command"].startswith('WHERE_ESTIMATES_ARE="$WHERE_ESTIMATES_ARE" lingbot-eval run ')
+    assert record["experiment"]["methods"][0]["trajectory"].startswith(f"{experiment.parent}/estimates/")
 
 
 def test_names_that_are_not_utf8(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.replay_config import ReplayConfig
 from lingbot_eval.resources import shared_names
-from lingbot_eval.runs.experiment import experiment_path, load_experiment
+from lingbot_eval.runs.experiment import experiment_path, load_experiment, repeated
 
 SMALL = """
 name: small
@@ -177,6 +177,32 @@ def test_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_experiment(source, ["datasets.0.root=/x"]).datasets[0].root == "/x"
     monkeypatch.setenv("SOME_ROOT", "/here")
     assert load_experiment(source).datasets[0].root == "/here/data"
+
+
+def test_a_record_has_the_names_of_variables_and_of_paths_the_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record travels; what is in an environment is often meant for nobody else."""
+    text = "# export PASSWORD first: ${PASSWORD}\n" + SMALL.replace("options:", "root: ${SOME_ROOT}/data\n    options:")
+    source = write(tmp_path, text)
+    for name, value in (("SOME_ROOT", "/here"), ("PASSWORD", "hunter2"), ("${K}", "no"), ("TOKEN", "hunter3")):
+        monkeypatch.setenv(name, value)
+    overrides = ["datasets.0.options.token=${TOKEN} x", "datasets.0.options.list=[1, '${TOKEN}']"]
+    experiment = load_experiment(source, overrides)
+    dataset = experiment.datasets[0]
+    assert dataset.options["token"] == "hunter3 x"
+    assert dataset.options["list"] == [1, "hunter3"]
+    stored = experiment.as_stored()["datasets"][0]
+    assert stored["root"] == "/here/data"
+    assert stored["options"]["token"] == "${TOKEN} x"
+    assert stored["options"]["list"] == [1, "${TOKEN}"]
+    # A comment asks for nothing.
+    assert repeated(["lingbot-eval", "run", "x y"], source, overrides) == (
+        'SOME_ROOT="$SOME_ROOT" TOKEN="$TOKEN" lingbot-eval run \'x y\''
+    )
+    # What was decided on later (resolved roots, scenes) keeps the names.
+    copied = experiment.model_copy(update={"name": "other"})
+    assert copied.as_stored()["datasets"][0]["options"]["token"] == "${TOKEN} x"
 
 
 def test_shipped_experiments_load_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
