@@ -306,3 +306,18 @@ def test_calibration_of_the_confidence() -> None:
     assert "same everywhere" in (by_name(scorer)["abs_rel_by_confidence", "tenth 1"].reason or "")
     with pytest.raises(DataError, match="frame 3: confidence of shape"):
         scorer.update(3, truth, truth, np.ones((2, 2), dtype=np.float32))
+
+
+def test_tenths_of_the_confidence_go_from_least_to_most() -> None:
+    """20 pixels a tenth, surest last and least wrong; six tenths are exact, so the scale is 1."""
+    errors = [0.9, 0.8, 0.7, 0.6, 0, 0, 0, 0, 0, 0]
+    truth = np.full((10, 20), 2.0, dtype=np.float32)
+    prediction = truth * (1 + np.array(errors, dtype=np.float32)[:, None])
+    confidence = np.repeat(np.arange(10, dtype=np.float32)[:, None], 20, axis=1)
+    shuffled = np.random.default_rng(0).permutation(10)
+    scorer = DepthScorer()
+    scorer.update(0, truth, prediction[shuffled], confidence[shuffled])
+    found = {m.variant: m for m in scorer.compute() if m.name == "abs_rel_by_confidence"}
+    assert [found[f"tenth {k}"].value for k in range(1, 11)] == pytest.approx(errors, abs=1e-6)
+    assert {m.samples for m in found.values()} == {20}
+    assert "from least to most confident" in found["tenth 1"].convention

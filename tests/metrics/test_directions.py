@@ -10,36 +10,59 @@ from lingbot_eval.profiling.memory import device_memory_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.scoring import SceneScorer, Scoring
 
+LOWER = {
+    "trajectory": "ate_rmse ate_mean ate_median ate_max rpe_translation_rmse rpe_rotation_rmse ate_share_of_motionless"
+    " ate_share_of_path dropped_frames unmatched_frames",
+    "drift": "segment_translation segment_rotation anchored_final_error loop_gap loop_gap_share jumps"
+    " largest_step_error collapsed rpe_translation_rmse rpe_rotation_rmse",
+    # The rank correlation of confidence and error is best at −1.
+    "depth": "abs_rel sq_rel rmse log_rmse abs_rel_at_distance abs_rel_by_confidence confidence_rank_correlation"
+    " frames_skipped unpredicted_pixels",
+    "points": "accuracy completeness chamfer",
+    "throughput": "forward_latency end_to_end_interval harness_overhead first_output_latency warm_up",
+    "memory": "process_rss process_peak_rss device_peak_allocated device_peak_reserved driver_process",
+}
+HIGHER = {
+    "trajectory": "coverage matched_frames",
+    "drift": "collapse_frame",
+    "auc": " ".join(
+        f"{kind}{definition}_{threshold}"
+        for kind in ("auc", "racc", "tacc")
+        for definition in ("", "_first_camera")
+        for threshold in (3, 5, 15, 30)
+    ),
+    "depth": "delta_1_25 delta_1_25_2 delta_1_25_3 frames_scored",
+    "points": "precision recall f1",
+    "throughput": "forward_fps end_to_end_fps",
+}
+NEITHER = {
+    "trajectory": "scale path_length",
+    "drift": "scale_drift largest_step_error_frame rpe_translation_low95 rpe_translation_high95 rpe_rotation_low95"
+    " rpe_rotation_high95",
+    "depth": "sampling_error",
+}
+EXPECTED = {
+    (family, name): better
+    for better, families in (("lower", LOWER), ("higher", HIGHER), (None, NEITHER))
+    for family, names in families.items()
+    for name in names.split()
+}
 
-def test_every_stored_measurement_is_named() -> None:
-    """Without a frame each measurement still comes out, with its reason: all names there are."""
+
+def test_every_stored_measurement_has_its_direction() -> None:
+    """Without a frame each measurement still comes out, with its reason: all names there are, each as listed above."""
     score = SceneScorer(Scoring(MetricsConfig(points=PointSettings()))).score(None, 0, None)
     measurements = (*score.measurements, *device_memory_measurements(None))
-    assert {measurement.family for measurement in measurements} >= {"trajectory", "drift", "auc", "depth", "points"}
-    unnamed = sorted({(m.family, m.name) for m in measurements if not is_known(m.family, m.name)})
-    assert not unnamed, "say in lingbot_eval/metrics/directions.py which way is better, or that neither is"
+    found = {(m.family, m.name): direction(m.family, m.name) for m in measurements}
+    assert found == EXPECTED
+    assert all(is_known(*measured) for measured in found), "say in directions.py which is better, or that neither is"
 
 
 @pytest.mark.parametrize(
     ("family", "name", "expected"),
-    [
-        ("trajectory", "ate_rmse", "lower"),
-        ("trajectory", "coverage", "higher"),
-        ("trajectory", "scale", None),
-        ("auc", "auc_first_camera_30", "higher"),
-        ("depth", "delta_1_25_2", "higher"),
-        ("depth", "abs_rel_at_distance", "lower"),
-        ("drift", "rpe_rotation_rmse", "lower"),
-        ("drift", "rpe_rotation_high95", None),
-        ("drift", "collapse_frame", "higher"),
-        ("points", "f1", "higher"),
-        ("points", "accuracy", "lower"),
-        ("throughput", "end_to_end_fps", "higher"),
-        ("throughput", "forward_latency", "lower"),
-        ("memory", "cache_window", "lower"),
-    ],
+    [("memory", "cache_window", "lower"), ("memory", "weights", "lower"), ("throughput", "head_compilation", "lower")],
 )
-def test_directions(family: str, name: str, expected: str | None) -> None:
+def test_directions_of_what_a_method_adds(family: str, name: str, expected: str) -> None:
     assert direction(family, name) == expected
     assert is_known(family, name)
 

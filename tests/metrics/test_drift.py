@@ -119,6 +119,54 @@ def test_local_scale_leaves_standstills_out() -> None:
     assert np.isnan(scale[90])
 
 
+def test_a_standstill_is_judged_by_the_steps_that_move() -> None:
+    """A camera that mostly stands still, with jitter of 0.1 mm that the estimate makes 5 mm of; where it walks, twice
+    its steps. Held against the median of all steps, which is 0, the jitter would be walking at 50 times its length."""
+    steps = np.array([0.0] * 60 + [1, 1e-4, 1e-4, 1, 1e-4, 1e-4, 1] + [1.0] * 20)
+    stretched = np.where(steps == 1e-4, 5e-3, 2 * steps)
+    turns = np.full(len(steps), 2.0)
+    scale = local_scale(steps_to_path(turns, steps), steps_to_path(turns, stretched), 7)
+    assert scale[63] == pytest.approx(2.0)
+    assert np.nanmax(scale) == pytest.approx(2.0)
+
+
+def test_scale_drift_is_a_percentage_and_no_logarithm() -> None:
+    """Half as large again every 100 frames is 50 %, whose logarithm is 40.5 %."""
+    turns, lengths = winding(600)
+    estimate = steps_to_path(turns, lengths * 1.5 ** (np.arange(600) / 100))
+    assert value(score(steps_to_path(turns, lengths), estimate), "scale_drift") == pytest.approx(50.0, rel=0.02)
+
+
+@pytest.mark.parametrize(("size", "jump", "found"), [(1, 0.9, 1), (1, 0.4, 0), (0.01, 0.009, 1), (100, 40, 0)])
+def test_a_jump_is_large_beside_the_median_motion(size: float, jump: float, found: int) -> None:
+    """Every fifth step is ten times as long, so the mean motion is 2.8 times the median: a jump of 0.9 of the median
+    is one, of 0.4 is none, in a path of centimetres as in one of hundreds of metres."""
+    turns, lengths = winding(200)
+    lengths[::5] = 10
+    truth = steps_to_path(turns, size * lengths)
+    estimate = noisy(truth, 2, 0.001 * size)
+    estimate[103:, :3, 3] += [0.0, jump, 0.0]
+    drift = score(truth, estimate, alignments=("none",))
+    assert value(drift, "jumps", "none") == found
+    assert drift.series is not None
+    assert drift.series.jump_frame.tolist() == [103] * found
+
+
+def test_intervals_resample_blocks_of_twice_the_step() -> None:
+    """190 pairs ten frames apart are 9 blocks of 20, too few for an interval; 210 pairs are 10. Likewise in metres."""
+    for count, enough in ((200, False), (220, True)):
+        turns, lengths = winding(count - 1)
+        truth = steps_to_path(turns, 1.01 * lengths)
+        found = score(truth, noisy(truth, 3))
+        if enough:
+            assert value(found, "rpe_translation_low95", "10 frames") < value(
+                found, "rpe_translation_high95", "10 frames"
+            )
+        else:
+            assert "only 9 independent blocks of 20 pairs" in reason(found, "rpe_translation_low95", "10 frames")
+            assert "only 9 independent blocks of 20 pairs" in reason(found, "rpe_rotation_high95", "10 m")
+
+
 def test_a_planted_jump_is_found_at_its_frame() -> None:
     turns, lengths = winding(400)
     truth = steps_to_path(turns, lengths)

@@ -84,6 +84,20 @@ def test_coverage_masks_choose_what_is_asked_about() -> None:
     assert values(score_points(PointPairs(truth, guess, 500), settings))["accuracy"] > 1
 
 
+def test_what_no_mask_covers_still_answers() -> None:
+    """Points that are not asked about are neighbours all the same: a predicted point beside a true one outside the
+    mask is exact, and a true point beside a predicted one outside the mask is found."""
+    truth = surface(1000)
+    half = np.arange(1000) < 500
+    settings = PointSettings(voxel_m=None, icp_m=None)
+    asked = values(score_points(PointPairs(truth, truth.copy(), 1000, truth_mask=half), settings))
+    assert asked["accuracy"] == pytest.approx(0, abs=1e-9)
+    assert asked["precision"] == 100
+    answered = values(score_points(PointPairs(truth, truth.copy(), 1000, prediction_mask=half), settings))
+    assert answered["completeness"] == pytest.approx(0, abs=1e-9)
+    assert answered["recall"] == 100
+
+
 def test_voxels_hold_the_mean_of_their_points() -> None:
     points = surface(5000, 3)
     means, voxel = voxel_means(points, 0.25)
