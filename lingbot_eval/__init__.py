@@ -24,6 +24,8 @@ _PUBLIC = {
     # What users score.
     "read_trajectory": ("lingbot_eval.formats.trajectories", "read_trajectory"),
     "score": ("lingbot_eval.metrics.scoring", "score"),
+    "PoseScore": ("lingbot_eval.metrics.scoring", "PoseScore"),
+    "PoseReading": ("lingbot_eval.geometry.pose_reading", "PoseReading"),
     # What users run and read.
     **{
         name: ("lingbot_eval.api", name)
@@ -60,6 +62,8 @@ __all__ = [
     "Measurement",
     "Method",
     "Model",
+    "PoseReading",
+    "PoseScore",
     "Prediction",
     "Run",
     "Scene",
@@ -98,11 +102,12 @@ if TYPE_CHECKING:
     from lingbot_eval.api import compare, compare_backends, gate, plan_run, report, run, update_baseline, verify
     from lingbot_eval.errors import LingbotEvalError, UnscorableError
     from lingbot_eval.formats.trajectories import read_trajectory
+    from lingbot_eval.geometry.pose_reading import PoseReading
     from lingbot_eval.methods.base import BaseMethod as Method
     from lingbot_eval.methods.base import Settings, method
     from lingbot_eval.methods.model import Model, Session, load_model, stream
     from lingbot_eval.metrics.base import metric
-    from lingbot_eval.metrics.scoring import score
+    from lingbot_eval.metrics.scoring import PoseScore, score
     from lingbot_eval.registry import load_plugins
     from lingbot_eval.reports.reading import Run, open_run, open_runs
     from lingbot_eval.types import Frame, Measurement, Prediction, Trajectory

@@ -128,8 +128,9 @@ def test_report_and_gate_know_them_without_the_plugin(folder: Path, ran: dict[st
     command(folder, *baseline, "--require", "accuracy")
     text = (folder / "base.yaml").read_text()
     value = measured(ran, "final_gap")["value"]
-    assert f"{value}" in text
-    (folder / "base.yaml").write_text(text.replace(f"{value}", f"{value / 2}"))
+    assert f"trajectory/final_gap: {value}" in text
+    line = f"trajectory/final_gap: {value}"
+    (folder / "base.yaml").write_text(text.replace(line, f"trajectory/final_gap: {value / 2}"))
     judged = json.loads(command(folder, *baseline, "--require", "accuracy", "--json", code=1))
     worse = {finding["metric"] for finding in judged["findings"] if finding["status"] == "regression"}
     assert worse == {"trajectory/final_gap"}
