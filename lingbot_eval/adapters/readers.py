@@ -253,10 +253,14 @@ def image_size(path: Path, place: str) -> Size:
     Raises DataError for whatever the header tells that `read_image` would refuse.
     """
     with _picture(path, place) as (picture, orientation):
-        size = picture.size
-        if isinstance(picture, TiffImageFile):  # some versions of Pillow have turned the size already, others not
-            size = int(picture.tag_v2[_WIDTH]), int(picture.tag_v2[_HEIGHT])
-        return size[::-1] if orientation >= 5 else size
+        return _upright_size(picture, orientation)
+
+
+def _upright_size(picture: PillowImage.Image, orientation: int) -> Size:
+    size = picture.size
+    if isinstance(picture, TiffImageFile):  # some versions of Pillow have turned the size already, others not
+        size = int(picture.tag_v2[_WIDTH]), int(picture.tag_v2[_HEIGHT])
+    return size[::-1] if orientation >= 5 else size
 
 
 def read_image(path: Path, place: str, expected: Size | None = None) -> Image:
@@ -268,10 +272,16 @@ def read_image(path: Path, place: str, expected: Size | None = None) -> Image:
     is not 8 bits a channel. Of an MPO or HEIF file the main picture is read.
     """
     with _picture(path, place) as (picture, orientation):
+        announced = _upright_size(picture, orientation)
         picture.load()
         # Pillow turns a TIFF itself while it loads.
         turn = None if isinstance(picture, TiffImageFile) else _TURNS.get(orientation)
         rgb = _over_white(picture if turn is None else picture.transpose(turn))
+        if rgb.size != announced:
+            raise DataError(
+                f"{place}: image {path} is damaged: its header says {announced[0]}x{announced[1]} pixels, found"
+                f" {rgb.size[0]}x{rgb.size[1]}; copy or download it again"
+            )
         if expected is not None and rgb.size != expected:
             raise DataError(
                 f"{place}: image {path}: expected {expected[0]}x{expected[1]} pixels as the first frame, found"

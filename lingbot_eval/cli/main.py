@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -118,6 +119,8 @@ def _libraries_hushed() -> Iterator[None]:
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.showwarning = lambda *_args, **_kwargs: None
+            # Without a handler its errors go to standard error; what matters of them is in the exception as well.
+            logging.getLogger("PIL").addHandler(logging.NullHandler())
         yield
 
 

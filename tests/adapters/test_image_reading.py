@@ -235,7 +235,7 @@ def encoded(suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-GOOD = {suffix: encoded(suffix) for suffix in ("PNG", "JPEG", "WEBP", "BMP", "TIFF")}
+GOOD = {suffix: encoded(suffix) for suffix in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")}
 
 
 @pytest.mark.parametrize("suffix", list(GOOD))

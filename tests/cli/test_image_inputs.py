@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,3 +134,19 @@ def test_photographs_that_cannot_be_read_leave_no_directory(tmp_path: Path, caps
     (line,) = capsys.readouterr().err.splitlines()
     assert "1 of 4 images cannot be read (3.CR2): camera raw files are not read" in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_tiff_is_one_line_on_a_terminal(tmp_path: Path) -> None:
+    """In a process of its own: Pillow logs a second line where nobody listens."""
+    folder = tmp_path / "walk"
+    folder.mkdir()
+    Image.fromarray(np.zeros((28, 28, 3), np.uint8)).save(folder / "0.tif")
+    content = bytearray((folder / "0.tif").read_bytes())
+    place = content.index(bytes([0x15, 0x01, 3, 0]))  # the tag of samples per pixel
+    content[place + 8 : place + 10] = b"\xff\x00"
+    (folder / "0.tif").write_bytes(content)
+    words = [sys.executable, "-m", "lingbot_eval.cli.main", "run", str(experiment_over(folder)), "--no-report"]
+    done = subprocess.run([*words, "--out", str(tmp_path / "runs")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"image {folder}/0.tif" in line
