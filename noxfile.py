@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import nox
 
@@ -25,8 +26,18 @@ def environment(session: nox.Session) -> None:
 
 
 def run(session: nox.Session, program: str, *arguments: str, env: dict[str, str | None] | None = None) -> None:
-    """Run a program of the shared environment, which lies beside nox's cache."""
-    session.run(session.cache_dir.parent / "environment" / "bin" / program, *arguments, env=env)
+    """Run a program of the shared environment."""
+    session.run(shared_environment(session) / program, *arguments, env=env)
+
+
+def shared_environment(session: nox.Session) -> Path:
+    """The folder of programs of the environment that the session ``environment`` made, for whichever Python."""
+    folders = session.cache_dir.parent
+    # With --force-python, or another Python asked for, nox adds its version to the environment's name.
+    found = sorted(folders.glob("environment*/bin"), key=lambda folder: folder.stat().st_mtime)
+    if not found:
+        session.error(f"no environment in {folders}: run without -R once")
+    return found[-1]
 
 
 @nox.session(name="eval", python=False, requires=["environment"])
@@ -40,7 +51,10 @@ def compare(session: nox.Session) -> None:
     """Compare the backends of this machine, or what is given: sdpa against FlashInfer on a GPU, else against pages."""
     sides = ["sdpa", "paged"]
     if not session.posargs and shutil.which("nvidia-smi"):
-        run(session, "python", "-m", "pip", "install", "-c", "constraints.txt", "-e", ".[flashinfer]")
+        extra = ("install", "-c", "constraints.txt", "-e", ".[flashinfer]")
+        # An environment that uv made has no pip of its own.
+        uv, python = shutil.which("uv"), shared_environment(session) / "python"
+        session.run(*([uv, "pip"] if uv else [python, "-m", "pip"]), *extra, *(["--python", python] if uv else []))
         sides = ["sdpa:bfloat16", "flashinfer:bfloat16"]
     run(session, "lingbot-eval", "compare", *(session.posargs or sides))
 
@@ -75,16 +89,7 @@ def gate(session: nox.Session) -> None:
     # Speed is not judged there, and on cores that others use too, threads that wait for each other take minutes.
     one_thread: dict[str, str | None] = {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        run(
-            session,
-            "lingbot-eval",
-            "run",
-            "benchmarks/experiments/ci_gate.yaml",
-            "--no-report",
-            "--out",
-            folder,
-            env=one_thread,
-        )
+        run(session, "lingbot-eval", "run", "ci_gate", "--no-report", "--out", folder, env=one_thread)
         run(session, "lingbot-eval", "gate", folder, "--baseline", "reports/baselines/ci_gate.yaml", *options)
 
 

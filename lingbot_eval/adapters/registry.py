@@ -79,7 +79,10 @@ def open_adapter(name: str, root: Path | None, options: Mapping[str, Any]) -> Ad
     kind = DATASETS.get(name)
     checked = validated(kind.Options, dict(options), f"options of dataset {name}")
     if root is None and name not in _MADE_UP:
-        raise ConfigError(f"dataset {name} is read from disk: expected a root, found none; give the folder or file")
+        raise ConfigError(
+            f"dataset {name} is read from disk: expected a root, found none; give the folder or file"
+            " (--root PATH, or root: in the experiment)"
+        )
     if root is None:
         return cast(Adapter, kind(None, checked))
     refuse_impossible(expanded(root), f"root of dataset {name}")

@@ -31,6 +31,8 @@ COMMANDS = {
     "score": "score a trajectory file against a reference",
     "gate": "hold a run against a baseline: accuracy, speed, memory",
     "env": "show what this machine is, as every record says it",
+    "schema": "the JSON schema of experiment files, for editors",
+    "completion": "a script that completes commands and options in your shell",
     "verify": "rebuild the reference cases and compare: can this machine be trusted?",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -23,8 +24,17 @@ def note(text: str) -> None:
         _write(sys.stderr, text.replace("\n", r"\n") + "\n")
 
 
-def as_json(value: Any) -> None:
-    """One JSON document on standard output; anything that is not JSON is a fault of ours, so NaN is refused."""
+SCHEMA_VERSION = 1
+"""Of every JSON document that a command prints: raised when a key changes its meaning or goes."""
+
+
+def as_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """One JSON document on standard output, an object with its ``schema_version``; a list is under ``items``."""
+    plain_json({"schema_version": SCHEMA_VERSION, **(value if isinstance(value, Mapping) else {"items": list(value)})})
+
+
+def plain_json(value: Any) -> None:
+    """One JSON document as it is; anything that is not JSON is a fault of ours, so NaN is refused."""
     _result(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument("experiment", help="an experiment file (YAML), or the name of a shipped one such as smoke")
     add_study_options(parser, "datasets.0.selection.count=50")
+    parser.add_argument("--root", metavar="PATH", help="the folder or file of the first dataset: --set datasets.0.root")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WEIGHTS",
+        help="weights of every model: shipped, lingbot-map, lingbot-map-long, hf://owner/repo/file, or a file; any but"
+        " the shipped ones are of config full and see frames at the size of the dataset's card",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -56,13 +64,14 @@ def run(args: argparse.Namespace) -> int:
     from lingbot_eval.cli.run_check import check_units
     from lingbot_eval.cli.run_progress import Progress
 
+    overrides = _overrides(args)
     if args.dry_run:
-        plan = plan_run(args.experiment, args.overrides)
+        plan = plan_run(args.experiment, overrides)
         checks = check_units(plan)
         _print_dry_run(plan, checks, args)
         return BAD_INPUT if any(check.refused for check in checks) else DONE
     progress = Progress(quiet=args.json, announce=_announce)
-    done = run_experiment(args.experiment, set=args.overrides, out=args.out, command=_command(args), observer=progress)
+    done = run_experiment(args.experiment, set=overrides, out=args.out, command=_command(args), observer=progress)
     outcome = done.outcome
     if outcome is None:
         raise TypeError("a run that ran has an outcome")
@@ -82,6 +91,25 @@ def run(args: argparse.Namespace) -> int:
     if not outcome.failed:
         return DONE
     return BAD_INPUT if outcome.bad_input else SOME_FAILED
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """``--set`` with what ``--root`` and ``--checkpoint`` stand for; what is set by its key wins."""
+    from lingbot_eval.resources import SHIPPED
+    from lingbot_eval.runs.experiment import settings_document
+
+    words = [] if args.root is None else [f"datasets.0.root={json.dumps(args.root)}"]
+    if args.checkpoint is not None and args.checkpoint != SHIPPED:
+        document, _ = settings_document(args.experiment, [*words, *args.overrides])
+        for number, method in enumerate(document.get("methods", ())):
+            if isinstance(method, dict) and method.get("kind") == "lingbot":
+                words.append(f"methods.{number}.model.checkpoint={json.dumps(args.checkpoint)}")
+                words.append(f"methods.{number}.model.config=full")
+        # The size of a file that is made for the small weights is not that of the others.
+        words += [f"datasets.{number}.size=null" for number, _ in enumerate(document.get("datasets", ()))]
+    elif args.checkpoint is not None:
+        words.append(f"methods.0.model={{config: ci, checkpoint: {SHIPPED}}}")
+    return [*words, *args.overrides]
 
 
 def _announce(progress: Progress, plan: Plan) -> None:
@@ -118,6 +146,9 @@ def _command(args: argparse.Namespace) -> str:
     from lingbot_eval.runs.experiment import repeated
 
     words = ["lingbot-eval", "run", args.experiment]
+    words += [
+        word for name in ("root", "checkpoint") if (given := getattr(args, name)) for word in (f"--{name}", given)
+    ]
     words += study_words(args)
     return repeated(words, args.experiment, args.overrides)
 

@@ -33,8 +33,8 @@ def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 def test_list_names_every_dataset(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "list")
     assert [line.split()[0] for line in text.splitlines()] == list(card_names())
-    assert [entry["name"] for entry in json.loads(said(capsys, "list", "--json"))] == list(card_names())
-    assert [entry["name"] for entry in json.loads(_run_json_first(capsys))] == list(card_names())
+    assert [entry["name"] for entry in json.loads(said(capsys, "list", "--json"))["items"]] == list(card_names())
+    assert [entry["name"] for entry in json.loads(_run_json_first(capsys))["items"]] == list(card_names())
     table = said(capsys, "list", "--markdown").splitlines()
     assert len(table) == 2 + len(card_names())
     assert len({row.replace("\\|", "").count("|") for row in table}) == 1

@@ -167,7 +167,7 @@ def test_env_is_the_block_of_the_records(capsys: pytest.CaptureFixture[str]) -> 
 
     assert main(["env", "--json"]) == 0
     block = json.loads(capsys.readouterr().out)
-    assert block == json.loads(json.dumps(environment()))
+    assert block == {"schema_version": 1, **json.loads(json.dumps(environment()))}
     assert main(["env"]) == 0
     text = capsys.readouterr().out
     assert "torch.threads  " in text
