@@ -203,6 +203,8 @@ def _trajectories(a: TrajectoryFile, b: TrajectoryFile, *, table: pd.DataFrame) 
     poses_a, poses_b = a.camera_to_world[in_a], b.camera_to_world[in_b]
     move = umeyama(poses_b[:, :3, 3], poses_a[:, :3, 3], with_scale=True)
     rotation, position = pose_differences(move.apply_poses(poses_b), poses_a)
+    if not (a.has_orientation and b.has_orientation):
+        rotation = np.full(len(rotation), np.nan)
     return Differences(table["index"].to_numpy(np.int64)[rows], rotation, position), move.scale
 
 

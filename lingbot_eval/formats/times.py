@@ -84,7 +84,7 @@ def indistinguishable(words: Sequence[str], seconds: FloatArray) -> tuple[int, i
     equal: NDArray[np.int64] = np.flatnonzero(np.diff(seconds[order]) == 0)
     for position in equal.tolist():
         a, b = int(order[position]), int(order[position + 1])
-        if words[a] != words[b] and Decimal(words[a]) != Decimal(words[b]):
+        if words[a] != words[b] and _exact(words[a]) != _exact(words[b]):
             return a, b
     return None
 
@@ -99,7 +99,12 @@ def checked_scale(scale: float | None, offset: float) -> None:
 
 def _scaled(words: Sequence[str], factor: Decimal) -> FloatArray:
     # Decimal, since nanoseconds since 1970 have more digits than float64: they are rounded once, at the end.
-    return np.array([float(Decimal(word) * factor) for word in words])
+    return np.array([float(_exact(word) * factor) for word in words])
+
+
+def _exact(word: str) -> Decimal:
+    """All digits of a finite number; 0 for what float64 rounds to 0, where Decimal may refuse the exponent."""
+    return Decimal(word) if float(word) else Decimal(0)
 
 
 def _factor(unit: TimeUnit) -> float:

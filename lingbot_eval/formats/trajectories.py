@@ -218,6 +218,9 @@ def _timed(path: Path, found: PoseRows, time_scale: float | None, time_offset: f
     usual = _USUAL_UNIT.get(found.format, "s")
     stamps = read_stamps(found.stamps, usual, time_scale, time_offset)
     seconds = stamps.seconds
+    if not np.isfinite(seconds).all():
+        row = int(np.argmin(np.isfinite(seconds)))
+        raise DataError(f"{at(path, int(found.lines[row]))}: the time {found.stamps[row]} in seconds is beyond float64")
     if found.names is not None:  # images come in any order, and their names in any unit
         stamps = replace(stamps, why=None)
         order = np.argsort(seconds, kind="stable")

@@ -89,6 +89,14 @@ def test_digits_that_do_not_fit_are_said(tmp_path: Path, first: int) -> None:
         read_trajectory(path)
 
 
+@pytest.mark.parametrize("word", ["5e-324403636579813555584", "1e-999999", "0." + "0" * 380 + "1"])
+def test_numbers_that_round_to_nothing(tmp_path: Path, word: str) -> None:
+    path = file_of(tmp_path, "a.txt", [word, "1400000000000000000", "1400000000500000000"], ",")
+    assert read_trajectory(path).timestamps.tolist() == [0, 1.4e9, 1.4e9 + 0.5]
+    with pytest.raises(DataError, match="beyond float64"):
+        read_trajectory(path, time_scale=1e300)
+
+
 def test_scale_and_offset(tmp_path: Path) -> None:
     path = file_of(tmp_path, "a.txt", ["0", "33", "66"])
     found = read_trajectory(path, time_scale=1e-3, time_offset=100.0)
