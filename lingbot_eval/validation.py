@@ -121,6 +121,7 @@ def _explain(model: type[BaseModel], data: Any, detail: ErrorDetails) -> tuple[s
     if kind == "union_tag_invalid":
         return f"{dotted}.{_bare(detail['ctx']['discriminator'])}", (
             f"expected {detail['ctx']['expected_tags']}, found '{detail['ctx']['tag']}'"
+            f"{nearest(str(detail['ctx']['tag']), _quoted(detail['ctx']['expected_tags']))}"
         )
     if kind == "value_error":
         return dotted, detail["msg"].removeprefix("Value error, ")
@@ -129,6 +130,8 @@ def _explain(model: type[BaseModel], data: Any, detail: ErrorDetails) -> tuple[s
         return dotted, f"{message}, found {found}"
     expected = message.removeprefix("Input should be ")
     hint = "; put it in quotes" if kind == "string_type" and isinstance(detail["input"], int | float | bool) else ""
+    if kind == "literal_error" and isinstance(detail["input"], str):
+        hint = nearest(detail["input"], _quoted(expected))
     return dotted, f"expected {expected}, found {found}{hint}"
 
 
@@ -142,6 +145,11 @@ def _found(value: Any) -> str:
         return f"a list of {len(value)}"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _quoted(listing: str) -> list[str]:
+    """The names in pydantic's ``'a', 'b' or 'c'``."""
+    return re.findall(r"'([^']*)'", listing)
 
 
 def _bare(name: Any) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.streaming.backends import BACKENDS
+from lingbot_eval.validation import nearest
 
 if TYPE_CHECKING:
     from lingbot_eval.comparison.tables import TextTable
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         return _runs(args)
     found = " and ".join(
         f"{given} ({'a backend' if backend else 'a run' if run else 'neither'})"
+        f"{'' if backend or run else nearest(given, BACKENDS)}"
         for given, backend, run in zip((args.a, args.b), backends, runs, strict=True)
     )
     raise ConfigError(

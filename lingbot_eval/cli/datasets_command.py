@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.registry import load_plugins
+from lingbot_eval.validation import nearest
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -157,7 +158,8 @@ def _prepare(args: argparse.Namespace) -> int:
 
     if args.name != "oxford_spires":
         raise ConfigError(
-            f"only oxford_spires has something to prepare, found {args.name!r}; the others are read as is"
+            f"only oxford_spires has something to prepare, found {args.name!r}{nearest(args.name, ['oxford_spires'])}; "
+            "the others are read as is"
         )
     raw, out = expanded(args.raw), expanded(args.out)
     done: dict[str, int] = {}

@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lingbot_eval import __version__
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, shortened
 from lingbot_eval.processor import threads_that_share
 from lingbot_eval.registry import load_plugins
+from lingbot_eval.validation import nearest
 
 # name -> one-line help. The module lingbot_eval.cli.NAME_command has add_arguments(parser) and run(args) -> exit code,
 # and imports what is heavy (torch, matplotlib, evo) inside run, so that --help is instant.
@@ -49,6 +50,39 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def parse_args(  # type: ignore[override]  # of the stubs' three overloads this is the one that is called
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As of the base class, with the nearest option for one that does not exist."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            word = rest[0].partition("=")[0]
+            kind = "option" if word.startswith("-") else "argument"
+            self.error(f"unknown {kind} {word!r}{self._nearest(word, args)}")
+        return found
+
+    def _nearest(self, word: str, args: Sequence[str] | None) -> str:
+        """Among the options of the commands in use."""
+        parser: argparse.ArgumentParser = self
+        known = set(parser._option_string_actions)
+        for given in args or ():
+            for action in parser._actions:
+                if isinstance(action, argparse._SubParsersAction) and given in action.choices:
+                    parser = action.choices[given]
+                    known |= set(parser._option_string_actions)
+                    break
+        return nearest(word, known) if word.startswith("-") else ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As of the base class, with the nearest choice."""
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        hint = nearest(str(value), choices)
+        if isinstance(action, argparse._SubParsersAction):
+            self.error(f"unknown {str(action.metavar).lower()} {value!r}{hint}; there are: {', '.join(choices)}")
+        raise argparse.ArgumentError(action, f"expected {' or '.join(choices)}, found {value!r}{hint}")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -108,8 +108,15 @@ class Baseline(_Part):
 
 def load_baseline(path: Path) -> Baseline:
     """Read a baseline. Raises ConfigError, one line, for what is none or of another schema version."""
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: no such baseline; write it from a run that is as it should be: lingbot-eval gate RUN "
+            f'--baseline {path} --update --reason "first"'
+        )
     document = load_mapping(path)
     version = document.get("schema_version")
+    if version is None and {"datasets", "methods"} & document.keys():
+        raise ConfigError(f"{path}: expected a baseline, found an experiment; give the baseline a file of its own")
     if version != SCHEMA_VERSION:
         raise ConfigError(
             f"{path}: expected a baseline of schema version {SCHEMA_VERSION}, found "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lingbot_eval.gating.comparable import notes, why_not_this_machine, why_not_this_unit
 from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Names, Side, SideUnit, family_of
-from lingbot_eval.gating.timing import judge_rounds
+from lingbot_eval.gating.timing import FEWEST_ROUNDS, judge_rounds, too_few_rounds
 from lingbot_eval.gating.tolerances import (
     DEFAULTS,
     Absolute,
@@ -99,6 +99,7 @@ def judge(
             *run.problems,
             *(f"{'/'.join(names)}: {note}" for names, unit in run.units.items() for note in unit.notes),
             *notes(baseline, run),
+            *_not_timed(findings),
             *_unused(tolerances, baseline),
             *_not_in_turn(baseline.started, run.started),
         ),
@@ -198,7 +199,7 @@ def _metric(
     if machine is not None:
         return "incomparable", machine
     if isinstance(rule, Statistical):
-        return _statistical(metric, units, rule, in_turn=_in_turn(*(side.started for side in sides)))
+        return _statistical(metric, sides, units, rule)
     if isinstance(rule, Shown):
         raise TypeError(f"{metric} is only shown")
     better = rule.better or _direction(metric, old.meanings)
@@ -208,12 +209,16 @@ def _metric(
 
 
 def _statistical(
-    metric: str, units: tuple[SideUnit, SideUnit], rule: Statistical, *, in_turn: bool
+    metric: str, sides: tuple[Side, Side], units: tuple[SideUnit, SideUnit], rule: Statistical
 ) -> tuple[Status, str]:
     old, new = (unit.rounds.get(metric, ()) for unit in units)
     if not old or not new:
         side = "baseline" if not old else "run"
         return "incomparable", f"the {side} has no timing samples of it: choose a tolerance that needs none"
+    if not sides[0].started and len(old) < FEWEST_ROUNDS:
+        # A file that was never given the rounds promises no verdict on speed; --require speed still asks for one.
+        return "shown", f"not judged: {too_few_rounds(len(old))}"
+    in_turn = _in_turn(*(side.started for side in sides))
     found = judge_rounds(old, new, rule.min_effect, rule.alpha, in_turn=in_turn)
     return found.status, found.reason
 
@@ -233,6 +238,11 @@ def _allowed(rule: Absolute | Relative, unit: str) -> str:
         )
     words = {"%": " percentage points", "1": ""}.get(unit, f" {unit}")
     return f"may be worse by {rule.worse_by:g}{words}"
+
+
+def _not_timed(findings: Iterable[Finding]) -> Iterator[str]:
+    reasons = (f.reason for f in findings if f.status == "shown" and f.reason.startswith("not judged: "))
+    yield from dict.fromkeys(f"speed is {reason}" for reason in reasons)
 
 
 def _unused(tolerances: Sequence[Tolerance], baseline: Side) -> Iterator[str]:

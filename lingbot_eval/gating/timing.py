@@ -99,12 +99,17 @@ def judge_rounds(
     return TimingVerdict(status, words, effect, low, high, slower, unit)
 
 
+def too_few_rounds(count: int) -> str:
+    """What a baseline of so few rounds cannot tell, and what to do."""
+    return (
+        f"the baseline has {count} round{'s' * (count != 1)} of timings, {FEWEST_ROUNDS} are needed"
+        " to know how far repeats lie apart: give --update that many runs"
+    )
+
+
 def _problem(baseline: Sequence[FloatArray], run: Sequence[FloatArray]) -> str | None:
     if len(baseline) < FEWEST_ROUNDS:
-        return (
-            f"the baseline has {len(baseline)} round{'s' * (len(baseline) != 1)} of timings, {FEWEST_ROUNDS} are needed"
-            " to know how far repeats lie apart: give --update that many runs"
-        )
+        return too_few_rounds(len(baseline))
     if not run:
         return "the run has no timings"
     lengths = {len(times) for times in (*baseline, *run)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,33 +34,69 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MIB = 2**20
+UPRIGHT = 0.7
+"""Least part of the cameras' mean y axis along one world axis that says which way is down: within 45 degrees."""
 _CACHE_KINDS = (("anchor", BLUE), ("window", SKY), ("memory", ORANGE), ("camera_head", PURPLE))
 
 
-def trajectory_figure(paths: Paths, title: str) -> Figure:
-    """The estimate against the reference, from above and from the side, axes of equal scale.
+@dataclass(frozen=True)
+class _View:
+    """A projection on two world axes. turned: the vertical axis points down on the page, as the world's does."""
 
-    Above is the plane of the two world axes along which the reference extends most (KITTI: x and z); the side shows
-    the larger of them against the third. Which ones they are is in the panel titles, as worlds have no common up.
+    name: str
+    across: int
+    up: int
+    turned: bool = False
+
+
+def trajectory_figure(paths: Paths, title: str) -> Figure:
+    """The estimate against the reference, in two views with axes of equal scale; panel titles name their planes.
+
+    Without a reference the cameras tell which way is down (`Paths.down`): in the model's world, that of the first
+    camera in OpenCV's axes, y, so that the view from above is x–z. A reference's world has any axes; there the first
+    view is the plane of the two along which the reference extends most (KITTI: x and z), the second shows the longer of
+    them against the third.
     """
     figure = new_figure(11, 6, title)
-    guide = paths.reference if paths.reference is not None else paths.estimate
-    extents = np.ptp(guide, axis=0)
-    third = int(np.argmin(extents))
-    first, second = (axis for axis in range(3) if axis != third)
-    longest = first if extents[first] >= extents[second] else second
     unit = "m" if paths.reference is not None else "method's own unit"
-    above, side = figure.subplots(1, 2)
-    for axes, (across, up), name in (
-        (above, (first, second), "From above (the two longest extents)"),
-        (side, (longest, third), "From the side"),
-    ):
-        _draw_paths(axes, paths, across, up)
-        style(axes, f"{'xyz'[across]} [{unit}]", f"{'xyz'[up]} [{unit}]", f"{name}: {'xyz'[across]}–{'xyz'[up]} plane")
+    first, second = figure.subplots(1, 2)
+    for axes, view in zip((first, second), _views(paths), strict=True):
+        _draw_paths(axes, paths, view.across, view.up)
+        across, up = "xyz"[view.across], "xyz"[view.up]
+        down = ", pointing down" if view.turned else ""
+        style(axes, f"{across} [{unit}]", f"{up} [{unit}{down}]", f"{view.name}: {across}–{up} plane")
         axes.ticklabel_format(useOffset=False)
         axes.set_aspect("equal", adjustable="datalim")
-    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+        if view.turned:
+            axes.invert_yaxis()
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return figure
+
+
+def _views(paths: Paths) -> tuple[_View, _View]:
+    guide = paths.reference if paths.reference is not None else paths.estimate
+    extents = np.ptp(guide, axis=0)
+    vertical, points_down = _vertical(paths.down)
+    if vertical is None:
+        third = int(np.argmin(extents))
+        first, second = (axis for axis in range(3) if axis != third)
+        longest = first if extents[first] >= extents[second] else second
+        name = "From above (the two longest extents)" if paths.reference is not None else "The two longest extents"
+        return _View(name, first, second), _View("From the side", longest, third)
+    # Right-handed with up towards the reader, so that a turn to the right is one on the page.
+    across, up = (vertical + 1) % 3, (vertical + 2) % 3
+    if points_down:
+        across, up = up, across
+    longest = across if extents[across] >= extents[up] else up
+    return _View("From above", across, up), _View("From the side", longest, vertical, turned=points_down)
+
+
+def _vertical(down: FloatArray | None) -> tuple[int | None, bool]:
+    """The world axis along which the cameras stand upright, and whether it points down; None where none stands out."""
+    if down is None:
+        return None, False
+    axis = int(np.argmax(np.abs(down)))
+    return (axis, bool(down[axis] > 0)) if abs(down[axis]) >= UPRIGHT else (None, False)
 
 
 def _draw_paths(axes: Axes, paths: Paths, across: int, up: int) -> None:

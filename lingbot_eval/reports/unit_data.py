@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SAME_FRAME_S = 1e-6
 
 T = TypeVar("T")
+_Stored = tuple[FloatArray, FloatArray, FloatArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +34,14 @@ class Paths:
 
     estimate: (N, 3), moved onto the reference by Sim(3) where ``aligned``, else in its own world and scale.
     reference: (M, 3) metres, or None when there is none.
+    down: (3,) the world's direction in which the cameras' y axes point on average; None where it is not known. Only of
+    a path without a reference: the model's world is that of the first camera, whose y axis points down.
     """
 
     estimate: FloatArray
     reference: FloatArray | None
     aligned: bool
+    down: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,22 +89,23 @@ def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
             paths = _paths(estimate, reference)
         except UnscorableError as error:
             problems.append(f"trajectory drawn without the reference: {error}")
-            paths = Paths(estimate[1], None, aligned=False)
+            paths = _alone(estimate)
     return UnitData(frames, paths, panels, drift, tuple(problems), tuple(damaged))
 
 
-def _positions(path: Path | None) -> tuple[FloatArray, FloatArray] | None:
-    """Timestamps (N,) and positions (N, 3) of a trajectory file; None when there is no such file."""
+def _positions(path: Path | None) -> _Stored | None:
+    """Timestamps (N,), positions (N, 3) and mean camera y axis (3,) of a trajectory file; None without a file."""
     if path is None:
         return None
     stored = read_tum(path)
-    return stored.timestamps, stored.camera_to_world[:, :3, 3]
+    poses = stored.camera_to_world
+    return stored.timestamps, poses[:, :3, 3], poses[:, :3, 1].mean(axis=0)
 
 
-def _paths(estimate: tuple[FloatArray, FloatArray], reference: tuple[FloatArray, FloatArray] | None) -> Paths:
-    times, positions = estimate
+def _paths(estimate: _Stored, reference: _Stored | None) -> Paths:
+    times, positions, _ = estimate
     if reference is None:
-        return Paths(positions, None, aligned=False)
+        return _alone(estimate)
     in_reference, in_estimate = associate(reference[0], times, _SAME_FRAME_S)
     if len(in_reference) < 3:
         raise UnscorableError(f"only {len(in_reference)} frames have both poses")
@@ -109,3 +114,8 @@ def _paths(estimate: tuple[FloatArray, FloatArray], reference: tuple[FloatArray,
     if not np.isfinite(moved).all():
         raise UnscorableError("the aligned positions are not finite")
     return Paths(moved, reference[1], aligned=True)
+
+
+def _alone(estimate: _Stored) -> Paths:
+    _, positions, down = estimate
+    return Paths(positions, None, aligned=False, down=down)

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.lingbot_config import ModelSettings
-from lingbot_eval.runs.experiment import DatasetConfig, settings_document
+from lingbot_eval.runs.experiment import DatasetConfig, override_words, settings_document
 from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.validation import validated
@@ -171,9 +172,22 @@ class Study(_Settings):
 def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
     """A study file or the shipped study of that name, with ``overrides`` (``key.path=value``) put in.
 
-    Raises ConfigError, one line with file and dotted key, for anything that cannot be used.
+    Raises ConfigError, one line with file and dotted key, for anything that cannot be used, and for an override of a
+    default that no case takes: it would change nothing.
     """
-    return validated(Study, *settings_document(source, overrides))
+    study = validated(Study, *settings_document(source, overrides))
+    swept = study.sweep.axes()
+    for override in override_words(overrides):
+        key = override.partition("=")[0].strip()
+        name = key.removeprefix("defaults.").partition(".")[0]
+        if not key.startswith("defaults.") or name not in Case.model_fields:
+            continue
+        if name in swept:
+            raise ConfigError(f"--set {override}: changes nothing, as the sweep sets {name}; use --set sweep.{name}=…")
+        if all(name in case.model_fields_set for case in study.cases):
+            ways = " ".join(f"--set cases.{position}.{name}=…" for position in range(len(study.cases)))
+            raise ConfigError(f"--set {override}: changes nothing, as every case sets {name}; use {ways}")
+    return study
 
 
 def case_name(case: Case) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from lingbot_eval.gating.baseline import load_baseline
 from lingbot_eval.runs.lock import directory_lock
 from tests.gate.sides import ATE, LATENCY, VALUES, rounds, write_run
 
+README = Path(__file__).parents[2] / "README.md"
 REASON = ["--reason", "a first one"]
 
 
@@ -46,6 +48,34 @@ def test_held_regression_and_not_judged(tmp_path: Path, baseline: Path, capsys: 
     assert gate(slower, baseline, "--require", "accuracy", "memory") == 0
     less = write_run(tmp_path / "less", {LATENCY: 50.0}, step_ms=rounds(1, 1)[0])
     assert gate(less, baseline) == 2
+
+
+def test_the_readme_s_lines_work_as_printed_after_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A baseline of one round promises no verdict on speed: what it has numbers for decides, and the rest is said."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        write_run(tmp_path / "runs" / f"mine-{name}", step_ms=rounds(1, 1)[0])
+    lines = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("lingbot-eval gate ")]
+    first, second = (shlex.split(line, comments=True)[1:] for line in lines)
+    assert main([word.replace("mine-…", "mine-first") for word in first]) == 0
+    capsys.readouterr()
+    assert main([word.replace("mine-…", "mine-second") for word in second]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("## Gate: held")
+    assert "speed is not judged: the baseline has 1 round of timings, 3 are needed" in out
+    assert Path("gate.xml").is_file()
+    assert Path("gate.md").is_file()
+    # Whoever asks for speed is told that it could not be judged.
+    assert main([*(word.replace("mine-…", "mine-second") for word in second[:-4]), "--require", "speed"]) == 2
+
+
+def test_an_experiment_is_no_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    (tmp_path / "mine.yaml").write_text("name: mine\ndatasets: []\nmethods: []\n")
+    assert gate(run, tmp_path / "mine.yaml", "--update", *REASON) == 2
+    assert "mine.yaml: expected a baseline, found an experiment" in capsys.readouterr().err
 
 
 def test_files_and_json(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,8 +131,8 @@ def test_two_sides_measured_live(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--baseline", "{b}", "--update", "--reason", "  "], 'needs --reason "…"'),
         (["--baseline", "{b}", "--reason", "x"], "--reason has no meaning without --update"),
         (["--baseline", "{b}", "--update", "--reason", "x", "--junit", "j"], "--junit has no meaning with"),
-        (["--baseline", "none.yaml"], "none.yaml: cannot be read"),
-        (["--baseline", "{b}", "--require", "beauty"], "invalid choice"),
+        (["--baseline", "none.yaml"], "none.yaml: no such baseline; write it from a run that is as it should be: "),
+        (["--baseline", "{b}", "--require", "acuracy"], "found 'acuracy' (did you mean 'accuracy'?)"),
     ],
 )
 def test_options_that_do_not_go_together(

@@ -45,12 +45,50 @@ def test_wrong_words_are_one_line(words: list[str], capsys: pytest.CaptureFixtur
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["scroe"], "unknown command 'scroe' (did you mean 'score'?); there are: run, report, "),
+        (["datasets", "lst"], "unknown action 'lst' (did you mean 'list'?); there are: list, show, check, prepare"),
+        (["run", "smoke", "--drry-run"], "unknown option '--drry-run' (did you mean '--dry-run'?)"),
+        (["datasets", "list", "--markdwon"], "unknown option '--markdwon' (did you mean '--markdown'?)"),
+        (["run", "smoke", "--quarks"], "unknown option '--quarks'; see "),
+        (["run", "smoke", "twice"], "unknown argument 'twice'; see "),
+        (["score", "--format", "tumm"], "expected auto or tum or kitti or "),
+        (["score", "--format", "tumm"], "found 'tumm' (did you mean 'tum'?)"),
+        (["verify", "--backend", "sdpaa"], "found 'sdpaa' (did you mean 'sdpa'?)"),
+        (["compare", "sdpaa", "paged"], "sdpaa (neither) (did you mean 'sdpa'?)"),
+        (["datasets", "show", "tumm"], "'tumm' is shipped (did you mean 'tum'?)"),
+        (["datasets", "prepare", "oxford_spire", "a", "b"], "found 'oxford_spire' (did you mean 'oxford_spires'?)"),
+        (["run", "smoke", "--set", "methods.0.kind=lingbt"], "found 'lingbt' (did you mean 'lingbot'?)"),
+        (["run", "smoke", "--set", "methods.0.model.config=cii"], "found 'cii' (did you mean 'ci'?)"),
+        (["scale", "--set", "input.kind=noize"], "found 'noize' (did you mean 'noise'?)"),
+        (["run", "smoke", "--set", "methods.0.model.checkpoint=shiped"], "(did you mean 'shipped'?)"),
+    ],
+)
+def test_a_word_nearly_right_is_answered_with_the_right_one(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_interrupted_is_one_line_and_130(
+    score: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, KeyboardInterrupt())
+    assert main(score) == 130
+    assert capsys.readouterr().err == "interrupted; run the same command again to continue\n"
+
+
 def test_wrong_words_with_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["kind"] == "ConfigError"
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def run(_args: object) -> int:
         raise error
 

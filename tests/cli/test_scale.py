@@ -78,6 +78,16 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not list(tmp_path.iterdir())
 
 
+def test_a_study_refused_for_its_weights_leaves_no_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    words = ["--set", f"model.checkpoint={tmp_path}/w.pt", "--out", str(tmp_path / "runs")]
+    assert main(["scale", *SMALL, *words]) == 2
+    assert "w.pt: not a checkpoint but a Git LFS pointer" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_scene_too_short_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = "input={kind: dataset, dataset: {name: synthetic, scenes: [room], options: {frames: 9}}}"
     assert main(["scale", *SMALL, "--set", dataset, "--out", str(tmp_path)]) == 2

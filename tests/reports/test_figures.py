@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from lingbot_eval.formats.trajectories import write_tum
 from lingbot_eval.reports.drift_figure import drift_figure
 from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
 from lingbot_eval.reports.together_figure import together_figure
-from lingbot_eval.reports.unit_data import Line, Paths
+from lingbot_eval.reports.unit_data import Line, Paths, _paths, _positions
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.records import FRAME_COLUMNS
-from lingbot_eval.types import DriftSeries
+from lingbot_eval.types import DriftSeries, Trajectory
 from tests.support.figure_reader import axes_titled, curve, curves, layers
 
 MIB = 2**20
@@ -231,3 +234,45 @@ def test_a_long_series_is_drawn_with_its_rolling_median() -> None:
     assert curve(axes, "forward on the device")[:, 1] == pytest.approx(slow)
     median = curve(axes, "median of 9")
     assert median[:, 1] == pytest.approx(median[:, 0] / 10, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("down", "above", "side", "turned"),
+    [
+        ((0.0, 0.98, 0.1), "x–z", "z–y", True),  # OpenCV: y is down
+        ((0.0, -0.98, 0.1), "z–x", "z–y", False),
+        ((0.1, 0.0, -0.95), "x–y", "y–z", False),  # a world whose z is up
+        ((0.1, 0.0, 0.95), "y–x", "y–z", True),
+    ],
+)
+def test_a_path_without_reference_is_seen_from_above_as_its_cameras_stand(
+    down: tuple[float, ...], above: str, side: str, turned: bool
+) -> None:
+    # The longest extents are those of a walk that climbs: they must not decide.
+    path = np.array([[0.0, 0, 0], [0.2, 4, 3], [0.1, 9, 5]])
+    figure = trajectory_figure(Paths(path, None, aligned=False, down=np.array(down)), "t")
+    first, second = figure.axes
+    assert first.get_title(loc="left") == f"From above: {above} plane"
+    assert curve(first, "estimate, not aligned") == pytest.approx(path[:, ["xyz".index(name) for name in above[::2]]])
+    assert not first.yaxis_inverted()
+    assert second.get_title(loc="left").startswith("From the side: ")
+    assert second.get_title(loc="left").split(": ")[1][2] == side[2]
+    assert second.yaxis_inverted() == turned
+    assert second.get_ylabel() == f"{side[2]} [method's own unit{', pointing down' if turned else ''}]"
+
+
+def test_no_view_is_called_above_where_the_cameras_do_not_say() -> None:
+    path = np.array([[0.0, 0, 0], [0.2, 4, 3], [0.1, 9, 5]])
+    for down in (None, np.array([0.4, 0.4, 0.4])):
+        figure = trajectory_figure(Paths(path, None, aligned=False, down=down), "t")
+        assert figure.axes[0].get_title(loc="left") == "The two longest extents: y–z plane"
+
+
+def test_the_cameras_mean_down_comes_from_the_stored_poses(tmp_path: Path) -> None:
+    poses = np.tile(np.eye(4), (4, 1, 1))
+    poses[:, :3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]  # the camera's y is the world's -z
+    poses[:, :3, 3] = np.arange(12).reshape(4, 3)
+    write_tum(tmp_path / "estimate.txt", Trajectory(np.arange(4), np.arange(4.0), poses))
+    paths = _paths(_positions(tmp_path / "estimate.txt") or pytest.fail("no file"), None)
+    assert paths.down == pytest.approx([0, 0, -1])
+    assert paths.estimate == pytest.approx(poses[:, :3, 3])

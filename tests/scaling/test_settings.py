@@ -77,6 +77,29 @@ def test_overrides_reach_lists_and_sections() -> None:
     assert changed.input.kind == "noise"
 
 
+def test_the_default_of_the_shipped_study_can_be_set_as_the_help_says() -> None:
+    (case,) = load_study("scaling", ["defaults.frames=2000"]).all_cases()
+    assert case.frames == 2000
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (
+            "defaults.frames=30",
+            "frames=30: changes nothing, as every case sets frames; use --set cases.0.",
+        ),
+        ("defaults.backend=sdpa", "changes nothing, as the sweep sets backend; use --set sweep.backend=…"),
+        ("defaults.keyframe_interval=2", "cases.0.keyframe_interval=… --set cases.1.keyframe_interval=…"),
+        ("sweep.frames=[10]", "cases.0.frames: the sweep sets it, too"),
+    ],
+)
+def test_an_override_that_changes_nothing_is_refused(override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study("scaling_full", [override])
+    assert says in str(caught.value)
+
+
 def test_names_say_every_difference() -> None:
     base = Case()
     changes = {
@@ -103,7 +126,6 @@ def test_names_say_every_difference() -> None:
         ("cases.0.frmaes=3", "unknown key 'frmaes' (did you mean 'frames'?)"),
         ("sweep.keyframe_intervals=[1]", "did you mean 'keyframe_interval'?"),
         ("streaming.window=3", "window belongs into defaults, cases or sweep"),
-        ("sweep.frames=[10]", "cases.0.frames: the sweep sets it, too"),
         ("cases=[{frames: 5}, {frames: 5}]", "is there more than once"),
         ("defaults.size=[518, 377]", "multiple of 14"),
         ("checkpoints=[100, 100]", "rising"),
