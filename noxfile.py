@@ -52,9 +52,10 @@ def compare(session: nox.Session) -> None:
     sides = ["sdpa", "paged"]
     if not session.posargs and shutil.which("nvidia-smi"):
         extra = ("install", "-c", "constraints.txt", "-e", ".[flashinfer]")
+        uv, python = shutil.which("uv"), str(shared_environment(session) / "python")
         # An environment that uv made has no pip of its own.
-        uv, python = shutil.which("uv"), shared_environment(session) / "python"
-        session.run(*([uv, "pip"] if uv else [python, "-m", "pip"]), *extra, *(["--python", python] if uv else []))
+        install = [uv, "pip", *extra, "--python", python] if uv else [python, "-m", "pip", *extra]
+        session.run(*install)
         sides = ["sdpa:bfloat16", "flashinfer:bfloat16"]
     run(session, "lingbot-eval", "compare", *(session.posargs or sides))
 
