@@ -46,7 +46,7 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_dry_run_predicts_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], interval: int, kept: int
 ) -> None:
-    words = ["scale", *SMALL, "--set", f"defaults.keyframe_interval={interval}", "--out", str(tmp_path / "runs")]
+    words = ["scale", *SMALL, "--set", f"cases.0.keyframe_interval={interval}", "--out", str(tmp_path / "runs")]
     assert main([*words, "--dry-run", "--json"]) == 0
     estimate = json.loads(capsys.readouterr().out)["predicted"][0]["estimate"]
     assert (estimate["frames"], estimate["kept"]) == (20, kept)
