@@ -5,6 +5,7 @@ A message is one line that says what was expected, what was found (file, line, f
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 _LONGEST_LINE = 1000
@@ -65,6 +66,26 @@ def one_line(error: BaseException) -> str:
 def shortened(text: str) -> str:
     """A message of bearable length. Its end says what to do; what is long is a path or a name before it."""
     return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 301]}…{text[-300:]}"
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the machine ran out of, in words; None where that is not what happened.
+
+    It is nobody's fault here: a program whose libraries do not fit into the memory that it may use says so in an
+    ImportError, torch in a RuntimeError.
+    """
+    text = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "memory"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "file descriptors (ulimit -n)"
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return "threads (ulimit -u)"
+    if isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "std::bad_alloc" in text):
+        return "memory"
+    if isinstance(error, ImportError) and ("failed to map segment" in text or "cannot allocate memory" in text.lower()):
+        return "memory"
+    return None
 
 
 def reason(error: BaseException) -> str:

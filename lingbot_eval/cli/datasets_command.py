@@ -166,7 +166,7 @@ def _prepare(args: argparse.Namespace) -> int:
     failed: dict[str, str] = {}
     for scene in scenes_in(raw):
         try:
-            with tqdm(desc=scene, unit="image", file=sys.stderr, leave=False, disable=None) as bar:
+            with tqdm(desc=output.printable(scene), unit="image", file=sys.stderr, leave=False, disable=None) as bar:
                 done[scene] = prepare_scene(raw, scene, out, lambda bar=bar: bar.update() and None)  # type: ignore[misc]
         except (DataError, ConfigError) as error:
             failed[scene] = str(error)
@@ -282,7 +282,9 @@ class _Bar:
         from tqdm import tqdm
 
         # disable=None: tqdm shows itself on a terminal only.
-        self._bar = tqdm(total=frames, desc=name, unit="frame", file=sys.stderr, leave=False, disable=None)
+        self._bar = tqdm(
+            total=frames, desc=output.printable(name), unit="frame", file=sys.stderr, leave=False, disable=None
+        )
 
     def frame(self) -> None:
         """One further."""

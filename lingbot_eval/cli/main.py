@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from lingbot_eval import __version__
 from lingbot_eval.cli import output
-from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, shortened
+from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, reason, shortage, shortened
 from lingbot_eval.processor import threads_that_share
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.validation import nearest
@@ -131,6 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last resort: a user should not meet a traceback
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
+        lacking = shortage(error)
+        if lacking is not None:
+            text = f"the machine ran out of {lacking} ({reason(error)}); give the command more, or less to do"
+            return _refused(2, text, type(error).__name__, as_json="--json" in words)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         text = f"a fault of lingbot-eval itself, {type(error).__name__} in {frame.filename}:{frame.lineno}: {error}"
         hint = f"set {TRACEBACK_VARIABLE}=1 to see all of it, and report it"

@@ -66,6 +66,14 @@ def _write(stream: TextIO | None, text: str) -> None:
     """Write text from anywhere: what does not print, or not in the terminal's encoding, is shown by its code."""
     if stream is None:  # closed by whoever started the program
         return
-    shown = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    shown = "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
     encoding = stream.encoding or "utf-8"
     stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def printable(text: str) -> str:
+    """Text from anywhere for a terminal: what moves its cursor, colours it or turns its direction is shown by its code.
+
+    For what others print, such as the label of a bar; what goes through here needs it not.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -39,7 +39,7 @@ class Progress:
         # disable=None: tqdm shows itself on a terminal only.
         self._bar = tqdm(
             total=frames,
-            desc=self._label(unit),
+            desc=output.printable(self._label(unit)),
             unit="frame",
             file=sys.stderr,
             leave=False,

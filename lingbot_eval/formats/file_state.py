@@ -6,6 +6,8 @@ import hashlib
 import stat
 from pathlib import Path
 
+from lingbot_eval.formats.opening import open_file
+
 WHOLE_BYTES = 8 << 20
 """Files up to this size are read whole; of larger ones both ends are, and their time of change counts."""
 
@@ -21,7 +23,7 @@ def file_state(path: Path) -> str:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             return "no file"
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             if found.st_size <= WHOLE_BYTES:
                 digest = hashlib.sha256(stream.read(WHOLE_BYTES))
                 return f"{found.st_size} bytes, {digest.hexdigest()}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lingbot_eval.errors import reason
-from lingbot_eval.formats.opening import open_file
+from lingbot_eval.formats.opening import read_file
 
 MAX_BYTES = 1 << 28
 """A record of ten thousand scenes has 1 MB."""
@@ -24,11 +24,7 @@ def read_json(path: Path, *, links: bool = True) -> Any:
         ValueError: In words that fit into one line, when it is no JSON, gives a key twice, holds a number that is not
             finite or an integer beyond 64 bits, or is too large or nested too deeply for any document of ours.
     """
-    with open_file(path, links=links) as stream:
-        content = stream.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
-    return parse_json(content)
+    return parse_json(read_file(path, MAX_BYTES, links=links))
 
 
 def parse_json(content: bytes) -> Any:

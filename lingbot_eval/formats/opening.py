@@ -51,3 +51,12 @@ def open_file(path: Path, *, links: bool = True) -> BufferedReader:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def read_file(path: Path, most: int, *, links: bool = True) -> bytes:
+    """All of a file of at most ``most`` bytes. Raises OSError as :func:`open_file`, also for a larger one."""
+    with open_file(path, links=links) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has {size} bytes, expected at most {most}", str(path))
+        return stream.read()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import zlib
+from functools import partial
 from pathlib import Path
 
 from lingbot_eval.errors import DataError, at, reason
-from lingbot_eval.formats.opening import open_file
+from lingbot_eval.formats.opening import read_file
 
 MAX_TEXT_BYTES = 1 << 28  # a pose every 30 ms for a month is less; beyond it the file is not what it says
 _LONGEST_NUMBER = 400  # characters: every float64 written out
@@ -64,11 +66,12 @@ def read_bytes(path: Path, what: str) -> bytes:
     beside it), a folder, unreadable, damaged, or larger than any such file can be.
     """
     try:
-        with open_file(path) as stream:
-            data = stream.read(MAX_TEXT_BYTES + 1)
+        data = read_file(path, MAX_TEXT_BYTES)
         if data.startswith(_GZIP):
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                data = packed.read(MAX_TEXT_BYTES + 1)
+                # In pieces: one read would take the memory of the largest file first.
+                pieces = list(itertools.islice(iter(partial(packed.read, 1 << 20), b""), (MAX_TEXT_BYTES >> 20) + 1))
+            data = b"".join(pieces)
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist; {folder_contents(path.parent)}") from None
     except IsADirectoryError:

@@ -11,7 +11,7 @@ import yaml
 
 from lingbot_eval.errors import ConfigError, at, reason
 from lingbot_eval.formats.json_documents import MAX_DEPTH, depth
-from lingbot_eval.formats.opening import open_file
+from lingbot_eval.formats.opening import read_file
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
@@ -83,11 +83,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
     a duplicate key, a document that is not a mapping.
     """
     try:
-        with open_file(path) as stream:
-            content = stream.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ConfigError(f"{path}: expected a YAML file of at most {MAX_BYTES} bytes, found more")
-        document = _parsed(content.decode("utf-8"))
+        document = _parsed(read_file(path, MAX_BYTES).decode("utf-8"))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: expected a YAML file in UTF-8, found other bytes") from None
     except OSError as error:

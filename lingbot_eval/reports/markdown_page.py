@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import quote
 
 from lingbot_eval.reports import content as say
@@ -10,7 +9,7 @@ from lingbot_eval.reports.content import Content
 from lingbot_eval.reports.drawing import UnitFigures
 from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.published import delta_text
-from lingbot_eval.reports.rendering import MISSING, markdown_table, markdown_text, method_label
+from lingbot_eval.reports.rendering import MISSING, fenced, markdown_table, markdown_text, method_label
 from lingbot_eval.reports.side_by_side import Setting, environments, settings
 
 
@@ -31,13 +30,13 @@ def markdown_page(content: Content, measurements: str) -> str:
     if content.tables[1:]:
         lines += ["## All tables", "", *(markdown_table(table) for table in content.tables[1:])]
     for title, found in say.facts(content):
-        lines += [f"## {markdown_text(title)}", "", *_fenced(say.pretty(found), "json")]
+        lines += [f"## {markdown_text(title)}", "", *fenced(say.pretty(found), "json")]
     lines += ["## Settings", "", *_settings(content, settings(content.results))]
     lines += ["## Environment", "", *_settings(content, environments(content.results))]
     lines += ["## Repeat it", ""]
     for run in content.runs:
         lines += [f"{markdown_text(run.label)}:", ""] if content.several else []
-        lines += _fenced(run.results.record.command, "sh")
+        lines += fenced(run.results.record.command, "sh")
     return "\n".join(lines)
 
 
@@ -115,14 +114,3 @@ def _settings(content: Content, rows: list[Setting] | tuple[Setting, ...]) -> li
     lines = ["| " + " | ".join(markdown_text(name) for name in header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(markdown_text(cell) for cell in (row.name, *row.values)) + " |" for row in rows]
     return [*lines, ""]
-
-
-def _fenced(text: str, language: str) -> list[str]:
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return [
-        f"{fence}{language}",
-        *("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()),
-        fence,
-        "",
-    ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.tables import Cell, Column, Row, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING = "n/a"  # what spreadsheets and pandas read as "no number"
 
@@ -150,14 +153,14 @@ def csv_table(table: Table) -> str:
     for column in table.columns:
         labels += [column.label, f"scored scenes: {column.label}"]
     run = ["run"] if table.several_runs else []
-    writer.writerow([*run, "dataset", "scene", "method", "weights", "row", *labels, "reasons"])
+    writer.writerow([*run, "dataset", "scene", "method", "weights", "row", *map(spreadsheet_text, labels), "reasons"])
     for row in table.rows:
         values: list[object] = []
         for cell in row.cells:
             values += [MISSING if cell.value is None else repr(cell.value), _scored_text(cell)]
         names = [*([row.run] if run else []), row.dataset, row.scene, row.method, row.weights]
         writer.writerow(
-            [*(_spreadsheet_text(name) for name in names), row.kind, *values, _spreadsheet_text(_reasons(row, table))]
+            [*(spreadsheet_text(name) for name in names), row.kind, *values, spreadsheet_text(_reasons(row, table))]
         )
     return stream.getvalue()
 
@@ -257,7 +260,30 @@ def _reasons(row: Row, table: Table) -> str:
     return "; ".join(f"{column.label}: {table.notes[cell.note - 1]}" for cell, column in pairs if cell.note)
 
 
-def _spreadsheet_text(text: str) -> str:
-    """A name that a spreadsheet would run as a formula gets the quote that tells it not to."""
+def spreadsheet_text(text: str) -> str:
+    """A text that a spreadsheet would run as a formula gets the quote that tells it not to."""
     one_line = plain(text)
-    return "'" + one_line if one_line.startswith(("=", "+", "-", "@")) else one_line
+    # The wide forms are formulas to spreadsheets of East Asian languages.
+    return "'" + one_line if one_line.startswith(tuple("=+-@＝＋－＠")) else one_line
+
+
+def spreadsheet(table: pd.DataFrame) -> str:
+    """A table as comma-separated text: numbers as they are, ``n/a`` where there is none, no text a formula."""
+    safe = table.copy()
+    for name, values in table.items():
+        if values.dtype.kind not in "fiub":
+            safe[name] = [spreadsheet_text(value) if isinstance(value, str) else value for value in values]
+    text: str = safe.to_csv(index=False, na_rep=MISSING, header=[spreadsheet_text(str(name)) for name in table.columns])
+    return text
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """Lines of a Markdown block of code that no text can end, without control characters."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [
+        f"{fence}{language}",
+        *("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()),
+        fence,
+        "",
+    ]

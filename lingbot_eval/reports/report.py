@@ -13,7 +13,7 @@ from lingbot_eval.reports.drawing import FOLDER, draw_units, slug
 from lingbot_eval.reports.html_page import html_page
 from lingbot_eval.reports.markdown_page import markdown_page
 from lingbot_eval.reports.reading import measurements, open_readable
-from lingbot_eval.reports.rendering import csv_table, latex_table
+from lingbot_eval.reports.rendering import csv_table, latex_table, spreadsheet
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.runs.disk import refuse_links, writing
 
@@ -71,7 +71,7 @@ def write_report(
         numbers = measurements(opened.runs)
         if not content.several:
             numbers = numbers.drop(columns="run")
-        texts = _tables(content) | {MEASUREMENTS_FILE: numbers.to_csv(index=False, na_rep="n/a")}
+        texts = _tables(content) | {MEASUREMENTS_FILE: spreadsheet(numbers)}
         texts[MARKDOWN_FILE] = markdown_page(content, MEASUREMENTS_FILE)
         if wanted.html:
             texts[HTML_FILE] = html_page(content, texts[MEASUREMENTS_FILE], stage)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lingbot_eval.comparison.tables import TextTable, mebibytes, number
 from lingbot_eval.reports.numbers import number_text
-from lingbot_eval.reports.rendering import MISSING, markdown_text
+from lingbot_eval.reports.rendering import MISSING, fenced, markdown_text
 from lingbot_eval.scaling.growth import CONVENTION, QUANTITIES, growth_text
 from lingbot_eval.scaling.records import CaseRecord, CheckpointRecord, ScaleRecord
 from lingbot_eval.scaling.samples import KINDS
@@ -29,7 +29,7 @@ def page(record: ScaleRecord, cases: Sequence[CaseRecord], figure: str | None) -
     if problems:
         parts += ["### Not to the end, or not as asked for", "", *(f"- {markdown_text(line)}" for line in problems), ""]
     parts += ["### How it was measured", "", *(f"- {markdown_text(line)}" for line in _conventions(cases)), ""]
-    parts += ["### Repeat", "", "```sh", record.command, "```", "", *_machine(record.environment), ""]
+    parts += ["### Repeat", "", *fenced(record.command, "sh"), *_machine(record.environment), ""]
     return "\n".join(parts)
 
 

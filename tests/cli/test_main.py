@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from lingbot_eval.cli import main as cli
 from lingbot_eval.cli import output, score_command
 from lingbot_eval.cli.main import main
+from lingbot_eval.cli.run_progress import Progress
 from lingbot_eval.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +110,55 @@ def test_a_fault_of_the_program_is_one_line_too(
     monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
     with pytest.raises(ZeroDivisionError):
         main(score)
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (MemoryError(), "memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "file descriptors"),
+        (RuntimeError("can't start new thread"), "threads"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_fault_of_the_program(
+    score: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    lacking: str,
+) -> None:
+    failing(monkeypatch, error)
+    assert main(score) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the machine ran out of {lacking}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux holds them")
+@pytest.mark.parametrize("limit", ["-v 400000", "-v 900000"])
+def test_a_run_in_too_little_memory_is_one_line(tmp_path: Path, limit: str) -> None:
+    """400 MB do not hold torch; with 900 MB a command may well work: then it may not break either."""
+    words = ["run", "smoke", "--out", str(tmp_path), "--set", "datasets.0.options.frames=9"]
+    command = f'ulimit {limit}; exec "{sys.executable}" -m lingbot_eval.cli.main "$@"'
+    done = subprocess.run(["sh", "-c", command, "sh", *words], check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 1, 2), done.stderr
+    assert "Traceback" not in done.stderr
+    if limit == "-v 400000":
+        assert "the machine ran out of memory" in done.stderr
+
+
+def test_a_label_of_a_bar_moves_no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = Progress(quiet=False, announce=lambda _progress, _plan: None)
+    progress.started(SimpleNamespace(names=("data", "a\x1b[31m\u202eb", "method")), 3)  # type: ignore[arg-type]
+    progress.frame()
+    assert "a\\x1b[31m\\u202eb" in terminal.getvalue()
+    assert "\x1b[31m" not in terminal.getvalue()
 
 
 def test_an_error_is_one_line_whatever_a_file_name_holds(

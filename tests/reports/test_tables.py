@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from lingbot_eval.reports.rendering import (
     markdown_table,
     markdown_text,
     plain,
+    spreadsheet,
     table_data,
     text_table,
 )
@@ -174,11 +176,17 @@ def test_no_name_breaks_out_of_its_cell(name: str) -> None:
     assert plain(name).isprintable()
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+a", "-a", "@a", "\t=1"])
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-a", "@a", "\t=1", "\r=1", "＝1+1", "-5"])
 def test_a_name_is_no_formula_for_a_spreadsheet(tmp_path: Path, name: str) -> None:
-    text = csv_table(wide_tables(read_results(store_of(tmp_path, {name: ate(1.0)})))[0])
-    (row,) = csv.DictReader(io.StringIO(text))
-    assert row["scene"].startswith("'")
+    measured = replace(ate(-0.5), name=name, convention=name)
+    results = read_results(store_of(tmp_path, {name: measured}))
+    texts = [csv_table(table) for table in wide_tables(results)] + [spreadsheet(long_table(results))]
+    for text in texts:
+        (row,) = csv.DictReader(io.StringIO(text))
+        assert row["scene"].startswith("'")
+        # Names of measurements head columns. Numbers stay numbers.
+        foreign = [cell for cell in (*row, *row.values()) if cell and cell.startswith(tuple("=+-@\t\r＝"))]
+        assert foreign == ["-0.5"]
 
 
 # Numbers
