@@ -34,6 +34,8 @@ from lingbot_eval.types import FloatArray
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 _NAME_UNITS = {"seconds_in_names": 1.0, "nanoseconds_in_names": 1e9}
+_TIMES_ALONE = "times go by number, so that the others keep theirs"
+_TIMES_AND_POSES = "times go by number, and so do poses unless their file has one row for each image that is there"
 
 
 class FolderOptions(BaseModel):
@@ -124,7 +126,12 @@ class FolderAdapter:
                 "licence": "the user's own data",
             },
             index_files=() if options.trajectory is None else (folder / options.trajectory,),
-            notes=(*notes, *found.notes, *gap_notes(numbered), *(time_notes(names) if by_position else ())),
+            notes=(
+                *notes,
+                *found.notes,
+                *gap_notes(numbered, _TIMES_ALONE if options.trajectory is None else _TIMES_AND_POSES),
+                *(time_notes(names) if by_position else ()),
+            ),
             has_orientation=has_orientation,
         )
 

@@ -184,15 +184,17 @@ def time_notes(names: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-def gap_notes(numbered: Numbering | None) -> tuple[str, ...]:
-    """A line that says which numbers are missing among numbered frames; none for none."""
+def gap_notes(
+    numbered: Numbering | None, then: str = "times and poses go by number, so that the others keep theirs"
+) -> tuple[str, ...]:
+    """A line that says which numbers are missing among numbered frames, and what ``then`` is done; none for none."""
     if numbered is None or not numbered.has_gaps:
         return ()
     missing = numbered.last + 1 - len(numbered.positions)
     gaps = [f"{first}" if first == last else f"{first} to {last}" for first, last in numbered.gaps()]
     return (
         f"{missing} of {numbered.last + 1} numbers {'is' if missing == 1 else 'are'} missing among the images:"
-        f" {shown(gaps, 8)}; times and poses go by number, so that the others keep theirs",
+        f" {shown(gaps, 8)}; {then}",
     )
 
 

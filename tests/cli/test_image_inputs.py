@@ -58,8 +58,7 @@ def with_a_gap(folder: Path) -> None:
         ),
         (
             with_a_gap,
-            "1 of 4 numbers is missing among the images: 2; times and poses go by number, so that the others keep"
-            " theirs",
+            "1 of 4 numbers is missing among the images: 2; times go by number, so that the others keep theirs",
         ),
     ],
 )
