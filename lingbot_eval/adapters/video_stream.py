@@ -24,6 +24,7 @@ from lingbot_eval.types import FloatArray
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.stream import VideoStream
 
 _HEAD = 512  # bytes in which a web page or a pointer shows itself
@@ -145,7 +146,7 @@ def _listing(path: Path, needed: int | None, size: int, changed: int) -> Listing
         coded = (context.width, context.height)
         index, codec, announced = stream.index, context.name, stream.frames
         aspect = stream.sample_aspect_ratio
-    first, colours = _first_frame(path, index)
+    first, colours = _first_frame(path)
     pixels = aspect if aspect and _SHORTEST <= aspect <= _LONGEST else Fraction(1)
     turn = turn_of(first)
     width, height = square_size(first.width, first.height, pixels)
@@ -195,7 +196,7 @@ def decoded(listed: Listing, tally: Tally) -> Iterator[tuple[int, av.VideoFrame]
     place = _Places(listed, tally)
     woven = Deinterlacer()
     with opened(listed.path) as container:
-        stream: VideoStream = container.streams[listed.stream]  # type: ignore[assignment]
+        stream, _ = played_stream(container, listed.path)
         # Threads that share a frame would leave damage of some formats unmarked; frames apart do not.
         stream.thread_type = "FRAME"
         for frame, damaged in _frames(container, stream, continuous=not listed.restarts):
@@ -274,7 +275,7 @@ def _frames(
     stream.codec_context.options = _ERROR_DETECTION
     ends = SliceEnds(stream)
     broken: set[int | None] = set()  # times of packets of which the container says that a part is missing
-    for packet in container.demux(stream):
+    for packet in _of(container, stream):
         if packet.is_corrupt and packet.size and continuous:
             broken.add(packet.pts)
         ends.hear(packet)
@@ -353,6 +354,21 @@ def _pixels(stream: VideoStream) -> int:
     return stream.codec_context.width * stream.codec_context.height
 
 
+def _of(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The packets of one stream, and an empty one at its end."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except IndexError:
+            # Of streams that appeared on the way, as in broadcasts, PyAV knows nothing when it ends them one by one;
+            # this one, which was there before them, has had its empty packet.
+            return
+        yield packet
+
+
 def _packets(
     container: InputContainer, stream: VideoStream, needed: int | None
 ) -> tuple[list[tuple[int | None, int | None]], bool]:
@@ -361,7 +377,7 @@ def _packets(
     An edit list marks what must be decoded but not shown; an empty packet stands for "the last picture once more".
     """
     packets: list[tuple[int | None, int | None]] = []
-    for packet in container.demux(stream):
+    for packet in _of(container, stream):
         if packet.size and not packet.is_discard:
             packets.append((packet.pts, packet.dts))
             if needed is not None and len(packets) >= needed + _REORDERED:
@@ -429,9 +445,9 @@ def _rate(stream: VideoStream) -> float | None:
     return None
 
 
-def _first_frame(path: Path, index: int) -> tuple[av.VideoFrame, Colours]:
+def _first_frame(path: Path) -> tuple[av.VideoFrame, Colours]:
     with opened(path) as container:
-        stream: VideoStream = container.streams[index]  # type: ignore[assignment]
+        stream, _ = played_stream(container, path)
         for frame, _ in _frames(container, stream):
             return frame, colours_of(frame, stream.codec_context)
     raise DataError(f"video: {path}: no frame can be decoded; is the file damaged? copy or download it again")
