@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.formats.file_state import WHOLE_BYTES, file_state
 from lingbot_eval.formats.trajectories import write_kitti, write_tum
 from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.replay import ReplayMethod
@@ -231,3 +233,36 @@ def test_opening_another_scene_forgets_the_first(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         method.open(Recording(scene="two"))
     assert "found" not in method.describe()
+
+
+def test_what_was_saved_decides_whether_a_unit_is_done(tmp_path: Path) -> None:
+    """Trajectory and depth maps by their content: a file copied over another with its size and times is another."""
+    write_kitti(tmp_path / "a.txt", poses(3))
+    (tmp_path / "depth").mkdir()
+    for number in range(3):
+        np.save(tmp_path / "depth" / f"{number}.npy", np.full((3, 4), 1.0 + number))
+    config = ReplayConfig(kind="replay", trajectory=f"{tmp_path}/a.txt", depth=f"{tmp_path}/depth")
+    names = [path.name for path in config.input_files("d", "s")]
+    assert names == ["a.txt", "0.npy", "1.npy", "2.npy"]
+    for path in (tmp_path / "depth" / "1.npy", tmp_path / "a.txt"):
+        before, times = file_state(path), path.stat()
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 1
+        path.write_bytes(bytes(content))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert file_state(path) != before
+
+
+def test_the_state_of_a_large_file_is_that_of_its_ends(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    states = []
+    for byte in (b"a", b"b"):
+        with path.open("wb") as stream:
+            stream.truncate(WHOLE_BYTES + 10)
+            stream.seek(WHOLE_BYTES)
+            stream.write(byte)
+        os.utime(path, ns=(0, 0))
+        states.append(file_state(path))
+    assert states[0] != states[1]
+    assert file_state(tmp_path) == "no file"
+    assert file_state(tmp_path / "none") == "none"
