@@ -153,3 +153,21 @@ def test_a_changed_size_is_named(tmp_path: Path) -> None:
     Image.fromarray(trees.picture(5, 20, 20)).save(folder / "1.png")
     with pytest.raises(DataError, match=r"walk frame 1: image .*1\.png: expected 40x30 .*found 20x20"):
         list(adapter(folder).open("walk", Selection()).frames())
+
+
+def test_poses_by_the_names_of_images_and_positions_alone(tmp_path: Path) -> None:
+    """COLMAP's images.txt in any order, world-to-camera; `time x y z` is a reference without orientation."""
+    folder = write_images(tmp_path / "walk", ["0.png", "1.png", "2.png"])
+    (folder / "images.txt").write_text("1 1 0 0 0 -5 0 0 1 2.jpg\n\n2 1 0 0 0 -4 0 0 1 left/0.jpg\n\n")
+    sequence = adapter(folder, trajectory="images.txt").open("walk", Selection())
+    reference = sequence.reference()
+    assert reference is not None
+    assert reference.has_orientation
+    assert reference.indices.tolist() == [0, 2]
+    assert reference.positions[:, 0].tolist() == [4, 5]
+    assert sequence.facts()["found"] == {"poses_in_file": 2, "images_with_pose": 2}
+    (folder / "gt.txt").write_text("0 1 2 3\n0.0333 4 5 6\n0.0667 7 8 9\n")
+    reference = adapter(folder, trajectory="gt.txt").open("walk", Selection()).reference()
+    assert reference is not None
+    assert not reference.has_orientation
+    assert reference.positions[:, 2].tolist() == [3, 6, 9]
