@@ -36,6 +36,10 @@ _SHORTEST, _LONGEST = Fraction(1, 8), Fraction(8)  # width of a pixel over its h
 # What decoders look for beside what stops them. Not "explode": a frame with a flaw is kept, and marked.
 _ERROR_DETECTION = {"err_detect": "crccheck+bitstream+buffer+careful+aggressive"}
 
+# Decoders that say of a packet that it is damaged: they may work on several at a time. Others mark the frame, and where
+# threads work on it, now and then only when it has already been handed out.
+_IN_THREADS = ("hevc", "vp9", "av1", "libdav1d")
+
 # Disposition flags of streams that are no film: covers, thumbnails.
 _PICTURES = ("attached_pic", "timed_thumbnails", "still_image")
 
@@ -197,8 +201,7 @@ def decoded(listed: Listing, tally: Tally) -> Iterator[tuple[int, av.VideoFrame]
     woven = Deinterlacer()
     with opened(listed.path) as container:
         stream, _ = played_stream(container, listed.path)
-        # Threads that share a frame would leave damage of some formats unmarked; frames apart do not.
-        stream.thread_type = "FRAME"
+        stream.thread_type = "FRAME" if stream.codec_context.name in _IN_THREADS else "NONE"
         for frame, damaged in _frames(container, stream, continuous=not listed.restarts):
             position = place.of(frame, damaged)
             if position is not None:
