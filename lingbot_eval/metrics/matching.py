@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.geometry.poses import orthogonalised
+from lingbot_eval.geometry.poses import orthogonalised, rotation_angle
 from lingbot_eval.types import FloatArray, Trajectory
 
 RIGID_TOLERANCE = 0.1
@@ -16,6 +16,8 @@ stay below 0.01, a scaled or sheared matrix does not."""
 NEVER_CHANGES = 1e-6  # largest difference of an entry: files that know no orientation write one and the same
 TURNING_SHARE = 0.1
 """How far a path leaves its straight line, as a share of its spread along it, to be one that turns."""
+ESTIMATE_TURNS, REFERENCE_TURNS = float(np.radians(3.0)), float(np.radians(30.0))
+"""From where on the other side's rotations are a camera that turns: an estimate's may be its errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +57,26 @@ def match_poses(reference: Trajectory, estimate: Trajectory) -> MatchedPoses:
         guess,
         dropped=int(np.count_nonzero(~finite)),
         not_rigid=int(np.count_nonzero(finite & ~rigid)),
-        without_orientation=_without_orientation("estimate", guess, estimate.has_orientation, truth)
-        or _without_orientation("reference", truth, reference.has_orientation, truth),
+        without_orientation=_nothing_turns("estimate", estimate.has_orientation, guess, truth, ESTIMATE_TURNS)
+        or _nothing_turns("reference", reference.has_orientation, truth, guess, REFERENCE_TURNS),
     )
 
 
-def _without_orientation(side: str, poses: FloatArray, has_orientation: bool, truth: FloatArray) -> str | None:
-    """Why the poses of a side have no orientation; None where they have one. truth: the path, which turns or not."""
+def _nothing_turns(side: str, has_orientation: bool, poses: FloatArray, other: FloatArray, limit: float) -> str | None:
+    """Why the poses of a side have no orientation; None where they have one.
+
+    other: the poses of the other side, which tell whether there was something to turn for. limit: radians by which
+    those must turn on a straight path.
+    """
     if not has_orientation:
         return f"the {side} has positions only: there is no orientation"
     if len(poses) < 3 or np.abs(poses[:, :3, :3] - poses[0, :3, :3]).max() > NEVER_CHANGES:
         return None
-    centred = truth[:, :3, 3] - truth[:, :3, 3].mean(axis=0)
+    turned = rotation_angle(np.swapaxes(other[:1, :3, :3], 1, 2) @ other[:, :3, :3])
+    truth = (other if side == "estimate" else poses)[:, :3, 3]
+    if float(turned.max()) > limit:
+        return f"the orientation of the {side} never changes while the camera turns: it is taken as none"
+    centred = truth - truth.mean(axis=0)
     if not np.isfinite(centred).all():
         return None
     along, across = np.linalg.svd(centred, compute_uv=False)[:2]

@@ -338,6 +338,8 @@ def _words(matched: MatchedPoses, reading: PoseReading) -> str:
     either = ""
     if reading.poses == "world-to-camera" or reading.handedness == "left":
         either = "; the same fits where it is the reference that is so (--gt-… instead)"
+    elif reading.to_camera is not None:
+        either = "; where it is the reference that is of a body, --gt-to-camera takes the inverse of that pose"
     return (
         f"the poses look {', '.join(found)}: read so, ATE would be {then:.4g} m instead of {ate:.4g} m, and rotations"
         f" would be off by {turn_then:.3g}° instead of {turn:.3g}° (RMS); {_asked(reading)} reads them so{either}"

@@ -31,16 +31,17 @@ class CloudCollector:
         """
         truth, guess = frame.depth, prediction.depth
         intrinsics = prediction.intrinsics if prediction.intrinsics is not None else frame.intrinsics
+        pose = prediction.camera_to_world if prediction.has_orientation else None
         needed = {
             "true depth": truth,
             "predicted depth": guess,
             "reference pose": frame.camera_to_world,
-            "estimated pose": prediction.camera_to_world,
+            "estimated pose": pose,
             "reference intrinsics": frame.intrinsics,
             "intrinsics": intrinsics,
         }
         missing = next((name for name, value in needed.items() if value is None), None)
-        true_pose, pose, true_intrinsics = frame.camera_to_world, prediction.camera_to_world, frame.intrinsics
+        true_pose, true_intrinsics = frame.camera_to_world, frame.intrinsics
         if truth is None or guess is None or true_pose is None or pose is None:
             self._count(str(missing))
             return

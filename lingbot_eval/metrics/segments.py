@@ -20,6 +20,7 @@ RESAMPLES = 1000
 MIN_BLOCKS = 10
 METRE_TOLERANCE = 0.1
 """How far the path between two poses may be from a step in metres, as a share of the step, to be a pair of it."""
+_TOLERANCE = f"{100 * METRE_TOLERANCE:g} %"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def step_pairs(reference: FloatArray, step: Step) -> StepPairs:
     near = np.minimum(off_before, off_after) <= METRE_TOLERANCE * step.size
     if not near.any():
         raise UnscorableError(
-            f"no two poses are {step} of path apart within {METRE_TOLERANCE:.0%}: neighbours are"
+            f"no two poses are {step} of path apart within {_TOLERANCE}: neighbours are"
             f" {float(np.median(np.diff(distance))):.3g} m apart (median)"
         )
     return StepPairs(first[near], last[near])
@@ -169,7 +170,7 @@ def step_quantities(step: Step, alignment: Alignment, anchor_frames: int, *, int
     pairs = f"all (overlapping) pairs {step} apart"
     if step.unit == "m":
         pairs = (
-            f"all (overlapping) pairs {step} of reference path apart within {METRE_TOLERANCE:.0%}, from each pose to"
+            f"all (overlapping) pairs {step} of reference path apart within {_TOLERANCE}, from each pose to"
             " the one nearest to that distance"
         )
     found = []

@@ -49,8 +49,9 @@ class TrajectoryScore:
 
     indices: (M,) frames with a finite reference and a finite estimate. reference_positions: (M, 3) metres.
     aligned_positions (M, 3), position_error_m (M,) and rotation_error_deg (M,) are after the Sim(3) alignment over all
-    matched frames, and have no rows where that could not be computed. alignments: the transformations from the
-    estimate's world to the reference's, by name, of those that could be computed.
+    matched frames, and have no rows where that could not be computed; nor have rotations without an orientation.
+    alignments: the transformations from the estimate's world to the reference's, by name, of those that could be
+    computed.
     """
 
     measurements: tuple[Measurement, ...]
@@ -99,7 +100,9 @@ def score_trajectory(
         reference_positions=positions,
         aligned_positions=aligned[:, :3, 3],
         position_error_m=_position_errors(matched, transforms["sim3"]),
-        rotation_error_deg=np.degrees(rotation_angle(difference)),
+        rotation_error_deg=np.degrees(rotation_angle(difference))
+        if matched.without_orientation is None
+        else np.empty(0),
         alignments=transforms,
     )
 

@@ -35,6 +35,10 @@ _HEADLINES = (
     ("memory", "device_peak_allocated", ""),
 )
 
+# Beside Sim(3), whose figures lead.
+_OTHER_ALIGNMENTS = ("se3", "anchor", "none")
+_SIDE_BY_SIDE = ("ate_rmse", "rpe_translation_rmse", "rpe_rotation_rmse")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -230,6 +234,8 @@ def _grouped(columns: Iterable[Column]) -> dict[tuple[str, str], list[Column]]:
         if column.family == "trajectory":
             errors = column.unit in ("m", "deg") and column.name != "path_length"
             key, title = ("trajectory", "Trajectory") if errors else ("matching", "Trajectory: coverage and matching")
+            if column.variant in _OTHER_ALIGNMENTS and column.name not in _SIDE_BY_SIDE:
+                key, title = "trajectory-alignments", "Trajectory: further figures under other alignments"
         elif column.family == "auc":
             first = "first_camera" in column.name
             key = "auc-first-camera" if first else "auc"
@@ -240,7 +246,7 @@ def _grouped(columns: Iterable[Column]) -> dict[tuple[str, str], list[Column]]:
             step = column.name.startswith("rpe_")
             alignment = column.variant.rpartition(" ")[2] if step else column.variant
             # Sim(3) is what the first table shows; the others have tables of their own, as of depth.
-            other = alignment if alignment in ("se3", "anchor", "none") else ""
+            other = alignment if alignment in _OTHER_ALIGNMENTS else ""
             key = "-".join(filter(None, ("drift", "rpe" if step else "", other)))
             title = "Drift: relative pose error by step" if step else "Drift"
             title += f", alignment {other}" if other else ""

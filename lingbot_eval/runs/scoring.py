@@ -186,10 +186,6 @@ def _because(measurements: tuple[Measurement, ...], reason: str) -> list[Measure
 
 
 def _error_columns(score: TrajectoryScore) -> dict[str, Mapping[int, float]]:
-    if not len(score.position_error_m):
-        return {}
+    columns = {"position_error_m": score.position_error_m, "rotation_error_deg": score.rotation_error_deg}
     indices = score.indices.tolist()
-    return {
-        "position_error_m": dict(zip(indices, score.position_error_m.tolist(), strict=True)),
-        "rotation_error_deg": dict(zip(indices, score.rotation_error_deg.tolist(), strict=True)),
-    }
+    return {name: dict(zip(indices, errors.tolist(), strict=True)) for name, errors in columns.items() if len(errors)}

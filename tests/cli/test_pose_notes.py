@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -126,3 +127,31 @@ def test_a_scene_of_few_poses_says_so(experiment: Path, capsys: pytest.CaptureFi
         f"few frames have a pose: 5 of {FRAMES}; the numbers say nothing of the others",
     ]
     assert f"coverage {100 * 5 / FRAMES:.4g} %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [4, 8])
+def test_positions_alone_are_scored_as_positions(
+    experiment: Path, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    """A replay without orientation: positions are right, nothing that rests on rotations has a number or a curve."""
+    path = experiment.parent / "room.txt"
+    reference = open_adapter("synthetic", None, SIZE).open("room", Selection()).reference()
+    assert reference is not None
+    write_tum(path, reference)
+    rows = np.loadtxt(path)
+    rows[:, 4:] = [0, 0, 0, 1]
+    np.savetxt(path, rows[:, :columns])
+    folder = run(experiment)
+    (unit,) = RunStore.open(folder).read_units().units
+    measured = {(m.name, m.variant): m for m in unit.record.measurements}
+    assert measured["ate_rmse", "sim3"].value == pytest.approx(0, abs=1e-9)
+    for name in (("rpe_rotation_rmse", "sim3"), ("auc_30", ""), ("segment_translation", "none"), ("jumps", "sim3")):
+        assert "orientation" in (measured[name].reason or "")
+    frames = pd.read_csv(unit.folder / "frames.csv")
+    assert frames["position_error_m"].notna().all()
+    assert frames["rotation_error_deg"].isna().all()
+    capsys.readouterr()
+    plot = experiment.parent / "drift.png"
+    words = ["--gt", str(unit.folder / "reference.tum"), "--est", str(path), "--drift-plot", str(plot)]
+    assert main(["score", *words]) == 0
+    assert plot.is_file()

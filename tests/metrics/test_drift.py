@@ -237,7 +237,7 @@ def test_relative_errors_at_a_distance_are_evos() -> None:
             m for m in found.measurements if (m.name, m.variant) == ("rpe_rotation_rmse", f"{step:g} m none")
         ]
         assert measured.samples == len(metric.error) > 30
-        assert "within 10%" in measured.convention
+        assert "within 10 %" in measured.convention
 
 
 def test_pairs_at_a_distance_by_hand() -> None:
@@ -252,7 +252,7 @@ def test_pairs_at_a_distance_by_hand() -> None:
     found = score(truth, estimate, alignments=("none",), rpe_metres=(1.0, 0.05, 0.2, 4.0))
     assert value(found, "rpe_translation_rmse", "1 m none") == pytest.approx(np.sqrt((0.3**2 + 0.4**2) / 2))
     assert value(found, "rpe_translation_rmse", "0.05 m none") == pytest.approx(0.3)
-    assert "no two poses are 0.2 m of path apart within 10%" in reason(found, "rpe_translation_rmse", "0.2 m none")
+    assert "no two poses are 0.2 m of path apart within 10 %" in reason(found, "rpe_translation_rmse", "0.2 m none")
     assert "0.95 m apart" in reason(found, "rpe_rotation_rmse", "0.2 m none")
     assert "shorter than a step of 4 m" in reason(found, "rpe_rotation_rmse", "4 m none")
     assert "shorter than a step" in reason(found, "rpe_rotation_rmse", "10 frames none")
