@@ -31,6 +31,8 @@ from lingbot_eval.reports import figure_style
 from lingbot_eval.reports.drawing import unit_figures
 from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.reading import open_run
+from lingbot_eval.runs.records import RunRecord
+from lingbot_eval.runs.serialisation import read_record, write_record
 from tests.support import walker
 from tests.support.figure_reader import axes_titled, curve, curves, layers
 from tests.support.walker import (
@@ -110,8 +112,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     failed = main(words)
     (run,) = (folder / "runs").iterdir()
     # An earlier day, so that what is kept differs from what is written anew.
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | {"started": "2026-01-02T03:04:05+00:00"}))
+    record = read_record(run / "run.json", RunRecord)
+    write_record(run / "run.json", record.model_copy(update={"started": "2026-01-02T03:04:05+00:00"}))
     first = stored(run)
     with pytest.MonkeyPatch.context() as patch:
         # The curves are asked for below; painting them would take most of the time.
