@@ -95,6 +95,19 @@ def test_memory_part_follows_its_formula_and_the_rest_stays() -> None:
     assert shape(5).token_bytes == 2 * LAYERS * HEADS * DIM * 4
 
 
+def test_the_camera_store_counts_every_kept_frame_however_it_was_kept() -> None:
+    policy, store = CachePolicy(2), AppendStore(shape(1, special=1))
+    generator, token = torch.Generator().manual_seed(0), shape(1, special=1).token_bytes
+    run_pass([store], policy.enter_scale(3), 1, generator)
+    assert store.used_bytes() == {"camera_head": 3 * token}
+    run_pass([store], policy.pass_by(), 1, generator)
+    assert store.used_bytes() == {"camera_head": 3 * token}
+    store.keep_last(policy.keep_last())
+    assert store.used_bytes() == {"camera_head": 4 * token}
+    run_pass([store], policy.keep(), 1, generator)
+    assert store.used_bytes() == {"camera_head": 5 * token}
+
+
 STORES = {
     "sdpa": lambda: ContiguousStore(shape(4), 2, SlicedAttention()),
     "paged": lambda: PagedStore(shape(4), 2, TorchExecutor(shape(4), 4 - SPECIAL)),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import resource
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ import torch
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.hardware import is_out_of_memory
+from lingbot_eval.profiling import memory
 from lingbot_eval.profiling.environment import environment, git_state
 from lingbot_eval.profiling.memory import (
     DeviceMemory,
@@ -153,6 +156,19 @@ def test_git_state_of_a_checkout_and_of_what_only_lies_in_one(tmp_path: Path) ->
     installed.mkdir(parents=True)
     (installed / "b.py").write_text("1")
     assert git_state(installed) == "not a git checkout"
+
+
+@pytest.mark.parametrize(("platform", "peak"), [("linux", 3_000_000 * 1024), ("darwin", 3_000_000)])
+def test_the_peak_is_in_bytes_whatever_the_system_counts_in(
+    monkeypatch: pytest.MonkeyPatch, platform: str, peak: int
+) -> None:
+    """Linux says KiB, of 1,024 bytes, though its manual calls them kilobytes."""
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(memory, "process_resident_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3_000_000))
+    assert process_memory().peak_resident == peak
+    (measured,) = [m for m in process_memory_measurements(process_memory()) if m.name == "process_peak_rss"]
+    assert (measured.value, measured.unit) == (pytest.approx(peak / 2**20), "MiB")
 
 
 def test_git_that_is_not_installed_is_no_failure(tmp_path: Path) -> None:

@@ -222,6 +222,8 @@ def test_nothing_to_warn_about() -> None:
     assert warnings(2000) == ()
     assert warnings(320, keyframe_interval=1) == ()
     assert warnings(5000, windowed=WindowedSettings(), keyframe_interval=1) == ()
+    # Half of a window again: every frame twice, which is what an overlap is for.
+    assert warnings(500, windowed=WindowedSettings(overlap_size=32), keyframe_interval=1) == ()
 
 
 @pytest.mark.parametrize(
@@ -235,6 +237,11 @@ def test_nothing_to_warn_about() -> None:
             "windowed.size 400 keeps 400 frames",
         ),
         (64, {"windowed": WindowedSettings(), "keyframe_interval": 1}, "the 64 frames fit one window, which spans 64"),
+        (
+            500,
+            {"windowed": WindowedSettings(overlap_size=33), "keyframe_interval": 1},
+            "window of 64 frames goes on by 31 only, so most frames are computed 2.1 times",
+        ),
         (
             500,
             {"windowed": WindowedSettings(overlap_size=48), "keyframe_interval": 1},

@@ -103,6 +103,15 @@ def test_overlap_in_keyframes_counts_the_interval() -> None:
     assert overlap_frames(stream, 1) == 3
 
 
+@pytest.mark.parametrize(("count", "starts"), [(6, [0, 3]), (7, [0, 3]), (8, [0, 3, 6]), (12, [0, 3, 6, 9])])
+def test_flow_windows_never_start_among_the_scale_frames_of_the_one_before(count: int, starts: list[int]) -> None:
+    """Every frame is kept, so a window of 4 takes 4 frames; an overlap that reaches far back is held at 3 of them."""
+    stream = windowed(3, 4, overlap_size=12, flow=FlowSettings(threshold=5.0, max_gap=1))
+    _, outputs, session = run(stream, count)
+    assert session.windows == len(starts)
+    assert [out.index for out in outputs] == list(range(count))
+
+
 def test_a_single_window_is_the_plain_stream() -> None:
     stream = windowed(2, 9)
     _, outputs, session = run(stream, 9)
