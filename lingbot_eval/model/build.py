@@ -57,21 +57,21 @@ def empty_model(config: ModelConfig, *, point_head: bool) -> GeometricContextTra
     # Asked first: Linux promises memory that it does not have, and ends the process when it is written to.
     free = psutil.virtual_memory().available
     if needed > free:
-        raise _too_little_memory(needed, free)
+        raise _too_little_memory(needed, f"has {free / 2**30:.1f} GiB available")
     try:
         model.to_empty(device="cpu")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise _too_little_memory(needed, free) from error
+        raise _too_little_memory(needed, "refuses them to this process") from error
     model.aggregator.patch_embed.reset_constants()
     return model
 
 
-def _too_little_memory(needed: int, free: int) -> DependencyError:
+def _too_little_memory(needed: int, there: str) -> DependencyError:
     return DependencyError(
-        f"too little memory: the network takes {needed / 2**30:.1f} GiB in float32, and this machine has "
-        f"{free / 2**30:.1f} GiB available to this process at most; free some, or use a smaller model.config"
+        f"too little memory: the network takes {needed / 2**30:.1f} GiB in float32, and this machine {there}; "
+        "free some, or use a smaller model.config"
     )
 
 

@@ -219,6 +219,14 @@ def test_a_network_larger_than_the_memory_is_refused_before_it_is_made(monkeypat
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
     with pytest.raises(DependencyError, match=r"the network takes 4\.3 GiB in float32, and this machine has 1\.0 GiB"):
         empty_model(CONFIGS["full"], point_head=False)
+    monkeypatch.undo()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
+
+    monkeypatch.setattr(GeometricContextTransformer, "to_empty", refuse)
+    with pytest.raises(DependencyError, match="this machine refuses them to this process"):
+        empty_model(TINY, point_head=False)
 
 
 class Hub:
