@@ -40,7 +40,7 @@ class Pairing:
 
 
 def pair_trajectories(
-    reference: TrajectoryFile, estimate: TrajectoryFile, max_difference: float = 0.02
+    reference: TrajectoryFile, estimate: TrajectoryFile, max_difference: float = 0.01
 ) -> tuple[Trajectory, Trajectory, Pairing]:
     """Both trajectories under common frame numbers, those of the estimate's rows.
 

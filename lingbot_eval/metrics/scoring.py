@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Family = Literal["trajectory", "drift", "auc"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-MAX_DIFFERENCE = 0.02  # seconds
+MAX_DIFFERENCE = 0.01  # seconds, as evo pairs
 
 _OF_A_SEQUENCE = ("coverage", "matched_frames", "dropped_frames", "unmatched_frames")
 
