@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gt-format", choices=_FORMATS, help="format of the reference, where it differs")
     parser.add_argument("--align", choices=_ALIGNMENTS, default="sim3", help="alignment shown first (default: sim3)")
     parser.add_argument(
-        "--max-diff", type=float, default=0.01, metavar="S", help="largest time difference of a pair, in s (0.01, as evo)"
+        "--max-diff", type=float, default=0.01, metavar="S", help="largest time difference of a pair, in s (0.01)"
     )
     parser.add_argument(
         "--time-scale", type=float, metavar="X", help="seconds to one unit of the estimate's stamps (found from them)"
