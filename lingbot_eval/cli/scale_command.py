@@ -39,8 +39,6 @@ def run(args: argparse.Namespace) -> int:
     from lingbot_eval.scaling.execute import execute, in_order
     from lingbot_eval.scaling.page import growth_statement, remarks, tables, title
     from lingbot_eval.scaling.settings import load_study
-    from lingbot_eval.scaling.store import ScaleStore
-    from lingbot_eval.scaling.write import write_scaling
 
     study = load_study(args.study, args.overrides)
     cases = in_order(study)
@@ -55,9 +53,8 @@ def run(args: argparse.Namespace) -> int:
     for warning in warning_lines(checks):
         output.note(warning)
     outcome = execute(study, args.out, _command(args), Progress(len(cases), quiet=args.json))
-    files = write_scaling(ScaleStore(outcome.path), outcome.record, outcome.records)
     if args.json:
-        output.as_json(_document(outcome.path, outcome.record.status, outcome.records, files))
+        output.as_json(_document(outcome.path, outcome.record.status, outcome.records, outcome.files))
     else:
         output.line(title(outcome.record))
         output.line()
@@ -65,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             output.line(table.markdown())
         for record in outcome.records:
             output.line(f"{record.name}: {growth_statement(record)} a kept frame")
-        output.line(f"written: {', '.join(str(file) for file in files)}")
+        output.line(f"written: {', '.join(str(file) for file in outcome.files)}")
     for line in remarks(outcome.records):
         output.note(f"note: {line}")
     failed = outcome.failed
@@ -97,6 +94,10 @@ class Progress:
         """One frame further."""
         if self._bar is not None:
             self._bar.update()
+
+    def left_out(self, reason: str) -> None:
+        """Said whatever is quiet: results are missing, or are made anew."""
+        output.note(f"left out: {reason}")
 
     def finished(self, record: CaseRecord, *, before: bool) -> None:
         """The case's result in a line."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.formats.opening import open_file
+from lingbot_eval.runs.records import StoredFile
 
 PARTIAL_PREFIX = ".partial-"
 UNITS = "units"
@@ -89,6 +91,50 @@ def file_digest(path: Path) -> tuple[int, str]:
         return stream.tell(), digest.hexdigest()
 
 
+def written_files(folder: Path) -> dict[str, StoredFile]:
+    """Size and content of every file of a flat folder, by name. Raises OSError, also for what is no file."""
+    # Read back from the system's memory at a gigabyte a second: a unit has a few megabytes.
+    found = {name: file_digest(folder / name) for name in sorted(file.name for file in folder.iterdir())}
+    return {name: StoredFile(bytes=size, sha256=digest) for name, (size, digest) in found.items()}
+
+
+def damage(folder: Path, files: Mapping[str, StoredFile]) -> tuple[str, ...]:
+    """What is wrong with those files of a folder, a line each that names the file; none when all are as written."""
+    return tuple(line for name, written in files.items() if (line := _damage(folder / name, written)) is not None)
+
+
+def _damage(path: Path, written: StoredFile) -> str | None:
+    try:
+        size, digest = file_digest(path)
+    except OSError as error:
+        return f"{path} cannot be read: {reason(error)}"
+    if size != written.bytes:
+        return f"{path} is damaged: it has {size} bytes, not {written.bytes}"
+    if written.sha256 not in (None, digest):
+        return f"{path} is damaged: its content is not what was written (SHA-256)"
+    return None
+
+
+def move_into_place(partial: Path, final: Path) -> None:
+    """Put a finished folder in its place in one rename; an older one there is replaced. Raises OSError.
+
+    A kill leaves the one or the other, and at most one more partial folder for the next start to remove.
+    """
+    sync_tree(partial)
+    replaced = final.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex}")
+    had_older = final.is_dir()
+    if had_older:
+        final.rename(replaced)
+    try:
+        partial.rename(final)
+    except OSError:
+        if had_older:
+            replaced.rename(final)
+        raise
+    sync_folder(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 def refuse_links(root: Path, path: Path) -> None:
     """Raises StoreError when ``path``, or a folder between it and ``root`` above it, is a symbolic link.
 
@@ -143,12 +189,14 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def remove_partials(run: Path) -> None:
-    """Delete what interrupted writers left behind. Only for the holder of the run's lock.
+def remove_partials(run: Path, below: str = UNITS, depth: int = 3) -> None:
+    """Delete what interrupted writers left behind, ``depth`` levels below ``RUN/below``.
+
+    Only for the holder of the run's lock.
 
     Raises StoreError, also for a link where a unit's folder should be: what is behind it is not ours to delete.
     """
-    for folder in list(folders_below(run / UNITS, 3)):
+    for folder in list(folders_below(run / below, depth)):
         refuse_links(run, folder)
         if folder.name.startswith(PARTIAL_PREFIX):
             with writing(folder):

@@ -21,8 +21,8 @@ from lingbot_eval.runs.disk import (
     PARTIAL_PREFIX,
     UNITS,
     component,
+    damage,
     discard,
-    file_digest,
     folders_below,
     refuse_links,
     remove_partials,
@@ -32,7 +32,7 @@ from lingbot_eval.runs.disk import (
 from lingbot_eval.runs.drift_file import DRIFT_FILE, load_drift
 from lingbot_eval.runs.lock import LOCK_FILE, directory_lock
 from lingbot_eval.runs.panels import DepthPanels, load_panels
-from lingbot_eval.runs.records import FRAME_COLUMNS, RunRecord, StoredFile, UnitRecord
+from lingbot_eval.runs.records import FRAME_COLUMNS, RunRecord, UnitRecord
 from lingbot_eval.runs.serialisation import read_record, write_record
 from lingbot_eval.runs.unit_writer import FRAMES_FILE, PANELS_FILE, RESULT_FILE, UnitWriter
 
@@ -276,23 +276,10 @@ def _read_folder(run_folder: Path, folder: Path, run: RunRecord, plan: Container
         raise StoreError(f"{file}: expected a unit of run {run.key[:12]}, found one of {whose}; run the scene again")
     if known and any(written.sha256 is None for written in record.files.values()):
         raise StoreError(f"{file}: expected the SHA-256 of each file of the unit, found none; run the scene again")
-    damage = [line for name, written in record.files.items() if (line := _damage(folder / name, written)) is not None]
-    if damage:
-        raise StoreError(f"{'; '.join(damage)}; run the scene again")
+    damaged = damage(folder, record.files)
+    if damaged:
+        raise StoreError(f"{'; '.join(damaged)}; run the scene again")
     return StoredUnit(folder, record)
-
-
-def _damage(path: Path, written: StoredFile) -> str | None:
-    """What is wrong with a file, and with which; None when it is as it was written."""
-    try:
-        size, digest = file_digest(path)
-    except OSError as error:
-        return f"{path} cannot be read: {reason(error)}"
-    if size != written.bytes:
-        return f"{path} is damaged: it has {size} bytes, not {written.bytes}"
-    if written.sha256 not in (None, digest):
-        return f"{path} is damaged: its content is not what was written (SHA-256)"
-    return None
 
 
 def _planned(run: RunRecord) -> list[Names]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, file_digest, sync_folder, sync_tree, writing
+from lingbot_eval.runs.disk import PARTIAL_PREFIX, move_into_place, writing, written_files
 from lingbot_eval.runs.panels import DepthPanels, save_panels
-from lingbot_eval.runs.records import FRAME_COLUMNS, StoredFile, UnitRecord
+from lingbot_eval.runs.records import FRAME_COLUMNS, UnitRecord
 from lingbot_eval.runs.serialisation import write_record
 from lingbot_eval.types import FrameType
 
@@ -113,14 +113,10 @@ class UnitWriter:
             raise ValueError(f"unit {self._names} is finished already")
         with writing(self._final):
             self._table.close()
-            names = sorted(file.name for file in self._partial.iterdir())
-            # Read back from the system's memory at a gigabyte a second: a unit has a few megabytes.
-            digests = {name: file_digest(self.path(name)) for name in names}
-        files = {name: StoredFile(bytes=size, sha256=digest) for name, (size, digest) in digests.items()}
+            files = written_files(self._partial)
         write_record(self.path(RESULT_FILE), record.model_copy(update={"files": files, "run_key": self._run_key}))
         with writing(self._final):
-            sync_tree(self._partial)
-            self._move_into_place()
+            move_into_place(self._partial, self._final)
         self._finished = True
 
     def discard(self) -> None:
@@ -129,21 +125,6 @@ class UnitWriter:
         with suppress(OSError):
             self._table.close()
         shutil.rmtree(self._partial, ignore_errors=True)
-
-    def _move_into_place(self) -> None:
-        replaced = self._final.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex}")
-        had_older = self._final.is_dir()
-        if had_older:
-            self._final.rename(replaced)
-        try:
-            self._partial.rename(self._final)
-        except OSError:
-            if had_older:
-                replaced.rename(self._final)
-            raise
-        sync_folder(self._final.parent)
-        # Left over by a kill right here, it is one more stale partial folder for the next start to remove.
-        shutil.rmtree(replaced, ignore_errors=True)
 
     def _write_row(self, cells: tuple[str, ...] | list[str]) -> None:
         with writing(self._final):

@@ -17,13 +17,13 @@ from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.plan import adapter_of, content_key
 from lingbot_eval.runs.records import utc_now
-from lingbot_eval.runs.serialisation import write_record
 from lingbot_eval.scaling.attempt import CaseAttempt
 from lingbot_eval.scaling.inputs import FrameSource, Size, open_source
 from lingbot_eval.scaling.networks import Networks
 from lingbot_eval.scaling.records import CaseRecord, ScaleRecord
 from lingbot_eval.scaling.settings import Case, DatasetInput, Study, case_name
-from lingbot_eval.scaling.store import CASE_FILE, ScaleStore
+from lingbot_eval.scaling.store import ScaleStore
+from lingbot_eval.scaling.write import write_scaling
 
 LOADING = 4
 """Threads that decode while a GPU computes."""
@@ -44,6 +44,10 @@ class Observer(Protocol):
         """One frame further."""
         ...
 
+    def left_out(self, reason: str) -> None:
+        """A case's stored result is not used and the case is run again, or the study has no such case."""
+        ...
+
     def finished(self, record: CaseRecord, *, before: bool) -> None:
         """The case has its result; before: it had it when the run began."""
         ...
@@ -51,11 +55,12 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a study ended. records: of all cases, in their order."""
+    """How a study ended. records: of all cases, in their order. files: its page, and its figure where it has one."""
 
     path: Path
     record: ScaleRecord
     records: tuple[CaseRecord, ...]
+    files: tuple[Path, ...]
 
     @property
     def failed(self) -> tuple[CaseRecord, ...]:
@@ -91,9 +96,15 @@ def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcom
                 with suppress(StoreError):
                     store.write(_ended(record, complete=False))
             raise
-        record = _ended(record, complete=all(found.status == "ok" for found in records))
+        # What is on the disk and sound counts, not what was done here.
+        stored = [store.find_case(name) for name in record.cases]
+        sound = all(isinstance(found, CaseRecord) and found.status == "ok" for found in stored)
+        record = _ended(record, complete=sound)
         store.write(record)
-    return Outcome(store.path, record, records)
+        for reason in store.unplanned():
+            observer.left_out(reason)
+        files = write_scaling(store, record, records)
+    return Outcome(store.path, record, records, files)
 
 
 def _all(study: Study, device: torch.device, store: ScaleStore, observer: Observer) -> tuple[CaseRecord, ...]:
@@ -103,16 +114,19 @@ def _all(study: Study, device: torch.device, store: ScaleStore, observer: Observ
     try:
         for case in in_order(study):
             name = case_name(case)
-            done = store.finished(name)
-            if done is None:
-                with store.writer(name) as folder:
-                    attempt = CaseAttempt(study, case, device, networks, sources.opener(case), folder)
-                    attempt.run(observer.frame)
-                    done = attempt.record()
-                    write_record(folder / CASE_FILE, done)
-                observer.finished(done, before=False)
-            else:
-                observer.finished(done, before=True)
+            found = store.find_case(name)
+            if isinstance(found, str):
+                observer.left_out(found)
+            elif found is not None and found.status == "ok":
+                observer.finished(found, before=True)
+                records.append(found)
+                continue
+            with store.writer(name) as writer:
+                attempt = CaseAttempt(study, case, device, networks, sources.opener(case), writer.folder)
+                attempt.run(observer.frame)
+                done = attempt.record()
+                writer.finish(done)
+            observer.finished(done, before=False)
             records.append(done)
     finally:
         networks.close()

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from lingbot_eval.runs.records import SCHEMA_VERSION, MeasurementRecord
+from lingbot_eval.runs.records import SCHEMA_VERSION, MeasurementRecord, StoredFile
 
 
 class _Record(BaseModel):
@@ -110,6 +110,9 @@ class CaseRecord(_Record):
     error_curve: Annotated[list[tuple[int, float]], BeforeValidator(_pairs)]
     started: str
     seconds: float
+    # Filled in when all is written: the key of the study that the case is of, and its other files by name.
+    run_key: str = ""
+    files: dict[str, StoredFile] = {}
 
 
 class ScaleRecord(_Record):

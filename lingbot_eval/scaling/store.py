@@ -1,4 +1,4 @@
-"""Where a scaling run goes on the disk, case by case: what is finished is kept, what was cut is run again."""
+"""Where a scaling run goes on the disk, case by case: what is finished and sound is kept, the rest is run again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, component, discard, sync_folder, sync_tree, writing
+from lingbot_eval.runs.disk import (
+    PARTIAL_PREFIX,
+    component,
+    damage,
+    discard,
+    folders_below,
+    move_into_place,
+    refuse_links,
+    remove_partials,
+    writing,
+    written_files,
+)
 from lingbot_eval.runs.lock import LOCK_FILE, directory_lock
 from lingbot_eval.runs.serialisation import read_record, write_record
 from lingbot_eval.scaling.records import CaseRecord, ScaleRecord
@@ -35,7 +46,10 @@ class ScaleStore:
         with writing(store.path):
             (store.path / CASES).mkdir(parents=True, exist_ok=True)
         if not (store.path / SCALE_FILE).exists():
-            store.write(record)
+            with directory_lock(store.path):
+                # Another process may have been first.
+                if not (store.path / SCALE_FILE).exists():
+                    store.write(record)
         found = store.read()
         if found.key != record.key:
             raise StoreError(
@@ -45,11 +59,12 @@ class ScaleStore:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only writer for the block; what killed writers left is removed first. Raises StoreError."""
+        """Be the only writer for the block; what killed writers left is removed first.
+
+        Raises StoreError, also when a link stands where cases go.
+        """
         with directory_lock(self.path):
-            for folder in list((self.path / CASES).glob(f"{PARTIAL_PREFIX}*")):
-                with writing(folder):
-                    shutil.rmtree(folder)
+            remove_partials(self.path, CASES, 1)
             yield
 
     def discard(self) -> bool:
@@ -75,34 +90,65 @@ class ScaleStore:
         """Where a case's files are when it is finished."""
         return self.path / CASES / component(name)
 
-    def finished(self, name: str) -> CaseRecord | None:
-        """The result of a case that went well and whose samples are there; else None: it is to be run again."""
-        try:
-            record = self.read_case(name)
-        except StoreError:
+    def find_case(self, name: str) -> CaseRecord | str | None:
+        """The result of a case; why it is left out and to be run again; or None when there is nothing of it."""
+        folder = self.folder(name)
+        if not (folder.exists() or folder.is_symlink()):
             return None
-        return record if record.status == "ok" and (self.folder(name) / SAMPLES_FILE).is_file() else None
+        try:
+            return self.read_case(name)
+        except StoreError as error:
+            return str(error)
 
     def read_case(self, name: str) -> CaseRecord:
-        """The result of a case. Raises StoreError when it is not there or damaged."""
-        return read_record(self.folder(name) / CASE_FILE, CaseRecord)
+        """The result of a case. Raises StoreError when it is not there, damaged, or of another study or case."""
+        folder = self.folder(name)
+        refuse_links(self.path, folder)
+        file = folder / CASE_FILE
+        record, key = read_record(file, CaseRecord), self.read().key
+        if record.run_key != key or record.name != name:
+            whose = f"case {record.name} of study {record.run_key[:12] or 'unknown'}"
+            raise StoreError(f"{file}: expected case {name} of study {key[:12]}, found {whose}; run the case again")
+        damaged = damage(folder, record.files)
+        if damaged or SAMPLES_FILE not in record.files:
+            what = "; ".join(damaged) or f"{file} is damaged: it does not list {SAMPLES_FILE}"
+            raise StoreError(f"{what}; run the case again")
+        return record
+
+    def unplanned(self) -> tuple[str, ...]:
+        """A line for everything among the cases that the study does not have. Raises StoreError."""
+        planned = {self.folder(name) for name in self.read().cases}
+        found = [folder for folder in folders_below(self.path / CASES, 1) if folder not in planned]
+        return tuple(f"{folder} is no case of this study and is left out; remove it" for folder in found)
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[Path]:
-        """A folder for one case's files; it takes its final place when the block ends with ``case.json`` in it.
+    def writer(self, name: str) -> Iterator[CaseWriter]:
+        """Writes one case; only its ``finish`` makes anything visible, an older result is replaced.
 
-        An exception leaves the folder for whoever wants to see how far it came; the next start removes it.
-        Raises StoreError when the disk refuses.
+        An exception leaves the partial folder for whoever wants to see how far it came; the next start removes it.
+        Raises StoreError when the disk refuses or a link stands in a folder's place.
         """
         final = self.folder(name)
+        refuse_links(self.path, final)
         partial = final.with_name(f"{PARTIAL_PREFIX}{final.name}")
         with writing(partial):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        yield partial
-        with writing(final):
-            sync_tree(partial)
-            # A result that is replaced is a failed one: between these two lines a kill loses nothing worth keeping.
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            sync_folder(final.parent)
+        yield CaseWriter(partial, final, self.read().key)
+
+
+class CaseWriter:
+    """One case in the making; made by ``ScaleStore.writer``. folder: for its files."""
+
+    def __init__(self, folder: Path, final: Path, run_key: str) -> None:
+        self.folder = folder
+        self._final = final
+        self._run_key = run_key
+
+    def finish(self, record: CaseRecord) -> None:
+        """Write ``case.json`` and put the case in its final place in one rename. Raises StoreError."""
+        with writing(self._final):
+            files = written_files(self.folder)
+        write_record(self.folder / CASE_FILE, record.model_copy(update={"files": files, "run_key": self._run_key}))
+        with writing(self._final):
+            move_into_place(self.folder, self._final)

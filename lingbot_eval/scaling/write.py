@@ -16,7 +16,10 @@ PAGE, FIGURE = "scale.md", "scale.png"
 
 
 def write_scaling(store: ScaleStore, record: ScaleRecord, cases: Sequence[CaseRecord]) -> tuple[Path, ...]:
-    """Write the page, and the figure where any case has samples; returns the files, page first. Raises StoreError."""
+    """Write the page, and the figure where any case has samples; returns the files, page first.
+
+    For the holder of the lock. Raises StoreError.
+    """
     from lingbot_eval.scaling.figure import Curve, scaling_figure
 
     curves = [
@@ -24,6 +27,7 @@ def write_scaling(store: ScaleStore, record: ScaleRecord, cases: Sequence[CaseRe
         for label, case in zip(case_labels(cases), cases, strict=True)
         if case.predictions
     ]
+    # The page comes last: what it shows is there.
     files = [store.path / PAGE]
     if curves:
         save(scaling_figure(title(record), curves), store.path / FIGURE)

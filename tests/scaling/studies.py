@@ -51,6 +51,9 @@ class Quiet:
     def frame(self) -> None:
         self.frames += 1
 
+    def left_out(self, reason: str) -> None:
+        self.lines.append(f"left out: {reason}")
+
     def finished(self, record: CaseRecord, *, before: bool) -> None:
         self.lines.append(f"{'kept' if before else record.status} {record.name}")
 

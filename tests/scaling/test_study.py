@@ -29,7 +29,7 @@ from lingbot_eval.scaling.records import CaseRecord
 from lingbot_eval.scaling.samples import SAMPLES_FILE, read_samples
 from lingbot_eval.scaling.settings import Study
 from lingbot_eval.scaling.store import ScaleStore
-from lingbot_eval.scaling.write import FIGURE, PAGE, write_scaling
+from lingbot_eval.scaling.write import FIGURE, PAGE
 
 
 @pytest.fixture(autouse=True)
@@ -106,9 +106,8 @@ def test_a_study_from_end_to_end(tmp_path: Path, interval: int) -> None:
     assert 0 <= float(value(record, "harness_overhead") or 0) < 100
     assert "largest_process" in {m.name for m in record.measurements}
 
-    files = write_scaling(ScaleStore(outcome.path), outcome.record, outcome.records)
-    assert [file.name for file in files] == [PAGE, FIGURE]
-    page = files[0].read_text(encoding="utf-8")
+    assert [file.name for file in outcome.files] == [PAGE, FIGURE]
+    page = outcome.files[0].read_text(encoding="utf-8")
     assert "a kept frame" in page
     assert "lingbot-eval scale small" in page
     assert "untrained" in page
@@ -141,7 +140,7 @@ def test_memory_that_runs_out_is_a_data_point(tmp_path: Path, monkeypatch: pytes
     assert builds == ["float32"]  # the network survives what its caches did
     assert outcome.record.status == "incomplete"
     assert [record.name for record in outcome.failed] == [first.name]
-    page = write_scaling(ScaleStore(outcome.path), outcome.record, outcome.records)[0].read_text()
+    page = outcome.files[0].read_text()
     assert "failed (stream at frame 25)" in page
 
 
