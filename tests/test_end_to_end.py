@@ -59,6 +59,7 @@ METHODS = {
     "whole": {},
     "early": {"does": "stops_early"},
     "silent": {"does": "no_cost"},
+    "patchy": {"does": "some_cost"},
     "broken": {"does": "breaks", "while_there": "FLAG"},
 }
 
@@ -361,7 +362,7 @@ def test_going_on_does_what_failed_and_keeps_the_rest(walk: Walk) -> None:
     assert walk.then["run"]["status"] == "complete"
     assert walk.then["run"]["started"] == walk.first["run"]["started"] == "2026-01-02T03:04:05+00:00"
     assert walk.then["run"]["finished"] > walk.then["run"]["started"]
-    for done in ("whole", "early", "silent"):
+    for done in ("whole", "early", "silent", "patchy"):
         assert walk.then[done] == walk.first[done]
     timeless = {key: value for key, value in walk.values("whole").items() if key[0] not in ("throughput", "memory")}
     assert {key: walk.values("broken")[key] for key in timeless} == timeless
@@ -378,8 +379,10 @@ def test_stopping_early_costs_coverage(walk: Walk) -> None:
     assert found["throughput", "forward_fps", ""] == pytest.approx(EARLY_END / (STEP_MS[:EARLY_END].sum() / 1000))
 
 
-def test_a_method_without_cost_has_the_reason_and_all_else(walk: Walk) -> None:
-    reasons, whole = walk.reasons("silent"), walk.values("whole")
+@pytest.mark.parametrize("method", ["silent", "patchy"])
+def test_a_method_without_cost_has_the_reason_and_all_else(walk: Walk, method: str) -> None:
+    """Nor are the times of some frames taken for those of all."""
+    reasons, whole = walk.reasons(method), walk.values("whole")
     lacking = set(reasons) - set(walk.reasons("whole"))
     assert lacking == {
         ("throughput", "forward_fps", ""),
@@ -388,8 +391,8 @@ def test_a_method_without_cost_has_the_reason_and_all_else(walk: Walk) -> None:
     }
     assert {reasons[key] for key in lacking} == {"the method does not report its time on the device"}
     same = {key: value for key, value in whole.items() if key[0] not in ("throughput", "memory")}
-    assert {key: walk.values("silent")[key] for key in same} == same
-    assert walk.values("silent")["throughput", "end_to_end_fps", ""] > 0
+    assert {key: walk.values(method)[key] for key in same} == same
+    assert walk.values(method)["throughput", "end_to_end_fps", ""] > 0
 
 
 # Tables: a number by its column's header and its row's method, in every form that a reader opens
