@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fakes import World, experiment
 
 from lingbot_eval.adapters.cards import load_card
@@ -111,7 +112,7 @@ def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_key_follows_the_checkpoint_content(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
-    weights.write_bytes(b"first")
+    torch.save({"a": torch.zeros(1)}, weights)
     method = {"kind": "lingbot", "device": "cpu", "model": {"checkpoint": str(weights)}}
     hashed: list[int] = []
 
@@ -124,9 +125,16 @@ def test_the_key_follows_the_checkpoint_content(tmp_path: Path) -> None:
     first = key()
     assert key() == first
     assert hashed[0] == hashed[1], "hashed again although nothing changed"
-    weights.write_bytes(b"other")
+    torch.save({"a": torch.ones(1)}, weights)
     os.utime(weights, ns=(1, 1))
     assert key() != first
+
+
+def test_what_is_no_checkpoint_is_refused_with_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    method = {"kind": "lingbot", "device": "cpu", "model": {"checkpoint": str(tmp_path / "weights.pt")}}
+    with pytest.raises(CheckpointError, match="a Git LFS pointer in place of the weights"):
+        make_plan(experiment(methods=[method]))
 
 
 def test_the_key_is_the_same_in_another_process() -> None:
