@@ -15,10 +15,11 @@ from PIL import Image
 from torch import nn
 
 from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.readers import array_depth, image_size, png_depth, read_image, read_pose
+from lingbot_eval.adapters.readers import array_depth, image_size, png_depth, read_image
 from lingbot_eval.adapters.registry import open_adapter
 from lingbot_eval.errors import LingbotEvalError
 from lingbot_eval.formats.depth_maps import read_depth_map
+from lingbot_eval.formats.pose_matrices import read_pose
 from lingbot_eval.formats.trajectories import read_trajectory
 from lingbot_eval.model.weights import load_checkpoint
 from lingbot_eval.runs.drift_file import load_drift, save_drift
