@@ -205,7 +205,12 @@ def gate(
 
 
 def update_baseline(
-    runs: PathLike | Run | Iterable[PathLike | Run], baseline: PathLike, *, reason: str, who: str
+    runs: PathLike | Run | Iterable[PathLike | Run],
+    baseline: PathLike,
+    *,
+    reason: str,
+    who: str,
+    left_out: Callable[[str], object] = lambda reason: None,
 ) -> tuple[Baseline | None, Baseline]:
     """Make runs the baseline, which keeps its tolerances and, with this reason, its history.
 
@@ -214,6 +219,7 @@ def update_baseline(
         baseline: the file; it is made where it is not there.
         reason: why the numbers changed.
         who: changed them.
+        left_out: called with the reason for each stored unit that is not used (damaged, of another run, not planned).
 
     Returns:
         The baseline as it was (None for a new one) and as it is.
@@ -226,6 +232,8 @@ def update_baseline(
     from lingbot_eval.gating.update import updated
 
     side = read_runs(run_directories([_run_path(each) for each in _several(runs)]))
+    for line in side.problems:
+        left_out(line)
     path = Path(baseline)
     old = load_baseline(path) if path.exists() else None
     new = updated(old, side, who, reason)

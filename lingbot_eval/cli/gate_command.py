@@ -89,7 +89,13 @@ def _update(args: argparse.Namespace) -> int:
     from lingbot_eval.gating.tolerances import Statistical
     from lingbot_eval.gating.update import given_up
 
-    old, new = update_baseline(args.runs, args.baseline, reason=args.reason.strip(), who=args.who or _login())
+    old, new = update_baseline(
+        args.runs,
+        args.baseline,
+        reason=args.reason.strip(),
+        who=args.who or _login(),
+        left_out=lambda line: output.note(f"note: {line}"),
+    )
     change = new.history[-1]
     replaced = sum(len(values) for values in change.replaced.values())
     if args.json:

@@ -8,60 +8,18 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.formats.trajectories import read_tum, write_tum
+from lingbot_eval.formats.trajectories import read_tum
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.types import Trajectory
-
-FRAMES = 12
-
-
-def experiment_file(folder: Path, **changes: object) -> Path:
-    """Two made-up places; a replay of the trajectories in ``folder/estimates``."""
-    document = {
-        "name": "tiny",
-        "datasets": [
-            {
-                "name": "synthetic",
-                "scenes": ["room", "corridor"],
-                "options": {"frames": FRAMES, "width": 56, "height": 42},
-                "size": {"mode": "exact", "width": 56, "height": 42},
-            }
-        ],
-        "methods": [
-            {"kind": "replay", "name": "saved", "trajectory": f"{folder}/estimates/{{scene}}.txt", "format": "tum"}
-        ],
-        **changes,
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    return path
+from tests.support.tiny import FRAMES, run_folder, write_experiment
 
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
     """The experiment, with estimates that are the reference at three times its size."""
-    from lingbot_eval.adapters.protocol import Selection
-    from lingbot_eval.adapters.registry import open_adapter
-
-    (tmp_path / "estimates").mkdir()
-    adapter = open_adapter("synthetic", None, {"frames": FRAMES, "width": 56, "height": 42})
-    for scene in ("room", "corridor"):
-        reference = adapter.open(scene, Selection()).reference()
-        assert reference is not None
-        poses = reference.camera_to_world.copy()
-        poses[:, :3, 3] *= 3
-        estimate = Trajectory(reference.indices, reference.timestamps, poses)
-        write_tum(tmp_path / "estimates" / f"{scene}.txt", estimate)
-    return experiment_file(tmp_path)
-
-
-def run_folder(out: Path) -> Path:
-    (folder,) = out.iterdir()
-    return folder
+    return write_experiment(tmp_path)
 
 
 def measurement(unit: dict[str, object], name: str, variant: str) -> float:
