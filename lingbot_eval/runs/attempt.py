@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from lingbot_eval.errors import CheckpointError, DataError, DependencyError, LingbotEvalError, StoreError, one_line
 from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.formats.json_documents import parse_json
 from lingbot_eval.formats.trajectories import write_tum
 from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.registry import OpenMethod
@@ -274,5 +275,5 @@ def _stored(measurement: Measurement) -> MeasurementRecord:
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a foreign method or dataset as they will be read back. Raises TypeError or ValueError where JSON has no
     such value: that is the unit's failure, found before its frames are streamed."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
+    plain: dict[str, Any] = parse_json(json.dumps(dict(facts), allow_nan=False).encode())
     return plain

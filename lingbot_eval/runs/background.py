@@ -45,12 +45,14 @@ class Behind(Generic[T]):
     ) -> None:
         if self._thread is None:
             return
-        if error is not None and not isinstance(error, Exception) and self._error is None:
+        # A method that ends the program has failed, as others do; only the user and the system interrupt.
+        interrupted = error is not None and not isinstance(error, Exception | SystemExit)
+        if interrupted and self._error is None:
             self._error = error
         self._waiting.put(None)
         self._thread.join()
         # It failed at an earlier item than whatever ends the block; only an interruption goes before it.
-        if self._error is not None and error is not self._error and (error is None or isinstance(error, Exception)):
+        if self._error is not None and error is not self._error and not interrupted:
             raise self._error from error
 
     def _run(self) -> None:

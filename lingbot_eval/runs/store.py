@@ -112,7 +112,7 @@ class RunStore:
             with directory_lock(store.path):
                 # Another process may have been first.
                 if not store._run_file.exists():
-                    store.write_run(record)
+                    store._begin(record)
         found = store.read_run()
         if found.key != record.key:
             raise StoreError(
@@ -144,6 +144,14 @@ class RunStore:
                 refuse_links(self.path, folder)
                 remove_abandoned(folder)
             yield
+
+    def _begin(self, record: RunRecord) -> None:
+        """The first record; where the disk refuses it nothing is left behind."""
+        try:
+            self.write_run(record)
+        except StoreError:
+            self.discard()
+            raise
 
     def discard(self) -> bool:
         """Remove the directory if it holds no result, and the folder of runs if it was made for it.

@@ -118,16 +118,24 @@ class FakeAdapter:
 
 @dataclass
 class FakeMethod:
-    """Poses twice as large as the truth and depth three times, both exact up to that; ``misbehave`` at each frame."""
+    """Poses twice as large as the truth and depth three times, both exact up to that; ``misbehave`` at each frame.
+
+    last: frames that it answers before it stops. lacks_cost: frames of which it does not say what they took. clock: its
+    idea of a frame's time.
+    """
 
     name: str
     misbehave: Callable[[str, int], None] = lambda scene, index: None
     needs_images: bool = True
     log: list[str] = field(default_factory=list)
     scene: str = ""
+    last: int = FRAMES
+    lacks_cost: frozenset[int] = frozenset()
+    clock: Callable[[float], Any] = lambda seconds: seconds
+    facts: Mapping[str, Any] = field(default_factory=lambda: {"weights": "none"})
 
     def describe(self) -> Mapping[str, Any]:
-        return {"weights": "none"}
+        return self.facts
 
     def open(self, sequence: FrameSequence) -> None:
         self.scene = sequence.scene
@@ -139,16 +147,19 @@ class FakeMethod:
 
     def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
         for frame in frames:
+            if frame.index == self.last:
+                return
             self.misbehave(self.scene, frame.index)
+            cost = StepCost(0.001, {"anchor": 10, "window": 20, "memory": frame.index, "camera_head": 5})
             pose = pose_at(round(frame.timestamp * 10))
             pose[:3, 3] *= 2
             yield Prediction(
                 index=frame.index,
-                timestamp=frame.timestamp,
+                timestamp=self.clock(frame.timestamp),
                 camera_to_world=pose,
                 depth=np.full((SIDE, SIDE), 3.0, np.float32) if frame.depth is None else 3 * frame.depth,
                 frame_type=FrameType.SCALE if frame.index < 8 else FrameType.KEPT,
-                cost=StepCost(0.001, {"anchor": 10, "window": 20, "memory": frame.index, "camera_head": 5}),
+                cost=None if frame.index in self.lacks_cost else cost,
             )
 
     def resources(self) -> tuple[Measurement, ...]:
@@ -166,9 +177,12 @@ class World:
     adapter: FakeAdapter = field(default_factory=FakeAdapter)
     misbehave: dict[str, Callable[[str, int], None]] = field(default_factory=dict)
     made: list[FakeMethod] = field(default_factory=list)
+    methods: dict[str, Any] = field(default_factory=dict)
+    """What every FakeMethod is made with."""
 
     def create_method(self, settings: Any) -> FakeMethod:
-        self.made.append(FakeMethod(settings.name, self.misbehave.get(settings.name, lambda scene, index: None)))
+        misbehave = self.misbehave.get(settings.name, lambda scene, index: None)
+        self.made.append(FakeMethod(settings.name, misbehave, **self.methods))
         return self.made[-1]
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:

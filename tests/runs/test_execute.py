@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FRAMES, FakeMethod, Quiet, World, experiment, pose_at
+from fakes import FRAMES, FakeMethod, Quiet, World, experiment, pose_at, run_folder
 
 from lingbot_eval.errors import CheckpointError, DependencyError, StoreError
 from lingbot_eval.formats.trajectories import read_tum
 from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.runs import execute as execute_module
 from lingbot_eval.runs import store as store_module
 from lingbot_eval.runs.execute import Outcome, execute
 from lingbot_eval.runs.experiment import Experiment
-from lingbot_eval.runs.plan import make_plan
+from lingbot_eval.runs.plan import Unit, make_plan
 from lingbot_eval.runs.records import UnitRecord
 from lingbot_eval.runs.scoring import SceneScorer
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.runs.stream import Output
 from lingbot_eval.runs.unit_writer import UnitWriter
-from lingbot_eval.types import FloatArray, Frame, Prediction
+from lingbot_eval.types import FloatArray, Frame, Measurement, Prediction
 
 
 @pytest.fixture(params=["cores busy", "cores free"])
@@ -72,6 +76,8 @@ def test_a_run_from_end_to_end(tmp_path: Path, world: World) -> None:
     assert value(first.record, "scale", "sim3") == pytest.approx(0.5)
     assert value(first.record, "abs_rel", "scale_only") == pytest.approx(0, abs=1e-6)
     assert value(first.record, "abs_rel", "none") == pytest.approx(2, rel=1e-6)
+    # By the scale of its trajectory, a half, depth of three times the truth becomes 1.5 times it.
+    assert value(first.record, "abs_rel", "trajectory_scale") == pytest.approx(0.5, rel=1e-5)
     assert value(first.record, "warm_up") == pytest.approx(500)
     assert value(first.record, "forward_fps") == pytest.approx(1000)
     assert value(first.record, "weights") == 1.0
@@ -106,6 +112,54 @@ def test_selection_reaches_the_stream(tmp_path: Path, world: World) -> None:
     assert value(record, "ate_rmse", "sim3") == pytest.approx(0, abs=1e-9)
 
 
+def test_a_method_that_stops_early_is_measured_on_all_frames(tmp_path: Path, world: World) -> None:
+    world.methods = {"last": 6}
+    record = units(run(tmp_path, experiment()))["one", "good"]
+    assert (record.status, record.frames, record.predictions) == ("ok", FRAMES, 6)
+    assert value(record, "coverage") == pytest.approx(100 * 6 / FRAMES)
+
+
+def test_times_of_some_predictions_are_no_rate(tmp_path: Path, world: World) -> None:
+    world.methods = {"lacks_cost": frozenset({3})}
+    record = units(run(tmp_path, experiment()))["one", "good"]
+    assert not isinstance(value(record, "forward_fps"), float)
+    assert isinstance(value(record, "end_to_end_fps"), float)
+    (unit, _) = RunStore.open(run_folder(tmp_path)).read_units().units
+    times = RunStore.open(run_folder(tmp_path)).read_frames(unit)["forward_ms"]
+    assert times.isna().to_numpy().nonzero()[0].tolist() == [3]
+
+
+def test_the_datasets_depth_range_decides_what_is_scored(tmp_path: Path, world: World) -> None:
+    low, high = 1.5, 2.0
+    record = units(run(tmp_path, experiment(dataset={"depth_range": [low, high]})))["one", "good"]
+    # The fake scene's depth: 1 m, 5 cm a column, 2 cm a row and 10 cm a frame.
+    depth = np.float32([[[1 + 0.05 * u + 0.02 * v + 0.1 * k for u in range(28)] for v in range(28)] for k in range(24)])
+    inside = (depth > low) & (depth < high)
+    scored = [k for k in range(24) if np.count_nonzero(inside[k]) >= 100]
+    (found,) = [m for m in record.measurements if (m.name, m.variant) == ("abs_rel", "scale_only")]
+    assert found.samples == np.count_nonzero(inside[scored])
+    assert f"{low:g} < truth < {high:g} m" in found.convention
+    assert value(record, "frames_scored") == len(scored) < FRAMES
+
+
+@pytest.mark.parametrize("clock", [lambda seconds: math.nan, lambda seconds: seconds + 1.0, float.hex, lambda _: None])
+def test_a_time_that_is_not_the_frames_fails_the_unit(
+    tmp_path: Path, world: World, clock: Callable[[float], object]
+) -> None:
+    """Poses are filed under these times: a foreign one would be scored against another frame's truth."""
+    world.methods = {"clock": clock}
+    outcome = run(tmp_path, experiment())
+    record = units(outcome)["one", "good"]
+    assert (outcome.failed, record.status, record.stage, record.failed_at_frame) == (2, "failed", "stream", 0)
+    assert record.predictions == 0
+
+
+def test_a_time_lost_in_single_precision_is_said(tmp_path: Path, world: World) -> None:
+    world.methods = {"clock": lambda seconds: float(np.float32(seconds + 1e5)) - 1e5}
+    record = units(run(tmp_path, experiment()))["one", "good"]
+    assert "method 'good': expected frame 1 with its own time 0.1 s, found 0.1" in str(record.reason)
+
+
 def test_without_a_reference_there_are_reasons(tmp_path: Path, world: World) -> None:
     world.adapter.scenes_there = {"bare": {"with_reference": False}}
     record = units(run(tmp_path, experiment()))["bare", "good"]
@@ -137,9 +191,11 @@ def at(scene: str, index: int, error: BaseException) -> Callable[[str, int], Non
         (RuntimeError("bad\n  things"), "RuntimeError: bad things"),
         (MemoryError(), "MemoryError"),
         (KeyError("x"), "KeyError: 'x'"),
+        (SystemExit(3), "it ended the program: sys.exit(3)"),
+        (SystemExit(), "it ended the program: sys.exit(None)"),
     ],
 )
-def test_a_failing_unit_is_a_result(tmp_path: Path, world: World, error: Exception, reason: str) -> None:
+def test_a_failing_unit_is_a_result(tmp_path: Path, world: World, error: BaseException, reason: str) -> None:
     world.misbehave = {"bad": at("one", 9, error)}
     outcome = run(tmp_path, experiment("bad", "good"))
     assert (outcome.done, outcome.failed, outcome.bad_input) == (3, 1, False)
@@ -169,6 +225,77 @@ def test_a_fault_in_scoring_belongs_to_its_frame(tmp_path: Path, world: World, m
     record = units(run(tmp_path, experiment()))["one", "good"]
     assert (record.stage, record.failed_at_frame, record.predictions) == ("score", 11, 11)
     assert record.reason == "RuntimeError: no such metric"
+
+
+def test_a_fault_in_scoring_after_the_stream_belongs_to_no_frame(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: SceneScorer, *_: object) -> object:
+        raise RuntimeError("no such alignment")
+
+    monkeypatch.setattr(SceneScorer, "score", broken)
+    record = units(run(tmp_path, experiment()))["one", "good"]
+    assert (record.stage, record.failed_at_frame, record.frames, record.predictions) == ("score", None, FRAMES, FRAMES)
+
+
+@pytest.mark.parametrize("facts", [{"threshold": math.nan}, {"array": np.zeros(3)}, {"big": 10**30}, [1]], ids=str)
+def test_facts_that_no_record_can_hold_fail_the_unit(tmp_path: Path, world: World, facts: Any) -> None:
+    world.methods = {"facts": facts}
+    outcome = run(tmp_path, experiment())
+    assert outcome.failed == 2
+    assert {record.stage for record in units(outcome).values()} == {"open"}
+
+
+def test_a_number_beyond_what_can_be_averaged_is_a_reason(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = Measurement("memory", "weights", "", 1e305, "MiB", "parameters")
+    monkeypatch.setattr(FakeMethod, "resources", lambda self: (huge,))
+    record = units(run(tmp_path, experiment()))["one", "good"]
+    assert value(record, "weights") == "it is 1e+305, beyond the 1e+300 that can be averaged"
+
+
+@pytest.mark.parametrize("first_is_bad_input", [True, False])
+def test_one_bad_input_is_for_the_user_to_mend_whatever_fails_after_it(
+    tmp_path: Path, world: World, *, first_is_bad_input: bool
+) -> None:
+    world.adapter.scenes_there["one" if first_is_bad_input else "two"] = {"broken_at": 5}
+    world.misbehave = {"good": at("two" if first_is_bad_input else "one", 3, RuntimeError("crash"))}
+    outcome = run(tmp_path, experiment())
+    assert (outcome.failed, outcome.bad_input) == (2, True)
+
+
+def test_a_resumed_run_keeps_the_time_it_started(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute_module, "utc_now", lambda: "2026-01-01T00:00:00+00:00")
+    world.misbehave = {"good": at("two", 3, KeyboardInterrupt())}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, experiment())
+    monkeypatch.setattr(execute_module, "utc_now", lambda: "2026-01-02T00:00:00+00:00")
+    world.misbehave = {}
+    record = run(tmp_path, experiment()).record
+    assert (record.started, record.finished) == ("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00")
+    assert RunStore.open(run_folder(tmp_path)).read_run() == record
+
+
+def test_what_is_on_the_disk_decides_whether_a_run_is_complete(tmp_path: Path, world: World) -> None:
+    class Tidying(Quiet):
+        """Somebody removes a result, and damages one, while the run goes on."""
+
+        def finished(self, unit: Unit, record: UnitRecord) -> None:
+            folder = run_folder(tmp_path) / "units" / "synthetic" / "one" / unit.method.name
+            if unit.names[1:] == ("two", "a"):
+                shutil.rmtree(folder)
+            if unit.names[1:] == ("two", "b"):
+                (folder / "frames.csv").write_text("")
+
+    outcome = run(tmp_path, experiment("a", "b"), Tidying())
+    assert (outcome.done, outcome.failed, outcome.record.status) == (4, 2, "incomplete")
+    observer = Quiet()
+    outcome = run(tmp_path, experiment("a", "b"), observer)
+    assert (outcome.done, outcome.skipped, outcome.failed, outcome.record.status) == (2, 2, 0, "complete")
+    (told,) = [line for line in observer.lines if line.startswith("left out")]
+    assert told.startswith("left out synthetic/one/b: ")
+    assert "frames.csv is damaged: it has 0 bytes, not" in told
 
 
 def test_a_damaged_image_fails_its_unit_and_says_which(tmp_path: Path, world: World) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from store_records import NAMES, make_run_record, make_unit_record
 
 from lingbot_eval.errors import StoreError
+from lingbot_eval.runs.lock import LOCK_FILE, writer_of
 from lingbot_eval.runs.store import RunStore
 
 HERE = Path(__file__).parent
@@ -90,6 +94,95 @@ def test_the_lock_is_free_again_after_use_and_after_a_failure(store: RunStore) -
         pass
 
 
+def test_two_readers_are_no_writers(store: RunStore) -> None:
+    with store.lock():
+        pass
+    held = [os.open(path, os.O_RDONLY) for path in (store.path, store.path / LOCK_FILE)]
+    try:
+        for descriptor in held:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # as another reader does for a moment
+        assert writer_of(store.path) is None
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def test_a_writer_waits_for_a_reader_that_looks_who_writes(store: RunStore) -> None:
+    looking = os.open(store.path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    gone = threading.Timer(0.05, os.close, [looking])
+    gone.start()
+    with store.lock():
+        assert writer_of(store.path) is not None
+    gone.join()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_stays_locked_when_its_lock_file_goes(store: RunStore, *, replaced: bool) -> None:
+    """Somebody takes the file of a running command for a leftover, and starts another."""
+    with store.lock():
+        (store.path / LOCK_FILE).unlink()
+        if replaced:
+            (store.path / LOCK_FILE).touch()
+        assert writer_of(store.path) is not None
+        with pytest.raises(StoreError, match="being written by"), store.lock():
+            pass
+    with store.lock():
+        pass
+
+
+def test_a_lock_file_that_was_replaced_while_it_was_waited_for_is_not_the_lock(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where directories cannot be locked (NFS) the file is the lock: the one that has its name, not the one opened."""
+    flock, open_, others = fcntl.flock, os.open, []
+
+    def no_folders(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    def replaced_after(path: Path, *arguments: int) -> int:
+        descriptor = open_(path, *arguments)
+        if path == store.path / LOCK_FILE and not others:
+            path.unlink()
+            others.append(open_(path, os.O_RDWR | os.O_CREAT))
+            flock(others[0], fcntl.LOCK_EX)
+        return descriptor
+
+    monkeypatch.setattr("lingbot_eval.runs.lock.fcntl.flock", no_folders)
+    monkeypatch.setattr("lingbot_eval.runs.lock.os.open", replaced_after)
+    with pytest.raises(StoreError, match="being written by another process"), store.lock():
+        pass
+    os.close(others[0])
+    with store.lock():
+        pass
+
+
+def test_a_unit_is_on_the_disk_before_it_is_in_its_place(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a unit is whole or not there: the system may write a rename before what was renamed."""
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    def moved(source: Path, target: Path) -> None:
+        done.append("renamed")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", moved)
+    with store.unit_writer(*NAMES) as writer:
+        writer.append_row({"index": 0})
+        partial = writer.path("x").parent.name
+        writer.finish(make_unit_record())
+    before = done[: done.index("renamed")]
+    assert {"frames.csv", "result.json", partial} <= set(before)
+    assert done[-1] == "desk"  # the folder that the unit is in now
+
+
 @pytest.mark.parametrize(("limit", "rows"), [("200", "3"), ("2000", "100"), ("20000", "5000")])
 def test_a_full_disk_is_one_line_and_leaves_nothing(store: RunStore, limit: str, rows: str) -> None:
     with start(WRITE_PAST_LIMIT, str(store.path), limit, rows) as writer:
@@ -100,6 +193,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(store: RunStore, limit: str,
     assert "File too large" in text
     assert partials(store) == []
     assert store.read_units().units == ()
+
+
+def test_a_run_whose_first_record_the_disk_refuses_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StoreError, match="No space left"):
+        RunStore.create(tmp_path / "runs", make_run_record())
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("call", ["mkdir", "fsync", "rename"])
