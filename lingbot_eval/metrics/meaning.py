@@ -59,7 +59,11 @@ def pose_notes(matched: MatchedPoses) -> tuple[str, ...]:
     best = _best(truth, guess)
     if best is not None:
         return (_words(matched, best.reading),)
-    return _mirror_note(matched, truth, guess) or _wandering_note(matched, truth, guess)
+    return (
+        _mirror_note(matched, truth, guess)
+        or _reference_note(matched, truth, guess)
+        or _wandering_note(matched, truth, guess)
+    )
 
 
 def _moves(poses: FloatArray) -> bool:
@@ -82,9 +86,33 @@ def _best(truth: FloatArray, guess: FloatArray) -> _Hypothesis | None:
         best = _accepted(truth, guess, _simplest([*simple, *turned]), plain)
     if plain <= POOR_ARM or len(truth) < MIN_POSES_LEVER or (best is not None and best.reading.to_camera is None):
         return best
-    so_far = plain if best is None else best.misfit
-    bodies = _bodies(truth, simple if plain > POOR else simple[:1], min(GOOD, so_far / CLEARLY))
-    return (_accepted(truth, guess, _simplest(bodies), so_far) if bodies else None) or best
+    if best is not None:
+        return _with_arm(truth, best, [h for h in simple if _without_camera(best) == h.reading])
+    bodies = _bodies(truth, simple if plain > POOR else simple[:1], min(GOOD, plain / CLEARLY))
+    if bodies and (body := _accepted(truth, guess, _simplest(bodies), plain)) is not None:
+        return body
+    return _with_arm(truth, simple[0], simple[:1]) if plain <= POOR else None
+
+
+def _without_camera(hypothesis: _Hypothesis) -> PoseReading:
+    return hypothesis.reading.model_copy(update={"to_camera": None})
+
+
+def _with_arm(truth: FloatArray, so_far: _Hypothesis, hypotheses: list[_Hypothesis]) -> _Hypothesis | None:
+    """The hypothesis with an arm, where that explains the positions much better; else itself, None for the first one.
+
+    An arm shows in the positions alone, so the rotations' own errors must not drown it.
+    """
+    otherwise = so_far if so_far.reading.changes else None
+    before = _ate(truth[:, :3, 3], so_far.poses[:, :3, 3]) / _spread(truth[:, :3, 3])
+    bodies = _bodies(truth, hypotheses, so_far.misfit)
+    if before <= POOR_ARM / 2 or not bodies:
+        return otherwise
+    body = _simplest(bodies)
+    raised = np.sqrt(len(truth) / (len(truth) - 13 / 3))
+    after = raised * _ate(truth[:, :3, 3], body.poses[:, :3, 3]) / _spread(truth[:, :3, 3])
+    told = _from_rotations(truth, body.poses) > CLEARLY * after
+    return body if told and after < before / CLEARLY and body.misfit < so_far.misfit else otherwise
 
 
 def _accepted(truth: FloatArray, guess: FloatArray, found: _Hypothesis, so_far: float) -> _Hypothesis | None:
@@ -326,6 +354,9 @@ def _words(matched: MatchedPoses, reading: PoseReading) -> str:
     found = [_SAYS[word] for word in (reading.poses, reading.quaternion, reading.handedness) if word in _SAYS]
     if reading.to_camera == OPENGL:
         found.append("of a camera with OpenGL's axes (y up, z backward)")
+    elif reading.quaternion is not None:
+        other = "xyzw" if reading.quaternion == "wxyz" else "wxyz"
+        either = f"; the same fits where the reference's are the other way round (--gt-quaternion {other})"
     elif reading.to_camera is not None:
         camera = camera_in_body(reading.to_camera)
         arm = float(np.linalg.norm(camera[:3, 3]))
@@ -338,6 +369,9 @@ def _words(matched: MatchedPoses, reading: PoseReading) -> str:
     either = ""
     if reading.poses == "world-to-camera" or reading.handedness == "left":
         either = "; the same fits where it is the reference that is so (--gt-… instead)"
+    elif reading.quaternion is not None:
+        other = "xyzw" if reading.quaternion == "wxyz" else "wxyz"
+        either = f"; the same fits where the reference's are the other way round (--gt-quaternion {other})"
     elif reading.to_camera is not None:
         either = "; where it is the reference that is of a body, --gt-to-camera takes the inverse of that pose"
     return (
@@ -390,6 +424,20 @@ def _mirror_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) ->
         f" {ate:.4g} m; {_asked(PoseReading(handedness='left'))} reads them so; the same fits where it is the reference"
         " that is so (--gt-… instead)",
     )
+
+
+def _reference_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) -> tuple[str, ...]:
+    """For a reference whose quaternions were read in the other order: no reading of the estimate makes up for that."""
+    plain = _misfit(truth, guess)
+    if plain <= POOR or _ate(truth[:, :3, 3], guess[:, :3, 3]) > POOR * _spread(truth[:, :3, 3]):
+        return ()
+    for order, words in (("wxyz", "first (w x y z)"), ("xyzw", "last (x y z w)")):
+        if _misfit(reordered(truth, order == "wxyz"), guess) < min(POOR, plain / CLEARLY):
+            return (
+                f"the reference's poses look with the quaternions' scalar {words}: read so, they agree with the"
+                f" estimate's; --gt-quaternion {order} reads them so",
+            )
+    return ()
 
 
 def _wandering_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) -> tuple[str, ...]:

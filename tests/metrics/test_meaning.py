@@ -240,6 +240,25 @@ def test_an_arm_alone_is_measured() -> None:
     assert asked(note).to_camera == pytest.approx((0.4, 0.3, -0.2, 0, 0, 0, 1), abs=1e-3)
 
 
+def test_an_arm_is_seen_below_the_noise_of_rotations() -> None:
+    """Rotations off by 2° say nothing against an arm of a tenth of the path, which shows in the positions."""
+    rng = np.random.default_rng(5)
+    truth = hand(rng, 80)
+    camera = pose_matrix(BODY[:3, :3], np.array([0.1, 0.1, -0.1]))
+    estimate = truth.copy()
+    estimate[:, :3, :3] = estimate[:, :3, :3] @ Rotation.from_rotvec(0.02 * rng.normal(size=(80, 3))).as_matrix()
+    (note,) = notes(truth, in_body(camera)(estimate))
+    assert asked(note).to_camera == pytest.approx((*camera[:3, 3], *quaternion_from_rotation(camera[:3, :3])), abs=0.02)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_quaternions_of_the_reference_are_named(first: bool) -> None:
+    rng = np.random.default_rng(9)
+    truth = hand(rng, 40)
+    (note,) = notes(scalar_order(first=first)(truth), estimated(truth, rng, 0.003, 0.005, 0))
+    assert f"--gt-quaternion {'wxyz' if first else 'xyzw'} reads them so" in note
+
+
 def test_figures_of_the_note_are_those_of_the_scores() -> None:
     """A quarter circle of 1 m, inverse poses of an estimate that is right: ATE would be 0, rotations off by nothing."""
     angles = np.linspace(0, np.pi / 2, 10)
