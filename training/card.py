@@ -58,10 +58,13 @@ LIMITS = """\
 
 
 PICTURES = (
-    ("images/ci_training_curve.png", "Loss terms and validation against the minutes of training"),
-    ("images/ci_drift.png", "Growing error along 1,500 frames, every frame kept or one in five, one stream or windows"),
+    ("../docs/images/ci_training_curve.png", "Loss terms and validation against the minutes of training"),
+    (
+        "../docs/images/ci_drift.png",
+        "Growing error along 1,500 frames, every frame kept or one in five, one stream or windows",
+    ),
 )
-"""Beside the card, shown where they are."""
+"""Relative to the card, shown where they are."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ from lingbot_eval.gating.baseline import load_baseline
 from lingbot_eval.runs.lock import directory_lock
 from tests.gate.sides import ATE, LATENCY, VALUES, rounds, write_run
 
-README = Path(__file__).parents[2] / "README.md"
 REASON = ["--reason", "a first one"]
 
 
@@ -50,25 +48,25 @@ def test_held_regression_and_not_judged(tmp_path: Path, baseline: Path, capsys: 
     assert gate(less, baseline) == 2
 
 
-def test_the_readme_s_lines_work_as_printed_after_one_run(
+def test_one_run_makes_a_baseline_that_the_next_is_held_against(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A baseline of one round promises no verdict on speed: what it has numbers for decides, and the rest is said."""
     monkeypatch.chdir(tmp_path)
     for name in ("first", "second"):
         write_run(tmp_path / "runs" / f"mine-{name}", step_ms=rounds(1, 1)[0])
-    lines = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("lingbot-eval gate ")]
-    first, second = (shlex.split(line, comments=True)[1:] for line in lines)
-    assert main([word.replace("mine-…", "mine-first") for word in first]) == 0
+    first = ["gate", "runs/mine-first", "--baseline", "mine_baseline.yaml"]
+    second = ["gate", "runs/mine-second", "--baseline", "mine_baseline.yaml"]
+    assert main([*first, "--update", "--reason", "first"]) == 0
     capsys.readouterr()
-    assert main([word.replace("mine-…", "mine-second") for word in second]) == 0
+    assert main([*second, "--junit", "gate.xml", "--markdown", "gate.md"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("## Gate: held")
     assert "speed is not judged: the baseline has 1 round of timings, 3 are needed" in out
     assert Path("gate.xml").is_file()
     assert Path("gate.md").is_file()
     # Whoever asks for speed is told that it could not be judged.
-    assert main([*(word.replace("mine-…", "mine-second") for word in second[:-4]), "--require", "speed"]) == 2
+    assert main([*second, "--require", "speed"]) == 2
 
 
 def test_an_experiment_is_no_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,15 +104,18 @@ def test_the_card_shows_what_the_gate_says_of_the_ablations(tmp_path: Path) -> N
 def test_runs_elsewhere_and_pictures_are_shown_as_they_are(tmp_path: Path) -> None:
     given = sources(tmp_path)
     run = given[given.index("--run") + 1]
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "ci_drift.png").write_bytes(b"")
-    assert main([*given, "--other", run]) == 0
-    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    images = tmp_path / "docs" / "images"
+    images.mkdir(parents=True)
+    (images / "ci_drift.png").write_bytes(b"")
+    (tmp_path / "reports").mkdir()
+    card = tmp_path / "reports" / "card.md"
+    assert main([*given, "--other", run, "--out", str(card)]) == 0
+    text = card.read_text(encoding="utf-8")
     elsewhere = text.partition("## Elsewhere, as it is")[2]
     assert re.search(
         r"\| synthetic/loop-100 \| lingbot-ci \| \d+ \| 21.0 % \| does not move \| 41.0 % \| 91.0 % \|", elsewhere
     )
-    assert "](images/ci_drift.png)" in elsewhere
+    assert "](../docs/images/ci_drift.png)" in elsewhere
     assert "ci_training_curve" not in text
     assert "clips of at most 144 frames" in text
 

@@ -1,0 +1,76 @@
+"""What the documents' commands and examples work on: small files under the names that the documents use."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lingbot_eval as lb
+from lingbot_eval import registry
+from lingbot_eval.adapters.registry import DATASETS
+from lingbot_eval.methods.base import METHODS
+from lingbot_eval.metrics.base import METRICS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
+import dataset_trees
+import videos
+
+POSES = 60
+PICTURES = 10
+
+
+def write_trajectories(folder: Path) -> None:
+    """``gt.txt``: a bend of 60 poses, 0.1 m and 0.1 s apart. ``mine.txt``: the same at half the scale, with noise."""
+    noise = np.random.default_rng(0).normal(0, 0.002, (POSES, 3))
+    reference, estimate = [], []
+    for index in range(POSES):
+        angle = 0.02 * index
+        x, z = np.sin(angle) * 5, (1 - np.cos(angle)) * 5
+        turn = f"0 {np.sin(-angle / 2):.9f} 0 {np.cos(angle / 2):.9f}"
+        reference.append(f"{1305031102 + index / 10:.6f} {x:.6f} 0 {z:.6f} {turn}")
+        dx, dy, dz = noise[index]
+        estimate.append(f"{1305031102 + index / 10:.6f} {x / 2 + dx:.6f} {dy:.6f} {z / 2 + dz:.6f} {turn}")
+    (folder / "gt.txt").write_text("\n".join(reference) + "\n")
+    (folder / "mine.txt").write_text("\n".join(estimate) + "\n")
+
+
+def write_recordings(root: Path) -> None:
+    """``hall``: pictures in ``rgb/``, depth in millimetres in ``depth/``, one pose of 16 numbers a line."""
+    for name in ("rgb", "depth"):
+        (root / "hall" / name).mkdir(parents=True)
+    poses = []
+    for frame in lb.open_dataset("synthetic", frames=PICTURES, width=96, height=72).scene("room"):
+        assert frame.image is not None
+        assert frame.depth is not None
+        assert frame.camera_to_world is not None
+        name = f"{frame.index:03d}.png"
+        Image.fromarray(frame.image).save(root / "hall" / "rgb" / name)
+        Image.fromarray(np.round(frame.depth * 1000).astype(np.uint16)).save(root / "hall" / "depth" / name)
+        poses.append(" ".join(map(repr, frame.camera_to_world.ravel().tolist())))
+    (root / "hall" / "poses.txt").write_text("\n".join(poses) + "\n")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that a reader of the documents is told to bring."""
+    folder = tmp_path_factory.mktemp("documents")
+    write_trajectories(folder)
+    write_recordings(folder / "recordings")
+    shutil.copytree(folder / "recordings" / "hall" / "rgb", folder / "my_photos")
+    shutil.copy(folder / "recordings" / "hall" / "poses.txt", folder / "my_photos")
+    dataset_trees.write_tum(folder / "my_tum")
+    videos.write_video(folder / "walk.mp4", PICTURES)
+    return folder
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a document registers in this process is gone after it."""
+    monkeypatch.setattr(registry, "_PLUGINS", dict(registry._PLUGINS))
+    for known in (DATASETS, METHODS, METRICS):
+        monkeypatch.setattr(known, "_added", dict(known._added))
