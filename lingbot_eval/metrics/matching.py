@@ -16,8 +16,7 @@ stay below 0.01, a scaled or sheared matrix does not."""
 NEVER_CHANGES = 1e-6  # largest difference of an entry: files that know no orientation write one and the same
 TURNING_SHARE = 0.1
 """How far a path leaves its straight line, as a share of its spread along it, to be one that turns."""
-ESTIMATE_TURNS, REFERENCE_TURNS = float(np.radians(3.0)), float(np.radians(30.0))
-"""From where on the other side's rotations are a camera that turns: an estimate's may be its errors."""
+CAMERA_TURNS = float(np.radians(3.0))  # from where on the reference's camera turns
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,26 +56,25 @@ def match_poses(reference: Trajectory, estimate: Trajectory) -> MatchedPoses:
         guess,
         dropped=int(np.count_nonzero(~finite)),
         not_rigid=int(np.count_nonzero(finite & ~rigid)),
-        without_orientation=_nothing_turns("estimate", estimate.has_orientation, guess, truth, ESTIMATE_TURNS)
-        or _nothing_turns("reference", reference.has_orientation, truth, guess, REFERENCE_TURNS),
+        without_orientation=_nothing_turns("estimate", estimate.has_orientation, guess, truth)
+        or _nothing_turns("reference", reference.has_orientation, truth, truth),
     )
 
 
-def _nothing_turns(side: str, has_orientation: bool, poses: FloatArray, other: FloatArray, limit: float) -> str | None:
+def _nothing_turns(side: str, has_orientation: bool, poses: FloatArray, truth: FloatArray) -> str | None:
     """Why the poses of a side have no orientation; None where they have one.
 
-    other: the poses of the other side, which tell whether there was something to turn for. limit: radians by which
-    those must turn on a straight path.
+    truth: the reference's poses, which tell whether there was something to turn for: an orientation that turns itself,
+    or a path that does.
     """
     if not has_orientation:
         return f"the {side} has positions only: there is no orientation"
     if len(poses) < 3 or np.abs(poses[:, :3, :3] - poses[0, :3, :3]).max() > NEVER_CHANGES:
         return None
-    turned = rotation_angle(np.swapaxes(other[:1, :3, :3], 1, 2) @ other[:, :3, :3])
-    truth = (other if side == "estimate" else poses)[:, :3, 3]
-    if float(turned.max()) > limit:
+    turned = rotation_angle(np.swapaxes(truth[:1, :3, :3], 1, 2) @ truth[:, :3, :3])
+    if float(turned.max()) > CAMERA_TURNS:
         return f"the orientation of the {side} never changes while the camera turns: it is taken as none"
-    centred = truth - truth.mean(axis=0)
+    centred = truth[:, :3, 3] - truth[:, :3, 3].mean(axis=0)
     if not np.isfinite(centred).all():
         return None
     along, across = np.linalg.svd(centred, compute_uv=False)[:2]

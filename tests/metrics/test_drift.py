@@ -310,3 +310,25 @@ def test_poses_that_are_not_rigid_are_left_out_and_counted() -> None:
     counts = {(m.name, m.variant): m.value for m in scored.measurements}
     assert counts["dropped_frames", "not_rigid"] == 2
     assert counts["matched_frames", ""] == 59
+
+
+@pytest.mark.parametrize("turning", ["path", "camera", "neither"])
+def test_an_orientation_that_never_changes_is_none_where_there_is_something_to_turn_for(turning: str) -> None:
+    """An estimate without orientation beside a path that winds, a camera that pans on a rail, and a plain rail."""
+    lengths = np.ones(60)
+    truth = steps_to_path(winding(60)[0] if turning == "path" else np.zeros(60), lengths)
+    if turning == "camera":
+        truth[:, :3, :3] = Rotation.from_rotvec(np.linspace(0, 1, 61)[:, None] * [0.0, 1, 0]).as_matrix()
+    truth[:, :3, 3] += 1e-3 * np.random.default_rng(0).normal(size=(61, 3))
+    estimate = truth.copy()
+    estimate[:, :3, :3] = np.eye(3)
+    scored = score_trajectory(trajectory(truth), trajectory(estimate), 61)
+    found = {(m.name, m.variant): m for m in scored.measurements}
+    assert found["ate_rmse", "sim3"].value == pytest.approx(0, abs=1e-9)
+    rotation = found["rpe_rotation_rmse", "none"]
+    if turning == "neither":
+        assert rotation.value == pytest.approx(0, abs=1e-9)
+        assert len(scored.rotation_error_deg) == 61
+    else:
+        assert f"never changes while the {turning} turns" in (rotation.reason or "")
+        assert len(scored.rotation_error_deg) == 0
