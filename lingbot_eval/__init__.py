@@ -43,6 +43,8 @@ _PUBLIC = {
     "Method": ("lingbot_eval.methods.base", "BaseMethod"),
     "Settings": ("lingbot_eval.methods.base", "Settings"),
     "metric": ("lingbot_eval.metrics.base", "metric"),
+    "metric_family": ("lingbot_eval.metrics.base", "metric_family"),
+    "MetricFamily": ("lingbot_eval.metrics.base", "MetricFamily"),
     "load_plugins": ("lingbot_eval.registry", "load_plugins"),
     # What travels.
     "Frame": ("lingbot_eval.types", "Frame"),
@@ -61,6 +63,7 @@ __all__ = [
     "LingbotEvalError",
     "Measurement",
     "Method",
+    "MetricFamily",
     "Model",
     "PoseReading",
     "PoseScore",
@@ -81,6 +84,7 @@ __all__ = [
     "load_plugins",
     "method",
     "metric",
+    "metric_family",
     "open_dataset",
     "open_run",
     "open_runs",
@@ -106,7 +110,7 @@ if TYPE_CHECKING:
     from lingbot_eval.methods.base import BaseMethod as Method
     from lingbot_eval.methods.base import Settings, method
     from lingbot_eval.methods.model import Model, Session, load_model, stream
-    from lingbot_eval.metrics.base import metric
+    from lingbot_eval.metrics.base import MetricFamily, metric, metric_family
     from lingbot_eval.metrics.scoring import PoseScore, score
     from lingbot_eval.registry import load_plugins
     from lingbot_eval.reports.reading import Run, open_run, open_runs

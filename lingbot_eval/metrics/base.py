@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+from pydantic import BaseModel
 
 from lingbot_eval.errors import ConfigError, UnscorableError, one_line
 from lingbot_eval.metrics.matching import MatchedPoses
 from lingbot_eval.registry import Registry
-from lingbot_eval.types import DepthMap, Direction, FloatArray, Measurement, Trajectory
+from lingbot_eval.types import (
+    DepthMap,
+    Direction,
+    DriftSeries,
+    FloatArray,
+    Frame,
+    Measurement,
+    Prediction,
+    Trajectory,
+)
+
+if TYPE_CHECKING:
+    from lingbot_eval.metrics.trajectory import TrajectoryScore
 
 Family = Literal["trajectory", "depth"]
 MIN_PIXELS = 100
@@ -64,6 +77,113 @@ class Metric:
 
 
 METRICS: Registry[Metric] = Registry("metric", {})
+
+
+@dataclass(frozen=True)
+class SceneContext:
+    """What a family must know of a scene before it begins.
+
+    depth_limits: metres strictly between which true depth counts. gives_depth: whether the method predicts depth.
+    """
+
+    depth_limits: tuple[float, float] = (0.0, 80.0)
+    gives_depth: bool = True
+
+
+@dataclass
+class ScoredScene:
+    """A scene after its last frame, and what one family leaves for those behind it.
+
+    reference: poses of the frames that have one, camera-to-world in metres; None where none has. estimate: all
+    predicted poses. total_frames: of the sequence. trajectory, drift: set by the families of these names.
+    """
+
+    reference: Trajectory | None
+    estimate: Trajectory
+    total_frames: int
+    trajectory: TrajectoryScore | None = None
+    drift: DriftSeries | None = None
+
+    @property
+    def truth(self) -> Trajectory:
+        """The reference, empty where there is none."""
+        if self.reference is not None and len(self.reference):
+            return self.reference
+        return Trajectory(np.empty(0, dtype=np.int64), np.empty(0), np.empty((0, 4, 4)))
+
+    def explained(self, measurements: Iterable[Measurement]) -> list[Measurement]:
+        """Measurements of poses; without a reference that is the reason, rather than what follows from it."""
+        return list(measurements) if self.reference else because(measurements, "no reference poses")
+
+
+class MetricFamily:
+    """Measurements that are computed together, from one set of settings; an instance takes one scene.
+
+    Attributes:
+        Settings: a pydantic model; an experiment gives it under ``metrics`` by the family's name.
+        on: whether it is measured unless an experiment switches it off (``null``), or only where one asks for it.
+    """
+
+    Settings: ClassVar[type[BaseModel]]
+    on: ClassVar[bool] = True
+
+    def __init__(self, settings: Any, context: SceneContext) -> None:
+        self.settings = settings
+        self.context = context
+
+    def add(self, frame: Frame, prediction: Prediction) -> Mapping[str, float | None]:
+        """Take one output. Returns what belongs into the frame's row of ``frames.csv``, by column."""
+        return {}
+
+    def compute(self, scene: ScoredScene) -> Iterable[Measurement]:
+        """Everything measured, each a value or a reason."""
+        raise NotImplementedError(f"{type(self).__name__}.compute(scene) gives the family's measurements")
+
+
+_ROOM = "lingbot_eval.metrics"
+# In the order in which they are computed: depth asks the trajectory for its scale.
+FAMILIES: Registry[type[MetricFamily]] = Registry(
+    "family of metrics",
+    {
+        "trajectory": f"{_ROOM}.trajectory:TrajectoryFamily",
+        "drift": f"{_ROOM}.drift:DriftFamily",
+        "auc": f"{_ROOM}.pair_auc:PairAucFamily",
+        "depth": f"{_ROOM}.depth:DepthFamily",
+        "points": f"{_ROOM}.point_cloud:PointFamily",
+    },
+)
+
+FamilyT = TypeVar("FamilyT", bound=type[MetricFamily])
+
+
+def metric_family(name: str) -> Callable[[FamilyT], FamilyT]:
+    """Register a class as a family of metrics.
+
+    Args:
+        name: under which an experiment's ``metrics`` gives its settings, and the ``family`` of its measurements.
+
+    Returns:
+        A decorator for a subclass of `MetricFamily`; the class itself is unchanged.
+
+    Raises:
+        ConfigError: the name is taken, or the class is no `MetricFamily`.
+    """
+
+    def register(cls: FamilyT) -> FamilyT:
+        if not (isinstance(cls, type) and issubclass(cls, MetricFamily)):
+            raise ConfigError(
+                f"metric family {name!r}: expected a subclass of lingbot_eval.MetricFamily, found {cls!r}"
+            )
+        FAMILIES.add(name, cls, cls)
+        return cls
+
+    return register
+
+
+def because(measurements: Iterable[Measurement], reason: str) -> list[Measurement]:
+    """The same measurements, those without a value for this one reason instead of what follows from it."""
+    return [found if found.reason is None else replace(found, reason=reason) for found in measurements]
+
 
 _ALIGNMENTS: dict[str, tuple[str, ...]] = {
     "trajectory": ("sim3", "se3", "anchor", "none"),

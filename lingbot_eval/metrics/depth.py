@@ -9,10 +9,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingbot_eval.errors import DataError
+from lingbot_eval.metrics.base import DepthMetrics, MetricFamily, SceneContext, ScoredScene, because
 from lingbot_eval.metrics.depth_sample import DepthSample, SequenceAlignment
 from lingbot_eval.metrics.depth_sums import DepthSums, least_squares, median
 from lingbot_eval.metrics.measuring import Quantity
-from lingbot_eval.types import DepthMap, Measurement
+from lingbot_eval.types import DepthMap, Frame, Measurement, Prediction
 
 DepthAlignment = Literal["scale_only", "lstsq", "none"]
 
@@ -158,3 +159,27 @@ class DepthScorer:
             for reason, count in self._skipped.items()
         ]
         return f"no frame could be scored: {', '.join(parts)}"
+
+
+class DepthFamily(MetricFamily):
+    """Depth accuracy under every alignment, and what plugins declare of depth."""
+
+    Settings = DepthSettings
+
+    def __init__(self, settings: DepthSettings, context: SceneContext) -> None:
+        super().__init__(settings, context)
+        self._scorer = DepthScorer(settings)
+        self._plugins = DepthMetrics(context.depth_limits)
+
+    def add(self, frame: Frame, prediction: Prediction) -> dict[str, float | None]:
+        if not self.context.gives_depth:
+            return {"depth_abs_rel": None}
+        self._plugins.add(frame.depth, prediction.depth)
+        found = self._scorer.update(prediction.index, frame.depth, prediction.depth, prediction.depth_confidence)
+        return {"depth_abs_rel": found}
+
+    def compute(self, scene: ScoredScene) -> list[Measurement]:
+        alignments = scene.trajectory.alignments if scene.trajectory is not None else {}
+        found = self._scorer.compute(alignments["sim3"].scale if "sim3" in alignments else None)
+        why = None if self.context.gives_depth else "the method gives no depth"
+        return [*(found if why is None else because(found, why)), *self._plugins.measurements(why)]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.metrics.alignments import ALIGNMENTS, ANCHOR_FRAMES, Alignment, alignment_in_words, alignment_of
+from lingbot_eval.metrics.base import MetricFamily, ScoredScene
 from lingbot_eval.metrics.drift_events import collapse_step, jump_steps, step_errors
 from lingbot_eval.metrics.matching import MatchedPoses, match_poses
 from lingbot_eval.metrics.measuring import Quantity
@@ -358,3 +359,14 @@ def _collapse_frame(track: _Track) -> float:
     if track.collapse is None:
         raise UnscorableError("no collapse was found")
     return float(track.frames[track.collapse + 1])
+
+
+class DriftFamily(MetricFamily):
+    """How the error grows along the sequence."""
+
+    Settings = DriftSettings
+
+    def compute(self, scene: ScoredScene) -> list[Measurement]:
+        score = score_drift(scene.truth, scene.estimate, self.settings)
+        scene.drift = score.series
+        return scene.explained(score.measurements)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import inverse
+from lingbot_eval.metrics.base import MetricFamily, ScoredScene
 from lingbot_eval.metrics.matching import match_poses
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.types import FloatArray, Measurement, Trajectory
@@ -193,3 +194,12 @@ def _count(turns: FloatArray, truth: FloatArray, guess: FloatArray, report: Call
 def _degrees(cosine: FloatArray) -> FloatArray:
     # The ends of the range are only passed by rounding.
     return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+class PairAucFamily(MetricFamily):
+    """Relative pose AUC over all pairs of frames."""
+
+    Settings = PairAucSettings
+
+    def compute(self, scene: ScoredScene) -> list[Measurement]:
+        return scene.explained(pair_measurements(scene.truth, scene.estimate, self.settings))

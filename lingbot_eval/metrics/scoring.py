@@ -196,7 +196,14 @@ def score_poses(
         measurements += pair_measurements(reference, estimate, settings.auc, progress)
     if settings.trajectory is not None:
         measurements += plugin_measurements(reference, estimate, settings.trajectory)
+    notes = notes_on(reference, estimate, total_frames, reference_poses)
+    return PoseScore(first.alignments[0] if first else "sim3", tuple(measurements), notes, trajectory, drift)
+
+
+def notes_on(
+    reference: Trajectory, estimate: Trajectory, total_frames: int, reference_poses: int | None = None
+) -> tuple[str, ...]:
+    """What a reader must know of the numbers: how little they rest on, and what the poses may mean."""
     matched = match_poses(reference, estimate)
     posed = int(finite_poses(estimate.camera_to_world).sum())
-    notes = (*match_notes(len(matched), posed, reference_poses or len(reference), total_frames), *pose_notes(matched))
-    return PoseScore(first.alignments[0] if first else "sim3", tuple(measurements), notes, trajectory, drift)
+    return (*match_notes(len(matched), posed, reference_poses or len(reference), total_frames), *pose_notes(matched))

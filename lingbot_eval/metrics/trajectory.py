@@ -21,7 +21,7 @@ from lingbot_eval.metrics.alignments import (
     alignment_in_words,
     alignment_of,
 )
-from lingbot_eval.metrics.base import declared, trajectory_metrics
+from lingbot_eval.metrics.base import MetricFamily, ScoredScene, declared, trajectory_metrics
 from lingbot_eval.metrics.matching import MatchedPoses, finite_poses, match_poses
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.segments import pair_errors
@@ -294,3 +294,15 @@ def _counts(reference: Trajectory, estimate: Trajectory, matched: MatchedPoses, 
             only_estimate,
         ),
     ]
+
+
+class TrajectoryFamily(MetricFamily):
+    """Absolute and relative pose errors, coverage, and what plugins declare of trajectories."""
+
+    Settings = TrajectorySettings
+
+    def compute(self, scene: ScoredScene) -> list[Measurement]:
+        score = score_trajectory(scene.truth, scene.estimate, scene.total_frames, self.settings)
+        scene.trajectory = score
+        of_plugins = plugin_measurements(scene.truth, scene.estimate, self.settings)
+        return scene.explained([*score.measurements, *of_plugins])

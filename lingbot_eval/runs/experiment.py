@@ -18,6 +18,7 @@ from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.formats.yaml_documents import load_mapping, parse_value
 from lingbot_eval.methods.base import METHODS, MethodSettings
+from lingbot_eval.metrics.base import FAMILIES
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.metrics.drift import DriftSettings
 from lingbot_eval.metrics.pair_auc import PairAucSettings
@@ -26,7 +27,7 @@ from lingbot_eval.metrics.trajectory import TrajectorySettings
 from lingbot_eval.preparation.resize import SizeSettings
 from lingbot_eval.registry import load_plugins, required
 from lingbot_eval.resources import shared_file
-from lingbot_eval.validation import OneOf, validated
+from lingbot_eval.validation import OneOf, nearest, validated
 
 Name = Annotated[str, Field(min_length=1)]
 MethodConfig = Annotated[MethodSettings, OneOf(lambda: tuple(METHODS.get(kind) for kind in METHODS.names()))]
@@ -77,15 +78,44 @@ class DatasetConfig(_Settings):
         return limits
 
 
-class MetricsConfig(_Settings):
-    """What is scored; ``null`` switches a family off. ``points`` is off unless asked for: it keeps up to 10 million
-    points a scene, 240 MB, and takes up to a minute and 2 GB to compare them."""
+class MetricsConfig(BaseModel):
+    """What is scored, by family; ``null`` switches a family off. A plugin's family has its settings under its name.
+
+    ``points`` is off unless asked for: it keeps up to 10 million points a scene, 240 MB, and takes up to a minute and
+    2 GB to compare them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     trajectory: TrajectorySettings | None = TrajectorySettings()
     drift: DriftSettings | None = DriftSettings()
     auc: PairAucSettings | None = PairAucSettings()
     depth: DepthSettings | None = DepthSettings()
     points: PointSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _families_of_plugins(cls, given: Any) -> Any:
+        """Settings of plugins' families, checked by the families themselves; what is on by itself is filled in."""
+        if not isinstance(given, Mapping):
+            return given
+        values = dict(given)
+        for name, family in FAMILIES.added():
+            if name not in values:
+                if family.on:
+                    values[name] = family.Settings()
+            elif values[name] is not None:
+                values[name] = family.Settings.model_validate(values[name])
+        unknown = [name for name in values if name not in FAMILIES.names()]
+        if unknown:
+            known = FAMILIES.names()
+            raise ValueError(f"unknown key {unknown[0]!r}{nearest(unknown[0], known)}; known keys: {', '.join(known)}")
+        return values
+
+    def of(self, family: str) -> BaseModel | None:
+        """The settings of a family; None where it is switched off."""
+        settings: BaseModel | None = getattr(self, family, None)
+        return settings
 
 
 class Experiment(_Settings):
@@ -98,7 +128,7 @@ class Experiment(_Settings):
     plugins: tuple[Name, ...] = ()
     datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
-    metrics: MetricsConfig = MetricsConfig()
+    metrics: Annotated[MetricsConfig, Field(default_factory=lambda: MetricsConfig.model_validate({}))]
     _variables: dict[Place, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")

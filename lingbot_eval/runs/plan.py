@@ -14,7 +14,7 @@ from lingbot_eval.adapters.protocol import Adapter, Selection
 from lingbot_eval.adapters.registry import DATASETS, open_adapter
 from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.methods.base import METHODS, MethodSettings, WeightFile
-from lingbot_eval.metrics.base import METRICS
+from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.preparation.resize import SizeSettings
 from lingbot_eval.registry import Plugin
@@ -100,6 +100,7 @@ def _plugins_of(experiment: Experiment) -> tuple[Plugin, ...]:
     found = {DATASETS.plugin(dataset.name) for dataset in experiment.datasets}
     found |= {METHODS.plugin(method.kind) for method in experiment.methods}
     found |= {METRICS.plugin(name) for name in METRICS.names()}
+    found |= {FAMILIES.plugin(name) for name in FAMILIES.names()}
     return tuple(sorted((plugin for plugin in found if plugin is not None), key=lambda plugin: plugin.name))
 
 

@@ -6,13 +6,8 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from lingbot_eval.metrics.base import DepthMetrics
-from lingbot_eval.metrics.depth import DepthScorer
-from lingbot_eval.metrics.point_cloud import CloudCollector
-from lingbot_eval.metrics.points import PointPairs, score_points
-from lingbot_eval.metrics.scoring import PoseSettings, score_poses
+from lingbot_eval.metrics.base import FAMILIES, SceneContext, ScoredScene
+from lingbot_eval.metrics.scoring import notes_on
 from lingbot_eval.metrics.trajectory import TrajectoryScore
 from lingbot_eval.profiling.memory import process_memory, process_memory_measurements, process_resident_bytes
 from lingbot_eval.profiling.timing import throughput_measurements
@@ -62,12 +57,13 @@ class SceneScorer:
 
     def __init__(self, scoring: Scoring) -> None:
         self._scoring = scoring
-        self._metrics = metrics = scoring.metrics
-        self._depth = DepthScorer(metrics.depth) if metrics.depth is not None else None
-        self._plugins = DepthMetrics(scoring.depth_limits) if metrics.depth is not None else None
-        self._clouds: CloudCollector | None = None
-        if metrics.points is not None and scoring.gives_depth:
-            self._clouds = CloudCollector(metrics.points.max_points, scoring.depth_limits)
+        metrics = scoring.metrics
+        context = SceneContext(scoring.depth_limits, scoring.gives_depth)
+        self._families = [
+            FAMILIES.get(name)(settings, context)
+            for name in FAMILIES.names()
+            if (settings := metrics.of(name)) is not None
+        ]
         self._poses = PoseLog()
         self._forward_s = array("d")
         self._interval_s = array("d")
@@ -89,15 +85,12 @@ class SceneScorer:
                 prediction.camera_to_world,
                 has_orientation=prediction.has_orientation,
             )
-        abs_rel = None
-        if self._depth is not None and self._scoring.gives_depth:
-            abs_rel = self._depth.update(prediction.index, frame.depth, prediction.depth, prediction.depth_confidence)
-            if abs_rel is not None and self._panels is not None:
-                self._panels.offer(frame, prediction)
-        if self._plugins is not None:
-            self._plugins.add(frame.depth, prediction.depth)
-        if self._clouds is not None:
-            self._clouds.add(frame, prediction)
+        found: dict[str, float | None] = {}
+        for family in self._families:
+            found |= family.add(frame, prediction)
+        abs_rel = found.get("depth_abs_rel")
+        if abs_rel is not None and self._panels is not None:
+            self._panels.offer(frame, prediction)
         cost = prediction.cost
         if cost is not None:
             self._forward_s.append(cost.forward_s)
@@ -124,43 +117,17 @@ class SceneScorer:
 
         reference: poses of the frames that have one, metres, camera-to-world. total_frames: of the sequence.
         """
-        estimate = self._poses.trajectory()
-        measurements: list[Measurement] = []
-        columns: dict[str, Mapping[int, float]] = {}
-        scale: float | None = None
-        truth = reference or _nothing()
-        settings = PoseSettings(self._metrics.trajectory, self._metrics.drift, self._metrics.auc)
-        scored = score_poses(truth, estimate, total_frames, settings)
-        measurements += scored.measurements
-        if scored.trajectory is not None:
-            columns = _error_columns(scored.trajectory)
-            alignments = scored.trajectory.alignments
-            scale = alignments["sim3"].scale if "sim3" in alignments else None
-        if not reference:
-            measurements = _because(tuple(measurements), "no reference poses")
-        if self._depth is not None:
-            found = self._depth.compute(scale)
-            measurements += found if self._scoring.gives_depth else _because(found, "the method gives no depth")
-        if self._plugins is not None:
-            measurements += self._plugins.measurements(
-                None if self._scoring.gives_depth else "the method gives no depth"
-            )
-        measurements += self._points()
+        scene = ScoredScene(reference, self._poses.trajectory(), total_frames)
+        measurements = [found for family in self._families for found in family.compute(scene)]
         measurements += self._throughput(warm_up_s)
         measurements += process_memory_measurements(process_memory())
-        return SceneScore(tuple(measurements), columns, estimate, scored.drift, scored.notes)
+        columns = _error_columns(scene.trajectory) if scene.trajectory is not None else {}
+        notes = notes_on(scene.truth, scene.estimate, total_frames)
+        return SceneScore(tuple(measurements), columns, scene.estimate, scene.drift, notes)
 
     def panels(self) -> DepthPanels | None:
         """A few scored frames from first to last; None where there are none."""
         return self._panels.panels() if self._panels is not None else None
-
-    def _points(self) -> list[Measurement]:
-        if self._metrics.points is None:
-            return []
-        if self._clouds is None:
-            nothing = PointPairs(np.empty((0, 3)), np.empty((0, 3)), 0)
-            return _because(score_points(nothing, self._metrics.points).measurements, "the method gives no depth")
-        return list(score_points(self._clouds.pairs(), self._metrics.points).measurements)
 
     def _throughput(self, warm_up_s: float | None) -> tuple[Measurement, ...]:
         # Times of predictions that lack one would pair up with the wrong frames.
@@ -174,15 +141,6 @@ class SceneScorer:
         if self._scoring.is_timed:
             return found
         return tuple(replace(m, value=None, samples=None, reason="saved predictions: nothing is timed") for m in found)
-
-
-def _nothing() -> Trajectory:
-    return Trajectory(np.empty(0, dtype=np.int64), np.empty(0), np.empty((0, 4, 4)))
-
-
-def _because(measurements: tuple[Measurement, ...], reason: str) -> list[Measurement]:
-    """The same measurements, those without a value for this one reason instead of what follows from it."""
-    return [m if m.reason is None else replace(m, reason=reason) for m in measurements]
 
 
 def _error_columns(score: TrajectoryScore) -> dict[str, Mapping[int, float]]:

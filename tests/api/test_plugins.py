@@ -17,7 +17,7 @@ from lingbot_eval import registry
 from lingbot_eval.adapters.registry import DATASETS
 from lingbot_eval.cli.main import main
 from lingbot_eval.methods.base import METHODS
-from lingbot_eval.metrics.base import METRICS
+from lingbot_eval.metrics.base import FAMILIES, METRICS
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).with_name("plugin_mine.py")
@@ -76,7 +76,7 @@ def command(folder: Path, *words: str, code: int = 0) -> str:
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers in this process is gone after it."""
     monkeypatch.setattr(registry, "_PLUGINS", dict(registry._PLUGINS))
-    for known in (DATASETS, METHODS, METRICS):
+    for known in (DATASETS, METHODS, METRICS, FAMILIES):
         monkeypatch.setattr(known, "_added", dict(known._added))
 
 
@@ -182,3 +182,44 @@ def test_what_they_do_wrong_is_the_units_failure(folder: Path, tmp_path: Path) -
     words = ("run", str(folder / "mine.yaml"), "--plugin", "plugin_mine.py", "--json", "--no-report", "--out", "runs")
     document = json.loads(command(tmp_path, *words, code=1))
     assert {unit["status"] for unit in document["units"]} == {"failed"}
+
+
+FAMILY = """
+import lingbot_eval as lb
+
+@lb.metric_family("hops")
+class Hops(lb.MetricFamily):
+    class Settings(lb.Settings):
+        longest: float = 1.0
+
+    def __init__(self, settings, context):
+        super().__init__(settings, context)
+        self.frames = 0
+
+    def add(self, frame, prediction):
+        self.frames += 1
+        return {}
+
+    def compute(self, scene):
+        steps = (scene.estimate.positions[1:] - scene.estimate.positions[:-1])[:, 0]
+        long = int((steps > self.settings.longest).sum())
+        yield lb.Measurement("hops", "long_steps", "", float(long), "frames", f"steps beyond {self.settings.longest} m",
+                             samples=self.frames, better="lower", headline=True)
+"""
+
+
+def test_a_family_of_ones_own_has_settings_and_is_measured(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "hops.py").write_text(FAMILY)
+    words = ["run", str(folder / "mine.yaml"), "--plugin", str(folder / "plugin_mine.py"), "--plugin", "hops.py"]
+    words += ["--json", "--no-report", "--out", "runs"]
+    document = json.loads(command(tmp_path, *words, "--set", "metrics.hops.longest=1.5"))
+    assert (measured(document, "long_steps")["value"], measured(document, "long_steps")["samples"]) == (11, FRAMES)
+    assert json.loads(command(tmp_path, *words))["key"] != document["key"]
+    document = json.loads(command(tmp_path, *words, "--set", "metrics.hops.longest=2.5"))
+    assert measured(document, "long_steps")["value"] == 0
+    off = json.loads(command(tmp_path, *words, "--set", "metrics.hops=null"))
+    assert all(m["family"] != "hops" for unit in off["units"] for m in unit["measurements"])
+    said = command(tmp_path, *words, "--set", "metrics.hops.lngest=1", code=2)
+    assert "unknown key 'lngest'" in said or "lngest" in said
+    said = command(tmp_path, *words, "--set", "metrics.hobs={}", code=2)
+    assert "unknown key 'hobs' (did you mean 'hops'?)" in said
