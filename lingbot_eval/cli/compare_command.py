@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lingbot_eval.cli import output
-from lingbot_eval.errors import ConfigError
+from lingbot_eval.errors import ConfigError, LingbotEvalError
 from lingbot_eval.streaming.backends import BACKENDS
 from lingbot_eval.validation import nearest
 
@@ -71,6 +71,7 @@ def _backends(args: argparse.Namespace) -> int:
     from lingbot_eval.api import compare_backends
     from lingbot_eval.comparison.backend_page import document, failures, tables, title
     from lingbot_eval.comparison.write import prepare_folder, write_backends
+    from lingbot_eval.runs.disk import missing_folders, remove_empty
 
     out = args.out or Path(f"compare-{_slug(args.a)}-{_slug(args.b)}")
     # disable=None: tqdm shows itself on a terminal only.
@@ -80,19 +81,24 @@ def _backends(args: argparse.Namespace) -> int:
         bar.total = total
         bar.update()
 
-    with bar:
-        found = compare_backends(
-            args.a,
-            args.b,
-            experiment=args.experiment or EXPERIMENT,
-            set=args.overrides or (),
-            scene=args.scene,
-            frames=args.frames,
-            rounds=args.rounds or ROUNDS,
-            with_reference=not args.no_reference,
-            prepared=lambda: prepare_folder(out),
-            each_frame=frame,
-        )
+    made = missing_folders(out)
+    try:
+        with bar:
+            found = compare_backends(
+                args.a,
+                args.b,
+                experiment=args.experiment or EXPERIMENT,
+                set=args.overrides or (),
+                scene=args.scene,
+                frames=args.frames,
+                rounds=args.rounds or ROUNDS,
+                with_reference=not args.no_reference,
+                prepared=lambda: prepare_folder(out),
+                each_frame=frame,
+            )
+    except LingbotEvalError:
+        remove_empty(made)
+        raise
     files = write_backends(found, out)
     if args.json:
         output.as_json({**document(found), "files": [str(file) for file in files]})

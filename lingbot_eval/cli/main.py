@@ -57,22 +57,23 @@ class _Parser(argparse.ArgumentParser):
         """As of the base class, with the nearest option for one that does not exist."""
         found, rest = self.parse_known_args(args, namespace)
         if rest:
+            *_, innermost = parsers = self._in_use(args or ())
             word = rest[0].partition("=")[0]
-            kind = "option" if word.startswith("-") else "argument"
-            self.error(f"unknown {kind} {word!r}{self._nearest(word, args)}")
+            options = [option for parser in parsers for option in parser._option_string_actions]
+            if word.startswith("-"):
+                innermost.error(f"unknown option {word!r}{nearest(word, options)}")
+            innermost.error(f"unknown argument {word!r}")
         return found
 
-    def _nearest(self, word: str, args: Sequence[str] | None) -> str:
-        """Among the options of the commands in use."""
-        parser: argparse.ArgumentParser = self
-        known = set(parser._option_string_actions)
-        for given in args or ():
-            for action in parser._actions:
-                if isinstance(action, argparse._SubParsersAction) and given in action.choices:
-                    parser = action.choices[given]
-                    known |= set(parser._option_string_actions)
+    def _in_use(self, args: Sequence[str]) -> list[argparse.ArgumentParser]:
+        """This parser and those of the commands that the words name."""
+        parsers: list[argparse.ArgumentParser] = [self]
+        for word in args:
+            for action in parsers[-1]._actions:
+                if isinstance(action, argparse._SubParsersAction) and word in action.choices:
+                    parsers.append(action.choices[word])
                     break
-        return nearest(word, known) if word.startswith("-") else ""
+        return parsers
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As of the base class, with the nearest choice."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -57,6 +57,18 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder, then run again"
         ) from error
+
+
+def missing_folders(folder: Path) -> tuple[Path, ...]:
+    """A folder that is to be made and those above it that are not there either, innermost first."""
+    return tuple(each for each in (folder, *folder.parents) if not each.exists())
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Take back folders that were made for a result that never came; one with anything in it stays."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def discard(run: Path, results: str, *records: str) -> bool:

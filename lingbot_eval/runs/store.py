@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,9 @@ from lingbot_eval.runs.disk import (
     damage,
     discard,
     folders_below,
+    missing_folders,
     refuse_links,
+    remove_empty,
     remove_partials,
     unit_directory,
     writing,
@@ -95,7 +97,7 @@ class RunStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._root_made = False
+        self._made: tuple[Path, ...] = ()
 
     @classmethod
     def create(cls, root: Path, record: RunRecord) -> RunStore:
@@ -105,7 +107,7 @@ class RunStore:
         the directory cannot be made or holds another run.
         """
         store = cls(run_directory(root, record))
-        store._root_made = not root.exists()
+        store._made = missing_folders(store.path.parent)
         with writing(store.path):
             store.path.mkdir(parents=True, exist_ok=True)
         if not store._run_file.exists():
@@ -154,14 +156,13 @@ class RunStore:
             raise
 
     def discard(self) -> bool:
-        """Remove the directory if it holds no result, and the folder of runs if it was made for it.
+        """Remove the directory if it holds no result, and the folders above that were made for it.
 
         Only for the holder of the lock. Returns whether it is gone.
         """
         gone = discard(self.path, "units", RUN_FILE, LOCK_FILE)
-        if gone and self._root_made:
-            with suppress(OSError):
-                self.path.parent.rmdir()
+        if gone:
+            remove_empty(self._made)
         return gone
 
     def write_run(self, record: RunRecord) -> None:

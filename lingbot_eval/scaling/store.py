@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from lingbot_eval.errors import StoreError
@@ -14,8 +14,10 @@ from lingbot_eval.runs.disk import (
     damage,
     discard,
     folders_below,
+    missing_folders,
     move_into_place,
     refuse_links,
+    remove_empty,
     remove_partials,
     writing,
     written_files,
@@ -33,7 +35,7 @@ class ScaleStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._root_made = False
+        self._made: tuple[Path, ...] = ()
 
     @classmethod
     def create(cls, root: Path, record: ScaleRecord) -> ScaleStore:
@@ -42,7 +44,7 @@ class ScaleStore:
         Raises StoreError when it cannot be made or holds another run.
         """
         store = cls(root / f"{component(record.name)}-{component(record.key[:12])}")
-        store._root_made = not root.exists()
+        store._made = missing_folders(store.path.parent)
         with writing(store.path):
             (store.path / CASES).mkdir(parents=True, exist_ok=True)
         if not (store.path / SCALE_FILE).exists():
@@ -68,14 +70,13 @@ class ScaleStore:
             yield
 
     def discard(self) -> bool:
-        """Remove the directory if it holds no result, and the folder of runs if it was made for it.
+        """Remove the directory if it holds no result, and the folders above that were made for it.
 
         Only for the holder of the lock. Returns whether it is gone.
         """
         gone = discard(self.path, CASES, SCALE_FILE, LOCK_FILE)
-        if gone and self._root_made:
-            with suppress(OSError):
-                self.path.parent.rmdir()
+        if gone:
+            remove_empty(self._made)
         return gone
 
     def write(self, record: ScaleRecord) -> None:

@@ -40,6 +40,16 @@ def test_two_backends(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "![Agreement and time along the sequence](compare.png)" in page
 
 
+def test_a_comparison_refused_for_its_weights_leaves_no_folder(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w.pt").write_text("<html>")
+    words = ["--experiment", file, "--set", f"methods.0.model.checkpoint={tmp_path}/w.pt"]
+    assert main(["compare", "sdpa", "paged", *words, "--out", str(tmp_path / "a" / "b")]) == 2
+    assert "w.pt: not a checkpoint but a web page" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
 def test_json_is_one_document(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--experiment", file, "--rounds", "3", "--no-reference", "--scene", "corridor", "--json"]
     arguments += ["--set", "methods.0.streaming.window=3", "--out", str(tmp_path / "out")]

@@ -340,13 +340,13 @@ def test_a_unit_without_one_usable_pose_has_failed(
 def test_a_run_refused_before_its_first_unit_leaves_no_directory(
     tmp_path: Path, world: World, error: Exception, there_before: bool
 ) -> None:
-    out = tmp_path / "runs"
+    out = tmp_path / "deep" / "runs"
     if there_before:
-        out.mkdir()
+        out.mkdir(parents=True)
     world.misbehave = {"good": at("one", 0, error)}
     with pytest.raises(type(error)):
         run(out, experiment())
-    assert list(tmp_path.rglob("*")) == ([out] if there_before else [])
+    assert list(tmp_path.rglob("*")) == ([out.parent, out] if there_before else [])
 
 
 def test_what_is_done_is_skipped_and_what_failed_is_tried_again(tmp_path: Path, world: World) -> None:
