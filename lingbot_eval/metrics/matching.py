@@ -72,15 +72,12 @@ def _nothing_turns(side: str, has_orientation: bool, poses: FloatArray, truth: F
     if len(poses) < 3 or np.abs(poses[:, :3, :3] - poses[0, :3, :3]).max() > NEVER_CHANGES:
         return None
     turned = rotation_angle(np.swapaxes(truth[:1, :3, :3], 1, 2) @ truth[:, :3, :3])
-    if float(turned.max()) > CAMERA_TURNS:
-        return f"the orientation of the {side} never changes while the camera turns: it is taken as none"
     centred = truth[:, :3, 3] - truth[:, :3, 3].mean(axis=0)
-    if not np.isfinite(centred).all():
+    along, across = np.linalg.svd(centred, compute_uv=False)[:2] if np.isfinite(centred).all() else (1.0, 0.0)
+    if across <= TURNING_SHARE * along and float(turned.max()) <= CAMERA_TURNS:
         return None
-    along, across = np.linalg.svd(centred, compute_uv=False)[:2]
-    if across <= TURNING_SHARE * along:
-        return None
-    return f"the orientation of the {side} never changes while the path turns: it is taken as none"
+    what = "path" if across > TURNING_SHARE * along else "camera"
+    return f"the orientation of the {side} never changes while the {what} turns: it is taken as none"
 
 
 def finite_poses(poses: FloatArray) -> NDArray[np.bool_]:
