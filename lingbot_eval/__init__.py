@@ -16,6 +16,7 @@ _PUBLIC = {
     # What users stream.
     "load_model": ("lingbot_eval.methods.model", "load_model"),
     "stream": ("lingbot_eval.methods.model", "stream"),
+    "fetch": ("lingbot_eval.model.weights", "fetch"),
     "Model": ("lingbot_eval.methods.model", "Model"),
     "Session": ("lingbot_eval.methods.model", "Session"),
     "open_dataset": ("lingbot_eval.adapters.opened", "open_dataset"),
@@ -78,6 +79,7 @@ __all__ = [
     "compare",
     "compare_backends",
     "dataset",
+    "fetch",
     "gate",
     "listed",
     "load_model",
@@ -112,6 +114,7 @@ if TYPE_CHECKING:
     from lingbot_eval.methods.model import Model, Session, load_model, stream
     from lingbot_eval.metrics.base import MetricFamily, metric, metric_family
     from lingbot_eval.metrics.scoring import PoseScore, score
+    from lingbot_eval.model.weights import fetch
     from lingbot_eval.registry import load_plugins
     from lingbot_eval.reports.reading import Run, open_run, open_runs
     from lingbot_eval.types import Frame, Measurement, Prediction, Trajectory

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lingbot_eval.errors import CheckpointError, DependencyError
+from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError
 from lingbot_eval.hardware import is_out_of_memory
 from lingbot_eval.model.checkpoint_files import (
     INDEX_SUFFIX,
@@ -27,7 +27,7 @@ from lingbot_eval.model.checkpoint_files import (
     shown,
 )
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.resources import PUBLIC, SHIPPED, PublicFile, expanded, shipped_weights
+from lingbot_eval.resources import PUBLIC, SHIPPED, expanded, shipped_weights
 from lingbot_eval.validation import nearest
 
 OPTIONAL_HEADS = ("point_head.",)
@@ -73,7 +73,7 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     if checkpoint == SHIPPED:
         return shipped_weights()
     if checkpoint in _models():
-        return _published(checkpoint, PUBLIC[checkpoint])
+        return fetch(checkpoint)
     if checkpoint.startswith("hf://"):
         return _download(checkpoint)
     path = expanded(checkpoint)
@@ -305,8 +305,26 @@ def _some(keys: list[str]) -> str:
     return ", ".join(map(shown, keys[:LISTED_KEYS])) + (f" and {more} more" if more > 0 else "")
 
 
-def _published(name: str, file: PublicFile) -> Path:
-    """A file that everybody knows, from the hub at its pinned revision. Raises as `resolve_checkpoint`."""
+def fetch(name: str) -> Path:
+    """A published file, downloaded once into the hub's cache; what was cut off goes on.
+
+    Args:
+        name: ``lingbot-map``, ``lingbot-map-long``, or a sky model: ``skyseg``, ``skyseg-batch``.
+
+    Returns:
+        The local file, of the pinned revision, whose size and SHA-256 are those of
+        `lingbot_eval.resources.PUBLIC`.
+
+    Raises:
+        ConfigError: an unknown name.
+        CheckpointError: it cannot be fetched, or is not the published one.
+        DependencyError: the hub library (extra ``hub``) is not installed.
+    """
+    if name not in PUBLIC:
+        raise ConfigError(
+            f"nothing called {name!r} is published{nearest(name, PUBLIC)}; there are: {', '.join(PUBLIC)}"
+        )
+    file = PUBLIC[name]
     path = _download(file.address)
     size = path.stat().st_size
     if file.size is not None and size != file.size:

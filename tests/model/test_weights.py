@@ -18,7 +18,8 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
-from lingbot_eval.errors import CheckpointError, DependencyError
+import lingbot_eval
+from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError
 from lingbot_eval.methods.lingbot_config import ModelSettings
 from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import CONFIGS
@@ -274,6 +275,19 @@ def test_a_public_file_is_taken_when_size_and_hash_are_right(hub: Hub, monkeypat
     monkeypatch.setitem(PUBLIC, "lingbot-map", replace(right, sha256="0" * 64))
     with pytest.raises(CheckpointError, match=r"expected SHA-256 0{64} of .*, found [0-9a-f]{64} in"):
         resolve_checkpoint("lingbot-map")
+
+
+def test_a_sky_model_is_fetched_and_checked_alike(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"the published sky"
+    (hub.folder / "skyseg.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError, match="skyseg: expected the 175,997,079 bytes"):
+        lingbot_eval.fetch("skyseg")
+    right = replace(PUBLIC["skyseg"], size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(PUBLIC, "skyseg", right)
+    assert lingbot_eval.fetch("skyseg").read_bytes() == content
+    assert hub.asked[-1][:2] == ("JianyuanWang/skyseg", "skyseg.onnx")
+    with pytest.raises(ConfigError, match=r"'skysegg' is published \(did you mean 'skyseg'\?\)"):
+        lingbot_eval.fetch("skysegg")
 
 
 def test_the_hub_out_of_reach_is_one_line(hub: Hub) -> None:
