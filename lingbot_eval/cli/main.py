@@ -136,10 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lacking is not None:
             text = f"the machine ran out of {lacking} ({reason(error)}); give the command more, or less to do"
             return _refused(2, text, type(error).__name__, as_json="--json" in words)
+        if isinstance(error, OSError) and error.errno is not None:
+            # A path that is too long, a folder that is not ours to read, a disk that fails: not the program's fault.
+            text = f"{shortened(str(error.filename or 'the system'))}: {reason(error)}; check the path and the disk"
+            return _refused(2, text, type(error).__name__, as_json="--json" in words)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         text = f"a fault of lingbot-eval itself, {type(error).__name__} in {frame.filename}:{frame.lineno}: {error}"
         hint = f"set {TRACEBACK_VARIABLE}=1 to see all of it, and report it"
-        return _refused(3, f"{text}; {hint}", type(error).__name__, as_json="--json" in words)
+        return _refused(3, f"{shortened(text)}; {hint}", type(error).__name__, as_json="--json" in words)
 
 
 def _refused(code: int, text: str, kind: str, *, as_json: bool) -> int:

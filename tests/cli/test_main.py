@@ -150,6 +150,42 @@ def test_a_run_in_too_little_memory_is_one_line(tmp_path: Path, limit: str) -> N
         assert "the machine ran out of memory" in done.stderr
 
 
+NAMED = (
+    ["score", "--gt", "NAME", "--est", "NAME"],
+    ["report", "NAME"],
+    ["compare", "NAME", "NAME"],
+    ["gate", "NAME", "--baseline", "NAME"],
+    ["run", "NAME"],
+    ["run", "smoke", "--out", "NAME"],
+    ["run", "smoke", "--dry-run", "--set", "datasets.0={name: folder, root: NAME}"],
+    ["run", "smoke", "--dry-run", "--set", "methods.0.model.checkpoint=NAME.pt"],
+    ["run", "smoke", "--dry-run", "--plugin", "NAME"],
+    ["scale", "NAME"],
+    ["scale", "--out", "NAME"],
+    ["datasets", "show", "NAME"],
+    ["verify", "NAME"],
+)
+"""Commands, and every place where a path is named."""
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "/".join(["x" * 200] * 25), "no\x1b[31m\n\u202esuch", "pipe.yaml"])
+@pytest.mark.parametrize("words", NAMED, ids=lambda words: " ".join(words)[:60])
+def test_a_path_that_nobody_can_read_is_one_line(
+    words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Endless, coloured, or a named pipe that nobody writes to."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.yaml")
+    if "--out" in words and len(name) < 100:
+        return
+    assert main([word.replace("NAME", name) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "\x1b" not in said
+    assert len(said) < 1200
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe.yaml"]
+
+
 def test_a_label_of_a_bar_moves_no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
