@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from lingbot_eval.runs.serialisation import read_record, write_record
 from lingbot_eval.scaling.samples import SAMPLES_FILE, SampleLog, read_samples
 from lingbot_eval.types import DriftSeries, FrameType
 from tests.adapters import dataset_trees, field_trees
+from tests.adapters.videos import write_video
 from tests.reports import fake_run
 from tests.runs.store_records import make_run_record, make_unit_record
 
@@ -95,6 +97,27 @@ def _safetensors(path: Path) -> None:
     safetensors.torch.save_file(nn.Linear(2, 3).state_dict(), path)
 
 
+def _legacy(path: Path) -> None:
+    """As torch saved before 1.6: pickles one after the other, no archive."""
+    torch.save({"state_dict": nn.Linear(2, 3).state_dict()}, path, _use_new_zipfile_serialization=False)
+
+
+def _shards(path: Path) -> None:
+    safetensors.torch.save_file(nn.Linear(2, 3).state_dict(), path.with_name("shard.safetensors"))
+    weights = {"weight": "shard.safetensors", "bias": "shard.safetensors"}
+    path.write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+
+
+def _video(path: Path) -> None:
+    write_video(path, frames=6)
+
+
+def _play(path: Path) -> None:
+    sequence = open_adapter("video", path, {}).open(path.name, Selection())
+    for _ in sequence.frames():
+        pass
+
+
 def _load(path: Path) -> None:
     load_checkpoint(nn.Linear(2, 3), str(path))  # type: ignore[arg-type]  # any module that has parameters
 
@@ -116,7 +139,10 @@ READERS = (
     Reader("frame.pose.txt", _pose, read_pose),
     Reader(SAMPLES_FILE, _samples, read_samples),
     Reader("weights.pt", _checkpoint, _load),
+    Reader("legacy.pt", _legacy, _load),
     Reader("weights.safetensors", _safetensors, _load),
+    Reader("weights.safetensors.index.json", _shards, _load, odd_json),
+    *(Reader(f"video.{suffix}", _video, _play) for suffix in ("mp4", "mkv", "avi", "mov")),
     Reader(
         "run.json",
         lambda path: write_record(path, make_run_record()),
