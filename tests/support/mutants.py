@@ -429,7 +429,8 @@ def sources(root: Path, rooms: Sequence[str]) -> Iterator[tuple[str, str]]:
 def main(words: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Run a campaign and print it: 0 when every fault was noticed, 1 when some survived or have no place."""
     parser = argparse.ArgumentParser(prog="nox -s mutants --", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("rooms", nargs="*", help="folders of the package, such as metrics, or modules, such as metrics/drift.py")
+    words_of_rooms = "folders of the package, such as metrics, or modules, such as metrics/drift.py"
+    parser.add_argument("rooms", nargs="*", help=words_of_rooms)
     parser.add_argument("--count", type=int, default=20, help="faults in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which of them (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="copies tested at a time (default: %(default)s)")
