@@ -22,7 +22,7 @@ Direction = Literal["lower", "higher"]
 
 
 class FrameType(IntEnum):
-    """What a frame became in the stream (model.md section 6, conformance ``frame_type``)."""
+    """What a frame became in the stream (model.md section 6, reference cases, ``frame_type``)."""
 
     SCALE = 0
     KEPT = 1

@@ -43,7 +43,7 @@ def stage_table(times: StageTimes) -> pd.DataFrame:
 
 
 def markdown(times: StageTimes) -> str:
-    """The table and the whole step, for a terminal and for the README."""
+    """The table and the whole step, for a terminal and for docs/measurements.md."""
     lines = [
         "| stage | measured ms | floor ms | floor / measured | bound by | 10⁹ operations | GB |",
         "|---|" + "---:|" * 6,

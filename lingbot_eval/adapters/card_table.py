@@ -1,4 +1,4 @@
-"""The table of datasets for the README, made from the cards."""
+"""The table of datasets for docs/datasets.md, made from the cards."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class ProductAttention(SlicedAttention):
 
     Torch's own kernel multiplies there no faster than in float32. Measured, 198 queries of 3 heads over 4,900 keys, one
     thread of such a CPU: 16.1 ms by torch, 8.1 so; where the instructions are missing 13 by torch, 25 to 200 so. Scores
-    round to bfloat16, which torch's kernel keeps in float32: the README has what that costs.
+    round to bfloat16, which torch's kernel keeps in float32: docs/measurements.md has what that costs.
     """
 
     def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

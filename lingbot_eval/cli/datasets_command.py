@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Sub-commands and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the datasets that can be read")
-    listing.add_argument("--markdown", action="store_true", help="the README's table, made from the cards")
+    listing.add_argument("--markdown", action="store_true", help="the documents' table, made from the cards")
     show = actions.add_parser("show", help="a dataset's card: source, licence, layout, protocol, published numbers")
     show.add_argument("name", metavar="NAME")
     check = actions.add_parser("check", help="examine a copy on disk: layout, counts, images, depth, poses, convention")

@@ -64,7 +64,7 @@ class ModelConfig(BaseModel):
 CONFIGS: dict[ConfigName, ModelConfig] = {
     # The public checkpoints, 1.158 B parameters (model.md).
     "full": ModelConfig(embed_dim=1024, groups=24, output_groups=(4, 11, 17, 23), backbone_blocks=24, trained_grid=37),
-    # The reference cases (conformance/README.md).
+    # The reference cases (docs/reference-cases.md).
     "mini": ModelConfig(
         embed_dim=128, groups=4, output_groups=(0, 1, 2, 3), backbone_blocks=3, trained_grid=5, window=8
     ),

@@ -1,4 +1,4 @@
-"""Weights by formula: the reference cases' numbers, made from parameter names alone (conformance/README.md)."""
+"""Weights by formula: the reference cases' numbers, made from parameter names alone (docs/reference-cases.md)."""
 
 from __future__ import annotations
 

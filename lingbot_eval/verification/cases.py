@@ -20,7 +20,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Case(BaseModel):
-    """Settings of one reference case (conformance/README.md)."""
+    """Settings of one reference case (docs/reference-cases.md)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

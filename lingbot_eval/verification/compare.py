@@ -1,4 +1,4 @@
-"""How near is near enough: the verdict on one array (conformance/README.md, "Agreement wanted")."""
+"""How near is near enough: the verdict on one array (docs/reference-cases.md, "Agreement wanted")."""
 
 from __future__ import annotations
 

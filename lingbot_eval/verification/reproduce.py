@@ -36,7 +36,7 @@ class Setup:
 
 
 def formula_image(frame: int, case: Case) -> Tensor:
-    """(3, H, W) float32 reference image of a frame (conformance/README.md, "Images by formula")."""
+    """(3, H, W) float32 reference image of a frame (docs/reference-cases.md, "Images by formula")."""
     channel = np.arange(3)[:, None, None]
     y, x = np.arange(case.height)[:, None], np.arange(case.width)
     angle = 0.13 * (x + 3 * frame) + 0.29 * y * (1 + 0.3 * channel) + 0.7 * frame + channel + case.image_phase

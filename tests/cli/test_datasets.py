@@ -6,7 +6,9 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from lingbot_eval.adapters.card_table import markdown_table
 from lingbot_eval.adapters.cards import card_names
@@ -93,7 +95,7 @@ def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, write in field_trees.WRITERS.items():
         monkeypatch.setenv(f"{name.upper()}_ROOT", str(write(tmp_path / name)))
     checkpoint = tmp_path / "lingbot-map.pt"
-    checkpoint.write_bytes(b"weights")
+    checkpoint.write_bytes(safetensors.numpy.save({"weight": np.zeros(1)}))
     monkeypatch.setenv("LINGBOT_MAP_CHECKPOINT", str(checkpoint))
     return tmp_path
 
