@@ -53,7 +53,7 @@ def test_the_shipped_study_reaches_its_length() -> None:
 
 
 def test_every_case_of_the_measured_study_is_one_of_the_shipped_study() -> None:
-    """The record that the measurements' table is of was made from another file: its cases and settings are these, too."""
+    """The record of the measurements' table was made from another file: its cases and settings are these, too."""
     shipped = load_study("scaling_full")
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     # On a Hopper card flashinfer is flashinfer-fa3.
