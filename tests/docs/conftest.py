@@ -15,7 +15,7 @@ import lingbot_eval as lb
 from lingbot_eval import registry
 from lingbot_eval.adapters.registry import DATASETS
 from lingbot_eval.methods.base import METHODS
-from lingbot_eval.metrics.base import METRICS
+from lingbot_eval.metrics.base import FAMILIES, METRICS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
 import dataset_trees
@@ -94,5 +94,5 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a document registers in this process is gone after it."""
     monkeypatch.setattr(registry, "_PLUGINS", dict(registry._PLUGINS))
-    for known in (DATASETS, METHODS, METRICS):
+    for known in (DATASETS, METHODS, METRICS, FAMILIES):
         monkeypatch.setattr(known, "_added", dict(known._added))

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+import lingbot_eval
 from lingbot_eval.cli.main import build_parser, main
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.runs.experiment import load_experiment
@@ -30,6 +31,15 @@ PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples/README.md", *(ROOT / "docs").rglob("*.md")]
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGE = ROOT / "lingbot_eval"
+# Source files cite pages by section: ``model.md section 6``, ``model.md sections 3 and 4``.
+_CITED = re.compile(r"\b((?:model|protocol)\.md),? sections? (\d(?:(?:, | and | to )\d)*)")
+SOURCES = [
+    file
+    for folder in ("lingbot_eval", "benchmarks", "training", "datasets")
+    for file in sorted((ROOT / folder).rglob("*"))
+    if file.suffix in (".py", ".yaml") and _CITED.search(file.read_text(encoding="utf-8"))
+]
 EXTRAS = PROJECT["optional-dependencies"]
 SESSIONS = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.M)) | {"eval"}
 
@@ -157,6 +167,32 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
             if "://" not in target and not target.startswith("mailto:"):
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    listed = set(re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.M))
+    assert listed == {f"{module}.{name}" for module, name in lingbot_eval._PUBLIC.values()}
+
+
+def test_the_architecture_names_every_room() -> None:
+    said = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")))
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert rooms - {"__init__"} <= said
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for name in re.findall(r"`((?:\w+/)+[a-z]\w*\.(?:py|yaml|md))`", text):
+        assert any((folder / name).exists() for folder in (ROOT, PACKAGE)), name
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sections_that_sources_cite_are_there(source: Path) -> None:
+    for page, numbers in _CITED.findall(source.read_text(encoding="utf-8")):
+        headings = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        for number in re.findall(r"\d+", numbers):
+            assert re.search(rf"^## {number}\. ", headings, re.M), f"{page} has no section {number}"
 
 
 def test_the_readme_is_short() -> None:
