@@ -21,7 +21,7 @@ from lingbot_eval.runs.store import RunStore
 from tests.gate.sides import write_run
 from tests.reports import fake_run
 
-FEW, MANY = 12, 300
+FEW, MANY = 12, 150
 COUNTS = pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 EXPERIMENT: dict[str, Any] = {
     "name": "fuzzed",
@@ -122,6 +122,8 @@ def test_reports_of_odd_records(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for what in mutants([path for result in files[1:] for path in (files[0], result)], count):
         ends_in_a_line(["report", str(store.path), str(other.path), "--out", str(tmp_path / "out")], capsys, what)
         ends_in_a_line(["report", str(store.path), "--out", str(tmp_path / "out"), "--json"], capsys, what)
+        written = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert "<script>|" not in written, what  # of ODD_VALUES
 
 
 @COUNTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from mutations import damaged, odd_json
 from PIL import Image
 from torch import nn
 
+from lingbot_eval.adapters.cards import load_card
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import array_depth, image_size, png_depth, read_image
 from lingbot_eval.adapters.registry import open_adapter
@@ -23,6 +26,7 @@ from lingbot_eval.formats.depth_maps import read_depth_map
 from lingbot_eval.formats.pose_matrices import read_pose
 from lingbot_eval.formats.trajectories import read_trajectory
 from lingbot_eval.model.weights import load_checkpoint
+from lingbot_eval.resources import shared_file
 from lingbot_eval.runs.drift_file import load_drift, save_drift
 from lingbot_eval.runs.panels import load_panels, save_panels
 from lingbot_eval.runs.records import RunRecord, UnitRecord
@@ -76,6 +80,33 @@ def _kitti(path: Path) -> None:
 
 def _euroc(path: Path) -> None:
     path.write_text("#t\n" + "".join(f"{10**18 + i * 10**8},{i},0,{i},1,0,0,0,0.1\n" for i in range(9)))
+
+
+def _colmap(path: Path) -> None:
+    path.write_text("".join(f"{i} 1 0 0 0 {i} 0 {i * i % 5} 1 {i}.png\n10 20 -1\n" for i in range(1, 9)))
+
+
+def _nerfstudio(path: Path) -> None:
+    frames = [{"file_path": f"{i}.png", "transform_matrix": field_trees.pose(i).tolist()} for i in range(6)]
+    path.write_text(json.dumps({"fl_x": 60.0, "frames": frames}))
+
+
+def _pose_array(path: Path) -> None:
+    poses = np.stack([field_trees.pose(i) for i in range(6)])
+    if path.suffix == ".npz":
+        np.savez_compressed(path, poses=poses)
+    else:
+        np.save(path, poses)
+
+
+def _packed(path: Path) -> None:
+    _poses(path)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+def _card(path: Path) -> None:
+    card = yaml.safe_load(shared_file("datasets", "seven_scenes").read_text(encoding="utf-8"))
+    path.write_text(json.dumps(card))
 
 
 def _pose(path: Path) -> None:
@@ -136,7 +167,19 @@ READERS = (
     Reader("poses.tum", _poses, lambda path: read_trajectory(path, "tum")),
     Reader("poses.kitti", _kitti, lambda path: read_trajectory(path, "kitti")),
     Reader("poses.euroc", _euroc, lambda path: read_trajectory(path, "euroc")),
+    *(
+        Reader(name, sound, read_trajectory, damage)
+        for name, sound, damage in (
+            ("images.txt", _colmap, damaged),
+            ("transforms.json", _nerfstudio, odd_json),
+            ("poses.npy", _pose_array, damaged),
+            ("poses.npz", _pose_array, damaged),
+            ("poses.txt.gz", _packed, damaged),
+            ("unknown.txt", _poses, damaged),
+        )
+    ),
     Reader("frame.pose.txt", _pose, read_pose),
+    Reader("seven_scenes.yaml", _card, lambda path: load_card("seven_scenes", path), odd_json),
     Reader(SAMPLES_FILE, _samples, read_samples),
     Reader("weights.pt", _checkpoint, _load),
     Reader("legacy.pt", _legacy, _load),
