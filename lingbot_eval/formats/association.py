@@ -46,6 +46,8 @@ FACTORS = (1e-9, 1e-6, 1e-3, 1e3, 1e6, 1e9)
 _ENOUGH = 3
 """Pairs without which no trajectory can be scored."""
 _SAME_DURATION = 0.02
+_CHANCE = 0.2
+"""Share of the shorter series up to which pairs may be chance: seconds meet milliseconds and frame numbers, too."""
 _LIKELY = 0.5
 """Share of the shorter series that must pair under a factor before it is named."""
 
@@ -94,7 +96,8 @@ def pair_times(
             f" {between:g} between them; if that is so, read the estimate with {_option('time-scale', scale)}"
         )
     pairs = associate(reference.seconds, estimate.seconds, max_difference)
-    if len(pairs[0]) >= _ENOUGH or not (len(reference.seconds) and len(estimate.seconds)):
+    fewer = min(len(reference.seconds), len(estimate.seconds))
+    if len(pairs[0]) >= max(_ENOUGH, _CHANCE * fewer) or not fewer:
         return pairs
     likely = _likely(reference, estimate, max_difference, len(pairs[0]), adjustable=advice is None)
     if len(pairs[0]) and likely is None:
@@ -118,7 +121,8 @@ def _likely(reference: Clock, estimate: Clock, max_difference: float, now: int, 
     """What the stamps themselves say is the matter; None where they say nothing."""
     truth, guess = reference.seconds, estimate.seconds
     fewer = min(len(truth), len(guess))
-    counts = {factor: _matched(truth, guess * factor, max_difference) for factor in FACTORS}
+    factors = [*FACTORS, *_of_frame_numbers(truth, guess)]
+    counts = {factor: _matched(truth, guess * factor, max_difference) for factor in factors}
     best = max(counts, key=lambda factor: counts[factor])
     if counts[best] >= max(_ENOUGH, 2 * now, _LIKELY * fewer):
         told = f"times {best:g}, {counts[best]} of them would pair"
@@ -139,6 +143,19 @@ def _likely(reference: Clock, estimate: Clock, max_difference: float, now: int, 
         scale = "" if factor == 1.0 else f"{_option('time-scale', _in_file(estimate, factor))} and "
         return f"{told}: {scale}{_option('time-offset', offset)}" if adjustable else told
     return None
+
+
+def _of_frame_numbers(truth: FloatArray, guess: FloatArray) -> tuple[float, ...]:
+    """The reference's interval, where the estimate counts frames in place of seconds."""
+    if (
+        len(truth) < _ENOUGH
+        or len(guess) < _ENOUGH
+        or (guess != np.floor(guess)).any()
+        or np.median(np.diff(guess)) < 1
+    ):
+        return ()
+    interval = float(np.ptp(truth)) / (len(truth) - 1)
+    return (interval,) if 0 < interval < 0.5 else ()
 
 
 def _matched(truth: FloatArray, moved: FloatArray, max_difference: float) -> int:

@@ -38,6 +38,7 @@ _EXPECTED: Mapping[TableFormat | None, str] = {
 
 _ROW = re.compile(r"^[^\S\n]*([^#%\s][^\n]*)", re.MULTILINE)
 _PLAIN_LINE = 400
+_DECIMAL_COMMA = re.compile(r"\d,\d[^;]*;")
 _UNITS = re.compile(r"\[[^\]]*\]|\([^)]*\)")
 _TIMES = {
     "time",
@@ -52,6 +53,7 @@ _TIMES = {
     "timestamp_ns",
     "timestamp_s",
 }
+_REST_OF_TIME = {"nsec", "nsecs", "nanosec", "nanosecs", "nanoseconds", "usec", "usecs"}
 _POSITION = re.compile(r"(?:t|p|pos|position|trans|translation|p_rs_r|.*position)?[._ ]?([xyz])")
 _QUATERNION = re.compile(r"(?:q|quat|quaternion|rot|rotation|orientation|.*orientation|o)[._ ]?(?:rs_)?([wxyz])")
 
@@ -168,13 +170,16 @@ def _table(text: str, path: Path, format: TableFormat | None) -> _Table:
             comma = "," in line or ";" in line
         fields = split(line, comma=comma)
         if not lines:
-            if not header and len(fields) <= MOST_COLUMNS and all(map(_is_word, fields)):
+            if not header and len(fields) <= MOST_COLUMNS and _is_header(fields):
                 header, comma = fields, None  # a header without #
                 continue
             count = len(fields)
+            _refuse_decimal_comma(line, at(path, number))
             if count <= MOST_COLUMNS:  # a word is a clearer reason than a number of fields
                 _refuse_word(fields, at(path, number))
-            columns = _named_columns(header or _comment_header(text, count), count)
+            names = header or _comment_header(text, count)
+            _refuse_split_time(names, at(path, number))
+            columns = _named_columns(names, count)
             time = columns[0] if columns else 0
             named = columns is not None and len(columns) == 8
             _check_count(at(path, number), count, format, comma=comma, named=named)
@@ -205,6 +210,15 @@ def _refuse_word(fields: Sequence[str], place: str) -> None:
             raise DataError(f"{place}: expected a number in column {column}, found {word[:40]!r}") from None
 
 
+def _refuse_decimal_comma(line: str, place: str) -> None:
+    """Raises DataError for 0,5;1,25: numbers with a comma as their point would be taken apart."""
+    if ";" in line and _DECIMAL_COMMA.search(line):
+        raise DataError(
+            f"{place}: expected a point in decimal numbers, found commas and semicolons ({line[:40]!r}); write 0.5, not"
+            " 0,5"
+        )
+
+
 def split(line: str, *, comma: bool) -> list[str]:
     """Fields of a row; one empty field at the end is VINS's last comma."""
     if not comma:
@@ -224,9 +238,14 @@ def _comment_header(text: str, count: int) -> list[str]:
             break
         words = line.lstrip("#% ")
         for fields in (split(words, comma=True), split(words, comma=False)):
-            if len(fields) == count and all(map(_is_word, fields)):
+            if len(fields) == count and _is_header(fields):
                 found = fields
     return found
+
+
+def _is_header(fields: Sequence[str]) -> bool:
+    """Whether a row is one of names; a column of row numbers may have none."""
+    return any(fields) and all(_is_word(field) for field in fields if field)
 
 
 def _is_word(field: str) -> bool:
@@ -240,15 +259,35 @@ def _is_word(field: str) -> bool:
 def _named_columns(header: Sequence[str], count: int) -> list[int] | None:
     """Columns of time, x, y, z, qx, qy, qz, qw (or the first four) by their names; None where those do not say."""
     places: dict[str, int] = {}
-    for column, name in enumerate(header[:count]):
-        word = _UNITS.sub("", name).strip(" '\"%#").lower()
+    for column, word in enumerate(map(_plain_name, header[:count])):
         quaternion, position = _QUATERNION.fullmatch(word), _POSITION.fullmatch(word)
-        key = "t" if word in _TIMES or word.startswith("timestamp") else ""
+        key = "t" if _last_part(word) in _TIMES or word.startswith("timestamp") else ""
         key = f"q{quaternion[1]}" if quaternion else position[1] if position else key
         if key:
             places.setdefault(key, column)
+    if "t" not in places and 0 not in places.values():
+        places["t"] = 0  # whatever its name: no other table has its first column before a pose
     wanted = ["t", "x", "y", "z", "qx", "qy", "qz", "qw"][: 4 if count == 4 else 8]
     return [places[key] for key in wanted] if all(key in places for key in wanted) else None
+
+
+def _plain_name(name: str) -> str:
+    return _UNITS.sub("", name).strip(" '\"%#").lower()
+
+
+def _last_part(word: str) -> str:
+    """``stamp`` of ``header.stamp``, as messages of ROS are written to tables."""
+    return re.split(r"[./]", word)[-1]
+
+
+def _refuse_split_time(header: Sequence[str], place: str) -> None:
+    """Raises DataError for a time that stands in two columns, of which one alone is no time."""
+    for name in header:
+        if _last_part(_plain_name(name)) in _REST_OF_TIME:
+            raise DataError(
+                f"{place}: expected a time in one column, found {name.strip()!r} beside the seconds; write both as one"
+                " number (nanoseconds, or seconds with 9 decimals)"
+            )
 
 
 def _evident(table: _Table) -> TableFormat:

@@ -46,6 +46,9 @@ __all__ = [
 TrajectoryFormat = Literal["auto", "tum", "kitti", "euroc", "colmap", "nerfstudio", "log", "numpy"]
 FORMATS: tuple[TrajectoryFormat, ...] = get_args(TrajectoryFormat)
 
+MOST_REPEATED = 0.5
+"""Share of rows with the time of another row from which on the stamps tell nothing: rounded, or of another column."""
+
 _USUAL_UNIT: dict[str, TimeUnit] = {"euroc": "ns"}  # of all others: seconds
 _NUMBER_AT_END = re.compile(r"(\d{1,15})$")
 _TIME = re.compile(r"\d{9,10}\.\d+|\d{13,19}")  # a date as an image's name: seconds with fractions, or ms to ns
@@ -232,6 +235,12 @@ def _timed(path: Path, found: PoseRows, time_scale: float | None, time_offset: f
     first_of_time = np.concatenate([[True], np.diff(seconds[usable]) > 0])
     kept = np.flatnonzero(usable)[first_of_time]
     repeated = int(np.count_nonzero(~first_of_time))
+    if repeated > MOST_REPEATED * len(first_of_time):
+        raise DataError(
+            f"{place}: {repeated} of {len(first_of_time)} poses have the time of the row before, such as"
+            f" {found.stamps[0]}: the stamps have lost their digits; write them with all (nanoseconds, or seconds as"
+            " float64 with 6 to 9 decimals)"
+        )
     if repeated:
         again = int(np.flatnonzero(usable)[np.argmin(first_of_time)])
         notes.append(

@@ -63,6 +63,7 @@ def pose_notes(matched: MatchedPoses) -> tuple[str, ...]:
         _mirror_note(matched, truth, guess)
         or _reference_note(matched, truth, guess)
         or _wandering_note(matched, truth, guess)
+        or _two_frames_note(matched, truth, guess)
     )
 
 
@@ -159,18 +160,18 @@ def _tried(hypothesis: _Hypothesis, misfit: float) -> _Hypothesis:
 def _readings(poses: FloatArray) -> Iterator[_Hypothesis]:
     """Every reading that has no numbers in it and is not too far-fetched, the poses as they are first."""
     turning = _rotation_misfit(np.broadcast_to(np.eye(4), poses.shape), poses) > np.radians(TURNING_DEG)
-    # Where nothing turns, any order of the quaternion is but another constant turn.
-    for order in (None, "wxyz", "xyzw") if turning else (None,):
+    # Where nothing turns, any order of the quaternion is but another constant turn: it must fit better than that.
+    far = 1.0 if turning else 2.5
+    for order in (None, "wxyz", "xyzw"):
         ordered = poses if order is None else reordered(poses, order == "wxyz")
-        yield _Hypothesis(PoseReading(quaternion=order), ordered, 0.0 if order is None else 1.0)
+        yield _Hypothesis(PoseReading(quaternion=order), ordered, 0.0 if order is None else far)
         inverted = inverse(ordered)
         reading = PoseReading(poses="world-to-camera", quaternion=order)
-        yield _Hypothesis(reading, inverted, 1.0 if order is None else 2.0)
+        yield _Hypothesis(reading, inverted, 1.0 if order is None else 1.0 + far)
         if order is None:
             yield _Hypothesis(PoseReading(handedness="left"), mirrored(poses), 2.0)
-            if turning:
-                turned = pose_matrix(inverted[:, :3, :3], poses[:, :3, 3])
-                yield _Hypothesis(PoseReading(poses="world-to-camera-rotations"), turned, 1.5)
+            turned = pose_matrix(inverted[:, :3, :3], poses[:, :3, 3])
+            yield _Hypothesis(PoseReading(poses="world-to-camera-rotations"), turned, far + 0.5)
 
 
 def _misfit(truth: FloatArray, guess: FloatArray) -> float:
@@ -199,10 +200,12 @@ def _mean_rotation(rotations: FloatArray) -> FloatArray:
 
 
 def _turned(truth: FloatArray, hypothesis: _Hypothesis) -> _Hypothesis | None:
-    """With a constant rotation from body to camera; None where the path is too straight to tell one."""
+    """With a constant rotation from body to camera; on a straight path, which tells none, OpenGL's axes."""
     guess = hypothesis.poses
     if not (_is_broad(truth[:, :3, 3]) and _is_broad(guess[:, :3, 3])):
-        return None
+        cameras = guess @ camera_in_body(OPENGL)
+        reading = hypothesis.reading.model_copy(update={"to_camera": OPENGL})
+        return _Hypothesis(reading, cameras, hypothesis.cost + 2.0, _misfit(truth, cameras))
     try:
         world = umeyama(guess[:, :3, 3], truth[:, :3, 3], with_scale=True).rotation
     except UnscorableError:
@@ -452,6 +455,22 @@ def _wandering_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray)
     return (
         f"positions agree (ATE {ate:.4g} m) while rotations differ by {off:.3g}° (RMS) and by no constant turn: what"
         " the rotations mean is in doubt, and so is what rests on them (RPE, segments, AUC)",
+    )
+
+
+def _two_frames_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) -> tuple[str, ...]:
+    """For positions that agree, and rotations that agree, but under different turns of the world."""
+    share = _ate(truth[:, :3, 3], guess[:, :3, 3]) / _spread(truth[:, :3, 3])
+    world = _mean_rotation(truth[:, :3, :3] @ np.swapaxes(guess[:, :3, :3], 1, 2))
+    positions, rotations = _errors(truth, guess, world)
+    if share > POOR / 2 or rotations > np.radians(WANDERING_DEG) or positions < np.sin(np.radians(WANDERING_DEG)):
+        return ()
+    ate = _ate(matched.reference[:, :3, 3], matched.estimate[:, :3, 3])
+    turn = f"{np.degrees(np.arcsin(positions)):.3g}°" if positions < 0.99 else "90° or more"
+    return (
+        f"positions agree (ATE {ate:.4g} m) and rotations agree, but not in one frame: the camera seems to move in"
+        f" directions that are off by {turn}; what the axes of the poses mean is in doubt, and so is what rests on both"
+        " (RPE, segments, AUC); --est-to-camera (in an experiment, to_camera) takes the camera's pose in its body",
     )
 
 

@@ -399,3 +399,49 @@ def test_a_trajectory_is_what_the_scorer_takes(tmp_path: Path) -> None:
     assert isinstance(truth, Trajectory)
     values = {(m.name, m.variant): m.value for m in score_trajectory(truth, truth, len(truth)).measurements}
     assert values["ate_rmse", "sim3"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("header", "first", "order"),
+    [
+        ("header.stamp,pose.position.x,pose.position.y,pose.position.z,pose.orientation.x,pose.orientation.y,"
+         "pose.orientation.z,pose.orientation.w", [], "xyzw"),
+        ("when,x,y,z,qw,qx,qy,qz", [], "wxyz"),
+        (",timestamp,tx,ty,tz,qx,qy,qz,qw", [0], "xyzw"),
+    ],
+    ids=["a message of ROS", "a time of another name", "row numbers without a name"],
+)  # fmt: skip
+def test_a_header_decides_even_where_it_does_not_name_the_time(
+    tmp_path: Path, header: str, first: list[int], order: str
+) -> None:
+    """Nanoseconds with commas and no header are EuRoC's, whose scalar is first."""
+    poses, ns = some_poses(5), stamps(5)
+    found = tum_rows(poses, list(map(str, ns))) if order == "xyzw" else euroc_rows(poses, list(map(str, ns)))
+    read = read_trajectory(saved(tmp_path, rows([[*first, *row] for row in found], ",", header + "\n")))
+    np.testing.assert_allclose(read.camera_to_world, poses, atol=1e-9)
+    np.testing.assert_allclose(read.timestamps, [t / 1e9 for t in ns])
+
+
+@pytest.mark.parametrize("name", ["nsecs", "header.stamp.nanosec"])
+def test_a_time_in_two_columns_is_refused(tmp_path: Path, name: str) -> None:
+    text = f"secs,{name},x,y,z,qx,qy,qz,qw\n" + "".join(f"14,{i}00,{i},0,0,0,0,0,1\n" for i in range(9))
+    with pytest.raises(DataError, match=rf"poses\.txt:2: expected a time in one column, found '{name}' beside"):
+        read_trajectory(saved(tmp_path, text))
+
+
+def test_decimal_commas_are_called_so(tmp_path: Path) -> None:
+    text = "".join(f"1{i},5;0,25;{i},5;0,0;0,0;0,0;0,0;1,0\n" for i in range(9))
+    with pytest.raises(DataError, match=r"poses\.txt:1: expected a point in decimal numbers, found commas and semic"):
+        read_trajectory(saved(tmp_path, text))
+
+
+@pytest.mark.parametrize("write", ["%.3g", "float32"])
+def test_stamps_without_their_digits_are_refused(tmp_path: Path, write: str) -> None:
+    """Most rows with the time of another row are no repeated row but lost digits."""
+    poses, ns = some_poses(40), stamps(40)
+    if write == "float32":
+        path = saved(tmp_path, npy(table8(poses, ns).astype(np.float32)))
+    else:
+        path = saved(tmp_path, rows(tum_rows(poses, [write % (t / 1e9) for t in ns])))
+    with pytest.raises(DataError, match=r"of 40 poses have the time of the row before.*the stamps have lost their dig"):
+        read_trajectory(path)

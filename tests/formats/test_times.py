@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.errors import ConfigError, DataError
-from lingbot_eval.formats.association import Clock, pair_times
+from lingbot_eval.formats.association import Clock, associate, pair_times
 from lingbot_eval.formats.pairing import pair_trajectories
 from lingbot_eval.formats.times import EXPONENT, evident_unit, read_stamps
 from lingbot_eval.formats.trajectories import TrajectoryFile, read_trajectory
@@ -253,3 +253,21 @@ def test_images_pair_by_their_names(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text(head.format(0, 0, "z.png"))
     with pytest.raises(DataError, match=r"no image of .*names such as 'z\.png'"):
         pair_trajectories(read_trajectory(tmp_path / "a.txt"), read_trajectory(tmp_path / "b.txt"))
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_frame_numbers_in_place_of_seconds_are_named(every: int) -> None:
+    """Every twentieth second is a frame number, too: a twentieth of the poses pair by chance."""
+    truth, guess = grid(400, 0.05, 0.0), np.arange(0.0, 400.0, every)
+    said = refused(Clock("gt", truth), Clock("est", guess))
+    assert re.match(rf"only \d+ of {len(guess)} poses of est lies within 0.02 s", said)
+    assert f"times 0.05, {len(guess)} of them would pair: --time-scale 0.05 " in said
+
+
+def test_chance_pairs_of_long_recordings_do_not_hide_the_factor() -> None:
+    """Whole seconds among milliseconds: many poses pair by chance, and still few of all."""
+    truth, guess = grid(4000, 0.025, 0.0), grid(4000, 25.0, 0.0)
+    assert len(associate(truth, guess, 0.02)[0]) >= 3
+    assert "times 0.001, 4000 of them would pair: --time-scale 0.001 " in refused(
+        Clock("gt", truth), Clock("est", guess)
+    )

@@ -356,3 +356,34 @@ def test_a_camera_in_a_body_is_written_in_several_ways(given: object, expected: 
 def test_what_is_no_camera_in_a_body_is_refused(given: object, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         PoseReading.model_validate({"to_camera": given})
+
+
+@pytest.mark.parametrize("case", ["scalar first", "rotations alone", "inverse and scalar first", "opengl"])
+def test_small_rotations_tell_a_reading_from_a_constant_turn(case: str) -> None:
+    """Rotations of 2°: any order of the quaternion is nearly a constant turn, and the right one fits better."""
+    spoil, expected = SPOILT[case]
+    rng = np.random.default_rng(3)
+    truth = poses(smooth(rng, 80, 4, 0.02), smooth(rng, 80, 5))
+    (note,) = notes(truth, spoil(estimated(truth, rng, 1e-3, 1e-3, 0)))
+    assert asked(note) == PoseReading.model_validate(expected)
+
+
+@pytest.mark.parametrize("case", ["scalar first", "opengl", "inverse opengl"])
+def test_readings_are_named_on_a_straight_road(case: str) -> None:
+    """A path along one line tells no constant turn by itself; named readings are tried all the same."""
+    spoil, expected = SPOILT[case]
+    rng = np.random.default_rng(4)
+    truth = straight(rng, 60)
+    (note,) = notes(truth, spoil(estimated(truth, rng, 1e-3, 1e-3, 0)))
+    assert asked(note) == PoseReading.model_validate(expected)
+
+
+def test_travel_in_another_direction_than_the_camera_is_said() -> None:
+    """A body with x forward on a straight road: ATE is right, what rests on the camera's axes is not."""
+    rng = np.random.default_rng(4)
+    truth = straight(rng, 60)
+    camera = np.eye(4)
+    camera[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    (note,) = notes(truth, in_body(camera)(estimated(truth, rng, 1e-3, 1e-3, 0)))
+    assert "not in one frame: the camera seems to move in directions that are off by 90° or more" in note
+    assert "--est-to-camera" in note
