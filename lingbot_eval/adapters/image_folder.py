@@ -46,6 +46,9 @@ _TIMES = (
     (re.compile(r"\d{18,19}"), "nanoseconds", "nanoseconds_in_names"),
 )
 _DATE = re.compile(r"(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d")
+_COPY = re.compile(r"(.+?)(?: ?\(\d+\)|[ _-]+(?:- )?copy(?:[ _-]?\d+)?)", re.IGNORECASE)
+_SERIES = 3
+"""Names of one kind from which on they are a series."""
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
 
@@ -86,7 +89,34 @@ def images_in(folder: Path) -> Images:
             f"{folder}: {len(cannot)} of {len(names)} images cannot be read ({shown(cannot, 4)}): {reasons};"
             " leaving them out would leave holes in the sequence"
         )
-    return Images(tuple(names), tuple(notes))
+    return Images(tuple(names), (*notes, *_doubts(names)))
+
+
+def _doubts(names: Sequence[str]) -> list[str]:
+    """What looks like no one sequence, a line each; the frames stay as they are."""
+    series: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        match = _LAST_NUMBER.fullmatch(_stem(name))
+        before, number, after = match.groups() if match is not None else (_stem(name), "", "")
+        series.setdefault((_letters(before), _letters(after)), []).append(number)
+    lines = []
+    first, *others = sorted(series.values(), key=len, reverse=True) or [[]]
+    again = [numbers for numbers in others if len(numbers) >= _SERIES and len({*numbers} & {*first}) > len(numbers) / 2]
+    if again:
+        kinds = [f"{before}0{after} ({len(numbers)})" for (before, after), numbers in series.items()]
+        lines.append(
+            f"the same numbers come under {len(again) + 1} names ({shown(kinds, 4)}), one behind the other as one"
+            " sequence: two cameras? give each a folder of its own"
+        )
+    stems = {_stem(name) for name in names}
+    copies = [name for name in names if (match := _COPY.fullmatch(_stem(name))) is not None and match[1] in stems]
+    if copies:
+        lines.append(f"{len(copies)} images look like copies of others and are frames, too: {shown(copies, 4)}")
+    return lines
+
+
+def _letters(part: str) -> str:
+    return re.sub(r"\d", "", part)
 
 
 def capture_folders(root: Path) -> tuple[dict[str, Path], list[str]]:

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.readers import COLOURS, MILLIMETRES, DepthReader, Size, image_size, read_image
+from lingbot_eval.adapters.readers import (
+    COLOURS,
+    MILLIMETRES,
+    DepthReader,
+    Size,
+    checked_file,
+    image_size,
+    read_image,
+)
 from lingbot_eval.errors import DataError
 from lingbot_eval.formats.file_state import file_state
 from lingbot_eval.formats.pose_matrices import read_pose
@@ -145,6 +153,7 @@ class FileSequence:
             try:
                 status = path.stat()
             except OSError as error:
+                checked_file(path, f"{self.dataset}:")  # says what is wrong, as whoever reads it would
                 raise DataError(f"{self.dataset}: {path} cannot be looked at: {error.strerror or error}") from error
             name = path.relative_to(self.root) if path.is_relative_to(self.root) else path
             state = file_state(path) if path in lists else f"{status.st_size}\0{status.st_mtime_ns}"

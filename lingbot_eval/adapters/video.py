@@ -249,6 +249,11 @@ class VideoSequence:
             lines.append("interlaced video: its fields are woven into whole pictures (bwdif)")
         if listed.cut:
             lines.append("the file ends in the middle of a packet: is it cut off?")
+        if listed.missing_end is not None:
+            lines.append(
+                f"the file says that it lasts {listed.missing_end:.3g} s longer than it has frames: is it damaged or"
+                " cut off?"
+            )
         if listed.repeated:
             lines.append(f"{listed.repeated} frames have the time of another frame: they are left out")
         if listed.restarts:

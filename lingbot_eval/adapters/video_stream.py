@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _SLOWEST, _FASTEST = 0.01, 1000.0  # frames a second that a header may say and b
 _SHORTEST, _LONGEST = Fraction(1, 8), Fraction(8)  # width of a pixel over its height; beyond, the header is damaged
 
 # What decoders look for beside what stops them. Not "explode": a frame with a flaw is kept, and marked.
+_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_FEW_FRAMES = 3
 _ERROR_DETECTION = {"err_detect": "crccheck+bitstream+buffer+careful+aggressive"}
 
 # Decoders that say of a packet that it is damaged: they may work on several at a time. Others mark the frame, and where
@@ -76,6 +79,7 @@ class Listing:
     restarts: int
     cut: bool
     doubted_aspect: Fraction | None
+    missing_end: float | None
 
 
 @dataclass
@@ -149,7 +153,7 @@ def _listing(path: Path, needed: int | None, size: int, changed: int) -> Listing
         order = _ordered(packets, Fraction(stream.time_base or 1), rate, reordered=bool(context.has_b_frames))
         coded = (context.width, context.height)
         index, codec, announced = stream.index, context.name, stream.frames
-        aspect = stream.sample_aspect_ratio
+        aspect, lasts = stream.sample_aspect_ratio, _announced_seconds(container, stream)
     first, colours = _first_frame(path)
     pixels = aspect if aspect and _SHORTEST <= aspect <= _LONGEST else Fraction(1)
     turn = turn_of(first)
@@ -181,6 +185,7 @@ def _listing(path: Path, needed: int | None, size: int, changed: int) -> Listing
         restarts=order.restarts,
         cut=ends_inside_a_packet(path),
         doubted_aspect=aspect if aspect and aspect != pixels else None,
+        missing_end=_missing_end(order.times, lasts) if whole else None,
     )
 
 
@@ -446,6 +451,32 @@ def _rate(stream: VideoStream) -> float | None:
         if rate is not None and _SLOWEST <= rate <= _FASTEST:
             return float(rate)
     return None
+
+
+def _announced_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """How long the stream lasts by the header of a Matroska or WebM file; None where it says nothing.
+
+    Other containers list their frames, so that each one that is missing is known.
+    """
+    if "matroska" not in container.format.name:
+        return None
+    said = _DURATION.match(stream.metadata.get("DURATION", ""))
+    if said is not None:
+        return 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3])
+    alone = len(container.streams) == 1 and container.duration is not None
+    return container.duration / 1e6 if alone and container.duration else None
+
+
+def _missing_end(times: FloatArray, lasts: float | None) -> float | None:
+    """Seconds at the end of a stream of regular frames for which it has none; None for none, or where unknown."""
+    steps = np.diff(times)
+    if lasts is None or len(steps) < 2:
+        return None
+    usual = float(np.median(steps))
+    if np.quantile(steps, 0.9) > 1.5 * usual:  # a picture may stand for seconds
+        return None
+    missing = lasts - float(times[-1]) - usual
+    return missing if missing > max(_FEW_FRAMES * usual, 0.05 * lasts) else None
 
 
 def _first_frame(path: Path) -> tuple[av.VideoFrame, Colours]:

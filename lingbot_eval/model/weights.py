@@ -77,6 +77,8 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     if checkpoint.startswith("hf://"):
         return _download(checkpoint)
     path = expanded(checkpoint)
+    if not path.exists() and path.is_symlink():
+        raise CheckpointError(f"{path} is a link to {path.readlink()}, which does not exist; mend it")
     if not path.exists():
         raise CheckpointError(
             f"{path}: no such checkpoint file{nearest(checkpoint, _offered(path))}; give a file, a folder, an index, "

@@ -156,6 +156,8 @@ def test_a_link_that_leads_nowhere_is_a_frame_that_cannot_be_read(tmp_path: Path
     (folder / "1.png").unlink()
     (folder / "1.png").symlink_to("../annex/1.png")
     (folder / "2.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1\.png is a link to \.\./annex/1\.png, which does not exist; mend it"):
+        opened(folder).fingerprint()  # the run's first look
     (fault,) = opened(folder).facts()["image_faults"]
     assert "walk frame 1" in fault
     assert "1.png is a link to ../annex/1.png, which does not exist; mend it (and 1 more like it)" in fault
@@ -294,3 +296,32 @@ def test_roots_that_no_system_takes_are_one_line(name: str, root: str) -> None:
         open_adapter(name, Path(root), {}).scenes()
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_two_cameras_in_one_folder_are_said(tmp_path: Path) -> None:
+    names = [f"{side}_{number:03d}.png" for side in ("left", "right") for number in range(4)]
+    sequence = opened(touch(tmp_path / "walk", *names))
+    assert frames(sequence) == names
+    (note,) = notes(sequence)
+    assert note.startswith("the same numbers come under 2 names (left_0 (4), right_0 (4)), one behind the other")
+
+
+@pytest.mark.parametrize("copy", ["IMG_1 (1).jpg", "IMG_1 copy.jpg", "IMG_1 - Copy.jpg", "IMG_1_copy 2.jpg"])
+def test_copies_of_photographs_are_said(tmp_path: Path, copy: str) -> None:
+    sequence = opened(touch(tmp_path / "walk", "IMG_0.jpg", "IMG_1.jpg", copy, "IMG_2.jpg"))
+    assert len(frames(sequence)) == 4
+    assert notes(sequence)[-1] == f"1 images look like copies of others and are frames, too: {copy}"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"2024-05-01-12-{minute:02d}-{second:02d}.jpg" for minute in range(2) for second in range(0, 60, 5)],
+        [f"img ({number}).jpg" for number in range(1, 6)],
+        [f"run{part}_{number}.png" for part in range(2) for number in range(4)],
+        ["kitchen_0.png", "kitchen_1.png", "kitchen_2.png", "door_0.png"],
+    ],
+)
+def test_other_names_are_one_sequence(tmp_path: Path, names: list[str]) -> None:
+    said = notes(opened(touch(tmp_path / "walk", *names)))
+    assert not [note for note in said if "two cameras" in note or "copies" in note]

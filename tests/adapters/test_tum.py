@@ -154,7 +154,7 @@ def test_listed_images_that_are_missing(root: Path) -> None:
     sorted((root / SCENE / "rgb").iterdir())[2].unlink()
     with pytest.raises(DataError, match=r"frame 2: image .* does not exist"):
         list(sequence.frames())
-    with pytest.raises(DataError, match="cannot be looked at"):
+    with pytest.raises(DataError, match=r"does not exist; is the dataset complete\?"):
         sequence.fingerprint()
 
 

@@ -218,3 +218,17 @@ def test_a_video_with_the_suffix_of_another_kind_and_odd_names(tmp_path: Path) -
         other = tmp_path / name
         other.write_bytes(path.read_bytes())
         assert [number_in(frame.image) for frame in opened(other, Selection()).frames()] == list(range(5))
+
+
+def test_the_lost_end_of_a_webm_is_said(tmp_path: Path) -> None:
+    """Matroska lists no frames: behind a damaged cluster there is nothing, and only the length in the header tells."""
+    path = write_video(tmp_path / "walk.webm", 60, "libvpx", codec_options={"g": "15"}, cluster_time_limit="300")
+    assert opened(path).facts()["notes"] == []
+    content = path.read_bytes()
+    third = [at for at in range(len(content)) if content.startswith(b"\x1f\x43\xb6\x75", at)][2]
+    path.write_bytes(content[:third] + bytes(len(content) - third))
+    sequence = opened(path)
+    assert 0 < sequence.length < 60
+    (note,) = sequence.facts()["notes"]
+    missing = 2.0 - sequence.length / 30
+    assert note == (f"the file says that it lasts {missing:.3g} s longer than it has frames: is it damaged or cut off?")

@@ -357,6 +357,12 @@ def test_half_precision_files_load_into_float32(tmp_path: Path) -> None:
     torch.testing.assert_close(target.state_dict(), source.state_dict(), rtol=1e-3, atol=1e-4)
 
 
+def test_a_link_that_leads_nowhere_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "map.pt").symlink_to("blobs/1a2b")
+    with pytest.raises(CheckpointError, match=r"map\.pt is a link to blobs/1a2b, which does not exist; mend it"):
+        resolve_checkpoint(str(tmp_path / "map.pt"))
+
+
 def test_paths_and_addresses() -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         resolve_checkpoint("nowhere.pt")
