@@ -31,13 +31,13 @@ def run(session: nox.Session, program: str, *arguments: str, env: dict[str, str 
 
 
 def shared_environment(session: nox.Session) -> Path:
-    """The folder of programs of the environment that the session ``environment`` made, for whichever Python."""
-    folders = session.cache_dir.parent
-    # With --force-python, or another Python asked for, nox adds its version to the environment's name.
-    found = sorted(folders.glob("environment*/bin"), key=lambda folder: folder.stat().st_mtime)
-    if not found:
-        session.error(f"no environment in {folders}: run without -R once")
-    return found[-1]
+    """The folder of programs of the environment that the session ``environment`` made, for the Python of this call."""
+    # With --force-python nox adds the version to the environment's name.
+    name = f"environment-{session.python.replace('.', '-')}" if isinstance(session.python, str) else "environment"
+    found = session.cache_dir.parent / name / "bin"
+    if not found.is_dir():
+        session.error(f"no environment {found.parent}: run without -R once")
+    return found
 
 
 @nox.session(name="eval", python=False, requires=["environment"])
