@@ -182,6 +182,27 @@ def test_depth_maps(tmp_path: Path) -> None:
         predicted(opened(Recording(shape=(6, 8)), **settings), Recording(shape=(6, 8)))
 
 
+@pytest.mark.parametrize("outside", [0, 3, 9, 11, 13, 50, 52])
+def test_depth_maps_of_frames_that_the_selection_leaves_out_are_counted(tmp_path: Path, outside: int) -> None:
+    """Frames 10, 12 … 48 of a recording: those before it are no frames −5 to −1, and those between and after none."""
+    write_tum(tmp_path / "a.txt", Trajectory(np.arange(1), np.array([0.5]), poses(1)))
+    (tmp_path / "depth").mkdir()
+    for number in (10, 14, 48, outside):
+        np.save(tmp_path / "depth" / f"{number:06d}.npy", np.full((3, 4), number, np.float32))
+    sequence = Recording()
+    method = opened(
+        sequence,
+        trajectory=f"{tmp_path}/a.txt",
+        format="tum",
+        depth=f"{tmp_path}/depth",
+        frame_numbers={"start": 10, "stride": 2},
+    )
+    found = {p.index: float(p.depth[0, 0]) for p in predicted(method, sequence) if p.depth is not None}
+    assert found == {0: 10, 2: 14, 19: 48}
+    facts = method.describe()["found"]
+    assert (facts["depth_maps_matched"], facts["depth_maps_without_frame"]) == (3, 1)
+
+
 def test_depth_alone_is_a_prediction_too(tmp_path: Path) -> None:
     write_tum(tmp_path / "a.txt", Trajectory(np.arange(1), np.array([0.5]), poses(1)))
     (tmp_path / "depth").mkdir()
