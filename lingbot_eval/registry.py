@@ -24,6 +24,8 @@ from lingbot_eval.errors import ConfigError, LingbotEvalError, one_line
 from lingbot_eval.validation import nearest
 
 ENTRY_POINTS = "lingbot_eval.plugins"
+HOW_TO_ADD = "; one of a plugin is known with --plugin FILE"
+"""The end of a message about a name that is not there and resembles none."""
 
 EntryT = TypeVar("EntryT")
 
@@ -62,8 +64,9 @@ class Registry(Generic[EntryT]):
         if name in self._added:
             return self._added[name][0]
         if name not in self._builtin:
+            near = nearest(name, self.names())
             raise ConfigError(
-                f"unknown {self._what} {name!r}{nearest(name, self.names())}; there are: {', '.join(self.names())}"
+                f"unknown {self._what} {name!r}{near}; there are: {', '.join(self.names())}{'' if near else HOW_TO_ADD}"
             )
         module, _, attribute = self._builtin[name].partition(":")
         entry: EntryT = getattr(importlib.import_module(module), attribute)

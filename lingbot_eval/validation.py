@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, ErrorDetails, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from lingbot_eval.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Key = str | int
+_UNKNOWN_KIND: Literal["unknown_kind"] = "unknown_kind"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -77,10 +78,12 @@ def _without_odd_numbers(data: Any) -> Any:
 class OneOf:
     """Annotates a field whose ``kind`` says which of several models it holds; new kinds may come while we run.
 
-    members: the models, each with a literal ``kind``; asked for whenever a value is checked.
+    members: the models, each with a literal ``kind``; asked for whenever a value is checked. others: where further
+    kinds come from, in words, for whoever names one that is not there.
     """
 
     members: Callable[[], tuple[type[BaseModel], ...]]
+    others: str = ""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -94,6 +97,11 @@ class OneOf:
         return handler(_union_of(self.members()).core_schema)
 
     def _validated(self, value: Any) -> Any:
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        known = [name for model in self.members() for name in get_args(model.model_fields["kind"].annotation)]
+        if isinstance(kind, str) and kind not in known:
+            text = f"expected {', '.join(map(repr, known))}, found {kind!r}{nearest(kind, known) or self.others}"
+            raise PydanticCustomError(_UNKNOWN_KIND, "{text}", {"text": text})
         return _union_of(self.members()).validate_python(value)
 
 
@@ -123,6 +131,8 @@ def _explain(model: type[BaseModel], data: Any, detail: ErrorDetails) -> tuple[s
             f"expected {detail['ctx']['expected_tags']}, found '{detail['ctx']['tag']}'"
             f"{nearest(str(detail['ctx']['tag']), _quoted(detail['ctx']['expected_tags']))}"
         )
+    if kind == _UNKNOWN_KIND:
+        return f"{dotted}.kind", detail["msg"]
     if kind == "value_error":
         return dotted, detail["msg"].removeprefix("Value error, ")
     message = detail["msg"].partition(", unable to")[0].replace("Tuple", "list").replace("valid tuple", "list")

@@ -254,7 +254,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     for name in names.values():
         parts = PurePosixPath(name).parts
         leaves = ".." in parts or PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor)
-        if not parts or leaves or "\\" in name or "\0" in name:
+        endless = len(name) > 1000 or any(len(part.encode(errors="replace")) > 255 for part in parts)
+        if not parts or leaves or endless or "\\" in name or "\0" in name:
             raise CheckpointError(f"{index}: refused, it names {shown(name)}, which is not a file beside it")
     return names
 

@@ -25,12 +25,14 @@ from lingbot_eval.metrics.pair_auc import PairAucSettings
 from lingbot_eval.metrics.points import PointSettings
 from lingbot_eval.metrics.trajectory import TrajectorySettings
 from lingbot_eval.preparation.resize import SizeSettings
-from lingbot_eval.registry import load_plugins, required
+from lingbot_eval.registry import HOW_TO_ADD, load_plugins, required
 from lingbot_eval.resources import shared_file
 from lingbot_eval.validation import OneOf, nearest, validated
 
 Name = Annotated[str, Field(min_length=1)]
-MethodConfig = Annotated[MethodSettings, OneOf(lambda: tuple(METHODS.get(kind) for kind in METHODS.names()))]
+MethodConfig = Annotated[
+    MethodSettings, OneOf(lambda: tuple(METHODS.get(kind) for kind in METHODS.names()), HOW_TO_ADD)
+]
 
 Place = tuple[str | int, ...]
 """Keys and positions that lead to a value."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 import lingbot_eval as lb
 from lingbot_eval import registry
@@ -55,6 +56,26 @@ def write_recordings(root: Path) -> None:
     (root / "hall" / "poses.txt").write_text("\n".join(poses) + "\n")
 
 
+def write_own_tum(folder: Path) -> None:
+    """A recording of one's own in TUM's layout."""
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True)
+    lists: dict[str, list[str]] = {"rgb": [], "depth": [], "groundtruth": []}
+    for frame in lb.open_dataset("synthetic", frames=PICTURES, width=320, height=240).scene("room"):
+        assert frame.image is not None
+        assert frame.depth is not None
+        assert frame.camera_to_world is not None
+        time = f"{1700000000 + frame.index / 30:.6f}"
+        Image.fromarray(frame.image).save(folder / "rgb" / f"{time}.png")
+        Image.fromarray(np.round(frame.depth * 5000).astype(np.uint16)).save(folder / "depth" / f"{time}.png")
+        turn = Rotation.from_matrix(frame.camera_to_world[:3, :3]).as_quat()
+        lists["rgb"].append(f"{time} rgb/{time}.png")
+        lists["depth"].append(f"{time} depth/{time}.png")
+        lists["groundtruth"].append(" ".join([time, *map(str, frame.camera_to_world[:3, 3]), *map(str, turn)]))
+    for name, lines in lists.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that a reader of the documents is told to bring."""
@@ -63,7 +84,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_recordings(folder / "recordings")
     shutil.copytree(folder / "recordings" / "hall" / "rgb", folder / "my_photos")
     shutil.copy(folder / "recordings" / "hall" / "poses.txt", folder / "my_photos")
-    dataset_trees.write_tum(folder / "my_tum")
+    dataset_trees.write_tum(folder / "tum")
+    write_own_tum(folder / "my_tum" / "office")
     videos.write_video(folder / "walk.mp4", PICTURES)
     return folder
 

@@ -27,7 +27,9 @@ from lingbot_eval.registry import load_plugins
 from lingbot_eval.runs.experiment import load_experiment
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples/README.md", *(ROOT / "docs").rglob("*.md")]
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGE = ROOT / "lingbot_eval"
 # Source files cite pages by section: ``model.md section 6``, ``model.md sections 3 and 4``.

@@ -427,7 +427,9 @@ def test_a_checkpoint_in_parts(tmp_path: Path) -> None:
     assert is_weights(values(read_shards(index.parent)))
 
 
-@pytest.mark.parametrize("name", ["../x.pt", "/etc/passwd", "a/../../x.pt", "..\\x.pt", "C:\\x.pt", "", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../x.pt", "/etc/passwd", "a/../../x.pt", "..\\x.pt", "C:\\x.pt", "", "a\0b", "x" * 400]
+)
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     torch.save(WEIGHTS, tmp_path / "x.pt")
     assert "refused, it names" in refusal(shards(tmp_path / "parts", other=name))

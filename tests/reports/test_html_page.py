@@ -130,7 +130,11 @@ def test_the_numbers_are_inside_at_full_precision(written: Written, page: PageRe
     inside = base64.b64decode(link.partition(",")[2]).decode()
     (beside,) = [file for file in written.files if file.name == "measurements.csv"]
     assert inside == beside.read_text()
-    values = pd.read_csv(io.StringIO(inside)).query("name == 'ate_rmse' and variant == 'sim3'")["value"].dropna()
+    values = (
+        pd.read_csv(io.StringIO(inside), float_precision="round_trip")
+        .query("name == 'ate_rmse' and variant == 'sim3'")["value"]
+        .dropna()
+    )
     cells = {attributes["data-value"] for tag, attributes in page.tags if tag == "td" and "data-value" in attributes}
     assert len(values) == 4
     assert {repr(value) for value in values} <= cells

@@ -416,20 +416,21 @@ def _is_another_program(before: str, after: str) -> bool:
 
 
 def sources(root: Path, rooms: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Path and text of every module of the rooms; SystemExit names a room that is none."""
+    """Path and text of every module of the rooms, or of single modules; SystemExit names a room that is none."""
     for room in rooms:
-        folder = root / PACKAGE / room
-        if not folder.is_dir():
+        place = root / PACKAGE / room
+        if not place.exists():
             there = sorted(each.name for each in (root / PACKAGE).iterdir() if (each / "__init__.py").is_file())
             raise SystemExit(f"no room {room!r}; there are: {', '.join(there)}")
-        for file in sorted(folder.rglob("*.py")):
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             yield file.relative_to(root).as_posix(), file.read_text(encoding="utf-8")
 
 
 def main(words: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Run a campaign and print it: 0 when every fault was noticed, 1 when some survived or have no place."""
     parser = argparse.ArgumentParser(prog="nox -s mutants --", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("rooms", nargs="*", help="folders of the package, such as metrics")
+    words_of_rooms = "folders of the package, such as metrics, or modules, such as metrics/drift.py"
+    parser.add_argument("rooms", nargs="*", help=words_of_rooms)
     parser.add_argument("--count", type=int, default=20, help="faults in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which of them (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="copies tested at a time (default: %(default)s)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.training.test_targets import clips
 from torch import Tensor
 
 from lingbot_eval.model.build import empty_model
@@ -14,6 +13,7 @@ from training.clips import Clips
 from training.forward import ClipPlan, run_clips
 from training.learner import Learner
 from training.recipe import ITERATIONS, RECIPES
+from training.tests.test_targets import clips
 from training.visibility import StreamShape
 
 SIZE = (28, 42)

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.training.test_targets import clips
 
 from tests.streaming.networks import TINY
 from training.forward import ClipPlan
 from training.learner import Learner
 from training.recipe import RECIPES
 from training.skips import SkipCount, SkipCounter, SkipLimit, TrainingError
+from training.tests.test_targets import clips
 from training.visibility import StreamShape
 
 CPU = torch.device("cpu")
