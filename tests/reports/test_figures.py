@@ -276,3 +276,73 @@ def test_the_cameras_mean_down_comes_from_the_stored_poses(tmp_path: Path) -> No
     paths = _paths(_positions(tmp_path / "estimate.txt") or pytest.fail("no file"), None)
     assert paths.down == pytest.approx([0, 0, -1])
     assert paths.estimate == pytest.approx(poses[:, :3, 3])
+
+
+def test_long_lines_side_by_side_are_rolling_medians_and_say_so() -> None:
+    def long(first: float, count: int) -> pd.DataFrame:
+        index = np.arange(count)
+        frames = pd.DataFrame({name: np.full(count, np.nan) for name in FRAME_COLUMNS})
+        # Every seventh is far off: a mean would be drawn 6 above the median.
+        return frames.assign(index=index, position_error_m=first + index / 10 + 40.0 * (index % 7 == 0))
+
+    lines = [Line("a", long(1, 301), None), Line("b", long(2, 4000), None)]
+    title = "Distance to the reference after Sim(3) alignment, rolling median of up to 20 frames"
+    axes = axes_titled(together_figure(lines, "t"), title)
+    for name, first in (("a", 1), ("b", 2)):
+        drawn = curve(axes, name)
+        assert drawn[:, 1] == pytest.approx(first + drawn[:, 0] / 10, abs=0.2)
+    shorter = together_figure([Line("a", long(1, 300), None), Line("b", long(2, 300), None)], "t")
+    axes = axes_titled(shorter, "Distance to the reference after Sim(3) alignment")
+    assert len(curve(axes, "a")) == 300
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"), [("x" * 60, "x" * 60), ("x" * 61, "x" * 59 + "…"), ("_hidden", " _hidden"), ("a\nb", "a b")]
+)
+def test_a_line_is_called_what_it_is_in_one_short_line(label: str, shown: str) -> None:
+    frames = table(forward_ms=values(1))
+    figure = together_figure([Line(label, frames, None), Line("other", frames, None)], "t")
+    assert figure is not None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [shown, "other"]
+
+
+def test_the_axis_of_the_local_scale_lies_around_one() -> None:
+    series = drift()
+    axes = axes_titled(drift_figure(series, "t"), "Local scale: median ratio of step lengths, whole sequence = 1")
+    low, high = np.percentile(series.local_scale, [1, 99])
+    reach = 1.4 * max(high - 1, 1 - low)
+    assert axes.get_ylim() == pytest.approx((1 - reach, 1 + reach))
+    series.local_scale[:] = 1.001
+    axes = axes_titled(drift_figure(series, "t"), "Local scale: median ratio of step lengths, whole sequence = 1")
+    assert axes.get_ylim() == pytest.approx((0.98, 1.02))
+
+
+def test_depth_without_truth_has_the_scale_of_the_prediction_and_without_both_that_of_a_metre() -> None:
+    prediction = np.stack([2 + np.arange(48, dtype=np.float32).reshape(6, 8), np.zeros((6, 8), np.float32)])
+    image = np.zeros((2, 6, 8, 3), np.uint8)
+    figure = depth_figure(DepthPanels(np.array([0, 1]), image, np.zeros_like(prediction), prediction), "t")
+    assert figure is not None
+    grid = [axes.images[0] for axes in figure.axes if axes.images]
+    assert grid[1].get_clim() == grid[2].get_clim() == pytest.approx(np.percentile(prediction[0], [2, 98]))
+    assert grid[5].get_clim() == grid[6].get_clim() == grid[7].get_clim() == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("down", "above", "side"),
+    [
+        ((0.0, 1, 0), "From above: x–z plane", "From the side: x–y plane"),
+        ((0.0, -1, 0), "From above: z–x plane", "From the side: x–y plane"),
+        ((0.0, 0, -0.8), "From above: x–y plane", "From the side: x–z plane"),
+        ((0.6, 0.6, 0.5), "The two longest extents: x–z plane", "From the side: x–y plane"),
+    ],
+)
+def test_without_a_reference_the_cameras_say_which_way_is_down(
+    down: tuple[float, float, float], above: str, side: str
+) -> None:
+    estimate = np.array([[0.0, 0, 0], [9, 0.5, 1], [8, 1, 3], [9, 0, 6]])
+    figure = trajectory_figure(Paths(estimate, None, aligned=False, down=np.array(down)), "t")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [above, side]
+    across, up = ("xyz".index(letter) for letter in above.split(": ")[1].split(" ")[0].split("–"))
+    assert curve(figure.axes[0], "estimate, not aligned") == pytest.approx(estimate[:, [across, up]])
+    assert figure.axes[1].yaxis_inverted() == (down[1] == 1)
+    assert ("pointing down" in figure.axes[1].get_ylabel()) == (down[1] == 1)
