@@ -42,6 +42,21 @@ def check_units(plan: Plan) -> tuple[UnitCheck, ...]:
     return tuple(_checked(unit, unit.method) for unit in plan.units if isinstance(unit.method, LingbotConfig))
 
 
+def refused_units(plan: Plan) -> tuple[UnitCheck, ...]:
+    """Units of other methods that would fail: their scene cannot be opened, or what is saved of it does not fit."""
+    from lingbot_eval.runs.plan import open_scene
+
+    found = []
+    for unit in plan.units:
+        if isinstance(unit.method, LingbotConfig):
+            continue
+        try:
+            unit.method.check(open_scene(unit))
+        except LingbotEvalError as error:
+            found.append(UnitCheck(unit.names, reason=str(error), refused=isinstance(error, DataError)))
+    return tuple(found)
+
+
 def scene_notes(plan: Plan) -> tuple[str, ...]:
     """What there is to say of the scenes before they are decoded, ``dataset/scene: text``, each once."""
     from lingbot_eval.preparation.input_notes import input_notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
     """Plan, execute, summarise; 0 all done, 1 some units failed, 2 some failed on bad input."""
     from lingbot_eval.api import plan_run
     from lingbot_eval.api import run as run_experiment
-    from lingbot_eval.cli.run_check import check_units
+    from lingbot_eval.cli.run_check import check_units, refused_units
     from lingbot_eval.cli.run_progress import Progress
 
     overrides = _overrides(args)
     if args.dry_run:
         plan = plan_run(args.experiment, overrides)
-        checks = check_units(plan)
+        checks = (*check_units(plan), *refused_units(plan))
         _print_dry_run(plan, checks, args)
         return BAD_INPUT if any(check.refused for check in checks) else DONE
     progress = Progress(quiet=args.json, announce=_announce)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise TypeError("a run that ran has an outcome")
     for reason in done.results.left_out:
         output.note(f"error: left out: {reason}")
-    for line in _weight_notes(done):
+    for line in _weight_notes(done, outcome.record.weights):
         output.note(line)
     if not args.json:
         _print_summary(outcome, done)
@@ -219,9 +219,10 @@ def _print_summary(outcome: Outcome, done: Run) -> None:
     output.line(f"run: {outcome.path}")
 
 
-def _weight_notes(done: Run) -> list[str]:
-    """What loading each method's weights left out or changed, once a method."""
-    found = [(unit.record.method, unit.record.method_facts.get("notes") or ()) for unit in done.results.units]
+def _weight_notes(done: Run, weights: Mapping[str, str]) -> list[str]:
+    """What loading each method's weights left out or changed, once a method; one without weights has none."""
+    records = [unit.record for unit in done.results.units if unit.record.method in weights]
+    found = [(record.method, record.method_facts.get("notes") or ()) for record in records]
     return list(dict.fromkeys(f"note: weights of {method}: {text}" for method, notes in found for text in notes))
 
 

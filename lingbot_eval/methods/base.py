@@ -103,6 +103,10 @@ class MethodSettings(BaseModel):
         """Whether the method computes elsewhere, so that the cores may decode, score and store meanwhile."""
         return False
 
+    def check(self, sequence: FrameSequence) -> None:
+        """Raises what a unit on this scene would fail with, where looking costs little; a dry run asks."""
+        return
+
     def input_files(self, dataset: str, scene: str) -> Iterable[Path]:
         """Files that the method reads for a scene, besides the dataset's: a changed one makes the result stale."""
         return ()

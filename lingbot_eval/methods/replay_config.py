@@ -14,6 +14,7 @@ from lingbot_eval.formats.trajectories import TrajectoryFormat
 from lingbot_eval.geometry.pose_reading import Handedness, PoseReading, PosesMeaning, QuaternionOrder, ToCamera
 from lingbot_eval.methods.base import Method, MethodSettings
 from lingbot_eval.resources import expanded
+from lingbot_eval.types import FrameSequence
 
 _PLACEHOLDERS = ("dataset", "scene")
 
@@ -79,6 +80,14 @@ class ReplayConfig(MethodSettings):
     @property
     def gives_depth(self) -> bool:
         return self.depth is not None
+
+    def check(self, sequence: FrameSequence) -> None:
+        """Reads and matches the scene's trajectory. Raises DataError as the unit would."""
+        method = self.create()
+        try:
+            method.open(sequence)
+        finally:
+            method.close()
 
     def input_files(self, dataset: str, scene: str) -> Iterator[Path]:
         yield scene_path(self.trajectory, dataset, scene)

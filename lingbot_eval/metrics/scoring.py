@@ -7,9 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal, get_args
 
-from lingbot_eval.errors import ConfigError
+import numpy as np
+
+from lingbot_eval.errors import ConfigError, UnscorableError
+from lingbot_eval.formats.association import associate
 from lingbot_eval.formats.pairing import Pairing, pair_trajectories
 from lingbot_eval.formats.trajectories import TrajectoryFile
+from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.metrics.alignments import ALIGNMENTS, ANCHOR_FRAMES, Alignment
 from lingbot_eval.metrics.drift import DriftSettings, score_drift
 from lingbot_eval.metrics.matching import finite_poses, match_poses
@@ -143,7 +147,7 @@ def score(
     return replace(
         scored,
         measurements=(*kept[:1], *_coverage(pairing), *kept[1:]),
-        notes=(*_span_notes(pairing), *scored.notes),
+        notes=(*_span_notes(pairing), *_clock_notes(reference, estimate, scored, max_difference), *scored.notes),
         pairing=pairing,
         estimate=guess,
     )
@@ -167,6 +171,42 @@ def _span_notes(pairing: Pairing) -> tuple[str, ...]:
     if covered is None or covered >= FEW_PERCENT:
         return ()
     return (f"the estimate covers {covered:.3g} % of the reference's duration: the numbers say nothing of the rest",)
+
+
+_SAME_DURATION = 0.02
+_CLEARLY = 3.0  # times better that another clock must fit before it is named
+_GOOD = 0.02  # of the path's spread: an error that is no reason to doubt the clock
+
+
+def _clock_notes(
+    reference: TrajectoryFile, estimate: TrajectoryFile, scored: PoseScore, max_difference: float
+) -> tuple[str, ...]:
+    """A note where both files last as long and fit far better when they begin together.
+
+    Stamps that are off by whole intervals pair as well as right ones; only the path can tell.
+    """
+    ate = scored["ate_rmse", "sim3"].value if scored.trajectory is not None else None
+    if ate is None or not (reference.timed and estimate.timed):
+        return ()
+    times, own = reference.timestamps, estimate.timestamps
+    offset = float(times[0] - own[0])
+    if abs(offset) <= max_difference or abs(np.ptp(own) - np.ptp(times)) > _SAME_DURATION * np.ptp(times):
+        return ()
+    rows, guessed = associate(times, own + offset, max_difference)
+    truth, guess = reference.positions[rows], estimate.positions[guessed]
+    try:
+        moved = umeyama(guess, truth, with_scale=True).apply_points(guess)
+    except UnscorableError:
+        return ()
+    spread = float(np.sqrt(np.mean(np.sum((truth - truth.mean(axis=0)) ** 2, axis=1))))
+    then = float(np.sqrt(np.mean(np.sum((moved - truth) ** 2, axis=1))))
+    if len(rows) < (scored["ate_rmse", "sim3"].samples or 0) or ate < max(_CLEARLY * then, _GOOD * spread):
+        return ()
+    return (
+        f"the clocks may differ: both files last as long, and if they begin together ({len(rows)} pairs), ATE would be"
+        f" {then:.4g} m instead of {ate:.4g} m; --time-offset (in an experiment time_offset) moves the estimate's"
+        f" times, here by {offset:.12g} s",
+    )
 
 
 def score_poses(

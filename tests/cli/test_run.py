@@ -78,6 +78,27 @@ def test_dry_run_writes_nothing(experiment: Path, capsys: pytest.CaptureFixture[
     assert run_folder(out).name == f"tiny-{document['key'][:12]}"
 
 
+def test_a_dry_run_says_what_the_run_would_fail_with(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A saved trajectory that is not there, or is none, is known before anything runs."""
+    (experiment.parent / "estimates" / "room.txt").write_text("0 1 2 3 4\n", encoding="utf-8")
+    (experiment.parent / "estimates" / "corridor.txt").unlink()
+    assert main(["run", str(experiment), "--dry-run"]) == 2
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "would fail" in line]
+    assert [line.partition(":")[0] for line in lines] == ["synthetic/room/saved", "synthetic/corridor/saved"]
+    assert "room.txt:1: expected" in lines[0]
+    assert "corridor.txt does not exist" in lines[1]
+
+
+def test_notes_of_saved_poses_are_not_of_weights(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = experiment.parent / "estimates" / "room.txt"
+    first, *others = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    path.write_text("\n".join([first, first, *others]) + "\n")
+    assert main(["run", str(experiment), "--out", str(experiment.parent / "runs"), "--no-report"]) == 0
+    captured = capsys.readouterr()
+    assert "have the time of the row before" in captured.out + captured.err
+    assert "weights of saved" not in captured.out + captured.err
+
+
 def test_a_changed_setting_makes_another_run(experiment: Path) -> None:
     out = experiment.parent / "runs"
     for override in ("name=tiny", "metrics.depth=null"):

@@ -487,3 +487,25 @@ def test_made_up_files_as_evo_has_them(
         error.process_data((reference, estimate))
         expected = error.get_statistic(metrics.StatisticsType.rmse)
         assert measured[name, alignment] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(0.0, False), (1.0, True), (-0.7, True)])
+def test_a_clock_that_is_off_by_whole_intervals_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: float, says: bool
+) -> None:
+    """Both at 10 Hz over 8 s: stamps pair as well when they are off by ten frames; only the path tells."""
+    time = np.arange(80) / 10
+    truth = pose_matrix(np.eye(3), np.stack([np.sin(time), np.cos(0.7 * time), 0.3 * time], axis=1))
+    guess = truth.copy()
+    guess[:, :3, 3] += 0.002 * np.random.default_rng(0).normal(size=(80, 3))
+    write_tum(tmp_path / "gt.txt", Trajectory(np.arange(80), time, truth))
+    write_tum(tmp_path / "est.txt", Trajectory(np.arange(80), time + seconds, guess))
+    pair = tmp_path / "gt.txt", tmp_path / "est.txt"
+    assert score(pair, "--json") == 0
+    found = [note for note in document(capsys)["notes"] if "clocks" in note]
+    assert len(found) == says
+    if says:
+        assert "if they begin together (80 pairs), ATE would be 0.00" in found[0]
+        assert found[0].endswith(f"here by {-seconds:g} s")
+        assert score(pair, "--json", f"--time-offset={-seconds}") == 0
+        assert not [note for note in document(capsys)["notes"] if "clocks" in note]
