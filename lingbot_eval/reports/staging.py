@@ -30,7 +30,8 @@ def staged(out: Path) -> Iterator[Path]:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             home = out if out.is_dir() else out.parent
             home.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(home)
+            for folder in {home, out.parent}:
+                remove_abandoned(folder)
             stage = stack.enter_context(temporary_folder(home))
         yield stage
         with writing(out):

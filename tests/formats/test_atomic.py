@@ -67,7 +67,7 @@ def test_a_report_removes_what_killed_ones_left_and_no_living_ones(tmp_path: Pat
             assert first.is_dir()
         assert (out / "report.md").read_text() == "second"
     assert (out / "report.md").read_text() == "first"
-    assert [name for name in hidden(out) if "lingbot-eval" in name] == []
+    assert [name for home in (out, tmp_path) for name in hidden(home) if "lingbot-eval" in name] == []
 
 
 def test_a_fresh_report_appears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
