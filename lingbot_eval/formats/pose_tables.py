@@ -362,7 +362,8 @@ def _stamped(table: _Table, format: TableFormat) -> PoseRows:
             f"{table.place(int(wrong[0]))}: expected a finite time, found {table.stamps[int(wrong[0])]}; leave out"
             " poses that are unknown"
         )
-    has_orientation = count != 4
+    # Quaternions of length 0 throughout are how some write positions alone; a single one is a lost frame.
+    has_orientation = count != 4 and bool(values[:, order[4:8]].any())
     quaternions = values[:, order[4:8]] if has_orientation else np.tile([0.0, 0.0, 0.0, 1.0], (len(values), 1))
     poses = poses_of(values[:, order[1:4]], quaternions)
     return PoseRows(format, poses, table.lines, stamps=table.stamps, has_orientation=has_orientation)

@@ -445,3 +445,11 @@ def test_stamps_without_their_digits_are_refused(tmp_path: Path, write: str) -> 
         path = saved(tmp_path, rows(tum_rows(poses, [write % (t / 1e9) for t in ns])))
     with pytest.raises(DataError, match=r"of 40 poses have the time of the row before.*the stamps have lost their dig"):
         read_trajectory(path)
+
+
+def test_no_quaternion_at_all_is_a_file_of_positions(tmp_path: Path) -> None:
+    poses, ns = some_poses(5), stamps(5)
+    text = rows([[*row[:4], 0, 0, 0, 0] for row in tum_rows(poses, list(map(seconds, ns)))])
+    found = read_trajectory(saved(tmp_path, text))
+    assert (len(found), found.lost, found.has_orientation) == (5, 0, False)
+    np.testing.assert_allclose(found.positions, poses[:, :3, 3], atol=1e-9)
