@@ -363,7 +363,7 @@ def _stamped(table: _Table, format: TableFormat) -> PoseRows:
             " poses that are unknown"
         )
     # Quaternions of length 0 throughout are how some write positions alone; a single one is a lost frame.
-    has_orientation = count != 4 and bool(values[:, order[4:8]].any())
+    has_orientation = count != 4 and (len(values) == 1 or bool(values[:, order[4:8]].any()))
     quaternions = values[:, order[4:8]] if has_orientation else np.tile([0.0, 0.0, 0.0, 1.0], (len(values), 1))
     poses = poses_of(values[:, order[1:4]], quaternions)
     return PoseRows(format, poses, table.lines, stamps=table.stamps, has_orientation=has_orientation)
