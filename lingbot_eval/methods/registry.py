@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
+from lingbot_eval.errors import StreamError, one_line
 from lingbot_eval.methods.base import Method, MethodSettings
 
 
@@ -27,11 +28,19 @@ class OpenMethod:
         return self._held[1]
 
     def close(self) -> None:
-        """Let go of the method and of what it left on the device."""
-        if self._held is not None:
-            held, self._held = self._held[1], None
-            held.close()
-        free_device_memory()
+        """Let go of the method and of what it left on the device.
+
+        Raises:
+            StreamError: The method failed while it was closed; it is let go of all the same.
+        """
+        held, self._held = self._held, None
+        try:
+            if held is not None:
+                held[1].close()
+        except (Exception, SystemExit) as error:
+            raise StreamError(f"method '{held[0].name if held else ''}' failed to close: {one_line(error)}") from error
+        finally:
+            free_device_memory()
 
 
 def free_device_memory() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lingbot_eval.errors import CheckpointError, DependencyError, StoreError
+from lingbot_eval.errors import CheckpointError, DependencyError, StoreError, StreamError
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.attempt import Attempt
@@ -107,8 +107,10 @@ def _attempt(attempt: Attempt, store: RunStore, observer: Observer) -> Attempt |
     with store.unit_writer(*unit.names) as writer:
         attempt.run(writer, observer.frame)
         if attempt.failure is not None:
-            # Whatever state it was left in, and whatever it left on the device, the next unit starts afresh.
-            attempt.methods.close()
+            # Whatever state it was left in, and whatever it left on the device, the next unit starts afresh. That it
+            # cannot be closed either is no news after its failure.
+            with suppress(StreamError):
+                attempt.methods.close()
         record = attempt.record()
         writer.finish(record)
     observer.finished(unit, record)

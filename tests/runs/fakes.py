@@ -132,6 +132,7 @@ class FakeMethod:
     last: int = FRAMES
     lacks_cost: frozenset[int] = frozenset()
     clock: Callable[[float], Any] = lambda seconds: seconds
+    close_fails: BaseException | None = None
     facts: Mapping[str, Any] = field(default_factory=lambda: {"weights": "none"})
 
     def describe(self) -> Mapping[str, Any]:
@@ -168,6 +169,8 @@ class FakeMethod:
 
     def close(self) -> None:
         self.log.append("close")
+        if self.close_fails is not None:
+            raise self.close_fails
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fakes import FRAMES, FakeMethod, Quiet, World, experiment, pose_at, run_folder
 
-from lingbot_eval.errors import CheckpointError, DependencyError, StoreError
+from lingbot_eval.errors import CheckpointError, DependencyError, StoreError, StreamError
 from lingbot_eval.formats.trajectories import read_tum
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import execute as execute_module
@@ -211,6 +211,21 @@ def test_a_failing_unit_is_a_result(tmp_path: Path, world: World, error: BaseExc
     folder = outcome.path / "units" / "synthetic" / "one" / "bad"
     assert "Traceback" in (folder / "traceback.txt").read_text()
     assert len((folder / "frames.csv").read_text().splitlines()) == 10
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stuck"), SystemExit(1)])
+def test_a_method_that_cannot_be_closed_costs_no_result(tmp_path: Path, world: World, error: BaseException) -> None:
+    world.methods = {"close_fails": error}
+    world.misbehave = {"bad": at("one", 9, RuntimeError("crash"))}
+    with pytest.raises(StreamError, match="method 'good' failed to close: "):
+        run(tmp_path, experiment("bad", "good"))
+    stored = RunStore.open(run_folder(tmp_path)).read_units()
+    found = {(unit.record.scene, unit.record.method): unit.record for unit in stored.units}
+    assert found["one", "bad"].reason == "RuntimeError: crash"
+    assert found["two", "bad"].status == "ok"
+    # The method before it, not this one, is to blame; the next unit has a fresh one.
+    assert "method 'bad' failed to close" in str(found["one", "good"].reason)
+    assert found["two", "good"].status == "ok"
 
 
 def test_a_fault_in_scoring_belongs_to_its_frame(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
