@@ -138,8 +138,8 @@ def test_what_the_machine_lacks_is_no_fault_of_the_program(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux holds them")
-@pytest.mark.parametrize("limit", ["-v 400000", "-v 900000"])
-def test_a_run_in_too_little_memory_is_one_line(tmp_path: Path, limit: str) -> None:
+@pytest.mark.parametrize("limit", ["-v 400000", "-v 900000", "-n 20"])
+def test_a_run_with_too_little_of_the_machine_is_one_line(tmp_path: Path, limit: str) -> None:
     """400 MB do not hold torch; with 900 MB a command may well work: then it may not break either."""
     words = ["run", "smoke", "--out", str(tmp_path), "--set", "datasets.0.options.frames=9"]
     command = f'ulimit {limit}; exec "{sys.executable}" -m lingbot_eval.cli.main "$@"'

@@ -202,7 +202,7 @@ def started(out: Path, call: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("moments", [2, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_any_change_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: int) -> None:
     whole = started(tmp_path / "whole", 0)
     assert whole.returncode == 0, whole.stderr
