@@ -39,6 +39,12 @@ def test_frames_have_what_was_written(root: Path) -> None:
         assert frame.intrinsics[1, 2] == 255.313989
 
 
+def test_depth_is_read_in_the_units_of_the_option(root: Path) -> None:
+    frame = next(adapter(root, depth_scale=1000).open(SCENE, Selection()).frames())
+    raw = trees.millimetres(0)
+    np.testing.assert_allclose(frame.depth, np.where((raw == 0) | (raw == 65535), 0, raw / 1000), rtol=1e-6)
+
+
 def test_poses_belong_to_the_nearest_time_within_twenty_milliseconds(root: Path) -> None:
     """Poses are at 25, 35 … 95 ms; images at 0, 33.3, 66.7, 100 ms: none, 35 ms, 65 ms, 95 ms."""
     sequence = adapter(root).open(SCENE, Selection())

@@ -279,10 +279,12 @@ def test_nothing_to_play(tmp_path: Path) -> None:
         adapter(path).open("walk.mp4", Selection(start=10))
 
 
-def test_the_fingerprint_follows_file_and_rate(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_file_rate_and_selection(tmp_path: Path) -> None:
     path = write_video(tmp_path / "walk.mp4", 3)
     marks = [adapter(path, fps=fps).open("walk.mp4", Selection()).fingerprint() for fps in (None, None, 10)]
     assert marks[0] == marks[1] != marks[2]
+    chosen = [Selection(), Selection(start=1), Selection(stride=2), Selection(count=2)]
+    assert len({adapter(path).open("walk.mp4", selection).fingerprint() for selection in chosen}) == len(chosen)
 
 
 def test_stopping_early_frees_the_file(tmp_path: Path) -> None:

@@ -97,3 +97,12 @@ def test_a_decline_and_equality_do_not_grow() -> None:
         assert growth is not None
         assert not growth.grows
     assert trend(np.arange(31), np.arange(31.0)) is None
+
+
+@pytest.mark.parametrize(("last", "grows"), [(1.3, False), (2.0, True)])
+def test_a_certain_rise_counts_only_when_it_is_material(last: float, grows: bool) -> None:
+    """Half of the median: 0.3 of 1.15 is less, 1 of 1.5 is more."""
+    growth = trend(np.arange(64), np.linspace(1.0, last, 64))
+    assert growth is not None
+    assert growth.low > 0
+    assert growth.grows is grows

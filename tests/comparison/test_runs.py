@@ -157,12 +157,17 @@ def test_files_that_changed_are_said(tmp_path: Path) -> None:
 
 
 def test_times_and_memory_are_not_compared_across_hardware(tmp_path: Path) -> None:
-    record = [measurement("throughput", "forward_fps", 12.0), measurement("trajectory", "ate_rmse", 1.0)]
+    record = [
+        measurement("throughput", "forward_fps", 12.0),
+        measurement("memory", "device_peak_allocated", 3.0),
+        measurement("trajectory", "ate_rmse", 1.0),
+    ]
     path_a = write_run(tmp_path / "a", None, key="a" * 16, measurements=record)
     path_b = write_run(tmp_path / "b", None, key="b" * 16, measurements=record, environment={"cpu_model": "other"})
     (unit,) = compare_runs(path_a, path_b).units
     assert unit.measurements == (
         MeasurementPair("throughput", "forward_fps", "", "m", 12.0, 12.0, "different hardware"),
+        MeasurementPair("memory", "device_peak_allocated", "", "m", 3.0, 3.0, "different hardware"),
         MeasurementPair("trajectory", "ate_rmse", "", "m", 1.0, 1.0),
     )
 

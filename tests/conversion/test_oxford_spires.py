@@ -113,3 +113,27 @@ def test_incomplete_releases_are_refused(raw: Path, tmp_path: Path, capsys: pyte
     assert "expected sensor.yaml" in capsys.readouterr().err
     assert prepare(raw / SCENE, tmp_path / "out") == 2
     assert main(["datasets", "prepare", "kitti", str(raw), str(tmp_path)]) == 2
+
+
+def test_the_intrinsics_are_the_cameras_and_a_scenes_own_sensor_goes_first(raw: Path, tmp_path: Path) -> None:
+    for out, expected in (("common", [40.0, 41.0, 39.5, 29.5]), ("own", [50.0, 41.0, 39.5, 29.5])):
+        if out == "own":
+            (raw / SCENE / "sensor.yaml").write_text(SENSOR.replace("[40.0, 41.0", "[50.0, 41.0"))
+        assert prepare(raw, tmp_path / out) == 0
+        frame = next(open_adapter("oxford_spires", tmp_path / out, {}).open(SCENE, Selection()).frames())
+        assert frame.intrinsics is not None
+        assert frame.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]].tolist() == expected
+
+
+@pytest.mark.parametrize("term", range(4))
+def test_each_distortion_coefficient_has_its_power_of_the_angle(raw: Path, term: int) -> None:
+    factors = [0.0] * 4
+    factors[term] = 0.3
+    (raw / "sensor.yaml").write_text(SENSOR.replace("[0.05, -0.01, 0.002, 0.0]", str(factors)))
+    columns, rows = read_front_camera(raw / "sensor.yaml").sources()
+    x, y = (70 - 39.5) / 40, (10 - 29.5) / 41
+    radius = np.hypot(x, y)
+    angle = np.arctan(radius)
+    bent = angle + 0.3 * angle ** (3 + 2 * term)
+    assert columns[10, 70] == pytest.approx(40 * bent * x / radius + 39.5, rel=1e-12)
+    assert rows[10, 70] == pytest.approx(41 * bent * y / radius + 29.5, rel=1e-12)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,6 +131,23 @@ def test_decoding_finds_what_headers_do_not_tell(root: Path) -> None:
     assert watcher.heard == [f"{SCENE} 4", "frame", "frame", "frame", "frame", "done"]
 
 
+@pytest.mark.parametrize(("damaged", "more"), [(1, ""), (2, " (and 1 more like it)"), (3, " (and 2 more like it)")])
+def test_findings_of_a_kind_are_one_line_with_the_count_of_the_others(root: Path, damaged: int, more: str) -> None:
+    for path in sorted((root / SCENE).glob("*.color.png"))[:damaged]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (line,) = found(check(root, "seven_scenes", Counter(), SCENE), "decode")
+    assert line.endswith(more)
+    assert ("more like it" in line) is (damaged > 1)
+
+
+@pytest.mark.parametrize(("free", "level"), [((1 << 30) - 1, "warning"), (1 << 30, "note")])
+def test_less_than_a_gibibyte_of_disk_is_a_warning(
+    root: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: str
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert found(check(root), "disk", level, None) == ["1.0 GiB free where the dataset lies"]
+
+
 def test_a_root_that_is_wrong_is_one_problem(root: Path) -> None:
     checked = check(root / "redkitchen")
     assert checked.scenes == ()
@@ -148,6 +166,7 @@ def test_times_and_rotations(tmp_path: Path) -> None:
     assert isinstance(sequence, FileSequence)
     (hole,) = check_times(sequence)
     assert "the longest, 4.8 s, is after frame 2" in hole.text
+    assert found(check(tmp_path, "kitti", None, "00"), "timestamps", "warning", "00") == [hole.text]
     (warning,) = [finding for finding in check_poses(sequence) if finding.level == "warning"]
     assert "1 rotation matrices are off by more than 0.01" in warning.text
     assert "(pose 4)" in warning.text

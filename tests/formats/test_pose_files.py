@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.errors import DataError, LingbotEvalError
 from lingbot_eval.formats.pose_documents import OPENGL_TO_OPENCV
 from lingbot_eval.formats.trajectories import FORMATS, TrajectoryFile, read_trajectory, write_tum
+from lingbot_eval.geometry.pose_reading import PoseReading, QuaternionOrder
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import Trajectory
 
@@ -453,3 +454,17 @@ def test_no_quaternion_at_all_is_a_file_of_positions(tmp_path: Path) -> None:
     found = read_trajectory(saved(tmp_path, text))
     assert (len(found), found.lost, found.has_orientation) == (5, 0, False)
     np.testing.assert_allclose(found.positions, poses[:, :3, 3], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("write", "order"), [(tum, "xyzw"), (euroc, "wxyz"), (colmap, "wxyz")], ids=["tum", "euroc", "colmap"]
+)
+def test_the_quaternion_order_of_a_format_changes_nothing(
+    tmp_path: Path, write: Callable[[np.ndarray, list[int]], str], order: QuaternionOrder
+) -> None:
+    (tmp_path / "poses.txt").write_text(write(some_poses(6), stamps(6)))
+    found = read_trajectory(tmp_path / "poses.txt")
+    read = PoseReading(quaternion=order).of(found, found.format)
+    np.testing.assert_array_equal(read.camera_to_world, found.camera_to_world)
+    other = PoseReading(quaternion="wxyz" if order == "xyzw" else "xyzw").of(found, found.format)
+    assert not np.allclose(other.camera_to_world, found.camera_to_world)

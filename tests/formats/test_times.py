@@ -102,6 +102,10 @@ def test_scale_and_offset(tmp_path: Path) -> None:
     found = read_trajectory(path, time_scale=1e-3, time_offset=100.0)
     np.testing.assert_allclose(found.timestamps, [100, 100.033, 100.066])
     assert found.notes == ()
+    # Without a scale, too, where the unit is concluded.
+    for stamps, start in ((["0", "33", "66"], 0), (["1400000000000", "1400000033000", "1400000066000"], 1.4e9)):
+        of_seconds = read_trajectory(file_of(tmp_path, "b.txt", stamps), time_offset=100.0)
+        np.testing.assert_allclose(of_seconds.timestamps, start + 100.0 + np.array([0, 33, 66]), rtol=1e-12)
     for wrong in ({"time_scale": 0.0}, {"time_scale": float("nan")}, {"time_offset": float("inf")}):
         with pytest.raises(DataError, match="time"):
             read_trajectory(path, **wrong)  # type: ignore[arg-type]

@@ -332,3 +332,15 @@ def test_an_orientation_that_never_changes_is_none_where_there_is_something_to_t
     else:
         assert f"never changes while the {turning} turns" in (rotation.reason or "")
         assert len(scored.rotation_error_deg) == 0
+
+
+def test_the_anchored_final_error_is_the_last_one() -> None:
+    """5 m off on the way, 1 m off at the end."""
+    truth = steps_to_path(*winding(60))
+    estimate = truth.copy()
+    estimate[40, 1, 3] += 5.0
+    estimate[-1, 1, 3] += 1.0
+    found = score(truth, estimate)
+    assert value(found, "anchored_final_error") == pytest.approx(1.0, rel=1e-6)
+    assert found.series is not None
+    assert found.series.anchored_error_m[40] == pytest.approx(5.0, rel=1e-6)

@@ -13,7 +13,7 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.model.build import build_model, choose_device
 from lingbot_eval.model.config import CONFIGS, ModelConfig
 from lingbot_eval.model.dense_head import ResidualUnit, position_map
-from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.model.network import GeometricContextTransformer, HeadPrecision
 from tests.streaming.networks import TINY, tiny_network
 
 KEYS = Path(__file__).parents[1] / "data" / "full_state_dict.json"
@@ -114,3 +114,19 @@ def test_dense_heads_lie_as_tokens_come() -> None:
     weight = model.depth_head.scratch.output_conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("heads", "trunk", "rounds"),
+    [
+        ("auto", torch.float32, False),
+        ("auto", torch.bfloat16, True),
+        ("float32", torch.bfloat16, False),
+        ("tf32", torch.float32, True),
+    ],
+)
+def test_heads_round_beside_a_trunk_in_half_precision(heads: HeadPrecision, trunk: torch.dtype, rounds: bool) -> None:
+    model = tiny_network()
+    model.set_trunk_dtype(trunk)
+    model.choose_heads(heads)
+    assert model.tf32_heads is rounds

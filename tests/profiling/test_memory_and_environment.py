@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -123,6 +124,11 @@ def test_the_environment_is_plain_json_and_names_what_matters() -> None:
     assert found["cpu_count"] == os.cpu_count()
     assert found["cpu_model"]
     assert found["torch"]["threads"] >= 1
+
+
+def test_the_machines_memory_is_in_gibibytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=48 * 2**30))
+    assert environment()["ram_gib"] == 48.0
 
 
 def test_only_named_variables_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

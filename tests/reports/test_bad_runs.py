@@ -9,11 +9,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_failures, build_run, run_record
+from fake_run import (
+    DESK,
+    LINGBOT,
+    OFFICE,
+    REPLAY,
+    build_failures,
+    build_run,
+    run_record,
+    write_failed,
+    write_replay,
+)
 from page_reader import read_page
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
+from lingbot_eval.reports.content import make_content
+from lingbot_eval.reports.reading import Opened, open_run, open_runs
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.runs.store import RunStore
@@ -230,3 +242,25 @@ def test_the_latest_run_is_taken_when_none_is_named(
     assert main(["report"]) == 0
     assert "a-newer" in capsys.readouterr().out
     assert [store.path.name for store in stores if (store.path / "report").exists()] == ["a-newer-222222222222"]
+
+
+def ended_run(root: Path, failed: bool) -> Path:
+    """A run whose one or two units are all stored, with or without a failed one."""
+    units = [[*OFFICE, REPLAY], *([[*DESK, LINGBOT]] if failed else [])]
+    store = RunStore.create(root, run_record().model_copy(update={"units": units}))
+    with store.lock():
+        write_replay(store, OFFICE, 30, 1)
+        if failed:
+            write_failed(store, DESK, LINGBOT)
+    return store.path
+
+
+@pytest.mark.parametrize(("failed", "state"), [(False, "complete"), (True, "ended, with failed scenes")])
+def test_a_run_with_failed_scenes_is_not_called_complete(tmp_path: Path, failed: bool, state: str) -> None:
+    assert open_run(ended_run(tmp_path, failed)).state == state
+
+
+def test_one_incomplete_run_among_several_marks_the_title(tmp_path: Path) -> None:
+    runs = open_runs([ended_run(tmp_path / "a", False), build_failures(tmp_path / "b").path], ["whole", "part"])
+    assert make_content(Opened(runs, ())).title == "whole, part — untrained weights, incomplete"
+    assert "incomplete" not in make_content(Opened(runs[:1], ())).title

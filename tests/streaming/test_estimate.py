@@ -147,6 +147,15 @@ def test_the_peak_that_an_h100_measured(backend: str, frames: int, cache_allocat
     assert predicted.peak_bytes == pytest.approx(peak, rel=0.02)
 
 
+@pytest.mark.parametrize(("frames", "grows"), [(40, False), (20_000, True)])
+def test_the_peak_is_the_larger_of_a_pass_and_a_growing_store(frames: int, grows: bool) -> None:
+    """Old and new buffer of one layer are there together before a pass, whose tensors are not there yet."""
+    found = estimate(TINY_SIZE, StreamSettings(keyframe_interval=1, backend="sdpa"), HEIGHT, WIDTH, frames)
+    assert (found.growth_bytes > found.activation_bytes) is grows
+    more = found.growth_bytes if grows else found.activation_bytes
+    assert found.peak_bytes == found.weights_bytes + found.cache_allocated + more
+
+
 class LiveTensors(TorchDispatchMode):
     """Bytes of the storages made by operators and still alive: now, and the most there were."""
 

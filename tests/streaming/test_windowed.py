@@ -211,6 +211,9 @@ def test_displacement_of_a_sideways_step() -> None:
     here, there = Viewpoint(moved, intrinsics), Viewpoint(np.eye(4), intrinsics)
     assert mean_displacement(depth, here, there) == pytest.approx(50 * 0.3 / 2)
     assert mean_displacement(depth, here, here) == pytest.approx(0)
+    near = depth.clone()
+    near[:, :8] = 0.5  # one of six columns of samples shifts by four times as much
+    assert mean_displacement(near, here, there) == pytest.approx(50 * 0.3 * (5 / 2 + 1 / 0.5) / 6)
     assert mean_displacement(torch.zeros(HEIGHT, WIDTH), here, there) == 0
     behind = np.diag([-1.0, 1, -1, 1])  # looks the other way: no point in front of both
     assert mean_displacement(depth, here, Viewpoint(behind, intrinsics)) == 0
