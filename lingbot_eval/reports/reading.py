@@ -173,7 +173,7 @@ def overview(runs: Sequence[Run]) -> pd.DataFrame:
         }
         for run in runs
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, dtype=object)
 
 
 def failures(runs: Sequence[Run]) -> pd.DataFrame:
@@ -186,7 +186,7 @@ def failures(runs: Sequence[Run]) -> pd.DataFrame:
         for names in run.results.names()
         if (reason := run.results.failure(names)) is not None
     ]
-    return pd.DataFrame(rows, columns=["run", "dataset", "scene", "method", "reason"])
+    return pd.DataFrame(rows, columns=["run", "dataset", "scene", "method", "reason"], dtype=object)
 
 
 def series(run: Run, dataset: str, scene: str, method: str) -> UnitData:

@@ -192,7 +192,8 @@ def long_table(results: RunResults) -> pd.DataFrame:
             rows.append(place | {"reason": failure})
         unit = results.by_names().get(names)
         rows += [place | measurement.model_dump() for measurement in (unit.record.measurements if unit else [])]
-    return pd.DataFrame(rows, columns=columns).astype({"value": "float64", "samples": "Int64"})
+    # As objects: a name from a file system need not be UTF-8, which pandas' own strings refuse where pyarrow is there.
+    return pd.DataFrame(rows, columns=columns, dtype=object).astype({"value": "float64", "samples": "Int64"})
 
 
 def wide_tables(results: RunResults) -> tuple[Table, ...]:
