@@ -119,9 +119,9 @@ def test_broken_samples_and_doubled_scenes_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such baseline.*--update"):
+    with pytest.raises(ConfigError, match=r"no such baseline.*--update"):
         load_baseline(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="expected a file, found a folder|is a folder|cannot be read"):
+    with pytest.raises(ConfigError, match=r"expected a file, found a folder|is a folder|cannot be read"):
         load_baseline(tmp_path)
 
 
