@@ -295,8 +295,10 @@ def _held(path: Path, folder: Path) -> object:
             return _plain(json.loads(data))
         if path.suffix == ".yaml":
             baseline = yaml.safe_load(data)
+            if not isinstance(baseline, dict):
+                return data  # cut short
             # Killed once it was written, an update is made twice.
-            return _plain(baseline | {"history": baseline["history"][-1:]})
+            return _plain(baseline | {"history": baseline.get("history", [])[-1:]})
         measured = path.name in ("frames.csv", "samples.csv")
         if measured:
             rows = list(csv.DictReader(io.StringIO(data.decode())))
