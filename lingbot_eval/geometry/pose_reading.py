@@ -25,6 +25,8 @@ OPENGL = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 
 SCALAR_FIRST = ("euroc", "colmap")
 """Formats that write quaternions w x y z."""
+WORLD_TO_CAMERA = ("colmap",)
+"""Formats that write inverse poses with quaternions; their readers turn them round."""
 
 _MIRROR = np.diag([1.0, -1.0, 1.0])
 _RIGID = 0.05  # largest entry of |RᵀR − I| of a matrix that somebody wrote by hand
@@ -94,13 +96,18 @@ class PoseReading(BaseModel):
     handedness: Handedness = "right"
     to_camera: ToCamera = None
 
-    def apply(self, poses: FloatArray, own_order: QuaternionOrder = "xyzw") -> FloatArray:
+    def apply(
+        self, poses: FloatArray, own_order: QuaternionOrder = "xyzw", *, inverse_in_file: bool = False
+    ) -> FloatArray:
         """(N, 4, 4) camera-to-world poses of (N, 4, 4) poses as the reader took them.
 
-        own_order: order of quaternions in the file's format, which the reader took them in.
+        own_order: order of quaternions in the file's format, which the reader took them in. inverse_in_file: whether
+        the file has world-to-camera poses, which the reader turned round: its quaternions are those of the inverse.
         """
         if self.quaternion not in (None, own_order):
-            poses = reordered(poses, self.quaternion == "wxyz")
+            written = inverse(poses) if inverse_in_file else poses
+            read_so = reordered(written, self.quaternion == "wxyz")
+            poses = inverse(read_so) if inverse_in_file else read_so
         if self.handedness == "left":
             poses = mirrored(poses)
         if self.poses != "camera-to-world":
@@ -127,7 +134,9 @@ class PoseReading(BaseModel):
             asked = ", ".join(sorted(set(self.changes) - {"handedness"}))
             raise ConfigError(f"{asked}: expected poses, found positions without orientation; leave it out")
         own_order: QuaternionOrder = "wxyz" if format in SCALAR_FIRST else "xyzw"
-        return replace(trajectory, camera_to_world=self.apply(trajectory.camera_to_world, own_order))
+        inverse_in_file = format in WORLD_TO_CAMERA
+        poses = self.apply(trajectory.camera_to_world, own_order, inverse_in_file=inverse_in_file)
+        return replace(trajectory, camera_to_world=poses)
 
     @property
     def changes(self) -> dict[str, object]:

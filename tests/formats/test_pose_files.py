@@ -468,3 +468,17 @@ def test_the_quaternion_order_of_a_format_changes_nothing(
     np.testing.assert_array_equal(read.camera_to_world, found.camera_to_world)
     other = PoseReading(quaternion="wxyz" if order == "xyzw" else "xyzw").of(found, found.format)
     assert not np.allclose(other.camera_to_world, found.camera_to_world)
+
+
+def test_a_colmap_file_with_the_scalar_last_is_read_so(tmp_path: Path) -> None:
+    text = colmap(some_poses(6), stamps(6))
+    (tmp_path / "sound.txt").write_text(text)
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        fields = line.split()
+        if len(fields) == 10 and not line.startswith("#"):
+            lines[number] = " ".join([fields[0], *fields[2:5], fields[1], *fields[5:]])
+    (tmp_path / "turned.txt").write_text("\n".join(lines))
+    sound, turned = (read_trajectory(tmp_path / name, "colmap") for name in ("sound.txt", "turned.txt"))
+    read = PoseReading(quaternion="xyzw").of(turned, turned.format)
+    np.testing.assert_allclose(read.camera_to_world, sound.camera_to_world, atol=1e-6)
