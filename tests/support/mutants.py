@@ -102,7 +102,22 @@ _NAMES = {
 }
 # Keyword arguments that change a look, or how bytes become text: nothing that a value test should pin.
 _LOOKS = {"alpha", "color", "colors", "encoding", "errors", "fontsize", "frameon", "linestyle", "linewidth", "loc"}
-_LOOKS |= {"markersize", "markeredgewidth", "ncols", "pad", "zorder", "dpi", "labelsize", "cmap", "help", "metavar"}
+_LOOKS |= {
+    "markersize",
+    "markeredgewidth",
+    "ncols",
+    "pad",
+    "zorder",
+    "dpi",
+    "labelsize",
+    "cmap",
+    "help",
+    "metavar",
+    "ha",
+    "va",
+    "sharex",
+}
+_LOOKS |= {"strict"}  # of zip: a guard against what the line before already rules out
 # What one unit is of another: leaving it out, or taking the wrong one, is off by that much.
 _UNITS = {1000, 1024, 1e6, 2**20, 1e9, 2**30, 60, 3600, 100}
 
