@@ -101,7 +101,9 @@ def test_a_scene_that_cannot_be_read_fails_the_dry_run_as_the_run(
 
 def test_a_replay_needs_no_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = experiment(FRAMES).model_dump(mode="json", exclude_unset=True)
-    document["methods"] = [{"kind": "replay", "name": "saved", "trajectory": "x.txt", "format": "tum"}]
+    (tmp_path / "x.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * FRAMES)
+    saved = {"kind": "replay", "name": "saved", "trajectory": str(tmp_path / "x.txt"), "format": "kitti"}
+    document["methods"] = [saved]
     path = tmp_path / "replay.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     assert main(["run", str(path), "--dry-run"]) == 0
