@@ -16,8 +16,9 @@ GROUPS = Path("/sys/fs/cgroup")
 SPIN_COUNT = 3000
 """Turns that a thread of OpenMP waits for the next piece of work before it sleeps: some 150 µs, as long as most pauses
 between two operators of a network. libgomp's own 300,000 are 14 ms, in which it keeps a core from whoever the thread
-waits for; none at all costs a wake-up at every operator. Configuration ci on two quiet cores, 17.9 frames a second where
-libgomp's own gives 19.6 and one thread 11.9; beside three busy processes 5.0, 2.1 and 6.2 (benchmarks/busy_machine.py)."""
+waits for; none at all costs a wake-up at every operator. Configuration ci on two quiet cores: 17.9 frames a second,
+with libgomp's own 19.6, with one thread 11.9; beside three busy processes 5.0, 2.1 and 6.2
+(benchmarks/busy_machine.py)."""
 _OF_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _OF_COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT", "OMP_DYNAMIC")
 _chosen: dict[str, str] = {}
