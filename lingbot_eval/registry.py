@@ -13,12 +13,12 @@ import importlib.util
 import inspect
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from lingbot_eval.errors import ConfigError, LingbotEvalError, one_line
 from lingbot_eval.validation import nearest
@@ -219,6 +219,3 @@ def _plugin_of_module(name: str) -> Plugin:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-Decorator = Callable[[Any], Any]

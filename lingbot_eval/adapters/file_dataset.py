@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lingbot_eval.adapters.listing import existing_folder, folders_in, shown, unknown_scene
+from lingbot_eval.adapters.listing import existing_folder, folders_in, names_in, shown, unknown_scene
 from lingbot_eval.adapters.protocol import Selection
 from lingbot_eval.adapters.readers import DepthReader, Size, array_depth, png_depth
 from lingbot_eval.adapters.sequence import FileSequence, FrameFiles, selected
@@ -111,8 +111,6 @@ def listed(folder: Path, pattern: str = "*") -> list[Path]:
     Raises:
         DataError: the folder is not there, or nothing in it matches.
     """
-    from lingbot_eval.adapters.listing import names_in
-
     names = names_in(existing_folder(folder, "folder"))
     found = [folder / name for name in names if Path(name).match(pattern) and not name.startswith(".")]
     if not found:

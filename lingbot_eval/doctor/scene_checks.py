@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.adapters.sequence import FileSequence
+from lingbot_eval.adapters.video import VideoSequence
 from lingbot_eval.doctor.findings import Finding, gathered
 from lingbot_eval.errors import DataError
 from lingbot_eval.formats.pose_matrices import read_pose
@@ -114,10 +115,12 @@ def check_depth_range(sequence: FileSequence) -> list[Finding]:
     ]
 
 
-def check_times(sequence: FileSequence) -> list[Finding]:
-    """Holes in time. (Timestamps out of order are refused when the scene is opened.)"""
-    times = sequence.timestamps()
-    steps = np.diff(times)
+def check_times(sequence: FileSequence | VideoSequence, question: str = "are frames missing?") -> list[Finding]:
+    """Holes in time. (Timestamps out of order are refused when the scene is opened.)
+
+    question: what a reader may ask himself about a hole.
+    """
+    steps = np.diff(sequence.timestamps())
     if len(steps) < 2:
         return []
     usual = float(np.median(steps))
@@ -130,7 +133,7 @@ def check_times(sequence: FileSequence) -> list[Finding]:
             "warning",
             "timestamps",
             f"{len(holes)} holes of more than {_LONG_GAP:g} times the usual {usual:.4g} s; the longest,"
-            f" {steps[worst]:.4g} s, is after frame {worst}: are frames missing?",
+            f" {steps[worst]:.4g} s, is after frame {worst}: {question}",
         )
     ]
 

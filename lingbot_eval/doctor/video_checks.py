@@ -8,6 +8,7 @@ import numpy as np
 
 from lingbot_eval.adapters.video import VideoSequence
 from lingbot_eval.doctor.findings import Finding, Watcher
+from lingbot_eval.doctor.scene_checks import check_times
 from lingbot_eval.errors import DataError
 from lingbot_eval.preparation.input_notes import input_notes
 from lingbot_eval.preparation.resize import SizeSettings
@@ -15,7 +16,6 @@ from lingbot_eval.preparation.resize import SizeSettings
 FRAMES_TRIED = 1800
 """Decoded without being asked to: a minute of video at 30 frames a second."""
 
-_LONG_GAP = 10.0  # times the median interval
 _MIXED = 0.05  # of the median interval: what rounding to a container's ticks makes
 
 
@@ -25,7 +25,7 @@ def check_video(sequence: VideoSequence, size: SizeSettings, watcher: Watcher | 
     size: what the protocol prepares frames to.
     """
     findings = [Finding("note", "video", _header(sequence)), Finding("note", "picture", _picture(sequence))]
-    findings += _times(sequence)
+    findings += check_times(sequence, "was the recording paused, or are frames missing?")
     problems, count = _decoded(sequence, watcher)
     # After decoding: interlaced frames may come later than the first.
     said = [text for text in input_notes(sequence.facts(), size) if text != sequence.damage]
@@ -55,26 +55,6 @@ def _picture(sequence: VideoSequence) -> str:
     pixels = "square pixels" if listed.aspect == 1 else f"pixels {listed.aspect.numerator}:{listed.aspect.denominator}"
     made = "" if listed.aspect == 1 else ", made square"
     return f"stored as {width}x{height}, {pixels}{made}; display matrix: {listed.turn.words}"
-
-
-def _times(sequence: VideoSequence) -> list[Finding]:
-    times = sequence.timestamps()
-    steps = np.diff(times)
-    if len(steps) < 2:
-        return []
-    usual = float(np.median(steps))
-    holes = np.flatnonzero(steps > _LONG_GAP * usual)
-    if not len(holes):
-        return []
-    worst = int(holes[np.argmax(steps[holes])])
-    return [
-        Finding(
-            "warning",
-            "timestamps",
-            f"{len(holes)} holes of more than {_LONG_GAP:g} times the usual {usual:.4g} s; the longest,"
-            f" {steps[worst]:.4g} s, is after frame {worst}: was the recording paused, or are frames missing?",
-        )
-    ]
 
 
 def _decoded(sequence: VideoSequence, watcher: Watcher | None) -> tuple[list[str], int]:
