@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.registry import open_adapter
-from lingbot_eval.adapters.synthetic.plans import PLANS
-from lingbot_eval.preparation.resize import SizeSettings, prepare
+from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.synthetic.plans import PLANS
 
 
 @pytest.mark.parametrize("scene", list(PLANS))

@@ -19,11 +19,11 @@ _PUBLIC = {
     "fetch": ("lingbot_eval.model.weights", "fetch"),
     "Model": ("lingbot_eval.methods.model", "Model"),
     "Session": ("lingbot_eval.methods.model", "Session"),
-    "open_dataset": ("lingbot_eval.adapters.opened", "open_dataset"),
-    "Dataset": ("lingbot_eval.adapters.opened", "Dataset"),
-    "Scene": ("lingbot_eval.adapters.opened", "Scene"),
+    "open_dataset": ("lingbot_eval.datasets.opened", "open_dataset"),
+    "Dataset": ("lingbot_eval.datasets.opened", "Dataset"),
+    "Scene": ("lingbot_eval.datasets.opened", "Scene"),
     # What users score.
-    "read_trajectory": ("lingbot_eval.formats.trajectories", "read_trajectory"),
+    "read_trajectory": ("lingbot_eval.files.trajectories", "read_trajectory"),
     "score": ("lingbot_eval.metrics.scoring", "score"),
     "PoseScore": ("lingbot_eval.metrics.scoring", "PoseScore"),
     "PoseReading": ("lingbot_eval.geometry.pose_reading", "PoseReading"),
@@ -36,10 +36,10 @@ _PUBLIC = {
     "open_runs": ("lingbot_eval.reports.reading", "open_runs"),
     "Run": ("lingbot_eval.reports.reading", "Run"),
     # What users add.
-    "dataset": ("lingbot_eval.adapters.registry", "dataset"),
-    "FileDataset": ("lingbot_eval.adapters.file_dataset", "FileDataset"),
-    "FrameFiles": ("lingbot_eval.adapters.sequence", "FrameFiles"),
-    "listed": ("lingbot_eval.adapters.file_dataset", "listed"),
+    "dataset": ("lingbot_eval.datasets.registry", "dataset"),
+    "FileDataset": ("lingbot_eval.datasets.file_dataset", "FileDataset"),
+    "FrameFiles": ("lingbot_eval.datasets.sequence", "FrameFiles"),
+    "listed": ("lingbot_eval.datasets.file_dataset", "listed"),
     "method": ("lingbot_eval.methods.base", "method"),
     "Method": ("lingbot_eval.methods.base", "BaseMethod"),
     "Settings": ("lingbot_eval.methods.base", "Settings"),
@@ -101,13 +101,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from lingbot_eval.adapters.file_dataset import FileDataset, listed
-    from lingbot_eval.adapters.opened import Dataset, Scene, open_dataset
-    from lingbot_eval.adapters.registry import dataset
-    from lingbot_eval.adapters.sequence import FrameFiles
     from lingbot_eval.api import compare, compare_backends, gate, plan_run, report, run, update_baseline, verify
+    from lingbot_eval.datasets.file_dataset import FileDataset, listed
+    from lingbot_eval.datasets.opened import Dataset, Scene, open_dataset
+    from lingbot_eval.datasets.registry import dataset
+    from lingbot_eval.datasets.sequence import FrameFiles
     from lingbot_eval.errors import LingbotEvalError, UnscorableError
-    from lingbot_eval.formats.trajectories import read_trajectory
+    from lingbot_eval.files.trajectories import read_trajectory
     from lingbot_eval.geometry.pose_reading import PoseReading
     from lingbot_eval.methods.base import BaseMethod as Method
     from lingbot_eval.methods.base import Settings, method

@@ -15,7 +15,7 @@ import lingbot_eval
 PACKAGE = Path(lingbot_eval.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "share" not in path.relative_to(PACKAGE).parts)
 
-COMMON = {"errors", "types", "geometry", "formats", "validation", "resources", "registry"}
+COMMON = {"errors", "types", "geometry", "files", "validation", "resources", "registry"}
 # Room (or top-level module) -> rooms that it may import besides itself and its own protocols.
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -25,31 +25,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources": {"errors", "validation"},
     "registry": {"errors", "validation"},
     "geometry": {"errors", "types"},
-    "formats": {"errors", "types", "geometry"},
-    "adapters": COMMON,
-    "preparation": COMMON,
-    "conversion": COMMON | {"adapters"},
-    "doctor": COMMON | {"adapters", "preparation"},
+    "files": {"errors", "types", "geometry"},
+    "datasets": COMMON,
     "metrics": COMMON,
     "profiling": COMMON | {"processor"},
     # Asks torch about the GPU; whoever chooses a kernel or captures a graph asks it.
     "hardware": set(),
     # Reads what Linux says of the CPU, for the same purpose; a record of the environment names it.
     "processor": set(),
-    "cache": COMMON | {"hardware", "processor"},
     "model": COMMON | {"hardware"},
-    "streaming": COMMON | {"hardware", "processor", "model", "cache"},
-    "methods": COMMON | {"streaming", "model", "cache", "profiling", "preparation"},
-    "verification": COMMON | {"streaming", "model", "cache"},
-    "runs": COMMON | {"adapters", "preparation", "methods", "metrics", "profiling"},
+    "streaming": COMMON | {"hardware", "processor", "model"},
+    "methods": COMMON | {"streaming", "model", "profiling", "datasets"},
+    "verification": COMMON | {"streaming", "model"},
+    "runs": COMMON | {"datasets", "methods", "metrics", "profiling"},
     "reports": COMMON | {"runs"},
-    "comparison": COMMON | {"metrics", "preparation", "profiling", "model", "streaming", "methods", "runs", "reports"},
+    "comparison": COMMON | {"metrics", "datasets", "profiling", "model", "streaming", "methods", "runs", "reports"},
     # Streams through the method's own stepper, stores as runs do, and looks like a report and a comparison.
     "scaling": COMMON
     | {
         "hardware",
-        "adapters",
-        "preparation",
+        "datasets",
         "metrics",
         "profiling",
         "model",
@@ -65,16 +60,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": COMMON | {"runs", "reports", "comparison", "gating", "verification", "model", "streaming"},
     "cli": COMMON
     | {"api"}
-    | {"adapters", "preparation", "metrics", "profiling", "hardware", "processor", "cache", "model", "streaming"}
-    | {"methods", "verification", "runs", "reports", "comparison", "gating", "doctor"}
-    | {"conversion", "scaling"},
+    | {"datasets", "metrics", "profiling", "hardware", "processor", "model", "streaming"}
+    | {"methods", "verification", "runs", "reports", "comparison", "gating", "scaling"},
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
-    # A dataset's card names the size that its protocol prepares frames to; adapters themselves never resize.
-    ("adapters", "preparation"): {"lingbot_eval.preparation.resize"},
-    # A model sees a cache only through its protocol.
-    ("model", "cache"): {"lingbot_eval.cache.protocol"},
+    # A method prepares images; it never asks whose they are.
+    ("methods", "datasets"): {"lingbot_eval.datasets.prepare.resize", "lingbot_eval.datasets.prepare.prefetch"},
     # Reports read what runs stored; nothing that runs anything.
     ("reports", "runs"): {
         "lingbot_eval.runs.store",
@@ -129,7 +121,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.staging",
     },
 }
-WITHOUT_TORCH = COMMON | {"adapters", "metrics", "preparation", "doctor", "conversion", "runs", "reports", "gating"}
+WITHOUT_TORCH = COMMON | {"datasets", "metrics", "runs", "reports", "gating"}
 
 
 def name_of(path: Path) -> str:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lingbot_eval import hardware, processor
-from lingbot_eval.cache import ranges
-from lingbot_eval.cache.ranges import ProductAttention, SlicedAttention, sdpa_attention, triton_why_not
 from lingbot_eval.hardware import has_triton, on_device
+from lingbot_eval.streaming import ranges
+from lingbot_eval.streaming.ranges import ProductAttention, SlicedAttention, sdpa_attention, triton_why_not
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
 
 GPU = torch.device("cuda", 1)

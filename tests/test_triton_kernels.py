@@ -14,15 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lingbot_eval.cache import buffers
-from lingbot_eval.cache.contiguous import ContiguousStore
-from lingbot_eval.cache.policy import CachePolicy
-from lingbot_eval.cache.protocol import CacheShape
-from lingbot_eval.cache.ranges import SlicedAttention, TritonAttention
 from lingbot_eval.hardware import has_triton
 from lingbot_eval.model import fused
 from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
 from lingbot_eval.model.rope import Rotation, StreamRotary, frame_rotation
+from lingbot_eval.streaming import buffers
+from lingbot_eval.streaming.contiguous import ContiguousStore
+from lingbot_eval.streaming.policy import CachePolicy
+from lingbot_eval.streaming.protocol import CacheShape
+from lingbot_eval.streaming.ranges import SlicedAttention, TritonAttention
 
 if not has_triton() or "triton" in sys.modules or torch.cuda.is_available():
     pytest.skip("needs Triton, not yet imported, and no GPU", allow_module_level=True)

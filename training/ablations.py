@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.synthetic.adapter import SyntheticAdapter, SyntheticOptions
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.synthetic.adapter import SyntheticAdapter, SyntheticOptions
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.files.atomic import write_text
 from lingbot_eval.model.build import build_model, choose_device
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer

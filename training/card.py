@@ -16,7 +16,7 @@ import pandas as pd
 import safetensors
 
 from lingbot_eval.errors import CheckpointError, ConfigError
-from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.files.atomic import write_text
 from lingbot_eval.runs.records import MeasurementRecord, UnitRecord, is_untrained
 from lingbot_eval.runs.store import RunStore
 from training.ablation_table import Scores, markdown, read_scores

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lingbot_eval.formats.atomic import atomic_path, write_text
+from lingbot_eval.files.atomic import atomic_path, write_text
 
 CSV, CURVE = "training_log.csv", "training_curve.png"
 POSE_TERMS = ("translation", "rotation", "relative_translation", "relative_rotation")

@@ -1,6 +1,6 @@
 """The synthetic renderer on a torch device, many poses of one scene at once.
 
-The same planes, rectangles, light maps and textures as `lingbot_eval.adapters.synthetic.render`, whose pictures it
+The same planes, rectangles, light maps and textures as `lingbot_eval.datasets.synthetic.render`, whose pictures it
 repeats to within rounding (a test holds it): training sees what the evaluation's generator makes, three orders of
 magnitude faster on a GPU. Every visible rectangle is intersected with every pixel; the largest inverse depth wins.
 """
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lingbot_eval.adapters.synthetic.materials import MIP_LEVELS, TEXTURE_SIZE
-from lingbot_eval.adapters.synthetic.render import CRACK, NEAR
+from lingbot_eval.datasets.synthetic.materials import MIP_LEVELS, TEXTURE_SIZE
+from lingbot_eval.datasets.synthetic.render import CRACK, NEAR
 from training.scene_arrays import SCENE_PARTS
 
 FACES_AT_ONCE = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.adapters.synthetic.scene import Scene
+from lingbot_eval.datasets.synthetic.scene import Scene
 
 SCENE_PARTS = (
     "origin", "right", "down", "size", "texture", "tiling", "tint", "light", "light_offset", "light_columns",

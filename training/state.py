@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lingbot_eval.errors import CheckpointError
-from lingbot_eval.formats.atomic import atomic_path
+from lingbot_eval.files.atomic import atomic_path
 
 STATE, WEIGHTS = "training_state.safetensors", "ci.safetensors"
 

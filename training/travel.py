@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from lingbot_eval.errors import CheckpointError
-from lingbot_eval.formats.atomic import atomic_path
+from lingbot_eval.files.atomic import atomic_path
 from training.journal import CSV, CURVE
 
 AUXILIARY = "auxiliary."

@@ -1,6 +1,6 @@
 """One mask that stands for streaming: what every frame of a training clip sees, from the cache's own policy.
 
-Source: model.md section 6. `lingbot_eval.cache.policy.CachePolicy`, which streaming obeys, is asked frame by frame;
+Source: model.md section 6. `lingbot_eval.streaming.policy.CachePolicy`, which streaming obeys, is asked frame by frame;
 its answers are laid out as a matrix of frames. Nothing of the policy is repeated here.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.cache.policy import CachePolicy, Step, is_keyframe
+from lingbot_eval.streaming.policy import CachePolicy, Step, is_keyframe
 
 HIDDEN, SPECIALS, WHOLE = 0, 1, 2
 

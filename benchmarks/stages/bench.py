@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lingbot_eval.cache.policy import CachePolicy
-from lingbot_eval.cache.protocol import CacheShape, CacheStore
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.passes import PassOutput, PassRunner
+from lingbot_eval.streaming.policy import CachePolicy
+from lingbot_eval.streaming.protocol import CacheShape, CacheStore
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.streaming.stores import block_cache_shape, build_stores, camera_cache_shape
 

@@ -15,8 +15,8 @@ from lingbot_eval.validation import nearest
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from lingbot_eval.adapters.cards import Card
-    from lingbot_eval.doctor.findings import DatasetCheck, SceneCheck
+    from lingbot_eval.datasets.cards import Card
+    from lingbot_eval.datasets.check.findings import DatasetCheck, SceneCheck
 
 FINE, PROBLEMS = 0, 1
 _MARKS = {"problem": "PROBLEM", "warning": "warning", "note": "       "}
@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from lingbot_eval.adapters.card_table import markdown_table, size_in_words
-    from lingbot_eval.adapters.cards import card_names, load_card
+    from lingbot_eval.datasets.card_table import markdown_table, size_in_words
+    from lingbot_eval.datasets.cards import card_names, load_card
 
     cards = [load_card(name) for name in card_names()]
     if args.json:
@@ -85,7 +85,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from lingbot_eval.adapters.cards import load_card
+    from lingbot_eval.datasets.cards import load_card
 
     card = load_card(args.name)
     if args.json:
@@ -96,7 +96,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _card_lines(card: Card) -> list[str]:
-    from lingbot_eval.adapters.card_table import size_in_words
+    from lingbot_eval.datasets.card_table import size_in_words
 
     protocol = card.protocol
     fields = {
@@ -130,9 +130,9 @@ def _card_lines(card: Card) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from lingbot_eval.adapters.cards import load_card
-    from lingbot_eval.adapters.registry import open_adapter
-    from lingbot_eval.doctor.check import examine
+    from lingbot_eval.datasets.cards import load_card
+    from lingbot_eval.datasets.check.check import examine
+    from lingbot_eval.datasets.registry import open_adapter
     from lingbot_eval.resources import expanded
 
     card = load_card(args.name)
@@ -152,7 +152,7 @@ def _check(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from lingbot_eval.conversion.oxford_spires import prepare_scene, scenes_in
+    from lingbot_eval.datasets.convert.oxford_spires import prepare_scene, scenes_in
     from lingbot_eval.errors import DataError
     from lingbot_eval.resources import expanded
 
@@ -180,7 +180,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _options(given: list[str]) -> dict[str, Any]:
-    from lingbot_eval.formats.yaml_documents import parse_value
+    from lingbot_eval.files.yaml_documents import parse_value
 
     options = {}
     for text in given:
@@ -260,7 +260,7 @@ def _figures(checked: DatasetCheck, folder: Path) -> list[Path]:
     for scene in checked.scenes:
         if scene.convention is None:
             continue
-        from lingbot_eval.doctor.convention_figure import write_convention_figure
+        from lingbot_eval.datasets.check.convention_figure import write_convention_figure
 
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -272,7 +272,7 @@ def _figures(checked: DatasetCheck, folder: Path) -> list[Path]:
 
 
 class _Bar:
-    """A `lingbot_eval.doctor.check.Watcher` that draws a bar on a terminal's standard error."""
+    """A `lingbot_eval.datasets.check.check.Watcher` that draws a bar on a terminal's standard error."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None

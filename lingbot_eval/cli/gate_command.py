@@ -69,7 +69,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _write(args: argparse.Namespace, verdict: Verdict) -> None:
-    from lingbot_eval.formats.atomic import write_text
+    from lingbot_eval.files.atomic import write_text
     from lingbot_eval.gating.junit import junit_xml
     from lingbot_eval.gating.summary import document, markdown
 

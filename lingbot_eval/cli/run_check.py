@@ -59,7 +59,7 @@ def refused_units(plan: Plan) -> tuple[UnitCheck, ...]:
 
 def scene_notes(plan: Plan) -> tuple[str, ...]:
     """What there is to say of the scenes before they are decoded, ``dataset/scene: text``, each once."""
-    from lingbot_eval.preparation.input_notes import input_notes
+    from lingbot_eval.datasets.prepare.input_notes import input_notes
     from lingbot_eval.runs.plan import open_scene
 
     notes: dict[str, None] = {}
@@ -137,7 +137,7 @@ def _cells(check: UnitCheck, estimate: StreamEstimate) -> tuple[str, ...]:
 
 
 def _checked(unit: Unit, method: LingbotConfig) -> UnitCheck:
-    from lingbot_eval.preparation.input_notes import refuse_faulty_images
+    from lingbot_eval.datasets.prepare.input_notes import refuse_faulty_images
     from lingbot_eval.runs.plan import open_scene
 
     try:
@@ -151,7 +151,7 @@ def _checked(unit: Unit, method: LingbotConfig) -> UnitCheck:
 
 
 def _size(unit: Unit, sequence: FrameSequence) -> tuple[int, int]:
-    from lingbot_eval.preparation.resize import prepare
+    from lingbot_eval.datasets.prepare.resize import prepare
 
     for frame in sequence.frames(depth=False):
         image = prepare(frame, unit.size).image

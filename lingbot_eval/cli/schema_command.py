@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
         schema = Study.model_json_schema()
     elif args.what == "card":
-        from lingbot_eval.adapters.cards import Card
+        from lingbot_eval.datasets.cards import Card
 
         schema = Card.model_json_schema()
     else:

@@ -16,8 +16,8 @@ from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lingbot_eval.formats.pairing import Pairing
-    from lingbot_eval.formats.trajectories import TrajectoryFile
+    from lingbot_eval.files.pairing import Pairing
+    from lingbot_eval.files.trajectories import TrajectoryFile
     from lingbot_eval.geometry.pose_reading import PoseReading
     from lingbot_eval.metrics.scoring import PoseScore
     from lingbot_eval.types import Measurement
@@ -85,7 +85,7 @@ def add_reading_options(parser: argparse.ArgumentParser, side: str, what: str) -
 
 def run(args: argparse.Namespace) -> int:
     """0 when the chosen alignment could be scored, 1 with the reason when not; bad input raises."""
-    from lingbot_eval.formats.trajectories import read_trajectory
+    from lingbot_eval.files.trajectories import read_trajectory
     from lingbot_eval.metrics.scoring import score
 
     if not 0 <= args.max_diff < float("inf"):
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _reading(args: argparse.Namespace, side: str) -> PoseReading:
     """What the options say of one file's poses. Raises ConfigError for a camera that is none."""
-    from lingbot_eval.formats.text import read_text
+    from lingbot_eval.files.text import read_text
     from lingbot_eval.geometry.pose_reading import PoseReading
     from lingbot_eval.validation import validated
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.formats.atomic import atomic_path
+from lingbot_eval.files.atomic import atomic_path
 from lingbot_eval.metrics.trajectory import TrajectoryScore
 from lingbot_eval.types import DriftSeries, Trajectory
 

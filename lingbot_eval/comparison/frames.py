@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lingbot_eval.datasets.prepare.prefetch import prefetch
+from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.preparation.prefetch import prefetch
-from lingbot_eval.preparation.resize import SizeSettings, prepare
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import Unit, make_plan, open_scene
 from lingbot_eval.types import Frame, FrameSequence, Image

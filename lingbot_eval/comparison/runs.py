@@ -12,8 +12,8 @@ import numpy as np
 
 from lingbot_eval.comparison.agreement import Differences, Summary, pose_differences, summarise
 from lingbot_eval.errors import ConfigError, DataError, StoreError, UnscorableError
-from lingbot_eval.formats.association import associate
-from lingbot_eval.formats.trajectories import TrajectoryFile, read_tum
+from lingbot_eval.files.association import associate
+from lingbot_eval.files.trajectories import TrajectoryFile, read_tum
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.runs.records import MeasurementRecord, RunRecord, UnitRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit, StoredUnits

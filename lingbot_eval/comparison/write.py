@@ -12,7 +12,7 @@ from lingbot_eval.comparison.backends import BackendComparison
 from lingbot_eval.comparison.figure import TimeSeries, comparison_figure
 from lingbot_eval.comparison.outcome import Side
 from lingbot_eval.comparison.runs import RunComparison, UnitComparison
-from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.files.atomic import write_text
 from lingbot_eval.reports.figure_style import save
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.runs.disk import writing

@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.formats.atomic import write_text
-from lingbot_eval.formats.yaml_documents import MAX_BYTES, load_mapping
+from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.yaml_documents import MAX_BYTES, load_mapping
 from lingbot_eval.gating.samples import from_text, to_text
 from lingbot_eval.gating.sides import SAMPLED, Meaning, Names, Side, SideUnit
 from lingbot_eval.gating.tolerances import Tolerance

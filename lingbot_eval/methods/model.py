@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
+from lingbot_eval.datasets.prepare.prefetch import prefetch
+from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
 from lingbot_eval.errors import DataError
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.network import build_network
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.build import choose_device
-from lingbot_eval.preparation.prefetch import prefetch
-from lingbot_eval.preparation.resize import SizeSettings, prepare
 from lingbot_eval.resources import SHIPPED, SHIPPED_CONFIG
 from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings

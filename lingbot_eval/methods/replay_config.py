@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.formats.trajectories import TrajectoryFormat
+from lingbot_eval.files.trajectories import TrajectoryFormat
 from lingbot_eval.geometry.pose_reading import Handedness, PoseReading, PosesMeaning, QuaternionOrder, ToCamera
 from lingbot_eval.methods.base import Method, MethodSettings
 from lingbot_eval.resources import expanded

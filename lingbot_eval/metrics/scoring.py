@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, UnscorableError
-from lingbot_eval.formats.association import associate
-from lingbot_eval.formats.pairing import Pairing, pair_trajectories
-from lingbot_eval.formats.trajectories import TrajectoryFile
+from lingbot_eval.files.association import associate
+from lingbot_eval.files.pairing import Pairing, pair_trajectories
+from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.metrics.alignments import ALIGNMENTS, ANCHOR_FRAMES, Alignment
 from lingbot_eval.metrics.drift import DriftSettings, score_drift

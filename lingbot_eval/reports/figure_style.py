@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lingbot_eval.formats.atomic import atomic_path
+from lingbot_eval.files.atomic import atomic_path
 from lingbot_eval.reports.rendering import plain
 from lingbot_eval.types import FloatArray
 

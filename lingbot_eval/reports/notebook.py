@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.errors import DependencyError, StoreError
-from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.files.atomic import write_text
 from lingbot_eval.reports.reading import Run
 from lingbot_eval.resources import shared_folder
 from lingbot_eval.runs.disk import writing

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.files.atomic import write_text
 from lingbot_eval.reports.content import Content, make_content
 from lingbot_eval.reports.drawing import FOLDER, draw_units, slug
 from lingbot_eval.reports.html_page import html_page

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.formats.atomic import remove_abandoned, temporary_folder
+from lingbot_eval.files.atomic import remove_abandoned, temporary_folder
 from lingbot_eval.runs.disk import writing
 
 _PAGES = (".html", ".md", ".ipynb")

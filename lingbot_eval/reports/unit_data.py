@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from lingbot_eval.errors import LingbotEvalError, UnscorableError
-from lingbot_eval.formats.association import associate
-from lingbot_eval.formats.trajectories import read_tum
+from lingbot_eval.files.association import associate
+from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.store import RunStore, StoredUnit

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from lingbot_eval.errors import StoreError, reason
-from lingbot_eval.formats.arrays import read_npz
+from lingbot_eval.files.arrays import read_npz
 
 Made = TypeVar("Made")
 

@@ -10,15 +10,15 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from lingbot_eval.datasets.prepare.input_notes import input_notes, refuse_faulty_images
+from lingbot_eval.datasets.prepare.resize import prepare
 from lingbot_eval.errors import CheckpointError, DataError, DependencyError, LingbotEvalError, StoreError, one_line
-from lingbot_eval.formats.atomic import write_text
-from lingbot_eval.formats.json_documents import parse_json
-from lingbot_eval.formats.trajectories import write_tum
+from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.json_documents import parse_json
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.metrics.matching import usable_poses
-from lingbot_eval.preparation.input_notes import input_notes, refuse_faulty_images
-from lingbot_eval.preparation.resize import prepare
 from lingbot_eval.runs.background import Behind
 from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
 from lingbot_eval.runs.experiment import MetricsConfig

@@ -11,7 +11,9 @@ from pathlib import Path
 import lingbot_eval
 
 # They show, judge or examine what was computed, or compute something else: a change there makes no result stale.
-_NOT_OF_A_RUN = frozenset({"cli", "comparison", "conversion", "doctor", "gating", "reports", "scaling", "verification"})
+_NOT_OF_A_RUN = frozenset(
+    {"cli", "comparison", "datasets/check", "datasets/convert", "gating", "reports", "scaling", "verification"}
+)
 # A study's own room computes; how it is drawn does not.
 _NOT_OF_A_STUDY = (_NOT_OF_A_RUN - {"scaling"}) | {"scaling/figure.py", "scaling/page.py"}
 
@@ -31,7 +33,7 @@ def code_digest(*, of_study: bool = False) -> str:
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)
-        if name.parts[0] in left_out or name.as_posix() in left_out:
+        if left_out & {name.as_posix(), *(parent.as_posix() for parent in name.parents)}:
             continue
         digest.update(f"{name.as_posix()}\0{parsed_digest(path.read_bytes())}\0".encode())
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lingbot_eval.errors import StoreError, reason
-from lingbot_eval.formats.opening import open_file
+from lingbot_eval.files.opening import open_file
 from lingbot_eval.runs.records import StoredFile
 
 PARTIAL_PREFIX = ".partial-"

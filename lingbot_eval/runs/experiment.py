@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.datasets.prepare.resize import SizeSettings
+from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.formats.yaml_documents import load_mapping, parse_value
+from lingbot_eval.files.yaml_documents import load_mapping, parse_value
 from lingbot_eval.methods.base import METHODS, MethodSettings
 from lingbot_eval.metrics.base import FAMILIES
 from lingbot_eval.metrics.depth import DepthSettings
@@ -24,7 +25,6 @@ from lingbot_eval.metrics.drift import DriftSettings
 from lingbot_eval.metrics.pair_auc import PairAucSettings
 from lingbot_eval.metrics.points import PointSettings
 from lingbot_eval.metrics.trajectory import TrajectorySettings
-from lingbot_eval.preparation.resize import SizeSettings
 from lingbot_eval.registry import HOW_TO_ADD, load_plugins, required
 from lingbot_eval.resources import shared_file
 from lingbot_eval.validation import OneOf, nearest, validated

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from lingbot_eval.formats.file_state import file_state
+from lingbot_eval.files.file_state import file_state
 from lingbot_eval.runs.plan import Unit
 from lingbot_eval.types import FrameSequence
 

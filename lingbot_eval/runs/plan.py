@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import lingbot_eval
-from lingbot_eval.adapters.cards import Card, load_card
-from lingbot_eval.adapters.protocol import Adapter, Selection
-from lingbot_eval.adapters.registry import DATASETS, open_adapter
+from lingbot_eval.datasets.cards import Card, load_card
+from lingbot_eval.datasets.prepare.resize import SizeSettings
+from lingbot_eval.datasets.protocol import Adapter, Selection
+from lingbot_eval.datasets.registry import DATASETS, open_adapter
 from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.methods.base import METHODS, MethodSettings, WeightFile
 from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.metrics.depth import DepthSettings
-from lingbot_eval.preparation.resize import SizeSettings
 from lingbot_eval.registry import Plugin
 from lingbot_eval.resources import expanded
 from lingbot_eval.runs.code import code_digest

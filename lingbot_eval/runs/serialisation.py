@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from lingbot_eval.errors import StoreError, reason
-from lingbot_eval.formats.atomic import write_text
-from lingbot_eval.formats.json_documents import parse_json, read_json
+from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.json_documents import parse_json, read_json
 from lingbot_eval.runs.records import SCHEMA_VERSION
 
 RecordT = TypeVar("RecordT", bound=BaseModel)

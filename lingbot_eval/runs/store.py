@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lingbot_eval.errors import StoreError, reason
-from lingbot_eval.formats.atomic import remove_abandoned
-from lingbot_eval.formats.opening import open_file
-from lingbot_eval.formats.text import parse_number, parse_whole
+from lingbot_eval.files.atomic import remove_abandoned
+from lingbot_eval.files.opening import open_file
+from lingbot_eval.files.text import parse_number, parse_whole
 from lingbot_eval.runs.disk import (
     PARTIAL_PREFIX,
     UNITS,

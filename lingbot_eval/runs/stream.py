@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
+from lingbot_eval.datasets.prepare.prefetch import prefetch_mapped
 from lingbot_eval.errors import StreamError
 from lingbot_eval.methods.base import Method
-from lingbot_eval.preparation.prefetch import prefetch_mapped
 from lingbot_eval.types import Frame, Prediction
 
 AHEAD = 4

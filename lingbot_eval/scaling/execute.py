@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.errors import CheckpointError, StoreError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.build import choose_device

@@ -12,12 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from lingbot_eval.adapters.cards import load_card
-from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.registry import open_adapter
+from lingbot_eval.datasets.cards import load_card
+from lingbot_eval.datasets.prepare.prefetch import prefetch_mapped
+from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import DataError
-from lingbot_eval.preparation.prefetch import prefetch_mapped
-from lingbot_eval.preparation.resize import SizeSettings, prepare
 from lingbot_eval.runs.plan import adapter_of
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
 from lingbot_eval.types import Frame, FrameSequence, Image, Trajectory

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.errors import StoreError, reason
-from lingbot_eval.formats.atomic import atomic_open, write_text
-from lingbot_eval.formats.opening import open_file
-from lingbot_eval.formats.text import parse_number
+from lingbot_eval.files.atomic import atomic_open, write_text
+from lingbot_eval.files.opening import open_file
+from lingbot_eval.files.text import parse_number
 from lingbot_eval.types import FloatArray, FrameType
 
 if TYPE_CHECKING:

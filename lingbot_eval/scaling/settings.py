@@ -69,7 +69,7 @@ class SyntheticInput(_Settings):
     """A walk through a made-up place, rendered at each case's size.
 
     pool: frames that are rendered, before the clock starts; they are played forward, backward, forward …, and so are
-    their true poses. seed, step, exposure_variation: of the generator (`adapters.synthetic.adapter.SyntheticOptions`).
+    their true poses. seed, step, exposure_variation: of the generator (`datasets.synthetic.adapter.SyntheticOptions`).
     """
 
     kind: Literal["synthetic"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lingbot_eval.formats.atomic import write_text
+from lingbot_eval.files.atomic import write_text
 from lingbot_eval.reports.figure_style import save
 from lingbot_eval.scaling.page import case_labels, page, title
 from lingbot_eval.scaling.records import CaseRecord, ScaleRecord

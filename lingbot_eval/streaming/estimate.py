@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lingbot_eval.cache.append import CHUNK_FRAMES
-from lingbot_eval.cache.contiguous import contiguous_tokens
-from lingbot_eval.cache.flashinfer import WORKSPACE_BYTES
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.model.config import PATCH_SIZE, SPECIAL_TOKENS, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.streaming.append import CHUNK_FRAMES
+from lingbot_eval.streaming.contiguous import contiguous_tokens
+from lingbot_eval.streaming.flashinfer import WORKSPACE_BYTES
 from lingbot_eval.streaming.settings import StreamSettings, overlap_frames, stream_interval, window_span
 
 FLOAT_BYTES = 4

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lingbot_eval.cache.policy import CachePolicy, Step, is_keyframe
 from lingbot_eval.errors import StreamError
 from lingbot_eval.hardware import on_device
 from lingbot_eval.model.config import PATCH_SIZE
@@ -19,6 +18,7 @@ from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.flow import Viewpoint, mean_displacement, viewpoint
 from lingbot_eval.streaming.passes import PassRunner
+from lingbot_eval.streaming.policy import CachePolicy, Step, is_keyframe
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, stream_interval
 from lingbot_eval.streaming.stores import StreamStores, build_stores
 from lingbot_eval.types import FrameType

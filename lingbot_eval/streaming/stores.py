@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import torch
 
-from lingbot_eval.cache.append import AppendStore
-from lingbot_eval.cache.contiguous import ContiguousStore
-from lingbot_eval.cache.executors import TorchExecutor
-from lingbot_eval.cache.flashinfer import FlashInferExecutor, Kernel
-from lingbot_eval.cache.paged import PagedStore
-from lingbot_eval.cache.policy import Step
-from lingbot_eval.cache.protocol import CacheShape, CacheStore
-from lingbot_eval.cache.ranges import attends_by_products, sdpa_attention, triton_attention, triton_why_not
 from lingbot_eval.hardware import HOPPER, capability
 from lingbot_eval.model.config import HEAD_DIM, PATCH_SIZE, SPECIAL_TOKENS
 from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.streaming.append import AppendStore
 from lingbot_eval.streaming.backends import Backend
+from lingbot_eval.streaming.contiguous import ContiguousStore
+from lingbot_eval.streaming.executors import TorchExecutor
+from lingbot_eval.streaming.flashinfer import FlashInferExecutor, Kernel
+from lingbot_eval.streaming.paged import PagedStore
+from lingbot_eval.streaming.policy import Step
+from lingbot_eval.streaming.protocol import CacheShape, CacheStore
+from lingbot_eval.streaming.ranges import attends_by_products, sdpa_attention, triton_attention, triton_why_not
 
 
 @dataclass(frozen=True)

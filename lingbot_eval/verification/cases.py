@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lingbot_eval.errors import ConfigError, DataError, reason
-from lingbot_eval.formats.arrays import read_npz
-from lingbot_eval.formats.json_documents import read_json
+from lingbot_eval.files.arrays import read_npz
+from lingbot_eval.files.json_documents import read_json
 
 CASE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 Positive = Annotated[int, Field(ge=1)]

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from lingbot_eval import registry
-from lingbot_eval.adapters.registry import DATASETS
 from lingbot_eval.cli.main import main
+from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.methods.base import METHODS
 from lingbot_eval.metrics.base import FAMILIES, METRICS
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from lingbot_eval.adapters.card_table import markdown_table
-from lingbot_eval.adapters.cards import card_names
 from lingbot_eval.cli.main import main
+from lingbot_eval.datasets.card_table import markdown_table
+from lingbot_eval.datasets.cards import card_names
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.resources import shared_names
 from lingbot_eval.runs.experiment import load_experiment
 from lingbot_eval.runs.plan import make_plan
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 import dataset_trees
 import field_trees
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.registry import open_adapter
 from lingbot_eval.cli.main import main
-from lingbot_eval.formats.trajectories import write_tum
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Trajectory

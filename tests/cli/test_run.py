@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.formats.trajectories import read_tum
+from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.runs.store import RunStore
 from tests.support.tiny import FRAMES, run_folder, write_experiment
 

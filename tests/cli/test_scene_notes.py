@@ -12,8 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from lingbot_eval.adapters.sequence import FileSequence
 from lingbot_eval.cli.main import main
+from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.runs.store import RunStore
 from tests.comparison.fakes import experiment
 

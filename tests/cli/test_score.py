@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.formats.trajectories import write_kitti, write_tum
+from lingbot_eval.files.trajectories import write_kitti, write_tum
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.types import Trajectory
 

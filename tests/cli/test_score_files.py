@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.cli.score_command import _FORMATS
-from lingbot_eval.formats.trajectories import FORMATS, write_tum
+from lingbot_eval.files.trajectories import FORMATS, write_tum
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.types import Trajectory
 

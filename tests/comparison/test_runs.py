@@ -14,7 +14,7 @@ from lingbot_eval.comparison.run_page import document, page, remarks, tables, ti
 from lingbot_eval.comparison.runs import MeasurementPair, RunComparison, compare_runs
 from lingbot_eval.comparison.write import prepare_folder, write_runs
 from lingbot_eval.errors import ConfigError, StoreError
-from lingbot_eval.formats.trajectories import write_tum
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.runs.records import MeasurementRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Trajectory

@@ -13,11 +13,11 @@ from scipy.spatial.transform import Rotation
 
 import lingbot_eval as lb
 from lingbot_eval import registry
-from lingbot_eval.adapters.registry import DATASETS
+from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.methods.base import METHODS
 from lingbot_eval.metrics.base import FAMILIES, METRICS
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 import dataset_trees
 import videos
 

@@ -17,14 +17,14 @@ from mutations import damaged, odd_json
 from PIL import Image
 from torch import nn
 
-from lingbot_eval.adapters.cards import load_card
-from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.readers import array_depth, image_size, png_depth, read_image
-from lingbot_eval.adapters.registry import open_adapter
+from lingbot_eval.datasets.cards import load_card
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.readers import array_depth, image_size, png_depth, read_image
+from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import LingbotEvalError
-from lingbot_eval.formats.depth_maps import read_depth_map
-from lingbot_eval.formats.pose_matrices import read_pose
-from lingbot_eval.formats.trajectories import read_trajectory
+from lingbot_eval.files.depth_maps import read_depth_map
+from lingbot_eval.files.pose_matrices import read_pose
+from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.model.weights import load_checkpoint
 from lingbot_eval.resources import shared_file
 from lingbot_eval.runs.drift_file import load_drift, save_drift
@@ -33,8 +33,8 @@ from lingbot_eval.runs.records import RunRecord, UnitRecord
 from lingbot_eval.runs.serialisation import read_record, write_record
 from lingbot_eval.scaling.samples import SAMPLES_FILE, SampleLog, read_samples
 from lingbot_eval.types import DriftSeries, FrameType
-from tests.adapters import dataset_trees, field_trees
-from tests.adapters.videos import write_video
+from tests.datasets import dataset_trees, field_trees
+from tests.datasets.videos import write_video
 from tests.reports import fake_run
 from tests.runs.store_records import make_run_record, make_unit_record
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lingbot_eval.cache.append import AppendStore
-from lingbot_eval.cache.contiguous import ContiguousStore
-from lingbot_eval.cache.policy import Step, View
-from lingbot_eval.cache.ranges import SlicedAttention
 from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.model.rope import Rotation, StreamRotary
+from lingbot_eval.streaming.append import AppendStore
+from lingbot_eval.streaming.contiguous import ContiguousStore
+from lingbot_eval.streaming.policy import Step, View
+from lingbot_eval.streaming.ranges import SlicedAttention
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.stores import StreamStores
 from lingbot_eval.types import Frame, FrameType, Prediction

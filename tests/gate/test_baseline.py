@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lingbot_eval.errors import ConfigError, StoreError
-from lingbot_eval.formats.yaml_documents import MAX_BYTES
+from lingbot_eval.files.yaml_documents import MAX_BYTES
 from lingbot_eval.gating.baseline import Baseline, baseline_text, load_baseline, save_baseline, side_of
 from lingbot_eval.gating.judge import judge
 from lingbot_eval.gating.sides import Meaning

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.formats.yaml_documents import load_mapping
+from lingbot_eval.files.yaml_documents import load_mapping
 from lingbot_eval.gating.runs import read_runs
 from lingbot_eval.gating.sides import family_of
 from lingbot_eval.geometry.pose_encoding import decode_camera_to_world

@@ -10,17 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lingbot_eval.cache.executors import TorchExecutor
-from lingbot_eval.cache.flashinfer import FlashInferExecutor, Kernel, why_not
-from lingbot_eval.cache.pages import PageTable
-from lingbot_eval.cache.protocol import CacheShape
-from lingbot_eval.cache.ranges import MaskedAttention, TritonAttention, VarlenAttention
 from lingbot_eval.cli.main import main
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
 from lingbot_eval.model.rope import frame_rotation
 from lingbot_eval.streaming.backends import Backend
+from lingbot_eval.streaming.executors import TorchExecutor
+from lingbot_eval.streaming.flashinfer import FlashInferExecutor, Kernel, why_not
+from lingbot_eval.streaming.pages import PageTable
 from lingbot_eval.streaming.passes import PassRunner, launch
+from lingbot_eval.streaming.protocol import CacheShape
+from lingbot_eval.streaming.ranges import MaskedAttention, TritonAttention, VarlenAttention
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
 

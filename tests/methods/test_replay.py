@@ -13,8 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from lingbot_eval.errors import ConfigError, DataError
-from lingbot_eval.formats.file_state import WHOLE_BYTES, file_state
-from lingbot_eval.formats.trajectories import write_kitti, write_tum
+from lingbot_eval.files.file_state import WHOLE_BYTES, file_state
+from lingbot_eval.files.trajectories import write_kitti, write_tum
 from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.replay import ReplayMethod
 from lingbot_eval.methods.replay_config import ReplayConfig, scene_path

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.formats.association import associate
-from lingbot_eval.formats.trajectories import read_kitti, read_tum
+from lingbot_eval.files.association import associate
+from lingbot_eval.files.trajectories import read_kitti, read_tum
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.pose_reading import OPENGL, PoseReading, camera_in_body
 from lingbot_eval.geometry.poses import inverse, pose_matrix

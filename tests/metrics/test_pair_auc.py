@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.formats.trajectories import read_kitti
+from lingbot_eval.files.trajectories import read_kitti
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics.pair_auc import PairAucSettings, count_pairs, pair_measurements

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.formats.trajectories import write_tum
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.poses import inverse, pose_matrix
 from lingbot_eval.types import Trajectory
 

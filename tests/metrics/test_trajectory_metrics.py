@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.formats.trajectories import read_kitti
+from lingbot_eval.files.trajectories import read_kitti
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, score_trajectory

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lingbot_eval.formats.trajectories import write_tum
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.metrics.trajectory import score_trajectory
 from lingbot_eval.profiling.memory import mebibytes
 from lingbot_eval.profiling.timing import throughput_measurements

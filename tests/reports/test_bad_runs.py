@@ -168,7 +168,7 @@ def test_a_disk_that_fills_is_one_line_and_leaves_the_old_report(
     (out / "mine.txt").write_text("kept")
     (out / "report.md").write_text("the old report")
     before = content_of(out)
-    monkeypatch.setattr("lingbot_eval.formats.atomic.os.fsync", FullAfter(files))
+    monkeypatch.setattr("lingbot_eval.files.atomic.os.fsync", FullAfter(files))
     assert main(["report", str(path), "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -179,7 +179,7 @@ def test_a_disk_that_fills_is_one_line_and_leaves_the_old_report(
 
 def test_the_writes_of_that_test_are_all_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, disk = build_failures(tmp_path).path, FullAfter(5)
-    monkeypatch.setattr("lingbot_eval.formats.atomic.os.fsync", disk)
+    monkeypatch.setattr("lingbot_eval.files.atomic.os.fsync", disk)
     written = write_report([path], tmp_path / "out")
     assert disk.left == 0
     assert len(written.files) == 5

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lingbot_eval.formats.trajectories import write_tum
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.reports.drift_figure import drift_figure
 from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
 from lingbot_eval.reports.together_figure import together_figure

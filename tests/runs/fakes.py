@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingbot_eval.adapters.protocol import Selection
+from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.methods import registry
 from lingbot_eval.runs import plan

@@ -15,7 +15,7 @@ import pytest
 from fakes import FRAMES, FakeMethod, Quiet, World, experiment, pose_at, run_folder
 
 from lingbot_eval.errors import CheckpointError, DependencyError, StoreError, StreamError
-from lingbot_eval.formats.trajectories import read_tum
+from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import execute as execute_module
 from lingbot_eval.runs import store as store_module

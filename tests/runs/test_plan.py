@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakes import World, experiment
 
-from lingbot_eval.adapters.cards import load_card
+from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.errors import CheckpointError, ConfigError, DataError
 from lingbot_eval.model import weights as weight_files
 from lingbot_eval.runs import plan as plan_module

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lingbot_eval.cache.policy import CachePolicy, is_keyframe
 from lingbot_eval.scaling.records import CaseRecord
 from lingbot_eval.scaling.settings import Case, Study
+from lingbot_eval.streaming.policy import CachePolicy, is_keyframe
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.types import FrameType
 from lingbot_eval.validation import validated

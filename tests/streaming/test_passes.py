@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from lingbot_eval.cache.policy import CachePolicy
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming import passes, session
 from lingbot_eval.streaming.passes import CapturedPass, PassRunner, launch
+from lingbot_eval.streaming.policy import CachePolicy
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.streaming.stores import StreamStores, build_stores

@@ -7,15 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingbot_eval.cache.policy import CachePolicy, is_keyframe
 from lingbot_eval.errors import ConfigError, StreamError
 from lingbot_eval.model.network import DenseOutput, camera_tokens
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.backends import Backend
+from lingbot_eval.streaming.policy import CachePolicy, is_keyframe
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings, resolve_interval
 from lingbot_eval.types import FrameType
-from tests.cache.dense import DenseMaskedStore
+from tests.streaming.dense import DenseMaskedStore
 from tests.streaming.networks import tiny_network
 
 HEIGHT, WIDTH = 28, 42

@@ -45,14 +45,13 @@ ROOT = Path(__file__).parents[2]
 # Tests beside those of the room's own folder that look at what the room does.
 ALSO = {
     "metrics": ["tests/cli/test_score.py"],
-    "formats": ["tests/cli/test_score.py"],
-    "geometry": ["tests/metrics", "tests/formats"],
+    "files": ["tests/cli/test_score.py"],
+    "geometry": ["tests/metrics", "tests/files"],
     "runs": ["tests/cli/test_run.py", "tests/cli/test_run_check.py"],
     "gating": ["tests/gate", "tests/cli/test_gate.py"],
     "comparison": ["tests/cli/test_compare.py"],
     "scaling": ["tests/cli/test_scale.py"],
-    "doctor": ["tests/cli/test_datasets.py"],
-    "cache": ["tests/streaming"],
+    "datasets": ["tests/cli/test_datasets.py"],
     "model": ["tests/streaming", "tests/verification"],
     "verification": ["tests/cli"],
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lingbot_eval.formats.yaml_documents import load_mapping
+from lingbot_eval.files.yaml_documents import load_mapping
 from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.resources import shared_file

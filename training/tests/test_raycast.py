@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lingbot_eval.adapters.protocol import Selection
-from lingbot_eval.adapters.synthetic.adapter import SyntheticAdapter, SyntheticOptions
-from lingbot_eval.adapters.synthetic.scene import build_scene
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.synthetic.adapter import SyntheticAdapter, SyntheticOptions
+from lingbot_eval.datasets.synthetic.scene import build_scene
 from training.raycast import RayCaster
 from training.scene_arrays import scene_arrays
 

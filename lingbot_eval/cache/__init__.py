@@ -1,1 +1,0 @@
-"""What stays visible of a stream: the policy in integers, and the tensor stores that follow it."""

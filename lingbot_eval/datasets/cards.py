@@ -1,0 +1,128 @@
+"""Dataset cards: what a dataset is, under which licence, how it lies on disk, its protocol, its published numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lingbot_eval.datasets.prepare.resize import SizeSettings
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import DATASETS
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.files.yaml_documents import load_mapping
+from lingbot_eval.resources import shared_file, shared_names
+from lingbot_eval.validation import validated
+
+Text = Annotated[str, Field(min_length=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Metres = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Part):
+    """Where the dataset comes from. url: None for what is made or brought by the user."""
+
+    url: Text | None = None
+    licence: Text
+    citation: Text | None = None
+
+
+class Protocol(_Part):
+    """How it is evaluated unless an experiment says otherwise (protocol.md section 2).
+
+    split: a word for the record; the adapter's options choose it. stride: every so many frames. size: what the
+    method sees. min_depth, max_depth: metres, reference depth strictly between them is scored.
+    metrics: families. thresholds: by metric name, unit in the name. notes: what one must know to compare.
+    """
+
+    split: Text | None = None
+    stride: Annotated[int, Field(ge=1)] = 1
+    size: SizeSettings = SizeSettings()
+    min_depth: Metres = 0.0
+    max_depth: Metres = 80.0
+    metrics: tuple[Text, ...] = ()
+    thresholds: dict[str, Number] = {}
+    notes: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _range_in_order(self) -> Protocol:
+        if self.min_depth >= self.max_depth:
+            raise ValueError(f"min_depth {self.min_depth:g} must be less than max_depth {self.max_depth:g}")
+        return self
+
+
+class Published(_Part):
+    """Numbers that somebody reported. source: who and where. scenes: how many they are the mean of.
+
+    selection: the frames they were computed on; None = the protocol's stride and every frame. values: by metric name,
+    with the unit in the name where it has one. conventions: how they were computed, as far as the source tells.
+    """
+
+    method: Text
+    source: Text
+    scenes: Annotated[int, Field(ge=1)] | None = None
+    selection: Selection | None = None
+    values: Annotated[dict[str, Number], Field(min_length=1)]
+    conventions: Text | None = None
+
+
+class Card(_Part):
+    """One dataset.
+
+    layout: how it must lie under the root. expected_scenes: scenes of the protocol with the frames that the release
+    has (null: not known). scenes_left_out, views_left_out: by name, with the reason.
+    """
+
+    name: Text
+    title: Text
+    description: Text
+    source: Source
+    layout: Text
+    scenes: Text
+    expected_scenes: dict[str, Annotated[int, Field(ge=1)] | None] = {}
+    scenes_left_out: dict[str, Text] = {}
+    views_left_out: dict[str, Text] = {}
+    protocol: Protocol
+    published: tuple[Published, ...] = ()
+
+
+def card_names() -> tuple[str, ...]:
+    """Names of the shipped cards, then of the plugins' datasets."""
+    return (*shared_names("datasets"), *(name for name, _ in DATASETS.added()))
+
+
+def load_card(name: str, file: Path | None = None) -> Card:
+    """The card of dataset ``name``.
+
+    Args:
+        name: of a built-in dataset, or of a plugin's, whose class carries its card.
+        file: a card of the user's own, which wins; or the folder that holds it as ``NAME.yaml``.
+
+    Raises:
+        ConfigError: for an unknown name, a file that is not there and, with its key, a bad card.
+    """
+    if file is None and DATASETS.plugin(name) is not None:
+        kind = DATASETS.get(name)
+        own = dict(kind.card)
+        known = {
+            "name": name,
+            "title": name,
+            "description": " ".join((kind.__doc__ or name).split()),
+            "layout": kind.layout,
+            "scenes": "any",
+            **own,
+            "source": {"licence": "not stated", **own.get("source", {})},
+            "protocol": own.get("protocol", {"metrics": ["trajectory", "auc", "depth"]}),
+        }
+        return validated(Card, known, f"card of dataset {name}")
+    path = shared_file("datasets", name) if file is None else file / f"{name}.yaml" if file.is_dir() else file
+    document: dict[str, Any] = load_mapping(path)
+    card = validated(Card, document, str(path))
+    if card.name != name:
+        raise ConfigError(f"{path}: name: expected '{name}' as the dataset, found '{card.name}'")
+    return card

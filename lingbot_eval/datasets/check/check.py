@@ -1,0 +1,181 @@
+"""Examines a dataset on disk: what its card promises against what is there, scene by scene."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lingbot_eval.datasets.cards import Card
+from lingbot_eval.datasets.check.convention import ConventionVerdict, convention_of
+from lingbot_eval.datasets.check.findings import DatasetCheck, Finding, SceneCheck, Watcher, gathered
+from lingbot_eval.datasets.check.scene_checks import check_depth_range, check_files, check_poses, check_times
+from lingbot_eval.datasets.check.video_checks import check_video
+from lingbot_eval.datasets.listing import shown
+from lingbot_eval.datasets.prepare.input_notes import input_notes
+from lingbot_eval.datasets.protocol import Adapter, Selection
+from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.datasets.video import VideoSequence
+from lingbot_eval.errors import DataError
+from lingbot_eval.types import FrameSequence
+
+LITTLE_DISK = 1 << 30  # bytes
+
+
+def examine(
+    card: Card, adapter: Adapter, root: Path, scenes: Sequence[str] = (), decoding: Watcher | None = None
+) -> DatasetCheck:
+    """Check everything; what is wrong is in the result, nothing is raised for bad data.
+
+    scenes: names; () for all on disk that the protocol does not leave out. decoding: given, every image and depth
+    map is read whole, and this hears how far it is.
+    """
+    findings = _disk(root)
+    try:
+        chosen = tuple(scenes) or tuple(scene for scene in adapter.scenes() if scene not in card.scenes_left_out)
+    except DataError as error:
+        return DatasetCheck(card.name, str(root), (*findings, Finding("problem", "layout", str(error))), ())
+    if not scenes:
+        findings += _against_card(card, chosen)
+    checks = tuple(_scene(card, adapter, scene, decoding) for scene in chosen)
+    return DatasetCheck(card.name, str(root), tuple(findings), checks)
+
+
+def _disk(root: Path) -> list[Finding]:
+    try:
+        free = shutil.disk_usage(root).free
+    except OSError:
+        return []  # the root is not there: the layout check says so
+    text = f"{free / 2**30:.1f} GiB free where the dataset lies"
+    return [Finding("warning" if free < LITTLE_DISK else "note", "disk", text)]
+
+
+def _against_card(card: Card, scenes: Sequence[str]) -> list[Finding]:
+    if not card.expected_scenes:
+        return []
+    missing = [scene for scene in card.expected_scenes if scene not in scenes]
+    further = [scene for scene in scenes if scene not in card.expected_scenes]
+    findings = []
+    if missing:
+        text = (
+            f"{len(missing)} of the protocol's {len(card.expected_scenes)} scenes are not there: {shown(missing, 20)}"
+        )
+        findings.append(Finding("warning", "scenes", f"{text}; means over the others are not the published ones"))
+    if further:
+        text = f"scenes that the protocol does not have: {shown(further, 20)}; name the protocol's in the experiment"
+        findings.append(Finding("warning", "scenes", text))
+    return findings
+
+
+def _scene(card: Card, adapter: Adapter, scene: str, watcher: Watcher | None) -> SceneCheck:
+    started = time.perf_counter()
+    try:
+        sequence = adapter.open(scene, Selection())
+    except DataError as error:
+        return SceneCheck(scene, None, (Finding("problem", "layout", str(error)),), time.perf_counter() - started)
+    findings = _count(card, scene, sequence.length)
+    convention = None
+    if isinstance(sequence, FileSequence):
+        findings += check_files(sequence) + check_poses(sequence) + check_times(sequence)
+    seconds = time.perf_counter() - started
+    if isinstance(sequence, VideoSequence):
+        findings += check_video(sequence, card.protocol.size, watcher)
+        return SceneCheck(scene, sequence.length, tuple(findings), seconds)
+    if isinstance(sequence, FileSequence):
+        found, convention = _convention(sequence)
+        findings += found
+    if watcher is not None:
+        findings += _decoded(sequence, watcher)
+    findings += [Finding("warning", "scene", text) for text in input_notes(sequence.facts(), card.protocol.size)]
+    return SceneCheck(scene, sequence.length, tuple(findings), seconds, convention)
+
+
+def _count(card: Card, scene: str, frames: int | None) -> list[Finding]:
+    expected = card.expected_scenes.get(scene)
+    if expected is None or frames == expected:
+        return []
+    text = f"{frames} frames, the release has {expected}"
+    return [Finding("warning", "count", f"{text}: the card's stride is meant for the whole sequence")]
+
+
+def _convention(sequence: FileSequence) -> tuple[list[Finding], ConventionVerdict | None]:
+    try:
+        verdict = convention_of(sequence)
+    except DataError as error:
+        return [Finding("problem", "convention", f"cannot be tested: {error}")], None
+    if isinstance(verdict, str):
+        return [Finding("note", "convention", f"not tested: {verdict}"), *check_depth_range(sequence)], None
+    found = convention_findings(verdict, sequence.depth_scale)
+    doubtful = not verdict.clear and verdict.depth_factor is None
+    return [*found, *(check_depth_range(sequence) if doubtful else ())], verdict
+
+
+def convention_findings(verdict: ConventionVerdict, depth_scale: float | None = None) -> tuple[Finding, ...]:
+    """The verdict in words: of the poses, then of the depth maps' focal length.
+
+    depth_scale: units a metre in which depth is read, where an option of the dataset says so.
+    """
+    best = verdict.best
+    factor = verdict.depth_factor
+    if factor is not None:
+        text = f"depth fits the poses when it is {factor:.4g} times what is read"
+        if depth_scale is None:
+            text += ": its unit is not the one that this dataset is read in; is it the dataset's own?"
+        else:
+            units = depth_scale / factor
+            looks = "depth looks like millimetres: " if round(units) == 1000 else ""
+            text = f"{looks}{text} at {depth_scale:g} units a metre; set options.depth_scale to {units:.5g}"
+        return (Finding("problem", "depth", text),)
+    if not verdict.clear:
+        second = verdict.fits[1]
+        shares = f"{best.name} with {best.share:.0%} of the pixels, {second.name} with {second.share:.0%}"
+        text = f"no convention stands out: best fit {shares}; are depth and poses of this scene?"
+        return (Finding("warning", "convention", text),)
+    second = verdict.runner_up
+    shares = f"{best.share:.0%} of the pixels fit, the runner-up ({second.name}) {second.share:.0%}"
+    if verdict.ties:
+        shares += f"; this motion cannot tell it from: {' or '.join(tie.name for tie in verdict.ties)}"
+    if not verdict.is_expected:
+        text = f"poses are {best.name} ({shares}); expected camera-to-world, OpenCV axes: convert them"
+        return (Finding("problem", "convention", text),)
+    found = [Finding("note", "convention", f"poses are {best.name} ({shares})")]
+    fitted, declared, image = verdict.fitted_focal, verdict.declared_focal, verdict.image_focal
+    if fitted is None:
+        return tuple(found)
+    if not verdict.focal_agrees:
+        text = (
+            f"depth fits a focal length of {fitted:.0f} px, not {declared:.0f} as it is read:"
+            " is it registered to the image? are the intrinsics right?"
+        )
+        found.append(Finding("problem", "registration", text))
+    else:
+        registered = "registered to the image" if declared == image else "not registered to the image, read as such"
+        text = (
+            f"depth fits a focal length of {fitted:.0f} px (read with {declared:.0f}, image {image:.0f}): {registered}"
+        )
+        found.append(Finding("note", "registration", text))
+    return tuple(found)
+
+
+def _decoded(sequence: FrameSequence, watcher: Watcher) -> list[Finding]:
+    watcher.scene(sequence.scene, sequence.length)
+    problems: list[str] = []
+    frames = 0
+    for attempt in _attempts(sequence):
+        try:
+            attempt()
+            frames += 1
+        except DataError as error:
+            problems.append(str(error))
+        watcher.frame()
+    watcher.done()
+    note = Finding("note", "decode", f"{frames} frames decoded")
+    return [*gathered("problem", "decode", problems), note]
+
+
+def _attempts(sequence: FrameSequence) -> Sequence[Callable[[], object]]:
+    """One try a frame where frames can be read singly; else one for the whole stream."""
+    if isinstance(sequence, FileSequence):
+        return [lambda index=index: sequence.frame(index) for index in range(sequence.length)]  # type: ignore[misc]
+    return [lambda: sum(1 for _ in sequence.frames())]

@@ -1,0 +1,295 @@
+"""Which pose convention do depth and poses agree with? Depth of one frame, moved into another, has to fit there.
+
+For every hypothesis the depth of a frame is carried into a later one and compared with what was measured there. The
+right convention makes surfaces coincide; a wrong one does so only by chance. Nothing is assumed of the scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.geometry.cameras import project
+from lingbot_eval.geometry.poses import inverse, orthogonalised, relative, rotation_angle
+from lingbot_eval.types import DepthMap, FloatArray, Frame
+
+PAIRS = 12
+SAMPLES = 6000  # pixels of a frame
+TOLERANCE = 0.03  # relative difference of depth that counts as the same surface
+LEAST_SHARE = 0.10  # of the pixels must fit before anything is said
+LEAST_LEAD = 1.5  # times the runner-up's share
+FOCAL_TOLERANCE = 0.05
+_EQUAL = 0.97  # shares nearer to each other are equal
+_MOST_TIES = 3
+_ANGLES = (np.radians(8.0), np.radians(25.0))  # between the frames of a pair: enough to tell, not too much to overlap
+_LOOK_AHEAD = 200
+# How far depth in one of the usual units (m, cm, mm, 0.1 mm; TUM's 5000, KITTI's 256, Replica's 6553.5 a metre) is off
+# when it is read in another.
+_DEPTH_FACTORS = (1e-3, 1e-2, 0.1, 1 / 6.5535, 0.2, 0.256, 0.5, 2.0, 1 / 0.256, 5.0, 6.5535, 10.0, 100.0, 1e3)
+
+_SIGNS = {
+    "OpenCV axes": (1, 1, 1),
+    "OpenGL axes (y and z flipped)": (1, -1, -1),
+    "x and z flipped": (-1, 1, -1),
+    "x and y flipped": (-1, -1, 1),
+    "x flipped": (-1, 1, 1),
+    "y flipped": (1, -1, 1),
+    "z flipped": (1, 1, -1),
+    "all axes flipped": (-1, -1, -1),
+}
+AXES: dict[str, FloatArray] = {
+    **{name: np.diag([*map(float, signs), 1.0]) for name, signs in _SIGNS.items()},
+    "robot axes (x forward, z up)": np.array(
+        [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    ),
+}
+"""Name → the matrix that turns points in OpenCV camera axes into points in the named ones."""
+EXPECTED = ("camera-to-world", "OpenCV axes")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well one hypothesis fits. share: of sampled pixels, those that land on a surface at their own depth."""
+
+    direction: str
+    axes: str
+    share: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.direction}, {self.axes}"
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One pair of frames for the figure: the second with the first's pixels carried into it as the poses stand.
+
+    pixels: (N, 2) in the second image; fits: (N,) 1.0 where they lie on a surface, by the poses as they are read.
+    other: the best hypothesis, or the runner-up where the best is how they are read; other_pixels, other_fits: by it.
+    """
+
+    first: Frame
+    second: Frame
+    pixels: FloatArray
+    fits: FloatArray
+    other: Fit
+    other_pixels: FloatArray
+    other_fits: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class ConventionVerdict:
+    """What the test says. fits: best first. clear: whether the best one stands out.
+
+    ties: hypotheses that this motion cannot tell from the best (a camera that never leaves a plane moves the same
+    way in its mirror image).
+    focal_scales, focal_shares: share of fitting pixels when the depth map's focal length is multiplied so.
+    declared_focal, image_focal, fitted_focal: pixels; fitted_focal is None where the test cannot tell.
+    depth_factor: what depth must be multiplied with to fit the poses, where it is clearly of another unit.
+    """
+
+    fits: tuple[Fit, ...]
+    ties: tuple[Fit, ...]
+    clear: bool
+    pairs: int
+    declared_focal: float
+    image_focal: float
+    focal_scales: tuple[float, ...] = ()
+    focal_shares: tuple[float, ...] = ()
+    fitted_focal: float | None = None
+    evidence: Evidence | None = None
+    depth_factor: float | None = None
+
+    @property
+    def best(self) -> Fit:
+        return self.fits[0]
+
+    @property
+    def runner_up(self) -> Fit:
+        """The best of those that the test can tell from the best."""
+        return next(fit for fit in self.fits[1:] if fit not in self.ties)
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether the poses are camera-to-world in OpenCV axes, as everything here takes them."""
+        return (self.best.direction, self.best.axes) == EXPECTED
+
+    @property
+    def focal_agrees(self) -> bool:
+        """Whether depth was measured with the focal length that it is declared to have."""
+        fitted = self.fitted_focal
+        return fitted is None or abs(fitted / self.declared_focal - 1) <= FOCAL_TOLERANCE
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    first: Frame
+    second: Frame
+    points: FloatArray  # (3, N) rays of the first's pixels at unit depth, before the focal length
+    depth: FloatArray  # (N,)
+
+
+def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
+    """Test a scene; the reason, as a sentence, where there is not enough to test. Raises DataError for broken files."""
+    pairs = _pairs(sequence)
+    if isinstance(pairs, str):
+        return pairs
+    fits = sorted(
+        (
+            Fit(direction, axes, float(np.mean([_share(pair, direction, axes) for pair in pairs])))
+            for direction in ("camera-to-world", "world-to-camera")
+            for axes in AXES
+        ),
+        key=lambda fit: -fit.share,
+    )
+    # Of equals the expected one is meant.
+    equal = _EQUAL * fits[0].share
+    fits.sort(key=lambda fit: not (fit.share >= equal and (fit.direction, fit.axes) == EXPECTED))
+    best = fits[0]
+    ties = tuple(fit for fit in fits[1:] if LEAST_LEAD * fit.share > best.share)
+    doubtful = any((fit.direction, fit.axes) == EXPECTED for fit in ties)
+    clear = best.share >= LEAST_SHARE and len(ties) <= _MOST_TIES and not doubtful
+    first = pairs[0].first
+    declared = _depth_camera(first)[0, 0]
+    assert first.intrinsics is not None
+    image_focal = float(first.intrinsics[0, 0])
+    factor = _depth_factor(pairs, best.share)
+    if factor is not None or not clear:
+        return ConventionVerdict(
+            tuple(fits), ties, False, len(pairs), float(declared), image_focal, depth_factor=factor
+        )
+    scales = np.exp(np.linspace(-0.24, 0.24, 25))
+    shares = [float(np.mean([_share(pair, best.direction, best.axes, scale) for pair in pairs])) for scale in scales]
+    return ConventionVerdict(
+        tuple(fits),
+        ties,
+        True,
+        len(pairs),
+        float(declared),
+        image_focal,
+        tuple(map(float, scales)),
+        tuple(shares),
+        _peak(scales, shares, float(declared)),
+        _evidence(pairs, fits[1 + len(ties)] if (best.direction, best.axes) == EXPECTED else best),
+    )
+
+
+def _depth_factor(pairs: Sequence[_Pair], as_read: float) -> float | None:
+    """The factor under which depth fits poses read as expected, far better than anything does as it is; else None."""
+    shares = {
+        factor: float(np.mean([_share(pair, *EXPECTED, depth_factor=factor) for pair in pairs]))
+        for factor in _DEPTH_FACTORS
+    }
+    factor = max(shares, key=lambda candidate: shares[candidate])
+    return factor if shares[factor] >= max(LEAST_SHARE, LEAST_LEAD * as_read) else None
+
+
+def _pairs(sequence: FileSequence) -> list[_Pair] | str:
+    usable = np.array([i for i, f in enumerate(sequence.files) if f.pose is not None and f.depth is not None])
+    if len(usable) < 2:
+        return "needs frames that have both a pose and a depth map; this scene has none"
+    reference = sequence.reference()
+    assert reference is not None
+    poses = orthogonalised(reference.camera_to_world)[np.searchsorted(reference.indices, usable)]
+    pairs = []
+    for first in np.unique(np.linspace(0, len(usable) - 2, PAIRS).astype(int)).tolist():
+        ahead = poses[first + 1 : first + 1 + _LOOK_AHEAD]
+        # Conventions do not change this angle: inverse and flipped poses have the same.
+        angles = rotation_angle(relative(poses[first], ahead))
+        good = np.flatnonzero((angles >= _ANGLES[0]) & (angles <= _ANGLES[1]))
+        second = int(good[0]) if len(good) else int(np.argmax(np.where(angles <= _ANGLES[1], angles, -1.0)))
+        if np.allclose(poses[first], ahead[second], atol=1e-4):
+            continue
+        a, b = (sequence.frame(int(usable[k])) for k in (first, first + 1 + second))
+        if a.intrinsics is None:
+            return "needs intrinsics; this dataset has none"
+        points, depth = _sampled(a)
+        if len(depth):
+            pairs.append(_Pair(a, b, points, depth))
+    return pairs or "needs frames between which the camera moves and depth is measured; this scene has none"
+
+
+def _sampled(frame: Frame) -> tuple[FloatArray, FloatArray]:
+    assert frame.depth is not None
+    rows, columns = np.nonzero(frame.depth)
+    step = max(1, len(rows) // SAMPLES)
+    rows, columns = rows[::step], columns[::step]
+    camera = _depth_camera(frame)
+    rays = np.stack([(columns - camera[0, 2]) / camera[0, 0], (rows - camera[1, 2]) / camera[1, 1], np.ones(len(rows))])
+    return rays, frame.depth[rows, columns].astype(np.float64)
+
+
+def _depth_camera(frame: Frame) -> FloatArray:
+    camera = frame.intrinsics if frame.depth_intrinsics is None else frame.depth_intrinsics
+    assert camera is not None
+    return camera
+
+
+def _share(pair: _Pair, direction: str, axes: str, focal_scale: float = 1.0, depth_factor: float = 1.0) -> float:
+    camera = _depth_camera(pair.second).copy()
+    camera[0, 0] *= focal_scale
+    camera[1, 1] *= focal_scale
+    rays = pair.points / np.array([[focal_scale], [focal_scale], [1.0]])
+    moved = _moved(pair, rays, direction, axes, depth_factor)
+    return float(_fits(moved, camera, pair.second.depth).mean())
+
+
+def _moved(pair: _Pair, rays: FloatArray, direction: str, axes: str, depth_factor: float = 1.0) -> FloatArray:
+    """(N, 3) points of the first frame in the second's OpenCV camera axes, if the poses are what is said.
+
+    In units of depth as it is read, which is ``depth_factor`` times too small.
+    """
+    first, second = pair.first.camera_to_world, pair.second.camera_to_world
+    assert first is not None
+    assert second is not None
+    poses = orthogonalised(np.stack([first, second]))
+    if direction == "world-to-camera":
+        poses = inverse(poses)
+    into = AXES[axes]
+    motion = np.linalg.inv(into) @ relative(poses[1], poses[0]) @ into
+    return np.asarray((rays * pair.depth).T @ motion[:3, :3].T + motion[:3, 3] / depth_factor)
+
+
+def _fits(points: FloatArray, camera: FloatArray, depth: DepthMap | None) -> FloatArray:
+    """(N,) 1.0 where a point lies on the surface that the depth map has there, else 0.0."""
+    assert depth is not None
+    pixels = project(points, camera)
+    height, width = depth.shape
+    with np.errstate(invalid="ignore"):
+        inside = (points[:, 2] > 0) & (pixels > -0.5).all(axis=1) & (pixels < [width - 0.5, height - 0.5]).all(axis=1)
+    columns, rows = np.rint(pixels[inside]).astype(int).T
+    measured = depth[rows, columns].astype(np.float64)
+    fits = np.zeros(len(points))
+    fits[inside] = (measured > 0) & (np.abs(points[inside, 2] - measured) <= TOLERANCE * measured)
+    return fits
+
+
+def _peak(scales: FloatArray, shares: Sequence[float], declared: float) -> float | None:
+    """Focal length with the most fitting pixels (a parabola through the three best places); None without a peak."""
+    top = int(np.argmax(shares))
+    if top in (0, len(shares) - 1) or shares[top] < 1.15 * min(shares):
+        return None
+    left, middle, right = shares[top - 1 : top + 2]
+    bend = left - 2 * middle + right
+    offset = 0.5 * (left - right) / bend if bend < 0 else 0.0
+    step = float(np.log(scales[1] / scales[0]))
+    return declared * float(scales[top]) * float(np.exp(offset * step))
+
+
+def _evidence(pairs: Sequence[_Pair], other: Fit) -> Evidence:
+    # Neither the easiest pair nor the hardest: the middle one of those that tell the two apart.
+    apart = sorted(pairs, key=lambda pair: abs(_share(pair, *EXPECTED) - _share(pair, other.direction, other.axes)))
+    pair = apart[len(apart) // 2]
+    found: list[FloatArray] = []
+    for direction, axes in (EXPECTED, (other.direction, other.axes)):
+        moved = _moved(pair, pair.points, direction, axes)
+        assert pair.second.intrinsics is not None
+        in_front: FloatArray = np.where(moved[:, 2:] > 0, moved, np.nan)
+        found += [
+            project(in_front, pair.second.intrinsics),
+            _fits(moved, _depth_camera(pair.second), pair.second.depth),
+        ]
+    return Evidence(pair.first, pair.second, found[0], found[1], other, found[2], found[3])

@@ -1,0 +1,229 @@
+"""Any folder of images, with a trajectory file as reference if there is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lingbot_eval.datasets.image_folder import (
+    Numbering,
+    capture_folders,
+    folders_beside,
+    gap_notes,
+    has_images,
+    images_in,
+    numbering,
+    time_notes,
+)
+from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown, unknown_scene
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.readers import HEIF_SUFFIXES, IMAGE_SUFFIXES
+from lingbot_eval.datasets.reference_poses import facts_of, poses_by_time
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
+from lingbot_eval.errors import DataError
+from lingbot_eval.files.pairing import image_stem
+from lingbot_eval.files.text import parse_number
+from lingbot_eval.files.trajectories import TrajectoryFormat, read_trajectory
+from lingbot_eval.types import FloatArray
+
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+_NAME_UNITS = {"seconds_in_names": 1.0, "nanoseconds_in_names": 1e9}
+_TIMES_ALONE = "times go by number, so that the others keep theirs"
+_TIMES_AND_POSES = "times go by number, and so do poses unless their file has one row for each image that is there"
+
+
+class FolderOptions(BaseModel):
+    """How images become frames.
+
+    timestamps: ``fps`` (position / fps, where a number missing among numbered names keeps its place), or the number
+    that is the image's name, in seconds (TUM) or nanoseconds (EuRoC). trajectory: reference poses, a path relative to
+    the scene's folder. trajectory_format: found from the content unless it is named; KITTI rows go with images one by
+    one, where numbers are missing by number, COLMAP's and nerfstudio's poses by the images' names; poses with times go
+    with the image nearest in time, within ``max_time_difference`` seconds. intrinsics: fx, fy, cx, cy in pixels of the
+    images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fps: Positive = 30.0
+    timestamps: Literal["fps", "seconds_in_names", "nanoseconds_in_names"] = "fps"
+    trajectory: str | None = None
+    trajectory_format: TrajectoryFormat = "auto"
+    max_time_difference: Positive = 0.02
+    intrinsics: tuple[Positive, Positive, float, float] | None = None
+
+    @model_validator(mode="after")
+    def _needed_together(self) -> FolderOptions:
+        for name in ("trajectory_format", "max_time_difference"):
+            if self.trajectory is None and name in self.model_fields_set:
+                raise ValueError(f"{name}: has a meaning with 'trajectory' only; give the trajectory file too")
+        return self
+
+
+class _Scene(NamedTuple):
+    """folder: where the trajectory is looked for. inside: where the images are. notes: what was left out beside it."""
+
+    folder: Path
+    inside: Path
+    notes: list[str]
+
+
+class FolderAdapter:
+    """Images directly in the root are one scene, named like the root; otherwise each capture in it is one.
+
+    Which files are frames, and which folders captures: `lingbot_eval.datasets.image_folder`.
+    """
+
+    name = "folder"
+    Options = FolderOptions
+
+    def __init__(self, root: Path, options: FolderOptions) -> None:
+        self._root = root
+        self._options = options
+
+    def scenes(self) -> tuple[str, ...]:
+        """Raises DataError when there is no image in the root nor in any folder in it."""
+        return tuple(self._folders())
+
+    def open(self, scene: str, selection: Selection) -> FileSequence:
+        """One folder of images in natural order (``2.png`` before ``10.png``)."""
+        folders = self._folders()
+        if scene not in folders:
+            raise unknown_scene("folder", scene, folders)
+        folder, inside, notes = folders[scene]
+        found = images_in(inside)
+        names = self._in_order(found.names)
+        by_position = self._options.timestamps == "fps"
+        numbered = numbering(names) if by_position else None
+        images = [inside / name for name in names]
+        times = self._times(images, numbered)
+        poses, facts, has_orientation = self._poses(folder, images, times, numbered)
+        chosen = selection.indices(len(images))
+        if not chosen:
+            raise DataError(
+                f"folder: scene {scene} has {len(images)} images and the selection starts at {selection.start}:"
+                " no frame is left; start earlier"
+            )
+        options = self._options
+        by_fps = f"position / {options.fps:g} Hz"
+        return FileSequence(
+            dataset="folder",
+            scene=scene,
+            root=self._root,
+            files=[FrameFiles(images[i], float(times[i]), poses.get(i)) for i in chosen],
+            intrinsics=None if options.intrinsics is None else pinhole(*options.intrinsics),
+            conventions={
+                **facts,
+                "depth": "none",
+                "intrinsics": "none" if options.intrinsics is None else "given in the options",
+                "timestamps": by_fps if options.timestamps == "fps" else options.timestamps.replace("_", " "),
+                "licence": "the user's own data",
+            },
+            index_files=() if options.trajectory is None else (folder / options.trajectory,),
+            notes=(
+                *notes,
+                *found.notes,
+                *gap_notes(numbered, _TIMES_ALONE if options.trajectory is None else _TIMES_AND_POSES),
+                *(time_notes(names) if by_position else ()),
+            ),
+            has_orientation=has_orientation,
+        )
+
+    def _folders(self) -> dict[str, _Scene]:
+        root = existing_folder(self._root, "root of dataset folder").resolve()
+        if has_images(root):
+            return {root.name or "images": _Scene(root, root, folders_beside(root))}
+        captures, notes = capture_folders(root)
+        if captures:
+            # The trajectory lies in the scene's folder, beside images/ where there is such a folder in it.
+            return {name: _Scene(root / name, inside, notes) for name, inside in captures.items()}
+        for name in folders_in(root):
+            if any(has_images(root / name / inner) for inner in folders_in(root / name)):
+                hint = f"found some under {name}: the root is one level too high, use {root / name}"
+                break
+        else:
+            hint = f"found {shown(names_in(root))}"
+        kinds = ", ".join((*IMAGE_SUFFIXES, *HEIF_SUFFIXES))
+        raise DataError(f"folder: expected images ({kinds}) in {root} or its folders, {hint}")
+
+    def _in_order(self, names: Sequence[str]) -> list[str]:
+        """By the times in the names where there are such, else as they are: in natural order."""
+        if self._options.timestamps == "fps":
+            return list(names)
+        return sorted(names, key=lambda name: _number_in_name(Path(name)))
+
+    def _times(self, images: list[Path], numbered: Numbering | None) -> FloatArray:
+        """Seconds of each image; a number that is missing among numbered images keeps its place in time."""
+        if self._options.timestamps == "fps":
+            positions = np.arange(len(images)) if numbered is None else np.array(numbered.positions, np.float64)
+            return positions / self._options.fps
+        unit = _NAME_UNITS[self._options.timestamps]
+        times = np.array([_number_in_name(image) / unit for image in images])
+        wrong = np.flatnonzero(~(np.diff(times) > 0))
+        if len(wrong):
+            later = images[int(wrong[0]) + 1]
+            raise DataError(
+                f"folder: {later}: expected timestamps in the names to increase, found that of"
+                f" {images[int(wrong[0])].name} again; remove one of them, or use timestamps: fps"
+            )
+        return times
+
+    def _poses(
+        self, folder: Path, images: list[Path], times: FloatArray, numbered: Numbering | None
+    ) -> tuple[dict[int, FloatArray], dict[str, Any], bool]:
+        """Poses by image, facts for the record, and whether the poses have an orientation."""
+        options = self._options
+        if options.trajectory is None:
+            return {}, {"poses": "none"}, True
+        path = folder / options.trajectory
+        trajectory = read_trajectory(path, options.trajectory_format)
+        poses = trajectory.camera_to_world
+        if trajectory.timed:
+            advice = "set options.timestamps or options.fps"
+            name = f"images in {folder.name}"
+            matched = poses_by_time(trajectory, times, options.max_time_difference, name, advice)
+            how = f"nearest in time to the image, one to one, within {options.max_time_difference:g} s"
+        elif trajectory.names is not None:
+            row_of = {image_stem(name): row for row, name in enumerate(trajectory.names)}
+            stems = [image_stem(image.name) for image in images]
+            matched = {i: poses[row_of[stem]] for i, stem in enumerate(stems) if stem in row_of}
+            how = "by the images' names"
+        else:
+            rows, how = _rows(path, trajectory.rows, len(times), numbered)
+            of_row = trajectory.by_row()
+            matched = {i: of_row[row] for i, row in enumerate(rows) if row in of_row}
+        if not matched:
+            raise DataError(f"{path}: none of its {len(poses)} poses is of an image in {folder}; is it of this scene?")
+        words = f"{trajectory.format} file, {how}; taken as camera-to-world, metres"
+        return matched, {"poses": words, **facts_of(trajectory, len(matched))}, trajectory.has_orientation
+
+
+def _rows(path: Path, rows: int, images: int, numbered: Numbering | None) -> tuple[Sequence[int], str]:
+    """Which row of a file without times is the pose of each image, and how that was decided."""
+    if rows == images:
+        return range(images), "row by row"
+    if numbered is not None and rows == numbered.last + 1:
+        return numbered.positions, "rows by the numbers in the names, the first image's first"
+    if numbered is not None and numbered.step == 1 and rows == numbered.first + numbered.last + 1:
+        return [numbered.first + position for position in numbered.positions], "rows by the numbers in the names"
+    gaps = f" (whose numbers run over {numbered.last + 1})" if numbered is not None else ""
+    raise DataError(
+        f"{path}: expected one row for each of the {images} images{gaps} in {path.parent}, found {rows};"
+        " give the trajectory of these images"
+    )
+
+
+def _number_in_name(image: Path) -> float:
+    try:
+        number = parse_number(image.stem)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"folder: {image}: expected a timestamp as the image's name, found {image.stem[:40]!r}")
+    return number

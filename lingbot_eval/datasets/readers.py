@@ -1,0 +1,371 @@
+"""Reading one image, depth map or pose file, or saying in one line what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from lingbot_eval.errors import DataError, reason
+from lingbot_eval.files.depth_maps import read_depth_map
+from lingbot_eval.files.opening import open_file
+from lingbot_eval.types import DepthMap, Image
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".jfif")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif", ".avif")
+"""What phones write; read where the library is there (`unreadable_kind`)."""
+MAX_PIXELS = 64_000_000
+"""More than any camera this is for; a small file that claims more is a decompression bomb."""
+COLOURS = "8-bit RGB, upright by EXIF or TIFF orientation, alpha over white, grey repeated, ICC profiles not applied"
+"""What an image is after reading, for the record."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow finds an MPO in what begins as a JPEG
+_EIGHT_BIT_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1")
+_MAIN_PICTURE = ("MPO", "HEIF")  # formats whose further pictures are views, gain maps or thumbnails of the first
+_WIDTH, _HEIGHT, _SUBFILE, _BITS_PER_SAMPLE, _ORIENTATION = 256, 257, 254, 258, 0x0112  # TIFF and EXIF tags
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
+_TURNS = {
+    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PillowImage.Transpose.ROTATE_180,
+    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PillowImage.Transpose.TRANSPOSE,
+    6: PillowImage.Transpose.ROTATE_270,
+    7: PillowImage.Transpose.TRANSVERSE,
+    8: PillowImage.Transpose.ROTATE_90,
+}
+# What Pillow raises on damaged files, by format; none of it tells more than that the file is damaged.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+_BOMB = (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning)
+
+Size = tuple[int, int]
+DepthReader = Callable[[Path, str, Size], DepthMap]
+"""Reads (H, W) float32 metres of a file; the frame, for messages; (width, height) of its image."""
+
+
+def checked_file(path: Path, what: str) -> None:
+    """Raises DataError, which begins with ``what``, unless ``path`` is a file with something in it.
+
+    A named pipe is never opened: it would keep whoever reads it waiting for ever.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise DataError(f"{what} {path} is a link to {path.readlink()}, which does not exist; mend it") from None
+        raise DataError(f"{what} {path} does not exist; is the dataset complete?") from None
+    except OSError as error:
+        raise DataError(f"{what} {path} cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{what} {path} is {kind_of_entry(status.st_mode)}, expected a file")
+    if not status.st_size:
+        raise DataError(f"{what} {path} is empty (0 bytes), damaged or cut off; copy or download it again")
+
+
+def kind_of_entry(mode: int) -> str:
+    """What an entry of a folder is, in words, from its ``st_mode``."""
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for test, name in kinds if test(mode)), "a device")
+
+
+def unreadable_kind(suffix: str) -> str | None:
+    """Why files of this suffix (lower case, one of ``HEIF_SUFFIXES``) cannot be read here, and what to install."""
+    needed = _needed_for("AVIF" if suffix == ".avif" else "HEIF")
+    return None if needed is None else f"{suffix[1:].upper()} needs {needed}"
+
+
+def _needed_for(kind: str) -> str | None:
+    """What is missing to read ``HEIF`` or ``AVIF``; None when it can be read (its reader is then registered)."""
+    if kind == "AVIF":
+        PillowImage.init()
+        return None if "AVIF" in PillowImage.OPEN else "Pillow 11.3 or later: install it, or convert the images"
+    try:
+        import pillow_heif
+    except ImportError:
+        return "the library pillow-heif: pip install 'lingbot-eval[heic]', or convert the images to JPEG"
+    if "HEIF" not in PillowImage.OPEN:
+        pillow_heif.register_heif_opener()
+    return None
+
+
+def _formats(head: bytes) -> tuple[str, ...]:
+    """Formats to try on a file that begins with ``head``: HEIF's reader is a library that only its files load."""
+    for kind, brands in (("HEIF", _HEIF_BRANDS), ("AVIF", _AVIF_BRANDS)):
+        if head[4:8] == b"ftyp" and head[8:12] in brands and _needed_for(kind) is None:
+            return (kind, "AVIF") if kind == "HEIF" and "AVIF" in PillowImage.OPEN else (kind,)
+    return _FORMATS
+
+
+def _what_else(head: bytes) -> str:
+    """What a file is that is no image in a known format, and what to do."""
+    for kind, brands in (("HEIF", _HEIF_BRANDS), ("AVIF", _AVIF_BRANDS)):
+        if head[4:8] == b"ftyp" and head[8:12] in brands:
+            needed = _needed_for(kind)
+            damaged = f"begins as {kind} and is damaged or cut off; copy or download it again"
+            return damaged if needed is None else f"is {kind}, which needs {needed}"
+    if (fetched := not_fetched(head, "an image")) is not None:
+        return fetched
+    return f"is no image in a known format ({', '.join((*_FORMATS, 'HEIF', 'AVIF'))}), or damaged"
+
+
+def not_fetched(head: bytes, what: str) -> str | None:
+    """What stands in place of a file of images or video, by its first bytes, and what to do; None for nothing known.
+
+    what: with its article, e.g. ``an image``.
+    """
+    if head.startswith(b"version https://git-lfs"):
+        return f"is a Git LFS pointer, not the {what.split()[-1]} itself: run 'git lfs pull'"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return f"is a web page, not {what}: the download failed; download it again"
+    return None
+
+
+@contextmanager
+def _opened(path: Path, what: str, place: str) -> Iterator[tuple[PillowImage.Image, bytes]]:
+    """An image file whose header has been read, and its first bytes; all faults of reading it become DataError."""
+    checked_file(path, f"{place}: {what}")
+    head = b""
+    try:
+        with open_file(path) as stream:
+            head = stream.read(64)
+            stream.seek(0)
+            with PillowImage.open(stream, formats=_formats(head)) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise DataError(
+                        f"{place}: {what} {path} claims {picture.width}x{picture.height} pixels, at most {MAX_PIXELS}"
+                        " are read; make it smaller"
+                    )
+                yield picture, head
+    except UnidentifiedImageError:
+        raise DataError(f"{place}: {what} {path} {_what_else(head)}") from None
+    except _BOMB:
+        raise DataError(f"{place}: {what} {path} claims more than {MAX_PIXELS} pixels; make it smaller") from None
+    except PermissionError as error:
+        raise DataError(f"{place}: {what} {path} cannot be read: {error.strerror}") from error
+    except _DAMAGE as error:
+        raise DataError(
+            f"{place}: {what} {path} is damaged or cut off ({reason(error)}); copy or download it again"
+        ) from error
+
+
+@contextmanager
+def _picture(path: Path, place: str) -> Iterator[tuple[PillowImage.Image, int]]:
+    """One picture of 8 bits a channel and how it is to be turned (1 … 8): the one rule for what an image is."""
+    with _opened(path, "image", place) as (picture, head):
+        bits = head[24] if picture.format == "PNG" else _tiff_bits(picture) if picture.format == "TIFF" else 8
+        # Pillow turns some 16-bit colour files into 8 bits without a word.
+        if bits > 8 or picture.mode not in _EIGHT_BIT_MODES:
+            found = f"{bits}-bit samples" if bits > 8 else f"mode {picture.mode}"
+            raise DataError(
+                f"{place}: image {path}: expected 8-bit grey, RGB or RGBA, found {found};"
+                " convert the images to 8-bit RGB"
+            )
+        pictures = _pictures(picture)
+        if pictures > 1:
+            raise DataError(
+                f"{place}: image {path}: expected one picture, found {pictures} in this {picture.format};"
+                " save each as a file of its own"
+            )
+        yield picture, _orientation(picture)
+
+
+def _tiff_bits(picture: PillowImage.Image) -> int:
+    samples = picture.getexif().get(_BITS_PER_SAMPLE, 8)
+    return max(samples) if isinstance(samples, tuple) else int(samples)
+
+
+def _pictures(picture: PillowImage.Image) -> int:
+    """Pictures in the file, smaller versions of the first not counted."""
+    frames = int(getattr(picture, "n_frames", 1))  # Pillow's own way: only formats that can hold several say it
+    if frames == 1 or picture.format in _MAIN_PICTURE:
+        return 1
+    if isinstance(picture, TiffImageFile):
+        reduced = 0
+        for number in range(1, frames):
+            picture.seek(number)
+            reduced += int(picture.tag_v2.get(_SUBFILE, 0)) & 1
+        picture.seek(0)
+        return frames - reduced
+    return frames
+
+
+def _orientation(picture: PillowImage.Image) -> int:
+    """How the stored picture is to be turned, from its header (EXIF's numbers, 1: not at all)."""
+    if isinstance(picture, TiffImageFile):
+        orientation = picture.tag_v2.get(_ORIENTATION, 1)
+    elif isinstance(picture, PngImageFile) and not {"exif", "Raw profile type exif"} & picture.info.keys():
+        # Pillow would decode the whole picture in search of the block.
+        orientation = _late_png_orientation(picture)
+    else:
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+    return orientation if isinstance(orientation, int) and orientation in _TURNS else 1
+
+
+def _late_png_orientation(picture: PngImageFile) -> int:
+    """Orientation of an EXIF block behind the pixels, where PNG allows it to be."""
+    stream = picture.fp
+    if stream is None:
+        return 1
+    place = stream.tell()
+    try:
+        position = 8
+        while True:
+            stream.seek(position)
+            chunk = stream.read(8)
+            if len(chunk) < 8 or chunk[4:] == b"IEND":
+                return 1
+            length = int.from_bytes(chunk[:4], "big")
+            if chunk[4:] == b"eXIf":
+                exif = PillowImage.Exif()
+                exif.load(stream.read(min(length, 1 << 16)))
+                return int(exif.get(_ORIENTATION, 1))
+            position += 12 + length
+    finally:
+        stream.seek(place)
+
+
+def image_size(path: Path, place: str) -> Size:
+    """(width, height) of the image that `read_image` gives, from the header alone.
+
+    Raises DataError for whatever the header tells that `read_image` would refuse.
+    """
+    with _picture(path, place) as (picture, orientation):
+        return _upright_size(picture, orientation)
+
+
+def _upright_size(picture: PillowImage.Image, orientation: int) -> Size:
+    size = picture.size
+    if isinstance(picture, TiffImageFile):  # some versions of Pillow have turned the size already, others not
+        size = int(picture.tag_v2[_WIDTH]), int(picture.tag_v2[_HEIGHT])
+    return size[::-1] if orientation >= 5 else size
+
+
+def read_image(path: Path, place: str, expected: Size | None = None) -> Image:
+    """(H, W, 3) uint8 RGB; turned as its orientation says, alpha composited over white (model.md section 1), grey
+    repeated. ICC profiles are not applied: wide-gamut colours are taken as if they were sRGB.
+
+    place: the frame, for messages, e.g. ``redkitchen/seq-01 frame 12``. expected: (width, height) of the sequence.
+    Raises DataError for a missing, damaged or cut off file, another size, several pictures in one file, and for what
+    is not 8 bits a channel. Of an MPO or HEIF file the main picture is read.
+    """
+    with _picture(path, place) as (picture, orientation):
+        announced = _upright_size(picture, orientation)
+        picture.load()
+        # Pillow turns a TIFF itself while it loads.
+        turn = None if isinstance(picture, TiffImageFile) else _TURNS.get(orientation)
+        rgb = _over_white(picture if turn is None else picture.transpose(turn))
+        if rgb.size != announced:
+            raise DataError(
+                f"{place}: image {path} is damaged: its header says {announced[0]}x{announced[1]} pixels, found"
+                f" {rgb.size[0]}x{rgb.size[1]}; copy or download it again"
+            )
+        if expected is not None and rgb.size != expected:
+            raise DataError(
+                f"{place}: image {path}: expected {expected[0]}x{expected[1]} pixels as the first frame, found"
+                f" {rgb.size[0]}x{rgb.size[1]}; one sequence has one size"
+            )
+        return np.array(rgb)
+
+
+def _over_white(picture: PillowImage.Image) -> PillowImage.Image:
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        coloured = picture.convert("RGBA")
+        white = PillowImage.new("RGBA", coloured.size, (255, 255, 255, 255))
+        return PillowImage.alpha_composite(white, coloured).convert("RGB")
+    return picture.convert("RGB")
+
+
+def read_depth(path: Path, place: str, units_a_metre: float, expected: Size) -> DepthMap:
+    """(H, W) float32 metres of a 16-bit grey PNG; 0 and 65535, which mean "no measurement", become 0.
+
+    Raises DataError for a missing, damaged or cut off file, another size than ``expected`` (width, height), and
+    anything but 16-bit grey.
+    """
+    with _opened(path, "depth map", place) as (picture, head):
+        header = (head[24], head[25]) if picture.format == "PNG" else None
+        if header != (16, 0):
+            found = f"{header[0]}-bit PNG of colour type {header[1]}" if header else f"{picture.format} {picture.mode}"
+            raise DataError(f"{place}: depth map {path}: expected a 16-bit grey PNG, found {found}")
+        if picture.size != expected:
+            raise DataError(
+                f"{place}: depth map {path}: expected {expected[0]}x{expected[1]} pixels as the image, found"
+                f" {picture.size[0]}x{picture.size[1]}; does it belong to this sequence?"
+            )
+        raw = np.asarray(picture).astype(np.uint16)
+    depth = raw.astype(np.float32) / np.float32(units_a_metre)
+    depth[raw == np.iinfo(np.uint16).max] = 0.0
+    return depth
+
+
+def png_depth(units_a_metre: float, nearest: float = 0.0, farthest: float = math.inf) -> DepthReader:
+    """Reader of 16-bit PNG depth; values outside ``nearest`` … ``farthest`` metres become 0."""
+
+    def read(path: Path, place: str, expected: Size) -> DepthMap:
+        depth = read_depth(path, place, units_a_metre, expected)
+        depth[(depth < nearest) | (depth > farthest)] = 0.0
+        return depth
+
+    return read
+
+
+MILLIMETRES = png_depth(1000.0)
+
+
+def raw_float_depth(path: Path, place: str, expected: Size) -> DepthMap:
+    """(H, W) float32 metres of a file of nothing but little-endian float32 values, row by row (ETH3D names it .JPG).
+
+    Values that are not finite or not positive mean "no measurement" and become 0. Raises DataError when the file is
+    missing or has another number of values than ``expected`` (width, height).
+    """
+    width, height = expected
+    checked_file(path, f"{place}: depth map")
+    try:
+        size = path.stat().st_size
+        if size != 4 * width * height:
+            with path.open("rb") as stream:
+                is_jpeg = stream.read(3) == b"\xff\xd8\xff"
+            raise DataError(
+                f"{place}: depth map {path}: expected {4 * width * height} bytes (float32 of {width}x{height} pixels as"
+                f" the image), found {size}{' of a JPEG image' if is_jpeg else ''}; are image and depth of one kind?"
+            )
+        depth = np.fromfile(path, dtype="<f4").reshape(height, width).astype(np.float32)
+    except OSError as error:
+        raise DataError(f"{place}: depth map {path} cannot be read: {error.strerror or error}") from error
+    depth[~(np.isfinite(depth) & (depth > 0))] = 0.0
+    return depth
+
+
+def array_depth(path: Path, place: str, expected: Size) -> DepthMap:
+    """(H, W) float32 metres of an ``.npy`` file; what is not finite or not positive becomes 0. Raises DataError."""
+    checked_file(path, f"{place}: depth map")
+    depth = read_depth_map(path, 1.0)
+    if depth.shape != (expected[1], expected[0]):
+        raise DataError(
+            f"{place}: depth map {path}: expected {expected[0]}x{expected[1]} pixels as the image, found"
+            f" {depth.shape[1]}x{depth.shape[0]}; does it belong to this sequence?"
+        )
+    depth[~(np.isfinite(depth) & (depth > 0))] = 0.0
+    return depth

@@ -1,0 +1,89 @@
+"""From a dataset's name, root and options to its adapter; built-in datasets and those of plugins alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.listing import refuse_impossible
+from lingbot_eval.datasets.protocol import Adapter
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.registry import Registry
+from lingbot_eval.resources import expanded
+from lingbot_eval.validation import validated
+
+_ROOM = "lingbot_eval.datasets"
+
+# An entry is a class with ``name``, ``Options`` (a pydantic model) and ``__init__(root, options)``: an Adapter.
+DATASETS: Registry[type[Any]] = Registry(
+    "dataset",
+    {
+        "synthetic": f"{_ROOM}.synthetic.adapter:SyntheticAdapter",
+        "seven_scenes": f"{_ROOM}.seven_scenes:SevenScenesAdapter",
+        "tum": f"{_ROOM}.tum:TumAdapter",
+        "kitti": f"{_ROOM}.kitti:KittiAdapter",
+        "neural_rgbd": f"{_ROOM}.neural_rgbd:NeuralRgbdAdapter",
+        "eth3d": f"{_ROOM}.eth3d:Eth3dAdapter",
+        "oxford_spires": f"{_ROOM}.oxford_spires:OxfordSpiresAdapter",
+        "tanks_and_temples": f"{_ROOM}.tanks_and_temples:TanksAndTemplesAdapter",
+        "vbr": f"{_ROOM}.vbr:VbrAdapter",
+        "droid_w": f"{_ROOM}.droid_w:DroidWAdapter",
+        "folder": f"{_ROOM}.folder:FolderAdapter",
+        "video": f"{_ROOM}.video:VideoAdapter",
+    },
+)
+
+# Of the built-in ones; every other dataset is read from disk.
+_MADE_UP = ("synthetic",)
+
+DatasetT = TypeVar("DatasetT", bound=type[FileDataset])
+
+
+def dataset(name: str) -> Callable[[DatasetT], DatasetT]:
+    """Register a class as a dataset.
+
+    Args:
+        name: what an experiment's ``datasets`` entry gives as its ``name``.
+
+    Returns:
+        A decorator for a subclass of `FileDataset`; it gives the class its ``name``.
+
+    Raises:
+        ConfigError: the name is taken, or the class is no `FileDataset`.
+    """
+
+    def register(cls: DatasetT) -> DatasetT:
+        if not (isinstance(cls, type) and issubclass(cls, FileDataset)):
+            raise ConfigError(f"dataset {name!r}: expected a subclass of lingbot_eval.FileDataset, found {cls!r}")
+        cls.name = name
+        DATASETS.add(name, cls, cls)
+        return cls
+
+    return register
+
+
+def adapter_names() -> tuple[str, ...]:
+    """The datasets that can be opened."""
+    return DATASETS.names()
+
+
+def open_adapter(name: str, root: Path | None, options: Mapping[str, Any]) -> Adapter:
+    """The adapter called ``name`` over ``root`` (``~`` expanded; None where nothing is read).
+
+    Raises ConfigError for an unknown name or option, naming the nearest known one, and for a root that is missing
+    from the settings or not wanted, DataError for a root that the system cannot look at. Otherwise the root is
+    looked at by ``scenes()`` and ``open()``.
+    """
+    kind = DATASETS.get(name)
+    checked = validated(kind.Options, dict(options), f"options of dataset {name}")
+    if root is None and name not in _MADE_UP:
+        raise ConfigError(
+            f"dataset {name} is read from disk: expected a root, found none; give the folder or file"
+            " (--root PATH, or root: in the experiment)"
+        )
+    if root is None:
+        return cast(Adapter, kind(None, checked))
+    refuse_impossible(expanded(root), f"root of dataset {name}")
+    return cast(Adapter, kind(expanded(root), checked))

@@ -1,0 +1,184 @@
+"""7-Scenes: indoor RGB-D sequences with KinectFusion poses (protocol.md section 2)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from lingbot_eval.datasets.image_folder import gap_notes, numbering_of
+from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown, unknown_scene
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.readers import MILLIMETRES
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
+from lingbot_eval.errors import DataError, at
+from lingbot_eval.files.text import read_text
+
+COLOUR_INTRINSICS = pinhole(525.0, 525.0, 320.0, 240.0)
+DEPTH_INTRINSICS = pinhole(585.0, 585.0, 320.0, 240.0)  # of frame-*.depth.png, the sensor's own view
+FRAMES_PER_SECOND = 30.0  # the sensor's rate; the dataset itself has no timestamps
+
+_SPLIT_LINE = re.compile(r"sequence\s*(\d{1,9})", re.IGNORECASE)
+_SEQUENCE = re.compile(r"seq-\d+")
+_FILE = re.compile(r"frame-(\d{1,9})\.(color|depth\.proj|depth|pose)\.(png|jpg|jpeg|txt)", re.IGNORECASE)
+
+
+class SevenScenesOptions(BaseModel):
+    """split: which sequences ``scenes: all`` means; ``all`` takes every sequence on disk, split files or not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Literal["test", "train", "all"] = "test"
+
+
+class SevenScenesAdapter:
+    """ROOT/SCENE/seq-NN; each sequence is a scene called ``SCENE/seq-NN``."""
+
+    name = "seven_scenes"
+    Options = SevenScenesOptions
+
+    def __init__(self, root: Path, options: SevenScenesOptions) -> None:
+        self._root = root
+        self._options = options
+
+    def scenes(self) -> tuple[str, ...]:
+        """Sequences of the split. Raises DataError for a root of another shape and for missing or wrong split files."""
+        found = [
+            f"{place}/{sequence}"
+            for place in self._places()
+            for sequence in (self._on_disk(place) if self._options.split == "all" else self._in_split(place))
+        ]
+        if not found:
+            raise DataError(
+                f"seven_scenes: no sequence in split '{self._options.split}' under {self._root}; set options.split to"
+                " another split, or to all"
+            )
+        return tuple(found)
+
+    def open(self, scene: str, selection: Selection) -> FileSequence:
+        """One sequence, in whichever split it is. Raises DataError when it is not there or has no frames."""
+        places = self._places()
+        known = [f"{place}/{sequence}" for place in places for sequence in self._on_disk(place)]
+        if scene not in known:
+            raise unknown_scene("seven_scenes", scene, known)
+        folder = self._root / scene
+        numbered = _frames_in(folder)
+        numbers = sorted(number for number, files in numbered.items() if "color" in files)
+        if not numbers:
+            raise DataError(
+                f"seven_scenes: scene {scene} in {folder} has no frames (frame-NNNNNN.color.png or .jpg);"
+                f" it holds {shown(names_in(folder), 6)}"
+            )
+        chosen = [numbers[index] for index in selection.indices(len(numbers))]
+        if not chosen:
+            raise DataError(
+                f"seven_scenes: scene {scene} has {len(numbers)} frames and the selection starts at"
+                f" {selection.start}: no frame is left; start earlier"
+            )
+        files = [_frame_files(folder, number, numbered[number]) for number in chosen]
+        registered = sum(f.depth is not None and f.depth_intrinsics is None for f in files)
+        return FileSequence(
+            dataset="seven_scenes",
+            scene=scene,
+            root=self._root,
+            files=files,
+            intrinsics=COLOUR_INTRINSICS,
+            conventions={
+                "poses": "KinectFusion, camera-to-world, metres, as in the files (rotations orthogonal to about 1e-3)",
+                "depth": "uint16 millimetres, 0 and 65535 invalid",
+                "depth_registered_frames": registered,
+                "depth_registration": "frame-*.depth.proj.png as it is; frame-*.depth.png (K = 585) looked up along the"
+                " colour camera's rays, the distance between the sensors not corrected",
+                "intrinsics": "nominal: 525, 525, 320, 240",
+                "timestamps": f"frame number / {FRAMES_PER_SECOND:g} Hz (nominal)",
+                "frames_without_image": len(numbered) - len(numbers),
+                "licence": "Microsoft Research 7-Scenes licence: research use only",
+            },
+            depth_reader=MILLIMETRES,
+            notes=gap_notes(numbering_of(numbers)),
+        )
+
+    def _places(self) -> list[str]:
+        root = existing_folder(self._root, "root of dataset seven_scenes")
+        places = [name for name in folders_in(root) if self._on_disk(name)]
+        if places:
+            return places
+        raise DataError(f"seven_scenes: expected ROOT/SCENE/seq-NN folders under {root}, {self._shape_hint(root)}")
+
+    def _shape_hint(self, root: Path) -> str:
+        folders = folders_in(root)
+        if any(_SEQUENCE.fullmatch(name) for name in folders):
+            return f"found sequences directly in it: the root is one level too low, use {root.parent}"
+        names = names_in(root)
+        if any(_FILE.fullmatch(name) for name in names):
+            return f"found frames in it: the root is two levels too low, use {root.parent.parent}"
+        for name in folders:
+            if any(_sequences(root / name / inner) for inner in folders_in(root / name)):
+                return f"found them under {name}: the root is one level too high, use {root / name}"
+        archives = [name for name in names if name.endswith(".zip")]
+        if archives:
+            return f"found archives ({shown(archives, 4)}): unpack them, and the seq-NN.zip files inside them"
+        return f"found {shown(names)}"
+
+    def _on_disk(self, place: str) -> list[str]:
+        return _sequences(self._root / place)
+
+    def _in_split(self, place: str) -> Iterator[str]:
+        path = self._root / place / f"{self._options.split.capitalize()}Split.txt"
+        there = self._on_disk(place)
+        seen: dict[str, int] = {}
+        for number, line in enumerate(read_text(path, "split file").split("\n"), start=1):
+            if not line.strip():
+                continue
+            match = _SPLIT_LINE.fullmatch(line.strip())
+            if match is None:
+                raise DataError(f"{at(path, number)}: expected 'sequenceN', found {line.strip()[:60]!r}")
+            name = f"seq-{int(match[1]):02d}"
+            if name not in there:
+                raise DataError(
+                    f"{at(path, number)}: {name} is listed but {self._root / place} holds only {shown(there)};"
+                    " unpack or download it, name the scenes you want, or set options.split to all"
+                )
+            if name in seen:
+                raise DataError(f"{at(path, number)}: {name} is in line {seen[name]} already; keep one of the lines")
+            seen[name] = number
+            yield name
+
+
+def _sequences(folder: Path) -> list[str]:
+    return [name for name in folders_in(folder) if _SEQUENCE.fullmatch(name)]
+
+
+def _frames_in(folder: Path) -> dict[int, dict[str, str]]:
+    """Frame number → kind of file → name."""
+    frames: dict[int, dict[str, str]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = _FILE.fullmatch(entry.name)
+            if match is None:
+                continue
+            kinds, kind = frames.setdefault(int(match[1]), {}), match[2].lower()
+            if kind in kinds:
+                raise DataError(
+                    f"seven_scenes: {folder}: two files for the {kind} of frame {int(match[1])}:"
+                    f" {shown(sorted((kinds[kind], entry.name)))}; remove one of them"
+                )
+            kinds[kind] = entry.name
+    return frames
+
+
+def _frame_files(folder: Path, number: int, files: dict[str, str]) -> FrameFiles:
+    registered = files.get("depth.proj")
+    depth = registered or files.get("depth")
+    pose = files.get("pose")
+    return FrameFiles(
+        image=folder / files["color"],
+        timestamp=number / FRAMES_PER_SECOND,
+        pose=None if pose is None else folder / pose,
+        depth=None if depth is None else folder / depth,
+        depth_intrinsics=DEPTH_INTRINSICS if depth is not None and registered is None else None,
+    )

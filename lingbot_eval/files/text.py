@@ -1,0 +1,135 @@
+"""Reading files from elsewhere: whole, unpacked, decoded, or one clear line about what the file is instead."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import zlib
+from functools import partial
+from pathlib import Path
+
+from lingbot_eval.errors import DataError, at, reason
+from lingbot_eval.files.opening import read_file
+
+MAX_TEXT_BYTES = 1 << 28  # a pose every 30 ms for a month is less; beyond it the file is not what it says
+_LONGEST_NUMBER = 400  # characters: every float64 written out
+
+_GZIP = b"\x1f\x8b"
+# First bytes -> what the file is.
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"BM", "a BMP image"),
+    (b"RIFF", "a WebP image or a RIFF recording"),
+    (b"%PDF", "a PDF document"),
+    (b"#ROSBAG", "a ROS bag"),
+    (b"SQLite format 3", "an SQLite database (a ROS 2 bag?)"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array (.npy)"),
+    (b"PK\x03\x04", "a zip archive (.npz, .zip)"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"ply", "a PLY point cloud"),
+    (b"# .PCD", "a PCD point cloud"),
+    (b"version https://git-lfs", "a Git LFS pointer (run git lfs pull)"),
+    (b"{\\rtf", "an RTF document"),
+    (b"\xff\xfe", "UTF-16 text (save it as UTF-8)"),
+    (b"\xfe\xff", "UTF-16 text (save it as UTF-8)"),
+)
+_BINARY_ONLY = (b"BM", b"BZh", b"RIFF", b"ply")  # short enough to begin a text as well
+
+
+def folder_contents(folder: Path, limit: int = 8) -> str:
+    """A short phrase for error messages: what lies in ``folder`` (or that it is not there)."""
+    try:
+        names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
+    except OSError as error:
+        return f"its folder {folder} cannot be listed ({error.strerror or error})"
+    if not names:
+        return f"its folder {folder} is empty"
+    # A file name may hold a line break; an error message is one line.
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:limit])
+    rest = f" … ({len(names)} entries)" if len(names) > limit else ""
+    return f"its folder {folder} holds: {shown}{rest}"
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The bytes of a file, unpacked where it is gzip (by its first bytes, whatever its name).
+
+    what: the file's role for messages, e.g. ``"trajectory"``. Raises DataError when it is missing (saying what lies
+    beside it), a folder, unreadable, damaged, or larger than any such file can be.
+    """
+    try:
+        data = read_file(path, MAX_TEXT_BYTES)
+        if data.startswith(_GZIP):
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                # In pieces: one read would take the memory of the largest file first.
+                pieces = list(itertools.islice(iter(partial(packed.read, 1 << 20), b""), (MAX_TEXT_BYTES >> 20) + 1))
+            data = b"".join(pieces)
+    except FileNotFoundError:
+        raise DataError(f"{what} {path} does not exist; {folder_contents(path.parent)}") from None
+    except IsADirectoryError:
+        raise DataError(f"{what} {path} is a folder, expected a file; name a file inside it") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{what} {path} cannot be unpacked: damaged gzip ({reason(error)}); copy it again") from error
+    except OSError as error:
+        raise DataError(f"{what} {path} cannot be read: {reason(error)}") from error
+    if len(data) > MAX_TEXT_BYTES:
+        raise DataError(f"{what} {path} has more than {MAX_TEXT_BYTES >> 20} MiB: expected a file of poses")
+    return data
+
+
+def kind_of_bytes(data: bytes) -> str | None:
+    """What a file evidently is, from its first bytes, such as ``"a PNG image"``; None for text or what is not known."""
+    binary = b"\0" in data[:4096]
+    for magic, kind in _MAGIC:
+        if data.startswith(magic) and (binary or magic not in _BINARY_ONLY):
+            return kind
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "an HTML page (a download that asked for a login?)"
+    if start.startswith(b"<"):
+        return "an XML or HTML document"
+    return None
+
+
+def decoded(data: bytes, path: Path, what: str) -> str:
+    """Bytes of a UTF-8 file (with or without byte order mark) as text. Raises DataError that says what they are."""
+    bad = data.find(b"\0")
+    kind = kind_of_bytes(data)
+    if bad < 0 and kind is None:
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            bad = error.start
+    line = data[: max(bad, 0)].count(b"\n") + 1
+    raise DataError(f"{at(path, line)}: not text ({kind or 'binary data'}); expected a {what} as UTF-8 text")
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a UTF-8 file, unpacked where it is gzip. Raises DataError as `read_bytes` and `decoded`."""
+    return decoded(read_bytes(path, what), path, what)
+
+
+def parse_number(word: str) -> float:
+    """A number as files write it, ``nan`` and ``inf`` among them.
+
+    Raises ValueError, also for what Python reads: ``1_0``, digits of other scripts, and for a word longer than any
+    number.
+    """
+    if not word.isascii() or "_" in word or len(word) > _LONGEST_NUMBER:
+        raise ValueError(f"expected a number, found {word[:40]!r}")
+    return float(word)
+
+
+def parse_whole(word: str) -> int:
+    """A whole number as files write it. Raises ValueError as `parse_number`, and for digits beyond 64 bits."""
+    if not word.isascii() or "_" in word or len(word) > 20:
+        raise ValueError(f"expected a whole number, found {word[:40]!r}")
+    return int(word)

@@ -1,0 +1,240 @@
+"""How attention over one contiguous range of keys is computed: the seam between contiguous stores and their kernels."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Hashable
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lingbot_eval.errors import DependencyError, StreamError
+from lingbot_eval.hardware import AMPERE, LARGE_TILES, capability, has_triton
+from lingbot_eval.processor import multiplies_bfloat16
+from lingbot_eval.streaming.staging import stage
+
+Planned = TypeVar("Planned")
+
+LARGEST_SUM = {torch.bfloat16: 1e30, torch.float16: 3e4}
+"""Below it no weight has left the range of its type, and their products with values stay in float32's."""
+
+QUERIES_AT_ONCE = 256
+"""Of `ProductAttention`: all scores of a scale phase at once would be its largest tensor."""
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN: it is fast at a length it knows, but plans for 50 to 125 ms (measured, H100) at every new one, and
+a growing memory is a new length at every kept frame."""
+
+
+class RangeAttention(Protocol):
+    """Attends to keys [start, end) of a buffer: planned once a pass, run once a layer."""
+
+    def plan(self, start: int, end: int, capacity: int) -> None:
+        """Take the range of the coming pass in buffers of ``capacity`` tokens."""
+        ...
+
+    def capture_key(self) -> Hashable | None:
+        """See `CacheStore`: changes when ``run`` would read its range from other memory; None: not to be captured."""
+        ...
+
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(N, heads, head_dim) queries over (capacity, heads, head_dim) keys and values → as the queries."""
+        ...
+
+
+class SlicedAttention:
+    """Torch's SDPA on a slice: any device, any dtype; every length is another launch."""
+
+    def __init__(self) -> None:
+        self._range: tuple[int, int] | None = None
+
+    def plan(self, start: int, end: int, capacity: int) -> None:
+        """See `RangeAttention`."""
+        self._range = start, end
+
+    def capture_key(self) -> None:
+        """See `RangeAttention`."""
+
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `RangeAttention`."""
+        start, end = _planned(self._range)
+        q, k, v = (part.transpose(0, 1)[None] for part in (query, keys[start:end], values[start:end]))
+        with sdpa_kernel(KERNELS):
+            return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
+
+
+class ProductAttention(SlicedAttention):
+    """Two matrix products and a softmax, head by head: bfloat16 on a CPU that has instructions for its products.
+
+    Torch's own kernel multiplies there no faster than in float32. Measured, 198 queries of 3 heads over 4,900 keys, one
+    thread of such a CPU: 16.1 ms by torch, 8.1 so; where the instructions are missing 13 by torch, 25 to 200 so. Scores
+    round to bfloat16, which torch's kernel keeps in float32: docs/measurements.md has what that costs.
+    """
+
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `RangeAttention`."""
+        start, end = _planned(self._range)
+        out = torch.empty_like(query)
+        query = query * query.shape[-1] ** -0.5  # a power of two for heads of 64: nothing is rounded
+        for head in range(query.shape[1]):
+            k, v = keys[start:end, head], values[start:end, head]
+            for first in range(0, len(query), QUERIES_AT_ONCE):
+                rows = slice(first, first + QUERIES_AT_ONCE)
+                out[rows, head] = (query[rows, head] @ k.t()).softmax(-1) @ v
+        return out
+
+
+class VarlenAttention:
+    """Torch's flash kernel with lengths read on the device (half precision, Ampere or later, torch ≥ 2.10)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._bounds = torch.zeros(2, dtype=torch.int32, device=device)
+        self._queries = torch.zeros(2, dtype=torch.int32, device=device)
+        self._capacity: int | None = None
+        self._attend: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+
+    def plan(self, start: int, end: int, capacity: int) -> None:
+        """See `RangeAttention`."""
+        stage(self._bounds, torch.tensor([start, end], dtype=torch.int32))
+        self._capacity = capacity
+
+    def capture_key(self) -> Hashable | None:
+        """See `RangeAttention`: the bounds stay in place."""
+        return self._capacity
+
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `RangeAttention`."""
+        capacity = _planned(self._capacity)
+        self._queries[1:].fill_(len(query))
+        return cast(Tensor, self._attend(query, keys, values, self._queries, self._bounds, len(query), capacity))
+
+
+class TritonAttention:
+    """This project's kernel, lengths read on the device (half precision, Ampere or later, heads of 64)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._bounds = torch.zeros(2, dtype=torch.int32, device=device)
+        self._capacity: int | None = None
+        # Two tiles of 64 queries a multiprocessor: one's exponentials run beside the other's products. Measured on an
+        # H100, one layer of 1,005 queries and 77,928 keys: with a running maximum and plain loads 0.79 ms, with tensor
+        # descriptors 0.76, without the maximum 0.68; flash 1.40.
+        self._block_k = 128 if capability(device)[0] in LARGE_TILES else 64
+
+    def plan(self, start: int, end: int, capacity: int) -> None:
+        """See `RangeAttention`."""
+        stage(self._bounds, torch.tensor([start, end], dtype=torch.int32))
+        self._capacity = capacity
+
+    def capture_key(self) -> Hashable | None:
+        """See `RangeAttention`: the bounds stay in place."""
+        return self._capacity
+
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `RangeAttention`."""
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        from lingbot_eval.streaming.triton_kernels import range_attention_kernel
+
+        _planned(self._capacity)
+        query = query.contiguous()
+        count, heads, dim = query.shape
+        out = torch.empty_like(query)
+        range_attention_kernel[(-(-count // 64), heads)](
+            query,
+            TensorDescriptor.from_tensor(keys.flatten(1), [self._block_k, dim]),
+            TensorDescriptor.from_tensor(values.flatten(1), [self._block_k, dim]),
+            self._bounds,
+            out,
+            count,
+            1 / (dim**0.5 * math.log(2)),  # softmax in powers of two
+            LARGEST_SUM[query.dtype],
+            heads=heads,
+            block_q=64,
+            block_k=self._block_k,
+            num_warps=4,
+            num_stages=3,
+        )
+        return out
+
+
+class MaskedAttention:
+    """Products over the whole buffer with a bias that hides what is not visible: for few queries, in float32.
+
+    Two matrix products keep a GPU busy with one query where fused kernels give it sixteen blocks of work; the buffer is
+    at most a chunk longer than what is visible. Hidden keys and values must be finite.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._bias: Tensor | None = None
+        self._made = 0
+
+    def plan(self, start: int, end: int, capacity: int) -> None:
+        """See `RangeAttention`."""
+        if self._bias is None or len(self._bias) != capacity:
+            self._bias = torch.empty(capacity, device=self._device)
+            self._made += 1
+        self._bias.fill_(-torch.inf)
+        self._bias[start:end] = 0
+
+    def capture_key(self) -> Hashable | None:
+        """See `RangeAttention`: the bias stays in place while the buffer does."""
+        return self._made
+
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `RangeAttention`."""
+        bias = _planned(self._bias).to(query.dtype)
+        q, k, v = (part.transpose(0, 1) for part in (query, keys, values))
+        scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+        return (scores.softmax(-1) @ v).transpose(0, 1)
+
+
+def has_varlen() -> bool:
+    """Whether this torch has attention over lengths on the device."""
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+
+
+def sdpa_attention(dtype: torch.dtype, device: torch.device) -> RangeAttention:
+    """Torch's attention for keys of this type there: with lengths on the device where torch can."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    if half and capability(device) >= AMPERE and has_varlen():
+        return VarlenAttention(device)
+    return ProductAttention() if attends_by_products(dtype, device) else SlicedAttention()
+
+
+def attends_by_products(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether ``sdpa`` is not torch's kernel there but `ProductAttention`, which rounds scores to bfloat16."""
+    return dtype is torch.bfloat16 and device.type == "cpu" and multiplies_bfloat16()
+
+
+def triton_why_not(dtype: torch.dtype, device: torch.device) -> str | None:
+    """One line that says why the Triton kernel cannot serve keys of this type there, or None when it can."""
+    if device.type != "cuda":
+        return f"backend triton needs a CUDA device, the model is on {device}; backend sdpa works there"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"backend triton needs precision bfloat16 or float16, found {dtype}; backend sdpa works with it"
+    if not has_triton():
+        return "Triton is not installed: pip install triton; backend sdpa works meanwhile"
+    if capability(device) < AMPERE:
+        found, least = (".".join(map(str, each)) for each in (capability(device), AMPERE))
+        return f"backend triton needs compute capability {least}, {device} has {found}; backend sdpa works there"
+    return None
+
+
+def triton_attention(dtype: torch.dtype, device: torch.device) -> RangeAttention:
+    """Raises DependencyError with :func:`triton_why_not`'s line."""
+    reason = triton_why_not(dtype, device)
+    if reason is not None:
+        raise DependencyError(reason)
+    return TritonAttention(device)
+
+
+def _planned(value: Planned | None) -> Planned:
+    if value is None:
+        raise StreamError("begin must come before attend")
+    return value

@@ -1,0 +1,188 @@
+"""``datasets check`` on small trees: each fault has its one line, and the sound scenes are checked all the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lingbot_eval.datasets.cards import load_card
+from lingbot_eval.datasets.check.check import examine
+from lingbot_eval.datasets.check.findings import DatasetCheck, Finding
+from lingbot_eval.datasets.check.scene_checks import check_files, check_poses, check_times
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import FileSequence
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import dataset_trees
+import field_trees
+
+SCENE = "redkitchen/seq-01"
+
+
+class Counter:
+    """A watcher that counts."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def scene(self, name: str, frames: int | None) -> None:
+        self.heard.append(f"{name} {frames}")
+
+    def frame(self) -> None:
+        self.heard.append("frame")
+
+    def done(self) -> None:
+        self.heard.append("done")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return dataset_trees.write_seven_scenes(tmp_path / "7scenes")
+
+
+def check(root: Path, name: str = "seven_scenes", decoding: Counter | None = None, *scenes: str) -> DatasetCheck:
+    return examine(load_card(name), open_adapter(name, root, {}), root, scenes, decoding)
+
+
+def found(checked: DatasetCheck, check: str, level: str = "problem", scene: str | None = SCENE) -> list[str]:
+    findings: tuple[Finding, ...] = checked.findings
+    if scene is not None:
+        (one,) = [s for s in checked.scenes if s.scene == scene]
+        findings = one.findings
+    return [finding.text for finding in findings if (finding.check, finding.level) == (check, level)]
+
+
+def test_a_sound_tree_and_what_its_card_misses(root: Path) -> None:
+    checked = check(root)
+    assert [scene.scene for scene in checked.scenes] == ["chess/seq-01", SCENE, "redkitchen/seq-03"]
+    assert found(checked, "disk", "note", None)
+    (missing, further) = found(checked, "scenes", "warning", None)
+    assert missing.startswith("17 of the protocol's 18 scenes are not there: chess/seq-03")
+    assert "chess/seq-01, redkitchen/seq-01" in further
+    assert found(checked, "count", "warning", "redkitchen/seq-03") == [
+        "4 frames, the release has 1000: the card's stride is meant for the whole sequence"
+    ]
+    assert not [
+        f
+        for scene in checked.scenes
+        for f in scene.findings
+        if f.check in ("images", "poses", "depth") and f.level != "note"
+    ]
+
+
+def test_faults_of_a_scene_each_have_a_line_and_the_others_go_on(root: Path, tmp_path: Path) -> None:
+    stem = str(root / SCENE / "frame-00000")
+    Path(f"{stem}0.color.png").write_bytes(b"")
+    Image.fromarray(np.zeros((31, 40, 3), np.uint8)).save(f"{stem}2.color.png")
+    Path(f"{stem}1.depth.png").write_bytes(b"")
+    Path(f"{stem}2.depth.png").unlink()
+    Path(f"{stem}1.pose.txt").write_text("9 9 9 9\n" * 4)
+    Path(f"{stem}5.pose.txt").unlink()
+    Path(f"{stem}5.color.png").rename(f"{stem}5.color.JPG")
+    shutil.rmtree(root / "chess" / "seq-01")
+    (root / "chess" / "seq-01").mkdir()
+    checked = check(root)
+    assert "frame-000000.color.png" in found(checked, "images")[0]
+    assert found(checked, "images")[1].endswith("has 40x31 pixels, the first image 40x30")
+    assert "frame-000001.depth.png is missing or empty" in found(checked, "depth")[0]
+    assert found(checked, "depth", "warning")[0].startswith("1 of 4 frames have no depth map, in 1 gaps")
+    assert "frame-000001.pose.txt" in found(checked, "poses")[0]
+    assert found(checked, "poses", "warning")[0].endswith("the longest has 1 frames from frame 3")
+    assert found(checked, "images", "warning") == ["images of several kinds: 3 .png, 1 .JPG; were two copies mixed?"]
+    assert "has no frames" in found(checked, "layout", scene="chess/seq-01")[0]
+    assert not [f for f in checked.scenes[-1].findings if f.level == "problem"]
+    assert checked.problems >= 6
+
+
+def test_links_out_of_the_root_are_named(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere.png"
+    shutil.copy(root / SCENE / "frame-000001.color.png", outside)
+    link = root / SCENE / "frame-000001.color.png"
+    link.unlink()
+    link.symlink_to(outside)
+    shutil.move(root / "redkitchen" / "seq-03", tmp_path / "other-disk")
+    (root / "redkitchen" / "seq-03").symlink_to(tmp_path / "other-disk")
+    dangling = root / SCENE / "frame-000002.color.png"
+    dangling.unlink()
+    dangling.symlink_to(root / "nothing.png")
+    checked = check(root)
+    assert found(checked, "links") == [f"{link} is a link that leads out of the root, to {outside}; copy the file"]
+    assert "lies outside the root" in found(checked, "links", "warning", "redkitchen/seq-03")[0]
+    assert "does not exist" in found(checked, "images")[0]
+
+
+def test_decoding_finds_what_headers_do_not_tell(root: Path) -> None:
+    path = root / SCENE / "frame-000001.color.png"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert not found(check(root, "seven_scenes", None, SCENE), "images")
+    watcher = Counter()
+    checked = check(root, "seven_scenes", watcher, SCENE)
+    assert "damaged or cut off" in found(checked, "decode")[0]
+    assert found(checked, "decode", "note") == ["3 frames decoded"]
+    assert watcher.heard == [f"{SCENE} 4", "frame", "frame", "frame", "frame", "done"]
+
+
+@pytest.mark.parametrize(("damaged", "more"), [(1, ""), (2, " (and 1 more like it)"), (3, " (and 2 more like it)")])
+def test_findings_of_a_kind_are_one_line_with_the_count_of_the_others(root: Path, damaged: int, more: str) -> None:
+    for path in sorted((root / SCENE).glob("*.color.png"))[:damaged]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (line,) = found(check(root, "seven_scenes", Counter(), SCENE), "decode")
+    assert line.endswith(more)
+    assert ("more like it" in line) is (damaged > 1)
+
+
+@pytest.mark.parametrize(("free", "level"), [((1 << 30) - 1, "warning"), (1 << 30, "note")])
+def test_less_than_a_gibibyte_of_disk_is_a_warning(
+    root: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: str
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert found(check(root), "disk", level, None) == ["1.0 GiB free where the dataset lies"]
+
+
+def test_a_root_that_is_wrong_is_one_problem(root: Path) -> None:
+    checked = check(root / "redkitchen")
+    assert checked.scenes == ()
+    assert "one level too low" in found(checked, "layout", scene=None)[0]
+    assert "does not exist" in found(check(root / "nowhere"), "layout", scene=None)[0]
+
+
+def test_times_and_rotations(tmp_path: Path) -> None:
+    field_trees.write_kitti(tmp_path)
+    times = "\n".join(f"{t}" for t in (0, 0.1, 0.2, 5.0, 5.1, 5.2))
+    (tmp_path / "sequences/00/times.txt").write_text(times)
+    poses = np.stack([field_trees.pose(k)[:3] for k in range(6)])
+    poses[4, :, :3] *= 1.015
+    (tmp_path / "poses/00.txt").write_text("\n".join(field_trees.numbers(pose) for pose in poses))
+    sequence = open_adapter("kitti", tmp_path, {}).open("00", Selection())
+    assert isinstance(sequence, FileSequence)
+    (hole,) = check_times(sequence)
+    assert "the longest, 4.8 s, is after frame 2" in hole.text
+    assert found(check(tmp_path, "kitti", None, "00"), "timestamps", "warning", "00") == [hole.text]
+    (warning,) = [finding for finding in check_poses(sequence) if finding.level == "warning"]
+    assert "1 rotation matrices are off by more than 0.01" in warning.text
+    assert "(pose 4)" in warning.text
+
+
+def test_metadata_is_checked_at_two_thousand_images_a_second(tmp_path: Path) -> None:
+    """The limit here is a quarter of that: the machine has other work, too."""
+    dataset_trees.write_seven_scenes(tmp_path / "data")
+    folder = tmp_path / "data" / SCENE
+    for number in range(10, 1010):
+        for kind in ("color.png", "depth.png", "pose.txt"):
+            os.link(folder / f"frame-000000.{kind}", folder / f"frame-{number:06d}.{kind}")
+    started = time.perf_counter()
+    sequence = open_adapter("seven_scenes", tmp_path / "data", {}).open(SCENE, Selection())
+    assert isinstance(sequence, FileSequence)
+    findings = check_files(sequence) + check_poses(sequence) + check_times(sequence)
+    rate = sequence.length / (time.perf_counter() - started)
+    assert all(finding.level != "problem" for finding in findings)
+    assert rate > 500

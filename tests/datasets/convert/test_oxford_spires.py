@@ -1,0 +1,139 @@
+"""The raw release of Oxford Spires becomes the prepared layout: pose chain, undistortion, resumption, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lingbot_eval.cli.main import main
+from lingbot_eval.datasets.convert.oxford_spires import read_front_camera
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.errors import ConfigError
+
+SCENE = "2024-03-12-keble-college-02"
+SENSOR = """
+sensor:
+  camera_model: OPENCV_FISHEYE
+  T_base_lidar_t_xyz_q_xyzw: [0.0, 0.0, 0.124, 0.0, 0.0, 1.0, 0.0]
+  cameras:
+    - label: cam_front
+      image_width: 80
+      image_height: 60
+      intrinsics: [40.0, 41.0, 39.5, 29.5]
+      extra_params: [0.05, -0.01, 0.002, 0.0]
+      T_cam_lidar_t_xyz_q_xyzw: [0.1, 0.2, 0.3, 0.5, -0.5, 0.5, 0.5]
+"""
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    root = tmp_path / "raw"
+    folder = root / SCENE
+    (folder / "raw" / "cam0").mkdir(parents=True)
+    (folder / "processed" / "trajectory").mkdir(parents=True)
+    (root / "sensor.yaml").write_text(SENSOR)
+    rows, columns = np.mgrid[0:60, 0:80]
+    image = np.stack([3 * columns, 4 * rows, np.zeros_like(rows)], axis=-1).astype(np.uint8)
+    lines = []
+    for number in range(4):
+        Image.fromarray(image).save(folder / "raw/cam0" / f"{1710338090 + number / 20:.9f}.png")
+        if number != 2:
+            lines.append(f"{1710338090 + number / 20 + 0.004:.6f} {number} 0 0 0 0 0 1\n")
+    (folder / "processed/trajectory/gt-tum.txt").write_text("".join(lines))
+    return root
+
+
+def prepare(raw: Path, out: Path) -> int:
+    return main(["datasets", "prepare", "oxford_spires", str(raw), str(out)])
+
+
+def test_the_prepared_scene_reads_and_has_the_pose_of_the_camera(raw: Path, tmp_path: Path) -> None:
+    assert prepare(raw, tmp_path / "out") == 0
+    sequence = open_adapter("oxford_spires", tmp_path / "out", {}).open(SCENE, Selection())
+    reference = sequence.reference()
+    assert reference is not None
+    assert sequence.length == 3  # one image has no pose
+    # By hand: q = (0, 0, 1, 0) turns by 180 degrees about z; (0.5, -0.5, 0.5, 0.5) as a matrix is
+    turn = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
+    lidar_from_camera = turn.T, -turn.T @ [0.1, 0.2, 0.3]
+    half = np.diag([-1.0, -1, 1])
+    np.testing.assert_allclose(reference.camera_to_world[0, :3, :3], half @ lidar_from_camera[0], atol=1e-12)
+    centre = half @ lidar_from_camera[1] + [0, 0, 0.124]
+    np.testing.assert_allclose(
+        reference.positions, centre + np.diag([1.0, 0, 0])[[1, 0, 0]] * [[1], [1], [3]], atol=1e-12
+    )
+
+
+def test_undistortion_follows_the_fisheye_model(raw: Path, tmp_path: Path) -> None:
+    """The colours of the source are its own coordinates, so the target shows where each pixel came from."""
+    assert prepare(raw, tmp_path / "out") == 0
+    shown = np.asarray(Image.open(tmp_path / "out" / SCENE / "images" / "000000.png")).astype(float)
+    for u, v in ((39, 29), (60, 20), (10, 50)):
+        x, y = (u - 39.5) / 40, (v - 29.5) / 41
+        angle = np.arctan(np.hypot(x, y))
+        bent = angle * (1 + 0.05 * angle**2 - 0.01 * angle**4 + 0.002 * angle**6)
+        expected = np.array([40 * bent * x / np.hypot(x, y) + 39.5, 41 * bent * y / np.hypot(x, y) + 29.5])
+        np.testing.assert_allclose(shown[v, u, :2] / [3, 4], expected, atol=0.2)
+
+
+def test_it_goes_on_where_it_was_broken_off(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert prepare(raw, out) == 0
+    first = out / SCENE / "images" / "000000.png"
+    before = first.stat().st_mtime_ns
+    (out / SCENE / "images" / "000002.png").unlink()
+    (out / SCENE / "poses_c2w.txt").unlink()
+    assert prepare(raw, out) == 0
+    assert first.stat().st_mtime_ns == before
+    assert open_adapter("oxford_spires", out, {}).open(SCENE, Selection()).length == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("OPENCV_FISHEYE", "PINHOLE", "expected OPENCV_FISHEYE"),
+        ("cam_front", "cam_left", "expected one labelled cam_front, found cam_left"),
+        ("[0.05, -0.01, 0.002, 0.0]", "[0.05]", "extra_params"),
+        ("0.5, -0.5, 0.5, 0.5]", "0, 0, 0, 0]", "unit quaternion"),
+    ],
+)
+def test_wrong_calibrations_are_named(raw: Path, old: str, new: str, says: str) -> None:
+    (raw / "sensor.yaml").write_text(SENSOR.replace(old, new))
+    with pytest.raises(ConfigError, match=says):
+        read_front_camera(raw / "sensor.yaml")
+
+
+def test_incomplete_releases_are_refused(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (raw / "sensor.yaml").unlink()
+    assert prepare(raw, tmp_path / "out") == 1
+    assert "expected sensor.yaml" in capsys.readouterr().err
+    assert prepare(raw / SCENE, tmp_path / "out") == 2
+    assert main(["datasets", "prepare", "kitti", str(raw), str(tmp_path)]) == 2
+
+
+def test_the_intrinsics_are_the_cameras_and_a_scenes_own_sensor_goes_first(raw: Path, tmp_path: Path) -> None:
+    for out, expected in (("common", [40.0, 41.0, 39.5, 29.5]), ("own", [50.0, 41.0, 39.5, 29.5])):
+        if out == "own":
+            (raw / SCENE / "sensor.yaml").write_text(SENSOR.replace("[40.0, 41.0", "[50.0, 41.0"))
+        assert prepare(raw, tmp_path / out) == 0
+        frame = next(open_adapter("oxford_spires", tmp_path / out, {}).open(SCENE, Selection()).frames())
+        assert frame.intrinsics is not None
+        assert frame.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]].tolist() == expected
+
+
+@pytest.mark.parametrize("term", range(4))
+def test_each_distortion_coefficient_has_its_power_of_the_angle(raw: Path, term: int) -> None:
+    factors = [0.0] * 4
+    factors[term] = 0.3
+    (raw / "sensor.yaml").write_text(SENSOR.replace("[0.05, -0.01, 0.002, 0.0]", str(factors)))
+    columns, rows = read_front_camera(raw / "sensor.yaml").sources()
+    x, y = (70 - 39.5) / 40, (10 - 29.5) / 41
+    radius = np.hypot(x, y)
+    angle = np.arctan(radius)
+    bent = angle + 0.3 * angle ** (3 + 2 * term)
+    assert columns[10, 70] == pytest.approx(40 * bent * x / radius + 39.5, rel=1e-12)
+    assert rows[10, 70] == pytest.approx(41 * bent * y / radius + 29.5, rel=1e-12)

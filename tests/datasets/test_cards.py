@@ -1,0 +1,172 @@
+"""Cards: the shipped ones hold what they must, wrong ones are named by file and key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lingbot_eval import resources
+from lingbot_eval.datasets.cards import card_names, load_card
+from lingbot_eval.datasets.eth3d import VIEWS_LEFT_OUT
+from lingbot_eval.datasets.registry import adapter_names
+from lingbot_eval.errors import ConfigError
+
+
+def test_every_adapter_has_a_card_and_every_card_an_adapter() -> None:
+    assert set(card_names()) == set(adapter_names())
+
+
+@pytest.mark.parametrize("name", card_names())
+def test_cards_are_complete(name: str) -> None:
+    card = load_card(name)
+    assert card.name == name
+    assert card.source.licence
+    assert card.layout
+    for published in card.published:
+        assert published.source
+
+
+def test_protocol_of_the_benchmarks() -> None:
+    """protocol.md section 2."""
+    seven, tum = load_card("seven_scenes"), load_card("tum")
+    assert (seven.protocol.split, seven.protocol.stride) == ("test", 5)
+    assert (tum.protocol.stride, tum.protocol.size.width, tum.protocol.size.height_rounding) == (1, 518, "floor")
+    # protocol.md section 3, the official page
+    assert seven.published[0].values == {"ate_m": 0.079, "rpe_translation_m": 0.020, "rpe_rotation_deg": 0.579}
+    assert (seven.published[0].scenes, tum.published[0].scenes) == (18, 9)
+    assert tum.published[0].values["ate_m"] == 0.045
+
+
+SIZES = {
+    "seven_scenes": ("width", 5),
+    "tum": ("width", 1),
+    "kitti": ("cover", 1),
+    "neural_rgbd": ("width", 5),
+    "eth3d": ("width", 1),
+    "oxford_spires": ("width", 12),
+    "tanks_and_temples": ("width", 1),
+    "vbr": ("cover", 1),
+    "droid_w": ("width", 1),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_size_and_stride_of_the_field(name: str) -> None:
+    """protocol.md section 2."""
+    protocol = load_card(name).protocol
+    size = protocol.size
+    assert (size.mode, protocol.stride) == SIZES[name]
+    assert (size.width, size.height) == ((504, 280) if size.mode == "cover" else (518, None))
+    assert size.filter == ("lanczos" if name == "oxford_spires" else "bicubic")
+    assert size.mode == "cover" or size.height_rounding == ("pixel_floor" if name == "droid_w" else "floor")
+
+
+def test_scenes_and_views_that_are_left_out() -> None:
+    """protocol.md section 2."""
+    assert len(load_card("kitti").expected_scenes) == 11
+    assert set(load_card("oxford_spires").scenes_left_out) == {
+        "blenheim-palace-01",
+        "blenheim-palace-02",
+        "blenheim-palace-05",
+        "christ-church-01",
+    }
+    eth3d = load_card("eth3d")
+    assert set(eth3d.scenes_left_out) == {"meadow", "terrace"}
+    assert set(eth3d.views_left_out) == set(VIEWS_LEFT_OUT)
+    for scene, views in VIEWS_LEFT_OUT.items():
+        first, last = (
+            re.findall(r"\d+", eth3d.views_left_out[scene])[0],
+            re.findall(r"\d+", eth3d.views_left_out[scene])[-1],
+        )
+        assert (min(views), max(views)) == (int(first), int(last))
+    assert len(eth3d.expected_scenes) == 11
+
+
+def test_published_rows_of_the_official_page() -> None:
+    """protocol.md section 3: ATE, RPE of translation and rotation, scenes."""
+    expected = {
+        "eth3d": (0.439, 0.493, 3.339, 11),
+        "neural_rgbd": (0.056, 0.019, 0.257, 9),
+        "oxford_spires": (5.374, 0.930, 3.694, 10),
+        "kitti": (24.046, 2.861, 0.696, 11),
+        "vbr": (31.204, 2.717, 4.564, 7),
+        "droid_w": (0.909, 0.184, 6.115, 7),
+        "tanks_and_temples": (0.210, 0.087, 0.572, 6),
+    }
+    for name, numbers in expected.items():
+        row = load_card(name).published[0]
+        assert "official" in row.source
+        values = row.values
+        assert (values["ate_m"], values["rpe_translation_m"], values["rpe_rotation_deg"], row.scenes) == numbers
+    paper = [row for row in load_card("oxford_spires").published if "second-hand" in row.source]
+    assert len(paper) == 18 + 6
+    ours = next(row for row in paper if row.method == "LingBot-Map" and row.selection and row.selection.count == 320)
+    assert list(ours.values.values()) == [61.64, 75.16, 6.42, 1.01, 3.70]
+
+
+GOOD = """
+name: mine
+title: T
+description: D
+source: {licence: L}
+layout: flat
+scenes: one
+protocol: {stride: 2, size: {mode: width, width: 280}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(resources, "shared_folder", lambda kind: tmp_path)
+    return tmp_path
+
+
+def test_a_card_is_read(folder: Path) -> None:
+    (folder / "mine.yaml").write_text(GOOD)
+    card = load_card("mine")
+    assert (card.protocol.stride, card.protocol.size.width, card.protocol.max_depth) == (2, 280, 80.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("title: T", "titel: T", r"mine\.yaml: .*'titel'.*did you mean 'title'"),
+        ("stride: 2", "strid: 2", r"mine\.yaml: .*'strid'.*did you mean 'stride'"),
+        ("width: 280", "width: 281", r"mine\.yaml: .*use 280 or 294"),
+        ("stride: 2", "stride: 0", r"mine\.yaml: protocol\.stride"),
+        ("stride: 2", "min_depth: 90", r"min_depth 90 must be less than max_depth 80"),
+        ("name: mine", "name: yours", r"mine\.yaml: name: expected 'mine' as the dataset, found 'yours'"),
+        ("title: T\n", "", r"mine\.yaml: title"),
+        ("title: T", "title: [", r"mine\.yaml:\d+"),
+        ("title: T", "title: T\ntitle: U", r"mine\.yaml:\d+.*title"),
+    ],
+)
+def test_wrong_cards_are_named(folder: Path, old: str, new: str, says: str) -> None:
+    (folder / "mine.yaml").write_text(GOOD.replace(old, new))
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_card("mine")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["synthetik", "../datasets/tum", "", "tum.yaml"])
+def test_unknown_cards_list_the_known(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match="droid_w, eth3d, folder, kitti, neural_rgbd, oxford_spires, seven_scenes, synthetic, tanks_"
+    ):
+        load_card(name)
+
+
+def test_shipped_files_are_found_in_a_wheel_and_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site-packages" / "lingbot_eval"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(resources.lingbot_eval, "__file__", str(package / "__init__.py"))
+    # Somebody else's library called "datasets" lies beside an installed package.
+    (package.parent / "datasets").mkdir()
+    with pytest.raises(ConfigError, match="installation is incomplete"):
+        resources.shared_folder("datasets")
+    (package.parent / "pyproject.toml").touch()
+    assert resources.shared_folder("datasets") == package.parent / "datasets"
+    (package / "share" / "datasets").mkdir(parents=True)
+    assert resources.shared_folder("datasets") == package / "share" / "datasets"

@@ -1,0 +1,283 @@
+"""Images from anywhere: orientation, alpha, grey, and refusals of what cannot be read as 8 bits."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lingbot_eval.datasets.readers import array_depth, image_size, png_depth, raw_float_depth, read_depth, read_image
+from lingbot_eval.errors import DataError
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
+
+# What a viewer does for each EXIF orientation, by the standard's table: row 0 and column 0 of the stored image are …
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a[::-1].transpose(1, 0, 2),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a[:, ::-1].transpose(1, 0, 2),
+}
+
+
+def heif_is_here() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+
+
+@pytest.mark.parametrize("orientation", list(UPRIGHT))
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp", ".heic", ".avif"])
+def test_orientation_is_one_rule_for_size_and_pixels(tmp_path: Path, suffix: str, orientation: int) -> None:
+    if suffix == ".heic":
+        heif_is_here()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned{suffix}"
+    coarse = np.repeat(np.repeat(COLOUR // 128 * 255, 32, axis=0), 32, axis=1).astype(np.uint8)  # survives a JPEG
+    Image.fromarray(coarse).save(path, exif=exif.tobytes())
+    expected = UPRIGHT[orientation](coarse)
+    read = read_image(path, "here")
+    assert read.shape == expected.shape
+    assert np.mean(np.abs(read.astype(int) - expected) > 100) < 0.02
+    assert image_size(path, "here") == expected.shape[1::-1]
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
+def test_a_turned_tiff_whatever_its_compression(tmp_path: Path, compression: str | None) -> None:
+    path = tmp_path / "turned.tif"
+    Image.fromarray(COLOUR).save(path, tiffinfo={0x0112: 6}, compression=compression)
+    np.testing.assert_array_equal(read_image(path, "here"), UPRIGHT[6](COLOUR))
+    assert image_size(path, "here") == (6, 9)
+
+
+def test_an_exif_block_behind_the_pixels_of_a_png_counts_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    block = exif.tobytes()[6:]
+    whole = png(9, 6, 8, 2, b"".join(b"\0" + row.tobytes() for row in COLOUR))
+    chunk = struct.pack(">I", len(block)) + b"eXIf" + block + struct.pack(">I", zlib.crc32(b"eXIf" + block))
+    path = tmp_path / "late.png"
+    path.write_bytes(whole[:-12] + chunk + whole[-12:])
+    np.testing.assert_array_equal(read_image(path, "here"), UPRIGHT[8](COLOUR))
+    assert image_size(path, "here") == (6, 9)
+
+
+def both_refuse(path: Path, says: str) -> None:
+    """Whoever asks for the size alone is told what whoever reads the pixels is told."""
+    for read in (read_image, image_size):
+        with pytest.raises(DataError, match=says) as caught:
+            read(path, "scene frame 3")
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".gif", "GIF"), (".tif", "TIFF"), (".webp", "WEBP"), (".png", "PNG")])
+def test_several_pictures_in_one_file_are_refused(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"stack{suffix}"
+    pictures = [Image.fromarray(COLOUR + np.uint8(40 * k)) for k in range(3)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    both_refuse(path, f"expected one picture, found 3 in this {kind}")
+
+
+def test_one_gif_is_read_and_so_is_the_main_picture_of_an_mpo(tmp_path: Path) -> None:
+    flat = np.tile(np.array([[[200, 100, 0]]], np.uint8), (6, 9, 1))
+    Image.fromarray(flat).save(tmp_path / "one.gif")
+    np.testing.assert_array_equal(read_image(tmp_path / "one.gif", "here"), flat)
+    other = Image.fromarray(np.zeros((6, 9, 3), np.uint8))
+    Image.fromarray(flat).save(tmp_path / "phone.mpo", save_all=True, append_images=[other], quality=95)
+    (tmp_path / "phone.mpo").rename(tmp_path / "phone.jpg")
+    assert np.abs(read_image(tmp_path / "phone.jpg", "here").astype(int) - flat).max() < 4
+
+
+def test_a_tiff_with_its_thumbnail_is_one_picture(tmp_path: Path) -> None:
+    path = tmp_path / "with_thumbnail.tif"
+    small = Image.fromarray(COLOUR[::2, ::2])
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    Image.fromarray(COLOUR).save(path, save_all=True, append_images=[small])
+    np.testing.assert_array_equal(read_image(path, "here"), COLOUR)
+
+
+def test_heif_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heif_is_here()
+    path = tmp_path / "phone.jpg"  # phones' files are often renamed, not converted
+    Image.fromarray(np.repeat(np.repeat(COLOUR, 16, 0), 16, 1)).save(path, format="HEIF")
+    assert image_size(path, "here") == (144, 96)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    both_refuse(path, r"is HEIF, which needs the library pillow-heif: pip install 'lingbot-eval\[heic\]'")
+
+
+def test_what_is_no_image_is_called_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    both_refuse(path, "is a Git LFS pointer, not the image itself: run 'git lfs pull'")
+    path.write_bytes(b"<!DOCTYPE html><html><body>404</body></html>")
+    both_refuse(path, "is a web page, not an image")
+    path.write_bytes(b"")
+    both_refuse(path, r"is empty \(0 bytes\)")
+
+
+def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    both_refuse(tmp_path / "pipe.png", "is a named pipe, expected a file")
+    (tmp_path / "folder.jpg").mkdir()
+    both_refuse(tmp_path / "folder.jpg", "is a folder, expected a file")
+    (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
+    both_refuse(tmp_path / "link.jpg", r"is a link to nowhere\.jpg, which does not exist")
+    for reader in (raw_float_depth, array_depth, png_depth(1000.0)):
+        with pytest.raises(DataError, match=r"depth map .*pipe\.png is a named pipe, expected a file"):
+            reader(tmp_path / "pipe.png", "here", (4, 4))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "locked.png"
+    Image.fromarray(COLOUR).save(path)
+    path.chmod(0)
+    both_refuse(path, "cannot be read: Permission denied")
+
+
+def test_alpha_is_composited_over_white(tmp_path: Path) -> None:
+    path = tmp_path / "clear.png"
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0] = [(200, 100, 0, 255), (200, 100, 0, 0), (200, 100, 0, 51)]
+    Image.fromarray(rgba).save(path)
+    np.testing.assert_allclose(read_image(path, "here")[0], [(200, 100, 0), (255, 255, 255), (244, 224, 204)], atol=1)
+
+
+def test_a_transparent_palette_is_composited_too(tmp_path: Path) -> None:
+    path = tmp_path / "palette.png"
+    indexed = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
+    indexed.putpalette([10, 20, 30, 40, 50, 60])
+    indexed.save(path, transparency=0)
+    np.testing.assert_array_equal(read_image(path, "here"), [[(255, 255, 255), (40, 50, 60)]])
+
+
+def test_grey_is_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "grey.png"
+    Image.fromarray(COLOUR[..., 0]).save(path)
+    np.testing.assert_array_equal(read_image(path, "here"), np.repeat(COLOUR[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp", ".jpg"])
+def test_formats(tmp_path: Path, suffix: str) -> None:
+    smooth = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (48, 1, 3))
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(smooth).save(path)
+    assert np.abs(read_image(path, "here", (64, 48)).astype(int) - smooth).max() <= 8
+
+
+def png(width: int, height: int, bits: int, colour_type: int, rows: bytes) -> bytes:
+    """A PNG from its definition: signature, IHDR, IDAT, IEND."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_are_refused_in_every_colour_type(tmp_path: Path, colour_type: int, channels: int) -> None:
+    path = tmp_path / "deep.png"
+    path.write_bytes(png(2, 2, 16, colour_type, 2 * (b"\0" + b"\1" * 4 * channels)))
+    both_refuse(path, r"scene frame 3: image .*deep\.png: expected 8-bit .*found 16-bit")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "I", "CMYK"])
+def test_deep_tiff_is_refused(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "deep.tif"
+    Image.new(mode, (4, 4)).save(path)
+    both_refuse(path, "expected 8-bit")
+
+
+@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (10_000, 10_000), (9_000, 8_000)])
+def test_decompression_bombs_are_refused_without_unpacking(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png(width, height, 8, 2, b"\0"))
+    with pytest.raises(DataError, match=r"bomb\.png claims .* pixels") as caught:
+        read_image(path, "here")
+    assert "\n" not in str(caught.value)
+
+
+def test_other_sizes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "small.png"
+    Image.fromarray(COLOUR).save(path)
+    with pytest.raises(DataError, match=r"here: .*expected 10x6 pixels as the first frame, found 9x6"):
+        read_image(path, "here", (10, 6))
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.png does not exist"):
+        read_image(tmp_path / "none.png", "here")
+    with pytest.raises(DataError, match="here: image"):
+        read_image(tmp_path, "here")
+    with pytest.raises(DataError, match=r"none\.png does not exist"):
+        read_depth(tmp_path / "none.png", "here", 1000.0, (4, 4))
+
+
+def encoded(suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(buffer, suffix)
+    return buffer.getvalue()
+
+
+GOOD = {suffix: encoded(suffix) for suffix in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")}
+
+
+@pytest.mark.parametrize("suffix", list(GOOD))
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9])
+def test_cut_off_files_are_refused(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / "cut"
+    path.write_bytes(GOOD[suffix][: int(len(GOOD[suffix]) * share)])
+    with pytest.raises(DataError, match=r"scene frame 7: image .*cut"):
+        read_image(path, "scene frame 7")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    suffix=st.sampled_from(list(GOOD)),
+    changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
+    near_start=st.booleans(),
+)
+def test_damaged_files_give_an_image_or_one_clear_error(
+    tmp_path: Path, suffix: str, changes: list[tuple[float, int]], near_start: bool
+) -> None:
+    content = bytearray(GOOD[suffix])
+    reach = min(len(content), 200) if near_start else len(content)
+    for place, value in changes:
+        content[int(place * reach)] = value
+    path = tmp_path / "damaged"
+    path.write_bytes(content)
+    image, complaint = None, ""
+    try:
+        image = read_image(path, "here")
+    except DataError as error:
+        complaint = str(error)
+    if image is not None:
+        assert (image.dtype, image.shape[2]) == (np.uint8, 3)
+    else:
+        assert "damaged" in complaint
+        assert "\n" not in complaint
+
+
+def test_depth_is_read_in_metres(tmp_path: Path) -> None:
+    path = tmp_path / "depth.png"
+    raw = np.array([[0, 5000, 65535], [1, 65534, 250]], np.uint16)
+    Image.fromarray(raw).save(path)
+    depth = read_depth(path, "here", 5000.0, (3, 2))
+    assert depth.dtype == np.float32
+    np.testing.assert_allclose(depth, [[0, 1, 0], [0.0002, 13.1068, 0.05]], rtol=1e-6)

@@ -1,0 +1,47 @@
+"""Saved depth maps: what is read, and what is refused with its file's name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.files.depth_maps import read_depth_map
+
+
+def test_npy_and_png(tmp_path: Path) -> None:
+    depth = np.array([[0.5, 1.25, 0.0], [2.0, 65.535, 3.0]])
+    np.save(tmp_path / "0.npy", depth)
+    Image.fromarray((depth * 1000).round().astype(np.uint16)).save(tmp_path / "0.png")
+    for name in ("0.npy", "0.png"):
+        read = read_depth_map(tmp_path / name, 1000.0)
+        assert read.dtype == np.float32
+        np.testing.assert_allclose(read, depth, rtol=1e-6)
+
+
+def test_what_is_no_depth_map_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "integers.npy", np.zeros((2, 2), dtype=np.uint16))
+    np.save(tmp_path / "colour.npy", np.zeros((2, 2, 3)))
+    np.save(tmp_path / "code.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (1_000_000, 1_000_000)}
+    )
+    (tmp_path / "huge.npy").write_bytes(header.getvalue() + b"\0" * 64)
+    np.save(tmp_path / "cut.npy", np.zeros((50, 50)))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:1000])
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("L", (4, 4)).save(tmp_path / "eight.png")
+    noise = np.random.default_rng(0).integers(0, 65535, (50, 50), dtype=np.uint16)
+    Image.fromarray(noise).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:300])
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(DataError) as caught:
+            read_depth_map(path, 1000.0)
+        assert path.name in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,277 @@
+"""What a time is: the unit from the stamps, digits that are kept, and one line where two clocks do not meet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.files.association import Clock, associate, pair_times
+from lingbot_eval.files.pairing import pair_trajectories
+from lingbot_eval.files.times import EXPONENT, evident_unit, read_stamps
+from lingbot_eval.files.trajectories import TrajectoryFile, read_trajectory
+
+DATE = 1_400_000_000
+UNITS = ("s", "ms", "us", "ns")
+
+
+def grid(count: int = 20, step: float = 0.5, start: float = DATE) -> np.ndarray:
+    return start + step * np.arange(count)
+
+
+def file_of(folder: Path, name: str, stamps: list[str], separator: str = " ") -> Path:
+    """A helix with identity turns; commas: EuRoC's columns."""
+    rows = ["#timestamp,x,y,z,qw,qx,qy,qz"] if separator == "," else []
+    for row, stamp in enumerate(stamps):
+        turn = ["1", "0", "0", "0"] if separator == "," else ["0", "0", "0", "1"]
+        position = [f"{np.cos(row / 5):.6f}", f"{np.sin(row / 5):.6f}", f"{row / 10:.6f}"]
+        rows.append(separator.join([stamp, *position, *turn]))
+    path = folder / name
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def stamp(seconds: float, unit: str) -> str:
+    """Whole milliseconds written in a unit, without a rounding of float64."""
+    milliseconds = round(seconds * 1000)
+    return f"{milliseconds / 1000:.3f}" if unit == "s" else str(milliseconds * 10 ** (EXPONENT[unit] - 3))  # type: ignore[index]
+
+
+@pytest.mark.parametrize("usual", ["s", "ns"])
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("step", [0.005, 0.033, 0.5])
+def test_dates_say_their_unit(unit: str, usual: str, step: float) -> None:
+    words = [stamp(DATE + step * row, unit) for row in range(30)]
+    found = read_stamps(words, usual)  # type: ignore[arg-type]
+    assert found.unit == unit
+    assert (found.why is None) == (unit == usual)
+    np.testing.assert_allclose(found.seconds, grid(30, step), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "usual", "unit"),
+    [
+        (np.arange(0, 20e9, 5e7), "s", "ns"),  # nanoseconds from the start of a recording, in TUM's columns
+        (np.arange(0, 20e9, 5e7), "ns", "ns"),
+        (np.arange(0, 20, 0.05), "ns", "s"),
+        (np.arange(0, 100.0), "ns", "s"),  # whole seconds
+        (np.arange(0, 100.0), "s", "s"),  # numbers of frames
+        (np.arange(0, 600e6, 33_333), "s", "us"),
+        (np.arange(0, 20e3, 33), "s", "s"),  # may be photographs: only the other file can tell
+        (np.array([5e8, 1.9e9]), "ns", "ns"),
+        (np.array([1.4e18]), "s", "ns"),
+        (np.array([0.0]), "ns", "ns"),
+        (np.array([0.0, 1e-6, 2e-6]), "s", "s"),
+        (grid(10, 86_400.0), "s", "s"),  # a picture a day
+    ],
+)
+def test_times_from_the_start(values: np.ndarray, usual: str, unit: str) -> None:
+    assert evident_unit(values, usual)[0] == unit  # type: ignore[arg-type]
+
+
+def test_nanoseconds_keep_the_digits_that_pair_them() -> None:
+    """The same moments as EuRoC and as TUM write them are the same float64."""
+    words = [f"{DATE + row}{(row * 123_456_789) % 10**9:09d}" for row in range(100)]
+    ns = read_stamps(words, "ns").seconds
+    s = read_stamps([f"{word[:-9]}.{word[-9:]}" for word in words], "s").seconds
+    np.testing.assert_array_equal(ns, s)
+
+
+@pytest.mark.parametrize("first", [18_295_873_486_192_640, 2**60])
+def test_digits_that_do_not_fit_are_said(tmp_path: Path, first: int) -> None:
+    path = file_of(tmp_path, "a.txt", [str(first + row) for row in range(5)])
+    with pytest.raises(DataError, match=r"a\.txt:2: the stamps \d+ and \d+ .*digits do not fit"):
+        read_trajectory(path)
+
+
+@pytest.mark.parametrize("word", ["5e-324403636579813555584", "1e-999999", "0." + "0" * 380 + "1"])
+def test_numbers_that_round_to_nothing(tmp_path: Path, word: str) -> None:
+    path = file_of(tmp_path, "a.txt", [word, "1400000000000000000", "1400000000500000000"], ",")
+    assert read_trajectory(path).timestamps.tolist() == [0, 1.4e9, 1.4e9 + 0.5]
+    with pytest.raises(DataError, match="beyond float64"):
+        read_trajectory(path, time_scale=1e300)
+
+
+def test_scale_and_offset(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "a.txt", ["0", "33", "66"])
+    found = read_trajectory(path, time_scale=1e-3, time_offset=100.0)
+    np.testing.assert_allclose(found.timestamps, [100, 100.033, 100.066])
+    assert found.notes == ()
+    # Without a scale, too, where the unit is concluded.
+    for stamps, start in ((["0", "33", "66"], 0), (["1400000000000", "1400000033000", "1400000066000"], 1.4e9)):
+        of_seconds = read_trajectory(file_of(tmp_path, "b.txt", stamps), time_offset=100.0)
+        np.testing.assert_allclose(of_seconds.timestamps, start + 100.0 + np.array([0, 33, 66]), rtol=1e-12)
+    for wrong in ({"time_scale": 0.0}, {"time_scale": float("nan")}, {"time_offset": float("inf")}):
+        with pytest.raises(DataError, match="time"):
+            read_trajectory(path, **wrong)  # type: ignore[arg-type]
+    (tmp_path / "k.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n")
+    with pytest.raises(DataError, match="has no times"):
+        read_trajectory(tmp_path / "k.txt", time_offset=1.0)
+
+
+def refused(reference: Clock, estimate: Clock, advice: str | None = None) -> str:
+    with pytest.raises(DataError) as caught:
+        pair_times(reference, estimate, 0.02, advice)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-6, 1e-3, 1e3, 1e6, 1e9])
+def test_a_factor_is_found_and_helps(factor: float) -> None:
+    """Times from the start of a recording; the estimate covers half of it."""
+    truth, guess = grid(400, 0.05, 0.0), grid(100, 0.1, 5.0)
+    said = refused(Clock("gt", truth), Clock("est", guess / factor))
+    assert "gt: 400 poses from 0.000 to 19.950 s" in said
+    option = re.search(r"--time-scale (\S+) \(in an experiment time_scale: (\S+)\)", said)
+    assert option is not None
+    assert float(option[1]) == float(option[2]) == pytest.approx(factor)
+    assert len(pair_times(Clock("gt", truth), Clock("est", guess / factor * float(option[1])), 0.02)[0]) == 100
+    assert "--time-scale" not in refused(Clock("gt", truth), Clock("est", guess / factor), "look at it")
+
+
+def test_a_few_chance_pairs_do_not_hide_the_factor() -> None:
+    """Milliseconds from 0 meet seconds from 0 at the first stamp."""
+    said = refused(Clock("gt", grid(100, 0.05, 0.0)), Clock("est", grid(100, 50.0, 0.0)))
+    assert said.startswith("only 1 of 100 poses of est lies within 0.02 s")
+    assert "--time-scale 0.001" in said
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-3, 1e-9])
+@pytest.mark.parametrize("offset", [-DATE, 3600.0, 18_000.25])
+def test_an_offset_is_suggested_where_both_last_as_long(factor: float, offset: float) -> None:
+    truth = grid()
+    guess = (truth - offset - truth[0] * (offset != -DATE)) / factor if factor != 1.0 else truth - offset
+    said = refused(Clock("gt", truth), Clock("est", guess))
+    found = re.search(r"--time-offset (\S+)", said)
+    scale = re.search(r"--time-scale (\S+)", said)
+    assert found is not None
+    assert (scale is not None) == (factor != 1.0)
+    assert "if they begin together" in said
+    moved = guess * (float(scale[1]) if scale else 1.0) + float(found[1])
+    np.testing.assert_allclose(moved, truth, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("guess", "says"),
+    [
+        (grid() + 0.25, "the two nearest stamps are 0.25 s apart: they were sampled at other moments"),
+        (grid(7, 0.9, DATE + 5000), "the spans are 4990.500 s apart"),
+        (grid(7, 0.9, DATE - 5000), "the spans are 4994.600 s apart"),
+    ],
+)
+def test_nothing_is_suggested_without_evidence(guess: np.ndarray, says: str) -> None:
+    said = refused(Clock("gt", grid()), Clock("est", guess))
+    assert says in said
+    assert "--time" not in said
+
+
+def test_few_pairs_are_left_to_the_scorer() -> None:
+    truth = grid()
+    guess = np.concatenate([truth[:1], truth[1:] + 5000])
+    assert len(pair_times(Clock("gt", truth), Clock("est", guess), 0.02)[0]) == 1
+
+
+series = st.lists(st.floats(-1e12, 1e12), max_size=12, unique=True).map(lambda xs: np.array(sorted(xs)))
+
+
+@given(series, series, st.sampled_from([None, "is it right?"]))
+def test_any_two_clocks_pair_or_are_refused_in_a_line(a: np.ndarray, b: np.ndarray, advice: str | None) -> None:
+    try:
+        in_a, in_b = pair_times(Clock("a", a), Clock("b", b), 0.02, advice)
+    except DataError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        assert (np.abs(a[in_a] - b[in_b]) <= 0.02).all()
+
+
+def both(folder: Path, reference: tuple[str, str], estimate: tuple[str, str]) -> tuple[TrajectoryFile, TrajectoryFile]:
+    """Files of the same moments; each (unit, separator)."""
+    return tuple(  # type: ignore[return-value]
+        read_trajectory(file_of(folder, name, [stamp(t, unit) for t in grid()], separator))
+        for name, (unit, separator) in (("gt.txt", reference), ("est.txt", estimate))
+    )
+
+
+TUM, TUM_NS, EUROC, EUROC_S = ("s", " "), ("ns", " "), ("ns", ","), ("s", ",")
+
+
+@pytest.mark.parametrize(
+    ("reference", "estimate"),
+    [(EUROC, TUM), (TUM, EUROC), (EUROC, TUM_NS), (TUM_NS, TUM_NS), (EUROC_S, TUM), (EUROC_S, EUROC_S)],
+)
+def test_each_file_has_its_own_format_and_unit(
+    tmp_path: Path, reference: tuple[str, str], estimate: tuple[str, str]
+) -> None:
+    """V102 of EuRoC: a TUM estimate in seconds against ground truth in nanoseconds."""
+    truth, guess, pairing = pair_trajectories(*both(tmp_path, reference, estimate))
+    assert pairing.matched == len(truth) == len(guess) == 20
+    np.testing.assert_allclose(truth.camera_to_world, guess.camera_to_world, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("reference", "estimate", "scale"),
+    [(TUM, TUM_NS, 1e-9), (TUM, ("ms", " "), 1e-3), (TUM_NS, TUM, 1), (EUROC, EUROC_S, 1), (EUROC_S, EUROC, 1e-9)],
+)
+def test_a_unit_that_its_format_does_not_have_is_asked_about(
+    tmp_path: Path, reference: tuple[str, str], estimate: tuple[str, str], scale: float
+) -> None:
+    files = both(tmp_path, reference, estimate)
+    with pytest.raises(DataError, match=f"the clocks differ: .*--time-scale {scale:g} ") as caught:
+        pair_trajectories(*files)
+    for part in ("gt.txt: 20 poses from 1400000000.000 to 1400000009.500 s", "est.txt: 20 poses", "factor"):
+        assert part in str(caught.value)
+    told = read_trajectory(tmp_path / "est.txt", time_scale=scale)
+    assert pair_trajectories(files[0], told)[2].matched == 20
+
+
+def test_files_without_times(tmp_path: Path) -> None:
+    row = "1 0 0 {} 0 1 0 0 0 0 1 0"
+    (tmp_path / "a.txt").write_text("\n".join(row.format(i) for i in range(5)))
+    (tmp_path / "b.txt").write_text("\n".join(row.format("nan" if i == 2 else i) for i in range(5)))
+    truth, guess, pairing = pair_trajectories(read_trajectory(tmp_path / "a.txt"), read_trajectory(tmp_path / "b.txt"))
+    assert (pairing.matched, pairing.estimate_poses, guess.indices.tolist()) == (4, 4, [0, 1, 3, 4])
+    (tmp_path / "b.txt").write_text(row.format(0))
+    with pytest.raises(DataError, match=r"5 poses in .*a\.txt and 1 in"):
+        pair_trajectories(read_trajectory(tmp_path / "a.txt"), read_trajectory(tmp_path / "b.txt"))
+    with pytest.raises(ConfigError, match="one has timestamps"):
+        pair_trajectories(
+            truth_file := read_trajectory(file_of(tmp_path, "t.txt", ["0"])), read_trajectory(tmp_path / "b.txt")
+        )
+    assert len(truth_file) == 1
+    assert len(truth) == 5
+
+
+def test_images_pair_by_their_names(tmp_path: Path) -> None:
+    head = "{} 1 0 0 0 {} 0 0 1 {}\n\n"
+    (tmp_path / "a.txt").write_text("".join(head.format(i, i, f"left/{n}.jpg") for i, n in enumerate("abcde")))
+    (tmp_path / "b.txt").write_text("".join(head.format(i, i, f"{n}.png") for i, n in enumerate("eca")))
+    truth, guess, pairing = pair_trajectories(read_trajectory(tmp_path / "a.txt"), read_trajectory(tmp_path / "b.txt"))
+    assert pairing.matched == 3
+    assert truth.positions[:, 0].tolist() == [0, -2, -4]
+    assert guess.positions[:, 0].tolist() == [-2, -1, 0]
+    (tmp_path / "b.txt").write_text(head.format(0, 0, "z.png"))
+    with pytest.raises(DataError, match=r"no image of .*names such as 'z\.png'"):
+        pair_trajectories(read_trajectory(tmp_path / "a.txt"), read_trajectory(tmp_path / "b.txt"))
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_frame_numbers_in_place_of_seconds_are_named(every: int) -> None:
+    """Every twentieth second is a frame number, too: a twentieth of the poses pair by chance."""
+    truth, guess = grid(400, 0.05, 0.0), np.arange(0.0, 400.0, every)
+    said = refused(Clock("gt", truth), Clock("est", guess))
+    assert re.match(rf"only \d+ of {len(guess)} poses of est lies within 0.02 s", said)
+    assert f"times 0.05, {len(guess)} of them would pair: --time-scale 0.05 " in said
+
+
+def test_chance_pairs_of_long_recordings_do_not_hide_the_factor() -> None:
+    """Whole seconds among milliseconds: many poses pair by chance, and still few of all."""
+    truth, guess = grid(4000, 0.025, 0.0), grid(4000, 25.0, 0.0)
+    assert len(associate(truth, guess, 0.02)[0]) >= 3
+    assert "times 0.001, 4000 of them would pair: --time-scale 0.001 " in refused(
+        Clock("gt", truth), Clock("est", guess)
+    )

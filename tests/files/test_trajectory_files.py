@@ -1,0 +1,253 @@
+"""Trajectory files: agreement with evo's readers, exact round trips, and one clear line for every fault."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError, StoreError
+from lingbot_eval.files.trajectories import (
+    read_euroc,
+    read_kitti,
+    read_trajectory,
+    read_tum,
+    write_kitti,
+    write_tum,
+)
+from lingbot_eval.types import Trajectory
+
+IDENTITY_ROW = "1 0 0 0 0 1 0 0 0 0 1 0"
+
+
+def random_poses(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    poses[:, :3, :3] = Rotation.random(count, random_state=seed).as_matrix()
+    poses[:, :3, 3] = rng.normal(size=(count, 3)) * 10
+    return poses
+
+
+def written(folder: Path, text: str | bytes, name: str = "poses.txt") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def refused(reader, path: Path, *parts: str) -> str:
+    """The reader refuses with one line that holds all parts."""
+    with pytest.raises(DataError) as caught:
+        reader(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (path.name, *parts):
+        assert part in message, message
+    return message
+
+
+class TestAgainstEvo:
+    def test_tum(self, tmp_path: Path) -> None:
+        from evo.tools.file_interface import read_tum_trajectory_file
+
+        path = written(
+            tmp_path,
+            "# a comment\n1305031098.6659 1.3563 0.6305 1.6380 0.6132 0.5962 -0.3311 -0.3986\n"
+            "1305031098.6758 1.3543 0.6306 1.6360 0.6129 0.5966 -0.3316 -0.3980\n",
+        )
+        ours, theirs = read_tum(path), read_tum_trajectory_file(str(path))
+        np.testing.assert_array_equal(ours.timestamps, theirs.timestamps)
+        np.testing.assert_allclose(ours.camera_to_world, np.array(theirs.poses_se3), atol=1e-14)
+        assert ours.lines.tolist() == [2, 3]
+
+    def test_kitti(self, tmp_path: Path) -> None:
+        from evo.tools.file_interface import read_kitti_poses_file
+
+        poses = random_poses(5)
+        path = written(tmp_path, "".join(" ".join(f"{x:.6e}" for x in p[:3].ravel()) + "\n" for p in poses))
+        ours = read_kitti(path)
+        np.testing.assert_array_equal(ours.camera_to_world, np.array(read_kitti_poses_file(str(path)).poses_se3))
+        assert not ours.timed
+
+    def test_euroc(self, tmp_path: Path) -> None:
+        from evo.tools.file_interface import read_euroc_csv_trajectory
+
+        path = written(
+            tmp_path,
+            "#timestamp, p_RS_R_x [m], p_RS_R_y [m], p_RS_R_z [m], q_RS_w [], q_RS_x [], q_RS_y [], q_RS_z [], v\n"
+            "1403636580838555648,4.688319,-1.786938,0.783338,0.534108,-0.153029,-0.827383,-0.082152,-0.027876\n"
+            "1403636580843555328,4.688177,-1.786770,0.787350,0.534640,-0.152990,-0.826976,-0.082863,0.033272\n",
+        )
+        ours, theirs = read_euroc(path), read_euroc_csv_trajectory(str(path))
+        np.testing.assert_array_equal(ours.timestamps, theirs.timestamps)
+        np.testing.assert_allclose(ours.camera_to_world, np.array(theirs.poses_se3), atol=1e-14)
+
+
+def test_scalar_order_by_hand(tmp_path: Path) -> None:
+    """A quarter turn about z: TUM says it with the scalar last, EuRoC with the scalar first."""
+    turn = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    tum = read_tum(written(tmp_path, "0 0 0 0 0 0 0.5 0.5\n"))  # not normalised on purpose
+    euroc = read_euroc(written(tmp_path, "0,0,0,0,0.5,0,0,0.5\n"))
+    np.testing.assert_allclose(tum.camera_to_world[0, :3, :3], turn, atol=1e-15)
+    np.testing.assert_allclose(euroc.camera_to_world[0, :3, :3], turn, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 1 2 3 0 0 0 1\r\n1 1 2 3 0 0 0 1\r\n",
+        "\ufeff0 1 2 3 0 0 0 1\n\n1 1 2 3 0 0 0 1",
+        "0\t1 2  3 0 0 0 1 \n1 1 2 3 0 0 0 1\n",
+    ],
+    ids=["crlf", "byte order mark and blank line", "tabs and trailing space"],
+)
+def test_tolerated_variants(tmp_path: Path, text: str) -> None:
+    trajectory = read_tum(written(tmp_path, text))
+    assert trajectory.timestamps is not None
+    assert trajectory.timestamps.tolist() == [0, 1]
+    assert trajectory.camera_to_world[:, :3, 3].tolist() == [[1, 2, 3], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("0 0 0 0 0 0 0 1\n1 0 0 0 0 0 1\n", (":2", "found 7 fields")),
+        ("0 0 0 0 0 0 0 1 5\n", (":1", "found 9 fields")),
+        ("0 0 0 0 0 0 0 1_0\n", (":1", "column 8", "1_0")),
+        ("0 0 0 0 0 0 0 \uff11\n", (":1", "column 8")),
+        ("# c\n0 0 x 0 0 0 0 1\n", (":2", "column 3", "'x'")),
+        ("0 0 nan 0 0 0 0 1\n", (":1", "finite", "no usable pose")),
+        ("nan 0 0 0 0 0 0 1\n", (":1", "finite time", "nan")),
+        ("0 0 0 0 0 0 0 1\n1e999 0 0 0 0 0 0 1\n", (":2", "finite time", "1e999")),
+        ("0 0 0 1e999 0 0 0 1\n", (":1", "finite")),
+        ("0 0 0 0 0 0 0 0\n", (":1", "no usable pose")),
+        ("2 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 1\n", (":2", "1 s before", "line 1", "sort")),
+        ("", ("no poses",)),
+        ("# only a header\n", ("no poses",)),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", (":3", "not text")),
+        (b"0 0 0 0 0 0 0 1\n1 \xff 0\n", (":2", "not text")),
+    ],
+)
+def test_malformed_tum_is_refused(tmp_path: Path, text: str | bytes, parts: tuple[str, ...]) -> None:
+    refused(read_tum, written(tmp_path, text), *parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("1,0,0,0,1,0,0\n", (":1", "found 7 fields")),
+        ("1,0,0,0,1,0,0,0,9\n2,0,0,0,1,0,0,0\n", (":2", "found 8 fields")),
+        ("2000000000,0,0,0,1,0,0,0\n1000000000,0,0,0,1,0,0,0\n", (":2", "1 s before")),
+        ("1,0,0,0,0,0,0,0\n", (":1", "no usable pose")),
+    ],
+)
+def test_malformed_euroc_is_refused(tmp_path: Path, text: str, parts: tuple[str, ...]) -> None:
+    refused(read_euroc, written(tmp_path, text), *parts)
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        ("1 0 0 0 0 1 0 0 0 0 1", ("found 11 fields",)),
+        ("0 " + IDENTITY_ROW, ("found 13 fields",)),
+        ("2 0 0 0 0 2 0 0 0 0 2 0", ("rotation", "deviates", "by 3")),
+        ("1 0 0 0 0 1 0 0 0 0 -1 0", ("rotation", "mirror")),
+        ("1e200 0 0 0 0 1 0 0 0 0 1 0", ("rotation", "inf")),
+    ],
+)
+def test_malformed_kitti_is_refused(tmp_path: Path, row: str, parts: tuple[str, ...]) -> None:
+    refused(read_kitti, written(tmp_path, f"{IDENTITY_ROW}\n{row}\n"), ":2", *parts)
+
+
+def test_kitti_keeps_slightly_non_orthogonal_rotations(tmp_path: Path) -> None:
+    path = written(tmp_path, "1.003 0.001 0 5 0 1 0 6 0 0 0.999 7\n")
+    np.testing.assert_array_equal(
+        read_kitti(path).camera_to_world[0], [[1.003, 0.001, 0, 5], [0, 1, 0, 6], [0, 0, 0.999, 7], [0, 0, 0, 1]]
+    )
+
+
+def test_missing_file_says_what_is_there(tmp_path: Path) -> None:
+    written(tmp_path, "", "estimate.txt")
+    refused(read_tum, tmp_path / "estimated.txt", "does not exist", "estimate.txt")
+    refused(read_tum, tmp_path / "nowhere" / "a.txt", "does not exist", "cannot be listed")
+    refused(read_tum, tmp_path, "is a folder")
+
+
+def test_unknown_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="auto, tum, kitti, euroc"):
+        read_trajectory(tmp_path / "a.txt", "bundler")  # type: ignore[arg-type]
+
+
+@given(
+    st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=3),
+    st.floats(0, 2e9),
+    st.integers(0, 2**32 - 1),
+)
+def test_tum_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, position: list[float], start: float, seed: int
+) -> None:
+    path = tmp_path_factory.mktemp("round") / "a.tum"
+    poses = random_poses(3, seed)
+    poses[1, :3, 3] = position
+    stamps = start + np.array([0.0, 1 / 3, 2 / 3]) * 3
+    write_tum(path, Trajectory(np.arange(3), stamps, poses))
+    back = read_tum(path)
+    assert back.timestamps is not None
+    np.testing.assert_array_equal(back.timestamps, stamps)
+    np.testing.assert_array_equal(back.camera_to_world[:, :3, 3], poses[:, :3, 3])
+    np.testing.assert_allclose(back.camera_to_world, poses, atol=1e-14, rtol=0)
+
+
+def test_kitti_round_trip_is_exact(tmp_path: Path) -> None:
+    poses = random_poses(4)
+    write_kitti(tmp_path / "a.txt", poses)
+    np.testing.assert_array_equal(read_kitti(tmp_path / "a.txt").camera_to_world, poses)
+
+
+def test_poses_that_are_not_finite(tmp_path: Path) -> None:
+    poses = random_poses(4)
+    poses[2, 0, 3] = np.nan
+    trajectory = Trajectory(np.array([0, 5, 10, 15]), np.arange(4.0), poses)
+    write_tum(tmp_path / "a.tum", trajectory)
+    assert "left out, not finite: frames 10" in (tmp_path / "a.tum").read_text()
+    timestamps = read_tum(tmp_path / "a.tum").timestamps
+    assert timestamps is not None
+    assert timestamps.tolist() == [0, 1, 3]
+    write_tum(tmp_path / "none.tum", Trajectory(np.arange(1), np.zeros(1), np.full((1, 4, 4), np.nan)))
+    refused(read_tum, tmp_path / "none.tum", "no poses")
+    with pytest.raises(DataError, match="row 2 is not finite"):
+        write_kitti(tmp_path / "a.txt", poses)
+    assert not (tmp_path / "a.txt").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder_leaves_nothing(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError):
+        write_tum(tmp_path / "a.tum", Trajectory(np.arange(1), np.zeros(1), np.eye(4)[None]))
+
+
+def test_write_into_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot write"):
+        write_kitti(tmp_path / "no" / "a.txt", np.eye(4)[None])
+
+
+@given(st.binary(max_size=300))
+def test_arbitrary_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """Whatever lies in the file, it is read or refused as an error of ours."""
+    path = tmp_path_factory.mktemp("bytes") / "a.txt"
+    path.write_bytes(data)
+    for format in ("tum", "kitti", "euroc"):
+        with contextlib.suppress(LingbotEvalError):
+            read_trajectory(path, format)
+
+
+def test_positions_have_no_orientation(tmp_path: Path) -> None:
+    found = read_tum(written(tmp_path, "0 1 2 3\n1 4 5 6\n"))
+    assert not found.has_orientation
+    assert found.camera_to_world[:, :3, 3].tolist() == [[1, 2, 3], [4, 5, 6]]

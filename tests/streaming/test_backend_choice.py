@@ -1,0 +1,51 @@
+"""Choosing a backend where there is no GPU: one line that says what is missing, and what works meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lingbot_eval.errors import DependencyError
+from lingbot_eval.streaming import flashinfer
+from lingbot_eval.streaming.flashinfer import why_not
+from lingbot_eval.streaming.session import StreamingSession
+from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.streaming.stores import resolve_backend
+from tests.streaming.networks import tiny_network
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [
+        (None, "FlashInfer is not installed: pip install 'lingbot-eval[flashinfer]'; backend sdpa works meanwhile"),
+        ("0.5.9", "FlashInfer 0.5.9 is too old: pip install 'flashinfer-python>=0.6'; backend sdpa works meanwhile"),
+        ("0.6.13", "FlashInfer needs a CUDA device, the model is on cpu; backend sdpa works meanwhile"),
+        ("1.0.0rc1", "FlashInfer needs a CUDA device, the model is on cpu; backend sdpa works meanwhile"),
+    ],
+)
+def test_why_flashinfer_cannot_serve(monkeypatch: pytest.MonkeyPatch, version: str | None, line: str) -> None:
+    monkeypatch.setattr(flashinfer, "flashinfer_version", lambda: version)
+    assert why_not(torch.bfloat16, CPU, "fa2") == line
+
+
+def test_float32_is_no_precision_of_flashinfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flashinfer, "flashinfer_version", lambda: "0.6.13")
+    line = why_not(torch.float32, torch.device("cuda", 0), "fa2")
+    assert line is not None
+    assert "needs precision bfloat16 or float16, found torch.float32" in line
+
+
+def test_auto_on_a_cpu_is_sdpa() -> None:
+    assert resolve_backend("auto", torch.float32, CPU) == "sdpa"
+    assert resolve_backend("flashinfer", torch.bfloat16, CPU) == "flashinfer-fa2"
+    assert resolve_backend("paged", torch.float32, CPU) == "paged"
+
+
+@pytest.mark.parametrize("backend", ["flashinfer", "flashinfer-fa2", "flashinfer-fa3"])
+def test_asking_for_it_anyway_is_one_line(backend: str) -> None:
+    settings = StreamSettings(scale_frames=1, keyframe_interval=1, backend=backend)  # type: ignore[arg-type]  # a Backend
+    session = StreamingSession(tiny_network(), settings)
+    with pytest.raises(DependencyError, match="backend sdpa works meanwhile"):
+        session.step(torch.rand(3, 28, 42))
