@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 
 from lingbot_eval.comparison.backends import BackendComparison
 from lingbot_eval.comparison.outcome import Pair, Ratio, Side, step_median
@@ -19,8 +20,10 @@ from lingbot_eval.comparison.tables import (
     number,
     reasons,
 )
+from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.rendering import MISSING, markdown_text
+from lingbot_eval.streaming.stores import attention_name
 
 _KINDS = ("anchor", "window", "memory", "camera_head")
 
@@ -76,7 +79,7 @@ def document(found: BackendComparison) -> dict[str, Any]:
         "streaming": dict(found.streaming),
         "device": found.device,
         "rounds": found.rounds,
-        "sides": [_side_data(side, found.scale_frames) for side in found.sides],
+        "sides": [_side_data(side, found) for side in found.sides],
         "time_ratio": asdict(found.ratio) if isinstance(found.ratio, Ratio) else {"value": None, "reason": found.ratio},
         "pairs": [_pair_data(pair) for pair in found.pairs],
         "environment": dict(found.environment),
@@ -190,10 +193,12 @@ def _untrained(found: BackendComparison) -> str:
     return " (untrained weights)" if found.untrained else ""
 
 
-def _side_data(side: Side, scale_frames: int) -> dict[str, Any]:
+def _side_data(side: Side, found: BackendComparison) -> dict[str, Any]:
+    scale_frames, contender = found.scale_frames, side.contender
     milliseconds, rate = _pace(side, scale_frames)
     return {
-        **asdict(side.contender),
+        **asdict(contender),
+        "attention": attention_name(contender.backend, PRECISIONS[contender.precision], torch.device(found.device)),
         "weights_bytes": side.weights_bytes,
         "warm_up_s": side.warm_up_s,
         "step_ms": milliseconds,

@@ -20,6 +20,10 @@ _PATHS_OF_WEIGHTS = ("model.checkpoint", "weights")
 _NO_CONDITION = ("notes", "name", "licence", "found")
 # Of the environment's torch section: updates that change speed while the hardware stays.
 _OF_GPUS = ("driver", "cudnn", "cuda_build")
+# What was asked for, and what that stood for.
+_BACKENDS = {"backend", "streaming.backend"}
+# Older records have FlashInfer's kernel in the backend's name; which one ran, attention says in old and new ones.
+_BACKENDS_ONCE = {"flashinfer-fa2": "flashinfer", "flashinfer-fa3": "flashinfer"}
 _LONGEST = 100
 
 
@@ -113,6 +117,8 @@ def _settings(unit: SideUnit) -> dict[str, Any]:
     if "device" in facts:
         # cuda:0 or cuda:1 is a matter of the host; which GPUs it has is in the hardware.
         facts["device"] = str(facts["device"]).partition(":")[0]
+    for key in _BACKENDS & facts.keys():
+        facts[key] = _BACKENDS_ONCE.get(str(facts[key]), facts[key])
     return facts
 
 

@@ -110,7 +110,7 @@ def estimate(network: NetworkSize, settings: StreamSettings, height: int, width:
         + -(-entered // CHUNK_FRAMES) * CHUNK_FRAMES * camera,
         weights_bytes=weights_bytes(network),
         activation_bytes=_activation_bytes(network, scale, height, width)
-        + (WORKSPACE_BYTES if settings.backend.startswith("flashinfer") else 0),
+        + (WORKSPACE_BYTES if settings.backend == "flashinfer" else 0),
         # Before a pass, while a store grows, the old and the new buffer of one layer are there together.
         growth_bytes=reserved.block_tokens(settings.backend) * blocks // config.groups if kept - scale > window else 0,
     )

@@ -34,7 +34,12 @@ def flashinfer_version() -> str | None:
         return None
 
 
-def why_not(dtype: torch.dtype, device: torch.device, kernel: Kernel) -> str | None:
+def kernel_of(device: torch.device) -> Kernel:
+    """FlashInfer's kernels for a card: fa3, which was written for Hopper, there, and fa2 on all others."""
+    return "fa3" if capability(device)[0] == HOPPER else "fa2"
+
+
+def why_not(dtype: torch.dtype, device: torch.device) -> str | None:
     """One line that says why FlashInfer cannot serve keys of this type there, or None when it can."""
     version = flashinfer_version()
     if version is None:
@@ -45,8 +50,6 @@ def why_not(dtype: torch.dtype, device: torch.device, kernel: Kernel) -> str | N
         return f"FlashInfer needs a CUDA device, the model is on {device}; {MEANWHILE}"
     if dtype not in (torch.bfloat16, torch.float16):
         return f"FlashInfer needs precision bfloat16 or float16, found {dtype}; {MEANWHILE}"
-    if kernel == "fa3" and capability(device)[0] != HOPPER:
-        return "FlashInfer's fa3 kernels need a Hopper GPU; use backend flashinfer-fa2 or sdpa"
     return None
 
 
@@ -57,14 +60,13 @@ class FlashInferExecutor:
     table; they are made anew, larger, when a table no longer fits. The first run compiles the kernel.
     """
 
-    def __init__(self, shape: CacheShape, page_tokens: int, kernel: Kernel) -> None:
+    def __init__(self, shape: CacheShape, page_tokens: int) -> None:
         """Raises DependencyError or ConfigError with :func:`why_not`'s line."""
-        reason = why_not(shape.dtype, shape.device, kernel)
+        reason = why_not(shape.dtype, shape.device)
         if reason is not None:
             raise (ConfigError if "precision" in reason else DependencyError)(reason)
         self._shape = shape
         self._page_tokens = page_tokens
-        self._kernel = kernel
         self._workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
         self._wrapper: Any = None
         self._room = 0
@@ -116,5 +118,5 @@ class FlashInferExecutor:
             paged_kv_indptr_buf=buffer(2),
             paged_kv_indices_buf=buffer(self._room),
             paged_kv_last_page_len_buf=buffer(1),
-            backend=self._kernel,
+            backend=kernel_of(self._shape.device),
         )

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from lingbot_eval.hardware import HOPPER, capability
 from lingbot_eval.model.config import HEAD_DIM, PATCH_SIZE, SPECIAL_TOKENS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.streaming.append import AppendStore
 from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.contiguous import ContiguousStore
 from lingbot_eval.streaming.executors import TorchExecutor
-from lingbot_eval.streaming.flashinfer import FlashInferExecutor, Kernel
+from lingbot_eval.streaming.flashinfer import FlashInferExecutor, kernel_of
 from lingbot_eval.streaming.paged import PagedStore
 from lingbot_eval.streaming.policy import Step
 from lingbot_eval.streaming.protocol import CacheShape, CacheStore
@@ -92,20 +91,21 @@ def build_stores(
 
 
 def resolve_backend(backend: Backend, dtype: torch.dtype, device: torch.device) -> Backend:
-    """What ``auto`` and ``flashinfer`` stand for on this device; other names are what they are.
+    """What ``auto`` stands for on this device; other names are what they are.
 
     ``auto`` is the Triton kernel on a GPU where it can be had, torch's SDPA elsewhere. Measured on an H100, one layer
     of the full model at a full window (1,005 queries, 72,360 keys, bfloat16): Triton 0.73 ms, fa3 1.01, flash 1.29.
     """
     if backend == "auto":
         return "sdpa" if triton_why_not(dtype, device) else "triton"
-    if backend == "flashinfer":
-        return "flashinfer-fa3" if capability(device)[0] == HOPPER else "flashinfer-fa2"
     return backend
 
 
 def attention_name(backend: Backend, dtype: torch.dtype, device: torch.device) -> str:
-    """Whose arithmetic the attention of a resolved backend is: its own name, ``torch`` or ``products`` of ``sdpa``."""
+    """Whose arithmetic the attention of a resolved backend is: its own name, ``torch`` or ``products`` of ``sdpa``,
+    ``flashinfer-fa2`` or ``flashinfer-fa3`` of ``flashinfer``."""
+    if backend == "flashinfer":
+        return f"flashinfer-{kernel_of(device)}"
     if backend != "sdpa":
         return backend
     return "products" if attends_by_products(dtype, device) else "torch"
@@ -119,5 +119,4 @@ def _block_store(shape: CacheShape, window: int, backend: Backend) -> CacheStore
         return ContiguousStore(shape, window, triton_attention(shape.dtype, shape.device))
     if backend == "paged":
         return PagedStore(shape, window, TorchExecutor(shape, page_tokens))
-    kernel: Kernel = "fa3" if backend == "flashinfer-fa3" else "fa2"
-    return PagedStore(shape, window, FlashInferExecutor(shape, page_tokens, kernel))
+    return PagedStore(shape, window, FlashInferExecutor(shape, page_tokens))

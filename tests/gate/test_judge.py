@@ -177,6 +177,20 @@ def test_another_convention_is_incomparable_and_says_both() -> None:
     assert finding(verdict, AUC).status == "held"
 
 
+@pytest.mark.parametrize(("kernel", "exit_code"), [("fa3", 0), ("fa2", 2)])
+def test_a_baseline_of_the_time_when_backends_named_the_kernel_still_holds(kernel: str, exit_code: int) -> None:
+    """Its backend is today's; which kernel ran, ``attention`` says in both."""
+    ran = {"attention": "flashinfer-fa3"}
+    now = SETTINGS | ran | {"backend": "flashinfer", "streaming": {"backend": "flashinfer"}}
+    once = SETTINGS | {
+        "attention": f"flashinfer-{kernel}",
+        "backend": f"flashinfer-{kernel}",
+        "streaming": {"backend": f"flashinfer-{kernel}"},
+    }
+    verdict = gate(side({NAMES: unit(settings=now)}), side({NAMES: unit(settings=once)}))
+    assert verdict.exit_code == exit_code, verdict.findings
+
+
 def test_a_metric_that_is_not_there_is_incomparable() -> None:
     less = {metric: value for metric, value in VALUES.items() if metric != AUC}
     verdict = gate(side({NAMES: unit(less)}))

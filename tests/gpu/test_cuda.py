@@ -16,7 +16,7 @@ from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, 
 from lingbot_eval.model.rope import frame_rotation
 from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.executors import TorchExecutor
-from lingbot_eval.streaming.flashinfer import FlashInferExecutor, Kernel, why_not
+from lingbot_eval.streaming.flashinfer import FlashInferExecutor, why_not
 from lingbot_eval.streaming.pages import PageTable
 from lingbot_eval.streaming.passes import PassRunner, launch
 from lingbot_eval.streaming.protocol import CacheShape
@@ -25,15 +25,14 @@ from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-KERNELS: tuple[Kernel, ...] = ("fa2", "fa3")
 
 
 def device() -> torch.device:
     return torch.device("cuda", 0)
 
 
-def need(kernel: Kernel) -> None:
-    reason = why_not(torch.bfloat16, device(), kernel)
+def need_flashinfer() -> None:
+    reason = why_not(torch.bfloat16, device())
     if reason is not None:
         pytest.skip(reason)
 
@@ -43,19 +42,16 @@ def test_float32_holds_the_reference(backend: str) -> None:
     assert main(["verify", "--device", "cuda", "--backend", backend]) == 0
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_flashinfer_holds_the_reference_in_bfloat16(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
-    need(kernel)
-    backend = f"flashinfer-{kernel}"
-    assert main(["verify", "--device", "cuda", "--backend", backend, "--dtype", "bfloat16", "--json"]) == 0
+def test_flashinfer_holds_the_reference_in_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
+    need_flashinfer()
+    assert main(["verify", "--device", "cuda", "--backend", "flashinfer", "--dtype", "bfloat16", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["pass"] > 40
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("page_tokens", "pages", "last"), [(999, 73, 432), (999, 10, 999), (20, 7, 6)])
-def test_flashinfer_equals_torch_on_random_pages(kernel: Kernel, page_tokens: int, pages: int, last: int) -> None:
+def test_flashinfer_equals_torch_on_random_pages(page_tokens: int, pages: int, last: int) -> None:
     """999 patches a frame at 518×378 is no power of two: checked, not assumed."""
-    need(kernel)
+    need_flashinfer()
     shape = CacheShape(1, 16, 64, page_tokens + 6, 6, torch.bfloat16, device())
     generator = torch.Generator(device()).manual_seed(page_tokens + pages)
     keys, values = torch.randn(
@@ -65,7 +61,7 @@ def test_flashinfer_equals_torch_on_random_pages(kernel: Kernel, page_tokens: in
     order = torch.randperm(pages + 5, generator=torch.Generator().manual_seed(pages))[:pages]
     table = PageTable(tuple(order.tolist()), last, (), (), pages + 5)
     oracle = TorchExecutor(CacheShape(1, 16, 64, page_tokens + 6, 6, torch.float32, device()), page_tokens)
-    executor = FlashInferExecutor(shape, page_tokens, kernel)
+    executor = FlashInferExecutor(shape, page_tokens)
     for each in (oracle, executor):
         each.plan(table, len(query))
     wanted = oracle.run(query.float(), keys.float(), values.float())
@@ -132,11 +128,11 @@ def test_fused_operations_equal_plain_ones() -> None:
         torch.testing.assert_close(one, other, rtol=1.6e-2 if one.dtype is torch.bfloat16 else 1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["triton", "sdpa", "flashinfer-fa2", "flashinfer-fa3"])
+@pytest.mark.parametrize("backend", ["triton", "sdpa", "flashinfer"])
 def test_a_captured_step_is_the_step(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept and passing frames, a window that fills and is reused: replayed and launched one by one."""
-    if backend.startswith("flashinfer"):
-        need("fa3" if backend.endswith("3") else "fa2")
+    if backend == "flashinfer":
+        need_flashinfer()
     model, _ = build_model("mini", checkpoint=None, seed=0, point_head=True, device=device(), precision="bfloat16")
     images = torch.rand(40, 3, 56, 70, generator=torch.Generator().manual_seed(0))
 
@@ -177,7 +173,7 @@ def test_streams_of_two_sizes_share_a_model(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", ["triton", "sdpa", "flashinfer"])
 def test_device_memory_grows_by_the_trajectory_memory_alone(backend: Backend) -> None:
     if backend == "flashinfer":
-        need("fa2")
+        need_flashinfer()
     model, _ = build_model("mini", checkpoint=None, seed=0, point_head=False, device=device(), precision="bfloat16")
     images = torch.rand(8, 3, 56, 70, device=device())
     session = StreamingSession(model, StreamSettings(scale_frames=3, window=4, keyframe_interval=1, backend=backend))

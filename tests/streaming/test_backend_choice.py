@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lingbot_eval.errors import DependencyError
+from lingbot_eval.errors import ConfigError, DependencyError
 from lingbot_eval.streaming import flashinfer
 from lingbot_eval.streaming.flashinfer import why_not
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
-from lingbot_eval.streaming.stores import resolve_backend
+from lingbot_eval.streaming.stores import attention_name, resolve_backend
+from lingbot_eval.validation import validated
 from tests.streaming.networks import tiny_network
 
 CPU = torch.device("cpu")
@@ -27,25 +28,40 @@ CPU = torch.device("cpu")
 )
 def test_why_flashinfer_cannot_serve(monkeypatch: pytest.MonkeyPatch, version: str | None, line: str) -> None:
     monkeypatch.setattr(flashinfer, "flashinfer_version", lambda: version)
-    assert why_not(torch.bfloat16, CPU, "fa2") == line
+    assert why_not(torch.bfloat16, CPU) == line
 
 
 def test_float32_is_no_precision_of_flashinfer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flashinfer, "flashinfer_version", lambda: "0.6.13")
-    line = why_not(torch.float32, torch.device("cuda", 0), "fa2")
+    line = why_not(torch.float32, torch.device("cuda", 0))
     assert line is not None
     assert "needs precision bfloat16 or float16, found torch.float32" in line
 
 
 def test_auto_on_a_cpu_is_sdpa() -> None:
     assert resolve_backend("auto", torch.float32, CPU) == "sdpa"
-    assert resolve_backend("flashinfer", torch.bfloat16, CPU) == "flashinfer-fa2"
     assert resolve_backend("paged", torch.float32, CPU) == "paged"
 
 
-@pytest.mark.parametrize("backend", ["flashinfer", "flashinfer-fa2", "flashinfer-fa3"])
-def test_asking_for_it_anyway_is_one_line(backend: str) -> None:
-    settings = StreamSettings(scale_frames=1, keyframe_interval=1, backend=backend)  # type: ignore[arg-type]  # a Backend
+@pytest.mark.parametrize(("card", "kernel"), [((8, 0), "fa2"), ((8, 9), "fa2"), ((9, 0), "fa3"), ((10, 0), "fa2")])
+def test_the_card_chooses_the_kernel_of_flashinfer(
+    monkeypatch: pytest.MonkeyPatch, card: tuple[int, int], kernel: str
+) -> None:
+    """The record's ``attention`` says which one ran; nobody else can choose."""
+    monkeypatch.setattr(flashinfer, "capability", lambda device: card)
+    device = torch.device("cuda", 0)
+    assert resolve_backend("flashinfer", torch.bfloat16, device) == "flashinfer"
+    assert attention_name("flashinfer", torch.bfloat16, device) == f"flashinfer-{kernel}"
+
+
+@pytest.mark.parametrize("name", ["flashinfer-fa2", "flashinfer-fa3"])
+def test_a_kernel_is_no_backend(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"backend.*{name}.*flashinfer"):
+        validated(StreamSettings, {"backend": name}, "streaming")
+
+
+def test_asking_for_it_anyway_is_one_line() -> None:
+    settings = StreamSettings(scale_frames=1, keyframe_interval=1, backend="flashinfer")
     session = StreamingSession(tiny_network(), settings)
     with pytest.raises(DependencyError, match="backend sdpa works meanwhile"):
         session.step(torch.rand(3, 28, 42))

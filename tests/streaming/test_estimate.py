@@ -123,7 +123,7 @@ def test_the_arithmetic_that_matters() -> None:
 
 def test_the_peak_at_frame_300_is_below_twelve_gigabytes() -> None:
     """Issue 3: at most 12 GB at frame 300 in bfloat16, where the original needed 14.6."""
-    for backend in ("sdpa", "paged", "flashinfer-fa3"):
+    for backend in ("sdpa", "paged", "flashinfer"):
         settings = StreamSettings(keyframe_interval=1, backend=backend)
         assert 10e9 < estimate(FULL, settings, 378, 518, 300).peak_bytes < 12e9
 
@@ -135,8 +135,8 @@ def test_the_peak_at_frame_300_is_below_twelve_gigabytes() -> None:
         ("sdpa", 1085, 8_218_705_920, 11_876_504_064),
         ("triton", 165, 7_497_285_632, 10_954_387_968),
         ("triton", 1085, 8_218_705_920, 11_738_091_520),
-        ("flashinfer-fa3", 301, 7_401_439_232, 11_153_560_576),
-        ("flashinfer-fa3", 1981, None, 12_390_975_488),
+        ("flashinfer", 301, 7_401_439_232, 11_153_560_576),
+        ("flashinfer", 1981, None, 12_390_975_488),
     ],
 )
 def test_the_peak_that_an_h100_measured(backend: str, frames: int, cache_allocated: int | None, peak: int) -> None:
