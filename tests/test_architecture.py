@@ -28,6 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors", "types", "geometry"},
     "datasets": COMMON,
     "metrics": COMMON,
+    # What is looked at. It knows no run: runs fill its clouds, and give back what they kept.
+    "viewing": COMMON,
     "profiling": COMMON | {"processor"},
     # Asks torch about the GPU; whoever chooses a kernel or captures a graph asks it.
     "hardware": set(),
@@ -37,8 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streaming": COMMON | {"hardware", "processor", "model"},
     "methods": COMMON | {"streaming", "model", "profiling", "datasets"},
     "verification": COMMON | {"streaming", "model"},
-    "runs": COMMON | {"datasets", "methods", "metrics", "profiling"},
-    "reports": COMMON | {"runs"},
+    "runs": COMMON | {"datasets", "methods", "metrics", "profiling", "viewing"},
+    "reports": COMMON | {"runs", "viewing"},
     "comparison": COMMON | {"metrics", "datasets", "profiling", "model", "streaming", "methods", "runs", "reports"},
     # Streams through the method's own stepper, stores as runs do, and looks like a report and a comparison.
     "scaling": COMMON
@@ -57,11 +59,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Reads what runs stored, as reports do, and what metrics say of their direction.
     "gating": COMMON | {"runs", "metrics", "reports", "comparison"},
     # What the commands do, as functions: each puts rooms together that do not know each other.
-    "api": COMMON | {"runs", "reports", "comparison", "gating", "verification", "model", "streaming"},
+    "api": COMMON | {"runs", "reports", "comparison", "gating", "verification", "model", "streaming", "viewing"},
     "cli": COMMON
     | {"api"}
     | {"datasets", "metrics", "profiling", "hardware", "processor", "model", "streaming"}
-    | {"methods", "verification", "runs", "reports", "comparison", "gating", "scaling"},
+    | {"methods", "verification", "runs", "reports", "comparison", "gating", "scaling", "viewing"},
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
@@ -121,7 +123,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.staging",
     },
 }
-WITHOUT_TORCH = COMMON | {"datasets", "metrics", "runs", "reports", "gating"}
+WITHOUT_TORCH = COMMON | {"datasets", "metrics", "viewing", "runs", "reports", "gating"}
 
 
 def name_of(path: Path) -> str:
