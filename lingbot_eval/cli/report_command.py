@@ -17,7 +17,7 @@ from lingbot_eval.errors import ConfigError
 if TYPE_CHECKING:
     from lingbot_eval.reports.report import Written
 
-DONE, SOME_UNREADABLE = 0, 1
+DONE, SOME_MISSING = 0, 1
 RUNS = Path("runs")
 
 
@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report; says which files, and shows the summary. 1 when records could not be read and were left out."""
+    """Write the report; says which files, and shows the summary.
+
+    1 when records could not be read and were left out, or are missing and nobody writes them any more.
+    """
     runs = [_run_directory(given) for given in args.runs] or [_latest()]
     written = _write(args, runs)
     content = written.content
@@ -60,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         if each.incomplete:
             output.note(f"{each.label} is incomplete: {each.incomplete}")
     _show(runs, written, as_json=args.json)
-    return SOME_UNREADABLE if content.left_out else DONE
+    gone = any(each.planned and each.incomplete and each.writer is None for each in content.runs)
+    return SOME_MISSING if content.left_out or gone else DONE
 
 
 def _write(args: argparse.Namespace, runs: Sequence[Path]) -> Written:

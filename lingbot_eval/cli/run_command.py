@@ -58,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, execute, summarise; 0 all done, 1 some units failed, 2 some failed on bad input."""
+    """Plan, execute, summarise.
+
+    0 all done; 1 some units failed, or the run's record was gone; 2 some failed on bad input.
+    """
     from lingbot_eval.api import plan_run
     from lingbot_eval.api import run as run_experiment
     from lingbot_eval.cli.run_check import check_units, refused_units
@@ -77,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         raise TypeError("a run that ran has an outcome")
     for reason in done.results.left_out:
         output.note(f"error: left out: {reason}")
+    if outcome.lost_record is not None:
+        output.note(f"error: {outcome.lost_record}")
     for line in _weight_notes(done, outcome.record.weights):
         output.note(line)
     if not args.json:
@@ -89,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         output.line(f"report: {report[0]}")
     if not outcome.failed:
-        return DONE
+        return DONE if outcome.lost_record is None else SOME_FAILED
     return BAD_INPUT if outcome.bad_input else SOME_FAILED
 
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 all cases done, 1 some ran out of memory or failed, 2 some failed on bad input."""
+    """0 all cases done; 1 some failed (memory, too), or the study's record was gone; 2 some failed on bad input."""
     from lingbot_eval.cli.run_check import checks_data, print_checks, warning_lines
     from lingbot_eval.scaling.execute import execute, in_order
     from lingbot_eval.scaling.page import growth_statement, remarks, tables, title
@@ -65,10 +65,14 @@ def run(args: argparse.Namespace) -> int:
         output.line(f"written: {', '.join(str(file) for file in outcome.files)}")
     for line in remarks(outcome.records):
         output.note(f"note: {line}")
+    if outcome.lost_record is not None:
+        output.note(f"error: {outcome.lost_record}")
     failed = outcome.failed
     if failed:
         output.note(f"{len(failed)} of {len(outcome.records)} cases failed; the same command tries them again")
-    return DONE if not failed else BAD_INPUT if any(record.bad_input for record in failed) else SOME_FAILED
+    if not failed:
+        return DONE if outcome.lost_record is None else SOME_FAILED
+    return BAD_INPUT if any(record.bad_input for record in failed) else SOME_FAILED
 
 
 class Progress:

@@ -47,6 +47,11 @@ _TIMES = (
 )
 _DATE = re.compile(r"(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d")
 _COPY = re.compile(r"(.+?)(?: ?\(\d+\)|[ _-]+(?:- )?copy(?:[ _-]?\d+)?)", re.IGNORECASE)
+_EDITED = (
+    (re.compile(r"(.*)IMG_E(\d+)", re.IGNORECASE), r"\1IMG_\2"),  # iOS
+    (re.compile(r"(.+?)[-_ ]?(?:edited|bearbeitet|modifié|editada|~\d)(?:\(\d+\))?", re.IGNORECASE), r"\1"),
+)
+"""How phones and their galleries call the edited copy of a photograph → the name of the original."""
 _SERIES = 3
 """Names of one kind from which on they are a series."""
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
@@ -74,6 +79,7 @@ def images_in(folder: Path) -> Images:
     odd = [f"{name} ({kind})" for name, kind in entries if kind is not None]
     names = [name for name, kind in entries if kind is None]
     names = _without_companions(names, notes)
+    names = _without_edited(names, notes)
     names = _without_twins(names, notes)
     if hidden:
         notes.append(_left_out(f"hidden {_files(hidden)}", hidden))
@@ -307,6 +313,19 @@ def _keys(tokens: Sequence[str]) -> list[Key]:
         return [numbers, numbers[-1:]]
     words = tuple(token for token in tokens if not _PICTURE_WORD.fullmatch(token))
     return [words] if words else []
+
+
+def _without_edited(names: list[str], notes: list[str]) -> list[str]:
+    """Names without the edited copies of photographs that are there as well: an edit may crop, turn and colour."""
+    stems = {_stem(name).lower() for name in names}
+    edited = [name for name in names if any(original.lower() in stems for original in _originals(_stem(name)))]
+    if edited:
+        notes.append(_left_out("edited copies of other images", edited))
+    return [name for name in names if name not in edited]
+
+
+def _originals(stem: str) -> list[str]:
+    return [match.expand(original) for pattern, original in _EDITED if (match := pattern.fullmatch(stem)) is not None]
 
 
 def _without_twins(names: list[str], notes: list[str]) -> list[str]:

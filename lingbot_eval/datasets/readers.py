@@ -8,11 +8,13 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
+from PIL.MpoImagePlugin import MpoImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -33,6 +35,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow finds an MPO 
 _EIGHT_BIT_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1")
 _MAIN_PICTURE = ("MPO", "HEIF")  # formats whose further pictures are views, gain maps or thumbnails of the first
 _WIDTH, _HEIGHT, _SUBFILE, _BITS_PER_SAMPLE, _ORIENTATION = 256, 257, 254, 258, 0x0112  # TIFF and EXIF tags
+_MP_ENTRIES = 0xB002  # MPO: the list of its pictures
+_STRIPS, _TILES = (273, 279), (324, 325)  # TIFF: where the pixels are, and how many bytes each part has
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
 _TURNS = {
@@ -158,6 +162,9 @@ def _opened(path: Path, what: str, place: str) -> Iterator[tuple[PillowImage.Ima
                         f"{place}: {what} {path} claims {picture.width}x{picture.height} pixels, at most {MAX_PIXELS}"
                         " are read; make it smaller"
                     )
+                missing = _missing_end(path, picture)
+                if missing is not None:
+                    raise DataError(f"{place}: {what} {path} is cut off ({missing}); copy or download it again")
                 yield picture, head
     except UnidentifiedImageError:
         raise DataError(f"{place}: {what} {path} {_what_else(head)}") from None
@@ -169,6 +176,70 @@ def _opened(path: Path, what: str, place: str) -> Iterator[tuple[PillowImage.Ima
         raise DataError(
             f"{place}: {what} {path} is damaged or cut off ({reason(error)}); copy or download it again"
         ) from error
+
+
+def _missing_end(path: Path, picture: PillowImage.Image) -> str | None:
+    """What shows that a file ends before its pixels do, from its size and last bytes; None for nothing."""
+    size = path.stat().st_size
+    if picture.format in ("JPEG", "MPO"):
+        return None if _ends(path, b"\xff\xd9") or _has_end_of_jpeg(path) else "no end marker behind its pixels"
+    if picture.format == "PNG":
+        there = _ends(path, _PNG_END) or _whole_chunks(path, size)
+        return None if there else f"its last block is longer than the file of {size} bytes"
+    end = 0
+    if isinstance(picture, TiffImageFile):
+        for starts, counts in (_STRIPS, _TILES):
+            parts = zip(picture.tag_v2.get(starts, ()), picture.tag_v2.get(counts, ()), strict=False)
+            end = max([end, *(start + count for start, count in parts)])
+    elif picture.format == "BMP":
+        for codec, (_, _, _, height), start, arguments in picture.tile:
+            if codec == "raw" and isinstance(arguments, tuple):
+                end = max(end, start + height * int(arguments[1]))
+    return f"its pixels reach to byte {end}, the file to {size}" if end > size else None
+
+
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+def _ends(path: Path, mark: bytes) -> bool:
+    with open_file(path) as stream:
+        stream.seek(-min(len(mark), path.stat().st_size), 2)
+        return stream.read() == mark
+
+
+def _has_end_of_jpeg(path: Path) -> bool:
+    """Whether the end marker comes somewhere behind the first scan; what phones append may follow it."""
+    content = path.read_bytes()
+    scan = _scan_of_jpeg(content)
+    # Inside coded pixels 0xFF is followed by 0 or a number of restart: this cannot be met there.
+    return scan is not None and content.find(b"\xff\xd9", scan) >= 0
+
+
+def _scan_of_jpeg(content: bytes) -> int | None:
+    """Where the coded pixels of the first scan begin; None where the segments before it do not fit together."""
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        if marker == 0xDA:
+            return at
+    return None
+
+
+def _whole_chunks(path: Path, size: int) -> bool:
+    """Whether no chunk of a PNG reaches beyond the file. One that lacks its last, empty chunk lacks no pixel."""
+    with open_file(path) as stream:
+        position = 8
+        while position + 8 <= size:
+            stream.seek(position)
+            chunk = stream.read(8)
+            position += 12 + int.from_bytes(chunk[:4], "big")
+            if chunk[4:] == b"IEND":
+                return True
+    return position <= size
 
 
 @contextmanager
@@ -247,13 +318,33 @@ def _late_png_orientation(picture: PngImageFile) -> int:
         stream.seek(place)
 
 
-def image_size(path: Path, place: str) -> Size:
-    """(width, height) of the image that `read_image` gives, from the header alone.
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says of its image. views: further pictures in it that are no smaller copies and are not read."""
 
-    Raises DataError for whatever the header tells that `read_image` would refuse.
+    size: Size
+    views: int = 0
+
+
+def image_header(path: Path, place: str) -> ImageHeader:
+    """What is known of the image that `read_image` gives without decoding it: its header, and whether its end is there.
+
+    Raises DataError for whatever these tell that `read_image` would refuse.
     """
     with _picture(path, place) as (picture, orientation):
-        return _upright_size(picture, orientation)
+        return ImageHeader(_upright_size(picture, orientation), _views(picture))
+
+
+def image_size(path: Path, place: str) -> Size:
+    """(width, height) of the image that `read_image` gives. Raises DataError as `image_header`."""
+    return image_header(path, place).size
+
+
+def _views(picture: PillowImage.Image) -> int:
+    if isinstance(picture, MpoImageFile):
+        entries = (picture.mpinfo or {}).get(_MP_ENTRIES, ())
+        return sum("Multi-Frame" in entry["Attribute"]["MPType"] for entry in entries[1:])
+    return int(getattr(picture, "n_frames", 1)) - 1 if picture.format == "HEIF" else 0
 
 
 def _upright_size(picture: PillowImage.Image, orientation: int) -> Size:
@@ -318,6 +409,14 @@ def read_depth(path: Path, place: str, units_a_metre: float, expected: Size) -> 
     depth = raw.astype(np.float32) / np.float32(units_a_metre)
     depth[raw == np.iinfo(np.uint16).max] = 0.0
     return depth
+
+
+def check_depth_file(path: Path, place: str) -> None:
+    """Raises DataError for a depth map that is missing, empty, or an image that is damaged by its header or cut off."""
+    checked_file(path, f"{place}: depth map")
+    if path.suffix.lower() in (".png", ".tif", ".tiff"):
+        with _opened(path, "depth map", place):
+            pass
 
 
 def png_depth(units_a_metre: float, nearest: float = 0.0, farthest: float = math.inf) -> DepthReader:

@@ -20,6 +20,7 @@ from lingbot_eval.datasets.readers import (
     DepthReader,
     Size,
     checked_file,
+    image_header,
     image_size,
     read_image,
 )
@@ -48,10 +49,11 @@ class FrameFiles:
 
 @dataclass(frozen=True)
 class Headers:
-    """Sizes of the images that can be read, and why a method that sees them cannot run, a line each."""
+    """Sizes of the images that can be read; why a method that sees them cannot run, and what to know, a line each."""
 
     sizes: Counter[Size]
     faults: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,7 @@ class FileSequence:
             **self.conventions,
             "images": COLOURS,
             "image_sizes": [[*size, count] for size, count in headers.sizes.most_common()],
-            "notes": [*self.conventions.get("notes", ()), *self.notes],
+            "notes": [*self.conventions.get("notes", ()), *self.notes, *headers.notes],
             "image_faults": list(headers.faults),
             "frames": self.length,
             "frames_with_pose": sum(source.pose is not None for source in self.files),
@@ -184,12 +186,16 @@ class FileSequence:
         sizes: Counter[Size] = Counter()
         first: dict[Size, int] = {}
         unreadable: list[str] = []
+        views: list[str] = []
         for index, source in enumerate(self.files):
             try:
-                size = image_size(source.image, self._place(index))
+                header = image_header(source.image, self._place(index))
             except DataError as error:
                 unreadable.append(str(error))
                 continue
+            size = header.size
+            if header.views:
+                views.append(source.image.name)
             sizes[size] += 1
             first.setdefault(size, index)
         faults = [] if not unreadable else [unreadable[0] + _and_more(len(unreadable) - 1)]
@@ -204,7 +210,13 @@ class FileSequence:
                 f" {self.files[first[other]].image} has {other[0]}x{other[1]} pixels, the first image"
                 f" {usual[0]}x{usual[1]}"
             )
-        return Headers(sizes, tuple(faults))
+        notes = []
+        if views:
+            notes.append(
+                f"{len(views)} of {self.length} image files hold several pictures, such as {views[0]}: of each the main"
+                " one is read, the others are not"
+            )
+        return Headers(sizes, tuple(faults), tuple(notes))
 
     def _paths(self) -> Iterator[Path]:
         yield from self.index_files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 """Camera axes: y and z change their sign."""
 
 _COLMAP_FIELDS = "'IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME' and a line of points after it"
+_OF_TIMES = re.compile(r"(time_?)?stamps?|times?|tstamps?|ts?", re.IGNORECASE)
+"""What an array of times is called; with a unit or another word before or after it, too."""
 _SHAPES = "(N, 4, 4), (N, 3, 4), (N, 12), (N, 16), (N, 8) as TUM or (N, 4) as time x y z"
 
 
@@ -194,12 +197,12 @@ def _matrix(rows: Any) -> FloatArray | None:
 
 
 def read_numpy(data: bytes, path: Path) -> PoseRows:
-    """A ``.npy``, or the one array of a ``.npz`` that has the shape of poses. Raises DataError."""
+    """A ``.npy``, or a ``.npz`` with one array in the shape of poses and perhaps one of times. Raises DataError."""
     notes: tuple[str, ...] = ()
+    times: list[str] | None = None
     try:
         if data.startswith(b"PK"):
-            found, name = _evident_array(data, path)
-            notes = (f"{path.name}: the poses are its array {name!r}, taken as camera-to-world",)
+            found, times, notes = _evident_arrays(data, path)
         else:
             found = npy_array(io.BytesIO(data), MAX_TEXT_BYTES)
     except ValueError as error:
@@ -211,9 +214,10 @@ def read_numpy(data: bytes, path: Path) -> PoseRows:
     places = [f"{path}: pose {row}" for row in range(len(values))]
     if values.ndim == 3 or (values.shape == (4, 4) and (values[3] == [0, 0, 0, 1]).all()):
         matrices = values.reshape(-1, values.shape[-2], 4)
-        return PoseRows("numpy", checked_matrices(matrices, places), lines[: len(matrices)], notes=notes)
+        return PoseRows("numpy", checked_matrices(matrices, places), lines[: len(matrices)], stamps=times, notes=notes)
     if values.shape[1] in (12, 16):
-        return PoseRows("numpy", checked_matrices(values.reshape(len(values), -1, 4), places), lines, notes=notes)
+        matrices = checked_matrices(values.reshape(len(values), -1, 4), places)
+        return PoseRows("numpy", matrices, lines, stamps=times, notes=notes)
     if not np.isfinite(values[:, 0]).all():
         raise DataError(f"{path}: expected finite times in the first column, found some that are not")
     # Digits as the array has them: an integer keeps all of its own.
@@ -232,13 +236,30 @@ def _is_poses(array: NDArray[Any]) -> bool:
     )
 
 
-def _evident_array(data: bytes, path: Path) -> tuple[NDArray[Any], str]:
+def _evident_arrays(data: bytes, path: Path) -> tuple[NDArray[Any], list[str] | None, tuple[str, ...]]:
+    """The poses of an archive, their times where another array has them, and what was taken."""
     arrays = npz_arrays(io.BytesIO(data), largest=MAX_TEXT_BYTES)
     fitting = {name: array for name, array in arrays.items() if _is_poses(array)}
+    held = ", ".join(f"{name} {array.shape}" for name, array in list(arrays.items())[:12])
     if len(fitting) != 1:
-        held = ", ".join(f"{name} {array.shape}" for name, array in list(arrays.items())[:12])
         raise DataError(
             f"{path}: expected one array of poses, {_SHAPES}, found {len(fitting)} among: {held}; save the poses alone"
         )
-    name, found = next(iter(fitting.items()))
-    return found, name
+    name, poses = next(iter(fitting.items()))
+    note = f"{path.name}: the poses are its array {name!r}, taken as camera-to-world"
+    if poses.ndim == 2 and poses.shape[1] in (4, 8):
+        return poses, None, (note,)
+    series = [other for other, array in arrays.items() if array.squeeze().ndim == 1 and other != name]
+    timed = [other for other in series if _OF_TIMES.fullmatch(other)]
+    timed = timed or [other for other in series if any(map(_OF_TIMES.fullmatch, re.split(r"[^A-Za-z]+", other)))]
+    if not timed:
+        return poses, None, (f"{note}; no array is called times or timestamps, so they have none",)
+    times = arrays[timed[0]].squeeze()
+    numbers = times.dtype.kind in "fiu" and times.shape == (len(poses),) and bool(np.isfinite(times).all())
+    if len(timed) > 1 or not numbers:
+        raise DataError(
+            f"{path}: expected one array of {len(poses)} finite times beside the poses {name!r}, found"
+            f" {', '.join(timed[:4])} among: {held}; save one, or the poses alone"
+        )
+    # Digits as the array has them: an integer keeps all of its own.
+    return poses, [repr(value) for value in times.tolist()], (f"{note}; their times are its array {timed[0]!r}",)

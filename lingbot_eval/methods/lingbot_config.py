@@ -75,11 +75,12 @@ class LingbotConfig(MethodSettings):
     def weights(self) -> WeightFile:
         if self.model.checkpoint is None:
             return WeightFile(f"untrained (seed {self.model.seed})", None)
-        from lingbot_eval.model.checkpoint_files import read_shards
+        from lingbot_eval.model.build import check_checkpoint
         from lingbot_eval.model.weights import checkpoint_sha256, resolve_checkpoint
 
         path = resolve_checkpoint(self.model.checkpoint)
-        read_shards(path)  # no weight is read; what is no checkpoint is called so before anything is written
+        # What is no checkpoint of this network is called so before anything is written.
+        check_checkpoint(self.model.config, path, point_head=self.model.point_head)
         digest = checkpoint_sha256(path)
         return WeightFile(f"{path.name}, SHA-256 {digest}", digest)
 

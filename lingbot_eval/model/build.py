@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 
@@ -10,7 +11,7 @@ from lingbot_eval.errors import ConfigError, DependencyError
 from lingbot_eval.hardware import is_out_of_memory
 from lingbot_eval.model.config import CONFIGS, ConfigName, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.model.weights import WeightSource, draw_untrained, load_checkpoint
+from lingbot_eval.model.weights import WeightSource, draw_untrained, fitting, load_checkpoint
 
 DEVICES = r"auto|cpu|cuda(:\d{1,3})?"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,6 +44,23 @@ def build_model(
     return ready(model, device, precision), source
 
 
+def check_checkpoint(config: ConfigName, path: Path, *, point_head: bool) -> None:
+    """Hold a checkpoint's headers against the network, without reading a weight. Raises CheckpointError.
+
+    Args:
+        config: Of the network.
+        path: The local file, index or folder.
+        point_head: Whether the network has one.
+    """
+    fitting(_described(CONFIGS[config], point_head=point_head), path)
+
+
+def _described(config: ModelConfig, *, point_head: bool) -> GeometricContextTransformer:
+    """The network without memory for its numbers."""
+    with torch.device("meta"):
+        return GeometricContextTransformer(config, point_head=point_head)
+
+
 def empty_model(config: ModelConfig, *, point_head: bool) -> GeometricContextTransformer:
     """A network on the CPU whose every parameter is about to be written: nothing is initialised.
 
@@ -51,8 +69,7 @@ def empty_model(config: ModelConfig, *, point_head: bool) -> GeometricContextTra
     """
     import psutil
 
-    with torch.device("meta"):
-        model = GeometricContextTransformer(config, point_head=point_head)
+    model = _described(config, point_head=point_head)
     needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     # Asked first: Linux promises memory that it does not have, and ends the process when it is written to.
     free = psutil.virtual_memory().available

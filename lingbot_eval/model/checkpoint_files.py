@@ -9,6 +9,7 @@ functions below, and no attribute is set on anything.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import mmap
@@ -23,13 +24,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from lingbot_eval.errors import CheckpointError
-
-Load = Callable[[], Tensor]
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 """Names that weights go by, most trusted first. What a file is, its content says."""
@@ -122,6 +120,26 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "a picture"),
     (b"%PDF", "a PDF document"),
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Load:
+    """A tensor of a file as its header describes it; calling it reads the numbers.
+
+    shape: of the tensor. floating: whether it has a floating-point type. path: the file, for messages.
+    """
+
+    shape: tuple[int, ...]
+    floating: bool
+    read: Callable[[], Tensor]
+    path: Path
+
+    def __call__(self) -> Tensor:
+        """The tensor. Raises CheckpointError where its bytes are damaged."""
+        try:
+            return self.read()
+        except _DAMAGES as error:
+            raise damaged(self.path, error) from error
 
 
 @dataclass
@@ -310,12 +328,15 @@ def _mapped(descriptor: int) -> mmap.mmap:
 
 
 def _read_safetensors(path: Path) -> Content:
-    found = safetensors.torch.load_file(path, device="cpu")
-    return Content({name: _given(tensor) for name, tensor in found.items()}, dict.fromkeys(found, ""))
-
-
-def _given(tensor: Tensor) -> Load:
-    return lambda: tensor
+    opened = safetensors.safe_open(path, framework="pt", device="cpu")
+    found = Content()
+    for name in opened.keys():  # noqa: SIM118 – no mapping
+        described = opened.get_slice(name)
+        floating = described.get_dtype().startswith(("F", "BF"))
+        read = functools.partial(opened.get_tensor, name)
+        found.tensors[name] = Load(tuple(described.get_shape()), floating, read, path)
+        found.folders[name] = ""
+    return found
 
 
 @dataclass(frozen=True)
@@ -483,19 +504,10 @@ class _Stored:
 def _content(tree: Any, left_out: Counter[str], bytes_of: Callable[[_Storage], memoryview], path: Path) -> Content:
     found = Content(left_out=left_out)
     for name, folder, stored in _tensors_in(tree):
-        found.tensors.setdefault(name, _loader(stored, bytes_of, path))
+        read = functools.partial(stored.load, bytes_of)
+        found.tensors.setdefault(name, Load(stored.size, stored.dtype.is_floating_point, read, path))
         found.folders.setdefault(name, folder)
     return found
-
-
-def _loader(stored: _Stored, bytes_of: Callable[[_Storage], memoryview], path: Path) -> Load:
-    def load() -> Tensor:
-        try:
-            return stored.load(bytes_of)
-        except _DAMAGES as error:
-            raise damaged(path, error) from error
-
-    return load
 
 
 def _tensors_in(tree: Any) -> Iterator[tuple[str, str, _Stored]]:

@@ -141,7 +141,10 @@ def load_checkpoint(model: GeometricContextTransformer, checkpoint: str) -> Weig
     """
     path = resolve_checkpoint(checkpoint)
     try:
-        notes = _fill(model, path)
+        loads, notes = fitting(model, path)
+        state = {name: load() for name, load in loads.items()}
+        _check_finite(path, state)
+        model.load_state_dict(state)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -149,7 +152,11 @@ def load_checkpoint(model: GeometricContextTransformer, checkpoint: str) -> Weig
     return WeightSource(checkpoint, checkpoint_sha256(path), notes)
 
 
-def _fill(model: GeometricContextTransformer, path: Path) -> tuple[str, ...]:
+def fitting(model: nn.Module, path: Path) -> tuple[dict[str, Load], tuple[str, ...]]:
+    """The tensors of a local checkpoint that fill ``model`` (on any device), by its names, and notes on the others.
+
+    Headers alone are read. Raises CheckpointError for a damaged or foreign file and for keys or shapes that do not fit.
+    """
     content = read_shards(path)
     if not content.tensors:
         raise CheckpointError(
@@ -158,11 +165,8 @@ def _fill(model: GeometricContextTransformer, path: Path) -> tuple[str, ...]:
     expected = dict(model.state_dict())
     chosen = _choose(expected, content)
     loads, skipped = _without_absent_heads(expected, chosen.loads)
-    state = {name: load() for name, load in loads.items()}
-    _check_fit(path, expected, state)
-    _check_finite(path, state)
-    model.load_state_dict(state)
-    return (*chosen.notes, *skipped)
+    _check_fit(path, expected, loads)
+    return loads, (*chosen.notes, *skipped)
 
 
 @torch.no_grad()
@@ -283,16 +287,16 @@ def _without_absent_heads(expected: Iterable[str], loads: dict[str, Load]) -> tu
     return loads, tuple(notes)
 
 
-def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Load]) -> None:
     faults = {
         "missing": [key for key in expected if key not in found],
         "unknown": [key for key in found if key not in expected],
         "misshaped": [
-            f"{key} (expected {tuple(expected[key].shape)}, found {tuple(found[key].shape)})"
+            f"{key} (expected {tuple(expected[key].shape)}, found {found[key].shape})"
             for key in expected
-            if key in found and expected[key].shape != found[key].shape
+            if key in found and tuple(expected[key].shape) != found[key].shape
         ],
-        "not floating point": [key for key in found if key in expected and not found[key].is_floating_point()],
+        "not floating point": [key for key in found if key in expected and not found[key].floating],
     }
     parts = [f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in faults.items() if keys]
     if parts:

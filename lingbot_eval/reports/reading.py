@@ -93,6 +93,8 @@ class Run:
             return None
         if self.results.record.status == "running":
             return f"it was interrupted, no process writes it any more; {there}; run its command again to go on"
+        if self.results.record.status == "complete" and gaps > len(self.results.left_out):
+            return f"it was complete, and results are not there any more: {there}; run its command again for the others"
         return f"{there}; run its command again for the others"
 
     @property

@@ -9,18 +9,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.files.atomic import remove_abandoned, temporary_folder
+from lingbot_eval.files.atomic import remove_abandoned, temporary_folder, write_text
 from lingbot_eval.runs.disk import writing
 
-_PAGES = (".html", ".md", ".ipynb")
+_WHOLE_PAGES = (".html", ".ipynb")  # hold their figures
+_PAGES = (".md",)  # show files beside them
+
+REPLACED = "The report in this folder was being replaced when its writer ended. Repeat the command that makes it.\n"
+"""What stands in a page's place while what it shows is replaced; a reader sees it only after a kill."""
 
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
     """A fresh folder whose files are moved to the same places in ``out`` at the end.
 
-    Where there was no ``out``, it appears at once, whole. Where there was one its other files stay, and its pages are
-    away while what they refer to is replaced: a page and its figures are always of one report. When the block raises,
+    Where there was no ``out``, it appears at once, whole. Where there was one its other files stay. Pages that hold
+    all that they show are replaced first, in one rename each; in the place of one that shows files beside it a line
+    says so until these are there (``REPLACED``): there is always a page, and never one beside another report's
+    figures. When the block raises,
     or the disk refuses while it writes, ``out`` is as it was; moving takes no space. What killed processes left is
     removed. Raises StoreError when the disk refuses or a folder of ``out`` is a link.
     """
@@ -58,8 +64,12 @@ def _move(stage: Path, out: Path) -> None:
         if (out / name).is_symlink():
             raise StoreError(f"{out / name}: expected a folder of the report, found a symbolic link; remove it")
         (out / name).mkdir(exist_ok=True)
-    pages = [name for name in files if name.suffix in _PAGES]
-    for name in pages:
-        (out / name).unlink(missing_ok=True)
-    for name in (*(name for name in files if name not in pages), *pages):
+    first = [name for name in files if name.suffix in _WHOLE_PAGES]
+    last = [name for name in files if name.suffix in _PAGES]
+    for name in first:
+        (stage / name).replace(out / name)
+    for name in last:
+        if (out / name).exists():
+            write_text(out / name, REPLACED)
+    for name in (*(name for name in files if name not in (*first, *last)), *last):
         (stage / name).replace(out / name)

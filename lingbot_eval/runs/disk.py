@@ -71,6 +71,16 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
+def lost_record(record: Path, results: str) -> str | None:
+    """A line where a run's record is not there and results of it are; None else. results: their folder beside it."""
+    if record.exists() or not any(files for _, _, files in os.walk(record.parent / results)):
+        return None
+    return (
+        f"{record} was not there beside results of this run: it is written anew, and whatever in {results} does not"
+        " belong to it is run again"
+    )
+
+
 def discard(run: Path, results: str, *records: str) -> bool:
     """Remove a run directory without a result in it: a run that was refused leaves nothing behind.
 

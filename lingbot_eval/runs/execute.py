@@ -43,7 +43,7 @@ class Observer(Protocol):
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended. failed: planned units without scores on the disk; bad_input: whether any is for the user to
-    mend."""
+    mend. lost_record: a line where the run's record was gone and is written anew."""
 
     path: Path
     record: RunRecord
@@ -51,6 +51,7 @@ class Outcome:
     skipped: int
     failed: int
     bad_input: bool
+    lost_record: str | None = None
 
 
 def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
@@ -90,7 +91,7 @@ def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
         failed = len(plan.units) - sum(unit.record.status == "ok" for unit in stored.units)
         record = _ended(record, complete=not failed)
         store.write_run(record)
-    return Outcome(store.path, record, done, skipped, failed, bad_input)
+    return Outcome(store.path, record, done, skipped, failed, bad_input, store.lost_record)
 
 
 def _attempt(attempt: Attempt, store: RunStore, observer: Observer) -> Attempt | None:

@@ -280,7 +280,7 @@ def _asking(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _asking(inner, (*place, key))
-    elif isinstance(value, str) and _VARIABLE.search(value):
+    elif isinstance(value, str) and "${" in value:
         yield place, value
 
 
@@ -292,6 +292,14 @@ def _holder(document: Any, place: Place) -> Any:
 
 
 def _expanded(text: str, dotted: str, where: str) -> str:
+    odd = _VARIABLE.sub("", text)
+    if "${" in odd:
+        found = "${" + odd.partition("${")[2].partition("}")[0]
+        raise ConfigError(
+            f"{where}: {dotted}: {found[:60]}}} is not understood: of a shell's ways to name an environment variable"
+            " only ${NAME} is, without default; set the variable, or give the value with"
+            f" --set {dotted}=VALUE"
+        )
     for name in _VARIABLE.findall(text):
         if name not in os.environ:
             raise ConfigError(

@@ -24,6 +24,7 @@ from lingbot_eval.runs.disk import (
     damage,
     discard,
     folders_below,
+    lost_record,
     missing_folders,
     refuse_links,
     remove_empty,
@@ -93,11 +94,15 @@ class StoredUnits:
 
 
 class RunStore:
-    """One run directory. Writers hold :meth:`lock` around everything they write; readers need nothing."""
+    """One run directory. Writers hold :meth:`lock` around everything they write; readers need nothing.
+
+    lost_record: a line where the record was gone though units were there when it was made or found again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._made: tuple[Path, ...] = ()
+        self.lost_record: str | None = None
 
     @classmethod
     def create(cls, root: Path, record: RunRecord) -> RunStore:
@@ -110,6 +115,7 @@ class RunStore:
         store._made = missing_folders(store.path.parent)
         with writing(store.path):
             store.path.mkdir(parents=True, exist_ok=True)
+        store.lost_record = lost_record(store._run_file, UNITS)
         if not store._run_file.exists():
             with directory_lock(store.path):
                 # Another process may have been first.

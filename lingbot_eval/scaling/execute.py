@@ -55,12 +55,14 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a study ended. records: of all cases, in their order. files: its page, and its figure where it has one."""
+    """How a study ended. records: of all cases, in their order. files: its page, and its figure where it has one.
+    lost_record: a line where the study's record was gone and is written anew."""
 
     path: Path
     record: ScaleRecord
     records: tuple[CaseRecord, ...]
     files: tuple[Path, ...]
+    lost_record: str | None = None
 
     @property
     def failed(self) -> tuple[CaseRecord, ...]:
@@ -104,7 +106,7 @@ def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcom
         for reason in store.unplanned():
             observer.left_out(reason)
         files = write_scaling(store, record, records)
-    return Outcome(store.path, record, records, files)
+    return Outcome(store.path, record, records, files, store.lost_record)
 
 
 def _all(study: Study, device: torch.device, store: ScaleStore, observer: Observer) -> tuple[CaseRecord, ...]:

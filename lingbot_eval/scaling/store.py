@@ -14,6 +14,7 @@ from lingbot_eval.runs.disk import (
     damage,
     discard,
     folders_below,
+    lost_record,
     missing_folders,
     move_into_place,
     refuse_links,
@@ -31,11 +32,15 @@ SCALE_FILE, CASE_FILE, CASES = "scale.json", "case.json", "cases"
 
 
 class ScaleStore:
-    """One scaling run's directory (layout: scaling/records.py). Writers hold :meth:`lock`."""
+    """One scaling run's directory (layout: scaling/records.py). Writers hold :meth:`lock`.
+
+    lost_record: a line where the record was gone though cases were there when it was made or found again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._made: tuple[Path, ...] = ()
+        self.lost_record: str | None = None
 
     @classmethod
     def create(cls, root: Path, record: ScaleRecord) -> ScaleStore:
@@ -47,6 +52,7 @@ class ScaleStore:
         store._made = missing_folders(store.path.parent)
         with writing(store.path):
             (store.path / CASES).mkdir(parents=True, exist_ok=True)
+        store.lost_record = lost_record(store.path / SCALE_FILE, CASES)
         if not (store.path / SCALE_FILE).exists():
             with directory_lock(store.path):
                 # Another process may have been first.

@@ -108,3 +108,19 @@ def test_a_replay_needs_no_prediction(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     assert main(["run", str(path), "--dry-run"]) == 0
     assert "Predicted" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], ["--no-report"]])
+def test_a_checkpoint_of_another_network_is_refused_before_anything_is_written(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    import safetensors.torch
+    import torch
+
+    path = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({"camera_head.token": torch.zeros(3)}, path)
+    out = tmp_path / "runs"
+    settings = ["--set", f"methods.0.model.checkpoint={path}", "--out", str(out)]
+    assert main(["run", file, *words, *settings]) == 2
+    assert f"{path}: not a checkpoint of this configuration" in capsys.readouterr().err
+    assert not out.exists()

@@ -92,3 +92,14 @@ def test_a_scene_too_short_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFi
     dataset = "input={kind: dataset, dataset: {name: synthetic, scenes: [room], options: {frames: 9}}}"
     assert main(["scale", *SMALL, "--set", dataset, "--out", str(tmp_path)]) == 2
     assert "has 9 frames, the case wants 20" in capsys.readouterr().err
+
+
+def test_a_removed_record_is_said_and_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["scale", *SMALL, "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    (record,) = tmp_path.glob("*/scale.json")
+    record.unlink()
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert f"error: {record} was not there beside results" in capsys.readouterr().err
+    assert main(arguments) == 0

@@ -424,3 +424,23 @@ def test_a_temporary_name_that_is_a_link_is_not_written_through(
     (run_folder(folder / "runs") / ".run.0.tmp.json").symlink_to(mine)
     assert call(capsys, "run", original / "tiny.yaml", "--out", folder / "runs", "--no-report")[0] == 0
     assert mine.read_text() == "mine"
+
+
+def test_a_report_of_removed_results_ends_with_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_folder(folder / "runs")
+    shutil.rmtree(run / "units")
+    code, shown = call(capsys, "report", run, "--out", folder / "report")
+    assert code == 1
+    assert "it was complete, and results are not there any more: 0 of 2 pairs" in shown
+
+
+def test_a_removed_record_is_said_and_written_anew(
+    original: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = run_folder(folder / "runs") / "run.json"
+    record.unlink()
+    words = ["run", original / "tiny.yaml", "--out", folder / "runs", "--no-report"]
+    code, shown = call(capsys, *words)
+    assert code == 1
+    assert f"error: {record} was not there beside results" in shown
+    assert call(capsys, *words)[0] == 0

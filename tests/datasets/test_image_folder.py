@@ -325,3 +325,38 @@ def test_copies_of_photographs_are_said(tmp_path: Path, copy: str) -> None:
 def test_other_names_are_one_sequence(tmp_path: Path, names: list[str]) -> None:
     said = notes(opened(touch(tmp_path / "walk", *names)))
     assert not [note for note in said if "two cameras" in note or "copies" in note]
+
+
+@pytest.mark.parametrize(
+    ("originals", "edited"),
+    [
+        (["IMG_0001.JPG", "IMG_0002.JPG"], ["IMG_E0001.JPG"]),
+        (["IMG_0001.jpg", "IMG_0002.jpg"], ["img_e0002.jpg"]),
+        (["PXL_1.jpg", "PXL_2.jpg"], ["PXL_1~2.jpg"]),
+        (["a1.jpg", "a2.jpg"], ["a1-edited.jpg"]),
+    ],
+)
+def test_edited_copies_of_phones_are_no_frames(tmp_path: Path, originals: list[str], edited: list[str]) -> None:
+    sequence = opened(touch(tmp_path, *originals, *edited))
+    assert frames(sequence) == originals
+    assert any("edited copies of other images left out, 1 in all" in note for note in notes(sequence))
+
+
+def test_photographs_that_are_only_there_edited_are_frames(tmp_path: Path) -> None:
+    names = ["IMG_E0001.JPG", "IMG_E0002.JPG", "IMG_E0003.JPG"]
+    sequence = opened(touch(tmp_path, *names))
+    assert frames(sequence) == names
+    assert not any("edited" in note for note in notes(sequence))
+
+
+def test_several_pictures_in_one_heic_are_said(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    grey = np.full((64, 80, 3), 90, np.uint8)
+    for number, pictures in enumerate((1, 3)):
+        file = pillow_heif.HeifFile()
+        for _ in range(pictures):
+            file.add_from_pillow(Image.fromarray(grey))
+        file.save(tmp_path / f"{number}.heic")
+    assert notes(opened(tmp_path)) == [
+        "1 of 2 image files hold several pictures, such as 1.heic: of each the main one is read, the others are not"
+    ]

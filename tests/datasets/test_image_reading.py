@@ -281,3 +281,32 @@ def test_depth_is_read_in_metres(tmp_path: Path) -> None:
     depth = read_depth(path, "here", 5000.0, (3, 2))
     assert depth.dtype == np.float32
     np.testing.assert_allclose(depth, [[0, 1, 0], [0.0002, 13.1068, 0.05]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP"])
+def test_a_cut_off_image_is_told_without_decoding_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"x.{kind.lower()}"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, kind)
+    assert image_size(path, "frame 0") == (60, 40)
+    path.write_bytes(path.read_bytes()[:-600])
+    with pytest.raises(DataError, match="cut off") as found:
+        image_size(path, "frame 0")
+    assert str(path) in str(found.value)
+
+
+def test_what_phones_append_to_a_jpeg_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (60, 40), "red").save(path)
+    path.write_bytes(path.read_bytes() + b"\0" * 500)
+    assert image_size(path, "frame 0") == (60, 40)
+    assert read_image(path, "frame 0").shape == (40, 60, 3)
+
+
+def test_a_thumbnail_inside_does_not_end_a_jpeg(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, comment=b"thumbnail \xff\xd8 \xff\xd9")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="no end marker behind its pixels"):
+        image_size(path, "frame 0")

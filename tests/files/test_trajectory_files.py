@@ -21,7 +21,7 @@ from lingbot_eval.files.trajectories import (
     write_kitti,
     write_tum,
 )
-from lingbot_eval.types import Trajectory
+from lingbot_eval.types import FloatArray, Trajectory
 
 IDENTITY_ROW = "1 0 0 0 0 1 0 0 0 0 1 0"
 
@@ -251,3 +251,26 @@ def test_positions_have_no_orientation(tmp_path: Path) -> None:
     found = read_tum(written(tmp_path, "0 1 2 3\n1 4 5 6\n"))
     assert not found.has_orientation
     assert found.camera_to_world[:, :3, 3].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_an_archive_with_poses_and_times_has_both(tmp_path: Path) -> None:
+    poses = np.tile(np.eye(4), (5, 1, 1))
+    poses[:, 0, 3] = range(5)
+    np.savez(tmp_path / "a.npz", poses=poses, timestamps=1e9 + 0.1 * np.arange(5), loss=np.ones(5))
+    found = read_trajectory(tmp_path / "a.npz")
+    assert found.timed
+    np.testing.assert_allclose(found.timestamps, 1e9 + 0.1 * np.arange(5), rtol=0, atol=1e-6)
+    assert any("'poses'" in note and "their times are its array 'timestamps'" in note for note in found.notes)
+    np.savez(tmp_path / "b.npz", poses=poses, timestamps_ns=np.arange(5) * 100_000_000 + 10**18)
+    assert read_trajectory(tmp_path / "b.npz").time_unit == "ns"
+    np.savez(tmp_path / "c.npz", poses=poses, t=np.zeros((5, 3)))  # translations
+    untimed = read_trajectory(tmp_path / "c.npz")
+    assert not untimed.timed
+    assert any("so they have none" in note for note in untimed.notes)
+
+
+@pytest.mark.parametrize("times", [np.arange(4.0), np.full(5, np.nan), np.array(list("abcde"))])
+def test_times_in_an_archive_that_fit_no_poses_are_refused(tmp_path: Path, times: FloatArray) -> None:
+    np.savez(tmp_path / "a.npz", poses=np.tile(np.eye(4), (5, 1, 1)), times=times)
+    with pytest.raises(DataError, match="expected one array of 5 finite times"):
+        read_trajectory(tmp_path / "a.npz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -27,7 +28,7 @@ from lingbot_eval.errors import StoreError
 from lingbot_eval.reports.content import make_content
 from lingbot_eval.reports.reading import Opened, open_run, open_runs
 from lingbot_eval.reports.report import write_report
-from lingbot_eval.reports.staging import staged
+from lingbot_eval.reports.staging import REPLACED, staged
 from lingbot_eval.runs.store import RunStore
 
 
@@ -239,7 +240,7 @@ def test_the_latest_run_is_taken_when_none_is_named(
     ]
     for store, seconds in zip(stores, (200, 300, 100), strict=True):
         os.utime(store.path / "run.json", (seconds, seconds))
-    assert main(["report"]) == 0
+    assert main(["report"]) == 1  # nothing of it is stored
     assert "a-newer" in capsys.readouterr().out
     assert [store.path.name for store in stores if (store.path / "report").exists()] == ["a-newer-222222222222"]
 
@@ -264,3 +265,31 @@ def test_one_incomplete_run_among_several_marks_the_title(tmp_path: Path) -> Non
     runs = open_runs([ended_run(tmp_path / "a", False), build_failures(tmp_path / "b").path], ["whole", "part"])
     assert make_content(Opened(runs, ())).title == "whole, part — untrained weights, incomplete"
     assert "incomplete" not in make_content(Opened(runs[:1], ())).title
+
+
+def test_a_kill_between_old_and_new_leaves_a_page_and_no_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = {"report.html": "old", "report.md": "old", "figure.png": "old"}
+    for name, text in old.items():
+        (tmp_path / name).write_text(text)
+    replace = Path.replace
+    moved = 0
+
+    def killed(path: Path, target: Path) -> Path:
+        nonlocal moved
+        if path.parent.name.startswith(".lingbot-eval."):
+            moved += 1
+            if moved > allowed:
+                raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    for allowed in range(4):
+        moved = 0
+        with contextlib.suppress(KeyboardInterrupt), staged(tmp_path) as stage:
+            for name in old:
+                (stage / name).write_text(f"new {allowed}")
+        found = {name: (tmp_path / name).read_text() for name in old}
+        assert found["report.md"] in (REPLACED, found["figure.png"])
+        assert (found["report.md"] == f"new {allowed}") == (allowed == 3)

@@ -229,3 +229,10 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert experiment_path("smoke") == Path("smoke")
     assert load_experiment("smoke").name == "small"
     assert "No such file" in refusal("missing.yaml")
+
+
+@pytest.mark.parametrize("text", ["${DATA:-/data}/x", "${DATA", "${}/x", "${A B}"])
+def test_other_ways_of_a_shell_to_write_a_variable_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "/somewhere")
+    with pytest.raises(ConfigError, match=r"datasets\.0\.root: \$\{.*is not understood.*only \$\{NAME\} is"):
+        load_experiment("smoke", [f"datasets.0.root='{text}'"])

@@ -30,6 +30,7 @@ from typing import IO
 
 import yaml
 
+from lingbot_eval.reports.staging import REPLACED
 from tests.support.tiny import run_folder, write_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -256,11 +257,17 @@ def torn(folder: Path, before: dict[str, object], whole: dict[str, object]) -> l
     lines = [
         f"{name} is neither old nor new"
         for name, held in now.items()
-        if held not in (before.get(name), whole.get(name)) and Path(name).name not in records
+        if held not in (before.get(name), whole.get(name), REPLACED.encode()) and Path(name).name not in records
     ]
-    for page in ("report.md", "report.html", "compare.md"):
+    lines += [
+        f"{folder} has no page any more"
+        for folder in {str(Path(name).parent) for name in before if Path(name).suffix == ".md"}
+        if not any(str(Path(name).parent) == folder and Path(name).suffix in (".md", ".html") for name in now)
+    ]
+    # report.html holds all that it shows.
+    for page in ("report.md", "compare.md"):
         for name in now:
-            if Path(name).name != page or now[name] == before.get(name):
+            if Path(name).name != page or now[name] in (before.get(name), REPLACED.encode()):
                 continue
             beside = [other for other in whole if Path(other).parent.is_relative_to(Path(name).parent)]
             lines += [

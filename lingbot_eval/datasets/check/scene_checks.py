@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.datasets.check.findings import Finding, gathered
+from lingbot_eval.datasets.readers import check_depth_file
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
@@ -27,15 +28,18 @@ _LONG_GAP = 10.0  # times the median interval
 
 def check_files(sequence: FileSequence) -> list[Finding]:
     """Images that cannot be opened or differ in size, depth that is missing or empty, links, mixed kinds of file."""
-    empty: list[str] = []
+    broken: list[str] = []
     headers = sequence.headers
     sizes = headers.sizes
     for index, source in enumerate(sequence.files):
-        if source.depth is not None and _size_of(source.depth) == 0:
-            empty.append(f"frame {index}: depth map {source.depth} is missing or empty; copy or download it again")
+        if source.depth is not None:
+            try:
+                check_depth_file(source.depth, f"frame {index}")
+            except DataError as error:
+                broken.append(str(error))
     kinds = Counter(source.image.suffix for source in sequence.files)
     findings = [Finding("problem", "images", fault) for fault in headers.faults]
-    findings += gathered("problem", "depth", empty) + _links(sequence)
+    findings += gathered("problem", "depth", broken) + _links(sequence)
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         findings.append(Finding("warning", "images", f"images of several kinds: {listed}; were two copies mixed?"))
@@ -199,10 +203,3 @@ def _within(path: str, root: str) -> bool:
 
 def _paths(*candidates: object) -> list[Path]:
     return [path for path in candidates if isinstance(path, Path)]
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
