@@ -92,15 +92,6 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.drift_file",
     },
     ("scaling", "comparison"): {"lingbot_eval.comparison.tables"},
-    ("scaling", "runs"): {
-        "lingbot_eval.runs.experiment",
-        "lingbot_eval.runs.plan",
-        "lingbot_eval.runs.poses",
-        "lingbot_eval.runs.records",
-        "lingbot_eval.runs.serialisation",
-        "lingbot_eval.runs.disk",
-        "lingbot_eval.runs.lock",
-    },
     ("scaling", "reports"): {
         "lingbot_eval.reports.figure_style",
         "lingbot_eval.reports.numbers",

@@ -12,7 +12,6 @@ from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.gating.comparable import hardware
 from lingbot_eval.gating.samples import round_of
 from lingbot_eval.gating.sides import SAMPLED, Meaning, Names, Side, SideUnit, metric_id
-from lingbot_eval.runs.disk import unit_directory
 from lingbot_eval.runs.lock import writer_of
 from lingbot_eval.runs.records import RunRecord
 from lingbot_eval.runs.store import RUN_FILE, RunStore, StoredUnit, find_runs
@@ -81,7 +80,7 @@ def _read(path: Path) -> tuple[RunRecord, dict[Names, SideUnit], dict[Names, str
         raise StoreError(f"run {path} is empty: expected results of {len(record.units)} scenes, found none; run it")
     reasons = {unit.folder: f"left out: {unit.reason}" for unit in stored.left_out}
     gaps = {
-        names: reasons.get(unit_directory(path, *names), "there is no result: the run did not get to it")
+        names: reasons.get(store.folder(*names), "there is no result: the run did not get to it")
         for names in stored.missing
     }
     units: dict[Names, SideUnit] = {}

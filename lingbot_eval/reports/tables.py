@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lingbot_eval.runs.disk import unit_directory
 from lingbot_eval.runs.records import MeasurementRecord, RunRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit
 
@@ -170,8 +169,7 @@ def read_results(store: RunStore) -> RunResults:
     stored = store.read_units()
     reasons = {unit.folder: unit.reason for unit in stored.left_out}
     gaps = {
-        names: reasons.get(unit_directory(store.path, *names), "not run yet: run the same command again")
-        for names in stored.missing
+        names: reasons.get(store.folder(*names), "not run yet: run the same command again") for names in stored.missing
     }
     left_out = tuple(unit.reason for unit in stored.left_out)
     return RunResults(store.read_run(), stored.units, gaps, left_out, stored.unchecked)

@@ -43,11 +43,6 @@ def component(name: str) -> str:
     return encoded
 
 
-def unit_directory(run: Path, dataset: str, scene: str, method: str) -> Path:
-    """``RUN/units/DATASET/SCENE/METHOD`` with each name as one component."""
-    return run / UNITS / component(dataset) / component(scene) / component(method)
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns an OSError of the block into a StoreError that names ``path`` and says what to do."""
@@ -211,7 +206,7 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def remove_partials(run: Path, below: str = UNITS, depth: int = 3) -> None:
+def remove_partials(run: Path, below: str, depth: int) -> None:
     """Delete what interrupted writers left behind, ``depth`` levels below ``RUN/below``.
 
     Only for the holder of the run's lock.

@@ -53,15 +53,19 @@ def is_untrained(weights: str) -> bool:
     return weights.startswith("untrained")
 
 
+Names = tuple[str, ...]
+"""Of a unit: dataset, scene and method; of a study's, the name of the case."""
 LARGEST_VALUE = 1e300  # so that a sum over scenes stays a number
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-class _Record(BaseModel):
+class StoredRecord(BaseModel):
+    """What is stored is read strictly: nothing unknown, nothing changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StoredFile(_Record):
+class StoredFile(StoredRecord):
     """Size and content of a file as it was written. sha256: hex; None in records of schema 1, which had sizes alone."""
 
     bytes: Count
@@ -73,7 +77,7 @@ class StoredFile(_Record):
         return {"bytes": given} if isinstance(given, int) else given
 
 
-class MeasurementRecord(_Record):
+class MeasurementRecord(StoredRecord):
     """`lingbot_eval.types.Measurement`, stored."""
 
     family: str
@@ -94,29 +98,50 @@ class MeasurementRecord(_Record):
         return self
 
 
-class UnitRecord(_Record):
-    """The result of one method on one scene: scores, or the reason there are none."""
+class ResultRecord(StoredRecord):
+    """What the result of every unit says, of a run's and of a study's (a case)."""
 
     schema_version: int = SCHEMA_VERSION
-    dataset: str
-    scene: str
-    method: str
     status: Literal["ok", "failed"]
     reason: str | None = None  # for failed: one line
-    stage: str | None = None  # for failed: open, warm-up, stream, score, store
+    stage: str | None = None  # for failed: a `lingbot_eval.runs.attempt.Stage`
     failed_at_frame: Count | None = None
     frames: Count  # frames that the sequence gave
     predictions: Count  # frames that got a prediction
-    input_fingerprint: str
-    sequence: dict[str, Any]  # FrameSequence.facts() and the preparation
-    method_facts: dict[str, Any]  # Method.describe()
     measurements: list[MeasurementRecord]
-    notes: list[str] = []  # on the numbers: poses that look inverse, few matches; a sentence each
     started: str  # ISO 8601, UTC
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     # Filled in when all is written: the key of the run that the unit is of, and its other files by name.
     run_key: str = ""
     files: dict[Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$")], StoredFile] = {}
+
+    @property
+    def names(self) -> Names:
+        """Under which it is stored."""
+        raise NotImplementedError
+
+    def is_made_from(self, input_fingerprint: str) -> bool:
+        """Whether it is of this input; a study's input is in its key."""
+        return True
+
+
+class UnitRecord(ResultRecord):
+    """The result of one method on one scene: scores, or the reason there are none."""
+
+    dataset: str
+    scene: str
+    method: str
+    input_fingerprint: str
+    sequence: dict[str, Any]  # FrameSequence.facts() and the preparation
+    method_facts: dict[str, Any]  # Method.describe()
+    notes: list[str] = []  # on the numbers: poses that look inverse, few matches; a sentence each
+
+    @property
+    def names(self) -> Names:
+        return self.dataset, self.scene, self.method
+
+    def is_made_from(self, input_fingerprint: str) -> bool:
+        return self.input_fingerprint == input_fingerprint
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -168,20 +193,34 @@ class _Experiment(_Part):
     metrics: dict[str, dict[str, Any] | None] = {}
 
 
-class RunRecord(_Record):
-    """What was run, where, with what, and how to repeat it."""
+class JobRecord(StoredRecord):
+    """What every run states, a study's too: where, with what, and how to repeat it."""
 
     schema_version: int = SCHEMA_VERSION
     key: str  # hex digest of everything that decides the numbers
     name: str
     command: str  # repeats the run
-    experiment: dict[str, Any]  # resolved, defaults filled in
-    units: list[Annotated[list[str], Field(min_length=3, max_length=3)]]  # planned [dataset, scene, method] in order
-    weights: dict[str, str]  # method -> "untrained (seed 0)", or file name and SHA-256
     environment: dict[str, Any]
     started: str
     finished: str | None = None
     status: Literal["running", "complete", "incomplete"] = "running"
+
+    @property
+    def planned(self) -> tuple[Names, ...]:
+        """The names of all units, in order."""
+        raise NotImplementedError
+
+
+class RunRecord(JobRecord):
+    """An experiment that was run."""
+
+    experiment: dict[str, Any]  # resolved, defaults filled in
+    units: list[Annotated[list[str], Field(min_length=3, max_length=3)]]  # planned [dataset, scene, method] in order
+    weights: dict[str, str]  # method -> "untrained (seed 0)", or file name and SHA-256
+
+    @property
+    def planned(self) -> tuple[Names, ...]:
+        return tuple(map(tuple, self.units))
 
     @field_validator("experiment")
     @classmethod

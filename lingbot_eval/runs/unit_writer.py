@@ -9,13 +9,14 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, move_into_place, writing, written_files
+from lingbot_eval.runs.disk import PARTIAL_PREFIX, UNITS, move_into_place, writing, written_files
 from lingbot_eval.runs.panels import DepthPanels, save_panels
-from lingbot_eval.runs.records import FRAME_COLUMNS, UnitRecord
+from lingbot_eval.runs.records import FRAME_COLUMNS, Names, ResultRecord
 from lingbot_eval.runs.serialisation import write_record
 from lingbot_eval.types import FrameType
 
@@ -25,29 +26,50 @@ REFERENCE_FILE = "reference.tum"
 PANELS_FILE = "panels.npz"
 RESULT_FILE = "result.json"
 
-_ROWS_BETWEEN_FLUSHES = 64  # what a crash may lose of the partial table, against a system call a row
+
+@dataclass(frozen=True)
+class Layout:
+    """Names in a run directory.
+
+    run_file: of the run's record. units: the folder of its units, whose names are ``depth`` folders below it.
+    unit_file, table: of each unit's record and of its table of frames with its columns. unit: the word for one.
+    """
+
+    run_file: str
+    units: str
+    depth: int
+    unit_file: str
+    table: str
+    columns: tuple[str, ...]
+    unit: str
+
+
+RUN_LAYOUT = Layout("run.json", UNITS, 3, RESULT_FILE, FRAMES_FILE, FRAME_COLUMNS, "scene")
+
+ROWS_BETWEEN_FLUSHES = 64  # what a crash may lose of the partial table, against a system call a row
 
 
 class UnitWriter:
-    """One unit in the making; made by ``RunStore.unit_writer``.
+    """One unit in the making; made by ``Store.unit_writer``.
 
     Rows go to the disk as they come, so memory stays constant. Other files (``estimate.tum``, ``reference.tum``)
     are written by their own formats at :meth:`path`. Nothing is visible to readers before :meth:`finish`.
     """
 
-    def __init__(self, final: Path, names: tuple[str, str, str], run_key: str) -> None:
+    def __init__(self, final: Path, names: Names, run_key: str, layout: Layout) -> None:
         self._final = final
         self._names = names
         self._run_key = run_key
+        self._layout = layout
         self._partial = final.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex}")
         self._rows = 0
         self._finished = False
         with writing(self._final):
             self._partial.mkdir(parents=True)
         with self._cleaned_up_on_failure(), writing(self._final):
-            self._table: IO[str] = self.path(FRAMES_FILE).open("w", encoding="utf-8", newline="")
+            self._table: IO[str] = self.path(layout.table).open("w", encoding="utf-8", newline="")
         self._csv = csv.writer(self._table, lineterminator="\n")
-        self._write_row(FRAME_COLUMNS)
+        self._write_row(layout.columns)
 
     @property
     def finished(self) -> bool:
@@ -59,16 +81,16 @@ class UnitWriter:
         return self._partial / name
 
     def append_row(self, row: Mapping[str, object]) -> None:
-        """Add one frame's row to ``frames.csv``.
+        """Add one frame's row to the table.
 
-        Keys are of FRAME_COLUMNS; left out, None and non-finite values become empty cells, which mean "not measured".
+        Keys are of its columns; left out, None and non-finite values become empty cells, which mean "not measured".
         Raises ValueError for an unknown column (a fault of the caller) and StoreError when the disk refuses.
         """
-        if not row.keys() <= set(FRAME_COLUMNS):
-            raise ValueError(f"unknown columns {sorted(set(row) - set(FRAME_COLUMNS))}")
-        self._write_row([_cell(row.get(column)) for column in FRAME_COLUMNS])
+        if not row.keys() <= set(self._layout.columns):
+            raise ValueError(f"unknown columns {sorted(set(row) - set(self._layout.columns))}")
+        self._write_row([_cell(row.get(column)) for column in self._layout.columns])
         self._rows += 1
-        if self._rows % _ROWS_BETWEEN_FLUSHES == 0:
+        if self._rows % ROWS_BETWEEN_FLUSHES == 0:
             with writing(self._final):
                 self._table.flush()
 
@@ -78,43 +100,45 @@ class UnitWriter:
         columns: column name → frame index → value; cells of frames not named stay as they are. Streams through the
         table once. Raises ValueError for an unknown column and StoreError when the disk refuses.
         """
-        if not columns.keys() <= set(FRAME_COLUMNS):
-            raise ValueError(f"unknown columns {sorted(set(columns) - set(FRAME_COLUMNS))}")
-        filled = self.path(FRAMES_FILE + ".filled")
+        if not columns.keys() <= set(self._layout.columns):
+            raise ValueError(f"unknown columns {sorted(set(columns) - set(self._layout.columns))}")
+        filled = self.path(self._layout.table + ".filled")
         with writing(self._final):
             self._table.close()
-            with self.path(FRAMES_FILE).open(encoding="utf-8", newline="") as old:
+            with self.path(self._layout.table).open(encoding="utf-8", newline="") as old:
                 self._table = filled.open("w", encoding="utf-8", newline="")
                 self._csv = csv.writer(self._table, lineterminator="\n")
                 reader = csv.DictReader(old)
-                self._csv.writerow(FRAME_COLUMNS)
+                self._csv.writerow(self._layout.columns)
                 for row in reader:
                     index = int(row["index"])
                     for name, values in columns.items():
                         if index in values:
                             row[name] = _cell(values[index])
-                    self._csv.writerow([row[column] for column in FRAME_COLUMNS])
+                    self._csv.writerow([row[column] for column in self._layout.columns])
             # The open file keeps its identity under the new name, so rows may still be appended.
-            filled.replace(self.path(FRAMES_FILE))
+            filled.replace(self.path(self._layout.table))
 
     def write_panels(self, panels: DepthPanels) -> None:
         """Keep a few frames for the depth panels. Raises StoreError when the disk refuses."""
         save_panels(self.path(PANELS_FILE), panels)
 
-    def finish(self, record: UnitRecord) -> None:
-        """Write ``result.json``, force everything to the disk and put the unit in its final place in one rename.
+    def finish(self, record: ResultRecord) -> None:
+        """Write the record, force everything to the disk and put the unit in its final place in one rename.
 
         An older result there (failed, or of changed input) is replaced. Raises ValueError for the record of another
         unit, StoreError when the disk refuses or the record holds what JSON cannot (NaN).
         """
-        if (record.dataset, record.scene, record.method) != self._names:
-            raise ValueError(f"record of {(record.dataset, record.scene, record.method)} in unit {self._names}")
+        if record.names != self._names:
+            raise ValueError(f"record of {record.names} in unit {self._names}")
         if self._finished:
             raise ValueError(f"unit {self._names} is finished already")
         with writing(self._final):
             self._table.close()
             files = written_files(self._partial)
-        write_record(self.path(RESULT_FILE), record.model_copy(update={"files": files, "run_key": self._run_key}))
+        write_record(
+            self.path(self._layout.unit_file), record.model_copy(update={"files": files, "run_key": self._run_key})
+        )
         with writing(self._final):
             move_into_place(self._partial, self._final)
         self._finished = True

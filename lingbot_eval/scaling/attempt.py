@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,6 +25,7 @@ from lingbot_eval.profiling.probe import MemoryProbe
 from lingbot_eval.profiling.timing import timed
 from lingbot_eval.runs.poses import PoseLog
 from lingbot_eval.runs.records import MeasurementRecord, utc_now
+from lingbot_eval.runs.unit_writer import UnitWriter
 from lingbot_eval.scaling.inputs import FrameSource
 from lingbot_eval.scaling.networks import Networks
 from lingbot_eval.scaling.records import CaseRecord
@@ -70,7 +70,7 @@ class CaseAttempt:
     device: torch.device
     networks: Networks
     source: Callable[[], FrameSource]
-    folder: Path
+    writer: UnitWriter
     clock: Clock = field(default_factory=WallClock)
     failure: Failure | None = None
     _stage: Stage = "input"
@@ -79,7 +79,7 @@ class CaseAttempt:
     _at_frame: int = 0
     _cut: bool = False
     _probe: MemoryProbe | None = None
-    _log: SampleLog = field(init=False)
+    _log: SampleLog = field(default_factory=SampleLog)
     _poses: PoseLog = field(default_factory=PoseLog)
     _facts: dict[str, Any] = field(default_factory=dict)
     _setting: Setting | None = None
@@ -88,18 +88,14 @@ class CaseAttempt:
     _started: str = field(default_factory=utc_now)
     _begun: float = field(default_factory=time.perf_counter)
 
-    def __post_init__(self) -> None:
-        self._log = SampleLog(self.folder)
-
     def run(self, each_frame: Callable[[], None]) -> None:
         """Do it; a failure is kept, not raised. Raises StoreError and CheckpointError, which stop every case."""
         self._contained(lambda: self._run(each_frame))
         # The stream's caches are gone with its frames on the stack; the device gets them back before the next case.
         free_device_memory()
         self._contained(self._summarise)
-        self._log.finish()
         if self.failure is not None:
-            write_text(self.folder / TRACEBACK_FILE, self.failure.traceback)
+            write_text(self.writer.path(TRACEBACK_FILE), self.failure.traceback)
             if not self.failure.out_of_memory:
                 # Whatever state it was left in, the next case starts afresh.
                 self.networks.close()
@@ -229,7 +225,7 @@ class CaseAttempt:
         self._poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
         row: dict[str, float | int | None] = {
             "index": prediction.index,
-            "frame_type": int(kind),
+            "frame_type": kind,
             "kept": kept,
             "forward_ms": 1e3 * cost.forward_s,
             "interval_ms": 1e3 * output.interval_s,
@@ -248,6 +244,7 @@ class CaseAttempt:
                 "process_bytes": sample.process,
             }
         self._log.append(row)
+        self.writer.append_row(row)
 
     def _summarise(self) -> None:
         if self._setting is None:

@@ -17,12 +17,12 @@ from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.plan import adapter_of, content_key
 from lingbot_eval.runs.records import utc_now
+from lingbot_eval.runs.store import LeftOutUnit, run_directory
 from lingbot_eval.scaling.attempt import CaseAttempt
 from lingbot_eval.scaling.inputs import FrameSource, Size, open_source
 from lingbot_eval.scaling.networks import Networks
-from lingbot_eval.scaling.records import CaseRecord, ScaleRecord
+from lingbot_eval.scaling.records import CaseRecord, ScaleRecord, ScaleStore
 from lingbot_eval.scaling.settings import Case, DatasetInput, Study, case_name
-from lingbot_eval.scaling.store import ScaleStore
 from lingbot_eval.scaling.write import write_scaling
 
 LOADING = 4
@@ -85,10 +85,11 @@ def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcom
     """
     device = choose_device(study.device)
     record = _record(study, device, command)
-    store = ScaleStore.create(out, record)
+    store = ScaleStore(run_directory(out, record))
+    store.begin(record)
     with store.lock():
-        record = record.model_copy(update={"started": store.read().started})
-        store.write(record)
+        record = record.model_copy(update={"started": store.read_run().started})
+        store.write_run(record)
         try:
             records = _all(study, device, store, observer)
         except BaseException as error:
@@ -96,15 +97,15 @@ def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcom
             if not (refused and store.discard()):
                 # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
                 with suppress(StoreError):
-                    store.write(_ended(record, complete=False))
+                    store.write_run(_ended(record, complete=False))
             raise
         # What is on the disk and sound counts, not what was done here.
-        stored = [store.find_case(name) for name in record.cases]
-        sound = all(isinstance(found, CaseRecord) and found.status == "ok" for found in stored)
-        record = _ended(record, complete=sound)
-        store.write(record)
-        for reason in store.unplanned():
-            observer.left_out(reason)
+        stored = store.read_units()
+        sound = sum(unit.record.status == "ok" for unit in stored.units)
+        record = _ended(record, complete=sound == len(record.cases))
+        store.write_run(record)
+        for unit in stored.left_out:
+            observer.left_out(unit.reason)
         files = write_scaling(store, record, records)
     return Outcome(store.path, record, records, files, store.lost_record)
 
@@ -116,15 +117,15 @@ def _all(study: Study, device: torch.device, store: ScaleStore, observer: Observ
     try:
         for case in in_order(study):
             name = case_name(case)
-            found = store.find_case(name)
-            if isinstance(found, str):
-                observer.left_out(found)
-            elif found is not None and found.status == "ok":
-                observer.finished(found, before=True)
-                records.append(found)
+            found = store.find_unit(name)
+            if isinstance(found, LeftOutUnit):
+                observer.left_out(found.reason)
+            elif found is not None and found.is_result_of(""):
+                observer.finished(found.record, before=True)
+                records.append(found.record)
                 continue
-            with store.writer(name) as writer:
-                attempt = CaseAttempt(study, case, device, networks, sources.opener(case), writer.folder)
+            with store.unit_writer(name) as writer:
+                attempt = CaseAttempt(study, case, device, networks, sources.opener(case), writer)
                 attempt.run(observer.frame)
                 done = attempt.record()
                 writer.finish(done)

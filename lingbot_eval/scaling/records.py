@@ -8,25 +8,25 @@ Layout::
         case.json                  CaseRecord; its presence means the case has its result
         samples.csv                one row a frame (columns: samples.COLUMNS)
         traceback.txt              of a case that failed
-    RUN/cases/.partial-CASE/       a case under way, its samples in chunks
+    RUN/cases/.partial-…/          a case under way
     RUN/.lock                      held while a process writes here
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BeforeValidator, model_validator
 
-from lingbot_eval.runs.records import SCHEMA_VERSION, MeasurementRecord, StoredFile
+from lingbot_eval.runs.records import JobRecord, Names, ResultRecord, StoredRecord
+from lingbot_eval.runs.store import Store
+from lingbot_eval.runs.unit_writer import Layout
+from lingbot_eval.scaling.samples import COLUMNS, SAMPLES_FILE
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class GrowthRecord(_Record):
+class GrowthRecord(StoredRecord):
     """What one more kept frame costs once the window is full, or why that cannot be said.
 
     quantity: a name of `growth.QUANTITIES`. unit: of a kept frame: ``B`` or ``us``. value, low, high: slope and its
@@ -57,7 +57,7 @@ def _pairs(rows: Any) -> Any:
     return [tuple(row) if isinstance(row, list) else row for row in rows] if isinstance(rows, list) else rows
 
 
-class CheckpointRecord(_Record):
+class CheckpointRecord(StoredRecord):
     """The stream after its first ``frames`` frames.
 
     forward_ms, interval_ms: medians of the step frames among the last 100 before it.
@@ -81,7 +81,7 @@ class CheckpointRecord(_Record):
     ate_reason: str | None
 
 
-class CaseRecord(_Record):
+class CaseRecord(ResultRecord):
     """The result of one case: measurements as far as it came, and why it came no further.
 
     status: ``failed`` for what the case could not do (a cut by its own limit is not a failure: see stopped).
@@ -89,43 +89,40 @@ class CaseRecord(_Record):
     expected_growth: bytes a kept frame of trajectory memory and camera head cache, by formula.
     """
 
-    schema_version: int = SCHEMA_VERSION
     name: str
     case: dict[str, Any]
-    status: Literal["ok", "failed"]
-    stage: Literal["input", "network", "warm-up", "stream", "summary"] | None = None
-    reason: str | None = None
-    failed_at_frame: int | None = None
     out_of_memory: bool = False
     bad_input: bool = False
     stopped: str | None = None
-    frames: int
-    predictions: int
     facts: dict[str, Any]
     input: dict[str, Any]
     sampling: dict[str, str]
-    measurements: list[MeasurementRecord]
     growth: list[GrowthRecord]
     checkpoints: list[CheckpointRecord]
     error_curve: Annotated[list[tuple[int, float]], BeforeValidator(_pairs)]
-    started: str
-    seconds: float
-    # Filled in when all is written: the key of the study that the case is of, and its other files by name.
-    run_key: str = ""
-    files: dict[str, StoredFile] = {}
+
+    @property
+    def names(self) -> Names:
+        return (self.name,)
 
 
-class ScaleRecord(_Record):
-    """What was run, where, with what, and how to repeat it. cases: their names, in the order in which they run."""
+class ScaleRecord(JobRecord):
+    """A study that was run. cases: their names, in the order in which they run."""
 
-    schema_version: int = SCHEMA_VERSION
-    key: str
-    name: str
-    command: str
     study: dict[str, Any]
     cases: list[str]
     weights: str
-    environment: dict[str, Any]
-    started: str
-    finished: str | None = None
-    status: Literal["running", "complete", "incomplete"] = "running"
+
+    @property
+    def planned(self) -> tuple[Names, ...]:
+        return tuple((name,) for name in self.cases)
+
+
+SCALE_LAYOUT = Layout("scale.json", "cases", 1, "case.json", SAMPLES_FILE, tuple(COLUMNS), "case")
+
+
+class ScaleStore(Store[ScaleRecord, CaseRecord]):
+    """The directory of a study's run."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, SCALE_LAYOUT, ScaleRecord, CaseRecord)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.reports.figure_style import save
+from lingbot_eval.runs.store import StoredUnit
 from lingbot_eval.scaling.page import case_labels, page, title
-from lingbot_eval.scaling.records import CaseRecord, ScaleRecord
-from lingbot_eval.scaling.samples import SAMPLES_FILE, read_samples
-from lingbot_eval.scaling.store import ScaleStore
+from lingbot_eval.scaling.records import CaseRecord, ScaleRecord, ScaleStore
 
 PAGE, FIGURE = "scale.md", "scale.png"
 
@@ -23,7 +22,7 @@ def write_scaling(store: ScaleStore, record: ScaleRecord, cases: Sequence[CaseRe
     from lingbot_eval.scaling.figure import Curve, scaling_figure
 
     curves = [
-        Curve(label, case, read_samples(store.folder(case.name) / SAMPLES_FILE))
+        Curve(label, case, store.read_table(StoredUnit(store.folder(case.name), case)))
         for label, case in zip(case_labels(cases), cases, strict=True)
         if case.predictions
     ]

@@ -18,7 +18,8 @@ from lingbot_eval.files.yaml_documents import load_mapping
 from lingbot_eval.runs.drift_file import load_drift
 from lingbot_eval.runs.records import RunRecord
 from lingbot_eval.runs.serialisation import read_record
-from lingbot_eval.scaling.samples import read_samples
+from lingbot_eval.runs.store import read_table
+from lingbot_eval.scaling.records import SCALE_LAYOUT
 from lingbot_eval.verification.cases import load_cases
 
 
@@ -49,7 +50,7 @@ KINDS = ((pipe, "named pipe"), (device, "device|symbolic link"), (listening, "so
         ("experiment.yaml", load_mapping, ConfigError),
         ("run.json", lambda path: read_record(path, RunRecord), StoreError),
         ("drift.npz", load_drift, StoreError),
-        ("samples.csv", read_samples, StoreError),
+        ("samples.csv", lambda path: read_table(path, SCALE_LAYOUT), StoreError),
         ("0.npy", lambda path: read_depth_map(path, 1.0), DataError),
         ("0.png", lambda path: read_depth_map(path, 1.0), DataError),
         ("cases.json", lambda path: load_cases(path.parent), DataError),

@@ -31,8 +31,10 @@ from lingbot_eval.runs.drift_file import load_drift, save_drift
 from lingbot_eval.runs.panels import load_panels, save_panels
 from lingbot_eval.runs.records import RunRecord, UnitRecord
 from lingbot_eval.runs.serialisation import read_record, write_record
-from lingbot_eval.scaling.samples import SAMPLES_FILE, SampleLog, read_samples
-from lingbot_eval.types import DriftSeries, FrameType
+from lingbot_eval.runs.store import read_table
+from lingbot_eval.scaling.records import SCALE_LAYOUT
+from lingbot_eval.scaling.samples import COLUMNS, SAMPLES_FILE
+from lingbot_eval.types import DriftSeries
 from tests.datasets import dataset_trees, field_trees
 from tests.datasets.videos import write_video
 from tests.reports import fake_run
@@ -114,10 +116,8 @@ def _pose(path: Path) -> None:
 
 
 def _samples(path: Path) -> None:
-    log = SampleLog(path.parent)
-    for index in range(30):
-        log.append({"index": index, "frame_type": int(FrameType.KEPT), "kept": index, "forward_ms": 1.5, "backlog": 0})
-    log.finish()
+    rows = [",".join(COLUMNS), *(f"{index},kept,{index},1.5,1.6,,0" + 9 * "," for index in range(30))]
+    path.write_text("\n".join(rows))
 
 
 def _checkpoint(path: Path) -> None:
@@ -180,7 +180,7 @@ READERS = (
     ),
     Reader("frame.pose.txt", _pose, read_pose),
     Reader("seven_scenes.yaml", _card, lambda path: load_card("seven_scenes", path), odd_json),
-    Reader(SAMPLES_FILE, _samples, read_samples),
+    Reader(SAMPLES_FILE, _samples, lambda path: read_table(path, SCALE_LAYOUT)),
     Reader("weights.pt", _checkpoint, _load),
     Reader("legacy.pt", _legacy, _load),
     Reader("weights.safetensors", _safetensors, _load),

@@ -78,7 +78,7 @@ def table_text(rows: Iterable[Iterable[object]]) -> str:
 
 
 def json_text(value: Any, leave_out: Iterable[str] = (), mask: Callable[[str], bool] = lambda key: False) -> str:
-    """JSON without the keys ``leave_out``; numbers and texts under the keys that ``mask`` picks are hidden."""
+    """JSON, keys sorted, without ``leave_out``; numbers and texts under the keys that ``mask`` picks are hidden."""
     out = set(leave_out)
 
     def shown(value: Any, hidden: bool = False) -> Any:
@@ -88,7 +88,7 @@ def json_text(value: Any, leave_out: Iterable[str] = (), mask: Callable[[str], b
             return [shown(each, hidden) for each in value]
         return "…" if hidden and value is not None else value
 
-    return json.dumps(shown(value), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(shown(value), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 class PageText(HTMLParser):

@@ -27,7 +27,6 @@ from lingbot_eval.reports.rendering import (
     text_table,
 )
 from lingbot_eval.reports.tables import RunResults, Table, long_table, read_results, wide_tables
-from lingbot_eval.runs.disk import unit_directory
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement
 
@@ -116,7 +115,7 @@ def test_a_run_of_failures_only_still_has_its_table(tmp_path: Path) -> None:
 
 def test_a_damaged_unit_is_a_gap_that_names_its_file(tmp_path: Path) -> None:
     store = store_of(tmp_path, {"a": ate(1.0), "b": ate(2.0)})
-    file = unit_directory(store.path, "d", "b", "m") / "result.json"
+    file = store.folder("d", "b", "m") / "result.json"
     file.write_text("{")
     read = read_results(store)
     assert str(file) in (read.failure(("d", "b", "m")) or "")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from store_records import NAMES, make_run_record, make_unit_record
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.disk import component, unit_directory
+from lingbot_eval.runs.disk import component
 from lingbot_eval.runs.panels import DepthPanels, load_panels
 from lingbot_eval.runs.records import FRAME_COLUMNS, MeasurementRecord, StoredFile
 from lingbot_eval.runs.store import RunStore, StoredUnit, find_runs
@@ -50,7 +50,7 @@ def everything_under(folder: Path) -> set[str]:
     ["../x", "/", "a/b", "..", ".", ".lock", "küche 日本", "a%2Fb", "x" * 5000, "é" * 400, "\udcff", "\udcff" * 400],
 )
 def test_any_name_is_one_component_that_the_file_system_takes(tmp_path: Path, name: str) -> None:
-    folder = unit_directory(tmp_path, name, name, name)
+    folder = RunStore(tmp_path).folder(name, name, name)
     assert len(folder.relative_to(tmp_path).parts) == 4
     assert folder.resolve().is_relative_to(tmp_path.resolve() / "units")
     folder.mkdir(parents=True)
@@ -195,7 +195,7 @@ def test_a_record_of_another_unit_is_refused(store: RunStore) -> None:
 
 
 def test_a_partial_unit_is_invisible_and_removed_at_the_next_start(store: RunStore) -> None:
-    stale = unit_directory(store.path, *NAMES).with_name(".partial-dead")
+    stale = store.folder(*NAMES).with_name(".partial-dead")
     stale.mkdir(parents=True)
     (stale / "result.json").write_text("{}")
     assert store.read_units().units == ()
@@ -237,7 +237,7 @@ def test_a_damaged_record_is_listed_and_the_others_are_read(tmp_path: Path, text
     store = RunStore.create(tmp_path, make_run_record(units=[["a", "x", "m"], ["a", "y", "m"]]))
     write_unit(store, ("a", "x", "m"))
     write_unit(store, ("a", "y", "m"))
-    file = unit_directory(store.path, "a", "x", "m") / "result.json"
+    file = store.folder("a", "x", "m") / "result.json"
     file.write_text(text, encoding="latin-1")
     units = store.read_units()
     assert [unit.record.scene for unit in units.units] == ["y"]
@@ -250,7 +250,7 @@ def test_a_damaged_record_is_listed_and_the_others_are_read(tmp_path: Path, text
 
 def test_a_record_copied_to_another_scene_is_damaged(store: RunStore) -> None:
     write_unit(store)
-    unit_directory(store.path, *NAMES).rename(unit_directory(store.path, "tum", "desk", "other"))
+    store.folder(*NAMES).rename(store.folder("tum", "desk", "other"))
     assert "tum/desk/lingbot" in store.read_units().left_out[0].reason
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from lingbot_eval.scaling.records import CaseRecord
+from lingbot_eval.runs.store import read_table
+from lingbot_eval.runs.unit_writer import UnitWriter
+from lingbot_eval.scaling.records import SCALE_LAYOUT, CaseRecord
 from lingbot_eval.scaling.settings import Case, Study
 from lingbot_eval.streaming.policy import CachePolicy, is_keyframe
 from lingbot_eval.streaming.session import FrameOutput
@@ -33,6 +37,23 @@ def study(**changes: Any) -> Study:
     for key, value in changes.items():
         document[key] = {**document[key], **value} if key == "defaults" else value
     return validated(Study, document, "test")
+
+
+def case_record(name: str, **changes: Any) -> CaseRecord:
+    """A case that went well and measured nothing."""
+    nothing: dict[str, Any] = {key: {} for key in ("case", "facts", "input", "sampling")}
+    nothing |= {key: [] for key in ("measurements", "growth", "checkpoints", "error_curve")}
+    nothing |= {"status": "ok", "frames": 0, "predictions": 0, "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0}
+    return CaseRecord(name=name, **(nothing | changes))
+
+
+def written(folder: Path, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """The rows as a case stores them, read back."""
+    writer = UnitWriter(folder / "case", ("chosen",), "key", SCALE_LAYOUT)
+    for row in rows:
+        writer.append_row(row)
+    writer.finish(case_record("chosen"))
+    return read_table(folder / "case" / SCALE_LAYOUT.table, SCALE_LAYOUT)
 
 
 class Quiet:

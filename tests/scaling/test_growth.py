@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -107,9 +105,9 @@ def test_a_slope_needs_its_interval() -> None:
         GrowthRecord(quantity="cache", unit="B", value=1.0, low=float("nan"), high=2.0)
 
 
-def test_scale_frames_of_later_windows_do_not_move_the_start(tmp_path: Path) -> None:
+def test_scale_frames_of_later_windows_do_not_move_the_start() -> None:
     """Forty windows have 320 scale frames between them; the first one is full after 8 and the window."""
-    log = SampleLog(tmp_path)
+    log = SampleLog()
     for frame in range(800):
         kind = FrameType.SCALE if frame % 20 < 8 else FrameType.KEPT
         log.append({"index": frame, "frame_type": int(kind), "kept": frame + 1, "process_bytes": 3.0 * frame})

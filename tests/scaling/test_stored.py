@@ -19,10 +19,10 @@ from lingbot_eval.runs import plan
 from lingbot_eval.runs.lock import directory_lock
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import Outcome
-from lingbot_eval.scaling.records import CaseRecord
+from lingbot_eval.scaling.records import SCALE_LAYOUT, ScaleStore
 from lingbot_eval.scaling.samples import SAMPLES_FILE
-from lingbot_eval.scaling.store import CASE_FILE, ScaleStore
 
+CASE_FILE = SCALE_LAYOUT.unit_file
 TWO = {"sweep": {"backend": ["sdpa", "paged"]}}
 
 
@@ -107,7 +107,7 @@ def test_a_case_of_another_study_is_not_taken_for_ones_own(tmp_path: Path, monke
     opened, observer = plant(monkeypatch, lambda backend, frame: None), Quiet()
     run(tmp_path, study(**TWO), observer)
     assert opened == ["sdpa", "sdpa"]
-    assert any(f"found case {name} of study {other.record.key[:12]}" in line for line in observer.lines)
+    assert any(f"found one of run {other.record.key[:12]}" in line for line in observer.lines)
 
 
 def test_what_is_not_planned_is_named_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,8 @@ def test_what_is_not_planned_is_named_and_left_alone(tmp_path: Path, monkeypatch
     again = run(tmp_path, study(**TWO), observer)
     assert opened == []
     assert [line for line in observer.lines if line.startswith("left out")] == [
-        f"left out: {stranger} is no case of this study and is left out; remove it"
+        f"left out: {stranger / CASE_FILE}: expected the record of this unit, found that of {folder.name}; "
+        "remove the folder and run again"
     ]
     assert (stranger / SAMPLES_FILE).is_file()
     assert "a copy" not in again.files[0].read_text(encoding="utf-8")
@@ -168,12 +169,12 @@ import pytest
 from studies import Quiet, study
 from test_study import plant
 from lingbot_eval.runs import plan
-from lingbot_eval.scaling import samples
+from lingbot_eval.runs import unit_writer
 from lingbot_eval.scaling.execute import execute
 
 patch = pytest.MonkeyPatch()
 patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
-patch.setattr(samples, "CHUNK_ROWS", 10)
+patch.setattr(unit_writer, "ROWS_BETWEEN_FLUSHES", 10)
 plant(patch, lambda backend, frame: None)
 out, call = Path(sys.argv[1]), int(sys.argv[2])
 calls = 0
@@ -207,7 +208,7 @@ def test_killed_at_any_change_of_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     whole = started(tmp_path / "whole", 0)
     assert whole.returncode == 0, whole.stderr
     calls = int(whole.stdout)
-    assert calls > 40
+    assert calls > 30
     for moment in sorted(random.Random(0).sample(range(1, calls + 1), min(moments, calls))):
         out = tmp_path / str(moment)
         killed = started(out, moment)
@@ -221,8 +222,7 @@ def test_killed_at_any_change_of_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
         files = {str(file.relative_to(outcome.path)) for file in outcome.path.rglob("*") if file.is_file()}
         assert files == FILES, moment
         assert [path.name for path in out.iterdir()] == [outcome.path.name], moment
-        for name in outcome.record.cases:
-            assert isinstance(ScaleStore(outcome.path).find_case(name), CaseRecord), moment
+        assert len(ScaleStore(outcome.path).read_units().units) == 2, moment
 
 
 FILES = {".lock", "scale.json", "scale.md", "scale.png"} | {

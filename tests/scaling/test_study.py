@@ -22,13 +22,13 @@ from lingbot_eval.model.config import ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.runs import plan
+from lingbot_eval.runs.store import read_table
 from lingbot_eval.scaling import attempt, stream
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import Outcome, execute
-from lingbot_eval.scaling.records import CaseRecord
-from lingbot_eval.scaling.samples import SAMPLES_FILE, read_samples
+from lingbot_eval.scaling.records import SCALE_LAYOUT, CaseRecord, ScaleStore
+from lingbot_eval.scaling.samples import SAMPLES_FILE
 from lingbot_eval.scaling.settings import Study
-from lingbot_eval.scaling.store import ScaleStore
 from lingbot_eval.scaling.write import FIGURE, PAGE
 
 
@@ -83,7 +83,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, interval: int) -> None:
     assert record.facts["weights"] == "untrained (seed 0)"
     assert outcome.record.environment["libraries"]["torch"]
 
-    table = read_samples(ScaleStore(outcome.path).folder(record.name) / SAMPLES_FILE)
+    table = read_table(ScaleStore(outcome.path).folder(record.name) / SAMPLES_FILE, SCALE_LAYOUT)
     assert table["index"].tolist() == list(range(frames))
     assert table["frame_type"].tolist()[:8] == ["scale"] * 8
     kept = 8 + -(-(frames - 8) // interval)
@@ -132,7 +132,7 @@ def test_memory_that_runs_out_is_a_data_point(tmp_path: Path, monkeypatch: pytes
     assert first.predictions == 25
     assert [point.frames for point in first.checkpoints] == [10, 25]
     folder = ScaleStore(outcome.path).folder(first.name)
-    assert len(read_samples(folder / SAMPLES_FILE)) == 25
+    assert len(read_table(folder / SAMPLES_FILE, SCALE_LAYOUT)) == 25
     assert "OutOfMemoryError" in (folder / "traceback.txt").read_text()
     assert (second.status, second.predictions) == ("ok", 40)
     assert opened == ["sdpa", "sdpa", "paged", "paged"]
@@ -164,7 +164,7 @@ def test_another_machine_is_another_run(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(execute_module, "environment", lambda: block | {"cpu_model": "another"})
     there = run(tmp_path, study())
     assert there.path != here.path
-    assert ScaleStore(here.path).read().environment["cpu_model"] == block["cpu_model"]
+    assert ScaleStore(here.path).read_run().environment["cpu_model"] == block["cpu_model"]
 
 
 def test_a_crash_costs_the_network_and_not_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ def test_what_stops_a_study_leaves_what_is_done(
     with pytest.raises(type(error)):
         run(tmp_path, what)
     (folder,) = tmp_path.iterdir()
-    assert ScaleStore(folder).read().status == "incomplete"
+    assert ScaleStore(folder).read_run().status == "incomplete"
     opened = plant(monkeypatch, lambda backend, frame: None)
     assert not run(tmp_path, what).failed
     assert opened == ["paged", "paged"]
@@ -298,12 +298,12 @@ import pytest
 from studies import Quiet, study
 from test_study import plant
 from lingbot_eval.runs import plan
-from lingbot_eval.scaling import samples
+from lingbot_eval.runs import unit_writer
 from lingbot_eval.scaling.execute import execute
 
 patch = pytest.MonkeyPatch()
 patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
-patch.setattr(samples, "CHUNK_ROWS", 10)
+patch.setattr(unit_writer, "ROWS_BETWEEN_FLUSHES", 10)
 
 def die(backend, frame):
     if (backend, frame) == ("paged", 33):
@@ -322,8 +322,8 @@ def test_a_killed_study_goes_on_with_the_case_that_was_cut(tmp_path: Path, monke
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (folder,) = tmp_path.iterdir()
     (partial,) = folder.glob("cases/.partial-*")
-    # How far the cut stream came is there to see: whole chunks, and no result.
-    assert len(list(partial.glob("samples-*.csv"))) == 3
+    # How far the cut stream came is there to see, and no result.
+    assert len((partial / SAMPLES_FILE).read_text().splitlines()) == 1 + 30
     assert not list(partial.glob("case.json"))
 
     opened = plant(monkeypatch, lambda backend, frame: None)

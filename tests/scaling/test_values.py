@@ -7,12 +7,13 @@ is far off.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from studies import written
 
 from lingbot_eval.comparison.tables import TextTable
 from lingbot_eval.model.config import CONFIGS
@@ -20,7 +21,7 @@ from lingbot_eval.runs.records import MeasurementRecord
 from lingbot_eval.scaling.figure import Curve, scaling_figure
 from lingbot_eval.scaling.page import growth_statement, tables
 from lingbot_eval.scaling.records import CaseRecord
-from lingbot_eval.scaling.samples import SAMPLES_FILE, SampleLog, read_samples
+from lingbot_eval.scaling.samples import SampleLog
 from lingbot_eval.scaling.settings import Case
 from lingbot_eval.scaling.summary import Setting, case_checkpoints, case_growth, case_measurements, error_curve
 from lingbot_eval.streaming.estimate import NetworkSize
@@ -66,8 +67,7 @@ def poses(bad: Sequence[int] = ()) -> Trajectory:
     return Trajectory(index, index / 30, found)
 
 
-def log(folder: Path, *, on_cpu: bool) -> SampleLog:
-    made = SampleLog(folder)
+def sampled(*, on_cpu: bool) -> Iterator[dict[str, float | int | None]]:
     for index in range(FRAMES):
         kept = kept_after(index)
         kind = (
@@ -77,7 +77,7 @@ def log(folder: Path, *, on_cpu: bool) -> SampleLog:
         )
         row: dict[str, float | int | None] = {
             "index": index,
-            "frame_type": int(kind),
+            "frame_type": kind,
             "kept": kept,
             "forward_ms": forward_ms(index),
             "interval_ms": interval_ms(index),
@@ -97,9 +97,7 @@ def log(folder: Path, *, on_cpu: bool) -> SampleLog:
                 "device_reserved_bytes": bytes_of("reserved", index),
                 "driver_bytes": bytes_of("driver", index),
             }
-        made.append(row)
-    made.finish()
-    return made
+        yield row
 
 
 def study(folder: Path, *, on_cpu: bool = False) -> Curve:
@@ -107,7 +105,9 @@ def study(folder: Path, *, on_cpu: bool = False) -> Curve:
     case = Case(
         frames=FRAMES, scenario="camera", camera_hz=25, keyframe_interval=INTERVAL, window=WINDOW, size=(56, 42)
     )
-    samples = log(folder, on_cpu=on_cpu)
+    samples = SampleLog()
+    for row in sampled(on_cpu=on_cpu):
+        samples.append(row)
     streaming = StreamSettings(scale_frames=SCALE, window=WINDOW, keyframe_interval=INTERVAL)
     setting = Setting(case, NetworkSize(CONFIGS["ci"], "float32"), streaming, on_cpu=on_cpu)
     truth, guess = poses(), poses(bad=(CHECKPOINT,))
@@ -127,7 +127,7 @@ def study(folder: Path, *, on_cpu: bool = False) -> Curve:
         started="2026-01-01T00:00:00+00:00",
         seconds=1.0,
     )
-    return Curve("chosen", record, read_samples(folder / SAMPLES_FILE))
+    return Curve("chosen", record, written(folder, sampled(on_cpu=on_cpu)))
 
 
 def rows(found: Sequence[TextTable], title: str) -> list[dict[str, str]]:
