@@ -25,7 +25,7 @@ from lingbot_eval.validation import nearest
 
 ENTRY_POINTS = "lingbot_eval.plugins"
 HOW_TO_ADD = "; one of a plugin is known with --plugin FILE"
-"""The end of a message about a name that is not there and resembles none."""
+"""The end of a message about a name that is not there."""
 
 EntryT = TypeVar("EntryT")
 
@@ -64,9 +64,9 @@ class Registry(Generic[EntryT]):
         if name in self._added:
             return self._added[name][0]
         if name not in self._builtin:
-            near = nearest(name, self.names())
+            names = self.names()
             raise ConfigError(
-                f"unknown {self._what} {name!r}{near}; there are: {', '.join(self.names())}{'' if near else HOW_TO_ADD}"
+                f"unknown {self._what} {name!r}{nearest(name, names)}; there are: {', '.join(names)}{HOW_TO_ADD}"
             )
         module, _, attribute = self._builtin[name].partition(":")
         entry: EntryT = getattr(importlib.import_module(module), attribute)
@@ -101,6 +101,22 @@ class Registry(Generic[EntryT]):
     def added(self) -> Iterator[tuple[str, EntryT]]:
         """Names and entries of plugins."""
         return ((name, entry) for name, (entry, _) in self._added.items())
+
+
+def check_subclass(given: object, base: type, public: str, entry: str) -> None:
+    """Refuse what a decorator cannot register.
+
+    Args:
+        given: what is decorated.
+        base: what it must inherit from.
+        public: the name by which ``lingbot_eval`` gives users ``base``.
+        entry: what is being registered, for the message: ``dataset 'mine'``.
+
+    Raises:
+        ConfigError: ``given`` is no subclass.
+    """
+    if not (isinstance(given, type) and issubclass(given, base)):
+        raise ConfigError(f"{entry}: expected a subclass of lingbot_eval.{public}, found {given!r}")
 
 
 _PLUGINS: dict[str, Plugin] = {}

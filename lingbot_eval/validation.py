@@ -100,7 +100,7 @@ class OneOf:
         kind = value.get("kind") if isinstance(value, Mapping) else None
         known = [name for model in self.members() for name in get_args(model.model_fields["kind"].annotation)]
         if isinstance(kind, str) and kind not in known:
-            text = f"expected {', '.join(map(repr, known))}, found {kind!r}{nearest(kind, known) or self.others}"
+            text = f"expected {', '.join(map(repr, known))}, found {kind!r}{nearest(kind, known)}{self.others}"
             raise PydanticCustomError(_UNKNOWN_KIND, "{text}", {"text": text})
         return _union_of(self.members()).validate_python(value)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import stat
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.files.depth_maps import read_depth_map
-from lingbot_eval.files.opening import open_file
+from lingbot_eval.files.opening import DAMAGE, open_file
 from lingbot_eval.types import DepthMap, Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".jfif")
@@ -48,21 +46,6 @@ _TURNS = {
     7: PillowImage.Transpose.TRANSVERSE,
     8: PillowImage.Transpose.ROTATE_90,
 }
-# What Pillow raises on damaged files, by format; none of it tells more than that the file is damaged.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
 _BOMB = (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning)
 
 Size = tuple[int, int]
@@ -172,7 +155,7 @@ def _opened(path: Path, what: str, place: str) -> Iterator[tuple[PillowImage.Ima
         raise DataError(f"{place}: {what} {path} claims more than {MAX_PIXELS} pixels; make it smaller") from None
     except PermissionError as error:
         raise DataError(f"{place}: {what} {path} cannot be read: {error.strerror}") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(
             f"{place}: {what} {path} is damaged or cut off ({reason(error)}); copy or download it again"
         ) from error

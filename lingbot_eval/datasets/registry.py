@@ -10,7 +10,7 @@ from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import refuse_impossible
 from lingbot_eval.datasets.protocol import Adapter
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.registry import Registry
+from lingbot_eval.registry import Registry, check_subclass
 from lingbot_eval.resources import expanded
 from lingbot_eval.validation import validated
 
@@ -55,18 +55,12 @@ def dataset(name: str) -> Callable[[DatasetT], DatasetT]:
     """
 
     def register(cls: DatasetT) -> DatasetT:
-        if not (isinstance(cls, type) and issubclass(cls, FileDataset)):
-            raise ConfigError(f"dataset {name!r}: expected a subclass of lingbot_eval.FileDataset, found {cls!r}")
+        check_subclass(cls, FileDataset, "FileDataset", f"dataset {name!r}")
         cls.name = name
         DATASETS.add(name, cls, cls)
         return cls
 
     return register
-
-
-def adapter_names() -> tuple[str, ...]:
-    """The datasets that can be opened."""
-    return DATASETS.names()
 
 
 def open_adapter(name: str, root: Path | None, options: Mapping[str, Any]) -> Adapter:

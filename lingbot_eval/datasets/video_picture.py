@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 # Codes of ITU-T H.273, which FFmpeg uses as they are: a stream's matrix, range, transfer and primaries.
 _UNSPECIFIED = 2
 _MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
-_RANGES = {1: "tv", 2: "pc"}
 _TRANSFERS = {16: "PQ", 18: "HLG"}
 _BT2020 = 9
 # Above the sizes of standard definition, players take the matrix of HD where the stream names none.

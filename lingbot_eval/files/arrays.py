@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import lzma
 import math
-import struct
-import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -17,29 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.errors import reason
-from lingbot_eval.files.opening import open_file
+from lingbot_eval.files.opening import DAMAGE, open_file
 
 LARGEST = 1 << 30
 """Bytes after decompression: four full HD frames are 0.1 GiB, the drift of ten million frames 0.4 GB."""
 _MOST_NAMES = 1000
-# What zipfile, its decoders and NumPy's reader of headers (Python's tokenizer among it) raise on damaged files; none
-# of it tells more than that the file is damaged.
-_DAMAGE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    EOFError,
-    SyntaxError,
-    RuntimeError,  # NotImplementedError, RecursionError and a file under a password among it
-    MemoryError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
 
 
 def read_npz(path: Path, names: Iterable[str] | None = None, largest: int = LARGEST) -> dict[str, NDArray[Any]]:
@@ -71,7 +49,7 @@ def npz_arrays(stream: BinaryIO, names: Iterable[str] | None = None, largest: in
             if absent:
                 raise ValueError(f"no array {', '.join(absent)}")
             return {name: _member(archive, entries[name]) for name in wanted}
-    except (*_DAMAGE, OSError) as error:
+    except DAMAGE as error:
         raise ValueError(reason(error)) from error
 
 
@@ -87,7 +65,7 @@ def npy_array(stream: BinaryIO, largest: int = LARGEST) -> NDArray[Any]:
         size = stream.seek(0, 2)
         stream.seek(0)
         return _array(stream, size, largest)
-    except (*_DAMAGE, OSError) as error:
+    except DAMAGE as error:
         raise ValueError(reason(error)) from error
 
 

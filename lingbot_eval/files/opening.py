@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import errno
+import lzma
 import os
 import stat
+import struct
+import tokenize
+import zipfile
+import zlib
 from io import BufferedReader
 from pathlib import Path
+
+DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    SyntaxError,
+    RuntimeError,  # NotImplementedError, RecursionError and a file under a password among it
+    MemoryError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What libraries raise on damaged files: zipfile, its decoders, NumPy's reader of headers (Python's tokenizer among it)
+and Pillow. None of it tells more than that the file is damaged."""
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),

@@ -35,11 +35,9 @@ __all__ = [
     "TUM_FIELDS",
     "TrajectoryFile",
     "TrajectoryFormat",
-    "read_euroc",
     "read_kitti",
     "read_trajectory",
     "read_tum",
-    "write_kitti",
     "write_tum",
 ]
 
@@ -125,14 +123,6 @@ def read_trajectory(
 def read_tum(path: Path) -> TrajectoryFile:
     """`read_trajectory` of ``timestamp tx ty tz qx qy qz qw`` rows (scalar last), or ``timestamp tx ty tz``."""
     return read_trajectory(path, "tum")
-
-
-def read_euroc(path: Path) -> TrajectoryFile:
-    """`read_trajectory` of ``timestamp,x,y,z,qw,qx,qy,qz[,…]`` rows (scalar FIRST), as of EuRoC and VINS.
-
-    The poses are those of the file: EuRoC's ground truth is the body's (IMU), not the camera's.
-    """
-    return read_trajectory(path, "euroc")
 
 
 def read_kitti(path: Path) -> TrajectoryFile:
@@ -327,17 +317,6 @@ def write_tum(path: Path, trajectory: Trajectory) -> None:
         left_out = ", ".join(str(index) for index in trajectory.indices[~finite])
         header.append(f"# left out, not finite: frames {left_out}")
     write_text(path, _lines([*header, *_joined(np.column_stack(columns))]))
-
-
-def write_kitti(path: Path, camera_to_world: FloatArray) -> None:
-    """Write (N, 4, 4) poses as KITTI lines, row i for frame i, each number with all its digits.
-
-    Raises StoreError, and DataError for a pose that is not finite: a KITTI row cannot be left out.
-    """
-    wrong = np.flatnonzero(~np.isfinite(camera_to_world).all(axis=(1, 2)))
-    if len(wrong):
-        raise DataError(f"{path}: the pose of row {wrong[0]} is not finite and KITTI rows cannot be left out; use TUM")
-    write_text(path, _lines(_joined(camera_to_world[:, :3, :].reshape(-1, 12))))
 
 
 def _lines(lines: list[str]) -> str:

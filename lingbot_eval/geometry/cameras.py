@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from lingbot_eval.types import DepthMap, FloatArray
+from lingbot_eval.types import FloatArray
 
 
 def scale_intrinsics(intrinsics: FloatArray, scale_x: float, scale_y: float) -> FloatArray:
@@ -31,11 +30,3 @@ def project(points: FloatArray, intrinsics: FloatArray) -> FloatArray:
     with np.errstate(divide="ignore", invalid="ignore"):
         homogeneous = points @ intrinsics.T
         return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:])
-
-
-def back_project(depth: DepthMap | ArrayLike, intrinsics: FloatArray) -> FloatArray:
-    """(H, W, 3) points in camera coordinates of an (H, W) depth along z; pixel (0, 0) is the centre of the first."""
-    z = np.asarray(depth, dtype=np.float64)
-    rows, columns = np.indices(z.shape, dtype=np.float64)
-    pixels = np.stack([columns, rows, np.ones_like(z)], axis=-1)
-    return np.asarray(pixels @ np.linalg.inv(intrinsics).T * z[..., None])

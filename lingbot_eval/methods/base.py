@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.registry import Registry
+from lingbot_eval.registry import Registry, check_subclass
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
 
@@ -195,8 +195,7 @@ def method(kind: str) -> Callable[[MethodT], MethodT]:
     """
 
     def register(cls: MethodT) -> MethodT:
-        if not (isinstance(cls, type) and issubclass(cls, BaseMethod)):
-            raise ConfigError(f"method {kind!r}: expected a subclass of lingbot_eval.Method, found {cls!r}")
+        check_subclass(cls, BaseMethod, "Method", f"method {kind!r}")
         METHODS.add(kind, _settings_type(kind, cls), cls)
         return cls
 

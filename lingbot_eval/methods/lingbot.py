@@ -8,15 +8,11 @@ from typing import Any
 import torch
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.network import build_network
+from lingbot_eval.methods.model import Model
 from lingbot_eval.methods.stepper import Stepper
-from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.build import choose_device
-from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
 from lingbot_eval.profiling.timing import timed
-from lingbot_eval.streaming.open import Session, open_session
 from lingbot_eval.streaming.settings import stream_interval
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
@@ -25,15 +21,14 @@ WARM_UP_STEPS = 3
 
 
 class LingbotMethod:
-    """A `lingbot_eval.methods.base.Method`. The network is built at the first ``open`` and kept until ``close``."""
+    """A `lingbot_eval.methods.base.Method`. The model is loaded at the first ``open`` and kept until ``close``."""
 
     def __init__(self, config: LingbotConfig) -> None:
         self._config = config
         self._device = choose_device(config.device)
-        self._transfer = transfer_for(self._device)
-        self._loaded: tuple[GeometricContextTransformer, WeightSource] | None = None
+        self._loaded: Model | None = None
         self._frames: int | None = None
-        self._session: Session | None = None
+        self._stream: Stepper | None = None
         self._interval = 0
 
     @property
@@ -49,8 +44,8 @@ class LingbotMethod:
     def describe(self) -> Mapping[str, Any]:
         """Configuration, weights, stream, device, precision and what ran, as plain values."""
         settings = self._config.streaming
-        model, source = self._model()
-        backend = resolve_backend(settings.backend, model.trunk_dtype, self._device)
+        network, source = self._model().network, self._model().source
+        backend = resolve_backend(settings.backend, network.trunk_dtype, self._device)
         return {
             **self._config.model_dump(mode="json"),
             "weights": source.name,
@@ -59,8 +54,8 @@ class LingbotMethod:
             "notes": list(source.notes),
             "device": str(self._device),
             "backend": backend,
-            "attention": attention_name(backend, model.trunk_dtype, self._device),
-            "window": settings.window or model.config.window,
+            "attention": attention_name(backend, network.trunk_dtype, self._device),
+            "window": settings.window or network.config.window,
             "keyframe_interval": self._interval,
             "scale": "relative: the model's own, not metric",
             "pose": "camera-to-world, OpenCV axes",
@@ -69,7 +64,7 @@ class LingbotMethod:
 
     def open(self, sequence: FrameSequence) -> None:
         """See `Method`. Raises ConfigError for interval ``auto`` on a sequence of unknown length."""
-        self._session = None  # the last scene's caches go before the next one's come
+        self._stream = None  # the last scene's caches go before the next one's come
         self._frames = sequence.length
         self._interval = stream_interval(self._config.streaming, self._frames)
         self._model()
@@ -77,7 +72,7 @@ class LingbotMethod:
     def warm_up(self, frame: Frame) -> float:
         """A scale phase and a few steps of this image through a stream of their own."""
         with timed(str(self._device)) as elapsed:
-            stepper = Stepper(self._new_session(), self._device, self._transfer)
+            stepper = self._open()
             for _ in range(self._config.streaming.scale_frames + WARM_UP_STEPS):
                 stepper.step(frame)
         return elapsed.seconds
@@ -85,18 +80,16 @@ class LingbotMethod:
     def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
         """See `Method`. On a GPU a prediction leaves while the device computes the next frame."""
         reset_peaks(str(self._device))
-        self._session = session = self._new_session()
-        stepper = Stepper(session, self._device, self._transfer)
+        self._stream = stepper = self._open()
         for frame in frames:
             yield from stepper.step(frame)
         yield from stepper.finish()
 
     def resources(self) -> tuple[Measurement, ...]:
         """Memory of weights, caches by kind and as allocated, and the device's own, in MiB."""
-        model, _ = self._model()
-        weights = sum(p.numel() * p.element_size() for p in model.parameters())
-        used = self._session.used_bytes() if self._session else {}
-        held = self._session.allocated_bytes() if self._session else 0
+        weights = sum(p.numel() * p.element_size() for p in self._model().network.parameters())
+        used = self._stream.session.used_bytes() if self._stream else {}
+        held = self._stream.session.allocated_bytes() if self._stream else 0
         kinds = tuple(
             mebibytes(f"cache_{kind}", size, f"keys and values of the {kind.replace('_', ' ')} in view at the end")
             for kind, size in used.items()
@@ -111,22 +104,14 @@ class LingbotMethod:
     def close(self) -> None:
         """Let the network and its caches go."""
         self._loaded = None
-        self._session = None
+        self._stream = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _model(self) -> tuple[GeometricContextTransformer, WeightSource]:
+    def _model(self) -> Model:
         if self._loaded is None:
-            model, source = build_network(self._config.model, self._device, self._config.precision)
-            model.choose_heads(self._config.heads)
-            self._loaded = model, source
+            self._loaded = Model(self._config)
         return self._loaded
 
-    def _new_session(self) -> Session:
-        model, _ = self._model()
-        return open_session(
-            model,
-            self._config.streaming,
-            frames=self._frames,
-            camera_iterations=self._config.model.camera_iterations,
-        )
+    def _open(self) -> Stepper:
+        return self._model().open(self._config.streaming, self._frames)

@@ -35,6 +35,7 @@ class Model:
 
     Attributes:
         config: name of the configuration: ``full``, ``mini`` or ``ci``.
+        source: where the weights came from: name, SHA-256, whether they are trained.
         weights: what they are, in words; ``untrained`` where there are none.
         device: ``cpu`` or ``cuda:N``.
         notes: what the checkpoint held besides, one line each.
@@ -48,6 +49,7 @@ class Model:
         self.network, source = build_network(settings.model, self._device, settings.precision)
         self.network.choose_heads(settings.heads)
         self.config: str = settings.model.config
+        self.source = source
         self.weights = source.name
         self.device = str(self._device)
         self.notes = tuple(source.notes)
@@ -95,10 +97,21 @@ class Model:
         streaming = validated(StreamSettings, given, "session")
         if not isinstance(size, SizeSettings):
             size = validated(SizeSettings, {"width": _WIDTH[self.config]} if size is None else size, "session: size")
-        opened = open_session(
-            self.network, streaming, frames=frames, camera_iterations=self._settings.model.camera_iterations
-        )
-        return Session(Stepper(opened, self._device, self._transfer), size)
+        return Session(self.open(streaming, frames), size)
+
+    def open(self, streaming: StreamSettings, frames: int | None) -> Stepper:
+        """A stream of prepared frames.
+
+        Args:
+            streaming: its settings.
+            frames: how many will come, where that is known.
+
+        Raises:
+            ConfigError: interval ``auto`` for a stream of unknown length.
+        """
+        iterations = self._settings.model.camera_iterations
+        session = open_session(self.network, streaming, frames=frames, camera_iterations=iterations)
+        return Stepper(session, self._device, self._transfer)
 
 
 class Session:

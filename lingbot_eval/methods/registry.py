@@ -9,11 +9,6 @@ from lingbot_eval.errors import StreamError, one_line
 from lingbot_eval.methods.base import Method, MethodSettings
 
 
-def create_method(settings: MethodSettings) -> Method:
-    """The method that ``settings`` describe, not opened yet. Raises ConfigError for a device that is not there."""
-    return settings.create()
-
-
 class OpenMethod:
     """Keeps the method used last, so that its weights serve scene after scene; never two at once."""
 
@@ -21,10 +16,10 @@ class OpenMethod:
         self._held: tuple[MethodSettings, Method] | None = None
 
     def get(self, settings: MethodSettings) -> Method:
-        """The method of these settings; another one that is held is closed first."""
+        """The method of these settings; another one that is held is closed first. Raises as `MethodSettings.create`."""
         if self._held is None or self._held[0] != settings:
             self.close()
-            self._held = (settings, create_method(settings))
+            self._held = (settings, settings.create())
         return self._held[1]
 
     def close(self) -> None:

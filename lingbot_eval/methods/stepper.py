@@ -36,10 +36,14 @@ class _Submitted:
 
 
 class Stepper:
-    """One stream. With a transfer that keeps steps in flight, predictions come that many steps later."""
+    """One stream. With a transfer that keeps steps in flight, predictions come that many steps later.
+
+    Attributes:
+        session: what the frames go into.
+    """
 
     def __init__(self, session: Session, device: torch.device, transfer: Transfer) -> None:
-        self._session = session
+        self.session = session
         self._device = device
         self._transfer = transfer
         self._waiting: list[tuple[Frame, Span]] = []
@@ -54,7 +58,7 @@ class Stepper:
         """
         image = self._transfer.upload(_image(frame))
         span = begin_span(str(self._device))
-        outputs = self._session.step(image)
+        outputs = self.session.step(image)
         span.stop()
         self._waiting.append((frame, span))
         self._submit(outputs)
@@ -63,7 +67,7 @@ class Stepper:
     def finish(self) -> tuple[Prediction, ...]:
         """End the stream: the predictions still under way or held back."""
         self._last = begin_span(str(self._device))
-        outputs = self._session.finish()
+        outputs = self.session.finish()
         self._last.stop()
         self._submit(outputs)
         return self._ready(0)
@@ -85,7 +89,7 @@ class Stepper:
                 frames=tuple(frame for frame, _ in done),
                 types=tuple(out.frame_type for out in outputs),
                 spans=spans,
-                cache_bytes=self._session.used_bytes(),
+                cache_bytes=self.session.used_bytes(),
                 device_bytes=torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else None,
                 arrival=self._transfer.download(tensors),
             )

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from lingbot_eval.errors import ConfigError, UnscorableError, one_line
 from lingbot_eval.metrics.matching import MatchedPoses
-from lingbot_eval.registry import Registry
+from lingbot_eval.registry import Registry, check_subclass
 from lingbot_eval.types import (
     DepthMap,
     Direction,
@@ -170,10 +170,7 @@ def metric_family(name: str) -> Callable[[FamilyT], FamilyT]:
     """
 
     def register(cls: FamilyT) -> FamilyT:
-        if not (isinstance(cls, type) and issubclass(cls, MetricFamily)):
-            raise ConfigError(
-                f"metric family {name!r}: expected a subclass of lingbot_eval.MetricFamily, found {cls!r}"
-            )
+        check_subclass(cls, MetricFamily, "MetricFamily", f"metric family {name!r}")
         FAMILIES.add(name, cls, cls)
         return cls
 

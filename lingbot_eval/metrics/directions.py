@@ -68,16 +68,6 @@ _TABLE: Mapping[str, tuple[tuple[str, Direction | None], ...]] = {
 }
 
 
-def is_known(family: str, name: str) -> bool:
-    """Whether the table says anything of this measurement."""
-    return bool(_entries(family, name))
-
-
 def direction(family: str, name: str) -> Direction | None:
     """Whether lower or higher is better; None where neither is, or where nobody has said."""
-    entries = _entries(family, name)
-    return entries[0] if entries else None
-
-
-def _entries(family: str, name: str) -> list[Direction | None]:
-    return [entry for pattern, entry in _TABLE.get(family, ()) if fnmatchcase(name, pattern)]
+    return next((entry for pattern, entry in _TABLE.get(family, ()) if fnmatchcase(name, pattern)), None)

@@ -48,8 +48,8 @@ class TrajectoryScore:
     """Measurements of one trajectory, and the errors along it.
 
     indices: (M,) frames with a finite reference and a finite estimate. reference_positions: (M, 3) metres.
-    aligned_positions (M, 3), position_error_m (M,) and rotation_error_deg (M,) are after the Sim(3) alignment over all
-    matched frames, and have no rows where that could not be computed; nor have rotations without an orientation.
+    position_error_m (M,) and rotation_error_deg (M,) are after the Sim(3) alignment over all matched frames, and have
+    no rows where that could not be computed; nor have rotations without an orientation.
     alignments: the transformations from the estimate's world to the reference's, by name, of those that could be
     computed.
     """
@@ -57,7 +57,6 @@ class TrajectoryScore:
     measurements: tuple[Measurement, ...]
     indices: NDArray[np.int64]
     reference_positions: FloatArray
-    aligned_positions: FloatArray = field(default_factory=lambda: np.empty((0, 3)))
     position_error_m: FloatArray = field(default_factory=lambda: np.empty(0))
     rotation_error_deg: FloatArray = field(default_factory=lambda: np.empty(0))
     alignments: Mapping[str, Sim3] = field(default_factory=dict)
@@ -98,7 +97,6 @@ def score_trajectory(
         measurements=tuple(measurements),
         indices=matched.indices,
         reference_positions=positions,
-        aligned_positions=aligned[:, :3, 3],
         position_error_m=_position_errors(matched, transforms["sim3"]),
         rotation_error_deg=np.degrees(rotation_angle(difference))
         if matched.without_orientation is None

@@ -17,13 +17,13 @@ from lingbot_eval.files.atomic import atomic_path
 from lingbot_eval.reports.rendering import plain
 from lingbot_eval.types import FloatArray
 
-# Okabe and Ito's palette: told apart with every common form of colour blindness, and in grey print by lightness.
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+# Okabe and Ito's palette without its yellow, too light for a line: told apart with every common form of colour
+# blindness, and in grey print by lightness.
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#000000",
     "#E69F00",
     "#56B4E9",
     "#009E73",
-    "#F0E442",
     "#0072B2",
     "#D55E00",
     "#CC79A7",

@@ -111,7 +111,9 @@ class MetricsConfig(BaseModel):
         unknown = [name for name in values if name not in FAMILIES.names()]
         if unknown:
             known = FAMILIES.names()
-            raise ValueError(f"unknown key {unknown[0]!r}{nearest(unknown[0], known)}; known keys: {', '.join(known)}")
+            raise ValueError(
+                f"unknown key {unknown[0]!r}{nearest(unknown[0], known)}; known keys: {', '.join(known)}{HOW_TO_ADD}"
+            )
         return values
 
     def of(self, family: str) -> BaseModel | None:

@@ -53,7 +53,6 @@ class Plan:
     weights: dict[str, str]
     key: str
     cards: tuple[Card, ...] = ()
-    plugins: tuple[Plugin, ...] = ()
 
 
 def make_plan(experiment: Experiment) -> Plan:
@@ -77,7 +76,6 @@ def make_plan(experiment: Experiment) -> Plan:
         weights={name: found.label for name, found in weights.items()},
         key=plan_key(resolved, cards.values(), weights, used),
         cards=tuple(cards.values()),
-        plugins=used,
     )
 
 

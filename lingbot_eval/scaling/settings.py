@@ -21,7 +21,6 @@ Side = Annotated[int, Field(ge=14, le=8192, multiple_of=14)]
 Scenario = Literal["single_stream", "offline", "camera"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Interval = Positive | Literal["auto"]
-Axis = Literal["frames", "scenario", "backend", "keyframe_interval", "window", "precision", "size"]
 
 
 class _Settings(BaseModel):

@@ -48,11 +48,6 @@ class PageManager:
         """Pages handed out so far, free ones included: what must be allocated."""
         return self._pages
 
-    @property
-    def free_pages(self) -> int:
-        """Pages waiting to be used again."""
-        return len(self._free)
-
     def begin(self, step: Step) -> PageTable:
         """The table of a pass; the page of a frame that passed by before is taken back first."""
         if self._passing is not None:

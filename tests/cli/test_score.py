@@ -11,9 +11,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.files.trajectories import write_kitti, write_tum
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.types import Trajectory
+from tests.support.pose_files import write_kitti
 
 FIGURES = json.loads((Path(__file__).parents[1] / "data" / "metrics_figures.json").read_text())
 REAL = Path(__file__).parents[3] / "shared" / "data" / "trajectories"

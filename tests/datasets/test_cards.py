@@ -10,12 +10,12 @@ import pytest
 from lingbot_eval import resources
 from lingbot_eval.datasets.cards import card_names, load_card
 from lingbot_eval.datasets.eth3d import VIEWS_LEFT_OUT
-from lingbot_eval.datasets.registry import adapter_names
+from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.errors import ConfigError
 
 
 def test_every_adapter_has_a_card_and_every_card_an_adapter() -> None:
-    assert set(card_names()) == set(adapter_names())
+    assert set(card_names()) == set(DATASETS.names())
 
 
 @pytest.mark.parametrize("name", card_names())

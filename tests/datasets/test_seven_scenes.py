@@ -298,7 +298,9 @@ def test_options_and_root_are_checked(root: Path) -> None:
         adapter(root, spilt="test")
     with pytest.raises(ConfigError, match="expected a root"):
         open_adapter("seven_scenes", None, {})
-    with pytest.raises(ConfigError, match=r"unknown dataset '7scenes' .*did you mean 'seven_scenes'.*tum, kitti"):
+    with pytest.raises(
+        ConfigError, match=r"unknown dataset '7scenes' .*did you mean 'seven_scenes'.*tum, kitti.*--plugin FILE"
+    ):
         open_adapter("7scenes", root, {})
 
 

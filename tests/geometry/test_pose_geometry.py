@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.geometry.cameras import back_project, crop_intrinsics, project, scale_intrinsics
+from lingbot_eval.geometry.cameras import crop_intrinsics, project, scale_intrinsics
 from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
 from lingbot_eval.geometry.poses import inverse, nearest_rotation, orthogonalised, pose_matrix, relative, rotation_angle
 from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
@@ -77,15 +77,6 @@ def test_quaternions(seed: int) -> None:
     np.testing.assert_allclose(rotation_from_quaternion(-3 * quaternions), matrices, atol=1e-12)
     x, y, z, w = quaternions[0, 0]
     assert matrices[0, 0][1, 0] == pytest.approx(2 * (x * y + z * w))  # the textbook's entry fixes the scalar's place
-
-
-@given(seeds)
-def test_project_undoes_back_project(seed: int) -> None:
-    depth = np.random.default_rng(seed).uniform(0.5, 10, (7, 9)).astype(np.float32)
-    points = back_project(depth, K)
-    np.testing.assert_allclose(points[..., 2], depth, rtol=1e-6)
-    rows, columns = np.indices(depth.shape)
-    np.testing.assert_allclose(project(points, K), np.stack([columns, rows], axis=-1), atol=1e-9)
 
 
 def test_projection_by_hand() -> None:

@@ -7,9 +7,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.geometry.cameras import back_project
+from lingbot_eval.geometry.cameras import project
 from lingbot_eval.geometry.poses import pose_matrix
-from lingbot_eval.metrics.point_cloud import CloudCollector
+from lingbot_eval.metrics.point_cloud import CloudCollector, world_points
 from lingbot_eval.metrics.points import PointSettings, score_points
 from lingbot_eval.types import Frame, Prediction
 
@@ -35,12 +35,22 @@ def test_pixels_become_the_points_they_show() -> None:
     clouds = collector.pairs()
     assert frame.depth is not None
     assert frame.camera_to_world is not None
-    camera = back_project(frame.depth, K)[frame.depth > 0]
+    rows, columns = np.nonzero(frame.depth > 0)
+    z = frame.depth[rows, columns].astype(np.float64)
+    camera = np.stack([(columns - K[0, 2]) * z / K[0, 0], (rows - K[1, 2]) * z / K[1, 1], z], axis=1)
     expected = camera @ frame.camera_to_world[:3, :3].T + frame.camera_to_world[:3, 3]
     np.testing.assert_allclose(clouds.truth, expected, atol=1e-5)
     np.testing.assert_allclose(clouds.prediction, 0.5 * expected, atol=1e-5)
     score = score_points(clouds, PointSettings(voxel_m=None))
     assert max(m.value or 0 for m in score.measurements if m.unit == "m") < 1e-5
+
+
+def test_projection_leads_back_to_the_pixel() -> None:
+    depth = np.random.default_rng(0).uniform(0.5, 10, (7, 9)).astype(np.float32)
+    points = world_points(depth, np.arange(depth.size), K, np.eye(4))
+    np.testing.assert_allclose(points[:, 2], depth.ravel(), rtol=1e-6)
+    rows, columns = np.indices(depth.shape)
+    np.testing.assert_allclose(project(points, K), np.stack([columns.ravel(), rows.ravel()], axis=1), atol=1e-3)
 
 
 def test_memory_is_bounded_and_said() -> None:

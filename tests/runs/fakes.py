@@ -14,7 +14,7 @@ import pytest
 
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.errors import DataError, UnknownSceneError
-from lingbot_eval.methods import registry
+from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import plan
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.types import (
@@ -192,7 +192,7 @@ class World:
         monkeypatch.setattr(plan, "open_adapter", lambda name, root, options: self.adapter)
         # Two processes of one test mean one code, also while somebody edits it.
         monkeypatch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
-        monkeypatch.setattr(registry, "create_method", self.create_method)
+        monkeypatch.setattr(LingbotConfig, "create", lambda settings: self.create_method(settings))
 
 
 def experiment(*methods: str, **changes: Any) -> Experiment:

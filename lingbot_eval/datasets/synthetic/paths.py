@@ -16,10 +16,9 @@ TABLE_SPACING = 0.02  # metres between the points of a walk
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """A closed smooth curve on the floor. points: (K, 2) metres, about ``spacing`` apart; length: metres a lap."""
+    """A closed smooth curve on the floor. points: (K, 2) metres, about TABLE_SPACING apart; length: metres a lap."""
 
     points: FloatArray
-    spacing: float
     length: float
 
     @classmethod
@@ -30,7 +29,7 @@ class Walk:
             dense[:, axis] = gaussian_filter1d(dense[:, axis], rounding / TABLE_SPACING, mode="wrap")
         points = _resample(dense, TABLE_SPACING)
         length = float(np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=1).sum())
-        return cls(points, length / len(points), length)
+        return cls(points, length)
 
 
 def _resample(corners: FloatArray, spacing: float) -> FloatArray:
