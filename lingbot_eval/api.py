@@ -87,6 +87,7 @@ def run(
     set: Mapping[str, Any] | Sequence[str] = (),
     out: PathLike = RUNS,
     plugins: Iterable[str] = (),
+    allow_commands: bool = False,
     command: str | None = None,
     observer: Observer | None = None,
 ) -> Run:
@@ -97,6 +98,7 @@ def run(
         set: as of `plan_run`.
         out: folder of run directories; the run's own is named after its content.
         plugins: files or modules to load first.
+        allow_commands: whether methods may run the commands that the settings name.
         command: how the run is repeated, for its record.
         observer: told of the plan, each frame and each unit.
 
@@ -105,7 +107,7 @@ def run(
         reason and raises nothing.
 
     Raises:
-        ConfigError, DataError, CheckpointError: as `plan_run`.
+        ConfigError, DataError, CheckpointError: as `plan_run`; a command that is not allowed.
         StoreError: the directory cannot be written, or another process writes there.
     """
     from dataclasses import replace
@@ -118,7 +120,7 @@ def run(
     plan = plan_run(experiment, set)
     watching.planned(plan)
     repeat = command or _repeat(experiment, set, out)
-    outcome: Outcome = execute(plan, Path(out), repeat, watching)
+    outcome: Outcome = execute(plan, Path(out), repeat, watching, allow_commands=allow_commands)
     return replace(open_run(outcome.path), outcome=outcome)
 
 

@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print what would be run, the memory it would take and what may be wrong; run nothing",
     )
     parser.add_argument(
+        "--allow-commands",
+        action="store_true",
+        help="let methods of kind external run the commands that the experiment names, as you, with your rights",
+    )
+    parser.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -74,7 +79,14 @@ def run(args: argparse.Namespace) -> int:
         _print_dry_run(plan, checks, args)
         return BAD_INPUT if any(check.refused for check in checks) else DONE
     progress = Progress(quiet=args.json, announce=_announce)
-    done = run_experiment(args.experiment, set=overrides, out=args.out, command=_command(args), observer=progress)
+    done = run_experiment(
+        args.experiment,
+        set=overrides,
+        out=args.out,
+        allow_commands=args.allow_commands,
+        command=_command(args),
+        observer=progress,
+    )
     outcome = done.outcome
     if outcome is None:
         raise TypeError("a run that ran has an outcome")
@@ -155,6 +167,7 @@ def _command(args: argparse.Namespace) -> str:
         word for name in ("root", "checkpoint") if (given := getattr(args, name)) for word in (f"--{name}", given)
     ]
     words += study_words(args)
+    words += ["--allow-commands"] if args.allow_commands else []
     return repeated(words, args.experiment, args.overrides)
 
 
@@ -174,6 +187,7 @@ def _print_dry_run(plan: Plan, checks: Sequence[UnitCheck], args: argparse.Names
             "key": plan.key,
             "units": [list(unit.names) for unit in plan.units],
             "weights": plan.weights,
+            "commands": plan.commands,
             "predicted": checks_data(checks),
             "warnings": warning_lines(checks),
             "notes": list(notes),
@@ -187,6 +201,8 @@ def _print_plan(plan: Plan) -> None:
     for dataset, scene, method in (unit.names for unit in plan.units):
         weights = plan.weights.get(method)
         output.line(f"  {dataset}/{scene} with {method}{f' ({weights})' if weights else ''}")
+    for method, line in plan.commands.items():
+        output.line(f"  command of {method} (runs with --allow-commands): {line}")
 
 
 def _write_report(done: Run) -> list[Path]:

@@ -51,6 +51,13 @@ class Method(Protocol):
         """Device-side memory (weights, cache, peaks) of the last ``predict``."""
         ...
 
+    def files(self) -> Mapping[str, Path]:
+        """Files worth keeping beside the result, such as a log: plain name → where the file is until ``close``.
+
+        Asked for after the predictions, and after a failure.
+        """
+        ...
+
     def close(self) -> None:
         """Free device memory and files."""
         ...
@@ -92,6 +99,16 @@ class MethodSettings(BaseModel):
         Raises CheckpointError or DependencyError when the checkpoint is not there.
         """
         return None
+
+    @property
+    def runs_command(self) -> str | None:
+        """The command line that the method runs, for the user to allow; None for a method that runs none."""
+        return None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the settings tell all that decides the result; else a finished unit is run again."""
+        return True
 
     @property
     def gives_depth(self) -> bool:
@@ -166,6 +183,10 @@ class BaseMethod:
         """Nothing measured."""
         return ()
 
+    def files(self) -> Mapping[str, Path]:
+        """None."""
+        return {}
+
     def close(self) -> None:
         """Nothing to free."""
 
@@ -174,6 +195,7 @@ METHODS: Registry[type[MethodSettings]] = Registry(
     "kind of method",
     {
         "lingbot": "lingbot_eval.methods.lingbot_config:LingbotConfig",
+        "external": "lingbot_eval.methods.external_config:ExternalConfig",
         "replay": "lingbot_eval.methods.replay_config:ReplayConfig",
     },
 )

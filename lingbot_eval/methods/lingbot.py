@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,6 +101,10 @@ class LingbotMethod:
             mebibytes("cache_allocated", held, "cache buffers held at the end, headroom included"),
             *device_memory_measurements(device_memory(str(self._device))),
         )
+
+    def files(self) -> Mapping[str, Path]:
+        """None."""
+        return {}
 
     def close(self) -> None:
         """Let the network and its caches go."""

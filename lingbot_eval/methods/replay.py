@@ -123,6 +123,10 @@ class ReplayMethod:
         """Nothing: no device is used."""
         return ()
 
+    def files(self) -> Mapping[str, Path]:
+        """None."""
+        return {}
+
     def close(self) -> None:
         """Forget the scene."""
         self._scene = None

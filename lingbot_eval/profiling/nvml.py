@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from lingbot_eval.errors import DependencyError
@@ -20,6 +21,10 @@ class NvmlModule(Protocol):
     def nvmlShutdown(self) -> None: ...  # noqa: N802
 
     def nvmlSystemGetDriverVersion(self) -> str | bytes: ...  # noqa: N802
+
+    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Any: ...  # noqa: N802
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Any: ...  # noqa: N802
 
@@ -80,3 +85,23 @@ def process_bytes(gpu_uuid: str, nvml: NvmlModule | None = None) -> int:
     if own[0].usedGpuMemory is None:
         raise DependencyError("the driver does not tell memory per process on this system")
     return int(own[0].usedGpuMemory)
+
+
+def processes_bytes(pids: Collection[int], nvml: NvmlModule | None = None) -> int:
+    """Bytes that the driver books for some processes on all GPUs; 0 while none of them uses one.
+
+    Raises DependencyError with the reason when there is no driver, or when it does not tell.
+    """
+    module = nvml if nvml is not None else load_nvml()
+    try:
+        with _initialised(module):
+            handles = [module.nvmlDeviceGetHandleByIndex(index) for index in range(module.nvmlDeviceGetCount())]
+            known = [process for handle in handles for process in module.nvmlDeviceGetComputeRunningProcesses(handle)]
+    except module.NVMLError as error:
+        raise DependencyError(f"NVML does not answer: {error}") from error
+    own = [process.usedGpuMemory for process in known if process.pid in pids]
+    if None in own:
+        raise DependencyError("the driver does not tell memory per process on this system")
+    if known and not own and not any(Path(f"/proc/{process.pid}").exists() for process in known):
+        raise DependencyError("the driver lists processes by ids of another world (it does so inside a container)")
+    return sum(own)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from lingbot_eval.datasets.prepare.input_notes import input_notes, refuse_faulty_images
@@ -20,6 +22,7 @@ from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.metrics.matching import usable_poses
 from lingbot_eval.runs.background import Behind
+from lingbot_eval.runs.disk import writing
 from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.fingerprint import input_fingerprint
@@ -60,6 +63,7 @@ class Attempt:
     failure: Failure | None = None
     _stage: Stage = "open"
     _sequence: FrameSequence | None = None
+    _method: Method | None = None
     _stream: SceneStream | None = None
     _failed_behind: tuple[Stage, int] | None = None
     _facts: dict[str, Any] = field(default_factory=dict)
@@ -107,6 +111,9 @@ class Attempt:
             self._contained(lambda: self._run(sequence, writer, each_frame))
         if self.failure is not None:
             write_text(writer.path(TRACEBACK_FILE), self.failure.traceback)
+        for name, path in self._method.files().items() if self._method is not None else ():
+            with writing(writer.path(name)):
+                shutil.copyfile(path, writer.path(name))
 
     def record(self) -> UnitRecord:
         """The result as it stands."""
@@ -158,24 +165,28 @@ class Attempt:
     def _run(self, sequence: FrameSequence, writer: UnitWriter, each_frame: Callable[[], None]) -> None:
         # Before the stream, although the scores need it after: a broken pose file should not cost a whole pass.
         reference = sequence.reference()
-        method = self.methods.get(self.unit.method)
+        self._method = method = self.methods.get(self.unit.method)
         if method.needs_images:
             # Now, rather than at the last of many frames.
             refuse_faulty_images(self._facts)
         method.open(sequence)
         self._method_facts = _plain(method.describe())
-        warm_up_s = self._warm_up(method, sequence)
-        scorer = SceneScorer(self._scoring(method))
-        self._stage = "stream"
-        workers = LOADING if self.unit.method.leaves_the_cpu_free else 0
-        self._stream = SceneStream(method, *self._source(method, sequence), workers)
-        self._stream_through(self._stream, scorer, writer, each_frame)
+        try:
+            warm_up_s = self._warm_up(method, sequence)
+            scorer = SceneScorer(self._scoring(method))
+            self._stage = "stream"
+            workers = LOADING if self.unit.method.leaves_the_cpu_free else 0
+            load, prepared = self._source(method, sequence)
+            self._stream = SceneStream(method, load(), prepared, workers, again=load)
+            self._stream_through(self._stream, scorer, writer, each_frame)
+        finally:
+            # Again: what ran may be other than what was asked for, and how it ended is worth knowing most of a failure.
+            self._method_facts = _plain(method.describe())
         self._facts = self._described(sequence)  # again: only decoding shows what is damaged
         # A method may stop before the end, as a replay does after its last pose.
         if not self._stream.exhausted and sequence.length is not None:
             self._frames = sequence.length
         resources = method.resources()
-        self._method_facts = _plain(method.describe())  # again: what ran may be other than what was asked for
         self._stage = "score"
         score = scorer.score(reference, self._frames, warm_up_s)
         _check_usable(score.estimate, self._predictions)
@@ -236,14 +247,16 @@ class Attempt:
                 behind.put(output)
         self._frames = stream.given
 
-    def _source(self, method: Method, sequence: FrameSequence) -> tuple[Iterator[Load], Callable[[Frame], Frame]]:
-        """Loaders of frames with what is needed of them, and how they are prepared."""
+    def _source(
+        self, method: Method, sequence: FrameSequence
+    ) -> tuple[Callable[[], Iterator[Load]], Callable[[Frame], Frame]]:
+        """What gives loaders of frames with what is needed of them, and how they are prepared."""
         scored = self.metrics.depth is not None or self.metrics.points is not None
         depth = scored and self.unit.method.gives_depth
         if not (method.needs_images or depth):
-            return sequence.loaders(images=False, depth=False), _as_it_is
+            return partial(sequence.loaders, images=False, depth=False), _as_it_is
         # Scored depth brings the image along: the panels show it, and it tells the size to prepare to.
-        return sequence.loaders(images=True, depth=depth), lambda frame: prepare(frame, self.unit.size)
+        return partial(sequence.loaders, images=True, depth=depth), lambda frame: prepare(frame, self.unit.size)
 
 
 def _check_usable(estimate: Trajectory, predictions: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lingbot_eval.errors import CheckpointError, DependencyError, StoreError, StreamError
+from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, StoreError, StreamError, shortened
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.attempt import Attempt
@@ -54,14 +54,21 @@ class Outcome:
     lost_record: str | None = None
 
 
-def execute(plan: Plan, out: Path, command: str, observer: Observer) -> Outcome:
+def execute(plan: Plan, out: Path, command: str, observer: Observer, *, allow_commands: bool = False) -> Outcome:
     """Do what is not done yet of ``plan``, under ``out``; ``command`` repeats it.
 
     A unit that fails is stored with its reason and the others run on. Raises StoreError when the directory cannot be
     written or another process writes there, CheckpointError or DependencyError when a method cannot be had at all;
     then, and when interrupted or killed, finished units stay and the next call goes on after them. A run that is
-    refused before its first unit leaves no directory.
+    refused before its first unit leaves no directory. Raises ConfigError for a method that runs a command, unless
+    allow_commands.
     """
+    if plan.commands and not allow_commands:
+        name, line = next(iter(plan.commands.items()))
+        raise ConfigError(
+            f"method '{name}' runs the command {shortened(line)!r}, which the user must allow: if you trust it, pass"
+            " --allow-commands (in Python allow_commands=True)"
+        )
     record = _record(plan, command)
     store = RunStore.create(out, record)
     with store.lock():

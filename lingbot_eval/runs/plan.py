@@ -54,6 +54,12 @@ class Plan:
     key: str
     cards: tuple[Card, ...] = ()
 
+    @property
+    def commands(self) -> dict[str, str]:
+        """Method → the command line that it runs; each needs the user's word."""
+        methods = self.experiment.methods
+        return {method.name: line for method in methods if (line := method.runs_command) is not None}
+
 
 def make_plan(experiment: Experiment) -> Plan:
     """Resolve ``experiment`` on this machine; nothing is streamed and nothing written.

@@ -46,9 +46,18 @@ class SceneStream:
     """Feeds prepared frames to a method and pairs its predictions with them; holds only the frames in flight."""
 
     def __init__(
-        self, method: Method, loaders: Iterable[Load], prepare: Callable[[Frame], Frame], workers: int = 0
+        self,
+        method: Method,
+        loaders: Iterable[Load],
+        prepare: Callable[[Frame], Frame],
+        workers: int = 0,
+        again: Callable[[], Iterable[Load]] = tuple,
     ) -> None:
-        """``loaders``: of `FrameSequence`. ``workers``: threads that decode and prepare; 0: one, in turn."""
+        """``loaders``: of `FrameSequence`. ``workers``: threads that decode and prepare; 0: one, in turn.
+
+        ``again``: gives the loaders once more, for a method that holds back more than may be in flight, such as one
+        that answers at the end: its frames are then decoded twice.
+        """
         self._method = method
         self._workers = workers
         self._loaders = loaders
@@ -58,6 +67,8 @@ class SceneStream:
         self._given = 0
         self._asked = 0
         self._exhausted = False
+        self._again = again
+        self._second: Iterator[Load] | None = None
 
     @property
     def given(self) -> int:
@@ -120,14 +131,25 @@ class SceneStream:
         if index <= last:
             raise StreamError(f"method '{name}': predictions must come in frame order, found {index} after {last}")
         if index not in self._in_flight:
-            raise StreamError(
-                f"method '{name}': predicted frame {index} when it had been given {self._given} frames, which is none "
-                f"of those or longer ago than {MAX_BYTES_IN_FLIGHT >> 20} MiB of frames; it must hold back fewer"
-            )
+            return self._once_more(index)
         while True:
             frame = self._forget_oldest()
             if frame.index == index:
                 return frame
+
+    def _once_more(self, index: int) -> Frame:
+        """A frame that was forgotten; predictions come in order, so that one more pass serves them all."""
+        if index < next(iter(self._in_flight), 0):
+            if self._second is None:
+                self._second = iter(self._again())
+            for load in self._second:
+                frame = load()
+                if frame.index == index:
+                    return self._prepare(frame)
+        raise StreamError(
+            f"method '{self._method.name}': predicted frame {index} when it had been given {self._given} frames, which"
+            f" is none of those or longer ago than {MAX_BYTES_IN_FLIGHT >> 20} MiB of frames; it must hold back fewer"
+        )
 
     def _forget_oldest(self) -> Frame:
         _, frame = self._in_flight.popitem(last=False)

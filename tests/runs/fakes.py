@@ -167,6 +167,9 @@ class FakeMethod:
         self.log.append("resources")
         return (Measurement("memory", "weights", "", 1.0, "MiB", "parameters"),)
 
+    def files(self) -> Mapping[str, Path]:
+        return {}
+
     def close(self) -> None:
         self.log.append("close")
         if self.close_fails is not None:

@@ -1,0 +1,120 @@
+"""The one implementation of messages that both sides share, held against the msgpack library."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lingbot_eval import external
+from lingbot_eval.external import Pose, ProtocolError, pack, read_png, unpack, write_png
+
+msgpack = pytest.importorskip("msgpack")
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(max_size=300)
+)
+messages = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.text(), messages, max_size=4))
+def test_the_library_reads_what_we_write_and_we_what_it_writes(message: dict[str, Any]) -> None:
+    assert msgpack.unpackb(pack(message)) == message
+    assert unpack(msgpack.packb(message)) == message
+    assert unpack(pack(message)) == message
+
+
+@pytest.mark.parametrize("length", [15, 16, 31, 32, 255, 256, 65535, 65536])
+def test_every_length_has_its_head(length: int) -> None:
+    for value in ("x" * length, b"x" * length, [0] * length, dict.fromkeys(map(str, range(min(length, 300))), 0)):
+        assert msgpack.unpackb(pack(value)) == value
+        assert unpack(msgpack.packb(value)) == value
+
+
+def test_numbers_of_other_programs_are_read() -> None:
+    assert unpack(msgpack.packb(0.5, use_single_float=True)) == 0.5
+    assert math.isnan(unpack(msgpack.packb(math.nan)))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
+    try:
+        unpack(data)
+    except ProtocolError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - most bytes are refused, a few are a message
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "cut"),
+        (b"\xc0\xc0", "ends after 1"),
+        (b"\xdd\xff\xff\xff\xff", "promises 4294967295 more"),
+        (b"\xc6\x7f\xff\xff\xff", "promises"),
+        (b"\x91" * 20 + b"\xc0", "nested"),
+        (b"\x81\x01\x02", "keys are text"),
+        (b"\x82\xa1a\x01\xa1a\x02", "each once"),
+        (b"\xa1\xff", "UTF-8"),
+        (b"\xd4\x00\x00", "0xd4"),
+    ],
+)
+def test_what_is_no_message_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        unpack(data)
+
+
+@pytest.mark.parametrize("value", [2**64, object(), {1, 2}])
+def test_what_a_message_cannot_hold_is_refused(value: object) -> None:
+    with pytest.raises(ProtocolError, match="cannot hold"):
+        pack(value)
+
+
+def test_images_are_png_for_everybody(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    path = tmp_path / "image.png"
+    write_png(path, pixels.tobytes(), 7, 5)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), pixels)
+    assert read_png(path, 7, 5) == pixels.tobytes()
+    Image.fromarray(np.tile(pixels, (9, 9, 1))).save(path)
+    with pytest.raises(ProtocolError, match="read it with a library"):
+        read_png(path, 63, 45)
+
+
+def test_depth_must_be_what_it_is_said_to_be() -> None:
+    assert len(Pose(0, np.eye(4), depth=np.ones((3, 4), np.float32)).depth or b"") == 48
+    for wrong in (np.ones((3, 4)), np.ones(12, np.float32)):
+        with pytest.raises(ValueError, match="float32"):
+            Pose(0, np.eye(4), depth=wrong)
+    with pytest.raises(ValueError, match="4 rows of 4"):
+        Pose(0, np.eye(3))
+
+
+def test_the_file_stands_alone(tmp_path: Path) -> None:
+    """Copied beside somebody's code, it needs nothing but Python."""
+    (tmp_path / "external.py").write_text(Path(external.__file__).read_text())
+    code = "import external, sys; assert external.unpack(external.pack({'a': 1.5})) == {'a': 1.5}; print(*sys.modules)"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert not {"numpy", "lingbot_eval", "msgpack"} & set(done.stdout.split())

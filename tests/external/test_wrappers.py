@@ -1,0 +1,324 @@
+"""Programs that behave and programs that do not: what the record says of them, and that nothing is left of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+from guests import FRAMES, experiment, unit, wrapped, wrappers_alive
+
+import lingbot_eval as lb
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.files.trajectories import read_tum
+from lingbot_eval.methods import child as child_module
+from lingbot_eval.methods import external as external_module
+from lingbot_eval.runs.records import UnitRecord
+
+if TYPE_CHECKING:
+    from conftest import RunWrapper
+
+AT = 4
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a program did, none of it runs afterwards."""
+    monkeypatch.setattr(child_module, "GRACE_S", 1.0)
+    yield
+    assert wrappers_alive() == []
+
+
+def value(record: UnitRecord, name: str, variant: str = "") -> float | None:
+    (found,) = [m for m in record.measurements if (m.name, m.variant) == (name, variant)]
+    return found.value
+
+
+@pytest.mark.parametrize("mode", ["pipe", "job"])
+def test_a_wrapper_that_knows_the_answer_has_no_error(run_wrapper: RunWrapper, mode: str, tmp_path: Path) -> None:
+    record = run_wrapper("none", mode=mode, version="1")
+    assert (record.status, record.predictions) == ("ok", FRAMES)
+    assert value(record, "ate_rmse", "none") == pytest.approx(0, abs=1e-9)
+    assert value(record, "coverage") == 100.0
+    assert value(record, "forward_latency", "p50") is not None
+    peak = value(record, "command_peak_rss")
+    assert peak is not None
+    assert 5 < peak < 500
+    facts = record.method_facts
+    assert facts["program"] == {"name": "known", "version": "1"}
+    assert (facts["found"]["exit_code"], facts["found"]["left_running"]) == (0, 0)
+    assert "command" not in facts
+    assert "TRUTH" not in json.dumps(facts)
+    (log,) = tmp_path.glob("runs/*/units/synthetic/room/guest/log.txt")
+    assert log.read_bytes() == b""
+    assert "log.txt" in record.files
+
+
+REFUSED = {
+    "dies": "no answer to frame 4: the program's output ended; it ended with exit code 3; last line of its log: about",
+    "killed": "no answer to frame 4: the program's output ended; it was ended by SIGSEGV",
+    "raises": "the program failed at frame 4: \"KeyError: 'no such thing'\"; it ended with exit code 1",
+    "nan": "frame 4: expected a camera-to-world pose: it is not finite",
+    "scaled": "frame 4: expected a camera-to-world pose: R^T R deviates from the identity by 3",
+    "unknown_frame": "a pose is of frame 104, which was not given",
+    "depth_size": "frame 4: expected depth as 42 · 56 float32, 9408 bytes, found 36 bytes",
+    "protocol": "expected ready with protocol 1, found {'type': 'ready', 'protocol': 99}; renew the wrapper",
+    "half": "no answer to frame 0: the program's output ended in the middle of a message, after 4 of 1000 bytes",
+    "huge": "found the beginning of one of 4294967295",
+    "bomb": "promises 4294967295 more than it has",
+    "garbage": "the kind 0xc1 of MessagePack",
+    "prints": "nothing but messages may go to standard output",
+}
+
+
+JOBS = {
+    "times": "trajectory.tum: line 1 has the time 0.500000 s, which no frame has",
+    "nan_file": "1 of 10 poses are not finite or have no rotation",
+    "no_rotation": "(first: row 4)",
+    "outside": "output/trajectory.tum: expected plain files in the job folder, found a link",
+    "outside_folder": "output/depth: expected plain files in the job folder, found a link",
+    "huge_file": "events.jsonl cannot be read: it has 1099511627776 bytes",
+    "job_protocol": "expected protocol 1, found 99",
+    "no_status": "status.json does not say that it is ok",
+    "dies": "it ended with exit code 3; last line of its log: about to give up",
+    "raises": "the program failed: \"KeyError: 'no such thing'\"; it ended with exit code 1",
+    "scaled": "the pose is no rigid motion",
+}
+
+
+@pytest.fixture(scope="module")
+def refused(truth: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, UnitRecord]:
+    """One run of every fault, and of a program without one behind them."""
+    methods = [wrapped(truth, fault, name=fault) for fault in REFUSED]
+    methods += [wrapped(truth, fault, name=f"job-{fault}", mode="job") for fault in JOBS]
+    methods.append(wrapped(truth, name="none"))
+    run = lb.run(experiment(*methods), out=tmp_path_factory.mktemp("runs"), allow_commands=True)
+    return {found.record.method: found.record for found in run.results.units}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_a_fault_over_the_pipe_is_a_result_with_its_reason(refused: dict[str, UnitRecord], fault: str) -> None:
+    record = refused[fault]
+    assert record.status == "failed"
+    assert REFUSED[fault] in (record.reason or "")
+    assert "\n" not in (record.reason or "")
+    if "frame 4" in REFUSED[fault]:
+        assert record.failed_at_frame == AT
+    found = record.method_facts["found"]
+    assert (found["exit_code"] is None) != (found["signal"] is None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("hangs", "no answer to frame 4 within 1 s (frame_timeout_s)"),
+        ("half_and_hangs", "half a message, 4 of 1000 bytes"),
+    ],
+)
+def test_a_program_that_hangs_is_ended(run_wrapper: RunWrapper, fault: str, words: str) -> None:
+    begun = time.monotonic()
+    record = run_wrapper(fault, frame_timeout_s=1)
+    assert words in (record.reason or "")
+    assert time.monotonic() - begun < 20
+    # It does not listen to SIGTERM where it hangs in the wrapper.
+    assert record.method_facts["found"]["signal"] == (9 if fault == "hangs" else 15)
+
+
+@pytest.mark.parametrize("mode", ["pipe", "job"])
+def test_the_time_of_a_unit_is_limited(run_wrapper: RunWrapper, mode: str) -> None:
+    record = run_wrapper("hangs", mode=mode, timeout_s=2)
+    assert "within 2 s (timeout_s)" in (record.reason or "")
+
+
+@pytest.mark.parametrize("fault", JOBS)
+def test_a_fault_in_the_job_folder_is_a_result_with_its_reason(refused: dict[str, UnitRecord], fault: str) -> None:
+    record = refused[f"job-{fault}"]
+    assert record.status == "failed"
+    assert JOBS[fault] in (record.reason or "")
+    assert record.predictions == 0
+
+
+def test_what_a_link_leads_to_is_not_read(refused: dict[str, UnitRecord], truth: Path) -> None:
+    assert truth.read_text()[:20] not in json.dumps(refused["job-outside"].model_dump(mode="json"))
+
+
+def test_a_flood_of_words_stops_nothing_and_fills_nothing(
+    run_wrapper: RunWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_module, "MOST_LOG_BYTES", 1 << 20)
+    record = run_wrapper("floods")
+    assert record.status == "ok"
+    found = record.method_facts["found"]
+    assert found["log_bytes"] > 32 << 20
+    assert found["log_tail"][-1] == "the flood is over"
+    assert len(found["log_tail"]) <= child_module.LAST_LINES
+    (log,) = tmp_path.glob("runs/*/units/synthetic/room/guest/log.txt")
+    assert log.stat().st_size < 2 << 20
+    assert log.read_bytes().endswith(b"the flood is over\n")
+
+
+@pytest.mark.parametrize("mode", ["pipe", "job"])
+def test_children_that_outlive_the_program_are_ended_and_said(run_wrapper: RunWrapper, mode: str) -> None:
+    record = run_wrapper("children", mode=mode)
+    assert record.status == "ok"
+    assert record.method_facts["found"]["left_running"] == 2
+    assert "the program left 2 processes running, which were ended" in record.method_facts["notes"]
+
+
+def test_the_memory_of_children_counts(run_wrapper: RunWrapper) -> None:
+    alone, together = (value(run_wrapper(fault), "command_peak_rss") for fault in ("none", "children"))
+    assert alone is not None
+    assert together is not None
+    assert together > alone + 5
+
+
+def test_the_other_units_are_done(refused: dict[str, UnitRecord]) -> None:
+    assert [name for name, record in refused.items() if record.status == "ok"] == ["none"]
+
+
+def test_what_failed_is_tried_again_and_what_is_done_stays(truth: Path, tmp_path: Path) -> None:
+    document = experiment(*(wrapped(truth, fault, name=fault, version="1") for fault in ("dies", "none")))
+    lb.run(document, out=tmp_path / "runs", allow_commands=True)
+    again = lb.run(document, out=tmp_path / "runs", allow_commands=True).outcome
+    assert again is not None
+    assert (again.skipped, again.failed) == (1, 1)
+    estimate = read_tum(next(tmp_path.glob("runs/*/units/synthetic/room/none/estimate.tum")))
+    assert len(estimate) == FRAMES
+
+
+def test_frames_without_a_pose_are_coverage(run_wrapper: RunWrapper) -> None:
+    record = run_wrapper("missing")
+    assert (record.status, record.predictions) == ("ok", FRAMES - 2)
+    assert value(record, "coverage") == 80.0
+
+
+def test_more_frames_than_memory_may_hold_come_back_from_a_job(
+    run_wrapper: RunWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lingbot_eval.runs import stream
+
+    plain = run_wrapper("none", mode="job")
+    monkeypatch.setattr(stream, "MAX_BYTES_IN_FLIGHT", 3 * 56 * 42 * 7)
+    record = run_wrapper("none", mode="job")
+    assert record.predictions == FRAMES
+    assert value(record, "ate_rmse", "none") == value(plain, "ate_rmse", "none")
+
+
+# --- who may run what, and when it runs again ---
+
+
+def test_commands_run_only_when_they_are_allowed(truth: Path, tmp_path: Path) -> None:
+    document = experiment(wrapped(truth))
+    with pytest.raises(ConfigError, match=r"method 'external' runs the command .* pass --allow-commands"):
+        lb.run(document, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    lb.run(document, out=tmp_path / "runs", allow_commands=True)
+    with pytest.raises(ConfigError, match="allow-commands"):  # neither on the way of a run that was allowed before
+        lb.run(document, out=tmp_path / "runs")
+
+
+def outcome(document: dict[str, Any], out: Path) -> tuple[int, int, Path]:
+    found = lb.run(document, out=out, allow_commands=True).outcome
+    assert found is not None
+    return found.done, found.skipped, found.path
+
+
+def test_the_key_knows_command_version_and_files(truth: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"one")
+    settings = {"version": "1", "files": [str(weights)]}
+    out = tmp_path / "runs"
+    done, _, first = outcome(experiment(wrapped(truth, **settings)), out)
+    assert done == 1
+    assert outcome(experiment(wrapped(truth, **settings)), out) == (0, 1, first)
+    weights.write_bytes(b"two")
+    assert outcome(experiment(wrapped(truth, **settings)), out)[2] != first
+    weights.write_bytes(b"one")
+    assert lb.plan_run(experiment(wrapped(truth, "missing", **settings))).key not in first.name
+    other = lb.plan_run(experiment(wrapped(truth, **{**settings, "version": "2"})))
+    assert other.key[:12] not in first.name
+    assert other.weights["external"].startswith("version 2, files ")
+
+
+def test_a_program_of_unknown_version_runs_each_time(truth: Path, tmp_path: Path) -> None:
+    document = experiment(wrapped(truth), wrapped(truth, name="known", version="1"))
+    _, _, first = outcome(document, tmp_path / "runs")
+    assert outcome(document, tmp_path / "runs") == (1, 1, first)
+
+
+def test_a_version_that_is_not_the_programs_is_refused(run_wrapper: RunWrapper) -> None:
+    for mode in ("pipe", "job"):
+        record = run_wrapper("none", mode=mode, version="2")
+        assert "expected version '2', as the experiment says, found '1'" in (record.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"command": "python wrap.py"}, "expected a list of words, as no shell reads it"),
+        ({"command": []}, "command"),
+        ({"command": ["no-such-program-here"]}, "no program 'no-such-program-here' that can be run"),
+        ({"files": ["not/there.pt"]}, "files: not/there.pt"),
+        ({"mode": "socket"}, "mode"),
+        ({"timeout_s": 0}, "timeout_s"),
+        ({"env": {"A=B": "c"}}, "env"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(truth: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        lb.plan_run(experiment({**wrapped(truth), **changes}))
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_without_a_gpu_none_is_shown(truth: Path, tmp_path: Path) -> None:
+    show = "import os, sys; sys.stderr.write(repr(os.environ.get('CUDA_VISIBLE_DEVICES'))); sys.exit(1)"
+    for gpu, shown in ((0, "''"), (1, repr(os.environ.get("CUDA_VISIBLE_DEVICES")))):
+        method = {**wrapped(truth), "command": ["python", "-c", show], "gpu": gpu}
+        record = unit(lb.run(experiment(method), out=tmp_path / "runs", allow_commands=True), "external")
+        assert record.method_facts["found"]["log_tail"] == [shown]
+
+
+def test_a_program_is_no_leader_of_ours(truth: Path, tmp_path: Path) -> None:
+    """Its group is its own: what is sent to ours does not reach it, and what is sent to its does not reach us."""
+    show = "import os, sys; sys.stderr.write(f'{os.getpid()} {os.getpgid(0)} {os.getsid(0)}'); sys.exit(1)"
+    method = {**wrapped(truth), "command": ["python", "-c", show]}
+    record = unit(lb.run(experiment(method), out=tmp_path / "runs", allow_commands=True), "external")
+    pid, group, session = record.method_facts["found"]["log_tail"][0].split()
+    assert pid == group == session
+    assert not psutil.pid_exists(int(pid))
+
+
+def test_no_folder_is_left(run_wrapper: RunWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external_module.tempfile, "tempdir", str(tmp_path))
+    for fault in ("none", "dies"):
+        run_wrapper(fault, mode="job")
+    assert not list(tmp_path.glob("lingbot-eval-*"))
+
+
+def test_depth_comes_back_both_ways(truth: Path, tmp_path: Path) -> None:
+    """Depth is the frame's index plus one, everywhere; the reference is not."""
+    code = (
+        "import numpy as np\nfrom lingbot_eval.external import Pose, Wrapper, serve\n"
+        "class W(Wrapper):\n"
+        "    def step(self, frame):\n"
+        "        depth = np.full(frame.image().shape[:2], frame.index + 1, np.float32)\n"
+        "        pose = np.eye(4)\n        pose[0, 3] = frame.index / 10\n"
+        "        return Pose(frame.index, pose, depth, depth)\n"
+        "serve(W())\n"
+    )
+    scores = []
+    for mode in ("pipe", "job"):
+        method = {**wrapped(truth), "command": ["python", "-c", code], "mode": mode}
+        record = unit(lb.run(experiment(method), out=tmp_path / mode, allow_commands=True), "external")
+        assert record.status == "ok", record.reason
+        scores.append(value(record, "abs_rel", "scale_only"))
+        assert value(record, "frames_scored") == FRAMES
+    assert scores[0] == scores[1]
+    assert np.isfinite(scores[0] or np.nan)
