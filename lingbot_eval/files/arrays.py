@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.errors import reason
+from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.files.opening import DAMAGE, open_file
+
+Made = TypeVar("Made")
 
 LARGEST = 1 << 30
 """Bytes after decompression: four full HD frames are 0.1 GiB, the drift of ten million frames 0.4 GB."""
@@ -34,6 +36,28 @@ def read_npz(path: Path, names: Iterable[str] | None = None, largest: int = LARG
     """
     with open_file(path) as stream:
         return npz_arrays(stream, names, largest)
+
+
+def load_arrays(
+    path: Path, names: Iterable[str] | None, what: str, make: Callable[[dict[str, NDArray[Any]]], Made]
+) -> Made:
+    """What ``make`` makes of the named arrays of a stored ``.npz``.
+
+    Args:
+        path: The file.
+        names: The arrays; None for all.
+        what: The file should hold, in words.
+        make: Raises ValueError for arrays that are not what they should be.
+
+    Raises:
+        StoreError: Names the file, and what it should hold, when it is damaged or something else.
+    """
+    try:
+        return make(read_npz(path, names))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"expected the {what} of a unit in {path}, found a damaged file ({reason(error)}); run that scene again"
+        ) from error
 
 
 def npz_arrays(stream: BinaryIO, names: Iterable[str] | None = None, largest: int = LARGEST) -> dict[str, NDArray[Any]]:

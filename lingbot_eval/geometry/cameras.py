@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lingbot_eval.types import FloatArray
+from lingbot_eval.types import DepthMap, FloatArray
 
 
 def scale_intrinsics(intrinsics: FloatArray, scale_x: float, scale_y: float) -> FloatArray:
@@ -30,3 +31,14 @@ def project(points: FloatArray, intrinsics: FloatArray) -> FloatArray:
     with np.errstate(divide="ignore", invalid="ignore"):
         homogeneous = points @ intrinsics.T
         return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:])
+
+
+def world_points(
+    depth: DepthMap, pixels: NDArray[np.int64], intrinsics: FloatArray, camera_to_world: FloatArray
+) -> DepthMap:
+    """(n, 3) float32 world coordinates of some pixels (flat indices) of an (H, W) depth along z."""
+    rows, columns = np.divmod(pixels, depth.shape[1])
+    rays = np.stack([columns, rows, np.ones_like(rows)], axis=1).astype(np.float64) @ np.linalg.inv(intrinsics).T
+    in_camera = rays * depth.reshape(-1)[pixels, None]
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever uses the points leaves out those that are not finite
+        return np.asarray(in_camera @ camera_to_world[:3, :3].T + camera_to_world[:3, 3], dtype=np.float32)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from lingbot_eval.errors import DataError
+from lingbot_eval.geometry.cameras import world_points
 from lingbot_eval.metrics.base import MetricFamily, SceneContext, ScoredScene, because
 from lingbot_eval.metrics.points import PointPairs, PointSettings, score_points
-from lingbot_eval.types import DepthMap, FloatArray, Frame, Measurement, Prediction
+from lingbot_eval.types import DepthMap, Frame, Measurement, Prediction
 
 
 class CloudCollector:
@@ -81,15 +82,6 @@ class CloudCollector:
         words = [f"every {self._every}th valid pixel"] if self._every > 1 else []
         words += [f"{count} frames without {name} left out" for name, count in self._without.items()]
         return PointPairs(truth, points, len(truth), sampled=", ".join(words))
-
-
-def world_points(depth: DepthMap, pixels: np.ndarray, intrinsics: FloatArray, camera_to_world: FloatArray) -> DepthMap:
-    """(n, 3) float32 world coordinates of some pixels (flat indices) of an (H, W) depth along z."""
-    rows, columns = np.divmod(pixels, depth.shape[1])
-    rays = np.stack([columns, rows, np.ones_like(rows)], axis=1).astype(np.float64) @ np.linalg.inv(intrinsics).T
-    in_camera = rays * depth.reshape(-1)[pixels, None]
-    with np.errstate(over="ignore", invalid="ignore"):  # points that are not finite are left out of the scores
-        return np.asarray(in_camera @ camera_to_world[:3, :3].T + camera_to_world[:3, 3], dtype=np.float32)
 
 
 class PointFamily(MetricFamily):

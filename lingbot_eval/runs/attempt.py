@@ -32,6 +32,7 @@ from lingbot_eval.runs.scoring import SceneScorer, Scoring
 from lingbot_eval.runs.stream import Load, Output, SceneStream
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Trajectory
+from lingbot_eval.viewing.kept import Keeper, KeepSettings
 
 TRACEBACK_FILE = "traceback.txt"
 
@@ -58,6 +59,7 @@ class Attempt:
 
     unit: Unit
     metrics: MetricsConfig
+    keep: KeepSettings
     methods: OpenMethod
     fingerprint: str = ""
     failure: Failure | None = None
@@ -178,7 +180,8 @@ class Attempt:
             workers = LOADING if self.unit.method.leaves_the_cpu_free else 0
             load, prepared = self._source(method, sequence)
             self._stream = SceneStream(method, load(), prepared, workers, again=load)
-            self._stream_through(self._stream, scorer, writer, each_frame)
+            keeper = Keeper(self.keep, writer.path, sequence.length)
+            self._stream_through(self._stream, scorer, keeper, writer, each_frame)
         finally:
             # Again: what ran may be other than what was asked for, and how it ended is worth knowing most of a failure.
             self._method_facts = _plain(method.describe())
@@ -193,6 +196,7 @@ class Attempt:
         self._measurements = (*score.measurements, *resources)
         self._notes = score.notes
         self._stage = "store"
+        self._notes += keeper.finish()
         writer.fill_columns(score.columns)
         if len(score.estimate):
             write_tum(writer.path(ESTIMATE_FILE), score.estimate)
@@ -226,7 +230,12 @@ class Attempt:
         raise DataError(f"{sequence.dataset}/{sequence.scene}: expected frames, found none; check the selection")
 
     def _stream_through(
-        self, stream: SceneStream, scorer: SceneScorer, writer: UnitWriter, each_frame: Callable[[], None]
+        self,
+        stream: SceneStream,
+        scorer: SceneScorer,
+        keeper: Keeper,
+        writer: UnitWriter,
+        each_frame: Callable[[], None],
     ) -> None:
         def keep(output: Output) -> None:
             stage: Stage = "score"
@@ -234,6 +243,7 @@ class Attempt:
                 row = scorer.add(output)
                 stage = "store"
                 writer.append_row(row)
+                keeper.add(output.frame, output.prediction)
             except Exception:
                 self._failed_behind = stage, output.prediction.index
                 raise
@@ -253,9 +263,10 @@ class Attempt:
         """What gives loaders of frames with what is needed of them, and how they are prepared."""
         scored = self.metrics.depth is not None or self.metrics.points is not None
         depth = scored and self.unit.method.gives_depth
-        if not (method.needs_images or depth):
+        coloured = self.keep.cloud and self.unit.method.gives_depth
+        if not (method.needs_images or depth or coloured):
             return partial(sequence.loaders, images=False, depth=False), _as_it_is
-        # Scored depth brings the image along: the panels show it, and it tells the size to prepare to.
+        # Depth brings the image along: panels and clouds show it, and it tells the size to prepare to.
         return partial(sequence.loaders, images=True, depth=depth), lambda frame: prepare(frame, self.unit.size)
 
 

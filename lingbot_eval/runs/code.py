@@ -12,8 +12,13 @@ import lingbot_eval
 
 # They show, judge or examine what was computed, or compute something else: a change there makes no result stale.
 _NOT_OF_A_RUN = frozenset(
-    {"cli", "comparison", "datasets/check", "datasets/convert", "gating", "reports", "scaling", "verification"}
+    {
+        *("cli", "comparison", "datasets/check", "datasets/convert", "gating", "reports", "scaling", "verification"),
+        "viewing",
+    }
 )
+_KEEPS = frozenset({"viewing/cloud.py", "viewing/kept.py"})
+"""Of the viewing what decides the content of a run."""
 # A study's own room computes; how it is drawn does not.
 _NOT_OF_A_STUDY = (_NOT_OF_A_RUN - {"scaling"}) | {"scaling/figure.py", "scaling/page.py"}
 
@@ -33,7 +38,8 @@ def code_digest(*, of_study: bool = False) -> str:
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)
-        if left_out & {name.as_posix(), *(parent.as_posix() for parent in name.parents)}:
+        places = {name.as_posix(), *(parent.as_posix() for parent in name.parents)}
+        if left_out & places and not _KEEPS & places:
             continue
         digest.update(f"{name.as_posix()}\0{parsed_digest(path.read_bytes())}\0".encode())
     return digest.hexdigest()

@@ -79,7 +79,9 @@ def execute(plan: Plan, out: Path, command: str, observer: Observer, *, allow_co
         try:
             with closing(OpenMethod()) as methods:
                 for unit in plan.units:
-                    attempt = _attempt(Attempt(unit, plan.experiment.metrics, methods), store, observer)
+                    attempt = _attempt(
+                        Attempt(unit, plan.experiment.metrics, plan.experiment.keep, methods), store, observer
+                    )
                     if attempt is None:
                         skipped += 1
                     elif attempt.failure is None:

@@ -28,6 +28,7 @@ from lingbot_eval.metrics.trajectory import TrajectorySettings
 from lingbot_eval.registry import HOW_TO_ADD, load_plugins, required
 from lingbot_eval.resources import shared_file
 from lingbot_eval.validation import OneOf, nearest, validated
+from lingbot_eval.viewing.kept import KeepSettings
 
 Name = Annotated[str, Field(min_length=1)]
 MethodConfig = Annotated[
@@ -133,6 +134,7 @@ class Experiment(_Settings):
     datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
     metrics: Annotated[MetricsConfig, Field(default_factory=lambda: MetricsConfig.model_validate({}))]
+    keep: KeepSettings = KeepSettings()
     _variables: dict[Place, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")

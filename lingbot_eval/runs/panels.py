@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lingbot_eval.files.arrays import load_arrays
 from lingbot_eval.files.atomic import atomic_open
-from lingbot_eval.runs.array_files import load_arrays
 
 _ARRAYS = {"index": ("i", 1), "image": ("u", 4), "truth": ("f", 3), "prediction": ("f", 3)}
 

@@ -37,6 +37,7 @@ from lingbot_eval.runs.panels import DepthPanels, load_panels
 from lingbot_eval.runs.records import JobRecord, Names, ResultRecord, RunRecord, UnitRecord
 from lingbot_eval.runs.serialisation import read_record, write_record
 from lingbot_eval.runs.unit_writer import PANELS_FILE, RUN_LAYOUT, Layout, UnitWriter
+from lingbot_eval.viewing.kept import Reconstruction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +64,11 @@ class StoredUnit(Generic[ResultT]):
         # The first records of schema 1 did not list their files.
         listed = name in self.record.files or (not self.record.files and path.exists())
         return path if listed else None
+
+    @property
+    def reconstruction(self) -> Reconstruction:
+        """What the unit kept to be looked at."""
+        return Reconstruction(self.folder, self.record.files)
 
     def is_result_of(self, input_fingerprint: str) -> bool:
         """Whether it went well and was made from this very input; if not it is to be run again."""

@@ -19,10 +19,10 @@ from lingbot_eval.runs.panels import DepthPanels, save_panels
 from lingbot_eval.runs.records import FRAME_COLUMNS, Names, ResultRecord
 from lingbot_eval.runs.serialisation import write_record
 from lingbot_eval.types import FrameType
+from lingbot_eval.viewing import kept
 
 FRAMES_FILE = "frames.csv"
-ESTIMATE_FILE = "estimate.tum"
-REFERENCE_FILE = "reference.tum"
+ESTIMATE_FILE, REFERENCE_FILE = kept.ESTIMATE_FILE, kept.REFERENCE_FILE
 PANELS_FILE = "panels.npz"
 RESULT_FILE = "result.json"
 

@@ -155,7 +155,7 @@ def test_a_file_that_is_no_cloud_is_named(tmp_path: Path, name: str, value: np.n
     with pytest.raises(StoreError, match=f"cloud.npz.*{words}"):
         VoxelCloud.load(file)
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(StoreError, match=r"expected a cloud of voxels in .*cloud\.npz, found a damaged file"):
+    with pytest.raises(StoreError, match=r"expected the cloud of voxels .*cloud\.npz, found a damaged"):
         VoxelCloud.load(file)
 
 

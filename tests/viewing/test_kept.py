@@ -1,0 +1,177 @@
+"""What a run keeps of a scene: written while frames go by, read back by others, refused where it is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial import KDTree
+
+from lingbot_eval.errors import ConfigError, DataError, StoreError
+from lingbot_eval.runs.experiment import load_experiment
+from lingbot_eval.types import Frame, FrameType, Prediction
+from lingbot_eval.validation import validated
+from lingbot_eval.viewing import kept as kept_module
+from lingbot_eval.viewing.kept import (
+    MAX_THUMBNAILS,
+    Keeper,
+    KeepSettings,
+    Reconstruction,
+    Thumbnail,
+    pixel_step,
+)
+
+K = np.array([[40.0, 0, 15.5], [0, 42.0, 11.5], [0, 0, 1]])
+WIDTH, HEIGHT = 32, 24
+
+
+def pose_at(index: int) -> np.ndarray:
+    pose = np.eye(4)
+    pose[0, 3] = 0.1 * index
+    return pose
+
+
+def one(index: int, **changes: object) -> tuple[Frame, Prediction]:
+    """A slanted wall, its picture a ramp, every third frame kept."""
+    rng = np.random.default_rng(index)
+    image = np.broadcast_to(np.arange(WIDTH, dtype=np.uint8)[None, :, None], (HEIGHT, WIDTH, 3))
+    depth = np.fromfunction(lambda v, u: 2 + 0.01 * u, (HEIGHT, WIDTH)).astype(np.float32)
+    frame = Frame(index, index / 10, image, f"{index}.png")
+    prediction = {
+        "camera_to_world": pose_at(index),
+        "depth": depth,
+        "depth_confidence": rng.uniform(1, 5, depth.shape).astype(np.float32),
+        "intrinsics": K,
+        "frame_type": FrameType.KEPT if index % 3 == 0 else FrameType.UNKEPT,
+    }
+    return frame, Prediction(index, index / 10, **{**prediction, **changes})  # type: ignore[arg-type]
+
+
+def stream(folder: Path, frames: int = 10, length: int | None = None, **settings: object) -> Reconstruction:
+    keeper = Keeper(validated(KeepSettings, settings, "keep"), folder.joinpath, length or frames)
+    for index in range(frames):
+        keeper.add(*one(index))
+    assert keeper.finish() == ()
+    return Reconstruction(folder, [file.name for file in folder.iterdir()])
+
+
+def test_the_cloud_is_what_the_depth_says(tmp_path: Path) -> None:
+    cloud = stream(tmp_path, frames=1).cloud()
+    assert cloud is not None
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH].reshape(2, -1)
+    z = 2 + 0.01 * columns
+    expected = np.stack([(columns - 15.5) / 40 * z, (rows - 11.5) / 42 * z, z], axis=1)
+    # One frame of so few pixels gives them all, and voxels of 1/512 of the wall keep them apart.
+    assert len(cloud) == WIDTH * HEIGHT
+    distance, pixel = KDTree(expected).query(cloud.positions)
+    assert distance.max() < 1e-5
+    assert sorted(pixel) == list(range(WIDTH * HEIGHT))
+    np.testing.assert_array_equal(cloud.colours[:, 0], pixel % WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("depth", "frames"),
+    [("all", range(10)), ("kept", [0, 3, 6, 9]), (4, [0, 4, 8]), ("none", [])],
+)
+@pytest.mark.parametrize("precision", ["lossless", "half"])
+def test_depth_of_the_frames_that_were_asked_for(
+    tmp_path: Path, depth: object, frames: list[int], precision: str
+) -> None:
+    kept = stream(tmp_path, depth=depth, precision=precision)
+    assert kept.depth_indices() == tuple(frames)
+    found = list(kept.depth_frames())
+    assert [frame.index for frame in found] == list(frames)
+    for frame in found:
+        given = one(frame.index)[1]
+        assert frame.timestamp == frame.index / 10
+        assert frame.depth.dtype == np.float32
+        tolerance = 0 if precision == "lossless" else 2e-3
+        np.testing.assert_allclose(frame.depth, given.depth, atol=tolerance)
+        np.testing.assert_allclose(frame.confidence, given.depth_confidence, atol=2 * tolerance)
+        np.testing.assert_array_equal(frame.intrinsics, K)
+    # The dry run's size is that of the disk, but for headers.
+    settings = KeepSettings(depth=depth, precision=precision)
+    predicted = settings.predicted_bytes(WIDTH, HEIGHT, 10, 4)
+    written = sum(file.stat().st_size for file in tmp_path.glob("depth-*"))
+    assert written == pytest.approx(predicted["depth"], rel=0.15)
+    assert (tmp_path / "cloud.npz").stat().st_size <= predicted["cloud"] + 4096
+
+
+def test_cameras_and_thumbnails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_module, "MAX_THUMBNAILS", 8)
+    kept = stream(tmp_path, frames=100)
+    cameras = kept.cameras()
+    assert cameras is not None
+    assert cameras.index.tolist() == list(range(100))
+    assert cameras.size.tolist() == [[WIDTH, HEIGHT]] * 100
+    assert cameras.frame_type[:4].tolist() == [FrameType.KEPT, FrameType.UNKEPT, FrameType.UNKEPT, FrameType.KEPT]
+    assert cameras.predicted.all()
+    np.testing.assert_array_equal(cameras.intrinsics, np.broadcast_to(K, (100, 3, 3)))
+    pictures = kept.thumbnails()
+    # Of 34 kept frames every eighth, evenly.
+    assert [picture.index for picture in pictures] == [0, 24, 48, 72, 96]
+    assert pictures[0].image.shape == (HEIGHT, WIDTH, 3)
+    np.testing.assert_allclose(pictures[0].image[:, :, 0].mean(axis=0), np.arange(WIDTH), atol=4)
+    assert MAX_THUMBNAILS == 200
+    tall = np.zeros((400, 300, 3), np.uint8)
+    assert Thumbnail(0, kept_module._jpeg(tall)).image.shape == (200, 150, 3)
+    with pytest.raises(DataError, match="thumbnail of frame 3 cannot be read"):
+        Thumbnail(3, b"GIF89a").image  # noqa: B018 - reading is what fails
+
+
+def test_frames_that_lack_something_are_counted(tmp_path: Path) -> None:
+    keeper = Keeper(KeepSettings(), tmp_path.joinpath, 10)
+    keeper.add(*one(0, camera_to_world=None))
+    keeper.add(*one(1, camera_to_world=np.full((4, 4), np.nan)))
+    keeper.add(*one(2, has_orientation=False))
+    keeper.add(*one(3, intrinsics=None))
+    keeper.add(*one(4, depth=None))
+    notes = keeper.finish()
+    assert notes == ("the cloud lacks 3 frames without a pose", "the cloud lacks 1 frames without intrinsics")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cameras.npz", "thumbnails.npz"]
+
+
+def test_nothing_is_kept_where_nothing_is_asked(tmp_path: Path) -> None:
+    kept = stream(tmp_path, cloud=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["cameras.npz"]
+    assert (kept.cloud(), kept.thumbnails(), kept.poses) == (None, (), None)
+    with pytest.raises(StoreError, match="expected the depth of frame 2, found none"):
+        kept.depth_frame(2)
+
+
+def test_short_streams_give_more_points() -> None:
+    assert pixel_step(518, 378, 8) == 1
+    assert pixel_step(518, 378, 60) == 3
+    assert pixel_step(518, 378, 10_000) == pixel_step(518, 378, None) == 7
+
+
+@pytest.mark.parametrize("name", ["cloud.npz", "cameras.npz", "thumbnails.npz", "depth-000004.npz"])
+def test_damage_is_named(tmp_path: Path, name: str) -> None:
+    kept = stream(tmp_path, depth=4)
+    file = tmp_path / name
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"found a damaged file .*run that scene again") as refused:
+        _ = kept.cloud(), kept.cameras(), kept.thumbnails(), list(kept.depth_frames())
+    assert name in str(refused.value)
+
+
+def test_depth_of_another_frame_is_damage(tmp_path: Path) -> None:
+    kept = stream(tmp_path, depth=4)
+    (tmp_path / "depth-000004.npz").write_bytes((tmp_path / "depth-000008.npz").read_bytes())
+    with pytest.raises(StoreError, match=r"depth-000004\.npz is damaged: it holds frame 8"):
+        list(kept.depth_frames())
+
+
+def test_settings_of_an_experiment() -> None:
+    keep = load_experiment("smoke", ["keep.depth=10", "keep.precision=half"]).keep
+    assert keep == KeepSettings(depth=10, precision="half")
+    assert load_experiment("smoke").keep == KeepSettings(depth="none", cloud=True)
+    for wrong, words in (
+        ("keep.depth=some", "keep.depth"),
+        ("keep.depth=0", "keep.depth"),
+        ("keep.clouds=true", "did you mean 'cloud'"),
+        ("keep.voxels=3", "keep.voxels"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load_experiment("smoke", [wrong])
