@@ -88,8 +88,8 @@ def pair_times(
     """
     if advice is None and reference.unit != estimate.unit and (reference.why or estimate.why) and not estimate.told:
         odd, other = (estimate, reference) if estimate.why else (reference, estimate)
-        scale = _scale_of(estimate.unit)
-        between = _scale_of(other.unit) / _scale_of(odd.unit)
+        scale = scale_of(estimate.unit)
+        between = scale_of(other.unit) / scale_of(odd.unit)
         raise DataError(
             f"the clocks differ: {reference.span()}, {estimate.span()}; stamps of {odd.name} are in {odd.unit}"
             f" ({odd.why}), those of {other.name} in {other.unit}: a likely factor of"
@@ -130,7 +130,7 @@ def _likely(reference: Clock, estimate: Clock, max_difference: float, now: int, 
     if now or _overlap(truth, guess) or fewer < _ENOUGH:
         return None
     long, short = float(np.ptp(truth)), float(np.ptp(guess))
-    for factor in (1.0, *FACTORS):
+    for factor in (1.0, *FACTORS, 0.5, 2.0):
         if abs(short * factor - long) > _SAME_DURATION * long:
             continue
         offset = float(truth[0] - guess[0] * factor)
@@ -165,11 +165,11 @@ def _matched(truth: FloatArray, moved: FloatArray, max_difference: float) -> int
 
 def _in_file(estimate: Clock, factor: float) -> float:
     """The scale that reads the file's own stamps: seconds to one of their units."""
-    return _scale_of(estimate.unit) * factor
+    return scale_of(estimate.unit) * factor
 
 
-def _scale_of(unit: str) -> float:
-    """Seconds to one unit; ``"0.5 s"`` is what a user gave."""
+def scale_of(unit: str) -> float:
+    """Seconds to one unit of stamps; ``"0.5 s"`` is what a user gave."""
     known = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}.get(unit)
     return float(unit.partition(" ")[0]) if known is None else known
 

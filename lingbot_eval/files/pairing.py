@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.files.association import pair_times
@@ -15,12 +16,16 @@ from lingbot_eval.types import Trajectory
 
 @dataclass(frozen=True)
 class Pairing:
-    """How the poses of two files met. Spans in seconds; None for formats without timestamps."""
+    """How the poses of two files met. Spans in seconds; None for formats without timestamps.
+
+    repeated: matched poses of the estimate that have the time of another one of it.
+    """
 
     rule: str
     reference_poses: int
     estimate_poses: int
     matched: int
+    repeated: int = 0
     reference_poses_in_estimate_span: int | None = None
     reference_span_s: tuple[float, float] | None = None
     estimate_span_s: tuple[float, float] | None = None
@@ -50,7 +55,9 @@ def pair_trajectories(
         max_difference: the largest distance in time of a pair, in seconds.
 
     Returns:
-        The reference poses that met one, the whole estimate, and how they met.
+        The reference poses that met one, the whole estimate, and how they met. Of reference poses with one time the
+        first is taken. Poses of the estimate with one time that differ are all scored, against the same reference pose:
+        which of its answers a method meant is not for the score to say (evo counts them so, too).
 
     Raises:
         ConfigError: one of the two has times and the other has none.
@@ -81,26 +88,49 @@ def _by_time(
     same = reference.path.name == estimate.path.name
     truth, guess = (file.clock(str(file.path) if same else None) for file in (reference, estimate))
     in_reference, in_estimate = pair_times(truth, guess, max_difference)
+    guessed, rows, repeated = _plain(estimate), in_estimate, 0
+    if estimate.others is not None:
+        guessed, in_reference, rows, repeated = _with_others(estimate, estimate.others, in_reference, in_estimate)
     in_span = (truth.seconds >= guess.seconds[0]) & (truth.seconds <= guess.seconds[-1])
     pairing = Pairing(
         f"one to one by nearest timestamp within {max_difference:g} s",
         len(reference),
-        len(estimate),
-        len(in_estimate),
+        len(guessed),
+        len(rows),
+        repeated,
         int(np.count_nonzero(in_span)),
         (float(truth.seconds[0]), float(truth.seconds[-1])),
         (float(guess.seconds[0]), float(guess.seconds[-1])),
     )
     return (
         Trajectory(
-            estimate.indices[in_estimate],
+            guessed.indices[rows],
             truth.seconds[in_reference],
             reference.camera_to_world[in_reference],
             reference.has_orientation,
         ),
-        _plain(estimate),
+        guessed,
         pairing,
     )
+
+
+def _with_others(
+    estimate: TrajectoryFile, others: Trajectory, in_reference: NDArray[np.int64], in_estimate: NDArray[np.int64]
+) -> tuple[Trajectory, NDArray[np.int64], NDArray[np.int64], int]:
+    """The estimate with its other poses, pairs of rows of the reference and of it, and how many others are paired."""
+    indices = np.concatenate([estimate.indices, others.indices])
+    order = np.argsort(indices)
+    whole = Trajectory(
+        indices[order],
+        np.concatenate([estimate.timestamps, others.timestamps])[order],
+        np.concatenate([estimate.camera_to_world, others.camera_to_world])[order],
+        estimate.has_orientation,
+    )
+    met = np.full(len(estimate), -1)
+    met[in_estimate] = in_reference
+    partners = np.concatenate([met, met[np.searchsorted(estimate.timestamps, others.timestamps)]])[order]
+    rows = np.flatnonzero(partners >= 0)
+    return whole, partners[rows], rows, len(rows) - len(in_estimate)
 
 
 def _by_name(

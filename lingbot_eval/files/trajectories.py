@@ -62,7 +62,8 @@ class TrajectoryFile(Trajectory):
     path: the file. format: what it is. time_unit: of the stamps in the file (``s``, ``ms``, ``us``, ``ns``), or what a
     user said. why_unit: what contradicts the unit that the format says, or None. lines: (N,) line numbers from 1, for
     messages. names: of the images, or None. rows: poses that the file has, usable or not; lost: those that are not
-    finite or have no rotation; repeated: those whose time another row has. notes: sentences for the reader.
+    finite or have no rotation; repeated: those whose time another row has. others: of these the
+    ones whose pose is not that of the row that is kept. notes: sentences for the reader.
     """
 
     path: Path = Path()
@@ -76,6 +77,7 @@ class TrajectoryFile(Trajectory):
     rows: int = 0
     lost: int = 0
     repeated: int = 0
+    others: Trajectory | None = None
     notes: tuple[str, ...] = ()
 
     def by_row(self) -> dict[int, FloatArray]:
@@ -238,8 +240,14 @@ def _timed(path: Path, found: PoseRows, time_scale: float | None, time_offset: f
             " before: of each time the first row is kept"
         )
     timed = _file(path, found, kept, indices, seconds, notes, rows=rows, lost=lost)
+    again = np.flatnonzero(usable)[~first_of_time]
+    own = kept[np.searchsorted(seconds[kept], seconds[again])]
+    again = again[(found.poses[again] != found.poses[own]).any(axis=(1, 2))]
     return replace(
         timed,
+        others=Trajectory(indices[again], seconds[again], found.poses[again], found.has_orientation)
+        if len(again)
+        else None,
         timed=True,
         time_unit=f"{time_scale:g} s" if stamps.unit is None else stamps.unit,
         why_unit=stamps.why,

@@ -27,6 +27,7 @@ POOR_ARM = 0.02  # likewise where only a lever arm is tried, whose trace in the 
 GOOD = 0.35  # misfit up to which another reading explains the poses
 CLEARLY = 3.0  # how many times better another reading must fit than the poses as they are
 TIE = 1.5  # of the best misfit: up to here the simpler reading is taken
+ROUNDING = np.radians(0.3)
 LARGEST = 1e100  # metres beyond which sums of squares leave float64
 LONGEST_ARM = 2.0  # of the spread of the positions
 TURNING_DEG = 3.0
@@ -57,7 +58,7 @@ def pose_notes(matched: MatchedPoses) -> tuple[str, ...]:
     if matched.without_orientation is not None:
         return _mirror_note(matched, truth, guess)
     best = _best(truth, guess)
-    if best is not None:
+    if best is not None and not _is_mirror_image_as_well(truth, guess, best):
         return (_words(matched, best.reading),)
     return (
         _mirror_note(matched, truth, guess)
@@ -65,6 +66,30 @@ def pose_notes(matched: MatchedPoses) -> tuple[str, ...]:
         or _wandering_note(matched, truth, guess)
         or _two_frames_note(matched, truth, guess)
     )
+
+
+def _is_mirror_image_as_well(truth: FloatArray, guess: FloatArray, best: _Hypothesis) -> bool:
+    """Whether mirrored positions beside the rotations as they are explain the poses about as well.
+
+    Where a camera hardly turns, inverse poses, a mirror image and a turned body look alike. A mirror image of a flat
+    path is a turned one, which a reading without numbers in it explains better.
+    """
+    reading = best.reading
+    fitted = reading.to_camera not in (None, OPENGL)
+    if reading.handedness == "left" or not (
+        fitted or _ate(truth[:, :3, 3], guess[:, :3, 3]) > POOR * _spread(truth[:, :3, 3])
+    ):
+        return False
+    return _as_well(truth, mirrored(guess), guess, best.poses)
+
+
+def _as_well(truth: FloatArray, positions: FloatArray, rotations: FloatArray, best: FloatArray) -> bool:
+    """Whether the positions of some poses and the rotations of others fit about as well as the best poses do."""
+    share, best_share = (
+        _ate(truth[:, :3, 3], poses[:, :3, 3]) / _spread(truth[:, :3, 3]) for poses in (positions, best)
+    )
+    turns, best_turns = (_rotation_misfit(truth, poses) for poses in (rotations, best))
+    return share < max(CLEARLY * best_share, POOR / 2) and turns < CLEARLY * best_turns + ROUNDING
 
 
 def _moves(poses: FloatArray) -> bool:
@@ -125,6 +150,8 @@ def _accepted(truth: FloatArray, guess: FloatArray, found: _Hypothesis, so_far: 
     if then > 1.2 * before + 0.01 * _spread(truth_positions):
         return None
     turns, turns_found = (_rotation_misfit(truth, poses) for poses in (guess, found.poses))
+    if turns_found > TIE * turns + ROUNDING:
+        return None  # rotations that fit as they are speak against it
     if turns > max(POOR, CLEARLY * turns_found):
         return found
     # The rotations fitted before, so the positions must tell. Where the camera circles a point they follow from the
@@ -422,10 +449,15 @@ def _mirror_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) ->
     if not (proper > POOR and image < min(GOOD, proper / CLEARLY)):
         return ()
     ate, then = (_ate(matched.reference[:, :3, 3], p[:, :3, 3]) for p in (matched.estimate, mirrored(matched.estimate)))
+    back, turned = inverse(guess), pose_matrix(guess[:, :3, :3], mirrored(guess)[:, :3, 3])
+    alike = matched.without_orientation is None and _as_well(truth, back, back, turned)
+    or_inverse = (
+        "; so would inverse poses (--est-poses world-to-camera): the camera turns too little to tell them apart"
+    )
     return (
         f"the positions look like a mirror image (left-handed axes): read so, ATE would be {then:.4g} m instead of"
         f" {ate:.4g} m; {_asked(PoseReading(handedness='left'))} reads them so; the same fits where it is the reference"
-        " that is so (--gt-… instead)",
+        f" that is so (--gt-… instead){or_inverse if alike else ''}",
     )
 
 

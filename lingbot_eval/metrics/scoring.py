@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, UnscorableError
-from lingbot_eval.files.association import associate
+from lingbot_eval.files.association import associate, scale_of
 from lingbot_eval.files.pairing import Pairing, pair_trajectories
 from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.geometry.alignment import umeyama
@@ -21,7 +21,7 @@ from lingbot_eval.metrics.meaning import FEW_PERCENT, match_notes, pose_notes
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.pair_auc import PairAucSettings, Progress, pair_measurements
 from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, plugin_measurements, score_trajectory
-from lingbot_eval.types import DriftSeries, Measurement, Trajectory
+from lingbot_eval.types import DriftSeries, FloatArray, Measurement, Trajectory
 from lingbot_eval.validation import validated
 
 if TYPE_CHECKING:
@@ -147,7 +147,12 @@ def score(
     return replace(
         scored,
         measurements=(*kept[:1], *_coverage(pairing), *kept[1:]),
-        notes=(*_span_notes(pairing), *_clock_notes(reference, estimate, scored, max_difference), *scored.notes),
+        notes=(
+            *_repeated_notes(pairing),
+            *_span_notes(pairing),
+            *_clock_notes(reference, estimate, scored, max_difference),
+            *scored.notes,
+        ),
         pairing=pairing,
         estimate=guess,
     )
@@ -166,6 +171,15 @@ def _coverage(pairing: Pairing) -> Iterator[Measurement]:
         yield spans.value(covered, pairing.reference_poses)
 
 
+def _repeated_notes(pairing: Pairing) -> tuple[str, ...]:
+    if not pairing.repeated:
+        return ()
+    return (
+        f"{pairing.repeated} of the {pairing.matched} scored poses are others of a time that the estimate has twice or"
+        " more: each is scored, against the same reference pose",
+    )
+
+
 def _span_notes(pairing: Pairing) -> tuple[str, ...]:
     covered = pairing.span_covered_percent
     if covered is None or covered >= FEW_PERCENT:
@@ -174,6 +188,8 @@ def _span_notes(pairing: Pairing) -> tuple[str, ...]:
 
 
 _SAME_DURATION = 0.02
+_OTHER_RATES = (0.5, 2.0)  # every second frame counted, or a rate twice the real one
+_FEWEST = 10  # pairs from which another clock is judged
 _CLEARLY = 3.0  # times better that another clock must fit before it is named
 _GOOD = 0.02  # of the path's spread: an error that is no reason to doubt the clock
 
@@ -181,32 +197,56 @@ _GOOD = 0.02  # of the path's spread: an error that is no reason to doubt the cl
 def _clock_notes(
     reference: TrajectoryFile, estimate: TrajectoryFile, scored: PoseScore, max_difference: float
 ) -> tuple[str, ...]:
-    """A note where both files last as long and fit far better when they begin together.
+    """A note where the path fits far better under another clock: one that begins with the reference, or runs at half or
+    twice the rate.
 
-    Stamps that are off by whole intervals pair as well as right ones; only the path can tell.
+    Stamps that are off by whole intervals, or run too fast, pair as well as right ones; only the path can tell.
     """
-    ate = scored["ate_rmse", "sim3"].value if scored.trajectory is not None else None
-    if ate is None or not (reference.timed and estimate.timed):
+    now = scored["ate_rmse", "sim3"] if scored.trajectory is not None else None
+    if now is None or now.value is None or not (reference.timed and estimate.timed):
         return ()
-    times, own = reference.timestamps, estimate.timestamps
-    offset = float(times[0] - own[0])
-    if abs(offset) <= max_difference or abs(np.ptp(own) - np.ptp(times)) > _SAME_DURATION * np.ptp(times):
+    found = []
+    for factor, offset in _other_clocks(reference.timestamps, estimate.timestamps, max_difference):
+        moved = estimate.timestamps * factor + offset
+        rows, guessed = associate(reference.timestamps, moved, max_difference)
+        if len(rows) < max(_FEWEST, now.samples or 0):
+            continue
+        truth, guess = reference.positions[rows], estimate.positions[guessed]
+        try:
+            aligned = umeyama(guess, truth, with_scale=True).apply_points(guess)
+        except UnscorableError:
+            continue
+        spread = float(np.sqrt(np.mean(np.sum((truth - truth.mean(axis=0)) ** 2, axis=1))))
+        then = float(np.sqrt(np.mean(np.sum((aligned - truth) ** 2, axis=1))))
+        if now.value >= max(_CLEARLY * then, _GOOD * spread):
+            found.append((then, len(rows), factor, offset))
+    if not found:
         return ()
-    rows, guessed = associate(times, own + offset, max_difference)
-    truth, guess = reference.positions[rows], estimate.positions[guessed]
-    try:
-        moved = umeyama(guess, truth, with_scale=True).apply_points(guess)
-    except UnscorableError:
-        return ()
-    spread = float(np.sqrt(np.mean(np.sum((truth - truth.mean(axis=0)) ** 2, axis=1))))
-    then = float(np.sqrt(np.mean(np.sum((moved - truth) ** 2, axis=1))))
-    if len(rows) < (scored["ate_rmse", "sim3"].samples or 0) or ate < max(_CLEARLY * then, _GOOD * spread):
-        return ()
+    then, pairs, factor, offset = min(found)
+    what = "both files last as long, and if they begin together"
+    options = []
+    if factor != 1.0:
+        began = " and they begin together" if offset else ""
+        what = f"if the estimate's runs at {1 / factor:g} times the rate of the reference's{began}"
+        options.append(f"--time-scale {scale_of(estimate.time_unit) * factor:.12g}")
+    if offset:
+        options.append(f"--time-offset {offset:.12g}")
     return (
-        f"the clocks may differ: both files last as long, and if they begin together ({len(rows)} pairs), ATE would be"
-        f" {then:.4g} m instead of {ate:.4g} m; --time-offset (in an experiment time_offset) moves the estimate's"
-        f" times, here by {offset:.12g} s",
+        f"the clocks may differ: {what} ({pairs} pairs), ATE would be {then:.4g} m instead of {now.value:.4g} m;"
+        f" {' '.join(options)} (in an experiment time_scale, time_offset) reads the estimate's times so",
     )
+
+
+def _other_clocks(times: FloatArray, own: FloatArray, max_difference: float) -> Iterator[tuple[float, float]]:
+    """Factors and offsets in seconds that are worth a trial on an estimate's own times."""
+    begin = float(times[0] - own[0])
+    if abs(begin) > max_difference and abs(np.ptp(own) - np.ptp(times)) <= _SAME_DURATION * np.ptp(times):
+        yield 1.0, begin
+    for factor in _OTHER_RATES:
+        yield factor, 0.0
+        together = float(times[0] - own[0] * factor)
+        if abs(together) > max_difference:
+            yield factor, together
 
 
 def score_poses(

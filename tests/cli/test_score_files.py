@@ -111,9 +111,14 @@ def test_rows_that_are_left_out_are_counted_and_said(
     change(table)
     pair[which].write_text("\n".join(" ".join(row) for row in table))
     found = scored(pair, capsys)
-    assert (found[role][key], found["pairing"]["matched"]) == (2, matched)
+    # Of a reference the first row of a time is taken; of an estimate another pose of that time is scored, too.
+    other = change is repeat and role == "estimate"
+    assert (found[role][key], found["pairing"]["matched"]) == (2, matched + other)
     assert says in found[role]["notes"][0]
-    assert ate(found) == pytest.approx(expected, rel=1e-12 if change is repeat else 0.1)
+    if other:
+        assert ate(found) > 3 * expected
+    else:
+        assert ate(found) == pytest.approx(expected, rel=1e-12 if change is repeat else 0.1)
     assert main(["score", "--gt", str(pair[0]), "--est", str(pair[1])]) == 0
     assert says in capsys.readouterr().out
 

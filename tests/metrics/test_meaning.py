@@ -387,3 +387,24 @@ def test_travel_in_another_direction_than_the_camera_is_said() -> None:
     (note,) = notes(truth, in_body(camera)(estimated(truth, rng, 1e-3, 1e-3, 0)))
     assert "not in one frame: the camera seems to move in directions that are off by 90° or more" in note
     assert "--est-to-camera" in note
+
+
+@pytest.mark.parametrize("amplitude", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_mirrored_positions_of_a_camera_that_hardly_turns_are_called_nothing_else(amplitude: float, seed: int) -> None:
+    """Inverse poses, bodies and quaternion orders look alike then: no note may name one of them alone."""
+    rng = np.random.default_rng(seed)
+    time = np.linspace(0, 6, 60)
+    turns = np.radians(amplitude) * np.stack([np.sin(k * time + k) for k in (1.0, 1.7, 2.3)], axis=1)
+    positions = np.stack([np.sin(time), np.cos(1.6 * time), np.sin(2.1 * time + 1)], axis=1)
+    truth = pose_matrix(Rotation.from_rotvec(turns).as_matrix(), positions)
+    noise = Rotation.from_rotvec(np.radians(0.7) * rng.normal(size=(60, 3))).as_matrix()
+    world = Rotation.random(random_state=seed).as_matrix()
+    guess = pose_matrix(world @ truth[:, :3, :3] @ noise, positions @ world.T + 0.01 * rng.normal(size=(60, 3)))
+    frames, seconds = np.arange(60), time
+    matched = match_poses(Trajectory(frames, seconds, truth), Trajectory(frames, seconds, guess))
+    assert pose_notes(matched) == ()
+    guess[:, 0, 3] *= -1
+    (note,) = pose_notes(match_poses(Trajectory(frames, seconds, truth), Trajectory(frames, seconds, guess)))
+    assert "left-handed axes" in note
+    assert "--est-handedness left" in note
