@@ -30,7 +30,10 @@ _PUBLIC = {
     # What users run and read.
     **{
         name: ("lingbot_eval.api", name)
-        for name in ("plan_run", "run", "report", "gate", "update_baseline", "compare", "compare_backends", "verify")
+        for name in (
+            *("plan_run", "run", "report", "gate", "update_baseline", "compare", "compare_backends", "verify"),
+            "check_wrapper",
+        )
     },
     "open_run": ("lingbot_eval.reports.reading", "open_run"),
     "open_runs": ("lingbot_eval.reports.reading", "open_runs"),
@@ -76,6 +79,7 @@ __all__ = [
     "Trajectory",
     "UnscorableError",
     "__version__",
+    "check_wrapper",
     "compare",
     "compare_backends",
     "dataset",
@@ -101,7 +105,17 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from lingbot_eval.api import compare, compare_backends, gate, plan_run, report, run, update_baseline, verify
+    from lingbot_eval.api import (
+        check_wrapper,
+        compare,
+        compare_backends,
+        gate,
+        plan_run,
+        report,
+        run,
+        update_baseline,
+        verify,
+    )
     from lingbot_eval.datasets.file_dataset import FileDataset, listed
     from lingbot_eval.datasets.opened import Dataset, Scene, open_dataset
     from lingbot_eval.datasets.registry import dataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.registry import load_plugins
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lingbot_eval.runs.records import UnitRecord
     from lingbot_eval.streaming.backends import Backend
     from lingbot_eval.verification.compare import Comparison
+    from lingbot_eval.verification.wrapper import WrapperCheck
 
 RUNS = Path("runs")
 PathLike = str | os.PathLike[str]
@@ -337,6 +338,27 @@ def verify(
 
     known = load_cases(shipped_cases() if folder is None else Path(folder), tuple(cases))
     return run_cases(known, Setup(backend, dtype, choose_device(device)))
+
+
+def check_wrapper(
+    command: Sequence[str], *, mode: Literal["pipe", "job"] | None = None, timeout_s: float = 600
+) -> Iterator[WrapperCheck]:
+    """Run a wrapper of an outside method on ten made-up frames, whose truth is known.
+
+    Args:
+        command: program and arguments, as of a method of ``kind: external``. It is run.
+        mode: ``pipe`` or ``job``; both if None.
+        timeout_s: seconds that it may take, loading included.
+
+    Yields:
+        For each mode what is wrong, in lines: ``problems``, ``notes``.
+
+    Raises:
+        ConfigError: a program that is not there.
+    """
+    from lingbot_eval.verification.wrapper import MODES, check_wrapper
+
+    return check_wrapper(command, MODES if mode is None else (mode,), timeout_s)
 
 
 def _several(given: Any) -> list[Any]:

@@ -31,6 +31,7 @@ COMMANDS = {
     "datasets": "list, show, check or prepare datasets",
     "score": "score a trajectory file against a reference",
     "gate": "hold a run against a baseline: accuracy, speed, memory",
+    "external": "check a wrapper of another method",
     "env": "show what this machine is, as every record says it",
     "schema": "the JSON schema of experiment files, for editors",
     "completion": "a script that completes commands and options in your shell",

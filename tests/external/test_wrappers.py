@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 import pytest
-from guests import FRAMES, experiment, unit, wrapped, wrappers_alive
+import yaml
+from guests import FRAMES, WRAPPER, experiment, unit, wrapped, wrappers_alive
 
 import lingbot_eval as lb
+from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.methods import child as child_module
@@ -221,6 +224,25 @@ def test_commands_run_only_when_they_are_allowed(truth: Path, tmp_path: Path) ->
     lb.run(document, out=tmp_path / "runs", allow_commands=True)
     with pytest.raises(ConfigError, match="allow-commands"):  # neither on the way of a run that was allowed before
         lb.run(document, out=tmp_path / "runs")
+
+
+def test_the_command_line_asks_and_shows(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "guests.yaml"
+    file.write_text(yaml.safe_dump(experiment(wrapped(truth, version="1"))))
+    words = ["run", str(file), "--out", str(tmp_path / "runs"), "--no-report"]
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert f"command of external (runs with --allow-commands): {sys.executable} {WRAPPER} none" in said
+    assert main([*words, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["commands"] == {"external": f"{sys.executable} {WRAPPER} none"}
+    assert main(words) == 2
+    refusal = capsys.readouterr().err.splitlines()[-1]
+    assert "error: method 'external' runs the command" in refusal
+    assert "--allow-commands" in refusal
+    assert not (tmp_path / "runs").exists()
+    assert main([*words, "--allow-commands"]) == 0
+    (record,) = tmp_path.glob("runs/*/run.json")
+    assert json.loads(record.read_text())["command"].endswith("--allow-commands")
 
 
 def outcome(document: dict[str, Any], out: Path) -> tuple[int, int, Path]:

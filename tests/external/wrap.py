@@ -51,11 +51,30 @@ class Known(Wrapper):
             pose = [[*row[:3], 1000 * row[3]] for row in pose[:3]] + pose[3:]
         if self.fault == "missing" and frame.index in (2, 7):
             return None
+        if self.fault.startswith("depth_") and "DEPTH" in os.environ:
+            return Pose(frame.index, pose, depth=depth_of(self.fault, frame))
         if self.fault == "depth_size" and at:
             import numpy as np
 
             return Pose(frame.index, pose, depth=np.ones((3, 3), np.float32))
         return Pose(frame.index, pose)
+
+
+def depth_of(fault: str, frame: Frame) -> object:
+    """The true depth, or what is often taken for it."""
+    import numpy as np
+
+    depth = np.load(os.environ["DEPTH"])[frame.index]
+    if fault == "depth_millimetres":
+        return 1000 * depth
+    if fault == "depth_inverse":
+        return 1 / depth
+    if fault == "depth_ray":
+        assert frame.intrinsics is not None
+        (fx, _, cx), (_, fy, cy), _ = frame.intrinsics
+        rows, columns = np.indices(depth.shape)
+        return (depth * np.sqrt(1 + ((columns - cx) / fx) ** 2 + ((rows - cy) / fy) ** 2)).astype(np.float32)
+    return depth
 
 
 def inverse(pose: list[list[float]]) -> list[list[float]]:
