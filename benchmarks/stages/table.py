@@ -7,6 +7,7 @@ import pandas as pd
 from benchmarks.stages.measure import StageTimes
 from benchmarks.stages.rates import Rates
 from benchmarks.stages.work import STAGES, Work
+from lingbot_eval.tables import markdown_grid
 
 MILLI, GIGA = 1e3, 1e9
 
@@ -44,19 +45,15 @@ def stage_table(times: StageTimes) -> pd.DataFrame:
 
 def markdown(times: StageTimes) -> str:
     """The table and the whole step, for a terminal and for docs/measurements.md."""
-    lines = [
-        "| stage | measured ms | floor ms | floor / measured | bound by | 10⁹ operations | GB |",
-        "|---|" + "---:|" * 6,
-    ]
+    rows = [["stage", "measured ms", "floor ms", "floor / measured", "bound by", "10⁹ operations", "GB"]]
     for row in stage_table(times).to_dict("records"):
         bound = row["bound_by"] if isinstance(row["bound_by"], str) else ""
-        lines.append(
-            f"| {row['stage']} | {row['measured_ms']:.2f} | {row['floor_ms']:.2f} | {row['floor_over_measured']:.0%} "
-            f"| {bound} | {count(row['gigaflops'])} | {row['gigabytes']:.3g} |"
-        )
+        times_ms = [f"{row['measured_ms']:.2f}", f"{row['floor_ms']:.2f}", f"{row['floor_over_measured']:.0%}"]
+        rows.append([row["stage"], *times_ms, bound, count(row["gigaflops"]), f"{row['gigabytes']:.3g}"])
     pass_ms = "not captured" if times.device is None else f"{MILLI * times.device:.2f} ms on the device"
     rates = ", ".join(f"{kind} {rate / 1e12:.3g} TFLOP/s" for kind, rate in times.rates.flops.items())
-    lines += [
+    lines = [
+        *markdown_grid(rows, ["left", *["right"] * 6], padded=False),
         "",
         f"Whole step, heads side by side: {pass_ms}; waited for {MILLI * times.step:.2f} ms "
         f"({1 / times.step:.1f} frames/s); one after the other {MILLI * times.pace:.2f} ms ({1 / times.pace:.1f} "

@@ -14,7 +14,7 @@ from lingbot_eval.streaming.backends import BACKENDS
 from lingbot_eval.validation import nearest
 
 if TYPE_CHECKING:
-    from lingbot_eval.comparison.tables import TextTable
+    from lingbot_eval.tables import Table
 
 DONE, SOME_FAILED = 0, 1
 EXPERIMENT, ROUNDS = "smoke", 5
@@ -133,7 +133,7 @@ def _runs(args: argparse.Namespace) -> int:
     return SOME_FAILED if found.failures else DONE
 
 
-def _show(title: str, tables: tuple[TextTable, ...], files: tuple[Path, ...]) -> None:
+def _show(title: str, tables: tuple[Table, ...], files: tuple[Path, ...]) -> None:
     output.line(title)
     output.line()
     for table in tables:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lingbot_eval.cli import output
 from lingbot_eval.errors import DataError, LingbotEvalError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.tables import Column, Table, columns
 
 if TYPE_CHECKING:
     from lingbot_eval.runs.plan import Plan, Unit
@@ -73,17 +74,15 @@ def scene_notes(plan: Plan) -> tuple[str, ...]:
 
 def print_checks(checks: Sequence[UnitCheck]) -> None:
     """The predictions as a table in MiB, then what stands in the way of one, then the warnings."""
-    rows = [(*_HEADER, "unit")]
-    rows += [(*_cells(check, check.estimate), "/".join(check.names)) for check in checks if check.estimate is not None]
-    if len(rows) > 1:
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    rows = [(*_cells(check, check.estimate), "/".join(check.names)) for check in checks if check.estimate is not None]
+    if rows:
         output.line()
         output.line(
             "Predicted, in MiB: cache in view when it is fullest, as allocated, weights, and the peak of it all"
         )
-        for row in rows:
-            cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)]
-            output.line(f"  {'  '.join(cells)}  {row[-1]}")
+        table = Table("Predicted", (*columns(_HEADER, left=0), Column("unit", "left")), rows)
+        for line in table.text().splitlines():
+            output.line(f"  {line}")
     for check in checks:
         if check.reason is not None:
             what = "would fail" if check.refused else "no prediction"

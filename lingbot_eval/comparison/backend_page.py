@@ -11,19 +11,10 @@ import torch
 
 from lingbot_eval.comparison.backends import BackendComparison
 from lingbot_eval.comparison.outcome import Pair, Ratio, Side, step_median
-from lingbot_eval.comparison.tables import (
-    AGREEMENT_HEADER,
-    AGREEMENT_LEGEND,
-    TextTable,
-    agreement_row,
-    mebibytes,
-    number,
-    reasons,
-)
+from lingbot_eval.comparison.tables import AGREEMENT_HEADER, AGREEMENT_LEGEND, agreement_row, missing
 from lingbot_eval.model.build import PRECISIONS
-from lingbot_eval.reports.numbers import number_text
-from lingbot_eval.reports.rendering import MISSING, markdown_text
 from lingbot_eval.streaming.stores import attention_name
+from lingbot_eval.tables import MISSING, Table, columns, markdown_text, mebibytes, number_text, quantity
 
 _KINDS = ("anchor", "window", "memory", "camera_head")
 
@@ -34,7 +25,7 @@ def title(found: BackendComparison) -> str:
     return f"{a} against {b}{_untrained(found)}"
 
 
-def tables(found: BackendComparison) -> tuple[TextTable, ...]:
+def tables(found: BackendComparison) -> tuple[Table, ...]:
     """Agreement, speed and memory."""
     return _agreement(found), _speed(found), _memory(found)
 
@@ -106,7 +97,7 @@ def machine_name(environment: Any, device: str) -> str:
     return f"{device}, {environment['cpu_model']}, {torch_state['threads']} threads"
 
 
-def _agreement(found: BackendComparison) -> TextTable:
+def _agreement(found: BackendComparison) -> Table:
     summaries = [(pair_label(pair), summary) for pair in found.pairs for summary in pair.differences.summaries()]
     labels = [pair.second.label for pair in found.pairs if pair.second.name == "reference"][:1]
     differ = [
@@ -121,19 +112,19 @@ def _agreement(found: BackendComparison) -> TextTable:
         "position is relative to the extent of the second trajectory, depth the median over pixels "
         "of the absolute difference / the second depth",
         *differ,
-        *reasons(summaries),
+        *missing(summaries),
     )
     rows = [agreement_row(pair, summary) for pair, summary in summaries]
-    return TextTable(f"Agreement{_untrained(found)}", AGREEMENT_HEADER, rows, left=2, legend=legend)
+    return Table(f"Agreement{_untrained(found)}", columns(AGREEMENT_HEADER, left=2), rows, legend=legend)
 
 
-def _speed(found: BackendComparison) -> TextTable:
+def _speed(found: BackendComparison) -> Table:
     header: tuple[str, ...] = ("side", "time of a frame", "forward alone", "warm-up")
     rows: list[tuple[str, ...]] = []
     for side in found.sides:
         milliseconds, rate = _pace(side, found.scale_frames)
         rows.append(
-            (side.contender.label, number(milliseconds, "ms"), number(rate, "fps"), number(side.warm_up_s, "s"))
+            (side.contender.label, quantity(milliseconds, "ms"), quantity(rate, "fps"), quantity(side.warm_up_s, "s"))
         )
     legend = [
         _ratio_text(found.ratio),
@@ -142,10 +133,10 @@ def _speed(found: BackendComparison) -> TextTable:
         "counted",
         "warm-up: the first stream of a few frames, compilation included, in no frame's time",
     ]
-    return TextTable(f"Speed{_untrained(found)}", header, rows, legend=legend)
+    return Table(f"Speed{_untrained(found)}", columns(header), rows, legend=legend)
 
 
-def _memory(found: BackendComparison) -> TextTable:
+def _memory(found: BackendComparison) -> Table:
     rows = [
         (
             side.contender.label,
@@ -164,7 +155,7 @@ def _memory(found: BackendComparison) -> TextTable:
         if found.device.startswith("cuda")
         else f"device peak {MISSING}: ran on the CPU",
     ]
-    return TextTable(f"Memory{_untrained(found)}", header, rows, legend=legend)
+    return Table(f"Memory{_untrained(found)}", columns(header), rows, legend=legend)
 
 
 def _pace(side: Side, scale_frames: int) -> tuple[float | None, float | None]:

@@ -7,16 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from lingbot_eval.comparison.runs import MeasurementPair, RunComparison, UnitComparison
-from lingbot_eval.comparison.tables import (
-    AGREEMENT_HEADER,
-    AGREEMENT_LEGEND,
-    TextTable,
-    agreement_row,
-    number,
-    reasons,
-)
-from lingbot_eval.reports.numbers import number_text
-from lingbot_eval.reports.rendering import MISSING, markdown_text
+from lingbot_eval.comparison.tables import AGREEMENT_HEADER, AGREEMENT_LEGEND, agreement_row, missing
+from lingbot_eval.tables import MISSING, Table, columns, markdown_text, number_text, quantity, reasons
 
 
 def title(found: RunComparison) -> str:
@@ -25,7 +17,7 @@ def title(found: RunComparison) -> str:
     return f"Run B ({b}) against run A ({a}){_untrained(found)}"
 
 
-def tables(found: RunComparison) -> tuple[TextTable, ...]:
+def tables(found: RunComparison) -> tuple[Table, ...]:
     """Agreement of all scenes, then for each scene what differs in the settings, and the measurements."""
     details = (
         table for unit in found.units for table in (_settings(found, unit), _measurements(found, unit)) if table.rows
@@ -84,7 +76,7 @@ def document(found: RunComparison) -> dict[str, Any]:
     }
 
 
-def _agreement(found: RunComparison) -> TextTable:
+def _agreement(found: RunComparison) -> Table:
     summaries = [
         (unit.label, summary)
         for unit in found.units
@@ -107,39 +99,36 @@ def _agreement(found: RunComparison) -> TextTable:
         "rotation and position after the Sim(3) alignment of B to A; position relative to the extent of A; a column "
         "named as in frames.csv: absolute difference of that error against the dataset's reference",
         *scales,
-        *reasons(summaries),
+        *missing(summaries),
     )
-    return TextTable(f"Agreement{_untrained(found)}", header, rows, left=2, legend=legend)
+    return Table(f"Agreement{_untrained(found)}", columns(header, left=2), rows, legend=legend)
 
 
-def _settings(found: RunComparison, unit: UnitComparison) -> TextTable:
-    return TextTable(
-        f"Settings that differ: {unit.label}{_untrained(found)}", ("setting", "A", "B"), unit.settings, left=3
+def _settings(found: RunComparison, unit: UnitComparison) -> Table:
+    return Table(
+        f"Settings that differ: {unit.label}{_untrained(found)}", columns(("setting", "A", "B"), left=3), unit.settings
     )
 
 
-def _measurements(found: RunComparison, unit: UnitComparison) -> TextTable:
+def _measurements(found: RunComparison, unit: UnitComparison) -> Table:
     header = ("family", "measurement", "A", "B", "B − A", "relative")
     rows = [_row(measurement) for measurement in unit.measurements]
-    notes: dict[str, list[str]] = {}
-    for measurement in unit.measurements:
-        if measurement.reason is not None:
-            notes.setdefault(measurement.reason, []).append(f"{measurement.name} {measurement.variant}".strip())
-    legend = [f"no difference: {reason} ({', '.join(names)})" for reason, names in notes.items()]
-    return TextTable(f"Measurements: {unit.label}{_untrained(found)}", header, rows, left=2, legend=legend)
+    gaps = reasons((f"{each.name} {each.variant}".strip(), each.reason) for each in unit.measurements)
+    legend = [f"no difference: {reason} ({', '.join(names)})" for reason, names in gaps.items()]
+    return Table(f"Measurements: {unit.label}{_untrained(found)}", columns(header, left=2), rows, legend=legend)
 
 
 def _row(measurement: MeasurementPair) -> tuple[str, ...]:
     difference, unit = measurement.difference, measurement.unit
     relative = MISSING
     if difference is not None and measurement.a:
-        relative = number(100 * difference / abs(measurement.a), "%")
+        relative = quantity(100 * difference / abs(measurement.a), "%")
     return (
         measurement.family,
         f"{measurement.name} {measurement.variant}".strip(),
-        number(measurement.a, unit),
-        number(measurement.b, unit),
-        number(difference, unit),
+        quantity(measurement.a, unit),
+        quantity(measurement.b, unit),
+        quantity(difference, unit),
         relative,
     )
 

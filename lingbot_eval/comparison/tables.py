@@ -1,14 +1,12 @@
-"""Small Markdown tables that also read well in a terminal, and the rows that both kinds of comparison share."""
+"""The table of agreement, which both kinds of comparison share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from lingbot_eval.comparison.agreement import MATERIAL_RISE, Growth, Summary
 from lingbot_eval.metrics.slope import BLOCK_VALUES, BLOCKS, FEWEST_BLOCKS
-from lingbot_eval.reports.numbers import number_text
-from lingbot_eval.reports.rendering import MISSING, markdown_text
+from lingbot_eval.tables import MISSING, number_text, quantity, reasons
 
 AGREEMENT_HEADER = (
     "pair",
@@ -27,66 +25,20 @@ AGREEMENT_LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """Cells as text from anywhere; the first ``left`` columns hold names, the others numbers."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: int = 1
-    legend: Sequence[str] = ()
-
-    def markdown(self) -> str:
-        """A Markdown section, columns padded, legend below."""
-        lines = [f"### {markdown_text(self.title)}", "", *self._grid(), ""]
-        return "\n".join(
-            [*lines, *(f"- {markdown_text(entry)}" for entry in self.legend), *([""] if self.legend else [])]
-        )
-
-    def _grid(self) -> list[str]:
-        grid = [[markdown_text(cell) for cell in row] for row in (self.header, *self.rows)]
-        widths = [max(3, *(len(row[column]) for row in grid)) for column in range(len(self.header))]
-        rule = ["-" * width if column < self.left else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-        lines = []
-        for row in (grid[0], rule, *grid[1:]):
-            cells = [
-                cell.ljust(width) if column < self.left else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        return lines
-
-
-def number(value: float | None, unit: str) -> str:
-    """A number with its unit, or the word for none."""
-    if value is None:
-        return MISSING
-    return number_text(value, unit) + ("" if unit == "1" else f" {unit}")
-
-
-def mebibytes(size: int | None) -> str:
-    """Bytes in MiB, without the unit."""
-    return MISSING if size is None else number_text(size / 2**20, "MiB")
-
-
 def agreement_row(pair: str, summary: Summary) -> tuple[str, ...]:
     """One row under AGREEMENT_HEADER."""
     return (
         pair,
         summary.name,
-        *(number(value, summary.unit) for value in (summary.median, summary.p99, summary.largest)),
+        *(quantity(value, summary.unit) for value in (summary.median, summary.p99, summary.largest)),
         *_trend(summary.growth, summary.unit),
         str(summary.frames),
     )
 
 
-def reasons(rows: Iterable[tuple[str, Summary]]) -> tuple[str, ...]:
+def missing(rows: Iterable[tuple[str, Summary]]) -> tuple[str, ...]:
     """What is missing and why, each reason once; rows: pair and summary."""
-    found: dict[str, list[str]] = {}
-    for pair, summary in rows:
-        if summary.reason is not None:
-            found.setdefault(summary.reason, []).append(f"{pair} {summary.name}")
+    found = reasons((f"{pair} {summary.name}", summary.reason) for pair, summary in rows)
     return tuple(f"{MISSING}: {reason} ({', '.join(where)})" for reason, where in found.items())
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from lingbot_eval.datasets.cards import Card, card_names, load_card
 from lingbot_eval.datasets.prepare.resize import SizeSettings
+from lingbot_eval.tables import markdown_grid
 
 
 def markdown_table() -> str:
     """All shipped cards, one row each, as a Markdown table that ends with a line break."""
     header = ("dataset", "name", "scenes", "protocol", "metrics", "licence")
-    rows = [_row(load_card(name)) for name in card_names()]
-    lines = [" | ".join(header), " | ".join("---" for _ in header), *(" | ".join(row) for row in rows)]
-    return "".join(f"| {line} |\n" for line in lines)
+    rows = [header, *(_row(load_card(name)) for name in card_names())]
+    return "".join(f"{line}\n" for line in markdown_grid(rows, ["left"] * len(header), padded=False))
 
 
 def size_in_words(size: SizeSettings) -> str:

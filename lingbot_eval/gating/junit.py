@@ -13,7 +13,7 @@ from xml.etree import ElementTree as Xml
 from lingbot_eval.gating.judge import Finding, Verdict
 from lingbot_eval.gating.sides import FAMILIES, Family
 from lingbot_eval.gating.summary import WORDS
-from lingbot_eval.reports.rendering import plain
+from lingbot_eval.tables import plain
 
 
 def junit_xml(verdict: Verdict) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lingbot_eval.comparison.tables import TextTable, number
 from lingbot_eval.gating.judge import JUDGED, Finding, Verdict, counts
 from lingbot_eval.gating.sides import FAMILIES
 from lingbot_eval.gating.tolerances import Status
-from lingbot_eval.reports.rendering import markdown_text
+from lingbot_eval.tables import Table, columns, markdown_text, quantity
 
 WORDS: dict[Status, str] = {
     "held": "held",
@@ -76,7 +75,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _families(verdict: Verdict) -> TextTable:
+def _families(verdict: Verdict) -> Table:
     rows = []
     for family in FAMILIES:
         found = counts(finding for finding in verdict.findings if finding.family == family)
@@ -89,22 +88,22 @@ def _families(verdict: Verdict) -> TextTable:
             )
         )
     header = ("family", "verdict", "decides", *(WORDS[status].lower() for status in (*JUDGED, "new", "shown")))
-    return TextTable("Verdicts", header, rows, left=3)
+    return Table("Verdicts", columns(header, left=3), rows)
 
 
-def _table(title: str, findings: Sequence[Finding]) -> TextTable:
+def _table(title: str, findings: Sequence[Finding]) -> Table:
     rows = [
         (
             finding.scene,
             finding.metric,
-            number(finding.baseline, finding.unit),
-            number(finding.run, finding.unit),
+            quantity(finding.baseline, finding.unit),
+            quantity(finding.run, finding.unit),
             "" if finding.change is None else f"{finding.change:+.2%}",
             finding.reason,
         )
         for finding in findings[:_EXAMPLE_ROWS]
     ]
-    return TextTable(title, ("scene", "metric", "baseline", "run", "change", "why"), rows, left=2)
+    return Table(title, columns(("scene", "metric", "baseline", "run", "change", "why"), left=2), rows)
 
 
 def _grouped(title: str, findings: Iterable[Finding]) -> list[str]:

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lingbot_eval.files.atomic import atomic_path
-from lingbot_eval.reports.rendering import plain
+from lingbot_eval.tables import plain
 from lingbot_eval.types import FloatArray
 
 # Okabe and Ito's palette without its yellow, too light for a line: told apart with every common form of colour

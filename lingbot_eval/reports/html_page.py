@@ -13,10 +13,10 @@ from markupsafe import Markup
 import lingbot_eval
 from lingbot_eval.reports.content import Content, pretty, warnings
 from lingbot_eval.reports.html_sections import SECTIONS, Section
-from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.published import delta_text
-from lingbot_eval.reports.rendering import MISSING, legend, method_label, plain, title_of
+from lingbot_eval.reports.rendering import legend, method_label, title_of
 from lingbot_eval.reports.tables import Cell, Column, Row, Table
+from lingbot_eval.tables import MISSING, number_text, plain
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

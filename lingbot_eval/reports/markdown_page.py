@@ -7,10 +7,10 @@ from urllib.parse import quote
 from lingbot_eval.reports import content as say
 from lingbot_eval.reports.content import Content
 from lingbot_eval.reports.drawing import UnitFigures
-from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.published import delta_text
-from lingbot_eval.reports.rendering import MISSING, fenced, markdown_table, markdown_text, method_label
+from lingbot_eval.reports.rendering import markdown_table, method_label
 from lingbot_eval.reports.side_by_side import Setting, environments, settings
+from lingbot_eval.tables import MISSING, fenced, markdown_grid, markdown_text, number_text
 
 
 def markdown_page(content: Content, measurements: str) -> str:
@@ -76,8 +76,7 @@ def _published(content: Content) -> list[str]:
         "source",
     ]
     right = ("ours", "published", "delta")
-    rule = "|".join("---:" if name in right else "---" for name in header)
-    lines = ["## Beside published numbers", "", f"| {' | '.join(header)} |", f"|{rule}|"]
+    grid = [header]
     for run, row in rows:
         ours = MISSING if row.ours is None else number_text(row.ours, row.unit)
         scored = "" if row.scored is None else f" ({row.scored[0]} of {row.scored[1]})"
@@ -87,8 +86,16 @@ def _published(content: Content) -> list[str]:
             *([run.label] if content.several else []),
         ]
         cells += [row.metric, ours + scored, f"{row.published:g}", delta_text(row), row.source]
-        lines.append("| " + " | ".join(markdown_text(cell) for cell in cells) + " |")
-    return [*lines, "", "Delta is ours less the published number, in the metric's unit.", ""]
+        grid.append([markdown_text(cell) for cell in cells])
+    lines = markdown_grid(grid, ["right" if name in right else "left" for name in header], padded=False)
+    return [
+        "## Beside published numbers",
+        "",
+        *lines,
+        "",
+        "Delta is ours less the published number, in the metric's unit.",
+        "",
+    ]
 
 
 def _figures(content: Content) -> list[str]:
@@ -111,6 +118,5 @@ def _settings(content: Content, rows: list[Setting] | tuple[Setting, ...]) -> li
     if not rows:
         return []
     header = ["", *(run.label if content.several else "value" for run in content.runs)]
-    lines = ["| " + " | ".join(markdown_text(name) for name in header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(markdown_text(cell) for cell in (row.name, *row.values)) + " |" for row in rows]
-    return [*lines, ""]
+    grid = [[markdown_text(cell) for cell in row] for row in (header, *((each.name, *each.values) for each in rows))]
+    return [*markdown_grid(grid, ["left"] * len(header), padded=False), ""]

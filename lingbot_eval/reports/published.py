@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lingbot_eval.reports.numbers import number_text
 from lingbot_eval.reports.tables import RunResults, Table
+from lingbot_eval.tables import number_text
 
 # Published name -> family, name and variant of ours, and which average over scenes it is.
 _OURS = {

@@ -23,8 +23,8 @@ from lingbot_eval.reports.figure_style import (
     rolling_median,
     style,
 )
-from lingbot_eval.reports.rendering import plain
 from lingbot_eval.reports.unit_data import Line
+from lingbot_eval.tables import plain
 from lingbot_eval.types import FloatArray
 
 if TYPE_CHECKING:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lingbot_eval.comparison.tables import TextTable, mebibytes, number
-from lingbot_eval.reports.numbers import number_text
-from lingbot_eval.reports.rendering import MISSING, fenced, markdown_text
 from lingbot_eval.scaling.growth import CONVENTION, QUANTITIES, growth_text
 from lingbot_eval.scaling.records import CaseRecord, CheckpointRecord, ScaleRecord
 from lingbot_eval.scaling.samples import KINDS
 from lingbot_eval.scaling.stream import POLICIES
+from lingbot_eval.tables import (
+    MISSING,
+    Table,
+    columns,
+    fenced,
+    markdown_text,
+    mebibytes,
+    number_text,
+    quantity,
+    reasons,
+)
 
 
 def title(record: ScaleRecord) -> str:
@@ -33,7 +41,7 @@ def page(record: ScaleRecord, cases: Sequence[CaseRecord], figure: str | None) -
     return "\n".join(parts)
 
 
-def tables(cases: Sequence[CaseRecord]) -> tuple[TextTable, ...]:
+def tables(cases: Sequence[CaseRecord]) -> tuple[Table, ...]:
     """Pace, growth, latency where it was measured, and the checkpoints of every case."""
     labels = case_labels(cases)
     latency = [
@@ -41,12 +49,16 @@ def tables(cases: Sequence[CaseRecord]) -> tuple[TextTable, ...]:
     ]
     found = [
         _cases_table(labels, cases),
-        TextTable("Growth a kept frame", _GROWTH, _growth_rows(labels, cases), left=3, legend=_reasons(labels, cases)),
+        Table(
+            "Growth a kept frame", columns(_GROWTH, left=3), _growth_rows(labels, cases), legend=_missing(labels, cases)
+        ),
     ]
     if latency:
-        found.append(TextTable("Latency", _LATENCY, [_latency(label, case) for label, case in latency]))
+        found.append(Table("Latency", columns(_LATENCY), [_latency(label, case) for label, case in latency]))
     found += [
-        TextTable(f"Checkpoints: {label}", _CHECKPOINTS, [_checkpoint(point) for point in case.checkpoints], left=0)
+        Table(
+            f"Checkpoints: {label}", columns(_CHECKPOINTS, left=0), [_checkpoint(point) for point in case.checkpoints]
+        )
         for label, case in zip(labels, cases, strict=True)
         if case.checkpoints
     ]
@@ -137,9 +149,9 @@ def _setting(case: CaseRecord, key: str) -> str:
     return f"at most {value} s" if key == "limit_s" else str(value).replace("_", " ")
 
 
-def _cases_table(labels: Sequence[str], cases: Sequence[CaseRecord]) -> TextTable:
+def _cases_table(labels: Sequence[str], cases: Sequence[CaseRecord]) -> Table:
     rows = [_pace(label, case) for label, case in zip(labels, cases, strict=True)]
-    return TextTable("Cases", _PACE, rows)
+    return Table("Cases", columns(_PACE), rows)
 
 
 def _pace(label: str, case: CaseRecord) -> tuple[str, ...]:
@@ -150,11 +162,11 @@ def _pace(label: str, case: CaseRecord) -> tuple[str, ...]:
         label,
         f"{case.predictions}",
         MISSING if last is None else str(last.kept),
-        number(_value(case, "forward_latency", "p50"), "ms"),
-        number(_value(case, "forward_fps"), "fps"),
-        number(_value(case, "end_to_end_fps"), "fps"),
-        number(_value(case, "harness_overhead"), "%"),
-        number(memory, "MiB"),
+        quantity(_value(case, "forward_latency", "p50"), "ms"),
+        quantity(_value(case, "forward_fps"), "fps"),
+        quantity(_value(case, "end_to_end_fps"), "fps"),
+        quantity(_value(case, "harness_overhead"), "%"),
+        quantity(memory, "MiB"),
         _ratio(last),
         growth_statement(case),
         f"{result}, stopped" if case.stopped else result,
@@ -175,25 +187,25 @@ def _growth_rows(labels: Sequence[str], cases: Sequence[CaseRecord]) -> list[tup
     return rows
 
 
-def _reasons(labels: Sequence[str], cases: Sequence[CaseRecord]) -> tuple[str, ...]:
+def _missing(labels: Sequence[str], cases: Sequence[CaseRecord]) -> tuple[str, ...]:
     """Why slopes are missing, each reason once."""
     titles = {quantity.name: quantity.title for quantity in QUANTITIES}
-    found: dict[str, list[str]] = {}
-    for label, case in zip(labels, cases, strict=True):
-        for entry in case.growth:
-            if entry.reason is not None:
-                found.setdefault(entry.reason, []).append(f"{label}: {titles[entry.quantity]}")
-    return tuple(f"{MISSING}: {reason} ({'; '.join(where)})" for reason, where in found.items())
+    gaps = reasons(
+        (f"{label}: {titles[entry.quantity]}", entry.reason)
+        for label, case in zip(labels, cases, strict=True)
+        for entry in case.growth
+    )
+    return tuple(f"{MISSING}: {reason} ({'; '.join(where)})" for reason, where in gaps.items())
 
 
 def _latency(label: str, case: CaseRecord) -> tuple[str, ...]:
     return (
         label,
         *(_or_reason(case, "latency", f"p{percent}", "ms") for percent in (50, 90, 99)),
-        number(_value(case, "deadline_misses"), "frames"),
-        number(_value(case, "deadline_miss_rate"), "%"),
-        number(_value(case, "backlog", "largest"), "frames"),
-        number(_value(case, "backlog", "last"), "frames"),
+        quantity(_value(case, "deadline_misses"), "frames"),
+        quantity(_value(case, "deadline_miss_rate"), "%"),
+        quantity(_value(case, "backlog", "largest"), "frames"),
+        quantity(_value(case, "backlog", "last"), "frames"),
     )
 
 
@@ -226,7 +238,7 @@ def _value(case: CaseRecord, name: str, variant: str = "") -> float | None:
 def _or_reason(case: CaseRecord, name: str, variant: str, unit: str) -> str:
     for m in case.measurements:
         if (m.name, m.variant) == (name, variant):
-            return number(m.value, unit) if m.value is not None else f"{MISSING}: {m.reason}"
+            return quantity(m.value, unit) if m.value is not None else f"{MISSING}: {m.reason}"
     return MISSING
 
 

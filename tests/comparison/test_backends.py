@@ -173,7 +173,7 @@ def made_up(*sides: Side) -> BackendComparison:
 def column(found: BackendComparison, title: str, name: str) -> list[str]:
     """A column of a table of the page, by the headings of both."""
     (table,) = [table for table in tables(found) if table.title == title]
-    return [row[list(table.header).index(name)] for row in table.rows]
+    return [row[[column.title for column in table.columns].index(name)] for row in table.rows]
 
 
 def test_the_page_says_each_number_under_its_heading() -> None:

@@ -14,20 +14,10 @@ from fake_run import DESK, HOSTILE, LINGBOT, REPLAY, build_run, run_record, unit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lingbot_eval.reports.numbers import number_text
-from lingbot_eval.reports.rendering import (
-    csv_table,
-    latex_table,
-    latex_text,
-    markdown_table,
-    markdown_text,
-    plain,
-    spreadsheet,
-    table_data,
-    text_table,
-)
+from lingbot_eval.reports.rendering import csv_table, latex_table, markdown_table, spreadsheet, table_data, text_table
 from lingbot_eval.reports.tables import RunResults, Table, long_table, read_results, wide_tables
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.tables import latex_text, markdown_text, number_text, plain
 from lingbot_eval.types import Measurement
 
 

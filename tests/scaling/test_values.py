@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 from studies import written
 
-from lingbot_eval.comparison.tables import TextTable
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.runs.records import MeasurementRecord
 from lingbot_eval.scaling.figure import Curve, scaling_figure
@@ -26,6 +25,7 @@ from lingbot_eval.scaling.settings import Case
 from lingbot_eval.scaling.summary import Setting, case_checkpoints, case_growth, case_measurements, error_curve
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.tables import Table
 from lingbot_eval.types import FrameType, Trajectory
 
 SCALE, WINDOW, INTERVAL, FRAMES, CHECKPOINT = 8, 4, 3, 242, 150
@@ -130,10 +130,10 @@ def study(folder: Path, *, on_cpu: bool = False) -> Curve:
     return Curve("chosen", record, written(folder, sampled(on_cpu=on_cpu)))
 
 
-def rows(found: Sequence[TextTable], title: str) -> list[dict[str, str]]:
+def rows(found: Sequence[Table], title: str) -> list[dict[str, str]]:
     """A table of the page by its heading: each row as column → cell."""
     (table,) = [table for table in found if table.title.startswith(title)]
-    return [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    return [dict(zip((column.title for column in table.columns), row, strict=True)) for row in table.rows]
 
 
 def test_pace(tmp_path: Path) -> None:

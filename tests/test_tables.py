@@ -1,0 +1,93 @@
+"""One table in each of its forms, with gaps, shares and texts that mean something to the form."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from lingbot_eval.tables import Cell, Column, Table, columns, markdown_grid, reasons
+
+TABLE = Table(
+    "A|B",
+    (Column("scene", "left"), Column("ate_rmse (m)")),
+    (
+        ("=1+1", Cell(0.123456789, "m")),
+        ("desk_2", Cell(None, "m", note=1)),
+        (Cell("mean", strong=True), Cell(0.123456789, "m", share="1 of 2")),
+    ),
+    notes=("lost <it>",),
+    legend=("m: 100 % metres",),
+)
+
+
+def test_markdown_in_line() -> None:
+    assert TABLE.markdown().split("\n") == [
+        "### A\\|B",
+        "",
+        "| scene    |     ate_rmse (m) |",
+        "| -------- | ---------------: |",
+        "| =1+1     |           0.1235 |",
+        "| desk_2   | n/a <sup>1</sup> |",
+        "| **mean** |  0.1235 (1 of 2) |",
+        "",
+        "1\\. lost &lt;it&gt;  ",
+        "",
+        "- m: 100 % metres",
+        "",
+    ]
+
+
+def test_markdown_without_padding() -> None:
+    lines = TABLE.markdown(padded=False).splitlines()[2:6]
+    assert lines == [
+        "| scene | ate_rmse (m) |",
+        "|---|---:|",
+        "| =1+1 | 0.1235 |",
+        "| desk_2 | n/a <sup>1</sup> |",
+    ]
+
+
+def test_csv_has_all_digits_and_no_formula() -> None:
+    rows = list(csv.reader(io.StringIO(TABLE.csv())))
+    assert rows == [
+        ["scene", "ate_rmse (m)"],
+        ["'=1+1", "0.123456789"],
+        ["desk_2", "n/a"],
+        ["mean", "0.123456789"],
+    ]
+
+
+def test_latex_has_a_rule_before_what_stands_out() -> None:
+    lines = TABLE.latex().splitlines()
+    assert r"\caption{A\textbar{}B}" in lines
+    assert r"\begin{tabular}{lr}" in lines
+    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    assert body == [
+        r"=1+1 & 0.1235 \\",
+        r"desk\_2 & n/a\textsuperscript{1} \\",
+        r"\midrule",
+        r"mean & 0.1235 (1 of 2) \\",
+    ]
+    assert r"\textsuperscript{1} lost \textless{}it\textgreater{}\par" in lines
+
+
+def test_text_for_a_terminal() -> None:
+    assert TABLE.text().splitlines() == [
+        "scene      ate_rmse (m)",
+        "=1+1             0.1235",
+        "desk_2              n/a",
+        "mean    0.1235 (1 of 2)",
+    ]
+
+
+def test_columns_and_grid() -> None:
+    assert [column.align for column in columns("abc", left=2)] == ["left", "left", "right"]
+    assert markdown_grid([["a", "b"], ["long cell", "1"]], ["left", "right"]) == [
+        "| a         |   b |",
+        "| --------- | --: |",
+        "| long cell |   1 |",
+    ]
+
+
+def test_each_reason_once() -> None:
+    assert reasons([("a", "lost"), ("b", None), ("c", "lost")]) == {"lost": ["a", "c"]}
