@@ -212,6 +212,46 @@ def _scan_of_jpeg(content: bytes) -> int | None:
     return None
 
 
+_ZEROS = bytes(48)
+"""More zero bytes in a row than coded pixels of a JPEG have, unless zero bits mean "nothing changes"."""
+
+
+def _refuse_zeroed_jpeg(path: Path, place: str) -> None:
+    """Raises DataError for coded pixels of which a stretch is zero bytes, as failing disks and downloads leave it.
+
+    Decoders take zero bits for coefficients and go on. Only of a sequential JPEG whose shortest code is no "end of
+    block" for all components: of others an even surface, or a bit a block, may be zeros.
+    """
+    content = path.read_bytes()
+    at = content.find(_ZEROS)
+    scan = _scan_of_jpeg(content)
+    if at < 0 or scan is None or not _zeros_are_coefficients(content[:scan]):
+        return
+    at = content.find(_ZEROS, scan, content.find(b"\xff\xd9", scan))
+    if at >= 0:
+        raise DataError(
+            f"{place}: image {path} is damaged: its coded pixels are zero bytes from byte {at} on for a stretch; copy"
+            " or download it again"
+        )
+
+
+def _zeros_are_coefficients(header: bytes) -> bool:
+    """Whether the code of zero bits alone stands for a coefficient in an AC table of a sequential JPEG."""
+    at, found = 2, False
+    while at + 4 <= len(header):
+        marker, length = header[at + 1], int.from_bytes(header[at + 2 : at + 4], "big")
+        if marker in (0xC2, 0xC6, 0xC9, 0xCA, 0xCD, 0xCE):  # progressive or arithmetic
+            return False
+        if marker == 0xC4:
+            table, end = at + 4, at + 2 + length
+            while table + 17 <= end:
+                if header[table] >> 4:
+                    found = found or header[table + 17] != 0
+                table += 17 + sum(header[table + 1 : table + 17])
+        at += 2 + length
+    return found
+
+
 def _whole_chunks(path: Path, size: int) -> bool:
     """Whether no chunk of a PNG reaches beyond the file. One that lacks its last, empty chunk lacks no pixel."""
     with open_file(path) as stream:
@@ -346,6 +386,8 @@ def read_image(path: Path, place: str, expected: Size | None = None) -> Image:
     is not 8 bits a channel. Of an MPO or HEIF file the main picture is read.
     """
     with _picture(path, place) as (picture, orientation):
+        if picture.format in ("JPEG", "MPO"):
+            _refuse_zeroed_jpeg(path, place)
         announced = _upright_size(picture, orientation)
         picture.load()
         # Pillow turns a TIFF itself while it loads.

@@ -17,7 +17,7 @@ from lingbot_eval.datasets.listing import names_in, shown, unknown_scene
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.sequence import selected
 from lingbot_eval.datasets.video_picture import Pictures, RawPicture
-from lingbot_eval.datasets.video_stream import Listing, Tally, decoded, faults_of, listing
+from lingbot_eval.datasets.video_stream import UNCHECKED, Listing, Tally, decoded, faults_of, listing
 from lingbot_eval.errors import DataError
 from lingbot_eval.types import FloatArray, Frame
 
@@ -253,6 +253,17 @@ class VideoSequence:
             lines.append(
                 f"the file says that it lasts {listed.missing_end:.3g} s longer than it has frames: is it damaged or"
                 " cut off?"
+            )
+        if listed.holes is not None:
+            frames, places, first = listed.holes
+            lines.append(
+                f"{frames} frames seem to be missing: the times have {places} hole{'s' * (places != 1)}, the first"
+                f" after {first:.3f} s; were packets lost, or did the camera leave frames out?"
+            )
+        if listed.codec in UNCHECKED:
+            lines.append(
+                f"{listed.codec} carries no checksums: frames whose coded data was altered may be decoded, smeared,"
+                " without a sign of it"
             )
         if listed.repeated:
             lines.append(f"{listed.repeated} frames have the time of another frame: they are left out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,13 @@ _ERROR_DETECTION = {"err_detect": "crccheck+bitstream+buffer+careful+aggressive"
 # threads work on it, now and then only when it has already been handed out.
 _IN_THREADS = ("hevc", "vp9", "av1", "libdav1d")
 
+# Decoders that say damage in FFmpeg's log alone, and hand the frame out as if nothing were.
+_IN_THE_LOG = ("ffv1", "mjpeg")
+_LOG = threading.Lock()  # its level is of the whole process
+
+UNCHECKED = ("hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg")
+"""Codecs whose coded data has little or nothing by which a decoder could tell that it was altered."""
+
 # Disposition flags of streams that are no film: covers, thumbnails.
 _PICTURES = ("attached_pic", "timed_thumbnails", "still_image")
 
@@ -80,6 +88,19 @@ class Listing:
     cut: bool
     doubted_aspect: Fraction | None
     missing_end: float | None
+
+    @property
+    def holes(self) -> tuple[int, int, float] | None:
+        """Frames that the times have no place for, in how many holes, and when the first begins; None for none.
+
+        Only where frames are regular: a picture of a slide show may stand for seconds.
+        """
+        usual = _usual_step(self.times)
+        if usual is None or self.stamps is None:
+            return None
+        missing = np.rint(np.diff(self.times) / usual).astype(np.int64) - 1
+        places = np.flatnonzero(missing > 0)
+        return (int(missing[places].sum()), len(places), float(self.times[places[0]])) if len(places) else None
 
 
 @dataclass
@@ -288,11 +309,31 @@ def _frames(
             broken.add(packet.pts)
         ends.hear(packet)
         try:
-            frames = packet.decode()
+            frames, complaints = _decoded(packet, stream.codec_context.name)
         except av.FFmpegError:
             continue
+        if complaints:
+            broken.add(packet.pts)
         for frame in frames:
             yield frame, frame.is_corrupt or frame.pts in broken or frame.pts in ends.run_on
+
+
+def _decoded(packet: Packet[VideoStream], codec: str) -> tuple[list[av.VideoFrame], bool]:
+    """The frames that a packet completes, and whether the decoder complains of the packet in FFmpeg's log."""
+    from av import logging
+
+    if codec not in _IN_THE_LOG:
+        return packet.decode(), False
+    with _LOG, logging.Capture() as said:
+        level, skips = logging.get_level(), logging.get_skip_repeated()
+        logging.set_level(logging.WARNING)
+        logging.set_skip_repeated(False)
+        try:
+            frames = packet.decode()
+        finally:
+            logging.set_level(level)
+            logging.set_skip_repeated(skips)
+    return frames, any(name == codec for _, name, _ in said)
 
 
 @contextmanager
@@ -469,14 +510,18 @@ def _announced_seconds(container: InputContainer, stream: VideoStream) -> float 
 
 def _missing_end(times: FloatArray, lasts: float | None) -> float | None:
     """Seconds at the end of a stream of regular frames for which it has none; None for none, or where unknown."""
-    steps = np.diff(times)
-    if lasts is None or len(steps) < 2:
-        return None
-    usual = float(np.median(steps))
-    if np.quantile(steps, 0.9) > 1.5 * usual:  # a picture may stand for seconds
+    usual = _usual_step(times)
+    if lasts is None or usual is None:
         return None
     missing = lasts - float(times[-1]) - usual
     return missing if missing > max(_FEW_FRAMES * usual, 0.05 * lasts) else None
+
+
+def _usual_step(times: FloatArray) -> float | None:
+    """Seconds between regular frames; None for few or irregular ones."""
+    steps = np.diff(times)
+    usual = float(np.median(steps)) if len(steps) >= 2 else 0.0
+    return usual if usual > 0 and np.quantile(steps, 0.9) <= 1.5 * usual else None
 
 
 def _first_frame(path: Path) -> tuple[av.VideoFrame, Colours]:

@@ -310,3 +310,23 @@ def test_a_thumbnail_inside_does_not_end_a_jpeg(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="no end marker behind its pixels"):
         image_size(path, "frame 0")
+
+
+def test_zeroed_pixels_of_a_jpeg_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 512] = bytes(512)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"is damaged: its coded pixels are zero bytes from byte {middle}"):
+        read_image(path, "frame 0")
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_even_surfaces_of_a_jpeg_are_no_damage(tmp_path: Path, options: dict[str, bool], shade: int) -> None:
+    path = tmp_path / "x.jpg"
+    Image.fromarray(np.full((600, 800, 3), shade, np.uint8)).save(path, **options)  # type: ignore[arg-type]
+    assert read_image(path, "frame 0").shape == (600, 800, 3)

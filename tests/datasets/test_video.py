@@ -66,7 +66,7 @@ def test_length_and_times_are_known_before_and_come_true(tmp_path: Path, kind: s
     np.testing.assert_allclose([frame.timestamp for frame in frames], np.arange(40) / 25, atol=1e-3)
     np.testing.assert_array_equal(sequence.timestamps(), [frame.timestamp for frame in frames])
     facts = sequence.facts()
-    assert facts["notes"] == []
+    assert [note for note in facts["notes"] if "carries no checksums" not in note] == []
     assert (facts["frames"], facts["found"]["frames_decoded"], facts["found"]["frames_missing"]) == (40, 40, 0)
     part = opened(path, Selection(start=3, stride=2, count=5))
     assert part.length == 5

@@ -9,7 +9,7 @@ import pytest
 
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.errors import DataError
-from tests.datasets.videos import altered, noisy, number_in, opened, packets_of, write_video
+from tests.datasets.videos import altered, noisy, number_in, opened, packets_of, picture, write_video
 
 
 @pytest.mark.parametrize("kind", ["libx264 mp4", "libx264 mkv", "mpeg4 avi"])
@@ -223,12 +223,50 @@ def test_a_video_with_the_suffix_of_another_kind_and_odd_names(tmp_path: Path) -
 def test_the_lost_end_of_a_webm_is_said(tmp_path: Path) -> None:
     """Matroska lists no frames: behind a damaged cluster there is nothing, and only the length in the header tells."""
     path = write_video(tmp_path / "walk.webm", 60, "libvpx", codec_options={"g": "15"}, cluster_time_limit="300")
-    assert opened(path).facts()["notes"] == []
+    (unchecked,) = opened(path).facts()["notes"]
     content = path.read_bytes()
     third = [at for at in range(len(content)) if content.startswith(b"\x1f\x43\xb6\x75", at)][2]
     path.write_bytes(content[:third] + bytes(len(content) - third))
     sequence = opened(path)
     assert 0 < sequence.length < 60
-    (note,) = sequence.facts()["notes"]
+    (note,) = set(sequence.facts()["notes"]) - {unchecked}
     missing = 2.0 - sequence.length / 30
     assert note == (f"the file says that it lasts {missing:.3g} s longer than it has frames: is it damaged or cut off?")
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("ffv1 mkv", False), ("libx264 mkv", False), ("libx265 mp4", True), ("libvpx webm", True), ("mjpeg avi", True)],
+)
+def test_a_codec_without_checksums_is_named(tmp_path: Path, kind: str, says: bool) -> None:
+    codec, suffix = kind.split()
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = write_video(tmp_path / f"walk.{suffix}", 6, codec, pixels=pixels)
+    assert any("carries no checksums" in note for note in opened(path).facts()["notes"]) == says
+
+
+def test_ffv1_tells_every_altered_packet(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "walk.mkv", 12, "ffv1", draw=noisy, codec_options={"level": "3", "slicecrc": "1"})
+    whole = path.read_bytes()
+    for number in (1, 5, 9):
+        position, size = packets_of(path)[number]
+        content = bytearray(whole)
+        content[position + size // 2 : position + size // 2 + 20] = np.random.default_rng(number).bytes(20)
+        path.write_bytes(content)
+        sequence = opened(path)
+        assert len(list(sequence.frames())) == 12
+        assert sequence.facts()["found"]["frames_marked_damaged"] == 1
+        assert f"the first at {number / 30:.3f} s" in (sequence.damage or "")
+        path.write_bytes(whole)
+
+
+def test_frames_that_a_file_does_not_list_leave_a_hole_that_is_said(tmp_path: Path) -> None:
+    lost = range(12, 19)
+    kept = [number for number in range(30) if number not in lost]
+    path = write_video(
+        tmp_path / "walk.mkv", len(kept), "ffv1", times=lambda n: kept[n], draw=lambda n: picture(kept[min(n, 22)])
+    )
+    (note,) = opened(path).facts()["notes"]
+    assert note.startswith("7 frames seem to be missing: the times have 1 hole, the first after 0.367 s")
+    slides = write_video(tmp_path / "slides.mkv", 8, "ffv1", times=lambda n: n * n * 5)
+    assert opened(slides).facts()["notes"] == []
