@@ -15,7 +15,7 @@ import lingbot_eval
 PACKAGE = Path(lingbot_eval.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "share" not in path.relative_to(PACKAGE).parts)
 
-COMMON = {"errors", "types", "geometry", "files", "validation", "resources", "registry", "tables"}
+COMMON = {"errors", "types", "geometry", "files", "validation", "resources", "registry", "tables", "plots"}
 # Room (or top-level module) -> rooms that it may import besides itself and its own protocols.
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Copied beside other people's code: it stands alone.
     "external": set(),
     "tables": set(),
+    "plots": {"errors", "types", "tables", "files"},
     "geometry": {"errors", "types"},
     "files": {"errors", "types", "geometry"},
     "datasets": COMMON,
@@ -57,7 +58,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "streaming",
         "methods",
         "runs",
-        "reports",
     },
     # Reads what runs stored, as reports do, and what metrics say of their direction.
     "gating": COMMON | {"runs", "metrics"},
@@ -70,6 +70,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
+    # A figure is written whole or not at all, as every file.
+    ("plots", "files"): {"lingbot_eval.files.atomic"},
     # A method prepares images; it never asks whose they are.
     ("methods", "datasets"): {"lingbot_eval.datasets.prepare.resize", "lingbot_eval.datasets.prepare.prefetch"},
     # Reports read what runs stored; nothing that runs anything.
@@ -94,7 +96,6 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.disk",
         "lingbot_eval.runs.drift_file",
     },
-    ("scaling", "reports"): {"lingbot_eval.reports.figure_style"},
     # The gate judges stored records; it measures nothing, and takes of metrics only which way is better.
     ("gating", "metrics"): {"lingbot_eval.metrics.directions"},
     ("gating", "runs"): {
@@ -104,7 +105,6 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.lock",
     },
     ("comparison", "reports"): {
-        "lingbot_eval.reports.figure_style",
         "lingbot_eval.reports.staging",
     },
 }

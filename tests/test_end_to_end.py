@@ -26,8 +26,8 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 import lingbot_eval
+from lingbot_eval import plots
 from lingbot_eval.cli.main import main
-from lingbot_eval.reports import figure_style
 from lingbot_eval.reports.drawing import unit_figures
 from lingbot_eval.reports.reading import open_run
 from lingbot_eval.runs.records import RunRecord
@@ -118,7 +118,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     first = stored(run)
     with pytest.MonkeyPatch.context() as patch:
         # The curves are asked for below; painting them would take most of the time.
-        patch.setattr(figure_style, "save", lambda figure, path: Image.new("RGB", (1, 1)).save(path))
+        patch.setattr(plots, "save", lambda figure, path: Image.new("RGB", (1, 1)).save(path))
         assert main(["report", str(run), "--out", str(folder / "report")]) == 0
     (folder / "trouble").unlink()
     went_on = main(words)

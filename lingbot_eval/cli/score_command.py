@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out a family; the pairs of 'auc' grow with the square of the number of poses",
     )
     parser.add_argument("--all", action="store_true", help="print every measurement and what each means")
-    parser.add_argument("--drift-plot", type=Path, metavar="FILE", help="draw drift along the sequence (.png)")
+    parser.add_argument("--drift-plot", type=Path, metavar="FILE", help="draw drift (.png, .pdf or .svg)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw path and error (.png, .pdf or .svg)")
 
 

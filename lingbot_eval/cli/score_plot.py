@@ -6,12 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lingbot_eval.errors import ConfigError
-from lingbot_eval.files.atomic import atomic_path
 from lingbot_eval.metrics.trajectory import TrajectoryScore
+from lingbot_eval.plots import BLACK, BLUE, VERMILION, check_ending, new_figure, save, style
 from lingbot_eval.types import DriftSeries, Trajectory
-
-_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def draw(path: Path, score: TrajectoryScore, estimate: Trajectory, alignment: str) -> None:
@@ -19,12 +16,7 @@ def draw(path: Path, score: TrajectoryScore, estimate: Trajectory, alignment: st
 
     alignment: a name in ``score.alignments``. Raises ConfigError for another file type, StoreError as atomic_path.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"--plot {path}: expected a file name ending in {', '.join(_SUFFIXES)}")
-    # The object interface, not pyplot: no window system is looked for and no global state is left behind.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    check_ending(path, "--plot")
     rows = np.searchsorted(estimate.indices, score.indices)
     reference = score.reference_positions
     aligned = score.alignments[alignment].apply_points(estimate.positions[rows])
@@ -32,27 +24,23 @@ def draw(path: Path, score: TrajectoryScore, estimate: Trajectory, alignment: st
     flat = int(np.argmin(np.ptp(reference, axis=0)))
     across, up = (axis for axis in range(3) if axis != flat)
 
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.5, "")
     plan, along = figure.subplots(1, 2)
-    plan.plot(reference[:, across], reference[:, up], color="0.4", linestyle="--", label="reference")
-    plan.plot(aligned[:, across], aligned[:, up], color="C0", label=f"estimate ({alignment})")
-    plan.set(xlabel=f"{'xyz'[across]} (m)", ylabel=f"{'xyz'[up]} (m)", title="path")
+    plan.plot(reference[:, across], reference[:, up], color=BLACK, linestyle="--", label="reference")
+    plan.plot(aligned[:, across], aligned[:, up], color=BLUE, label=f"estimate ({alignment})")
+    style(plan, f"{'xyz'[across]} (m)", f"{'xyz'[up]} (m)", "path")
     plan.set_aspect("equal", adjustable="datalim")
-    plan.legend()
-    along.plot(score.indices, error, color="C3", linewidth=1)
-    along.set(xlabel="pose of the estimate", ylabel="position error (m)", title=f"error after {alignment} alignment")
+    plan.legend(frameon=False)
+    along.plot(score.indices, error, color=VERMILION, linewidth=1)
+    style(along, "pose of the estimate", "position error (m)", f"error after {alignment} alignment")
     along.set_ylim(bottom=0)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    save(figure, path)
 
 
 def draw_drift(path: Path, series: DriftSeries, title: str) -> None:
     """Write the drift figure. Raises ConfigError for another file type, StoreError as atomic_path."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"--drift-plot {path}: expected a file name ending in .png")
+    check_ending(path, "--drift-plot")
     from lingbot_eval.reports.drift_figure import drift_figure
-    from lingbot_eval.reports.figure_style import save
 
     figure = drift_figure(series, title)
     if figure is not None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lingbot_eval.comparison.agreement import Differences
-from lingbot_eval.reports.figure_style import (
+from lingbot_eval.plots import (
     BLUE,
     ORANGE,
     VERMILION,

@@ -13,7 +13,7 @@ from lingbot_eval.comparison.figure import TimeSeries, comparison_figure
 from lingbot_eval.comparison.outcome import Side
 from lingbot_eval.comparison.runs import RunComparison, UnitComparison
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.reports.figure_style import save
+from lingbot_eval.plots import save
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.runs.disk import writing
 from lingbot_eval.types import FloatArray

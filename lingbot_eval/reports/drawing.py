@@ -128,7 +128,7 @@ def _figures(data: UnitData, title: str) -> Iterator[tuple[str, Figure]]:
 def _save(figures: Iterator[tuple[str, Figure]], label: str, folder: Path, stem: str) -> tuple[Drawn, ...]:
     saved = []
     for kind, figure in figures:
-        from lingbot_eval.reports.figure_style import save
+        from lingbot_eval.plots import save
 
         file = Path(FOLDER) / f"{stem}-{kind}.png"
         save(figure, folder / file)

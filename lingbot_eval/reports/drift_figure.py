@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lingbot_eval.reports.figure_style import (
+from lingbot_eval.plots import (
     BLACK,
     BLUE,
     GREEN,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lingbot_eval.reports.figure_style import (
+from lingbot_eval.plots import (
     BLACK,
     BLUE,
     GREEN,

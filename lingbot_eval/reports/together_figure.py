@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lingbot_eval.reports.figure_style import (
+from lingbot_eval.plots import (
     BLACK,
     BLUE,
     GREEN,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from lingbot_eval.reports.figure_style import (
+from lingbot_eval.plots import (
     BLUE,
     GREEN,
     GREY,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.reports.figure_style import save
+from lingbot_eval.plots import save
 from lingbot_eval.runs.store import StoredUnit
 from lingbot_eval.scaling.page import case_labels, page, title
 from lingbot_eval.scaling.records import CaseRecord, ScaleRecord, ScaleStore

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_failures, build_run, panels, walk
+from matplotlib.figure import Figure
 from PIL import Image
 
+from lingbot_eval import plots
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
-from lingbot_eval.reports import figure_style
 from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
 from lingbot_eval.reports.report import Wanted, write_report
 from lingbot_eval.reports.unit_data import Paths, read_unit_data
@@ -112,7 +113,7 @@ def test_a_full_disk_while_drawing_is_not_taken_for_damage(
     def refuse(*_args: object, **_keywords: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(figure_style.Figure, "savefig", refuse)
+    monkeypatch.setattr(Figure, "savefig", refuse)
     with pytest.raises(StoreError, match="No space left"):
         pages_of(store, tmp_path / "out")
 
@@ -161,7 +162,7 @@ def test_no_spike_is_lost_in_a_long_sequence(tmp_path: Path) -> None:
     (band,) = figure.axes[0].collections
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(0.14)
     assert sum(len(line.get_xdata()) for line in figure.axes[0].lines) < 5000
-    figure_style.save(figure, tmp_path / "x.png")
+    plots.save(figure, tmp_path / "x.png")
 
 
 def test_values_above_the_axis_are_counted() -> None:
@@ -178,7 +179,7 @@ def test_depth_panels_without_any_depth_are_drawn_all_the_same(tmp_path: Path) -
     empty = DepthPanels(kept.index[:1], kept.image[:1], np.zeros_like(kept.truth[:1]), kept.prediction[:1] * 0)
     figure = depth_figure(empty, "t")
     assert figure is not None
-    figure_style.save(figure, tmp_path / "x.png")
+    plots.save(figure, tmp_path / "x.png")
     none = DepthPanels(kept.index[:0], kept.image[:0], kept.truth[:0], kept.prediction[:0])
     assert depth_figure(none, "t") is None
 
@@ -194,7 +195,7 @@ def test_truth_and_prediction_share_one_scale() -> None:
 def test_any_title_is_taken_as_text(tmp_path: Path, title: str) -> None:
     figure = error_figure(frames(5, position_error_m=np.arange(5.0)), title)
     assert figure is not None
-    figure_style.save(figure, tmp_path / "x.png")
+    plots.save(figure, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 

@@ -6,28 +6,22 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image as PillowImage
 
 from lingbot_eval.datasets.check.convention import EXPECTED, ConventionVerdict, Evidence
-from lingbot_eval.files.atomic import atomic_path
+from lingbot_eval.plots import BLACK, BLUE, GREY, SKY, VERMILION, new_figure, save, style
 from lingbot_eval.types import FloatArray
 
-# Okabe and Ito's colours, told apart with every common form of colour blindness.
-_FIT, _MISS, _OTHER, _BEST = "#56B4E9", "#D55E00", "#B0B0B0", "#0072B2"
+_FIT, _MISS, _OTHER, _BEST = SKY, VERMILION, GREY, BLUE
 _SHOWN_WIDTH = 640  # pixels of the photograph in the picture
 _SHOWN_POINTS = 4000
 _BARS = 8
 
 
 def write_convention_figure(path: Path, title: str, verdict: ConventionVerdict) -> None:
-    """Write a PNG, whole or not at all. Raises StoreError."""
-    figure = Figure(figsize=(13, 8.6), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    shown = "".join(c if c.isprintable() else " " for c in title)
+    """Write the picture, whole or not at all. Raises StoreError."""
     said = f"poses are {verdict.best.name}" if verdict.clear else "no convention stands out"
-    figure.suptitle(f"{shown}: {said}", fontsize=13, parse_math=False)
+    figure = new_figure(13, 8.6, f"{title}: {said}")
     (bars, focal), (as_read, as_best) = figure.subplots(2, 2)
     _draw_bars(bars, verdict)
     _draw_focal(focal, verdict)
@@ -39,8 +33,7 @@ def write_convention_figure(path: Path, title: str, verdict: ConventionVerdict) 
         _draw_landing(as_read, found, found.pixels, found.fits, f"as the poses are read: {', '.join(EXPECTED)}")
         word = "runner-up" if verdict.is_expected else "best fit"
         _draw_landing(as_best, found, found.other_pixels, found.other_fits, f"{word}: {found.other.name}")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save(figure, path)
 
 
 def _draw_bars(axes: Axes, verdict: ConventionVerdict) -> None:
@@ -56,26 +49,33 @@ def _draw_bars(axes: Axes, verdict: ConventionVerdict) -> None:
         label.set_fontsize(9)
         label.set_fontweight("bold" if fit is expected else "normal")
     axes.set_xlim(0, 1.15 * max(100 * verdict.best.share, 1.0))
-    _style(axes, f"pixels that land on a surface at their own depth (%), {verdict.pairs} pairs of frames", "")
-    axes.set_title("Which convention do depth and poses agree with? (bold: expected)", fontsize=10, loc="left")
+    style(
+        axes,
+        f"pixels that land on a surface at their own depth (%), {verdict.pairs} pairs of frames",
+        title="Which convention do depth and poses agree with? (bold: expected)",
+    )
 
 
 def _draw_focal(axes: Axes, verdict: ConventionVerdict) -> None:
-    axes.set_title("Which focal length does the depth map have?", fontsize=10, loc="left")
+    style(
+        axes,
+        "focal length of the depth map (pixels)",
+        "pixels that fit (%)",
+        "Which focal length does the depth map have?",
+    )
     if not verdict.focal_scales:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "not asked: no convention stands out", ha="center", transform=axes.transAxes)
         return
     focal = verdict.declared_focal * np.array(verdict.focal_scales)
     axes.plot(focal, 100 * np.array(verdict.focal_shares), color=_BEST, marker=".")
-    axes.axvline(verdict.declared_focal, color="black", linestyle="--", label=f"as read: {verdict.declared_focal:.0f}")
+    axes.axvline(verdict.declared_focal, color=BLACK, linestyle="--", label=f"as read: {verdict.declared_focal:.0f}")
     if verdict.image_focal != verdict.declared_focal:
-        axes.axvline(verdict.image_focal, color="#888888", linestyle=":", label=f"image: {verdict.image_focal:.0f}")
+        axes.axvline(verdict.image_focal, color=GREY, linestyle=":", label=f"image: {verdict.image_focal:.0f}")
     if verdict.fitted_focal is not None:
         axes.axvline(verdict.fitted_focal, color=_MISS, label=f"fits best: {verdict.fitted_focal:.0f}")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=9, frameon=False)
-    _style(axes, "focal length of the depth map (pixels)", "pixels that fit (%)")
 
 
 def _draw_landing(axes: Axes, evidence: Evidence, pixels: FloatArray, fits: FloatArray, title: str) -> None:
@@ -98,12 +98,3 @@ def _draw_landing(axes: Axes, evidence: Evidence, pixels: FloatArray, fits: Floa
     axes.legend(fontsize=9, markerscale=5, loc="lower right")
     frames = f"frame {evidence.first.index} carried into frame {evidence.second.index}"
     axes.set_title(f"{title}\n{frames}: {share:.0%} fit", fontsize=10, loc="left")
-
-
-def _style(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=10)
-    axes.set_ylabel(y, fontsize=10)
-    axes.tick_params(labelsize=9)
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

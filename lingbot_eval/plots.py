@@ -1,21 +1,23 @@
-"""The look that all figures share, and how a figure becomes a file."""
+"""The look that all figures share, and how one becomes a PNG, SVG or PDF. Imports matplotlib when it draws."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.atomic import atomic_path
 from lingbot_eval.tables import plain
 from lingbot_eval.types import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette without its yellow, too light for a line: told apart with every common form of colour
 # blindness, and in grey print by lightness.
@@ -30,7 +32,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
 )
 GREY = "#8A8A8A"
 
-_DPI = 110
+_DPI = 110  # of a PNG
 _LONGEST_TITLE = 110
 _FEW = 300  # up to here every value can be followed by eye
 MOST_POINTS = 4000  # more than twice the pixels of a line's width: drawn as an envelope from here on
@@ -38,6 +40,10 @@ MOST_POINTS = 4000  # more than twice the pixels of a line's width: drawn as an 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
     """A figure of its own (no pyplot, no global state), inches; the title is taken as text, never as a formula."""
+    # The object interface, not pyplot: no window system is looked for and no global state is left behind.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     text = plain(title)
@@ -74,13 +80,33 @@ def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     )
 
 
+# By the ending of a file's name: what keeps the library's version and the time of day out of the file.
+_METADATA: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+}
+
+
+def check_ending(path: Path, option: str) -> None:
+    """Raises ConfigError unless the name of the picture that ``option`` asks for ends in a format there is."""
+    if path.suffix.lower() not in _METADATA:
+        raise ConfigError(f"{option} {path}: expected a file name ending in {', '.join(_METADATA)}")
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all. Raises StoreError."""
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    """Write a PNG, SVG or PDF, as the path's ending says; whole or not at all, and the same figure as the same bytes.
+
+    Raises StoreError.
+    """
+    from matplotlib import rc_context
+
+    ending = path.suffix.lower()
+    # Names inside an SVG are random without a salt.
+    with atomic_path(path) as temporary, warnings.catch_warnings(), rc_context({"svg.hashsalt": "lingbot_eval"}):
         # A scene's name in a script that the font lacks is drawn as boxes: no reason to alarm anybody.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        # Without the library's version in it, the same run gives the same bytes.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        figure.savefig(temporary, format=ending[1:], metadata=_METADATA[ending])
 
 
 def draw_series(axes: Axes, x: FloatArray, y: FloatArray, label: str, color: str) -> None:
