@@ -90,10 +90,15 @@ def pair_times(
         odd, other = (estimate, reference) if estimate.why else (reference, estimate)
         scale = scale_of(estimate.unit)
         between = scale_of(other.unit) / scale_of(odd.unit)
+        guessed = (
+            f"a likely factor of {between:g} between them; if that is so, read the estimate with"
+            f" {_option('time-scale', scale)}"
+        )
+        # Stamps that count from a start of their own may be of yet another unit: what pairs is better evidence.
+        paired = _likely(reference, estimate, max_difference, 0, adjustable=True)
         raise DataError(
             f"the clocks differ: {reference.span()}, {estimate.span()}; stamps of {odd.name} are in {odd.unit}"
-            f" ({odd.why}), those of {other.name} in {other.unit}: a likely factor of"
-            f" {between:g} between them; if that is so, read the estimate with {_option('time-scale', scale)}"
+            f" ({odd.why}), those of {other.name} in {other.unit}: {paired or guessed}"
         )
     pairs = associate(reference.seconds, estimate.seconds, max_difference)
     fewer = min(len(reference.seconds), len(estimate.seconds))

@@ -174,3 +174,14 @@ def test_positions_alone_say_so(pair: tuple[Path, Path], capsys: pytest.CaptureF
     assert not found["estimate"]["has_orientation"]
     assert found["reference"]["has_orientation"]
     assert ate(found) < 0.03
+
+
+def test_the_factor_that_pairs_is_named_where_the_unit_of_stamps_misleads(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seconds from 1000 on as nanoseconds look like a date in milliseconds."""
+    for path in pair:
+        path.write_text("\n".join(" ".join([f"{1000 + i / 2:.4f}", *row[1:]]) for i, row in enumerate(rows(path))))
+    nanoseconds = [" ".join([str(10**12 + i * 5 * 10**8), *row[1:]]) for i, row in enumerate(rows(pair[1]))]
+    pair[1].write_text("\n".join(nanoseconds))
+    assert "--time-scale 1e-09" in refused(pair, capsys)

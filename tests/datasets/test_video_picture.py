@@ -54,7 +54,7 @@ def test_the_whole_display_matrix_is_applied(tmp_path: Path, matrix: tuple[int, 
     facts = sequence.facts()
     assert facts["display_matrix"] == words
     assert facts["picture_size"] == [shown.shape[1], shown.shape[0]]
-    assert facts["notes"] == []
+    assert [note for note in facts["notes"] if "carries no checksums" not in note] == []
 
 
 def test_a_slanted_matrix_is_read_as_the_nearest_turn_and_said(tmp_path: Path) -> None:
