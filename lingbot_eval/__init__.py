@@ -33,6 +33,7 @@ _PUBLIC = {
         for name in (
             *("plan_run", "run", "report", "gate", "update_baseline", "compare", "compare_backends", "verify"),
             "check_wrapper",
+            "export",
         )
     },
     "open_run": ("lingbot_eval.reports.reading", "open_run"),
@@ -83,6 +84,7 @@ __all__ = [
     "compare",
     "compare_backends",
     "dataset",
+    "export",
     "fetch",
     "gate",
     "listed",
@@ -109,6 +111,7 @@ if TYPE_CHECKING:
         check_wrapper,
         compare,
         compare_backends,
+        export,
         gate,
         plan_run,
         report,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from lingbot_eval.errors import ConfigError
+from lingbot_eval.errors import ConfigError, LingbotEvalError
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import expanded
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lingbot_eval.streaming.backends import Backend
     from lingbot_eval.verification.compare import Comparison
     from lingbot_eval.verification.wrapper import WrapperCheck
+    from lingbot_eval.viewing.export import Exported
+    from lingbot_eval.viewing.scene import Scale
 
 RUNS = Path("runs")
 PathLike = str | os.PathLike[str]
@@ -163,6 +165,91 @@ def report(
         out = paths[0] / REPORT
     wanted = Wanted(html, notebook or notebook_page, notebook_page, tuple(labels))
     return write_report(paths, Path(out), wanted, drawn)
+
+
+def export(
+    run: PathLike | Run,
+    out: PathLike,
+    formats: Iterable[str] = ("ply", "tum"),
+    *,
+    units: str = "*",
+    scale: Scale | None = None,
+    poses: PathLike | None = None,
+    share: float | None = None,
+    written: Callable[[str], object] = lambda what: None,
+) -> Exported:
+    """Write what a run kept as files for other programs.
+
+    Args:
+        run: a run directory, or a run.
+        out: a folder; of several scenes or methods each has ``DATASET/SCENE/METHOD`` in it.
+        formats: ``ply``, ``glb``, ``colmap``, ``colmap-binary``, ``nerfstudio``, ``tum``, ``kitti``, ``euroc``,
+            ``depth-png``, ``depth-exr``, ``rerun``.
+        units: pattern of ``dataset/scene/method`` (``*`` and ``?`` as in file names).
+        scale: to metres: a factor, two points in the method's world and their distance in metres, or ``truth``.
+        poses: a trajectory file of an outside optimiser: the cloud is made anew on it, from kept depth.
+        share: of the cloud's voxels, those of the highest confidence; 0.7 if None.
+        written: called with words on what was written.
+
+    Returns:
+        Files and notes.
+
+    Raises:
+        DataError: there is nothing of what a format needs: no poses, cloud, intrinsics or depth.
+        ConfigError: a format or a scale that is none, or a pattern that nothing fits.
+        DependencyError: a format needs a library that is not there.
+        StoreError: the run cannot be read, or the disk refuses; ``out`` is then as it was.
+    """
+    from fnmatch import fnmatchcase
+
+    from lingbot_eval.files.trajectories import read_trajectory
+    from lingbot_eval.reports.staging import staged
+    from lingbot_eval.runs.disk import component
+    from lingbot_eval.runs.source import Source
+    from lingbot_eval.runs.store import RunStore
+    from lingbot_eval.viewing.cloud import CONFIDENT_SHARE
+    from lingbot_eval.viewing.export import Exported, known_formats, write_formats
+    from lingbot_eval.viewing.scene import make_scene
+
+    asked = known_formats(formats)
+    store = RunStore.open(_run_path(run))
+    record, stored = store.read_run(), store.read_units()
+    notes = [f"left out: {each.reason}" for each in stored.left_out]
+    named = {"/".join((unit.record.dataset, unit.record.scene, unit.record.method)): unit for unit in stored.units}
+    chosen = {name: unit for name, unit in named.items() if fnmatchcase(name, units) and unit.record.status == "ok"}
+    notes += [f"left out: {name}: {unit.record.reason}" for name, unit in named.items() if unit.record.status != "ok"]
+    if not chosen:
+        there = (
+            f"there are: {', '.join(named)}" if named else f"it has none ({'; '.join(notes) or 'nothing is stored'})"
+        )
+        raise ConfigError(f"{store.path}: expected a scene with results like {units!r}; {there}")
+    improved = None if poses is None else read_trajectory(expanded(Path(poses)))
+    if improved is not None and len(chosen) > 1:
+        raise ConfigError(f"poses of one scene, found {len(chosen)} scenes and methods: choose one with units")
+    out = expanded(Path(out))
+    names: list[Path] = []
+    with staged(out) as stage:
+        for name, unit in chosen.items():
+            images = None
+            if improved is not None or {"colmap", "colmap-binary", "nerfstudio"} & set(asked):
+                try:
+                    images = Source(record, unit.record).images
+                except LingbotEvalError as error:
+                    notes.append(f"{name}: without images: {error}")
+            scene = make_scene(
+                unit.reconstruction,
+                name,
+                scale=scale,
+                poses=improved,
+                images=images,
+                share=CONFIDENT_SHARE if share is None else share,
+            )
+            notes += [f"{name}: {text}" for text in scene.notes]
+            parts = (unit.record.dataset, unit.record.scene, unit.record.method)
+            folder = stage if len(chosen) == 1 else stage.joinpath(*map(component, parts))
+            write_formats(scene, folder, asked, lambda what, name=name: written(f"{name}: {what}"))  # type: ignore[misc]
+        names += [path.relative_to(stage) for path in sorted(stage.rglob("*")) if path.is_file()]
+    return Exported(tuple(out / path for path in names), tuple(notes))
 
 
 def gate(

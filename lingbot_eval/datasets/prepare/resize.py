@@ -65,7 +65,8 @@ class SizeSettings(BaseModel):
             if self.height is None:
                 raise ValueError(f"height: is required in mode '{self.mode}'")
             for name in ("max_height", "height_rounding"):
-                if name in self.model_fields_set:
+                # A record states every setting: the default asks for nothing.
+                if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name}: has a meaning in mode 'width' only, found with mode '{self.mode}'")
         return self
 

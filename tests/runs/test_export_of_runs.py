@@ -1,0 +1,115 @@
+"""From a run to files for others, through the function and the command that users call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FRAMES, SIDE, Quiet, World, experiment, pose_at, run_folder
+
+import lingbot_eval as lb
+from lingbot_eval.cli.main import main
+from lingbot_eval.errors import ConfigError, DataError, StoreError
+from lingbot_eval.runs.execute import execute
+from lingbot_eval.runs.plan import make_plan
+from lingbot_eval.runs.store import RunStore
+from lingbot_eval.viewing import export as export_module
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    World().install(monkeypatch)
+    execute(make_plan(experiment(keep={"depth": 6})), tmp_path / "runs", "lingbot-eval run fake", Quiet())
+    return run_folder(tmp_path / "runs")
+
+
+def test_a_run_keeps_and_gives_back(run: Path) -> None:
+    (first, second) = RunStore.open(run).read_units().units
+    kept = first.reconstruction
+    cloud, cameras, poses = kept.cloud(), kept.cameras(), kept.poses
+    assert cloud is not None
+    assert cameras is not None
+    assert poses is not None
+    assert len(cloud) > 1000
+    assert cameras.index.tolist() == poses.indices.tolist() == list(range(FRAMES))
+    assert not cameras.predicted.any()  # the dataset's: this method gives none
+    assert kept.depth_indices() == (0, 6, 12, 18)
+    assert len(kept.thumbnails()) == FRAMES
+    # Every file has its checksum in the record, and damage sends the unit back to be run again.
+    assert {"cloud.npz", "cameras.npz", "thumbnails.npz", "depth-000006.npz"} <= second.record.files.keys()
+    file = second.folder / "cloud.npz"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    (left_out,) = RunStore.open(run).read_units().left_out
+    assert "cloud.npz is damaged" in left_out.reason
+
+
+def test_the_command_writes_each_scene(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert (
+        main(["export", str(run), "-o", str(out), "--format", "ply", "tum", "colmap", "--scale", "truth", "--json"])
+        == 0
+    )
+    document = json.loads(capsys.readouterr().out)
+    home = out / "synthetic" / "one" / "good"
+    assert str(home / "cloud.ply") in document["files"]
+    assert (home / "colmap" / "sparse" / "0" / "points3D.txt").is_file()
+    assert document["notes"] == []
+    # The method's world is twice as large as the truth.
+    rows = np.loadtxt(home / "trajectory.tum")
+    np.testing.assert_allclose(rows[:, 1:4], np.stack([pose_at(i)[:3, 3] for i in range(FRAMES)]), atol=1e-6)
+    from PIL import Image
+
+    with Image.open(home / "colmap" / "images" / "000003.png") as image:
+        assert image.size == (SIDE, SIDE)
+        assert np.asarray(image).max() == 3  # the fake frame's own grey
+
+
+def test_one_scene_lies_in_the_folder_itself(run: Path, tmp_path: Path) -> None:
+    done = lb.export(run, tmp_path / "out", ["tum"], units="*/two/*")
+    assert done.files == (tmp_path / "out" / "trajectory.tum",)
+
+
+def test_a_source_that_changed_gives_no_images(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.adapter.scenes_there = {"one": {"version": "2"}}
+    world.install(monkeypatch)
+    done = lb.export(run, tmp_path / "out", ["nerfstudio"], units="*/one/*")
+    assert any("without images: synthetic/one: the files are not those that were streamed" in n for n in done.notes)
+    assert not (tmp_path / "out" / "nerfstudio" / "images").exists()
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"expected a scene with results like 'x'; there are: synthetic/one/good"):
+        lb.export(run, out, units="x")
+    with pytest.raises(ConfigError, match="poses of one scene, found 2"):
+        lb.export(run, out, poses=run / "units/synthetic/one/good/estimate.tum")
+    with pytest.raises(StoreError, match="expected a run directory"):
+        lb.export(tmp_path, out)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export_module, "FORMATS", {**export_module.FORMATS, "euroc": refuse})
+    with pytest.raises(StoreError, match="No space left on device"):
+        lb.export(run, out, ["ply", "euroc"])
+    with pytest.raises(DataError, match="expected poses with orientation, found positions alone"):
+        lb.export(run, out, ["ply"], units="*/one/*", poses=_positions(tmp_path))
+    assert not out.exists()
+    assert main(["export", str(run), "-o", str(out), "--scale", "two"]) == 2
+    assert main(["export", str(run), "-o", str(out), "--scale", "0,0,0:0,0,2=0"]) == 2
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "schema_version": 99}))
+    with pytest.raises(StoreError, match="schema version"):
+        lb.export(run, out)
+    assert not out.exists()
+
+
+def _positions(folder: Path) -> Path:
+    file = folder / "positions.txt"
+    file.write_text("".join(f"{i / 10} {i} 0 0\n" for i in range(5)))
+    return file

@@ -1,0 +1,310 @@
+"""Exports read back by other people's readers: plyfile, trimesh, pycolmap, evo, OpenCV, json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreError
+from lingbot_eval.files.trajectories import write_tum
+from lingbot_eval.types import Frame, FrameType, Image, Prediction, Trajectory
+from lingbot_eval.viewing import export as export_module
+from lingbot_eval.viewing.export import FORMATS, known_formats, write_formats
+from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
+from lingbot_eval.viewing.scene import Scene, make_scene
+
+WIDTH, HEIGHT, FRAMES = 48, 36, 12
+K = np.array([[40.0, 0, 23.5], [0, 42.0, 17.5], [0, 0, 1]])
+FACTOR = 2.5
+
+
+def pose_at(index: int) -> np.ndarray:
+    angle = 0.02 * index
+    pose = np.eye(4)
+    pose[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+    pose[:3, 3] = [0.1 * index, 0.02 * index**1.5, 0.05 * np.sin(index)]
+    return pose
+
+
+def picture(index: int) -> Image:
+    return np.random.default_rng(index).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+
+
+def depth_of(pose: np.ndarray) -> np.ndarray:
+    """Of the wall z = 4 in the world, with a hole."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(float)
+    rays = np.stack([(columns - 23.5) / 40, (rows - 17.5) / 42, np.ones_like(rows)], axis=-1) @ pose[:3, :3].T
+    depth = (4 - pose[2, 3]) / rays[..., 2]
+    depth[:3, :3] = 0
+    return depth.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Reconstruction:
+    folder = tmp_path_factory.mktemp("unit")
+    keeper = Keeper(KeepSettings(depth=3), folder.joinpath, FRAMES)
+    poses = np.stack([pose_at(index) for index in range(FRAMES)])
+    times = np.arange(FRAMES) / 10
+    for index in range(FRAMES):
+        confidence = np.full((HEIGHT, WIDTH), 1.0 + index, np.float32)
+        depth = depth_of(poses[index])
+        keeper.add(
+            Frame(index, times[index], picture(index), ""),
+            Prediction(index, times[index], poses[index], depth, confidence, K, frame_type=FrameType.KEPT),
+        )
+    assert keeper.finish() == ()
+    write_tum(folder / "estimate.tum", Trajectory(np.arange(FRAMES), times, poses))
+    truth = poses.copy()
+    truth[:, :3, 3] *= FACTOR
+    write_tum(folder / "reference.tum", Trajectory(np.arange(FRAMES), times, truth))
+    return Reconstruction(folder, [file.name for file in folder.iterdir()])
+
+
+def images() -> Iterator[tuple[int, Image]]:
+    return ((index, picture(index)) for index in range(FRAMES))
+
+
+@pytest.fixture
+def scene(kept: Reconstruction) -> Scene:
+    return make_scene(kept, "made/up/one", images=images)
+
+
+@pytest.fixture
+def metric(kept: Reconstruction) -> Scene:
+    return make_scene(kept, "made/up/one", scale="truth", images=images, share=1.0)
+
+
+def written(scene: Scene, folder: Path, *formats: str) -> Path:
+    write_formats(scene, folder, formats, lambda name: None)
+    return folder
+
+
+def test_ply_is_what_plyfile_reads(scene: Scene, metric: Scene, tmp_path: Path) -> None:
+    plyfile = pytest.importorskip("plyfile")
+    read = plyfile.PlyData.read(written(scene, tmp_path, "ply") / "cloud.ply")
+    points = read["vertex"]
+    positions, colours, confidence, first_frame = scene.points()
+    np.testing.assert_array_equal(np.stack([points[axis] for axis in "xyz"], axis=1), positions)
+    np.testing.assert_array_equal(np.stack([points[c] for c in ("red", "green", "blue")], axis=1), colours)
+    np.testing.assert_array_equal(points["confidence"], confidence)
+    np.testing.assert_array_equal(points["first_frame"], first_frame)
+    np.testing.assert_allclose(points["z"], 4, atol=1e-4)
+    # Seven tenths of the voxels and those as confident as the last of them.
+    assert len(positions) / len(scene.cloud) == pytest.approx(0.7, abs=0.06)  # type: ignore[arg-type]
+    assert "unit: unitless" in read.comments
+    assert "handedness: right" in read.comments
+    assert any(line.startswith("confidence: the 70 % of the run's voxels") for line in read.comments)
+    scaled = plyfile.PlyData.read(written(metric, tmp_path / "m", "ply") / "cloud.ply")
+    np.testing.assert_allclose(scaled["vertex"]["z"], 4 * FACTOR, atol=1e-3)
+    assert "unit: metre" in scaled.comments
+    assert len(scaled["vertex"]) == len(metric.cloud)  # type: ignore[arg-type]
+
+
+def test_glb_is_what_trimesh_reads_with_y_up(scene: Scene, tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    file = written(scene, tmp_path, "glb") / "cloud.glb"
+    (points,) = trimesh.load(file).geometry.values()
+    positions, colours, _, _ = scene.points()
+    np.testing.assert_allclose(points.vertices, positions * [1, -1, -1], atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(points.colors)[:, :3], colours)
+    content = file.read_bytes()
+    length = struct.unpack("<I", content[12:16])[0]
+    facts = json.loads(content[20 : 20 + length])["asset"]["extras"]
+    assert facts["axes"].startswith("world: x right, y up, z backward")
+    assert facts["unit"] == "unitless"
+
+
+@pytest.mark.parametrize("name", ["colmap", "colmap-binary"])
+def test_colmap_models_pass_pycolmap(metric: Scene, tmp_path: Path, name: str) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    cv2 = pytest.importorskip("cv2")
+    home = written(metric, tmp_path, name) / name.replace("-", "_")
+    model = pycolmap.Reconstruction(home / "sparse" / "0")
+    assert len(model.images) == len(model.cameras) == FRAMES
+    assert {len(point.track.elements) for point in model.points3D.values()} <= set(range(2, 10))
+    assert len(model.points3D) > 500
+    centres = np.stack([model.images[number].projection_center() for number in sorted(model.images)])
+    np.testing.assert_allclose(centres, metric.poses.positions, atol=1e-9)
+    worst = 0.0
+    for view in model.images.values():
+        camera = model.cameras[view.camera_id]
+        assert (camera.model.name, camera.width, camera.height) == ("PINHOLE", WIDTH, HEIGHT)
+        assert camera.params.tolist() == [40.0, 42.0, 24.0, 18.0]
+        assert view.num_points3D > 0
+        for seen in view.points2D:
+            point = model.points3D[seen.point3D_id].xyz
+            found = view.project_point(point)
+            worst = max(worst, float(np.abs(found - seen.xy).max()))
+            assert point[2] == pytest.approx(4 * FACTOR, abs=1e-3)
+    assert worst < 2e-3
+    # The images are those that were streamed.
+    image = cv2.imread(str(home / "images" / model.images[5].name))
+    np.testing.assert_array_equal(image[:, :, ::-1], picture(4))
+    facts = json.loads((home / "conventions.json").read_text())
+    assert (facts["unit"], facts["pixels"]) == ("metre", "centre of the first at (0.5, 0.5)")
+
+
+def test_colmap_text_has_an_even_number_of_lines(scene: Scene, tmp_path: Path) -> None:
+    lines = (written(scene, tmp_path, "colmap") / "colmap/sparse/0/images.txt").read_text().splitlines()
+    comments = [line for line in lines if line.startswith("#")]
+    assert len(comments) % 2 == 0
+    assert len(lines) - len(comments) == 2 * FRAMES
+    assert "# unit: unitless" in comments
+
+
+def test_what_hides_a_point_is_no_observation(kept: Reconstruction, tmp_path: Path) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    scene = make_scene(kept, "made/up/one")
+    assert scene.cloud is not None
+    behind = np.array([[0.3, 0, 9], [0.4, 0.1, 9], [0.5, 0.2, 9]], np.float32)
+    scene.cloud.add(behind, np.zeros((3, 3), np.uint8), np.full(3, 99, np.float32), FRAMES)
+    for depth in (scene.depth_indices, ()):
+        seen = dataclasses.replace(scene, depth_indices=depth)
+        model = pycolmap.Reconstruction(written(seen, tmp_path / str(len(depth)), "colmap") / "colmap/sparse/0")
+        assert all(point.xyz[2] == pytest.approx(4, abs=1e-3) for point in model.points3D.values())
+
+
+def test_transforms_give_the_wall_back(metric: Scene, tmp_path: Path) -> None:
+    plyfile = pytest.importorskip("plyfile")
+    home = written(metric, tmp_path, "nerfstudio") / "nerfstudio"
+    document = json.loads((home / "transforms.json").read_text())
+    points = plyfile.PlyData.read(home / document["ply_file_path"])["vertex"]
+    cloud = np.stack([points[axis] for axis in "xyz"], axis=1)
+    assert document["conventions"]["axes"].startswith("camera: x right, y up, z backward (OpenGL)")
+    assert len(document["frames"]) == FRAMES
+    for index, frame in enumerate(document["frames"]):
+        assert (home / frame["file_path"]).is_file()
+        matrix = np.array(frame["transform_matrix"])
+        # As nerfstudio makes rays: the camera looks along -z, pixel (0.5, 0.5) is the centre of the first.
+        inside = (cloud - matrix[:3, 3]) @ matrix[:3, :3]
+        column = frame["fl_x"] * inside[:, 0] / -inside[:, 2] + frame["cx"]
+        row = -frame["fl_y"] * inside[:, 1] / -inside[:, 2] + frame["cy"]
+        assert (inside[:, 2] < 0).all()
+        if index == 0:  # its own points are at pixels' centres
+            own = points["first_frame"] == 0
+            # (but for voxels that hold points of later frames as well).
+            assert np.median(np.abs(column[own] % 1 - 0.5)) < 1e-3
+            assert np.median(np.abs(row[own] % 1 - 0.5)) < 1e-3
+
+
+def test_trajectories_are_what_evo_reads(metric: Scene, tmp_path: Path) -> None:
+    file_interface = pytest.importorskip("evo.tools.file_interface")
+    home = written(metric, tmp_path, "tum", "kitti", "euroc")
+    for found in (
+        file_interface.read_tum_trajectory_file(home / "trajectory.tum"),
+        file_interface.read_euroc_csv_trajectory(home / "trajectory_euroc.csv"),
+        file_interface.read_kitti_poses_file(home / "trajectory_kitti.txt"),
+    ):
+        np.testing.assert_allclose(np.stack(found.poses_se3), metric.poses.camera_to_world, atol=1e-12)
+    tum = (home / "trajectory.tum").read_text()
+    assert "# unit: metre" in tum
+    assert f"Sim(3) of the estimate onto the truth, {FRAMES} frames" in tum
+    assert "#handedness: right" in (home / "trajectory_euroc.csv").read_text()
+    frames = [line for line in (home / "trajectory_kitti_frames.txt").read_text().splitlines() if line[0] != "#"]
+    assert frames[3] == "3 0.3"
+
+
+def test_depth_is_what_opencv_reads(metric: Scene, scene: Scene, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    home = written(metric, tmp_path, "depth-png", "depth-exr")
+    assert sorted(file.name for file in (home / "depth_png").glob("*.png")) == [
+        f"{index:06d}.png" for index in (0, 3, 6, 9)
+    ]
+    expected = FACTOR * depth_of(pose_at(3))
+    facts = json.loads((home / "depth_png" / "depth.json").read_text())
+    assert (facts["factor"], facts["unit"]) == (1000.0, "metre")
+    pixels = cv2.imread(str(home / "depth_png" / "000003.png"), cv2.IMREAD_UNCHANGED)
+    assert pixels.dtype == np.uint16
+    np.testing.assert_allclose(pixels / facts["factor"], expected, atol=6e-4)
+    assert pixels[0, 0] == 0
+    unitless = written(scene, tmp_path / "u", "depth-png") / "depth_png"
+    facts = json.loads((unitless / "depth.json").read_text())
+    assert (facts["factor"], facts["unit"]) == (10_000.0, "unitless")
+    read = cv2.imread(str(unitless / "000003.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(read / facts["factor"], depth_of(pose_at(3)), atol=6e-5)
+
+
+def test_exr_is_what_openexr_reads(metric: Scene, tmp_path: Path) -> None:
+    openexr = pytest.importorskip("OpenEXR")
+    read = openexr.File(str(written(metric, tmp_path, "depth-exr") / "depth_exr" / "000003.exr"))
+    expected = metric.depth_of(3)
+    assert expected is not None
+    np.testing.assert_array_equal(read.channels()["Z"].pixels, expected.depth)
+    assert "unit: metre; scale: " in read.header()["comments"]
+
+
+def test_scale_by_two_points_and_by_a_factor(kept: Reconstruction) -> None:
+    by_points = make_scene(kept, "x", scale=((0, 0, 0), (0, 0, 4), 10.0))
+    assert by_points.scale == 2.5
+    np.testing.assert_allclose(by_points.poses.positions, 2.5 * np.stack([pose_at(i)[:3, 3] for i in range(FRAMES)]))
+    assert make_scene(kept, "x", scale=0.5).conventions()["scale"] == "0.5 (given)"
+    with pytest.raises(ConfigError, match="two different points"):
+        make_scene(kept, "x", scale=((1, 1, 1), (1, 1, 1), 2.0))
+    with pytest.raises(ConfigError, match="expected a scale above 0, found -1"):
+        make_scene(kept, "x", scale=-1.0)
+
+
+def test_improved_poses_make_the_cloud_anew(kept: Reconstruction) -> None:
+    """An optimiser moved the world by a similarity: the wall follows, and depth with it."""
+    old = kept.poses
+    assert old is not None
+    poses = old.camera_to_world.copy()
+    poses[:, :3, 3] = 3 * poses[:, :3, 3] + [0, 0, 1]
+    moved = Trajectory(np.arange(FRAMES), old.timestamps + 1e-3, poses)
+    scene = make_scene(kept, "x", poses=moved, images=images)
+    assert scene.cloud is not None
+    np.testing.assert_allclose(scene.cloud.positions[:, 2], 3 * 4 + 1, atol=1e-3)
+    assert set(scene.cloud.first_frame) == {0, 3, 6, 9}
+    assert any("3 times as large" in note for note in scene.notes)
+    first = scene.cloud.first_frame == 0
+    assert len(np.unique(scene.cloud.colours[first], axis=0)) > 1000  # of the pictures, not grey
+    late = Trajectory(np.arange(3), np.array([50.0, 51, 52]), poses[:3])
+    with pytest.raises(DataError, match="expected poses at the times of its frames"):
+        make_scene(kept, "x", poses=late)
+
+
+def test_what_is_lacking_is_said(kept: Reconstruction, tmp_path: Path) -> None:
+    def without(*names: str) -> Reconstruction:
+        return Reconstruction(kept.folder, {file.name for file in kept.folder.iterdir()} - set(names))
+
+    some = [f"depth-{index:06d}.npz" for index in (0, 3, 6, 9)]
+    with pytest.raises(DataError, match="made/up: expected poses, found none"):
+        make_scene(without("estimate.tum"), "made/up")
+    with pytest.raises(DataError, match="expected true poses to scale by, found none"):
+        make_scene(without("reference.tum"), "x", scale="truth")
+    no_depth = make_scene(without(*some), "x")
+    for name in ("depth-png", "depth-exr"):
+        with pytest.raises(DataError, match=r"expected kept depth, found none; set keep\.depth"):
+            written(no_depth, tmp_path / name, name)
+    with pytest.raises(DataError, match="expected kept depth to make the cloud anew"):
+        make_scene(without(*some), "x", poses=kept.poses)
+    for name in ("ply", "glb", "colmap", "nerfstudio"):
+        with pytest.raises((DataError, DependencyError), match=r"expected a kept cloud, found none|trimesh"):
+            written(make_scene(without("cloud.npz"), "x"), tmp_path / f"no cloud {name}", name)
+    with pytest.raises(DataError, match="expected intrinsics of the frames, found none"):
+        written(make_scene(without("cameras.npz"), "x"), tmp_path / "no cameras", "colmap")
+    with pytest.raises(ConfigError, match=r"unknown format 'colmapp' \(did you mean 'colmap'\?\)"):
+        known_formats(("colmapp",))
+    with pytest.raises(ConfigError, match="share of the voxels"):
+        make_scene(kept, "x", share=0)
+
+
+def test_images_of_another_size_are_refused(kept: Reconstruction, tmp_path: Path) -> None:
+    scene = make_scene(kept, "x", images=lambda: iter([(0, np.zeros((10, 10, 3), np.uint8))]))
+    with pytest.raises(DataError, match="frame 0: expected an image of 48x36 as it was streamed, found 10x10"):
+        written(scene, tmp_path, "colmap")
+
+
+def test_a_full_disk_is_one_line(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export_module, "FORMATS", {**FORMATS, "ply": refuse})
+    with pytest.raises(StoreError, match="cannot write the export: No space left on device; free space"):
+        written(scene, tmp_path, "ply")
