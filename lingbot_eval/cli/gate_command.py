@@ -85,9 +85,9 @@ def _write(args: argparse.Namespace, verdict: Verdict) -> None:
 
 def _update(args: argparse.Namespace) -> int:
     from lingbot_eval.api import update_baseline
-    from lingbot_eval.gating.timing import FEWEST_ROUNDS
     from lingbot_eval.gating.tolerances import Statistical
     from lingbot_eval.gating.update import given_up
+    from lingbot_eval.statistics import FEWEST_ROUNDS
 
     old, new = update_baseline(
         args.runs,

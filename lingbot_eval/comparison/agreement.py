@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.geometry.poses import relative, rotation_angle
-from lingbot_eval.metrics.slope import BLOCK_VALUES, FEWEST_BLOCKS, robust_slope
+from lingbot_eval.statistics import FEWEST_SLOPE_VALUES, robust_slope
 from lingbot_eval.types import FloatArray
 
 FEWEST_FOR_P99 = 100
@@ -104,7 +104,7 @@ def summarise(name: str, unit: str, indices: NDArray[np.int64], values: FloatArr
     few = count < FEWEST_FOR_P99
     reason = f"a p99 needs {FEWEST_FOR_P99} frames, there are {count}" if few else None
     if growth is None:
-        reason = f"a trend needs {FEWEST_BLOCKS * BLOCK_VALUES} frames, there are {count}"
+        reason = f"a trend needs {FEWEST_SLOPE_VALUES} frames, there are {count}"
     return Summary(
         name,
         unit,

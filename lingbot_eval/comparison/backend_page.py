@@ -13,6 +13,7 @@ from lingbot_eval.comparison.backends import BackendComparison
 from lingbot_eval.comparison.outcome import Pair, Ratio, Side, step_median
 from lingbot_eval.comparison.tables import AGREEMENT_HEADER, AGREEMENT_LEGEND, agreement_row, missing
 from lingbot_eval.model.build import PRECISIONS
+from lingbot_eval.statistics import ALPHA
 from lingbot_eval.streaming.stores import attention_name
 from lingbot_eval.tables import MISSING, Table, columns, markdown_text, mebibytes, number_text, quantity
 
@@ -177,7 +178,8 @@ def _ratio_text(ratio: Ratio | str) -> str:
     if ratio.low is None or ratio.high is None:
         return f"time of B / time of A: {value} ({ratio.reason})"
     low, high = number_text(ratio.low, "1"), number_text(ratio.high, "1")
-    return f"time of B / time of A: {value} ({low} to {high}, 95 % bootstrap over rounds)"
+    words = ratio.reason or f"B is {ratio.verdict}" if ratio.verdict != "no difference" else "no difference told"
+    return f"time of B / time of A: {value} ({low} to {high} by chance, {ALPHA:.0%} beyond either end): {words}"
 
 
 def _untrained(found: BackendComparison) -> str:

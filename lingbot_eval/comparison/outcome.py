@@ -9,17 +9,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.stats import bootstrap
 
 from lingbot_eval.comparison.agreement import Differences
 from lingbot_eval.comparison.contenders import Contender
-from lingbot_eval.metrics.slope import CONFIDENCE
+from lingbot_eval.statistics import FEWEST_ROUNDS, judge_rounds
 from lingbot_eval.types import FloatArray
 
 Stage = Literal["warm-up", "alone", "together"]
-
-FEWEST_ROUNDS = 3
-"""Of fewer, an interval would be made up."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +90,22 @@ class Pair:
     ended: Failure | None
 
 
+_VERDICTS = {"held": "no difference", "better": "faster", "regression": "slower", "incomparable": None}
+
+
 @dataclass(frozen=True)
 class Ratio:
-    """Time of B / time of A: median over rounds of the ratio of the rounds' medians over step frames.
+    """Time of B / time of A, of the step frames, over rounds in turn; what the gate would say of it.
 
-    low, high: 95 % bootstrap interval over rounds, None where reason says why there is none.
+    low, high: what it may be by chance, each end missed with the chance `statistics.ALPHA`. verdict: ``slower`` or
+    ``faster`` (B, by more than `statistics.MIN_EFFECT` and by more than chance), ``no difference``. All None where
+    reason says why there is none.
     """
 
     value: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+    verdict: str | None = None
     reason: str | None = None
 
 
@@ -127,13 +129,10 @@ def time_ratio(first: Side, second: Side, scale_frames: int) -> Ratio | str:
         ratios.append(after / before)
     value = float(np.median(ratios))
     if len(ratios) < FEWEST_ROUNDS:
-        return Ratio(value, None, None, f"an interval needs {FEWEST_ROUNDS} rounds, there are {len(ratios)}")
-    # The percentile form: the corrected ones break down on a handful of rounds.
-    drawn = bootstrap(
-        (np.array(ratios),),
-        np.median,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    )
-    return Ratio(value, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
+        return Ratio(value, reason=f"an interval needs {FEWEST_ROUNDS} rounds, there are {len(ratios)}")
+    steps = ([step_ms[scale_frames:] for step_ms in side.step_ms] for side in (first, second))
+    found = judge_rounds(*steps, in_turn=True)
+    if found.effect is None or found.low is None or found.high is None:
+        return Ratio(value, reason=found.reason)
+    reason = found.reason if found.status == "incomparable" else None
+    return Ratio(1 + found.effect, 1 + found.low, 1 + found.high, _VERDICTS[found.status], reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lingbot_eval.comparison.agreement import MATERIAL_RISE, Growth, Summary
-from lingbot_eval.metrics.slope import BLOCK_VALUES, BLOCKS, FEWEST_BLOCKS
+from lingbot_eval.statistics import FEWEST_SLOPE_VALUES, SLOPE_BLOCKS
 from lingbot_eval.tables import MISSING, number_text, quantity, reasons
 
 AGREEMENT_HEADER = (
@@ -20,8 +20,8 @@ AGREEMENT_HEADER = (
 )
 AGREEMENT_LEGEND = (
     "rotation: angle between the two orientations; position: distance of the two camera centres",
-    f"trend: Theil–Sen slope over medians of up to {BLOCKS} stretches of the sequence; 'grows' where its interval lies "
-    f"above 0 and it adds more than {MATERIAL_RISE:.0%} of the median from first frame to last",
+    f"trend: Theil–Sen slope over medians of up to {SLOPE_BLOCKS} stretches of the sequence; 'grows' where its "
+    f"interval lies above 0 and it adds more than {MATERIAL_RISE:.0%} of the median from first frame to last",
 )
 
 
@@ -44,6 +44,6 @@ def missing(rows: Iterable[tuple[str, Summary]]) -> tuple[str, ...]:
 
 def _trend(growth: Growth | None, unit: str) -> tuple[str, str]:
     if growth is None:
-        return MISSING, f"needs {FEWEST_BLOCKS * BLOCK_VALUES} frames"
+        return MISSING, f"needs {FEWEST_SLOPE_VALUES} frames"
     slope, low, high = (number_text(value, unit) for value in (growth.slope, growth.low, growth.high))
     return f"{slope} ({low} to {high})", "grows" if growth.grows else "does not grow"

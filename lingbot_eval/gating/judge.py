@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from lingbot_eval.gating.comparable import notes, why_not_this_machine, why_not_this_unit
 from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Names, Side, SideUnit, family_of
-from lingbot_eval.gating.timing import FEWEST_ROUNDS, judge_rounds, too_few_rounds
 from lingbot_eval.gating.tolerances import (
     DEFAULTS,
     Absolute,
@@ -20,6 +19,7 @@ from lingbot_eval.gating.tolerances import (
     tolerance_for,
 )
 from lingbot_eval.metrics.directions import direction
+from lingbot_eval.statistics import FEWEST_ROUNDS, judge_rounds, too_few_rounds
 from lingbot_eval.types import Direction
 
 SCENE = "scene"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lingbot_eval.gating.timing import BLOCK_FRAMES
+from lingbot_eval.statistics import BLOCK_FRAMES
 from lingbot_eval.types import FloatArray
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lingbot_eval.statistics import ALPHA, MIN_EFFECT
 from lingbot_eval.types import Direction
 
 Status = Literal["held", "better", "regression", "incomparable", "new", "shown"]
@@ -47,14 +48,14 @@ class Relative(_Tolerance):
 
 
 class Statistical(_Tolerance):
-    """For what has raw samples (the medians of forward_latency and end_to_end_interval): see gate/timing.py.
+    """For what has raw samples (the medians of forward_latency and end_to_end_interval): see statistics.py.
 
     min_effect: share below which a slow-down does not matter. alpha: chance of calling the same code slower.
     """
 
     kind: Literal["statistical"]
-    min_effect: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 0.08
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    min_effect: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = MIN_EFFECT
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = ALPHA
 
 
 class Shown(_Tolerance):

@@ -13,11 +13,10 @@ from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import relative, rotation_angle
 from lingbot_eval.metrics.alignments import Alignment, alignment_in_words
 from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.statistics import RESAMPLES, rmse_interval
 from lingbot_eval.types import FloatArray, Measurement
 
 KITTI_PATH_M = 1000.0  # from here on KITTI's own 100…800 m
-RESAMPLES = 1000
-MIN_BLOCKS = 10
 METRE_TOLERANCE = 0.1
 """How far the path between two poses may be from a step in metres, as a share of the step, to be a pair of it."""
 _TOLERANCE = f"{100 * METRE_TOLERANCE:g} %"
@@ -192,21 +191,3 @@ def step_quantities(step: Step, alignment: Alignment, anchor_frames: int, *, int
         ]
         found.append(quantities)
     return found
-
-
-def rmse_interval(errors: FloatArray, shortest_block: int) -> tuple[float, float]:
-    """2.5 and 97.5 % points of the RMSE of (n,) errors, blocks of neighbours drawn anew; the same for the same errors.
-
-    Raises UnscorableError for fewer than MIN_BLOCKS blocks: neighbours depend on each other, and so few blocks say
-    nothing of how the error varies.
-    """
-    count = len(errors)
-    length = max(1, shortest_block, round(math.sqrt(count)))
-    blocks = count // length
-    if blocks < MIN_BLOCKS:
-        raise UnscorableError(f"only {blocks} independent blocks of {length} pairs, at least {MIN_BLOCKS} are needed")
-    sums = np.concatenate([[0.0], np.cumsum(np.concatenate([errors, errors[: length - 1]]) ** 2)])
-    starts = np.random.default_rng(0).integers(0, count, size=(RESAMPLES, blocks))
-    means = (sums[starts + length] - sums[starts]).sum(axis=1) / (blocks * length)
-    low, high = np.percentile(np.sqrt(np.maximum(means, 0.0)), [2.5, 97.5])
-    return float(low), float(high)

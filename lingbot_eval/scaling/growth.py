@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from lingbot_eval.metrics.slope import BLOCK_VALUES, CONFIDENCE, FEWEST_BLOCKS, robust_slope
 from lingbot_eval.scaling.records import GrowthRecord
+from lingbot_eval.statistics import CONFIDENCE, FEWEST_SLOPE_VALUES, robust_slope
 from lingbot_eval.types import FloatArray
 
 CONVENTION = (
@@ -56,8 +56,8 @@ def growth(quantity: Quantity, kept: FloatArray, values: FloatArray, expected: f
         return failed(f"it grows in steps; a slope needs {FEWEST_LEVELS - 1} of them, there are {levels - 1}")
     slope = robust_slope(clock, medians)
     if slope is None:
-        fewest = FEWEST_BLOCKS * BLOCK_VALUES
-        return failed(f"a slope needs samples at {fewest} kept frames after the window is full, there are {len(clock)}")
+        needs = f"a slope needs samples at {FEWEST_SLOPE_VALUES} kept frames after the window is full"
+        return failed(f"{needs}, there are {len(clock)}")
     return GrowthRecord(
         quantity=quantity.name,
         unit=quantity.unit,

@@ -12,9 +12,9 @@ import torch
 
 from lingbot_eval.comparison.contenders import Bench, Contender
 from lingbot_eval.comparison.frames import PreparedFrames, on_device, select
-from lingbot_eval.gating.timing import judge_rounds
 from lingbot_eval.gating.tolerances import Statistical
 from lingbot_eval.runs.experiment import load_experiment
+from lingbot_eval.statistics import judge_rounds
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.types import FloatArray
 

@@ -8,8 +8,9 @@ from scipy.spatial.transform import Rotation
 
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics.drift import DriftScore, DriftSettings, local_scale, score_drift
-from lingbot_eval.metrics.segments import rmse_interval, segment_lengths
+from lingbot_eval.metrics.segments import segment_lengths
 from lingbot_eval.metrics.trajectory import score_trajectory
+from lingbot_eval.statistics import rmse_interval
 from lingbot_eval.types import Trajectory
 
 

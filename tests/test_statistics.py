@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lingbot_eval.metrics.slope import BLOCK_VALUES, FEWEST_BLOCKS, robust_slope
+from lingbot_eval.statistics import FEWEST_SLOPE_VALUES, robust_slope
 
 
 def test_too_few_values_have_no_slope() -> None:
-    fewest = FEWEST_BLOCKS * BLOCK_VALUES
+    fewest = FEWEST_SLOPE_VALUES
     assert robust_slope(np.arange(fewest - 1.0), np.arange(fewest - 1.0)) is None
     assert robust_slope(np.arange(float(fewest)), np.arange(float(fewest))) is not None
 

@@ -1,5 +1,6 @@
-"""Whether repeated timings got slower: rounds as the unit, Mann–Whitney's test, a minimum effect, and the noise seen.
+"""What noisy numbers tell: whether repeated timings differ, how a series grows, how far a mean error may be by chance.
 
+Whether a speed differs is asked by the gate and by a comparison, and answered once, by `judge_rounds`.
 Times of consecutive frames are not independent: whatever disturbs one (a neighbour on the machine, a clock that
 changed, where the process's memory came to lie) lasts for many, and some of it for the whole process. On the samples
 recorded in tests/gate/data neighbouring frames correlate with 0.5 and the medians of whole rounds still differ by
@@ -20,12 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from scipy.stats import mannwhitneyu, norm, wilcoxon
-from scipy.stats import t as student
+from numpy.typing import NDArray
 
+from lingbot_eval.errors import UnscorableError
 from lingbot_eval.types import FloatArray
 
 BLOCK_FRAMES = 8
@@ -35,7 +37,8 @@ FEWEST_ROUNDS = 3
 """Of the baseline: two rounds tell a difference and nothing of how far it is usual."""
 MEDIAN_ERROR = 1.25
 """A median's standard error over a mean's, for normal data: √(π/2)."""
-
+MIN_EFFECT, ALPHA = 0.08, 0.01
+"""The share below which a change of speed does not matter, and the chance of seeing one in the same code."""
 
 Unit = Literal["rounds", "pairs of rounds", "blocks"]
 
@@ -65,7 +68,12 @@ class _Shift:
 
 
 def judge_rounds(
-    baseline: Sequence[FloatArray], run: Sequence[FloatArray], min_effect: float, alpha: float, *, in_turn: bool = False
+    baseline: Sequence[FloatArray],
+    run: Sequence[FloatArray],
+    min_effect: float = MIN_EFFECT,
+    alpha: float = ALPHA,
+    *,
+    in_turn: bool = False,
 ) -> TimingVerdict:
     """Whether ``run`` is slower than ``baseline`` by more than ``min_effect`` and by more than chance.
 
@@ -138,6 +146,8 @@ def _tested(
     in_turn: bool,
 ) -> tuple[_Shift, float, float, Unit]:
     """The shift, p of slower and of faster, and what was tested: the strongest test that there are samples for."""
+    from scipy.stats import mannwhitneyu, wilcoxon
+
     before, after = rounds
     if in_turn and len(before) == len(after) and _rank_of_pairs(len(before), alpha) >= 0:
         pairs = after - before
@@ -156,7 +166,7 @@ def _tested(
 def _rank_of_pairs(pairs: int, alpha: float) -> int:
     """As :func:`_rank`, among the means of each two pairs (Walsh averages; Conover, section 5.7)."""
     spread = math.sqrt(pairs * (pairs + 1) * (2 * pairs + 1) / 24)
-    return math.floor(pairs * (pairs + 1) / 4 - norm.ppf(1 - alpha) * spread)
+    return math.floor(pairs * (pairs + 1) / 4 - NormalDist().inv_cdf(1 - alpha) * spread)
 
 
 def _shift_of_pairs(differences: FloatArray, alpha: float) -> _Shift:
@@ -171,7 +181,7 @@ def _rank(before: int, after: int, alpha: float) -> int:
     """Which of the sorted differences of all pairs of rounds is the lower end of their shift, from 0; negative where
     there are too few rounds for any (Conover, Practical Nonparametric Statistics, 1999, section 5.4)."""
     pairs = before * after
-    return math.floor(pairs / 2 - norm.ppf(1 - alpha) * math.sqrt(pairs * (before + after + 1) / 12))
+    return math.floor(pairs / 2 - NormalDist().inv_cdf(1 - alpha) * math.sqrt(pairs * (before + after + 1) / 12))
 
 
 def _shift_of_ranks(before: FloatArray, after: FloatArray, alpha: float) -> _Shift:
@@ -188,6 +198,8 @@ def _shift_of_few(old: list[FloatArray], new: list[FloatArray], alpha: float) ->
     Where it has not, its share grows as its blocks scatter more inside a round than the baseline's do: somebody else
     was on the machine. (A test over blocks alone would not do: blocks of a round share what befell the round.)
     """
+    from scipy.stats import t as student
+
     before, after = (np.array([np.median(blocks) for blocks in rounds]) for rounds in (old, new))
     squares, freedom = float(np.sum((before - before.mean()) ** 2)), len(before) - 1
     factor = 1.0
@@ -208,3 +220,67 @@ def _words(shift: _Shift, before: int, after: int) -> str:
     side = "slower" if shift.value > 0 else "faster"
     effect = abs(math.expm1(shift.value))
     return f"{effect:.1%} {side}, by chance {low:+.1%} to {high:+.1%} ({before} rounds before, {after} now)"
+
+
+# How a series grows
+
+
+SLOPE_BLOCKS = 40
+"""A slope is looked for in medians of this many stretches: neighbouring values err alike, stretches hardly."""
+FEWEST_SLOPE_VALUES = 32
+"""Eight stretches of four values each."""
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Theil–Sen slope over block medians, with its interval at CONFIDENCE; in units of y per unit of x."""
+
+    value: float
+    low: float
+    high: float
+
+
+def robust_slope(x: NDArray[np.int64] | FloatArray, y: FloatArray) -> Slope | None:
+    """Slope of finite ``y`` (N,) along rising ``x`` (N,); None for fewer than FEWEST_SLOPE_VALUES of them.
+
+    Theil–Sen, because times have outliers in one direction only; its interval (Sen 1968) assumes independent values,
+    which the medians of up to SLOPE_BLOCKS stretches nearly are.
+    """
+    from scipy.stats import theilslopes
+
+    if len(y) < FEWEST_SLOPE_VALUES:
+        return None
+    blocks = min(SLOPE_BLOCKS, len(y) // 4)
+    medians = np.array([np.median(block) for block in np.array_split(y, blocks)])
+    centres = np.array([np.mean(block) for block in np.array_split(x, blocks)])
+    slope, _, low, high = theilslopes(medians, centres, alpha=CONFIDENCE)
+    return Slope(float(slope), float(low), float(high))
+
+
+# How far a mean error may be by chance
+
+
+RESAMPLES = 1000
+FEWEST_RESAMPLED = 10
+"""Blocks: so few say nothing of how the error varies."""
+
+
+def rmse_interval(errors: FloatArray, shortest_block: int) -> tuple[float, float]:
+    """2.5 and 97.5 % points of the RMSE of (n,) errors by circular block bootstrap.
+
+    Neighbours depend on each other, so blocks of √n of them, at least ``shortest_block``, are drawn anew; the same
+    errors give the same points. Raises UnscorableError for fewer than FEWEST_RESAMPLED blocks.
+    """
+    count = len(errors)
+    length = max(1, shortest_block, round(math.sqrt(count)))
+    blocks = count // length
+    if blocks < FEWEST_RESAMPLED:
+        raise UnscorableError(
+            f"only {blocks} independent blocks of {length} pairs, at least {FEWEST_RESAMPLED} are needed"
+        )
+    sums = np.concatenate([[0.0], np.cumsum(np.concatenate([errors, errors[: length - 1]]) ** 2)])
+    starts = np.random.default_rng(0).integers(0, count, size=(RESAMPLES, blocks))
+    means = (sums[starts + length] - sums[starts]).sum(axis=1) / (blocks * length)
+    low, high = np.percentile(np.sqrt(np.maximum(means, 0.0)), [2.5, 97.5])
+    return float(low), float(high)
