@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lingbot_eval.runs.plan import Plan, Unit
     from lingbot_eval.streaming.estimate import StreamEstimate
     from lingbot_eval.types import FrameSequence
+    from lingbot_eval.viewing.kept import KeepSettings
 
 _MIB = 2**20
 _KINDS = ("anchor", "window", "memory", "camera_head")
@@ -27,7 +28,8 @@ _HEADER += ("allocated", "weights", "peak")
 class UnitCheck:
     """The prediction for one unit, or the reason there is none. size: (width, height) as the model sees it.
 
-    refused: whether the reason is bad input, which would end the unit.
+    refused: whether the reason is bad input, which would end the unit. kept_bytes: what will be kept of it on the disk,
+    by kind, at most; None where that is not known.
     """
 
     names: tuple[str, str, str]
@@ -36,11 +38,13 @@ class UnitCheck:
     reason: str | None = None
     warnings: tuple[str, ...] = ()
     refused: bool = False
+    kept_bytes: Mapping[str, int] | None = None
 
 
 def check_units(plan: Plan) -> tuple[UnitCheck, ...]:
     """One entry for each unit of the streaming model; decodes one frame of each scene to know its size."""
-    return tuple(_checked(unit, unit.method) for unit in plan.units if isinstance(unit.method, LingbotConfig))
+    keep = plan.experiment.keep
+    return tuple(_checked(unit, unit.method, keep) for unit in plan.units if isinstance(unit.method, LingbotConfig))
 
 
 def refused_units(plan: Plan) -> tuple[UnitCheck, ...]:
@@ -84,6 +88,11 @@ def print_checks(checks: Sequence[UnitCheck]) -> None:
         for line in table.text().splitlines():
             output.line(f"  {line}")
     for check in checks:
+        sizes = {kind: size for kind, size in (check.kept_bytes or {}).items() if size}
+        if sizes:
+            words = ", ".join(f"{kind} {size / _MIB:.1f} MiB" for kind, size in sizes.items())
+            output.line(f"  {'/'.join(check.names)}: kept on the disk, at most: {words}")
+    for check in checks:
         if check.reason is not None:
             what = "would fail" if check.refused else "no prediction"
             output.line(f"  {'/'.join(check.names)}: {what}: {check.reason}")
@@ -112,6 +121,7 @@ def checks_data(checks: Sequence[UnitCheck]) -> list[dict[str, Any]]:
             "estimate": None
             if check.estimate is None
             else {**asdict(check.estimate), "peak_bytes": check.estimate.peak_bytes},
+            "kept_bytes": None if check.kept_bytes is None else dict(check.kept_bytes),
             "reason": check.reason,
             "warnings": list(check.warnings),
         }
@@ -135,7 +145,7 @@ def _cells(check: UnitCheck, estimate: StreamEstimate) -> tuple[str, ...]:
     )
 
 
-def _checked(unit: Unit, method: LingbotConfig) -> UnitCheck:
+def _checked(unit: Unit, method: LingbotConfig, keep: KeepSettings) -> UnitCheck:
     from lingbot_eval.datasets.prepare.input_notes import refuse_faulty_images
     from lingbot_eval.runs.plan import open_scene
 
@@ -143,7 +153,12 @@ def _checked(unit: Unit, method: LingbotConfig) -> UnitCheck:
         sequence = open_scene(unit)
         refuse_faulty_images(sequence.facts())
         size = _size(unit, sequence)
-        return predicted(unit.names, method, size, sequence.length)
+        found = predicted(unit.names, method, size, sequence.length)
+        if found.estimate is None:
+            return found
+        frames = found.estimate.frames
+        kept = min(frames, found.estimate.kept * found.estimate.windows)
+        return replace(found, kept_bytes=keep.predicted_bytes(*size, frames, kept))
     except LingbotEvalError as error:
         # The run itself will record it as this unit's failure, and go on with the others.
         return UnitCheck(unit.names, reason=str(error), refused=isinstance(error, DataError))
