@@ -533,7 +533,8 @@ def test_every_number_of_every_table_stands_under_its_header(walk: Walk, form: s
 
 
 def test_the_long_table_and_the_stored_records_agree(walk: Walk) -> None:
-    table = pd.read_csv(walk.report / "tables" / "measurements.csv", float_precision="round_trip")
+    table = pd.read_csv(walk.report / "tables" / "measurements.csv", dtype={"value": str})
+    table["value"] = table["value"].map(float)  # pandas' own parser is off in the last digit
     for method in ("whole", "early", "silent"):
         rows = table[table["method"] == method]
         stored_rows = walk.first[method]["measurements"]

@@ -13,6 +13,7 @@ from PIL import Image
 
 import lingbot_eval as lb
 from lingbot_eval.errors import CheckpointError, ConfigError, DataError, StreamError
+from lingbot_eval.methods.model import as_image
 
 OPTIONS = {"frames": 6, "width": 84, "height": 56}
 SESSION = {"size": {"mode": "exact", "width": 84, "height": 56}, "scale_frames": 2}
@@ -91,6 +92,14 @@ def test_a_scene_and_a_dataset_stream_like_their_images(model: lb.Model, expecte
     assert [p.timestamp for p in lb.stream(model, scene, **SESSION)] == pytest.approx(scene.timestamps().tolist())
 
 
+def test_a_scene_is_taken_at_its_cards_stride_unless_another_is_asked_for(tmp_path: Path) -> None:
+    card = tmp_path / "synthetic.yaml"
+    about = "title: T\ndescription: D\nsource: {licence: L}\nlayout: none\nscenes: five\n"
+    card.write_text(f"name: synthetic\n{about}protocol: {{stride: 3}}\n")
+    dataset = lb.open_dataset("synthetic", card=card, frames=10)
+    assert [dataset.scene("room").length, dataset.scene("room", stride=1).length] == [4, 10]
+
+
 def test_images_of_any_size_are_resized_to_the_weights_own_width(model: lb.Model) -> None:
     session = model.session(scale_frames=1)
     (prediction,) = session.step(np.zeros((300, 400), np.uint8), timestamp=7.5)
@@ -105,6 +114,13 @@ def test_a_short_stream_ends_with_all_it_held_back(model: lb.Model, images: list
     session = model.session(size=SESSION["size"])
     assert [session.step(image) for image in images] == [()] * 6
     assert [p.index for p in session.finish()] == list(range(6))
+
+
+def test_floats_are_the_nearest_of_the_256_levels() -> None:
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    for kind in (np.float32, np.float64):
+        assert np.array_equal(as_image(levels.astype(kind) / 255, 0), levels)
+    assert as_image(np.full((1, 1, 3), 0.999), 0).max() == 255
 
 
 @pytest.mark.parametrize(

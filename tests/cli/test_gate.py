@@ -96,7 +96,9 @@ def test_an_update_keeps_what_was_edited(tmp_path: Path, baseline: Path, capsys:
     assert gate(worse, baseline) == 0
     capsys.readouterr()
     assert gate(worse, baseline, "--update", "--reason", "accepted", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["replaced"] == {"tum/desk/lingbot": {ATE: 0.5}}
+    document = json.loads(capsys.readouterr().out)
+    assert document["replaced"] == {"tum/desk/lingbot": {ATE: 0.5}}
+    assert (document["updates"], document["rounds"]) == (2, 1)
     read = load_baseline(baseline)
     assert (read.history[0].who, read.history[0].reason) == ("tester", "a first one")
     assert read.history[-1].reason == "accepted"

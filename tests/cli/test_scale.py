@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +93,27 @@ def test_a_scene_too_short_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFi
     dataset = "input={kind: dataset, dataset: {name: synthetic, scenes: [room], options: {frames: 9}}}"
     assert main(["scale", *SMALL, "--set", dataset, "--out", str(tmp_path)]) == 2
     assert "has 9 frames, the case wants 20" in capsys.readouterr().err
+
+
+def test_bad_input_of_one_case_outweighs_other_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two cases one asks for more frames than there are, and the other runs out of memory."""
+    whole = attempt.open_session
+
+    def full(*args: Any, frames: int, **settings: Any) -> Any:
+        if frames == 5:
+            raise torch.OutOfMemoryError("no room")
+        return whole(*args, frames=frames, **settings)
+
+    monkeypatch.setattr(attempt, "open_session", full)
+    dataset = "input={kind: dataset, dataset: {name: synthetic, scenes: [room], options: {frames: 9}}}"
+    words = ["--set", dataset, "--set", "cases=[{frames: 20}, {frames: 5}]", "--out", str(tmp_path)]
+    assert main(["scale", *SMALL, *words]) == 2
+    said = capsys.readouterr().err
+    assert "has 9 frames, the case wants 20" in said
+    assert "out of memory" in said
+    assert "2 of 2 cases failed" in said
 
 
 def test_a_removed_record_is_said_and_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

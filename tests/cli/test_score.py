@@ -14,6 +14,7 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.types import Trajectory
+from tests.support.figure_reader import axes_titled, curve
 from tests.support.pose_files import write_kitti
 
 FIGURES = json.loads((Path(__file__).parents[1] / "data" / "metrics_figures.json").read_text())
@@ -422,11 +423,23 @@ def test_malformed_and_missing_files_exit_2(pair: tuple[Path, Path], capsys: pyt
     assert json.loads(captured.out)["kind"] == "DataError"
 
 
-def test_picture(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_picture(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from matplotlib.figure import Figure
     from PIL import Image
 
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **more: (drawn.append(self), save(self, *args, **more)))
     target = tmp_path / "plot.png"
-    assert score(pair, "--align", "anchor", "--plot", str(target)) == 0
+    assert score(pair, "--align", "anchor", "--plot", str(target), "--json") == 0
+    (figure,) = drawn
+    error = axes_titled(figure, "error after anchor alignment").lines[0].get_ydata()
+    assert np.sqrt(np.mean(np.square(error))) == pytest.approx(values(document(capsys))["ate_rmse", "anchor"])
+    path = axes_titled(figure, "path")
+    apart = curve(path, "estimate (anchor)") - curve(path, "reference")
+    assert (np.linalg.norm(apart, axis=1) <= np.asarray(error) + 1e-9).all()
     with Image.open(target) as image:
         colours = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
         assert image.width > 1000

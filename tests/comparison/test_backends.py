@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from lingbot_eval.comparison import frames as frames_module
+from lingbot_eval.comparison import race as race_module
+from lingbot_eval.comparison import write as write_module
 from lingbot_eval.comparison.backend_page import document, failures, page, tables, title
 from lingbot_eval.comparison.backends import BackendComparison, Request, compare_backends
 from lingbot_eval.comparison.contenders import Bench, Contender, parse_contender, reference_contender
@@ -25,6 +31,7 @@ from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
 from tests.comparison.fakes import FRAMES, compared, experiment, selected
+from tests.support.figure_reader import axes_titled, curve
 
 CPU = torch.device("cpu")
 SDPA, PAGED = Contender("A", "sdpa", "float32"), Contender("B", "paged", "float32")
@@ -206,6 +213,34 @@ def test_the_page_says_each_number_under_its_heading() -> None:
         "device peak": (19, 1900),
     }.items():
         assert [float(cell) for cell in column(found, "Memory", name)] == list(cells), name
+
+
+def test_the_drawn_time_of_a_frame_is_the_median_of_its_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = side(SDPA, [[4.0, 4.0, 4.0, 1.0, 30.0], [5.0, 5.0, 5.0, 2.0, 40.0], [9.0, 9.0, 9.0, 9.0, 50.0]])
+    b = side(PAGED, [[7.0] * 5] * 3)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(write_module, "save", lambda figure, path: (drawn.append(figure), path.touch()))
+    write_backends(made_up(a, b), prepare_folder(tmp_path))
+    title = "Time of each frame, median of 3 rounds; the first 3 enter in one pass and share its time"
+    times = axes_titled(drawn[0], title)
+    assert curve(times, "A sdpa float32") == pytest.approx(np.column_stack([range(5), [5.0, 5.0, 5.0, 2.0, 40.0]]))
+    assert curve(times, "B paged float32")[:, 1] == pytest.approx([7.0] * 5)
+
+
+def test_scale_frames_share_the_time_of_their_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three frames that enter together the first two wait for the third: 1 + 2 + 6 ms are three each."""
+    clock = iter([100.0, 1.0, 2.0, 6.0, 8.0, 0.5])  # the warm-up, four frames, and what the end takes
+
+    @contextmanager
+    def timed(device: str) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(seconds=next(clock) / 1e3)
+
+    monkeypatch.setattr(race_module, "timed", timed)
+    chosen = selected(4)
+    raced = Side(SDPA)
+    race(Bench(chosen.method, CPU, 4), [raced], PreparedFrames(chosen.unit), 1, lambda: None)
+    assert raced.step_ms[0] == pytest.approx([3.0, 3.0, 3.0, 8.5])
+    assert raced.warm_up_s == pytest.approx(0.1)
 
 
 def test_windows_hold_back_and_still_pair_by_index() -> None:

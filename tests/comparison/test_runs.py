@@ -37,9 +37,10 @@ def write_run(
     key: str,
     method: str = "lingbot",
     environment: dict[str, Any] = HARDWARE,
+    depth_error: float = 0.1,
     **unit: Any,
 ) -> Path:
-    """A run of one method on one scene, with this estimate."""
+    """A run of one method on one scene, with this estimate; its depth error begins at ``depth_error`` and grows."""
     names = ("tum", "desk", method)
     record = make_run_record(
         key=key, units=[list(names)], environment=environment, weights={method: "untrained (seed 0)"}
@@ -48,7 +49,12 @@ def write_run(
     with store.lock(), store.unit_writer(*names) as writer:
         for index in range(FRAMES):
             writer.append_row(
-                {"index": 3 * index, "timestamp": index / 30, "forward_ms": 10.0, "depth_abs_rel": 0.1 + 1e-4 * index}
+                {
+                    "index": 3 * index,
+                    "timestamp": index / 30,
+                    "forward_ms": 10.0,
+                    "depth_abs_rel": depth_error + 1e-4 * index,
+                }
             )
         if trajectory is not None:
             write_tum(writer.path("estimate.tum"), trajectory)
@@ -90,6 +96,12 @@ def test_trajectories_are_compared_after_alignment(tmp_path: Path) -> None:
     assert (errors.name, errors.largest) == ("depth_abs_rel", 0.0)
 
 
+def test_an_error_that_fell_differs_as_much_as_one_that_rose(tmp_path: Path) -> None:
+    for name, depth_error in (("fell", 0.07), ("rose", 0.13)):
+        (errors,) = two_runs(tmp_path / name, depth_error=depth_error).units[0].errors
+        assert (errors.median, errors.largest) == (pytest.approx(0.03), pytest.approx(0.03))
+
+
 def test_measurements_side_by_side(tmp_path: Path) -> None:
     both = {"ate_rmse": (1.0, 1.5), "ate_max": (2.0, 1.0)}
     a = [measurement("trajectory", name, values[0]) for name, values in both.items()]
@@ -109,7 +121,12 @@ def test_measurements_side_by_side(tmp_path: Path) -> None:
     ]
     path_a = write_run(tmp_path / "a", None, key="a" * 16, measurements=a)
     path_b = write_run(tmp_path / "b", None, key="b" * 16, measurements=b)
-    (unit,) = compare_runs(path_a, path_b).units
+    compared = compare_runs(path_a, path_b)
+    (unit,) = compared.units
+    (table,) = [table for table in tables(compared) if table.title.startswith("Measurements")]
+    cells = {row[1]: row[2:] for row in table.rows}
+    assert cells["ate_rmse"] == ("1.000 m", "1.500 m", "0.5000 m", "50.00 %")
+    assert cells["ate_max"] == ("2.000 m", "1.000 m", "-1.000 m", "-50.00 %")
     found = {pair.name: pair for pair in unit.measurements}
     assert {name: pair.difference for name, pair in found.items()} == {
         "ate_rmse": 0.5,

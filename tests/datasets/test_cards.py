@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lingbot_eval import resources
+from lingbot_eval.datasets.card_table import markdown_table
 from lingbot_eval.datasets.cards import card_names, load_card
 from lingbot_eval.datasets.eth3d import VIEWS_LEFT_OUT
 from lingbot_eval.datasets.registry import DATASETS
@@ -121,6 +122,15 @@ protocol: {stride: 2, size: {mode: width, width: 280}}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(resources, "shared_folder", lambda kind: tmp_path)
     return tmp_path
+
+
+def test_the_table_counts_the_protocols_scenes_before_those_published(folder: Path) -> None:
+    published = "published: [{method: M, source: S, scenes: 3, values: {ate_m: 1.0}}]\n"
+    (folder / "mine.yaml").write_text(GOOD + "expected_scenes: {a: 10, b: null}\n" + published)
+    (folder / "other.yaml").write_text(GOOD.replace("mine", "other") + published)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown_table().splitlines()]
+    scenes = rows[0].index("scenes")
+    assert [(row[1], row[scenes]) for row in rows[2:]] == [("`mine`", "2"), ("`other`", "3")]
 
 
 def test_a_card_is_read(folder: Path) -> None:

@@ -19,7 +19,7 @@ from lingbot_eval.geometry.quaternions import quaternion_from_rotation
 
 SCENE = "courtyard"
 # fx fy cx cy k1 k2 p1 p2 k3 k4 sx1 sy1, COLMAP's pixels (the first one's centre is at 0.5).
-LENS = (55.0, 54.0, 36.5, 25.5, -0.05, 0.02, 1e-3, -2e-3, 3e-3, -1e-3, 2e-3, -1e-3)
+LENS = (55.0, 54.0, 36.5, 25.5, -0.05, 0.02, 1e-2, -2e-2, 3e-3, -1e-3, 2e-3, -1e-3)
 
 
 def write_release(root: Path) -> Path:

@@ -116,6 +116,20 @@ def test_neural_rgbd_depth_outside_its_range_is_dropped(root: Path) -> None:
     np.testing.assert_allclose(depth[0, :5], [0, 0, 0, 9.5, 2.0])
 
 
+@pytest.mark.parametrize("name", ["vbr", "kitti", "neural_rgbd"])
+def test_poses_of_no_image_are_in_the_file_and_of_none(name: str, root: Path) -> None:
+    file = {"vbr": "processed_gt/spagna_train0_gt.txt", "kitti": "poses/00.txt", "neural_rgbd": "kitchen/poses.txt"}[
+        name
+    ]
+    before = opened(name, root).facts()["found"]
+    more = "99 0 0 0 0 0 0 1\n" if name == "vbr" else "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
+    with (root / file).open("a") as stream:
+        stream.write(more if name != "kitti" else " ".join(more.split()[:12]) + "\n")
+    found = adapter(name, root).open(trees.SCENES[name], Selection()).facts()["found"]
+    assert found["poses_in_file"] == before["poses_in_file"] + 1
+    assert found["images_with_pose"] == before["images_with_pose"]
+
+
 def test_eth3d_leaves_out_the_protocols_views_and_reads_raw_floats(root: Path) -> None:
     sequence = opened("eth3d", root, views="all")
     assert sequence.length == trees.FRAMES
@@ -246,6 +260,7 @@ ETH_DEPTH = "electro/ground_truth_depth/custom_undistorted/DSC_9288.JPG"
         ("oxford_spires", line("keble-college-02/poses_c2w.txt", 2, ""), "one line for each of the 6 .* found 5"),
         ("oxford_spires", write("keble-college-02/intrinsics.txt", b"60 60 32 24 640 480"), "images of 64x48 pixels"),
         ("oxford_spires", write("keble-college-02/intrinsics.txt", b"60 60 32"), "expected 6 numbers"),
+        ("oxford_spires", write("keble-college-02/intrinsics.txt", b"60 -60 32 24 64 48"), "with fx, fy > 0, found"),
         ("oxford_spires", write("keble-college-02/depth/000001.npy", b"no"), "cannot be read as a NumPy array"),
         ("tanks_and_temples", line("Ignatius/Ignatius_COLMAP_SfM.log", 6, "1 1"), r"log:6: expected three whole"),
         ("tanks_and_temples", line("Ignatius/Ignatius_COLMAP_SfM.log", 6, "0 0 0"), r"log:6: frame 0 is in line 1"),

@@ -94,6 +94,18 @@ def test_kitti_rows_go_with_images(tmp_path: Path) -> None:
         adapter(folder, **options).open("walk", Selection())
 
 
+def test_rows_that_begin_before_the_first_image_go_by_the_numbers_in_the_names(tmp_path: Path) -> None:
+    """Seven rows for images 3, 4 and 6: row n for number n."""
+    folder = write_images(tmp_path / "walk", ["3.png", "4.png", "6.png"])
+    rows = [" ".join(str(value) for value in trees.pose(n)[:3].ravel()) for n in range(7)]
+    (folder / "poses.txt").write_text("\n".join(rows))
+    sequence = adapter(folder, trajectory="poses.txt").open("walk", Selection())
+    reference = sequence.reference()
+    assert reference is not None
+    np.testing.assert_allclose(reference.camera_to_world, [trees.pose(n) for n in (3, 4, 6)])
+    assert "rows by the numbers in the names" in sequence.facts()["poses"]
+
+
 def test_tum_poses_by_the_times_in_the_names(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "walk", ["100.00.png", "100.10.png", "100.20.png"])
     (folder / "gt.txt").write_text("100.008 1 0 0 0 0 0 1\n100.15 2 0 0 0 0 0 1\n100.215 3 0 0 0 0 0 1\n")

@@ -112,15 +112,21 @@ def test_opening_and_reference_read_no_image(root: Path) -> None:
 
 def test_a_frame_without_pose_or_depth_has_none(root: Path) -> None:
     Path(stem(root, 1) + ".pose.txt").unlink()
-    Path(stem(root, 2) + ".depth.png").unlink()
+    for index in (0, 2):
+        Path(stem(root, index) + ".depth.png").unlink()
     sequence = adapter(root).open(SCENE, Selection())
     frames = list(sequence.frames())
     assert [frame.camera_to_world is None for frame in frames] == [False, True, False, False]
-    assert [frame.depth is None for frame in frames] == [False, False, True, False]
+    assert [frame.depth is None for frame in frames] == [True, False, True, False]
     reference = sequence.reference()
     assert reference is not None
     np.testing.assert_array_equal(reference.indices, [0, 2, 3])
-    assert (sequence.facts()["frames_with_pose"], sequence.facts()["frames_with_depth"]) == (3, 3)
+    np.testing.assert_array_equal(reference.timestamps, sequence.timestamps()[[0, 2, 3]])
+    assert (sequence.facts()["frames_with_pose"], sequence.facts()["frames_with_depth"]) == (3, 2)
+    assert sequence.facts()["frames_without_image"] == 0
+    Path(stem(root, 1) + ".color.png").unlink()
+    pictured = adapter(root).open(SCENE, Selection())
+    assert (pictured.length, pictured.facts()["frames_without_image"]) == (3, 1)
 
 
 def test_a_pose_that_is_not_finite_is_a_lost_frame(root: Path) -> None:

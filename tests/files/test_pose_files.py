@@ -175,6 +175,13 @@ def check(found: TrajectoryFile, poses: np.ndarray, ns: list[int], format: str, 
         np.testing.assert_allclose(found.timestamps, [float(seconds(t)) for t in ns], atol=0, rtol=0)
 
 
+def test_a_matrix_of_four_lines_is_named_by_its_first(tmp_path: Path) -> None:
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[2, 0, 0] = 3.0
+    with pytest.raises(DataError, match=r"poses\.txt:11: expected a rigid pose"):
+        read_trajectory(saved(tmp_path, "\n".join(rows(pose.tolist()) for pose in poses)))
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_format_is_found_and_read(tmp_path: Path, variant: str, packed: bool) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.gating.runs import read_runs, run_directories
+from lingbot_eval.gating.samples import round_of
 from lingbot_eval.runs.lock import directory_lock, writer_of
 from lingbot_eval.runs.store import RunStore
 from tests.gate.sides import ATE, LATENCY, NAMES, VALUES, rounds, write_run
@@ -25,6 +27,13 @@ def test_a_run_as_it_is_stored(tmp_path: Path) -> None:
     assert np.array_equal(unit.rounds[LATENCY][0], times)
     assert unit.settings["precision"] == "float32"
     assert side.code["key"] == "0123456789abcdef"
+
+
+def test_the_first_frame_is_no_sample_though_the_method_knows_no_scale_frames() -> None:
+    """It carries what starting up takes."""
+    times = np.array([400.0, *rounds(1, 3)[0]])
+    frames = pd.DataFrame({"frame_type": [""] * len(times), "forward_ms": times})
+    assert np.array_equal(round_of(frames, "forward_ms"), times[1:])
 
 
 def test_repeats_are_rounds_and_values_their_medians(tmp_path: Path) -> None:

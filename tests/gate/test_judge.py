@@ -100,6 +100,13 @@ def test_other_hardware_leaves_accuracy_and_counted_bytes(environment: dict[str,
     assert gate(equal, required=["accuracy"]).exit_code == 0
 
 
+@pytest.mark.parametrize("metric", ["memory/cache_window", "memory/cache_allocated", WEIGHTS])
+def test_bytes_counted_from_shapes_are_judged_on_any_machine(metric: str) -> None:
+    baseline = side({NAMES: unit(VALUES | {metric: 1000.0})})
+    run = side({NAMES: unit(VALUES | {metric: 1002.0})}, environment=machine(cpu_model="another"))
+    assert finding(gate(run, baseline), metric).status == "regression"
+
+
 def test_libraries_and_thread_variables_are_a_note_only() -> None:
     run = side(environment=machine(libraries={"torch": "2.14.0"}, variables={"OMP_NUM_THREADS": "2"}))
     verdict = gate(run)

@@ -136,6 +136,7 @@ def test_kitti_of_the_whole_recording_needs_the_selection(tmp_path: Path) -> Non
     method = opened(sequence, **settings, frame_numbers={"start": 2, "stride": 5})
     found = predicted(method, sequence)
     assert [p.camera_to_world[0, 3] for p in found if p.camera_to_world is not None] == list(range(2, 102, 5))
+    assert method.describe()["association"] == "row 2 + 5·i belongs to frame i of the selection"
     with pytest.raises(DataError, match=r"need 117 rows.*found 103"):
         opened(sequence, **settings, frame_numbers={"start": 2, "stride": 6})
 

@@ -202,6 +202,12 @@ def test_loop_gap() -> None:
     found = score(truth, estimate)
     assert value(found, "loop_gap") == pytest.approx(2.0, rel=0.02)
     assert value(found, "loop_gap_share") == pytest.approx(100 * 2.0 / 359, rel=0.02)
+    # Where it ends 10 m from its start, within 5 % of its path, it is a loop still.
+    nearly = truth[:349].copy()
+    nearly[-1, :3, 3] += [0, 2.0, 0]
+    apart = np.linalg.norm(truth[348, :3, 3] - truth[0, :3, 3])
+    assert 9 < apart < 0.05 * 348
+    assert value(score(truth[:349], nearly), "loop_gap") == pytest.approx(2.0, rel=0.02)
     half = score(truth[:180], estimate[:180])
     assert "no loop" in reason(half, "loop_gap")
 

@@ -264,7 +264,16 @@ def test_figures_of_the_note_are_those_of_the_scores() -> None:
     angles = np.linspace(0, np.pi / 2, 10)
     truth = poses(angles[:, None] * [0.0, 0, 1], np.stack([np.cos(angles), np.sin(angles), angles], axis=1))
     (note,) = notes(truth, inverse(truth))
-    assert re.search(r"ATE would be \d(\.\d+)?(e-\d+)? m instead of 0\.\d+ m", note), note
+    figures = r"ATE would be (\S+) m instead of (\S+) m, and rotations would be off by (\S+)° instead of (\S+)°"
+    found = re.search(figures, note)
+    assert found is not None, note
+    ate, ate_as_it_is, turn, turn_as_it_is = map(float, found.groups())
+    assert (ate, turn) == (pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-5))
+    # The inverse poses lie on a line, which fits nothing: as far off as an estimate that never moves. Their turns run
+    # from 0 to -90° where the truth's run to 90°: with the best turn of the world 90, 70, … 90 degrees apart.
+    centre = truth[:, :3, 3].mean(axis=0)
+    assert ate_as_it_is == pytest.approx(np.sqrt(np.mean(np.sum((truth[:, :3, 3] - centre) ** 2, axis=1))), rel=1e-3)
+    assert turn_as_it_is == pytest.approx(np.sqrt(np.mean(np.arange(-90.0, 91, 20) ** 2)), rel=1e-2)
     assert "the reference that is so" in note
 
 

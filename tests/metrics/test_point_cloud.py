@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -51,6 +53,18 @@ def test_projection_leads_back_to_the_pixel() -> None:
     np.testing.assert_allclose(points[:, 2], depth.ravel(), rtol=1e-6)
     rows, columns = np.indices(depth.shape)
     np.testing.assert_allclose(project(points, K), np.stack([columns.ravel(), rows.ravel()], axis=1), atol=1e-3)
+
+
+def test_true_depth_of_another_camera_is_seen_through_that_camera() -> None:
+    collector = CloudCollector(10_000, (0.0, 80.0))
+    frame, prediction = frame_pair(0)
+    assert frame.depth is not None
+    own = np.array([[60.0, 0, 15], [0, 64.0, 11], [0, 0, 1]])
+    collector.add(replace(frame, camera_to_world=np.eye(4), depth_intrinsics=own), prediction)
+    rows, columns = np.nonzero(frame.depth)
+    z = frame.depth[rows, columns]
+    expected = np.stack([(columns - 15) / 60 * z, (rows - 11) / 64 * z, z], axis=1)
+    np.testing.assert_allclose(collector.pairs().truth, expected, atol=1e-5)
 
 
 def test_memory_is_bounded_and_said() -> None:

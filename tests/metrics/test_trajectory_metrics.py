@@ -194,6 +194,10 @@ def test_poses_that_are_not_finite_are_dropped_and_counted() -> None:
     expected = score_trajectory(trajectory(truth[clean]), trajectory(estimate[clean]), 28)
     assert value(score, "ate_rmse", "sim3") == value(expected, "ate_rmse", "sim3")
     assert value(score, "dropped_frames") == 2
+    assert value(score, "dropped_frames", "not_rigid") == 0
+    estimate_hurt[20, :3, :3] *= 2
+    of_each = score_trajectory(trajectory(truth_hurt), trajectory(estimate_hurt), 30)
+    assert [value(of_each, "dropped_frames", kind) for kind in ("", "not_rigid")] == [2, 1]
     assert value(score, "coverage") == pytest.approx(100 * 29 / 30)
     assert score.indices.tolist() == clean.tolist()
 

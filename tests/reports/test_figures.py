@@ -225,6 +225,16 @@ def test_lines_side_by_side_keep_their_names() -> None:
         assert (line.get_color(), line.get_linestyle()) == (drawn.get_color(), drawn.get_linestyle())
 
 
+def test_a_line_that_lacks_a_column_leaves_the_others_their_names() -> None:
+    tables = [table(position_error_m=values(first), forward_ms=values(first)) for first in (1, 2, 3)]
+    tables[0]["forward_ms"] = np.nan
+    figure = together_figure([Line(name, one, None) for name, one in zip("abc", tables, strict=True)], "t")
+    times = axes_titled(figure, "Forward time on the device")
+    assert set(curves(times)) == {"b", "c"}
+    for name, first in (("b", 2), ("c", 3)):
+        assert curve(times, name) == pytest.approx(np.column_stack([FRAMES, values(first)]))
+
+
 def test_a_long_series_is_drawn_with_its_rolling_median() -> None:
     index = np.arange(1000)
     frames = pd.DataFrame({name: np.full(1000, np.nan) for name in FRAME_COLUMNS}).assign(

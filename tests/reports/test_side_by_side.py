@@ -115,12 +115,22 @@ def test_settings_are_named_as_set_takes_them_and_marked_where_they_differ(pair:
 
 def test_a_setting_that_one_run_lacks_differs(tmp_path: Path) -> None:
     paths = [
-        small_run(tmp_path, "a" * 12, {}, experiment={"x": {"y": None}, "cards": {"d": {"n": 1}}}),
-        small_run(tmp_path, "b" * 12, {}, experiment={"x": {}, "cards": {"d": {"n": 2}, "e": {}}}),
+        small_run(
+            tmp_path,
+            "a" * 12,
+            {},
+            experiment={"x": {"y": None}, "cards": {"d": {"n": 1}, "f": {"n": "long " * 50 + "1"}}},
+        ),
+        small_run(
+            tmp_path,
+            "b" * 12,
+            {},
+            experiment={"x": {}, "cards": {"d": {"n": 2}, "e": {}, "f": {"n": "long " * 50 + "2"}}},
+        ),
     ]
     results = [run.results for run in open_runs(paths)]
     assert [(row.name, row.values) for row in settings(results)] == [("x.y", ("null", "–")), ("x", ("–", "{}"))]
-    assert differing_cards(results) == ("d",)
+    assert differing_cards(results) == ("d", "f")
 
 
 def test_conventions_that_differ_are_told(tmp_path: Path) -> None:

@@ -140,6 +140,13 @@ def test_the_datasets_depth_range_decides_what_is_scored(tmp_path: Path, world: 
     assert found.samples == np.count_nonzero(inside[scored])
     assert f"{low:g} < truth < {high:g} m" in found.convention
     assert value(record, "frames_scored") == len(scored) < FRAMES
+    # The method's depth is three times the truth everywhere: scaled by what is scored, it is the truth there.
+    store = RunStore.open(run_folder(tmp_path))
+    panels = store.read_panels(store.read_unit(record.dataset, "one", "good"))
+    assert panels is not None
+    assert panels.truth == pytest.approx(np.where(inside, depth, 0)[panels.index])
+    shown = panels.truth > 0
+    assert panels.prediction[shown] == pytest.approx(panels.truth[shown])
 
 
 @pytest.mark.parametrize("clock", [lambda seconds: math.nan, lambda seconds: seconds + 1.0, float.hex, lambda _: None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ import torch
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import DataError
+from lingbot_eval.streaming.windowed import WindowedSession
+from lingbot_eval.verification import reproduce as reproduce_module
+from lingbot_eval.verification import run as run_module
 from lingbot_eval.verification.cases import Case, Unsupported, load_cases, shipped_cases
 from lingbot_eval.verification.compare import compare, other_keyframes
-from lingbot_eval.verification.reproduce import formula_image
+from lingbot_eval.verification.reproduce import Setup, formula_image, reference_model, reproduce
 
 FULL_SET = Path(__file__).parents[3] / "shared" / "conformance"
 
@@ -157,6 +161,54 @@ def test_other_keyframes_are_told_apart_from_wrong_numbers() -> None:
     assert other_keyframes(wanted, wanted) == ""
     found = {"frame_type": np.array([0, 1, 1, 2], dtype=np.uint8)}
     assert other_keyframes(found, wanted) == "low precision chose other keyframes, first at row 2"
+
+
+@pytest.mark.parametrize(("precision", "verdict"), [("bfloat16", "incomparable"), ("float32", "fail")])
+def test_other_keyframes_are_forgiven_in_low_precision_alone(
+    one_case: Path, monkeypatch: pytest.MonkeyPatch, precision: str, verdict: str
+) -> None:
+    edit(one_case, flow_threshold=5.0)
+    cases = load_cases(one_case)
+    found = cases.reference("stream_short")
+    found["frame_type"] = found["frame_type"][::-1] + np.uint8(1)
+    monkeypatch.setattr(run_module, "reference_model", lambda case, setup: None)
+    monkeypatch.setattr(run_module, "reproduce", lambda case, setup, model: found)
+    results = list(run_module.verify(cases, Setup("sdpa", precision, torch.device("cpu"))))
+    assert {(r.array, r.verdict) for r in results if r.verdict != "pass"} == {
+        ("frame_type" if verdict == "fail" else "", verdict)
+    }
+
+
+def test_joins_of_windows_are_told_as_they_were_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions: list[WindowedSession] = []
+    whole = reproduce_module.open_session
+
+    def opened(*args: Any, **settings: Any) -> WindowedSession:
+        session = whole(*args, **settings)
+        assert isinstance(session, WindowedSession)
+        sessions.append(session)
+        return session
+
+    monkeypatch.setattr(reproduce_module, "open_session", opened)
+    sizes = {
+        "frames": 9,
+        "height": 28,
+        "width": 28,
+        "scale_frames": 2,
+        "window": 4,
+        "window_size": 5,
+        "overlap_size": 2,
+    }
+    case = Case.model_validate({"kind": "windowed", "camera_iterations": 1, **sizes})
+    setup = Setup("sdpa", "float32", torch.device("cpu"))
+    arrays = reproduce(case, setup, reference_model(case, setup))
+    (session,) = sessions
+    assert len(session.joins) > 2
+    assert session.joins[-1].scale != pytest.approx(1, abs=1e-3)
+    assert arrays["chunk_scales"].tolist() == [join.scale for join in session.joins]
+    for matrix, join in zip(arrays["chunk_transforms"], session.joins, strict=True):
+        assert np.array_equal(matrix[:3, :3], join.rotation)
+        assert np.array_equal(matrix[:3, 3], join.translation)
 
 
 def test_verdicts() -> None:

@@ -16,10 +16,11 @@ from PIL import Image
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.check.check import examine
 from lingbot_eval.datasets.check.findings import DatasetCheck, Finding
-from lingbot_eval.datasets.check.scene_checks import check_files, check_poses, check_times
+from lingbot_eval.datasets.check.scene_checks import check_depth_range, check_files, check_poses, check_times
 from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.readers import png_depth
 from lingbot_eval.datasets.registry import open_adapter
-from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import dataset_trees
@@ -155,9 +156,23 @@ def test_a_root_that_is_wrong_is_one_problem(root: Path) -> None:
     assert "does not exist" in found(check(root / "nowhere"), "layout", scene=None)[0]
 
 
+def test_a_far_background_is_no_reason_to_doubt_the_unit_of_depth(tmp_path: Path) -> None:
+    """55 of 100 pixels at 5 m, the rest at 40 m: half of the depth is near, though the mean is beyond 8 m."""
+    image, depth = tmp_path / "0.png", tmp_path / "depth.png"
+    Image.new("RGB", (10, 10)).save(image)
+    for near, warned in ((55, False), (45, True)):
+        millimetres = np.full(100, 40_000, np.uint16)
+        millimetres[:near] = 5_000
+        Image.fromarray(millimetres.reshape(10, 10)).save(depth)
+        files = [FrameFiles(image, 0.0, depth=depth)]
+        reader = png_depth(1000)
+        sequence = FileSequence("tum", "s", tmp_path, files, None, {}, depth_reader=reader, depth_scale=1000)
+        assert bool(check_depth_range(sequence)) is warned
+
+
 def test_times_and_rotations(tmp_path: Path) -> None:
     field_trees.write_kitti(tmp_path)
-    times = "\n".join(f"{t}" for t in (0, 0.1, 0.2, 5.0, 5.1, 5.2))
+    times = "\n".join(f"{t}" for t in (0, 0.1, 2.2, 7.0, 7.1, 7.2))
     (tmp_path / "sequences/00/times.txt").write_text(times)
     poses = np.stack([field_trees.pose(k)[:3] for k in range(6)])
     poses[4, :, :3] *= 1.015

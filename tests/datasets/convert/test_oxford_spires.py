@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,18 @@ def test_incomplete_releases_are_refused(raw: Path, tmp_path: Path, capsys: pyte
     assert "expected sensor.yaml" in capsys.readouterr().err
     assert prepare(raw / SCENE, tmp_path / "out") == 2
     assert main(["datasets", "prepare", "kitti", str(raw), str(tmp_path)]) == 2
+
+
+def test_one_scene_that_cannot_be_prepared_decides_the_exit_code_and_the_others_are_made(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(raw / SCENE, raw / "torn")
+    (raw / "torn" / "processed/trajectory/gt-tum.txt").unlink()
+    assert prepare(raw, tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert [line.partition(":")[0] for line in said.out.splitlines()] == [SCENE]
+    assert said.err.startswith("error: torn: ")
+    assert (tmp_path / "out" / SCENE / "poses_c2w.txt").is_file()
 
 
 def test_the_intrinsics_are_the_cameras_and_a_scenes_own_sensor_goes_first(raw: Path, tmp_path: Path) -> None:
