@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from guests import FRAMES, WRAPPER, experiment, unit, wrapped, wrappers_alive
+from guests import DATASET, FRAMES, WRAPPER, experiment, unit, wrapped, wrappers_alive
 
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
@@ -22,7 +22,10 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.methods import child as child_module
 from lingbot_eval.methods import external as external_module
+from lingbot_eval.methods.external_config import ExternalConfig
 from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.types import Frame
+from lingbot_eval.validation import validated
 
 if TYPE_CHECKING:
     from conftest import RunWrapper
@@ -211,6 +214,24 @@ def test_more_frames_than_memory_may_hold_come_back_from_a_job(
     record = run_wrapper("none", mode="job")
     assert record.predictions == FRAMES
     assert value(record, "ate_rmse", "none") == value(plain, "ate_rmse", "none")
+
+
+def test_each_answer_leaves_before_the_next_frame_is_asked_for(truth: Path) -> None:
+    """One frame in flight: whoever gives frames at a camera's pace measures the program, not a queue."""
+    scene = lb.open_dataset("synthetic", **DATASET["options"]).scene("room")
+    method = validated(ExternalConfig, wrapped(truth), "test").create()
+    order: list[tuple[str, int]] = []
+
+    def camera() -> Iterator[Frame]:
+        for frame in scene:
+            order.append(("frame", frame.index))
+            yield frame
+
+    method.open(scene.sequence)
+    for prediction in method.predict(camera()):
+        order.append(("pose", prediction.index))
+    method.close()
+    assert order == [(what, index) for index in range(FRAMES) for what in ("frame", "pose")]
 
 
 # --- who may run what, and when it runs again ---

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import DataError, DependencyError
 from lingbot_eval.hardware import is_out_of_memory
 from lingbot_eval.profiling import memory
 from lingbot_eval.profiling.environment import environment, git_state
@@ -29,7 +29,7 @@ from lingbot_eval.profiling.memory import (
     process_memory_measurements,
     process_resident_bytes,
 )
-from lingbot_eval.profiling.nvml import driver_version
+from lingbot_eval.profiling.nvml import driver_version, processes_bytes
 
 
 class FakeNvml:
@@ -56,6 +56,12 @@ class FakeNvml:
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
         if uuid != "GPU-abc":
             raise self.NVMLError("Not Found")
+        return "handle"
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
         return "handle"
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:  # noqa: N802
@@ -87,6 +93,22 @@ def test_a_driver_that_does_not_tell_gives_the_reason(nvml: FakeNvml, uuid: str,
     assert size is None
     assert reason in (why or "")
     assert nvml.open_count == 0
+
+
+def test_the_driver_tells_of_a_tree_of_processes_on_all_gpus() -> None:
+    own = os.getpid()
+    nvml = FakeNvml([process(1, 111), process(own, 222), process(own + 1, 333)])
+    assert processes_bytes({own, own + 1}, nvml) == 2 * 555
+    assert processes_bytes({own}, FakeNvml([])) == 0
+    assert processes_bytes({own + 1}, FakeNvml([process(own, 5)])) == 0  # others use it, and ids mean what they say
+    for nvml, reason in (
+        (FakeNvml([process(2**22 + 1, 5)]), "another world"),
+        (FakeNvml([process(own, None)]), "per process"),
+        (FakeNvml([], broken=True), "Driver Not Loaded"),
+    ):
+        with pytest.raises(DependencyError, match=reason):
+            processes_bytes({own}, nvml)
+        assert nvml.open_count == 0
 
 
 def test_driver_versions_come_as_text_or_bytes() -> None:

@@ -111,6 +111,25 @@ def test_holding_back_too_much_is_refused() -> None:
         list(streamed(everything_at_the_end, frames(MAX_IN_FLIGHT + 1)).outputs())
 
 
+@pytest.mark.usefixtures("small_bound")
+def test_what_was_held_back_too_long_is_decoded_once_more() -> None:
+    def everything_at_the_end(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        return iter([answer(frame) for frame in stream if frame.index % 2])
+
+    count, again = 3 * MAX_IN_FLIGHT, []
+
+    def once_more() -> Iterator[Callable[[], Frame]]:
+        for frame in frames(count):
+            again.append(frame.index)
+            yield loader(frame)
+
+    method = Scripted(everything_at_the_end)
+    stream = SceneStream(method, map(loader, frames(count)), lambda frame: frame, again=once_more)
+    assert [output.frame.index for output in stream.outputs()] == list(range(1, count, 2))
+    # One more pass, and no further than to the last frame that was forgotten.
+    assert again == list(range(2 * MAX_IN_FLIGHT))
+
+
 @pytest.mark.parametrize("order", [[0, 0], [1, 0]])
 def test_disorder_is_refused(order: list[int]) -> None:
     def disordered(stream: Iterable[Frame]) -> Iterator[Prediction]:
