@@ -34,6 +34,7 @@ _PUBLIC = {
             *("plan_run", "run", "report", "gate", "update_baseline", "compare", "compare_backends", "verify"),
             "check_wrapper",
             "export",
+            "render",
         )
     },
     "open_run": ("lingbot_eval.reports.reading", "open_run"),
@@ -98,6 +99,7 @@ __all__ = [
     "open_runs",
     "plan_run",
     "read_trajectory",
+    "render",
     "report",
     "run",
     "score",
@@ -114,6 +116,7 @@ if TYPE_CHECKING:
         export,
         gate,
         plan_run,
+        render,
         report,
         run,
         update_baseline,

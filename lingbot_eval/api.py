@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from lingbot_eval.errors import ConfigError, LingbotEvalError
+from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import expanded
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from lingbot_eval.runs.execute import Outcome
     from lingbot_eval.runs.plan import Plan, Unit
     from lingbot_eval.runs.records import UnitRecord
+    from lingbot_eval.runs.store import RunStore, StoredUnit
     from lingbot_eval.streaming.backends import Backend
     from lingbot_eval.verification.compare import Comparison
     from lingbot_eval.verification.wrapper import WrapperCheck
     from lingbot_eval.viewing.export import Exported
+    from lingbot_eval.viewing.film import Films, FilmSettings
     from lingbot_eval.viewing.scene import Scale
 
 RUNS = Path("runs")
@@ -200,8 +202,6 @@ def export(
         DependencyError: a format needs a library that is not there.
         StoreError: the run cannot be read, or the disk refuses; ``out`` is then as it was.
     """
-    from fnmatch import fnmatchcase
-
     from lingbot_eval.files.trajectories import read_trajectory
     from lingbot_eval.reports.staging import staged
     from lingbot_eval.runs.disk import component
@@ -213,16 +213,8 @@ def export(
 
     asked = known_formats(formats)
     store = RunStore.open(_run_path(run))
-    record, stored = store.read_run(), store.read_units()
-    notes = [f"left out: {each.reason}" for each in stored.left_out]
-    named = {"/".join((unit.record.dataset, unit.record.scene, unit.record.method)): unit for unit in stored.units}
-    chosen = {name: unit for name, unit in named.items() if fnmatchcase(name, units) and unit.record.status == "ok"}
-    notes += [f"left out: {name}: {unit.record.reason}" for name, unit in named.items() if unit.record.status != "ok"]
-    if not chosen:
-        there = (
-            f"there are: {', '.join(named)}" if named else f"it has none ({'; '.join(notes) or 'nothing is stored'})"
-        )
-        raise ConfigError(f"{store.path}: expected a scene with results like {units!r}; {there}")
+    record = store.read_run()
+    chosen, notes = _results_like(store, units)
     improved = None if poses is None else read_trajectory(expanded(Path(poses)))
     if improved is not None and len(chosen) > 1:
         raise ConfigError(f"poses of one scene, found {len(chosen)} scenes and methods: choose one with units")
@@ -250,6 +242,78 @@ def export(
             write_formats(scene, folder, asked, lambda what, name=name: written(f"{name}: {what}"))  # type: ignore[misc]
         names += [path.relative_to(stage) for path in sorted(stage.rglob("*")) if path.is_file()]
     return Exported(tuple(out / path for path in names), tuple(notes))
+
+
+def render(
+    run: PathLike | Run,
+    out: PathLike,
+    settings: str | os.PathLike[str] | Mapping[str, Any] = "default",
+    *,
+    set: Mapping[str, Any] | Sequence[str] = (),
+    units: str = "*",
+    still: int | None = None,
+    device: str = "cpu",
+    on_frame: Callable[[str, int, int], object] = lambda name, number, total: None,
+) -> Films:
+    """Draw what a run kept as films, in software: the cloud as it grows, seen by a camera that moves.
+
+    Args:
+        run: a run directory, or a run.
+        out: the film (``.mp4``) or picture (``.png``) of one scene and method; else a folder for one of each.
+        settings: ``default``, ``indoor``, ``outdoor``, a YAML file or a mapping (`FilmSettings`).
+        set: settings to change, as of `plan_run`: ``["camera.0.mode=orbit", "size=[1920, 1080]"]``.
+        units: pattern of ``dataset/scene/method`` (``*`` and ``?`` as in file names).
+        still: one picture at this frame of the stream, instead of a film; -1 is the last.
+        device: ``cpu``, or a torch device that draws the points.
+        on_frame: called with the unit's name, the number of pictures done and of all.
+
+    Returns:
+        Files and notes; a unit that cannot be drawn is a note where others could be.
+
+    Raises:
+        ConfigError: settings that are none, a pattern that nothing fits, nothing kept that could be drawn.
+        StoreError: the run cannot be read, or the disk refuses; files appear whole or not at all.
+    """
+    from lingbot_eval.runs.disk import component, writing
+    from lingbot_eval.runs.store import RunStore
+    from lingbot_eval.viewing.film import Films, Renderer, render_film, save_still
+
+    wanted = _film_settings(settings, set)
+    chosen, notes = _results_like(RunStore.open(_run_path(run)), units)
+    out, suffix = expanded(Path(out)), ".mp4" if still is None else ".png"
+    single = out.suffix.lower() == suffix
+    if single and len(chosen) > 1:
+        raise ConfigError(f"{out}: expected one scene and method for one file, found {', '.join(chosen)}; see units")
+    if not single and out.suffix.lower() in (".mp4", ".png", ".avi", ".mov", ".mkv", ".webm", ".gif", ".jpg"):
+        raise ConfigError(f"expected a folder or a name that ends with {suffix}, found {out}")
+    files: list[Path] = []
+    for name, unit in chosen.items():
+        path = out
+        if not single:
+            path = out / ("-".join(map(component, name.split("/"))) + suffix)
+        try:
+            with writing(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if still is None:
+                render_film(
+                    unit.reconstruction,
+                    path,
+                    wanted,
+                    device=device,
+                    on_frame=lambda number, total, name=name: on_frame(name, number, total),  # type: ignore[misc]
+                )
+            else:
+                renderer = Renderer(unit.reconstruction, wanted, device)
+                save_still(renderer.picture(renderer.position_of(still)), path)
+        except (ConfigError, DataError) as error:
+            if len(chosen) == 1:
+                raise
+            notes.append(f"left out: {name}: {error}")
+            continue
+        files.append(path)
+    if not files:
+        raise ConfigError(f"{out}: nothing could be drawn ({'; '.join(notes)})")
+    return Films(tuple(files), tuple(notes))
 
 
 def gate(
@@ -446,6 +510,45 @@ def check_wrapper(
     from lingbot_eval.verification.wrapper import MODES, check_wrapper
 
     return check_wrapper(command, MODES if mode is None else (mode,), timeout_s)
+
+
+def _film_settings(
+    settings: str | os.PathLike[str] | Mapping[str, Any], set: Mapping[str, Any] | Sequence[str]
+) -> FilmSettings:
+    """A preset, a file or a mapping with changes put in; what a preset leaves alone can be changed, too."""
+    from lingbot_eval.runs.experiment import settings_document
+    from lingbot_eval.validation import nearest, validated
+    from lingbot_eval.viewing.film import PRESETS, FilmSettings
+
+    if isinstance(settings, str) and settings in PRESETS:
+        given: Mapping[str, Any] = PRESETS[settings].model_dump(mode="json")
+        where = f"film {settings}"
+    elif isinstance(settings, str) and not Path(settings).suffix and not Path(settings).is_file():
+        raise ConfigError(f"no film {settings!r}{nearest(settings, PRESETS)}; there are: {', '.join(PRESETS)}")
+    else:
+        given, where = settings_document(settings)
+    whole = {**FilmSettings().model_dump(mode="json"), **given}
+    return validated(FilmSettings, settings_document(whole, set)[0], where)
+
+
+def _results_like(store: RunStore, pattern: str) -> tuple[dict[str, StoredUnit[UnitRecord]], list[str]]:
+    """Units with results whose ``dataset/scene/method`` fits, and a note for each that has none.
+
+    Raises ConfigError when nothing fits, StoreError when the run cannot be read.
+    """
+    from fnmatch import fnmatchcase
+
+    stored = store.read_units()
+    notes = [f"left out: {each.reason}" for each in stored.left_out]
+    named = {"/".join((unit.record.dataset, unit.record.scene, unit.record.method)): unit for unit in stored.units}
+    chosen = {name: unit for name, unit in named.items() if fnmatchcase(name, pattern) and unit.record.status == "ok"}
+    notes += [f"left out: {name}: {unit.record.reason}" for name, unit in named.items() if unit.record.status != "ok"]
+    if not chosen:
+        there = (
+            f"there are: {', '.join(named)}" if named else f"it has none ({'; '.join(notes) or 'nothing is stored'})"
+        )
+        raise ConfigError(f"{store.path}: expected a scene with results like {pattern!r}; {there}")
+    return chosen, notes
 
 
 def _several(given: Any) -> list[Any]:

@@ -120,7 +120,8 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.reports.staging",
     },
 }
-WITHOUT_TORCH = COMMON | {"datasets", "metrics", "viewing", "runs", "reports", "gating"}
+# viewing draws on a GPU, through torch, when it is asked to; without that it loads none.
+WITHOUT_TORCH = COMMON | {"datasets", "metrics", "runs", "reports", "gating"}
 
 
 def name_of(path: Path) -> str:

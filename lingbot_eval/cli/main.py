@@ -26,6 +26,7 @@ from lingbot_eval.validation import nearest
 COMMANDS = {
     "run": "run an experiment file: stream, score, store",
     "report": "pages, tables, plots and a notebook of runs",
+    "render": "films and pictures of what a run reconstructed",
     "export": "clouds, cameras, trajectories and depth of a run, for other programs",
     "scale": "speed, memory and error against the length of the stream",
     "compare": "two backends on the same frames, or two runs: agreement, speed, memory",

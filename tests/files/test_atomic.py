@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lingbot_eval.files.atomic import atomic_path, remove_abandoned, temporary_folder, write_text
-from lingbot_eval.reports.staging import staged
+from lingbot_eval.reports.staging import REPLACED, staged
 
 KILLED = """
 import os, signal, sys
@@ -88,7 +88,7 @@ def test_a_fresh_report_appears_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert seen == [set(), {"figures", "report.md"}]
 
 
-def test_pages_are_away_while_what_they_refer_to_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_say_so_while_what_they_refer_to_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At no moment does an old page show a new figure, or a new page an old one."""
     for name in ("report.md", "a.png", "mine.txt"):
         (tmp_path / name).write_text("old")
@@ -103,7 +103,8 @@ def test_pages_are_away_while_what_they_refer_to_is_replaced(tmp_path: Path, mon
             (stage / name).write_text("new")
         monkeypatch.setattr(os, "replace", watching)
     assert seen == [
-        {"mine.txt": "old", "a.png": "new"},
+        {"mine.txt": "old", "a.png": "old", "report.md": REPLACED},
+        {"mine.txt": "old", "a.png": "new", "report.md": REPLACED},
         {"mine.txt": "old", "a.png": "new", "report.md": "new"},
     ]
 

@@ -1,0 +1,136 @@
+"""Where a film's camera stands: behind, above, around, and in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.validation import validated
+from lingbot_eval.viewing.camera_paths import Segment, camera_path, look_from, world_up
+from lingbot_eval.viewing.splats import View
+
+COUNT = 61
+UP = np.array([0.0, -1.0, 0.0])  # OpenCV axes: y points down
+POINTS = np.random.default_rng(0).uniform((-2, -1, -2), (2, 1, 8), (5000, 3)).astype(np.float32)
+
+
+def straight(count: int = COUNT) -> np.ndarray:
+    """Cameras that go six units along z and look there."""
+    cameras = np.repeat(np.eye(4)[None], count, axis=0)
+    cameras[:, 2, 3] = np.linspace(0, 6, count)
+    return cameras
+
+
+def path(*segments: Segment, cameras: np.ndarray | None = None, **options: float) -> np.ndarray:
+    options = {"angle": 60.0, "aspect": 16 / 9, **options}
+    return camera_path(segments, straight() if cameras is None else cameras, POINTS, **options)  # type: ignore[arg-type]
+
+
+def test_following_stands_behind_and_above_and_looks_ahead() -> None:
+    found = path(Segment(mode="follow", back=0.5, up=0.2, look=0.5, scale_frames=0))
+    middle = found[30]
+    assert middle[:3, 3] == pytest.approx([0, -0.2 * 6, 3 - 0.5 * 6])
+    ahead = np.array([0, 0, 3 + 0.5 * 6]) - middle[:3, 3]
+    assert middle[:3, 2] == pytest.approx(ahead / np.linalg.norm(ahead))
+
+
+def test_following_keeps_its_heading_while_the_camera_looks_down() -> None:
+    cameras = straight()
+    cameras[20:40, :3, :3] = Rotation.from_euler("x", -90, degrees=True).as_matrix()  # along +y: down
+    found = path(Segment(mode="follow", smooth=1, scale_frames=0), cameras=cameras)
+    # It moves on along z, so that is where it heads.
+    assert found[30, 2, 3] == pytest.approx(3 - 0.4 * 6)
+
+
+@pytest.mark.parametrize("aspect", [16 / 9, 9 / 16])
+@pytest.mark.parametrize("mode", ["birdeye", "orbit"])
+def test_views_from_outside_hold_the_scene(mode: str, aspect: float) -> None:
+    found = path(validated(Segment, {"mode": mode}, "segment"), aspect=aspect)
+    for camera in found[::10]:
+        view = View.of_angle(camera, 60.0, round(900 * aspect), 900)
+        pixels, depth = view.project(POINTS)
+        inside = (depth > 0) & (pixels > 0).all(axis=1) & (pixels < (view.width, view.height)).all(axis=1)
+        assert inside.mean() > 0.95
+
+
+def test_a_birds_eye_looks_down_with_the_way_across_the_picture() -> None:
+    camera = path(Segment(mode="birdeye"))[0]
+    assert camera[:3, 2] == pytest.approx(-UP)
+    assert abs(camera[:3, 0] @ [0, 0, 1]) == pytest.approx(1)
+    portrait = path(Segment(mode="birdeye"), aspect=0.5)[0]
+    assert abs(portrait[:3, 1] @ [0, 0, 1]) == pytest.approx(1)
+
+
+def test_an_orbit_goes_round_once_at_one_distance() -> None:
+    found = path(Segment(mode="orbit", elevation=20))
+    middle = (np.percentile(POINTS, 1, axis=0) + np.percentile(POINTS, 99, axis=0)) / 2
+    away = found[:, :3, 3] - middle
+    distance = np.linalg.norm(away, axis=1)
+    assert distance == pytest.approx(distance[0], rel=1e-3)
+    assert found[0, :3, 3] == pytest.approx(found[-1, :3, 3])
+    assert np.degrees(np.arcsin(away @ UP / distance)) == pytest.approx(20, abs=1)
+    assert np.linalg.norm(found[0, :3, 3] - found[30, :3, 3]) == pytest.approx(
+        2 * distance[0] * np.cos(np.radians(20)), rel=0.02
+    )
+
+
+def test_standing_and_turning_cameras() -> None:
+    still = path(Segment(mode="static", eye=(1, -2, -3), look_at=(0, 0, 3)))
+    assert (still == still[0]).all()
+    assert still[0, :3, 3] == pytest.approx([1, -2, -3])
+    assert path(Segment(mode="static"))[7] == pytest.approx(np.eye(4))
+    turning = path(Segment(mode="pivot", eye=(5, 0, 3), smooth=1))
+    assert turning[:, :3, 3] == pytest.approx(np.tile([5, 0, 3], (COUNT, 1)))
+    towards = np.array([0, 0, 0.5]) - [5, 0, 3]
+    assert turning[0, :3, 2] == pytest.approx(towards / np.linalg.norm(towards))
+
+
+def test_a_path_from_a_file_is_flown_over_its_segment(tmp_path: Path) -> None:
+    file = tmp_path / "flight.tum"
+    file.write_text("0 0 0 0 0 0 0 1\n1 0 -4 0 0 0.7071067811865476 0 0.7071067811865476\n")
+    found = path(Segment(mode="path", file=file))
+    assert found[30, :3, 3] == pytest.approx([0, -2, 0])
+    assert Rotation.from_matrix(found[30, :3, :3]).as_euler("yxz", degrees=True) == pytest.approx([45, 0, 0])
+    assert found[-1, :3, 3] == pytest.approx([0, -4, 0])
+
+
+def test_segments_follow_each_other_and_blend() -> None:
+    first = Segment(mode="static", frames=(0, 29), eye=(0, 0, 0), look_at=(0, 0, 1))
+    second = Segment(mode="static", frames=(30, -1), eye=(8, 0, 0), look_at=(8, 0, 1))
+    found = path(first, second, transition=7)
+    assert (found[:30, 0, 3] == 0).all()
+    assert found[33, 0, 3] == pytest.approx(4)
+    share = 2 / 8
+    assert found[31, 0, 3] == pytest.approx(8 * (3 * share**2 - 2 * share**3))
+    assert (found[37:, 0, 3] == 8).all()
+    assert (path(first, second, transition=0)[30:, 0, 3] == 8).all()
+
+
+def test_segments_outside_the_stream_and_settings_without_what_they_need_are_refused() -> None:
+    with pytest.raises(ConfigError, match="camera orbit: expected frames within 0 to 60, found 61 to -1"):
+        path(Segment(mode="orbit", frames=(61, -1)))
+    for wrong, words in (({"mode": "path"}, "needs file"), ({"mode": "pivot"}, "needs eye"), ({"turn": 2}, "'turns'")):
+        with pytest.raises(ConfigError, match=words):
+            validated(Segment, wrong, "segment")
+
+
+@pytest.mark.parametrize("target", [(0, 0, 1), (0, -1, 0), (0, 1, 0), (1e-9, -1, 0), (0, 0, 0)])
+def test_a_camera_is_a_rotation_wherever_it_looks(target: tuple[float, float, float]) -> None:
+    found = look_from(np.zeros(3), np.array(target), UP)[:3, :3]
+    assert found.T @ found == pytest.approx(np.eye(3), abs=1e-9)
+    assert np.linalg.det(found) == pytest.approx(1)
+
+
+def test_up_is_what_most_cameras_say() -> None:
+    cameras = straight(5)
+    cameras[0, :3, :3] = Rotation.from_euler("z", 180, degrees=True).as_matrix()
+    assert world_up(cameras) == pytest.approx(UP)
+
+
+def test_one_frame_has_a_path(tmp_path: Path) -> None:
+    for mode in ("follow", "birdeye", "orbit", "static"):
+        assert np.isfinite(path(validated(Segment, {"mode": mode}, "s"), cameras=straight(1))).all()

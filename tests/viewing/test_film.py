@@ -1,0 +1,163 @@
+"""Films of what a run kept: as long, as large and as full as they should be; refused in one line else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image as Pictures
+
+from lingbot_eval.errors import ConfigError, StoreError
+from lingbot_eval.types import Frame, Prediction
+from lingbot_eval.validation import validated
+from lingbot_eval.viewing.film import PRESETS, FilmSettings, Renderer, render_film, save_still
+from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
+
+K = np.array([[40.0, 0, 15.5], [0, 40.0, 11.5], [0, 0, 1]])
+SMALL = {"size": (96, 64), "trail": False, "frustum": False, "tag": False, "eye_dome": 0}
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Reconstruction:
+    """Twelve frames sideways along a wall two units away, red at first, green in the end; depth of every third."""
+    folder = tmp_path_factory.mktemp("kept")
+    keeper = Keeper(KeepSettings(depth=3), folder.joinpath, FRAMES)
+    rows = []
+    for index in range(FRAMES):
+        pose = np.eye(4)
+        pose[0, 3] = 0.5 * index
+        share = index / (FRAMES - 1)
+        image = np.full((24, 32, 3), (255 * (1 - share), 255 * share, 0), np.uint8)
+        depth = np.full((24, 32), 2.0, np.float32)
+        keeper.add(
+            Frame(index, index / 10, image, f"{index}.png"),
+            Prediction(index, index / 10, camera_to_world=pose, depth=depth, intrinsics=K),
+        )
+        rows.append(f"{index / 10} {0.5 * index} 0 0 0 0 0 1\n")
+    keeper.finish()
+    (folder / "estimate.tum").write_text("".join(rows))
+    return Reconstruction(folder, [file.name for file in folder.iterdir()])
+
+
+def settings(**changes: object) -> FilmSettings:
+    return validated(FilmSettings, {**SMALL, "camera": [{"mode": "birdeye"}], **changes}, "film")
+
+
+def covered(image: np.ndarray) -> float:
+    return float((image.reshape(-1, 3) != 0).any(axis=1).mean())
+
+
+def test_a_film_is_as_long_and_large_as_it_says(kept: Reconstruction, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    wanted = settings(frames=(2, -1, 3), fps=10)
+    render_film(kept, tmp_path / "film.mp4", wanted, on_frame=lambda number, total: seen.append((number, total)))
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        stream = film.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+        assert (stream.codec_context.name, float(stream.average_rate)) == ("h264", 10)  # type: ignore[arg-type]
+    assert [frame.shape for frame in frames] == [(64, 96, 3)] * 4
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [file.name for file in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_the_same_input_gives_the_same_film(kept: Reconstruction, tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        render_film(kept, tmp_path / name, settings(camera=[{"mode": "follow"}]))
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_the_cloud_grows_with_the_stream(kept: Reconstruction) -> None:
+    renderer = Renderer(kept, settings(camera=[{"mode": "static", "eye": [3, 0, -3], "look_at": [3, 0, 2]}]))
+    pictures = [renderer.picture(position) for position in renderer.positions]
+    shares = [covered(picture) for picture in pictures]
+    assert shares == sorted(shares)
+    assert shares[-1] > 3 * shares[0] > 0
+    # The wall's start is at the left and red, its end at the right and green.
+    columns = np.flatnonzero(pictures[-1].any(axis=(0, 2)))
+    left, right = pictures[-1][:, columns[0]].max(axis=0), pictures[-1][:, columns[-1]].max(axis=0)
+    assert left[0] > 200 > 60 > left[1]
+    assert right[1] > 200 > 60 > right[0]
+    assert not pictures[0][:, columns[-1]].any()
+
+
+def test_what_goes_over_the_picture_can_be_left_out(kept: Reconstruction) -> None:
+    plain = Renderer(kept, settings()).picture(8)
+    for name in ("trail", "frustum", "tag"):
+        image = Renderer(kept, settings(**{name: True})).picture(8)
+        assert (image != plain).any(), name
+    tagged = Renderer(kept, settings(tag=True)).picture(8)
+    rows, columns = np.nonzero((tagged != plain).any(axis=2))
+    assert rows.max() < 32
+    assert columns.max() < 96
+
+
+def test_pictures_beside_the_cloud(kept: Reconstruction) -> None:
+    renderer = Renderer(kept, settings(beside=("image", "depth")))
+    image = renderer.picture(FRAMES - 1)
+    assert image.shape == (64, 96 + 32, 3) == (renderer.size[1], renderer.size[0], 3)
+    top, bottom = image[16, 112].astype(int), image[48, 112].astype(int)
+    assert top[1] > 200 > 60 > top[0]  # the last thumbnail is green
+    assert bottom.sum() > 100
+
+
+def test_presets_draw_short_streams(kept: Reconstruction) -> None:
+    for name, preset in PRESETS.items():
+        assert Renderer(kept, preset.model_copy(update={"size": (96, 64)})).picture(FRAMES - 1).any(), name
+
+
+def test_a_still_is_the_picture(kept: Reconstruction, tmp_path: Path) -> None:
+    image = Renderer(kept, settings()).picture(3)
+    save_still(image, tmp_path / "still.png")
+    with Pictures.open(tmp_path / "still.png") as found:
+        assert np.array_equal(np.asarray(found), image)
+
+
+def test_frames_and_positions(kept: Reconstruction) -> None:
+    renderer = Renderer(kept, settings(frames=(3, 7, 2)))
+    assert list(renderer.positions) == [3, 5, 7]
+    assert (renderer.position_of(-1), renderer.position_of(4)) == (FRAMES - 1, 4)
+    with pytest.raises(ConfigError, match="a frame with a pose within 0 to 11, found 12"):
+        renderer.position_of(12)
+    with pytest.raises(ConfigError, match="expected some within 0 to 11, found 12"):
+        _ = Renderer(kept, settings(frames=(12, -1, 1))).positions
+
+
+@pytest.mark.parametrize(
+    ("without", "words"),
+    [
+        ("estimate.tum", "expected poses with orientations to film, found none"),
+        ("cloud.npz", "expected a cloud, found none"),
+        ("thumbnails.npz", "beside: expected pictures in .*found none; see keep.cloud"),
+        ("depth-", "beside: expected depth in .*found none; see keep.depth"),
+    ],
+)
+def test_what_was_not_kept_is_said(kept: Reconstruction, without: str, words: str) -> None:
+    files = [file.name for file in kept.folder.iterdir() if not file.name.startswith(without)]
+    with pytest.raises(ConfigError, match=words):
+        Renderer(Reconstruction(kept.folder, files), settings(beside=("image", "depth")))
+
+
+def test_nothing_is_half_written(kept: Reconstruction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Renderer, position: int) -> np.ndarray:
+        if position == 5:
+            raise StoreError("no space left on the device")
+        return np.zeros((64, 96, 3), np.uint8)
+
+    monkeypatch.setattr(Renderer, "picture", full)
+    with pytest.raises(StoreError, match="no space"):
+        render_film(kept, tmp_path / "film.mp4", settings())
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=r"a name that ends with \.mp4, found .*film\.gif"):
+        render_film(kept, tmp_path / "film.gif", settings())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"size": (95, 64)}, {"size": (96, 32)}, {"camera": []}, {"background": (1, 2)}, {"fps": 0}, {"confidence": 0}],
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        settings(**wrong)
