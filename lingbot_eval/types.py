@@ -212,7 +212,8 @@ class FrameSequence(Protocol):
 
         ``notes``, where there are any: one line each on what a reader of the numbers must know of this scene, such as
         frames left out or damaged; run, dry run and doctor print them. What only decoding shows is in them after a
-        pass over the frames. ``found``: what was counted on the way, such as poses in the file; runs that differ in it
-        can still be compared.
+        pass over the frames. ``intrinsics_source``: ``nominal`` where the intrinsics are a data sheet's, so that
+        methods may estimate them; left out where they were calibrated or there are none. ``found``: what was counted
+        on the way, such as poses in the file; runs that differ in it can still be compared.
         """
         ...

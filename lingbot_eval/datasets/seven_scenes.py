@@ -93,7 +93,8 @@ class SevenScenesAdapter:
                 "depth_registered_frames": registered,
                 "depth_registration": "frame-*.depth.proj.png as it is; frame-*.depth.png (K = 585) looked up along the"
                 " colour camera's rays, the distance between the sensors not corrected",
-                "intrinsics": "nominal: 525, 525, 320, 240",
+                "intrinsics": "nominal, of the colour camera: 525, 525, 320, 240 (585 is the depth camera's)",
+                "intrinsics_source": "nominal",
                 "timestamps": f"frame number / {FRAMES_PER_SECOND:g} Hz (nominal)",
                 "frames_without_image": len(numbered) - len(numbers),
                 "licence": "Microsoft Research 7-Scenes licence: research use only",

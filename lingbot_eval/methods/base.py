@@ -197,6 +197,10 @@ METHODS: Registry[type[MethodSettings]] = Registry(
         "lingbot": "lingbot_eval.methods.lingbot_config:LingbotConfig",
         "external": "lingbot_eval.methods.external_config:ExternalConfig",
         "replay": "lingbot_eval.methods.replay_config:ReplayConfig",
+        "vo": "lingbot_eval.methods.vo:VoConfig",
+        "sfm": "lingbot_eval.methods.sfm:SfmConfig",
+        "motionless": "lingbot_eval.methods.floors:MotionlessConfig",
+        "constant_velocity": "lingbot_eval.methods.floors:ConstantVelocityConfig",
     },
 )
 

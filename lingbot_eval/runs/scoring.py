@@ -140,7 +140,7 @@ class SceneScorer:
         )
         if self._scoring.is_timed:
             return found
-        return tuple(replace(m, value=None, samples=None, reason="saved predictions: nothing is timed") for m in found)
+        return tuple(replace(m, value=None, samples=None, reason="no image is read: nothing is timed") for m in found)
 
 
 def _error_columns(score: TrajectoryScore) -> dict[str, Mapping[int, float]]:

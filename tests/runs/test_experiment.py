@@ -95,7 +95,7 @@ def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
     ("old", "new", "says"),
     [
         ("options:", "selecton: {stride: 2}\n    options:", "unknown key 'selecton' (did you mean 'selection'?)"),
-        ("kind: lingbot", "kind: lingbo", "methods.0.kind: expected 'lingbot', 'replay'"),
+        ("kind: lingbot", "kind: lingbo", "methods.0.kind: expected 'lingbot', 'external', 'replay'"),
         ("kind: lingbot", "kind: droid", "found 'droid'; one of a plugin is known with --plugin FILE"),
         ("kind: lingbot", "kind: lingbo", "'lingbo' (did you mean 'lingbot'?); one of a plugin is known with --plugin"),
         ("config: ci", "config: ci, sed: 1", "methods.0.model.sed: unknown key 'sed' (did you mean 'seed'?)"),

@@ -1,0 +1,602 @@
+"""Monocular visual odometry on OpenCV's parts: what a camera that is calibrated says of its own way, frame by frame.
+
+SIFT features; a first map from two views by the essential matrix (MAGSAC) or, before a plane, the homography; every
+frame then placed by its matches with mapped points (PnP), and keyframes, chosen by parallax, add points and adjust the
+last few views together. The map carries the scale. Nothing later than a frame decides its pose but while the first map
+is still awaited, and there is no closing of loops.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from lingbot_eval.geometry.poses import inverse, pose_matrix, rotation_angle
+from lingbot_eval.methods.bundle import (
+    Observations,
+    adjust,
+    adjust_view,
+    reprojection_errors,
+)
+from lingbot_eval.types import FloatArray, Image
+
+Rows = NDArray[np.int64]
+
+FEATURES = 1500
+LAYERS = 3
+RATIO = 0.8  # of the nearest descriptor's distance to the second's: Lowe's
+ALIKE = 0.75  # cosine of descriptors that are taken for one point where geometry has said where to look
+NEAREST = 3  # features tried for a point whose place is foretold
+PIXELS = 2.0  # how far a point may be seen from where it should be
+STILL_PIXELS = 1.0  # median motion of features up to which a camera stands
+FIRST_ANGLE = np.radians(1.5)  # median angle of rays at which the first map is made
+POINT_ANGLE = np.radians(0.8)  # of the rays to a new point
+FIRST_POINTS = 50
+FEWEST = 15  # points that a frame must see where they should be; with fewer it is lost
+KEPT_SHARE = 0.5  # of the last keyframe's points; a frame that sees fewer becomes a keyframe
+KEY_PIXELS = 40.0  # median motion since the last keyframe from which on a frame becomes one
+RECENT = 8  # keyframes whose points are looked for in a frame, and whose views are adjusted
+FIXED = 3  # of them, the oldest: they hold the scale
+SOUGHT = 24  # keyframes in which a lost frame is looked for
+CLEAR = 0.9  # of the best explanation's score: below that another one is none
+CLEARLY = 1.3  # times worse that another explanation must fit the frames between
+TRIED = 4  # frames between two views that are asked which explanation is right
+AWAITED = 32  # frames that may wait for the first map
+CALIBRATED_AT = (6, 9, 13, 19, 28)  # keyframes at which a focal length in doubt is estimated anew, by all of them
+
+
+@dataclass(eq=False)
+class View:
+    """A frame as odometry keeps it.
+
+    rays: (N, 2) x/z and y/z of its features. descriptors: (N, 128) of length 1. sizes: (N,) standard deviation of a
+    feature's place in ``rays``. focal: pixels. point: (N,) the mapped point that each feature is, −1 for none.
+    world_to_camera: (4, 4), None while it is not known.
+    """
+
+    index: int
+    rays: FloatArray
+    descriptors: NDArray[np.float32]
+    sizes: FloatArray
+    focal: float
+    point: Rows
+    world_to_camera: FloatArray | None = None
+
+    @property
+    def pose(self) -> FloatArray:
+        """World-to-camera of a view that has one."""
+        assert self.world_to_camera is not None
+        return self.world_to_camera
+
+
+@dataclass(eq=False)
+class Odometry:
+    """A camera's way through one sequence. ``cv2``: OpenCV's module, which only this method needs.
+
+    Attributes:
+        keyframes: those of the map, in order.
+        lost: frames without a pose so far.
+        relocated: frames found again in an older keyframe.
+    """
+
+    cv2: ModuleType
+    doubt: float = 0.0
+    seed: int = 0
+    focal: float = 1.0
+    keyframes: list[View] = field(default_factory=list)
+    lost: int = 0
+    relocated: int = 0
+    _points: FloatArray = field(default_factory=lambda: np.empty((0, 3)))
+    _descriptors: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 128), np.float32))
+    _first: View | None = None
+    _awaiting: deque[tuple[int, View | None]] = field(default_factory=deque)
+    _anchored: bool = False
+    _likely: tuple[View, TwoViews] | None = None
+    _before: View | None = None
+    _motion: FloatArray = field(default_factory=lambda: np.eye(4))
+    _kept: int = 0
+
+    def __post_init__(self) -> None:
+        self._sift: Any = self.cv2.SIFT_create(nfeatures=FEATURES, nOctaveLayers=LAYERS, contrastThreshold=0.015)
+        self.cv2.setRNGSeed(self.seed)
+
+    def step(self, index: int, image: Image, intrinsics: FloatArray) -> Iterator[tuple[int, FloatArray | None]]:
+        """Take the next frame.
+
+        Args:
+            index: of the frame.
+            image: (H, W, 3) uint8.
+            intrinsics: (3, 3) pixels.
+
+        Yields:
+            Frames that are decided, in order: index and (4, 4) camera-to-world, None for a lost one. The world is the
+            camera of the first that has a pose, and the median depth of the first map is 1.
+        """
+        view = self._seen(index, image, intrinsics)
+        if self.keyframes:
+            yield index, self._placed(view)
+        else:
+            yield from self._begin(view)
+
+    def finish(self) -> Iterator[tuple[int, FloatArray | None]]:
+        """Decide what still waits for the first map: of a camera that stood still that is where it stood."""
+        while self._awaiting:
+            index, moved = self._awaiting.popleft()
+            yield index, self._unmoved(moved)
+
+    @property
+    def points(self) -> int:
+        """How many the map has had."""
+        return len(self._points)
+
+    # ---- the first map
+
+    def _begin(self, view: View) -> Iterator[tuple[int, FloatArray | None]]:
+        """Wait for parallax against the first frame; then place all that waited."""
+        if self._first is None:
+            self._first = view
+            self._awaiting.append((view.index, None))
+            return
+        first = self._first
+        mine, its = matched(view.descriptors, first.descriptors)
+        moved = np.linalg.norm(view.rays[mine] - first.rays[its], axis=1) * view.focal
+        still = len(moved) >= FEWEST and float(np.median(moved)) <= STILL_PIXELS
+        self._awaiting.append((view.index, None if still else view))
+        if not still and len(mine) >= FIRST_POINTS:
+            found, clear = self._chosen(two_views(self.cv2, first, view, its, mine))
+            self._likely = (view, found) if found is not None else self._likely
+            if clear:
+                yield from self._caught_up()
+                return
+        if len(self._awaiting) > AWAITED or len(mine) < FIRST_POINTS:
+            # The likeliest explanation is better than none.
+            yield from self._given_up(still) if self._likely is None else self._caught_up()
+
+    def _caught_up(self) -> Iterator[tuple[int, FloatArray | None]]:
+        """Make the first map, and place what waited for it."""
+        assert self._first is not None
+        assert self._likely is not None
+        second, pair = self._likely
+        self._first_map(self._first, second, pair)
+        for index, view in self._awaiting:
+            if view is None:
+                yield index, np.eye(4)
+            elif view is second:
+                self._motion, self._before = np.eye(4), second
+                yield index, inverse(second.pose)
+            else:
+                yield index, self._placed(view, becoming_key=index > second.index)
+        self._awaiting.clear()
+
+    def _given_up(self, still: bool) -> Iterator[tuple[int, FloatArray | None]]:
+        """Nothing more is gained by waiting for the oldest frames."""
+        if still:
+            # They are where the first is, which stays what the others are compared with.
+            self._anchored = True
+        elif not self._anchored:
+            # Out of the first frame's sight: the world begins anew, and what was before has no place in it.
+            while self._awaiting[0][1] is None:
+                self.lost += 1
+                yield self._awaiting.popleft()[0], None
+            index, self._first = self._awaiting.popleft()
+            self._awaiting.appendleft((index, None))
+            return
+        index, moved = self._awaiting.popleft()
+        yield index, self._unmoved(moved)
+
+    def _unmoved(self, moved: View | None) -> FloatArray | None:
+        self.lost += moved is not None
+        return np.eye(4) if moved is None else None
+
+    def _chosen(self, found: list[TwoViews]) -> tuple[TwoViews | None, bool]:
+        """The one that the frames between the two views bear out best, and whether that is clear.
+
+        Two views of a plane have two explanations that fit alike.
+        """
+        if len(found) < 2:
+            return (found[0], True) if found else (None, False)
+        between = [view for _, view in self._awaiting if view is not None][:-1]
+        first = self._first
+        assert first is not None
+        misfits = []
+        for pair in found:
+            score, count = pair.score, pair.matches
+            for view in between[-TRIED:]:
+                mine, its = matched(view.descriptors, first.descriptors[pair.first])
+                if len(mine) < FEWEST:
+                    continue
+                where, rays, none = pair.points[its], view.rays[mine], np.zeros(len(mine), int)
+                pose = adjust_view(np.eye(4), where, rays, 1 / view.sizes[mine])
+                score += _fit(reprojection_errors(pose[None], where, none, rays), PIXELS / view.focal)
+                count += len(mine)
+            misfits.append(1 - score / count)
+        best, second = sorted(range(len(found)), key=lambda row: misfits[row])[:2]
+        return found[best], misfits[second] > CLEARLY * misfits[best] + 0.01
+
+    def _first_map(self, first: View, second: View, pair: TwoViews) -> None:
+        scale = 1 / float(np.median(pair.points[:, 2]))
+        motion = pair.motion.copy()
+        motion[:3, 3] *= scale
+        first.world_to_camera, second.world_to_camera = np.eye(4), motion
+        self._add_points(pair.points * scale, [(first, pair.first), (second, pair.second)])
+        self.keyframes = [first, second]
+        self._adjust()
+        # Adjusting two views leaves the scale to the second's free translation: say it once.
+        depth = float(np.median(self._points[:, 2]))
+        self._points /= depth
+        second.pose[:3, 3] /= depth
+        self._kept = int((second.point >= 0).sum())
+
+    # ---- a frame on the map
+
+    def _placed(self, view: View, becoming_key: bool = True) -> FloatArray | None:
+        """The frame's camera-to-world; the map grows where it becomes a keyframe."""
+        guess = self._motion @ (self._before or self.keyframes[-1]).pose
+        found = self._tracked(view, self._local_points(), guess)
+        if not found:
+            found = self._found_again(view)
+        if not found:
+            self.lost += 1
+            self._motion = np.eye(4)
+            return None
+        steady = self._before is not None and view.index == self._before.index + 1
+        self._motion = view.pose @ inverse(self._before.pose) if steady and self._before else np.eye(4)
+        self._before = view
+        if becoming_key and self._is_key(view):
+            self._add_key(view)
+        return inverse(view.pose)
+
+    def _local_points(self) -> Rows:
+        """Points that the last keyframes see."""
+        seen = np.concatenate([key.point for key in self.keyframes[-RECENT:]])
+        return np.unique(seen[seen >= 0])
+
+    def _tracked(self, view: View, rows: Rows, guess: FloatArray | None) -> bool:
+        """Place the frame by mapped points; False where too few of them are where they should be."""
+        mine, its = matched(view.descriptors, self._descriptors[rows])
+        placed = self._resected(view, mine, rows[its], guess)
+        if placed is None:
+            return False
+        view.world_to_camera = placed
+        # Again, now that it is known where each point should be.
+        for _ in range(2):
+            mine, its = self._guided(view, rows)
+            if len(mine) < FEWEST:
+                return False
+            view.world_to_camera = adjust_view(view.pose, self._points[its], view.rays[mine], 1 / view.sizes[mine])
+        errors = reprojection_errors(view.pose[None], self._points[its], np.zeros(len(its), int), view.rays[mine])
+        good = errors < PIXELS * view.sizes[mine]
+        if good.sum() < FEWEST:
+            return False
+        view.point[:] = -1
+        view.point[mine[good]] = its[good]
+        return True
+
+    def _resected(self, view: View, mine: Rows, points: Rows, guess: FloatArray | None) -> FloatArray | None:
+        """World-to-camera from matches, the best of what the motion foretells and what PnP finds."""
+        best, most = None, FEWEST - 1
+        rays, where = view.rays[mine], self._points[points]
+        if len(mine) < FEWEST // 2:
+            return None
+        tried = [] if guess is None else [guess]
+        tolerance = PIXELS * 1.5 / view.focal
+        if len(mine) >= 6:
+            ok, turn, move, _ = self.cv2.solvePnPRansac(
+                where,
+                rays * view.focal,
+                np.diag([view.focal, view.focal, 1.0]),
+                None,
+                iterationsCount=300,
+                reprojectionError=tolerance * view.focal,
+                confidence=0.999,
+                flags=self.cv2.SOLVEPNP_AP3P,
+            )
+            if ok and np.isfinite(turn).all() and np.isfinite(move).all():
+                tried.append(pose_matrix(self.cv2.Rodrigues(turn)[0], move[:, 0]))
+        none = np.zeros(len(mine), int)
+        for pose in tried:
+            near = reprojection_errors(pose[None], where, none, rays) < 3 * tolerance
+            for _ in range(3):
+                if near.sum() < 6:
+                    break
+                pose = adjust_view(pose, where[near], rays[near], 1 / view.sizes[mine][near])
+                near = reprojection_errors(pose[None], where, none, rays) < tolerance
+            if near.sum() > most:
+                best, most = pose, int(near.sum())
+        return best
+
+    def _guided(self, view: View, rows: Rows) -> tuple[Rows, Rows]:
+        """Features and points that lie where the frame's pose says and look alike: each once."""
+        local = self._points[rows] @ view.pose[:3, :3].T + view.pose[:3, 3]
+        rows, local = rows[local[:, 2] > 1e-3], local[local[:, 2] > 1e-3]
+        if not len(rows) or not len(view.rays):
+            return np.empty(0, int), np.empty(0, int)
+        foretold = local[:, :2] / local[:, 2:]
+        away, near = KDTree(view.rays).query(foretold, NEAREST, distance_upper_bound=4 * PIXELS / view.focal)
+        point, place = np.nonzero(np.isfinite(away))
+        feature = near[point, place]
+        alike = np.einsum("kd,kd->k", view.descriptors[feature], self._descriptors[rows[point]])
+        order = np.argsort(-alike, kind="stable")
+        order = order[alike[order] > ALIKE]
+        _, one = np.unique(point[order], return_index=True)
+        order = order[np.sort(one)]
+        _, one = np.unique(feature[order], return_index=True)
+        order = order[one]
+        return feature[order], rows[point[order]]
+
+    def _found_again(self, view: View) -> bool:
+        """Place a frame that the last keyframes' points do not place, by one older keyframe after the other."""
+        older = self.keyframes[::-1]
+        if len(older) > SOUGHT:
+            # The latest half as they are, and of the rest some, evenly.
+            rest = older[SOUGHT // 2 :]
+            older = older[: SOUGHT // 2] + rest[:: max(1, len(rest) // (SOUGHT // 2))][: SOUGHT // 2]
+        for key in older:
+            seen = key.point[key.point >= 0]
+            if len(seen) >= FEWEST and self._tracked(view, np.unique(seen), None):
+                self.relocated += 1
+                return True
+        return False
+
+    # ---- the map
+
+    def _is_key(self, view: View) -> bool:
+        last = self.keyframes[-1]
+        seen = view.point >= 0
+        _, mine, its = np.intersect1d(view.point[seen], last.point[last.point >= 0], return_indices=True)
+        if len(mine) < KEPT_SHARE * self._kept:
+            return True
+        moved = np.linalg.norm(view.rays[seen][mine] - last.rays[last.point >= 0][its], axis=1)
+        return float(np.median(moved)) * view.focal > KEY_PIXELS
+
+    def _add_key(self, view: View) -> None:
+        for other in self.keyframes[-4:][::-1]:
+            self._triangulate(other, view)
+        self.keyframes.append(view)
+        self._adjust()
+        if self.doubt and len(self.keyframes) in CALIBRATED_AT:
+            self._calibrate()
+        self._kept = int((view.point >= 0).sum())
+        if len(self.keyframes) > RECENT + 4:
+            # Features that became no point by now never will.
+            old = self.keyframes[-RECENT - 5]
+            of_point = old.point >= 0
+            old.rays, old.descriptors, old.sizes, old.point = (
+                old.rays[of_point],
+                old.descriptors[:0],
+                old.sizes[of_point],
+                old.point[of_point],
+            )
+
+    def _triangulate(self, other: View, view: View) -> None:
+        """Points that both views see and the map lacks."""
+        free, its = np.flatnonzero(view.point < 0), np.flatnonzero(other.point < 0)
+        if not len(free) or not len(its):
+            return
+        mine, theirs = matched(view.descriptors[free], other.descriptors[its])
+        mine, theirs = free[mine], its[theirs]
+        points, angles = triangulated(other.pose, view.pose, other.rays[theirs], view.rays[mine])
+        none = np.zeros(len(points), int)
+        good = (
+            (angles > POINT_ANGLE)
+            & (reprojection_errors(other.pose[None], points, none, other.rays[theirs]) < PIXELS * other.sizes[theirs])
+            & (reprojection_errors(view.pose[None], points, none, view.rays[mine]) < PIXELS * view.sizes[mine])
+        )
+        self._add_points(points[good], [(other, theirs[good]), (view, mine[good])])
+
+    def _add_points(self, points: FloatArray, seen: list[tuple[View, Rows]]) -> None:
+        first = len(self._points)
+        self._points = np.concatenate([self._points, points])
+        view, rows = seen[-1]
+        self._descriptors = np.concatenate([self._descriptors, view.descriptors[rows]])
+        for view, rows in seen:
+            view.point[rows] = np.arange(first, first + len(points))
+
+    def _adjust(self) -> None:
+        """Adjust the last views and what they see, then forget observations that do not fit."""
+        views = self.keyframes[-RECENT:]
+        found = self._observed(views)
+        if found is None:
+            return
+        rows, feature, seen = found
+        fixed = min(len(views) - 2, FIXED) if len(views) > 2 else 1
+        poses, points, _ = adjust(np.stack([view.pose for view in views]), self._points[rows], seen, fixed)
+        self._points[rows] = points
+        errors = reprojection_errors(poses, points[seen.point], seen.view, seen.rays) * seen.weights
+        for number, view in enumerate(views):
+            view.world_to_camera = poses[number]
+            view.point[feature[(seen.view == number) & (errors > 1.5 * PIXELS)]] = -1
+
+    def _calibrate(self) -> None:
+        """Adjust all views together with the focal length that the rays have; the last view keeps its place."""
+        views, last = self.keyframes, self.keyframes[-1]
+        found = self._observed(views)
+        if found is None:
+            return
+        rows, _, seen = found
+        poses, points, focal = adjust(
+            np.stack([view.pose for view in views]), self._points[rows], seen, 1, iterations=15, doubt=self.doubt
+        )
+        # What the last view sees keeps its depth: poses that were given go on in their scale, without a jump.
+        of_last = seen.point[seen.view == len(views) - 1]
+        before = (self._points[rows][of_last] @ last.pose[:3, :3].T + last.pose[:3, 3])[:, 2]
+        after = (points[of_last] @ poses[-1, :3, :3].T + poses[-1, :3, 3])[:, 2]
+        # A longer focal length makes the same picture of a scene that is further away.
+        scale = float(np.median(before) / np.median(after)) if len(of_last) else 1.0
+        if not (np.isfinite(scale) and 0.1 < scale < 10 and 0.5 < self.focal * focal < 2):
+            return
+        poses[:, :3, 3] *= scale
+        moved = inverse(last.pose) @ poses[-1]
+        self._points[rows] = scale * points @ moved[:3, :3].T + moved[:3, 3]
+        for view, pose in zip(views, poses @ inverse(moved), strict=True):
+            view.world_to_camera = pose
+            view.rays, view.sizes, view.focal = view.rays / focal, view.sizes / focal, view.focal * focal
+        self.focal *= focal
+        self._adjust()
+
+    def _observed(self, views: list[View]) -> tuple[Rows, Rows, Observations] | None:
+        """Points that two of the views see at least, the feature of each observation, and the observations."""
+        number = np.concatenate([np.full(len(view.point), n) for n, view in enumerate(views)])
+        feature = np.concatenate([np.arange(len(view.point)) for view in views])
+        point = np.concatenate([view.point for view in views])
+        rays, sizes = np.concatenate([view.rays for view in views]), np.concatenate([view.sizes for view in views])
+        known = np.flatnonzero(point >= 0)
+        _, place, counts = np.unique(point[known], return_inverse=True, return_counts=True)
+        known = known[counts[place] >= 2]
+        if not len(known):
+            return None
+        rows, place = np.unique(point[known], return_inverse=True)
+        return rows, feature[known], Observations(number[known], place, rays[known], 1 / sizes[known])
+
+    def _seen(self, index: int, image: Image, intrinsics: FloatArray) -> View:
+        grey = self.cv2.cvtColor(image, self.cv2.COLOR_RGB2GRAY)
+        found, descriptors = self._sift.detectAndCompute(grey, None)
+        found = found[:FEATURES]
+        descriptors = np.empty((0, 128), np.float32) if descriptors is None else descriptors[:FEATURES]
+        # The square root of the share of each bin: Hellinger's distance (Arandjelović and Zisserman, CVPR 2012).
+        descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
+        pixels = np.array([key.pt for key in found], np.float64).reshape(-1, 2)
+        across, down = self.focal * intrinsics[0, 0], self.focal * intrinsics[1, 1]
+        focal = float((across + down) / 2)
+        rays = (pixels - intrinsics[:2, 2]) / [across, down]
+        octave = np.array([(key.octave & 255) for key in found], np.int64)
+        octave = np.where(octave < 128, octave, octave - 256)
+        # SIFT finds a feature to a part of a pixel of its octave.
+        sizes = np.maximum(1.0, 0.7 * 2.0**octave) / focal
+        return View(index, rays, descriptors, sizes, focal, np.full(len(rays), -1))
+
+
+def matched(mine: NDArray[np.float32], its: NDArray[np.float32]) -> tuple[Rows, Rows]:
+    """Rows of (N, D) and (M, D) descriptors of length 1 that are each other's nearest, much nearer than the next."""
+    none = np.empty(0, np.int64)
+    if len(mine) < 2 or len(its) < 2:
+        return none, none
+    alike = mine @ its.T
+    nearest = alike.argmax(axis=1)
+    rows = np.arange(len(mine))
+    first = alike[rows, nearest].copy()
+    back = alike.argmax(axis=0)
+    alike[rows, nearest] = -1.0
+    second = alike.max(axis=1)
+    # Distances of descriptors of length 1: d² = 2 − 2 · cosine.
+    good = (back[nearest] == rows) & (1 - first < RATIO**2 * (1 - second)) & (first > 0.6)
+    return rows[good], nearest[good]
+
+
+def triangulated(
+    first: FloatArray, second: FloatArray, rays: FloatArray, others: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """(K, 3) points that two views see along (K, 2) rays, by linear least squares, and (K,) angles of the rays.
+
+    first, second: (4, 4) world-to-camera.
+    """
+    rows = []
+    for pose, seen in ((first, rays), (second, others)):
+        rows += [seen[:, :1] * pose[2] - pose[0], seen[:, 1:] * pose[2] - pose[1]]
+    system = np.stack(rows, axis=1)
+    _, vectors = np.linalg.eigh(np.swapaxes(system, 1, 2) @ system)
+    solved = vectors[:, :, 0]
+    last = solved[:, 3:]
+    points = solved[:, :3] / np.where(np.abs(last) < 1e-12, 1e-12, last)
+    directions = []
+    for pose, seen in ((first, rays), (second, others)):
+        direction = np.concatenate([seen, np.ones((len(seen), 1))], axis=1) @ pose[:3, :3]
+        directions.append(direction / np.linalg.norm(direction, axis=1, keepdims=True))
+    sine = np.linalg.norm(np.cross(*directions), axis=1)
+    return points, np.asarray(np.arctan2(sine, np.einsum("ki,ki->k", *directions)))
+
+
+@dataclass(frozen=True, eq=False)
+class TwoViews:
+    """What two views may be. motion: world-to-camera (4, 4) of the second where the first is the world, moved by 1.
+
+    first, second: (K,) rows of their features. points: (K, 3). score: how many of the ``matches`` it explains, and how
+    well.
+    """
+
+    motion: FloatArray
+    first: Rows
+    second: Rows
+    points: FloatArray
+    score: float
+    matches: int
+
+
+def two_views(cv2: ModuleType, first: View, second: View, its: Rows, mine: Rows) -> list[TwoViews]:
+    """Explanations of two views that differ and fit nearly as well as the best; none without enough parallax.
+
+    its, mine: rows of features of the first and of the second that match.
+    """
+    rays, others = first.rays[its], second.rays[mine]
+    tolerance = PIXELS * 0.75 / second.focal
+    # In pixels: OpenCV's samplers miss most of what fits where numbers are as small as rays.
+    camera = np.diag([second.focal, second.focal, 1.0])
+    pixels, seen, wide = rays * second.focal, others * second.focal, tolerance * second.focal
+    essential, _ = cv2.findEssentialMat(pixels, seen, camera, method=cv2.USAC_MAGSAC, prob=0.9999, threshold=wide)
+    candidates: list[FloatArray] = []
+    if essential is not None and essential.shape == (3, 3):
+        one, two, move = cv2.decomposeEssentialMat(essential)
+        candidates += [pose_matrix(turn, sign * move[:, 0]) for turn in (one, two) for sign in (1, -1)]
+    plane, _ = cv2.findHomography(pixels, seen, cv2.USAC_MAGSAC, 2 * wide, confidence=0.9999)
+    if plane is not None and np.isfinite(plane).all():
+        _, turns, moves, _ = cv2.decomposeHomographyMat(plane, camera)
+        for turn, move in zip(turns, moves, strict=True):
+            length = float(np.linalg.norm(move))
+            if length > 1e-6:
+                candidates.append(pose_matrix(turn, move[:, 0] / length))
+    none = np.zeros(len(rays), int)
+    found: list[tuple[float, FloatArray, NDArray[np.bool_], FloatArray, FloatArray]] = []
+    for motion in candidates:
+        for last in (False, True):
+            points, angles = triangulated(np.eye(4), motion, rays, others)
+            errors = np.maximum(
+                reprojection_errors(np.eye(4)[None], points, none, rays),
+                reprojection_errors(motion[None], points, none, others),
+            )
+            near = errors < 2 * tolerance
+            if last or near.sum() < FIRST_POINTS:
+                break
+            motion = _refined(motion, points[near], rays[near], others[near], 1 / tolerance)
+        found.append((_fit(errors, 2 * tolerance), motion, near, angles, points))
+    found.sort(key=lambda entry: -entry[0])
+    pairs: list[TwoViews] = []
+    for score, motion, near, angles, points in found:
+        good = near & (angles > POINT_ANGLE / 2)
+        if score < CLEAR * found[0][0] or any(_alike(motion, pair.motion) for pair in pairs):
+            continue
+        if good.sum() < FIRST_POINTS or near.sum() < 0.5 * len(rays) or np.median(angles[near]) < FIRST_ANGLE:
+            if not pairs:
+                return []
+            continue
+        pairs.append(TwoViews(motion, its[good], mine[good], points[good], score, len(rays)))
+    return pairs
+
+
+def _refined(motion: FloatArray, points: FloatArray, rays: FloatArray, others: FloatArray, weight: float) -> FloatArray:
+    """The motion between two views that explains their matches best; its translation has length 1."""
+    count = len(points)
+    view, point = np.repeat([0, 1], count), np.tile(np.arange(count), 2)
+    seen = Observations(view, point, np.concatenate([rays, others]), np.full(2 * count, weight))
+    poses, _, _ = adjust(np.stack([np.eye(4), motion]), points, seen, 1, iterations=5)
+    refined = poses[1]
+    length = float(np.linalg.norm(refined[:3, 3]))
+    refined[:3, 3] /= length if length > 1e-9 else 1.0
+    return refined
+
+
+def _alike(one: FloatArray, other: FloatArray) -> bool:
+    turned = rotation_angle(one[:3, :3].T @ other[:3, :3])
+    along = float(np.clip(one[:3, 3] @ other[:3, 3], -1.0, 1.0))
+    return bool(turned < np.radians(2.0) and along > np.cos(np.radians(20.0)))
+
+
+def _fit(errors: FloatArray, largest: float) -> float:
+    """How many errors are below the largest that counts, and how far."""
+    return float(np.maximum(0.0, 1 - (errors / largest) ** 2).sum())
