@@ -12,6 +12,7 @@ from PIL import Image
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.files.trajectories import read_tum
+from lingbot_eval.reports.reading import open_run
 from lingbot_eval.runs.store import RunStore
 from tests.support.tiny import FRAMES, run_folder, write_experiment
 
@@ -40,6 +41,8 @@ def test_the_main_job(experiment: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (folder / "report" / "report.md").is_file()
     estimate = read_tum(folder / "units" / "synthetic" / "room" / "saved" / "estimate.tum")
     assert len(estimate) == FRAMES
+    frames = open_run(folder).frames("synthetic", "room", "saved")
+    assert frames[["forward_ms", "interval_ms"]].isna().all(axis=None), "saved poses take no time"
 
     assert main(["run", str(experiment), "--out", str(out), "--no-report"]) == 0
     assert "complete: 0 done, 2 done before, 0 failed" in capsys.readouterr().out
@@ -165,6 +168,12 @@ def test_the_model_streams_through_the_whole_job(experiment: Path, capsys: pytes
     families = {(m["family"], m["value"] is not None) for m in unit["measurements"]}
     assert {(family, True) for family in ("trajectory", "depth", "throughput", "memory")} <= families
     assert measurement(unit, "forward_fps", "") >= measurement(unit, "end_to_end_fps", "")
+    # What is held has headroom over what is in view, as a dry run forecasts both.
+    assert main(["run", str(experiment), *arguments, "--dry-run"]) == 0
+    (forecast,) = json.loads(capsys.readouterr().out)["predicted"]
+    assert measurement(unit, "cache_allocated", "") == forecast["estimate"]["cache_allocated"] / 2**20
+    for kind, size in forecast["estimate"]["cache_bytes"].items():
+        assert measurement(unit, f"cache_{kind}", "") == size / 2**20
     report = (run_folder(out) / "report" / "report.md").read_text(encoding="utf-8")
     assert "untrained weights" in report
     assert len(list((run_folder(out) / "report" / "figures").glob("*.png"))) == 5
