@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lingbot_eval.profiling.environment import environment
+from lingbot_eval.machine.environment import environment
 
 
 def pytest_benchmark_update_machine_info(config: object, machine_info: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ COMMON = {
     "tables",
     "plots",
     "statistics",
+    "settings",
 }
 # Room (or top-level module) -> rooms that it may import besides itself and its own protocols.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -39,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "external": set(),
     "tables": set(),
     "statistics": {"errors", "types"},
+    "settings": set(),
     "plots": {"errors", "types", "tables", "files"},
     "geometry": {"errors", "types"},
     "files": {"errors", "types", "geometry"},
@@ -46,23 +48,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": COMMON,
     # What is looked at. It knows no run: runs fill its clouds, and give back what they kept.
     "viewing": COMMON,
-    "profiling": COMMON | {"processor"},
-    # Asks torch about the GPU; whoever chooses a kernel or captures a graph asks it.
-    "hardware": set(),
-    # Reads what Linux says of the CPU, for the same purpose; a record of the environment names it.
-    "processor": set(),
-    "model": COMMON | {"hardware"},
-    "streaming": COMMON | {"hardware", "processor", "model"},
-    "methods": COMMON | {"external", "streaming", "model", "profiling", "datasets"},
+    "profiling": COMMON | {"machine"},
+    # Asks torch about the GPU and Linux about the CPU, for whoever chooses a kernel or states a record.
+    "machine": {"errors"},
+    "model": COMMON | {"machine"},
+    "streaming": COMMON | {"machine", "model"},
+    "methods": COMMON | {"machine", "external", "streaming", "model", "profiling", "datasets"},
     # A wrapper is examined on made-up frames.
     "verification": COMMON | {"streaming", "model", "datasets", "methods", "metrics"},
-    "runs": COMMON | {"datasets", "methods", "metrics", "profiling", "viewing"},
+    "runs": COMMON | {"machine", "datasets", "methods", "metrics", "profiling", "viewing"},
     "reports": COMMON | {"runs", "viewing"},
-    "comparison": COMMON | {"metrics", "datasets", "profiling", "model", "streaming", "methods", "runs", "reports"},
+    "comparison": COMMON
+    | {"machine", "metrics", "datasets", "profiling", "model", "streaming", "methods", "runs", "reports"},
     # Streams through the method's own stepper, stores as runs do, and looks like a report and a comparison.
     "scaling": COMMON
     | {
-        "hardware",
+        "machine",
         "datasets",
         "metrics",
         "profiling",
@@ -72,16 +73,19 @@ MAY_IMPORT: dict[str, set[str]] = {
         "runs",
     },
     # Reads what runs stored, as reports do, and what metrics say of their direction.
-    "gating": COMMON | {"runs", "metrics"},
+    "gating": COMMON | {"machine", "runs", "metrics"},
     # What the commands do, as functions: each puts rooms together that do not know each other.
     "api": COMMON | {"runs", "reports", "comparison", "gating", "verification", "model", "streaming", "viewing"},
     "cli": COMMON
     | {"api"}
-    | {"datasets", "metrics", "profiling", "hardware", "processor", "model", "streaming"}
+    | {"datasets", "metrics", "profiling", "machine", "model", "streaming"}
     | {"methods", "verification", "runs", "reports", "comparison", "gating", "scaling", "viewing"},
 }
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
+    # Rooms without torch read the environment of a record; that part of the machine asks torch only when it makes one.
+    ("runs", "machine"): {"lingbot_eval.machine.environment"},
+    ("gating", "machine"): {"lingbot_eval.machine.environment"},
     # A figure is written whole or not at all, as every file.
     ("plots", "files"): {"lingbot_eval.files.atomic"},
     # A method prepares images; it never asks whose they are.

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lingbot_eval.hardware import has_triton
+from lingbot_eval.machine.gpu import has_triton
 from lingbot_eval.model import fused
 from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
 from lingbot_eval.model.rope import Rotation, StreamRotary, frame_rotation

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.hardware import tf32_products
+from lingbot_eval.machine.gpu import tf32_products
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from training.bank import Bank
 from training.batches import BatchMaker

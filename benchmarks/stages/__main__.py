@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.stages.bench import StreamBench
     from benchmarks.stages.measure import measure
     from benchmarks.stages.table import markdown
-    from lingbot_eval.hardware import on_device
+    from lingbot_eval.machine.environment import environment
+    from lingbot_eval.machine.gpu import on_device
     from lingbot_eval.model.build import build_model, choose_device
-    from lingbot_eval.profiling.environment import environment
     from lingbot_eval.streaming.settings import StreamSettings
     from lingbot_eval.streaming.stores import resolve_backend
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from benchmarks.stages.clock import seconds_each
-from lingbot_eval.hardware import tf32_products
+from lingbot_eval.machine.gpu import tf32_products
 
 
 @dataclass(frozen=True)

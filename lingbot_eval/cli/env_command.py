@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print it."""
-    from lingbot_eval.profiling.environment import environment
+    from lingbot_eval.machine.environment import environment
 
     block = environment()
     if args.json:

@@ -11,8 +11,8 @@ from lingbot_eval.comparison.frames import PreparedFrames, Selected
 from lingbot_eval.comparison.lockstep import lockstep
 from lingbot_eval.comparison.outcome import Pair, Ratio, Side, time_ratio
 from lingbot_eval.comparison.race import race
+from lingbot_eval.machine.environment import environment
 from lingbot_eval.model.build import choose_device
-from lingbot_eval.profiling.environment import environment
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ from lingbot_eval.errors import ConfigError, DataError, StoreError, UnscorableEr
 from lingbot_eval.files.association import associate
 from lingbot_eval.files.trajectories import TrajectoryFile, read_tum
 from lingbot_eval.geometry.alignment import umeyama
+from lingbot_eval.machine.environment import hardware, rests_on_hardware, section
 from lingbot_eval.runs.records import MeasurementRecord, RunRecord, UnitRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit, StoredUnits
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE
+from lingbot_eval.settings import differing, short
 from lingbot_eval.types import FloatArray
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 
 SAME_FRAME_S = 1e-6
 """Both files carry the frames' own timestamps, with all their digits."""
-COSTS = ("throughput", "memory")
-"""Families that mean something on the same hardware only."""
 ERROR_COLUMNS = (("position_error_m", "m"), ("rotation_error_deg", "deg"), ("depth_abs_rel", "1"))
-LONGEST_VALUE = 120
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def compare_runs(a: Path, b: Path) -> RunComparison:
     if not pairs and not _planned_in_common(*runs):
         scenes = [", ".join("/".join(names) for names in run.record.units[:6]) or "nothing" for run in runs]
         raise ConfigError(f"the two runs have no scene and method in common: A has {scenes[0]}; B has {scenes[1]}")
-    same_hardware = _hardware(runs[0].record) == _hardware(runs[1].record)
+    same_hardware = not differing(*(hardware(run.record.environment) for run in runs))
     units = [_unit(runs, found, same_hardware=same_hardware) for found in pairs]
     untrained = [
         f"{run.name} {method}"
@@ -170,12 +168,13 @@ def _planned_in_common(a: _Run, b: _Run) -> bool:
 
 def _unit(runs: tuple[_Run, _Run], pair: tuple[StoredUnit, StoredUnit], *, same_hardware: bool) -> UnitComparison:
     a, b = (unit.record for unit in pair)
+    settings = differing(a.method_facts, b.method_facts)
     common: dict[str, Any] = {
         "dataset": a.dataset,
         "scene": a.scene,
         "methods": (a.method, b.method),
         "remarks": _input_remarks(a, b),
-        "settings": tuple(_differing(a.method_facts, b.method_facts)),
+        "settings": tuple((key, short(one), short(other)) for key, (one, other) in settings.items()),
         "same_hardware": same_hardware,
     }
     for name, record in (("A", a), ("B", b)):
@@ -264,13 +263,13 @@ def _why_no_difference(a: MeasurementRecord | None, b: MeasurementRecord | None,
         return f"units differ: A in {a.unit}, B in {b.unit}"
     if a.convention != b.convention:
         return f"conventions differ: A: {a.convention}; B: {b.convention}"
-    if a.family in COSTS and not same_hardware:
+    if rests_on_hardware(a.family, a.name) and not same_hardware:
         return "different hardware"
     return None
 
 
 def _input_remarks(a: UnitRecord, b: UnitRecord) -> tuple[str, ...]:
-    remarks = [f"input: {key}: A {one}, B {other}" for key, one, other in _differing(a.sequence, b.sequence)]
+    remarks = [f"input: {line}" for line in _differences(a.sequence, b.sequence)]
     if not remarks and a.input_fingerprint != b.input_fingerprint:
         remarks.append("input: the files differ in name, size or time of change; are they the same data?")
     if a.predictions != b.predictions:
@@ -282,17 +281,16 @@ def _run_remarks(runs: tuple[_Run, _Run], *, same_hardware: bool) -> tuple[str, 
     a, b = (run.record for run in runs)
     remarks = []
     if not same_hardware:
-        remarks.append(f"different hardware, so times and memory are not compared: A {_hardware(a)}, B {_hardware(b)}")
+        found = "; ".join(_differences(hardware(a.environment), hardware(b.environment)))
+        remarks.append(f"different hardware, so times and memory are not compared: {found}")
     for method in sorted(a.weights.keys() & b.weights.keys()):
         if a.weights[method] != b.weights[method]:
             remarks.append(f"different weights of {method}: A {a.weights[method]}, B {b.weights[method]}")
-    versions = (_section(record.environment, "libraries") for record in (a, b))
-    remarks += [f"{library}: A {one}, B {other}" for library, one, other in _differing(*versions)]
+    remarks += _differences(*(section(record.environment, "libraries") for record in (a, b)))
     remarks += [
         f"{run.name} was not checked for damage: {run.stored.unchecked}" for run in runs if run.stored.unchecked
     ]
-    code = ({"code": record.environment.get("git")} for record in (a, b))
-    remarks += [f"{key}: A {one}, B {other}" for key, one, other in _differing(*code)]
+    remarks += _differences(*({"code": record.environment.get("git")} for record in (a, b)))
     return (*remarks, "times were taken in two runs, not in turn: compare backends by name for that")
 
 
@@ -312,39 +310,5 @@ def _failures(runs: tuple[_Run, _Run], pairs: list[tuple[StoredUnit, StoredUnit]
     return tuple(lines)
 
 
-def _hardware(record: RunRecord) -> str:
-    """Processor and threads, and the GPUs: what decides speed and memory besides the code."""
-    state = _section(record.environment, "torch")
-    listed = state.get("gpus")
-    gpus = [
-        str(gpu.get("name")) if isinstance(gpu, dict) else str(gpu)
-        for gpu in (listed if isinstance(listed, list) else ())
-    ]
-    parts = [
-        str(record.environment.get("cpu_model", "unknown processor")),
-        f"{state.get('threads', '?')} threads",
-        *gpus,
-    ]
-    return ", ".join(parts)
-
-
-def _section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = environment.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Keys whose values differ, with both values in short, inner mappings opened."""
-    found: list[tuple[str, str, str]] = []
-    for key in dict.fromkeys((*a, *b)):
-        one, other = a.get(key), b.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += [(f"{key}.{inner}", x, y) for inner, x, y in _differing(one, other)]
-        elif one != other:
-            found.append((key, _short(one), _short(other)))
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return [f"{key}: A {short(one)}, B {short(other)}" for key, (one, other) in differing(a, b).items()]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 from lingbot_eval.gating.sides import Family, Side, SideUnit, family_of
+from lingbot_eval.machine.environment import hardware, rests_on_hardware, section
+from lingbot_eval.settings import differing_in_both, flattened, short
 
-COUNTED = ("memory/weights", "memory/cache_*")
-"""Bytes counted from shapes, the same on every machine; all other memory is what a system books."""
-
-_NO_MATTER_TO_SPEED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-"""What they do is seen in the number of threads and the list of GPUs."""
 # Where the same file lies on another machine; its content is in checkpoint_sha256.
 _PATHS_OF_WEIGHTS = ("model.checkpoint", "weights")
 # Free text, and what a run counted: results of what was compared, not conditions of comparing.
@@ -24,45 +19,29 @@ _OF_GPUS = ("driver", "cudnn", "cuda_build")
 _BACKENDS = {"backend", "streaming.backend"}
 # Older records have FlashInfer's kernel in the backend's name; which one ran, attention says in old and new ones.
 _BACKENDS_ONCE = {"flashinfer-fa2": "flashinfer", "flashinfer-fa3": "flashinfer"}
-_LONGEST = 100
-
-
-def hardware(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal for speed and for memory as a system books it."""
-    state = _section(environment, "torch")
-    variables = _section(environment, "variables")
-    gpus = state.get("gpus", [])
-    return {
-        "cpu_model": environment.get("cpu_model", "unknown"),
-        "cpu_usable": environment.get("cpu_usable", "unknown"),
-        "threads": state.get("threads", "unknown"),
-        "gpus": [gpu.get("name") if isinstance(gpu, dict) else gpu for gpu in gpus] if isinstance(gpus, list) else gpus,
-        # A list, so that one that only one side has set is a difference as well.
-        "variables": [f"{name}={value}" for name, value in variables.items() if name not in _NO_MATTER_TO_SPEED],
-    }
 
 
 def numerics(environment: Mapping[str, Any]) -> dict[str, Any]:
     """What must be equal for accuracy beside the method's own settings (device kind, precision, backend): settings that
     change the arithmetic by far more than another processor's order of summation does."""
-    state = _section(environment, "torch")
+    state = section(environment, "torch")
     return {
         "float32_matmul_precision": state.get("float32_matmul_precision", "unknown"),
         "cudnn_tf32": state.get("cudnn_tf32", "no GPU"),
-        "NVIDIA_TF32_OVERRIDE": _section(environment, "variables").get("NVIDIA_TF32_OVERRIDE", "not set"),
+        "NVIDIA_TF32_OVERRIDE": section(environment, "variables").get("NVIDIA_TF32_OVERRIDE", "not set"),
     }
 
 
 def why_not_this_machine(baseline: Side, run: Side, metric: str) -> str | None:
     """Why a metric cannot be compared between the two machines; None when it can."""
     family: Family = family_of(metric)
-    if any(fnmatchcase(metric, pattern) for pattern in COUNTED):
+    if family != "accuracy" and not rests_on_hardware(*metric.split("/")[:2]):
         return None
     facts = numerics if family == "accuracy" else hardware
-    differences = differing(facts(baseline.environment), facts(run.environment))
-    if not differences:
+    found = differences(facts(baseline.environment), facts(run.environment))
+    if not found:
         return None
-    return f"different {'arithmetic' if family == 'accuracy' else 'hardware'}: {'; '.join(differences)}"
+    return f"different {'arithmetic' if family == 'accuracy' else 'hardware'}: {'; '.join(found)}"
 
 
 def why_not_this_unit(baseline: SideUnit, run: SideUnit) -> str | None:
@@ -70,9 +49,9 @@ def why_not_this_unit(baseline: SideUnit, run: SideUnit) -> str | None:
 
     A fact that only one of the two recorded is no difference (see :func:`notes`): the other's code did not know it.
     """
-    differences = [f"input: {line}" for line in differing(_input(baseline), _input(run))]
-    differences += [f"settings: {line}" for line in differing(_settings(baseline), _settings(run))]
-    return "; ".join(differences) or None
+    found = [f"input: {line}" for line in differences(_input(baseline), _input(run))]
+    found += [f"settings: {line}" for line in differences(_settings(baseline), _settings(run))]
+    return "; ".join(found) or None
 
 
 def notes(baseline: Side, run: Side) -> tuple[str, ...]:
@@ -81,30 +60,26 @@ def notes(baseline: Side, run: Side) -> tuple[str, ...]:
     for name in ("python", "libraries"):
         lines += [
             f"{line}"
-            for line in differing(
+            for line in differences(
                 _as_mapping(name, baseline.environment.get(name)), _as_mapping(name, run.environment.get(name))
             )
         ]
-    lines += differing(
-        *({key: _section(side.environment, "torch").get(key) for key in _OF_GPUS} for side in (baseline, run))
+    lines += differences(
+        *({key: section(side.environment, "torch").get(key) for key in _OF_GPUS} for side in (baseline, run))
     )
     for names in baseline.units.keys() & run.units.keys():
         old, new = baseline.units[names], run.units[names]
         for what, one, other in (("input", _input(old), _input(new)), ("settings", _settings(old), _settings(new))):
-            only = sorted(set(_flat(one)) ^ set(_flat(other)))
+            only = sorted(set(flattened(one)) ^ set(flattened(other)))
             if only and old.failure is None and new.failure is None:
                 lines.append(f"{what} recorded on one side only: {', '.join(only)}")
     return tuple(dict.fromkeys(lines))
 
 
-def differing(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+def differences(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
     """``key: baseline 16, run 8`` for each key of both whose values differ, inner mappings opened."""
-    old, new = _flat(baseline), _flat(run)
-    return [
-        f"{key}: baseline {_short(old[key])}, run {_short(new[key])}"
-        for key in old
-        if key in new and old[key] != new[key]
-    ]
+    pairs = differing_in_both(baseline, run)
+    return [f"{key}: baseline {short(old)}, run {short(new)}" for key, (old, new) in pairs.items()]
 
 
 def _input(unit: SideUnit) -> dict[str, Any]:
@@ -113,7 +88,7 @@ def _input(unit: SideUnit) -> dict[str, Any]:
 
 def _settings(unit: SideUnit) -> dict[str, Any]:
     asked = {key: value for key, value in unit.settings.items() if key not in _NO_CONDITION}
-    facts = {key: value for key, value in _flat(asked).items() if key not in _PATHS_OF_WEIGHTS}
+    facts = {key: value for key, value in flattened(asked).items() if key not in _PATHS_OF_WEIGHTS}
     if "device" in facts:
         # cuda:0 or cuda:1 is a matter of the host; which GPUs it has is in the hardware.
         facts["device"] = str(facts["device"]).partition(":")[0]
@@ -122,26 +97,5 @@ def _settings(unit: SideUnit) -> dict[str, Any]:
     return facts
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in facts.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            # A tuple in memory is a list in a file.
-            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return found
-
-
 def _as_mapping(name: str, value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {name: value}
-
-
-def _section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = environment.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, StoreError
-from lingbot_eval.gating.comparable import hardware
 from lingbot_eval.gating.samples import round_of
 from lingbot_eval.gating.sides import SAMPLED, Meaning, Names, Side, SideUnit, metric_id
+from lingbot_eval.machine.environment import hardware
 from lingbot_eval.runs.lock import writer_of
 from lingbot_eval.runs.records import RunRecord
 from lingbot_eval.runs.store import RUN_FILE, RunStore, StoredUnit, find_runs

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lingbot_eval.hardware import runs_triton
+from lingbot_eval.machine.gpu import runs_triton
 from lingbot_eval.model.rope import Rotation
 
 

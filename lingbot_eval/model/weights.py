@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError
-from lingbot_eval.hardware import is_out_of_memory
+from lingbot_eval.machine.gpu import is_out_of_memory
 from lingbot_eval.model.checkpoint_files import (
     INDEX_SUFFIX,
     SUFFIXES,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lingbot_eval.errors import DependencyError
-from lingbot_eval.profiling.nvml import NvmlModule, process_bytes
+from lingbot_eval.machine.nvml import NvmlModule, process_bytes
 from lingbot_eval.types import Measurement
 
 _MIB = 2**20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lingbot_eval.machine.nvml import NvmlModule
 from lingbot_eval.profiling.memory import driver_bytes, process_resident_bytes
-from lingbot_eval.profiling.nvml import NvmlModule
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lingbot_eval.reports.tables import Cell, Column, ColumnKey, Row, RunResults, Table
+from lingbot_eval.settings import flattened
 
 LABELLED = Sequence[tuple[str, tuple[Table, ...]]]
 _KINDS = ("scene", "mean", "median", "micro")  # in the order of a table
@@ -107,26 +108,11 @@ def differing_cards(runs: Sequence[RunResults]) -> tuple[str, ...]:
 
 
 def _rows(documents: Sequence[Mapping[str, Any]]) -> tuple[Setting, ...]:
-    flat = [dict(_flat(document)) for document in documents]
+    flat = [flattened(document, lists=True) for document in documents]
     names = dict.fromkeys(name for document in flat for name in document)
     return tuple(
         Setting(name, tuple(_short(document[name]) if name in document else "–" for document in flat)) for name in names
     )
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings and lists of mappings, with dotted names as ``--set`` takes them."""
-    inner: Mapping[Any, Any] = {}
-    if isinstance(value, Mapping):
-        inner = value
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        inner = dict(enumerate(value))
-    if not inner:
-        if name:
-            yield name, value
-        return
-    for key, item in inner.items():
-        yield from _flat(item, f"{name}.{key}" if name else str(key))
 
 
 def _short(value: Any, longest: int | None = _LONGEST_VALUE) -> str:

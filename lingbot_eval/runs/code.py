@@ -14,7 +14,7 @@ import lingbot_eval
 _NOT_OF_A_RUN = frozenset(
     {
         *("cli", "comparison", "datasets/check", "datasets/convert", "gating", "reports", "scaling", "verification"),
-        "viewing",
+        *("viewing", "tables.py", "plots.py", "settings.py"),
     }
 )
 _KEEPS = frozenset({"viewing/cloud.py", "viewing/kept.py"})

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, StoreError, StreamError, shortened
+from lingbot_eval.machine.environment import environment
 from lingbot_eval.methods.registry import OpenMethod
-from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.attempt import Attempt
 from lingbot_eval.runs.plan import Plan, Unit
 from lingbot_eval.runs.records import RunRecord, UnitRecord, utc_now

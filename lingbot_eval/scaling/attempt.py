@@ -13,7 +13,7 @@ import torch
 
 from lingbot_eval.errors import CheckpointError, LingbotEvalError, StoreError, one_line
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.hardware import is_out_of_memory
+from lingbot_eval.machine.gpu import is_out_of_memory
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for

@@ -12,9 +12,9 @@ import torch
 
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.errors import CheckpointError, StoreError
+from lingbot_eval.machine.environment import environment
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.build import choose_device
-from lingbot_eval.profiling.environment import environment
 from lingbot_eval.runs.plan import adapter_of, content_key
 from lingbot_eval.runs.records import utc_now
 from lingbot_eval.runs.store import LeftOutUnit, run_directory

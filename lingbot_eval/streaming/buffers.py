@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.errors import StreamError
-from lingbot_eval.hardware import runs_triton
+from lingbot_eval.machine.gpu import runs_triton
 from lingbot_eval.streaming.protocol import CacheShape
 from lingbot_eval.streaming.release import release_freed
 from lingbot_eval.streaming.staging import restage

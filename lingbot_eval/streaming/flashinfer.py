@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.errors import ConfigError, DependencyError, StreamError
-from lingbot_eval.hardware import HOPPER, capability
+from lingbot_eval.machine.gpu import HOPPER, capability
 from lingbot_eval.streaming.pages import PageTable
 from lingbot_eval.streaming.protocol import CacheShape
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.errors import StreamError
-from lingbot_eval.hardware import on_device
+from lingbot_eval.machine.gpu import on_device
 from lingbot_eval.model.config import PATCH_SIZE
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement

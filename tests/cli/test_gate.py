@@ -194,7 +194,7 @@ def test_the_project_s_own_baseline_can_be_read() -> None:
 
 
 def test_env_is_the_block_of_the_records(capsys: pytest.CaptureFixture[str]) -> None:
-    from lingbot_eval.profiling.environment import environment
+    from lingbot_eval.machine.environment import environment
 
     assert main(["env", "--json"]) == 0
     block = json.loads(capsys.readouterr().out)

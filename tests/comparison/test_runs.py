@@ -163,7 +163,7 @@ def test_other_hardware_and_other_input_are_said(tmp_path: Path) -> None:
     assert "different hardware" in found.remarks[0]
     assert "H100" in found.remarks[0]
     assert any(line.startswith("torch: A null, B ") for line in found.remarks)
-    assert unit.remarks == ('input: selection: A null, B {"stride": 2}',)
+    assert unit.remarks == ("input: selection.stride: A null, B 2",)
     assert unit.settings == (("backend", "null", '"paged"'),)
     assert all(line in "\n".join(remarks(found)) for line in (*found.remarks, *unit.remarks))
 

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from lingbot_eval.errors import DataError, DependencyError
-from lingbot_eval.hardware import is_out_of_memory
+from lingbot_eval.machine.environment import environment, git_state
+from lingbot_eval.machine.gpu import is_out_of_memory
+from lingbot_eval.machine.nvml import driver_version, processes_bytes
 from lingbot_eval.profiling import memory
-from lingbot_eval.profiling.environment import environment, git_state
 from lingbot_eval.profiling.memory import (
     DeviceMemory,
     device_memory,
@@ -29,7 +30,6 @@ from lingbot_eval.profiling.memory import (
     process_memory_measurements,
     process_resident_bytes,
 )
-from lingbot_eval.profiling.nvml import driver_version, processes_bytes
 
 
 class FakeNvml:

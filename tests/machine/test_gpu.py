@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lingbot_eval import hardware, processor
-from lingbot_eval.hardware import has_triton, on_device
+from lingbot_eval.machine import cpu as processor
+from lingbot_eval.machine import gpu as hardware
+from lingbot_eval.machine.gpu import has_triton, on_device
 from lingbot_eval.streaming import ranges
 from lingbot_eval.streaming.ranges import ProductAttention, SlicedAttention, sdpa_attention, triton_why_not
 from lingbot_eval.streaming.stores import attention_name, resolve_backend

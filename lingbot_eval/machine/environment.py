@@ -7,13 +7,14 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import lingbot_eval
-from lingbot_eval.processor import chosen_variables, processor_field
-from lingbot_eval.profiling.nvml import NvmlModule, driver_version
+from lingbot_eval.machine.cpu import chosen_variables, processor_field
+from lingbot_eval.machine.nvml import NvmlModule, driver_version
 
 _LIBRARIES = ("torch", "numpy", "scipy", "evo", "pandas", "flashinfer-python", "av", "pillow", "nvidia-ml-py")
 
@@ -129,3 +130,38 @@ def _torch_state(nvml: NvmlModule | None) -> Mapping[str, Any] | str:
         ],
         "driver": driver_version(nvml),
     }
+
+
+# When two machines are the same
+
+
+_NO_MATTER_TO_SPEED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+"""What they do is seen in the number of threads and the list of GPUs."""
+COUNTED = ("memory/weights", "memory/cache_*")
+"""Bytes counted from shapes, the same on every machine; all other memory is what a system books."""
+
+
+def hardware(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a record's environment what must be equal for speed, and for memory as a system books it."""
+    state, variables = section(environment, "torch"), section(environment, "variables")
+    gpus = state.get("gpus", [])
+    return {
+        "cpu_model": environment.get("cpu_model", "unknown"),
+        "cpu_usable": environment.get("cpu_usable", "unknown"),
+        "threads": state.get("threads", "unknown"),
+        "gpus": [gpu.get("name") if isinstance(gpu, dict) else gpu for gpu in gpus] if isinstance(gpus, list) else gpus,
+        # A list, so that one that only one side has set is a difference as well.
+        "variables": [f"{name}={value}" for name, value in variables.items() if name not in _NO_MATTER_TO_SPEED],
+    }
+
+
+def rests_on_hardware(family: str, name: str) -> bool:
+    """Whether a measurement means something on the same hardware only."""
+    metric = f"{family}/{name}"
+    return family in ("throughput", "memory") and not any(fnmatchcase(metric, pattern) for pattern in COUNTED)
+
+
+def section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a record's environment; empty where it is not there, or no mapping."""
+    found = environment.get(name)
+    return found if isinstance(found, Mapping) else {}
