@@ -263,7 +263,7 @@ class Attempt:
         """What gives loaders of frames with what is needed of them, and how they are prepared."""
         scored = self.metrics.depth is not None or self.metrics.points is not None
         depth = scored and self.unit.method.gives_depth
-        coloured = self.keep.cloud and self.unit.method.gives_depth
+        coloured = (self.keep.cloud or self.keep.sky is not None) and self.unit.method.gives_depth
         if not (method.needs_images or depth or coloured):
             return partial(sequence.loaders, images=False, depth=False), _as_it_is
         # Depth brings the image along: panels and clouds show it, and it tells the size to prepare to.

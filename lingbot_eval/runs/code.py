@@ -17,7 +17,7 @@ _NOT_OF_A_RUN = frozenset(
         *("viewing", "tables.py", "plots.py", "settings.py"),
     }
 )
-_KEEPS = frozenset({"viewing/cloud.py", "viewing/kept.py"})
+_KEEPS = frozenset({"viewing/cloud.py", "viewing/kept.py", "viewing/masks.py"})
 """Of the viewing what decides the content of a run."""
 # A study's own room computes; how it is drawn does not.
 _NOT_OF_A_STUDY = (_NOT_OF_A_RUN - {"scaling"}) | {"scaling/figure.py", "scaling/page.py"}

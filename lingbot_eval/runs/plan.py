@@ -64,9 +64,12 @@ class Plan:
 def make_plan(experiment: Experiment) -> Plan:
     """Resolve ``experiment`` on this machine; nothing is streamed and nothing written.
 
+    Masks and sky networks are opened once, so that what cannot be used is said now.
+
     Raises DataError for a root, scene or index file that is not there or not what it should be, CheckpointError for
-    a missing checkpoint, ConfigError for options or a device that do not exist.
+    a missing checkpoint, ConfigError for options, masks or a device that do not exist.
     """
+    experiment.keep.left_out()
     cards = {dataset.name: _card_of(dataset) for dataset in experiment.datasets}
     datasets = tuple(_resolved(dataset, cards[dataset.name], experiment) for dataset in experiment.datasets)
     methods = tuple(method.on_this_machine() for method in experiment.methods)

@@ -30,6 +30,7 @@ from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.cameras import world_points
 from lingbot_eval.types import DepthMap, FloatArray, Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import LEAST_VOXELS, MAX_VOXELS, VoxelCloud
+from lingbot_eval.viewing.masks import LeftOut
 
 CLOUD_FILE = "cloud.npz"
 CAMERAS_FILE = "cameras.npz"
@@ -62,7 +63,9 @@ class KeepSettings(BaseModel):
 
     depth: depth and confidence of ``all`` frames, of those that the method keeps in its memory (``kept``), of every
     n-th frame (a number n), or of ``none``. precision: ``lossless`` (float32) or ``half`` (float16: 3 digits).
-    cloud: whether to fuse a cloud, of at most ``voxels`` voxels, and to keep thumbnails.
+    cloud: whether to fuse a cloud, of at most ``voxels`` voxels, and to keep thumbnails. sky: leave the sky out of
+    cloud and depth, as ``heuristic`` or an ONNX network says. masks: folder of masks, named as the images, of what
+    else to leave out (people, cars). Neither changes a score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +74,12 @@ class KeepSettings(BaseModel):
     precision: Literal["lossless", "half"] = "lossless"
     cloud: bool = True
     voxels: Annotated[int, Field(ge=LEAST_VOXELS, le=50_000_000)] = MAX_VOXELS
+    sky: str | None = None
+    masks: Path | None = None
+
+    def left_out(self) -> LeftOut:
+        """What decides which pixels are not kept. Raises ConfigError, DependencyError."""
+        return LeftOut(self.sky, self.masks)
 
     def keeps_depth_of(self, index: int, frame_type: FrameType | None) -> bool:
         """Whether this frame's depth is kept; without a kind it counts as kept by the method."""
@@ -166,9 +175,13 @@ class Keeper:
         settings: what is kept.
         place: where a file of a name goes.
         frames: length of the stream where it is known; a short one gives more points a frame.
+
+    Raises:
+        ConfigError, DependencyError: masks or a sky network that cannot be used.
     """
 
     def __init__(self, settings: KeepSettings, place: Place, frames: int | None = None) -> None:
+        self._left_out = settings.left_out()
         self._settings = settings
         self._place = place
         self._frames = frames
@@ -184,7 +197,10 @@ class Keeper:
         return self._cloud
 
     def add(self, frame: Frame, prediction: Prediction) -> None:
-        """Take a frame, as the method saw it, and its prediction. Raises StoreError when the disk refuses."""
+        """Take a frame, as the method saw it, and its prediction.
+
+        Raises StoreError when the disk refuses, DataError for a mask that cannot be used.
+        """
         depth = prediction.depth
         shape = frame.image.shape[:2] if frame.image is not None else None if depth is None else depth.shape
         intrinsics = prediction.intrinsics
@@ -220,7 +236,8 @@ class Keeper:
                     "jpeg": np.frombuffer(b"".join(picture.jpeg for picture in kept), np.uint8),
                 },
             )
-        return tuple(f"the cloud lacks {count} frames without {what}" for what, count in self._without.items())
+        lacking = (f"the cloud lacks {count} frames without {what}" for what, count in self._without.items())
+        return (*self._left_out.notes(), *lacking)
 
     def _add_camera(self, prediction: Prediction, intrinsics: FloatArray, shape: tuple[int, ...]) -> None:
         kind = prediction.frame_type
@@ -237,6 +254,9 @@ class Keeper:
         if intrinsics is None:
             self._lack("intrinsics")
             return
+        mask = self._left_out.mask(frame, prediction)
+        if mask is not None:
+            depth = np.where(mask, np.float32(0), depth)
         if self._settings.keeps_depth_of(prediction.index, prediction.frame_type):
             self._write_depth(prediction, depth, intrinsics)
         if self._cloud is None:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from fakes import World, experiment
+from safetensors.torch import load_file
 
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.errors import CheckpointError, ConfigError, DataError
 from lingbot_eval.model import weights as weight_files
+from lingbot_eval.resources import shipped_weights
 from lingbot_eval.runs import plan as plan_module
 from lingbot_eval.runs.plan import make_plan
 
@@ -112,8 +114,9 @@ def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_key_follows_the_checkpoint_content(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
-    torch.save({"a": torch.zeros(1)}, weights)
-    method = {"kind": "lingbot", "device": "cpu", "model": {"checkpoint": str(weights)}}
+    state = load_file(shipped_weights())
+    torch.save(state, weights)
+    method = {"kind": "lingbot", "device": "cpu", "model": {"config": "ci", "checkpoint": str(weights)}}
     hashed: list[int] = []
 
     def key() -> str:
@@ -125,7 +128,8 @@ def test_the_key_follows_the_checkpoint_content(tmp_path: Path) -> None:
     first = key()
     assert key() == first
     assert hashed[0] == hashed[1], "hashed again although nothing changed"
-    torch.save({"a": torch.ones(1)}, weights)
+    next(iter(state.values())).add_(1)
+    torch.save(state, weights)
     os.utime(weights, ns=(1, 1))
     assert key() != first
 

@@ -1,0 +1,203 @@
+"""What is left out of a cloud: sky by a network or the heuristic, masks of the user's; each is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pictures
+
+from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.types import Frame, Prediction
+from lingbot_eval.validation import validated
+from lingbot_eval.viewing import masks
+from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
+from lingbot_eval.viewing.masks import LeftOut, MaskFolder, heuristic_sky, open_sky
+
+HEIGHT, WIDTH = 24, 32
+K = np.array([[30.0, 0, 15.5], [0, 30.0, 11.5], [0, 0, 1]])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    masks._open_network.cache_clear()
+    return tmp_path / "cache"
+
+
+def network(path: Path, *, bias: float = -1.0, side: int | None = 16, channels: int = 3, outputs: int = 1) -> Path:
+    """One layer: the sum of the normalised channels, plus a bias; blue images score high, black ones low."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    sides: list[object] = [side, side] if side is not None else ["height", "width"]
+    weights = np.zeros((outputs, channels, 1, 1), np.float32)
+    weights[:, -1] = 1
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weights", "bias"], ["score"])],
+        "sky",
+        [helper.make_tensor_value_info("image", kind, [1, channels, *sides])],
+        [helper.make_tensor_value_info("score", kind, [1, outputs, *sides])],
+        [
+            helper.make_tensor("weights", kind, weights.shape, weights.ravel()),
+            helper.make_tensor("bias", kind, [outputs], [bias] * outputs),
+        ],
+        doc_string="x" * 1000,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def half_blue() -> np.ndarray:
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[: HEIGHT // 2, :, 2] = 255
+    return image
+
+
+DEPTH = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+
+
+def keep(folder: Path, **settings: object) -> tuple[Reconstruction, tuple[str, ...]]:
+    folder.mkdir()
+    keeper = Keeper(validated(KeepSettings, {"depth": "all", **settings}, "keep"), folder.joinpath, 1)
+    keeper.add(Frame(0, 0.0, half_blue(), "photos/0001.jpg"), Prediction(0, 0.0, np.eye(4), DEPTH, intrinsics=K))
+    notes = keeper.finish()
+    return Reconstruction(folder, [file.name for file in folder.iterdir()]), notes
+
+
+@pytest.mark.parametrize("side", [16, None])
+def test_a_networks_sky_is_in_neither_cloud_nor_depth(tmp_path: Path, side: int | None) -> None:
+    sky = network(tmp_path / "sky.onnx", side=side)
+    kept, notes = keep(tmp_path / "kept", sky=str(sky))
+    depth = kept.depth_frame(0).depth
+    # Bilinear on the way there and back: the border may move by a pixel or two of the network's.
+    assert (depth[: HEIGHT // 2 - 3] == 0).all()
+    assert (depth[HEIGHT // 2 + 3 :] == 2).all()
+    cloud = kept.cloud()
+    assert cloud is not None
+    assert (cloud.positions[:, 1] > -0.25).all()  # nothing above the middle, but for that border
+    assert len(notes) == 1
+    assert notes[0].endswith("raw score above 0.5); scores take all pixels")
+    assert "by sky.onnx (SHA-256 " in notes[0]
+    share = float(notes[0].split("%")[0]) / 100
+    assert share == pytest.approx((depth == 0).mean(), abs=1e-3)
+
+
+def test_masks_are_cached_by_network_and_image(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sky = open_sky(str(network(tmp_path / "sky.onnx")))
+    first = sky.mask(half_blue(), DEPTH, None)
+    (file,) = cache.rglob("*.png")
+    assert file.parent.name.startswith("v1-")
+    with Pictures.open(file) as picture:
+        assert np.array_equal(
+            np.asarray(picture) == 255, first
+        )  # 255 is sky: the second run reads what the first meant
+
+    def never(self: object, image: object) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(masks._Network, "_score", never)
+    assert np.array_equal(open_sky(str(tmp_path / "sky.onnx")).mask(half_blue(), DEPTH, None), first)
+    with pytest.raises(AssertionError, match="asked again"):
+        sky.mask(half_blue()[::-1].copy(), DEPTH, None)
+    file.write_bytes(b"damaged")
+    with pytest.raises(AssertionError, match="asked again"):
+        sky.mask(half_blue(), DEPTH, None)
+    masks._open_network.cache_clear()
+    network(tmp_path / "sky.onnx", bias=-2.0)
+    with pytest.raises(AssertionError, match="asked again"):
+        open_sky(str(tmp_path / "sky.onnx")).mask(half_blue(), DEPTH, None)
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path: Path, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    assert open_sky(str(network(tmp_path / "sky.onnx"))).mask(half_blue(), DEPTH, None).any()
+
+
+def test_the_heuristic_takes_what_is_far_and_hangs_at_the_top() -> None:
+    depth = np.full((20, 20), 2.0, np.float32)
+    depth[:4] = np.inf  # nothing measured above
+    depth[10:12, 5:7] = 50  # a far hole in the middle stays
+    mask = heuristic_sky(depth, None)
+    assert mask[:4].all()
+    assert not mask[4:].any()
+    unsure = np.full((20, 20), 5.0, np.float32)
+    unsure[:2, 3:9] = 1
+    mask = heuristic_sky(np.linspace(2, 2.001, 400, dtype=np.float32).reshape(20, 20)[::-1], unsure)
+    assert mask[:2, 3:9].all()
+    assert mask.mean() < 0.1
+    assert not heuristic_sky(np.zeros((4, 4), np.float32), None).any()
+
+
+def test_the_heuristic_is_named_so(tmp_path: Path) -> None:
+    _, notes = keep(tmp_path / "kept", sky="heuristic")
+    assert "by the heuristic (" in notes[0]
+
+
+def test_masks_of_the_users_go_by_the_images_name(tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    mask = np.zeros((2 * HEIGHT, 2 * WIDTH), np.uint8)
+    mask[:, : WIDTH // 2] = 1  # any value but 0 is left out
+    Pictures.fromarray(mask).save(folder / "0001.png")
+    kept, notes = keep(tmp_path / "kept", masks=str(folder))
+    depth = kept.depth_frame(0).depth
+    assert (depth[:, : WIDTH // 4] == 0).all()
+    assert (depth[:, WIDTH // 4 :] == 2).all()
+    assert notes == (
+        f"25.0% of the pixels are left out of cloud and kept depth by masks of {folder}; scores take all pixels",
+    )
+    (folder / "0001.png").rename(folder / "0002.png")
+    kept, notes = keep(tmp_path / "again", masks=str(folder))
+    assert (kept.depth_frame(0).depth == 2).all()
+    assert notes[1] == "1 frames have no mask of their own; all of them is kept"
+
+
+def test_a_mask_of_another_shape_or_none_at_all_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    with pytest.raises(ConfigError, match="masks: expected a folder of images, found none at"):
+        MaskFolder(folder)
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"masks: expected images in .*, found none"):
+        MaskFolder(folder)
+    Pictures.new("L", (WIDTH, WIDTH)).save(folder / "0001.png")
+    with pytest.raises(DataError, match="expected the shape of the image as the method sees it, 32x24, found 32x32"):
+        keep(tmp_path / "kept", masks=str(folder))
+    (folder / "0001.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"mask .*0001\.png cannot be read"):
+        keep(tmp_path / "again", masks=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 175997079\n", "found a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>" + b" " * 2000, "expected a network in ONNX, found"),
+        (b"short", "found a file of 5 bytes"),
+        (bytes(range(256)) * 8, "expected a network in ONNX, found a damaged or other file"),
+    ],
+)
+def test_what_is_no_network_is_called_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "sky.onnx").write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        LeftOut(str(tmp_path / "sky.onnx"), None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected one input of an image \(1, 3, H, W\) in float32, found image"):
+        open_sky(str(network(tmp_path / "grey.onnx", channels=1)))
+    two = open_sky(str(network(tmp_path / "two.onnx", outputs=2)))
+    with pytest.raises(DataError, match=r"expected a finite score for each pixel, found shape \(2, 16, 16\)"):
+        two.mask(half_blue(), DEPTH, None)
+    with pytest.raises(ConfigError, match=r"sky: expected heuristic or an ONNX file, found .*nowhere"):
+        open_sky(str(tmp_path / "nowhere"))
+
+
+def test_a_run_says_before_it_starts_what_it_cannot_use(tmp_path: Path) -> None:
+    import lingbot_eval as lb
+
+    with pytest.raises(ConfigError, match="sky: expected heuristic or an ONNX file"):
+        lb.plan_run("smoke", {"keep.sky": str(tmp_path / "none.onnx")})
