@@ -210,7 +210,7 @@ class VoxelCloud:
         assert self._voxel_size is not None
         with np.errstate(over="ignore"):
             numbers = np.floor(points / np.float64(self._voxel_size)) + _HALF
-        inside = ((numbers >= 0) & (numbers < 2 * _HALF)).all(axis=1)
+        inside = np.asarray(((numbers >= 0) & (numbers < 2 * _HALF)).all(axis=1))
         whole = np.where(inside[:, None], numbers, 0).astype(np.int64)
         return np.where(inside, (whole[:, 0] << 2 * _BITS) | (whole[:, 1] << _BITS) | whole[:, 2], -1)
 
@@ -330,7 +330,7 @@ def _grouped(cells: Indices, means: DepthMap, counts: Indices) -> tuple[Indices,
     starts = np.flatnonzero(np.concatenate([[True], cells[1:] != cells[:-1]]))
     total = np.add.reduceat(weights, starts)
     sums = np.add.reduceat(means[order] * weights.astype(np.float32)[:, None], starts, axis=0)
-    return cells[starts], sums / total.astype(np.float32)[:, None], total
+    return cells[starts], np.asarray(sums / total.astype(np.float32)[:, None], np.float32), total
 
 
 def _halved(cells: Indices) -> Indices:

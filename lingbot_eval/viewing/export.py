@@ -80,8 +80,9 @@ def write_glb(scene: Scene, folder: Path) -> None:
     def state(tree: dict[str, Any]) -> None:
         tree["asset"]["extras"] = facts
 
-    points = trimesh.PointCloud(positions * np.float32([1, -1, -1]), colors=colours)
-    content = trimesh.exchange.gltf.export_glb(trimesh.Scene([points]), tree_postprocessor=state)
+    library: Any = trimesh  # its functions have no types
+    points = library.PointCloud(positions * np.array([1, -1, -1], np.float32), colors=colours)
+    content = library.exchange.gltf.export_glb(library.Scene([points]), tree_postprocessor=state)
     (folder / "cloud.glb").write_bytes(content)
 
 

@@ -197,7 +197,7 @@ def _model(scene: Scene) -> _Model:
         intrinsics = cameras.intrinsics[row]
         # There the first pixel's centre is at (0.5, 0.5), here at (0, 0).
         camera = (*intrinsics[[0, 1], [0, 1]].tolist(), *(intrinsics[:2, 2] + 0.5).tolist())
-        views[place] = _View(f"{index:06d}.png", size, camera, world_to_camera, seen, pixels + 0.5)  # type: ignore[arg-type]
+        views[place] = _View(f"{index:06d}.png", size, camera, world_to_camera, seen, pixels + 0.5)
     kept = count >= min(2, len(frames))
     if not kept.any():
         raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,7 @@ def exr_bytes(depth: DepthMap, comments: str) -> bytes:
     lines = np.empty(height, line)
     lines["y"], lines["bytes"], lines["z"] = np.arange(height), 4 * width, depth
     places = len(header) + 8 * height + line.itemsize * np.arange(height, dtype="<u8")
-    return header + places.astype("<u8").tobytes() + lines.tobytes()
+    return b"".join([header, places.astype("<u8").tobytes(), lines.tobytes()])
 
 
 def _maps(scene: Scene) -> Iterator[tuple[int, DepthMap]]:
@@ -92,5 +92,5 @@ def _facts(scene: Scene) -> dict[str, str]:
     return {**facts, "confidence": "not filtered"}
 
 
-def _state(home: Path, facts: dict[str, str | float] | dict[str, str]) -> None:
+def _state(home: Path, facts: Mapping[str, object]) -> None:
     (home / "depth.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -463,7 +463,7 @@ def _cameras(arrays: Mapping[str, NDArray[Any]]) -> Cameras:
         raise ValueError("frames that are out of order")
     if not np.isfinite(arrays["intrinsics"]).all() or (arrays["size"] < 1).any():
         raise ValueError("intrinsics or sizes that no camera has")
-    return Cameras(**{**arrays, "predicted": arrays["predicted"] > 0})  # type: ignore[arg-type]  # types are in the rows
+    return Cameras(**{**arrays, "predicted": arrays["predicted"] > 0})
 
 
 def _depth_frame(arrays: Mapping[str, NDArray[Any]]) -> DepthFrame:

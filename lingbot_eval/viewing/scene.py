@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 import lingbot_eval
 from lingbot_eval.errors import ConfigError, DataError, UnscorableError
 from lingbot_eval.files.association import associate
 from lingbot_eval.geometry.alignment import umeyama
-from lingbot_eval.types import FloatArray, Image, Trajectory
+from lingbot_eval.types import DepthMap, FloatArray, Image, Trajectory
 from lingbot_eval.viewing.cloud import CONFIDENT_SHARE, VoxelCloud, confidence_words
 from lingbot_eval.viewing.kept import Cameras, DepthFrame, Reconstruction, add_frame, pixel_step
 
@@ -49,7 +50,7 @@ class Scene:
     notes: tuple[str, ...] = ()
     made_by: str = field(default=f"lingbot_eval {lingbot_eval.__version__}")
 
-    def points(self) -> tuple[FloatArray, Image, FloatArray, FloatArray]:
+    def points(self) -> tuple[DepthMap, Image, DepthMap, NDArray[np.int32]]:
         """What the confidence rule leaves of the voxels: positions (M, 3) float32 in the export's unit, colours (M, 3)
         uint8, confidence (M,), first frame (M,) int32. Raises DataError where there is no cloud."""
         if self.cloud is None or not len(self.cloud):
@@ -172,7 +173,7 @@ def _factor(scene: Scene, reference: Trajectory | None, scale: Scale) -> tuple[f
         if not (np.isfinite(length) and length > 0):
             raise ConfigError(f"expected two different points to scale by, found {first} and {second}")
         return _checked(metres / length), f"two points {length:g} apart are {metres:g} m apart"
-    return _checked(float(scale)), "given"  # type: ignore[arg-type]  # a number: the other kinds are above
+    return _checked(float(scale)), "given"
 
 
 def _checked(factor: float) -> float:
