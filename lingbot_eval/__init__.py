@@ -35,6 +35,7 @@ _PUBLIC = {
             "check_wrapper",
             "export",
             "render",
+            "view",
         )
     },
     "open_run": ("lingbot_eval.reports.reading", "open_run"),
@@ -106,6 +107,7 @@ __all__ = [
     "stream",
     "update_baseline",
     "verify",
+    "view",
 ]
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ if TYPE_CHECKING:
         run,
         update_baseline,
         verify,
+        view,
     )
     from lingbot_eval.datasets.file_dataset import FileDataset, listed
     from lingbot_eval.datasets.opened import Dataset, Scene, open_dataset

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lingbot_eval.verification.wrapper import WrapperCheck
     from lingbot_eval.viewing.export import Exported
     from lingbot_eval.viewing.film import Films, FilmSettings
+    from lingbot_eval.viewing.layers import Colouring, LayeredScene
+    from lingbot_eval.viewing.page import OpenScene, Viewer
     from lingbot_eval.viewing.scene import Scale
 
 RUNS = Path("runs")
@@ -510,6 +512,67 @@ def check_wrapper(
     from lingbot_eval.verification.wrapper import MODES, check_wrapper
 
     return check_wrapper(command, MODES if mode is None else (mode,), timeout_s)
+
+
+def view(
+    what: PathLike | Run,
+    *,
+    html: PathLike | None = None,
+    colour: Colouring = "picture",
+    points: int | None = None,
+    port: int = 8080,
+) -> Viewer | None:
+    """Look at a reconstruction in the browser.
+
+    Args:
+        what: a run directory, or a run; each dataset and scene of it is chosen on the page, its methods beside each
+            other, after Sim(3), and the truth.
+        html: write one HTML file of the first scene instead, which needs no server and no network.
+        colour: of points: ``picture``, ``error``, ``confidence``, ``height``, ``frame``, ``method``.
+        points: of each method at most; larger voxels show more. Two million if left out.
+        port: of the page, which only this machine reaches; the next free one where another program has it.
+
+    Returns:
+        The page's server (``address``, ``wait()``, ``stop()``); None where a file was written.
+
+    Raises:
+        StoreError: no run, one that kept nothing to be seen, or a disk that refuses.
+        DependencyError: viser is not installed (extra ``view``).
+    """
+    from lingbot_eval.viewing.page import POINTS, Viewer, write_page
+
+    title, scenes = _scenes_of(what)
+    budget = POINTS if points is None else points
+    if html is not None:
+        write_page(Path(html), next(iter(scenes.values()))(), colouring=colour, points=budget)
+        return None
+    return Viewer(title, scenes, port=port, colouring=colour, points=budget)
+
+
+def _scenes_of(given: PathLike | Run) -> tuple[str, dict[str, OpenScene]]:
+    """What a run shows: a title, and its scenes by dataset and name."""
+    from functools import partial
+
+    from lingbot_eval.errors import StoreError
+    from lingbot_eval.reports.reading import Run, open_run
+    from lingbot_eval.viewing.layers import Layer, LayeredScene
+
+    run = given if isinstance(given, Run) else open_run(_run_path(given))
+    stored = run.store.read_units()
+    units: dict[str, list[Any]] = {}
+    for unit in stored.units:
+        if unit.record.status == "ok":
+            units.setdefault(f"{unit.record.dataset}/{unit.record.scene}", []).append(unit)
+    if not units:
+        why = stored.left_out[0].reason if stored.left_out else "no scene of it went well"
+        raise StoreError(f"{run.path}: expected a scene to show, found none: {why}")
+
+    def opened(name: str) -> LayeredScene:
+        kept = [(unit.record.method, unit.reconstruction) for unit in units[name]]
+        truth = next((each for _, one in kept if (each := one.reference) is not None), None)
+        return LayeredScene(f"{run.label}: {name}", [Layer.stored(method, one) for method, one in kept], truth)
+
+    return run.label, {name: partial(opened, name) for name in units}
 
 
 def _film_settings(

@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "pages, tables, plots and a notebook of runs",
     "render": "films and pictures of what a run reconstructed",
     "export": "clouds, cameras, trajectories and depth of a run, for other programs",
+    "view": "look at a reconstruction in the browser",
     "scale": "speed, memory and error against the length of the stream",
     "compare": "two backends on the same frames, or two runs: agreement, speed, memory",
     "datasets": "list, show, check or prepare datasets",

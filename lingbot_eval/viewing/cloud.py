@@ -88,6 +88,10 @@ class VoxelCloud:
         """(M, 3) uint8 RGB, likewise."""
         return np.rint(self._means[: self._count, 3:6]).astype(np.uint8)
 
+    def colours_at(self, voxels: Indices) -> Image:
+        """(n, 3) of ``colours``: of these voxels alone."""
+        return np.rint(self._means[voxels, 3:6]).astype(np.uint8)
+
     @property
     def confidence(self) -> DepthMap:
         """(M,) float32, likewise."""

@@ -1,0 +1,679 @@
+"""The interactive viewer: a server on this machine alone, the controls of its page, and the same as one HTML file."""
+
+from __future__ import annotations
+
+import html
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lingbot_eval.errors import DependencyError, LingbotEvalError
+from lingbot_eval.files.atomic import write_text
+from lingbot_eval.types import FloatArray, Image
+from lingbot_eval.viewing.cloud import MAX_VOXELS
+from lingbot_eval.viewing.layers import (
+    COLOURINGS,
+    RANGES,
+    SURENESS,
+    Colouring,
+    Layer,
+    LayeredScene,
+    coarser,
+    depth_picture,
+    shrunk,
+    worst_of,
+)
+from lingbot_eval.viewing.page_nodes import Look, Nodes
+
+if TYPE_CHECKING:
+    import viser
+
+HOST = "127.0.0.1"
+PORT = 8080
+POINTS = MAX_VOXELS
+"""Points of each layer unless told otherwise; a cloud of more is shown with larger voxels."""
+
+_TICK_S = 0.3  # between two looks at a scene that grows
+_PLOT_POINTS = 300
+_IMAGE_PIXELS = 240  # height
+_PAGE_SECONDS = 20.0  # an HTML page plays a scene in so long, where it has enough frames
+_PAGE_FPS = 20.0
+
+OpenScene = Callable[[], LayeredScene]
+
+
+class Viewer:
+    """A page that shows scenes; made by `lingbot_eval.view`.
+
+    Everything that is drawn is drawn by one thread, so that whoever fills a layer never waits for a browser: it takes
+    the layer's lock for as long as a copy of new points takes.
+
+    Attributes:
+        address: of the page.
+        moved: the port that was asked for, where another program has it.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        scenes: Mapping[str, OpenScene],
+        *,
+        port: int = PORT,
+        colouring: Colouring = "picture",
+        points: int = POINTS,
+    ) -> None:
+        """Start the server and show the first scene.
+
+        Args:
+            title: of the page.
+            scenes: by name; each is opened when it is chosen.
+            port: to listen at; the next free one where another program has it.
+            colouring: of points, to begin with.
+            points: of each layer at most.
+
+        Raises:
+            DependencyError: viser is not installed (extra ``view``).
+            StoreError, DataError: the first scene cannot be opened.
+        """
+        self._scenes = scenes
+        self._points = points
+        first = next(iter(scenes))
+        scene = scenes[first]()
+        self._server = _serve(port, title)
+        found = self._server.get_port()
+        self.address = f"http://{HOST}:{found}"
+        self.moved = port if found != port and port else None
+        self._wake = threading.Event()
+        self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._ended = threading.Event()
+        self._fault: BaseException | None = None
+        self._clicked: list[FloatArray] = []
+        self._measured: list[Any] = []
+        self._shown_picture: tuple[str, int] | None = None
+        self._played = time.monotonic()
+        self._controls = _Controls(self._server, title, tuple(scenes), colouring, self._changed)
+        self._buttons()
+        self._show(scene)
+        self._step()
+        self._thread = threading.Thread(target=self._work, name="viewer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the server; the page stays in the browser as it is."""
+        self._ended.set()
+        self._wake.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(10)
+        with _quiet():
+            self._server.stop()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Until `stop`, or so many seconds. Returns whether it ended. Raises what ended the page's thread."""
+        ended = self._ended.wait(seconds)
+        if self._fault is not None:
+            raise self._fault
+        return ended
+
+    @property
+    def clients(self) -> int:
+        """Browsers that look at it now."""
+        return len(self._server.get_clients())
+
+    def _changed(self) -> None:
+        self._wake.set()
+
+    def _ask(self, what: Callable[[], None]) -> None:
+        """Have the page's thread do something."""
+        self._asked.put(what)
+        self._wake.set()
+
+    def _work(self) -> None:
+        try:
+            while not self._ended.is_set():
+                self._wake.wait(self._pause())
+                self._wake.clear()
+                self._step()
+        except Exception as error:  # noqa: BLE001  # of a thread: `wait` raises it where it can be told
+            self._fault = error
+            self._ended.set()
+
+    def _pause(self) -> float | None:
+        if self._controls.play.value:
+            return 1 / self._controls.speed.value
+        return None if self._whole else _TICK_S
+
+    def _step(self) -> None:
+        while not self._asked.empty():
+            self._asked.get()()
+        # Before it is looked at: the last look at a scene that grew must see all of it.
+        self._whole = self._nodes.scene.complete
+        controls = self._controls
+        now = time.monotonic()
+        newest = self._last_frame()
+        if newest > controls.frame.max:
+            at_the_end = controls.frame.value >= controls.frame.max
+            controls.frame.max = newest
+            if at_the_end:
+                _set(controls.frame, newest)
+        elif controls.play.value and now - self._played >= 0.9 / controls.speed.value:
+            _set(controls.frame, controls.frame.value + 1 if controls.frame.value < newest else 0)
+            self._played = now
+        look = controls.look(self._labels)
+        with self._server.atomic():
+            self._nodes.draw(look)
+            self._describe(look)
+        if controls.follow.value:
+            self._follow(look.now)
+
+    def _show(self, scene: LayeredScene) -> None:
+        for layer in scene.layers:
+            if not scene.live:
+                layer.cloud = coarser(layer.cloud, self._points)
+        self._nodes = Nodes(self._server.scene, scene)
+        self._whole = False
+        self._labels = [layer.label for layer in scene.layers]
+        self._shown_picture = None
+        self._clear_measure()
+        last = self._last_frame()
+        self._controls.choose(self._labels, scene.truth is not None, max(last, 1))
+        with self._server.atomic():
+            self._nodes.draw(self._controls.look(self._labels))
+        self._reset_up()
+        initial = self._server.initial_camera
+        around = self._nodes.surroundings
+        eye = _view_from(around, "overview")
+        initial.position, initial.look_at, initial.up = tuple(eye), tuple(around.centre), tuple(around.up)
+        initial.near, initial.far = around.extent / 500, around.extent * 50
+
+    def _last_frame(self) -> int:
+        """The last frame of any layer, or of the points of one without poses."""
+        last = 0
+        for layer in self._nodes.scene.layers:
+            if len(layer.index):
+                last = max(last, layer.index[-1])
+            if len(layer.cloud):
+                last = max(last, int(layer.cloud.first_frame[-1]))
+        return last
+
+    def _describe(self, look: Look) -> None:
+        """Words, pictures and plot of the current frame."""
+        nodes, controls = self._nodes, self._controls
+        lines = []
+        for placed in nodes.placed:
+            at = int(np.searchsorted(placed.index, look.now, side="right")) - 1
+            error = placed.error[at] if at >= 0 else math.nan
+            if math.isfinite(error):
+                lines.append(f"{_plain(placed.layer.label)}: {100 * error:.1f} cm from the truth")
+            for note in (
+                placed.layer.status,
+                *placed.layer.notes,
+                *([f"not aligned: {placed.why}"] if placed.why else []),
+            ):
+                if note:
+                    lines.append(f"{_plain(placed.layer.label)}: {_plain(note)}")
+        controls.say(look, self._last_frame(), lines, nodes.points(), self._legend(look))
+        controls.plot(nodes.placed, look.now)
+        self._show_picture(look.now)
+
+    def _legend(self, look: Look) -> str:
+        return {
+            "picture": "colours of the pictures",
+            "error": f"blue 0 to red {100 * worst_of(self._nodes.placed):.1f} cm: distance from the truth, after"
+            " Sim(3), of the frame that saw a point first",
+            "confidence": "blue least to yellow most sure, by rank in the run",
+            "height": "blue low to red high",
+            "frame": "violet first to yellow last frame that brought a point",
+            "method": "a colour for each method",
+        }[look.colouring]
+
+    def _show_picture(self, now: int) -> None:
+        layer = self._chosen()
+        if layer is None:
+            return
+        image, depth, index = _pictures(layer, now)
+        if self._shown_picture == (layer.label, index):
+            return
+        self._shown_picture = (layer.label, index)
+        self._controls.picture(self._controls.image, image)
+        self._controls.picture(self._controls.depth, None if depth is None else depth_picture(depth))
+
+    def _chosen(self) -> Layer | None:
+        """The layer that picture, following and the worst frame are of: the first that is shown."""
+        hidden = self._controls.look(self._labels).hidden
+        layers = self._nodes.scene.layers
+        return next((layer for layer in layers if layer.label not in hidden), layers[0] if layers else None)
+
+    def _buttons(self) -> None:
+        controls = self._controls
+        controls.scene.on_update(lambda _: self._ask(self._change_scene))
+        controls.worst.on_click(lambda _: self._ask(self._to_the_worst))
+        controls.up.on_click(lambda _: self._ask(self._reset_up))
+        controls.views.on_click(lambda event: self._ask(lambda: self._fly(controls.views.value, event.client)))
+        controls.measure.on_update(lambda _: self._ask(self._measure_changed))
+        controls.between.on_click(lambda _: self._ask(self._measure_frames))
+
+    def _change_scene(self) -> None:
+        chosen = self._controls.scene.value
+        try:
+            scene = self._scenes[chosen]()
+        except LingbotEvalError as error:
+            self._controls.problem(str(error))
+            return
+        self._controls.problem(None)
+        self._nodes.remove()
+        self._show(scene)
+        for client in self._server.get_clients().values():
+            self._fly("overview", client)
+
+    def _to_the_worst(self) -> None:
+        chosen = self._chosen()
+        for placed in self._nodes.placed:
+            if placed.layer is chosen and np.isfinite(placed.error).any():
+                _set(self._controls.frame, int(placed.index[int(np.nanargmax(placed.error))]))
+
+    def _reset_up(self) -> None:
+        up = self._nodes.surroundings.up
+        self._server.scene.set_up_direction(up)
+        for client in self._server.get_clients().values():
+            client.camera.up_direction = up
+
+    def _fly(self, name: str, client: viser.ClientHandle | None) -> None:
+        if client is None:
+            return
+        around = self._nodes.surroundings
+        first = next((p for p in self._nodes.placed if len(p.positions) and p.layer.oriented), None)
+        with client.atomic():
+            client.camera.up_direction = around.up
+            if name == "first camera" and first is not None:
+                ahead = first.rotations[0][:, 2]
+                client.camera.position = first.positions[0] - 0.1 * around.extent * ahead
+                client.camera.look_at = first.positions[0] + 0.5 * around.extent * ahead
+            else:
+                client.camera.position = _view_from(around, name)
+                client.camera.look_at = around.centre
+
+    def _follow(self, now: int) -> None:
+        """Behind the current camera, a little above, its path smoothed over five frames."""
+        chosen = self._chosen()
+        placed = next((p for p in self._nodes.placed if p.layer is chosen), None)
+        if placed is None or not len(placed.index):
+            return
+        around = self._nodes.surroundings
+        at = max(0, int(np.searchsorted(placed.index, now, side="right")) - 1)
+        near = slice(max(0, at - 2), at + 3)
+        position, ahead = placed.positions[near].mean(axis=0), placed.rotations[near][:, :, 2].mean(axis=0)
+        if not placed.layer.oriented:
+            ahead = around.forward
+        eye = position - 0.15 * around.extent * ahead + 0.05 * around.extent * around.up
+        for client in self._server.get_clients().values():
+            with client.atomic():
+                client.camera.up_direction = around.up
+                client.camera.position = eye
+                client.camera.look_at = position + 0.2 * around.extent * ahead
+
+    def _measure_changed(self) -> None:
+        self._clear_measure()
+        api = self._server.scene
+        if not self._controls.measure.value:
+            api.remove_click_callback()
+            return
+
+        @api.on_click()
+        def _(event: viser.SceneClickEvent) -> None:
+            ray = np.array(event.ray_origin), np.array(event.ray_direction)
+            self._ask(lambda: self._measure_point(*ray))
+
+    def _measure_point(self, origin: FloatArray, direction: FloatArray) -> None:
+        point = self._nodes.nearest(origin, direction / np.linalg.norm(direction))
+        if point is None:
+            return
+        if len(self._clicked) == 2:
+            self._clear_measure()
+        self._clicked.append(point)
+        if len(self._clicked) == 2:
+            self._draw_measure(self._clicked[0], self._clicked[1], "")
+
+    def _measure_frames(self) -> None:
+        chosen = self._chosen()
+        placed = next((p for p in self._nodes.placed if p.layer is chosen), None)
+        if placed is None or not len(placed.index):
+            return
+        frames = sorted(int(value) for value in self._controls.frames.value)
+        ends = np.searchsorted(placed.index, frames).clip(max=len(placed.index) - 1)
+        path = placed.positions[ends[0] : ends[1] + 1]
+        along = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
+        self._clear_measure()
+        self._draw_measure(path[0], path[-1], f", {along:.4g} along the path")
+
+    def _draw_measure(self, a: FloatArray, b: FloatArray, more: str) -> None:
+        text = f"{np.linalg.norm(b - a):.4g} {self._nodes.scene.unit}{more}"
+        api = self._server.scene
+        line = api.add_line_segments(
+            "/measure", np.stack([a, b])[None], (230, 30, 30), thickness=3, thickness_units="screen"
+        )
+        self._measured = [line, api.add_label("/measure/label", text, position=(a + b) / 2)]
+        self._controls.measured(text)
+
+    def _clear_measure(self) -> None:
+        for handle in self._measured[:1]:
+            handle.remove()
+        self._measured, self._clicked = [], []
+        self._controls.measured(None)
+
+
+class _Controls:
+    """The panel: widgets, what they say together, and the words and pictures beside them."""
+
+    def __init__(
+        self,
+        server: viser.ViserServer,
+        title: str,
+        scenes: tuple[str, ...],
+        colouring: Colouring,
+        changed: Callable[[], None],
+    ) -> None:
+        gui = self._gui = server.gui
+        self._changed = changed
+        gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
+        gui.set_panel_label(title)
+        self.scene = gui.add_dropdown("scene", scenes, initial_value=scenes[0], visible=len(scenes) > 1)
+        self._problem = gui.add_markdown("", visible=False)
+        self._words = gui.add_markdown("")
+        self.frame = gui.add_slider("frame", 0, 1, 1, 1)
+        self.play = gui.add_checkbox("play", False)
+        self.image = gui.add_image(np.zeros((2, 2, 3), np.uint8), label="picture", visible=False)
+        self.depth = gui.add_image(np.zeros((2, 2, 3), np.uint8), label="depth: red near, blue far", visible=False)
+        self._plot: viser.GuiUplotHandle | None = None
+        self._plot_folder = gui.add_folder("distance from the truth, cm", visible=False)
+        self.worst = gui.add_button("go to the worst frame", visible=False)
+        self._methods = gui.add_folder("methods")
+        self._shown: dict[str, Any] = {}
+        with gui.add_folder("points"):
+            self.colouring = gui.add_dropdown("colour", COLOURINGS, initial_value=colouring)
+            self._legend = gui.add_markdown("")
+            self.size = gui.add_slider("size", 0.25, 6.0, 0.25, 1.0, hint="in voxels")
+            self.sureness = gui.add_dropdown(
+                "confidence",
+                [_percent(share) for share in SURENESS],
+                initial_value=_percent(SURENESS[2]),
+                hint="share of points that is hidden: those of least confidence in the whole run",
+            )
+            ends = [*RANGES, 1.0]
+            self.ranges = gui.add_multi_slider(
+                "depth",
+                0,
+                len(RANGES),
+                1,
+                (0, len(RANGES)),
+                min_range=1,
+                marks=tuple((place, f"{100 * share:.0f}") for place, share in enumerate(ends)),
+                hint="per cent of points by distance from the camera that saw them first",
+            )
+        with gui.add_folder("time"):
+            self.speed = gui.add_slider("frames a second", 1.0, 60.0, 1.0, 20.0)
+            self.history = gui.add_slider("history", 0, 200, 5, 0, hint="frames that are shown; 0 shows all")
+            self.follow = gui.add_checkbox("follow the camera", False)
+        with gui.add_folder("cameras"):
+            self.trail = gui.add_checkbox("path", True)
+            self.frusta = gui.add_checkbox("pictures", True)
+            self.frustum = gui.add_slider("camera size", 0.005, 0.15, 0.005, 0.03, hint="share of the scene's extent")
+        with gui.add_folder("view"):
+            self.views = gui.add_button_group(
+                "from", ("overview", "front", "back", "top", "left", "right", "first camera")
+            )
+            self.up = gui.add_button("reset up")
+        with gui.add_folder("measure"):
+            self.measure = gui.add_checkbox("click two points", False)
+            self.frames = gui.add_vector2("frames", (0.0, 1.0), step=1.0)
+            self.between = gui.add_button("between these frames")
+            self._measured = gui.add_markdown("", visible=False)
+        for handle in (
+            *(self.frame, self.play, self.colouring, self.size, self.sureness, self.ranges, self.speed, self.history),
+            *(self.follow, self.trail, self.frusta, self.frustum),
+        ):
+            handle.on_update(lambda _: changed())
+
+    def choose(self, labels: list[str], truth: bool, last: int) -> None:
+        """Widgets for the layers of a scene, at its last frame."""
+        for handle in self._shown.values():
+            handle.remove()
+        self._shown = {}
+        with self._methods:
+            for label in [*labels, *([""] if truth else [])]:
+                box = self._shown[label] = self._gui.add_checkbox(label or "ground truth", True)
+                box.on_update(lambda _: self._changed())
+        _set(self.frame, 0)
+        self.frame.max = last
+        _set(self.frame, last)
+        _set(self.frames, (0.0, float(last)))
+        if self._plot is not None:
+            self._plot.remove()
+            self._plot = None
+
+    def look(self, labels: list[str]) -> Look:
+        """What the widgets ask for."""
+        return Look(
+            now=int(self.frame.value),
+            history=int(self.history.value),
+            colouring=self.colouring.value,
+            sureness=[_percent(share) for share in SURENESS].index(self.sureness.value),
+            ranges=(int(self.ranges.value[0]), int(self.ranges.value[1]) - 1),
+            size=float(self.size.value),
+            frustum=float(self.frustum.value),
+            trail=self.trail.value,
+            frusta=self.frusta.value,
+            hidden=frozenset(label for label, box in self._shown.items() if not box.value),
+        )
+
+    def say(self, look: Look, last: int, lines: list[str], points: int, legend: str) -> None:
+        """Words of the current frame."""
+        text = f"**frame {look.now} of {last}** · {points:,} points"
+        self._words.content = "\n\n".join([text, *lines])
+        self._legend.content = legend
+
+    def problem(self, text: str | None) -> None:
+        """One line of what went wrong; None clears it."""
+        self._problem.visible = text is not None
+        self._problem.content = f"**{_plain(text or '')}**"
+
+    def measured(self, text: str | None) -> None:
+        """The distance that was measured last."""
+        self._measured.visible = text is not None
+        self._measured.content = f"**{text}**"
+
+    def picture(self, handle: viser.GuiImageHandle, image: Image | None) -> None:
+        """A picture of the current frame, or none."""
+        handle.visible = image is not None
+        if image is not None:
+            handle.image = shrunk(image, _IMAGE_PIXELS)
+
+    def plot(self, placed: Any, now: int) -> None:
+        """Error along the frames, and where the current one is."""
+        known = [p for p in placed if np.isfinite(p.error).any()]
+        self._plot_folder.visible = self.worst.visible = bool(known)
+        if not known:
+            return
+        every = np.unique(np.concatenate([p.index for p in known]))
+        frames = every[:: max(1, len(every) // _PLOT_POINTS)]
+        curves = [100 * np.interp(frames, p.index, p.error) for p in known]
+        top = max(float(np.nanmax(curve)) for curve in curves)
+        # A peak from 0 to the top at the current frame is the mark of the time.
+        x = np.concatenate([frames, [now - 1e-3, now, now + 1e-3]]).astype(np.float64)
+        order = np.argsort(x, kind="stable")
+        mark = np.concatenate([np.zeros(len(frames) + 1), [top], [0.0]])[order]
+        data = (x[order], mark, *(np.interp(x[order], frames, curve) for curve in curves))
+        if self._plot is not None:
+            self._plot.data = data
+            return
+        from viser import uplot
+
+        from lingbot_eval.viewing.layers import METHOD_COLOURS
+
+        with self._plot_folder:
+            self._plot = self._gui.add_uplot(
+                data,
+                (
+                    uplot.Series(label="frame"),
+                    uplot.Series(label="now", stroke="#ff8c00", width=1),
+                    *(
+                        uplot.Series(
+                            label=p.layer.label[:20],
+                            stroke="#{:02x}{:02x}{:02x}".format(*METHOD_COLOURS[number % len(METHOD_COLOURS)]),
+                            width=2,
+                        )
+                        for number, p in enumerate(known)
+                    ),
+                ),
+                scales={"x": uplot.Scale(time=False)},
+                legend=uplot.Legend(show=False),
+                height=110,
+            )
+
+
+def write_page(path: Path, scene: LayeredScene, *, colouring: Colouring = "picture", points: int = POINTS) -> None:
+    """Write one HTML file that shows a scene, with its timeline, and asks nothing of any network.
+
+    Args:
+        path: of the file, written whole or not at all.
+        scene: whole.
+        colouring: of points.
+        points: of each layer at most.
+
+    Raises:
+        DependencyError: viser is not installed (extra ``view``).
+        StoreError: the disk refuses.
+    """
+    for layer in scene.layers:
+        layer.cloud = coarser(layer.cloud, points)
+    server = _serve(0, scene.title)
+    try:
+        server.gui.configure_theme(show_logo=False, show_share_button=False)
+        nodes = Nodes(server.scene, scene)
+        frames = sorted({index for layer in scene.layers for index in layer.index} | _seen(scene)) or [0]
+        look = Look(frames[0], colouring=colouring)
+        with server.atomic():
+            nodes.draw(look)
+        around = nodes.surroundings
+        server.scene.set_up_direction(around.up)
+        initial = server.initial_camera
+        initial.position, initial.look_at = tuple(_view_from(around, "overview")), tuple(around.centre)
+        initial.up = tuple(around.up)
+        initial.near, initial.far = around.extent / 500, around.extent * 50
+        recording = server.get_scene_serializer()
+        # A long scene is shown by every k-th frame, a short one slowly.
+        step = max(1, math.ceil(len(frames) / (_PAGE_SECONDS * _PAGE_FPS)))
+        pause = max(1 / _PAGE_FPS, min(0.25, 5 / len(frames)))
+        with server.atomic():  # nobody is told of each change: there is nobody
+            for now in [*frames[1::step], frames[-1]]:
+                recording.insert_sleep(pause)
+                nodes.draw(replace(look, now=now))
+        recording.insert_sleep(2.0)  # the end stays before it begins again
+        page = recording.as_html()
+    finally:
+        with _quiet():
+            server.stop()
+    write_text(path, _captioned(page, scene, colouring))
+
+
+def _seen(scene: LayeredScene) -> set[int]:
+    return {int(frame) for layer in scene.layers for frame in np.unique(layer.cloud.first_frame)}
+
+
+def _captioned(page: str, scene: LayeredScene, colouring: Colouring) -> str:
+    """The page with its own title and a line that says what is seen."""
+    names = ", ".join(layer.label for layer in scene.layers)
+    hidden = f"the {100 * SURENESS[2]:.0f} % of points with the least confidence in the run are hidden (scene tree)"
+    text = html.escape(f"{scene.title} · {names} · colour: {colouring} · {scene.unit} · {hidden}")
+    style = (
+        "position:fixed;left:8px;top:8px;z-index:9;max-width:min(34em,80vw);padding:4px 8px;font:12px sans-serif;"
+        "color:#333;background:rgba(255,255,255,.8);border-radius:4px;pointer-events:none"
+    )
+    page = page.replace("<title>Viser</title>", f"<title>{html.escape(scene.title)}</title>", 1)
+    return page.replace("</body>", f'<div id="caption" style="{style}">{text}</div></body>', 1)
+
+
+def _pictures(layer: Layer, now: int) -> tuple[Image | None, Any, int]:
+    """Picture and depth of a frame, or the nearest before it, and its index."""
+    newest = layer.newest
+    if newest is not None and now >= newest.index:
+        return newest.image, newest.depth, newest.index
+    before = [index for index in layer.pictures if index <= now]
+    depth = None
+    kept = layer.reconstruction
+    index = max(before) if before else -1
+    if kept is not None:
+        depths = [each for each in kept.depth_indices() if each <= now]
+        if depths:
+            depth = kept.depth_frame(depths[-1]).depth
+            index = max(index, depths[-1])
+    return (layer.pictures[max(before)] if before else None), depth, index
+
+
+def _view_from(around: Any, name: str) -> FloatArray:
+    """(3,) where to look at the centre from."""
+    up, ahead, right = around.up, around.forward, around.right
+    # Straight down has no level direction: a little aside of it.
+    direction = {
+        "front": -ahead,
+        "back": ahead,
+        "left": -right,
+        "right": right,
+        "top": up - 1e-3 * ahead,
+    }.get(name, -0.6 * ahead + 0.5 * right + 0.6 * up)
+    return np.asarray(around.centre + 0.75 * around.extent * direction / np.linalg.norm(direction))
+
+
+def _set(handle: Any, value: Any) -> None:
+    """Give a widget a value: viser's types say that it cannot be given."""
+    handle.value = value
+
+
+def _percent(share: float) -> str:
+    return "all" if not share else f"hide the least sure {100 * share:.0f} %"
+
+
+def _plain(text: str) -> str:
+    """Text from anywhere inside Markdown that may hold HTML: shown as it is."""
+    return "".join(c if c.isalnum() or c in " .,:;-/()%" else f"&#{ord(c)};" for c in text)
+
+
+def _serve(port: int, title: str) -> viser.ViserServer:
+    """A server for this machine alone. Raises DependencyError without viser."""
+    try:
+        import viser
+    except ImportError as error:
+        raise DependencyError(
+            "the viewer needs viser: pip install 'lingbot-eval[view]' (or export the run: lingbot-eval export)"
+        ) from error
+
+    class Server(viser.ViserServer):
+        """Without the way to the outside that any page could ask for."""
+
+        def request_share_url(self, verbose: bool = True) -> None:
+            """Refuse."""
+
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+    with _quiet():
+        return Server(host=HOST, port=port, label=title, verbose=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """viser greets and says goodbye on standard output, whatever it is told."""
+    import rich
+
+    console = rich.get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before

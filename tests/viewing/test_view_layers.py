@@ -1,0 +1,161 @@
+"""What the viewer shows before anything is drawn: blocks, alignment, directions, colours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lingbot_eval.geometry.alignment import Sim3
+from lingbot_eval.types import Frame, Prediction, Trajectory
+from lingbot_eval.viewing.cloud import VoxelCloud
+from lingbot_eval.viewing.layers import (
+    RANGES,
+    SURENESS,
+    Cutter,
+    Layer,
+    LayeredScene,
+    coarser,
+    colours_of,
+    surroundings,
+    worst_of,
+)
+
+K = np.array([[30.0, 0, 19.5], [0, 30.0, 14.5], [0, 0, 1]])
+
+
+def pose(index: int) -> np.ndarray:
+    """On a curve that fills space, so that an alignment is determined."""
+    made = np.eye(4)
+    made[:3, 3] = 0.1 * index, np.sin(0.3 * index), 0.02 * index**1.5
+    return made
+
+
+def layer_of(frames: int, label: str = "a", move: Sim3 | None = None, limit: int = 100_000) -> Layer:
+    layer = Layer(label, VoxelCloud(limit), length=frames)
+    for index in range(frames):
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        depth = rng.uniform(1, 3, (30, 40)).astype(np.float32)
+        sure = rng.uniform(1, 5, (30, 40)).astype(np.float32)
+        at = pose(index) if move is None else move.apply_poses(pose(index))
+        layer.add(Frame(index, index / 10, image, ""), Prediction(index, index / 10, at, depth, sure, K))
+    return layer
+
+
+def truth_of(frames: int) -> Trajectory:
+    return Trajectory(np.arange(frames), np.arange(frames) / 10, np.stack([pose(index) for index in range(frames)]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=12), st.integers(0, 3))
+def test_each_voxel_is_in_one_block_of_its_class(new: list[int], every: int) -> None:
+    layer, cutter, blocks = Layer("a", VoxelCloud(50_000, 0.01)), Cutter(), []
+    rng = np.random.default_rng(0)
+    for frame, count in enumerate(new):
+        points = rng.uniform(0, 50, (count, 3)).astype(np.float32)
+        layer.cloud.add(points, np.zeros((count, 3), np.uint8), rng.uniform(1, 5, count).astype(np.float32), frame)
+        if every and frame % every == 0:
+            blocks += cutter.cut(layer, whole=False)
+    blocks += cutter.cut(layer, whole=True)
+    voxels = np.concatenate([block.voxels for block in blocks] or [np.empty(0, np.int64)])
+    assert sorted(voxels) == list(range(len(layer.cloud)))
+    assert not list(cutter.cut(layer, whole=True))
+    for block in blocks:
+        frames = layer.cloud.first_frame[block.voxels]
+        assert block.first <= frames.min()
+        assert frames.max() <= block.last
+        assert cutter.edges is not None
+        sure = layer.cloud.confidence[block.voxels]
+        assert (sure >= cutter.edges[0][block.sureness]).all() or block.sureness == 0
+        if block.sureness + 1 < len(SURENESS):
+            assert (sure < cutter.edges[0][block.sureness + 1]).all()
+        assert 0 <= block.range < len(RANGES)
+
+
+def test_the_shares_of_confidence_are_those_of_the_cloud() -> None:
+    layer = layer_of(5)
+    counts = np.zeros(len(SURENESS))
+    for block in Cutter().cut(layer, whole=True):
+        counts[block.sureness] += len(block.voxels)
+    np.testing.assert_allclose(counts / counts.sum(), np.diff([*SURENESS, 1.0]), atol=0.01)
+
+
+def test_blocks_stay_few_however_long_the_stream_is() -> None:
+    layer, cutter = Layer("a", VoxelCloud(2_000_000, 0.001)), Cutter()
+    rng, numbers = np.random.default_rng(0), set()
+    for frame in range(2000):
+        points = rng.uniform(0, 50, (100, 3)).astype(np.float32)
+        layer.cloud.add(points, np.zeros((100, 3), np.uint8), rng.uniform(1, 5, 100).astype(np.float32), frame)
+        numbers |= {block.number for block in cutter.cut(layer, whole=False)}
+    # Growth by a sixteenth each: 16 · ln(2000), and the first frames alone.
+    assert 60 < len(numbers) < 150
+
+
+def test_doubled_voxels_begin_anew() -> None:
+    layer, cutter = layer_of(2), Cutter()
+    before = sum(len(block.voxels) for block in cutter.cut(layer, whole=True))
+    layer.cloud._double()
+    after = [block.voxels for block in cutter.cut(layer, whole=True)]
+    assert before > sum(map(len, after)) == len(layer.cloud)
+
+
+def test_layers_come_onto_the_truth_and_say_their_error() -> None:
+    rotation = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    layers = [layer_of(12), layer_of(12, "b", Sim3(0.2, rotation, np.array([5.0, 6, 7])))]
+    placed, truth = LayeredScene("s", layers, truth_of(12)).placed()
+    assert truth is not None
+    for each in placed:
+        np.testing.assert_allclose(each.positions, truth[:, :3, 3], atol=1e-9)
+        assert each.error.max() < 1e-9
+    # Without a truth the second comes onto the first.
+    alone, none = LayeredScene("s", layers).placed()
+    assert none is None
+    np.testing.assert_allclose(alone[1].positions, alone[0].positions, atol=1e-9)
+    # While it grows nothing that was sent may move: the truth comes to the estimate.
+    growing, moved = LayeredScene("s", layers[1:], truth_of(12), live=True).placed()
+    assert moved is not None
+    assert growing[0].move.scale == 1
+    np.testing.assert_allclose(moved[:, :3, 3], growing[0].positions, atol=1e-9)
+    assert growing[0].error.max() < 1e-9
+
+
+def test_what_cannot_be_aligned_says_why() -> None:
+    placed, _ = LayeredScene("s", [layer_of(2)], truth_of(12)).placed()
+    assert placed[0].why == "only 2 frames have both poses"
+    assert np.isnan(placed[0].error).all()
+    assert worst_of(placed) == 1
+
+
+def test_up_is_against_the_cameras_y_axes() -> None:
+    layer = layer_of(6)
+    placed, truth = LayeredScene("s", [layer]).placed()
+    around = surroundings(placed, truth)
+    np.testing.assert_allclose(around.up, [0, -1, 0])
+    np.testing.assert_allclose(around.forward, [0, 0, 1])
+    np.testing.assert_allclose(around.right, [1, 0, 0])
+    assert 3 < around.extent < 10
+
+
+def test_a_coarser_cloud_keeps_the_order_of_frames() -> None:
+    cloud = layer_of(8).cloud
+    fewer = coarser(cloud, 2000)
+    assert 500 < len(fewer) <= 2000
+    assert (np.diff(fewer.first_frame) >= 0).all()
+    assert fewer.first_frame[-1] == cloud.first_frame[-1]
+    assert coarser(cloud, len(cloud)) is cloud
+
+
+@pytest.mark.parametrize("how", ["picture", "error", "confidence", "height", "frame", "method"])
+def test_colours_of_every_kind(how: str) -> None:
+    layer = layer_of(8)
+    placed, _ = LayeredScene("s", [layer], truth_of(8)).placed()
+    voxels = np.arange(0, len(layer.cloud), 7)
+    colours = colours_of(how, placed[0], 0, voxels, np.array([0.0, -1, 0]))  # type: ignore[arg-type]
+    assert colours.shape == (len(voxels), 3)
+    assert colours.dtype == np.uint8
+    if how == "picture":
+        np.testing.assert_array_equal(colours, layer.cloud.colours[voxels])
+    elif how != "method":
+        assert len(np.unique(colours, axis=0)) > (1 if how == "error" else 5)
