@@ -118,7 +118,8 @@ def test_run(there: Path, golden: Golden, capsys: pytest.CaptureFixture[str]) ->
         golden(f"run/{method}.csv", frames_text(unit / "frames.csv"), STREAMED)
         for name in ("estimate.tum", "reference.tum"):
             golden(f"run/{method}-{name}", (unit / name).read_text(), STREAMED)
-        arrays = sorted(unit.glob("*.npz"))
+        # Another library of JPEG gives other bytes of a thumbnail.
+        arrays = sorted(path for path in unit.glob("*.npz") if path.name != "thumbnails.npz")
         golden(f"run/{method}-arrays.txt", "".join(arrays_text(path) for path in arrays), STREAMED)
         for entry in record["measurements"]:
             key = tuple(entry[name] for name in ("family", "name", "variant"))
