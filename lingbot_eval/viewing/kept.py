@@ -43,11 +43,11 @@ MAX_THUMBNAILS = 200
 THUMBNAIL_HEIGHT = 200  # pixels at most
 _JPEG_QUALITY = 80
 
-POINTS_A_FRAME = 4096
+POINTS_A_FRAME = 3000
 """Points that each frame gives to the cloud, about; a few hundred frames fill it. More cost more time than 5 % of the
 small model's frame rate on a CPU."""
-POINTS_OF_A_SHORT_STREAM = 1_000_000
-"""What all frames of a short stream give together: eight photographs give all their pixels."""
+POINTS_OF_A_SHORT_STREAM = 400_000
+"""What all frames of a short stream give together: eight photographs give every second pixel."""
 
 GREY = 128  # the colour of points without an image
 _UNTYPED = 255

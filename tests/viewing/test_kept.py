@@ -141,9 +141,10 @@ def test_nothing_is_kept_where_nothing_is_asked(tmp_path: Path) -> None:
 
 
 def test_short_streams_give_more_points() -> None:
-    assert pixel_step(518, 378, 8) == 1
-    assert pixel_step(518, 378, 60) == 3
-    assert pixel_step(518, 378, 10_000) == pixel_step(518, 378, None) == 7
+    assert pixel_step(518, 378, 1) == 1
+    assert pixel_step(518, 378, 8) == 2
+    assert pixel_step(518, 378, 60) == 5
+    assert pixel_step(518, 378, 10_000) == pixel_step(518, 378, None) == 8
 
 
 @pytest.mark.parametrize("name", ["cloud.npz", "cameras.npz", "thumbnails.npz", "depth-000004.npz"])
