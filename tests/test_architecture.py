@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +153,15 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
                 inner = PACKAGE.parent / Path(*module.split("."), alias.name)
                 is_module = module.startswith("lingbot_eval") and (inner.with_suffix(".py").is_file() or inner.is_dir())
                 yield node.lineno, f"{module}.{alias.name}" if is_module else module
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    # Test folders are no packages: pytest imports a module by its bare name, and refuses a second one of that name.
+    root = PACKAGE.parent
+    folders = ("tests", "training/tests", "benchmarks/stages/tests")
+    counts = Counter(path.name for folder in folders for path in (root / folder).rglob("test_*.py"))
+    assert len(counts) > 100
+    assert [name for name, count in counts.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
