@@ -449,7 +449,7 @@ def compare_backends(
         ConfigError, DataError, CheckpointError: as `plan_run`.
     """
     from lingbot_eval.comparison.backends import Request, compare_backends
-    from lingbot_eval.comparison.frames import PreparedFrames, select
+    from lingbot_eval.comparison.contenders import PreparedFrames, select
     from lingbot_eval.runs.experiment import load_experiment
 
     request = Request(a, b, rounds, with_reference=with_reference)

@@ -58,9 +58,28 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, SystemExit):
         return f"it ended the program: sys.exit({error.code!r})"
-    if not isinstance(error, LingbotEvalError):
+    if is_out_of_memory(error) and text:
+        # The first sentence; a CPU's begins with a place in torch's sources.
+        text = f"out of memory: {text.rpartition('DefaultCPUAllocator: ')[2].partition('. ')[0]}"
+    elif not isinstance(error, LingbotEvalError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return shortened(text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the device or of the host, is what was missing.
+
+    torch has a class for it in its own pool on a device alone: what the driver or a CPU refuses is a RuntimeError that
+    says so, and one that ends the recording of a CUDA graph covers the one before it.
+    """
+    at: BaseException | None = error
+    while isinstance(at, RuntimeError):
+        text = str(at)
+        # Told by its name: whoever has no torch has no such error.
+        if type(at).__name__ == "OutOfMemoryError" or "out of memory" in text or "DefaultCPUAllocator" in text:
+            return True
+        at = at.__cause__ or at.__context__
+    return isinstance(at, MemoryError)
 
 
 def shortened(text: str) -> str:

@@ -82,13 +82,14 @@ class StepCost:
 
     forward_s: seconds of the streaming step on its device, between CUDA events, on a CPU by the wall clock. Scale
     frames enter together: each carries an equal share of that one pass. cache_bytes: in use after the step, by kind
-    (``anchor``, ``window``, ``memory``, ``camera_head``). device_bytes: allocated on the device after the step,
-    None on a CPU.
+    (``anchor``, ``window``, ``memory``, ``camera_head``); cache_allocated: held for them, headroom included, None where
+    the method does not tell. device_bytes: allocated on the device after the step, None on a CPU.
     """
 
     forward_s: float
     cache_bytes: Mapping[str, int] = field(default_factory=dict)
     device_bytes: int | None = None
+    cache_allocated: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,17 +102,6 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.drift_file",
         "lingbot_eval.runs.execute",  # a name for those who read types
     },
-    # A comparison opens sessions of its own on an experiment's frames, reads what runs stored, and looks like a report.
-    ("comparison", "methods"): {"lingbot_eval.methods.lingbot_config", "lingbot_eval.methods.network"},
-    ("comparison", "runs"): {
-        "lingbot_eval.runs.experiment",
-        "lingbot_eval.runs.plan",
-        "lingbot_eval.runs.store",
-        "lingbot_eval.runs.records",
-        "lingbot_eval.runs.unit_writer",
-        "lingbot_eval.runs.disk",
-        "lingbot_eval.runs.drift_file",
-    },
     # The gate judges stored records; it measures nothing, and takes of metrics only which way is better.
     ("gating", "metrics"): {"lingbot_eval.metrics.directions"},
     ("gating", "runs"): {

@@ -15,12 +15,12 @@ from benchmarks.stages.bench import StreamBench
 from benchmarks.stages.clock import event, seconds_each
 from benchmarks.stages.rates import Rates, measure_rates
 from benchmarks.stages.work import STAGES, StepShape, Work, least_work
+from lingbot_eval.methods.stepper import WARM_UP_STEPS
 from lingbot_eval.model.network import camera_tokens
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.profiling.timing import synchroniser
 
 STEPS = 60
-WARM_UP_STEPS = 8
 BURST = 15
 """Steps in a row that nobody waits for. Several bursts: one in which a buffer grows, and the step is captured anew, is
 not how steps go."""

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 all cases done; 1 some failed (memory, too), or the study's record was gone; 2 some failed on bad input."""
     from lingbot_eval.cli.run_check import checks_data, print_checks, warning_lines
-    from lingbot_eval.scaling.execute import execute, in_order
+    from lingbot_eval.scaling.execute import execute, in_order, write_scaling
     from lingbot_eval.scaling.page import growth_statement, remarks, tables, title
     from lingbot_eval.scaling.settings import load_study
 
@@ -53,26 +53,28 @@ def run(args: argparse.Namespace) -> int:
     for warning in warning_lines(checks):
         output.note(warning)
     outcome = execute(study, args.out, _command(args), Progress(len(cases), quiet=args.json))
+    for left in outcome.units.left_out:
+        output.note(f"left out: {left.reason}")
+    records = outcome.records
+    files = write_scaling(outcome.path)
     if args.json:
-        output.as_json(_document(outcome.path, outcome.record.status, outcome.records, outcome.files))
+        output.as_json(_document(outcome.path, outcome.record.status, records, files))
     else:
         output.line(title(outcome.record))
         output.line()
-        for table in tables(outcome.records):
+        for table in tables(records):
             output.line(table.markdown())
-        for record in outcome.records:
+        for record in records:
             output.line(f"{record.name}: {growth_statement(record)} a kept frame")
-        output.line(f"written: {', '.join(str(file) for file in outcome.files)}")
-    for line in remarks(outcome.records):
+        output.line(f"written: {', '.join(str(file) for file in files)}")
+    for line in remarks(records):
         output.note(f"note: {line}")
     if outcome.lost_record is not None:
         output.note(f"error: {outcome.lost_record}")
-    failed = outcome.failed
-    if failed:
-        output.note(f"{len(failed)} of {len(outcome.records)} cases failed; the same command tries them again")
-    if not failed:
+    if not outcome.failed:
         return DONE if outcome.lost_record is None else SOME_FAILED
-    return BAD_INPUT if any(record.bad_input for record in failed) else SOME_FAILED
+    output.note(f"{outcome.failed} of {len(cases)} cases failed; the same command tries them again")
+    return BAD_INPUT if outcome.bad_input else SOME_FAILED
 
 
 class Progress:
@@ -88,33 +90,40 @@ class Progress:
         """A bar for the pool."""
         self._open(frames, f"frames of {case.size[0]}×{case.size[1]}")
 
-    def started(self, case: Case) -> None:
+    def started(self, unit: Case, frames: int | None) -> None:
         """A bar for the stream."""
-        from lingbot_eval.scaling.settings import case_name
-
-        self._open(case.frames, f"[{self._seen + 1}/{self._cases}] {case_name(case)}")
+        self._seen += 1
+        self._open(frames, self._label(unit))
 
     def frame(self) -> None:
         """One frame further."""
         if self._bar is not None:
             self._bar.update()
 
-    def left_out(self, reason: str) -> None:
-        """Said whatever is quiet: results are missing, or are made anew."""
+    def left_out(self, unit: Case, reason: str) -> None:
+        """Said whatever is quiet: a result is made anew."""
         output.note(f"left out: {reason}")
 
-    def finished(self, record: CaseRecord, *, before: bool) -> None:
-        """The case's result in a line."""
+    def skipped(self, unit: Case) -> None:
+        """Said, so that nobody wonders why it was so quick."""
         self._seen += 1
+        if not self._quiet:
+            output.note(f"{self._label(unit)}: done before")
+
+    def finished(self, unit: Case, record: CaseRecord) -> None:
+        """The case's result in a line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        label = f"[{self._seen}/{self._cases}] {record.name}"
         if record.status == "failed":
-            output.note(f"error: {label}: {record.reason}")
+            output.note(f"error: {self._label(unit)}: {record.reason}")
         elif not self._quiet:
-            what = "done before" if before else f"{record.predictions} frames in {record.seconds:.1f} s"
-            output.note(f"{label}: {what}")
+            output.note(f"{self._label(unit)}: {record.predictions} frames in {record.seconds:.1f} s")
+
+    def _label(self, case: Case) -> str:
+        from lingbot_eval.scaling.settings import case_name
+
+        return f"[{self._seen}/{self._cases}] {case_name(case)}"
 
     def _open(self, total: int | None, label: str) -> None:
         from tqdm import tqdm
@@ -130,20 +139,12 @@ class Progress:
 def _check(study: Study, case: Case) -> UnitCheck:
     from lingbot_eval.cli.run_check import UnitCheck, predicted
     from lingbot_eval.errors import LingbotEvalError
-    from lingbot_eval.methods.lingbot_config import LingbotConfig
+    from lingbot_eval.scaling.case import case_method
     from lingbot_eval.scaling.settings import case_name
 
-    changes = {"backend": case.backend, "window": case.window, "keyframe_interval": case.keyframe_interval}
-    method = LingbotConfig(
-        kind="lingbot",
-        model=study.model,
-        streaming=study.streaming.model_copy(update=changes),
-        device=study.device,
-        precision=case.precision,
-    )
     names = (study.name, case_name(case), study.model.config)
     try:
-        return predicted(names, method, case.size, case.frames)
+        return predicted(names, case_method(study, case), case.size, case.frames)
     except LingbotEvalError as error:
         # The case itself will record it as its failure, and the others run.
         return UnitCheck(names, reason=str(error))

@@ -129,9 +129,9 @@ def _speed(found: BackendComparison) -> Table:
         )
     legend = [
         _ratio_text(found.ratio),
-        f"{found.rounds} rounds over the same frames in turn, in one process, device synchronised before and after "
-        "each frame; medians over rounds; time of a frame without the scale phase, forward alone with it, decoding not "
-        "counted",
+        f"{found.rounds} rounds over the same frames in turn, in one process, each frame waited for; time of the step "
+        "on its device, between CUDA events, on a CPU wall clock; medians over rounds; time of a frame without the "
+        "scale phase, forward alone with it",
         "warm-up: the first stream of a few frames, compilation included, in no frame's time",
     ]
     return Table(f"Speed{_untrained(found)}", columns(header), rows, legend=legend)

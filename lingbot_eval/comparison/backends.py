@@ -2,17 +2,220 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lingbot_eval.comparison.contenders import Bench, Contender, parse_contender, reference_contender
-from lingbot_eval.comparison.frames import PreparedFrames, Selected
-from lingbot_eval.comparison.lockstep import lockstep
-from lingbot_eval.comparison.outcome import Pair, Ratio, Side, time_ratio
-from lingbot_eval.comparison.race import race
+import numpy as np
+import torch
+
+from lingbot_eval.comparison.agreement import Differences, pose_differences
+from lingbot_eval.comparison.contenders import (
+    Bench,
+    Contender,
+    PreparedFrames,
+    Selected,
+    parse_contender,
+    reference_contender,
+)
+from lingbot_eval.comparison.outcome import Failure, Pair, Ratio, Side, memory_guarded, time_ratio
 from lingbot_eval.machine.environment import environment
+from lingbot_eval.methods.registry import free_device_memory
+from lingbot_eval.methods.stepper import Stepper, warm_up
 from lingbot_eval.model.build import choose_device
+from lingbot_eval.profiling.memory import reset_peaks
+from lingbot_eval.runs.poses import PoseLog
+from lingbot_eval.types import DepthMap, Frame, FrameType, Prediction
+
+
+def race(bench: Bench, sides: list[Side], frames: PreparedFrames, rounds: int, each_frame: Callable[[], None]) -> None:
+    """Warm every side up, then stream ``frames`` through each, ``rounds`` times in turn; results go into ``sides``.
+
+    Every other round goes the other way about, so that a drift of the machine favours nobody. A side that runs out of
+    device memory is out of the race, with its frame. each_frame: called after every timed frame.
+    """
+    for side in sides:
+        _warm_up(bench, side, frames)
+    for number in range(rounds):
+        for side in sides if number % 2 == 0 else reversed(sides):
+            if side.failure is None:
+                _one_pass(bench, side, frames, each_frame)
+
+
+def _warm_up(bench: Bench, side: Side, frames: PreparedFrames) -> None:
+    first = frames.first()
+    opened: list[Stepper] = []
+
+    def begin() -> Stepper:
+        opened.append(bench.open(side.contender))
+        return opened[0]
+
+    with memory_guarded(side, "warm-up", lambda: None):
+        side.weights_bytes = bench.weights_bytes(side.contender)
+    if side.failure is None:
+        with memory_guarded(side, "warm-up", lambda: _at(opened)):
+            side.warm_up_s = warm_up(begin, first, bench.method.streaming.scale_frames, bench.device)
+    opened.clear()
+    free_device_memory()
+
+
+def _one_pass(bench: Bench, side: Side, frames: PreparedFrames, each_frame: Callable[[], None]) -> None:
+    reset_peaks(str(bench.device))
+    before = _allocated(bench.device)
+    step_ms: dict[int, float] = {}
+    opened: list[Stepper] = []
+    with memory_guarded(side, "alone", lambda: _at(opened)):
+        opened.append(bench.open(side.contender))
+        for prediction in opened[0].drive(frames.frames()):
+            cost = prediction.cost
+            if cost is None or cost.cache_allocated is None:
+                raise TypeError("the streaming model tells the cost of every frame")
+            step_ms[prediction.index] = 1e3 * cost.forward_s
+            if sum(cost.cache_bytes.values()) > sum(side.cache_bytes.values()):
+                side.cache_bytes = dict(cost.cache_bytes)
+            side.cache_allocated = max(side.cache_allocated or 0, cost.cache_allocated)
+            each_frame()
+    given = opened[0].given if opened else 0
+    side.step_ms.append(np.array([step_ms.get(index, np.nan) for index in range(given)], dtype=np.float64))
+    if before is not None:
+        side.device_bytes = max(side.device_bytes or 0, torch.cuda.max_memory_allocated(bench.device) - before)
+    opened.clear()
+    free_device_memory()
+
+
+def _at(opened: list[Stepper]) -> int:
+    """The frame that was given last."""
+    return max(0, opened[0].given - 1) if opened else 0
+
+
+def _allocated(device: torch.device) -> int | None:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+
+
+SMALLEST_DEPTH = 1e-6
+
+
+def lockstep(
+    bench: Bench,
+    contenders: Sequence[Contender],
+    pairs: Sequence[tuple[Contender, Contender]],
+    frames: PreparedFrames,
+    each_frame: Callable[[], None],
+) -> tuple[Pair, ...]:
+    """Stream ``frames`` through all ``contenders`` side by side and compare the ``pairs`` among them.
+
+    Outputs that windowed mode holds back are paired by their index. A side that runs out of device memory ends its
+    pairs there, and the others go on.
+    """
+    lanes = {contender: _Lane(bench, contender) for contender in contenders}
+    logs = [_PairLog(lanes[first], lanes[second]) for first, second in pairs]
+    compared = 0
+    for frame in frames.frames():
+        for lane in lanes.values():
+            lane.step(frame)
+        compared = _compare(list(lanes.values()), logs, compared)
+        each_frame()
+    for lane in lanes.values():
+        lane.step(None)
+    _compare(list(lanes.values()), logs, compared)
+    return tuple(log.pair() for log in logs)
+
+
+class _Lane:
+    """One side's stream; predictions wait here until all sides have theirs."""
+
+    def __init__(self, bench: Bench, contender: Contender) -> None:
+        self.contender = contender
+        self.waiting: deque[Prediction] = deque()
+        self.failure: Failure | None = None
+        self._stepper: Stepper | None = None
+        self._at: int | None = None
+        with self._guarded():
+            self._stepper = bench.open(contender)
+
+    def step(self, frame: Frame | None) -> None:
+        """Take the next frame, or the end; when the device refuses memory, this lane ends and gives back its own."""
+        if self._stepper is None:
+            return
+        self._at = max(0, self._stepper.given - (frame is None))
+        with self._guarded():
+            self.waiting += self._stepper.finish() if frame is None else self._stepper.step(frame)
+
+    def has(self, index: int) -> bool:
+        return bool(self.waiting) and self.waiting[0].index == index
+
+    def never_has(self, index: int) -> bool:
+        return self.failure is not None and not self.has(index)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with memory_guarded(self, "together", lambda: self._at):
+            yield
+        if self.failure is not None:
+            self._stepper = None
+            free_device_memory()
+
+
+class _PairLog:
+    """Differences of two lanes, frame by frame: numbers only."""
+
+    def __init__(self, first: _Lane, second: _Lane) -> None:
+        self._lanes = (first, second)
+        self._poses = (PoseLog(), PoseLog())
+        self._depth = array("d")
+        self._keyframes_differ = 0
+
+    def add(self) -> None:
+        """Compare the predictions that both lanes have first in their queues."""
+        first, second = (lane.waiting[0] for lane in self._lanes)
+        for poses, prediction in zip(self._poses, (first, second), strict=True):
+            if prediction.camera_to_world is not None:
+                poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
+        self._depth.append(depth_difference(first.depth, second.depth))
+        kept = [prediction.frame_type is not FrameType.UNKEPT for prediction in (first, second)]
+        self._keyframes_differ += kept[0] != kept[1]
+
+    def both_have(self, index: int) -> bool:
+        return all(lane.has(index) for lane in self._lanes)
+
+    def pair(self) -> Pair:
+        """Everything in one object."""
+        first, second = self._lanes
+        poses = [log.trajectory() for log in self._poses]
+        rotation, position = pose_differences(poses[0].camera_to_world, poses[1].camera_to_world)
+        return Pair(
+            first.contender,
+            second.contender,
+            Differences(poses[0].indices, rotation, position, np.array(self._depth, np.float64)),
+            self._keyframes_differ,
+            first.failure or second.failure,
+        )
+
+
+def depth_difference(first: DepthMap | None, second: DepthMap | None) -> float:
+    """Median over pixels of |first − second| / |second| for two (H, W) depths, the lower one of two in the middle; NaN
+    where no pixel can be compared."""
+    if first is None or second is None:
+        return float("nan")
+    usable = np.isfinite(first) & np.isfinite(second) & (np.abs(second) > SMALLEST_DEPTH)
+    ratio = np.abs(first[usable] - second[usable]) / np.abs(second[usable])
+    return float(np.percentile(ratio, 50, method="lower")) if len(ratio) else float("nan")
+
+
+def _compare(lanes: list[_Lane], logs: list[_PairLog], index: int) -> int:
+    """Compare and drop every frame that all lanes have, or that those without it will never have."""
+    while all(lane.has(index) or lane.never_has(index) for lane in lanes) and any(lane.has(index) for lane in lanes):
+        for log in logs:
+            if log.both_have(index):
+                log.add()
+        for lane in lanes:
+            if lane.has(index):
+                lane.waiting.popleft()
+        index += 1
+    return index
 
 
 @dataclass(frozen=True)
@@ -69,7 +272,9 @@ def compare_backends(
     race(bench, sides, frames, request.rounds, each_frame)
     # Built after the race: its weights are not on the device while the others' memory is measured.
     pairs = lockstep(bench, *_drawn(a, b, with_reference=request.with_reference), frames, each_frame)
-    image = frames.first()
+    image = frames.first().image
+    if image is None:
+        raise TypeError("a frame that was streamed has an image")
     scale_frames = selected.method.streaming.scale_frames
     return BackendComparison(
         dataset=frames.sequence.dataset,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -36,23 +36,19 @@ class Failure:
         return f"out of device memory {where}, {how}: {self.reason}"
 
 
-class OutOfMemory(Exception):  # noqa: N818 - a result that travels, not an error
-    """Carries a `Failure` from where it happened to the side that it belongs to."""
+class Failing(Protocol):
+    """What can run out of device memory."""
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.text())
-        self.failure = failure
+    failure: Failure | None
 
 
 @contextmanager
-def memory_guarded(stage: Stage, frame: int | None) -> Iterator[None]:
-    """Turns the device's refusal of memory inside the block into :class:`OutOfMemory`."""
+def memory_guarded(failing: Failing, stage: Stage, frame: Callable[[], int | None]) -> Iterator[None]:
+    """Turns the device's refusal of memory inside the block into the failure of whom it befell, at ``frame()``."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        reason = " ".join(str(error).split()).partition(". ")[0]
-        # The traceback holds the frames whose tensors are to go.
-        raise OutOfMemory(Failure(stage, frame, reason)) from None
+        failing.failure = Failure(stage, frame(), " ".join(str(error).split()).partition(". ")[0])
 
 
 @dataclass

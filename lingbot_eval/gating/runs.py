@@ -80,8 +80,10 @@ def _read(path: Path) -> tuple[RunRecord, dict[Names, SideUnit], dict[Names, str
         raise StoreError(f"run {path} is empty: expected results of {len(record.units)} scenes, found none; run it")
     reasons = {unit.folder: f"left out: {unit.reason}" for unit in stored.left_out}
     gaps = {
-        names: reasons.get(store.folder(*names), "there is no result: the run did not get to it")
-        for names in stored.missing
+        (dataset, scene, method): reasons.get(
+            store.folder(dataset, scene, method), "there is no result: the run did not get to it"
+        )
+        for dataset, scene, method in stored.missing
     }
     units: dict[Names, SideUnit] = {}
     problems = [*reasons.values()]

@@ -58,18 +58,3 @@ def on_device(device: torch.device) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of the device or of the host, is what was missing.
-
-    torch has a class for it in its own pool on a device alone: what the driver or a CPU refuses is a RuntimeError that
-    says so, and one that ends the recording of a CUDA graph covers the one before it.
-    """
-    at: BaseException | None = error
-    while isinstance(at, RuntimeError):
-        text = str(at)
-        if isinstance(at, torch.OutOfMemoryError) or "out of memory" in text or "DefaultCPUAllocator" in text:
-            return True
-        at = at.__cause__ or at.__context__
-    return isinstance(at, MemoryError)

@@ -86,6 +86,10 @@ class MethodSettings(BaseModel):
         """The method, not opened yet. Raises ConfigError for a device that is not there."""
         raise NotImplementedError
 
+    def create_from(self, last: Method) -> Method | None:
+        """The method with what ``last`` has loaded, which is closed then; None where it needs something else."""
+        return None
+
     def on_this_machine(self) -> Self:
         """These settings with what depends on the machine resolved (device ``auto``), since numbers depend on it.
 

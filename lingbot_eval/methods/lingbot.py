@@ -10,24 +10,22 @@ import torch
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model
-from lingbot_eval.methods.stepper import Stepper
+from lingbot_eval.methods.stepper import Stepper, warm_up
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
-from lingbot_eval.profiling.timing import timed
 from lingbot_eval.streaming.settings import stream_interval
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
-
-WARM_UP_STEPS = 3
 
 
 class LingbotMethod:
     """A `lingbot_eval.methods.base.Method`. The model is loaded at the first ``open`` and kept until ``close``."""
 
-    def __init__(self, config: LingbotConfig) -> None:
+    def __init__(self, config: LingbotConfig, model: Model | None = None) -> None:
+        """``model``: loaded before with these weights; it is loaded when it is needed if left out."""
         self._config = config
         self._device = choose_device(config.device)
-        self._loaded: Model | None = None
+        self._loaded = model
         self._frames: int | None = None
         self._stream: Stepper | None = None
         self._interval = 0
@@ -72,23 +70,16 @@ class LingbotMethod:
 
     def warm_up(self, frame: Frame) -> float:
         """A scale phase and a few steps of this image through a stream of their own."""
-        with timed(str(self._device)) as elapsed:
-            stepper = self._open()
-            for _ in range(self._config.streaming.scale_frames + WARM_UP_STEPS):
-                stepper.step(frame)
-        return elapsed.seconds
+        return warm_up(self._open, frame, self._config.streaming.scale_frames, self._device)
 
     def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
         """See `Method`. On a GPU a prediction leaves while the device computes the next frame."""
         reset_peaks(str(self._device))
-        self._stream = stepper = self._open()
-        for frame in frames:
-            yield from stepper.step(frame)
-        yield from stepper.finish()
+        self._stream = self._open()
+        return self._stream.drive(frames)
 
     def resources(self) -> tuple[Measurement, ...]:
         """Memory of weights, caches by kind and as allocated, and the device's own, in MiB."""
-        weights = sum(p.numel() * p.element_size() for p in self._model().network.parameters())
         used = self._stream.session.used_bytes() if self._stream else {}
         held = self._stream.session.allocated_bytes() if self._stream else 0
         kinds = tuple(
@@ -96,7 +87,7 @@ class LingbotMethod:
             for kind, size in used.items()
         )
         return (
-            mebibytes("weights", weights, "parameters on the device"),
+            mebibytes("weights", self.weights_bytes, "parameters on the device"),
             *kinds,
             mebibytes("cache_allocated", held, "cache buffers held at the end, headroom included"),
             *device_memory_measurements(device_memory(str(self._device))),
@@ -105,6 +96,15 @@ class LingbotMethod:
     def files(self) -> Mapping[str, Path]:
         """None."""
         return {}
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of the parameters on the device."""
+        return sum(p.numel() * p.element_size() for p in self._model().network.parameters())
+
+    def with_settings(self, config: LingbotConfig) -> LingbotMethod | None:
+        """A method that streams otherwise through the model of this one; None where it needs another model."""
+        return LingbotMethod(config, self._loaded) if _loads(config) == _loads(self._config) else None
 
     def close(self) -> None:
         """Let the network and its caches go."""
@@ -119,4 +119,9 @@ class LingbotMethod:
         return self._loaded
 
     def _open(self) -> Stepper:
-        return self._model().open(self._config.streaming, self._frames)
+        return self._model().open(self._config.streaming, self._frames, overlapped=self._config.overlapped)
+
+
+def _loads(config: LingbotConfig) -> tuple[object, ...]:
+    """The settings that decide what is loaded."""
+    return config.model, config.device, config.precision, config.heads

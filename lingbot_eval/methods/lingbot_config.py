@@ -65,6 +65,16 @@ class LingbotConfig(MethodSettings):
 
         return LingbotMethod(self)
 
+    def create_from(self, last: Method) -> Method | None:
+        from lingbot_eval.methods.lingbot import LingbotMethod
+
+        return last.with_settings(self) if isinstance(last, LingbotMethod) else None
+
+    @property
+    def overlapped(self) -> bool:
+        """Whether a GPU may compute one frame while the next one is prepared."""
+        return True
+
     def on_this_machine(self) -> Self:
         if self.device == "cpu":
             return self

@@ -15,10 +15,9 @@ from lingbot_eval.datasets.prepare.prefetch import prefetch
 from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
 from lingbot_eval.errors import DataError
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
-from lingbot_eval.methods.network import build_network
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
-from lingbot_eval.model.build import choose_device
+from lingbot_eval.model.build import build_model, choose_device
 from lingbot_eval.resources import SHIPPED, SHIPPED_CONFIG
 from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
@@ -45,8 +44,14 @@ class Model:
         """Load the weights. Users call `load_model`."""
         self._settings = settings
         self._device = choose_device(settings.device)
-        self._transfer = transfer_for(self._device)
-        self.network, source = build_network(settings.model, self._device, settings.precision)
+        self.network, source = build_model(
+            settings.model.config,
+            checkpoint=settings.model.checkpoint,
+            seed=settings.model.seed,
+            point_head=settings.model.point_head,
+            device=self._device,
+            precision=settings.precision,
+        )
         self.network.choose_heads(settings.heads)
         self.config: str = settings.model.config
         self.source = source
@@ -99,19 +104,20 @@ class Model:
             size = validated(SizeSettings, {"width": _WIDTH[self.config]} if size is None else size, "session: size")
         return Session(self.open(streaming, frames), size)
 
-    def open(self, streaming: StreamSettings, frames: int | None) -> Stepper:
+    def open(self, streaming: StreamSettings, frames: int | None, *, overlapped: bool = True) -> Stepper:
         """A stream of prepared frames.
 
         Args:
             streaming: its settings.
             frames: how many will come, where that is known.
+            overlapped: whether a GPU may compute one frame while the next one is prepared.
 
         Raises:
             ConfigError: interval ``auto`` for a stream of unknown length.
         """
         iterations = self._settings.model.camera_iterations
         session = open_session(self.network, streaming, frames=frames, camera_iterations=iterations)
-        return Stepper(session, self._device, self._transfer)
+        return Stepper(session, self._device, transfer_for(self._device, overlapped=overlapped))
 
 
 class Session:

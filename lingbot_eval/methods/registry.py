@@ -18,8 +18,9 @@ class OpenMethod:
     def get(self, settings: MethodSettings) -> Method:
         """The method of these settings; another one that is held is closed first. Raises as `MethodSettings.create`."""
         if self._held is None or self._held[0] != settings:
+            taken_over = self._held and settings.create_from(self._held[1])
             self.close()
-            self._held = (settings, settings.create())
+            self._held = (settings, taken_over or settings.create())
         return self._held[1]
 
     def close(self) -> None:

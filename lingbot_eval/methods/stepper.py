@@ -1,20 +1,25 @@
-"""Frames into a session, predictions out of it with their cost: the loop body of every measured stream."""
+"""The driver of the session: frames in, predictions out with their cost; every measured stream is one of these."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
+from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.transfer import Arrival, Transfer
 from lingbot_eval.profiling.spans import Span, begin_span
+from lingbot_eval.profiling.timing import timed
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.types import Frame, FrameType, Image, Prediction, StepCost
+
+WARM_UP_STEPS = 4
+"""Frames after the scale phase: enough for kept and passing ones, and for the pass that a CUDA graph records."""
 
 FIELDS = 5
 """Tensors of one frame's output that come back: pose, depth and its confidence, points and theirs."""
@@ -31,6 +36,7 @@ class _Submitted:
     types: tuple[FrameType, ...]
     spans: tuple[Span, ...]
     cache_bytes: Mapping[str, int]
+    cache_allocated: int
     device_bytes: int | None
     arrival: Arrival
 
@@ -40,10 +46,12 @@ class Stepper:
 
     Attributes:
         session: what the frames go into.
+        given: frames that it was given so far.
     """
 
     def __init__(self, session: Session, device: torch.device, transfer: Transfer) -> None:
         self.session = session
+        self.given = 0
         self._device = device
         self._transfer = transfer
         self._waiting: list[tuple[Frame, Span]] = []
@@ -56,6 +64,7 @@ class Stepper:
         Raises DataError for a frame without an image, StreamError for one that the stream cannot take, and what the
         device raises (torch.OutOfMemoryError).
         """
+        self.given += 1
         image = self._transfer.upload(_image(frame))
         span = begin_span(str(self._device))
         outputs = self.session.step(image)
@@ -71,6 +80,12 @@ class Stepper:
         self._last.stop()
         self._submit(outputs)
         return self._ready(0)
+
+    def drive(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        """The whole stream of ``frames``: predictions as they are ready. Raises as `step`."""
+        for frame in frames:
+            yield from self.step(frame)
+        yield from self.finish()
 
     def _submit(self, outputs: tuple[FrameOutput, ...]) -> None:
         if not outputs:
@@ -90,6 +105,7 @@ class Stepper:
                 types=tuple(out.frame_type for out in outputs),
                 spans=spans,
                 cache_bytes=self.session.used_bytes(),
+                cache_allocated=self.session.allocated_bytes(),
                 device_bytes=torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else None,
                 arrival=self._transfer.download(tensors),
             )
@@ -103,11 +119,33 @@ class Stepper:
         return tuple(ready)
 
 
+def warm_up(begin: Callable[[], Stepper], frame: Frame, scale_frames: int, device: torch.device) -> float:
+    """Compile and touch everything once, on a stream of its own that is let go of.
+
+    Args:
+        begin: opens the stream.
+        frame: what it sees, again and again.
+        scale_frames: that enter together.
+        device: where it runs.
+
+    Returns:
+        The seconds it took.
+    """
+    with timed(str(device)) as elapsed:
+        stepper = begin()
+        for _ in range(scale_frames + WARM_UP_STEPS):
+            stepper.step(frame)
+    del stepper
+    free_device_memory()
+    return elapsed.seconds
+
+
 def _predictions(step: _Submitted) -> list[Prediction]:
     arrays = step.arrival.arrays()
     cost = StepCost(
         forward_s=sum(span.seconds() for span in step.spans) / len(step.frames),
         cache_bytes=step.cache_bytes,
+        cache_allocated=step.cache_allocated,
         device_bytes=step.device_bytes,
     )
     found = []

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lingbot_eval.errors import ConfigError, DependencyError
-from lingbot_eval.machine.gpu import is_out_of_memory
+from lingbot_eval.errors import ConfigError, DependencyError, is_out_of_memory
 from lingbot_eval.model.config import CONFIGS, ConfigName, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource, draw_untrained, fitting, load_checkpoint

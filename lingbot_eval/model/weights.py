@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError
-from lingbot_eval.machine.gpu import is_out_of_memory
+from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, is_out_of_memory
 from lingbot_eval.model.checkpoint_files import (
     INDEX_SUFFIX,
     SUFFIXES,

@@ -169,7 +169,10 @@ def read_results(store: RunStore) -> RunResults:
     stored = store.read_units()
     reasons = {unit.folder: unit.reason for unit in stored.left_out}
     gaps = {
-        names: reasons.get(store.folder(*names), "not run yet: run the same command again") for names in stored.missing
+        (dataset, scene, method): reasons.get(
+            store.folder(dataset, scene, method), "not run yet: run the same command again"
+        )
+        for dataset, scene, method in stored.missing
     }
     left_out = tuple(unit.reason for unit in stored.left_out)
     return RunResults(store.read_run(), stored.units, gaps, left_out, stored.unchecked)

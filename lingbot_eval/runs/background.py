@@ -11,7 +11,7 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 
 
-class Behind(Generic[T]):
+class BackgroundWorker(Generic[T]):
     """Calls ``work`` for every item in the order given; a context, whose end waits for the last one.
 
     bound: items that may wait; ``put`` blocks beyond it, so that a slow consumer slows the stream instead of filling

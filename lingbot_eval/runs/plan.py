@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from lingbot_eval.datasets.prepare.resize import SizeSettings
 from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import DATASETS, open_adapter
 from lingbot_eval.errors import DataError, UnknownSceneError
+from lingbot_eval.files.file_state import file_state
 from lingbot_eval.methods.base import METHODS, MethodSettings, WeightFile
 from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.metrics.depth import DepthSettings
@@ -100,6 +103,21 @@ def adapter_of(dataset: DatasetConfig) -> Adapter:
 def open_scene(unit: Unit) -> FrameSequence:
     """The unit's frames. Raises DataError when the scene is not there or not what it should be."""
     return adapter_of(unit.dataset).open(unit.scene, unit.dataset.selection)
+
+
+def input_fingerprint(unit: Unit, sequence: FrameSequence) -> str:
+    """Hex digest over the scene's files and, for a replayed method, over what its saved predictions hold.
+
+    The settings are not in it: they are in the run's key. Of a method that cannot tell whether it changed it is another
+    one each time.
+    """
+    digest = hashlib.sha256(sequence.fingerprint().encode())
+    dataset, scene, _ = unit.names
+    files = "\n".join(f"{path}: {file_state(path)}" for path in unit.method.input_files(dataset, scene))
+    digest.update(os.fsencode(files))
+    if not unit.method.repeatable:
+        digest.update(uuid.uuid4().bytes)
+    return digest.hexdigest()
 
 
 def _plugins_of(experiment: Experiment) -> tuple[Plugin, ...]:

@@ -12,8 +12,7 @@ from lingbot_eval.metrics.trajectory import TrajectoryScore
 from lingbot_eval.profiling.memory import process_memory, process_memory_measurements, process_resident_bytes
 from lingbot_eval.profiling.timing import throughput_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
-from lingbot_eval.runs.panel_keeper import PanelKeeper
-from lingbot_eval.runs.panels import DepthPanels
+from lingbot_eval.runs.panels import DepthPanels, PanelKeeper
 from lingbot_eval.runs.poses import PoseLog
 from lingbot_eval.runs.stream import Output
 from lingbot_eval.types import DriftSeries, FrameType, Measurement, Trajectory

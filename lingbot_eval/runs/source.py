@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from lingbot_eval.datasets.prepare.resize import prepare
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.runs.experiment import Experiment
-from lingbot_eval.runs.fingerprint import input_fingerprint
-from lingbot_eval.runs.plan import Unit, open_scene
+from lingbot_eval.runs.plan import Unit, input_fingerprint, open_scene
 from lingbot_eval.runs.records import RunRecord, UnitRecord
 from lingbot_eval.types import Image
 from lingbot_eval.validation import validated

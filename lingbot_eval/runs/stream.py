@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
-from lingbot_eval.datasets.prepare.prefetch import prefetch_mapped
 from lingbot_eval.errors import StreamError
 from lingbot_eval.methods.base import Method
 from lingbot_eval.types import Frame, Prediction
-
-AHEAD = 4
-"""Frames decoded and prepared in the background before the method asks for them; for each further worker one more."""
 
 MAX_BYTES_IN_FLIGHT = 2**30
 """Of the frames that a method holds back before it answers: about 700 of 518×378 with depth, more than any scale
@@ -25,7 +22,19 @@ SAME_FRAME_S = 1e-6
 
 _BYTES_OF_AN_EMPTY_FRAME = 1024
 
-Load = Callable[[], Frame]
+
+@dataclass(frozen=True)
+class Pace:
+    """When frames are given.
+
+    hertz: of a camera: frame i arrives i/hertz seconds after the first, in wall-clock time, and waits until the method
+    takes it; none is dropped. None: a frame is there when it is asked for. frames: that arrive in all, where that is
+    known. limit_s: seconds after which no further frame is given.
+    """
+
+    hertz: float | None = None
+    frames: int | None = None
+    limit_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,56 +43,55 @@ class Output:
 
     interval_s: wall-clock seconds since the previous prediction left (the first: since the stream was started), with
     everything in it: decoding, preparing, predicting, and what the caller did with the previous Output, as far as
-    these are not done beside each other.
+    these are not done beside each other. latency_s: since the frame was given, or had arrived from a camera. backlog:
+    further frames that had arrived then and waited; None without a camera.
     """
 
     frame: Frame
     prediction: Prediction
     interval_s: float
+    latency_s: float
+    backlog: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class _InFlight:
+    """A frame that was given, the moment that its latency counts from, and who else waited."""
+
+    frame: Frame
+    since: float
+    backlog: int | None
 
 
 class SceneStream:
-    """Feeds prepared frames to a method and pairs its predictions with them; holds only the frames in flight."""
+    """Feeds prepared frames to a method and pairs its predictions with them; holds only the frames in flight.
 
-    def __init__(
-        self,
-        method: Method,
-        loaders: Iterable[Load],
-        prepare: Callable[[Frame], Frame],
-        workers: int = 0,
-        again: Callable[[], Iterable[Load]] = tuple,
-    ) -> None:
-        """``loaders``: of `FrameSequence`. ``workers``: threads that decode and prepare; 0: one, in turn.
+    given: frames that the method was given so far. exhausted: whether it has asked for every frame there is. stopped:
+    whether the pace's limit ended it.
+    """
 
-        ``again``: gives the loaders once more, for a method that holds back more than may be in flight, such as one
-        that answers at the end: its frames are then decoded twice.
+    def __init__(self, method: Method, frames: Callable[[], Generator[Frame, None, None]], pace: Pace = Pace()) -> None:
+        """``frames``: begins the scene, as it is to be seen.
+
+        It is begun once more for a method that holds back more than may be in flight, such as one that answers at the
+        end: its frames are then decoded twice.
         """
         self._method = method
-        self._workers = workers
-        self._loaders = loaders
-        self._prepare = prepare
-        self._in_flight: OrderedDict[int, Frame] = OrderedDict()
+        self._frames = frames
+        self._pace = pace
+        self._in_flight: OrderedDict[int, _InFlight] = OrderedDict()
         self._bytes_in_flight = 0
-        self._given = 0
+        self._second: Generator[Frame, None, None] | None = None
         self._asked = 0
-        self._exhausted = False
-        self._again = again
-        self._second: Iterator[Load] | None = None
-
-    @property
-    def given(self) -> int:
-        """Frames that the method has been given so far."""
-        return self._given
+        self._begun = 0.0
+        self.given = 0
+        self.exhausted = False
+        self.stopped = False
 
     @property
     def at_frame(self) -> int:
         """The frame asked for last: the one that a failure belongs to."""
         return max(0, self._asked - 1)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the method has asked for every frame there is."""
-        return self._exhausted
 
     def outputs(self) -> Generator[Output, None, None]:
         """Predictions as they leave.
@@ -92,69 +100,86 @@ class SceneStream:
         not the frame's.
         """
         last = -1
-        left = time.perf_counter()
-        ahead = AHEAD + self._workers
-        with closing(prefetch_mapped(self._prepared, self._loaders, ahead, self._workers)) as source:
-            for prediction in self._method.predict(self._tapped(source)):
-                frame = self._take(prediction.index, last)
-                if not abs(prediction.timestamp - frame.timestamp) <= SAME_FRAME_S:
-                    raise StreamError(
-                        f"method '{self._method.name}': expected frame {frame.index} with its own time "
-                        f"{frame.timestamp!r} s, found {prediction.timestamp!r}; give each prediction its frame's time"
-                    )
-                last = prediction.index
-                now = time.perf_counter()
-                yield Output(frame, prediction, now - left)
-                left = now
-
-    def _prepared(self, load: Load) -> Frame:
-        return self._prepare(load())
+        self._begun = left = time.perf_counter()
+        try:
+            with closing(self._frames()) as source:
+                for prediction in self._method.predict(self._tapped(source)):
+                    given = self._take(prediction.index, last)
+                    frame = given.frame
+                    if not abs(prediction.timestamp - frame.timestamp) <= SAME_FRAME_S:
+                        raise StreamError(
+                            f"method '{self._method.name}': expected frame {frame.index} with its own time "
+                            f"{frame.timestamp!r} s, found {prediction.timestamp!r}; give each prediction its frame's"
+                            " time"
+                        )
+                    last = prediction.index
+                    now = time.perf_counter()
+                    yield Output(frame, prediction, now - left, now - given.since, given.backlog)
+                    left = now
+        finally:
+            if self._second is not None:
+                self._second.close()
 
     def _tapped(self, source: Iterator[Frame]) -> Iterator[Frame]:
+        limit_s = self._pace.limit_s
         while True:
-            self._asked = self._given + 1
+            self._asked = self.given + 1
             frame = next(source, None)
-            if frame is None:
-                self._asked = self._given
-                self._exhausted = True
+            self.exhausted = frame is None
+            self.stopped = limit_s is not None and time.perf_counter() - self._begun > limit_s
+            if frame is None or self.stopped:
+                self._asked = self.given
                 return
-            self._given += 1
-            self._in_flight[frame.index] = frame
+            since, backlog = self._due()
+            self.given += 1
+            self._in_flight[frame.index] = _InFlight(frame, since, backlog)
             self._bytes_in_flight += _bytes_of(frame)
             # A method may leave frames out, so an old one is forgotten rather than refused; see _take.
             while self._bytes_in_flight > MAX_BYTES_IN_FLIGHT:
                 self._forget_oldest()
             yield frame
 
-    def _take(self, index: int, last: int) -> Frame:
-        name = self._method.name
+    def _due(self) -> tuple[float, int | None]:
+        """Wait until the next frame is there; returns the moment that its latency counts from, and who else waits."""
+        hertz, frames = self._pace.hertz, self._pace.frames
+        if hertz is None:
+            return time.perf_counter(), None
+        arrival = self._begun + self.given / hertz
+        rest = arrival - time.perf_counter()
+        if rest > 0:
+            time.sleep(rest)
+        # A microsecond of tolerance: the clock's own rounding is not a frame.
+        arrived = math.floor((time.perf_counter() - self._begun) * hertz + 1e-6) + 1
+        return arrival, max(0, (arrived if frames is None else min(arrived, frames)) - self.given - 1)
+
+    def _take(self, index: int, last: int) -> _InFlight:
         if index <= last:
+            name = self._method.name
             raise StreamError(f"method '{name}': predictions must come in frame order, found {index} after {last}")
         if index not in self._in_flight:
             return self._once_more(index)
         while True:
-            frame = self._forget_oldest()
-            if frame.index == index:
-                return frame
+            oldest = self._forget_oldest()
+            if oldest.frame.index == index:
+                return oldest
 
-    def _once_more(self, index: int) -> Frame:
+    def _once_more(self, index: int) -> _InFlight:
         """A frame that was forgotten; predictions come in order, so that one more pass serves them all."""
         if index < next(iter(self._in_flight), 0):
             if self._second is None:
-                self._second = iter(self._again())
-            for load in self._second:
-                frame = load()
+                self._second = self._frames()
+            for frame in self._second:
                 if frame.index == index:
-                    return self._prepare(frame)
+                    return _InFlight(frame, self._begun, None)
         raise StreamError(
-            f"method '{self._method.name}': predicted frame {index} when it had been given {self._given} frames, which"
+            f"method '{self._method.name}': predicted frame {index} when it had been given {self.given} frames, which"
             f" is none of those or longer ago than {MAX_BYTES_IN_FLIGHT >> 20} MiB of frames; it must hold back fewer"
         )
 
-    def _forget_oldest(self) -> Frame:
-        _, frame = self._in_flight.popitem(last=False)
-        self._bytes_in_flight -= _bytes_of(frame)
-        return frame
+    def _forget_oldest(self) -> _InFlight:
+        _, oldest = self._in_flight.popitem(last=False)
+        self._bytes_in_flight -= _bytes_of(oldest.frame)
+        return oldest
 
 
 def _bytes_of(frame: Frame) -> int:

@@ -1,73 +1,38 @@
-"""Runs a study case by case: finished ones are kept, failed ones recorded, cut ones run again from their start."""
+"""Runs a study: an experiment whose units are cases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.errors import CheckpointError, StoreError
+from lingbot_eval.files.atomic import write_text
 from lingbot_eval.machine.environment import environment
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.build import choose_device
+from lingbot_eval.plots import save
+from lingbot_eval.runs import execute as engine
+from lingbot_eval.runs.execute import Outcome, run_tasks
 from lingbot_eval.runs.plan import adapter_of, content_key
 from lingbot_eval.runs.records import utc_now
-from lingbot_eval.runs.store import LeftOutUnit, run_directory
-from lingbot_eval.scaling.attempt import CaseAttempt
-from lingbot_eval.scaling.inputs import FrameSource, Size, open_source
-from lingbot_eval.scaling.networks import Networks
+from lingbot_eval.runs.store import StoredUnit, run_directory
+from lingbot_eval.scaling.case import CaseTask
+from lingbot_eval.scaling.inputs import CaseFrames, FrameSource, Size, open_source
+from lingbot_eval.scaling.page import case_labels, page, title
 from lingbot_eval.scaling.records import CaseRecord, ScaleRecord, ScaleStore
 from lingbot_eval.scaling.settings import Case, DatasetInput, Study, case_name
-from lingbot_eval.scaling.write import write_scaling
 
 LOADING = 4
 """Threads that decode while a GPU computes."""
+PAGE, FIGURE = "scale.md", "scale.png"
 
 
-class Observer(Protocol):
+class Observer(engine.Observer[Case, CaseRecord], Protocol):
     """Watches a study go by."""
 
     def preparing(self, case: Case, frames: int | None) -> None:
-        """Frames of this case's size are made ready, so many of them where that is known."""
+        """Frames of this case's size are made ready, so many of them where that is known; then `frame` for each."""
         ...
-
-    def started(self, case: Case) -> None:
-        """The case's stream is about to begin."""
-        ...
-
-    def frame(self) -> None:
-        """One frame further."""
-        ...
-
-    def left_out(self, reason: str) -> None:
-        """A case's stored result is not used and the case is run again, or the study has no such case."""
-        ...
-
-    def finished(self, record: CaseRecord, *, before: bool) -> None:
-        """The case has its result; before: it had it when the run began."""
-        ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a study ended. records: of all cases, in their order. files: its page, and its figure where it has one.
-    lost_record: a line where the study's record was gone and is written anew."""
-
-    path: Path
-    record: ScaleRecord
-    records: tuple[CaseRecord, ...]
-    files: tuple[Path, ...]
-    lost_record: str | None = None
-
-    @property
-    def failed(self) -> tuple[CaseRecord, ...]:
-        """Cases without a whole result."""
-        return tuple(record for record in self.records if record.status == "failed")
 
 
 def in_order(study: Study) -> tuple[Case, ...]:
@@ -77,63 +42,44 @@ def in_order(study: Study) -> tuple[Case, ...]:
     return tuple(sorted(cases, key=lambda case: seen.index(case.precision)))
 
 
-def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcome:
+def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcome[ScaleRecord, CaseRecord]:
     """Do what is not done yet of ``study``, under ``out``; ``command`` repeats it.
 
     A stream cannot go on in its middle, since its caches are gone: a case that was cut by a kill is run again from its
     first frame. Raises StoreError, CheckpointError, ConfigError and DataError for what no case could survive.
     """
     device = choose_device(study.device)
-    record = _record(study, device, command)
+    study = study.model_copy(update={"device": str(device)})
+    record = _record(study, command)
     store = ScaleStore(run_directory(out, record))
     store.begin(record)
-    with store.lock():
-        record = record.model_copy(update={"started": store.read_run().started})
-        store.write_run(record)
-        try:
-            records = _all(study, device, store, observer)
-        except BaseException as error:
-            refused = isinstance(error, CheckpointError)
-            if not (refused and store.discard()):
-                # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
-                with suppress(StoreError):
-                    store.write_run(_ended(record, complete=False))
-            raise
-        # What is on the disk and sound counts, not what was done here.
-        stored = store.read_units()
-        sound = sum(unit.record.status == "ok" for unit in stored.units)
-        record = _ended(record, complete=sound == len(record.cases))
-        store.write_run(record)
-        for unit in stored.left_out:
-            observer.left_out(unit.reason)
-        files = write_scaling(store, record, records)
-    return Outcome(store.path, record, records, files, store.lost_record)
-
-
-def _all(study: Study, device: torch.device, store: ScaleStore, observer: Observer) -> tuple[CaseRecord, ...]:
-    records = []
-    networks = Networks(study.model, device)
     sources = _Sources(study, observer, workers=LOADING if device.type == "cuda" else 0)
-    try:
-        for case in in_order(study):
-            name = case_name(case)
-            found = store.find_unit(name)
-            if isinstance(found, LeftOutUnit):
-                observer.left_out(found.reason)
-            elif found is not None and found.is_result_of(""):
-                observer.finished(found.record, before=True)
-                records.append(found.record)
-                continue
-            with store.unit_writer(name) as writer:
-                attempt = CaseAttempt(study, case, device, networks, sources.opener(case), writer)
-                attempt.run(observer.frame)
-                done = attempt.record()
-                writer.finish(done)
-            observer.finished(done, before=False)
-            records.append(done)
-    finally:
-        networks.close()
-    return tuple(records)
+    tasks = [CaseTask(study, case, sources.open) for case in in_order(study)]
+    return run_tasks(store, record, tasks, observer)
+
+
+def write_scaling(path: Path) -> tuple[Path, ...]:
+    """Write the page of a study that was run, and the figure where any case has samples; returns them, page first.
+
+    Raises StoreError.
+    """
+    from lingbot_eval.scaling.figure import Curve, scaling_figure
+
+    store = ScaleStore(path)
+    with store.lock():
+        record, cases = store.read_run(), [unit.record for unit in store.read_units().units]
+        curves = [
+            Curve(label, case, store.read_table(StoredUnit(store.folder(case.name), case)))
+            for label, case in zip(case_labels(cases), cases, strict=True)
+            if case.predictions
+        ]
+        # The page comes last: what it shows is there.
+        files = [store.path / PAGE]
+        if curves:
+            save(scaling_figure(title(record), curves), store.path / FIGURE)
+            files.append(store.path / FIGURE)
+        write_text(store.path / PAGE, page(record, cases, FIGURE if curves else None))
+    return tuple(files)
 
 
 class _Sources:
@@ -145,36 +91,30 @@ class _Sources:
         self._observer = observer
         self._held: tuple[Size, FrameSource] | None = None
 
-    def opener(self, case: Case) -> Callable[[], FrameSource]:
-        """Opens the frames of a case when it is called, and says when the stream may begin."""
-
-        def opened() -> FrameSource:
-            if self._held is None or self._held[0] != case.size:
-                self._held = None
-                settings = self._study.input
-                self._observer.preparing(case, settings.pool)
-                self._held = case.size, open_source(settings, case.size, self._workers, self._observer.frame)
-            self._observer.started(case)
-            return self._held[1]
-
-        return opened
+    def open(self, case: Case) -> CaseFrames:
+        """The frames of a case."""
+        if self._held is None or self._held[0] != case.size:
+            self._held = None
+            settings = self._study.input
+            self._observer.preparing(case, settings.pool)
+            self._held = case.size, open_source(settings, case.size, self._workers, self._observer.frame)
+        return CaseFrames(self._held[1], case.frames)
 
 
-def _record(study: Study, device: torch.device, command: str) -> ScaleRecord:
+def _record(study: Study, command: str) -> ScaleRecord:
     weights = LingbotConfig(kind="lingbot", model=study.model).weights()
-    resolved = study.model_copy(update={"device": str(device)}).model_dump(mode="json")
-    label = weights.label if weights is not None else ""
+    resolved = study.model_dump(mode="json")
     block = environment()
     # Times and memory of another machine, or of another torch, are another run's: one record states one environment.
     machine = {name: block[name] for name in ("cpu_model", "libraries", "torch")}
-    content = {"scale": resolved, "weights": label, "input": _input_fingerprint(study), "machine": machine}
+    content = {"scale": resolved, "weights": weights.label, "input": _input_fingerprint(study), "machine": machine}
     return ScaleRecord(
         key=content_key(content, of_study=True),
         name=study.name,
         command=command,
         study=resolved,
         cases=[case_name(case) for case in in_order(study)],
-        weights=label,
+        weights=weights.label,
         environment=block,
         started=utc_now(),
     )
@@ -186,7 +126,3 @@ def _input_fingerprint(study: Study) -> str | None:
         return None
     dataset = study.input.dataset
     return adapter_of(dataset).open(dataset.scenes[0], Selection()).fingerprint()
-
-
-def _ended(record: ScaleRecord, *, complete: bool) -> ScaleRecord:
-    return record.model_copy(update={"finished": utc_now(), "status": "complete" if complete else "incomplete"})

@@ -26,8 +26,7 @@ from lingbot_eval.plots import (
     new_figure,
     style,
 )
-from lingbot_eval.scaling.records import CaseRecord
-from lingbot_eval.scaling.samples import KINDS
+from lingbot_eval.scaling.records import KINDS, CaseRecord
 from lingbot_eval.types import FloatArray
 
 LETTERS = "ABCDEF"

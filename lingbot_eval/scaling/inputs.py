@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import DataError
 from lingbot_eval.runs.plan import adapter_of
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
-from lingbot_eval.types import Frame, FrameSequence, Image, Trajectory
+from lingbot_eval.types import FloatArray, Frame, FrameSequence, Image, Trajectory
 
 AHEAD = 4
 MOST_WORKERS = 8
@@ -46,6 +47,40 @@ class FrameSource(Protocol):
     def reference(self, count: int) -> Trajectory | None:
         """True poses of those of them that have one; None where none has."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class CaseFrames:
+    """The first ``length`` frames of a source, as a sequence; they are prepared already."""
+
+    source: FrameSource
+    length: int
+    dataset: str = "input"
+    scene: str = "of the case"
+
+    def frames(self, *, images: bool = True, depth: bool = True) -> Generator[Frame, None, None]:
+        """As `FrameSource` has them, images with them."""
+        return self.source.frames(self.length)
+
+    def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
+        """See `frames`."""
+        return (partial(_itself, frame) for frame in self.frames())
+
+    def reference(self) -> Trajectory | None:
+        """See `FrameSource`."""
+        return self.source.reference(self.length)
+
+    def timestamps(self) -> FloatArray | None:
+        """Nobody asks."""
+        return None
+
+    def fingerprint(self) -> str:
+        """It is in the study's key."""
+        return ""
+
+    def facts(self) -> Mapping[str, Any]:
+        """See `FrameSource`."""
+        return self.source.facts
 
 
 def pool_position(index: int, pool: int) -> int:
@@ -173,3 +208,7 @@ def _noise(settings: NoiseInput, size: Size) -> PooledFrames:
         "played": f"pool of {settings.pool} frames in memory, played forward and backward",
     }
     return PooledFrames(frames, facts)
+
+
+def _itself(frame: Frame) -> Frame:
+    return frame

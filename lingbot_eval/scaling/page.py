@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lingbot_eval.scaling.growth import CONVENTION, QUANTITIES, growth_text
-from lingbot_eval.scaling.records import CaseRecord, CheckpointRecord, ScaleRecord
-from lingbot_eval.scaling.samples import KINDS
-from lingbot_eval.scaling.stream import POLICIES
+from lingbot_eval.scaling.records import KINDS, CaseRecord, CheckpointRecord, ScaleRecord
+from lingbot_eval.scaling.settings import SCENARIOS
+from lingbot_eval.scaling.summary import CONVENTION, QUANTITIES, growth_text
 from lingbot_eval.tables import (
     MISSING,
     Table,
@@ -244,7 +243,7 @@ def _or_reason(case: CaseRecord, name: str, variant: str, unit: str) -> str:
 
 def _conventions(cases: Sequence[CaseRecord]) -> list[str]:
     lines = [f"growth: {CONVENTION}"]
-    lines += [f"{name.replace('_', ' ')}: {words}" for name, words in POLICIES.items() if _asked(cases, name)]
+    lines += [f"{name.replace('_', ' ')}: {words}" for name, words in SCENARIOS.items() if _asked(cases, name)]
     for case in cases:
         lines += [f"{when}: {what}" for when, what in case.sampling.items()]
         lines += [f"{m.name.replace('_', ' ')}: {m.convention}" for m in case.measurements if m.variant in ("", "p50")]

@@ -6,7 +6,7 @@ Layout::
     RUN/scale.md  RUN/scale.png    the page and its figure, made anew after every run
     RUN/cases/CASE/
         case.json                  CaseRecord; its presence means the case has its result
-        samples.csv                one row a frame (columns: samples.COLUMNS)
+        samples.csv                one row a frame (columns: COLUMNS)
         traceback.txt              of a case that failed
     RUN/cases/.partial-…/          a case under way
     RUN/.lock                      held while a process writes here
@@ -15,6 +15,7 @@ Layout::
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,14 +24,35 @@ from pydantic import BeforeValidator, model_validator
 from lingbot_eval.runs.records import JobRecord, Names, ResultRecord, StoredRecord
 from lingbot_eval.runs.store import Store
 from lingbot_eval.runs.unit_writer import Layout
-from lingbot_eval.scaling.samples import COLUMNS, SAMPLES_FILE
+
+KINDS = ("anchor", "window", "memory", "camera_head")
+
+COLUMNS: Mapping[str, str] = {
+    "index": "frame, from 0",
+    "frame_type": "scale, kept or unkept",
+    "kept": "frames kept so far, this one included",
+    "forward_ms": "the step on its device: between CUDA events, on a CPU wall clock; scale frames share their pass",
+    "interval_ms": "wall clock since the prediction before came: end to end",
+    "latency_ms": "from given (single stream) or arrived (camera) to the outputs on the host; empty in offline",
+    "backlog": "frames waiting when this one was given; camera only",
+    **{f"cache_{kind}_bytes": f"keys and values of the {kind.replace('_', ' ')} in view" for kind in KINDS},
+    "cache_allocated_bytes": "cache buffers held, headroom included",
+    "device_allocated_bytes": "live tensors on the device",
+    "device_reserved_bytes": "what torch's allocator holds on the device",
+    "driver_bytes": "what the driver books (the record says how it was asked)",
+    "process_bytes": "resident set size of the process",
+}
+"""Column → what it is. The last three are asked for every few frames only; empty cells were not measured."""
+
+SAMPLES_FILE = "samples.csv"
 
 
 class GrowthRecord(StoredRecord):
     """What one more kept frame costs once the window is full, or why that cannot be said.
 
-    quantity: a name of `growth.QUANTITIES`. unit: of a kept frame: ``B`` or ``us``. value, low, high: slope and its
-    95 % interval. expected: by the formula of model.md section 7, where it has a say. kept: kept frames it rests on.
+    quantity: a name of `lingbot_eval.scaling.summary.QUANTITIES`. unit: of a kept frame: ``B`` or ``us``. value, low,
+    high: slope and its 95 % interval. expected: by the formula of model.md section 7, where it has a say. kept: kept
+    frames it rests on.
     """
 
     quantity: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -19,6 +19,12 @@ Positive = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=1, le=10_000_000)]
 Side = Annotated[int, Field(ge=14, le=8192, multiple_of=14)]
 Scenario = Literal["single_stream", "offline", "camera"]
+SCENARIOS: Mapping[Scenario, str] = {
+    "single_stream": "the next frame is given when the outputs of the last are on the host",
+    "offline": "frames are given as fast as they are taken, one step in flight while the next is prepared",
+    "camera": "frames arrive at a fixed rate in wall-clock time, wait in a queue without limit and are never dropped",
+}
+"""After MLPerf's."""
 Precision = Literal["float32", "bfloat16", "float16"]
 Interval = Positive | Literal["auto"]
 

@@ -12,7 +12,7 @@ import yaml
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.comparison.contenders import Bench, Contender
-from lingbot_eval.streaming.open import Session
+from lingbot_eval.methods.stepper import Stepper
 from tests.comparison.fakes import experiment
 from tests.comparison.test_runs import moved, write_run
 from tests.reports.fake_run import walk
@@ -69,12 +69,12 @@ def test_json_is_one_document(file: str, tmp_path: Path, capsys: pytest.CaptureF
 def test_out_of_memory_ends_with_one(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    open_session = Bench.open
+    open_stream = Bench.open
 
-    def opened(self: Bench, contender: Contender) -> Session:
+    def opened(self: Bench, contender: Contender) -> Stepper:
         if contender.backend == "paged":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return open_session(self, contender)
+        return open_stream(self, contender)
 
     monkeypatch.setattr(Bench, "open", opened)
     arguments = ["--experiment", file, "--rounds", "1", "--out", str(tmp_path / "out")]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.scaling import attempt
+from lingbot_eval.methods import model
 
 SMALL = [
     word
@@ -60,7 +60,7 @@ def test_running_out_of_memory_ends_with_one(
     def full(*args: object, **settings: object) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(attempt, "open_session", full)
+    monkeypatch.setattr(model, "open_session", full)
     assert main(["scale", *SMALL, "--out", str(tmp_path)]) == 1
     printed = capsys.readouterr()
     assert "out of memory" in printed.err
@@ -99,14 +99,14 @@ def test_bad_input_of_one_case_outweighs_other_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of two cases one asks for more frames than there are, and the other runs out of memory."""
-    whole = attempt.open_session
+    whole = model.open_session
 
     def full(*args: Any, frames: int, **settings: Any) -> Any:
         if frames == 5:
             raise torch.OutOfMemoryError("no room")
         return whole(*args, frames=frames, **settings)
 
-    monkeypatch.setattr(attempt, "open_session", full)
+    monkeypatch.setattr(model, "open_session", full)
     dataset = "input={kind: dataset, dataset: {name: synthetic, scenes: [room], options: {frames: 9}}}"
     words = ["--set", dataset, "--set", "cases=[{frames: 20}, {frames: 5}]", "--out", str(tmp_path)]
     assert main(["scale", *SMALL, *words]) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lingbot_eval.comparison.backends import BackendComparison, Request, compare_backends
-from lingbot_eval.comparison.frames import PreparedFrames, Selected, select
+from lingbot_eval.comparison.contenders import PreparedFrames, Selected, select
 from lingbot_eval.runs.experiment import Experiment
 
 FRAMES = 14

@@ -14,19 +14,31 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lingbot_eval.comparison import frames as frames_module
-from lingbot_eval.comparison import race as race_module
+from lingbot_eval.comparison import contenders as frames_module
 from lingbot_eval.comparison import write as write_module
 from lingbot_eval.comparison.backend_page import document, failures, page, tables, title
-from lingbot_eval.comparison.backends import BackendComparison, Request, compare_backends
-from lingbot_eval.comparison.contenders import Bench, Contender, parse_contender, reference_contender
-from lingbot_eval.comparison.frames import PreparedFrames, select
-from lingbot_eval.comparison.lockstep import depth_difference, lockstep
+from lingbot_eval.comparison.backends import (
+    BackendComparison,
+    Request,
+    compare_backends,
+    depth_difference,
+    lockstep,
+    race,
+)
+from lingbot_eval.comparison.contenders import (
+    Bench,
+    Contender,
+    PreparedFrames,
+    parse_contender,
+    reference_contender,
+    select,
+)
 from lingbot_eval.comparison.outcome import Failure, Ratio, Side, time_ratio
-from lingbot_eval.comparison.race import race
 from lingbot_eval.comparison.write import prepare_folder, write_backends
 from lingbot_eval.errors import ConfigError, DependencyError
+from lingbot_eval.methods import stepper as stepper_module
 from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
@@ -102,11 +114,11 @@ def test_speed_and_memory_of_each_side() -> None:
 
 def test_rounds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    open_session = Bench.open
+    open_stream = Bench.open
 
-    def recorded(self: Bench, contender: Contender) -> Session:
+    def recorded(self: Bench, contender: Contender) -> Stepper:
         opened.append(contender.name)
-        return open_session(self, contender)
+        return open_stream(self, contender)
 
     monkeypatch.setattr(Bench, "open", recorded)
     chosen = selected(6)
@@ -117,11 +129,12 @@ def test_rounds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_cache_is_stated_where_it_is_fullest(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream in windows drops its cache now and then: what is left at the end is not what it needed."""
     held: list[dict[str, int]] = []
-    open_session = Bench.open
+    open_stream = Bench.open
 
-    def opened(self: Bench, contender: Contender) -> Session:
-        session = open_session(self, contender)
-        return Emptying(session, held)
+    def opened(self: Bench, contender: Contender) -> Stepper:
+        stepper = open_stream(self, contender)
+        stepper.session = Emptying(stepper.session, held)
+        return stepper
 
     monkeypatch.setattr(Bench, "open", opened)
     chosen = selected(FRAMES)
@@ -229,18 +242,23 @@ def test_the_drawn_time_of_a_frame_is_the_median_of_its_rounds(tmp_path: Path, m
 
 def test_scale_frames_share_the_time_of_their_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three frames that enter together the first two wait for the third: 1 + 2 + 6 ms are three each."""
-    clock = iter([100.0, 1.0, 2.0, 6.0, 8.0, 0.5])  # the warm-up, four frames, and what the end takes
+    clock = iter([*[50.0] * (3 + stepper_module.WARM_UP_STEPS), 1.0, 2.0, 6.0, 8.0, 0.5])
+
+    def span(device: str) -> SimpleNamespace:
+        seconds = next(clock) / 1e3
+        return SimpleNamespace(stop=lambda: None, seconds=lambda: seconds)
 
     @contextmanager
     def timed(device: str) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(seconds=next(clock) / 1e3)
+        yield SimpleNamespace(seconds=0.1)
 
-    monkeypatch.setattr(race_module, "timed", timed)
+    monkeypatch.setattr(stepper_module, "begin_span", span)
+    monkeypatch.setattr(stepper_module, "timed", timed)
     chosen = selected(4)
     raced = Side(SDPA)
     race(Bench(chosen.method, CPU, 4), [raced], PreparedFrames(chosen.unit), 1, lambda: None)
-    assert raced.step_ms[0] == pytest.approx([3.0, 3.0, 3.0, 8.5])
-    assert raced.warm_up_s == pytest.approx(0.1)
+    assert raced.step_ms[0] == pytest.approx([3.0, 3.0, 3.0, 8.0])
+    assert raced.warm_up_s == 0.1
 
 
 def test_windows_hold_back_and_still_pair_by_index() -> None:
@@ -275,11 +293,13 @@ class Forgetful:
 
 def forgetful(monkeypatch: pytest.MonkeyPatch, backend: str, frame: int) -> None:
     """Every stream of ``backend`` runs out of memory at ``frame``."""
-    open_session = Bench.open
+    open_stream = Bench.open
 
-    def opened(self: Bench, contender: Contender) -> Session:
-        session = open_session(self, contender)
-        return Forgetful(session, frame) if contender.backend == backend else session
+    def opened(self: Bench, contender: Contender) -> Stepper:
+        stepper = open_stream(self, contender)
+        if contender.backend == backend:
+            stepper.session = Forgetful(stepper.session, frame)
+        return stepper
 
     monkeypatch.setattr(Bench, "open", opened)
 
@@ -322,7 +342,7 @@ def test_out_of_memory_in_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_failures_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Bench, contender: Contender) -> Session:
+    def broken(self: Bench, contender: Contender) -> Stepper:
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(Bench, "open", broken)
@@ -334,14 +354,14 @@ def test_keyframes_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     """One side keeps every frame, the other every third."""
     chosen = selected(12)
     work = Bench(chosen.method, CPU, 12)
-    open_session = Bench.open
+    open_stream = Bench.open
 
-    def opened(self: Bench, contender: Contender) -> Session:
+    def opened(self: Bench, contender: Contender) -> Stepper:
         if contender is not PAGED:
-            return open_session(self, contender)
+            return open_stream(self, contender)
         streaming = self.method.streaming.model_copy(update={"keyframe_interval": 3})
         other = Bench(self.method.model_copy(update={"streaming": streaming}), self.device, self.frames, self._models)
-        return open_session(other, contender)
+        return open_stream(other, contender)
 
     monkeypatch.setattr(Bench, "open", opened)
     (pair,) = lockstep(work, [SDPA, PAGED], [(SDPA, PAGED)], PreparedFrames(chosen.unit), lambda: None)
@@ -374,22 +394,25 @@ def test_the_ratio_of_known_times() -> None:
 
 
 def test_depth_differences_are_relative_medians() -> None:
-    second = torch.tensor([[1.0, 2.0, 4.0], [0.0, float("nan"), 8.0]])
-    first = torch.tensor([[1.1, 2.0, 5.0], [3.0, 1.0, float("inf")]])
+    second = np.array([[1.0, 2.0, 4.0], [0.0, np.nan, 8.0]], np.float32)
+    first = np.array([[1.1, 2.0, 5.0], [3.0, 1.0, np.inf]], np.float32)
     assert depth_difference(first, second) == pytest.approx(0.1)  # of 0.1, 0 and 0.25
-    assert np.isnan(depth_difference(first, torch.zeros(2, 3)))
+    assert depth_difference(first[:, :2], second[:, :2]) == pytest.approx(0)  # of 0 and 0.1 the lower one
+    assert np.isnan(depth_difference(first, np.zeros((2, 3), np.float32)))
 
 
 def test_frames_are_decoded_once_while_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = PreparedFrames(selected(5).unit)
-    first = list(frames.images())
-    assert all(one is other for one, other in zip(first, frames.images(), strict=True))
-    monkeypatch.setattr(frames_module, "MAX_BYTES_KEPT", 3 * first[0].nbytes)
+    first = list(frames.frames())
+    assert all(one is other for one, other in zip(first, frames.frames(), strict=True))
+    nbytes = 28 * 28 * 3
+    monkeypatch.setattr(frames_module, "MAX_BYTES_KEPT", 3 * nbytes)
     again = PreparedFrames(selected(5).unit)
-    passes = [list(again.images()) for _ in range(2)]
+    passes = [list(again.frames()) for _ in range(2)]
     assert passes[0][0] is not passes[1][0]
-    for images in passes:
-        assert all(np.array_equal(one, other) for one, other in zip(images, first, strict=True))
+    for frames_of_pass in passes:
+        for one, other in zip(frames_of_pass, first, strict=True):
+            np.testing.assert_array_equal(one.image, other.image)
 
 
 def test_a_selection_is_cut_and_scenes_are_found_by_name() -> None:
@@ -437,10 +460,10 @@ def test_sides_are_resolved() -> None:
 def test_heads_round_as_the_method_says(heads: str, precision: str, rounds: bool, label: str) -> None:
     side = parse_contender("A", f"sdpa:{precision}", method(heads=heads), CPU)
     found = Bench(method(heads=heads), CPU, FRAMES)
-    assert found.model(side).tf32_heads is rounds
+    assert found.model(side).network.tf32_heads is rounds
     assert side.label == label
     assert side.is_reference is (precision == "float32" and not rounds)
-    assert not found.model(reference_contender()).tf32_heads
+    assert not found.model(reference_contender()).network.tf32_heads
 
 
 def method(**settings: object) -> LingbotConfig:

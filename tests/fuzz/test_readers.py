@@ -32,8 +32,7 @@ from lingbot_eval.runs.panels import load_panels, save_panels
 from lingbot_eval.runs.records import RunRecord, UnitRecord
 from lingbot_eval.runs.serialisation import read_record, write_record
 from lingbot_eval.runs.store import read_table
-from lingbot_eval.scaling.records import SCALE_LAYOUT
-from lingbot_eval.scaling.samples import COLUMNS, SAMPLES_FILE
+from lingbot_eval.scaling.records import COLUMNS, SAMPLES_FILE, SCALE_LAYOUT
 from lingbot_eval.types import DriftSeries
 from tests.datasets import dataset_trees, field_trees
 from tests.datasets.videos import write_video

@@ -10,41 +10,40 @@ import numpy as np
 import pytest
 import torch
 
-from lingbot_eval.comparison.contenders import Bench, Contender
-from lingbot_eval.comparison.frames import PreparedFrames, on_device, select
+from lingbot_eval.comparison.contenders import Bench, Contender, PreparedFrames, select
 from lingbot_eval.gating.tolerances import Statistical
+from lingbot_eval.methods.stepper import WARM_UP_STEPS, Stepper
 from lingbot_eval.runs.experiment import load_experiment
 from lingbot_eval.statistics import judge_rounds
-from lingbot_eval.streaming.open import Session
-from lingbot_eval.types import FloatArray
+from lingbot_eval.types import FloatArray, Frame
 
 ROUNDS, FRAMES, PLANTED = 10, 64, 0.15
 SIDES = ("baseline", "again", "slowed")
 DEFAULT = Statistical(kind="statistical", match="*")
 
 
-def step_ms(session: Session, pixels: torch.Tensor, planted: float) -> float:
+def step_ms(stepper: Stepper, frame: Frame, planted: float) -> float:
     """Milliseconds of one step, of which a share of its own time is waited away, busily."""
     start = time.perf_counter()
-    session.step(pixels)
+    stepper.step(frame)
     until = time.perf_counter() + planted * (time.perf_counter() - start)
     while time.perf_counter() < until:
         pass
     return 1e3 * (time.perf_counter() - start)
 
 
-def one_round(bench: Bench, images: list[torch.Tensor], scale: int) -> dict[str, FloatArray]:
+def one_round(bench: Bench, frames: list[Frame], scale: int) -> dict[str, FloatArray]:
     """(N,) times of the step frames of every side.
 
     The sides take turns frame by frame, in the six orders one after another: what befalls the machine for longer than a
     frame befalls all of them, and each side comes first, second and last nearly equally often.
     """
-    sessions = {side: bench.open(Contender(side, "sdpa", "float32")) for side in SIDES}
+    streams = {side: bench.open(Contender(side, "sdpa", "float32")) for side in SIDES}
     orders = itertools.cycle(itertools.permutations(SIDES))
     found: dict[str, list[float]] = {side: [] for side in SIDES}
-    for pixels, order in zip(images, orders, strict=False):
+    for frame, order in zip(frames, orders, strict=False):
         for side in order:
-            found[side].append(step_ms(sessions[side], pixels, PLANTED if side == "slowed" else 0.0))
+            found[side].append(step_ms(streams[side], frame, PLANTED if side == "slowed" else 0.0))
     return {side: np.array(times[scale:]) for side, times in found.items()}
 
 
@@ -52,13 +51,11 @@ def one_round(bench: Bench, images: list[torch.Tensor], scale: int) -> dict[str,
 def test_the_same_code_holds_and_a_planted_slow_down_is_caught(record_property: Callable[[str, object], None]) -> None:
     """Three sides in turn: one is the baseline, one is the same again, one is slowed by 15 %."""
     selected = select(load_experiment("ci_gate"), None, FRAMES)
-    frames = PreparedFrames(selected.unit)
-    device = torch.device("cpu")
-    images = [on_device(image, device) for image in frames.images()]
-    bench = Bench(selected.method, device, len(images))
+    frames = list(PreparedFrames(selected.unit).frames())
+    bench = Bench(selected.method, torch.device("cpu"), len(frames))
     scale = selected.method.streaming.scale_frames
-    one_round(bench, images[: scale + 4], scale)  # warm-up
-    measured = [one_round(bench, images, scale) for _ in range(ROUNDS)]
+    one_round(bench, frames[: scale + WARM_UP_STEPS], scale)
+    measured = [one_round(bench, frames, scale) for _ in range(ROUNDS)]
     steps = {side: [times[side] for times in measured] for side in SIDES}
     again, slowed = (
         judge_rounds(steps["baseline"], steps[side], DEFAULT.min_effect, DEFAULT.alpha, in_turn=True)

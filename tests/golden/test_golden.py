@@ -90,11 +90,9 @@ def test_gate_of_two_runs(there: Path, golden: Golden, capsys: pytest.CaptureFix
 
 
 def test_page_of_a_stored_study(there: Path, golden: Golden, figures: list[str]) -> None:
-    from lingbot_eval.scaling.records import ScaleStore
-    from lingbot_eval.scaling.write import write_scaling
+    from lingbot_eval.scaling.execute import write_scaling
 
-    store = ScaleStore(there / "study")
-    write_scaling(store, store.read_run(), [unit.record for unit in store.read_units().units])
+    write_scaling(there / "study")
     golden("scale/scale.md", (there / "study" / "scale.md").read_text(), SHOWN)
     golden("scale/figures.txt", "".join(figures), SHOWN)
 

@@ -16,9 +16,8 @@ import psutil
 import pytest
 import torch
 
-from lingbot_eval.errors import DataError, DependencyError
+from lingbot_eval.errors import DataError, DependencyError, is_out_of_memory
 from lingbot_eval.machine.environment import environment, git_state
-from lingbot_eval.machine.gpu import is_out_of_memory
 from lingbot_eval.machine.nvml import driver_version, processes_bytes
 from lingbot_eval.profiling import memory
 from lingbot_eval.profiling.memory import (

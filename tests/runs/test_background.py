@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lingbot_eval.runs.background import Behind
+from lingbot_eval.runs.background import BackgroundWorker
 
 
 def running() -> int:
@@ -22,7 +22,7 @@ def test_everything_is_done_in_order_before_the_end(bound: int) -> None:
         time.sleep(0.001)
         done.append(item)
 
-    with Behind(work, bound) as behind:
+    with BackgroundWorker(work, bound) as behind:
         for item in range(30):
             behind.put(item)
     assert done == list(range(30))
@@ -36,7 +36,7 @@ def test_the_thread_works_while_the_next_is_made() -> None:
         worked.set()
         assert made.wait(5)
 
-    with Behind(work, 2) as behind:
+    with BackgroundWorker(work, 2) as behind:
         behind.put(0)
         assert worked.wait(5)
         made.set()
@@ -47,7 +47,7 @@ def test_a_slow_worker_holds_the_stream_back() -> None:
     put: list[int] = []
 
     def stream() -> None:
-        with Behind(lambda item: release.wait(5), 3) as behind:
+        with BackgroundWorker(lambda item: release.wait(5), 3) as behind:
             for item in range(10):
                 behind.put(item)
                 put.append(item)
@@ -76,7 +76,7 @@ def test_its_failure_stops_the_stream_and_nothing_is_worked_on_after(bound: int)
     put: list[int] = []
 
     def stream() -> None:
-        with Behind(work, bound) as behind:
+        with BackgroundWorker(work, bound) as behind:
             for item in range(1000):
                 behind.put(item)
                 put.append(item)
@@ -93,7 +93,7 @@ def test_a_failure_of_the_last_item_is_told_at_the_end() -> None:
     def refuse(item: int) -> None:
         raise ValueError(f"item {item}")
 
-    with pytest.raises(ValueError, match="item 7"), Behind(refuse, 2) as behind:
+    with pytest.raises(ValueError, match="item 7"), BackgroundWorker(refuse, 2) as behind:
         behind.put(7)
 
 
@@ -101,7 +101,7 @@ def test_what_ends_the_stream_is_told_and_the_rest_is_done() -> None:
     done: list[int] = []
 
     def stream() -> None:
-        with Behind(done.append, 8) as behind:
+        with BackgroundWorker(done.append, 8) as behind:
             for item in range(5):
                 behind.put(item)
             raise RuntimeError("the stream broke")
@@ -120,7 +120,7 @@ def test_an_interruption_does_not_wait_for_what_waits() -> None:
         assert release.wait(5)
         done.append(item)
 
-    behind = Behind(work, 8)
+    behind = BackgroundWorker(work, 8)
     assert behind._thread is not None
     join = behind._thread.join
     behind._thread.join = lambda timeout=None: (release.set(), join(timeout))[1]  # type: ignore[method-assign]
@@ -146,7 +146,7 @@ def test_an_interruption_goes_before_a_failure_behind_it() -> None:
         raise ValueError
 
     def stream() -> None:
-        with Behind(refuse, 2) as behind:
+        with BackgroundWorker(refuse, 2) as behind:
             behind.put(0)
             assert failed.wait(5)
             raise KeyboardInterrupt

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lingbot_eval.datasets.prepare.prefetch import prefetch
 from lingbot_eval.errors import DataError, StreamError
 from lingbot_eval.runs import stream as stream_module
-from lingbot_eval.runs.stream import AHEAD, SceneStream
+from lingbot_eval.runs.scene import AHEAD
+from lingbot_eval.runs.stream import SceneStream
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
 Predict = Callable[[Iterable[Frame]], Iterator[Prediction]]
@@ -55,11 +57,7 @@ def each(stream: Iterable[Frame]) -> Iterator[Prediction]:
 
 
 def streamed(predict: Predict, source: Iterable[Frame]) -> SceneStream:
-    return SceneStream(Scripted(predict), map(loader, source), lambda frame: frame)
-
-
-def loader(frame: Frame) -> Callable[[], Frame]:
-    return lambda: frame
+    return SceneStream(Scripted(predict), lambda: prefetch(source, AHEAD))
 
 
 def test_predictions_meet_their_frames() -> None:
@@ -116,18 +114,20 @@ def test_what_was_held_back_too_long_is_decoded_once_more() -> None:
     def everything_at_the_end(stream: Iterable[Frame]) -> Iterator[Prediction]:
         return iter([answer(frame) for frame in stream if frame.index % 2])
 
-    count, again = 3 * MAX_IN_FLIGHT, []
+    count = 3 * MAX_IN_FLIGHT
+    passes: list[list[int]] = []
 
-    def once_more() -> Iterator[Callable[[], Frame]]:
+    def begun() -> Generator[Frame, None, None]:
+        passes.append([])
+        seen = passes[-1]
         for frame in frames(count):
-            again.append(frame.index)
-            yield loader(frame)
+            seen.append(frame.index)
+            yield frame
 
-    method = Scripted(everything_at_the_end)
-    stream = SceneStream(method, map(loader, frames(count)), lambda frame: frame, again=once_more)
+    stream = SceneStream(Scripted(everything_at_the_end), begun)
     assert [output.frame.index for output in stream.outputs()] == list(range(1, count, 2))
     # One more pass, and no further than to the last frame that was forgotten.
-    assert again == list(range(2 * MAX_IN_FLIGHT))
+    assert passes == [list(range(count)), list(range(2 * MAX_IN_FLIGHT))]
 
 
 @pytest.mark.parametrize("order", [[0, 0], [1, 0]])

@@ -13,7 +13,7 @@ from torch import Tensor
 from lingbot_eval.runs.store import read_table
 from lingbot_eval.runs.unit_writer import UnitWriter
 from lingbot_eval.scaling.records import SCALE_LAYOUT, CaseRecord
-from lingbot_eval.scaling.settings import Case, Study
+from lingbot_eval.scaling.settings import Case, Study, case_name
 from lingbot_eval.streaming.policy import CachePolicy, is_keyframe
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.types import FrameType
@@ -66,17 +66,20 @@ class Quiet:
     def preparing(self, case: Case, frames: int | None) -> None:
         self.lines.append(f"preparing {frames}")
 
-    def started(self, case: Case) -> None:
-        self.lines.append(f"started {case.backend} {case.keyframe_interval}")
+    def started(self, unit: Case, frames: int | None) -> None:
+        self.lines.append(f"started {unit.backend} {unit.keyframe_interval} {frames}")
 
     def frame(self) -> None:
         self.frames += 1
 
-    def left_out(self, reason: str) -> None:
+    def left_out(self, unit: Case, reason: str) -> None:
         self.lines.append(f"left out: {reason}")
 
-    def finished(self, record: CaseRecord, *, before: bool) -> None:
-        self.lines.append(f"{'kept' if before else record.status} {record.name}")
+    def skipped(self, unit: Case) -> None:
+        self.lines.append(f"kept {case_name(unit)}")
+
+    def finished(self, unit: Case, record: CaseRecord) -> None:
+        self.lines.append(f"{record.status} {record.name}")
 
 
 class FakeSession:

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from lingbot_eval.scaling.figure import LETTERS, MOST_CASES, Curve, scaling_figure
-from lingbot_eval.scaling.records import CaseRecord
-from lingbot_eval.scaling.samples import COLUMNS, KINDS
+from lingbot_eval.scaling.records import COLUMNS, KINDS, CaseRecord
 from tests.support.figure_reader import axes_titled, layers
 from tests.support.figure_reader import curve as points
 

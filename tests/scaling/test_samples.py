@@ -10,8 +10,8 @@ from studies import written
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.runs.store import read_table
-from lingbot_eval.scaling.records import SCALE_LAYOUT
-from lingbot_eval.scaling.samples import COLUMNS, SAMPLES_FILE, SampleLog
+from lingbot_eval.scaling.records import COLUMNS, SAMPLES_FILE, SCALE_LAYOUT
+from lingbot_eval.scaling.summary import SampleLog
 from lingbot_eval.types import FrameType
 
 

@@ -16,11 +16,10 @@ from test_study import plant, run
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.runs import plan
+from lingbot_eval.runs.execute import Outcome
 from lingbot_eval.runs.lock import directory_lock
-from lingbot_eval.scaling import execute as execute_module
-from lingbot_eval.scaling.execute import Outcome
-from lingbot_eval.scaling.records import SCALE_LAYOUT, ScaleStore
-from lingbot_eval.scaling.samples import SAMPLES_FILE
+from lingbot_eval.scaling.execute import write_scaling
+from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, ScaleStore
 
 CASE_FILE = SCALE_LAYOUT.unit_file
 TWO = {"sweep": {"backend": ["sdpa", "paged"]}}
@@ -30,12 +29,6 @@ TWO = {"sweep": {"backend": ["sdpa", "paged"]}}
 def one_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs of one test mean one code, also while somebody edits it."""
     monkeypatch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
-
-
-@pytest.fixture
-def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No page and no figure: drawing takes most of the time of what is no matter of theirs."""
-    monkeypatch.setattr(execute_module, "write_scaling", lambda *_: ())
 
 
 def flipped(path: Path) -> None:
@@ -70,7 +63,6 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
-@pytest.mark.usefixtures("unseen")
 @pytest.mark.parametrize("what", DAMAGE)
 def test_damage_is_named_and_its_case_alone_runs_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -91,12 +83,11 @@ def test_damage_is_named_and_its_case_alone_runs_again(
     assert not [file for file in before.path.rglob("*") if file.name.startswith(".") and file.name != ".lock"]
 
 
-def told(outcome: Outcome) -> list[tuple[object, ...]]:
+def told(outcome: Outcome[ScaleRecord, CaseRecord]) -> list[tuple[object, ...]]:
     """What cannot differ between two passes of the same case."""
     return [(r.name, r.status, r.frames, r.predictions, len(r.growth), len(r.checkpoints)) for r in outcome.records]
 
 
-@pytest.mark.usefixtures("unseen")
 def test_a_case_of_another_study_is_not_taken_for_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, lambda backend, frame: None)
     mine, other = run(tmp_path, study(**TWO)), run(tmp_path, study(**TWO, sample_every=5))
@@ -119,15 +110,14 @@ def test_what_is_not_planned_is_named_and_left_alone(tmp_path: Path, monkeypatch
     opened, observer = plant(monkeypatch, lambda backend, frame: None), Quiet()
     again = run(tmp_path, study(**TWO), observer)
     assert opened == []
-    assert [line for line in observer.lines if line.startswith("left out")] == [
-        f"left out: {stranger / CASE_FILE}: expected the record of this unit, found that of {folder.name}; "
+    assert [unit.reason for unit in again.units.left_out] == [
+        f"{stranger / CASE_FILE}: expected the record of this unit, found that of {folder.name}; "
         "remove the folder and run again"
     ]
     assert (stranger / SAMPLES_FILE).is_file()
-    assert "a copy" not in again.files[0].read_text(encoding="utf-8")
+    assert "a copy" not in write_scaling(again.path)[0].read_text(encoding="utf-8")
 
 
-@pytest.mark.usefixtures("unseen")
 @pytest.mark.parametrize("place", ["cases", "a case", ".lock", "a partial case"])
 def test_nothing_is_written_or_removed_behind_a_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -154,7 +144,6 @@ def test_nothing_is_written_or_removed_behind_a_link(
     assert [(file.name, file.read_text()) for file in outside.iterdir()] == [("precious", "mine")]
 
 
-@pytest.mark.usefixtures("unseen")
 def test_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, lambda backend, frame: None)
     outcome = run(tmp_path, study(**TWO))
@@ -169,8 +158,9 @@ import pytest
 from studies import Quiet, study
 from test_study import plant
 from lingbot_eval.runs import plan
+from lingbot_eval.runs.execute import Outcome
 from lingbot_eval.runs import unit_writer
-from lingbot_eval.scaling.execute import execute
+from lingbot_eval.scaling.execute import execute, write_scaling
 
 patch = pytest.MonkeyPatch()
 patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
@@ -192,7 +182,8 @@ def killing(name):
 
 for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "fsync", "ftruncate"):
     killing(name)
-execute(study(sweep={"backend": ["sdpa", "paged"]}), out, "test", Quiet())
+done = execute(study(sweep={"backend": ["sdpa", "paged"]}), out, "test", Quiet())
+write_scaling(done.path)
 print(calls)
 """
 
@@ -216,6 +207,7 @@ def test_killed_at_any_change_of_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
         plant(monkeypatch, lambda backend, frame: None)
         observer = Quiet()
         outcome = run(out, study(**TWO), observer)
+        write_scaling(outcome.path)
         assert outcome.record.status == "complete", moment
         # A kill damages nothing: what is there counts.
         assert not [line for line in observer.lines if line.startswith("left out")], moment

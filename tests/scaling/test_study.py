@@ -16,20 +16,19 @@ import torch
 from studies import FakeSession, Quiet, study
 
 from lingbot_eval.errors import CheckpointError, StoreError
-from lingbot_eval.methods import network
+from lingbot_eval.methods import model as model_module
+from lingbot_eval.methods import registry, stepper
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
-from lingbot_eval.runs import plan
+from lingbot_eval.runs import plan, stream
+from lingbot_eval.runs.execute import Outcome
 from lingbot_eval.runs.store import read_table
-from lingbot_eval.scaling import attempt, stream
 from lingbot_eval.scaling import execute as execute_module
-from lingbot_eval.scaling.execute import Outcome, execute
-from lingbot_eval.scaling.records import SCALE_LAYOUT, CaseRecord, ScaleStore
-from lingbot_eval.scaling.samples import SAMPLES_FILE
+from lingbot_eval.scaling.execute import FIGURE, PAGE, execute, write_scaling
+from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, ScaleStore
 from lingbot_eval.scaling.settings import Study
-from lingbot_eval.scaling.write import FIGURE, PAGE
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +37,7 @@ def one_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
 
 
-def run(out: Path, what: Study, observer: Quiet | None = None) -> Outcome:
+def run(out: Path, what: Study, observer: Quiet | None = None) -> Outcome[ScaleRecord, CaseRecord]:
     return execute(what, out, "lingbot-eval scale small", observer or Quiet())
 
 
@@ -58,8 +57,8 @@ def plant(monkeypatch: pytest.MonkeyPatch, misbehave: Callable[[str, int], None]
         interval = settings.keyframe_interval
         return FakeSession(lambda i: misbehave(settings.backend, i) if real else None, interval=interval)
 
-    monkeypatch.setattr(attempt, "open_session", open_fake)
-    monkeypatch.setattr(network, "build_model", one_build)
+    monkeypatch.setattr(model_module, "open_session", open_fake)
+    monkeypatch.setattr(model_module, "build_model", one_build)
     return opened
 
 
@@ -106,8 +105,9 @@ def test_a_study_from_end_to_end(tmp_path: Path, interval: int) -> None:
     assert 0 <= float(value(record, "harness_overhead") or 0) < 100
     assert "largest_process" in {m.name for m in record.measurements}
 
-    assert [file.name for file in outcome.files] == [PAGE, FIGURE]
-    page = outcome.files[0].read_text(encoding="utf-8")
+    files = write_scaling(outcome.path)
+    assert [file.name for file in files] == [PAGE, FIGURE]
+    page = files[0].read_text(encoding="utf-8")
     assert "a kept frame" in page
     assert "lingbot-eval scale small" in page
     assert "untrained" in page
@@ -120,7 +120,8 @@ def test_memory_that_runs_out_is_a_data_point(tmp_path: Path, monkeypatch: pytes
 
     freed: list[None] = []
     opened = plant(monkeypatch, full)
-    monkeypatch.setattr(attempt, "free_device_memory", lambda: freed.append(None))
+    for module in (stepper, registry):
+        monkeypatch.setattr(module, "free_device_memory", lambda: freed.append(None))
     builds = count_builds(monkeypatch)
     outcome = run(tmp_path, study(sweep={"backend": ["sdpa", "paged"]}))
     first, second = outcome.records
@@ -139,8 +140,8 @@ def test_memory_that_runs_out_is_a_data_point(tmp_path: Path, monkeypatch: pytes
     assert len(freed) >= 4  # after the warm-up and after the stream of both
     assert builds == ["float32"]  # the network survives what its caches did
     assert outcome.record.status == "incomplete"
-    assert [record.name for record in outcome.failed] == [first.name]
-    page = outcome.files[0].read_text()
+    assert (outcome.failed, outcome.bad_input) == (1, False)
+    page = write_scaling(outcome.path)[0].read_text()
     assert "failed (stream at frame 25)" in page
 
 
@@ -195,13 +196,13 @@ def test_cases_of_one_precision_share_a_network_and_a_pool(tmp_path: Path, monke
 
 def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     builds: list[str] = []
-    build = network.build_model
+    build = model_module.build_model
 
     def counted(*args: Any, **settings: Any) -> Any:
         builds.append(settings["precision"])
         return build(*args, **settings)
 
-    monkeypatch.setattr(network, "build_model", counted)
+    monkeypatch.setattr(model_module, "build_model", counted)
     return builds
 
 
@@ -212,7 +213,7 @@ def test_finished_cases_are_kept_and_failed_ones_tried_again(tmp_path: Path, mon
 
     what = study(sweep={"backend": ["sdpa", "paged"]})
     plant(monkeypatch, once)
-    assert len(run(tmp_path, what).failed) == 1
+    assert run(tmp_path, what).failed == 1
     opened = plant(monkeypatch, lambda backend, frame: None)
     observer = Quiet()
     outcome = run(tmp_path, what, observer)
@@ -297,7 +298,9 @@ from pathlib import Path
 import pytest
 from studies import Quiet, study
 from test_study import plant
-from lingbot_eval.runs import plan
+from lingbot_eval.methods import model as model_module
+from lingbot_eval.methods import registry, stepper
+from lingbot_eval.runs import plan, stream
 from lingbot_eval.runs import unit_writer
 from lingbot_eval.scaling.execute import execute
 

@@ -20,9 +20,15 @@ from lingbot_eval.runs.records import MeasurementRecord
 from lingbot_eval.scaling.figure import Curve, scaling_figure
 from lingbot_eval.scaling.page import growth_statement, tables
 from lingbot_eval.scaling.records import CaseRecord
-from lingbot_eval.scaling.samples import SampleLog
 from lingbot_eval.scaling.settings import Case
-from lingbot_eval.scaling.summary import Setting, case_checkpoints, case_growth, case_measurements, error_curve
+from lingbot_eval.scaling.summary import (
+    SampleLog,
+    Setting,
+    case_checkpoints,
+    case_growth,
+    case_measurements,
+    error_curve,
+)
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.tables import Table

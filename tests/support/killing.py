@@ -47,7 +47,7 @@ import lingbot_eval.api, lingbot_eval.reports.report, lingbot_eval.gating.judge,
 import lingbot_eval.runs.execute, lingbot_eval.reports.figures, lingbot_eval.reports.drift_figure
 import lingbot_eval.comparison.figure, evo.core.metrics, evo.core.trajectory, pandas, matplotlib.backends.backend_agg
 if len(sys.argv) > 2:
-    import lingbot_eval.scaling.execute, lingbot_eval.scaling.write
+    import lingbot_eval.scaling.execute, lingbot_eval.scaling.figure
 # Pixels take most of a report's time, and no part in what is stored how.
 Figure.savefig = lambda figure, path, **_: Path(path).write_bytes(b"png" * 10_000)
 print(json.dumps("ready"), flush=True)

@@ -1,0 +1,164 @@
+"""A unit of an experiment, done: one method on one scene, scored and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+from lingbot_eval.datasets.prepare.input_notes import input_notes
+from lingbot_eval.datasets.prepare.prefetch import prefetch_mapped
+from lingbot_eval.datasets.prepare.resize import prepare
+from lingbot_eval.errors import DataError
+from lingbot_eval.files.trajectories import write_tum
+from lingbot_eval.methods.base import Method, MethodSettings
+from lingbot_eval.metrics.matching import usable_poses
+from lingbot_eval.runs.attempt import Attempt, Row, plain
+from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
+from lingbot_eval.runs.experiment import MetricsConfig
+from lingbot_eval.runs.plan import Unit, input_fingerprint, open_scene
+from lingbot_eval.runs.records import LARGEST_VALUE, MeasurementRecord, Names, UnitRecord
+from lingbot_eval.runs.scoring import SceneScore, SceneScorer, Scoring
+from lingbot_eval.runs.stream import Output, Pace
+from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
+from lingbot_eval.types import Frame, FrameSequence, Measurement, Trajectory
+from lingbot_eval.viewing.kept import Keeper, KeepSettings
+
+AHEAD, LOADING = 4, 4
+"""Frames decoded and prepared before the method asks for them; threads that do so where the method leaves the cores
+free, each with one frame more."""
+
+
+@dataclass
+class SceneTask:
+    """A `lingbot_eval.runs.attempt.Task`."""
+
+    unit: Unit
+    metrics: MetricsConfig
+    kept: KeepSettings
+    pace: ClassVar[Pace] = Pace()
+    measures_limits: ClassVar[bool] = False
+    _fingerprint: str = ""
+    _keeper: Keeper | None = None
+
+    @property
+    def names(self) -> Names:
+        return self.unit.names
+
+    @property
+    def method(self) -> MethodSettings:
+        return self.unit.method
+
+    def is_done(self, record: UnitRecord) -> bool:
+        return record.is_made_from(input_fingerprint(self.unit, open_scene(self.unit)))
+
+    def open(self) -> FrameSequence:
+        sequence = open_scene(self.unit)
+        self._fingerprint = input_fingerprint(self.unit, sequence)
+        return sequence
+
+    def facts(self, sequence: FrameSequence) -> dict[str, Any]:
+        facts = plain(sequence.facts())
+        return {
+            **facts,
+            "notes": input_notes(facts, self.unit.size),
+            "selection": self.unit.dataset.selection.model_dump(mode="json"),
+            "preparation": self.unit.size.model_dump(mode="json"),
+        }
+
+    def frames(self, sequence: FrameSequence, method: Method) -> Generator[Frame, None, None]:
+        workers = LOADING if self.method.leaves_the_cpu_free else 0
+        scored = self.metrics.depth is not None or self.metrics.points is not None
+        depth = scored and self.method.gives_depth
+        # Depth brings the image along: panels and clouds show it, and it tells the size to prepare to.
+        coloured = (self.kept.cloud or self.kept.sky is not None) and self.method.gives_depth
+        images = method.needs_images or depth or coloured
+        return prefetch_mapped(
+            lambda load: prepare(load(), self.unit.size) if images else load(),
+            sequence.loaders(images=images, depth=depth),
+            AHEAD + workers,
+            workers,
+        )
+
+    def scorer(self, method: Method, sequence: FrameSequence, writer: UnitWriter) -> SceneScorer:
+        self._keeper = Keeper(self.kept, writer.path, sequence.length)
+        depth, limits = self.metrics.depth, self.unit.dataset.depth_range
+        if depth is not None and limits is not None:
+            depth = depth.model_copy(update={"min_depth": limits[0], "max_depth": limits[1]})
+        scoring = Scoring(
+            self.metrics.model_copy(update={"depth": depth}),
+            depth_limits=limits or (0.0, 80.0),
+            gives_depth=self.method.gives_depth,
+            is_timed=method.needs_images,
+        )
+        return SceneScorer(scoring)
+
+    def keep(self, output: Output, row: Row, writer: UnitWriter) -> None:
+        writer.append_row(row)
+        if self._keeper is not None:
+            self._keeper.add(output.frame, output.prediction)
+
+    def score(self, attempt: Attempt) -> None:
+        score = attempt.scorer.score(attempt.reference, attempt.frames, attempt.warm_up_s)
+        _check_usable(score.estimate, attempt.predictions)
+        attempt.scores = score
+
+    def store(self, attempt: Attempt, writer: UnitWriter) -> None:
+        score: SceneScore = attempt.scores
+        if self._keeper is not None:
+            attempt.scores = replace(score, notes=(*score.notes, *self._keeper.finish()))
+        writer.fill_columns(score.columns)
+        if len(score.estimate):
+            write_tum(writer.path(ESTIMATE_FILE), score.estimate)
+        if attempt.reference is not None and len(attempt.reference):
+            write_tum(writer.path(REFERENCE_FILE), attempt.reference)
+        if score.drift is not None:
+            save_drift(writer.path(DRIFT_FILE), score.drift)
+        panels = attempt.scorer.panels()
+        if panels is not None:
+            writer.write_panels(panels)
+
+    def record(self, attempt: Attempt) -> UnitRecord:
+        dataset, scene, method = self.unit.names
+        failure, score = attempt.failure, attempt.scores
+        found = (*score.measurements, *attempt.resources) if failure is None else ()
+        return UnitRecord(
+            dataset=dataset,
+            scene=scene,
+            method=method,
+            status="ok" if failure is None else "failed",
+            reason=failure.reason if failure else None,
+            stage=failure.stage if failure else None,
+            failed_at_frame=failure.at_frame if failure else None,
+            frames=attempt.frames,
+            predictions=attempt.predictions,
+            input_fingerprint=self._fingerprint,
+            sequence=attempt.facts,
+            method_facts=attempt.method_facts,
+            measurements=[_stored(measurement) for measurement in found],
+            notes=list(score.notes) if failure is None else [],
+            started=attempt.started,
+            seconds=attempt.seconds,
+        )
+
+
+def _check_usable(estimate: Trajectory, predictions: int) -> None:
+    """Raises DataError for a scene without one pose that anything can be computed from: that is no success."""
+    if usable_poses(estimate.camera_to_world).any():
+        return
+    if not predictions:
+        found = "no prediction"
+    elif not len(estimate):
+        found = f"{predictions} predictions without a pose"
+    else:
+        found = f"{len(estimate)} poses that are not finite or no rigid motion"
+    raise DataError(
+        f"no usable pose: expected one at least, found {found}; check the weights, or the predictions' files"
+    )
+
+
+def _stored(measurement: Measurement) -> MeasurementRecord:
+    if measurement.value is not None and not abs(measurement.value) < LARGEST_VALUE:
+        words = f"it is {measurement.value:g}, beyond the {LARGEST_VALUE:g} that can be averaged"
+        measurement = replace(measurement, value=None, reason=words)
+    return MeasurementRecord(**asdict(measurement))

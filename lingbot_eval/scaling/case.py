@@ -1,0 +1,221 @@
+"""A unit of a study, done: one stream, sampled frame by frame as far as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from lingbot_eval.methods.base import Method, MethodSettings
+from lingbot_eval.methods.lingbot import LingbotMethod
+from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.model.config import CONFIGS
+from lingbot_eval.profiling.probe import MemoryProbe
+from lingbot_eval.runs.attempt import Attempt, Row
+from lingbot_eval.runs.poses import PoseLog
+from lingbot_eval.runs.records import MeasurementRecord, Names
+from lingbot_eval.runs.stream import Output, Pace
+from lingbot_eval.runs.unit_writer import UnitWriter
+from lingbot_eval.scaling.inputs import CaseFrames
+from lingbot_eval.scaling.records import CaseRecord
+from lingbot_eval.scaling.settings import SCENARIOS, Case, Scenario, Study, case_name
+from lingbot_eval.scaling.summary import (
+    SampleLog,
+    Setting,
+    case_checkpoints,
+    case_growth,
+    case_measurements,
+    error_curve,
+)
+from lingbot_eval.streaming.estimate import NetworkSize
+from lingbot_eval.types import Frame, FrameSequence, FrameType
+
+
+class CaseMethod(LingbotConfig):
+    """The streaming model in a scenario."""
+
+    scenario: Scenario
+
+    @property
+    def overlapped(self) -> bool:
+        return self.scenario == "offline"
+
+    @property
+    def leaves_the_cpu_free(self) -> bool:
+        # Every frame is looked at before the next one: memory and latency are those of its moment.
+        return False
+
+
+def case_method(study: Study, case: Case) -> CaseMethod:
+    """The method of a case."""
+    changes = {"backend": case.backend, "window": case.window, "keyframe_interval": case.keyframe_interval}
+    return CaseMethod(
+        kind="lingbot",
+        model=study.model,
+        streaming=study.streaming.model_copy(update=changes),
+        device=study.device,
+        precision=case.precision,
+        heads="float32",
+        scenario=case.scenario,
+    )
+
+
+@dataclass
+class CaseTask:
+    """A `lingbot_eval.runs.attempt.Task`. opened: gives the frames (made for the first case of a size, then shared)."""
+
+    study: Study
+    unit: Case
+    opened: Callable[[Case], CaseFrames]
+    measures_limits: ClassVar[bool] = True
+
+    @property
+    def names(self) -> Names:
+        return (case_name(self.unit),)
+
+    @property
+    def method(self) -> MethodSettings:
+        return case_method(self.study, self.unit)
+
+    @property
+    def pace(self) -> Pace:
+        case = self.unit
+        return Pace(case.camera_hz if case.scenario == "camera" else None, case.frames, case.limit_s)
+
+    def is_done(self, record: CaseRecord) -> bool:
+        return True
+
+    def open(self) -> FrameSequence:
+        return self.opened(self.unit)
+
+    def facts(self, sequence: FrameSequence) -> dict[str, Any]:
+        return dict(sequence.facts())
+
+    def frames(self, sequence: FrameSequence, method: Method) -> Generator[Frame, None, None]:
+        yield from sequence.frames()
+
+    def scorer(self, method: Method, sequence: FrameSequence, writer: UnitWriter) -> CaseScorer:
+        if not isinstance(method, LingbotMethod):
+            raise TypeError("a case streams the streaming model")
+        return CaseScorer(self.study, self.unit, method)
+
+    def keep(self, output: Output, row: Row, writer: UnitWriter) -> None:
+        writer.append_row(row)
+
+    def score(self, attempt: Attempt) -> None:
+        scorer: CaseScorer = attempt.scorer
+        setting, log = scorer.setting, scorer.log
+        if not len(log):
+            return
+        truth, guess = attempt.reference, scorer.poses.trajectory()
+        measured = case_measurements(self.unit, log, attempt.warm_up_s)
+        attempt.scores = {
+            "measurements": [MeasurementRecord(**asdict(m)) for m in measured],
+            "growth": list(case_growth(setting, log)),
+            "checkpoints": list(case_checkpoints(setting, log, self.study.checkpoints, truth, guess)),
+            "error_curve": list(error_curve(truth, guess)),
+        }
+
+    def store(self, attempt: Attempt, writer: UnitWriter) -> None:
+        """The table has everything."""
+
+    def record(self, attempt: Attempt) -> CaseRecord:
+        failure, case, scorer = attempt.failure, self.unit, attempt.scorer
+        stopped = None
+        if attempt.stream is not None and attempt.stream.stopped:
+            stopped = f"its limit of {case.limit_s:g} s ended it after {attempt.frames} of {case.frames} frames"
+        nothing: dict[str, Any] = {"measurements": [], "growth": [], "checkpoints": [], "error_curve": []}
+        return CaseRecord(
+            name=case_name(case),
+            case=case.model_dump(mode="json"),
+            status="ok" if failure is None else "failed",
+            stage=failure.stage if failure else None,
+            reason=failure.reason if failure else None,
+            failed_at_frame=failure.at_frame if failure else None,
+            out_of_memory=failure.out_of_memory if failure else False,
+            bad_input=failure.bad_input if failure else False,
+            stopped=stopped,
+            frames=attempt.frames,
+            predictions=attempt.predictions,
+            facts={} if scorer is None else scorer.facts(attempt.method_facts),
+            input=attempt.facts,
+            sampling=self._sampling("not asked" if scorer is None else scorer.probe.driver_source),
+            started=attempt.started,
+            seconds=attempt.seconds,
+            **(attempt.scores or nothing),
+        )
+
+    def _sampling(self, driver: str) -> dict[str, str]:
+        return {
+            "every frame": "forward and interval times, cache by kind and as allocated, allocated on the device",
+            f"every {self.study.sample_every} frames and at checkpoints": "reserved on the device, driver, process",
+            "driver": driver,
+        }
+
+
+@dataclass
+class CaseScorer:
+    """What is kept of every frame of a case: its sample and its pose."""
+
+    study: Study
+    case: Case
+    method: LingbotMethod
+    log: SampleLog = field(default_factory=SampleLog)
+    poses: PoseLog = field(default_factory=PoseLog)
+    _kept: int = 0
+
+    def __post_init__(self) -> None:
+        described = self.method.describe()
+        device = torch.device(described["device"])
+        model = self.study.model
+        asked = case_method(self.study, self.case).streaming
+        resolved = {name: described[name] for name in ("keyframe_interval", "backend")}
+        network = NetworkSize(CONFIGS[model.config], self.case.precision, model.camera_iterations, model.point_head)
+        self.setting = Setting(self.case, network, asked.model_copy(update=resolved), on_cpu=device.type == "cpu")
+        self.probe = MemoryProbe(str(device))
+        self.weights_bytes = self.method.weights_bytes
+
+    def facts(self, described: dict[str, Any]) -> dict[str, Any]:
+        """What the record says of what ran."""
+        told = ("weights", "trained", "device", "backend", "attention", "precision", "keyframe_interval", "window")
+        return {
+            "config": self.study.model.config,
+            "weights_bytes": self.weights_bytes,
+            **{name: described[name] for name in told},
+            "scale_frames": self.setting.streaming.scale_frames,
+            "scenario": SCENARIOS[self.case.scenario],
+        }
+
+    def add(self, output: Output) -> dict[str, float | int | None]:
+        """Keep one frame; returns its row of the samples."""
+        prediction = output.prediction
+        cost, kind = prediction.cost, prediction.frame_type
+        if cost is None or kind is None or prediction.camera_to_world is None:
+            raise TypeError(f"frame {prediction.index}: the streaming model tells pose, type and cost of every frame")
+        self.poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
+        self._kept += kind is not FrameType.UNKEPT
+        row: dict[str, float | int | None] = {
+            "index": prediction.index,
+            "frame_type": kind,
+            "kept": self._kept,
+            "forward_ms": 1e3 * cost.forward_s,
+            "interval_ms": 1e3 * output.interval_s,
+            # As fast as they are taken only the pace means something.
+            "latency_ms": None if self.case.scenario == "offline" else 1e3 * output.latency_s,
+            "backlog": output.backlog,
+            **{f"cache_{name}_bytes": size for name, size in cost.cache_bytes.items()},
+            "cache_allocated_bytes": cost.cache_allocated,
+            "device_allocated_bytes": cost.device_bytes,
+        }
+        done = prediction.index + 1
+        if done % self.study.sample_every == 0 or done in self.study.checkpoints:
+            sample = self.probe.sample()
+            row |= {
+                "device_reserved_bytes": sample.reserved,
+                "driver_bytes": sample.driver,
+                "process_bytes": sample.process,
+            }
+        self.log.append(row)
+        return row
