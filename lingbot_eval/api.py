@@ -14,8 +14,10 @@ from lingbot_eval.resources import expanded
 if TYPE_CHECKING:
     from lingbot_eval.comparison.backends import BackendComparison
     from lingbot_eval.comparison.runs import RunComparison
+    from lingbot_eval.datasets.opened import Scene
     from lingbot_eval.gating.baseline import Baseline
     from lingbot_eval.gating.judge import Verdict
+    from lingbot_eval.methods.model import Model
     from lingbot_eval.reports.reading import Run
     from lingbot_eval.reports.report import Written
     from lingbot_eval.runs.execute import Outcome
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
     from lingbot_eval.viewing.export import Exported
     from lingbot_eval.viewing.film import Films, FilmSettings
     from lingbot_eval.viewing.layers import Colouring, LayeredScene
+    from lingbot_eval.viewing.live import Filling
     from lingbot_eval.viewing.page import OpenScene, Viewer
     from lingbot_eval.viewing.scene import Scale
 
 RUNS = Path("runs")
+_CAMERA_INTERVAL = 10  # frames
 PathLike = str | os.PathLike[str]
 
 
@@ -517,55 +521,86 @@ def check_wrapper(
 def view(
     what: PathLike | Run,
     *,
+    root: PathLike | None = None,
+    model: str | Model | None = "shipped",
+    config: Literal["full", "mini", "ci"] | None = None,
+    device: str = "auto",
+    frames: int | None = None,
+    stride: int | None = None,
     html: PathLike | None = None,
     colour: Colouring = "picture",
     points: int | None = None,
     port: int = 8080,
 ) -> Viewer | None:
-    """Look at a reconstruction in the browser.
+    """Look at a reconstruction in the browser; of images, while the model makes it.
 
     Args:
-        what: a run directory, or a run; each dataset and scene of it is chosen on the page, its methods beside each
-            other, after Sim(3), and the truth.
+        what: a run directory, or a run: each dataset and scene of it is chosen on the page, its methods beside each
+            other, after Sim(3), and the truth. Or images: a folder, a video, ``camera:0``, an RTSP address, or
+            ``DATASET/SCENE``.
+        root: of a dataset, where it is read from disk.
+        model: for images: from `load_model`, or what it takes as ``weights``.
+        config: as of `load_model`.
+        device: as of `load_model`.
+        frames: of images, at most so many.
+        stride: of images, every so many; as the dataset's card says if left out.
         html: write one HTML file of the first scene instead, which needs no server and no network.
         colour: of points: ``picture``, ``error``, ``confidence``, ``height``, ``frame``, ``method``.
         points: of each method at most; larger voxels show more. Two million if left out.
         port: of the page, which only this machine reaches; the next free one where another program has it.
 
     Returns:
-        The page's server (``address``, ``wait()``, ``stop()``); None where a file was written.
+        The page's server (``address``, ``wait()``, ``stop()``, ``filling`` where images are streamed); None where a
+        file was written.
 
     Raises:
-        StoreError: no run, one that kept nothing to be seen, or a disk that refuses.
+        ConfigError: words that name nothing, or settings that cannot be.
+        StoreError: a run that kept nothing to be seen, or a disk that refuses.
+        DataError: images that cannot be read.
+        CheckpointError: as `load_model`.
         DependencyError: viser is not installed (extra ``view``).
     """
-    from lingbot_eval.viewing.page import POINTS, Viewer, write_page
+    from lingbot_eval.reports.reading import Run
+    from lingbot_eval.runs.store import RUN_FILE
+    from lingbot_eval.viewing.cloud import LEAST_VOXELS, MAX_VOXELS
+    from lingbot_eval.viewing.layers import COLOURINGS
+    from lingbot_eval.viewing.page import Viewer, need_viser, write_page
 
-    title, scenes = _scenes_of(what)
-    budget = POINTS if points is None else points
-    if html is not None:
-        write_page(Path(html), next(iter(scenes.values()))(), colouring=colour, points=budget)
-        return None
-    return Viewer(title, scenes, port=port, colouring=colour, points=budget)
+    need_viser()
+    if colour not in COLOURINGS:
+        raise ConfigError(f"colour: expected {', '.join(COLOURINGS)}, found {colour!r}")
+    budget = MAX_VOXELS if points is None else points
+    if not LEAST_VOXELS <= budget <= 25 * MAX_VOXELS:
+        raise ConfigError(f"points: expected {LEAST_VOXELS} to {25 * MAX_VOXELS}, found {budget}")
+    if not 0 <= port < 65536:
+        raise ConfigError(f"port: expected 0 (any) to 65535, found {port}")
+    if isinstance(what, Run) or (expanded(Path(what)) / RUN_FILE).is_file():
+        title, scenes = _scenes_of(what)
+        if html is not None:
+            write_page(Path(html), next(iter(scenes.values()))(), colouring=colour, points=budget)
+            return None
+        return Viewer(title, scenes, port=port, colouring=colour, points=budget)
+    scene, filling = _streamed(what, root, model, config, device, frames, stride, budget)
+    if html is None:
+        return Viewer(scene.title, {scene.title: lambda: scene}, port=port, colouring=colour, filling=filling)
+    filling.wait()
+    if filling.error is not None:
+        raise filling.error
+    write_page(Path(html), scene, colouring=colour, points=budget)
+    return None
 
 
 def _scenes_of(given: PathLike | Run) -> tuple[str, dict[str, OpenScene]]:
-    """What a run shows: a title, and its scenes by dataset and name."""
+    """What a run shows: a title, and its scenes by dataset and name. Raises StoreError where there is none."""
     from functools import partial
 
-    from lingbot_eval.errors import StoreError
     from lingbot_eval.reports.reading import Run, open_run
     from lingbot_eval.viewing.layers import Layer, LayeredScene
 
     run = given if isinstance(given, Run) else open_run(_run_path(given))
-    stored = run.store.read_units()
-    units: dict[str, list[Any]] = {}
-    for unit in stored.units:
-        if unit.record.status == "ok":
-            units.setdefault(f"{unit.record.dataset}/{unit.record.scene}", []).append(unit)
-    if not units:
-        why = stored.left_out[0].reason if stored.left_out else "no scene of it went well"
-        raise StoreError(f"{run.path}: expected a scene to show, found none: {why}")
+    units: dict[str, list[StoredUnit[UnitRecord]]] = {}
+    for unit in _results_like(run.store, "*")[0].values():
+        units.setdefault(f"{unit.record.dataset}/{unit.record.scene}", []).append(unit)
 
     def opened(name: str) -> LayeredScene:
         kept = [(unit.record.method, unit.reconstruction) for unit in units[name]]
@@ -573,6 +608,65 @@ def _scenes_of(given: PathLike | Run) -> tuple[str, dict[str, OpenScene]]:
         return LayeredScene(f"{run.label}: {name}", [Layer.stored(method, one) for method, one in kept], truth)
 
     return run.label, {name: partial(opened, name) for name in units}
+
+
+def _streamed(
+    what: PathLike,
+    root: PathLike | None,
+    model: str | Model | None,
+    config: Literal["full", "mini", "ci"] | None,
+    device: str,
+    frames: int | None,
+    stride: int | None,
+    points: int,
+) -> tuple[LayeredScene, Filling]:
+    """A scene that grows while the model streams images into it."""
+    from itertools import islice
+
+    from lingbot_eval.methods.model import Model, load_model
+    from lingbot_eval.viewing.cloud import VoxelCloud
+    from lingbot_eval.viewing.layers import Layer, LayeredScene
+    from lingbot_eval.viewing.live import Camera, Filling, is_camera, numbered
+
+    text = os.fspath(what)
+    camera = Camera(text) if is_camera(text) else None
+    found = None if camera is not None else _images(text, root, stride, frames)
+    loaded = model if isinstance(model, Model) else load_model(model, config=config, device=device)
+    length = frames if found is None else found.length
+    # Of a camera nobody knows the end, and what is kept is kept for ever.
+    session = loaded.session(frames=length, keyframe_interval="auto" if length else _CAMERA_INTERVAL)
+    given: Iterable[Any] = found if found is not None else numbered(islice(camera or (), frames))
+    label = f"{loaded.config}, {loaded.weights}"
+    layer = Layer(label, VoxelCloud(points), length=length)
+    truth = None if found is None else found.reference()
+    title = text if found is None or found.name == text else f"{found.name} ({text})"
+    return LayeredScene(title, [layer], truth, live=True), Filling(layer, session.with_frames(given), camera)
+
+
+def _images(text: str, root: PathLike | None, stride: int | None, count: int | None) -> Scene:
+    """The images that words name: a folder, a video file, DATASET/SCENE. Raises ConfigError when they name nothing."""
+    from lingbot_eval.datasets.opened import open_dataset
+    from lingbot_eval.datasets.readers import HEIF_SUFFIXES, IMAGE_SUFFIXES
+    from lingbot_eval.datasets.registry import DATASETS
+    from lingbot_eval.datasets.video import VIDEO_SUFFIXES
+
+    path = expanded(Path(text))
+    name, _, scene = text.partition("/")
+    if root is None and path.is_dir():
+        names = [each.name.lower() for each in path.iterdir()]
+        only_films = any(each.endswith(VIDEO_SUFFIXES) for each in names) and not any(
+            each.endswith((*IMAGE_SUFFIXES, *HEIF_SUFFIXES)) for each in names
+        )
+        return open_dataset("video" if only_films else "folder", path).scene(stride=stride, count=count)
+    if root is None and path.exists():
+        return open_dataset("video", path).scene(stride=stride, count=count)
+    if name in DATASETS.names():
+        given = None if root is None else expanded(Path(root))
+        return open_dataset(name, given).scene(scene or None, stride=stride, count=count)
+    raise ConfigError(
+        "view: expected a run directory, a folder of images, a video, camera:0, an RTSP address or DATASET/SCENE;"
+        f" there is no {text}"
+    )
 
 
 def _film_settings(

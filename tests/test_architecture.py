@@ -76,7 +76,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Reads what runs stored, as reports do, and what metrics say of their direction.
     "gating": COMMON | {"machine", "runs", "metrics"},
     # What the commands do, as functions: each puts rooms together that do not know each other.
-    "api": COMMON | {"runs", "reports", "comparison", "gating", "verification", "model", "streaming", "viewing"},
+    "api": COMMON
+    | {
+        "datasets",
+        "methods",
+        "runs",
+        "reports",
+        "comparison",
+        "gating",
+        "verification",
+        "model",
+        "streaming",
+        "viewing",
+    },
     "cli": COMMON
     | {"api"}
     | {"datasets", "metrics", "profiling", "machine", "model", "streaming"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from operator import length_hint
 from typing import Any, Literal
@@ -146,6 +146,10 @@ class Session:
             DataError: what is no image.
             StreamError: a size that differs from the stream's, or a step after ``finish``.
         """
+        return self._stepper.step(self._prepared(image, timestamp))
+
+    def _prepared(self, image: Any, timestamp: float | None = None) -> Frame:
+        """The next image at the size that the model sees."""
         if isinstance(image, Frame):
             frame = image
         else:
@@ -153,7 +157,23 @@ class Session:
             time = float(number) if timestamp is None else timestamp
             frame = Frame(number, time, as_image(image, number), f"frame {number}")
         self._frames += 1
-        return self._stepper.step(prepare(frame, self._size))
+        return prepare(frame, self._size)
+
+    def with_frames(self, frames: Iterable[Any]) -> Generator[tuple[Frame, Prediction], None, None]:
+        """Stream images to the end: each frame, at the size that the model saw, with its prediction.
+
+        Args:
+            frames: a scene, a dataset with one, or images as `step` takes them.
+        """
+        waiting: dict[int, Frame] = {}
+        with closing(prefetch(frames, AHEAD)) as ahead:
+            for image in ahead:
+                frame = self._prepared(image)
+                waiting[frame.index] = frame
+                for prediction in self._stepper.step(frame):
+                    yield waiting.pop(prediction.index), prediction
+        for prediction in self.finish():
+            yield waiting.pop(prediction.index), prediction
 
     def finish(self) -> tuple[Prediction, ...]:
         """End the stream.
@@ -224,11 +244,8 @@ def stream(model: Model, frames: Iterable[Any], **settings: Any) -> Iterator[Pre
     """
     if "frames" not in settings:
         settings["frames"] = length_hint(frames) or None
-    session = model.session(**settings)
-    with closing(prefetch(frames, AHEAD)) as ahead:
-        for frame in ahead:
-            yield from session.step(frame)
-    yield from session.finish()
+    for _, prediction in model.session(**settings).with_frames(frames):
+        yield prediction
 
 
 def as_image(image: Any, number: int) -> Image:

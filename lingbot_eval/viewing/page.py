@@ -27,11 +27,13 @@ from lingbot_eval.viewing.layers import (
     Colouring,
     Layer,
     LayeredScene,
+    Surroundings,
     coarser,
     depth_picture,
     shrunk,
     worst_of,
 )
+from lingbot_eval.viewing.live import Filling
 from lingbot_eval.viewing.page_nodes import Look, Nodes
 
 if TYPE_CHECKING:
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PORT = 8080
-POINTS = MAX_VOXELS
-"""Points of each layer unless told otherwise; a cloud of more is shown with larger voxels."""
 
 _TICK_S = 0.3  # between two looks at a scene that grows
 _PLOT_POINTS = 300
@@ -60,6 +60,7 @@ class Viewer:
     Attributes:
         address: of the page.
         moved: the port that was asked for, where another program has it.
+        filling: what fills a layer meanwhile, or None.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Viewer:
         *,
         port: int = PORT,
         colouring: Colouring = "picture",
-        points: int = POINTS,
+        points: int = MAX_VOXELS,
+        filling: Filling | None = None,
     ) -> None:
         """Start the server and show the first scene.
 
@@ -78,12 +80,14 @@ class Viewer:
             scenes: by name; each is opened when it is chosen.
             port: to listen at; the next free one where another program has it.
             colouring: of points, to begin with.
-            points: of each layer at most.
+            points: of each layer at most; a cloud of more is shown with larger voxels.
+            filling: what fills a layer meanwhile; `stop` ends it.
 
         Raises:
             DependencyError: viser is not installed (extra ``view``).
             StoreError, DataError: the first scene cannot be opened.
         """
+        self.filling = filling
         self._scenes = scenes
         self._points = points
         first = next(iter(scenes))
@@ -109,6 +113,8 @@ class Viewer:
 
     def stop(self) -> None:
         """End the server; the page stays in the browser as it is."""
+        if self.filling is not None:
+            self.filling.stop()
         self._ended.set()
         self._wake.set()
         if threading.current_thread() is not self._thread:
@@ -171,6 +177,14 @@ class Viewer:
         with self._server.atomic():
             self._nodes.draw(look)
             self._describe(look)
+        if self._nodes.surroundings is not self._surveyed:
+            # Whoever looked at a scene before there was anything of it gets a view of it, later nobody is moved.
+            first = self._seen_before == 0 and self._nodes.points() > 0
+            self._look_around()
+            if first:
+                for client in self._server.get_clients().values():
+                    self._fly("overview", client)
+        self._seen_before = self._nodes.points()
         if controls.follow.value:
             self._follow(look.now)
 
@@ -182,17 +196,19 @@ class Viewer:
         self._whole = False
         self._labels = [layer.label for layer in scene.layers]
         self._shown_picture = None
+        self._seen_before = 0
         self._clear_measure()
         last = self._last_frame()
         self._controls.choose(self._labels, scene.truth is not None, max(last, 1))
         with self._server.atomic():
             self._nodes.draw(self._controls.look(self._labels))
-        self._reset_up()
-        initial = self._server.initial_camera
-        around = self._nodes.surroundings
-        eye = _view_from(around, "overview")
-        initial.position, initial.look_at, initial.up = tuple(eye), tuple(around.centre), tuple(around.up)
-        initial.near, initial.far = around.extent / 500, around.extent * 50
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Begin with an overview of what is there."""
+        self._surveyed = self._nodes.surroundings
+        self._server.scene.set_up_direction(self._surveyed.up)
+        _begin_with(self._server, self._surveyed)
 
     def _last_frame(self) -> int:
         """The last frame of any layer, or of the points of one without poses."""
@@ -400,7 +416,7 @@ class _Controls:
         with gui.add_folder("points"):
             self.colouring = gui.add_dropdown("colour", COLOURINGS, initial_value=colouring)
             self._legend = gui.add_markdown("")
-            self.size = gui.add_slider("size", 0.25, 6.0, 0.25, 1.0, hint="in voxels")
+            self.size = gui.add_slider("size", 0.25, 6.0, 0.25, 1.5, hint="in voxels")
             self.sureness = gui.add_dropdown(
                 "confidence",
                 [_percent(share) for share in SURENESS],
@@ -539,7 +555,7 @@ class _Controls:
             )
 
 
-def write_page(path: Path, scene: LayeredScene, *, colouring: Colouring = "picture", points: int = POINTS) -> None:
+def write_page(path: Path, scene: LayeredScene, *, colouring: Colouring = "picture", points: int = MAX_VOXELS) -> None:
     """Write one HTML file that shows a scene, with its timeline, and asks nothing of any network.
 
     Args:
@@ -559,15 +575,11 @@ def write_page(path: Path, scene: LayeredScene, *, colouring: Colouring = "pictu
         server.gui.configure_theme(show_logo=False, show_share_button=False)
         nodes = Nodes(server.scene, scene)
         frames = sorted({index for layer in scene.layers for index in layer.index} | _seen(scene)) or [0]
-        look = Look(frames[0], colouring=colouring)
+        look = Look(frames[0], colouring=colouring, size=1.5)
         with server.atomic():
             nodes.draw(look)
-        around = nodes.surroundings
-        server.scene.set_up_direction(around.up)
-        initial = server.initial_camera
-        initial.position, initial.look_at = tuple(_view_from(around, "overview")), tuple(around.centre)
-        initial.up = tuple(around.up)
-        initial.near, initial.far = around.extent / 500, around.extent * 50
+        server.scene.set_up_direction(nodes.surroundings.up)
+        _begin_with(server, nodes.surroundings)
         recording = server.get_scene_serializer()
         # A long scene is shown by every k-th frame, a short one slowly.
         step = max(1, math.ceil(len(frames) / (_PAGE_SECONDS * _PAGE_FPS)))
@@ -618,7 +630,15 @@ def _pictures(layer: Layer, now: int) -> tuple[Image | None, Any, int]:
     return (layer.pictures[max(before)] if before else None), depth, index
 
 
-def _view_from(around: Any, name: str) -> FloatArray:
+def _begin_with(server: viser.ViserServer, around: Surroundings) -> None:
+    """What a browser sees that comes now."""
+    initial = server.initial_camera
+    initial.position, initial.look_at = tuple(_view_from(around, "overview")), tuple(around.centre)
+    initial.up = tuple(around.up)
+    initial.near, initial.far = around.extent / 500, around.extent * 50
+
+
+def _view_from(around: Surroundings, name: str) -> FloatArray:
     """(3,) where to look at the centre from."""
     up, ahead, right = around.up, around.forward, around.right
     # Straight down has no level direction: a little aside of it.
@@ -646,14 +666,20 @@ def _plain(text: str) -> str:
     return "".join(c if c.isalnum() or c in " .,:;-/()%" else f"&#{ord(c)};" for c in text)
 
 
-def _serve(port: int, title: str) -> viser.ViserServer:
-    """A server for this machine alone. Raises DependencyError without viser."""
+def need_viser() -> None:
+    """Raises DependencyError without the extra ``view``."""
     try:
-        import viser
+        import viser  # noqa: F401  # whether it is there
     except ImportError as error:
         raise DependencyError(
-            "the viewer needs viser: pip install 'lingbot-eval[view]' (or export the run: lingbot-eval export)"
+            "the viewer needs viser: pip install 'lingbot-eval[view]' (films and exports need it not)"
         ) from error
+
+
+def _serve(port: int, title: str) -> viser.ViserServer:
+    """A server for this machine alone. Raises DependencyError without viser."""
+    need_viser()
+    import viser
 
     class Server(viser.ViserServer):
         """Without the way to the outside that any page could ask for."""

@@ -1,0 +1,166 @@
+"""``lingbot-eval view`` and ``lb.view``: what they take, what they refuse in one line, what an HTML page holds."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from PIL import Image
+
+import lingbot_eval as lb
+from lingbot_eval.cli.main import main
+from lingbot_eval.errors import ConfigError, StoreError
+from lingbot_eval.viewing.kept import Reconstruction
+from lingbot_eval.viewing.layers import Layer, LayeredScene
+from lingbot_eval.viewing.page import Viewer, write_page
+
+EXPERIMENT = {
+    "name": "seen",
+    "datasets": [
+        {
+            "name": "synthetic",
+            "scenes": ["room"],
+            "options": {"frames": 14, "width": 112, "height": 84},
+            "size": {"mode": "exact", "width": 112, "height": 84},
+        }
+    ],
+    "methods": [
+        {"kind": "lingbot", "name": "<b>one</b>/é", "model": {"config": "ci", "checkpoint": "shipped"}},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lb.run(EXPERIMENT, out=tmp_path_factory.mktemp("runs")).path
+
+
+def test_a_page_is_one_file_that_names_everything_it_shows(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "out.html"
+    assert main(["view", str(run), "--html", str(page), "--colour", "height", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["html"] == str(page)
+    text = page.read_text()
+    assert [file.name for file in tmp_path.iterdir()] == ["out.html"]
+    # Names from outside are text, wherever they stand.
+    assert "<b>one</b>" not in text
+    assert "&lt;b&gt;one&lt;/b&gt;/é · colour: height · m · the 30 % of points" in text
+    assert "<title>seen: synthetic/room</title>" in text
+    recording = recording_of(text)
+    assert b"/0 <b>one<_b>" in recording
+    assert b"durationSeconds" in recording
+
+
+def recording_of(page: str) -> bytes:
+    found = re.search(r'__VISER_EMBED_DATA__="([^"]+)"', page)
+    assert found
+    content = base64.b64decode(found[1])
+    return zstandard.ZstdDecompressor().decompress(content[8:], max_output_size=int.from_bytes(content[:8], "little"))
+
+
+@pytest.fixture
+def viewer(run: Path) -> Iterator[Viewer]:
+    found = lb.view(run, port=0)
+    assert found is not None
+    yield found
+    found.stop()
+
+
+def test_the_page_is_of_this_machine_alone(viewer: Viewer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert viewer.address.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(viewer.address, timeout=20) as answer:
+        assert b"<title>Viser</title>" in answer.read()
+    port = int(viewer.address.rpartition(":")[2])
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", port))  # nobody listens at the machine's other addresses
+    assert viewer._server.request_share_url() is None
+    assert capsys.readouterr().out == ""
+
+
+def test_a_port_in_use_gives_the_next_free_one(run: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = lb.view(run, port=port)
+        assert found is not None
+        try:
+            assert found.moved == port
+            assert not found.address.endswith(f":{port}")
+        finally:
+            found.stop()
+
+
+def test_it_says_what_is_wrong_in_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("no film")
+    for words, said in (
+        ([str(tmp_path / "nothing")], "there is no "),
+        ([str(tmp_path / "empty")], "expected images"),
+        ([str(tmp_path / "text.mp4")], "video"),
+        (["camera:x"], "expected the number of a camera"),
+        (["synthetic/nowhere"], "nowhere"),
+        ([str(run), "--points", "5"], "points: expected 1000 to"),
+        ([str(run), "--port", "99999"], "port: expected 0"),
+        ([str(run), "--html", str(tmp_path / "no" / "folder.html")], "cannot write"),
+    ):
+        assert main(["view", *words]) == 2, words
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert said in lines[0], lines
+    assert not (tmp_path / "no").exists()
+
+
+def test_runs_that_kept_little(run: Path, tmp_path: Path) -> None:
+    """Without a cloud there are still paths; with neither there is nothing to see."""
+    folder = next((run / "units").glob("*/*/*/result.json")).parent
+    layer = Layer.stored("one", Reconstruction(folder, ["estimate.tum"]))
+    assert layer.notes == ["no cloud was kept (keep.cloud, or a method without depth)"]
+    write_page(tmp_path / "thin.html", LayeredScene("thin", [layer]))
+    recording = recording_of((tmp_path / "thin.html").read_text())
+    assert b"/0 one/path/now" in recording
+    assert b"/0 one/cloud" not in recording
+    pathless = Layer.stored("one", Reconstruction(folder, ["cloud.npz"]))
+    assert pathless.notes == ["no poses were kept"]
+    write_page(tmp_path / "thin.html", LayeredScene("thin", [pathless]))
+    assert b"/0 one/cloud" in recording_of((tmp_path / "thin.html").read_text())
+    with pytest.raises(StoreError, match="expected poses or a cloud to show, found neither"):
+        Layer.stored("one", Reconstruction(folder, []))
+
+
+def test_a_run_of_another_version(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**record, "schema_version": 999}))
+    assert main(["view", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "run.json" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_photographs_stream_into_a_page(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(9):
+        Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+    found = lb.view(tmp_path / "photos", port=0)
+    assert found is not None
+    try:
+        assert found.filling is not None
+        assert found.filling.wait(120)
+        assert (found.filling.frames, found.filling.error) == (9, None)
+        while not found._nodes.scene.complete or not found._nodes.points():
+            assert not found.wait(0.1)
+        assert found._nodes.points() > 1000
+    finally:
+        found.stop()
+    with pytest.raises(ConfigError, match="colour: expected picture"):
+        lb.view(tmp_path / "photos", colour="pink")  # type: ignore[arg-type]
