@@ -28,20 +28,23 @@ def test_a_dry_run_prints_what_it_would_take(file: str, tmp_path: Path, capsys: 
     out = tmp_path / "runs"
     assert main(["run", file, "--dry-run", "--out", str(out)]) == 0
     captured = capsys.readouterr()
-    header, first, second = captured.out.splitlines()[-3:]
+    header, first, second, kept, _ = captured.out.splitlines()[-5:]
     assert header.split()[:4] == ["frames", "size", "interval", "kept"]
     assert first.split()[:4] == [str(FRAMES), "28×28", "1", str(FRAMES)]
     assert (first.split()[-1], second.split()[-1]) == ("synthetic/room/model", "synthetic/corridor/model")
+    # 31 bytes a voxel, one a pixel of these few frames at most.
+    assert kept == f"  synthetic/room/model: kept on the disk, at most: cloud {FRAMES * 785 * 31 / 2**20:.1f} MiB"
     assert not out.exists()
 
 
 def test_json_has_the_predictions(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--set", "methods.0.precision=float16", "--set", "datasets.0.scenes=[room]"]
+    arguments = ["--set", "methods.0.precision=float16", "--set", "datasets.0.scenes=[room]", "--set", "keep.depth=5"]
     assert main(["run", file, "--dry-run", "--json", *arguments]) == 0
     document = json.loads(capsys.readouterr().out)
     (predicted,) = document["predicted"]
     assert predicted["unit"] == ["synthetic", "room", "model"]
     assert predicted["size"] == [28, 28]
+    assert predicted["kept_bytes"]["depth"] == 2 * (8 * 28 * 28 + 2048)  # frames 0 and 5, depth and confidence
     config = CONFIGS["ci"]
     token = 2 * config.groups * config.embed_dim * 2
     assert predicted["estimate"]["cache_bytes"]["anchor"] == 3 * (6 + 4) * token
@@ -77,8 +80,8 @@ def test_the_length_of_a_video_is_known_before(file: str, tmp_path: Path, capsys
     path = tmp_path / "video.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     assert main(["run", str(path), "--dry-run"]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.split()[:4] == ["6", "56×42", "1", "6"]
+    row = capsys.readouterr().out.splitlines()[-2]
+    assert row.split()[:4] == ["6", "56×42", "1", "6"]
     # What the dry run says is what the run does, the default interval included.
     assert main(["run", str(path), "--out", str(tmp_path / "runs"), "--no-report"]) == 0
     assert "walk.ts/model: 6 of 6 frames" in capsys.readouterr().err
