@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.atomic import atomic_path
@@ -31,6 +32,8 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 GREY = "#8A8A8A"
+LINE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+"""Of several lines in one panel, in this order."""
 
 _DPI = 110  # of a PNG
 _LONGEST_TITLE = 110
@@ -138,6 +141,12 @@ def draw_series(axes: Axes, x: FloatArray, y: FloatArray, label: str, color: str
         )
     centres, medians = rolling_median(x, y, stretch)
     axes.plot(centres, medians, color=color, linewidth=1.6, label=f"median of {stretch}")
+
+
+def thinned(count: int) -> NDArray[np.int64]:
+    """Positions of about MOST_POINTS of so many points, evenly; the last one is always among them."""
+    every = max(1, -(-count // MOST_POINTS))
+    return np.unique(np.append(np.arange(0, count - 1, every), count - 1)) if count else np.arange(0)
 
 
 def rolling_median(x: FloatArray, y: FloatArray, width: int) -> tuple[FloatArray, FloatArray]:

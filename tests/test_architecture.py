@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # A wrapper is examined on made-up frames.
     "verification": COMMON | {"streaming", "model", "datasets", "methods", "metrics"},
     "runs": COMMON | {"machine", "datasets", "methods", "metrics", "profiling", "viewing"},
-    "reports": COMMON | {"runs", "viewing"},
+    "reports": COMMON | {"runs", "viewing", "metrics"},
     "comparison": COMMON
     | {"machine", "metrics", "datasets", "profiling", "model", "streaming", "methods", "runs", "reports"},
     # Streams through the method's own stepper, stores as runs do, and looks like a report and a comparison.
@@ -114,6 +114,8 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.drift_file",
         "lingbot_eval.runs.execute",  # a name for those who read types
     },
+    # Reports show what was measured, and take of metrics only which way is better.
+    ("reports", "metrics"): {"lingbot_eval.metrics.directions"},
     # The gate judges stored records; it measures nothing, and takes of metrics only which way is better.
     ("gating", "metrics"): {"lingbot_eval.metrics.directions"},
     ("gating", "runs"): {

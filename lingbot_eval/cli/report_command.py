@@ -85,11 +85,10 @@ def _write(args: argparse.Namespace, runs: Sequence[Path]) -> Written:
 
 
 def _show(runs: Sequence[Path], written: Written, *, as_json: bool) -> None:
-    from lingbot_eval.reports.content import NOTE, warnings
     from lingbot_eval.reports.rendering import table_data, text_table
 
     tables = written.content.tables
-    notes = [warned.text for warned in warnings(written.content) if warned.heading == NOTE]
+    notes = written.content.notes
     if as_json:
         output.as_json(
             {
@@ -97,7 +96,7 @@ def _show(runs: Sequence[Path], written: Written, *, as_json: bool) -> None:
                 "files": [str(file) for file in written.files],
                 "incomplete": {run.label: run.incomplete for run in written.content.runs if run.incomplete},
                 "left_out": list(written.content.left_out),
-                "notes": notes,
+                "notes": list(notes),
                 "tables": [table_data(table) for table in tables],
             }
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +31,14 @@ MANY_POSES = 20_000  # from here on the pairs of auc take so long that their pro
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``score``."""
     parser.add_argument("--gt", type=Path, required=True, metavar="FILE", help="reference trajectory")
-    parser.add_argument("--est", type=Path, required=True, metavar="FILE", help="estimated trajectory")
+    parser.add_argument(
+        "--est",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="estimated trajectories, each scored by itself",
+    )
     parser.add_argument(
         "--format", choices=_FORMATS, default="auto", help="format of both files (default: found from their content)"
     )
@@ -59,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out a family; the pairs of 'auc' grow with the square of the number of poses",
     )
     parser.add_argument("--all", action="store_true", help="print every measurement and what each means")
-    parser.add_argument("--drift-plot", type=Path, metavar="FILE", help="draw drift (.png, .pdf or .svg)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw path and error (.png, .pdf or .svg)")
+    parser.add_argument("--drift-plot", type=Path, metavar="FILE", help="draw drift of one estimate (.png, .pdf, .svg)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw paths coloured by error (.png, .pdf, .svg)")
 
 
 def add_reading_options(parser: argparse.ArgumentParser, side: str, what: str) -> None:
@@ -84,19 +91,41 @@ def add_reading_options(parser: argparse.ArgumentParser, side: str, what: str) -
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when the chosen alignment could be scored, 1 with the reason when not; bad input raises."""
+    """0 when every estimate could be scored under the chosen alignment, 1 when not; bad input raises."""
     from lingbot_eval.files.trajectories import read_trajectory
-    from lingbot_eval.metrics.scoring import score
 
     if not 0 <= args.max_diff < float("inf"):
         raise ConfigError(f"--max-diff: expected seconds, 0 or more, found {args.max_diff}")
     if args.anchor_frames < 3:
         raise ConfigError(f"--anchor-frames: expected 3 or more, found {args.anchor_frames}")
+    if args.drift_plot is not None and len(args.est) > 1:
+        raise ConfigError(f"--drift-plot draws one estimate, found {len(args.est)}; call score once for each")
     readings = {side: _reading(args, side) for side in ("gt", "est")}
     reference = read_trajectory(args.gt, args.gt_format or args.format)
-    estimate = read_trajectory(args.est, args.format, time_scale=args.time_scale, time_offset=args.time_offset)
+    files = [
+        read_trajectory(path, args.format, time_scale=args.time_scale, time_offset=args.time_offset)
+        for path in args.est
+    ]
+    found = [(file, _scored(args, reference, file, readings)) for file in files]
+    _draw(args, found)
+    if args.json:
+        documents = [_document(args, (reference, file), readings, scored) for file, scored in found]
+        output.as_json(documents[0] if len(documents) == 1 else {"estimates": documents})
+    else:
+        for number, (file, scored) in enumerate(found):
+            if number:
+                output.line()
+            _print(args, (reference, file), scored)
+    return 0 if all(scored["ate_rmse"].value is not None for _, scored in found) else 1
+
+
+def _scored(
+    args: argparse.Namespace, reference: TrajectoryFile, estimate: TrajectoryFile, readings: Mapping[str, PoseReading]
+) -> PoseScore:
+    from lingbot_eval.metrics.scoring import score
+
     with _progress(len(estimate), quiet=args.json) as progress:
-        scored = score(
+        return score(
             _read_so(reference, readings["gt"], "gt"),
             _read_so(estimate, readings["est"], "est"),
             align=args.align,
@@ -105,12 +134,6 @@ def run(args: argparse.Namespace) -> int:
             without=args.without,
             progress=progress,
         )
-    _draw(args, scored)
-    if args.json:
-        output.as_json(_document(args, (reference, estimate), readings, scored))
-    else:
-        _print(args, (reference, estimate), scored)
-    return 0 if scored["ate_rmse"].value is not None else 1
 
 
 def _reading(args: argparse.Namespace, side: str) -> PoseReading:
@@ -149,20 +172,27 @@ def _progress(poses: int, *, quiet: bool) -> Iterator[Callable[[int, int], None]
         yield show
 
 
-def _draw(args: argparse.Namespace, scored: PoseScore) -> None:
+def _draw(args: argparse.Namespace, found: Sequence[tuple[TrajectoryFile, PoseScore]]) -> None:
     """The pictures that are asked for, or why there is none."""
     if args.plot is not None:
-        from lingbot_eval.cli.score_plot import draw
+        from lingbot_eval.cli.score_plot import draw, paths_of
 
-        if scored["ate_rmse"].value is not None and scored.trajectory is not None and scored.estimate is not None:
-            draw(args.plot, scored.trajectory, scored.estimate, args.align)
+        paths = []
+        for file, scored in found:
+            if scored["ate_rmse"].value is not None and scored.trajectory is not None and scored.estimate is not None:
+                paths.append((file.path.name, paths_of(scored.trajectory, scored.estimate, args.align)))
+            else:
+                output.note(f"{file.path} is not drawn: there is nothing to show under {args.align}")
+        if paths:
+            draw(args.plot, paths, f"{', '.join(name for name, _ in paths)} against {args.gt.name}")
         else:
-            output.note(f"{args.plot} is not drawn: there is nothing to show under {args.align}")
+            output.note(f"{args.plot} is not written")
     if args.drift_plot is not None:
         from lingbot_eval.cli.score_plot import draw_drift
 
+        ((file, scored),) = found
         if scored.drift is not None:
-            draw_drift(args.drift_plot, scored.drift, f"{args.est.name} against {args.gt.name}")
+            draw_drift(args.drift_plot, scored.drift, f"{file.path.name} against {args.gt.name}")
         else:
             why = "drift is left out" if "drift" in args.without else scored["ate_rmse", "sim3"].reason
             output.note(f"{args.drift_plot} is not drawn: {why}")

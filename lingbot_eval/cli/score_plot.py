@@ -1,40 +1,35 @@
-"""The pictures of ``lingbot-eval score``: both paths with the position error, and drift along the trajectory."""
+"""The pictures of ``lingbot-eval score``: estimates coloured by their error, and drift along the trajectory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lingbot_eval.metrics.trajectory import TrajectoryScore
-from lingbot_eval.plots import BLACK, BLUE, VERMILION, check_ending, new_figure, save, style
+from lingbot_eval.plots import check_ending, save
+from lingbot_eval.reports.paths_figure import trajectory_figure
+from lingbot_eval.reports.unit_data import Paths
 from lingbot_eval.types import DriftSeries, Trajectory
 
+_ALIGNED = {"sim3": "Sim(3)-aligned", "se3": "SE(3)-aligned", "anchor": "aligned on its first poses", "none": ""}
 
-def draw(path: Path, score: TrajectoryScore, estimate: Trajectory, alignment: str) -> None:
-    """Write the picture. The paths are seen along the axis in which the reference moves least.
 
-    alignment: a name in ``score.alignments``. Raises ConfigError for another file type, StoreError as atomic_path.
-    """
-    check_ending(path, "--plot")
+def paths_of(score: TrajectoryScore, estimate: Trajectory, alignment: str) -> Paths:
+    """Where a scored estimate went. alignment: a name in ``score.alignments``."""
+    move = score.alignments[alignment]
     rows = np.searchsorted(estimate.indices, score.indices)
-    reference = score.reference_positions
-    aligned = score.alignments[alignment].apply_points(estimate.positions[rows])
-    error = np.linalg.norm(aligned - reference, axis=1)
-    flat = int(np.argmin(np.ptp(reference, axis=0)))
-    across, up = (axis for axis in range(3) if axis != flat)
+    moved = move.apply_points(estimate.positions)
+    error = np.full(len(moved), np.nan)
+    error[rows] = np.linalg.norm(moved[rows] - score.reference_positions, axis=1)
+    return Paths(moved, score.reference_positions, _ALIGNED[alignment], error, move)
 
-    figure = new_figure(11, 4.5, "")
-    plan, along = figure.subplots(1, 2)
-    plan.plot(reference[:, across], reference[:, up], color=BLACK, linestyle="--", label="reference")
-    plan.plot(aligned[:, across], aligned[:, up], color=BLUE, label=f"estimate ({alignment})")
-    style(plan, f"{'xyz'[across]} (m)", f"{'xyz'[up]} (m)", "path")
-    plan.set_aspect("equal", adjustable="datalim")
-    plan.legend(frameon=False)
-    along.plot(score.indices, error, color=VERMILION, linewidth=1)
-    style(along, "pose of the estimate", "position error (m)", f"error after {alignment} alignment")
-    along.set_ylim(bottom=0)
-    save(figure, path)
+
+def draw(path: Path, estimates: Sequence[tuple[str, Paths]], title: str) -> None:
+    """Write the picture of one or several estimates. Raises ConfigError for another file type, StoreError."""
+    check_ending(path, "--plot")
+    save(trajectory_figure(estimates, title, along=True), path)
 
 
 def draw_drift(path: Path, series: DriftSeries, title: str) -> None:

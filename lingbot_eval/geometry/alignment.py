@@ -36,6 +36,11 @@ class Sim3:
         rotations = self.rotation @ camera_to_world[..., :3, :3]
         return pose_matrix(rotations, self.apply_points(camera_to_world[..., :3, 3]))
 
+    def inverse(self) -> Sim3:
+        """The transformation back."""
+        back = self.rotation.T / self.scale
+        return Sim3(1 / self.scale, self.rotation.T, -back @ self.translation)
+
     def matrix(self) -> FloatArray:
         """(4, 4) homogeneous matrix with ``scale · rotation`` in its upper left."""
         return pose_matrix(self.scale * self.rotation, self.translation)

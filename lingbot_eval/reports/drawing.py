@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 
 FOLDER = "figures"  # below the report's
 CAPTIONS = {
-    "trajectory": "Trajectory",
+    "trajectory": "Paths",
+    "cloud": "From above",
     "error": "Error along the sequence",
     "drift": "Drift along the sequence",
     "depth": "Depth",
     "cost": "Time and memory along the sequence",
     "together": "Side by side",
 }
+PATHS = ("trajectory", "cloud")
+"""Kinds of figures that show where the camera went."""
 # For those who cannot see them: what is drawn. The numbers are in the tables.
 DESCRIPTIONS = {
-    "trajectory": "Paths of the camera, estimate over ground truth where there is one, from above and from the side.",
+    "trajectory": "Paths of the camera from above, coloured by their distance to the ground truth where there is one.",
+    "cloud": "The cloud from above and the way of the camera, coloured by its distance to the ground truth.",
     "error": "Position, rotation and depth error of each frame against the frame's number.",
     "drift": "Growing, anchored and segment errors, local scale and step error against the frame's number.",
     "depth": "For up to four frames in a row: image, true depth, predicted depth and their difference.",
@@ -50,6 +54,11 @@ class Drawn:
         return f"{CAPTIONS[self.kind]}: {self.label}"
 
     @property
+    def is_path(self) -> bool:
+        """Whether it shows where the camera went, which is what a reader looks at first."""
+        return self.kind in PATHS
+
+    @property
     def description(self) -> str:
         """What is to be seen in it, as a sentence."""
         return DESCRIPTIONS[self.kind]
@@ -57,8 +66,8 @@ class Drawn:
 
 @dataclass(frozen=True)
 class UnitFigures:
-    """Figures of one scene and method (of one run where there are several), and what could not be drawn; damaged: for
-    files which cannot be read."""
+    """Figures of one scene, or of one method on it (of one run where there are several), and what could not be drawn;
+    damaged: for files which cannot be read."""
 
     label: str
     figures: tuple[Drawn, ...]
@@ -69,19 +78,22 @@ class UnitFigures:
 def unit_figures(run: Run, names: Names) -> dict[str, Figure]:
     """Matplotlib figures of one unit, by kind (keys of CAPTIONS). Raises StoreError when it is not there."""
     data = read_unit_data(run.store, run.store.read_unit(*names))
-    return dict(_figures(data, run.unit_label(names)))
+    label = run.unit_label(names)
+    line = Line(label, data.frames, data.drift, data.paths)
+    return dict((*_scene_figures([line], label), *_cloud_figure(data, label), *_figures(data, label)))
 
 
 def draw_units(
     runs: Sequence[Run], folder: Path, drawn: Callable[[], object] = lambda: None
 ) -> tuple[tuple[UnitFigures, ...], tuple[UnitFigures, ...]]:
-    """Draw every stored unit of every run into ``folder/figures``: ``(side by side, unit by unit)``.
+    """Draw every stored unit of every run into ``folder/figures``: ``(scene by scene, unit by unit)``.
 
-    Side by side are scenes that several methods or runs share. File names are numbered by the plan,
+    A scene's figures show all its methods and runs. File names are numbered by the plan,
     so that a later report of the same runs gives the same ones. ``drawn`` is called after each unit. Raises StoreError
     when the disk refuses; damaged files are problems of their unit.
     """
-    together: dict[tuple[str, str], list[Line]] = {}
+    scenes: dict[tuple[str, str], list[Line]] = {}
+    clouds: dict[tuple[str, str], list[Drawn]] = {}
     single: list[UnitFigures] = []
     for run_number, run in enumerate(runs, start=1):
         prefix = [f"{run_number:02d}"] if len(runs) > 1 else []
@@ -93,13 +105,15 @@ def draw_units(
             label = run.unit_label(names) + (f" · {run.label}" if prefix else "")
             stem = "-".join([*prefix, f"{number:03d}", *(slug(name) for name in names)])
             figures = _save(_figures(data, label), label, folder, stem)
+            clouds.setdefault(names[:2], []).extend(_save(_cloud_figure(data, label), label, folder, stem))
             single.append(UnitFigures(label, figures, data.problems, data.damaged))
             line = method_label(names[2], run.results.untrained) + (f" · {run.label}" if prefix else "")
-            lines = together.setdefault(names[:2], [])
-            if data.frames is not None or data.drift is not None:
-                lines.append(Line(line, data.frames, data.drift))
+            scenes.setdefault(names[:2], []).append(Line(line, data.frames, data.drift, data.paths))
             drawn()
-    return _together(together, folder), tuple(single)
+    found = [
+        _scene(number, names, scenes[names], clouds[names], folder) for number, names in enumerate(scenes, start=1)
+    ]
+    return tuple(found), tuple(single)
 
 
 def slug(name: str) -> str:
@@ -110,10 +124,9 @@ def slug(name: str) -> str:
 def _figures(data: UnitData, title: str) -> Iterator[tuple[str, Figure]]:
     # matplotlib is slow to load, and a report of failures only needs none.
     from lingbot_eval.reports.drift_figure import drift_figure
-    from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
+    from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure
 
     draw: Mapping[str, Callable[[], Figure | None]] = {
-        "trajectory": lambda: trajectory_figure(data.paths, title) if data.paths is not None else None,
         "error": lambda: error_figure(data.frames, title) if data.frames is not None else None,
         "drift": lambda: drift_figure(data.drift, title) if data.drift is not None else None,
         "depth": lambda: depth_figure(data.panels, title) if data.panels is not None else None,
@@ -136,17 +149,36 @@ def _save(figures: Iterator[tuple[str, Figure]], label: str, folder: Path, stem:
     return tuple(saved)
 
 
-def _together(scenes: Mapping[tuple[str, str], list[Line]], folder: Path) -> tuple[UnitFigures, ...]:
-    found = []
-    for number, ((dataset, scene), lines) in enumerate(scenes.items(), start=1):
-        if len(lines) < 2:
-            continue
+def _scene(
+    number: int, names: tuple[str, str], lines: Sequence[Line], clouds: Sequence[Drawn], folder: Path
+) -> UnitFigures:
+    """What all methods and runs did on one scene."""
+    label = " / ".join(names)
+    stem = "-".join([f"{number:03d}", *(slug(name) for name in names)])
+    title = label if len(lines) > 1 else f"{label} · {lines[0].label}"
+    drawn = _save(_scene_figures(lines, title), title, folder, stem)
+    # The paths, then what was built along them.
+    return UnitFigures(label, (*drawn[:1], *clouds, *drawn[1:]), ())
+
+
+def _cloud_figure(data: UnitData, title: str) -> Iterator[tuple[str, Figure]]:
+    if data.kept is not None:
+        from lingbot_eval.reports.paths_figure import cloud_figure
+
+        yield "cloud", cloud_figure(data.kept, data.paths, title)
+
+
+def _scene_figures(lines: Sequence[Line], title: str) -> Iterator[tuple[str, Figure]]:
+    paths = [(line.label, line.paths) for line in lines if line.paths is not None]
+    if paths:
         # As in _figures: matplotlib only where something is drawn.
+        from lingbot_eval.reports.paths_figure import trajectory_figure
+
+        yield "trajectory", trajectory_figure(paths, title)
+    there = [line for line in lines if line.frames is not None or line.drift is not None]
+    if len(there) > 1:
         from lingbot_eval.reports.together_figure import together_figure
 
-        label = f"{dataset} / {scene}"
-        figure = together_figure(lines, label)
+        figure = together_figure(there, title)
         if figure is not None:
-            stem = "-".join([f"{number:03d}", slug(dataset), slug(scene)])
-            found.append(UnitFigures(label, _save(iter([("together", figure)]), label, folder, stem), ()))
-    return tuple(found)
+            yield "together", figure

@@ -1,8 +1,7 @@
-"""The figures of one unit: trajectory, error along the sequence, cost along the sequence, depth panels."""
+"""The figures of one unit: error along the sequence, cost along the sequence, depth panels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,6 @@ from lingbot_eval.plots import (
     BLUE,
     GREEN,
     GREY,
-    MOST_POINTS,
     ORANGE,
     PURPLE,
     SKY,
@@ -25,111 +23,15 @@ from lingbot_eval.plots import (
     limit_to_bulk,
     new_figure,
     style,
+    thinned,
 )
-from lingbot_eval.reports.unit_data import Paths
 from lingbot_eval.runs.panels import DepthPanels
-from lingbot_eval.types import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _MIB = 2**20
-UPRIGHT = 0.7
-"""Least part of the cameras' mean y axis along one world axis that says which way is down: within 45 degrees."""
 _CACHE_KINDS = (("anchor", BLUE), ("window", SKY), ("memory", ORANGE), ("camera_head", PURPLE))
-
-
-@dataclass(frozen=True)
-class _View:
-    """A projection on two world axes. turned: the vertical axis points down on the page, as the world's does."""
-
-    name: str
-    across: int
-    up: int
-    turned: bool = False
-
-
-def trajectory_figure(paths: Paths, title: str) -> Figure:
-    """The estimate against the reference, in two views with axes of equal scale; panel titles name their planes.
-
-    Without a reference the cameras tell which way is down (`Paths.down`): in the model's world, that of the first
-    camera in OpenCV's axes, y, so that the view from above is x–z. A reference's world has any axes; there the first
-    view is the plane of the two along which the reference extends most (KITTI: x and z), the second shows the longer of
-    them against the third.
-    """
-    figure = new_figure(11, 6, title)
-    unit = "m" if paths.reference is not None else "method's own unit"
-    first, second = figure.subplots(1, 2)
-    for axes, view in zip((first, second), _views(paths), strict=True):
-        _draw_paths(axes, paths, view.across, view.up)
-        across, up = "xyz"[view.across], "xyz"[view.up]
-        down = ", pointing down" if view.turned else ""
-        style(axes, f"{across} [{unit}]", f"{up} [{unit}{down}]", f"{view.name}: {across}–{up} plane")
-        axes.ticklabel_format(useOffset=False)
-        axes.set_aspect("equal", adjustable="datalim")
-        if view.turned:
-            axes.invert_yaxis()
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    return figure
-
-
-def _views(paths: Paths) -> tuple[_View, _View]:
-    guide = paths.reference if paths.reference is not None else paths.estimate
-    extents = np.ptp(guide, axis=0)
-    vertical, points_down = _vertical(paths.down)
-    if vertical is None:
-        third = int(np.argmin(extents))
-        first, second = (axis for axis in range(3) if axis != third)
-        longest = first if extents[first] >= extents[second] else second
-        name = "From above (the two longest extents)" if paths.reference is not None else "The two longest extents"
-        return _View(name, first, second), _View("From the side", longest, third)
-    # Right-handed with up towards the reader, so that a turn to the right is one on the page.
-    across, up = (vertical + 1) % 3, (vertical + 2) % 3
-    if points_down:
-        across, up = up, across
-    longest = across if extents[across] >= extents[up] else up
-    return _View("From above", across, up), _View("From the side", longest, vertical, turned=points_down)
-
-
-def _vertical(down: FloatArray | None) -> tuple[int | None, bool]:
-    """The world axis along which the cameras stand upright, and whether it points down; None where none stands out."""
-    if down is None:
-        return None, False
-    axis = int(np.argmax(np.abs(down)))
-    return (axis, bool(down[axis] > 0)) if abs(down[axis]) >= UPRIGHT else (None, False)
-
-
-def _draw_paths(axes: Axes, paths: Paths, across: int, up: int) -> None:
-    label = "estimate, Sim(3)-aligned" if paths.aligned else "estimate, not aligned"
-    if paths.reference is not None:
-        shown = _thinned(paths.reference)
-        axes.plot(shown[:, across], shown[:, up], color=BLACK, linewidth=2.2, alpha=0.75, label="ground truth")
-    shown = _thinned(paths.estimate)
-    axes.plot(shown[:, across], shown[:, up], color=VERMILION, linewidth=1.3, label=label)
-    for points, color in ((paths.reference, BLACK), (paths.estimate, VERMILION)):
-        if points is None:
-            continue
-        named = color == VERMILION  # so that each marker is in the legend once
-        # The end is a large white square, the start a small full disc on top: on a closed loop both are seen.
-        for position, marker, size, fill, name in ((0, "o", 6, color, "start"), (-1, "s", 11, "white", "end")):
-            axes.plot(
-                points[position, across],
-                points[position, up],
-                marker=marker,
-                markersize=size,
-                markerfacecolor=fill,
-                markeredgecolor=color,
-                markeredgewidth=1.6,
-                linestyle="none",
-                zorder=6 if name == "start" else 5,
-                label=name if named else None,
-            )
-
-
-def _thinned(points: FloatArray) -> FloatArray:
-    """At most about MOST_POINTS of them, the last one always among them."""
-    every = -(-len(points) // MOST_POINTS)
-    return points if every <= 1 else np.vstack([points[:-1:every], points[-1:]])
 
 
 def error_figure(frames: pd.DataFrame, title: str) -> Figure | None:
@@ -192,7 +94,7 @@ def _draw_milliseconds(axes: Axes, frames: pd.DataFrame) -> None:
 
 def _draw_cache(axes: Axes, frames: pd.DataFrame) -> None:
     index = frames["index"].to_numpy(np.float64)
-    kept = _thinned(np.arange(len(index), dtype=np.float64)[:, None])[:, 0].astype(np.int64)
+    kept = thinned(len(index))
     kinds = [(kind, color) for kind, color in _CACHE_KINDS if frames[f"cache_{kind}_bytes"].notna().any()]
     layers = [np.nan_to_num(frames[f"cache_{kind}_bytes"].to_numpy(np.float64))[kept] / _MIB for kind, _ in kinds]
     axes.stackplot(
@@ -226,18 +128,37 @@ def depth_figure(panels: DepthPanels, title: str) -> Figure | None:
     """Image, truth, prediction and error of up to four frames; None when no frame was kept.
 
     Truth and prediction of a row share one colour scale (the middle 96 % of the truth); the error has its own.
-    Grey is where there is no measurement or no prediction.
+    Without any truth there are image and prediction alone, on one colour scale for all. Grey is where there is no
+    measurement or no prediction.
     """
     count = min(4, len(panels.index))
     if not count:
         return None
     ratio = panels.truth.shape[1] / panels.truth.shape[2]
+    if not panels.truth.any():
+        return _depth_alone(panels, count, ratio, title)
     figure = new_figure(12, 0.8 + count * (2.6 * ratio + 0.12), title)
     grid = figure.subplots(count, 4, squeeze=False)
     for row in range(count):
         _draw_depth_row(figure, grid[row], panels, row)
     for axes, name in zip(grid[0], ("image", "truth", "prediction (scale_only)", "|prediction − truth|"), strict=True):
         axes.set_title(name, fontsize=10)
+    return figure
+
+
+def _depth_alone(panels: DepthPanels, count: int, ratio: float, title: str) -> Figure:
+    """Images above the depth that was predicted for them."""
+    figure = new_figure(12, 1.0 + 2 * 2.6 * ratio * 4 / max(count, 3), title)
+    grid = figure.subplots(2, count, squeeze=False)
+    depth = [_masked(panels.prediction[column]) for column in range(count)]
+    known = np.concatenate([each.compressed() for each in depth])
+    low, high = (float(v) for v in np.percentile(known, [2, 98])) if len(known) else (0.0, 1.0)
+    for column in range(count):
+        grid[0, column].imshow(panels.image[column])
+        grid[0, column].set_title(f"frame {panels.index[column]}", fontsize=10)
+        shown = grid[1, column].imshow(depth[column], cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
+    _bare(grid)
+    _colour_bar(figure, shown, list(grid[1]), "depth [method's own unit]")
     return figure
 
 
@@ -255,10 +176,12 @@ def _draw_depth_row(figure: Figure, axes: NDArray[np.object_], panels: DepthPane
     _colour_bar(figure, shown, [axes[1], axes[2]], "depth [m]")
     shown = axes[3].imshow(error, cmap="magma", vmin=0, vmax=worst if worst > 0 else 1)
     _colour_bar(figure, shown, [axes[3]], "error [m]")
-    for panel in axes:
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.set_facecolor("#C8C8C8")
+    _bare(axes)
+
+
+def _bare(axes: NDArray[np.object_]) -> None:
+    for panel in axes.reshape(-1):
+        panel.set(xticks=[], yticks=[], facecolor="#C8C8C8")
 
 
 def _colour_bar(figure: Figure, shown: object, axes: list[Axes], label: str) -> None:

@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from itertools import groupby
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import lingbot_eval
-from lingbot_eval.reports.content import Content, pretty, warnings
-from lingbot_eval.reports.html_sections import SECTIONS, Section
-from lingbot_eval.reports.published import delta_text
-from lingbot_eval.reports.rendering import legend, method_label, title_of
-from lingbot_eval.reports.tables import Cell, Column, Row, Table
-from lingbot_eval.tables import MISSING, number_text, plain
+from lingbot_eval.reports.sections import Block, Content, sections, state, warnings
+from lingbot_eval.tables import MISSING, Cell, Column, Table, number_text, plain
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_GROUPED = "dataset"
+"""Title of a first column that is shown as a line above its rows."""
 
 
 def html_page(content: Content, measurements: str, folder: Path) -> str:
-    """The page. measurements: CSV text of every number, offered for download from inside the page. folder: the
-    report's, where the figures are read from.
+    """The page.
 
     Every text from a run is escaped by the template engine, and the page's security policy lets nothing be loaded
     and no script or style run but the page's own two.
+
+    Args:
+        content: what it says.
+        measurements: CSV text of every number, offered for download from inside the page.
+        folder: the report's, where the figures are read from.
+
+    Returns:
+        The file's text.
     """
     environment = _environment(folder)
-    sections = [section for make in SECTIONS if (section := make(content)) is not None]
     style, script = (_asset(name) for name in ("page.css", "page.js"))
     return environment.get_template("page.html.j2").render(
         content=content,
+        state=state(content),
         warnings=tuple(warnings(content)),
-        sections=[(section, _rendered(environment, section, content)) for section in sections],
+        sections=sections(content),
         style=style,
         script=script,
         policy=(
@@ -51,6 +58,16 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A row as HTML has it. kind: ``scene``, or ``mean`` for one that is of several. cells: each with its column, and
+    over how many it reaches: one reason that holds for all numbers of a row is said once. reason: whether it is."""
+
+    kind: str
+    cells: tuple[tuple[Column, Cell, int], ...]
+    reason: bool
+
+
 def _environment(folder: Path) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -60,26 +77,24 @@ def _environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    numbers = itertools.count(1)
+
+    def show(block: Block) -> Markup:
+        template = environment.get_template(f"blocks/{type(block).__name__.lower()}.html.j2")
+        # Not escaped again: it is what a template with escaping on has made.
+        return Markup(template.render(block=block))
+
+    environment.globals |= {"show": show, "number": lambda: next(numbers)}
     environment.filters |= {
         "plain": plain,
-        "breakable": _breakable,
-        "pretty": pretty,
-        "cell_text": _cell_text,
+        "heading": _heading,
+        "value_text": _value_text,
+        "grouped": _is_grouped,
         "by_dataset": _by_dataset,
-        "legend": legend,
-        "table_title": title_of,
-        "delta": delta_text,
-        "number": number_text,
+        "footnotes": _footnotes,
         "picture": lambda file: data_uri((folder / file).read_bytes(), "image/png"),
-        "method": _method,
     }
     return environment
-
-
-def _rendered(environment: Environment, section: Section, content: Content) -> Markup:
-    template = environment.get_template(f"sections/{section.template}.html.j2")
-    # Not escaped again: it is what a template with escaping on has made.
-    return Markup(template.render(content=content, section=section, **section.values))
 
 
 def _asset(name: str) -> Markup:
@@ -92,18 +107,53 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _breakable(name: str) -> Markup:
-    """A long stored name that may go on in a second line after an underscore."""
-    return Markup("_<wbr>").join(name.split("_"))
+def _heading(title: str) -> Markup:
+    """A column's title: a stored name may be broken after an underscore, its unit has a line of its own."""
+    name, bracket, unit = plain(title).rpartition(" (")
+    if not bracket or not unit.endswith(")"):
+        name, unit = plain(title), ""
+    shown = Markup('<span class="name">{}</span>').format(Markup("_<wbr>").join(name.split("_")))
+    return shown + Markup(' <span class="unit">{}</span>').format(unit.removesuffix(")")) if unit else shown
 
 
-def _cell_text(cell: Cell, column: Column) -> str:
-    return MISSING if cell.value is None else number_text(cell.value, column.unit)
+def _value_text(cell: Cell) -> str:
+    if isinstance(cell.value, str):
+        return plain(cell.value)
+    return MISSING if cell.value is None else number_text(cell.value, cell.unit)
 
 
-def _by_dataset(table: Table) -> list[tuple[str, list[Row]]]:
-    return [(dataset, list(rows)) for dataset, rows in groupby(table.rows, key=lambda row: row.dataset)]
+def _is_grouped(table: Table) -> bool:
+    return bool(table.columns) and table.columns[0].title == _GROUPED
 
 
-def _method(row: Row) -> str:
-    return method_label(row.method, (row.method,) if row.untrained else ())
+def _by_dataset(table: Table) -> list[tuple[str | None, list[_Line]]]:
+    """Rows under the name of their dataset; in a table without datasets all of them under None."""
+    if not _is_grouped(table):
+        return [(None, [_line(table.columns, row) for row in table.cells])]
+    groups = itertools.groupby(table.cells, key=lambda row: row[0].text)
+    return [(name, [_line(table.columns[1:], row[1:]) for row in rows]) for name, rows in groups]
+
+
+def _line(columns: Sequence[Column], cells: Sequence[Cell]) -> _Line:
+    pairs = list(zip(columns, cells, strict=True))
+    kind = "mean" if any(cell.strong for _, cell in pairs[:1]) else "scene"
+    numbers = [(column, cell) for column, cell in pairs if column.align == "right"]
+    if _only_reason(columns, cells) is None:
+        return _Line(kind, tuple((column, cell, 1) for column, cell in pairs), reason=False)
+    names = [(column, cell, 1) for column, cell in pairs if column.align == "left"]
+    return _Line(f"{kind} failed", (*names, (*numbers[0], len(numbers))), reason=True)
+
+
+def _only_reason(columns: Sequence[Column], cells: Sequence[Cell]) -> int | None:
+    """The note that says why a row has no number at all; None where it has some, or where reasons differ."""
+    numbers = [cell for column, cell in zip(columns, cells, strict=True) if column.align == "right"]
+    notes = {cell.note for cell in numbers}
+    return notes.pop() if len(notes) == 1 and all(cell.value is None for cell in numbers) else None
+
+
+def _footnotes(table: Table) -> list[tuple[int, str]]:
+    """Notes that cells name; one that stands in its row is not said again."""
+    columns = table.columns
+    rows = [row for row in table.cells if _only_reason(columns, row) is None]
+    named = {cell.note for row in rows for cell in row}
+    return [(number, note) for number, note in enumerate(table.notes, 1) if number in named]

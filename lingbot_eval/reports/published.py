@@ -13,7 +13,7 @@ from lingbot_eval.reports.tables import RunResults, Table
 from lingbot_eval.tables import number_text
 
 # Published name -> family, name and variant of ours, and which average over scenes it is.
-_OURS = {
+OURS = {
     "ate_m": ("trajectory", "ate_rmse", "sim3", "mean"),
     "rpe_translation_m": ("trajectory", "rpe_translation_rmse", "sim3", "mean"),
     "rpe_rotation_deg": ("trajectory", "rpe_rotation_rmse", "sim3", "mean"),
@@ -117,9 +117,9 @@ def _average(
     tables: tuple[Table, ...], dataset: str, method: str, metric: str
 ) -> tuple[float | None, tuple[int, int] | None, str]:
     """Our average over scenes, how many are in it, and its unit."""
-    if metric not in _OURS:
+    if metric not in OURS:
         return None, None, "1"
-    family, name, variant, average = _OURS[metric]
+    family, name, variant, average = OURS[metric]
     for table in tables:
         wanted = [c for c in table.columns if (c.family, c.name, c.variant) == (family, name, variant)]
         own = [row for row in table.rows if (row.dataset, row.method) == (dataset, method)]
@@ -144,7 +144,7 @@ def _not_alike(results: RunResults, setting: _Setting, metric: str) -> str | Non
     config = method.get("model", {}).get("config", "full")
     if config != "full":
         return f"the model is '{config}', the published one 'full'"
-    if metric not in _OURS:
+    if metric not in OURS:
         return "this run has no metric of this name"
     if metric.endswith("_fps"):
         return "speed of another machine"
@@ -165,7 +165,7 @@ def _not_alike(results: RunResults, setting: _Setting, metric: str) -> str | Non
         return f"RPE over {trajectory['rpe_delta_frames']} frames, the published one over 1"
     if "not known" in (setting.published.get("conventions") or "not known"):
         return "the source's conventions are not known"
-    if _OURS[metric][0] == "points":
+    if OURS[metric][0] == "points":
         return _other_points(results.record.experiment, protocol.get("thresholds", {}))
     return None
 

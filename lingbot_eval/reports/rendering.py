@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval import tables
@@ -66,16 +68,44 @@ def legend(table: Table) -> tuple[str, ...]:
         variants = ", ".join(column.variant for column in columns if column.variant)
         label = f"{name} {variants}".strip() + (f" ({unit})" if unit != "1" else " (ratio, no unit)")
         entries.append(f"{label}: {'; or '.join(conventions)}")
-    if any(row.kind != "scene" for row in table.rows):
-        entries.append(
+    return (*entries, *shares_legend(table.rows))
+
+
+def shares_legend(rows: Sequence[Row]) -> Iterator[str]:
+    """How the means among these rows are made."""
+    if any(row.kind != "scene" for row in rows):
+        yield (
             "mean, median: over the scored scenes of a dataset; (n of m) says that n of its m scenes are in: where n is"
             " less than m, it is a mean over survivors, the failed scenes left out"
         )
-    if any(row.kind == "micro" for row in table.rows):
-        entries.append(
-            "micro: the pairs of all scored scenes pooled (the mean weighted by pairs); the mean is the macro average"
+    if any(row.kind == "micro" for row in rows):
+        yield "micro: the pairs of all scored scenes pooled (the mean weighted by pairs); the mean is the macro average"
+
+
+def pieces(table: Table, most: int) -> tuple[Table, ...]:
+    """The table cut into tables of at most ``most`` columns of about equal number, each with the notes it needs."""
+    there_are = len(table.columns)
+    if there_are <= most:
+        return (table,)
+    size = -(-there_are // -(-there_are // most))
+    return tuple(_piece(table, slice(start, start + size)) for start in range(0, there_are, size))
+
+
+def _piece(table: Table, part: slice) -> Table:
+    notes: dict[str, int] = {}
+
+    def moved(note: int | None) -> int | None:
+        return None if note is None else notes.setdefault(table.notes[note - 1], len(notes) + 1)
+
+    rows = tuple(
+        replace(
+            row,
+            note=moved(row.note),
+            cells=tuple(replace(cell, note=moved(cell.note)) for cell in row.cells[part]),
         )
-    return tuple(entries)
+        for row in table.rows
+    )
+    return replace(table, columns=table.columns[part], rows=rows, notes=tuple(notes))
 
 
 def text_table(table: Table) -> str:

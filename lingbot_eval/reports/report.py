@@ -8,12 +8,12 @@ from pathlib import Path
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.reports.content import Content, make_content
 from lingbot_eval.reports.drawing import FOLDER, draw_units, slug
 from lingbot_eval.reports.html_page import html_page
 from lingbot_eval.reports.markdown_page import markdown_page
 from lingbot_eval.reports.reading import measurements, open_readable
 from lingbot_eval.reports.rendering import csv_table, latex_table, spreadsheet
+from lingbot_eval.reports.sections import Content, make_content
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.runs.disk import refuse_links, writing
 

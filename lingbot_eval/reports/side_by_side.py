@@ -47,11 +47,13 @@ def _merge(runs: Sequence[tuple[str, Table]]) -> Table:
 
 
 def _columns(tables: Sequence[Table]) -> tuple[Column, ...]:
-    conventions: dict[ColumnKey, dict[str, None]] = {}
+    found: dict[ColumnKey, Column] = {}
     for table in tables:
         for column in table.columns:
-            conventions.setdefault(_key(column), {}).update(dict.fromkeys(column.conventions))
-    return tuple(Column(*key, tuple(sentences)) for key, sentences in conventions.items())
+            first = found.setdefault(_key(column), column)
+            sentences = tuple(dict.fromkeys((*first.conventions, *column.conventions)))
+            found[_key(column)] = replace(first, conventions=sentences)
+    return tuple(found.values())
 
 
 def _key(column: Column) -> ColumnKey:

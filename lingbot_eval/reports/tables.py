@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from lingbot_eval.metrics.directions import direction
 from lingbot_eval.runs.records import MeasurementRecord, RunRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit
+from lingbot_eval.types import Direction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +59,8 @@ class Cell:
 class Column:
     """What one column holds; conventions has more than one sentence only where scenes differ in it.
 
-    headline: whether the metric asks for a place in the first table (the built-in ones are listed above).
+    headline: whether the metric asks for a place in the first table (the built-in ones are listed above). better: which
+    way it is; None where neither is.
     """
 
     family: str
@@ -66,6 +69,7 @@ class Column:
     unit: str
     conventions: tuple[str, ...]
     headline: bool = False
+    better: Direction | None = None
 
     @property
     def label(self) -> str:
@@ -216,12 +220,18 @@ def wide_tables(results: RunResults) -> tuple[Table, ...]:
 def _columns(results: RunResults) -> list[Column]:
     conventions: dict[ColumnKey, dict[str, None]] = {}
     headlines: set[ColumnKey] = set()
+    better: dict[ColumnKey, Direction | None] = {}
     for unit in results.units:
         for measurement in unit.record.measurements:
-            conventions.setdefault(_key(measurement), {})[measurement.convention] = None
+            key = _key(measurement)
+            conventions.setdefault(key, {})[measurement.convention] = None
+            better[key] = measurement.better or direction(measurement.family, measurement.name)
             if measurement.headline:
-                headlines.add(_key(measurement))
-    return [Column(*key, tuple(sentences), headline=key in headlines) for key, sentences in conventions.items()]
+                headlines.add(key)
+    return [
+        Column(*key, tuple(sentences), headline=key in headlines, better=better[key])
+        for key, sentences in conventions.items()
+    ]
 
 
 def _key(measurement: MeasurementRecord) -> ColumnKey:

@@ -10,19 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lingbot_eval.plots import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    limit_to_bulk,
-    new_figure,
-    rolling_median,
-    style,
-)
+from lingbot_eval.plots import LINE_COLOURS, limit_to_bulk, new_figure, rolling_median, style
 from lingbot_eval.reports.unit_data import Line
 from lingbot_eval.tables import plain
 from lingbot_eval.types import FloatArray
@@ -30,7 +18,6 @@ from lingbot_eval.types import FloatArray
 if TYPE_CHECKING:
     import pandas as pd
 
-_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 _DASHES = ("-", "--", ":", "-.")
 _COLUMNS = (
     ("position_error_m", "m", "Distance to the reference after Sim(3) alignment"),
@@ -63,7 +50,10 @@ def together_figure(lines: Sequence[Line], title: str) -> Figure | None:
     handles: dict[int, Line2D] = {}
     for axes, panel in zip(drawn, panels, strict=True):
         for number, x, y in panel.curves:
-            look = {"color": _COLORS[number % len(_COLORS)], "linestyle": _DASHES[number // len(_COLORS) % 4]}
+            look = {
+                "color": LINE_COLOURS[number % len(LINE_COLOURS)],
+                "linestyle": _DASHES[number // len(LINE_COLOURS) % 4],
+            }
             (curve,) = axes.plot(x, y, linewidth=1.4, label=_legend_text(lines[number].label), **look)
             handles.setdefault(number, curve)
         limit_to_bulk(axes, np.concatenate([y for _, _, y in panel.curves]), panel.unit)

@@ -12,11 +12,12 @@ import numpy as np
 from lingbot_eval.errors import LingbotEvalError, UnscorableError
 from lingbot_eval.files.association import associate
 from lingbot_eval.files.trajectories import read_tum
-from lingbot_eval.geometry.alignment import umeyama
+from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.store import RunStore, StoredUnit
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE
 from lingbot_eval.types import DriftSeries, FloatArray
+from lingbot_eval.viewing.film import ShownVoxels, shown_voxels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,16 +33,28 @@ _Stored = tuple[FloatArray, FloatArray, FloatArray]
 class Paths:
     """Camera positions of one unit.
 
-    estimate: (N, 3), moved onto the reference by Sim(3) where ``aligned``, else in its own world and scale.
+    estimate: (N, 3), moved onto the reference, or in its own world and scale. alignment: in words; "" for none.
     reference: (M, 3) metres, or None when there is none.
+    error: (N,) metres to the reference's position of the same frame, NaN where it has none; None without a reference.
+    to_reference: what moved the estimate; None where nothing did.
     down: (3,) the world's direction in which the cameras' y axes point on average; None where it is not known. Only of
     a path without a reference: the model's world is that of the first camera, whose y axis points down.
     """
 
     estimate: FloatArray
     reference: FloatArray | None
-    aligned: bool
+    alignment: str = ""
+    error: FloatArray | None = None
+    to_reference: Sim3 | None = None
     down: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class KeptScene:
+    """The cloud that a method built, and its cameras: (N, 4, 4) camera-to-world, in the method's world as the cloud."""
+
+    voxels: ShownVoxels
+    camera_to_world: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +66,7 @@ class UnitData:
     paths: Paths | None
     panels: DepthPanels | None
     drift: DriftSeries | None
+    kept: KeptScene | None
     problems: tuple[str, ...]
     damaged: tuple[str, ...] = ()
 
@@ -64,6 +78,7 @@ class Line:
     label: str
     frames: pd.DataFrame | None
     drift: DriftSeries | None
+    paths: Paths | None = None
 
 
 def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
@@ -82,6 +97,7 @@ def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
     drift = attempt(lambda: store.read_drift(unit))
     estimate = attempt(lambda: _positions(unit.file(ESTIMATE_FILE)))
     reference = attempt(lambda: _positions(unit.file(REFERENCE_FILE)))
+    kept = attempt(lambda: _kept(unit))
     paths = None
     problems = list(damaged)
     if estimate is not None:
@@ -90,7 +106,7 @@ def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
         except UnscorableError as error:
             problems.append(f"trajectory drawn without the reference: {error}")
             paths = _alone(estimate)
-    return UnitData(frames, paths, panels, drift, tuple(problems), tuple(damaged))
+    return UnitData(frames, paths, panels, drift, kept, tuple(problems), tuple(damaged))
 
 
 def _positions(path: Path | None) -> _Stored | None:
@@ -100,6 +116,14 @@ def _positions(path: Path | None) -> _Stored | None:
     stored = read_tum(path)
     poses = stored.camera_to_world
     return stored.timestamps, poses[:, :3, 3], poses[:, :3, 1].mean(axis=0)
+
+
+def _kept(unit: StoredUnit) -> KeptScene | None:
+    """What was kept to be looked at; None without a cloud or without poses that look somewhere."""
+    cloud, poses = unit.reconstruction.cloud(), unit.reconstruction.poses
+    if cloud is None or not len(cloud) or poses is None or not len(poses) or not poses.has_orientation:
+        return None
+    return KeptScene(shown_voxels(cloud), poses.camera_to_world)
 
 
 def _paths(estimate: _Stored, reference: _Stored | None) -> Paths:
@@ -113,9 +137,11 @@ def _paths(estimate: _Stored, reference: _Stored | None) -> Paths:
     moved = move.apply_points(positions)
     if not np.isfinite(moved).all():
         raise UnscorableError("the aligned positions are not finite")
-    return Paths(moved, reference[1], aligned=True)
+    error = np.full(len(moved), np.nan)
+    error[in_estimate] = np.linalg.norm(moved[in_estimate] - reference[1][in_reference], axis=1)
+    return Paths(moved, reference[1], "Sim(3)-aligned", error, move)
 
 
 def _alone(estimate: _Stored) -> Paths:
     _, positions, down = estimate
-    return Paths(positions, None, aligned=False, down=down)
+    return Paths(positions, None, down=down)

@@ -22,7 +22,8 @@ class DepthPanels:
     """K frames side by side.
 
     index: (K,) int64 frame indices. image: (K, H, W, 3) uint8 RGB. truth: (K, H, W) float32 metres along z, 0 = none.
-    prediction: (K, H, W) float32 metres after the per-frame ``scale_only`` alignment, 0 = none.
+    prediction: (K, H, W) float32 metres after the per-frame ``scale_only`` alignment, 0 = none; in the method's own
+    unit where no frame has truth.
     Raises ValueError when the shapes do not go together.
     """
 
@@ -78,28 +79,38 @@ class _Kept:
 
 
 class PanelKeeper:
-    """Holds at most twice PANELS frames: each time it is full, every other one goes."""
+    """Holds at most twice PANELS frames: each time it is full, every other one goes.
 
-    def __init__(self, settings: DepthSettings) -> None:
+    Frames whose depth was scored drive out those without truth. settings: of the scores; None where there are none.
+    """
+
+    def __init__(self, settings: DepthSettings | None) -> None:
         self._settings = settings
+        self._scored = False
         self._kept: list[_Kept] = []
         self._every = 1
         self._offered = 0
 
-    def offer(self, frame: Frame, prediction: Prediction) -> None:
-        """Look at a frame whose depth was scored; one without an image is passed over."""
-        if frame.image is None or frame.depth is None or prediction.depth is None:
+    def offer(self, frame: Frame, prediction: Prediction, *, scored: bool) -> None:
+        """Look at a frame and whether its depth was scored; one without an image or depth is passed over."""
+        if frame.image is None or prediction.depth is None or frame.image.shape[:2] != prediction.depth.shape:
             return
+        if scored != self._scored:
+            if not scored:
+                return
+            self._kept, self._every, self._offered, self._scored = [], 1, 0, True
         if self._offered % self._every == 0:
             if len(self._kept) == 2 * PANELS:
                 self._kept = self._kept[::2]
                 self._every *= 2
             # When it is full, the frame at hand is an even multiple of the old spacing: one of the new spacing.
-            self._kept.append(_Kept(frame.index, frame.image, frame.depth, prediction.depth))
+            truth = frame.depth if scored and frame.depth is not None else np.zeros_like(prediction.depth)
+            self._kept.append(_Kept(frame.index, frame.image, truth, prediction.depth))
         self._offered += 1
 
     def panels(self) -> DepthPanels | None:
-        """Up to PANELS of the frames kept, first and last among them, predictions at the scale of the truth.
+        """Up to PANELS of the frames kept, first and last among them, predictions at the scale of the truth;
+        without truth in the method's own unit.
 
         The scale is ``scale_only`` of each frame: median(truth)/median(prediction) over the pixels valid in both
         (protocol.md section 1). None when nothing was offered.
@@ -116,11 +127,15 @@ class PanelKeeper:
         )
 
     def _truth(self, depth: DepthMap) -> DepthMap:
+        if self._settings is None:
+            return np.zeros_like(depth, dtype=np.float32)
         valid = (depth > self._settings.min_depth) & (depth < self._settings.max_depth)
         return np.where(valid, depth, 0).astype(np.float32)
 
     def _scaled(self, truth: DepthMap, prediction: DepthMap) -> DepthMap:
         usable = np.where(np.isfinite(prediction) & (prediction > 0), prediction, 0)
+        if not self._scored:
+            return np.asarray(usable, dtype=np.float32)
         both = (self._truth(truth) > 0) & (usable > 0)
         scale = float(np.median(truth[both])) / float(np.median(usable[both]))
         return np.asarray(usable * scale, dtype=np.float32)

@@ -67,7 +67,7 @@ class SceneScorer:
         self._forward_s = array("d")
         self._interval_s = array("d")
         self._types = bytearray()
-        self._panels = PanelKeeper(metrics.depth) if metrics.depth is not None else None
+        self._panels = PanelKeeper(metrics.depth)
 
     @property
     def predictions(self) -> int:
@@ -88,8 +88,7 @@ class SceneScorer:
         for family in self._families:
             found |= family.add(frame, prediction)
         abs_rel = found.get("depth_abs_rel")
-        if abs_rel is not None and self._panels is not None:
-            self._panels.offer(frame, prediction)
+        self._panels.offer(frame, prediction, scored=abs_rel is not None)
         cost = prediction.cost
         if cost is not None:
             self._forward_s.append(cost.forward_s)
@@ -125,8 +124,8 @@ class SceneScorer:
         return SceneScore(tuple(measurements), columns, scene.estimate, scene.drift, notes)
 
     def panels(self) -> DepthPanels | None:
-        """A few scored frames from first to last; None where there are none."""
-        return self._panels.panels() if self._panels is not None else None
+        """A few frames from first to last, scored ones where there are some; None without depth."""
+        return self._panels.panels()
 
     def _throughput(self, warm_up_s: float | None) -> tuple[Measurement, ...]:
         # Times of predictions that lack one would pair up with the wrong frames.

@@ -123,7 +123,7 @@ class Renderer:
             )
         self.settings = settings
         self._poses, self._kept = poses, kept
-        self._cloud = _confident(cloud, settings.confidence)
+        self._cloud = shown_voxels(cloud, settings.confidence)
         width, height = settings.size
         self._path = camera_path(
             _within(settings.camera, len(poses)),
@@ -280,8 +280,11 @@ def _encode(temporary: Path, images: Iterator[Image], size: tuple[int, int], fps
 
 
 @dataclass(frozen=True, eq=False)
-class _Shown:
-    """The voxels of a cloud that are shown, in the order in which they were seen."""
+class ShownVoxels:
+    """The voxels of a cloud that are shown, in the order in which they were seen.
+
+    positions: (N, 3) float32. colours: (N, 3) uint8. first_frame: (N,). edge: of each, so that surfaces have no holes.
+    """
 
     positions: DepthMap
     colours: Image
@@ -289,11 +292,13 @@ class _Shown:
     edge: float
 
 
-def _confident(cloud: VoxelCloud, share: float) -> _Shown:
+def shown_voxels(cloud: VoxelCloud, share: float = CONFIDENT_SHARE) -> ShownVoxels:
+    """The share of a cloud, not empty, that the confidence rule leaves."""
     mask = cloud.confident(share)
     assert cloud.voxel_size is not None
     positions = cloud.positions[mask]
-    return _Shown(positions, cloud.colours[mask], cloud.first_frame[mask], max(cloud.voxel_size, _spacing(positions)))
+    edge = max(cloud.voxel_size, _spacing(positions))
+    return ShownVoxels(positions, cloud.colours[mask], cloud.first_frame[mask], edge)
 
 
 def _extent(positions: DepthMap) -> float:

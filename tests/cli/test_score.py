@@ -435,16 +435,38 @@ def test_picture(
     target = tmp_path / "plot.png"
     assert score(pair, "--align", "anchor", "--plot", str(target), "--json") == 0
     (figure,) = drawn
-    error = axes_titled(figure, "error after anchor alignment").lines[0].get_ydata()
+    error = axes_titled(figure, "Distance to the reference along the estimate").lines[0].get_ydata()
     assert np.sqrt(np.mean(np.square(error))) == pytest.approx(values(document(capsys))["ate_rmse", "anchor"])
-    path = axes_titled(figure, "path")
-    apart = curve(path, "estimate (anchor)") - curve(path, "reference")
+    path = figure.axes[0]
+    apart = curve(path, "estimate, aligned on its first poses") - curve(path, "ground truth")
     assert (np.linalg.norm(apart, axis=1) <= np.asarray(error) + 1e-9).all()
+    (pieces,) = path.collections
+    worse = np.maximum(error[:-1], error[1:])
+    np.testing.assert_allclose(pieces.get_array(), worse, err_msg="colours are the errors")
+    assert pieces.norm.vmax == pytest.approx(np.percentile(error, 98))
     with Image.open(target) as image:
         colours = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
-        assert image.width > 1000
+        assert image.width > 800
     assert len(colours) > 20, "something is drawn"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["est.txt", "gt.txt", "plot.png"]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_several_estimates_are_scored_and_drawn_beside_each_other(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    other, target = tmp_path / "other.txt", tmp_path / f"plot.{ending}"
+    lines = pair[1].read_text().splitlines()[1:]
+    other.write_text("\n".join(lines[::2]) + "\n")
+    words = ["score", "--gt", str(pair[0]), "--est", str(pair[1]), str(other)]
+    assert main([*words, "--plot", str(target), "--json", "--without", "auc"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["estimates"]
+    assert first["estimate"]["poses"] > second["estimate"]["poses"] == len(lines[::2])
+    assert target.stat().st_size > 5000
+    assert main([*words, "--without", "auc"]) == 0
+    assert capsys.readouterr().out.count("ate_rmse by alignment") == 2
+    assert main([*words, "--drift-plot", str(target)]) == 2
+    assert "draws one estimate, found 2" in capsys.readouterr().err
 
 
 @needs_real

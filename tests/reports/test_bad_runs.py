@@ -25,9 +25,9 @@ from page_reader import read_page
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
-from lingbot_eval.reports.content import make_content
 from lingbot_eval.reports.reading import Opened, open_run, open_runs
 from lingbot_eval.reports.report import write_report
+from lingbot_eval.reports.sections import make_content
 from lingbot_eval.reports.staging import REPLACED, staged
 from lingbot_eval.runs.store import RunStore
 

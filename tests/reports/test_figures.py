@@ -9,13 +9,16 @@ import pandas as pd
 import pytest
 
 from lingbot_eval.files.trajectories import write_tum
+from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.reports.drift_figure import drift_figure
-from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
+from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure
+from lingbot_eval.reports.paths_figure import cloud_figure, trajectory_figure
 from lingbot_eval.reports.together_figure import together_figure
-from lingbot_eval.reports.unit_data import Line, Paths, _paths, _positions
+from lingbot_eval.reports.unit_data import KeptScene, Line, Paths, _paths, _positions
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.records import FRAME_COLUMNS
 from lingbot_eval.types import DriftSeries, Trajectory
+from lingbot_eval.viewing.film import ShownVoxels
 from tests.support.figure_reader import axes_titled, curve, curves, layers
 
 MIB = 2**20
@@ -111,7 +114,7 @@ def test_the_axis_of_milliseconds_holds_both_curves() -> None:
 def test_paths_are_drawn_under_their_names_with_start_and_end() -> None:
     reference = np.array([[0.0, 0, 0], [4, 0.5, 1], [8, 1, 3], [9, 0, 6]])
     estimate = reference + np.array([0.1, 0.2, -0.3])
-    figure = trajectory_figure(Paths(estimate, reference, aligned=True), "t")
+    figure = trajectory_figure([("m", Paths(estimate, reference, "Sim(3)-aligned"))], "t")
     above, side = figure.axes
     for axes, plane in ((above, [0, 2]), (side, [0, 1])):
         assert curve(axes, "ground truth") == pytest.approx(reference[:, plane])
@@ -120,7 +123,7 @@ def test_paths_are_drawn_under_their_names_with_start_and_end() -> None:
         assert curve(axes, "end") == pytest.approx(estimate[-1:, plane])
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == set(curves(above))
-    alone = trajectory_figure(Paths(estimate, reference, aligned=False), "t").axes[0]
+    alone = trajectory_figure([("m", Paths(estimate, reference))], "t").axes[0]
     assert curve(alone, "estimate, not aligned") == pytest.approx(estimate[:, [0, 2]])
 
 
@@ -261,7 +264,7 @@ def test_a_path_without_reference_is_seen_from_above_as_its_cameras_stand(
 ) -> None:
     # The longest extents are those of a walk that climbs: they must not decide.
     path = np.array([[0.0, 0, 0], [0.2, 4, 3], [0.1, 9, 5]])
-    figure = trajectory_figure(Paths(path, None, aligned=False, down=np.array(down)), "t")
+    figure = trajectory_figure([("m", Paths(path, None, down=np.array(down)))], "t")
     first, second = figure.axes
     assert first.get_title(loc="left") == f"From above: {above} plane"
     assert curve(first, "estimate, not aligned") == pytest.approx(path[:, ["xyz".index(name) for name in above[::2]]])
@@ -275,7 +278,7 @@ def test_a_path_without_reference_is_seen_from_above_as_its_cameras_stand(
 def test_no_view_is_called_above_where_the_cameras_do_not_say() -> None:
     path = np.array([[0.0, 0, 0], [0.2, 4, 3], [0.1, 9, 5]])
     for down in (None, np.array([0.4, 0.4, 0.4])):
-        figure = trajectory_figure(Paths(path, None, aligned=False, down=down), "t")
+        figure = trajectory_figure([("m", Paths(path, None, down=down))], "t")
         assert figure.axes[0].get_title(loc="left") == "The two longest extents: y–z plane"
 
 
@@ -328,14 +331,30 @@ def test_the_axis_of_the_local_scale_lies_around_one() -> None:
     assert axes.get_ylim() == pytest.approx((0.98, 1.02))
 
 
-def test_depth_without_truth_has_the_scale_of_the_prediction_and_without_both_that_of_a_metre() -> None:
+def test_a_row_without_truth_has_the_scale_of_the_prediction_and_without_both_that_of_a_metre() -> None:
     prediction = np.stack([2 + np.arange(48, dtype=np.float32).reshape(6, 8), np.zeros((6, 8), np.float32)])
-    image = np.zeros((2, 6, 8, 3), np.uint8)
-    figure = depth_figure(DepthPanels(np.array([0, 1]), image, np.zeros_like(prediction), prediction), "t")
+    prediction = prediction[[0, 0, 1]]
+    truth = np.zeros_like(prediction)
+    truth[0] = 5
+    image = np.zeros((3, 6, 8, 3), np.uint8)
+    figure = depth_figure(DepthPanels(np.array([0, 1, 2]), image, truth, prediction), "t")
     assert figure is not None
     grid = [axes.images[0] for axes in figure.axes if axes.images]
-    assert grid[1].get_clim() == grid[2].get_clim() == pytest.approx(np.percentile(prediction[0], [2, 98]))
-    assert grid[5].get_clim() == grid[6].get_clim() == grid[7].get_clim() == (0, 1)
+    assert grid[5].get_clim() == grid[6].get_clim() == pytest.approx(np.percentile(prediction[0], [2, 98]))
+    assert grid[9].get_clim() == grid[10].get_clim() == grid[11].get_clim() == (0, 1)
+
+
+def test_without_any_truth_there_are_image_and_prediction_on_one_scale() -> None:
+    prediction = np.stack([np.full((6, 8), depth, np.float32) for depth in (2.0, 4.0)])
+    image = np.zeros((2, 6, 8, 3), np.uint8)
+    figure = depth_figure(DepthPanels(np.array([3, 9]), image, np.zeros_like(prediction), prediction), "t")
+    assert figure is not None
+    images = [axes.images[0] for axes in figure.axes if axes.images]
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["frame 3", "frame 9"]
+    assert len(images) == 4
+    assert [float(each.get_array().max()) for each in images[2:]] == [2.0, 4.0]
+    assert images[2].get_clim() == images[3].get_clim() == (2.0, 4.0)
+    assert figure.axes[-1].get_ylabel() == "depth [method's own unit]"
 
 
 @pytest.mark.parametrize(
@@ -351,9 +370,62 @@ def test_without_a_reference_the_cameras_say_which_way_is_down(
     down: tuple[float, float, float], above: str, side: str
 ) -> None:
     estimate = np.array([[0.0, 0, 0], [9, 0.5, 1], [8, 1, 3], [9, 0, 6]])
-    figure = trajectory_figure(Paths(estimate, None, aligned=False, down=np.array(down)), "t")
+    figure = trajectory_figure([("m", Paths(estimate, None, down=np.array(down)))], "t")
     assert [axes.get_title(loc="left") for axes in figure.axes] == [above, side]
     across, up = ("xyz".index(letter) for letter in above.split(": ")[1].split(" ")[0].split("–"))
     assert curve(figure.axes[0], "estimate, not aligned") == pytest.approx(estimate[:, [across, up]])
     assert figure.axes[1].yaxis_inverted() == (down[1] == 1)
     assert ("pointing down" in figure.axes[1].get_ylabel()) == (down[1] == 1)
+
+
+def seen_from_above() -> tuple[KeptScene, Paths]:
+    """Red floor 2 below the cameras, blue ceiling 1 above them, y down; a method's world at half of the scale."""
+    x, z = (part.reshape(-1) for part in np.meshgrid(np.linspace(-4, 4, 161), np.linspace(-3, 3, 121)))
+    floor, ceiling = (np.stack([x, np.full_like(x, y), z], axis=1) for y in (2.0, -1.0))
+    positions = np.concatenate([floor, ceiling]).astype(np.float32)
+    colours = np.repeat(np.array([[200, 0, 0], [0, 0, 200]], np.uint8), len(x), axis=0)
+    voxels = ShownVoxels(positions, colours, np.zeros(len(positions), np.int32), 0.06)
+    poses = np.tile(np.eye(4), (9, 1, 1))
+    poses[:, 0, 3] = np.linspace(-2, 2, 9)
+    move = Sim3(2.0, np.eye(3), np.array([5.0, 0, 0]))
+    reference = move.apply_points(poses[:, :3, 3] + np.array([0, 0, 0.25]))
+    error = np.full(9, 0.5)
+    error[4] = np.nan
+    return KeptScene(voxels, poses), Paths(move.apply_points(poses[:, :3, 3]), reference, "", error, move)
+
+
+def test_from_above_the_floor_is_seen_and_no_ceiling_and_the_path_lies_on_it() -> None:
+    kept, paths = seen_from_above()
+    axes = cloud_figure(kept, paths, "t").axes[0]
+    picture = axes.images[0].get_array()
+    red, green, blue = (int(value) for value in picture[picture.shape[0] // 2, picture.shape[1] // 2])
+    assert red > 150
+    assert blue == green < 80  # as pale as everything, and nothing of the ceiling
+    way, true = curve(axes, "way of the camera"), curve(axes, "ground truth")
+    middle = (np.array(picture.shape[1::-1]) - 1) / 2
+    assert way[4] == pytest.approx(middle, abs=1)
+    steps = np.diff(way[:, 0])
+    assert steps == pytest.approx(np.full(8, steps[0]))
+    # Half a metre of the reference's world is a quarter of the method's: half of the step between cameras.
+    assert np.linalg.norm(way - true, axis=1) == pytest.approx(np.full(9, abs(steps[0]) / 2))
+    (pieces,) = axes.collections
+    np.testing.assert_array_equal(pieces.get_array(), np.full(8, 0.5))
+
+
+def test_from_above_without_a_reference_the_path_has_no_error() -> None:
+    kept, _ = seen_from_above()
+    figure = cloud_figure(kept, None, "t")
+    assert len(figure.axes) == 1
+    assert not figure.axes[0].collections
+
+
+def test_estimates_beside_each_other_share_the_colours_of_their_errors() -> None:
+    path = np.stack([np.arange(50.0), np.zeros(50), np.sin(np.arange(50.0))], axis=1)
+    paths = [
+        (name, Paths(path, path, "Sim(3)-aligned", np.full(50, error))) for name, error in (("a", 0.1), ("$b$", 0.4))
+    ]
+    figure = trajectory_figure(paths, "t", along=True)
+    panels, along = figure.axes[:2], figure.axes[-1]
+    assert [axes.get_title(loc="left") for axes in panels] == ["a, x–z plane", "$b$, x–z plane"]
+    assert all(axes.collections[0].norm.vmax == pytest.approx(0.4) for axes in panels)
+    assert [line.get_ydata()[0] for line in along.lines] == [0.1, 0.4]

@@ -17,7 +17,8 @@ from PIL import Image
 from lingbot_eval import plots
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
-from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure, trajectory_figure
+from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure
+from lingbot_eval.reports.paths_figure import trajectory_figure
 from lingbot_eval.reports.report import Wanted, write_report
 from lingbot_eval.reports.unit_data import Paths, read_unit_data
 from lingbot_eval.runs.panels import DepthPanels
@@ -48,21 +49,21 @@ def test_every_link_of_the_page_leads_to_a_file_and_every_figure_is_linked(writt
     targets = {(page.parent / unquote(link)).resolve() for link in links}
     assert all(target.is_file() for target in targets)
     pictures = {file.resolve() for file in written if file.suffix == ".png"}
-    # Four for each of lingbot's two scenes; replay has no depth and no times, and no error where it is unscorable. Both
-    # have an error on one scene, which is drawn side by side.
-    assert len(pictures) == 4 + 4 + 2 + 2 + 1 + 1
+    # Paths of three scenes. Three for each of lingbot's two scenes; replay has no depth and no times, and no error
+    # where it is unscorable. Both have an error on one scene, which is drawn side by side.
+    assert len(pictures) == 3 + 3 + 3 + 1 + 1 + 1
     assert pictures <= targets
     for picture in pictures:
         with Image.open(picture) as image:
             image.load()
-            assert 1100 <= image.width <= 1400
+            assert 800 <= image.width <= 1400
 
 
 def test_the_page_says_what_a_reader_must_know(written: list[Path]) -> None:
     text = written[0].read_text()
     assert text.startswith("# fake — untrained weights\n")
     assert "lingbot-eval run fake.yaml --set 'datasets.0.selection.stride=2'" in text
-    assert "scored: 5 of 6 pairs of scene and method\n" in text
+    assert "5 of 6 pairs of scene and method scored, 2026-01-01, on made up\n" in text.partition("## Results")[0]
     assert "indoor / desk / lingbot: failed in stage stream at frame 812: CUDA out of memory" in text
     assert "<script" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     assert "| cpu_model | made up |" in text
@@ -97,8 +98,9 @@ def test_damage_in_one_unit_leaves_the_rest_and_is_told(tmp_path: Path) -> None:
     text = files[0].read_text()
     for name in ("frames.csv", "panels.npz", "estimate.tum"):
         assert f"{name}" in text.partition("## Results")[0]
-    assert not any("001-" in file.name for file in files)
-    assert any("005-" in file.name for file in files)
+    assert not any("office-lingbot" in file.name for file in files)
+    assert any("script-lingbot" in file.name for file in files)
+    assert any("office-trajectory" in file.name for file in files)  # of the other method
 
 
 def test_an_out_directory_that_cannot_be_made_is_one_line(store: RunStore, tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_the_view_from_above_is_the_plane_of_the_largest_extents() -> None:
     positions = walk(50, 0).positions  # x and z are wide, y is flat
     for order, (across, up) in {(0, 1, 2): "xz", (0, 2, 1): "xy", (1, 0, 2): "yz"}.items():
         turned = positions[:, order]
-        figure = trajectory_figure(Paths(turned, turned, aligned=True), "t")
+        figure = trajectory_figure([("m", Paths(turned, turned, "Sim(3)-aligned"))], "t")
         above = figure.axes[0]
         assert above.get_xlabel() == f"{across} [m]"
         assert above.get_ylabel() == f"{up} [m]"
@@ -140,7 +142,7 @@ def test_the_view_from_above_is_the_plane_of_the_largest_extents() -> None:
 
 
 def test_a_trajectory_without_reference_claims_no_metres() -> None:
-    figure = trajectory_figure(Paths(walk(5, 0).positions, None, aligned=False), "t")
+    figure = trajectory_figure([("m", Paths(walk(5, 0).positions, None))], "t")
     assert "own unit" in figure.axes[0].get_xlabel()
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert "ground truth" not in labels
@@ -215,7 +217,7 @@ def test_the_drawn_estimate_lies_where_its_stored_errors_say(store: RunStore) ->
 
 def test_the_command_writes_beside_the_run_and_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = build_failures(tmp_path).path
-    assert main(["report", str(path), "--json"]) == 0
+    assert main(["report", str(path), "--json"]) == 1  # results are missing, and nobody writes them any more
     printed = json.loads(capsys.readouterr().out)
     assert printed["files"][0] == str(path / "report" / "report.html")
     assert all(Path(file).is_file() for file in printed["files"])
@@ -225,7 +227,7 @@ def test_the_command_writes_beside_the_run_and_prints_json(tmp_path: Path, capsy
 
 def test_the_command_shows_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = build_failures(tmp_path).path
-    assert main(["report", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert main(["report", str(path), "--out", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr().out
     assert "untrained weights" in printed
     assert str(tmp_path / "out" / "report.html") in printed

@@ -193,7 +193,8 @@ def test_two_runs_on_one_page(
     assert "In none of their settings" in page.text
     # Two scenes have more than one run with errors or times; nothing of the failed one is drawn.
     assert len(list((out / "figures").glob("*-together.png"))) == 3
-    assert len(list((out / "figures").glob("0[12]-*.png"))) == 26
+    assert len(list((out / "figures").glob("*-trajectory.png"))) == 3
+    assert len(list((out / "figures").glob("0[12]-*.png"))) == 16
     assert main(words) == 0
     assert len(list(tmp_path.glob("report-2-runs-*"))) == 1
 

@@ -1,0 +1,201 @@
+"""The first table of a page: what a researcher came for, under its usual names, published numbers beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lingbot_eval import tables
+from lingbot_eval.reports.published import OURS, PublishedRow
+from lingbot_eval.reports.rendering import name_header, row_names, shares_legend
+from lingbot_eval.reports.tables import Cell, Column, Row, Table
+from lingbot_eval.tables import plain
+
+Key = tuple[str, str, str]  # family, name, variant
+
+# In this order; a metric without a usual name keeps its own.
+_USUAL: Mapping[Key, str] = {
+    ("trajectory", "ate_rmse", "sim3"): "ATE (m)",
+    ("trajectory", "rpe_translation_rmse", "sim3"): "RPE (m)",
+    ("trajectory", "rpe_rotation_rmse", "sim3"): "RPE (°)",
+    ("drift", "segment_translation", "sim3"): "drift (%)",
+    ("auc", "auc_30", ""): "AUC@30 (%)",
+    ("auc", "auc_first_camera_30", ""): "AUC@30 of the first camera (%)",
+    ("depth", "abs_rel", "scale_only"): "AbsRel",
+    ("depth", "delta_1_25", "scale_only"): "δ<1.25 (%)",
+    ("points", "f1", ""): "F1 (%)",
+    ("trajectory", "coverage", ""): "coverage (%)",
+    ("throughput", "forward_fps", ""): "FPS",
+    ("throughput", "end_to_end_fps", ""): "FPS end to end",
+    ("memory", "device_peak_allocated", ""): "GPU (GB)",
+    ("memory", "process_peak_rss", ""): "RAM (GB)",
+}
+_ONLY_WHERE_PUBLISHED = frozenset({("auc", "auc_first_camera_30", "")})
+_GIGABYTES = 2**20 / 1e9  # in a MiB
+_ORDER = ("mean", "scene")  # means first: of many scenes they are what is read
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The table, and one line for each reason why a metric that readers look for is not in it."""
+
+    table: tables.Table
+    missing: tuple[str, ...]
+
+
+@dataclass
+class _Notes:
+    """Footnotes, each once."""
+
+    texts: dict[str, int] = field(default_factory=dict)
+
+    def number(self, text: str | None) -> int | None:
+        return None if text is None else self.texts.setdefault(text, len(self.texts) + 1)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A column of the first table: where its numbers are."""
+
+    title: str
+    column: Column
+    cells: Mapping[tuple[str, ...], tuple[Cell, str | None]]  # by row: the cell, and the reason where it has no number
+
+    @property
+    def unit(self) -> str:
+        return "GB" if self.column.unit == "MiB" else self.column.unit
+
+    def number(self, value: float | None) -> float | None:
+        return None if value is None else value * _GIGABYTES if self.column.unit == "MiB" else value
+
+
+def headline(given: Sequence[Table], published: Sequence[tuple[str, PublishedRow]]) -> Headline:
+    """The first table of a report.
+
+    Args:
+        given: the report's tables.
+        published: published numbers, each with the label of its run where there are several ("" otherwise).
+
+    Returns:
+        Rows of methods by scene, the mean over scenes first and what was published below it; in each scene the best
+        number of several is strong. A metric of which there is no number has no column, and a line that says why.
+    """
+    found = list(_columns(given, {_key(row) for _, row in published}))
+    there = [each for each in found if any(cell.value is not None for cell, _ in each.cells.values())]
+    rows = [row for row in (given[0].rows if given else ()) if row.kind in _ORDER]
+    notes = _Notes()
+    several = bool(given) and given[0].several_runs
+    names = name_header(given[0]) if given else ["dataset", "scene", "method"]
+    lines: list[list[tables.Cell | str]] = []
+    for row in sorted(rows, key=lambda row: (_first(rows, row), _ORDER.index(row.kind))):
+        lines.append(_line(row, rows, given[0], there, notes))
+        if row.kind == "mean" or sum(_group(other) == _group(row) for other in rows) == 1:
+            lines += _published_lines(row, published, there, notes, several)
+    titles = [each.title for each in there] or ["result"]
+    legend = [*(_entry(each) for each in there), *shares_legend(rows)]
+    table = tables.Table("", tables.columns([*names, *titles], left=len(names)), lines, tuple(notes.texts), legend)
+    return Headline(table, tuple(_missing(found, there, rows)))
+
+
+def _columns(given: Sequence[Table], published: set[Key | None]) -> Iterator[_Found]:
+    by_key: dict[Key, _Found] = {}
+    for table in given:
+        for position, column in enumerate(table.columns):
+            key = (column.family, column.name, column.variant)
+            if key not in by_key and (key in _USUAL or column.headline):
+                cells = {_name(row): _with_reason(row.cells[position], table) for row in table.rows}
+                by_key[key] = _Found(_USUAL.get(key, column.label), column, cells)
+    for key in (*_USUAL, *(key for key in by_key if key not in _USUAL)):
+        if key in by_key and (key not in _ONLY_WHERE_PUBLISHED or key in published):
+            yield by_key[key]
+
+
+def _with_reason(cell: Cell, table: Table) -> tuple[Cell, str | None]:
+    return cell, table.notes[cell.note - 1] if cell.note else None
+
+
+def _key(row: PublishedRow) -> Key | None:
+    """Which of our means a published number stands beside."""
+    family, name, variant, average = OURS.get(row.metric, ("", "", "", ""))
+    return (family, name, variant) if average == "mean" else None
+
+
+def _name(row: Row) -> tuple[str, ...]:
+    return row.dataset, row.scene, row.method, row.kind, row.run
+
+
+def _group(row: Row) -> tuple[str, ...]:
+    return row.dataset, row.method, row.run
+
+
+def _first(rows: Sequence[Row], row: Row) -> int:
+    """Datasets stay in their order."""
+    return next(number for number, other in enumerate(rows) if other.dataset == row.dataset)
+
+
+def _line(
+    row: Row, rows: Sequence[Row], table: Table, there: Sequence[_Found], notes: _Notes
+) -> list[tables.Cell | str]:
+    dataset, scene, *rest = row_names(row, table)
+    line: list[tables.Cell | str] = [dataset, tables.Cell(scene, strong=row.kind != "scene"), *rest]
+    if not there:
+        why = table.notes[row.note - 1] if row.note else "nothing was measured"
+        return [*line, tables.Cell(None, note=notes.number(why))]
+    beside = [other for other in rows if (other.dataset, other.scene, other.kind) == (row.dataset, row.scene, row.kind)]
+    for each in there:
+        cell, reason = each.cells[_name(row)]
+        # All of them is no share that anybody has to read.
+        scored, of = cell.scored or (1, 1)
+        share = "" if scored == of else f"{scored} of {of}"
+        strong = _is_best(cell, [each.cells[_name(other)][0] for other in beside], each.column)
+        line.append(tables.Cell(each.number(cell.value), each.unit, notes.number(reason), share, strong))
+    return line
+
+
+def _is_best(cell: Cell, beside: Sequence[Cell], column: Column) -> bool:
+    """Whether it is the best of several numbers; means over other numbers of scenes do not compare."""
+    values = [other.value for other in beside if other.value is not None and other.scored == cell.scored]
+    if column.better is None or cell.value is None or len(set(values)) < 2:
+        return False
+    return cell.value == (min(values) if column.better == "lower" else max(values))
+
+
+def _published_lines(
+    row: Row,
+    published: Sequence[tuple[str, PublishedRow]],
+    there: Sequence[_Found],
+    notes: _Notes,
+    several: bool,
+) -> Iterator[list[tables.Cell | str]]:
+    """What was published for the method of this row, a line a source."""
+    own = [each for run, each in published if (each.dataset, each.method, run) == _group(row)]
+    for source in dict.fromkeys(each.source for each in own):
+        cells: list[tables.Cell | str] = []
+        for found in there:
+            key = (found.column.family, found.column.name, found.column.variant)
+            number = next((each for each in own if each.source == source and _key(each) == key), None)
+            if number is None:
+                cells.append("")
+                continue
+            reason = None if number.reason is None else f"not comparable: {number.reason}"
+            cells.append(tables.Cell(f"{number.published:g}", note=notes.number(reason)))
+        if any(cells):
+            yield [plain(row.dataset), "published", plain(source), *([plain(row.run)] if several else []), *cells]
+
+
+def _entry(found: _Found) -> str:
+    stored = f"{found.column.name} {found.column.variant}".strip()
+    return f"{found.title}: {stored}; {'; or '.join(found.column.conventions)}"
+
+
+def _missing(found: Sequence[_Found], there: Sequence[_Found], rows: Sequence[Row]) -> Iterator[str]:
+    """Metrics without any number, by reason; that of a row without any is in the row."""
+    asked = [_name(row) for row in rows if row.kind == "scene" and row.note is None]
+    gaps = [
+        (each.title, reason)
+        for each in found
+        if each not in there
+        for reason in dict.fromkeys(each.cells[name][1] for name in asked if name in each.cells)
+    ]
+    for reason, titles in tables.reasons(gaps).items():
+        yield f"{', '.join(titles)}: {reason}"

@@ -1,0 +1,360 @@
+"""What a report says: one list of sections made of a few kinds of block, which every kind of page shows in its way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lingbot_eval import tables
+from lingbot_eval.reports import side_by_side
+from lingbot_eval.reports.drawing import Drawn, UnitFigures
+from lingbot_eval.reports.headline import headline
+from lingbot_eval.reports.published import PublishedRow, delta_text, published_rows
+from lingbot_eval.reports.reading import Opened, Run
+from lingbot_eval.reports.reading import tables as tables_of
+from lingbot_eval.reports.rendering import method_label, pieces, shown, title_of
+from lingbot_eval.reports.side_by_side import Setting, environments, settings
+from lingbot_eval.reports.tables import RunResults, Table, wide_tables
+
+T = TypeVar("T")
+
+MOST_COLUMNS = 9
+"""Numbers side by side that fit on a page of 1280 pixels, beside the names of a row."""
+_PICTURES, _REMARKS = 2, 4
+"""How many are seen before anything is unfolded."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph. lead: words before it that stand out. warning: whether it is one."""
+
+    text: str
+    lead: str = ""
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Things, each with what there is to say of it."""
+
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Figures side by side, or (wide) one below the other."""
+
+    figures: tuple[Drawn, ...]
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as it is. language: for who colours it."""
+
+    text: str
+    language: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What a reader unfolds when it is wanted."""
+
+    summary: str
+    blocks: tuple[Block, ...]
+
+
+Block = Text | Listing | Pictures | Code | Folded | tables.Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading. key: its anchor."""
+
+    key: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Content:
+    """One report. scenes: figures of scenes, with all their methods and runs. units: of each run's units."""
+
+    opened: Opened
+    tables: tuple[Table, ...]
+    scenes: tuple[UnitFigures, ...]
+    units: tuple[UnitFigures, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs that could be read."""
+        return self.opened.runs
+
+    @property
+    def results(self) -> tuple[RunResults, ...]:
+        """What the runs hold."""
+        return tuple(run.results for run in self.runs)
+
+    @property
+    def several(self) -> bool:
+        """Whether names need the run's label beside them."""
+        return len(self.runs) > 1
+
+    @property
+    def title(self) -> str:
+        """Names of the runs, and what a reader must know before any number."""
+        marks = [
+            *(["untrained weights"] if self.untrained else []),
+            *(["incomplete"] if any(run.incomplete for run in self.runs) else []),
+        ]
+        return ", ".join(run.label for run in self.runs) + (f" — {', '.join(marks)}" if marks else "")
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Methods with untrained weights, with the run's label where there are several."""
+        return tuple(self.of_run(run, method) for run in self.runs for method in run.results.untrained)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """One line for each run, unit or file that is there and could not be used."""
+        units = (reason for run in self.runs for reason in run.results.left_out)
+        return (*self.opened.skipped, *units, *(reason for unit in self.units for reason in unit.damaged))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What scenes, methods and scores say of their numbers."""
+        return tuple(
+            self.of_run(run, f"{unit.record.dataset} / {unit.record.scene} · {unit.record.method}: {note}")
+            for run in self.runs
+            for unit in run.results.units
+            for note in unit.record.remarks
+        )
+
+    def of_run(self, run: Run, text: str) -> str:
+        """``text``, with the run's label where there are several."""
+        return f"{run.label}: {text}" if self.several else text
+
+
+def make_content(opened: Opened, scenes: tuple[UnitFigures, ...] = (), units: tuple[UnitFigures, ...] = ()) -> Content:
+    """The content of a report of these runs with these figures."""
+    return Content(opened, tables_of(opened.runs), scenes, units)
+
+
+def state(content: Content) -> str:
+    """What was run, in a line: how many scenes were scored, when, on what."""
+    return "; ".join(content.of_run(run, _state(run)) for run in content.runs)
+
+
+def warnings(content: Content) -> Iterator[Text]:
+    """What a reader must know before any number: runs left out, unfinished ones, untrained weights, changed cards."""
+    for reason in content.opened.skipped:
+        yield Text(f"a run could not be read: {reason}", "Left out", warning=True)
+    for run in content.runs:
+        for reason in run.results.left_out:
+            yield Text(content.of_run(run, f"a part of the run is not used: {reason}"), "Left out", warning=True)
+        if run.results.unchecked:
+            yield Text(content.of_run(run, f"for damage: {run.results.unchecked}"), "Not checked", warning=True)
+        if run.incomplete:
+            yield Text(content.of_run(run, run.incomplete), "Incomplete", warning=True)
+    if content.untrained:
+        names = ", ".join(content.untrained)
+        text = f"{names}. Accuracy figures of these methods say nothing about the trained model."
+        yield Text(text, "Untrained weights", warning=True)
+    for name in side_by_side.differing_cards(content.results):
+        text = f"the card of {name} changed between these runs: scenes or protocol may differ"
+        yield Text(text, "Different datasets", warning=True)
+    differing = [column.label for table in content.tables for column in table.columns if len(column.conventions) > 1]
+    if differing:
+        text = "these columns were computed by more than one convention, which the legends below their tables give: "
+        yield Text(text + ", ".join(dict.fromkeys(differing)), "Not to be compared across rows", warning=True)
+
+
+def sections(content: Content) -> tuple[Section, ...]:
+    """All that a report says, in the order in which readers want it. A section without anything to say is left out."""
+    made = (
+        Section("results", "Results", tuple(_results(content))),
+        Section("paths", "Paths", tuple(_paths(content))),
+        Section("failures", "Failures and remarks", tuple(_failures(content))),
+        Section("published", "Beside published numbers", tuple(_published(content))),
+        Section("differences", "Where the runs differ", tuple(_differences(content))),
+        Section("figures", "Figures", tuple(_figures(content))),
+        Section("tables", "All tables", tuple(_tables(content))),
+        Section("facts", "Methods and sequences", tuple(_facts(content))),
+        Section("runs", "Runs" if content.several else "Run", tuple(_folded_rows(content, _run_rows(content)))),
+        Section("settings", "Settings", tuple(_folded_rows(content, settings(content.results)))),
+        Section("environment", "Environment", tuple(_folded_rows(content, environments(content.results)))),
+        Section("repeat", "Repeat it", tuple(_commands(content))),
+    )
+    return tuple(section for section in made if section.blocks)
+
+
+def _results(content: Content) -> Iterator[Block]:
+    if not content.tables:
+        yield Text("Nothing was planned, so there are no results.")
+        return
+    beside = [(run.label if content.several else "", row) for run, row in _published_numbers(content)]
+    first = headline(content.tables, beside)
+    yield first.table
+    if first.missing:
+        yield Text("; ".join(first.missing), "Not measured")
+
+
+def _paths(content: Content) -> Iterator[Block]:
+    """How each scene's methods moved, and the clouds that they built."""
+    figures = [figure for unit in content.scenes for figure in unit.figures if figure.is_path]
+    yield from _some_seen(figures, _PICTURES, lambda some: Pictures(tuple(some)), "more pictures")
+
+
+def _failures(content: Content) -> Iterator[Block]:
+    """Everything without scores and its reason, series that could not be drawn, then what is in doubt."""
+    found = [
+        (content.of_run(run, " / ".join(names)), reason)
+        for run in content.runs
+        for names in run.results.names()
+        if (reason := run.results.failure(names)) is not None
+    ]
+    found += [(unit.label, problem) for unit in content.units for problem in unit.problems]
+    found += [("Note", note) for note in content.notes]
+    yield from _some_seen(found, _REMARKS, lambda some: Listing(tuple(some)), "more")
+
+
+def _published(content: Content) -> Iterator[Block]:
+    """Every published number with ours, and the difference or why there is none."""
+    rows = _published_numbers(content)
+    if not rows:
+        return
+    names = ["dataset", "method", *(["run"] if content.several else []), "metric", "source"]
+    notes: dict[str, int] = {}
+    lines: list[list[tables.Cell | str]] = []
+    for run, row in rows:
+        method = method_label(row.method, run.results.untrained)
+        share = "" if row.scored is None else f"{row.scored[0]} of {row.scored[1]}"
+        delta = tables.Cell(delta_text(row))
+        if row.delta is None:
+            delta = tables.Cell(None, note=notes.setdefault(delta_text(row), len(notes) + 1))
+        lines.append(
+            [
+                *(row.dataset, method),
+                *([run.label] if content.several else []),
+                *(row.metric, row.source),
+                *(tables.Cell(row.ours, row.unit, share=share), tables.Cell(f"{row.published:g}"), delta),
+            ]
+        )
+    columns = tables.columns([*names, "ours", "published", "delta"], left=len(names))
+    table = tables.Table("", columns, lines, tuple(notes))
+    text = Text("Delta is ours less the published number, in the metric's unit.")
+    yield Folded(f"{len(rows)} published numbers", (table, text))
+
+
+def _differences(content: Content) -> Iterator[Block]:
+    """Settings and environment in which the runs differ."""
+    if not content.several:
+        return
+    rows = [row for row in (*settings(content.results), *environments(content.results)) if row.differs]
+    if rows:
+        yield _facts_table(content, rows)
+    else:
+        yield Text("In none of their settings, and not in their environment.")
+
+
+def _figures(content: Content) -> Iterator[Block]:
+    """All other pictures of each scene and method."""
+    for unit in (*content.scenes, *content.units):
+        figures = tuple(figure for figure in unit.figures if not figure.is_path)
+        if figures:
+            yield Folded(unit.label, (Pictures(figures, wide=True),))
+
+
+def _tables(content: Content) -> Iterator[Block]:
+    """Every number under its stored name, few enough columns in each table to be read without scrolling."""
+    for table in content.tables:
+        parts = tuple(_untitled(shown(part)) for part in pieces(table, MOST_COLUMNS))
+        yield Folded(title_of(table), parts)
+
+
+def _facts(content: Content) -> Iterator[Block]:
+    """What methods and sequences say of themselves: settings, sources of poses and depth, association counts."""
+    for run in content.runs:
+        records = [unit.record for unit in run.results.units]
+        methods = {record.method: record.method_facts for record in reversed(records)}
+        sequences = {f"{record.dataset} / {record.scene}": record.sequence for record in records}
+        for title, found in (("Methods", methods), ("Sequences", sequences)):
+            if found:
+                yield Folded(content.of_run(run, title), (Code(_pretty(found), "json"),))
+
+
+def _commands(content: Content) -> Iterator[Block]:
+    for run in content.runs:
+        if content.several:
+            yield Text(run.label)
+        yield Code(run.results.record.command, "sh")
+
+
+def _some_seen(things: Sequence[T], count: int, block: Callable[[Sequence[T]], Block], rest: str) -> Iterator[Block]:
+    """The first few as they are, the others folded."""
+    if things:
+        yield block(things[:count])
+    if things[count:]:
+        yield Folded(f"{len(things) - count} {rest}", (block(things[count:]),))
+
+
+def _published_numbers(content: Content) -> tuple[tuple[Run, PublishedRow], ...]:
+    """Published numbers beside those of each run."""
+    return tuple((run, row) for run in content.runs for row in published_rows(run.results, wide_tables(run.results)))
+
+
+def _untitled(table: tables.Table) -> tables.Table:
+    return tables.Table("", table.columns, table.rows, table.notes, table.legend)
+
+
+def _folded_rows(content: Content, rows: Sequence[Setting]) -> Iterator[Block]:
+    if not rows:
+        yield Text("None were stored.")
+        return
+    number = "1 entry" if len(rows) == 1 else f"{len(rows)} entries"
+    marked = ", those that differ between runs marked" if content.several else ""
+    yield Folded(number + marked, (_facts_table(content, rows),))
+
+
+def _facts_table(content: Content, rows: Iterable[Setting]) -> tables.Table:
+    """Settings or facts by name, a column a run; those that differ stand out."""
+    labels = [run.label if content.several else "value" for run in content.runs]
+    columns = tables.columns(["", *labels], left=1 + len(labels))
+    mark = content.several
+    lines: list[list[tables.Cell | str]] = [
+        [row.name, *(tables.Cell(value, strong=mark and row.differs) for value in row.values)] for row in rows
+    ]
+    return tables.Table("", columns, lines)
+
+
+def _run_rows(content: Content) -> list[Setting]:
+    """What identifies the runs."""
+    found = [dict(_run_lines(run)) for run in content.runs]
+    names = dict.fromkeys(name for lines in found for name in lines)
+    return [Setting(name, tuple(lines.get(name, "–") for lines in found)) for name in names]
+
+
+def _run_lines(run: Run) -> Iterator[tuple[str, str]]:
+    record = run.results.record
+    yield "key", record.key
+    yield "state", run.state
+    yield "scored", f"{run.scored} of {run.planned} pairs of scene and method"
+    yield "started", record.started
+    yield "finished", record.finished or "not yet"
+    yield from ((f"weights of {method}", weights) for method, weights in record.weights.items())
+
+
+def _state(run: Run) -> str:
+    record = run.results.record
+    torch = record.environment.get("torch")
+    gpus = torch.get("gpus") if isinstance(torch, dict) else None
+    names = [str(gpu.get("name", "GPU")) for gpu in gpus or () if isinstance(gpu, dict)]
+    machine = " + ".join(dict.fromkeys(names)) or str(record.environment.get("cpu_model", "")) or "a machine of no name"
+    return f"{run.scored} of {run.planned} pairs of scene and method scored, {record.started[:10]}, on {machine}"
+
+
+def _pretty(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,259 @@
+"""What a reader sees first: the numbers under their usual names, the paths, what failed; no more than can be read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_run, run_record, unit_record, write_lingbot
+
+from lingbot_eval.reports.headline import Headline, headline
+from lingbot_eval.reports.published import PublishedRow
+from lingbot_eval.reports.reading import open_runs, tables
+from lingbot_eval.reports.rendering import pieces
+from lingbot_eval.reports.report import Written, write_report
+from lingbot_eval.reports.sections import MOST_COLUMNS, sections
+from lingbot_eval.runs.store import RunStore
+from lingbot_eval.types import Measurement
+
+
+class Seen(HTMLParser):
+    """The words of a page that are seen before anything is unfolded, tags in their order, cells of each table row."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.words: list[str] = []
+        self.order: list[str] = []
+        self.columns: list[int] = []
+        self._folded: list[bool] = []
+        self._silent = 0
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self._silent += tag in ("script", "style", "title")
+        if tag == "details":
+            self._folded.append(True)
+        elif tag == "summary":
+            self._folded[-1] = False
+        elif tag == "section":
+            self.order.append(given["id"] or "")
+        elif tag == "img" and not any(self._folded):
+            self.order.append("picture")
+        elif tag == "tr":
+            self.columns.append(0)
+        elif tag in ("td", "th"):
+            self.columns[-1] += int(given.get("colspan") or 1)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent -= tag in ("script", "style", "title")
+        if tag == "details":
+            self._folded.pop()
+        elif tag == "summary":
+            self._folded[-1] = True
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent and not any(self._folded):
+            self.words += data.split()
+
+
+def store_of(
+    root: Path, values: dict[tuple[str, str], Sequence[Measurement] | None], better: dict[str, str] | None = None
+) -> RunStore:
+    """One dataset; scenes and methods with these measurements, None for one that failed."""
+    methods = dict.fromkeys(method for _, method in values)
+    units = [["d", scene, method] for scene, method in values]
+    record = run_record().model_copy(update={"units": units, "weights": dict.fromkeys(methods, "none")})
+    store = RunStore.create(root, record)
+    for (scene, method), measurements in values.items():
+        with store.unit_writer("d", scene, method) as writer:
+            found = unit_record(("d", scene), method, 5, list(measurements or ()))
+            if measurements is None:
+                found = found.model_copy(update={"status": "failed", "stage": "stream", "reason": "it broke"})
+            writer.finish(found)
+    return store
+
+
+def measured(ate: float, fps: float | None = None) -> list[Measurement]:
+    speed = [] if fps is None else [Measurement("throughput", "forward_fps", "", fps, "fps", "frames a second")]
+    memory = Measurement("memory", "process_peak_rss", "", 2000.0, "MiB", "largest resident set")
+    return [Measurement("trajectory", "ate_rmse", "sim3", ate, "m", "RMSE"), *speed, memory]
+
+
+def first_table(*stores: RunStore, published: Sequence[tuple[str, PublishedRow]] = ()) -> Headline:
+    return headline(tables(open_runs([store.path for store in stores])), published)
+
+
+def texts(found: Headline) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in found.table.cells]
+
+
+def strong(found: Headline) -> set[tuple[str, ...]]:
+    """Scene, method and column of what stands out among the numbers."""
+    titles = [column.title for column in found.table.columns]
+    return {
+        (row[1].text, row[2].text, titles[position])
+        for row in found.table.cells
+        for position, cell in enumerate(row)
+        if cell.strong and position > 2
+    }
+
+
+def test_usual_names_and_units(tmp_path: Path) -> None:
+    found = first_table(store_of(tmp_path, {("s", "m"): measured(0.5, 12.0)}))
+    assert [column.title for column in found.table.columns] == [
+        "dataset",
+        "scene",
+        "method",
+        "ATE (m)",
+        "FPS",
+        "RAM (GB)",
+    ]
+    assert texts(found) == [["d", "s", "m", "0.5000", "12.00", "2.097"]]  # 2000 MiB
+    assert found.table.legend[0] == "ATE (m): ate_rmse sim3; RMSE"
+
+
+def test_the_best_of_each_scene_stands_out_and_a_tie_does_not(tmp_path: Path) -> None:
+    values = {
+        ("s", "a"): measured(0.5, 10.0),
+        ("s", "b"): measured(0.2, 4.0),
+        ("t", "a"): measured(0.1, 10.0),
+        ("t", "b"): measured(0.3, 10.0),
+    }
+    found = first_table(store_of(tmp_path, values))
+    assert strong(found) == {
+        ("s", "b", "ATE (m)"),
+        ("s", "a", "FPS"),
+        ("t", "a", "ATE (m)"),
+        ("mean", "b", "ATE (m)"),
+        ("mean", "a", "FPS"),
+    }
+
+
+def test_means_come_first_and_those_of_survivors_are_not_compared(tmp_path: Path) -> None:
+    values = {
+        ("s", "a"): measured(0.5),
+        ("t", "a"): None,
+        ("s", "b"): measured(0.6),
+        ("t", "b"): measured(0.8),
+    }
+    found = first_table(store_of(tmp_path, values))
+    assert [row[1:4] for row in texts(found)] == [
+        ["mean", "a", "0.5000 (1 of 2)"],
+        ["mean", "b", "0.7000"],
+        ["s", "a", "0.5000"],
+        ["t", "a", "n/a"],
+        ["s", "b", "0.6000"],
+        ["t", "b", "0.8000"],
+    ]
+    assert strong(found) == {("s", "a", "ATE (m)")}
+    failed = found.table.cells[3]
+    assert {found.table.notes[(cell.note or 0) - 1] for cell in failed[3:]} == {"failed in stage stream: it broke"}
+
+
+def test_published_numbers_stand_below_the_mean_of_their_method(tmp_path: Path) -> None:
+    store = store_of(tmp_path, {("s", "a"): measured(0.5, 10.0), ("t", "a"): measured(0.7, 10.0)})
+
+    def row(metric: str, value: float, reason: str | None) -> tuple[str, PublishedRow]:
+        return "", PublishedRow("d", "a", metric, "the paper", value, 0.6, "m", (2, 2), reason)
+
+    found = first_table(store, published=[row("ate_m", 0.55, None), row("forward_fps", 20.3, "another machine")])
+    assert texts(found)[:2] == [
+        ["d", "mean", "a", "0.6000", "10.00", "2.097"],
+        ["d", "published", "the paper", "0.55", "20.3", ""],
+    ]
+    assert found.table.cells[1][3].note is None
+    assert found.table.notes[(found.table.cells[1][4].note or 0) - 1] == "not comparable: another machine"
+
+
+def test_a_metric_without_any_number_is_a_line_with_its_reason(tmp_path: Path) -> None:
+    names = ("ate_rmse", "rpe_translation_rmse")
+    gaps = [Measurement("trajectory", name, "sim3", None, "m", "RMSE", reason="no reference poses") for name in names]
+    found = first_table(store_of(tmp_path, {("s", "m"): [*gaps, *measured(1.0, 9.0)[1:]], ("t", "m"): None}))
+    assert found.missing == ("ATE (m), RPE (m): no reference poses",)
+    assert "ATE (m)" not in [column.title for column in found.table.columns]
+
+
+def test_a_run_of_failures_has_a_row_for_each(tmp_path: Path) -> None:
+    found = first_table(store_of(tmp_path, {("s", "m"): None, ("t", "m"): None}))
+    assert [row[1:] for row in texts(found)][-2:] == [["s", "m", "n/a"], ["t", "m", "n/a"]]
+    assert "failed in stage stream: it broke" in found.table.notes
+
+
+def test_a_metric_of_a_plugin_that_asks_for_it_is_there(tmp_path: Path) -> None:
+    own = Measurement("mine", "wobble", "", 3.0, "deg", "mine", better="lower", headline=True)
+    found = first_table(store_of(tmp_path, {("s", "m"): [own, *measured(1.0)]}))
+    assert "wobble (deg)" in [column.title for column in found.table.columns]
+
+
+# The page
+
+
+@pytest.fixture(scope="module")
+def one_scene(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    record = run_record().model_copy(update={"units": [[*OFFICE, LINGBOT]]})
+    store = RunStore.create(tmp_path_factory.mktemp("one"), record)
+    write_lingbot(store, OFFICE, 60, 1)
+    return write_report([store.path], tmp_path_factory.mktemp("out") / "report")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    store = build_run(tmp_path_factory.mktemp("several"), frames=40)
+    return write_report([store.path], tmp_path_factory.mktemp("out") / "report")
+
+
+def test_of_one_scene_at_most_1500_words_are_seen(one_scene: Written) -> None:
+    seen = Seen(one_scene.files[0].read_text())
+    assert 40 < len(seen.words) <= 1500
+    assert {"ATE", "RPE", "AbsRel", "FPS"} <= set(seen.words)
+
+
+def test_numbers_then_paths_then_failures_and_what_identifies_a_run_last(several: Written) -> None:
+    seen = Seen(several.files[0].read_text())
+    assert seen.order == [
+        *("results", "paths", "picture", "picture", "failures"),
+        *("figures", "tables", "facts", "runs", "settings", "environment", "repeat"),
+    ]
+    words = " ".join(seen.words)
+    assert "CUDA out of memory" in words
+    assert "5f0c2d7e91ab4433" not in words  # the key
+
+
+def test_both_pages_are_made_of_one_list_of_sections(several: Written) -> None:
+    page, markdown = (several.files[position].read_text() for position in (0, 1))
+    titles = [section.title for section in sections(several.content)]
+    assert re.findall(r'<h2 id="[a-z]+-heading">(.*?)</h2>', page) == titles
+    assert re.findall(r"^## (.*)$", markdown, re.MULTILINE) == titles
+    assert page.count("<details") == markdown.count("<details>")
+    for number in ("0.04321", "97.12"):
+        assert number in page
+        assert number in markdown
+
+
+def test_no_table_has_more_columns_than_fit_beside_each_other(several: Written) -> None:
+    """At 1280 pixels: four names of 4 rem at least, and numbers of some 70 pixels."""
+    widths = Seen(several.files[0].read_text()).columns
+    assert max(widths) <= 4 + MOST_COLUMNS + 3
+    for table in several.content.tables:
+        parts = pieces(table, MOST_COLUMNS)
+        assert [column for part in parts for column in part.columns] == list(table.columns)
+        for part in parts:
+            assert len(part.columns) <= MOST_COLUMNS
+            assert {cell.note for row in part.rows for cell in row.cells} - {None} <= set(range(1, len(part.notes) + 1))
+
+
+def test_a_piece_keeps_the_reason_of_each_gap(several: Written) -> None:
+    for table in several.content.tables:
+        whole = [[cell.note and table.notes[cell.note - 1] for cell in row.cells] for row in table.rows]
+        parts = pieces(table, 3)
+        joined = [
+            [cell.note and part.notes[cell.note - 1] for part in parts for cell in part.rows[number].cells]
+            for number in range(len(table.rows))
+        ]
+        assert joined == whole
+    assert {DESK[1], REPLAY} <= {row.scene for row in table.rows} | {row.method for row in table.rows}
