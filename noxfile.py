@@ -40,6 +40,21 @@ def shared_environment(session: nox.Session) -> Path:
     return found
 
 
+def provide_browser(session: nox.Session) -> None:
+    """Have a browser for the tests of the viewer's page, where Debian's packages can be installed; else they skip."""
+    if shutil.which("chromium") and shutil.which("chromedriver"):
+        return
+    if not shutil.which("apt-get") or os.geteuid():
+        session.warn("no chromium and chromedriver: the tests of the viewer's page will be skipped")
+        return
+    for words in (
+        ["update", "-qq"],
+        ["install", "-y", "-qq", "--no-install-recommends", "chromium", "chromium-driver"],
+    ):
+        # Without a network, or on another system, the suite is still worth running.
+        session.run("apt-get", *words, external=True, silent=True, success_codes=range(256))
+
+
 @nox.session(name="eval", python=False, requires=["environment"])
 def evaluate(session: nox.Session) -> None:
     """Run the main job on its default, or on the experiment given: stream, score, report."""
@@ -70,6 +85,7 @@ def report(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the test suite, a worker a core, in random order (slow and GPU cases by marker: ``-- -m slow``; ``-- -n 0``
     runs it in one process, ``-- -p no:randomly`` in the order of the files)."""
+    provide_browser(session)
     # One thread in each worker: two workers with two threads each on two cores wait for each other most of the time.
     one_thread: dict[str, str | None] = {"OMP_NUM_THREADS": "1"}
     # worksteal hands out neighbours, which share their expensive fixtures, and still ends both workers together.

@@ -48,6 +48,8 @@ _IMAGE_PIXELS = 240  # height
 _PAGE_SECONDS = 20.0  # an HTML page plays a scene in so long, where it has enough frames
 _PAGE_FPS = 20.0
 
+_NO_DOTS: Any = {"show": False}
+
 OpenScene = Callable[[], LayeredScene]
 
 
@@ -539,12 +541,13 @@ class _Controls:
                 data,
                 (
                     uplot.Series(label="frame"),
-                    uplot.Series(label="now", stroke="#ff8c00", width=1),
+                    uplot.Series(label="now", stroke="#ff8c00", width=1, points=_NO_DOTS),
                     *(
                         uplot.Series(
                             label=p.layer.label[:20],
                             stroke="#{:02x}{:02x}{:02x}".format(*METHOD_COLOURS[number % len(METHOD_COLOURS)]),
                             width=2,
+                            points=_NO_DOTS,
                         )
                         for number, p in enumerate(known)
                     ),
