@@ -4,6 +4,9 @@ import sys
 
 import lingbot_eval as lb
 
+if len(sys.argv) != 2:
+    print("usage: python read_a_run.py RUN", file=sys.stderr)
+    sys.exit(2)
 run = lb.open_run(sys.argv[1])
 print(run.label, run.state)
 

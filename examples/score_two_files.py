@@ -4,6 +4,9 @@ import sys
 
 import lingbot_eval as lb
 
+if len(sys.argv) != 3:
+    print("usage: python score_two_files.py GT MINE", file=sys.stderr)
+    sys.exit(2)
 reference, estimate = (lb.read_trajectory(path) for path in sys.argv[1:3])
 score = lb.score(reference, estimate, align="sim3")
 

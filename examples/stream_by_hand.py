@@ -11,6 +11,9 @@ from PIL import Image
 
 import lingbot_eval as lb
 
+if len(sys.argv) != 2:
+    print("usage: python stream_by_hand.py FOLDER", file=sys.stderr)
+    sys.exit(2)
 images = sorted(Path(sys.argv[1]).glob("*.png"))
 model = lb.load_model("shipped", device="cpu")
 session = model.session(keyframe_interval=2, frames=len(images))

@@ -131,8 +131,11 @@ def not_fetched(head: bytes, what: str) -> str | None:
 
 
 @contextmanager
-def _opened(path: Path, what: str, place: str) -> Iterator[tuple[PillowImage.Image, bytes]]:
-    """An image file whose header has been read, and its first bytes; all faults of reading it become DataError."""
+def _opened(path: Path, what: str, place: str, *, whole: bool = True) -> Iterator[tuple[PillowImage.Image, bytes]]:
+    """An image file whose header has been read, and its first bytes; all faults of reading it become DataError.
+
+    whole: whether a file that is cut off is one.
+    """
     checked_file(path, f"{place}: {what}")
     head = b""
     try:
@@ -145,7 +148,7 @@ def _opened(path: Path, what: str, place: str) -> Iterator[tuple[PillowImage.Ima
                         f"{place}: {what} {path} claims {picture.width}x{picture.height} pixels, at most {MAX_PIXELS}"
                         " are read; make it smaller"
                     )
-                missing = _missing_end(path, picture)
+                missing = _missing_end(path, picture) if whole else None
                 if missing is not None:
                     raise DataError(f"{place}: {what} {path} is cut off ({missing}); copy or download it again")
                 yield picture, head
@@ -266,9 +269,9 @@ def _whole_chunks(path: Path, size: int) -> bool:
 
 
 @contextmanager
-def _picture(path: Path, place: str) -> Iterator[tuple[PillowImage.Image, int]]:
+def _picture(path: Path, place: str, *, whole: bool = True) -> Iterator[tuple[PillowImage.Image, int]]:
     """One picture of 8 bits a channel and how it is to be turned (1 … 8): the one rule for what an image is."""
-    with _opened(path, "image", place) as (picture, head):
+    with _opened(path, "image", place, whole=whole) as (picture, head):
         bits = head[24] if picture.format == "PNG" else _tiff_bits(picture) if picture.format == "TIFF" else 8
         # Pillow turns some 16-bit colour files into 8 bits without a word.
         if bits > 8 or picture.mode not in _EIGHT_BIT_MODES:
@@ -359,8 +362,13 @@ def image_header(path: Path, place: str) -> ImageHeader:
 
 
 def image_size(path: Path, place: str) -> Size:
-    """(width, height) of the image that `read_image` gives. Raises DataError as `image_header`."""
-    return image_header(path, place).size
+    """(width, height) of the image that `read_image` gives; one that is cut off has a size, too.
+
+    A sequence asks its first image on behalf of the others, which can be read though that one cannot. Raises DataError
+    for what else `image_header` refuses.
+    """
+    with _picture(path, place, whole=False) as (picture, orientation):
+        return _upright_size(picture, orientation)
 
 
 def _views(picture: PillowImage.Image) -> int:

@@ -189,6 +189,7 @@ class Keeper:
         self._thumbnails = _Thumbnails() if settings.cloud else None
         self._rows: dict[str, array[Any]] = {name: array(kind) for name, (kind, _) in _CAMERA_ROWS.items()}
         self._without: dict[str, int] = {}
+        self._wanted = 0  # frames whose depth was to go into the cloud or a file
         self._seen = 0
 
     @property
@@ -236,8 +237,13 @@ class Keeper:
                     "jpeg": np.frombuffer(b"".join(picture.jpeg for picture in kept), np.uint8),
                 },
             )
-        lacking = (f"the cloud lacks {count} frames without {what}" for what, count in self._without.items())
-        return (*self._left_out.notes(), *lacking)
+        return (*self._left_out.notes(), *self._lacking())
+
+    def _lacking(self) -> Iterator[str]:
+        kept = "kept depth" if self._cloud is None else "cloud"
+        for what, count in self._without.items():
+            every = count == self._wanted
+            yield f"no {kept}: no frame has {what}" if every else f"the {kept} lacks {count} frames without {what}"
 
     def _add_camera(self, prediction: Prediction, intrinsics: FloatArray, shape: tuple[int, ...]) -> None:
         kind = prediction.frame_type
@@ -251,13 +257,17 @@ class Keeper:
     def _add_depth(self, frame: Frame, prediction: Prediction, intrinsics: FloatArray | None) -> None:
         depth, pose = prediction.depth, prediction.camera_to_world
         assert depth is not None
+        wanted = self._settings.keeps_depth_of(prediction.index, prediction.frame_type)
+        if self._cloud is None and not wanted:
+            return
+        self._wanted += 1
         if intrinsics is None:
             self._lack("intrinsics")
             return
         mask = self._left_out.mask(frame, prediction)
         if mask is not None:
             depth = np.where(mask, np.float32(0), depth)
-        if self._settings.keeps_depth_of(prediction.index, prediction.frame_type):
+        if wanted:
             self._write_depth(prediction, depth, intrinsics)
         if self._cloud is None:
             return

@@ -61,6 +61,17 @@ def test_gate_in_a_script(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert Path("baseline.yaml").is_file()
 
 
+@pytest.mark.parametrize("name", ["score_two_files.py", "stream_by_hand.py", "read_a_run.py"])
+def test_without_arguments_one_line_says_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_example(monkeypatch, name)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.removeprefix("usage: python ") in (EXAMPLES / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_example_is_in_the_table() -> None:
     said = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert all(file.name in said for file in EXAMPLES.iterdir() if file.name != "README.md")

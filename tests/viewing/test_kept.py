@@ -132,6 +132,18 @@ def test_frames_that_lack_something_are_counted(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cameras.npz", "thumbnails.npz"]
 
 
+def test_a_stream_without_intrinsics_has_no_cloud_and_says_so_once(tmp_path: Path) -> None:
+    for settings, said in (
+        (KeepSettings(), ("no cloud: no frame has intrinsics",)),
+        (KeepSettings(cloud=False, depth="all"), ("no kept depth: no frame has intrinsics",)),
+        (KeepSettings(cloud=False), ()),
+    ):
+        keeper = Keeper(settings, tmp_path.joinpath, 10)
+        for index in range(3):
+            keeper.add(*one(index, intrinsics=None))
+        assert keeper.finish() == said
+
+
 def test_nothing_is_kept_where_nothing_is_asked(tmp_path: Path) -> None:
     kept = stream(tmp_path, cloud=False)
     assert [file.name for file in tmp_path.iterdir()] == ["cameras.npz"]

@@ -171,7 +171,8 @@ def _decoded(sequence: FrameSequence, watcher: Watcher) -> list[Finding]:
         watcher.frame()
     watcher.done()
     note = Finding("note", "decode", f"{frames} frames decoded")
-    return [*gathered("problem", "decode", problems), note]
+    # A first image without a size is the fault of every frame, in the same words.
+    return [*gathered("problem", "decode", list(dict.fromkeys(problems))), note]
 
 
 def _attempts(sequence: FrameSequence) -> Sequence[Callable[[], object]]:

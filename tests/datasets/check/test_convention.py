@@ -85,7 +85,7 @@ def test_a_room_as_it_is(room: Path, tmp_path: Path) -> None:
     picture = tmp_path / "convention.png"
     write_convention_figure(picture, "a room", verdict)
     with Image.open(picture) as image:
-        assert image.size == (1300, 860)
+        assert image.size == (1430, 946)
         assert len(np.unique(np.asarray(image))) > 100
 
 
