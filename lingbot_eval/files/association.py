@@ -86,7 +86,7 @@ def pair_times(
     to nothing pairs and a factor explains it, and when one file's stamps are of a unit that its format does not have
     while the other's are not.
     """
-    if advice is None and reference.unit != estimate.unit and (reference.why or estimate.why) and not estimate.told:
+    if advice is None and _unit_is_open(reference, estimate):
         odd, other = (estimate, reference) if estimate.why else (reference, estimate)
         scale = scale_of(estimate.unit)
         between = scale_of(other.unit) / scale_of(odd.unit)
@@ -117,6 +117,11 @@ def pair_times(
     )
 
 
+def _unit_is_open(reference: Clock, estimate: Clock) -> bool:
+    """Whether one file's stamps are of a unit that its format does not have, the other's are not, and no user said."""
+    return reference.unit != estimate.unit and bool(reference.why or estimate.why) and not estimate.told
+
+
 def _option(name: str, value: float) -> str:
     # The same line stands in a run's record, where settings have the same names.
     return f"--{name} {value:.12g} (in an experiment {name.replace('-', '_')}: {value:.12g})"
@@ -145,7 +150,9 @@ def _likely(reference: Clock, estimate: Clock, max_difference: float, now: int, 
         told = f"both last as long{scaled}; if they begin together, the estimate's clock is {-offset:.12g} s ahead"
         if offset > 0:
             told = f"both last as long{scaled}; if they begin together, the estimate's clock is {offset:.12g} s behind"
-        scale = "" if factor == 1.0 else f"{_option('time-scale', _in_file(estimate, factor))} and "
+        # A shift alone would leave the question of the unit, which the next attempt would ask.
+        named = factor != 1.0 or _unit_is_open(reference, estimate)
+        scale = f"{_option('time-scale', _in_file(estimate, factor))} and " if named else ""
         return f"{told}: {scale}{_option('time-offset', offset)}" if adjustable else told
     return None
 

@@ -239,13 +239,15 @@ def test_a_replayed_file_of_the_same_size_and_time_is_another(
 def test_a_replay_whose_clock_differs_fails_with_score_s_words(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stamps in nanoseconds for frames in seconds: the unit's reason names factor and setting, which then help."""
+    """Nanoseconds of another clock for seconds: the reason names scale and offset, which together then help."""
     for path in (experiment.parent / "estimates").iterdir():
         rows = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
         rows = [[str(round((1e9 + float(row[0])) * 1e9)), *row[1:]] for row in rows]
         path.write_text("".join(" ".join(row) + "\n" for row in rows))
     out = ["--out", str(experiment.parent / "runs")]
     assert main(["run", str(experiment), *out]) == 2
-    assert "time_scale: 1e-09" in capsys.readouterr().out
-    more = ["--set", "methods.0.time_scale=1e-9", "--set", "methods.0.time_offset=-1e9"]
+    said = capsys.readouterr().out
+    assert "time_scale: 1e-09" in said
+    assert "time_offset: -1000000000" in said
+    more = ["--set", "methods.0.time_scale=1e-09", "--set", "methods.0.time_offset=-1000000000"]
     assert main(["run", str(experiment), *out, *more]) == 0
