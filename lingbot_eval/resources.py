@@ -75,6 +75,12 @@ PUBLIC: dict[str, PublicFile] = {
 """The published files by the names that an experiment may write in a checkpoint's place."""
 
 
+def user_cache(kind: str) -> Path:
+    """Folder of what is computed once and kept for the user, made by who writes: ``kind`` under ``XDG_CACHE_HOME``."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "lingbot-eval" / kind
+
+
 def shared_folder(kind: Kind) -> Path:
     """Folder of the shipped cards (``datasets``), experiment files (``experiments``) or the notebook's template
     (``reports``). Raises ConfigError."""

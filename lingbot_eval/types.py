@@ -60,12 +60,14 @@ class Trajectory:
     camera_to_world: (N, 4, 4) float64. Units: metres for a reference, the method's own for an estimate.
     has_orientation: False where only positions are known: rotations are identities that mean nothing, and what needs
     an orientation cannot be computed.
+    computed_by: what computed a reference that nobody measured; it is no ground truth, and in a unit of its own.
     """
 
     indices: NDArray[np.int64]
     timestamps: FloatArray
     camera_to_world: FloatArray
     has_orientation: bool = True
+    computed_by: str | None = None
 
     def __len__(self) -> int:
         return len(self.indices)

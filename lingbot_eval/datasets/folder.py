@@ -25,6 +25,7 @@ from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.readers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from lingbot_eval.datasets.reference_poses import facts_of, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
+from lingbot_eval.datasets.structure_reference import StructureSequence, structure_in_words
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.pairing import image_stem
 from lingbot_eval.files.text import parse_number
@@ -46,7 +47,8 @@ class FolderOptions(BaseModel):
     the scene's folder. trajectory_format: found from the content unless it is named; KITTI rows go with images one by
     one, where numbers are missing by number, COLMAP's and nerfstudio's poses by the images' names; poses with times go
     with the image nearest in time, within ``max_time_difference`` seconds. intrinsics: fx, fy, cx, cy in pixels of the
-    images.
+    images. reference: ``sfm`` takes the poses that structure from motion finds in the selected images where there is no
+    trajectory (`lingbot_eval.datasets.structure_reference`): a reference in a unit of its own, and no ground truth.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,12 +59,17 @@ class FolderOptions(BaseModel):
     trajectory_format: TrajectoryFormat = "auto"
     max_time_difference: Positive = 0.02
     intrinsics: tuple[Positive, Positive, float, float] | None = None
+    reference: Literal["sfm"] | None = None
 
     @model_validator(mode="after")
     def _needed_together(self) -> FolderOptions:
         for name in ("trajectory_format", "max_time_difference"):
             if self.trajectory is None and name in self.model_fields_set:
                 raise ValueError(f"{name}: has a meaning with 'trajectory' only; give the trajectory file too")
+        if self.trajectory is not None and self.reference is not None:
+            raise ValueError(
+                "reference: sfm is for images without a trajectory, and one is given; leave one of them out"
+            )
         return self
 
 
@@ -86,6 +93,8 @@ class FolderAdapter:
     def __init__(self, root: Path, options: FolderOptions) -> None:
         self._root = root
         self._options = options
+        # Now, so that whoever plans a run hears that pycolmap is missing.
+        self._structure = structure_in_words() if options.reference == "sfm" else None
 
     def scenes(self) -> tuple[str, ...]:
         """Raises DataError when there is no image in the root nor in any folder in it."""
@@ -112,7 +121,7 @@ class FolderAdapter:
             )
         options = self._options
         by_fps = f"position / {options.fps:g} Hz"
-        return FileSequence(
+        return (FileSequence if self._structure is None else StructureSequence)(
             dataset="folder",
             scene=scene,
             root=self._root,
@@ -131,6 +140,7 @@ class FolderAdapter:
                 *found.notes,
                 *gap_notes(numbered, _TIMES_ALONE if options.trajectory is None else _TIMES_AND_POSES),
                 *(time_notes(names) if by_position else ()),
+                *(() if self._structure is None else (_of_structure(self._structure),)),
             ),
             has_orientation=has_orientation,
         )
@@ -179,6 +189,8 @@ class FolderAdapter:
     ) -> tuple[dict[int, FloatArray], dict[str, Any], bool]:
         """Poses by image, facts for the record, and whether the poses have an orientation."""
         options = self._options
+        if self._structure is not None:
+            return {}, {"poses": f"reference: {self._structure}, scale free, not ground truth; camera-to-world"}, True
         if options.trajectory is None:
             return {}, {"poses": "none"}, True
         path = folder / options.trajectory
@@ -202,6 +214,13 @@ class FolderAdapter:
             raise DataError(f"{path}: none of its {len(poses)} poses is of an image in {folder}; is it of this scene?")
         words = f"{trajectory.format} file, {how}; taken as camera-to-world, metres"
         return matched, {"poses": words, **facts_of(trajectory, len(matched))}, trajectory.has_orientation
+
+
+def _of_structure(words: str) -> str:
+    return (
+        f"the reference is {words}, scale free, not ground truth: its lengths are in a unit of its own, so errors"
+        " without alignment or after SE(3) have no result; a run computes it once, and it is kept in the user's cache"
+    )
 
 
 def _rows(path: Path, rows: int, images: int, numbered: Numbering | None) -> tuple[Sequence[int], str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -79,6 +79,9 @@ class FileSequence:
     notes: tuple[str, ...] = ()
     has_orientation: bool = True
     depth_scale: float | None = None
+
+    poses_come_later: ClassVar[bool] = False
+    """Whether reference poses are computed when they are asked for, and are in no file."""
 
     def __post_init__(self) -> None:
         if not self.files:

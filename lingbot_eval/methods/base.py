@@ -120,6 +120,11 @@ class MethodSettings(BaseModel):
         return True
 
     @property
+    def motionless(self) -> bool:
+        """Whether the poses stand still by design: a floor, whose errors are defined though its alignment is not."""
+        return False
+
+    @property
     def leaves_the_cpu_free(self) -> bool:
         """Whether the method computes elsewhere, so that the cores may decode, score and store meanwhile."""
         return False

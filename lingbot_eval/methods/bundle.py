@@ -209,11 +209,12 @@ def _step(
     moves = -(solved[..., -1] + solved[..., :-1] @ steps)
     if not (np.isfinite(steps).all() and np.isfinite(moves).all()):
         return None
-    return steps[: 6 * views].reshape(views, 6), moves, float(np.clip(steps[-1], -0.2, 0.2)) if doubt else 0.0
+    turns = np.asarray(steps[: 6 * views], np.float64).reshape(views, 6)
+    return turns, moves, float(np.clip(steps[-1], -0.2, 0.2)) if doubt else 0.0
 
 
 def _summed(values: FloatArray, rows: NDArray[np.int64], count: int) -> FloatArray:
     """Sums of (K, …) values by row, (count, …)."""
     flat = values.reshape(len(values), -1)
     sums = np.stack([np.bincount(rows, column, count) for column in flat.T], axis=1)
-    return sums.reshape(count, *values.shape[1:])
+    return np.asarray(sums, np.float64).reshape(count, *values.shape[1:])

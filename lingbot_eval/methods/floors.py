@@ -22,6 +22,10 @@ class MotionlessConfig(MethodSettings):
         return Floor(self, 0.0)
 
     @property
+    def motionless(self) -> bool:
+        return True
+
+    @property
     def gives_depth(self) -> bool:
         return False
 

@@ -321,7 +321,7 @@ class Odometry:
         foretold = local[:, :2] / local[:, 2:]
         away, near = KDTree(view.rays).query(foretold, NEAREST, distance_upper_bound=4 * PIXELS / view.focal)
         point, place = np.nonzero(np.isfinite(away))
-        feature = near[point, place]
+        feature = np.asarray(near)[point, place]
         alike = np.einsum("kd,kd->k", view.descriptors[feature], self._descriptors[rows[point]])
         order = np.argsort(-alike, kind="stable")
         order = order[alike[order] > ALIKE]
@@ -585,7 +585,7 @@ def _refined(motion: FloatArray, points: FloatArray, rays: FloatArray, others: F
     view, point = np.repeat([0, 1], count), np.tile(np.arange(count), 2)
     seen = Observations(view, point, np.concatenate([rays, others]), np.full(2 * count, weight))
     poses, _, _ = adjust(np.stack([np.eye(4), motion]), points, seen, 1, iterations=5)
-    refined = poses[1]
+    refined: FloatArray = poses[1]
     length = float(np.linalg.norm(refined[:3, 3]))
     refined[:3, 3] /= length if length > 1e-9 else 1.0
     return refined

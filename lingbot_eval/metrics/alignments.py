@@ -25,21 +25,41 @@ def alignment_of(matched: MatchedPoses, name: Alignment, anchor_frames: int = AN
 
     anchor_frames: how many matched frames ``anchor`` aligns on. Raises UnscorableError where it is not defined.
     """
-    truth, guess = matched.reference[:, :3, 3], matched.estimate[:, :3, 3]
-    if len(truth) < MIN_MATCHED:
-        raise UnscorableError(f"only {len(truth)} matched frames, at least {MIN_MATCHED} are needed")
-    if _extent(truth) <= max(STATIC_METRES, STATIC_RELATIVE * float(np.abs(truth).max())):
-        raise UnscorableError(f"static reference: it moves by no more than {_extent(truth):.1g} m")
+    truth, guess = _aligned_on(matched, name, anchor_frames)
     if name == "none":
         return Sim3.identity()
-    if name == "anchor":
-        if len(truth) <= anchor_frames:
-            raise UnscorableError(f"only {len(truth)} matched frames, more than the {anchor_frames} anchors are needed")
-        truth, guess = truth[:anchor_frames], guess[:anchor_frames]
     if _extent(guess) <= STATIC_RELATIVE * float(np.abs(guess).max()):
         where = f" in its first {anchor_frames} frames" if name == "anchor" else ""
         raise UnscorableError(f"degenerate covariance: the estimate does not move{where}")
     return umeyama(guess, truth, with_scale=name != "se3")
+
+
+def place_of(matched: MatchedPoses, name: Alignment, anchor_frames: int = ANCHOR_FRAMES) -> Sim3:
+    """`alignment_of` an estimate in one point: a translation to the mean of the reference positions it is aligned on.
+
+    The least squared error determines nothing more, neither rotation nor scale. Raises UnscorableError as
+    `alignment_of`, but for the estimate.
+    """
+    truth, guess = _aligned_on(matched, name, anchor_frames)
+    if name == "none":
+        return Sim3.identity()
+    return Sim3(1.0, np.eye(3), truth.mean(axis=0) - guess.mean(axis=0))
+
+
+def _aligned_on(matched: MatchedPoses, name: Alignment, anchor_frames: int) -> tuple[FloatArray, FloatArray]:
+    """(N, 3) positions of reference and estimate that the alignment rests on. Raises UnscorableError."""
+    truth, guess = matched.reference[:, :3, 3], matched.estimate[:, :3, 3]
+    if matched.computed_by is not None and name in ("se3", "none"):
+        raise UnscorableError(f"the reference is {matched.computed_by}: its unit of length is its own, not the metre")
+    if len(truth) < MIN_MATCHED:
+        raise UnscorableError(f"only {len(truth)} matched frames, at least {MIN_MATCHED} are needed")
+    if _extent(truth) <= max(STATIC_METRES, STATIC_RELATIVE * float(np.abs(truth).max())):
+        raise UnscorableError(f"static reference: it moves by no more than {_extent(truth):.1g} m")
+    if name == "anchor":
+        if len(truth) <= anchor_frames:
+            raise UnscorableError(f"only {len(truth)} matched frames, more than the {anchor_frames} anchors are needed")
+        truth, guess = truth[:anchor_frames], guess[:anchor_frames]
+    return truth, guess
 
 
 def alignment_in_words(name: Alignment, anchor_frames: int = ANCHOR_FRAMES) -> str:

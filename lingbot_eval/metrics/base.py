@@ -84,10 +84,12 @@ class SceneContext:
     """What a family must know of a scene before it begins.
 
     depth_limits: metres strictly between which true depth counts. gives_depth: whether the method predicts depth.
+    motionless: whether its poses stand still by design.
     """
 
     depth_limits: tuple[float, float] = (0.0, 80.0)
     gives_depth: bool = True
+    motionless: bool = False
 
 
 @dataclass
@@ -112,8 +114,16 @@ class ScoredScene:
         return Trajectory(np.empty(0, dtype=np.int64), np.empty(0), np.empty((0, 4, 4)))
 
     def explained(self, measurements: Iterable[Measurement]) -> list[Measurement]:
-        """Measurements of poses; without a reference that is the reason, rather than what follows from it."""
-        return list(measurements) if self.reference else because(measurements, "no reference poses")
+        """Measurements of poses; without a reference that is the reason, rather than what follows from it. A reference
+        that was computed is in every convention.
+        """
+        if not self.reference:
+            return because(measurements, "no reference poses")
+        maker = self.reference.computed_by
+        if maker is None:
+            return list(measurements)
+        words = f"; reference: {maker}, scale free, not ground truth: lengths are in its own unit"
+        return [replace(m, convention=m.convention + words) for m in measurements]
 
 
 class MetricFamily:

@@ -26,7 +26,7 @@ class MatchedPoses:
     indices: (M,) frames. reference (metres), estimate (its own unit): (M, 4, 4) camera-to-world, rotations
     orthogonalised by SVD (protocol.md section 1). dropped: frames of both, one of them not finite. not_rigid: frames
     of both, finite, one of them with a matrix that is no rotation. without_orientation: why what needs orientation
-    cannot be computed, or None where both have one.
+    cannot be computed, or None where both have one. computed_by: of the reference, as `Trajectory` has it.
     """
 
     indices: NDArray[np.int64]
@@ -35,6 +35,7 @@ class MatchedPoses:
     dropped: int
     not_rigid: int
     without_orientation: str | None = None
+    computed_by: str | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -58,6 +59,7 @@ def match_poses(reference: Trajectory, estimate: Trajectory) -> MatchedPoses:
         not_rigid=int(np.count_nonzero(finite & ~rigid)),
         without_orientation=_nothing_turns("estimate", estimate.has_orientation, guess, truth)
         or _nothing_turns("reference", reference.has_orientation, truth, truth),
+        computed_by=reference.computed_by,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -20,6 +21,7 @@ from lingbot_eval.metrics.alignments import (
     Alignment,
     alignment_in_words,
     alignment_of,
+    place_of,
 )
 from lingbot_eval.metrics.base import MetricFamily, ScoredScene, declared, trajectory_metrics
 from lingbot_eval.metrics.matching import MatchedPoses, finite_poses, match_poses
@@ -49,7 +51,7 @@ class TrajectoryScore:
 
     indices: (M,) frames with a finite reference and a finite estimate. reference_positions: (M, 3) metres.
     position_error_m (M,) and rotation_error_deg (M,) are after the Sim(3) alignment over all matched frames, and have
-    no rows where that could not be computed; nor have rotations without an orientation.
+    no rows where that could not be computed; nor have rotations without an orientation, or of a motionless estimate.
     alignments: the transformations from the estimate's world to the reference's, by name, of those that could be
     computed.
     """
@@ -64,13 +66,20 @@ class TrajectoryScore:
 
 @np.errstate(over="ignore", invalid="ignore")  # what left float64's range becomes a reason, not a warning
 def score_trajectory(
-    reference: Trajectory, estimate: Trajectory, total_frames: int, settings: TrajectorySettings | None = None
+    reference: Trajectory,
+    estimate: Trajectory,
+    total_frames: int,
+    settings: TrajectorySettings | None = None,
+    *,
+    motionless: bool = False,
 ) -> TrajectoryScore:
     """Score an estimate against a reference; frames are matched by their indices.
 
     total_frames: frames of the sequence, to which coverage refers. Whatever is not defined on the data (fewer than
     3 matched frames, a static reference, a degenerate covariance) comes back as a Measurement with its reason;
     nothing is raised for it. Rotations are re-orthogonalised (SVD) before anything else.
+    motionless: the estimate stands still by design, as a floor, rather than by a fault. Every alignment puts it at the
+    mean of the reference positions, where its absolute errors are measured; rotation and scale stay undetermined.
     """
     settings = settings or TrajectorySettings()
     matched = match_poses(reference, estimate)
@@ -81,16 +90,22 @@ def score_trajectory(
             transforms[name] = alignment_of(matched, name, settings.anchor_frames)
         except UnscorableError as error:
             reasons[name] = str(error)
+    places = dict(transforms)
+    if motionless:
+        for name in (name for name in _with_sim3(settings) if name in reasons):
+            with contextlib.suppress(UnscorableError):  # the reason is there already
+                places[name] = place_of(matched, name, settings.anchor_frames)
     measurements = [
-        *_absolute(matched, settings, transforms, reasons),
+        *_absolute(matched, settings, places, reasons),
         *_relative(matched, settings, transforms, reasons),
-        *_shares(matched, settings, transforms, reasons),
+        *_shares(matched, settings, places, reasons),
         *_context(matched, settings, transforms, reasons),
         *_counts(reference, estimate, matched, total_frames),
     ]
     positions = matched.reference[:, :3, 3]
     if "sim3" not in transforms:
-        return TrajectoryScore(tuple(measurements), matched.indices, positions, alignments=transforms)
+        errors = _position_errors(matched, places["sim3"]) if "sim3" in places else np.empty(0)
+        return TrajectoryScore(tuple(measurements), matched.indices, positions, errors, alignments=transforms)
     aligned = transforms["sim3"].apply_poses(matched.estimate)
     difference = np.swapaxes(matched.reference[:, :3, :3], 1, 2) @ aligned[:, :3, :3]
     return TrajectoryScore(
@@ -300,7 +315,9 @@ class TrajectoryFamily(MetricFamily):
     Settings = TrajectorySettings
 
     def compute(self, scene: ScoredScene) -> list[Measurement]:
-        score = score_trajectory(scene.truth, scene.estimate, scene.total_frames, self.settings)
+        score = score_trajectory(
+            scene.truth, scene.estimate, scene.total_frames, self.settings, motionless=self.context.motionless
+        )
         scene.trajectory = score
         of_plugins = plugin_measurements(scene.truth, scene.estimate, self.settings)
         return scene.explained([*score.measurements, *of_plugins])

@@ -90,6 +90,7 @@ class SceneTask:
             depth_limits=limits or (0.0, 80.0),
             gives_depth=self.method.gives_depth,
             is_timed=method.needs_images,
+            motionless=self.method.motionless,
         )
         return SceneScorer(scoring)
 

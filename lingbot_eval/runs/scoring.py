@@ -18,6 +18,10 @@ from lingbot_eval.runs.stream import Output
 from lingbot_eval.types import DriftSeries, FrameType, Measurement, Trajectory
 
 _UNTYPED = 255  # in the bytes that keep the frame types
+MOTIONLESS = (
+    "the estimate stands still by design: every alignment puts it at the mean of the reference positions, and its"
+    " errors are the distances from there"
+)
 
 Row = dict[str, float | int | str | None]
 
@@ -28,12 +32,14 @@ class Scoring:
 
     depth_limits: metres, for the clouds.
     gives_depth, is_timed: whether the method predicts depth, and computes anything whose time means something.
+    motionless: whether its poses stand still by design.
     """
 
     metrics: MetricsConfig
     depth_limits: tuple[float, float] = (0.0, 80.0)
     gives_depth: bool = True
     is_timed: bool = True
+    motionless: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +63,7 @@ class SceneScorer:
     def __init__(self, scoring: Scoring) -> None:
         self._scoring = scoring
         metrics = scoring.metrics
-        context = SceneContext(scoring.depth_limits, scoring.gives_depth)
+        context = SceneContext(scoring.depth_limits, scoring.gives_depth, scoring.motionless)
         self._families = [
             FAMILIES.get(name)(settings, context)
             for name in FAMILIES.names()
@@ -121,6 +127,8 @@ class SceneScorer:
         measurements += process_memory_measurements(process_memory())
         columns = _error_columns(scene.trajectory) if scene.trajectory is not None else {}
         notes = notes_on(scene.truth, scene.estimate, total_frames)
+        if self._scoring.motionless:
+            notes = (*notes, MOTIONLESS)
         return SceneScore(tuple(measurements), columns, scene.estimate, scene.drift, notes)
 
     def panels(self) -> DepthPanels | None:

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -144,7 +144,12 @@ class FileFrames:
         if whole is None:
             return None
         among = whole.indices < count
-        return Trajectory(whole.indices[among], whole.timestamps[among], whole.camera_to_world[among])
+        return replace(
+            whole,
+            indices=whole.indices[among],
+            timestamps=whole.timestamps[among],
+            camera_to_world=whole.camera_to_world[among],
+        )
 
 
 def open_source(settings: Input, size: Size, workers: int, each_frame: Callable[[], None]) -> FrameSource:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreEr
 from lingbot_eval.files.atomic import atomic_path
 from lingbot_eval.files.opening import open_file
 from lingbot_eval.files.text import kind_of_bytes
+from lingbot_eval.resources import user_cache
 from lingbot_eval.types import DepthMap, Frame, Image, Prediction
 
 HEURISTIC = "heuristic"
@@ -127,7 +127,7 @@ class _Network:
         self._batch = shape[0] if isinstance(shape[0], int) else 1
         self._path = path
         self._sha256 = hashlib.sha256(content).hexdigest()
-        self._cache = _cache_folder() / f"v{_VERSION}-{self._sha256[:16]}"
+        self._cache = user_cache("sky") / f"v{_VERSION}-{self._sha256[:16]}"
 
     def words(self) -> str:
         return f"{self._path.name} (SHA-256 {self._sha256[:16]}, raw score above {_SKY})"
@@ -278,11 +278,6 @@ def _content(path: Path) -> bytes:
     if len(content) < _LEAST_BYTES:
         raise ConfigError(f"{path}: expected a network in ONNX, found a file of {len(content)} bytes")
     return content
-
-
-def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "lingbot-eval" / "sky"
 
 
 def _read_mask(file: Path, shape: tuple[int, int]) -> Mask | None:

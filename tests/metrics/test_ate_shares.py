@@ -44,6 +44,24 @@ def test_an_estimate_that_stands_still_has_a_reason() -> None:
             assert "does not move" in str(measured.reason)
 
 
+def test_a_floor_that_stands_still_by_design_errs_by_the_spread_of_the_reference() -> None:
+    score = score_trajectory(along(SQUARE), along([[1.0, 5, 1]] * 4), 4, motionless=True)
+    values = {(m.name, m.variant): m.value for m in score.measurements}
+    for alignment in ("sim3", "se3"):
+        assert values["ate_rmse", alignment] == pytest.approx(np.sqrt(2))
+        assert values["ate_share_of_motionless", alignment] == pytest.approx(100)
+        assert values["ate_share_of_path", alignment] == pytest.approx(100 * np.sqrt(2) / 6)
+    assert values["ate_rmse", "none"] == pytest.approx(np.sqrt(np.mean([27, 27, 11, 11])))
+    np.testing.assert_allclose(score.position_error_m, np.sqrt(2))
+    assert len(score.rotation_error_deg) == 0, "no rotation aligns it better than another"
+    reasons = {(m.name, m.variant): m.reason for m in score.measurements if m.reason}
+    assert "does not move" in reasons["scale", "sim3"]
+    assert "does not move" in reasons["rpe_rotation_rmse", "sim3"]
+    assert "only 4 matched frames, more than the 8 anchors" in reasons["ate_rmse", "anchor"]
+    still = score_trajectory(along([[1.0, 1, 1]] * 4), along([[1.0, 5, 1]] * 4), 4, motionless=True)
+    assert all("static reference" in str(m.reason) for m in still.measurements if m.name == "ate_rmse")
+
+
 def test_every_alignment_has_its_share() -> None:
     """Twice as large, unaligned: corners off by 0, 2, √8 and 2, so RMSE 2, of a spread of √2 and a path of 6."""
     twice = [[2 * x, 2 * y, 2 * z] for x, y, z in SQUARE]

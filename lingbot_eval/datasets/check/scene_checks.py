@@ -71,7 +71,9 @@ def check_poses(sequence: FileSequence) -> list[Finding]:
             broken.append(str(error))
     findings = gathered("problem", "poses", broken)
     if missing.all():
-        return [*findings, Finding("note", "poses", "no reference poses: trajectories cannot be scored here")]
+        none = "no reference poses: trajectories cannot be scored here"
+        text = f"{sequence.conventions['poses']}; not looked at here" if sequence.poses_come_later else none
+        return [*findings, Finding("note", "poses", text)]
     if missing.any():
         findings.append(Finding("warning", "poses", _gaps(missing, "pose")))
     if lost:
