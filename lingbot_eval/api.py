@@ -143,6 +143,7 @@ def report(
     html: bool = True,
     notebook: bool = False,
     notebook_page: bool = False,
+    interactive: bool = False,
     drawn: Callable[[], object] = lambda: None,
 ) -> Written:
     """Write one report of one or more runs.
@@ -154,6 +155,7 @@ def report(
         html: also one page with everything inside.
         notebook: also an executed notebook (extra ``notebook``).
         notebook_page: the notebook as a page, too.
+        interactive: also each scene in three dimensions, as a page beside it that it shows (extra ``view``).
         drawn: called after each scene and method.
 
     Returns:
@@ -171,7 +173,7 @@ def report(
         if len(paths) != 1:
             raise ConfigError(f"a report of {len(paths)} runs needs a folder: give out")
         out = paths[0] / REPORT
-    wanted = Wanted(html, notebook or notebook_page, notebook_page, tuple(labels))
+    wanted = Wanted(html, notebook or notebook_page, notebook_page, tuple(labels), interactive)
     return write_report(paths, Path(out), wanted, drawn)
 
 
@@ -595,7 +597,7 @@ def _scenes_of(given: PathLike | Run) -> tuple[str, dict[str, OpenScene]]:
     from functools import partial
 
     from lingbot_eval.reports.reading import Run, open_run
-    from lingbot_eval.viewing.layers import Layer, LayeredScene
+    from lingbot_eval.viewing.layers import LayeredScene
 
     run = given if isinstance(given, Run) else open_run(_run_path(given))
     units: dict[str, list[StoredUnit[UnitRecord]]] = {}
@@ -604,8 +606,7 @@ def _scenes_of(given: PathLike | Run) -> tuple[str, dict[str, OpenScene]]:
 
     def opened(name: str) -> LayeredScene:
         kept = [(unit.record.method, unit.reconstruction) for unit in units[name]]
-        truth = next((each for _, one in kept if (each := one.reference) is not None), None)
-        return LayeredScene(f"{run.label}: {name}", [Layer.stored(method, one) for method, one in kept], truth)
+        return LayeredScene.stored(f"{run.label}: {name}", kept)
 
     return run.label, {name: partial(opened, name) for name in units}
 

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a notebook, executed, to go on from (extra notebook)",
     )
+    parser.add_argument(
+        "--interactive", action="store_true", help="each scene in three dimensions, a page beside it (extra view)"
+    )
     parser.add_argument("--notebook-html", action="store_true", help="the notebook, and it as a page too")
 
 
@@ -80,6 +83,7 @@ def _write(args: argparse.Namespace, runs: Sequence[Path]) -> Written:
             html=args.html,
             notebook=args.notebook,
             notebook_page=args.notebook_html,
+            interactive=args.interactive,
             drawn=bar.update,
         )
 

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lingbot_eval.errors import LingbotEvalError
 from lingbot_eval.reports.reading import Run
 from lingbot_eval.reports.rendering import method_label
 from lingbot_eval.reports.tables import Names
 from lingbot_eval.reports.unit_data import Line, UnitData, read_unit_data
+from lingbot_eval.runs.disk import writing
+from lingbot_eval.viewing.kept import CLOUD_FILE, Reconstruction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = "figures"  # below the report's
+FOLDER, SPACES = "figures", "3d"  # below the report's
 CAPTIONS = {
     "trajectory": "Paths",
     "cloud": "From above",
@@ -114,6 +117,44 @@ def draw_units(
         _scene(number, names, scenes[names], clouds[names], folder) for number, names in enumerate(scenes, start=1)
     ]
     return tuple(found), tuple(single)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A scene in three dimensions. file: its page, below the report's folder."""
+
+    label: str
+    file: Path
+
+
+def write_spaces(runs: Sequence[Run], folder: Path) -> tuple[Space, ...]:
+    """Write a page for each scene of which something was kept, into ``folder/3d``: all methods and runs together.
+
+    Raises StoreError when the disk refuses, DependencyError without viser.
+    """
+    from lingbot_eval.viewing.layers import LayeredScene
+    from lingbot_eval.viewing.page import write_page
+
+    kept: dict[tuple[str, str], list[tuple[str, Reconstruction]]] = {}
+    for run in runs:
+        for unit in run.results.units:
+            if unit.file(CLOUD_FILE) is not None:
+                label = unit.record.method + (f" · {run.label}" if len(runs) > 1 else "")
+                kept.setdefault((unit.record.dataset, unit.record.scene), []).append((label, unit.reconstruction))
+    found = []
+    for number, (names, there) in enumerate(kept.items(), start=1):
+        label = " / ".join(names)
+        file = Path(SPACES) / f"{'-'.join([f'{number:03d}', *(slug(name) for name in names)])}.html"
+        try:
+            scene = LayeredScene.stored(label, there)
+        except LingbotEvalError:
+            # What is damaged is among the failures already: nothing of it was drawn, either.
+            continue
+        with writing(folder):
+            (folder / SPACES).mkdir(exist_ok=True)
+        write_page(folder / file, scene)
+        found.append(Space(label, file))
+    return tuple(found)
 
 
 def slug(name: str) -> str:

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,6 +18,7 @@ from lingbot_eval.reports.sections import Block, Content, sections, state, warni
 from lingbot_eval.tables import MISSING, Cell, Column, Table, number_text, plain
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_FRAMES = "; frame-src 'self' file:"  # scenes in three dimensions, from the report's folder alone
 _GROUPED = "dataset"
 """Title of a first column that is shown as a line above its rows."""
 
@@ -46,7 +48,7 @@ def html_page(content: Content, measurements: str, folder: Path) -> str:
         script=script,
         policy=(
             f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-            "base-uri 'none'; form-action 'none'"
+            f"base-uri 'none'; form-action 'none'{_FRAMES if content.spaces else ''}"
         ),
         measurements=data_uri(measurements.encode(errors="backslashreplace"), "text/csv;charset=utf-8"),
         version=lingbot_eval.__version__,
@@ -88,10 +90,12 @@ def _environment(folder: Path) -> Environment:
     environment.filters |= {
         "plain": plain,
         "heading": _heading,
+        "breakable": _breakable,
         "value_text": _value_text,
         "grouped": _is_grouped,
         "by_dataset": _by_dataset,
         "footnotes": _footnotes,
+        "address": lambda file: quote(file.as_posix()),
         "picture": lambda file: data_uri((folder / file).read_bytes(), "image/png"),
     }
     return environment
@@ -112,8 +116,13 @@ def _heading(title: str) -> Markup:
     name, bracket, unit = plain(title).rpartition(" (")
     if not bracket or not unit.endswith(")"):
         name, unit = plain(title), ""
-    shown = Markup('<span class="name">{}</span>').format(Markup("_<wbr>").join(name.split("_")))
+    shown = Markup('<span class="name">{}</span>').format(_breakable(name))
     return shown + Markup(' <span class="unit">{}</span>').format(unit.removesuffix(")")) if unit else shown
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in a second line after an underscore."""
+    return Markup("_<wbr>").join(plain(name).split("_"))
 
 
 def _value_text(cell: Cell) -> str:

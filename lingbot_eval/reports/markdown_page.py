@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from urllib.parse import quote
 
+from lingbot_eval.reports.drawing import Space
 from lingbot_eval.reports.sections import (
     Block,
     Code,
@@ -45,6 +46,8 @@ def _block(block: Block) -> list[str]:
                 for figure in figures
                 for line in (f"![{markdown_text(figure.caption)}]({quote(figure.file.as_posix())})", "")
             ]
+        case Space(label, file):
+            return [f"In three dimensions: [{markdown_text(label)}]({quote(file.as_posix())})", ""]
         case Code(text, language):
             return fenced(text, language)
         case Folded(summary, blocks):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.reports.drawing import FOLDER, draw_units, slug
+from lingbot_eval.reports.drawing import FOLDER, draw_units, slug, write_spaces
 from lingbot_eval.reports.html_page import html_page
 from lingbot_eval.reports.markdown_page import markdown_page
 from lingbot_eval.reports.reading import measurements, open_readable
@@ -25,12 +25,14 @@ _LATEX_HEAD = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}; with o
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to write besides Markdown, tables and figures. labels: of the runs, else they are called by name."""
+    """What to write besides Markdown, tables and figures. labels: of the runs, else they are called by name.
+    interactive: scenes in three dimensions, a page each."""
 
     html: bool = True
     notebook: bool = False
     notebook_page: bool = False
     labels: tuple[str, ...] = ()
+    interactive: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,16 @@ def write_report(
     Nothing is seen in ``out_dir`` before all of it is written. ``drawn`` is called after each scene and method.
     Raises StoreError when no run can be read, the disk refuses or a link stands in a run's folder, ConfigError for
     labels that do not fit,
-    DependencyError when a notebook is wanted and its libraries are missing.
+    DependencyError when a notebook or scenes in three dimensions are wanted and their libraries are missing.
     """
     if wanted.notebook:
         from lingbot_eval.reports.notebook import require
 
         require()
+    if wanted.interactive:
+        from lingbot_eval.viewing.page import need_viser
+
+        need_viser()
     opened = open_readable(runs, wanted.labels)
     if not opened.runs:
         raise StoreError("; ".join(opened.skipped))
@@ -68,6 +74,8 @@ def write_report(
             with writing(out_dir):
                 (stage / name).mkdir()
         content = make_content(opened, *draw_units(opened.runs, stage, drawn))
+        if wanted.interactive:
+            content = replace(content, spaces=write_spaces(content.runs, stage))
         numbers = measurements(opened.runs)
         if not content.several:
             numbers = numbers.drop(columns="run")

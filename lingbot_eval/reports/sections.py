@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lingbot_eval import tables
 from lingbot_eval.reports import side_by_side
-from lingbot_eval.reports.drawing import Drawn, UnitFigures
+from lingbot_eval.reports.drawing import Drawn, Space, UnitFigures
 from lingbot_eval.reports.headline import headline
 from lingbot_eval.reports.published import PublishedRow, delta_text, published_rows
 from lingbot_eval.reports.reading import Opened, Run
@@ -66,7 +66,7 @@ class Folded:
     blocks: tuple[Block, ...]
 
 
-Block = Text | Listing | Pictures | Code | Folded | tables.Table
+Block = Space | Text | Listing | Pictures | Code | Folded | tables.Table
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Content:
-    """One report. scenes: figures of scenes, with all their methods and runs. units: of each run's units."""
+    """One report. scenes: figures of scenes, with all their methods and runs. units: of each run's units.
+    spaces: scenes in three dimensions."""
 
     opened: Opened
     tables: tuple[Table, ...]
     scenes: tuple[UnitFigures, ...]
     units: tuple[UnitFigures, ...]
+    spaces: tuple[Space, ...] = ()
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -205,6 +207,9 @@ def _paths(content: Content) -> Iterator[Block]:
     """How each scene's methods moved, and the clouds that they built."""
     figures = [figure for unit in content.scenes for figure in unit.figures if figure.is_path]
     yield from _some_seen(figures, _PICTURES, lambda some: Pictures(tuple(some)), "more pictures")
+    yield from content.spaces
+    if not content.spaces and any(figure.kind == "cloud" for figure in figures):
+        yield Text("lingbot-eval view RUN, or report RUN --interactive", "Walk through the clouds")
 
 
 def _failures(content: Content) -> Iterator[Block]:

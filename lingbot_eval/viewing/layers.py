@@ -206,6 +206,12 @@ class LayeredScene:
     truth: Trajectory | None = None
     live: bool = False
 
+    @classmethod
+    def stored(cls, title: str, kept: Sequence[tuple[str, Reconstruction]]) -> LayeredScene:
+        """What runs kept of a scene, by label. Raises StoreError as `Layer.stored`."""
+        truth = next((each for _, one in kept if (each := one.reference) is not None), None)
+        return cls(title, [Layer.stored(label, one) for label, one in kept], truth)
+
     @property
     def complete(self) -> bool:
         """Whether no more frames will come."""

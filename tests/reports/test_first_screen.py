@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_run, run_record, unit_record, write_lingbot
+from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_run, run_record, unit_record, walk, write_lingbot
 
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.reports.headline import Headline, headline
 from lingbot_eval.reports.published import PublishedRow
 from lingbot_eval.reports.reading import open_runs, tables
 from lingbot_eval.reports.rendering import pieces
-from lingbot_eval.reports.report import Written, write_report
+from lingbot_eval.reports.report import Wanted, Written, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS, sections
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement
+from lingbot_eval.viewing.cloud import VoxelCloud
+from lingbot_eval.viewing.layers import LayeredScene
 
 
 class Seen(HTMLParser):
@@ -245,6 +250,54 @@ def test_no_table_has_more_columns_than_fit_beside_each_other(several: Written) 
         for part in parts:
             assert len(part.columns) <= MOST_COLUMNS
             assert {cell.note for row in part.rows for cell in row.cells} - {None} <= set(range(1, len(part.notes) + 1))
+
+
+def test_scenes_in_three_dimensions_are_pages_beside_that_the_report_shows_and_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lingbot_eval.viewing import page as viewing
+
+    shown: list[LayeredScene] = []
+
+    def write_page(path: Path, scene: LayeredScene) -> None:
+        shown.append(scene)
+        path.write_text("points")
+
+    monkeypatch.setattr(viewing, "need_viser", lambda: None)
+    monkeypatch.setattr(viewing, "write_page", write_page)
+    stores = [build_kept(tmp_path / name) for name in "xy"]
+    out = tmp_path / "out"
+    written = write_report([store.path for store in stores], out, Wanted(interactive=True, labels=("one", "two")))
+    page, markdown = (written.files[position].read_text() for position in (0, 1))
+    assert [(scene.title, [layer.label for layer in scene.layers]) for scene in shown] == [
+        ("indoor / office", [f"{LINGBOT} · one", f"{LINGBOT} · two"])
+    ]
+    assert (out / "3d" / "001-indoor-office.html").read_text() == "points"
+    assert 'src="3d/001-indoor-office.html" loading="lazy"' in page
+    assert "frame-src 'self' file:" in html.unescape(page)
+    assert "[indoor / office](3d/001-indoor-office.html)" in markdown
+    plain = write_report([stores[0].path], tmp_path / "plain")
+    page = plain.files[0].read_text()
+    assert "iframe" not in page.partition("</style>")[2]
+    assert "frame-src" not in page
+    assert "lingbot-eval view RUN" in page
+    assert [file.name for file in plain.files if file.name.endswith("-cloud.png")] == [
+        "001-indoor-office-lingbot-cloud.png"
+    ]
+
+
+def build_kept(root: Path) -> RunStore:
+    """One scene with a cloud."""
+    store = RunStore.create(root, run_record().model_copy(update={"units": [[*OFFICE, LINGBOT]]}))
+    with store.unit_writer(*OFFICE, LINGBOT) as writer:
+        estimate = walk(12, 1)
+        write_tum(writer.path("estimate.tum"), estimate)
+        cloud = VoxelCloud()
+        points = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32) * 5
+        cloud.add(points, np.zeros((500, 3), np.uint8), np.ones(500, np.float32), 0)
+        cloud.save(writer.path("cloud.npz"))
+        writer.finish(unit_record(OFFICE, LINGBOT, 12, []))
+    return store
 
 
 def test_a_piece_keeps_the_reason_of_each_gap(several: Written) -> None:
