@@ -176,7 +176,7 @@ def test_the_model_streams_through_the_whole_job(experiment: Path, capsys: pytes
         assert measurement(unit, f"cache_{kind}", "") == size / 2**20
     report = (run_folder(out) / "report" / "report.md").read_text(encoding="utf-8")
     assert "untrained weights" in report
-    assert len(list((run_folder(out) / "report" / "figures").glob("*.png"))) == 5
+    assert len(list((run_folder(out) / "report" / "figures").glob("*.png"))) == 6
 
 
 def test_the_command_names_its_variables(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
