@@ -350,7 +350,7 @@ def gate(
     from lingbot_eval.gating.judge import judge
     from lingbot_eval.gating.runs import read_runs, run_directories
     from lingbot_eval.gating.sides import FAMILIES
-    from lingbot_eval.gating.tolerances import DEFAULTS
+    from lingbot_eval.gating.tolerances import default_tolerances
 
     if (baseline is None) == (against is None):
         raise ConfigError("gate: give a baseline file, or runs to judge against: one of the two")
@@ -361,7 +361,7 @@ def gate(
     side = read_runs(run_directories([_run_path(each) for each in _several(runs)]))
     if against is not None:
         other = read_runs(run_directories([_run_path(each) for each in _several(against)]))
-        return judge(other, side, DEFAULTS, wanted)
+        return judge(other, side, default_tolerances(), wanted)
     kept = load_baseline(Path(baseline or ""))
     return judge(side_of(kept), side, kept.tolerances, wanted)
 

@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Literal, Protocol
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, ConfigDict, Field
 
 FloatArray = NDArray[np.float64]
 DepthMap = NDArray[np.float32]
 Image = NDArray[np.uint8]
 Direction = Literal["lower", "higher"]
+LARGEST_VALUE = 1e300
+"""Of a measurement, so that a sum over scenes stays a number."""
 
 
 class FrameType(IntEnum):
@@ -145,29 +149,62 @@ class DriftSeries:
 
 
 @dataclass(frozen=True)
+class Declaration:
+    """What a built-in metric says of itself, whatever it is measured on; it stands in its family's file.
+
+    name, variant: of the measurements that it is of, ``*`` and ``?`` as in file names; a variant of None is any.
+    better: whether lower or higher values are; None where neither is. headline: its place in a report's first table,
+    from 1; 0 for what is not in it. line: what the one line of a unit calls it, "" for what is not in it. tolerance:
+    how much worse the gate lets it become, as a baseline's file writes it; None: as the next declaration that fits
+    says, else as for everything.
+    """
+
+    name: str
+    better: Direction | None
+    variant: str | None = None
+    headline: int = 0
+    line: str = ""
+    tolerance: Mapping[str, str | float] | None = None
+
+    def fits(self, name: str, variant: str) -> bool:
+        """Whether it is of a measurement of this name and variant."""
+        return fnmatchcase(name, self.name) and self.variant in (None, variant)
+
+
+def _averageable(value: float) -> float:
+    if not abs(value) < LARGEST_VALUE:
+        raise ValueError(f"expected a finite number below {LARGEST_VALUE:g}")
+    return value
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One number with everything that is needed to read it: a result is this or a reason, never a bare 0 or NaN.
+
+    It is stored as it is, and read strictly.
 
     family: ``trajectory``, ``drift``, ``auc``, ``depth``, ``points``, ``throughput`` or ``memory``. name: e.g.
     ``ate_rmse``.
     variant: the convention in a word, e.g. ``sim3``, ``scale_only``; "" where there is only one.
-    better: whether lower or higher values are; None where neither is, or where directions.py says it. headline: whether
-    a plugin's metric belongs into a report's first table.
+    better: whether lower or higher values are; None where neither is. headline: whether it belongs into a report's
+    first table. What a built-in metric declares of the two (metrics/declarations.py) is filled in when it is stored.
     value: None exactly when reason says why it could not be computed. unit: ``m``, ``deg``, ``deg/m``, ``%``, ``1``,
     ``fps``, ``ms``, ``MiB``, ``frames``. convention: one sentence. samples: how many frames, poses, pairs or
     pixels it rests on.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     family: str
     name: str
     variant: str
-    value: float | None
+    value: Annotated[float, Field(strict=True), AfterValidator(_averageable)] | None
     unit: str
     convention: str
-    samples: int | None = None
+    samples: Annotated[int, Field(strict=True, ge=0, lt=2**53)] | None = None
     reason: str | None = None
     better: Direction | None = None
-    headline: bool = False
+    headline: Annotated[bool, Field(strict=True)] = False
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.reason is None):

@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "methods",
         "runs",
     },
-    # Reads what runs stored, as reports do, and what metrics say of their direction.
+    # Reads what runs stored, as reports do, and what metrics declare of themselves.
     "gating": COMMON | {"machine", "runs", "metrics"},
     # What the commands do, as functions: each puts rooms together that do not know each other.
     "api": COMMON
@@ -114,10 +114,9 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.drift_file",
         "lingbot_eval.runs.execute",  # a name for those who read types
     },
-    # Reports show what was measured, and take of metrics only which way is better.
-    ("reports", "metrics"): {"lingbot_eval.metrics.directions"},
-    # The gate judges stored records; it measures nothing, and takes of metrics only which way is better.
-    ("gating", "metrics"): {"lingbot_eval.metrics.directions"},
+    # The gate judges stored records and reports show them; of metrics they take what these declare of themselves.
+    ("gating", "metrics"): {"lingbot_eval.metrics.declarations"},
+    ("reports", "metrics"): {"lingbot_eval.metrics.declarations"},
     ("gating", "runs"): {
         "lingbot_eval.runs.store",
         "lingbot_eval.runs.records",

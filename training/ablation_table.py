@@ -17,7 +17,7 @@ from pydantic import Field, RootModel, model_validator
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.gating.judge import Finding, judge
 from lingbot_eval.gating.sides import Meaning, Side, SideUnit, metric_id
-from lingbot_eval.gating.tolerances import DEFAULTS
+from lingbot_eval.gating.tolerances import default_tolerances
 from lingbot_eval.validation import validated
 
 AS_TRAINED = "as trained"
@@ -62,7 +62,7 @@ def read_scores(path: Path) -> Scores:
 
 def regressions(scores: Scores, ablation: str) -> tuple[Finding, ...]:
     """What the gate calls worse than as trained, a finding for each scene and metric."""
-    verdict = judge(_side(scores, AS_TRAINED), _side(scores, ablation), DEFAULTS)
+    verdict = judge(_side(scores, AS_TRAINED), _side(scores, ablation), default_tolerances())
     return tuple(finding for finding in verdict.findings if finding.status == "regression")
 
 

@@ -17,8 +17,9 @@ import safetensors
 
 from lingbot_eval.errors import CheckpointError, ConfigError
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.runs.records import MeasurementRecord, UnitRecord, is_untrained
+from lingbot_eval.runs.records import UnitRecord, is_untrained
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.types import Measurement
 from training.ablation_table import Scores, markdown, read_scores
 from training.command import reported
 from training.recipe import RECIPES
@@ -159,12 +160,12 @@ def _scene_row(unit: UnitRecord) -> tuple[str, ...]:
     return (f"{unit.dataset}/{unit.scene}", unit.method, str(unit.frames), *cells)
 
 
-def _value(target: Target, measurements: Sequence[MeasurementRecord]) -> float | None:
+def _value(target: Target, measurements: Sequence[Measurement]) -> float | None:
     found = _measurement(target, measurements)
     return None if found is None else found.value
 
 
-def _measurement(target: Target, measurements: Sequence[MeasurementRecord]) -> MeasurementRecord | None:
+def _measurement(target: Target, measurements: Sequence[Measurement]) -> Measurement | None:
     wanted = (target.family, target.name, target.variant)
     return next((m for m in measurements if (m.family, m.name, m.variant) == wanted), None)
 

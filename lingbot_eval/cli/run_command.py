@@ -18,19 +18,10 @@ if TYPE_CHECKING:
     from lingbot_eval.reports.reading import Run
     from lingbot_eval.runs.execute import Outcome
     from lingbot_eval.runs.plan import Plan
-    from lingbot_eval.runs.records import MeasurementRecord, UnitRecord
+    from lingbot_eval.runs.records import UnitRecord
+    from lingbot_eval.types import Measurement
 
 DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
-
-# What a one-line result shows: family, name, variant, label.
-_HEADLINE = (
-    ("trajectory", "ate_rmse", "sim3", "ATE"),
-    ("trajectory", "coverage", "", "coverage"),
-    ("depth", "abs_rel", "scale_only", "abs rel"),
-    ("throughput", "end_to_end_fps", "", "end to end"),
-    ("throughput", "forward_fps", "", "forward"),
-    ("memory", "process_peak_rss", "", "peak process memory"),
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,19 +133,21 @@ def _announce(progress: Progress, plan: Plan) -> None:
         progress.say(note)
 
 
-def headline(measurements: Sequence[MeasurementRecord]) -> str:
+def headline(measurements: Sequence[Measurement]) -> str:
     """The few numbers that say how a unit went, or the reason where there is none."""
+    from lingbot_eval.metrics.declarations import declarations
+
     found = {(m.family, m.name, m.variant): m for m in measurements}
     parts = []
-    for family, name, variant, label in _HEADLINE:
-        measurement = found.get((family, name, variant))
-        if measurement is None:
+    for family, declared in declarations():
+        measurement = found.get((family, declared.name, declared.variant or ""))
+        if measurement is None or not declared.line:
             continue
         if measurement.value is None:
-            parts.append(f"{label}: {measurement.reason}")
+            parts.append(f"{declared.line}: {measurement.reason}")
         else:
             unit = "" if measurement.unit == "1" else f" {measurement.unit}"
-            parts.append(f"{label} {measurement.value:.4g}{unit}")
+            parts.append(f"{declared.line} {measurement.value:.4g}{unit}")
     return ", ".join(parts)
 
 

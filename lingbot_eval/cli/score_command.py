@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _FORMATS = ("auto", "tum", "kitti", "euroc", "colmap", "nerfstudio", "log", "numpy")
 _ALIGNMENTS = ("sim3", "se3", "anchor", "none")
-_HEADLINES = ("ate_rmse", "rpe_translation_rmse", "rpe_rotation_rmse", "segment_translation", "segment_rotation")
 MANY_POSES = 20_000  # from here on the pairs of auc take so long that their progress is shown
 
 
@@ -290,9 +289,13 @@ def _print_pairing(pairing: Pairing | None, *, spans: bool) -> None:
 
 
 def _headlines(align: str, scored: PoseScore) -> list[Measurement]:
-    """The few that are asked for first, under the chosen alignment; Sim(3)'s scale says what it took."""
-    wanted = [(name, align) for name in _HEADLINES]
-    wanted += [("auc_30", ""), ("scale", "anchor" if align == "anchor" else "sim3")]
+    """The few that are asked for first, under the chosen alignment; the scale of a Sim(3) says what it took."""
+    from lingbot_eval.metrics.declarations import headlines
+
+    wanted = [(declared.name, align if declared.variant == "sim3" else "") for declared in headlines()]
+    # KITTI's two figures belong together.
+    wanted.insert(wanted.index(("segment_translation", align)) + 1, ("segment_rotation", align))
+    wanted.append(("scale", "anchor" if align == "anchor" else "sim3"))
     found = {(m.name, m.variant): m for m in scored.measurements}
     return [found[key] for key in wanted if key in found]
 

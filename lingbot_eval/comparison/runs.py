@@ -15,11 +15,11 @@ from lingbot_eval.files.association import associate
 from lingbot_eval.files.trajectories import TrajectoryFile, read_tum
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.machine.environment import hardware, rests_on_hardware, section
-from lingbot_eval.runs.records import MeasurementRecord, RunRecord, UnitRecord, is_untrained
+from lingbot_eval.runs.records import RunRecord, UnitRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit, StoredUnits
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE
 from lingbot_eval.settings import differing, short
-from lingbot_eval.types import FloatArray
+from lingbot_eval.types import FloatArray, Measurement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,7 +231,7 @@ def _times(table: pd.DataFrame) -> StoredTimes:
 
 
 def _measurements(a: UnitRecord, b: UnitRecord, *, same_hardware: bool) -> tuple[MeasurementPair, ...]:
-    def key(measurement: MeasurementRecord) -> tuple[str, str, str]:
+    def key(measurement: Measurement) -> tuple[str, str, str]:
         return measurement.family, measurement.name, measurement.variant
 
     first, second = ({key(m): m for m in record.measurements} for record in (a, b))
@@ -253,7 +253,7 @@ def _measurements(a: UnitRecord, b: UnitRecord, *, same_hardware: bool) -> tuple
     return tuple(pairs)
 
 
-def _why_no_difference(a: MeasurementRecord | None, b: MeasurementRecord | None, *, same_hardware: bool) -> str | None:
+def _why_no_difference(a: Measurement | None, b: Measurement | None, *, same_hardware: bool) -> str | None:
     if a is None or b is None:
         return f"not measured in {'A' if a is None else 'B'}"
     for name, measurement in (("A", a), ("B", b)):

@@ -18,7 +18,6 @@ from lingbot_eval.files.yaml_documents import MAX_BYTES, load_mapping
 from lingbot_eval.gating.samples import from_text, to_text
 from lingbot_eval.gating.sides import SAMPLED, Meaning, Names, Side, SideUnit
 from lingbot_eval.gating.tolerances import Tolerance
-from lingbot_eval.types import Direction
 from lingbot_eval.validation import validated
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -35,14 +34,6 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class MetricMeaning(_Part):
-    """Unit and convention of a metric, and which way is better where the metric itself says so."""
-
-    unit: str
-    convention: str
-    better: Direction | None = None
-
-
 class BaselineUnit(_Part):
     """One method on one scene. failure: why it had no scores. metrics: only where a meaning differs from the shared
     one. samples: of the metrics that have them, milliseconds of the timed frames, one line a round."""
@@ -53,7 +44,7 @@ class BaselineUnit(_Part):
     failure: str | None = None
     values: dict[str, Number] = {}
     reasons: dict[str, str] = {}
-    metrics: dict[str, MetricMeaning] = {}
+    metrics: dict[str, Meaning] = {}
     input: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     samples: dict[str, tuple[str, ...]] = {}
@@ -89,7 +80,7 @@ class Baseline(_Part):
     tolerances: tuple[Tolerance, ...]
     history: Annotated[tuple[Change, ...], Field(min_length=1)]
     environment: dict[str, Any]
-    metrics: dict[str, MetricMeaning]
+    metrics: dict[str, Meaning]
     units: Annotated[tuple[BaselineUnit, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -157,9 +148,7 @@ def side_of(baseline: Baseline) -> Side:
             failure=unit.failure,
             values=unit.values,
             reasons=unit.reasons,
-            meanings={
-                metric: Meaning(meant.unit, meant.convention, meant.better) for metric, meant in meanings.items()
-            },
+            meanings=meanings,
             rounds={metric: tuple(from_text(line) for line in lines) for metric, lines in unit.samples.items()},
             input=unit.input,
             settings=unit.settings,
@@ -180,7 +169,7 @@ def baseline_of(side: Side, tolerances: Sequence[Tolerance], history: Sequence[C
         tolerances=tuple(tolerances),
         history=tuple(history),
         environment=dict(side.environment),
-        metrics=_stored(shared),
+        metrics=shared,
         units=tuple(_unit(names, unit, shared) for names, unit in side.units.items()),
     )
 
@@ -194,18 +183,11 @@ def _unit(names: Names, unit: SideUnit, shared: Mapping[str, Meaning]) -> Baseli
         failure=unit.failure,
         values=dict(unit.values),
         reasons=dict(unit.reasons),
-        metrics=_stored({m: meaning for m, meaning in unit.meanings.items() if meaning != shared[m]}),
+        metrics={m: meaning for m, meaning in unit.meanings.items() if meaning != shared[m]},
         input=dict(unit.input),
         settings=dict(unit.settings),
         samples={metric: tuple(to_text(times) for times in rounds) for metric, rounds in unit.rounds.items()},
     )
-
-
-def _stored(meanings: Mapping[str, Meaning]) -> dict[str, MetricMeaning]:
-    return {
-        m: MetricMeaning(unit=meaning.unit, convention=meaning.convention, better=meaning.better)
-        for m, meaning in meanings.items()
-    }
 
 
 def _metrics(unit: BaselineUnit) -> tuple[str, ...]:

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from lingbot_eval.gating.comparable import notes, why_not_this_machine, why_not_this_unit
 from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Names, Side, SideUnit, family_of
 from lingbot_eval.gating.tolerances import (
-    DEFAULTS,
     Absolute,
     Relative,
     Shown,
     Statistical,
     Status,
     Tolerance,
+    default_tolerances,
     judge_values,
     tolerance_for,
 )
-from lingbot_eval.metrics.directions import direction
+from lingbot_eval.metrics.declarations import declaration
 from lingbot_eval.statistics import FEWEST_ROUNDS, judge_rounds, too_few_rounds
 from lingbot_eval.types import Direction
 
@@ -175,11 +175,9 @@ def _finding(names: Names, metric: str, units: tuple[SideUnit, SideUnit], status
 
 
 def _direction(metric: str, meanings: Mapping[str, Meaning]) -> Direction | None:
-    """As the metric's declaration, stored with it, says; else as that of the built-in metrics."""
-    if metric in meanings and meanings[metric].better is not None:
-        return meanings[metric].better
-    family, _, rest = metric.partition("/")
-    return direction(family, rest.partition("/")[0])
+    """As it is stored with the metric; of a file that is older than that, as the built-in metric declares."""
+    stored = meanings[metric].better if metric in meanings else None
+    return stored or declaration(*metric.split("/", 2)).better
 
 
 def _metric(
@@ -194,8 +192,9 @@ def _metric(
             # The input is the same, so it is the output that cannot be scored any more.
             return "regression", f"was scored, cannot be now: {new.reasons[metric]}"
         return "incomparable", f"no number in the run: {new.reasons[metric]}"
-    if old.meanings[metric] != new.meanings[metric]:
-        return "incomparable", _meanings(metric, old, new)
+    other_thing = _why_not_this_meaning(old.meanings[metric], new.meanings[metric])
+    if other_thing is not None:
+        return "incomparable", other_thing
     if machine is not None:
         return "incomparable", machine
     if isinstance(rule, Statistical):
@@ -223,11 +222,12 @@ def _statistical(
     return found.status, found.reason
 
 
-def _meanings(metric: str, old: SideUnit, new: SideUnit) -> str:
-    before, now = old.meanings[metric], new.meanings[metric]
+def _why_not_this_meaning(before: Meaning, now: Meaning) -> str | None:
     if before.unit != now.unit:
         return f"units differ: baseline {before.unit}, run {now.unit}"
-    return f"conventions differ: baseline: {before.convention}; run: {now.convention}"
+    if before.convention != now.convention:
+        return f"conventions differ: baseline: {before.convention}; run: {now.convention}"
+    return None
 
 
 def _allowed(rule: Absolute | Relative, unit: str) -> str:
@@ -250,7 +250,7 @@ def _unused(tolerances: Sequence[Tolerance], baseline: Side) -> Iterator[str]:
     metrics = {metric for unit in baseline.units.values() for metric in unit.meanings}
     used = {id(tolerance_for(metric, tolerances)) for metric in metrics}
     for tolerance in tolerances:
-        if id(tolerance) not in used and tolerance not in DEFAULTS:
+        if id(tolerance) not in used and tolerance not in default_tolerances():
             yield f"tolerance {tolerance.match!r} is used for no metric: none fits, or an earlier one is taken"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict
 
 from lingbot_eval.types import Direction, FloatArray
 
@@ -35,7 +37,9 @@ SAMPLED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a number means: its unit, its convention, and which way is better where the metric itself says so."""
+    """What a number means: its unit, its convention, and which way is better. A baseline stores it as it is."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     unit: str
     convention: str

@@ -1,18 +1,21 @@
 """How much worse a number may be: tolerances as a baseline file writes them, and the judgement of one pair of numbers.
 
-Nothing here knows of runs: two numbers, which way is better, a tolerance.
+Nothing here knows of runs: two numbers, which way is better, a tolerance, by default the one that the metric declares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from lingbot_eval.gating.sides import metric_id
+from lingbot_eval.metrics.declarations import declarations
 from lingbot_eval.statistics import ALPHA, MIN_EFFECT
-from lingbot_eval.types import Direction
+from lingbot_eval.types import Declaration, Direction
 
 Status = Literal["held", "better", "regression", "incomparable", "new", "shown"]
 """held: within the tolerance. better: outside it on the good side. incomparable: cannot be judged. new: not in the
@@ -28,7 +31,7 @@ class _Tolerance(BaseModel):
 
     match: Annotated[str, Field(min_length=1)]
     better: Direction | Literal["same"] | None = None
-    """Overrides what lingbot_eval/metrics/directions.py says; ``same``: a change either way is a regression."""
+    """Overrides what the metric declares; ``same``: a change either way is a regression."""
 
 
 class Absolute(_Tolerance):
@@ -66,25 +69,24 @@ class Shown(_Tolerance):
 
 Tolerance = Annotated[Absolute | Relative | Statistical | Shown, Field(discriminator="kind")]
 
-DEFAULTS: tuple[Absolute | Relative | Statistical | Shown, ...] = (
-    # Rates and tails follow from the same samples as the medians, or rest on a single one.
-    Statistical(kind="statistical", match="throughput/forward_latency/p50"),
-    Statistical(kind="statistical", match="throughput/end_to_end_interval/p50"),
-    Shown(kind="shown", match="throughput/*"),
-    # Counted from shapes: they are what they are.
-    Relative(kind="relative", match="memory/weights", worse_by=0.001),
-    Relative(kind="relative", match="memory/cache_*", worse_by=0.001),
-    # As the system books it, allocator and libraries included.
-    Relative(kind="relative", match="memory/*", worse_by=0.05, floor=16.0),
-    # Shares of pairs and pixels, in percent: a few sit on the threshold on any machine.
-    Absolute(kind="absolute", match="auc/*", worse_by=0.2),
-    Absolute(kind="absolute", match="depth/delta_*", worse_by=0.2),
-    # One frame decides these.
-    Relative(kind="relative", match="trajectory/ate_max/*", worse_by=0.02),
-    Relative(kind="relative", match="drift/largest_step_error/*", worse_by=0.02),
-    Absolute(kind="absolute", match="depth/confidence_rank_correlation", worse_by=0.01),
-    Relative(kind="relative", match="*", worse_by=0.01, floor=1e-6),
-)
+_TOLERANCES: TypeAdapter[Absolute | Relative | Statistical | Shown] = TypeAdapter(Tolerance)
+_OF_ALL = Relative(kind="relative", match="*", worse_by=0.01, floor=1e-6)
+
+
+@cache
+def default_tolerances() -> tuple[Absolute | Relative | Statistical | Shown, ...]:
+    """What the metrics declare, in the order in which they are tried, then the tolerance of everything else."""
+    declared = [
+        _TOLERANCES.validate_python({"match": _match(family, metric), **metric.tolerance})
+        for family, metric in declarations()
+        if metric.tolerance is not None
+    ]
+    return (*declared, _OF_ALL)
+
+
+def _match(family: str, metric: Declaration) -> str:
+    any_variant = "" if metric.name.endswith("*") else "*"
+    return metric_id(family, metric.name, any_variant if metric.variant is None else metric.variant)
 
 
 def tolerance_for(

@@ -8,7 +8,7 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.gating.baseline import Baseline, Change, baseline_of, side_of
 from lingbot_eval.gating.judge import judged_by
 from lingbot_eval.gating.sides import Side
-from lingbot_eval.gating.tolerances import DEFAULTS
+from lingbot_eval.gating.tolerances import default_tolerances
 from lingbot_eval.runs.records import utc_now
 
 KEPT_VALUES = 10
@@ -37,7 +37,7 @@ def updated(old: Baseline | None, side: Side, who: str, reason: str) -> Baseline
     history = () if old is None else old.history
     entries = [*history, change]
     entries = [entry.model_copy(update={"replaced": {}}) for entry in entries[:-KEPT_VALUES]] + entries[-KEPT_VALUES:]
-    return baseline_of(side, DEFAULTS if old is None else old.tolerances, entries)
+    return baseline_of(side, default_tolerances() if old is None else old.tolerances, entries)
 
 
 def _replaced(old: Baseline, new: Side) -> dict[str, dict[str, float]]:

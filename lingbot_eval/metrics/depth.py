@@ -13,7 +13,7 @@ from lingbot_eval.metrics.base import DepthMetrics, MetricFamily, SceneContext, 
 from lingbot_eval.metrics.depth_sample import DepthSample, SequenceAlignment
 from lingbot_eval.metrics.depth_sums import DepthSums, least_squares, median
 from lingbot_eval.metrics.measuring import Quantity
-from lingbot_eval.types import DepthMap, Frame, Measurement, Prediction
+from lingbot_eval.types import Declaration, DepthMap, Frame, Measurement, Prediction
 
 DepthAlignment = Literal["scale_only", "lstsq", "none"]
 
@@ -27,6 +27,24 @@ _SKIPPED_IN_WORDS = {
     "no_prediction": "frames without predicted depth: not scored",
     "few_valid_pixels": "frames with too few valid pixels: not scored",
 }
+
+
+DECLARED = (
+    Declaration("abs_rel", "lower", "scale_only", headline=7, line="abs rel"),
+    Declaration("delta_1_25", "higher", "scale_only", headline=8),
+    # Shares of pixels in percent: a few sit on the threshold on any machine.
+    Declaration("delta_*", "higher", tolerance={"kind": "absolute", "worse_by": 0.2}),
+    Declaration("abs_rel*", "lower"),
+    Declaration("sq_rel", "lower"),
+    Declaration("rmse", "lower"),
+    Declaration("log_rmse", "lower"),
+    Declaration("sampling_error", None),
+    # −1 is a confidence that falls as the error grows.
+    Declaration("confidence_rank_correlation", "lower", "", tolerance={"kind": "absolute", "worse_by": 0.01}),
+    Declaration("frames_scored", "higher"),
+    Declaration("frames_skipped", "lower"),
+    Declaration("unpredicted_pixels", "lower"),
+)
 
 
 class DepthSettings(BaseModel):

@@ -27,7 +27,7 @@ from lingbot_eval.metrics.segments import (
     step_measurements,
     step_quantities,
 )
-from lingbot_eval.types import DriftSeries, FloatArray, Measurement, Trajectory
+from lingbot_eval.types import Declaration, DriftSeries, FloatArray, Measurement, Trajectory
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Frames = Annotated[int, Field(ge=1)]
@@ -35,6 +35,26 @@ Frames = Annotated[int, Field(ge=1)]
 PREFIXES = 64
 MIN_PREFIX = 10
 LOOP_SHARE = 0.05  # of the path length: how near the reference must come back to its start to be a loop
+
+
+DECLARED = (
+    Declaration("segment_translation", "lower", "sim3", headline=5),
+    Declaration("segment_*", "lower"),
+    # Signed: 0 is best.
+    Declaration("scale_drift", None),
+    Declaration("anchored_final_error", "lower"),
+    Declaration("loop_gap*", "lower"),
+    Declaration("jumps", "lower"),
+    # One frame decides it.
+    Declaration("largest_step_error", "lower", tolerance={"kind": "relative", "worse_by": 0.02}),
+    Declaration("largest_step_error_frame", None),
+    Declaration("collapsed", "lower"),
+    Declaration("collapse_frame", "higher"),
+    # Ends of an interval around a figure that is judged itself.
+    Declaration("rpe_*_low95", None),
+    Declaration("rpe_*_high95", None),
+    Declaration("rpe_*", "lower"),
+)
 
 
 class DriftSettings(BaseModel):

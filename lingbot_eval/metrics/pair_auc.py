@@ -16,7 +16,7 @@ from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.metrics.base import MetricFamily, ScoredScene
 from lingbot_eval.metrics.matching import match_poses
 from lingbot_eval.metrics.measuring import Quantity
-from lingbot_eval.types import FloatArray, Measurement, Trajectory
+from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 
 Definition = Literal["auc", "auc_first_camera"]
 Degrees = Annotated[int, Field(ge=1, le=180)]
@@ -29,6 +29,13 @@ _WORDS = {
     "auc_first_camera": "both trajectories moved to their first matched camera, then W_i⁻¹ W_j of each pair i < j",
 }
 _BINS = 181  # degrees 0…179 and, alone, errors of exactly 180
+
+
+DECLARED = (
+    Declaration("auc_30", "higher", "", headline=6),
+    # Shares of pairs in percent: a few sit on the threshold on any machine.
+    Declaration("*", "higher", tolerance={"kind": "absolute", "worse_by": 0.2}),
+)
 
 
 class PairAucSettings(BaseModel):

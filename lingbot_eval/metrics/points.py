@@ -13,13 +13,23 @@ from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.registration import icp, nearest
-from lingbot_eval.types import DepthMap, FloatArray, Measurement
+from lingbot_eval.types import Declaration, DepthMap, FloatArray, Measurement
 
 Metres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Mask = NDArray[np.bool_]
 
 MIN_POINTS = 100
 ICP_POINTS = 200_000  # six numbers are sought: more points only take longer
+
+
+DECLARED = (
+    Declaration("accuracy", "lower"),
+    Declaration("completeness", "lower"),
+    Declaration("chamfer", "lower"),
+    Declaration("precision", "higher"),
+    Declaration("recall", "higher"),
+    Declaration("f1", "higher"),
+)
 
 
 class PointSettings(BaseModel):

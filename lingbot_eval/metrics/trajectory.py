@@ -27,7 +27,25 @@ from lingbot_eval.metrics.base import MetricFamily, ScoredScene, declared, traje
 from lingbot_eval.metrics.matching import MatchedPoses, finite_poses, match_poses
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.segments import pair_errors
-from lingbot_eval.types import FloatArray, Measurement, Trajectory
+from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
+
+DECLARED = (
+    Declaration("ate_rmse", "lower", "sim3", headline=1, line="ATE"),
+    Declaration("coverage", "higher", "", headline=2, line="coverage"),
+    Declaration("rpe_translation_rmse", "lower", "sim3", headline=3),
+    Declaration("rpe_rotation_rmse", "lower", "sim3", headline=4),
+    # One frame decides it.
+    Declaration("ate_max", "lower", tolerance={"kind": "relative", "worse_by": 0.02}),
+    Declaration("ate_*", "lower"),
+    Declaration("rpe_*", "lower"),
+    Declaration("coverage", "higher"),
+    Declaration("matched_frames", "higher"),
+    Declaration("dropped_frames", "lower"),
+    Declaration("unmatched_frames", "lower"),
+    # Of the alignment and of the reference, not of the error.
+    Declaration("scale", None),
+    Declaration("path_length", None),
+)
 
 
 class TrajectorySettings(BaseModel):

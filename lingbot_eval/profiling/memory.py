@@ -9,9 +9,19 @@ from dataclasses import dataclass
 
 from lingbot_eval.errors import DependencyError
 from lingbot_eval.machine.nvml import NvmlModule, process_bytes
-from lingbot_eval.types import Measurement
+from lingbot_eval.types import Declaration, Measurement
 
 _MIB = 2**20
+
+DECLARED = (
+    Declaration("process_peak_rss", "lower", "", headline=11, line="peak process memory"),
+    Declaration("device_peak_allocated", "lower", "", headline=12),
+    # Counted from shapes: they are what they are.
+    Declaration("weights", "lower", "", tolerance={"kind": "relative", "worse_by": 0.001}),
+    Declaration("cache_*", "lower", tolerance={"kind": "relative", "worse_by": 0.001}),
+    # As the system books it, allocator and libraries included.
+    Declaration("*", "lower", tolerance={"kind": "relative", "worse_by": 0.05, "floor": 16.0}),
+)
 
 
 @dataclass(frozen=True)

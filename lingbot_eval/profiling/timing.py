@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.types import FrameType, Measurement
+from lingbot_eval.types import Declaration, FrameType, Measurement
 
 # A p-th percentile of fewer samples than this is decided by one or two of them.
 FEWEST_SAMPLES = {50: 1, 90: 10, 95: 20, 99: 100}
@@ -17,6 +17,17 @@ PERCENTILES = (50, 95, 99)
 
 _FORWARD = "each streaming step on its device: between CUDA events, on a CPU wall clock"
 _END_TO_END = "wall clock with everything in it: decoding, preparation, prediction, scoring, storing"
+
+
+DECLARED = (
+    Declaration("end_to_end_fps", "higher", "", headline=10, line="end to end"),
+    Declaration("forward_fps", "higher", "", headline=9, line="forward"),
+    Declaration("forward_latency", "lower", "p50", tolerance={"kind": "statistical"}),
+    Declaration("end_to_end_interval", "lower", "p50", tolerance={"kind": "statistical"}),
+    Declaration("*_fps", "higher"),
+    # Rates and tails follow from the same samples as the medians, or rest on a single one.
+    Declaration("*", "lower", tolerance={"kind": "shown"}),
+)
 
 
 class Elapsed:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lingbot_eval.metrics.directions import direction
-from lingbot_eval.runs.records import MeasurementRecord, RunRecord, is_untrained
+from lingbot_eval.metrics.declarations import headline_place
+from lingbot_eval.runs.records import RunRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit
-from lingbot_eval.types import Direction
+from lingbot_eval.types import Direction, Measurement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,22 +19,6 @@ NO_WEIGHTS = "none"
 
 Names = tuple[str, str, str]  # dataset, scene, method
 ColumnKey = tuple[str, str, str, str]  # family, name, variant, unit
-
-# What a reader asks first; shown where it was measured. The other tables have everything.
-_HEADLINES = (
-    ("trajectory", "ate_rmse", "sim3"),
-    ("trajectory", "coverage", ""),
-    ("trajectory", "rpe_translation_rmse", "sim3"),
-    ("trajectory", "rpe_rotation_rmse", "sim3"),
-    ("drift", "segment_translation", "sim3"),
-    ("auc", "auc_30", ""),
-    ("depth", "abs_rel", "scale_only"),
-    ("depth", "delta_1_25", "scale_only"),
-    ("throughput", "forward_fps", ""),
-    ("throughput", "end_to_end_fps", ""),
-    ("memory", "process_peak_rss", ""),
-    ("memory", "device_peak_allocated", ""),
-)
 
 # Beside Sim(3), whose figures lead.
 _OTHER_ALIGNMENTS = ("se3", "anchor", "none")
@@ -59,8 +43,7 @@ class Cell:
 class Column:
     """What one column holds; conventions has more than one sentence only where scenes differ in it.
 
-    headline: whether the metric asks for a place in the first table (the built-in ones are listed above). better: which
-    way it is; None where neither is.
+    headline: whether the metric asks for a place in the first table. better: which way it is; None where neither is.
     """
 
     family: str
@@ -196,7 +179,7 @@ def long_table(results: RunResults) -> pd.DataFrame:
         if failure is not None:
             rows.append(place | {"reason": failure})
         unit = results.by_names().get(names)
-        rows += [place | measurement.model_dump() for measurement in (unit.record.measurements if unit else [])]
+        rows += [place | asdict(measurement) for measurement in (unit.record.measurements if unit else [])]
     # As objects: a name from a file system need not be UTF-8, which pandas' own strings refuse where pyarrow is there.
     return pd.DataFrame(rows, columns=columns, dtype=object).astype({"value": "float64", "samples": "Int64"})
 
@@ -204,10 +187,10 @@ def long_table(results: RunResults) -> pd.DataFrame:
 def wide_tables(results: RunResults) -> tuple[Table, ...]:
     """The summary, then one table a group of measurements; none without a single measurement."""
     columns = _columns(results)
-    headlines = [
-        column for want in _HEADLINES for column in columns if (column.family, column.name, column.variant) == want
-    ]
-    headlines += [column for column in columns if column.headline and column not in headlines]
+    headlines = sorted(
+        (column for column in columns if column.headline),
+        key=lambda column: headline_place(column.family, column.name, column.variant),
+    )
     tables = [_table(results, "summary", "Summary", headlines)] if headlines else []
     for (key, title), members in _grouped(columns).items():
         tables.append(_table(results, key, title, members))
@@ -225,7 +208,7 @@ def _columns(results: RunResults) -> list[Column]:
         for measurement in unit.record.measurements:
             key = _key(measurement)
             conventions.setdefault(key, {})[measurement.convention] = None
-            better[key] = measurement.better or direction(measurement.family, measurement.name)
+            better[key] = measurement.better
             if measurement.headline:
                 headlines.add(key)
     return [
@@ -234,7 +217,7 @@ def _columns(results: RunResults) -> list[Column]:
     ]
 
 
-def _key(measurement: MeasurementRecord) -> ColumnKey:
+def _key(measurement: Measurement) -> ColumnKey:
     return measurement.family, measurement.name, measurement.variant, measurement.unit
 
 

@@ -18,9 +18,12 @@ of its own content (runs/serialisation.py); a unit's record has that of its othe
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from lingbot_eval.metrics.declarations import with_declaration
+from lingbot_eval.types import Measurement
 
 SCHEMA_VERSION = 2
 """1 had no checksums and no key in a unit's record: it is read still, and cannot be checked."""
@@ -55,7 +58,6 @@ def is_untrained(weights: str) -> bool:
 
 Names = tuple[str, ...]
 """Of a unit: dataset, scene and method; of a study's, the name of the case."""
-LARGEST_VALUE = 1e300  # so that a sum over scenes stays a number
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -77,25 +79,7 @@ class StoredFile(StoredRecord):
         return {"bytes": given} if isinstance(given, int) else given
 
 
-class MeasurementRecord(StoredRecord):
-    """`lingbot_eval.types.Measurement`, stored."""
-
-    family: str
-    name: str
-    variant: str
-    value: float | None
-    unit: str
-    convention: str
-    samples: Count | None = None
-    reason: str | None = None
-    better: Literal["lower", "higher"] | None = None
-    headline: bool = False
-
-    @model_validator(mode="after")
-    def _value_or_reason(self) -> Self:
-        if (self.value is None) == (self.reason is None) or not abs(self.value or 0.0) < LARGEST_VALUE:
-            raise ValueError(f"{self.family}/{self.name}: expected a finite value or a reason, exactly one of them")
-        return self
+_MEASUREMENTS = TypeAdapter(list[Measurement])
 
 
 class ResultRecord(StoredRecord):
@@ -108,12 +92,18 @@ class ResultRecord(StoredRecord):
     failed_at_frame: Count | None = None
     frames: Count  # frames that the sequence gave
     predictions: Count  # frames that got a prediction
-    measurements: list[MeasurementRecord]
+    measurements: list[Measurement]
     started: str  # ISO 8601, UTC
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     # Filled in when all is written: the key of the run that the unit is of, and its other files by name.
     run_key: str = ""
     files: dict[Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$")], StoredFile] = {}
+
+    @field_validator("measurements", mode="before")
+    @classmethod
+    def _declared(cls, given: Any) -> Any:
+        # Strict reading takes instances alone; the fields of a Measurement are strict themselves.
+        return [with_declaration(measured) for measured in _MEASUREMENTS.validate_python(given)]
 
     @property
     def names(self) -> Names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from lingbot_eval.datasets.prepare.input_notes import input_notes
@@ -17,11 +17,11 @@ from lingbot_eval.runs.attempt import Attempt, Row, plain
 from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.plan import Unit, input_fingerprint, open_scene
-from lingbot_eval.runs.records import LARGEST_VALUE, MeasurementRecord, Names, UnitRecord
+from lingbot_eval.runs.records import Names, UnitRecord
 from lingbot_eval.runs.scoring import SceneScore, SceneScorer, Scoring
 from lingbot_eval.runs.stream import Output, Pace
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
-from lingbot_eval.types import Frame, FrameSequence, Measurement, Trajectory
+from lingbot_eval.types import LARGEST_VALUE, Frame, FrameSequence, Measurement, Trajectory
 from lingbot_eval.viewing.kept import Keeper, KeepSettings
 
 AHEAD, LOADING = 4, 4
@@ -136,7 +136,7 @@ class SceneTask:
             input_fingerprint=self._fingerprint,
             sequence=attempt.facts,
             method_facts=attempt.method_facts,
-            measurements=[_stored(measurement) for measurement in found],
+            measurements=[_storable(measurement) for measurement in found],
             notes=list(score.notes) if failure is None else [],
             started=attempt.started,
             seconds=attempt.seconds,
@@ -158,8 +158,8 @@ def _check_usable(estimate: Trajectory, predictions: int) -> None:
     )
 
 
-def _stored(measurement: Measurement) -> MeasurementRecord:
-    if measurement.value is not None and not abs(measurement.value) < LARGEST_VALUE:
-        words = f"it is {measurement.value:g}, beyond the {LARGEST_VALUE:g} that can be averaged"
-        measurement = replace(measurement, value=None, reason=words)
-    return MeasurementRecord(**asdict(measurement))
+def _storable(measurement: Measurement) -> Measurement:
+    if measurement.value is None or abs(measurement.value) < LARGEST_VALUE:
+        return measurement
+    words = f"it is {measurement.value:g}, beyond the {LARGEST_VALUE:g} that can be averaged"
+    return replace(measurement, value=None, reason=words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.profiling.probe import MemoryProbe
 from lingbot_eval.runs.attempt import Attempt, Row
 from lingbot_eval.runs.poses import PoseLog
-from lingbot_eval.runs.records import MeasurementRecord, Names
+from lingbot_eval.runs.records import Names
 from lingbot_eval.runs.stream import Output, Pace
 from lingbot_eval.runs.unit_writer import UnitWriter
 from lingbot_eval.scaling.inputs import CaseFrames
@@ -112,7 +112,7 @@ class CaseTask:
         truth, guess = attempt.reference, scorer.poses.trajectory()
         measured = case_measurements(self.unit, log, attempt.warm_up_s)
         attempt.scores = {
-            "measurements": [MeasurementRecord(**asdict(m)) for m in measured],
+            "measurements": list(measured),
             "growth": list(case_growth(setting, log)),
             "checkpoints": list(case_checkpoints(setting, log, self.study.checkpoints, truth, guess)),
             "error_curve": list(error_curve(truth, guess)),

@@ -15,9 +15,8 @@ from lingbot_eval.comparison.runs import MeasurementPair, RunComparison, compare
 from lingbot_eval.comparison.write import prepare_folder, write_runs
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.trajectories import write_tum
-from lingbot_eval.runs.records import MeasurementRecord
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.types import Trajectory
+from lingbot_eval.types import Measurement, Trajectory
 from tests.reports.fake_run import walk
 from tests.runs.store_records import make_run_record, make_unit_record
 
@@ -25,9 +24,9 @@ FRAMES = 120
 HARDWARE = {"cpu_model": "made up", "torch": {"threads": 2, "gpus": []}}
 
 
-def measurement(family: str, name: str, value: float | None, **changes: Any) -> MeasurementRecord:
+def measurement(family: str, name: str, value: float | None, **changes: Any) -> Measurement:
     values = {"family": family, "name": name, "variant": "", "value": value, "unit": "m", "convention": "a convention"}
-    return MeasurementRecord(**(values | changes))
+    return Measurement(**(values | changes))
 
 
 def write_run(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lingbot_eval.gating.sides import Meaning, Names, Side, SideUnit
-from lingbot_eval.runs.records import MeasurementRecord, RunRecord
+from lingbot_eval.runs.records import RunRecord
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.types import FloatArray, FrameType
+from lingbot_eval.types import FloatArray, FrameType, Measurement
 from tests.runs.store_records import make_run_record, make_unit_record
 
 NAMES: Names = ("tum", "desk", "lingbot")
@@ -88,7 +88,7 @@ def write_unit(store: RunStore, names: Names, values: dict[str, float], step_ms:
     for metric, value in values.items():
         family, name, *variant = metric.split("/")
         measurements.append(
-            MeasurementRecord(
+            Measurement(
                 family=family,
                 name=name,
                 variant="".join(variant),

@@ -10,9 +10,10 @@ import pytest
 from lingbot_eval.gating.baseline import load_baseline
 from lingbot_eval.gating.judge import judge
 from lingbot_eval.gating.sides import Meaning, Side
-from lingbot_eval.gating.tolerances import DEFAULTS
+from lingbot_eval.gating.tolerances import default_tolerances
 from tests.gate.sides import ATE, NAMES, side, unit
 
+DEFAULTS = default_tolerances()
 RECORDED: dict[str, dict[str, float]] = json.loads(
     (Path(__file__).parent / "data" / "other_arithmetic.json").read_text(encoding="utf-8")
 )["repeats"]

@@ -14,7 +14,7 @@ from lingbot_eval.files.yaml_documents import MAX_BYTES
 from lingbot_eval.gating.baseline import Baseline, baseline_text, load_baseline, save_baseline, side_of
 from lingbot_eval.gating.judge import judge
 from lingbot_eval.gating.sides import Meaning
-from lingbot_eval.gating.tolerances import DEFAULTS, Shown
+from lingbot_eval.gating.tolerances import Shown, default_tolerances
 from lingbot_eval.gating.update import KEPT_VALUES, given_up, updated
 from tests.gate.sides import ATE, AUC, LATENCY, NAMES, VALUES, side, unit
 
@@ -41,7 +41,7 @@ def test_a_side_survives_the_file(tmp_path: Path) -> None:
 
 
 def test_an_update_keeps_tolerances_and_history() -> None:
-    edited = first().model_copy(update={"tolerances": (Shown(kind="shown", match="auc/*"), *DEFAULTS)})
+    edited = first().model_copy(update={"tolerances": (Shown(kind="shown", match="auc/*"), *default_tolerances())})
     better = side({NAMES: unit(VALUES | {ATE: 0.4})}, started=("2026-01-01", "2026-01-02"))
     new = updated(edited, better, "me", "a better head")
     assert new.tolerances == edited.tolerances

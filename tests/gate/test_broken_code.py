@@ -20,7 +20,7 @@ from lingbot_eval.gating.sides import family_of
 from lingbot_eval.geometry.pose_encoding import decode_camera_to_world
 from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.metrics.directions import direction
+from lingbot_eval.metrics.declarations import declaration
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.resources import shared_file
@@ -98,7 +98,7 @@ def worse(bench: Bench, values: Mapping[str, float]) -> dict[str, float | None]:
     one that has no number any more."""
     found: dict[str, float | None] = dict.fromkeys(bench.noise.keys() - values.keys())
     for metric in bench.noise.keys() & values.keys():
-        better = direction(*metric.split("/")[:2])
+        better = declaration(*metric.split("/", 2)).better
         amount = (values[metric] - bench.values[metric]) * (1 if better == "lower" else -1)
         if better is not None and amount > NOISES * bench.noise[metric]:
             found[metric] = amount

@@ -11,7 +11,7 @@ from lingbot_eval.gating.judge import Verdict, judge
 from lingbot_eval.gating.junit import junit_xml
 from lingbot_eval.gating.sides import FAMILIES, Family
 from lingbot_eval.gating.summary import document, markdown
-from lingbot_eval.gating.tolerances import DEFAULTS
+from lingbot_eval.gating.tolerances import default_tolerances
 from tests.gate.sides import ATE, LATENCY, MACHINE, NAMES, VALUES, rounds, side, unit
 
 HOSTILE = ("out door", "<script>alert(1)</script> & \x00\x1b[31m \"|'", "a]]>b")
@@ -22,7 +22,7 @@ def verdict(required: tuple[Family, ...] | None = None) -> Verdict:
     units = {NAMES: unit(rounds={LATENCY: rounds(5, 0)}), HOSTILE: unit()}
     worse = {NAMES: unit(VALUES | {ATE: 0.6}), HOSTILE: unit({}, failure="<b>crash</b> & \ud800")}
     run = side(worse, environment=MACHINE | {"cpu_model": "<i>other</i>"}, name="runs/<x>")
-    return judge(side(units), run, DEFAULTS, required)
+    return judge(side(units), run, default_tolerances(), required)
 
 
 def suites(found: Verdict) -> dict[str, Xml.Element]:
@@ -51,13 +51,13 @@ def test_regressions_fail_and_what_cannot_be_judged_is_an_error() -> None:
 
 @pytest.mark.parametrize("required", [("accuracy",), ("speed",), ("memory",), FAMILIES, None])
 def test_the_file_is_red_exactly_when_the_gate_is(required: tuple[Family, ...] | None) -> None:
-    for found in (verdict(required), judge(side(), side(), DEFAULTS, required)):
+    for found in (verdict(required), judge(side(), side(), default_tolerances(), required)):
         red = sum(int(suite.get("failures", "")) + int(suite.get("errors", "")) for suite in suites(found).values())
         assert (red > 0) == (found.exit_code != 0)
 
 
 def test_a_required_family_of_which_nothing_is_judged_is_red() -> None:
-    found = judge(side({NAMES: unit({ATE: 1.0})}), side({NAMES: unit({ATE: 1.0})}), DEFAULTS, ["speed"])
+    found = judge(side({NAMES: unit({ATE: 1.0})}), side({NAMES: unit({ATE: 1.0})}), default_tolerances(), ["speed"])
     assert found.exit_code == 2
     assert suites(found)["speed"].get("errors") == "1"
 
@@ -82,7 +82,7 @@ def test_the_page_says_the_verdict_first_and_groups_reasons() -> None:
     assert page.startswith("## Gate: regression\n")
     assert "+20.00%" in page
     assert page.count("different hardware") == 1
-    assert markdown(judge(side(), side(), DEFAULTS)).startswith("## Gate: held\n")
+    assert markdown(judge(side(), side(), default_tolerances())).startswith("## Gate: held\n")
 
 
 def test_the_document_is_plain_json() -> None:

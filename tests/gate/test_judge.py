@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lingbot_eval.gating.judge import Finding, Verdict, judge
 from lingbot_eval.gating.sides import FAMILIES, Meaning, Side
-from lingbot_eval.gating.tolerances import DEFAULTS, Absolute, Relative, Shown, Tolerance
+from lingbot_eval.gating.tolerances import Absolute, Relative, Shown, Tolerance, default_tolerances
 from tests.gate.sides import (
     ATE,
     AUC,
@@ -35,7 +35,7 @@ def finding(verdict: Verdict, metric: str) -> Finding:
 
 
 def gate(run: Side, baseline: Side | None = None, **options: Any) -> Verdict:
-    return judge(baseline or side(), run, options.pop("tolerances", DEFAULTS), **options)
+    return judge(baseline or side(), run, options.pop("tolerances", default_tolerances()), **options)
 
 
 def changed(metric: str, factor: float) -> Side:
@@ -116,7 +116,7 @@ def test_libraries_and_thread_variables_are_a_note_only() -> None:
 
 def test_another_driver_is_a_note() -> None:
     driven = [machine(torch=MACHINE["torch"] | {"driver": version}) for version in ("575.57", "580.65")]
-    verdict = judge(side(environment=driven[0]), side(environment=driven[1]), DEFAULTS)
+    verdict = judge(side(environment=driven[0]), side(environment=driven[1]), default_tolerances())
     assert verdict.exit_code == 0
     assert 'driver: baseline "575.57", run "580.65"' in verdict.notes
 
@@ -131,7 +131,7 @@ def test_other_arithmetic_makes_accuracy_incomparable() -> None:
 @pytest.mark.parametrize(("before", "now"), [("cuda:0", "cuda:1"), ("cuda", "cuda:1"), ("cuda:1", "cuda:0")])
 def test_which_gpu_of_a_host_it_was_is_no_difference(before: str, now: str) -> None:
     sides = [side({NAMES: unit(settings=SETTINGS | {"device": device})}) for device in (before, now)]
-    verdict = judge(*sides, DEFAULTS)
+    verdict = judge(*sides, default_tolerances())
     assert verdict.exit_code == 0
     assert finding(verdict, ATE).status == "held"
 
@@ -282,12 +282,12 @@ def test_a_metric_without_direction_is_judged_only_when_told_how() -> None:
     path = "trajectory/path_length"
     old, new = (side({NAMES: unit({path: value, ATE: 1.0})}) for value in (10.0, 9.0))
     assert finding(gate(new, old), path).status == "shown"
-    told = [Absolute(kind="absolute", match=path, worse_by=0.5, better="same"), *DEFAULTS]
+    told = [Absolute(kind="absolute", match=path, worse_by=0.5, better="same"), *default_tolerances()]
     assert finding(gate(new, old, tolerances=told), path).status == "regression"
 
 
 def test_a_pattern_that_fits_nothing_is_named() -> None:
-    slip = [Absolute(kind="absolute", match="trajectory/ate_rsme/*", worse_by=0.5), *DEFAULTS]
+    slip = [Absolute(kind="absolute", match="trajectory/ate_rsme/*", worse_by=0.5), *default_tolerances()]
     assert any("ate_rsme" in note for note in gate(side(), tolerances=slip).notes)
     assert not any("tolerance" in note for note in gate(side()).notes)
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lingbot_eval.gating.tolerances import DEFAULTS, Absolute, Relative, Shown, Status, judge_values, tolerance_for
+from lingbot_eval.gating.tolerances import (
+    Absolute,
+    Relative,
+    Shown,
+    Status,
+    default_tolerances,
+    judge_values,
+    tolerance_for,
+)
 
 values = st.floats(-1e6, 1e6)
 tolerances = st.one_of(
@@ -77,16 +85,16 @@ def test_the_floor_leaves_room_above_nothing() -> None:
 
 
 def test_the_first_match_counts() -> None:
-    found = tolerance_for("throughput/forward_latency/p95", DEFAULTS)
+    found = tolerance_for("throughput/forward_latency/p95", default_tolerances())
     assert isinstance(found, Shown)
-    found = tolerance_for("throughput/forward_latency/p50", DEFAULTS)
+    found = tolerance_for("throughput/forward_latency/p50", default_tolerances())
     assert found is not None
     assert found.kind == "statistical"
     assert tolerance_for("depth/abs_rel/lstsq", ()) is None
 
 
 def test_the_defaults_judge_every_metric() -> None:
-    assert tolerance_for("a family/of tomorrow", DEFAULTS) is not None
+    assert tolerance_for("a family/of tomorrow", default_tolerances()) is not None
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,7 @@ def test_the_defaults_judge_every_metric() -> None:
     ],
 )
 def test_how_much_worse_each_number_may_be(metric: str, baseline: float, held: float, worse: float) -> None:
-    tolerance = tolerance_for(metric, DEFAULTS)
+    tolerance = tolerance_for(metric, default_tolerances())
     assert isinstance(tolerance, Absolute | Relative)
     better = "higher" if metric.startswith(("auc", "depth/delta")) else "lower"
     assert judge_values(baseline, held, tolerance, better) == "held"

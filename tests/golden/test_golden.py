@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.gating.tolerances import DEFAULTS, tolerance_for
-from lingbot_eval.metrics.directions import direction
+from lingbot_eval.gating.tolerances import default_tolerances, tolerance_for
 from lingbot_eval.reports.reading import open_run, tables
 from tests.golden.conftest import HERE, NUMBER, STORED, Golden, PageText, differences, json_text, table_text
 
@@ -135,8 +134,8 @@ def test_run(there: Path, golden: Golden, capsys: pytest.CaptureFixture[str]) ->
 def declaration(entry: dict[str, Any]) -> tuple[str, ...]:
     """What is said of a measurement whatever its value: unit, convention, direction, the gate's tolerance."""
     metric = "/".join(filter(None, (entry["family"], entry["name"], entry["variant"])))
-    better = entry["better"] or direction(entry["family"], entry["name"]) or ""
-    tolerance = tolerance_for(metric, DEFAULTS)
+    better = entry["better"] or ""
+    tolerance = tolerance_for(metric, default_tolerances())
     assert tolerance is not None
     rule = tolerance.model_dump(exclude={"match", "better"})
     rest = " ".join(str(value) for value in rule.values())

@@ -11,7 +11,7 @@ from lingbot_eval.metrics.trajectory import score_trajectory
 from lingbot_eval.profiling.memory import mebibytes
 from lingbot_eval.profiling.timing import throughput_measurements
 from lingbot_eval.runs.panels import DepthPanels
-from lingbot_eval.runs.records import MeasurementRecord, RunRecord, UnitRecord
+from lingbot_eval.runs.records import RunRecord, UnitRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import FrameType, Measurement, Trajectory
 
@@ -152,7 +152,7 @@ def unit_record(
         input_fingerprint="f",
         sequence={},
         method_facts={},
-        measurements=[MeasurementRecord(**vars(measurement)) for measurement in measurements],
+        measurements=list(measurements),
         started="2026-01-01T00:00:00+00:00",
         seconds=12.0,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lingbot_eval.runs.records import MeasurementRecord, RunRecord, UnitRecord
+from lingbot_eval.runs.records import RunRecord, UnitRecord
+from lingbot_eval.types import Measurement
 
 NAMES = ("tum", "desk", "lingbot")
 
@@ -35,9 +36,7 @@ def make_unit_record(names: tuple[str, str, str] = NAMES, **changes: Any) -> Uni
         "sequence": {},
         "method_facts": {},
         "measurements": [
-            MeasurementRecord(
-                family="trajectory", name="ate_rmse", variant="sim3", value=0.25, unit="m", convention="RMSE"
-            )
+            Measurement(family="trajectory", name="ate_rmse", variant="sim3", value=0.25, unit="m", convention="RMSE")
         ],
         "started": "2026-01-01T00:00:00+00:00",
         "seconds": 1.5,

@@ -16,9 +16,9 @@ from store_records import NAMES, make_run_record, make_unit_record
 from lingbot_eval.errors import StoreError
 from lingbot_eval.runs.disk import component
 from lingbot_eval.runs.panels import DepthPanels, load_panels
-from lingbot_eval.runs.records import FRAME_COLUMNS, MeasurementRecord, StoredFile
+from lingbot_eval.runs.records import FRAME_COLUMNS, StoredFile
 from lingbot_eval.runs.store import RunStore, StoredUnit, find_runs
-from lingbot_eval.types import FrameType
+from lingbot_eval.types import FrameType, Measurement
 
 
 @pytest.fixture
@@ -212,8 +212,8 @@ def test_nan_is_never_stored(store: RunStore, value: float) -> None:
     ):
         writer.finish(make_unit_record(sequence={"fps": value}))
     assert store.read_units().units == ()
-    with pytest.raises(ValueError, match="finite value or a reason"):
-        MeasurementRecord(family="depth", name="abs_rel", variant="", value=value, unit="1", convention="")
+    with pytest.raises(ValueError, match="is not a result; give a reason"):
+        Measurement(family="depth", name="abs_rel", variant="", value=value, unit="1", convention="")
 
 
 # Reading

@@ -16,7 +16,6 @@ import pytest
 from studies import written
 
 from lingbot_eval.model.config import CONFIGS
-from lingbot_eval.runs.records import MeasurementRecord
 from lingbot_eval.scaling.figure import Curve, scaling_figure
 from lingbot_eval.scaling.page import growth_statement, tables
 from lingbot_eval.scaling.records import CaseRecord
@@ -126,7 +125,7 @@ def study(folder: Path, *, on_cpu: bool = False) -> Curve:
         facts={"device": "cpu" if on_cpu else "cuda:0", "trained": True},
         input={},
         sampling={},
-        measurements=[MeasurementRecord(**vars(m)) for m in case_measurements(case, samples, 2.0)],
+        measurements=list(case_measurements(case, samples, 2.0)),
         growth=list(case_growth(setting, samples)),
         checkpoints=list(case_checkpoints(setting, samples, [CHECKPOINT], truth, guess)),
         error_curve=list(error_curve(truth, guess)),

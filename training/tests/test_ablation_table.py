@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.gating.judge import judged_by
-from lingbot_eval.gating.tolerances import DEFAULTS, Absolute, Relative, judge_values
-from lingbot_eval.metrics.directions import direction
+from lingbot_eval.gating.tolerances import Absolute, Relative, default_tolerances, judge_values
+from lingbot_eval.metrics.declarations import declaration
 from training.ablation_table import AS_TRAINED, METRICS, markdown, read_scores, regressions
 from training.card import TARGETS
 
@@ -27,7 +27,7 @@ def scores(**changed: float) -> dict[str, float]:
 
 def test_the_metrics_are_those_that_the_card_reads_of_a_run() -> None:
     assert set(METRICS.values()) == {"/".join(filter(None, (t.family, t.name, t.variant))) for t in TARGETS}
-    assert {metric: direction(*metric.split("/")[:2]) for metric in METRICS.values()} == {
+    assert {metric: declaration(*metric.split("/", 2)).better for metric in METRICS.values()} == {
         "/".join(filter(None, (t.family, t.name, t.variant))): t.better for t in TARGETS
     }
 
@@ -35,8 +35,8 @@ def test_the_metrics_are_those_that_the_card_reads_of_a_run() -> None:
 @given(metric=st.sampled_from(list(METRICS)), before=SHARES, now=SHARES)
 def test_a_verdict_is_that_of_the_gates_tolerance(metric: str, before: float, now: float) -> None:
     found = {AS_TRAINED: {"a": scores(**{metric: before})}, "other": {"a": scores(**{metric: now})}}
-    rule = judged_by(METRICS[metric], {}, DEFAULTS)
-    better = direction(*METRICS[metric].split("/")[:2])
+    rule = judged_by(METRICS[metric], {}, default_tolerances())
+    better = declaration(*METRICS[metric].split("/", 2)).better
     assert isinstance(rule, Absolute | Relative)
     assert better is not None
     expected = judge_values(100 * before, 100 * now, rule, better) == "regression"

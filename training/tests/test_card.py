@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from lingbot_eval.runs.records import MeasurementRecord
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.types import Measurement
 from tests.runs.store_records import make_run_record, make_unit_record
 from training.ablation_table import METRICS
 from training.ablations import ABLATIONS
@@ -23,9 +23,9 @@ from training.travel import Origin, about_run
 SCENES = ("room-100", "loop-100", "office-100")
 
 
-def measured(values: dict[str, float | None]) -> list[MeasurementRecord]:
+def measured(values: dict[str, float | None]) -> list[Measurement]:
     return [
-        MeasurementRecord(
+        Measurement(
             family=target.family,
             name=target.name,
             variant=target.variant,

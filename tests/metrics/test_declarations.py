@@ -1,14 +1,18 @@
-"""Every measurement that a run stores has a direction, or is named as having none."""
+"""What metrics declare: every stored measurement has a direction or is named as having none; which come first."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from lingbot_eval.metrics.directions import direction
+from lingbot_eval.metrics.declarations import declaration, headline_place, headlines
 from lingbot_eval.metrics.points import PointSettings
 from lingbot_eval.profiling.memory import device_memory_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
+from lingbot_eval.runs.records import UnitRecord
 from lingbot_eval.runs.scoring import SceneScorer, Scoring
+from tests.runs.store_records import make_unit_record
 
 LOWER = {
     "trajectory": "ate_rmse ate_mean ate_median ate_max rpe_translation_rmse rpe_rotation_rmse ate_share_of_motionless"
@@ -41,6 +45,7 @@ NEITHER = {
     " rpe_rotation_high95",
     "depth": "sampling_error",
 }
+REQUIRED = ("family", "name", "variant", "value", "unit", "convention")
 EXPECTED = {
     (family, name): better
     for better, families in (("lower", LOWER), ("higher", HIGHER), (None, NEITHER))
@@ -53,7 +58,7 @@ def test_every_stored_measurement_has_its_direction() -> None:
     """Without a frame each measurement still comes out, with its reason: all names there are, each as listed above."""
     score = SceneScorer(Scoring(MetricsConfig(points=PointSettings()))).score(None, 0, None)
     measurements = (*score.measurements, *device_memory_measurements(None))
-    found = {(m.family, m.name): direction(m.family, m.name) for m in measurements}
+    found = {(m.family, m.name): declaration(m.family, m.name, m.variant).better for m in measurements}
     assert found == EXPECTED
 
 
@@ -62,9 +67,49 @@ def test_every_stored_measurement_has_its_direction() -> None:
     [("memory", "cache_window", "lower"), ("memory", "weights", "lower"), ("throughput", "head_compilation", "lower")],
 )
 def test_directions_of_what_a_method_adds(family: str, name: str, expected: str) -> None:
-    assert direction(family, name) == expected
+    assert declaration(family, name).better == expected
 
 
 def test_what_nobody_named_has_none() -> None:
-    assert direction("trajectory", "beauty") is None
-    assert direction("taste", "ate_rmse") is None
+    assert declaration("trajectory", "beauty").better is None
+    assert declaration("taste", "ate_rmse").better is None
+
+
+def test_headlines_come_in_the_order_of_their_places() -> None:
+    """Places are given in several files: none is given twice."""
+    places = [declared.headline for declared in headlines()]
+    assert places == sorted(set(places))
+    assert [declared.name for declared in headlines()][:3] == ["ate_rmse", "coverage", "rpe_translation_rmse"]
+    assert headline_place("trajectory", "ate_rmse", "sim3") == 1
+    assert headline_place("trajectory", "ate_rmse", "se3") > max(places)
+
+
+def stored(**changes: Any) -> dict[str, Any]:
+    """A measurement as it comes back from a record, where this is given in the file."""
+    record = make_unit_record().model_dump()
+    record["measurements"] = [
+        {key: each for key, each in record["measurements"][0].items() if key in REQUIRED} | changes
+    ]
+    (found,) = UnitRecord.model_validate(record, strict=True).model_dump()["measurements"]
+    return dict(found)
+
+
+def test_records_older_than_declarations_read_as_new_ones() -> None:
+    assert (stored()["better"], stored()["headline"]) == ("lower", True)
+    assert (stored(variant="se3")["better"], stored(variant="se3")["headline"]) == ("lower", False)
+    assert stored(name="coverage", variant="")["better"] == "higher"
+    assert (stored(name="scale")["better"], stored(name="scale")["headline"]) == (None, False)
+
+
+def test_what_a_plugin_said_stays() -> None:
+    mine = stored(family="taste", name="beauty", better="higher", headline=True)
+    assert (mine["better"], mine["headline"]) == ("higher", True)
+    assert stored(name="ate_mine", better="higher")["better"] == "higher"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"value": "0.25"}, {"value": 1e300}, {"value": None}, {"samples": 2.0}, {"headline": 1}, {"mean": 0.25}]
+)
+def test_a_measurement_is_read_strictly(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="measurements"):
+        stored(**wrong)
