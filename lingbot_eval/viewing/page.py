@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PORT = 8080
 
-_TICK_S = 0.3  # between two looks at a scene that grows
+_TICK_S = 0.5  # between two looks at a scene that grows
 _PLOT_POINTS = 300
 _IMAGE_PIXELS = 240  # height
 _PAGE_SECONDS = 20.0  # an HTML page plays a scene in so long, where it has enough frames
