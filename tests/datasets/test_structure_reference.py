@@ -195,7 +195,6 @@ def test_without_metres_nothing_is_scored_that_needs_them() -> None:
     assert values["rpe_translation_rmse", "none"] is None
 
 
-@pytest.mark.slow
 def test_rendered_frames_give_poses_near_the_true_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
