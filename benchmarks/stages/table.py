@@ -7,7 +7,7 @@ import pandas as pd
 from benchmarks.stages.measure import StageTimes
 from benchmarks.stages.rates import Rates
 from benchmarks.stages.work import STAGES, Work
-from lingbot_eval.tables import markdown_grid
+from lingbot_eval.tables import Align, markdown_grid
 
 MILLI, GIGA = 1e3, 1e9
 
@@ -52,8 +52,9 @@ def markdown(times: StageTimes) -> str:
         rows.append([row["stage"], *times_ms, bound, count(row["gigaflops"]), f"{row['gigabytes']:.3g}"])
     pass_ms = "not captured" if times.device is None else f"{MILLI * times.device:.2f} ms on the device"
     rates = ", ".join(f"{kind} {rate / 1e12:.3g} TFLOP/s" for kind, rate in times.rates.flops.items())
+    aligns: list[Align] = ["left", "right", "right", "right", "right", "right", "right"]
     lines = [
-        *markdown_grid(rows, ["left", *["right"] * 6], padded=False),
+        *markdown_grid(rows, aligns, padded=False),
         "",
         f"Whole step, heads side by side: {pass_ms}; waited for {MILLI * times.step:.2f} ms "
         f"({1 / times.step:.1f} frames/s); one after the other {MILLI * times.pace:.2f} ms ({1 / times.pace:.1f} "

@@ -126,8 +126,8 @@ def time_ratio(first: Side, second: Side, scale_frames: int) -> Ratio | str:
     value = float(np.median(ratios))
     if len(ratios) < FEWEST_ROUNDS:
         return Ratio(value, reason=f"an interval needs {FEWEST_ROUNDS} rounds, there are {len(ratios)}")
-    steps = ([step_ms[scale_frames:] for step_ms in side.step_ms] for side in (first, second))
-    found = judge_rounds(*steps, in_turn=True)
+    first_ms, second_ms = ([step_ms[scale_frames:] for step_ms in side.step_ms] for side in (first, second))
+    found = judge_rounds(first_ms, second_ms, in_turn=True)
     if found.effect is None or found.low is None or found.high is None:
         return Ratio(value, reason=found.reason)
     reason = found.reason if found.status == "incomparable" else None

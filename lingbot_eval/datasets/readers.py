@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.MpoImagePlugin import MpoImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -177,10 +178,10 @@ def _missing_end(path: Path, picture: PillowImage.Image) -> str | None:
         for starts, counts in (_STRIPS, _TILES):
             parts = zip(picture.tag_v2.get(starts, ()), picture.tag_v2.get(counts, ()), strict=False)
             end = max([end, *(start + count for start, count in parts)])
-    elif picture.format == "BMP":
-        for codec, (_, _, _, height), start, arguments in picture.tile:
-            if codec == "raw" and isinstance(arguments, tuple):
-                end = max(end, start + height * int(arguments[1]))
+    elif isinstance(picture, BmpImageFile):
+        for codec, extents, start, arguments in picture.tile:
+            if codec == "raw" and extents is not None and isinstance(arguments, tuple):
+                end = max(end, start + extents[3] * int(arguments[1]))
     return f"its pixels reach to byte {end}, the file to {size}" if end > size else None
 
 

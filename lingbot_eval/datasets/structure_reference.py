@@ -68,14 +68,18 @@ class StructureSequence(FileSequence):
 
     def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
         """See `FrameSequence`; frames have their reference poses from when `reference` was asked for."""
-        return (self._posed if self._computed_already else super()).loaders(images=images, depth=depth)
+        if self._computed_already:
+            return self._posed.loaders(images=images, depth=depth)
+        return super().loaders(images=images, depth=depth)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{super().fingerprint()} {self._settings()}".encode()).hexdigest()
 
     def facts(self) -> Mapping[str, Any]:
         """As of any files; once the poses are there, with their number and COLMAP's models."""
-        return (self._posed if self._computed_already else super()).facts()
+        if self._computed_already:
+            return self._posed.facts()
+        return super().facts()
 
     @property
     def _computed_already(self) -> bool:

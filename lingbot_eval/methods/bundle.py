@@ -203,7 +203,7 @@ def _step(
     try:
         solved = np.linalg.solve(of_points, np.concatenate([coupling, point_gradient[..., None]], axis=2))
         flat, rest = coupling.reshape(-1, columns), solved.reshape(count * 3, -1)
-        steps = -np.linalg.solve(system - flat.T @ rest[:, :-1], right - flat.T @ rest[:, -1])
+        steps = -np.asarray(np.linalg.solve(system - flat.T @ rest[:, :-1], right - flat.T @ rest[:, -1]), np.float64)
     except np.linalg.LinAlgError:
         return None
     moves = -(solved[..., -1] + solved[..., :-1] @ steps)

@@ -328,7 +328,7 @@ def _mapped(descriptor: int) -> mmap.mmap:
 
 
 def _read_safetensors(path: Path) -> Content:
-    opened = safetensors.safe_open(path, framework="pt", device="cpu")
+    opened: Any = safetensors.safe_open(path, framework="pt", device="cpu")
     found = Content()
     for name in opened.keys():  # noqa: SIM118 – no mapping
         described = opened.get_slice(name)

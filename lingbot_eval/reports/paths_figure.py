@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -261,7 +261,13 @@ def cloud_figure(kept: KeptScene, paths: Paths | None, title: str) -> Figure:
     scale = None if error is None else error_scale([error])
     axes.plot(*pixels[thinned(len(pixels))].T, color="white", linewidth=4.5, solid_capstyle="round")
     draw_path(axes, pixels, error, scale, "way of the camera")
-    look = {"marker": "o", "markersize": 7, "color": VERMILION, "markeredgecolor": "white", "linestyle": "none"}
+    look: dict[str, Any] = {
+        "marker": "o",
+        "markersize": 7,
+        "color": VERMILION,
+        "markeredgecolor": "white",
+        "linestyle": "none",
+    }
     axes.plot(*pixels[:1].T, label="start", **look)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
     axes.set_title("The cloud from above, without what is higher than the cameras", fontsize=10, loc="left")

@@ -9,6 +9,8 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lingbot_eval.errors import DataError, one_line, reason
 from lingbot_eval.types import Frame, Prediction
 from lingbot_eval.viewing.layers import Layer
@@ -147,7 +149,8 @@ class Camera:
         try:
             for index, picture in enumerate(self._container.decode(video=0)):
                 seconds = float(picture.time if picture.time is not None else index / 30)
-                frame = Frame(index, seconds, picture.to_ndarray(format="rgb24"), f"{self.address} at {seconds:.3f} s")
+                image = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
+                frame = Frame(index, seconds, image, f"{self.address} at {seconds:.3f} s")
                 with self._changed:
                     if self._ended:
                         break

@@ -105,6 +105,7 @@ class Viewer:
         self._clicked: list[FloatArray] = []
         self._measured: list[Any] = []
         self._shown_picture: tuple[str, int] | None = None
+        self._seen_before = 0  # points of the scene
         self._played = time.monotonic()
         self._controls = _Controls(self._server, title, tuple(scenes), colouring, self._changed)
         self._buttons()

@@ -206,7 +206,7 @@ class Nodes:
                     "/ground truth", segments, TRUTH_COLOUR, thickness=2, thickness_units="screen"
                 )
             else:
-                self._truth.points = segments
+                self._truth.points = segments.astype(np.float32)
 
     def _add_blocks(self, number: int, drawn: _Drawn, placed: Placed, look: Look) -> None:
         layer = placed.layer
