@@ -8,9 +8,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 ROOT = Path(__file__).parents[1]
 
 
 def pytest_configure() -> None:
-    """Programs that tests start find the checkout before what is installed."""
+    """Programs that tests start find the checkout before what is installed; no example has a time limit."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # A machine that has other work, too, is slow: that is no fault of an example, nor of how it was made.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")

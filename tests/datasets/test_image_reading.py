@@ -255,7 +255,7 @@ def test_cut_off_files_are_refused(tmp_path: Path, suffix: str, share: float) ->
         read_image(path, "scene frame 7")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     suffix=st.sampled_from(list(GOOD)),
     changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),

@@ -341,7 +341,7 @@ def test_walls_of_an_l_shape() -> None:
     }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.floats(0.0, 5000.0))
 def test_poses_are_rigid_at_any_distance(seed: int, distance: float) -> None:
     walk = Walk.along(np.array([[0.0, 0.0], [6.0, 0.0], [6.0, 4.0], [0.0, 4.0]]), 0.4)

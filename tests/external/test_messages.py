@@ -31,7 +31,7 @@ scalars = (
 messages = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(), messages, max_size=4))
 def test_the_library_reads_what_we_write_and_we_what_it_writes(message: dict[str, Any]) -> None:
     assert msgpack.unpackb(pack(message)) == message

@@ -197,7 +197,7 @@ def test_every_format_is_found_and_read(tmp_path: Path, variant: str, packed: bo
     np.testing.assert_array_equal(named.camera_to_world, found.camera_to_world)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(sorted(VARIANTS)), st.integers(3, 40), st.integers(0, 10_000))
 def test_round_trips(tmp_path_factory: pytest.TempPathFactory, variant: str, count: int, seed: int) -> None:
     format, timed, write = VARIANTS[variant]
@@ -358,7 +358,7 @@ SEEDS = {name: write(some_poses(4), stamps(4)) for name, (_, _, write) in VARIAN
 WORDS = [b"nan", b"1e999", b"-1e-999999", b"9" * 400, b"1_0", b",", b"\n", b"#", b"\0", b"{", b"null", b"[[]]", b"\xff"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(SEEDS)), st.data())
 def test_mutated_files_end_in_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject

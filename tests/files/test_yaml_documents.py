@@ -120,7 +120,7 @@ documents = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(documents)
 def test_what_another_library_wrote_reads_back(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, object]

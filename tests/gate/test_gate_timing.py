@@ -123,7 +123,7 @@ def test_quiet_rounds_tell_a_slow_down_from_one_run() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(6, 12), st.integers(6, 12), st.floats(0.9, 1.1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_interval_and_the_test_agree(seed: int, before: int, after: int, factor: float) -> None:
     """Its lower end is above 0 where Mann–Whitney's p is well below alpha, and not where p is well above."""
     found = judge_rounds(rounds(before, seed), rounds(after, seed + 1, factor=factor), 0.08, 0.01)
@@ -175,7 +175,7 @@ def test_what_cannot_be_tested_says_why(baseline: list[FloatArray], run: list[Fl
 
 
 @given(st.integers(0, 10_000), st.floats(0.5, 2.0), st.sampled_from([2.0**-6, 2.0**6]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_units_of_time_do_not_matter(seed: int, factor: float, unit: float) -> None:
     before, after = rounds(6, seed), rounds(4, seed + 1, factor=factor)
     scaled = judge_rounds([unit * times for times in before], [unit * times for times in after], 0.08, 0.01)
@@ -183,7 +183,7 @@ def test_units_of_time_do_not_matter(seed: int, factor: float, unit: float) -> N
 
 
 @given(st.integers(0, 10_000), st.lists(st.floats(0.7, 1.6), min_size=2, max_size=5, unique=True))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_slower_is_never_judged_better(seed: int, factors: list[float]) -> None:
     rank = {"better": 0, "held": 1, "incomparable": 2, "regression": 3}
     before, after = rounds(8, seed), rounds(5, seed + 1)
@@ -224,7 +224,7 @@ def test_an_overloaded_machine_gives_no_verdict(in_turn: bool) -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(0.8, 1.25))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_pairs_mirror_each_other(seed: int, factor: float) -> None:
     before, after = under_load(factor, seed)
     one = judge_rounds(before, after, 0.08, 0.01, in_turn=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.gating.judge import Finding, Verdict, judge
@@ -308,7 +308,6 @@ def test_sides_that_were_not_measured_in_turn(baseline: Any, run: Any, expected:
     assert any("in turn" in note for note in verdict.notes) == expected
 
 
-@settings(deadline=None)  # the first example may load scipy
 @given(
     st.dictionaries(st.sampled_from(sorted(VALUES)), st.floats(0.5, 2.0), min_size=1),
     st.sampled_from([MACHINE, machine(cpu_model="another")]),

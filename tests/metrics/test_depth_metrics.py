@@ -82,7 +82,7 @@ def test_reference_figures() -> None:
             assert value(scorer, name, variant) == pytest.approx(expected, rel=1e-6), (name, variant)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(30, 40), (11, 13), (150, 150)]))
 def test_equals_the_definitions(seed: int, shape: tuple[int, int]) -> None:
     """Sizes with odd and even numbers of valid pixels, and above one block."""

@@ -127,7 +127,7 @@ def asked(note: str) -> PoseReading:
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     st.integers(0, 2**31),
     st.sampled_from([3, 5, 6, 8, 12, 20, 60]),

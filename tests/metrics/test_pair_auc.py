@@ -86,7 +86,7 @@ def test_reference_figures_on_kitti() -> None:
     check_figures("kitti00_orb_first1000", truth, estimate, 0.05)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 40), st.floats(0.01, 1))
 def test_equals_the_all_pairs_form(seed: int, count: int, noise: float) -> None:
     truth, estimate = random_poses(count, seed, noise)

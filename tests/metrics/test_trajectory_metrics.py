@@ -119,7 +119,7 @@ def test_relative_pose_error_from_its_definition() -> None:
     assert by_name(score)["rpe_rotation_rmse", "sim3"].samples == 39
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 100))
 def test_the_estimates_world_and_scale_do_not_matter(seed: int, scale: float) -> None:
     truth, estimate = wandering(20)

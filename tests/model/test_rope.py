@@ -53,7 +53,7 @@ def test_stream_rotary_is_the_formula_at_any_clock(clock: int) -> None:
             )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(0, 2000))
 def test_scores_depend_on_the_distance_in_time_alone(first: int, second: int, shift: int) -> None:
     rotary = StreamRotary(1, 1, CPU)

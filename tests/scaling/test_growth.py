@@ -19,7 +19,6 @@ from lingbot_eval.types import FrameType
 BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
 
 
-@settings(deadline=None)
 @given(st.integers(-(10**6), 10**6), st.integers(1, 40), st.integers(32, 300), st.integers(0, 10**10))
 def test_an_exact_line_is_found_exactly(slope: int, interval: int, kept: int, start: int) -> None:
     clock = np.repeat(np.arange(kept, dtype=np.float64), interval)
@@ -28,7 +27,7 @@ def test_an_exact_line_is_found_exactly(slope: int, interval: int, kept: int, st
     assert found.kept == kept
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_slow_frames_do_not_move_it(seed: int) -> None:
     random = np.random.default_rng(seed)

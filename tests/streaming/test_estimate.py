@@ -41,7 +41,7 @@ def warnings(frames: int, machine: Machine = H100, network: NetworkSize = FULL, 
     return check(estimate(network, settings, 378, 518, frames), settings, network.precision, machine)
 
 
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 20), st.sampled_from(["sdpa", "paged"]))
 def test_a_whole_stream_holds_what_was_predicted(scale: int, window: int, k: int, count: int, backend: str) -> None:
     settings = StreamSettings(scale_frames=scale, window=window, keyframe_interval=k, backend=backend)
@@ -55,7 +55,7 @@ def test_a_whole_stream_holds_what_was_predicted(scale: int, window: int, k: int
     assert (predicted.windows, predicted.frames, predicted.interval) == (1, count, k)
 
 
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=15)
 @given(st.integers(3, 6), st.integers(1, 3), st.integers(1, 30), st.integers(1, 8))
 def test_windows_hold_no_more_than_predicted(size: int, k: int, count: int, overlap: int) -> None:
     settings = StreamSettings(

@@ -59,7 +59,7 @@ def dense_stream(settings: StreamSettings, frames: torch.Tensor) -> list[tuple[t
     return outputs
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 14), st.sampled_from(["sdpa", "paged"]))
 def test_streaming_equals_the_dense_masked_oracle(
     scale: int, window: int, interval: int, count: int, backend: Backend

@@ -50,7 +50,7 @@ def play(stores: list[CacheStore], policy: CachePolicy, scale: int, fates: list[
 FATES = st.lists(st.sampled_from(["keep", "pass", "late"]), max_size=24)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(SPECIAL + 1, 6), FATES)
 def test_both_stores_equal_the_dense_oracle(scale: int, window: int, tokens: int, fates: list[str]) -> None:
     paged = PagedStore(shape(tokens), window, TorchExecutor(shape(tokens), tokens - SPECIAL))
@@ -62,7 +62,7 @@ def test_both_stores_equal_the_dense_oracle(scale: int, window: int, tokens: int
     play(stores, CachePolicy(window), scale, fates, tokens)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 5), FATES)
 def test_camera_store_equals_the_dense_oracle(scale: int, window: int, fates: list[str]) -> None:
     # With one special token a frame, the memory keeps the whole frame: nothing is ever out of sight.
@@ -150,7 +150,7 @@ def test_misuse_is_refused() -> None:
         AppendStore(shape(4))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 2 * QUERIES_AT_ONCE + 1), st.integers(0, 40), st.integers(1, 300))
 def test_products_are_attention_to_half_precision(queries: int, start: int, count: int) -> None:
     generator = torch.Generator().manual_seed(queries * count)

@@ -52,7 +52,7 @@ def windowed(scale: int, size: int, interval: int = 1, **changes: object) -> Str
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 3),
     st.integers(1, 4),
@@ -81,7 +81,7 @@ def test_every_frame_leaves_once_and_in_order(
     assert longest <= overlap_frames(stream, session.interval) + scale
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.none() | st.integers(1, 12), st.integers(1, 40))
 def test_windows_start_where_the_specification_says(
     scale: int, more: int, interval: int, overlap: int | None, count: int

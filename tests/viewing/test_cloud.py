@@ -18,7 +18,7 @@ def frame_of(rng: np.random.Generator, count: int, spread: float = 1.0) -> tuple
     return points, rng.integers(0, 256, (count, 3)).astype(np.uint8), rng.uniform(1, 9, count).astype(np.float32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.floats(0.05, 2.0), st.lists(st.integers(0, 400), min_size=1, max_size=6))
 def test_every_voxel_holds_the_means_of_its_points(seed: int, size: float, counts: list[int]) -> None:
     rng = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def test_every_voxel_holds_the_means_of_its_points(seed: int, size: float, count
         assert cloud.first_frame[number] == min(frame for _, frame in entries)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32), st.sampled_from([1e-4, 0.01, None]))
 def test_a_full_cloud_doubles_and_loses_no_point(seed: int, size: float | None) -> None:
     rng = np.random.default_rng(seed)

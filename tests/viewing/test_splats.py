@@ -105,7 +105,7 @@ def test_the_depth_of_neighbours_darkens_an_edge_and_no_flat_wall() -> None:
     assert (stepped[:, 25:] == 200).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400), st.floats(0.001, 0.4))
 def test_every_pixel_shows_the_nearest_square_over_it(seed: int, count: int, edge: float) -> None:
     rng = np.random.default_rng(seed)

@@ -48,7 +48,7 @@ def truth_of(frames: int) -> Trajectory:
     return Trajectory(np.arange(frames), np.arange(frames) / 10, np.stack([pose(index) for index in range(frames)]))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=12), st.integers(0, 3))
 def test_each_voxel_is_in_one_block_of_its_class(new: list[int], every: int) -> None:
     layer, cutter, blocks = Layer("a", VoxelCloud(50_000, 0.01)), Cutter(), []

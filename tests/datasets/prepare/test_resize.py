@@ -148,7 +148,7 @@ def test_depth_of_another_camera_is_looked_up_along_the_rays() -> None:
     assert seen[119, 161]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(8, 900),
     st.integers(8, 900),
