@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # A wrapper is examined on made-up frames.
     "verification": COMMON | {"streaming", "model", "datasets", "methods", "metrics"},
     "runs": COMMON | {"machine", "datasets", "methods", "metrics", "profiling", "viewing"},
-    "reports": COMMON | {"runs", "viewing", "metrics"},
+    "reports": COMMON | {"machine", "runs", "viewing", "metrics"},
     "comparison": COMMON
     | {"machine", "metrics", "datasets", "profiling", "model", "streaming", "methods", "runs", "reports"},
     # Streams through the method's own stepper, stores as runs do, and looks like a report and a comparison.

@@ -141,6 +141,12 @@ COUNTED = ("memory/weights", "memory/cache_*")
 """Bytes counted from shapes, the same on every machine; all other memory is what a system books."""
 
 
+def gpu_names(environment: Mapping[str, Any]) -> list[str]:
+    """The GPUs that a stored record names, whatever else stands in its place."""
+    gpus = section(environment, "torch").get("gpus")
+    return [str(gpu.get("name", "GPU")) for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
+
+
 def hardware(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Of a record's environment what must be equal for speed, and for memory as a system books it."""
     state, variables = section(environment, "torch"), section(environment, "variables")

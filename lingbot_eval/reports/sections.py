@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lingbot_eval import tables
+from lingbot_eval.machine.environment import gpu_names
 from lingbot_eval.reports import side_by_side
 from lingbot_eval.reports.drawing import Drawn, Space, UnitFigures
 from lingbot_eval.reports.headline import headline
@@ -353,10 +354,11 @@ def _run_lines(run: Run) -> Iterator[tuple[str, str]]:
 
 def _state(run: Run) -> str:
     record = run.results.record
-    torch = record.environment.get("torch")
-    gpus = torch.get("gpus") if isinstance(torch, dict) else None
-    names = [str(gpu.get("name", "GPU")) for gpu in gpus or () if isinstance(gpu, dict)]
-    machine = " + ".join(dict.fromkeys(names)) or str(record.environment.get("cpu_model", "")) or "a machine of no name"
+    machine = (
+        " + ".join(dict.fromkeys(gpu_names(record.environment)))
+        or str(record.environment.get("cpu_model", ""))
+        or "a machine of no name"
+    )
     return f"{run.scored} of {run.planned} pairs of scene and method scored, {record.started[:10]}, on {machine}"
 
 

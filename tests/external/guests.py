@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,13 @@ def unit(run: Run, method: str) -> UnitRecord:
 
 
 def wrappers_alive() -> list[str]:
-    """Command lines of wrappers, and of what they start, that run."""
+    """Command lines of wrappers, and of what they start, that run and that this process of pytest began."""
     found = []
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
     for process in psutil.process_iter(["cmdline", "status"]):
         words = " ".join(process.info["cmdline"] or ())
         if process.info["status"] != psutil.STATUS_ZOMBIE and (str(WRAPPER) in words or "time.sleep(300)" in words):
-            found.append(words)
+            with suppress(psutil.Error):
+                if process.environ().get("PYTEST_XDIST_WORKER") == worker:
+                    found.append(words)
     return found
