@@ -10,7 +10,7 @@ from tests.support.killing import kill
 
 
 @pytest.mark.parametrize(
-    ("moments", "with_scale"), [(8, False), pytest.param(200, True, marks=pytest.mark.slow, id="200 and scale")]
+    ("moments", "with_scale"), [(6, False), pytest.param(200, True, marks=pytest.mark.slow, id="200 and scale")]
 )
 def test_a_kill_costs_time_and_nothing_else(tmp_path: Path, moments: int, *, with_scale: bool) -> None:
     found = kill(moments, tmp_path, with_scale=with_scale)

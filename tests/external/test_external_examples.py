@@ -44,6 +44,7 @@ def guests() -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_our_model_as_an_outside_program_gives_the_same_trajectory(other_python: Path, tmp_path: Path) -> None:
     document = guests()
     built_in, wrapped, _ = document["methods"]

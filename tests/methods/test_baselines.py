@@ -236,6 +236,7 @@ def test_structure_from_motion_of_a_room(model: tuple[list[Frame], list[Predicti
     assert {p.cost.forward_s for p in predictions if p.cost is not None} == {predictions[0].cost.forward_s}  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_structure_from_motion_is_the_same_twice(
     model: tuple[list[Frame], list[Prediction], dict[str, Any]],
 ) -> None:
