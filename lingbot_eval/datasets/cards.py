@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lingbot_eval.datasets.prepare.resize import SizeSettings
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.files.archives import ARCHIVES, ArchiveKind, inner_path
 from lingbot_eval.files.yaml_documents import load_mapping
 from lingbot_eval.resources import shared_file, shared_names
 from lingbot_eval.validation import validated
@@ -18,6 +20,18 @@ from lingbot_eval.validation import validated
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Metres = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+PART = "{part}"
+"""Stands for a part's name in addresses and paths of a card's download section."""
+
+
+def _below_the_root(path: str) -> str:
+    inner_path(path)  # ValueError for one that leads elsewhere
+    return path
+
+
+BelowRoot = Annotated[Text, AfterValidator(_below_the_root)]
+Size = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
@@ -30,6 +44,65 @@ class Source(_Part):
     url: Text | None = None
     licence: Text
     citation: Text | None = None
+
+
+class DownloadFile(_Part):
+    """A file at its official address, or one a part where ``{part}`` stands for the part's name.
+
+    url: http, https or hf://datasets/owner/repository[@revision]/file. parts: folders under the root that need it.
+    size: bytes, where the server or the page states them exactly; by part where there is a file a part. sha256: hex,
+    as published by whoever publishes the file; likewise. archive: as the address ends if None; ``none`` for a file
+    that is taken as it is. inside: the folder of the archive that lies at the root ("" is the archive's own top).
+    into: where under the root that goes. inner: pattern of the paths of archives inside it, which are unpacked as
+    well, each into the folder that it lies in.
+    """
+
+    url: Annotated[str, Field(pattern="^(https?|hf)://")]
+    parts: Annotated[tuple[BelowRoot, ...], Field(min_length=1)]
+    size: Size | dict[str, Size] | None = None
+    sha256: Sha256 | dict[str, Sha256] | None = None
+    archive: ArchiveKind | Literal["none"] | None = None
+    inside: BelowRoot | None = None
+    into: BelowRoot | None = None
+    inner: Text | None = None
+
+    @property
+    def kind(self) -> ArchiveKind | None:
+        """How it is packed; None for a file that is taken as it is."""
+        if self.archive is None:
+            path = urlsplit(self.url).path.lower()
+            return next((kind for ending, kind in ARCHIVES.items() if path.endswith(ending)), None)
+        return None if self.archive == "none" else self.archive
+
+    @model_validator(mode="after")
+    def _named_by_part(self) -> DownloadFile:
+        for name in ("size", "sha256"):
+            values = getattr(self, name)
+            if isinstance(values, dict) != (PART in self.url) and values is not None:
+                raise ValueError(f"{name} is by part where the address has {PART}, and one value where it has not")
+            if isinstance(values, dict) and (unknown := sorted(set(values) - set(self.parts))):
+                raise ValueError(f"{name}: {unknown[0]} is not among the parts")
+        return self
+
+
+class Download(_Part):
+    """How one gets the dataset. page: the official page that offers it.
+
+    files: what ``datasets fetch`` fetches. A part is a folder under the root that appears when all its files are
+    there; a scene belongs to the part of its name, or that its name begins with. hosts: those that the addresses may
+    redirect to besides their own. steps: what a person does where a login, a form or a program of theirs is needed.
+    """
+
+    page: Annotated[str, Field(pattern="^https?://")]
+    files: tuple[DownloadFile, ...] = ()
+    hosts: tuple[Text, ...] = ()
+    steps: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_way_at_least(self) -> Download:
+        if not self.files and not self.steps:
+            raise ValueError("expected files, or steps for a person to follow")
+        return self
 
 
 class Protocol(_Part):
@@ -74,8 +147,9 @@ class Published(_Part):
 class Card(_Part):
     """One dataset.
 
-    layout: how it must lie under the root. expected_scenes: scenes of the protocol with the frames that the release
-    has (null: not known). scenes_left_out, views_left_out: by name, with the reason.
+    layout: how it must lie under the root. download: None for what is made, or brought by the user.
+    expected_scenes: scenes of the protocol with the frames that the release has (null: not known).
+    scenes_left_out, views_left_out: by name, with the reason.
     """
 
     name: Text
@@ -83,6 +157,7 @@ class Card(_Part):
     description: Text
     source: Source
     layout: Text
+    download: Download | None = None
     scenes: Text
     expected_scenes: dict[str, Annotated[int, Field(ge=1)] | None] = {}
     scenes_left_out: dict[str, Text] = {}

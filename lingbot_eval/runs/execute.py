@@ -87,7 +87,7 @@ def execute(
         # The cards travel with the results: reports compare with the published numbers as they were then.
         experiment={
             **plan.experiment.as_stored(),
-            "cards": {card.name: card.model_dump(mode="json") for card in plan.cards},
+            "cards": {card.name: card.model_dump(mode="json", exclude={"download"}) for card in plan.cards},
         },
         units=[list(unit.names) for unit in plan.units],
         weights=plan.weights,

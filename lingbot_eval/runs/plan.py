@@ -139,7 +139,7 @@ def plan_key(
     return content_key(
         {
             "experiment": experiment.model_dump(mode="json"),
-            "cards": [card.model_dump(mode="json") for card in cards],
+            "cards": [card.model_dump(mode="json", exclude={"download"}) for card in cards],
             "weights": {name: [found.label, found.sha256] for name, found in weights.items()},
             "plugins": [[plugin.name, plugin.sha256] for plugin in used],
         }

@@ -13,6 +13,8 @@ from lingbot_eval.datasets.cards import card_names, load_card
 from lingbot_eval.datasets.eth3d import VIEWS_LEFT_OUT
 from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.runs.experiment import Experiment
+from lingbot_eval.runs.plan import plan_key
 
 
 def test_every_adapter_has_a_card_and_every_card_an_adapter() -> None:
@@ -180,3 +182,30 @@ def test_shipped_files_are_found_in_a_wheel_and_in_a_checkout(tmp_path: Path, mo
     assert resources.shared_folder("datasets") == package.parent / "datasets"
     (package / "share" / "datasets").mkdir(parents=True)
     assert resources.shared_folder("datasets") == package / "share" / "datasets"
+
+
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        ("{url: 'https://a.org/x.zip', parts: [../x]}", "below the folder"),
+        ("{url: 'https://a.org/x.zip', parts: [x], size: {x: 5}}", "size is by part where the address has {part}"),
+        ("{url: 'https://a.org/{part}.zip', parts: [x], size: {y: 5}}", "size: y is not among the parts"),
+        ("{url: 'https://a.org/x.zip', parts: [x], sha256: abc}", "sha256"),
+        ("{url: 'file:///etc/passwd', parts: [x]}", "url"),
+    ],
+)
+def test_a_wrong_download_section_is_one_line(tmp_path: Path, file: str, found: str) -> None:
+    card = tmp_path / "synthetic.yaml"
+    text = (resources.shared_folder("datasets") / "synthetic.yaml").read_text()
+    card.write_text(f"{text}\ndownload: {{page: 'https://a.org', files: [{file}]}}\n")
+    with pytest.raises(ConfigError, match=re.escape(found)) as refusal:
+        load_card("synthetic", card)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_download_changes_no_key() -> None:
+    card = load_card("tum")
+    assert card.download is not None
+    without = card.model_copy(update={"download": None})
+    keys = [plan_key(Experiment.model_construct(), [each], {}) for each in (card, without)]
+    assert keys[0] == keys[1]
