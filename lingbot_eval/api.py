@@ -13,13 +13,13 @@ from lingbot_eval.resources import expanded
 
 if TYPE_CHECKING:
     from lingbot_eval.comparison.backends import BackendComparison
-    from lingbot_eval.comparison.runs import RunComparison
     from lingbot_eval.datasets.opened import Scene
     from lingbot_eval.gating.baseline import Baseline
     from lingbot_eval.gating.judge import Verdict
     from lingbot_eval.methods.model import Model
     from lingbot_eval.reports.reading import Run
     from lingbot_eval.reports.report import Written
+    from lingbot_eval.reports.two_runs import RunComparison
     from lingbot_eval.runs.execute import Outcome
     from lingbot_eval.runs.plan import Plan, Unit
     from lingbot_eval.runs.records import UnitRecord
@@ -416,7 +416,7 @@ def compare(a: PathLike | Run, b: PathLike | Run) -> RunComparison:
     Raises:
         StoreError: a run that cannot be read.
     """
-    from lingbot_eval.comparison.runs import compare_runs
+    from lingbot_eval.reports.two_runs import compare_runs
 
     return compare_runs(_run_path(a), _run_path(b))
 

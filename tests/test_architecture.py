@@ -124,7 +124,10 @@ ONLY: dict[tuple[str, str], set[str]] = {
         "lingbot_eval.runs.lock",
     },
     ("comparison", "reports"): {
+        "lingbot_eval.reports.agreement",
+        "lingbot_eval.reports.agreement_figure",
         "lingbot_eval.reports.staging",
+        "lingbot_eval.reports.two_runs",
     },
 }
 # viewing draws on a GPU, through torch, when it is asked to; without that it loads none.

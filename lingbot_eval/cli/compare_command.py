@@ -111,8 +111,7 @@ def _backends(args: argparse.Namespace) -> int:
 
 def _runs(args: argparse.Namespace) -> int:
     from lingbot_eval.api import compare
-    from lingbot_eval.comparison.run_page import document, remarks, tables, title
-    from lingbot_eval.comparison.write import write_runs
+    from lingbot_eval.reports.two_runs import document, remarks, tables, title, write_runs
 
     given = ("experiment", "scene", "frames", "rounds", "overrides", "no_reference")
     meaningless = [name for name in given if getattr(args, name) is not None]

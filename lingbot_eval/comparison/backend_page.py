@@ -11,8 +11,8 @@ import torch
 
 from lingbot_eval.comparison.backends import BackendComparison
 from lingbot_eval.comparison.outcome import Pair, Ratio, Side, step_median
-from lingbot_eval.comparison.tables import AGREEMENT_HEADER, AGREEMENT_LEGEND, agreement_row, missing
 from lingbot_eval.model.build import PRECISIONS
+from lingbot_eval.reports.agreement import AGREEMENT_HEADER, AGREEMENT_LEGEND, agreement_row, missing
 from lingbot_eval.statistics import ALPHA
 from lingbot_eval.streaming.stores import attention_name
 from lingbot_eval.tables import MISSING, Table, columns, markdown_text, mebibytes, number_text, quantity

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lingbot_eval.comparison.agreement import Differences, pose_differences
 from lingbot_eval.comparison.contenders import (
     Bench,
     Contender,
@@ -27,6 +26,7 @@ from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper, warm_up
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.memory import reset_peaks
+from lingbot_eval.reports.agreement import Differences, pose_differences
 from lingbot_eval.runs.poses import PoseLog
 from lingbot_eval.types import DepthMap, Frame, FrameType, Prediction
 

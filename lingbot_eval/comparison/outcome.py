@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from lingbot_eval.comparison.agreement import Differences
 from lingbot_eval.comparison.contenders import Contender
+from lingbot_eval.reports.agreement import Differences
 from lingbot_eval.statistics import FEWEST_ROUNDS, judge_rounds
 from lingbot_eval.types import FloatArray
 

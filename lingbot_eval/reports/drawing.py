@@ -12,6 +12,7 @@ from lingbot_eval.errors import LingbotEvalError
 from lingbot_eval.reports.reading import Run
 from lingbot_eval.reports.rendering import method_label
 from lingbot_eval.reports.tables import Names
+from lingbot_eval.reports.two_runs import RunComparison, figure_of
 from lingbot_eval.reports.unit_data import Line, UnitData, read_unit_data
 from lingbot_eval.runs.disk import writing
 from lingbot_eval.viewing.kept import CLOUD_FILE, Reconstruction
@@ -28,6 +29,7 @@ CAPTIONS = {
     "depth": "Depth",
     "cost": "Time and memory along the sequence",
     "together": "Side by side",
+    "agreement": "Agreement and time along the sequence",
 }
 PATHS = ("trajectory", "cloud")
 """Kinds of figures that show where the camera went."""
@@ -40,6 +42,7 @@ DESCRIPTIONS = {
     "depth": "For up to four frames in a row: image, true depth, predicted depth and their difference.",
     "cost": "Milliseconds, bytes of the key/value cache by kind, and memory against the frame's number.",
     "together": "Growing error, position error, depth error and milliseconds against the frame's number, a line each.",
+    "agreement": "Angle and distance between the two runs' cameras, and milliseconds, against the frame's number.",
 }
 
 
@@ -117,6 +120,16 @@ def draw_units(
         _scene(number, names, scenes[names], clouds[names], folder) for number, names in enumerate(scenes, start=1)
     ]
     return tuple(found), tuple(single)
+
+
+def draw_agreement(found: RunComparison, folder: Path) -> tuple[Drawn, ...]:
+    """Draw how far two runs agree on each scene, into ``folder/figures``. Raises StoreError when the disk refuses."""
+    drawn: list[Drawn] = []
+    for number, unit in enumerate(found.units, start=1):
+        figure = figure_of(found, unit)
+        if figure is not None:
+            drawn += _save(iter([("agreement", figure)]), unit.label, folder, f"{number:03d}-{slug(unit.label)}")
+    return tuple(drawn)
 
 
 @dataclass(frozen=True)

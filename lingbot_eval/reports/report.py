@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.reports.drawing import FOLDER, draw_units, slug, write_spaces
+from lingbot_eval.reports.drawing import FOLDER, draw_agreement, draw_units, slug, write_spaces
 from lingbot_eval.reports.html_page import html_page
 from lingbot_eval.reports.markdown_page import markdown_page
 from lingbot_eval.reports.reading import measurements, open_readable
 from lingbot_eval.reports.rendering import csv_table, latex_table, spreadsheet
 from lingbot_eval.reports.sections import Content, make_content
 from lingbot_eval.reports.staging import staged
+from lingbot_eval.reports.two_runs import RunComparison, compare_opened
 from lingbot_eval.runs.disk import refuse_links, writing
 
 HTML_FILE, MARKDOWN_FILE, NOTEBOOK_FILE, NOTEBOOK_PAGE = "report.html", "report.md", "report.ipynb", "notebook.html"
@@ -74,6 +75,8 @@ def write_report(
             with writing(out_dir):
                 (stage / name).mkdir()
         content = make_content(opened, *draw_units(opened.runs, stage, drawn))
+        if (pair := _pair(content)) is not None:
+            content = replace(content, pair=pair, agreement=draw_agreement(pair, stage))
         if wanted.interactive:
             content = replace(content, spaces=write_spaces(content.runs, stage))
         numbers = measurements(opened.runs)
@@ -94,6 +97,17 @@ def write_report(
     # False comes before True: the page that a reader opens, then the rest by name.
     files = sorted(found, key=lambda name: (name.name != HTML_FILE, name.name != MARKDOWN_FILE, name))
     return Written(tuple(out_dir / name for name in files), content)
+
+
+def _pair(content: Content) -> RunComparison | None:
+    """One run against the other, where there are two that have something in common."""
+    if len(content.runs) != 2:
+        return None
+    try:
+        return compare_opened(*content.runs)
+    except ConfigError:
+        # Two runs of different scenes stand beside each other in the tables.
+        return None
 
 
 def _tables(content: Content) -> dict[str, str]:

@@ -18,6 +18,8 @@ from lingbot_eval.reports.reading import tables as tables_of
 from lingbot_eval.reports.rendering import method_label, pieces, shown, title_of
 from lingbot_eval.reports.side_by_side import Setting, environments, settings
 from lingbot_eval.reports.tables import RunResults, Table, wide_tables
+from lingbot_eval.reports.two_runs import RunComparison, remarks
+from lingbot_eval.reports.two_runs import tables as tables_of_two
 
 T = TypeVar("T")
 
@@ -82,13 +84,16 @@ class Section:
 @dataclass(frozen=True)
 class Content:
     """One report. scenes: figures of scenes, with all their methods and runs. units: of each run's units.
-    spaces: scenes in three dimensions."""
+    spaces: scenes in three dimensions. pair: one run against the other, where there are two with a scene in common;
+    agreement: its figures."""
 
     opened: Opened
     tables: tuple[Table, ...]
     scenes: tuple[UnitFigures, ...]
     units: tuple[UnitFigures, ...]
     spaces: tuple[Space, ...] = ()
+    pair: RunComparison | None = None
+    agreement: tuple[Drawn, ...] = ()
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -182,6 +187,7 @@ def sections(content: Content) -> tuple[Section, ...]:
         Section("failures", "Failures and remarks", tuple(_failures(content))),
         Section("published", "Beside published numbers", tuple(_published(content))),
         Section("differences", "Where the runs differ", tuple(_differences(content))),
+        Section("comparison", "One run against the other", tuple(_comparison(content))),
         Section("figures", "Figures", tuple(_figures(content))),
         Section("tables", "All tables", tuple(_tables(content))),
         Section("facts", "Methods and sequences", tuple(_facts(content))),
@@ -263,6 +269,21 @@ def _differences(content: Content) -> Iterator[Block]:
         yield _facts_table(content, rows)
     else:
         yield Text("In none of their settings, and not in their environment.")
+
+
+def _comparison(content: Content) -> Iterator[Block]:
+    """How far two runs agree, frame by frame and number by number: what ``compare`` writes of them."""
+    if content.pair is None:
+        return
+    agreement, *details = tables_of_two(content.pair)
+    yield _untitled(agreement)
+    if content.agreement:
+        yield Folded("Along the sequence", (Pictures(content.agreement, wide=True),))
+    for table in details:
+        yield Folded(table.title, (_untitled(table),))
+    said = remarks(content.pair)
+    if said:
+        yield Folded("What to know of it", tuple(Text(line) for line in said))
 
 
 def _figures(content: Content) -> Iterator[Block]:

@@ -14,8 +14,8 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.comparison.contenders import Bench, Contender
 from lingbot_eval.methods.stepper import Stepper
 from tests.comparison.fakes import experiment
-from tests.comparison.test_runs import moved, write_run
 from tests.reports.fake_run import walk
+from tests.reports.test_two_runs import moved, write_run
 
 
 @pytest.fixture

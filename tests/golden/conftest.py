@@ -147,12 +147,16 @@ def described(figure: Figure) -> str:
         for line in axes.lines:
             y = [float(value) for value in line.get_ydata()]
             low, high = (min(y), max(y)) if y else (0, 0)
-            lines.append(
-                f"    line {line.get_color()} {line.get_label()}: {len(y)} points from {low:.4g} to {high:.4g}"
-            )
+            # How many of the points are exactly equal, and so not drawn, is up to the machine's last bit.
+            drawn = f"{len(y)} points from {low:.4g} to {high:.4g}" if high > 1e-12 else "equal but for rounding"
+            lines.append(f"    line {line.get_color()} {_bare(line.get_label())}: {drawn}")
         count = {"images": len(axes.images), "patches": len(axes.patches), "areas": len(axes.collections)}
         lines += [f"    {number} {what}" for what, number in count.items() if number]
         legend = axes.get_legend()
         texts = [text.get_text() for text in (*axes.texts, *(legend.get_texts() if legend else ()))]
-        lines += [f"    text: {text}" for text in texts if text]
+        lines += [f"    text: {_bare(text)}" for text in texts if text]
     return "\n".join(lines) + "\n"
+
+
+def _bare(label: object) -> str:
+    return re.sub(r" \(\d+ frames exactly equal\)", "", str(label))

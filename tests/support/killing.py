@@ -45,7 +45,8 @@ from matplotlib.figure import Figure
 from lingbot_eval.cli.main import COMMANDS, main
 import lingbot_eval.api, lingbot_eval.reports.report, lingbot_eval.gating.judge, lingbot_eval.comparison.write
 import lingbot_eval.runs.execute, lingbot_eval.reports.figures, lingbot_eval.reports.drift_figure
-import lingbot_eval.comparison.figure, evo.core.metrics, evo.core.trajectory, pandas, matplotlib.backends.backend_agg
+import lingbot_eval.reports.agreement_figure, matplotlib.backends.backend_agg
+import evo.core.metrics, evo.core.trajectory, pandas
 if len(sys.argv) > 2:
     import lingbot_eval.scaling.execute, lingbot_eval.scaling.figure
 # Pixels take most of a report's time, and no part in what is stored how.

@@ -1,16 +1,14 @@
-"""The one figure of a comparison: agreement along the sequence on top, milliseconds of each frame below."""
+"""The figure of a comparison: agreement along the sequence on top, milliseconds of each frame below."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lingbot_eval.comparison.agreement import Differences
 from lingbot_eval.plots import (
     BLUE,
     ORANGE,
@@ -21,20 +19,12 @@ from lingbot_eval.plots import (
     new_figure,
     style,
 )
+from lingbot_eval.reports.agreement import Differences, TimeSeries
 from lingbot_eval.types import FloatArray
 
 PAIR_COLOURS = (VERMILION, BLUE, ORANGE)
 SIDE_COLOURS = (BLUE, ORANGE)
 _LARGEST_RANGE = 1e6  # of a logarithmic axis: what is smaller than this part of the largest is as good as 0
-
-
-@dataclass(frozen=True, eq=False)
-class TimeSeries:
-    """Milliseconds of one side: frames (N,) and values (N,), NaN where there is none."""
-
-    label: str
-    frames: FloatArray
-    milliseconds: FloatArray
 
 
 def comparison_figure(

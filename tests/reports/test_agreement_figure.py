@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lingbot_eval.comparison.agreement import Differences
-from lingbot_eval.comparison.figure import TimeSeries, comparison_figure
+from lingbot_eval.reports.agreement import Differences, TimeSeries
+from lingbot_eval.reports.agreement_figure import comparison_figure
 from tests.support.figure_reader import axes_titled, curve, curves
 
 FRAMES = np.arange(3, 11)

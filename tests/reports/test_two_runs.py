@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.comparison.run_page import document, page, remarks, tables, title
-from lingbot_eval.comparison.runs import MeasurementPair, RunComparison, compare_runs
-from lingbot_eval.comparison.write import prepare_folder, write_runs
+from lingbot_eval.comparison.write import prepare_folder
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.trajectories import write_tum
+from lingbot_eval.reports.report import Wanted, write_report
+from lingbot_eval.reports.two_runs import (
+    MeasurementPair,
+    RunComparison,
+    compare_runs,
+    document,
+    page,
+    remarks,
+    tables,
+    title,
+    write_runs,
+)
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement, Trajectory
 from tests.reports.fake_run import walk
@@ -240,3 +250,28 @@ def test_page_numbers_and_figure(tmp_path: Path) -> None:
     assert all("untrained weights" in table.title for table in tables(found))
     assert json.loads(files[2].read_text(encoding="utf-8")) == document(found)
     assert document(found)["title"] == title(found)
+
+
+def test_a_report_of_two_runs_holds_one_against_the_other(tmp_path: Path) -> None:
+    measured = [measurement("trajectory", "ate_rmse", 2.0)]
+    a = write_run(tmp_path / "a", walk(FRAMES, 1), key="a" * 16, measurements=measured)
+    moved = walk(FRAMES, 1)
+    turned = np.array(moved.camera_to_world)
+    turned[:, :3, :3] = turned[:, :3, :3] @ Rotation.from_euler("z", 5, degrees=True).as_matrix()
+    other = Trajectory(moved.indices, moved.timestamps, turned)
+    b = write_run(tmp_path / "b", other, key="b" * 16, measurements=[measurement("trajectory", "ate_rmse", 3.0)])
+    written = write_report([a, b], tmp_path / "report", Wanted(html=False, labels=("old", "new")))
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    section = text.partition("## One run against the other")[2].partition("\n## ")[0]
+    assert "| tum / desk · lingbot | rotation | 5.000 deg |" in section
+    assert "| trajectory | ate_rmse | 2.000 m | 3.000 m | 1.000 m | 50.00 % |" in section
+    assert "new − old" in section
+    assert [file.name for file in written.files if file.name.endswith("-agreement.png")] == [
+        "001-tum-desk-lingbot-agreement.png"
+    ]
+    # One run, or two of different scenes, are not held against each other.
+    write_report([a], tmp_path / "one", Wanted(html=False))
+    assert "One run against the other" not in (tmp_path / "one" / "report.md").read_text(encoding="utf-8")
+    store = RunStore.create(tmp_path / "c", make_run_record(key="c" * 16, units=[["tum", "office", "lingbot"]]))
+    write_report([a, store.path], tmp_path / "two", Wanted(html=False))
+    assert "One run against the other" not in (tmp_path / "two" / "report.md").read_text(encoding="utf-8")

@@ -1,20 +1,38 @@
-"""How far two series of predictions are apart: the figures that sum it up, and whether it grows along the sequence."""
+"""How far two series of predictions are apart: the figures that sum it up, whether it grows along the sequence, and the
+table that says so."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.geometry.poses import relative, rotation_angle
-from lingbot_eval.statistics import FEWEST_SLOPE_VALUES, robust_slope
+from lingbot_eval.statistics import FEWEST_SLOPE_VALUES, SLOPE_BLOCKS, robust_slope
+from lingbot_eval.tables import MISSING, number_text, quantity, reasons
 from lingbot_eval.types import FloatArray
 
 FEWEST_FOR_P99 = 100
 """Of fewer values, the largest one or two decide the 99th percentile."""
 MATERIAL_RISE = 0.5
 """A trend counts as growth when it also rises, over the sequence, by this part of the median."""
+AGREEMENT_HEADER = (
+    "pair",
+    "difference",
+    "median",
+    "p99",
+    "largest",
+    "trend per 1,000 frames (95 %)",
+    "verdict",
+    "frames",
+)
+AGREEMENT_LEGEND = (
+    "rotation: angle between the two orientations; position: distance of the two camera centres",
+    f"trend: Theil–Sen slope over medians of up to {SLOPE_BLOCKS} stretches of the sequence; 'grows' where its "
+    f"interval lies above 0 and it adds more than {MATERIAL_RISE:.0%} of the median from first frame to last",
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,15 @@ class Differences:
         return tuple(found)
 
 
+@dataclass(frozen=True, eq=False)
+class TimeSeries:
+    """Milliseconds of one side: frames (N,) and values (N,), NaN where there is none."""
+
+    label: str
+    frames: FloatArray
+    milliseconds: FloatArray
+
+
 def pose_differences(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Degrees between the orientations, and distances / extent of ``second``, of (N, 4, 4) camera-to-world poses.
 
@@ -125,3 +152,27 @@ def trend(indices: NDArray[np.int64], values: FloatArray) -> Growth | None:
     rise = slope.value * float(indices[-1] - indices[0])
     grows = bool(slope.low > 0 and rise > MATERIAL_RISE * float(np.median(values)))
     return Growth(1000 * slope.value, 1000 * slope.low, 1000 * slope.high, grows)
+
+
+def agreement_row(pair: str, summary: Summary) -> tuple[str, ...]:
+    """One row under AGREEMENT_HEADER."""
+    return (
+        pair,
+        summary.name,
+        *(quantity(value, summary.unit) for value in (summary.median, summary.p99, summary.largest)),
+        *_trend(summary.growth, summary.unit),
+        str(summary.frames),
+    )
+
+
+def missing(rows: Iterable[tuple[str, Summary]]) -> tuple[str, ...]:
+    """What is missing and why, each reason once; rows: pair and summary."""
+    found = reasons((f"{pair} {summary.name}", summary.reason) for pair, summary in rows)
+    return tuple(f"{MISSING}: {reason} ({', '.join(where)})" for reason, where in found.items())
+
+
+def _trend(growth: Growth | None, unit: str) -> tuple[str, str]:
+    if growth is None:
+        return MISSING, f"needs {FEWEST_SLOPE_VALUES} frames"
+    slope, low, high = (number_text(value, unit) for value in (growth.slope, growth.low, growth.high))
+    return f"{slope} ({low} to {high})", "grows" if growth.grows else "does not grow"

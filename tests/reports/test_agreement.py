@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.comparison.agreement import Differences, extent, pose_differences, summarise, trend
+from lingbot_eval.reports.agreement import Differences, extent, pose_differences, summarise, trend
 
 
 def poses(count: int, seed: int) -> np.ndarray:
