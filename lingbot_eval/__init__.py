@@ -34,6 +34,7 @@ _PUBLIC = {
             *("plan_run", "run", "report", "gate", "update_baseline", "compare", "compare_backends", "verify"),
             "check_wrapper",
             "export",
+            "fetch_dataset",
             "render",
             "view",
         )
@@ -88,6 +89,7 @@ __all__ = [
     "dataset",
     "export",
     "fetch",
+    "fetch_dataset",
     "gate",
     "listed",
     "load_model",
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
         compare,
         compare_backends,
         export,
+        fetch_dataset,
         gate,
         plan_run,
         render,

@@ -13,6 +13,7 @@ from lingbot_eval.resources import expanded
 
 if TYPE_CHECKING:
     from lingbot_eval.comparison.backends import BackendComparison
+    from lingbot_eval.datasets.fetch import FetchPlan
     from lingbot_eval.datasets.opened import Scene
     from lingbot_eval.gating.baseline import Baseline
     from lingbot_eval.gating.judge import Verdict
@@ -133,6 +134,49 @@ def run(
     repeat = command or _repeat(experiment, set, out)
     outcome: Outcome = execute(plan, Path(out), repeat, watching, allow_commands=allow_commands)
     return replace(open_run(outcome.path), outcome=outcome)
+
+
+def fetch_dataset(
+    name: str,
+    root: PathLike,
+    scenes: Iterable[str] = (),
+    *,
+    card: PathLike | None = None,
+    agree: Callable[[FetchPlan], bool] = lambda plan: True,
+    progress: Callable[[str, int, int | None], object] = lambda what, done, total: None,
+) -> FetchPlan:
+    """Fetch a dataset from the official addresses on its card, into the layout that is read (extra ``fetch``).
+
+    What was cut off goes on at the next call, what is there already is not fetched again, and a part of the dataset
+    appears under the root whole or not at all.
+
+    Args:
+        name: of the dataset.
+        root: folder to fetch into.
+        scenes: scenes to fetch; those of its protocol if none is named.
+        card: a card of your own, with addresses of your mirror: a file, or a folder with ``NAME.yaml``.
+        agree: asked before anything is fetched, with the plan: its card has the licence.
+        progress: called with what is being done, the bytes that are done and those to be done, None if not known.
+
+    Returns:
+        The plan: its ``parts`` are there now unless ``agree`` said no, its ``there`` were before.
+
+    Raises:
+        ConfigError: it takes a login, a form or a program of the publisher's; a scene that it does not have.
+        DataError: a server refuses, or has another file than the card or an earlier fetch; an archive is damaged, or
+            would write where it should not.
+        StoreError: the disk is full or refuses, or another process fetches into the same folder.
+        DependencyError: a library is not installed.
+    """
+    from lingbot_eval.datasets.cards import load_card
+    from lingbot_eval.datasets.fetch import fetch, plan_fetch
+
+    load_plugins()
+    found = load_card(name, None if card is None else expanded(Path(card)))
+    plan = plan_fetch(found, expanded(Path(root)), scenes)
+    if agree(plan):
+        fetch(plan, progress)
+    return plan
 
 
 def report(

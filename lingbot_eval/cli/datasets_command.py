@@ -1,4 +1,4 @@
-"""``lingbot-eval datasets``: what there is, what its card says, and whether a copy on disk is what it should be."""
+"""``lingbot-eval datasets``: what there is, what a card says, fetching it, and whether a copy is what it should be."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lingbot_eval.datasets.cards import Card
     from lingbot_eval.datasets.check.findings import DatasetCheck, SceneCheck
+    from lingbot_eval.datasets.fetch import FetchPlan
 
 FINE, PROBLEMS = 0, 1
 _MARKS = {"problem": "PROBLEM", "warning": "warning", "note": "       "}
@@ -29,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--markdown", action="store_true", help="the documents' table, made from the cards")
     show = actions.add_parser("show", help="a dataset's card: source, licence, layout, protocol, published numbers")
     show.add_argument("name", metavar="NAME")
+    fetch = actions.add_parser("fetch", help="download from the official addresses and lay out as it is read")
+    fetch.add_argument("name", metavar="NAME")
+    fetch.add_argument("scenes", metavar="SCENE", nargs="*", help="only these; the protocol's if none is named")
+    fetch.add_argument("--root", metavar="DIR", type=Path, required=True, help="folder to fetch into")
+    fetch.add_argument("--card", metavar="FILE", type=Path, help="a card of your own, with your mirror's addresses")
+    fetch.add_argument("--yes", action="store_true", help="agree to licence and size without being asked")
+    fetch.add_argument("--dry-run", action="store_true", help="list what would be fetched")
     check = actions.add_parser("check", help="examine a copy on disk: layout, counts, images, depth, poses, convention")
     check.add_argument("name", metavar="NAME")
     check.add_argument("--root", metavar="DIR", type=Path, required=True, help="the folder described under 'layout'")
@@ -51,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("name", metavar="NAME", help="oxford_spires")
     prepare.add_argument("raw", metavar="RAW", type=Path, help="folder of the raw sequences")
     prepare.add_argument("out", metavar="OUT", type=Path, help="where the prepared scenes go")
-    for action in (listing, show, check, prepare):
+    for action in (listing, show, fetch, check, prepare):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document")
         action.add_argument(
             "--plugin", metavar="FILE_OR_MODULE", action="append", default=argparse.SUPPRESS, help="adds datasets"
@@ -65,22 +73,25 @@ def run(args: argparse.Namespace) -> int:
         return _list(args)
     if args.action == "prepare":
         return _prepare(args)
+    if args.action == "fetch":
+        return _fetch(args)
     return _show(args) if args.action == "show" else _check(args)
 
 
 def _list(args: argparse.Namespace) -> int:
-    from lingbot_eval.datasets.card_table import markdown_table, size_in_words
+    from lingbot_eval.datasets.card_table import download_word, markdown_table, size_in_words
     from lingbot_eval.datasets.cards import card_names, load_card
 
     cards = [load_card(name) for name in card_names()]
     if args.json:
-        output.as_json([{"name": card.name, "title": card.title, "licence": card.source.licence} for card in cards])
+        about = [(card.name, card.title, card.source.licence, download_word(card)) for card in cards]
+        output.as_json([dict(zip(("name", "title", "licence", "download"), each, strict=True)) for each in about])
     elif args.markdown:
         output.line(markdown_table().rstrip("\n"))
     else:
         for card in cards:
             protocol = f"stride {card.protocol.stride}, {size_in_words(card.protocol.size)}"
-            output.line(f"{card.name:18} {card.title:42} {protocol}")
+            output.line(f"{card.name:18} {card.title:44} {download_word(card) or '–':8} {protocol}")
     return FINE
 
 
@@ -105,6 +116,7 @@ def _card_lines(card: Card) -> list[str]:
         "licence": card.source.licence,
         "cite": card.source.citation or "–",
         "layout": card.layout,
+        **_download_lines(card),
         "scenes": card.scenes,
         "frames": ", ".join(f"{scene} {frames or '?'}" for scene, frames in card.expected_scenes.items()) or "any",
         **{f"without {name}": reason for name, reason in card.scenes_left_out.items()},
@@ -127,6 +139,108 @@ def _card_lines(card: Card) -> list[str]:
         where = row.source + (f", {row.scenes} scenes" if row.scenes else "")
         lines.append(f"  published, {row.method} ({where}): {values}")
     return lines
+
+
+def _download_lines(card: Card) -> dict[str, str]:
+    if card.download is None:
+        return {}
+    lines = {"page": card.download.page}
+    if card.download.files:
+        lines["fetch"] = f"lingbot-eval datasets fetch {card.name} --root DIR"
+    return lines | {f"step {number}": text for number, text in enumerate(card.download.steps, start=1)}
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from lingbot_eval.api import fetch_dataset
+    from lingbot_eval.datasets.cards import load_card
+
+    card = load_card(args.name, args.card)
+    if card.download is not None and not card.download.files and not args.json:
+        for name, text in {**_download_lines(card), "layout": card.layout}.items():
+            output.line(f"{name}: {text}")
+    agreed = False
+
+    def agree(plan: FetchPlan) -> bool:
+        nonlocal agreed
+        for line in _plan_lines(plan):
+            (output.note if args.json else output.line)(line)
+        agreed = bool(plan.parts) and not args.dry_run and (args.yes or _answer(plan))
+        return agreed
+
+    bar = _FetchBar()
+    try:
+        plan = fetch_dataset(args.name, args.root, args.scenes, card=args.card, agree=agree, progress=bar)
+    finally:
+        bar.close()
+    if args.json:
+        files = [{"url": source.url, "bytes": source.size, "parts": source.parts} for source in plan.sources]
+        document = {"dataset": card.name, "licence": card.source.licence, "root": str(plan.root), "files": files}
+        output.as_json(document | {"parts": plan.parts, "there": plan.there, "fetched": agreed})
+    elif agreed or not plan.parts:
+        output.line(f"{plan.root} has {', '.join((*plan.there, *plan.parts))}")
+        output.line(f"next: lingbot-eval datasets check {card.name} --root {plan.root}")
+    return FINE if agreed or args.dry_run or not plan.parts else PROBLEMS
+
+
+def _plan_lines(plan: FetchPlan) -> list[str]:
+    card = plan.card
+    lines = [f"{card.name}: {card.title}", f"  licence: {card.source.licence}"]
+    lines += [f"  cite: {card.source.citation}"] if card.source.citation else []
+    lines += [f"  page: {card.download.page}"] if card.download is not None else []
+    lines += [f"  {_gigabytes(source.size):>10}  {source.url}" for source in plan.sources]
+    lines += [f"  already in {plan.root}: {', '.join(plan.there)}"] if plan.there else []
+    return [*lines, f"  to download: {_total(plan)}"]
+
+
+def _total(plan: FetchPlan) -> str:
+    unknown = f", and {plan.unknown} of a size that nobody says" if plan.unknown else ""
+    known = len(plan.sources) - plan.unknown
+    return f"{_gigabytes(plan.size)} in {known} {'file' if known == 1 else 'files'}{unknown}"
+
+
+def _gigabytes(size: int | None) -> str:
+    return "?" if size is None else f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
+
+
+def _answer(plan: FetchPlan) -> bool:
+    """What the person says to licence and size. Raises ConfigError where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"{plan.card.name}: expected a terminal to ask whether to download {_total(plan)}; give --yes to agree"
+        )
+    output.note(f"Download {_total(plan)} to {plan.root}, under the licence above? [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+class _FetchBar:
+    """A bar for each thing that is done, on a terminal's standard error."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        from tqdm import tqdm
+
+        if what != self._what or self._bar is None:
+            self.close()
+            self._what = what
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                desc=output.printable(what),
+                unit="B",
+                unit_scale=True,
+                file=sys.stderr,
+                leave=False,
+                disable=None,
+            )
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """The bar goes away."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _check(args: argparse.Namespace) -> int:

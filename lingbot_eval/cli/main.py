@@ -31,7 +31,7 @@ COMMANDS = {
     "view": "look at a reconstruction in the browser",
     "scale": "speed, memory and error against the length of the stream",
     "compare": "two backends on the same frames, or two runs: agreement, speed, memory",
-    "datasets": "list, show, check or prepare datasets",
+    "datasets": "list, show, fetch, check or prepare datasets",
     "score": "score a trajectory file against a reference",
     "gate": "hold a run against a baseline: accuracy, speed, memory",
     "external": "check a wrapper of another method",

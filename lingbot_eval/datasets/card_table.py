@@ -9,7 +9,7 @@ from lingbot_eval.tables import markdown_grid
 
 def markdown_table() -> str:
     """All shipped cards, one row each, as a Markdown table that ends with a line break."""
-    header = ("dataset", "name", "scenes", "protocol", "metrics", "licence")
+    header = ("dataset", "name", "scenes", "protocol", "metrics", "download", "licence")
     rows = [header, *(_row(load_card(name)) for name in card_names())]
     return "".join(f"{line}\n" for line in markdown_grid(rows, ["left"] * len(header), padded=False))
 
@@ -18,6 +18,13 @@ def size_in_words(size: SizeSettings) -> str:
     """What frames are resized to, in a few words: ``width 518``, ``cover 504×280``."""
     words = f"width {size.width}" if size.mode == "width" else f"{size.mode} {size.width}×{size.height}"
     return words if size.filter == "bicubic" else f"{words}, {size.filter.capitalize()}"
+
+
+def download_word(card: Card) -> str | None:
+    """``fetch`` for what a command downloads, ``by hand`` for what takes a person, None for what is made or brought."""
+    if card.download is None:
+        return None
+    return "fetch" if card.download.files else "by hand"
 
 
 def _row(card: Card) -> tuple[str, ...]:
@@ -30,6 +37,7 @@ def _row(card: Card) -> tuple[str, ...]:
         _scenes(card),
         ", ".join([*([protocol.split] if protocol.split else []), *words]),
         ", ".join(protocol.metrics) or "–",
+        download_word(card) or "–",
         card.source.licence,
     )
     return tuple(cell.replace("|", "\\|") for cell in cells)

@@ -92,8 +92,8 @@ def unpack(
         most = unpacked_limit(archive.stat().st_size) if limit is None else limit
         target = _Target(archive, folder, place, most, each)
         {"zip": _unpack_zip, "tar": _unpack_tar, "7z": _unpack_7z}[kind](archive, target)
-    except DAMAGE as error:
-        raise DataError(f"{archive}: damaged {kind} archive ({reason(error)}); remove it and fetch it again") from error
+    except (*DAMAGE, tarfile.TarError) as error:
+        raise DataError(f"{archive}: damaged {kind} archive ({reason(error)}); fetch it again") from error
     return target.written
 
 
@@ -158,6 +158,8 @@ class _Target:
         self._entries += 1
         if self._entries > _MAX_ENTRIES:
             self.refuse(f"it has more than {_MAX_ENTRIES:,} entries")
+        if name in (".", "./"):
+            return None
         try:
             path = inner_path(name)
         except ValueError as error:
@@ -260,10 +262,12 @@ def _unpack_tar(archive: Path, target: _Target) -> None:
                     if path is not None and source is not None:
                         target.copy(source, path)
                     opened.members.clear()  # nothing comes back to a member; a list of them would grow
-            # To the end, where gzip and xz have their checksums.
+            # To the end, where gzip and xz have their checksums. Only zeros come there: at a header that it cannot read
+            # tarfile stops as at the end.
             counted.allowed = _MAX_HEADERS
-            while counted.read(_CHUNK):
-                pass
+            while piece := counted.read(_CHUNK):
+                if piece.count(0) != len(piece):
+                    raise tarfile.ReadError("a header in it cannot be read")
 
 
 def _unpack_7z(archive: Path, target: _Target) -> None:
@@ -318,4 +322,4 @@ def _unpack_7z(archive: Path, target: _Target) -> None:
                     paths[entry.filename] = path
             opened.extract(targets=list(paths), factory=Factory())
     except py7zr.exceptions.ArchiveError as error:
-        raise DataError(f"{archive}: damaged 7z archive ({reason(error)}); remove it and fetch it again") from error
+        raise DataError(f"{archive}: damaged 7z archive ({reason(error)}); fetch it again") from error

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import logging
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, is_out_of_memory
+from lingbot_eval.errors import CheckpointError, ConfigError, DataError, DependencyError, is_out_of_memory
+from lingbot_eval.files import downloads
 from lingbot_eval.model.checkpoint_files import (
     INDEX_SUFFIX,
     SUFFIXES,
@@ -115,17 +114,9 @@ def file_sha256(path: Path) -> str:
         CheckpointError: The file cannot be read.
     """
     try:
-        stat = path.stat()
-        return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+        return downloads.file_sha256(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """``size`` and ``modified_ns`` make a changed file another entry."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_checkpoint(model: GeometricContextTransformer, checkpoint: str) -> WeightSource:
@@ -331,55 +322,22 @@ def fetch(name: str) -> Path:
         )
     file = PUBLIC[name]
     path = _download(file.address)
-    size = path.stat().st_size
-    if file.size is not None and size != file.size:
-        raise CheckpointError(
-            f"{name}: expected the {file.size:,} bytes of {file.address}, found {size:,} in {path}; "
-            "remove that file and fetch it again"
-        )
-    found = file_sha256(path)
-    if found != file.sha256:
-        raise CheckpointError(
-            f"{name}: expected SHA-256 {file.sha256} of {file.address}, found {found} in {path}; "
-            "remove that file and fetch it again"
-        )
+    try:
+        downloads.check_file(path, file.address, file.size, file.sha256)
+    except DataError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     return path
 
 
 def _download(address: str) -> Path:
     """The local copy of ``hf://owner/repo[@revision]/file``; of an index, its files come along."""
-    owner, _, rest = address.removeprefix("hf://").partition("/")
-    repository, _, name = rest.partition("/")
-    repository, _, revision = repository.partition("@")
-    if not (owner and repository and name):
-        raise CheckpointError(f"{address}: expected hf://owner/repo/file or hf://owner/repo@revision/file")
     try:
-        import huggingface_hub
-        from huggingface_hub.utils import logging as hub_log
-    except ImportError as error:
-        raise DependencyError(
-            f"{address}: needs huggingface_hub; pip install 'lingbot-eval[hub]', or give a local file"
-        ) from error
-
-    def fetch(file: str) -> Path:
-        return Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", file, revision=revision or None))
-
-    verbosity = hub_log.get_verbosity()
-    hub_log.set_verbosity(logging.ERROR)  # it warns of every retry; what comes of them is the one line below
-    try:
-        path = fetch(name)
-        if name.endswith(INDEX_SUFFIX):
-            folder = name.rpartition("/")[0]
+        path = downloads.from_hub(address)
+        if address.endswith(INDEX_SUFFIX):
             for part in shard_names(path):
-                fetch(f"{folder}/{part}" if folder else part)
-        return path
-    except CheckpointError:
-        raise
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{address}: could not be fetched from the hub ({reason}); check the address and the network, "
-            "or give a local file"
-        ) from error
-    finally:
-        hub_log.set_verbosity(verbosity)
+                downloads.from_hub(f"{address.rpartition('/')[0]}/{part}")
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    return path

@@ -237,7 +237,7 @@ class Hub:
         self.folder = folder
         self.asked: list[tuple[str, str, str | None]] = []
 
-    def fetch(self, repository: str, name: str, *, revision: str | None = None) -> str:
+    def fetch(self, repository: str, name: str, *, repo_type: None = None, revision: str | None = None) -> str:
         self.asked.append((repository, name, revision))
         if not (self.folder / name).is_file():
             raise ConnectionError("Cannot reach the hub.\nPlease check your connection.")

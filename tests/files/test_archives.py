@@ -1,0 +1,233 @@
+"""Archives that mean no harm are unpacked; those that do are refused, whole."""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from lingbot_eval.errors import DataError
+from lingbot_eval.files.archives import ARCHIVES, ArchiveKind, inner_path, unpack
+
+FILES = {"scene/rgb/0.png": b"picture" * 5000, "scene/poses.txt": b"1 2 3\n", "scene/empty": b"", "other/x": b"x"}
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def write_tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> None:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            add(archive, name, content)
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes = b"", **entry: object) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for key, value in entry.items():
+        setattr(info, key, value)
+    archive.addfile(info, io.BytesIO(content))
+
+
+def write_7z(path: Path, files: dict[str, bytes]) -> None:
+    py7zr = pytest.importorskip("py7zr")
+    with py7zr.SevenZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(content, name)
+
+
+WRITERS: dict[str, Callable[[Path, dict[str, bytes]], None]] = {
+    "a.zip": write_zip,
+    "a.tgz": write_tar,
+    "a.tar": lambda path, files: write_tar(path, files, "w"),
+    "a.tar.bz2": lambda path, files: write_tar(path, files, "w:bz2"),
+    "a.tar.xz": lambda path, files: write_tar(path, files, "w:xz"),
+    "a.7z": write_7z,
+}
+
+
+def kind_of(name: str) -> ArchiveKind:
+    return ARCHIVES[name[1:]]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def everything(path: PurePosixPath) -> PurePosixPath:
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "out" / "inner"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_is_unpacked_to_the_same_files(tmp_path: Path, out: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, FILES)
+    told: list[int] = []
+    wanted = {key: value for key, value in FILES.items() if key.startswith("scene")}
+
+    def place(path: PurePosixPath) -> PurePosixPath | None:
+        return path if path.parts[0] == "scene" else None
+
+    size = unpack(tmp_path / name, kind_of(name), out, place, each=told.append)
+    assert tree(out) == wanted
+    assert size == sum(told) == sum(map(len, wanted.values()))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damage_is_one_line(tmp_path: Path, out: Path, name: str, damage: str) -> None:
+    """In a plain tar that is cut inside its last file; a flipped bit of it nobody can know."""
+    WRITERS[name](tmp_path / name, {"scene/rgb.png": bytes(range(256)) * 200})
+    content = bytearray((tmp_path / name).read_bytes())
+    middle = len(content) // 2
+    if damage == "flipped":
+        content[middle] ^= 0xFF
+    (tmp_path / name).write_bytes(content[:middle] if damage == "cut" else content)
+    if (name, damage) == ("a.tar", "flipped"):
+        unpack(tmp_path / name, kind_of(name), out, everything)
+        return
+    with pytest.raises(DataError, match=r"damaged \w+ archive \(.*\); fetch it again") as refusal:
+        unpack(tmp_path / name, kind_of(name), out, everything)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_tar_does_not_end_at_a_damaged_header(tmp_path: Path, out: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"scene/a": b"a" * 512, "scene/b": b"b" * 50_000}, "w")
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[1024] ^= 0xFF  # the first letter of the second name
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(DataError, match="damaged tar archive"):
+        unpack(tmp_path / "a.tar", "tar", out, everything)
+
+
+def hostile_tar(**entry: object) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with tarfile.open(path, "w:gz") as archive:
+            add(archive, "scene/fine", b"fine")
+            add(archive, str(entry.get("name", "scene/bad")), **{k: v for k, v in entry.items() if k != "name"})
+
+    return write
+
+
+def hostile_zip(name: str, mode: int = 0, content: bytes = b"bad") -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("scene/fine", b"fine")
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+
+    return write
+
+
+def locked_zip(path: Path) -> None:
+    hostile_zip("scene/secret")(path)
+    content = path.read_bytes()
+    # The flag of a password, in the file's own header and in the directory.
+    for magic, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.rindex(magic) + at
+        content = content[:place] + b"\x01\x00" + content[place + 2 :]
+    path.write_bytes(content)
+
+
+def huge_header(path: Path) -> None:
+    """A name of 40 MB, which the reader of the archive would hold in memory."""
+    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as archive:
+        add(archive, "scene/" + "a" * 40_000_000)
+
+
+def seven_link(path: Path) -> None:
+    py7zr = pytest.importorskip("py7zr")
+    (path.parent / "link").symlink_to("/etc/passwd")
+    with py7zr.SevenZipFile(path, "w") as archive:
+        archive.write(path.parent / "link", "scene/link")
+
+
+HOSTILE: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "tar climbs": ("a.tgz", hostile_tar(name="scene/../../bad"), "expected a path below the folder"),
+    "tar absolute": ("a.tgz", hostile_tar(name="/tmp/bad"), "expected a path below the folder"),
+    "tar symlink": ("a.tgz", hostile_tar(type=tarfile.SYMTYPE, linkname="/etc"), "is a link, expected a file"),
+    "tar hard link": ("a.tgz", hostile_tar(type=tarfile.LNKTYPE, linkname="scene/fine"), "is a link, expected a file"),
+    "tar device": ("a.tgz", hostile_tar(type=tarfile.CHRTYPE), "is a device, expected a file"),
+    "tar pipe": ("a.tgz", hostile_tar(type=tarfile.FIFOTYPE), "is a device, expected a file"),
+    "tar twice": ("a.tgz", hostile_tar(name="scene/fine"), "is in it twice"),
+    "tar case": ("a.tgz", hostile_tar(name="scene/FINE"), "differ in case alone"),
+    "tar below a file": ("a.tgz", hostile_tar(name="scene/fine/x"), "is a file and a folder"),
+    "tar control": ("a.tgz", hostile_tar(name="scene/\x1b[2J"), "expected a name that every system can show"),
+    "tar header": ("a.tgz", huge_header, "its headers are larger than any archive's"),
+    "zip climbs": ("a.zip", hostile_zip("../bad"), "expected a path below the folder"),
+    "zip climbs by backslashes": ("a.zip", hostile_zip("scene\\..\\..\\bad"), "expected a path below the folder"),
+    "zip drive": ("a.zip", hostile_zip("C:\\bad"), "expected a path below the folder"),
+    "zip absolute": ("a.zip", hostile_zip("/tmp/bad"), "expected a path below the folder"),
+    "zip symlink": ("a.zip", hostile_zip("scene/bad", stat.S_IFLNK | 0o777, b"/etc"), "is a link or device"),
+    "zip case": ("a.zip", hostile_zip("Scene/other"), "differ in case alone"),
+    "zip password": ("a.zip", locked_zip, "is under a password"),
+    "zip bomb": ("a.zip", hostile_zip("scene/bomb", content=bytes(80_000_000)), "it unpacks to more than"),
+    "7z link": ("a.7z", seven_link, "is a link or device, expected a file"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_could_harm_is_refused(tmp_path: Path, out: Path, name: str) -> None:
+    file, write, says = HOSTILE[name]
+    write(tmp_path / file)
+    with pytest.raises(DataError) as refusal:
+        unpack(tmp_path / file, kind_of(file), out, everything)
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert [path.name for path in out.parent.iterdir()] == ["inner"]
+    assert set(tree(out)) <= {"scene/fine"}
+
+
+def test_a_header_that_tells_less_than_comes_is_refused(tmp_path: Path, out: Path) -> None:
+    write_zip(tmp_path / "a.zip", {"scene/x": bytes(1000)})
+    with pytest.raises(DataError, match="unpacks to more than 500 bytes"):
+        unpack(tmp_path / "a.zip", "zip", out, everything, limit=500)
+    content = (tmp_path / "a.zip").read_bytes().replace((1000).to_bytes(4, "little"), (400).to_bytes(4, "little"))
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged zip|unpacks to more"):
+        unpack(tmp_path / "a.zip", "zip", out, everything, limit=500)
+
+
+def test_modes_of_an_archive_count_for_nothing(tmp_path: Path, out: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add(archive, ".", type=tarfile.DIRTYPE)
+        add(archive, "./scene", type=tarfile.DIRTYPE, mode=0)
+        add(archive, "./scene/run", b"#!/bin/sh", mode=0o4777, uid=0, mtime=0)
+        add(archive, "./scene/none", b"x", mode=0)
+    unpack(tmp_path / "a.tar", "tar", out, everything)
+    assert tree(out) == {"scene/run": b"#!/bin/sh", "scene/none": b"x"}
+    modes = {stat.S_IMODE(path.stat().st_mode) & 0o7111 for path in (out / "scene").iterdir()}
+    assert modes == {0}
+
+
+def test_what_systems_leave_in_archives_is_passed_over(tmp_path: Path, out: Path) -> None:
+    """The dataset's own archives hold Thumbs.db, some of them damaged."""
+    names = ("scene/seq/Thumbs.db", "__MACOSX/scene/._x", "scene/.DS_Store", "scene\\back\\slash.txt")
+    write_zip(tmp_path / "a.zip", dict.fromkeys(names, b"0123456789"))
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(content)
+    unpack(tmp_path / "a.zip", "zip", out, everything)
+    assert tree(out) == {"scene/back/slash.txt": b"0123456789"}
+
+
+@pytest.mark.parametrize("name", ["", "/", "..", "a/../b", "a//b", "\\\\host\\x", "c:x", "a\n", "a" * 300, "\ud800"])
+def test_names_that_lead_nowhere_good(name: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        inner_path(name)
+    assert inner_path("./a/b\\c/") == PurePosixPath("a/b/c")

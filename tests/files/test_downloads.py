@@ -1,0 +1,206 @@
+"""Downloads from a server that cuts, refuses, redirects and changes its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lingbot_eval.errors import DataError, StoreError
+from lingbot_eval.files import downloads
+from lingbot_eval.files.downloads import download, stated_size
+from tests.support.file_server import FileServer, Served, file_server
+
+pytest.importorskip("pooch")
+
+CONTENT = random.Random(1).randbytes(3_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setattr(downloads, "PAUSE_S", 0.0)
+    with file_server() as found:
+        found.files["/a.zip"] = Served(CONTENT)
+        yield found
+
+
+def get(server: FileServer, folder: Path, path: str = "/a.zip", **wanted: object) -> bytes:
+    target = folder / "a.zip"
+    download(f"{server.address}{path}", target, **wanted)  # type: ignore[arg-type]
+    assert sorted(each.name for each in folder.iterdir()) == ["a.zip"]
+    return target.read_bytes()
+
+
+def test_a_file_arrives_once_and_is_told_of(server: FileServer, tmp_path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    wanted = {"size": len(CONTENT), "sha256": SHA256}
+    assert get(server, tmp_path, progress=lambda *each: told.append(each), **wanted) == CONTENT
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert told == sorted(told)
+    assert get(server, tmp_path, **wanted) == CONTENT
+    assert server.asked == [("GET", "/a.zip", None)]
+
+
+def test_what_was_cut_goes_on_where_it_was(server: FileServer, tmp_path: Path) -> None:
+    server.files["/a.zip"] = Served(CONTENT, cut=1_000_000, cuts=2)
+    assert get(server, tmp_path) == CONTENT
+    assert server.ranges("/a.zip") == [None, "bytes=1000000-", "bytes=2000000-"]
+
+
+def test_a_later_call_goes_on(server: FileServer, tmp_path: Path) -> None:
+    server.files["/a.zip"] = Served(CONTENT, cut=0, cuts=100)
+    with pytest.raises(DataError, match=r"the connection ended after 0 of 3,000,000 bytes; run the same command again"):
+        get(server, tmp_path)
+    server.files["/a.zip"] = Served(CONTENT, cut=1_200_000)
+    server.files["/b.zip"] = Served(b"other")
+
+    def stop(done: int, total: int | None) -> None:
+        if done >= 1_000_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        get(server, tmp_path, progress=stop)
+    have = (tmp_path / "a.zip.part").stat().st_size
+    assert 900_000 < have < 1_300_000
+    server.asked.clear()
+    assert get(server, tmp_path) == CONTENT
+    assert server.ranges("/a.zip")[0] == f"bytes={have}-"
+
+
+@pytest.mark.parametrize("etag", ['"1"', 'W/"1"', None])
+@pytest.mark.parametrize("modified", ["Mon, 01 Jan 2024 00:00:00 GMT", None])
+def test_a_file_that_changed_between_two_parts_is_fetched_anew(
+    server: FileServer, tmp_path: Path, etag: str | None, modified: str | None
+) -> None:
+    """By ETag, by date, by length: one of them at least is another."""
+    server.files["/a.zip"] = Served(CONTENT, cut=1_000_000, etag=etag, modified=modified)
+    changed = Served(CONTENT[::-1] + b"x", etag=etag and etag.replace("1", "2"), modified=modified and "Tue, 02 Jan")
+
+    def change(done: int, total: int | None) -> None:
+        if total == len(CONTENT):
+            server.files["/a.zip"] = changed
+
+    assert get(server, tmp_path, progress=change) == changed.content
+
+
+def test_a_part_of_another_address_is_no_beginning(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(b"?" * 1000)
+    state = {"url": "http://elsewhere/a.zip", "length": len(CONTENT), "etag": '"1"', "last_modified": None}
+    for text in (json.dumps(state), "no JSON", "[]"):
+        (tmp_path / "a.zip.part.json").write_text(text)
+        assert get(server, tmp_path) == CONTENT
+        (tmp_path / "a.zip").unlink()
+        (tmp_path / "a.zip.part").write_bytes(b"?" * 1000)
+
+
+def test_a_server_without_ranges_begins_again(server: FileServer, tmp_path: Path) -> None:
+    server.files["/a.zip"] = Served(CONTENT, cut=1_000_000, ranges=False)
+    assert get(server, tmp_path) == CONTENT
+    assert server.ranges("/a.zip") == [None, "bytes=1000000-"]
+
+
+def test_a_server_that_stalls_is_left(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "TIMEOUT_S", 0.2)
+    server.files["/a.zip"] = Served(CONTENT, stall=1.0)
+    assert get(server, tmp_path) == CONTENT
+    first, second = server.ranges("/a.zip")
+    assert first is None
+    assert second is not None
+    assert 1_000_000 < int(second[6:-1]) <= 1_500_000
+
+
+REFUSED = {
+    "size": (Served(CONTENT), {"size": 17}, "expected 17 bytes as the card says, the server has 3,000,000"),
+    "hash": (Served(CONTENT), {"sha256": "0" * 64}, "expected SHA-256 000000"),
+    "more than it said": (Served(b"ab", stated=5), {"size": 2}, "the server has 5"),
+    "403": (Served(status=403), {}, r"found HTTP 403 (forbidden: a login, a form, or not from here)"),
+    "404": (Served(status=404), {}, "found HTTP 404 (not there)"),
+    "a busy server": (Served(status=503), {}, "the server answers HTTP 503; run the same command again"),
+    "a page": (Served(b"<html>", kind="text/html; charset=utf-8"), {}, "found a web page (a login or form?)"),
+    "file": (Served(location="file:///etc/passwd"), {}, "it redirects to file:///etc/passwd"),
+    "another host": (Served(location="http://localhost:1/a.zip"), {}, "it redirects to localhost, which the card"),
+    "a circle": (Served(location="/a.zip"), {}, "redirects more than 5 times"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_leaves_no_file(server: FileServer, tmp_path: Path, name: str) -> None:
+    served, wanted, says = REFUSED[name]
+    server.files["/a.zip"] = served
+    with pytest.raises(DataError) as refusal:
+        get(server, tmp_path, **wanted)
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_redirects_that_the_card_names_are_followed(server: FileServer, tmp_path: Path) -> None:
+    server.files["/old.zip"] = Served(location="/a.zip")
+    assert get(server, tmp_path, "/old.zip") == CONTENT
+    (tmp_path / "a.zip").unlink()
+    server.files["/far.zip"] = Served(location=server.address.replace("127.0.0.1", "localhost") + "/a.zip")
+    assert get(server, tmp_path, "/far.zip", hosts=["localhost"]) == CONTENT
+    assert stated_size(f"{server.address}/old.zip") == len(CONTENT)
+    assert stated_size(f"{server.address}/none.zip") is None
+    assert stated_size(f"{server.address}/far.zip") is None
+
+
+def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "PAUSE_S", 0.0)
+    with file_server() as gone:
+        pass
+    with pytest.raises(DataError, match=r"no answer .*; run the same command again") as refusal:
+        download(f"{gone.address}/a.zip", tmp_path / "a.zip")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_full_disk_keeps_what_came(server: FileServer, tmp_path: Path) -> None:
+    """The process may write files of 1 MB: the system refuses the rest as it does on a full disk."""
+    code = (
+        "import resource, signal, sys; from lingbot_eval.files.downloads import download; from pathlib import Path\n"
+        "from lingbot_eval.errors import StoreError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "try: download(sys.argv[1], Path(sys.argv[2]))\n"
+        "except StoreError as error: sys.exit(str(error))"
+    )
+    words = [sys.executable, "-c", code, f"{server.address}/a.zip", str(tmp_path / "a.zip")]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert "cannot write" in ended.stderr
+    assert "free space" in ended.stderr
+    assert (tmp_path / "a.zip.part").stat().st_size == 1 << 20
+    assert get(server, tmp_path) == CONTENT
+    assert server.ranges("/a.zip") == [None, "bytes=1048576-"]
+
+
+def test_a_killed_download_goes_on(server: FileServer, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from lingbot_eval.files.downloads import download; from pathlib import Path\n"
+        "def kill(done, total): done > 1_000_000 and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "download(sys.argv[1], Path(sys.argv[2]), progress=kill)"
+    )
+    words = [sys.executable, "-c", code, f"{server.address}/a.zip", str(tmp_path / "a.zip")]
+    assert subprocess.run(words, timeout=60, check=False).returncode == -9
+    for left in tmp_path.glob("tmp*"):  # pooch's own, empty
+        assert left.stat().st_size == 0
+        left.unlink()
+    have = (tmp_path / "a.zip.part").stat().st_size
+    assert have > 500_000
+    assert get(server, tmp_path) == CONTENT
+    assert server.ranges("/a.zip")[-1] == f"bytes={have}-"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        download(f"{server.address}/a.zip", tmp_path / "file" / "a.zip")
+    assert threading.active_count() < 20
+    assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
