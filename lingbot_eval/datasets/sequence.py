@@ -105,7 +105,7 @@ class FileSequence:
             yield load()
 
     def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
-        """See `FrameSequence`; files of different frames are read independently."""
+        """Files of different frames are read independently."""
         size = None
         for index in range(len(self.files)):
             if (size is None or not self.one_size) and (images or depth):

@@ -67,7 +67,7 @@ class StructureSequence(FileSequence):
         return None if found is None else replace(found, computed_by=structure_in_words())
 
     def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
-        """See `FrameSequence`; frames have their reference poses from when `reference` was asked for."""
+        """Frames have their reference poses from when `reference` was asked for."""
         if self._computed_already:
             return self._posed.loaders(images=images, depth=depth)
         return super().loaders(images=images, depth=depth)

@@ -131,7 +131,7 @@ class VideoSequence:
             yield load()
 
     def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
-        """See `FrameSequence`; a frame is decoded from those before it, so it is there before its loader is called.
+        """A frame is decoded from those before it, so it is there before its loader is called.
 
         What is left to the loader is work on its pixels alone, such as bringing HDR to SDR.
         """

@@ -62,7 +62,7 @@ class LingbotMethod:
         }
 
     def open(self, sequence: FrameSequence) -> None:
-        """See `Method`. Raises ConfigError for interval ``auto`` on a sequence of unknown length."""
+        """Raises ConfigError for interval ``auto`` on a sequence of unknown length."""
         self._stream = None  # the last scene's caches go before the next one's come
         self._frames = sequence.length
         self._interval = stream_interval(self._config.streaming, self._frames)
@@ -73,7 +73,7 @@ class LingbotMethod:
         return warm_up(self._open, frame, self._config.streaming.scale_frames, self._device)
 
     def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
-        """See `Method`. On a GPU a prediction leaves while the device computes the next frame."""
+        """On a GPU a prediction leaves while the device computes the next frame."""
         reset_peaks(str(self._device))
         self._stream = self._open()
         return self._stream.drive(frames)

@@ -56,11 +56,9 @@ class HostTransfer:
     in_flight = 0
 
     def upload(self, image: Image) -> Tensor:
-        """See `Transfer`."""
         return _normalised(torch.from_numpy(np.ascontiguousarray(image)))
 
     def download(self, tensors: Sequence[Tensor | None]) -> Arrival:
-        """See `Transfer`."""
         return _Here(tuple(None if tensor is None else tensor.numpy() for tensor in tensors))
 
 
@@ -78,7 +76,6 @@ class DeviceTransfer:
         self._to_host = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def upload(self, image: Image) -> Tensor:
-        """See `Transfer`."""
         pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
         np.copyto(pinned.numpy(), image)
         with torch.cuda.stream(self._to_device):
@@ -90,7 +87,6 @@ class DeviceTransfer:
         return pixels
 
     def download(self, tensors: Sequence[Tensor | None]) -> Arrival:
-        """See `Transfer`."""
         self._to_host.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._to_host):
             copies = tuple(None if tensor is None else self._fetched(tensor) for tensor in tensors)

@@ -220,7 +220,7 @@ def shard_names(index: Path) -> tuple[str, ...]:
 
 
 def read_shards(path: Path) -> Content:
-    """The tensors of a checkpoint in one file, or in the files that an index or a folder names. See `read_content`."""
+    """The tensors of a checkpoint in one file, or in the files that an index or a folder names."""
     files = shard_files(path)
     if files == (path,):
         return read_content(path)

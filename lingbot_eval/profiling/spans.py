@@ -26,11 +26,9 @@ class HostSpan:
         self._end = self._start
 
     def stop(self) -> None:
-        """See `Span`."""
         self._end = time.perf_counter()
 
     def seconds(self) -> float:
-        """See `Span`."""
         return self._end - self._start
 
 
@@ -50,11 +48,9 @@ class DeviceSpan:
         self._start.record(self._stream)
 
     def stop(self) -> None:
-        """See `Span`."""
         self._end.record(self._stream)
 
     def seconds(self) -> float:
-        """See `Span`."""
         self._end.synchronize()
         return float(self._start.elapsed_time(self._end)) / 1e3
 

@@ -316,7 +316,6 @@ def find_runs(root: Path) -> tuple[Path, ...]:
 
 
 def read_table(path: Path, layout: Layout) -> pd.DataFrame:
-    """See `Store.read_table`."""
     try:
         with (
             open_file(path, links=False) as content,

@@ -63,11 +63,9 @@ class CaseFrames:
         return self.source.frames(self.length)
 
     def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
-        """See `frames`."""
         return (partial(_itself, frame) for frame in self.frames())
 
     def reference(self) -> Trajectory | None:
-        """See `FrameSource`."""
         return self.source.reference(self.length)
 
     def timestamps(self) -> FloatArray | None:
@@ -79,7 +77,6 @@ class CaseFrames:
         return ""
 
     def facts(self) -> Mapping[str, Any]:
-        """See `FrameSource`."""
         return self.source.facts
 
 
@@ -97,13 +94,11 @@ class PooledFrames:
     facts: dict[str, object]
 
     def frames(self, count: int) -> Generator[Frame, None, None]:
-        """See `FrameSource`."""
         for index in range(count):
             frame = self.pool[pool_position(index, len(self.pool))]
             yield dataclasses.replace(frame, index=index, timestamp=index / FRAME_RATE)
 
     def reference(self, count: int) -> Trajectory | None:
-        """See `FrameSource`."""
         poses = {position: frame.camera_to_world for position, frame in enumerate(self.pool)}
         found = [
             (index, pose) for index in range(count) if (pose := poses[pool_position(index, len(self.pool))]) is not None
@@ -124,7 +119,6 @@ class FileFrames:
     workers: int
 
     def frames(self, count: int) -> Generator[Frame, None, None]:
-        """See `FrameSource`."""
         length = self.sequence.length
         if length is None or length >= count:
             length = 0
@@ -139,7 +133,6 @@ class FileFrames:
             )
 
     def reference(self, count: int) -> Trajectory | None:
-        """See `FrameSource`."""
         whole = self.sequence.reference()
         if whole is None:
             return None

@@ -141,7 +141,6 @@ class SyntheticSequence:
             yield load()
 
     def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
-        """See `FrameSequence`."""
         from lingbot_eval.datasets.synthetic.render import Renderer
 
         renderer = Renderer(self.place, self.intrinsics, (self.options.width, self.options.height))
