@@ -97,7 +97,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
     # Rooms without torch read the environment of a record; that part of the machine asks torch only when it makes one.
-    ("runs", "machine"): {"lingbot_eval.machine.environment"},
+    ("runs", "machine"): {"lingbot_eval.machine.environment", "lingbot_eval.machine.wait"},
     ("gating", "machine"): {"lingbot_eval.machine.environment"},
     # A figure is written whole or not at all, as every file.
     ("plots", "files"): {"lingbot_eval.files.atomic"},

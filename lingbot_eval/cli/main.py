@@ -18,6 +18,7 @@ from lingbot_eval import __version__
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, reason, shortage, shortened
 from lingbot_eval.machine.cpu import threads_that_share
+from lingbot_eval.machine.wait import WAIT, process_age_s
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.validation import nearest
 
@@ -116,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     itself, 130 interrupted. Whatever went wrong is one line on standard error, with ``--json`` also a document.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        WAIT.begin("start", process_age_s())
     try:
         args = build_parser().parse_args(words)
         with _libraries_hushed(), threads_that_share():

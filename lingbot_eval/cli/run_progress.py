@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lingbot_eval.cli import output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from lingbot_eval.runs.plan import Plan, Unit
     from lingbot_eval.runs.records import UnitRecord
@@ -61,6 +61,8 @@ class Progress:
             output.note(
                 f"{self._label(unit)}: {record.predictions} of {record.frames} frames in {record.seconds:.1f} s"
             )
+            if record.wait_s:
+                output.note(f"{self._label(unit)}: first prediction after {waited(record.wait_s)}")
         of_scene = record.sequence.get("notes") or ()
         for text in record.remarks:
             place = f"{unit.names[0]}/{unit.names[1]}"
@@ -84,3 +86,11 @@ class Progress:
 
     def _label(self, unit: Unit) -> str:
         return f"[{self._seen}/{self._units}] {'/'.join(unit.names)}"
+
+
+def waited(wait_s: Mapping[str, float]) -> str:
+    """A wait in words: the total, then its parts from a tenth of a second on."""
+    parts = ", ".join(
+        f"{name} {seconds:.1f}" for name, seconds in wait_s.items() if name != "total" and seconds >= 0.05
+    )
+    return f"{wait_s['total']:.1f} s ({parts})"

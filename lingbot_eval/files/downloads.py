@@ -143,20 +143,22 @@ def from_hub(address: str) -> Path:
         hub_log.set_verbosity(verbosity)
 
 
-def check_file(path: Path, address: str, size: int | None, sha256: str | None) -> None:
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read once a process as long as its size and modification time stay. Raises OSError."""
+    stat = path.stat()
+    return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+def check_file(
+    path: Path, address: str, size: int | None, sha256: str | None, digest: Callable[[Path], str] = file_sha256
+) -> None:
     """Raises DataError when the file from ``address`` has another size or hash; OSError when it cannot be read."""
     there = path.stat().st_size
     wrong = "remove that file and fetch it again"
     if size is not None and there != size:
         raise DataError(f"expected the {size:,} bytes of {address}, found {there:,} in {path}; {wrong}")
-    if sha256 is not None and (found := file_sha256(path)) != sha256:
+    if sha256 is not None and (found := digest(path)) != sha256:
         raise DataError(f"expected SHA-256 {sha256} of {address}, found {found} in {path}; {wrong}")
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, read once a process as long as its size and modification time stay. Raises OSError."""
-    stat = path.stat()
-    return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.base import Method, MethodSettings, WeightFile
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.resources import PUBLIC, SHIPPED, SHIPPED_CONFIG
@@ -78,19 +79,22 @@ class LingbotConfig(MethodSettings):
     def on_this_machine(self) -> Self:
         if self.device == "cpu":
             return self
-        from lingbot_eval.model.build import choose_device
-
-        return self.model_copy(update={"device": str(choose_device(self.device))})
+        with WAIT.part("import torch"):
+            from lingbot_eval.model.build import choose_device
+        with WAIT.part("find device"):
+            return self.model_copy(update={"device": str(choose_device(self.device))})
 
     def weights(self) -> WeightFile:
         if self.model.checkpoint is None:
             return WeightFile(f"untrained (seed {self.model.seed})", None)
-        from lingbot_eval.model.build import check_checkpoint
-        from lingbot_eval.model.weights import checkpoint_sha256, resolve_checkpoint
+        with WAIT.part("import torch"):
+            from lingbot_eval.model.build import check_checkpoint
+            from lingbot_eval.model.weights import checkpoint_sha256, resolve_checkpoint
 
         path = resolve_checkpoint(self.model.checkpoint)
-        # What is no checkpoint of this network is called so before anything is written.
-        check_checkpoint(self.model.config, path, point_head=self.model.point_head)
+        with WAIT.part("check weights"):
+            # What is no checkpoint of this network is called so before anything is written.
+            check_checkpoint(self.model.config, path, point_head=self.model.point_head)
         digest = checkpoint_sha256(path)
         return WeightFile(f"{path.name}, SHA-256 {digest}", digest)
 

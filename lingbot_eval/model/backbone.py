@@ -47,14 +47,14 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, config.heads, eps=EPS) for _ in range(config.backbone_blocks))
         self.norm = nn.LayerNorm(dim, eps=EPS)
         # Constants of the formula, not weights: they follow the module's device and stay out of the state dict.
-        self.register_buffer("pixel_mean", torch.empty(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.empty(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_mean", None, persistent=False)
+        self.register_buffer("pixel_std", None, persistent=False)
         self.reset_constants()
 
     def reset_constants(self) -> None:
-        """Write the pixel statistics; needed again when the module was made without memory (``to_empty``)."""
-        self.pixel_mean.copy_(torch.tensor(PIXEL_MEAN).view(3, 1, 1))
-        self.pixel_std.copy_(torch.tensor(PIXEL_STD).view(3, 1, 1))
+        """Write the pixel statistics; needed again when the module was made without memory (on torch's meta device)."""
+        self.pixel_mean = torch.tensor(PIXEL_MEAN).view(3, 1, 1)
+        self.pixel_std = torch.tensor(PIXEL_STD).view(3, 1, 1)
 
     def position_embedding(self, rows: int, columns: int) -> Tensor:
         """(1, 1 + rows·columns, C): the trained map as it is on its own grid, else resized (bicubic, antialias)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lingbot_eval.errors import ConfigError, DependencyError, is_out_of_memory
+from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.model.config import CONFIGS, ConfigName, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource, draw_untrained, fitting, load_checkpoint
@@ -33,13 +34,17 @@ def choose_device(name: str) -> torch.device:
 def build_model(
     config: ConfigName, *, checkpoint: str | None, seed: int, point_head: bool, device: torch.device, precision: str
 ) -> tuple[GeometricContextTransformer, WeightSource]:
-    """A network ready for streaming. Weights are filled on the CPU in float32, cast, then moved.
+    """A network ready for streaming. Its weights come to the device one by one, in the precision that they have there.
 
     Raises CheckpointError or DependencyError where the checkpoint cannot be had, and DependencyError where this machine
     has too little memory for the network.
     """
-    model = empty_model(CONFIGS[config], point_head=point_head)
-    source = load_checkpoint(model, checkpoint) if checkpoint else draw_untrained(model, seed)
+    with WAIT.part("build network"):
+        model = _described(CONFIGS[config], point_head=point_head)
+        model.set_trunk_dtype(PRECISIONS[precision])
+    if device.type == "cpu":
+        _check_memory(model)
+    source = load_checkpoint(model, checkpoint, device) if checkpoint else draw_untrained(model, seed, device)
     return ready(model, device, precision), source
 
 
@@ -66,14 +71,8 @@ def empty_model(config: ModelConfig, *, point_head: bool) -> GeometricContextTra
     Raises:
         DependencyError: This machine has too little memory for it.
     """
-    import psutil
-
     model = _described(config, point_head=point_head)
-    needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    # Asked first: Linux promises memory that it does not have, and ends the process when it is written to.
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise _too_little_memory(needed, f"has {free / 2**30:.1f} GiB available")
+    needed = _check_memory(model)
     try:
         model.to_empty(device="cpu")
     except (MemoryError, RuntimeError) as error:
@@ -84,20 +83,35 @@ def empty_model(config: ModelConfig, *, point_head: bool) -> GeometricContextTra
     return model
 
 
+def _check_memory(model: GeometricContextTransformer) -> int:
+    """Bytes that the weights of a network without memory will take. Raises DependencyError where they are not there.
+
+    Asked first: Linux promises memory that it does not have, and ends the process when it is written to.
+    """
+    import psutil
+
+    needed: int = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise _too_little_memory(needed, f"has {free / 2**30:.1f} GiB available")
+    return needed
+
+
 def _too_little_memory(needed: int, there: str) -> DependencyError:
     return DependencyError(
-        f"too little memory: the network takes {needed / 2**30:.1f} GiB in float32, and this machine {there}; "
+        f"too little memory: the network takes {needed / 2**30:.1f} GiB, and this machine {there}; "
         "free some, or use a smaller model.config"
     )
 
 
 def ready(model: GeometricContextTransformer, device: torch.device, precision: str) -> GeometricContextTransformer:
-    """The filled network for inference: cast, then moved.
+    """The filled network for inference: what is not yet in its precision and on the device is cast, then moved.
 
     Convolutions of its dense heads lie channels last; a writer of safetensors wants ``.contiguous()`` of them.
     """
     model.set_trunk_dtype(PRECISIONS[precision])
     model.choose_heads("auto")
+    model.aggregator.patch_embed.reset_constants()
     model.requires_grad_(requires_grad=False).eval().to(device)
     # The layout that tokens come in and a GPU's matrix units read; a CPU's convolutions spare turning it round.
     for head in (model.depth_head, model.point_head):

@@ -12,9 +12,11 @@ from __future__ import annotations
 import functools
 import io
 import json
+import math
 import mmap
 import pickletools
 import struct
+import sys
 import zipfile
 import zlib
 from collections import Counter
@@ -66,6 +68,21 @@ _DTYPES = {
         torch.float8_e5m2,
     )
 }
+_SAFETENSORS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Types of weights as safetensors names them; a tensor of another is none of a network's."""
 _DICTIONARIES = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
 # Written for plain values that a state dict may carry along; they hold no tensor and are no objects of anybody's.
 _BUILTINS = (
@@ -126,16 +143,18 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 class Load:
     """A tensor of a file as its header describes it; calling it reads the numbers.
 
-    shape: of the tensor. floating: whether it has a floating-point type. path: the file, for messages.
+    shape: of the tensor. floating: whether it has a floating-point type. path: the file, for messages. forget: lets go
+    of the memory that its bytes take; a tensor that is read over them reads them again.
     """
 
     shape: tuple[int, ...]
     floating: bool
     read: Callable[[], Tensor]
     path: Path
+    forget: Callable[[], None]
 
     def __call__(self) -> Tensor:
-        """The tensor. Raises CheckpointError where its bytes are damaged."""
+        """The tensor, over the mapped file. Raises CheckpointError where its bytes are damaged."""
         try:
             return self.read()
         except _DAMAGES as error:
@@ -289,7 +308,7 @@ def _read(path: Path) -> Content:
         if head.startswith(b"PK"):
             return _read_zip(path, stream.fileno())
         if _is_safetensors(head):
-            return _read_safetensors(path)
+            return _read_safetensors(path, stream.fileno())
         if head.startswith(b"\x80"):
             return _read_legacy(path, _mapped(stream.fileno()))
     foreign = _foreign(path)
@@ -327,16 +346,25 @@ def _mapped(descriptor: int) -> mmap.mmap:
     return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
 
 
-def _read_safetensors(path: Path) -> Content:
-    opened: Any = safetensors.safe_open(path, framework="pt", device="cpu")
-    found = Content()
-    for name in opened.keys():  # noqa: SIM118 – no mapping
-        described = opened.get_slice(name)
-        floating = described.get_dtype().startswith(("F", "BF"))
-        read = functools.partial(opened.get_tensor, name)
-        found.tensors[name] = Load(tuple(described.get_shape()), floating, read, path)
-        found.folders[name] = ""
-    return found
+def _read_safetensors(path: Path, descriptor: int) -> Content:
+    """The library holds the header against the file; the bytes are mapped here, where their pages can be let go of."""
+    with safetensors.safe_open(path, framework="pt", device="cpu"):
+        whole = _mapped(descriptor)
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    parts: dict[str, _Part] = {}
+    tree: dict[str, _Stored] = {}
+    for name, described in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, size = described["dtype"], tuple(described["shape"])
+        start, end = described["data_offsets"]
+        parts[name] = _Part(name, 8 + length + start, end - start, None)
+        known = _SAFETENSORS.get(dtype)
+        count = (end - start) // known.itemsize if known else 0
+        stride = tuple(math.prod(size[axis + 1 :]) for axis in range(len(size)))
+        tree[name] = _Stored(_Storage(name, known or torch.uint8, count), known or torch.uint8, 0, size, stride)
+    return _content(tree, Counter(), whole, lambda storage: parts[storage.key], path)
 
 
 @dataclass(frozen=True)
@@ -373,10 +401,7 @@ def _read_zip(path: Path, descriptor: int) -> Content:
     machine = _Machine()
     tree = machine.run(io.BytesIO(_bytes(whole, part("data.pkl"))))
 
-    def bytes_of(storage: _Storage) -> memoryview:
-        return _bytes(whole, part(f"data/{storage.key}"))
-
-    return _content(tree, machine.left_out(), bytes_of, path)
+    return _content(tree, machine.left_out(), whole, lambda storage: part(f"data/{storage.key}"), path)
 
 
 def _archive(names: Sequence[str]) -> str:
@@ -436,13 +461,13 @@ def _read_legacy(path: Path, whole: mmap.mmap) -> Content:
         parts[key] = _Part(key, at + 8, size, None)
         at += 8 + size
 
-    def bytes_of(storage: _Storage) -> memoryview:
+    def part_of(storage: _Storage) -> _Part:
         part = parts.get(storage.key)
         if part is None:
             raise _DamageError(f"it lacks storage {shown(storage.key)}")
-        return _bytes(whole, part)
+        return part
 
-    return _content(tree, machine.left_out(), bytes_of, path)
+    return _content(tree, machine.left_out(), whole, part_of, path)
 
 
 def _little_endian(facts: Any) -> bool:
@@ -482,9 +507,9 @@ class _Stored:
     size: tuple[int, ...]
     stride: tuple[int, ...]
 
-    def load(self, bytes_of: Callable[[_Storage], memoryview]) -> Tensor:
+    def load(self, whole: mmap.mmap, part_of: Callable[[_Storage], _Part]) -> Tensor:
         """The tensor, over the mapped bytes. Raises ValueError for one that reaches beyond its storage."""
-        content = bytes_of(self.storage)
+        content = _bytes(whole, part_of(self.storage))
         width = self.dtype.itemsize
         there = len(content) // width
         # The storage's own count is what its writer believed; the bytes that are there decide.
@@ -500,12 +525,22 @@ class _Stored:
             flat = flat.clone()  # written without alignment, which kernels expect
         return flat.view(self.dtype).as_strided(self.size, self.stride, self.offset)
 
+    def forget(self, whole: mmap.mmap, part_of: Callable[[_Storage], _Part]) -> None:
+        """Let go of the pages that hold the storage, where the system knows how to."""
+        part = part_of(self.storage)
+        if sys.platform == "linux" and part.size:
+            start = part.offset - part.offset % mmap.PAGESIZE
+            whole.madvise(mmap.MADV_DONTNEED, start, part.offset + part.size - start)
 
-def _content(tree: Any, left_out: Counter[str], bytes_of: Callable[[_Storage], memoryview], path: Path) -> Content:
+
+def _content(
+    tree: Any, left_out: Counter[str], whole: mmap.mmap, part_of: Callable[[_Storage], _Part], path: Path
+) -> Content:
     found = Content(left_out=left_out)
     for name, folder, stored in _tensors_in(tree):
-        read = functools.partial(stored.load, bytes_of)
-        found.tensors.setdefault(name, Load(stored.size, stored.dtype.is_floating_point, read, path))
+        read = functools.partial(stored.load, whole, part_of)
+        forget = functools.partial(stored.forget, whole, part_of)
+        found.tensors.setdefault(name, Load(stored.size, stored.dtype.is_floating_point, read, path, forget))
         found.folders.setdefault(name, folder)
     return found
 

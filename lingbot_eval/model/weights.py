@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import math
+import os
+import time
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from lingbot_eval.errors import CheckpointError, ConfigError, DataError, DependencyError, is_out_of_memory
+from lingbot_eval.errors import CheckpointError, ConfigError, DataError, DependencyError, StoreError, is_out_of_memory
 from lingbot_eval.files import downloads
+from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.json_documents import read_json
+from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.model.checkpoint_files import (
     INDEX_SUFFIX,
     SUFFIXES,
@@ -24,10 +34,12 @@ from lingbot_eval.model.checkpoint_files import (
     shard_names,
     shown,
 )
-from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.resources import PUBLIC, SHIPPED, expanded, shipped_weights
+from lingbot_eval.resources import PUBLIC, SHIPPED, expanded, shipped_weights, user_cache
 from lingbot_eval.validation import nearest
 
+CPU = torch.device("cpu")
+READERS, AHEAD = 4, 8
+"""Threads that read weights, and tensors that they may have in hand: 16 MB each in the largest configuration."""
 OPTIONAL_HEADS = ("point_head.",)
 LISTED_KEYS = 8
 
@@ -108,38 +120,109 @@ def checkpoint_sha256(path: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces; once a process, as long as its size and modification time stay.
+    """Hex SHA-256 of a file, read in pieces; once as long as the file stays as it is (`_State`).
+
+    Of a large file the user's cache remembers it for the next process (``hashes``, safe to remove).
 
     Raises:
         CheckpointError: The file cannot be read.
     """
     try:
-        return downloads.file_sha256(path)
+        return _sha256(path.resolve(), _state(path))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def load_checkpoint(model: GeometricContextTransformer, checkpoint: str) -> WeightSource:
-    """Fill ``model`` (on the CPU) from a checkpoint whose keys and shapes match exactly, wherever they lie in the file.
+_State = tuple[int, int, int, int, int]
+"""Bytes, times of the last change of content and of anything in nanoseconds, inode and device of a file.
 
-    Nothing that a file holds is run (`lingbot_eval.model.checkpoint_files`); objects that are no tensors are left out,
-    with a note. So are weights of a head that the model does not have.
+No program sets the time of the last change of anything; so another content is another state, unless it was written
+within the grain of the clock, see `_SETTLED_NS`."""
+_SETTLED_NS = 2_000_000_000
+_REMEMBERED_FROM = 1 << 26  # bytes: smaller files take less than a tenth of a second
+
+
+def _state(path: Path) -> _State:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, state: _State) -> str:
+    kept = user_cache("hashes") / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    entry = {"path": str(path), "state": list(state)}
+    if state[0] >= _REMEMBERED_FROM:
+        with suppress(OSError, ValueError):
+            found = read_json(kept)
+            if isinstance(found, dict) and {**found, **entry} == found and len(str(found.get("sha256"))) == 64:
+                return str(found["sha256"])
+    with WAIT.part("hash weights"), path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    settled = time.time_ns() - max(state[1:3]) > _SETTLED_NS and _state(path) == state
+    if state[0] >= _REMEMBERED_FROM and settled:
+        # A cache that cannot be written costs time, no result.
+        with suppress(OSError, StoreError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_text(kept, json.dumps({**entry, "sha256": digest}))
+    return digest
+
+
+def load_checkpoint(model: nn.Module, checkpoint: str, device: torch.device = CPU) -> WeightSource:
+    """Give ``model`` the weights of a checkpoint whose keys and shapes match exactly, wherever they lie in the file.
+
+    They come in the types of the model's own parameters, which may be on torch's meta device: tensor by tensor from the
+    file to ``device``, with no second copy of the whole on either side. Nothing that a file holds is run
+    (`lingbot_eval.model.checkpoint_files`); objects that are no tensors are left out, with a note. So are weights of a
+    head that the model does not have.
 
     Raises:
         CheckpointError: Missing, unknown or misshaped keys, weights that are not finite, a damaged or foreign file.
         DependencyError: The machine has too little memory.
     """
     path = resolve_checkpoint(checkpoint)
+    digest = checkpoint_sha256(path)
     try:
         loads, notes = fitting(model, path)
-        state = {name: load() for name, load in loads.items()}
-        _check_finite(path, state)
-        model.load_state_dict(state)
+        model.load_state_dict(_placed(path, loads, model.state_dict(), device), assign=True)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        # What a GPU lacks is told by whoever streams on it: other settings may fit.
+        if not is_out_of_memory(error) or device.type != "cpu":
             raise
         raise DependencyError(f"{path}: this machine has too little memory to load it; free some") from error
-    return WeightSource(checkpoint, checkpoint_sha256(path), notes)
+    return WeightSource(checkpoint, digest, notes)
+
+
+def _placed(
+    path: Path, loads: Mapping[str, Load], like: Mapping[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    """The tensors on ``device`` in the types of those that they are for. Raises CheckpointError as `load_checkpoint`.
+
+    Threads read ahead and hold the bytes against their checksums; what is placed is let go of on the host.
+    """
+    names = [name for name in like if name in loads]
+    state: dict[str, Tensor] = {}
+    sums: list[Tensor] = []
+    with ThreadPoolExecutor(READERS, thread_name_prefix="weights") as readers:
+        waiting = deque(readers.submit(loads[name]) for name in names[:AHEAD])
+        for number, name in enumerate(names):
+            with WAIT.part("read weights"):
+                read = waiting.popleft().result()
+            if number + AHEAD < len(names):
+                waiting.append(readers.submit(loads[names[number + AHEAD]]))
+            with WAIT.part("weights to device"):
+                moved = read.to(device).contiguous()
+                # As the network would have them in float32: a sum shows NaN and infinity in one pass without a mask,
+                # and float64 has room for all of float32's.
+                sums.append(moved.float().sum(dtype=torch.float64))
+                # A copy on a CPU, too: the file may change under a view of it.
+                state[name] = moved.to(like[name].dtype, copy=moved.data_ptr() == read.data_ptr())
+                del read, moved
+                loads[name].forget()
+    finite = torch.isfinite(torch.stack(sums)).tolist()
+    if not all(finite):
+        bad = {name: loads[name] for name, fine in zip(names, finite, strict=True) if not fine}
+        raise _not_finite(path, bad, len(names))
+    return state
 
 
 def fitting(model: nn.Module, path: Path) -> tuple[dict[str, Load], tuple[str, ...]]:
@@ -159,27 +242,33 @@ def fitting(model: nn.Module, path: Path) -> tuple[dict[str, Load], tuple[str, .
     return loads, (*chosen.notes, *skipped)
 
 
-@torch.no_grad()
-def draw_untrained(model: nn.Module, seed: int) -> WeightSource:
-    """Fill ``model`` with weights that have learned nothing, each parameter from its own name and the seed.
+def draw_untrained(model: nn.Module, seed: int, device: torch.device = CPU) -> WeightSource:
+    """Give ``model`` weights that have learned nothing, each parameter from its own name and the seed.
 
-    Independent of construction order and of torch's global generator, so a seed means the same network everywhere.
+    Independent of construction order and of torch's global generator, so a seed means the same network everywhere. The
+    parameters may be on torch's meta device; their types stay.
     """
-    for name, parameter in model.named_parameters():
-        # Seed and name in one 32-bit number: torch's generator on a CPU ignores the upper half of a longer one.
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
-        if name.endswith(".gamma"):
-            parameter.fill_(0.1)
-        elif name.endswith(".bias"):
-            parameter.zero_()
-        elif name.endswith(".weight") and parameter.ndim == 1:
-            parameter.fill_(1.0)
-        elif name.endswith(".weight"):
-            spread = 1 / math.sqrt(math.prod(parameter.shape[1:]))
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
-        else:
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    with WAIT.part("draw weights"):
+        state = {
+            name: _drawn(name, parameter.shape, seed).to(device, parameter.dtype)
+            for name, parameter in model.named_parameters()
+        }
+    model.load_state_dict(state, assign=True)
     return WeightSource(f"untrained (seed {seed})")
+
+
+def _drawn(name: str, shape: torch.Size, seed: int) -> Tensor:
+    """One untrained parameter in float32."""
+    if name.endswith(".gamma"):
+        return torch.full(shape, 0.1)
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
+    if name.endswith(".weight") and len(shape) == 1:
+        return torch.ones(shape)
+    # Seed and name in one 32-bit number: torch's generator on a CPU ignores the upper half of a longer one.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
+    spread = 1 / math.sqrt(math.prod(shape[1:])) if name.endswith(".weight") else 0.02
+    return torch.randn(shape, generator=generator).mul_(spread)
 
 
 @dataclass(frozen=True)
@@ -250,20 +339,14 @@ def _left_out(content: Content) -> tuple[str, ...]:
     return (f"{count} object{'s' * (count != 1)} of other kinds left out, none of their code was run: {_some(names)}",)
 
 
-def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError naming the weights that are NaN or infinite, as the network would have them."""
-    bad = {}
-    for name, tensor in state.items():
-        values = tensor.float()
-        # A sum shows NaN and infinity in one pass without a mask; float64 has room for all of float32's.
-        if not math.isfinite(float(values.sum(dtype=torch.float64))):
-            bad[name] = int((~torch.isfinite(values)).sum())
-    if bad:
-        words = _some([f"{name} ({count} of {state[name].numel()})" for name, count in bad.items()])
-        raise CheckpointError(
-            f"{path}: {sum(bad.values())} weights in {len(bad)} of {len(state)} tensors are NaN or infinite: {words}; "
-            "its training diverged or the file is damaged: fetch it again or take an earlier one"
-        )
+def _not_finite(path: Path, bad: Mapping[str, Load], tensors: int) -> CheckpointError:
+    """The one line that names the weights that are NaN or infinite, as the network would have them."""
+    counts = {name: int((~torch.isfinite(load().float())).sum()) for name, load in bad.items()}
+    words = _some([f"{name} ({count} of {math.prod(bad[name].shape)})" for name, count in counts.items()])
+    return CheckpointError(
+        f"{path}: {sum(counts.values())} weights in {len(bad)} of {tensors} tensors are NaN or infinite: {words}; "
+        "its training diverged or the file is damaged: fetch it again or take an earlier one"
+    )
 
 
 def _without_absent_heads(expected: Iterable[str], loads: dict[str, Load]) -> tuple[dict[str, Load], tuple[str, ...]]:
@@ -323,7 +406,7 @@ def fetch(name: str) -> Path:
     file = PUBLIC[name]
     path = _download(file.address)
     try:
-        downloads.check_file(path, file.address, file.size, file.sha256)
+        downloads.check_file(path, file.address, file.size, file.sha256, file_sha256)
     except DataError as error:
         raise CheckpointError(f"{name}: {error}") from error
     except OSError as error:

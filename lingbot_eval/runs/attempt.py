@@ -23,6 +23,7 @@ from lingbot_eval.errors import (
 )
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.json_documents import parse_json
+from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.base import Method, MethodSettings
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.runs.background import BackgroundWorker
@@ -136,6 +137,7 @@ class Attempt:
     method_facts: dict[str, Any] = field(default_factory=dict)
     reference: Trajectory | None = None
     warm_up_s: float | None = None
+    wait_s: dict[str, float] = field(default_factory=dict)
     method: Method | None = None
     stream: SceneStream | None = None
     scorer: Any = None
@@ -238,12 +240,16 @@ def _stream(
     try:
         if method.needs_images:
             attempt.stage = "warm-up"
-            attempt.warm_up_s = method.warm_up(_first(task, sequence, method))
+            with WAIT.part("first frame"):
+                first = _first(task, sequence, method)
+            with WAIT.part("warm-up"):  # of a GPU: compiled kernels are found or made, the pass is captured
+                attempt.warm_up_s = method.warm_up(first)
         attempt.stage = "stream"
         attempt.stream = stream = SceneStream(method, lambda: task.frames(sequence, method), task.pace)
         waiting = WAITING if task.method.leaves_the_cpu_free else 0
         with closing(stream.outputs()) as outputs, BackgroundWorker(keep, waiting) as behind:
             for output in outputs:
+                attempt.wait_s = attempt.wait_s or WAIT.end("first prediction")
                 attempt.frames = stream.given
                 behind.put(output)
     finally:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, StoreError, StreamError, shortened
 from lingbot_eval.machine.environment import environment
+from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.runs.attempt import Attempt, Failure, Task, attempt_unit
 from lingbot_eval.runs.plan import Plan
@@ -155,11 +156,13 @@ def _attempt(
         if not isinstance(found, LeftOutUnit | None) and found.record.status == "ok" and task.is_done(found.record):
             observer.skipped(task.unit)
             return None
-        sequence = task.open()
+        with WAIT.part("open scene"):
+            sequence = task.open()
         attempt.facts = task.facts(sequence)
     observer.started(task.unit, None if sequence is None else sequence.length)
     with store.unit_writer(*task.names) as writer:
         attempt_unit(task, attempt, sequence, methods, writer, observer.frame)
+        WAIT.end("nothing")  # of a unit that gave no prediction
         failure = attempt.failure
         if failure is not None and not (task.measures_limits and failure.out_of_memory):
             # Whatever state it was left in, and whatever it left on the device, the next unit starts afresh. That it

@@ -95,6 +95,8 @@ class ResultRecord(StoredRecord):
     measurements: list[Measurement]
     started: str  # ISO 8601, UTC
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    # From the command, of later units from their beginning, to the first prediction: seconds by part, and the total.
+    wait_s: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     # Filled in when all is written: the key of the run that the unit is of, and its other files by name.
     run_key: str = ""
     files: dict[Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$")], StoredFile] = {}

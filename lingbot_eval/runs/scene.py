@@ -140,6 +140,7 @@ class SceneTask:
             notes=list(score.notes) if failure is None else [],
             started=attempt.started,
             seconds=attempt.seconds,
+            wait_s=attempt.wait_s,
         )
 
 

@@ -144,6 +144,7 @@ class CaseTask:
             sampling=self._sampling("not asked" if scorer is None else scorer.probe.driver_source),
             started=attempt.started,
             seconds=attempt.seconds,
+            wait_s=attempt.wait_s,
             **(attempt.scores or nothing),
         )
 

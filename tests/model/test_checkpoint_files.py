@@ -162,6 +162,30 @@ def test_tensors_are_views_of_the_file(tmp_path: Path) -> None:
     assert loads[0]().data_ptr() == loads[1]().data_ptr()
 
 
+@pytest.mark.parametrize("save", [torch.save, safetensors.torch.save_file])
+def test_the_memory_of_a_tensor_can_be_let_go_of(tmp_path: Path, save: Callable[..., object]) -> None:
+    """A checkpoint of gigabytes goes to a GPU through a few megabytes; what is read again is the same."""
+    there = {"a": torch.rand(1 << 21), "b": torch.rand(1 << 21)}
+    save(there, tmp_path / "x.pt")
+    loads = read_content(tmp_path / "x.pt").tensors
+
+    def of_files() -> int:
+        return next(
+            int(line.split()[1])
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("RssFile:")
+        )
+
+    begin = of_files()
+    tensor = loads["a"]()
+    assert torch.equal(tensor, there["a"])
+    assert of_files() - begin >= 4_000
+    loads["a"].forget()
+    assert of_files() - begin < 1_000
+    assert torch.equal(tensor, there["a"])
+    assert torch.equal(loads["b"](), there["b"])
+
+
 GADGETS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "os.system": (os.system, ("touch {proof}",)),
     "popen": (subprocess.Popen, (["touch", "{proof}"],)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,8 @@ from pydantic import ValidationError
 import lingbot_eval
 from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError
 from lingbot_eval.methods.lingbot_config import ModelSettings
-from lingbot_eval.model.build import empty_model
+from lingbot_eval.model import weights
+from lingbot_eval.model.build import build_model, empty_model, ready
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import (
@@ -208,18 +210,21 @@ def test_a_checkpoint_in_parts_has_one_hash_over_its_files(tmp_path: Path) -> No
 def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     torch.save(network().state_dict(), tmp_path / "x.pt")
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise error
 
+    target = network()
     monkeypatch.setattr(GeometricContextTransformer, "load_state_dict", refuse)
     with pytest.raises(DependencyError, match=r"x\.pt: this machine has too little memory to load it"):
-        load_checkpoint(network(), str(tmp_path / "x.pt"))
+        load_checkpoint(target, str(tmp_path / "x.pt"))
 
 
 def test_a_network_larger_than_the_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
-    with pytest.raises(DependencyError, match=r"the network takes 4\.3 GiB in float32, and this machine has 1\.0 GiB"):
+    with pytest.raises(DependencyError, match=r"the network takes 4\.3 GiB, and this machine has 1\.0 GiB"):
         empty_model(CONFIGS["full"], point_head=False)
+    with pytest.raises(DependencyError, match=r"the network takes 2\.6 GiB, and this machine has 1\.0 GiB"):
+        built("full", precision="bfloat16")
     monkeypatch.undo()
 
     def refuse(*_: object, **__: object) -> None:
@@ -228,6 +233,92 @@ def test_a_network_larger_than_the_memory_is_refused_before_it_is_made(monkeypat
     monkeypatch.setattr(GeometricContextTransformer, "to_empty", refuse)
     with pytest.raises(DependencyError, match="this machine refuses them to this process"):
         empty_model(TINY, point_head=False)
+
+
+def built(config: Any, precision: str, checkpoint: str | None = None) -> GeometricContextTransformer:
+    settings = {"checkpoint": checkpoint, "seed": 3, "point_head": False, "device": torch.device("cpu")}
+    return build_model(config, precision=precision, **settings)[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_that_come_one_by_one_are_those_that_were_filled_cast_and_moved(tmp_path: Path, precision: str) -> None:
+    """The network is made without memory; each weight comes in its own precision, and every constant is there."""
+    whole = empty_model(CONFIGS["ci"], point_head=False)
+    draw_untrained(whole, 3)
+    torch.save(whole.state_dict(), tmp_path / "x.pt")
+    ready(whole, torch.device("cpu"), precision)
+    for found in (built("ci", precision), built("ci", precision, str(tmp_path / "x.pt"))):
+        for (name, expected), tensor in zip(whole.state_dict().items(), found.state_dict().values(), strict=True):
+            assert (tensor.dtype, tensor.stride()) == (expected.dtype, expected.stride()), name
+            assert torch.equal(tensor, expected), name
+        assert [torch.equal(*pair) for pair in zip(whole.buffers(), found.buffers(), strict=True)] == [True, True]
+        assert not any(parameter.requires_grad for parameter in found.parameters())
+
+
+def test_a_network_keeps_its_weights_when_the_file_changes(tmp_path: Path) -> None:
+    source, target = network(seed=1), network(seed=2)
+    path = tmp_path / "x.pt"
+    torch.save(source.state_dict(), path)
+    load_checkpoint(target, str(path))
+    with path.open("r+b") as stream:
+        stream.write(bytes(path.stat().st_size))
+    assert same(source, target)
+
+
+class Cache:
+    """The user's cache, and how often a file was read for its hash."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file, self.reads, self._digest = folder / "x.bin", 0, hashlib.file_digest
+        self.file.write_bytes(b"a" * 1000)
+        os.utime(self.file, ns=(0, 0))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        monkeypatch.setattr(weights, "_REMEMBERED_FROM", 1000)
+        monkeypatch.setattr(weights, "_SETTLED_NS", -1)
+        monkeypatch.setattr(hashlib, "file_digest", self._counted)
+
+    def _counted(self, *arguments: Any) -> Any:
+        self.reads += 1
+        return self._digest(*arguments)
+
+    def hash_of_new_process(self) -> str:
+        weights._sha256.cache_clear()
+        return file_sha256(self.file)
+
+    @property
+    def entry(self) -> Path:
+        (found,) = self.file.parent.glob("cache/lingbot-eval/hashes/*.json")
+        return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    return Cache(tmp_path, monkeypatch)
+
+
+def test_the_hash_of_a_large_file_is_remembered_until_the_file_changes(cache: Cache) -> None:
+    first = cache.hash_of_new_process()
+    assert (cache.hash_of_new_process(), cache.reads) == (first, 1)
+    # Another content of the same size, and the old time put back.
+    cache.file.write_bytes(b"b" * 1000)
+    os.utime(cache.file, ns=(0, 0))
+    assert cache.hash_of_new_process() == hashlib.sha256(b"b" * 1000).hexdigest()
+    assert cache.reads == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"sha256": "0"}', b"\xff"])
+def test_a_damaged_memory_of_a_hash_is_no_answer(cache: Cache, content: bytes) -> None:
+    first = cache.hash_of_new_process()
+    cache.entry.write_bytes(content)
+    assert (cache.hash_of_new_process(), cache.reads) == (first, 2)
+
+
+def test_a_file_that_was_written_just_now_is_not_remembered(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could be written again within the grain of the clock that its times are of."""
+    monkeypatch.setattr(weights, "_SETTLED_NS", 2_000_000_000)
+    cache.hash_of_new_process()
+    cache.hash_of_new_process()
+    assert cache.reads == 2
 
 
 class Hub:
