@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lingbot_eval.viewing.layers import Colouring, LayeredScene
     from lingbot_eval.viewing.live import Filling
     from lingbot_eval.viewing.page import OpenScene, Viewer
-    from lingbot_eval.viewing.scene import Scale
+    from lingbot_eval.viewing.scaled import Scale
 
 RUNS = Path("runs")
 _CAMERA_INTERVAL = 10  # frames
@@ -261,7 +261,7 @@ def export(
     from lingbot_eval.runs.store import RunStore
     from lingbot_eval.viewing.cloud import CONFIDENT_SHARE
     from lingbot_eval.viewing.export import Exported, known_formats, write_formats
-    from lingbot_eval.viewing.scene import make_scene
+    from lingbot_eval.viewing.scaled import make_scaled
 
     asked = known_formats(formats)
     store = RunStore.open(_run_path(run))
@@ -280,7 +280,7 @@ def export(
                     images = Source(record, unit.record).images
                 except LingbotEvalError as error:
                     notes.append(f"{name}: without images: {error}")
-            scene = make_scene(
+            scene = make_scaled(
                 unit.reconstruction,
                 name,
                 scale=scale,

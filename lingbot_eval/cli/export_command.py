@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lingbot_eval.cli import output
 
 if TYPE_CHECKING:
-    from lingbot_eval.viewing.scene import Scale
+    from lingbot_eval.viewing.scaled import Scale
 
 DONE = 0
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

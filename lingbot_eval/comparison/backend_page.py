@@ -11,6 +11,7 @@ import torch
 
 from lingbot_eval.comparison.backends import BackendComparison
 from lingbot_eval.comparison.outcome import Pair, Ratio, Side, step_median
+from lingbot_eval.machine.environment import machine_name
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.reports.agreement import AGREEMENT_HEADER, AGREEMENT_LEGEND, agreement_row, missing
 from lingbot_eval.statistics import ALPHA
@@ -41,7 +42,7 @@ def page(found: BackendComparison, figure: str) -> str:
         f"- model: configuration {found.model}, {markdown_text(found.weights)}"
         + ("; the outputs say nothing about the trained model" if found.untrained else ""),
         f"- stream: `{json.dumps(dict(found.streaming))}`",
-        f"- machine: {markdown_text(machine_name(found.environment, found.device))}",
+        f"- machine: {markdown_text(_machine(found))}",
         *(f"- **{markdown_text(line)}**" for line in failures(found)),
         "",
         f"![Agreement and time along the sequence]({figure})",
@@ -90,12 +91,9 @@ def pair_label(pair: Pair) -> str:
     return f"{pair.first.name}–{pair.second.name}"
 
 
-def machine_name(environment: Any, device: str) -> str:
-    """The GPU, or the processor and its threads."""
-    torch_state = environment["torch"]
-    if device.startswith("cuda"):
-        return f"{device}, {torch_state['gpus'][int(device.partition(':')[2] or 0)]['name']}"
-    return f"{device}, {environment['cpu_model']}, {torch_state['threads']} threads"
+def _machine(found: BackendComparison) -> str:
+    threads = "" if found.device.startswith("cuda") else f", {found.environment['torch']['threads']} threads"
+    return f"{found.device}, {machine_name(found.environment)}{threads}"
 
 
 def _agreement(found: BackendComparison) -> Table:

@@ -147,6 +147,15 @@ def gpu_names(environment: Mapping[str, Any]) -> list[str]:
     return [str(gpu.get("name", "GPU")) for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
 
 
+def machine_name(environment: Mapping[str, Any]) -> str:
+    """What a stored record's machine is called: its GPUs, each name once, or its processor."""
+    return (
+        " + ".join(dict.fromkeys(gpu_names(environment)))
+        or str(environment.get("cpu_model", ""))
+        or "a machine of no name"
+    )
+
+
 def hardware(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Of a record's environment what must be equal for speed, and for memory as a system books it."""
     state, variables = section(environment, "torch"), section(environment, "variables")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lingbot_eval import tables
-from lingbot_eval.machine.environment import gpu_names
+from lingbot_eval.machine.environment import machine_name
 from lingbot_eval.reports import side_by_side
 from lingbot_eval.reports.drawing import Drawn, Space, UnitFigures
 from lingbot_eval.reports.headline import headline
@@ -375,12 +375,8 @@ def _run_lines(run: Run) -> Iterator[tuple[str, str]]:
 
 def _state(run: Run) -> str:
     record = run.results.record
-    machine = (
-        " + ".join(dict.fromkeys(gpu_names(record.environment)))
-        or str(record.environment.get("cpu_model", ""))
-        or "a machine of no name"
-    )
-    return f"{run.scored} of {run.planned} pairs of scene and method scored, {record.started[:10]}, on {machine}"
+    scored = f"{run.scored} of {run.planned} pairs of scene and method scored"
+    return f"{scored}, {record.started[:10]}, on {machine_name(record.environment)}"
 
 
 def _pretty(value: Any) -> str:

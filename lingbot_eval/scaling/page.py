@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lingbot_eval.machine.environment import gpu_names
+from lingbot_eval.machine.environment import machine_name
 from lingbot_eval.scaling.records import KINDS, CaseRecord, CheckpointRecord, ScaleRecord
 from lingbot_eval.scaling.settings import SCENARIOS
 from lingbot_eval.scaling.summary import CONVENTION, QUANTITIES, growth_text
@@ -258,7 +258,7 @@ def _asked(cases: Sequence[CaseRecord], scenario: str) -> bool:
 
 
 def _machine(environment: dict[str, Any]) -> list[str]:
-    names = ", ".join(gpu_names(environment)) or f"CPU: {environment.get('cpu_model')}"
     libraries = environment.get("libraries", {})
     versions = ", ".join(f"{name} {libraries[name]}" for name in ("torch", "flashinfer-python") if name in libraries)
-    return [f"Measured on {markdown_text(names)}; {markdown_text(versions)}; all of it is in `scale.json`."]
+    measured = f"Measured on {markdown_text(machine_name(environment))}; {markdown_text(versions)}"
+    return [f"{measured}; all of it is in `scale.json`."]

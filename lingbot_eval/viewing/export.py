@@ -22,7 +22,7 @@ from lingbot_eval.types import FloatArray, Image
 from lingbot_eval.validation import nearest
 from lingbot_eval.viewing.export_colmap import write_colmap_binary, write_colmap_text, write_images
 from lingbot_eval.viewing.export_depth import write_depth_exr, write_depth_png
-from lingbot_eval.viewing.scene import Scene
+from lingbot_eval.viewing.scaled import ScaledScene
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ _PLY_POINT = np.dtype(
 _PLY_WORDS = {"<f4": "float", "u1": "uchar", "|u1": "uchar", "<i4": "int"}
 
 
-def write_ply(scene: Scene, folder: Path) -> None:
+def write_ply(scene: ScaledScene, folder: Path) -> None:
     """``cloud.ply``: binary, little-endian, one vertex a voxel, conventions as comments."""
     _write_ply(scene, folder / "cloud.ply")
 
 
-def _write_ply(scene: Scene, path: Path) -> None:
+def _write_ply(scene: ScaledScene, path: Path) -> None:
     positions, colours, confidence, first_frame = scene.points()
     vertices = np.empty(len(positions), _PLY_POINT)
     for column, axis in enumerate("xyz"):
@@ -67,7 +67,7 @@ def _write_ply(scene: Scene, path: Path) -> None:
         vertices.tofile(stream)
 
 
-def write_glb(scene: Scene, folder: Path) -> None:
+def write_glb(scene: ScaledScene, folder: Path) -> None:
     """``cloud.glb``: points alone, turned to glTF's axes (y up, z towards the viewer). Raises DependencyError."""
     try:
         import trimesh
@@ -86,14 +86,14 @@ def write_glb(scene: Scene, folder: Path) -> None:
     (folder / "cloud.glb").write_bytes(content)
 
 
-def write_tum(scene: Scene, folder: Path) -> None:
+def write_tum(scene: ScaledScene, folder: Path) -> None:
     """``trajectory.tum``: time x y z qx qy qz qw, seconds, conventions as comments."""
     rows = [_numbers(row) for row in np.column_stack(_times_positions_quaternions(scene)).tolist()]
     comments = [f"# {key}: {one_line(value)}" for key, value in scene.conventions().items()]
     _write_lines(folder / "trajectory.tum", [*comments, "# timestamp tx ty tz qx qy qz qw", *rows])
 
 
-def write_kitti(scene: Scene, folder: Path) -> None:
+def write_kitti(scene: ScaledScene, folder: Path) -> None:
     """``trajectory_kitti.txt``: twelve numbers a line (KITTI knows no comments), its frames and times beside it."""
     poses = _finite_poses(scene)
     rows = scene.poses.camera_to_world[poses][:, :3].reshape(-1, 12).tolist()
@@ -104,7 +104,7 @@ def write_kitti(scene: Scene, folder: Path) -> None:
     _write_lines(folder / "trajectory_kitti_frames.txt", [*lines, *(f"{index} {time!r}" for index, time in frames)])
 
 
-def write_euroc(scene: Scene, folder: Path) -> None:
+def write_euroc(scene: ScaledScene, folder: Path) -> None:
     """``trajectory_euroc.csv``: nanoseconds, position, quaternion with the scalar first, conventions as comments."""
     times, positions, quaternions = _times_positions_quaternions(scene)
     comments = [f"#{key}: {one_line(value)}" for key, value in scene.conventions().items()]
@@ -115,7 +115,7 @@ def write_euroc(scene: Scene, folder: Path) -> None:
     _write_lines(folder / "trajectory_euroc.csv", lines)
 
 
-def write_nerfstudio(scene: Scene, folder: Path) -> None:
+def write_nerfstudio(scene: ScaledScene, folder: Path) -> None:
     """``nerfstudio/transforms.json`` with its points and, where they can be had, images; also read by 3DGS trainers."""
     cameras = scene.need_cameras()
     home = folder / "nerfstudio"
@@ -154,7 +154,7 @@ def write_nerfstudio(scene: Scene, folder: Path) -> None:
     (home / "transforms.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_rerun(scene: Scene, folder: Path) -> None:
+def write_rerun(scene: ScaledScene, folder: Path) -> None:
     """``scene.rrd``: points, cameras by frame and the path. Raises DependencyError without rerun-sdk."""
     try:
         import rerun as rr
@@ -183,7 +183,7 @@ def write_rerun(scene: Scene, folder: Path) -> None:
     recording.disconnect()
 
 
-FORMATS: Mapping[str, Callable[[Scene, Path], object]] = MappingProxyType(
+FORMATS: Mapping[str, Callable[[ScaledScene, Path], object]] = MappingProxyType(
     {
         "ply": write_ply,
         "glb": write_glb,
@@ -217,11 +217,11 @@ def one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _finite_poses(scene: Scene) -> Image:
+def _finite_poses(scene: ScaledScene) -> Image:
     return np.asarray(np.isfinite(scene.poses.camera_to_world).all(axis=(1, 2)))
 
 
-def _times_positions_quaternions(scene: Scene) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _times_positions_quaternions(scene: ScaledScene) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(N, 1) seconds, (N, 3), (N, 4) scalar last, of the poses that are finite."""
     finite = _finite_poses(scene)
     poses = scene.poses.camera_to_world[finite]
@@ -237,7 +237,7 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", errors="backslashreplace")
 
 
-def write_formats(scene: Scene, folder: Path, formats: Iterable[str], done: Callable[[str], object]) -> None:
+def write_formats(scene: ScaledScene, folder: Path, formats: Iterable[str], done: Callable[[str], object]) -> None:
     """Write a scene in each of the formats into a folder.
 
     Args:

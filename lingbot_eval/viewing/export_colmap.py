@@ -20,7 +20,7 @@ from lingbot_eval.geometry.cameras import project
 from lingbot_eval.geometry.poses import inverse, orthogonalised
 from lingbot_eval.geometry.quaternions import quaternion_from_rotation
 from lingbot_eval.types import DepthMap, FloatArray, Image
-from lingbot_eval.viewing.scene import Scene
+from lingbot_eval.viewing.scaled import ScaledScene
 
 MAX_POINTS = 100_000
 LONGEST_TRACK = 8
@@ -67,7 +67,7 @@ class _Model:
         return (images[order].astype(np.int32), places[order].astype(np.int32)), starts
 
 
-def write_colmap_text(scene: Scene, folder: Path) -> None:
+def write_colmap_text(scene: ScaledScene, folder: Path) -> None:
     """``colmap/sparse/0/*.txt``, ``colmap/images``."""
     home, model, comments = _prepared(scene, folder / "colmap")
     cameras, images, points = list(comments), list(comments), list(comments)
@@ -93,7 +93,7 @@ def write_colmap_text(scene: Scene, folder: Path) -> None:
         (home / f"{name}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_colmap_binary(scene: Scene, folder: Path) -> None:
+def write_colmap_binary(scene: ScaledScene, folder: Path) -> None:
     """``colmap_binary/sparse/0/*.bin``, ``colmap_binary/images``; conventions in ``conventions.json`` beside them."""
     home, model, _ = _prepared(scene, folder / "colmap_binary")
     with (home / "cameras.bin").open("wb") as stream:
@@ -120,7 +120,7 @@ def write_colmap_binary(scene: Scene, folder: Path) -> None:
             stream.write(own.tobytes())
 
 
-def write_images(scene: Scene, home: Path) -> Callable[[int], str]:
+def write_images(scene: ScaledScene, home: Path) -> Callable[[int], str]:
     """``home/images/NNNNNN.png`` of every frame with a pose, where the images can still be had.
 
     Returns:
@@ -148,7 +148,7 @@ def write_images(scene: Scene, home: Path) -> Callable[[int], str]:
     return lambda index: f"images/{index:06d}.png"
 
 
-def _prepared(scene: Scene, home: Path) -> tuple[Path, _Model, list[str]]:
+def _prepared(scene: ScaledScene, home: Path) -> tuple[Path, _Model, list[str]]:
     """The folder of the model with the images beside it, the model, and what its files state."""
     model = _model(scene)
     inner = home / "sparse" / "0"
@@ -166,7 +166,7 @@ def _prepared(scene: Scene, home: Path) -> tuple[Path, _Model, list[str]]:
     return inner, model, [f"# {key}: {value}" for key, value in words]
 
 
-def _model(scene: Scene) -> _Model:
+def _model(scene: ScaledScene) -> _Model:
     cameras = scene.need_cameras()
     positions, colours, _, _ = scene.points()
     # A front part would be the first frames alone.

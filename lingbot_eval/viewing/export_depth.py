@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from lingbot_eval.types import DepthMap
-from lingbot_eval.viewing.scene import Scene
+from lingbot_eval.viewing.scaled import ScaledScene
 
 _LARGEST = 65535
 _EXR_MAGIC, _EXR_VERSION = 20000630, 2
 
 
-def write_depth_png(scene: Scene, folder: Path) -> None:
+def write_depth_png(scene: ScaledScene, folder: Path) -> None:
     """``depth_png/NNNNNN.png``: 16 bits, 0 = none, divided by the factor in ``depth.json`` (and in each file's text).
 
     The factor is 1000 a metre, else a power of ten that the farthest depth of all frames allows.
@@ -41,7 +41,7 @@ def write_depth_png(scene: Scene, folder: Path) -> None:
     _state(home, {**facts, "factor": factor})
 
 
-def write_depth_exr(scene: Scene, folder: Path) -> None:
+def write_depth_exr(scene: ScaledScene, folder: Path) -> None:
     """``depth_exr/NNNNNN.exr``: one float32 channel Z, not compressed, 0 = none, conventions in the header."""
     home = folder / "depth_exr"
     home.mkdir()
@@ -79,13 +79,13 @@ def exr_bytes(depth: DepthMap, comments: str) -> bytes:
     return b"".join([header, places.astype("<u8").tobytes(), lines.tobytes()])
 
 
-def _maps(scene: Scene) -> Iterator[tuple[int, DepthMap]]:
+def _maps(scene: ScaledScene) -> Iterator[tuple[int, DepthMap]]:
     """Frames and their depth, what is none as 0."""
     for frame in scene.need_depth():
         yield frame.index, np.where(np.isfinite(frame.depth) & (frame.depth > 0), frame.depth, np.float32(0))
 
 
-def _facts(scene: Scene) -> dict[str, str]:
+def _facts(scene: ScaledScene) -> dict[str, str]:
     facts = scene.conventions()
     # Depth is whole: the rule is of clouds.
     facts.pop("voxel_size", None)

@@ -17,7 +17,7 @@ from lingbot_eval.types import Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing import export as export_module
 from lingbot_eval.viewing.export import FORMATS, known_formats, write_formats
 from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
-from lingbot_eval.viewing.scene import Scene, make_scene
+from lingbot_eval.viewing.scaled import ScaledScene, make_scaled
 
 WIDTH, HEIGHT, FRAMES = 48, 36, 12
 K = np.array([[40.0, 0, 23.5], [0, 42.0, 17.5], [0, 0, 1]])
@@ -71,21 +71,21 @@ def images() -> Iterator[tuple[int, Image]]:
 
 
 @pytest.fixture
-def scene(kept: Reconstruction) -> Scene:
-    return make_scene(kept, "made/up/one", images=images)
+def scene(kept: Reconstruction) -> ScaledScene:
+    return make_scaled(kept, "made/up/one", images=images)
 
 
 @pytest.fixture
-def metric(kept: Reconstruction) -> Scene:
-    return make_scene(kept, "made/up/one", scale="truth", images=images, share=1.0)
+def metric(kept: Reconstruction) -> ScaledScene:
+    return make_scaled(kept, "made/up/one", scale="truth", images=images, share=1.0)
 
 
-def written(scene: Scene, folder: Path, *formats: str) -> Path:
+def written(scene: ScaledScene, folder: Path, *formats: str) -> Path:
     write_formats(scene, folder, formats, lambda name: None)
     return folder
 
 
-def test_ply_is_what_plyfile_reads(scene: Scene, metric: Scene, tmp_path: Path) -> None:
+def test_ply_is_what_plyfile_reads(scene: ScaledScene, metric: ScaledScene, tmp_path: Path) -> None:
     plyfile = pytest.importorskip("plyfile")
     read = plyfile.PlyData.read(written(scene, tmp_path, "ply") / "cloud.ply")
     points = read["vertex"]
@@ -106,7 +106,7 @@ def test_ply_is_what_plyfile_reads(scene: Scene, metric: Scene, tmp_path: Path) 
     assert len(scaled["vertex"]) == len(metric.cloud)  # type: ignore[arg-type]
 
 
-def test_glb_is_what_trimesh_reads_with_y_up(scene: Scene, tmp_path: Path) -> None:
+def test_glb_is_what_trimesh_reads_with_y_up(scene: ScaledScene, tmp_path: Path) -> None:
     trimesh = pytest.importorskip("trimesh")
     file = written(scene, tmp_path, "glb") / "cloud.glb"
     (points,) = trimesh.load(file).geometry.values()
@@ -121,7 +121,7 @@ def test_glb_is_what_trimesh_reads_with_y_up(scene: Scene, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["colmap", "colmap-binary"])
-def test_colmap_models_pass_pycolmap(metric: Scene, tmp_path: Path, name: str) -> None:
+def test_colmap_models_pass_pycolmap(metric: ScaledScene, tmp_path: Path, name: str) -> None:
     pycolmap = pytest.importorskip("pycolmap")
     cv2 = pytest.importorskip("cv2")
     home = written(metric, tmp_path, name) / name.replace("-", "_")
@@ -150,7 +150,7 @@ def test_colmap_models_pass_pycolmap(metric: Scene, tmp_path: Path, name: str) -
     assert (facts["unit"], facts["pixels"]) == ("metre", "centre of the first at (0.5, 0.5)")
 
 
-def test_colmap_text_has_an_even_number_of_lines(scene: Scene, tmp_path: Path) -> None:
+def test_colmap_text_has_an_even_number_of_lines(scene: ScaledScene, tmp_path: Path) -> None:
     lines = (written(scene, tmp_path, "colmap") / "colmap/sparse/0/images.txt").read_text().splitlines()
     comments = [line for line in lines if line.startswith("#")]
     assert len(comments) % 2 == 0
@@ -160,7 +160,7 @@ def test_colmap_text_has_an_even_number_of_lines(scene: Scene, tmp_path: Path) -
 
 def test_what_hides_a_point_is_no_observation(kept: Reconstruction, tmp_path: Path) -> None:
     pycolmap = pytest.importorskip("pycolmap")
-    scene = make_scene(kept, "made/up/one")
+    scene = make_scaled(kept, "made/up/one")
     assert scene.cloud is not None
     behind = np.array([[0.3, 0, 9], [0.4, 0.1, 9], [0.5, 0.2, 9]], np.float32)
     scene.cloud.add(behind, np.zeros((3, 3), np.uint8), np.full(3, 99, np.float32), FRAMES)
@@ -170,7 +170,7 @@ def test_what_hides_a_point_is_no_observation(kept: Reconstruction, tmp_path: Pa
         assert all(point.xyz[2] == pytest.approx(4, abs=1e-3) for point in model.points3D.values())
 
 
-def test_transforms_give_the_wall_back(metric: Scene, tmp_path: Path) -> None:
+def test_transforms_give_the_wall_back(metric: ScaledScene, tmp_path: Path) -> None:
     plyfile = pytest.importorskip("plyfile")
     home = written(metric, tmp_path, "nerfstudio") / "nerfstudio"
     document = json.loads((home / "transforms.json").read_text())
@@ -193,7 +193,7 @@ def test_transforms_give_the_wall_back(metric: Scene, tmp_path: Path) -> None:
             assert np.median(np.abs(row[own] % 1 - 0.5)) < 1e-3
 
 
-def test_trajectories_are_what_evo_reads(metric: Scene, tmp_path: Path) -> None:
+def test_trajectories_are_what_evo_reads(metric: ScaledScene, tmp_path: Path) -> None:
     file_interface = pytest.importorskip("evo.tools.file_interface")
     home = written(metric, tmp_path, "tum", "kitti", "euroc")
     for found in (
@@ -210,7 +210,7 @@ def test_trajectories_are_what_evo_reads(metric: Scene, tmp_path: Path) -> None:
     assert frames[3] == "3 0.3"
 
 
-def test_depth_is_what_opencv_reads(metric: Scene, scene: Scene, tmp_path: Path) -> None:
+def test_depth_is_what_opencv_reads(metric: ScaledScene, scene: ScaledScene, tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     home = written(metric, tmp_path, "depth-png", "depth-exr")
     assert sorted(file.name for file in (home / "depth_png").glob("*.png")) == [
@@ -230,7 +230,7 @@ def test_depth_is_what_opencv_reads(metric: Scene, scene: Scene, tmp_path: Path)
     np.testing.assert_allclose(read / facts["factor"], depth_of(pose_at(3)), atol=6e-5)
 
 
-def test_exr_is_what_openexr_reads(metric: Scene, tmp_path: Path) -> None:
+def test_exr_is_what_openexr_reads(metric: ScaledScene, tmp_path: Path) -> None:
     openexr = pytest.importorskip("OpenEXR")
     read = openexr.File(str(written(metric, tmp_path, "depth-exr") / "depth_exr" / "000003.exr"))
     expected = metric.depth_of(3)
@@ -240,14 +240,14 @@ def test_exr_is_what_openexr_reads(metric: Scene, tmp_path: Path) -> None:
 
 
 def test_scale_by_two_points_and_by_a_factor(kept: Reconstruction) -> None:
-    by_points = make_scene(kept, "x", scale=((0, 0, 0), (0, 0, 4), 10.0))
+    by_points = make_scaled(kept, "x", scale=((0, 0, 0), (0, 0, 4), 10.0))
     assert by_points.scale == 2.5
     np.testing.assert_allclose(by_points.poses.positions, 2.5 * np.stack([pose_at(i)[:3, 3] for i in range(FRAMES)]))
-    assert make_scene(kept, "x", scale=0.5).conventions()["scale"] == "0.5 (given)"
+    assert make_scaled(kept, "x", scale=0.5).conventions()["scale"] == "0.5 (given)"
     with pytest.raises(ConfigError, match="two different points"):
-        make_scene(kept, "x", scale=((1, 1, 1), (1, 1, 1), 2.0))
+        make_scaled(kept, "x", scale=((1, 1, 1), (1, 1, 1), 2.0))
     with pytest.raises(ConfigError, match="expected a scale above 0, found -1"):
-        make_scene(kept, "x", scale=-1.0)
+        make_scaled(kept, "x", scale=-1.0)
 
 
 def test_improved_poses_make_the_cloud_anew(kept: Reconstruction) -> None:
@@ -257,7 +257,7 @@ def test_improved_poses_make_the_cloud_anew(kept: Reconstruction) -> None:
     poses = old.camera_to_world.copy()
     poses[:, :3, 3] = 3 * poses[:, :3, 3] + [0, 0, 1]
     moved = Trajectory(np.arange(FRAMES), old.timestamps + 1e-3, poses)
-    scene = make_scene(kept, "x", poses=moved, images=images)
+    scene = make_scaled(kept, "x", poses=moved, images=images)
     assert scene.cloud is not None
     np.testing.assert_allclose(scene.cloud.positions[:, 2], 3 * 4 + 1, atol=1e-3)
     assert set(scene.cloud.first_frame) == {0, 3, 6, 9}
@@ -266,7 +266,7 @@ def test_improved_poses_make_the_cloud_anew(kept: Reconstruction) -> None:
     assert len(np.unique(scene.cloud.colours[first], axis=0)) > 1000  # of the pictures, not grey
     late = Trajectory(np.arange(3), np.array([50.0, 51, 52]), poses[:3])
     with pytest.raises(DataError, match="expected poses at the times of its frames"):
-        make_scene(kept, "x", poses=late)
+        make_scaled(kept, "x", poses=late)
 
 
 def test_what_is_lacking_is_said(kept: Reconstruction, tmp_path: Path) -> None:
@@ -275,33 +275,33 @@ def test_what_is_lacking_is_said(kept: Reconstruction, tmp_path: Path) -> None:
 
     some = [f"depth-{index:06d}.npz" for index in (0, 3, 6, 9)]
     with pytest.raises(DataError, match="made/up: expected poses, found none"):
-        make_scene(without("estimate.tum"), "made/up")
+        make_scaled(without("estimate.tum"), "made/up")
     with pytest.raises(DataError, match="expected true poses to scale by, found none"):
-        make_scene(without("reference.tum"), "x", scale="truth")
-    no_depth = make_scene(without(*some), "x")
+        make_scaled(without("reference.tum"), "x", scale="truth")
+    no_depth = make_scaled(without(*some), "x")
     for name in ("depth-png", "depth-exr"):
         with pytest.raises(DataError, match=r"expected kept depth, found none; set keep\.depth"):
             written(no_depth, tmp_path / name, name)
     with pytest.raises(DataError, match="expected kept depth to make the cloud anew"):
-        make_scene(without(*some), "x", poses=kept.poses)
+        make_scaled(without(*some), "x", poses=kept.poses)
     for name in ("ply", "glb", "colmap", "nerfstudio"):
         with pytest.raises((DataError, DependencyError), match=r"expected a kept cloud, found none|trimesh"):
-            written(make_scene(without("cloud.npz"), "x"), tmp_path / f"no cloud {name}", name)
+            written(make_scaled(without("cloud.npz"), "x"), tmp_path / f"no cloud {name}", name)
     with pytest.raises(DataError, match="expected intrinsics of the frames, found none"):
-        written(make_scene(without("cameras.npz"), "x"), tmp_path / "no cameras", "colmap")
+        written(make_scaled(without("cameras.npz"), "x"), tmp_path / "no cameras", "colmap")
     with pytest.raises(ConfigError, match=r"unknown format 'colmapp' \(did you mean 'colmap'\?\)"):
         known_formats(("colmapp",))
     with pytest.raises(ConfigError, match="share of the voxels"):
-        make_scene(kept, "x", share=0)
+        make_scaled(kept, "x", share=0)
 
 
 def test_images_of_another_size_are_refused(kept: Reconstruction, tmp_path: Path) -> None:
-    scene = make_scene(kept, "x", images=lambda: iter([(0, np.zeros((10, 10, 3), np.uint8))]))
+    scene = make_scaled(kept, "x", images=lambda: iter([(0, np.zeros((10, 10, 3), np.uint8))]))
     with pytest.raises(DataError, match="frame 0: expected an image of 48x36 as it was streamed, found 10x10"):
         written(scene, tmp_path, "colmap")
 
 
-def test_a_full_disk_is_one_line(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_line(scene: ScaledScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -27,7 +27,7 @@ Scale = float | TwoPoints | Literal["truth"]
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class ScaledScene:
     """What formats are written from, in units of the export.
 
     title: dataset, scene and method in words. poses: of the frames, indices those of the frames. cloud: None where none
@@ -106,7 +106,7 @@ class Scene:
         return (found for index in self.depth_indices if (found := self.depth_of(index)) is not None)
 
 
-def make_scene(
+def make_scaled(
     kept: Reconstruction,
     title: str,
     *,
@@ -115,7 +115,7 @@ def make_scene(
     images: Images | None = None,
     share: float = CONFIDENT_SHARE,
     done: Callable[[], object] = lambda: None,
-) -> Scene:
+) -> ScaledScene:
     """A stored reconstruction, ready to be exported.
 
     Args:
@@ -141,7 +141,7 @@ def make_scene(
     estimate = kept.poses
     if estimate is None or not len(estimate):
         raise DataError(f"{title}: expected poses, found none; the method gave none, or its run failed")
-    scene = Scene(
+    scene = ScaledScene(
         title=title,
         poses=estimate,
         cloud=kept.cloud(),
@@ -156,7 +156,7 @@ def make_scene(
     return scene if scale is None else _scaled(scene, *_factor(scene, kept.reference, scale))
 
 
-def _factor(scene: Scene, reference: Trajectory | None, scale: Scale) -> tuple[float, str]:
+def _factor(scene: ScaledScene, reference: Trajectory | None, scale: Scale) -> tuple[float, str]:
     """The factor to metres, and where it is from."""
     if scale == "truth":
         if reference is None:
@@ -182,14 +182,14 @@ def _checked(factor: float) -> float:
     return factor
 
 
-def _scaled(scene: Scene, factor: float, words: str) -> Scene:
+def _scaled(scene: ScaledScene, factor: float, words: str) -> ScaledScene:
     poses = scene.poses.camera_to_world.copy()
     poses[:, :3, 3] *= factor
     moved = replace(scene.poses, camera_to_world=poses)
     return replace(scene, poses=moved, scale=factor, unit="metre", scale_words=words)
 
 
-def _on_poses(scene: Scene, poses: Trajectory, done: Callable[[], object]) -> Scene:
+def _on_poses(scene: ScaledScene, poses: Trajectory, done: Callable[[], object]) -> ScaledScene:
     """The scene at poses of an optimiser elsewhere, its cloud made of kept depth."""
     if not scene.depth_indices or scene.depth_frame is None:
         raise DataError(
@@ -231,7 +231,7 @@ def _tolerance(times: FloatArray) -> float:
     return float(np.diff(times).min()) * 0.499 if len(times) > 1 else 0.01
 
 
-def _fused(scene: Scene, old: VoxelCloud | None, done: Callable[[], object]) -> VoxelCloud:
+def _fused(scene: ScaledScene, old: VoxelCloud | None, done: Callable[[], object]) -> VoxelCloud:
     """A cloud of kept depth at the scene's poses."""
     cloud = VoxelCloud(limit=old.limit) if old is not None else VoxelCloud()
     at = {int(index): pose for index, pose in zip(scene.poses.indices, scene.poses.camera_to_world, strict=True)}
