@@ -154,9 +154,10 @@ class Declaration:
 
     name, variant: of the measurements that it is of, ``*`` and ``?`` as in file names; a variant of None is any.
     better: whether lower or higher values are; None where neither is. headline: its place in a report's first table,
-    from 1; 0 for what is not in it. line: what the one line of a unit calls it, "" for what is not in it. tolerance:
-    how much worse the gate lets it become, as a baseline's file writes it; None: as the next declaration that fits
-    says, else as for everything.
+    from 1; 0 for what is not in it. line: what the one line of a unit calls it, "" for what is not in it. title: what
+    the first table of a report's page calls it, "" for its own name. published: what cards call it, ``*`` as in name;
+    "" for what nobody publishes. tolerance: how much worse the gate lets it become, as a baseline's file writes it;
+    None: as the next declaration that fits says, else as for everything.
     """
 
     name: str
@@ -164,6 +165,8 @@ class Declaration:
     variant: str | None = None
     headline: int = 0
     line: str = ""
+    title: str = ""
+    published: str = ""
     tolerance: Mapping[str, str | float] | None = None
 
     def fits(self, name: str, variant: str) -> bool:

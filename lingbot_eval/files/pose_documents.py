@@ -30,14 +30,11 @@ _SHAPES = "(N, 4, 4), (N, 3, 4), (N, 12), (N, 16), (N, 8) as TUM or (N, 4) as ti
 def is_colmap(text: str) -> bool:
     """Whether the first row is an image of COLMAP's images.txt: nine numbers and a name."""
     first = next(rows_of(text), None)
-    return first is not None and colmap_image(first[1]) is not None
+    return first is not None and _image(first[1]) is not None
 
 
-def colmap_image(line: str) -> tuple[list[float], int, str] | None:
-    """Eight numbers (id, qw qx qy qz, tx ty tz), the camera's number and the name of an image; None for another line.
-
-    line: of images.txt, without blanks around it.
-    """
+def _image(line: str) -> tuple[list[float], str] | None:
+    """Eight numbers (id, qw qx qy qz, tx ty tz) and the name of an image's line; None for another line."""
     words = line.split(None, 9)
     if len(words) < 10:
         return None
@@ -48,11 +45,9 @@ def colmap_image(line: str) -> tuple[list[float], int, str] | None:
     try:
         parse_number(words[9].split()[0])
     except ValueError:
-        camera = int(numbers[8]) if numbers[8].is_integer() else -1
-        return numbers[:8], camera, words[9].strip()
+        return numbers[:8], words[9].strip()
     # A line of points is numbers throughout; so is a name such as "000012", which has no more words.
-    one_word = len(words[9].split()) == 1 and numbers[8].is_integer()
-    return (numbers[:8], int(numbers[8]), words[9].strip()) if one_word else None
+    return (numbers[:8], words[9].strip()) if len(words[9].split()) == 1 and numbers[8].is_integer() else None
 
 
 def read_colmap(text: str, path: Path) -> PoseRows:
@@ -70,11 +65,11 @@ def read_colmap(text: str, path: Path) -> PoseRows:
             continue
         if not stripped:
             continue
-        found = colmap_image(stripped)
+        found = _image(stripped)
         if found is None:
             raise DataError(f"{at(path, number)}: expected {_COLMAP_FIELDS}, found {stripped[:60]!r}")
         numbers.append(found[0])
-        names.append(found[2])
+        names.append(found[1])
         lines.append(number)
         points_follow = True
     if not numbers:
@@ -92,7 +87,7 @@ def _looks_like_image(line: str) -> bool:
     try:
         parse_number(words[9])
     except ValueError:
-        return colmap_image(line) is not None
+        return _image(line) is not None
     return False
 
 

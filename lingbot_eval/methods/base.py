@@ -129,6 +129,14 @@ class MethodSettings(BaseModel):
         """Whether the method computes elsewhere, so that the cores may decode, score and store meanwhile."""
         return False
 
+    def stream_key(self, frames: int) -> tuple[object, ...] | None:
+        """What sets a stream of so many frames apart from longer ones of the same scene, before its end.
+
+        Where it is the same for two lengths, the shorter stream is the beginning of the longer one, and is not streamed
+        again. None: each length is, as predictions rest on later frames, or nobody knows.
+        """
+        return None
+
     def check(self, sequence: FrameSequence) -> None:
         """Raises what a unit on this scene would fail with, where looking costs little; a dry run asks."""
         return
@@ -151,12 +159,15 @@ class BaseMethod:
         Settings: a pydantic model of the method's own settings, written beside ``kind`` and ``name`` in an experiment.
         needs_images: False for a method that reads no image; nothing is decoded for it then.
         gives_depth: whether predictions carry depth.
+        causal: whether each prediction rests on the frames up to its own alone, however many will come: one stream then
+            gives the results of all ``lengths``.
         settings: the settings of this instance.
     """
 
     Settings: ClassVar[type[BaseModel]] = Settings
     needs_images: bool = True
     gives_depth: ClassVar[bool] = True
+    causal: ClassVar[bool] = False
 
     def __init__(self, settings: MethodSettings) -> None:
         self.settings: Any = settings
@@ -247,6 +258,9 @@ def _settings_type(kind: str, cls: type[BaseMethod]) -> type[MethodSettings]:
         @property
         def gives_depth(self) -> bool:
             return cls.gives_depth
+
+        def stream_key(self, frames: int) -> tuple[object, ...] | None:
+            return () if cls.causal else None
 
     fields: dict[str, Any] = {
         name: (field.annotation, field) for name, field in cls.Settings.model_fields.items() if name != "name"

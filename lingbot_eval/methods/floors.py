@@ -12,7 +12,16 @@ from lingbot_eval.methods.base import BaseMethod, Method, MethodSettings
 from lingbot_eval.types import Frame, Prediction
 
 
-class MotionlessConfig(MethodSettings):
+class _FloorConfig(MethodSettings):
+    @property
+    def gives_depth(self) -> bool:
+        return False
+
+    def stream_key(self, frames: int) -> tuple[object, ...]:
+        return ()
+
+
+class MotionlessConfig(_FloorConfig):
     """A camera that never moves nor turns."""
 
     kind: Literal["motionless"]
@@ -25,12 +34,8 @@ class MotionlessConfig(MethodSettings):
     def motionless(self) -> bool:
         return True
 
-    @property
-    def gives_depth(self) -> bool:
-        return False
 
-
-class ConstantVelocityConfig(MethodSettings):
+class ConstantVelocityConfig(_FloorConfig):
     """A camera that moves straight on along its optical axis, one unit a second, and never turns.
 
     The speed is arbitrary: whoever compares with it after an alignment with scale, as Sim(3), finds the best one.
@@ -41,10 +46,6 @@ class ConstantVelocityConfig(MethodSettings):
 
     def create(self) -> Method:
         return Floor(self, 1.0)
-
-    @property
-    def gives_depth(self) -> bool:
-        return False
 
 
 class Floor(BaseMethod):

@@ -10,7 +10,7 @@ from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.base import Method, MethodSettings, WeightFile
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.resources import PUBLIC, SHIPPED, SHIPPED_CONFIG
-from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.streaming.settings import StreamSettings, stream_interval
 
 
 class ModelSettings(BaseModel):
@@ -97,6 +97,12 @@ class LingbotConfig(MethodSettings):
             check_checkpoint(self.model.config, path, point_head=self.model.point_head)
         digest = checkpoint_sha256(path)
         return WeightFile(f"{path.name}, SHA-256 {digest}", digest)
+
+    def stream_key(self, frames: int) -> tuple[object, ...] | None:
+        # Windows are joined with what comes later; ``auto`` keeps fewer frames of a longer stream.
+        if self.streaming.windowed is not None:
+            return None
+        return stream_interval(self.streaming, frames), min(frames, self.streaming.scale_frames)
 
     @property
     def leaves_the_cpu_free(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from lingbot_eval.registry import Registry
 from lingbot_eval.types import Declaration, Measurement
@@ -25,6 +26,8 @@ _DECLARED: Registry[tuple[Declaration, ...]] = Registry(
         "memory": "lingbot_eval.profiling.memory:DECLARED",
     },
 )
+Key = tuple[str, str, str]
+"""Family, name and variant of a measurement."""
 _NOTHING = Declaration("*", None)
 _BEHIND = 1_000
 
@@ -43,6 +46,29 @@ def headlines() -> tuple[Declaration, ...]:
 def headline_place(family: str, name: str, variant: str) -> int:
     """Where a measurement stands among the headlines; those of plugins stand behind."""
     return declaration(family, name, variant).headline or _BEHIND
+
+
+def titles() -> dict[Key, str]:
+    """What the first table of a report's page calls measurements, in its order: by family, headlines first."""
+    return {
+        (family, declared.name, declared.variant or ""): declared.title
+        for family in _DECLARED.names()
+        for declared in sorted(_DECLARED.get(family), key=lambda declared: declared.headline or _BEHIND)
+        if declared.title
+    }
+
+
+def published_as(name: str) -> tuple[Key, str] | None:
+    """The measurement that cards call ``name``, and which average over scenes: ``mean`` or, of all scenes' samples
+    pooled, ``micro``; None for what no metric declares.
+    """
+    stem = name.removesuffix("_micro")
+    average = "mean" if stem == name else "micro"
+    stem = stem.removesuffix("_macro")
+    for family, declared in declarations():
+        if declared.published and fnmatchcase(stem, declared.published):
+            return (family, stem if "*" in declared.published else declared.name, declared.variant or ""), average
+    return None
 
 
 def declaration(family: str, name: str, variant: str = "") -> Declaration:

@@ -30,8 +30,24 @@ _SKIPPED_IN_WORDS = {
 
 
 DECLARED = (
-    Declaration("abs_rel", "lower", "scale_only", headline=7, line="abs rel"),
-    Declaration("delta_1_25", "higher", "scale_only", headline=8),
+    Declaration("abs_rel", "lower", "scale_only", headline=7, line="abs rel", title="AbsRel"),
+    Declaration("delta_1_25", "higher", "scale_only", headline=8, title="δ<1.25 (%)"),
+    *(
+        declared
+        for variant, words in (("metric", "metric"), ("scale", "one scale"), ("scale_shift", "scale and shift"))
+        for declared in (
+            Declaration(
+                "abs_rel", "lower", f"video_{variant}", title=f"AbsRel, {words}", published=f"video_abs_rel_{variant}"
+            ),
+            Declaration(
+                "delta_1_25",
+                "higher",
+                f"video_{variant}",
+                title=f"δ<1.25, {words} (%)",
+                published=f"video_delta_1_25_{variant}_percent",
+            ),
+        )
+    ),
     # Shares of pixels in percent: a few sit on the threshold on any machine.
     Declaration("delta_*", "higher", tolerance={"kind": "absolute", "worse_by": 0.2}),
     Declaration("abs_rel*", "lower"),
@@ -51,7 +67,8 @@ class DepthSettings(BaseModel):
     """Which conventions are computed. Depths in metres; truth is valid strictly between min_depth and max_depth.
 
     alignments: of each frame alone. sequence_alignments: one for the whole sequence (see depth_sample.py), on at most
-    sample_pixels pixels spread evenly over all frames; () also leaves the curves out.
+    sample_pixels pixels spread evenly over all frames; () also leaves the curves out. ``video_metric``, ``video_scale``
+    and ``video_scale_shift`` are the three under which papers print video depth, clipped at max_depth.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -159,7 +176,7 @@ class DepthScorer:
         found = [m for name in self._settings.alignments for m in self._errors(name)]
         if self._sample is not None:
             names = self._settings.sequence_alignments
-            found += self._sample.errors(names, trajectory_scale, self._why_nothing)
+            found += self._sample.errors(names, trajectory_scale, self._settings.max_depth, self._why_nothing)
             found += self._sample.curves(self._why_nothing)
         return (*found, *counts)
 

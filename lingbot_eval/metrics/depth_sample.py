@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from lingbot_eval.metrics.depth_sums import DepthSums, least_squares, median
+from lingbot_eval.metrics.depth_sums import (
+    DepthSums,
+    least_absolute_scale,
+    least_squares,
+    median,
+    walked_scale_and_shift,
+)
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.types import DepthMap, FloatArray, Measurement
 
-SequenceAlignment = Literal["sequence_scale", "sequence_lstsq", "trajectory_scale"]
+VideoAlignment = Literal["video_metric", "video_scale", "video_scale_shift"]
+"""As the papers of CUT3R's family compute video depth: one alignment for the sequence, clipped afterwards."""
+SequenceAlignment = Literal["sequence_scale", "sequence_lstsq", "trajectory_scale"] | VideoAlignment
 
 DISTANCES_M = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, np.inf)
 TENTHS = 10
@@ -20,7 +28,14 @@ _IN_WORDS = {
     "sequence_scale": "every prediction multiplied by median(truth)/median(prediction) of the whole sequence",
     "sequence_lstsq": "every prediction moved by one scale and shift of least squares over the whole sequence",
     "trajectory_scale": "every prediction multiplied by the scale of the trajectory's Sim(3)",
+    "video_metric": "every prediction as it is",
+    "video_scale": "every prediction multiplied by one scale of the whole sequence, that of least absolute deviations"
+    " (10 reweighted least squares from the ratio of the means, as in CUT3R's evaluation)",
+    "video_scale_shift": "every prediction moved by one scale and shift of the whole sequence, sought as in CUT3R's"
+    " evaluation: 1,000 steps of Adam at 1e-4 on the absolute deviations, from the ratio of the medians",
 }
+_WALKED_PIXELS = 50_000
+"""Of a sample that scale and shift are sought on: the walk looks at all of them a thousand times."""
 _TRUTH, _PREDICTION, _RELATIVE, _CONFIDENCE = range(4)
 
 
@@ -62,13 +77,21 @@ class DepthSample:
 
     @np.errstate(over="ignore", invalid="ignore")  # what left the range of floats becomes a reason
     def errors(
-        self, names: tuple[SequenceAlignment, ...], trajectory_scale: float | None, why_nothing: Callable[[], str]
+        self,
+        names: tuple[SequenceAlignment, ...],
+        trajectory_scale: float | None,
+        max_depth: float,
+        why_nothing: Callable[[], str],
     ) -> list[Measurement]:
-        """The depth figures under alignments of the whole sequence, and how far sampling can have moved them."""
+        """The depth figures under alignments of the whole sequence, and how far sampling can have moved them.
+
+        max_depth: metres at which video depth is clipped.
+        """
         found: list[Measurement] = []
         for name in names:
             sums = DepthSums()
             reason = why_nothing
+            largest = max_depth if name in get_args(VideoAlignment) else np.inf
             if self._kept and name == "trajectory_scale" and trajectory_scale is None:
                 reason = _no_trajectory
             elif self._kept:
@@ -76,8 +99,9 @@ class DepthSample:
                 for rows in self._frames:
                     if rows.shape[1]:
                         truth, prediction = rows[:2].astype(np.float64)
-                        sums.add(truth, prediction, scale, shift)
-            found += sums.measurements(name, f"{_IN_WORDS[name]}; {self._words}", reason)
+                        sums.add(truth, prediction, scale, shift, largest)
+            clipped = f", then clipped at {largest:g} m" if np.isfinite(largest) else ""
+            found += sums.measurements(name, f"{_IN_WORDS[name]}{clipped}; {self._words}", reason)
         bound = Quantity(
             "depth",
             "sampling_error",
@@ -147,11 +171,16 @@ class DepthSample:
             yield rank.value(float(spearmanr(confidence, relative).statistic), len(order))
 
     def _alignment(self, name: SequenceAlignment, trajectory_scale: float | None) -> tuple[float, float]:
-        if name == "trajectory_scale":
-            return float(trajectory_scale or 1.0), 0.0
+        if name in ("trajectory_scale", "video_metric"):
+            return float(trajectory_scale or 1.0) if name == "trajectory_scale" else 1.0, 0.0
         truth, prediction = self._column(_TRUTH), self._column(_PREDICTION)
         if name == "sequence_lstsq":
             return least_squares(truth, prediction)
+        if name == "video_scale":
+            return least_absolute_scale(truth, prediction), 0.0
+        if name == "video_scale_shift":
+            every = -(-len(truth) // _WALKED_PIXELS)
+            return walked_scale_and_shift(truth[::every], prediction[::every])
         return median(truth.astype(np.float32)) / median(prediction.astype(np.float32)), 0.0
 
     def _column(self, which: int) -> FloatArray:

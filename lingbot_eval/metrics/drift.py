@@ -38,7 +38,7 @@ LOOP_SHARE = 0.05  # of the path length: how near the reference must come back t
 
 
 DECLARED = (
-    Declaration("segment_translation", "lower", "sim3", headline=5),
+    Declaration("segment_translation", "lower", "sim3", headline=5, title="drift (%)"),
     Declaration("segment_*", "lower"),
     # Signed: 0 is best.
     Declaration("scale_drift", None),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.metrics.measuring import Quantity
-from lingbot_eval.metrics.registration import icp, nearest
+from lingbot_eval.metrics.registration import icp, nearest, normals_at
 from lingbot_eval.types import Declaration, DepthMap, FloatArray, Measurement
 
 Metres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -20,15 +20,20 @@ Mask = NDArray[np.bool_]
 
 MIN_POINTS = 100
 ICP_POINTS = 200_000  # six numbers are sought: more points only take longer
+NORMAL_POINTS = 100_000  # of each cloud: the mean of so many cosines is known to three digits
 
 
 DECLARED = (
-    Declaration("accuracy", "lower"),
-    Declaration("completeness", "lower"),
-    Declaration("chamfer", "lower"),
-    Declaration("precision", "higher"),
-    Declaration("recall", "higher"),
-    Declaration("f1", "higher"),
+    Declaration("accuracy", "lower", "", title="Acc (m)", published="accuracy_m"),
+    Declaration("completeness", "lower", "", title="Comp (m)", published="completeness_m"),
+    Declaration("normal_consistency", "higher", "", title="NC", published="normal_consistency"),
+    Declaration("f1", "higher", "", title="F1 (%)", published="f1_percent"),
+    Declaration("accuracy", "lower", "median", published="accuracy_median_m"),
+    Declaration("completeness", "lower", "median", published="completeness_median_m"),
+    Declaration("normal_consistency", "higher", "median", published="normal_consistency_median"),
+    Declaration("chamfer", "lower", "", published="chamfer_m"),
+    Declaration("precision", "higher", "", published="precision_percent"),
+    Declaration("recall", "higher", "", published="recall_percent"),
 )
 
 
@@ -36,8 +41,9 @@ class PointSettings(BaseModel):
     """How clouds are compared; lengths in metres.
 
     voxel_m: edge of the voxels that both clouds are thinned to, None for none. icp_m: farthest pair of the
-    registration, None for no registration. threshold_m: of precision, recall and F1. max_points: a cloud that is
-    collected from depth maps keeps at most that many points of each side.
+    registration, None for no registration. threshold_m: of precision, recall and F1. normal_neighbours: points that a
+    normal rests on, itself among them; None for no normals. max_points: a cloud that is collected from depth maps
+    keeps at most that many points of each side.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +51,7 @@ class PointSettings(BaseModel):
     voxel_m: Metres | None = 4 / 512
     icp_m: Metres | None = 0.1
     threshold_m: Metres = 0.05
+    normal_neighbours: Annotated[int, Field(ge=3, le=1000)] | None = 30
     max_points: Annotated[int, Field(ge=1000, le=20_000_000)] = 10_000_000
 
 
@@ -78,7 +85,7 @@ class PointPairs:
 
 
 def score_points(clouds: PointPairs, settings: PointSettings | None = None) -> PointScore:
-    """Accuracy, completeness, chamfer, precision, recall and F1 of a predicted cloud.
+    """Accuracy, completeness, chamfer, precision, recall, F1 and normal consistency of a predicted cloud.
 
     Points that are not finite are left out before anything else. Too few points or pairs, or pairs on one line, come
     back as the reason.
@@ -90,21 +97,40 @@ def score_points(clouds: PointPairs, settings: PointSettings | None = None) -> P
     except UnscorableError as error:
         return PointScore(tuple(quantity.failed(str(error), 0) for quantity in quantities.values()))
     # Coverage decides which points are asked about; the whole other cloud answers.
-    to_truth = nearest(truth.points, aligned.points[aligned.mask])
-    to_prediction = nearest(aligned.points, truth.points[truth.mask])
+    to_truth, true_rows = nearest(truth.points, aligned.points[aligned.mask])
+    to_prediction, rows = nearest(aligned.points, truth.points[truth.mask])
     accuracy, completeness = float(np.mean(to_truth)), float(np.mean(to_prediction))
     precision, recall = (100.0 * float(np.mean(d < settings.threshold_m)) for d in (to_truth, to_prediction))
     f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+    both = len(to_truth) + len(to_prediction)
     found = {
-        "accuracy": (accuracy, len(to_truth)),
-        "completeness": (completeness, len(to_prediction)),
-        "chamfer": ((accuracy + completeness) / 2, len(to_truth) + len(to_prediction)),
-        "precision": (precision, len(to_truth)),
-        "recall": (recall, len(to_prediction)),
-        "f1": (f1, len(to_truth) + len(to_prediction)),
+        ("accuracy", ""): (accuracy, len(to_truth)),
+        ("accuracy", "median"): (float(np.median(to_truth)), len(to_truth)),
+        ("completeness", ""): (completeness, len(to_prediction)),
+        ("completeness", "median"): (float(np.median(to_prediction)), len(to_prediction)),
+        ("chamfer", ""): ((accuracy + completeness) / 2, both),
+        ("precision", ""): (precision, len(to_truth)),
+        ("recall", ""): (recall, len(to_prediction)),
+        ("f1", ""): (f1, both),
     }
+    if settings.normal_neighbours is not None:
+        agree = (
+            _agreement(aligned, truth, true_rows, settings.normal_neighbours),
+            _agreement(truth, aligned, rows, settings.normal_neighbours),
+        )
+        looked_at = sum(map(len, agree))
+        found["normal_consistency", ""] = float(np.mean([np.mean(side) for side in agree])), looked_at
+        found["normal_consistency", "median"] = float(np.mean([np.median(side) for side in agree])), looked_at
     measurements = tuple(quantities[name].value(*result) for name, result in found.items())
     return PointScore(measurements, transform, moved)
+
+
+def _agreement(cloud: _Cloud, other: _Cloud, partners: NDArray[np.int64], neighbours: int) -> FloatArray:
+    """(K,) |cosines| between normals of a cloud and of their partners in the other, of an even sample of its points."""
+    asked = np.flatnonzero(cloud.mask)
+    every = -(-len(asked) // NORMAL_POINTS)
+    own = normals_at(cloud.points, asked[::every], neighbours)
+    return np.asarray(np.abs(np.einsum("ki,ki->k", own, normals_at(other.points, partners[::every], neighbours))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +204,7 @@ def voxel_means(points: FloatArray, edge: float) -> tuple[FloatArray, NDArray[np
     return means, voxel.astype(np.int64)
 
 
-def _quantities(settings: PointSettings, sampled: str) -> dict[str, Quantity]:
+def _quantities(settings: PointSettings, sampled: str) -> dict[tuple[str, str], Quantity]:
     steps = ["Umeyama on corresponding points"]
     if settings.voxel_m is not None:
         steps.append(f"voxels of {settings.voxel_m:.4g} m")
@@ -188,12 +214,22 @@ def _quantities(settings: PointSettings, sampled: str) -> dict[str, Quantity]:
         )
     how = ", ".join(steps) + (f"; {sampled}" if sampled else "")
     limit = f"closer than {settings.threshold_m:g} m"
-    words: dict[str, tuple[Literal["m", "%"], str]] = {
-        "accuracy": ("m", "mean distance of predicted points to the nearest true one"),
-        "completeness": ("m", "mean distance of true points to the nearest predicted one"),
-        "chamfer": ("m", "mean of accuracy and completeness"),
-        "precision": ("%", f"share of predicted points {limit} to a true one"),
-        "recall": ("%", f"share of true points {limit} to a predicted one"),
-        "f1": ("%", "harmonic mean of precision and recall"),
+    words: dict[tuple[str, str], tuple[Literal["m", "%", "1"], str]] = {
+        ("accuracy", ""): ("m", "mean distance of predicted points to the nearest true one"),
+        ("accuracy", "median"): ("m", "median distance of predicted points to the nearest true one"),
+        ("completeness", ""): ("m", "mean distance of true points to the nearest predicted one"),
+        ("completeness", "median"): ("m", "median distance of true points to the nearest predicted one"),
+        ("chamfer", ""): ("m", "mean of accuracy and completeness"),
+        ("precision", ""): ("%", f"share of predicted points {limit} to a true one"),
+        ("recall", ""): ("%", f"share of true points {limit} to a predicted one"),
+        ("f1", ""): ("%", "harmonic mean of precision and recall"),
     }
-    return {name: Quantity("points", name, "", unit, f"{text}; {how}") for name, (unit, text) in words.items()}
+    if settings.normal_neighbours is not None:
+        rest = (
+            "|cosine| between the normal of a point and that of the nearest point of the other cloud, for predicted and"
+            f" for true points, then the mean of both; normals across the {settings.normal_neighbours} nearest points,"
+            f" of at most {NORMAL_POINTS} points of each cloud"
+        )
+        for variant, statistic in (("", "mean"), ("median", "median")):
+            words["normal_consistency", variant] = ("1", f"{statistic} {rest}")
+    return {key: Quantity("points", *key, unit, f"{text}; {how}") for key, (unit, text) in words.items()}

@@ -1,10 +1,11 @@
-"""Nearest neighbours and point-to-point ICP on large clouds, by SciPy."""
+"""Nearest neighbours, normals and point-to-point ICP on large clouds, by SciPy."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from lingbot_eval.errors import UnscorableError
@@ -22,14 +23,29 @@ def tree_of(points: FloatArray) -> KDTree:
     return KDTree(points, balanced_tree=False, compact_nodes=False)
 
 
-def nearest(target: FloatArray, points: FloatArray) -> FloatArray:
-    """(M,) distances of (M, 3) points to the nearest of (N, 3) target points."""
+def nearest(target: FloatArray, points: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
+    """(M,) distances of (M, 3) points to the nearest of (N, 3) target points, and (M,) rows of those."""
     tree = tree_of(target)
-    distances = np.empty(len(points))
+    distances, rows = np.empty(len(points)), np.empty(len(points), dtype=np.int64)
     for start in range(0, len(points), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        distances[chunk] = tree.query(points[chunk], workers=_WORKERS)[0]
-    return distances
+        distances[chunk], rows[chunk] = tree.query(points[chunk], workers=_WORKERS)
+    return distances, rows
+
+
+def normals_at(points: FloatArray, rows: NDArray[np.int64], neighbours: int) -> FloatArray:
+    """(K, 3) unit normals, of either sign, at ``rows`` (K,) of (N, 3) points: across the plane of each point's nearest
+    ``neighbours``, itself among them. Open3D's ``estimate_normals`` does the same, with 30 unless told otherwise.
+    """
+    tree = tree_of(points)
+    normals = np.empty((len(rows), 3))
+    for start in range(0, len(rows), _CHUNK // 8):
+        chunk = slice(start, start + _CHUNK // 8)
+        _, near = tree.query(points[rows[chunk]], k=range(1, min(neighbours, len(points)) + 1), workers=_WORKERS)
+        around = points[near] - points[near].mean(axis=1, keepdims=True)
+        # Eigenvalues ascend: the first vector is the direction in which the neighbours spread least.
+        normals[chunk] = np.linalg.eigh(np.swapaxes(around, 1, 2) @ around)[1][:, :, 0]
+    return normals
 
 
 def icp(source: FloatArray, target: FloatArray, farthest: float) -> FloatArray:

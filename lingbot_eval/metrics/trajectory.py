@@ -30,10 +30,10 @@ from lingbot_eval.metrics.segments import pair_errors
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 
 DECLARED = (
-    Declaration("ate_rmse", "lower", "sim3", headline=1, line="ATE"),
-    Declaration("coverage", "higher", "", headline=2, line="coverage"),
-    Declaration("rpe_translation_rmse", "lower", "sim3", headline=3),
-    Declaration("rpe_rotation_rmse", "lower", "sim3", headline=4),
+    Declaration("ate_rmse", "lower", "sim3", headline=1, line="ATE", title="ATE (m)", published="ate_m"),
+    Declaration("coverage", "higher", "", headline=2, line="coverage", title="coverage (%)"),
+    Declaration("rpe_translation_rmse", "lower", "sim3", headline=3, title="RPE (m)", published="rpe_translation_m"),
+    Declaration("rpe_rotation_rmse", "lower", "sim3", headline=4, title="RPE (°)", published="rpe_rotation_deg"),
     # One frame decides it.
     Declaration("ate_max", "lower", tolerance={"kind": "relative", "worse_by": 0.02}),
     Declaration("ate_*", "lower"),

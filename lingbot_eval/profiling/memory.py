@@ -14,8 +14,8 @@ from lingbot_eval.types import Declaration, Measurement
 _MIB = 2**20
 
 DECLARED = (
-    Declaration("process_peak_rss", "lower", "", headline=11, line="peak process memory"),
-    Declaration("device_peak_allocated", "lower", "", headline=12),
+    Declaration("process_peak_rss", "lower", "", headline=11, line="peak process memory", title="RAM (GB)"),
+    Declaration("device_peak_allocated", "lower", "", headline=12, title="GPU (GB)"),
     # Counted from shapes: they are what they are.
     Declaration("weights", "lower", "", tolerance={"kind": "relative", "worse_by": 0.001}),
     Declaration("cache_*", "lower", tolerance={"kind": "relative", "worse_by": 0.001}),

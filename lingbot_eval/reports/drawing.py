@@ -30,6 +30,9 @@ CAPTIONS = {
     "cost": "Time and memory along the sequence",
     "together": "Side by side",
     "agreement": "Agreement and time along the sequence",
+    "lengths": "Error against the number of frames",
+    "densities": "Error against the density of frames",
+    "budget": "Error against the memory of the cache",
 }
 PATHS = ("trajectory", "cloud")
 """Kinds of figures that show where the camera went."""
@@ -43,6 +46,9 @@ DESCRIPTIONS = {
     "cost": "Milliseconds, bytes of the key/value cache by kind, and memory against the frame's number.",
     "together": "Growing error, position error, depth error and milliseconds against the frame's number, a line each.",
     "agreement": "Angle and distance between the two runs' cameras, and milliseconds, against the frame's number.",
+    "lengths": "Absolute trajectory and depth error against the number of frames, a line each method.",
+    "densities": "Absolute trajectory and depth error against the stride of the frames, a line each method.",
+    "budget": "Absolute trajectory and depth error against the memory of keys and values, a line each interval.",
 }
 
 
@@ -129,6 +135,18 @@ def draw_agreement(found: RunComparison, folder: Path) -> tuple[Drawn, ...]:
         figure = figure_of(found, unit)
         if figure is not None:
             drawn += _save(iter([("agreement", figure)]), unit.label, folder, f"{number:03d}-{slug(unit.label)}")
+    return tuple(drawn)
+
+
+def draw_sweeps(runs: Sequence[Run], folder: Path) -> tuple[Drawn, ...]:
+    """Draw errors against what the runs sweep, into ``folder/figures``. Raises StoreError when the disk refuses."""
+    from lingbot_eval.reports.sweep_figure import sweep_figure, sweeps
+
+    drawn: list[Drawn] = []
+    for number, sweep in enumerate(sweeps(runs), start=1):
+        figure = sweep_figure(sweep)
+        if figure is not None:
+            drawn += _save(iter([(sweep.kind, figure)]), sweep.title, folder, f"{number:03d}-{slug(sweep.title)}")
     return tuple(drawn)
 
 

@@ -6,32 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lingbot_eval import tables
-from lingbot_eval.reports.published import OURS, PublishedRow
+from lingbot_eval.metrics.declarations import Key, published_as, titles
+from lingbot_eval.reports.published import PublishedRow
 from lingbot_eval.reports.rendering import name_header, row_names, shares_legend
 from lingbot_eval.reports.tables import Cell, Column, Row, Table
 from lingbot_eval.tables import plain
 
-Key = tuple[str, str, str]  # family, name, variant
-
-# In this order; a metric without a usual name keeps its own.
-_USUAL: Mapping[Key, str] = {
-    ("trajectory", "ate_rmse", "sim3"): "ATE (m)",
-    ("trajectory", "rpe_translation_rmse", "sim3"): "RPE (m)",
-    ("trajectory", "rpe_rotation_rmse", "sim3"): "RPE (°)",
-    ("drift", "segment_translation", "sim3"): "drift (%)",
-    ("auc", "auc_30", ""): "AUC@30 (%)",
-    ("auc", "auc_first_camera_30", ""): "AUC@30 of the first camera (%)",
-    ("depth", "abs_rel", "scale_only"): "AbsRel",
-    ("depth", "delta_1_25", "scale_only"): "δ<1.25 (%)",
-    ("points", "f1", ""): "F1 (%)",
-    ("trajectory", "coverage", ""): "coverage (%)",
-    ("throughput", "forward_fps", ""): "FPS",
-    ("throughput", "end_to_end_fps", ""): "FPS end to end",
-    ("memory", "device_peak_allocated", ""): "GPU (GB)",
-    ("memory", "process_peak_rss", ""): "RAM (GB)",
-}
 _ONLY_WHERE_PUBLISHED = frozenset({("auc", "auc_first_camera_30", "")})
 _GIGABYTES = 2**20 / 1e9  # in a MiB
+_MOST_ROWS = 60
+"""More than these, and scenes of which there is a mean are left to the tables further down."""
 _ORDER = ("mean", "scene")  # means first: of many scenes they are what is read
 
 
@@ -77,12 +61,16 @@ def headline(given: Sequence[Table], published: Sequence[tuple[str, PublishedRow
         published: published numbers, each with the label of its run where there are several ("" otherwise).
 
     Returns:
-        Rows of methods by scene, the mean over scenes first and what was published below it; in each scene the best
-        number of several is strong. A metric of which there is no number has no column, and a line that says why.
+        Rows of methods by scene, the mean over scenes first and what was published below it, of very many scenes the
+        means alone; in each scene the best number of several is strong. A metric of which there is no number has no
+        column, and a line that says why.
     """
     found = list(_columns(given, {_key(row) for _, row in published}))
     there = [each for each in found if any(cell.value is not None for cell, _ in each.cells.values())]
     rows = [row for row in (given[0].rows if given else ()) if row.kind in _ORDER]
+    if len(rows) > _MOST_ROWS:
+        averaged = {_group(row) for row in rows if row.kind == "mean"}
+        rows = [row for row in rows if row.kind == "mean" or _group(row) not in averaged]
     notes = _Notes()
     several = bool(given) and given[0].several_runs
     names = name_header(given[0]) if given else ["dataset", "scene", "method"]
@@ -98,14 +86,15 @@ def headline(given: Sequence[Table], published: Sequence[tuple[str, PublishedRow
 
 
 def _columns(given: Sequence[Table], published: set[Key | None]) -> Iterator[_Found]:
+    usual = titles()
     by_key: dict[Key, _Found] = {}
     for table in given:
         for position, column in enumerate(table.columns):
             key = (column.family, column.name, column.variant)
-            if key not in by_key and (key in _USUAL or column.headline):
+            if key not in by_key and (key in usual or column.headline):
                 cells = {_name(row): _with_reason(row.cells[position], table) for row in table.rows}
-                by_key[key] = _Found(_USUAL.get(key, column.label), column, cells)
-    for key in (*_USUAL, *(key for key in by_key if key not in _USUAL)):
+                by_key[key] = _Found(usual.get(key, column.label), column, cells)
+    for key in (*usual, *(key for key in by_key if key not in usual)):
         if key in by_key and (key not in _ONLY_WHERE_PUBLISHED or key in published):
             yield by_key[key]
 
@@ -116,8 +105,8 @@ def _with_reason(cell: Cell, table: Table) -> tuple[Cell, str | None]:
 
 def _key(row: PublishedRow) -> Key | None:
     """Which of our means a published number stands beside."""
-    family, name, variant, average = OURS.get(row.metric, ("", "", "", ""))
-    return (family, name, variant) if average == "mean" else None
+    declared = published_as(row.metric)
+    return declared[0] if declared is not None and declared[1] == "mean" else None
 
 
 def _name(row: Row) -> tuple[str, ...]:
@@ -197,5 +186,5 @@ def _missing(found: Sequence[_Found], there: Sequence[_Found], rows: Sequence[Ro
         if each not in there
         for reason in dict.fromkeys(each.cells[name][1] for name in asked if name in each.cells)
     ]
-    for reason, titles in tables.reasons(gaps).items():
-        yield f"{', '.join(titles)}: {reason}"
+    for reason, names in tables.reasons(gaps).items():
+        yield f"{', '.join(names)}: {reason}"

@@ -9,28 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lingbot_eval.metrics.declarations import published_as
 from lingbot_eval.reports.tables import RunResults, Table
 from lingbot_eval.tables import number_text
 
-# Published name -> family, name and variant of ours, and which average over scenes it is.
-OURS = {
-    "ate_m": ("trajectory", "ate_rmse", "sim3", "mean"),
-    "rpe_translation_m": ("trajectory", "rpe_translation_rmse", "sim3", "mean"),
-    "rpe_rotation_deg": ("trajectory", "rpe_rotation_rmse", "sim3", "mean"),
-    "accuracy_m": ("points", "accuracy", "", "mean"),
-    "completeness_m": ("points", "completeness", "", "mean"),
-    "chamfer_m": ("points", "chamfer", "", "mean"),
-    "precision_percent": ("points", "precision", "", "mean"),
-    "recall_percent": ("points", "recall", "", "mean"),
-    "f1_percent": ("points", "f1", "", "mean"),
-    "forward_fps": ("throughput", "forward_fps", "", "mean"),
-    **{
-        f"{name}_{threshold}_{average}": ("auc", f"{name}_{threshold}", "", {"macro": "mean"}.get(average, average))
-        for name in ("auc", "auc_first_camera")
-        for threshold in (3, 5, 15, 30)
-        for average in ("macro", "micro")
-    },
-}
 _THE_MODEL = "LingBot-Map"
 
 
@@ -101,7 +83,8 @@ def _is_of(published: str, method: Mapping[str, Any]) -> bool:
 
 
 def _rows(results: RunResults, tables: tuple[Table, ...], setting: _Setting) -> Iterator[PublishedRow]:
-    dataset, method = setting.dataset.get("name", ""), setting.method.get("name", "")
+    dataset = setting.dataset.get("label") or setting.dataset.get("name", "")
+    method = setting.method.get("name", "")
     for metric, value in setting.published["values"].items():
         ours, scored, unit = _average(tables, dataset, method, metric)
         reason = _not_alike(results, setting, metric)
@@ -117,11 +100,12 @@ def _average(
     tables: tuple[Table, ...], dataset: str, method: str, metric: str
 ) -> tuple[float | None, tuple[int, int] | None, str]:
     """Our average over scenes, how many are in it, and its unit."""
-    if metric not in OURS:
+    declared = published_as(metric)
+    if declared is None:
         return None, None, "1"
-    family, name, variant, average = OURS[metric]
+    key, average = declared
     for table in tables:
-        wanted = [c for c in table.columns if (c.family, c.name, c.variant) == (family, name, variant)]
+        wanted = [c for c in table.columns if (c.family, c.name, c.variant) == key]
         own = [row for row in table.rows if (row.dataset, row.method) == (dataset, method)]
         if not wanted or not own:
             continue
@@ -144,7 +128,8 @@ def _not_alike(results: RunResults, setting: _Setting, metric: str) -> str | Non
     config = method.get("model", {}).get("config", "full")
     if config != "full":
         return f"the model is '{config}', the published one 'full'"
-    if metric not in OURS:
+    declared = published_as(metric)
+    if declared is None:
         return "this run has no metric of this name"
     if metric.endswith("_fps"):
         return "speed of another machine"
@@ -165,7 +150,7 @@ def _not_alike(results: RunResults, setting: _Setting, metric: str) -> str | Non
         return f"RPE over {trajectory['rpe_delta_frames']} frames, the published one over 1"
     if "not known" in (setting.published.get("conventions") or "not known"):
         return "the source's conventions are not known"
-    if OURS[metric][0] == "points":
+    if declared[0][0] == "points":
         return _other_points(results.record.experiment, protocol.get("thresholds", {}))
     return None
 

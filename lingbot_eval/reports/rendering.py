@@ -79,7 +79,10 @@ def shares_legend(rows: Sequence[Row]) -> Iterator[str]:
             " less than m, it is a mean over survivors, the failed scenes left out"
         )
     if any(row.kind == "micro" for row in rows):
-        yield "micro: the pairs of all scored scenes pooled (the mean weighted by pairs); the mean is the macro average"
+        yield (
+            "micro: the pairs, of depth the pixels, of all scored scenes pooled (the mean weighted by their number);"
+            " the mean is the macro average"
+        )
 
 
 def pieces(table: Table, most: int) -> tuple[Table, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.reports.drawing import FOLDER, draw_agreement, draw_units, slug, write_spaces
+from lingbot_eval.reports.drawing import FOLDER, draw_agreement, draw_sweeps, draw_units, slug, write_spaces
 from lingbot_eval.reports.html_page import html_page
 from lingbot_eval.reports.markdown_page import markdown_page
 from lingbot_eval.reports.reading import measurements, open_readable
@@ -77,6 +77,7 @@ def write_report(
         content = make_content(opened, *draw_units(opened.runs, stage, drawn))
         if (pair := _pair(content)) is not None:
             content = replace(content, pair=pair, agreement=draw_agreement(pair, stage))
+        content = replace(content, sweeps=draw_sweeps(content.runs, stage))
         if wanted.interactive:
             content = replace(content, spaces=write_spaces(content.runs, stage))
         numbers = measurements(opened.runs)

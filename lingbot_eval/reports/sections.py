@@ -85,7 +85,7 @@ class Section:
 class Content:
     """One report. scenes: figures of scenes, with all their methods and runs. units: of each run's units.
     spaces: scenes in three dimensions. pair: one run against the other, where there are two with a scene in common;
-    agreement: its figures."""
+    agreement: its figures. sweeps: errors against what the runs sweep."""
 
     opened: Opened
     tables: tuple[Table, ...]
@@ -94,6 +94,7 @@ class Content:
     spaces: tuple[Space, ...] = ()
     pair: RunComparison | None = None
     agreement: tuple[Drawn, ...] = ()
+    sweeps: tuple[Drawn, ...] = ()
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -206,6 +207,8 @@ def _results(content: Content) -> Iterator[Block]:
     beside = [(run.label if content.several else "", row) for run, row in _published_numbers(content)]
     first = headline(content.tables, beside)
     yield first.table
+    if content.sweeps:
+        yield Pictures(content.sweeps, wide=True)
     if first.missing:
         yield Text("; ".join(first.missing), "Not measured")
 

@@ -30,7 +30,8 @@ class Cell:
     """A number, or the footnote that says why there is none.
 
     note: position in the table's notes, from 1, exactly when value is None. scored: for a mean or median, (n, m): n of
-    m scenes are in it. samples: what the value rests on, the weight of a scene where samples are pooled.
+    m scenes are in it. samples: what the value rests on, the weight of a scene where samples are pooled: of depth all
+    its pixels, where an even sample of them was looked at.
     """
 
     value: float | None
@@ -62,7 +63,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One scene (or a mean, median or, of pairs pooled over the scenes, micro average) with one method.
+    """One scene (or a mean, median or, of pairs or pixels pooled over the scenes, micro average) with one method.
 
     note: why there are no scores at all (failed, damaged, not run); position in the table's notes, from 1.
     weights: those of the method, as the run's record has them. run: its label where several runs are side by side.
@@ -192,12 +193,27 @@ def wide_tables(results: RunResults) -> tuple[Table, ...]:
         key=lambda column: headline_place(column.family, column.name, column.variant),
     )
     tables = [_table(results, "summary", "Summary", headlines)] if headlines else []
+    beside = _video_depth(columns)
+    if beside:
+        tables.append(_table(results, "depth-video", "Depth of the whole sequence under its alignments", beside))
     for (key, title), members in _grouped(columns).items():
         tables.append(_table(results, key, title, members))
     if not tables and results.names():
         # A run of failures only still has its rows and reasons.
         tables.append(_table(results, "summary", "Summary", []))
     return tuple(tables)
+
+
+def _video_depth(columns: Iterable[Column]) -> list[Column]:
+    """Depth as it is, with one scale, and with scale and shift for the sequence, side by side: as papers compute them
+    where that was asked for, else by medians and least squares."""
+    there = {(column.name, column.variant): column for column in columns if column.family == "depth"}
+    papers = ("video_metric", "video_scale", "video_scale_shift")
+    variants = (
+        papers if any(variant in papers for _, variant in there) else ("none", "sequence_scale", "sequence_lstsq")
+    )
+    found = [there.get((name, variant)) for name in ("abs_rel", "delta_1_25") for variant in variants]
+    return [column for column in found if column is not None]
 
 
 def _columns(results: RunResults) -> list[Column]:
@@ -269,7 +285,8 @@ def _table(results: RunResults, key: str, title: str, columns: Sequence[Column])
             own = [row for row in scenes if row.method == method]
             if len(own) > 1:
                 rows += [_aggregate(own, "mean", notes), _aggregate(own, "median", notes)]
-                if columns and all(column.family == "auc" for column in columns):
+                # Shares and means over pairs or pixels: those of all scenes pooled follow from them.
+                if columns and (key == "depth-video" or all(column.family == "auc" for column in columns)):
                     rows.append(_aggregate(own, "micro", notes))
     return Table(key, title, tuple(columns), tuple(rows), tuple(notes))
 
@@ -278,11 +295,13 @@ def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], not
     failure = results.failure(names)
     unit = results.by_names().get(names)
     measured = {_key(measurement): measurement for measurement in unit.record.measurements} if unit else {}
+    pixels = max((m.samples or 0 for m in measured.values() if (m.family, m.name) == ("depth", "abs_rel")), default=0)
     cells = []
     for column in columns:
         measurement = measured.get((column.family, column.name, column.variant, column.unit))
         if measurement is not None and measurement.value is not None:
-            cells.append(Cell(measurement.value, samples=measurement.samples))
+            all_pixels = pixels if column.family == "depth" else None
+            cells.append(Cell(measurement.value, samples=all_pixels or measurement.samples))
             continue
         reason = measurement.reason if measurement is not None else None
         cells.append(_gap(failure or reason or f"not measured for {names[2]}", notes))
@@ -298,7 +317,7 @@ def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median", "micro"], no
         scored = [cell.value for cell in given if cell.value is not None]
         share = (len(scored), len(rows))
         if scored and kind == "micro":
-            # A share of pairs: weighted by the pairs of each scene, the mean is that of all pairs pooled.
+            # Weighted by the pairs or pixels of each scene, the mean is that of all of them pooled.
             weights = [cell.samples or 0 for cell in given if cell.value is not None]
             cells.append(Cell(statistics.fmean(scored, weights), scored=share, samples=sum(weights)))
         elif scored:

@@ -95,6 +95,10 @@ class Task(Protocol[UnitT_co, ResultT]):
         """The frames. Raises DataError or ConfigError."""
         ...
 
+    def beginnings(self, sequence: FrameSequence) -> list[tuple[int, Any]]:
+        """Tasks that this one's stream is through with on its way: after how many frames, rising, and which."""
+        ...
+
     def facts(self, sequence: FrameSequence) -> dict[str, Any]:
         """What the record says of the input."""
         ...
@@ -180,6 +184,18 @@ class Attempt:
                 )
 
 
+class OnTheWay(Protocol):
+    """What is to be done along a stream for shorter ones, which are its beginnings."""
+
+    def due(self, frames: int) -> bool:
+        """Whether something is to be done once so many frames have their predictions."""
+        ...
+
+    def reach(self, frames: int, attempt: Attempt, writer: UnitWriter) -> None:
+        """Do it. attempt, writer: of the longer unit, with the predictions of so many frames. Raises StoreError."""
+        ...
+
+
 def attempt_unit(
     task: Task[Any, Any],
     attempt: Attempt,
@@ -187,6 +203,7 @@ def attempt_unit(
     methods: OpenMethod,
     writer: UnitWriter,
     each_frame: Callable[[], None],
+    way: OnTheWay,
 ) -> None:
     """Stream the frames through the method and write everything but the record; a failure is kept, not raised.
 
@@ -195,7 +212,7 @@ def attempt_unit(
     """
     if sequence is not None:
         with attempt.contained():
-            _stream(task, attempt, sequence, methods, writer, each_frame)
+            _stream(task, attempt, sequence, methods, writer, each_frame, way)
     if attempt.failure is not None:
         if task.measures_limits and attempt.scorer is not None:
             with attempt.contained():
@@ -213,6 +230,7 @@ def _stream(
     methods: OpenMethod,
     writer: UnitWriter,
     each_frame: Callable[[], None],
+    way: OnTheWay,
 ) -> None:
     """All phases of a unit, one after the other; ``attempt.stage`` says which."""
     # Before the stream, although the scores need it after: a broken pose file should not cost a whole pass.
@@ -251,7 +269,13 @@ def _stream(
             for output in outputs:
                 attempt.wait_s = attempt.wait_s or WAIT.end("first prediction")
                 attempt.frames = stream.given
-                behind.put(output)
+                # A beginning ends with its last frame's prediction or, where that has none, before the next one's.
+                for done, item in ((output.prediction.index, output), (output.prediction.index + 1, None)):
+                    if way.due(done):
+                        behind.wait()
+                        way.reach(done, attempt, writer)
+                    if item is not None:
+                        behind.put(item)
     finally:
         # Again: what ran may be other than what was asked for, and how it ended is worth knowing most of a failure.
         attempt.method_facts = plain(method.describe())
@@ -260,6 +284,8 @@ def _stream(
     attempt.frames = stream.given if ended else sequence.length or 0
     attempt.facts = task.facts(sequence)  # again: only decoding shows what is damaged
     attempt.resources = method.resources()
+    if way.due(attempt.frames):
+        way.reach(attempt.frames, attempt, writer)
     attempt.stage = "score"
     task.score(attempt)
     attempt.stage = "store"

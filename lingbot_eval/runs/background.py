@@ -40,6 +40,12 @@ class BackgroundWorker(Generic[T]):
             self._raise()
             self._waiting.put(item)
 
+    def wait(self) -> None:
+        """Until all that was put is worked on."""
+        if self._thread is not None:
+            self._waiting.join()
+            self._raise()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -62,6 +68,7 @@ class BackgroundWorker(Generic[T]):
                     self._work(item)
                 except BaseException as error:  # noqa: BLE001 - carried to the thread that put the item
                     self._error = error
+            self._waiting.task_done()
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,9 +14,10 @@ from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.runs.attempt import Attempt, Failure, Task, attempt_unit
 from lingbot_eval.runs.plan import Plan
-from lingbot_eval.runs.records import RunRecord, utc_now
-from lingbot_eval.runs.scene import SceneTask
-from lingbot_eval.runs.store import LeftOutUnit, ResultT, RunStore, RunT, Store, StoredUnits
+from lingbot_eval.runs.records import Names, RunRecord, utc_now
+from lingbot_eval.runs.scene import scene_tasks
+from lingbot_eval.runs.store import LeftOutUnit, ResultT, RunStore, RunT, Store, StoredUnit, StoredUnits
+from lingbot_eval.runs.unit_writer import UnitWriter
 
 UnitT = TypeVar("UnitT", contravariant=True)
 RecordT = TypeVar("RecordT", contravariant=True)
@@ -95,8 +96,7 @@ def execute(
         environment=environment(),
         started=utc_now(),
     )
-    tasks = [SceneTask(unit, plan.experiment.metrics, plan.experiment.keep) for unit in plan.units]
-    return run_tasks(RunStore.create(out, record), record, tasks, observer)
+    return run_tasks(RunStore.create(out, record), record, scene_tasks(plan), observer)
 
 
 def run_tasks(
@@ -112,10 +112,16 @@ def run_tasks(
         store.write_run(record)
         skipped = 0
         failures: list[Failure] = []
+        along: dict[Names, ResultT] = {}
         try:
             with closing(OpenMethod()) as methods:
                 for task in tasks:
-                    attempt = _attempt(task, methods, store, observer)
+                    if task.names in along:
+                        other = along[task.names]
+                        observer.started(task.unit, other.frames)
+                        observer.finished(task.unit, other)
+                        continue
+                    attempt = _attempt(task, methods, store, observer, along)
                     skipped += attempt is None
                     if attempt is not None and attempt.failure is not None:
                         failures.append(attempt.failure)
@@ -144,24 +150,31 @@ def run_tasks(
 
 
 def _attempt(
-    task: Task[Any, Any], methods: OpenMethod, store: Store[Any, Any], observer: Observer[Any, Any]
+    task: Task[Any, Any],
+    methods: OpenMethod,
+    store: Store[Any, Any],
+    observer: Observer[Any, Any],
+    along: dict[Names, Any],
 ) -> Attempt | None:
-    """Try one unit and store its result; None when it was done before."""
+    """Try one unit and store its result; None when it was done before. along: takes what its stream did besides."""
     attempt = Attempt()
     sequence = None
+    way = _Beginnings(store, along)
     found = store.find_unit(*task.names)
     if isinstance(found, LeftOutUnit):
         observer.left_out(task.unit, found.reason)
     with attempt.contained():
-        if not isinstance(found, LeftOutUnit | None) and found.record.status == "ok" and task.is_done(found.record):
+        if _is_done(task, found):
             observer.skipped(task.unit)
             return None
         with WAIT.part("open scene"):
             sequence = task.open()
         attempt.facts = task.facts(sequence)
+        beginnings = task.beginnings(sequence)
+        way.waiting = [(end, task) for end, task in beginnings if not _is_done(task, store.find_unit(*task.names))]
     observer.started(task.unit, None if sequence is None else sequence.length)
     with store.unit_writer(*task.names) as writer:
-        attempt_unit(task, attempt, sequence, methods, writer, observer.frame)
+        attempt_unit(task, attempt, sequence, methods, writer, observer.frame, way)
         WAIT.end("nothing")  # of a unit that gave no prediction
         failure = attempt.failure
         if failure is not None and not (task.measures_limits and failure.out_of_memory):
@@ -173,6 +186,43 @@ def _attempt(
         writer.finish(record)
     observer.finished(task.unit, record)
     return attempt
+
+
+def _is_done(task: Task[Any, Any], found: StoredUnit[Any] | LeftOutUnit | None) -> bool:
+    return isinstance(found, StoredUnit) and found.record.status == "ok" and task.is_done(found.record)
+
+
+@dataclass
+class _Beginnings:
+    """Shorter units of the same stream: each is scored and stored as if it had ended there.
+
+    One that cannot be is left to its own turn, where it is streamed by itself.
+    waiting: after how many frames, rising, and which. done: takes the records by name.
+    """
+
+    store: Store[Any, Any]
+    done: dict[Names, Any]
+    waiting: list[tuple[int, Task[Any, Any]]] = field(default_factory=list)
+
+    def due(self, frames: int) -> bool:
+        return bool(self.waiting) and self.waiting[0][0] <= frames
+
+    def reach(self, frames: int, attempt: Attempt, writer: UnitWriter) -> None:
+        method = attempt.method
+        while self.due(frames) and method is not None:
+            end, task = self.waiting.pop(0)
+            part = replace(attempt, stage="score", scores=None, frames=end, resources=method.resources())
+            with part.contained():
+                sequence = task.open()
+                part.facts, part.reference = task.facts(sequence), sequence.reference()
+                task.score(part)
+                with self.store.unit_writer(*task.names) as own:
+                    own.begin_as(writer)
+                    task.store(part, own)
+                    record = task.record(part)
+                    own.finish(record)
+                self.done[task.names] = record
+            attempt.scorer.paced = False
 
 
 def _ended(record: RunT, *, complete: bool) -> RunT:

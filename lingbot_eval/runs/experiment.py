@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from lingbot_eval.validation import OneOf, nearest, validated
 from lingbot_eval.viewing.kept import KeepSettings
 
 Name = Annotated[str, Field(min_length=1)]
+Positive = Annotated[int, Field(ge=1)]
 MethodConfig = Annotated[
     MethodSettings, OneOf(lambda: tuple(METHODS.get(kind) for kind in METHODS.names()), HOW_TO_ADD)
 ]
@@ -39,7 +41,7 @@ Place = tuple[str | int, ...]
 """Keys and positions that lead to a value."""
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_KEPT = {"name", "scenes", "root", "card", "trajectory", "depth", "checkpoint"}
+_KEPT = {"name", "label", "scenes", "root", "card", "trajectory", "depth", "checkpoint"}
 """Settings of which a record keeps what a variable held: what results are filed under, and paths that were read."""
 
 
@@ -55,9 +57,13 @@ class DatasetConfig(_Settings):
     directory. scenes: ``all``, or names. options: the adapter's own. selection: which frames; without ``stride``
     that of the card. size: what the method sees; without it that of the card. depth_range: metres (min, max) between
     which reference depth is scored; without it that of ``metrics.depth`` where given there, else of the card.
+    label: what its results are filed under, its name unless given. lengths, strides: instead of one selection several,
+    each with results of its own: the first so many frames of what is selected (all of them where a scene has fewer),
+    and every so many frames.
     """
 
     name: Name
+    label: Name | None = None
     card: Name | None = None
     root: Name | None = None
     scenes: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
@@ -65,6 +71,39 @@ class DatasetConfig(_Settings):
     selection: Selection = Selection()
     size: SizeSettings | None = None
     depth_range: tuple[float, float] | None = None
+    lengths: tuple[Positive, ...] = ()
+    strides: tuple[Positive, ...] = ()
+
+    @property
+    def filed_as(self) -> str:
+        """What its results are filed under."""
+        return self.label or self.name
+
+    def parts(self) -> tuple[DatasetConfig, ...]:
+        """One dataset for each length and stride; itself where it has none."""
+        if not (self.lengths or self.strides):
+            return (self,)
+        found = []
+        for stride, length in itertools.product(self.strides or (None,), self.lengths or (None,)):
+            asked = {key: value for key, value in (("stride", stride), ("count", length)) if value is not None}
+            words = [*([f"stride {stride}"] if stride else []), *([f"{length} frames"] if length else [])]
+            changes = {"selection": self.selection.model_copy(update=asked), "lengths": (), "strides": ()}
+            found.append(self.model_copy(update={**changes, "label": ", ".join([self.filed_as, *words])}))
+        return tuple(found)
+
+    @field_validator("lengths", "strides")
+    @classmethod
+    def _rising(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if list(values) != sorted(set(values)):
+            raise ValueError(f"expected rising numbers, found {', '.join(map(str, values))}")
+        return values
+
+    @model_validator(mode="after")
+    def _selected_once(self) -> DatasetConfig:
+        for several, one in (("lengths", "count"), ("strides", "stride")):
+            if getattr(self, several) and one in self.selection.model_fields_set:
+                raise ValueError(f"{several}: cannot be given together with selection.{one}; keep one")
+        return self
 
     @field_validator("scenes")
     @classmethod
@@ -141,13 +180,27 @@ class Experiment(_Settings):
     def _names_differ(self) -> Experiment:
         # Results are filed under these names.
         for what, names in (
-            ("datasets", [dataset.name for dataset in self.datasets]),
+            ("datasets", [part.filed_as for dataset in self.datasets for part in dataset.parts()]),
             ("methods", [method.name for method in self.methods]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"{what}: each needs a name of its own, found '{twice[0]}' more than once")
+                words = "name of its own, or a label" if what == "datasets" else "name of its own"
+                raise ValueError(f"{what}: each needs a {words}, found '{twice[0]}' more than once")
         return self
+
+    def in_parts(self) -> Experiment:
+        """The experiment with a dataset for each length and stride."""
+        parts = [dataset.parts() for dataset in self.datasets]
+        numbers = iter(range(sum(map(len, parts))))
+        places = [[next(numbers) for _ in those] for those in parts]
+        made = self.model_copy(update={"datasets": tuple(itertools.chain.from_iterable(parts))})
+        made._variables = {}
+        for place, text in self._variables.items():
+            position = place[1] if place[0] == "datasets" else None
+            for number in places[position] if isinstance(position, int) else (position,):
+                made._variables[place if number is None else (place[0], number, *place[2:])] = text
+        return made
 
     def as_stored(self) -> dict[str, Any]:
         """The settings as a record keeps them, as plain JSON values.

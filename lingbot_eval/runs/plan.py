@@ -39,7 +39,13 @@ class Unit:
     @property
     def names(self) -> tuple[str, str, str]:
         """Dataset, scene and method: under these its result is filed."""
-        return self.dataset.name, self.scene, self.method.name
+        return self.dataset.filed_as, self.scene, self.method.name
+
+    @property
+    def stream(self) -> str:
+        """What it shares with units that take more or fewer frames of the same."""
+        dataset = self.dataset.model_dump(mode="json", exclude={"label": True, "selection": {"count"}})
+        return canonical_json({"dataset": dataset, "scene": self.scene, "method": self.method.name})
 
     @property
     def size(self) -> SizeSettings:
@@ -77,13 +83,16 @@ def make_plan(experiment: Experiment) -> Plan:
     datasets = tuple(_resolved(dataset, cards[dataset.name], experiment) for dataset in experiment.datasets)
     methods = tuple(method.on_this_machine() for method in experiment.methods)
     weights = {method.name: found for method in methods if (found := method.weights()) is not None}
-    resolved = experiment.model_copy(update={"datasets": datasets, "methods": methods})
+    resolved = experiment.model_copy(update={"datasets": datasets, "methods": methods}).in_parts()
     used = _plugins_of(resolved)
     return Plan(
         experiment=resolved,
         # Method by method, so that each one's weights are loaded once.
         units=tuple(
-            Unit(dataset, scene, method) for method in methods for dataset in datasets for scene in dataset.scenes
+            Unit(dataset, scene, method)
+            for method in methods
+            for dataset in resolved.datasets
+            for scene in dataset.scenes
         ),
         weights={name: found.label for name, found in weights.items()},
         key=plan_key(resolved, cards.values(), weights, used),
@@ -112,8 +121,8 @@ def input_fingerprint(unit: Unit, sequence: FrameSequence) -> str:
     one each time.
     """
     digest = hashlib.sha256(sequence.fingerprint().encode())
-    dataset, scene, _ = unit.names
-    files = "\n".join(f"{path}: {file_state(path)}" for path in unit.method.input_files(dataset, scene))
+    paths = unit.method.input_files(unit.dataset.name, unit.scene)
+    files = "\n".join(f"{path}: {file_state(path)}" for path in paths)
     digest.update(os.fsencode(files))
     if not unit.method.repeatable:
         digest.update(uuid.uuid4().bytes)

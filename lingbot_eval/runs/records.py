@@ -169,6 +169,7 @@ class _Card(_Part):
 
 class _Dataset(_Part):
     name: str = ""
+    label: str | None = None
     selection: dict[str, Any] = {}
     scenes: list[str] | str = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from lingbot_eval.metrics.matching import usable_poses
 from lingbot_eval.runs.attempt import Attempt, Row, plain
 from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
 from lingbot_eval.runs.experiment import MetricsConfig
-from lingbot_eval.runs.plan import Unit, input_fingerprint, open_scene
+from lingbot_eval.runs.plan import Plan, Unit, input_fingerprint, open_scene
 from lingbot_eval.runs.records import Names, UnitRecord
 from lingbot_eval.runs.scoring import SceneScore, SceneScorer, Scoring
 from lingbot_eval.runs.stream import Output, Pace
@@ -31,11 +32,12 @@ free, each with one frame more."""
 
 @dataclass
 class SceneTask:
-    """A `lingbot_eval.runs.attempt.Task`."""
+    """A `lingbot_eval.runs.attempt.Task`. shorter: those of the same stream with fewer frames, shortest first."""
 
     unit: Unit
     metrics: MetricsConfig
     kept: KeepSettings
+    shorter: tuple[SceneTask, ...] = ()
     pace: ClassVar[Pace] = Pace()
     measures_limits: ClassVar[bool] = False
     _fingerprint: str = ""
@@ -51,6 +53,14 @@ class SceneTask:
 
     def is_done(self, record: UnitRecord) -> bool:
         return record.is_made_from(input_fingerprint(self.unit, open_scene(self.unit)))
+
+    def beginnings(self, sequence: FrameSequence) -> list[tuple[int, SceneTask]]:
+        whole = sequence.length
+        key = None if whole is None else self.method.stream_key(whole)
+        if whole is None or key is None:
+            return []
+        ends = ((min(shorter.unit.dataset.selection.count or whole, whole), shorter) for shorter in self.shorter)
+        return [(end, shorter) for end, shorter in ends if self.method.stream_key(end) == key]
 
     def open(self) -> FrameSequence:
         sequence = open_scene(self.unit)
@@ -142,6 +152,20 @@ class SceneTask:
             seconds=attempt.seconds,
             wait_s=attempt.wait_s,
         )
+
+
+def scene_tasks(plan: Plan) -> list[SceneTask]:
+    """The plan's units in the order in which they are done: of the same stream the longest first."""
+    streams: dict[str, list[Unit]] = {}
+    for unit in plan.units:
+        streams.setdefault(unit.stream, []).append(unit)
+    found: list[SceneTask] = []
+    for units in streams.values():
+        tasks: list[SceneTask] = []
+        for unit in sorted(units, key=lambda unit: unit.dataset.selection.count or math.inf):
+            tasks.append(SceneTask(unit, plan.experiment.metrics, plan.experiment.keep, tuple(tasks)))
+        found += reversed(tasks)
+    return found
 
 
 def _check_usable(estimate: Trajectory, predictions: int) -> None:

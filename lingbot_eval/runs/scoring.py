@@ -23,6 +23,8 @@ MOTIONLESS = (
     " errors are the distances from there"
 )
 
+_WALL_CLOCK = ("end_to_end_fps", "end_to_end_interval", "harness_overhead")
+
 Row = dict[str, float | int | str | None]
 
 
@@ -74,6 +76,8 @@ class SceneScorer:
         self._interval_s = array("d")
         self._types = bytearray()
         self._panels = PanelKeeper(metrics.depth)
+        self.paced = True
+        """Whether nothing but the stream's own work has kept it; else its wall-clock pace is no result."""
 
     @property
     def predictions(self) -> int:
@@ -144,6 +148,9 @@ class SceneScorer:
             interval_s=self._interval_s,
             warm_up_s=warm_up_s,
         )
+        if not self.paced:
+            words = "shorter lengths were scored along this stream: for its pace, run one length alone"
+            found = tuple(replace(m, value=None, reason=words) if m.name in _WALL_CLOCK else m for m in found)
         if self._scoring.is_timed:
             return found
         return tuple(replace(m, value=None, samples=None, reason="no image is read: nothing is timed") for m in found)

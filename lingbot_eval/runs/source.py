@@ -28,7 +28,7 @@ class Source:
     def __init__(self, run: RunRecord, record: UnitRecord) -> None:
         settings = {key: value for key, value in run.experiment.items() if key != "cards"}
         experiment = validated(Experiment, settings, f"the experiment of run {run.name}")
-        datasets = {dataset.name: dataset for dataset in experiment.datasets}
+        datasets = {dataset.filed_as: dataset for dataset in experiment.datasets}
         methods = {method.name: method for method in experiment.methods}
         if record.dataset not in datasets or record.method not in methods:
             raise ConfigError(f"run {run.name}: its experiment has no {record.dataset} with {record.method}")

@@ -94,6 +94,15 @@ class UnitWriter:
             with writing(self._final):
                 self._table.flush()
 
+    def begin_as(self, other: UnitWriter) -> None:
+        """Take over the rows that another unit's writer has so far, in place of its own. Raises StoreError."""
+        with writing(self._final):
+            other._table.flush()
+            self._table.close()
+            shutil.copyfile(other.path(self._layout.table), self.path(self._layout.table))
+            self._table = self.path(self._layout.table).open("a", encoding="utf-8", newline="")
+        self._csv = csv.writer(self._table, lineterminator="\n")
+
     def fill_columns(self, columns: Mapping[str, Mapping[int, float]]) -> None:
         """Fill cells that are known only once the whole sequence is (errors after the alignment).
 

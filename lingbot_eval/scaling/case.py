@@ -87,6 +87,9 @@ class CaseTask:
     def is_done(self, record: CaseRecord) -> bool:
         return True
 
+    def beginnings(self, sequence: FrameSequence) -> list[tuple[int, CaseTask]]:
+        return []
+
     def open(self) -> FrameSequence:
         return self.opened(self.unit)
 

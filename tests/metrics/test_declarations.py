@@ -36,7 +36,7 @@ HIGHER = {
         for threshold in (3, 5, 15, 30)
     ),
     "depth": "delta_1_25 delta_1_25_2 delta_1_25_3 frames_scored",
-    "points": "precision recall f1",
+    "points": "precision recall f1 normal_consistency",
     "throughput": "forward_fps end_to_end_fps",
 }
 NEITHER = {

@@ -124,7 +124,7 @@ def test_equal_names_are_refused(tmp_path: Path) -> None:
     twice = SMALL + "  - kind: lingbot\n"
     assert "methods: each needs a name of its own, found 'lingbot' more than once" in refusal(write(tmp_path, twice))
     twice = SMALL.replace("methods:", "  - name: synthetic\nmethods:")
-    assert "datasets: each needs a name of its own, found 'synthetic'" in refusal(write(tmp_path, twice))
+    assert "datasets: each needs a name of its own, or a label, found 'synthetic'" in refusal(write(tmp_path, twice))
 
 
 def test_overrides(tmp_path: Path) -> None:

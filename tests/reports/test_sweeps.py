@@ -1,0 +1,156 @@
+"""Errors against frames, density and cache: what is drawn is what was stored, and where the report shows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import yaml
+
+from lingbot_eval.cli.main import main
+from lingbot_eval.reports.reading import Run, open_run, tables
+from lingbot_eval.reports.sweep_figure import sweep_figure, sweeps
+from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.types import Measurement
+from tests.support.tiny import run_folder, write_experiment
+
+LENGTHS = [6, 9, 12]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over lengths of two scenes, without its report."""
+    there = tmp_path_factory.mktemp("lengths")
+    path = write_experiment(there)
+    document = yaml.safe_load(path.read_text())
+    document["datasets"][0]["lengths"] = LENGTHS
+    # Saved poses are of 12 frames: of fewer they are matched by time.
+    document["methods"].append({"kind": "motionless"})
+    path.write_text(yaml.safe_dump(document))
+    assert main(["run", str(path), "--out", str(there / "runs"), "--no-report"]) == 0
+    return run_folder(there / "runs")
+
+
+def ate(records: list[UnitRecord], dataset: str, method: str) -> float:
+    return fmean(
+        m.value or 0
+        for record in records
+        if (record.dataset, record.method) == (dataset, method)
+        for m in record.measurements
+        if (m.family, m.name, m.variant) == ("trajectory", "ate_rmse", "sim3")
+    )
+
+
+def test_points_are_means_over_the_scenes(folder: Path) -> None:
+    run = open_run(folder)
+    (sweep,) = sweeps([run])
+    records = [unit.record for unit in run.results.units]
+    assert (sweep.kind, sweep.title) == ("lengths", "synthetic")
+    assert list(sweep.lines) == ["saved", "motionless"]
+    for method, line in sweep.lines.items():
+        assert [point.x for point in line] == LENGTHS
+        for point, length in zip(line, LENGTHS, strict=True):
+            expected = ate(records, f"synthetic, {length} frames", method)
+            assert point.values["trajectory", "ate_rmse", "sim3"] == pytest.approx(expected)
+            assert point.whole
+    figure = sweep_figure(sweep)
+    assert figure is not None
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("frames", "ATE (m)")
+    assert [line.get_xdata().tolist() for line in axes.lines] == [LENGTHS, LENGTHS]
+
+
+def test_a_scene_that_lacks_leaves_its_point_hollow(folder: Path) -> None:
+    run = open_run(folder)
+    kept = tuple(unit for unit in run.results.units if unit.folder.parent.name != "room" or "12" in str(unit.folder))
+    (sweep,) = sweeps([replace(run, results=replace(run.results, units=kept))])
+    assert [point.whole for point in sweep.lines["saved"]] == [False, False, True]
+    figure = sweep_figure(sweep)
+    assert figure is not None
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [3, 2, 3, 2]
+
+
+def test_the_report_shows_it_behind_the_first_table(folder: Path, tmp_path: Path) -> None:
+    assert main(["report", str(folder), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.md").read_text()
+    results, _ = page.split("## Paths")
+    assert "![Error against the number of frames: synthetic](figures/001-synthetic-lengths.png)" in results
+    assert (tmp_path / "report" / "figures" / "001-synthetic-lengths.png").stat().st_size > 5_000
+    assert (
+        "Absolute trajectory and depth error against the number of frames"
+        in (tmp_path / "report" / "report.html").read_text()
+    )
+
+
+def with_memory(run: Run, held: dict[str, tuple[float, int, int]]) -> Run:
+    """The run's longest units again, by other methods: MiB held, window, interval."""
+    last = [unit for unit in run.results.units if unit.record.method == "saved" and "12" in unit.record.dataset]
+    made = [
+        replace(
+            unit,
+            record=unit.record.model_copy(
+                update={
+                    "method": method,
+                    "method_facts": {"window": window, "keyframe_interval": interval},
+                    "measurements": [
+                        *unit.record.measurements,
+                        Measurement("memory", "cache_window", "", mebibytes, "MiB", "held"),
+                    ],
+                }
+            ),
+        )
+        for unit in last
+        for method, (mebibytes, window, interval) in held.items()
+    ]
+    record = run.results.record.model_copy(
+        update={"units": [[unit.record.dataset, unit.record.scene, unit.record.method] for unit in made]}
+    )
+    return replace(run, results=replace(run.results, record=record, units=tuple(made)))
+
+
+def test_memory_of_the_cache_is_an_axis_of_three_sizes_at_least(folder: Path) -> None:
+    run = open_run(folder)
+    held = {"a": (100.0, 16, 1), "b": (50.0, 8, 1), "c": (25.0, 8, 2)}
+    (sweep,) = sweeps([with_memory(run, held)])
+    assert sweep.kind == "budget"
+    assert {name: [(point.x, point.words) for point in line] for name, line in sweep.lines.items()} == {
+        "window as marked, keyframe interval 1": [
+            (pytest.approx(50 * 2**20 / 1e9), "8"),
+            (pytest.approx(100 * 2**20 / 1e9), "16"),
+        ],
+        "window as marked, keyframe interval 2": [(pytest.approx(25 * 2**20 / 1e9), "8")],
+    }
+    figure = sweep_figure(sweep)
+    assert figure is not None
+    assert [text.get_text() for text in figure.axes[0].texts] == ["8", "16", "8"]
+    del held["c"]
+    assert sweeps([with_memory(run, held)]) == ()
+
+
+def test_alignments_of_video_depth_stand_side_by_side(folder: Path) -> None:
+    """With the micro average over all pixels of the scenes, as papers take it."""
+    run = open_run(folder)
+
+    def depth(name: str, variant: str, value: float, samples: int) -> Measurement:
+        return Measurement("depth", name, variant, value, "1", "made", samples=samples)
+
+    def with_depth(record: UnitRecord) -> UnitRecord:
+        pixels, value = (100, 0.1) if record.scene == "room" else (300, 0.2)
+        found = [
+            # The sample for the whole sequence is thinner in the longer scene.
+            depth("abs_rel", "video_scale", value, 100),
+            depth("abs_rel", "video_metric", 2 * value, 100),
+            depth("abs_rel", "scale_only", value / 2, pixels),
+        ]
+        return record.model_copy(update={"measurements": found})
+
+    units = tuple(replace(unit, record=with_depth(unit.record)) for unit in run.results.units)
+    (table,) = [
+        each for each in tables([replace(run, results=replace(run.results, units=units))]) if each.key == "depth-video"
+    ]
+    assert [column.variant for column in table.columns] == ["video_metric", "video_scale"]
+    rows = {row.kind: [cell.value for cell in row.cells] for row in table.rows if row.dataset == "synthetic, 6 frames"}
+    assert rows["mean"] == pytest.approx([0.3, 0.15])
+    assert rows["micro"] == pytest.approx([(0.2 * 100 + 0.4 * 300) / 400, (0.1 * 100 + 0.2 * 300) / 400])

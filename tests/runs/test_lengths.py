@@ -1,0 +1,242 @@
+"""Lengths and strides of a dataset: rows of their own, one stream where the shorter is the beginning of the longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FRAMES, Quiet, World, experiment
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.methods.base import BaseMethod, MethodSettings, _settings_type
+from lingbot_eval.methods.floors import MotionlessConfig
+from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.replay_config import ReplayConfig
+from lingbot_eval.runs.execute import Outcome, execute
+from lingbot_eval.runs.experiment import Experiment
+from lingbot_eval.runs.plan import make_plan
+from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.runs.store import RunStore
+from lingbot_eval.validation import validated
+
+OF_THE_CLOCK = ("throughput", "memory")
+
+
+@pytest.fixture(params=["cores busy", "cores free"])
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    made.install(monkeypatch)
+    free = request.param == "cores free"
+    monkeypatch.setattr(LingbotConfig, "leaves_the_cpu_free", property(lambda settings: free))
+    return made
+
+
+def run(out: Path, what: Experiment, observer: Quiet | None = None) -> Outcome:
+    return execute(make_plan(what), out, "lingbot-eval run fake", observer or Quiet())
+
+
+def records(outcome: Outcome) -> dict[tuple[str, str], UnitRecord]:
+    found = RunStore.open(outcome.path).read_units()
+    assert not found.left_out
+    return {(unit.record.dataset, unit.record.scene): unit.record for unit in found.units}
+
+
+def accuracy(record: UnitRecord) -> dict[tuple[str, str, str], object]:
+    """All that does not hang on the clock."""
+    return {
+        (m.family, m.name, m.variant): (m.value, m.reason, m.samples)
+        for m in record.measurements
+        if m.family not in OF_THE_CLOCK
+    }
+
+
+def streams(world: World) -> int:
+    return sum(line.startswith("open") for method in world.made for line in method.log)
+
+
+def test_one_stream_gives_what_streams_of_each_length_give(tmp_path: Path, world: World) -> None:
+    outcome = run(tmp_path / "all", experiment(dataset={"scenes": ["one"], "lengths": [9, 14, 50]}))
+    assert streams(world) == 1
+    found = records(outcome)
+    assert list(found) == [(f"synthetic, {length} frames", "one") for length in (9, 14, 50)]
+    for length in (9, 14, 50):
+        alone = run(tmp_path / str(length), experiment(dataset={"scenes": ["one"], "selection": {"count": length}}))
+        (expected,) = records(alone).values()
+        record = found[f"synthetic, {length} frames", "one"]
+        assert accuracy(record) == accuracy(expected), length
+        same = ("frames", "predictions", "status", "input_fingerprint", "method_facts", "sequence", "notes")
+        assert [getattr(record, name) for name in same] == [getattr(expected, name) for name in same]
+        # The cloud to be looked at is kept of the whole stream.
+        of_the_cloud = {"cloud.npz", "cameras.npz", "thumbnails.npz"} if length < FRAMES else set()
+        assert set(record.files) == set(expected.files) - of_the_cloud
+        tables = [
+            RunStore.open(each.path).read_frames(RunStore.open(each.path).read_units().units[position])
+            for each, position in ((outcome, (9, 14, 50).index(length)), (alone, 0))
+        ]
+        for column in ("index", "timestamp", "position_error_m", "depth_abs_rel", "cache_memory_bytes"):
+            np.testing.assert_array_equal(tables[0][column], tables[1][column])
+    assert found["synthetic, 50 frames", "one"].frames == FRAMES
+
+
+def test_the_pace_of_a_stream_that_waited_for_scores_is_none(tmp_path: Path, world: World) -> None:
+    found = records(run(tmp_path, experiment(dataset={"scenes": ["one"], "lengths": [9, 24]})))
+    pace = {
+        dataset: {m.name: m for m in record.measurements if m.family == "throughput" and not m.variant}
+        for (dataset, _), record in found.items()
+    }
+    assert pace["synthetic, 9 frames"]["end_to_end_fps"].value is not None
+    assert "shorter lengths were scored" in (pace["synthetic, 24 frames"]["end_to_end_fps"].reason or "")
+    assert pace["synthetic, 24 frames"]["forward_fps"].value == pytest.approx(1000)
+
+
+def test_what_is_done_stays_done_when_the_stream_breaks(tmp_path: Path, world: World) -> None:
+    def breaks(scene: str, index: int) -> None:
+        if index == 20:
+            raise RuntimeError("out of luck")
+
+    world.misbehave = {"good": breaks}
+    what = experiment(dataset={"scenes": ["one"], "lengths": [9, 14, 24]})
+    first = Quiet()
+    outcome = run(tmp_path, what, first)
+    assert (outcome.done, outcome.failed) == (2, 1)
+    assert {dataset: record.status for (dataset, _), record in records(outcome).items()} == {
+        "synthetic, 9 frames": "ok",
+        "synthetic, 14 frames": "ok",
+        "synthetic, 24 frames": "failed",
+    }
+    world.misbehave = {}
+    again = Quiet()
+    outcome = run(tmp_path, what, again)
+    assert (outcome.done, outcome.skipped, outcome.failed) == (1, 2, 0)
+    assert [line for line in again.lines if line.startswith("skipped")] == [
+        f"skipped synthetic, {length} frames/one/good" for length in (14, 9)
+    ]
+    assert outcome.record.status == "complete"
+
+
+def test_a_beginning_that_cannot_be_scored_has_its_own_turn(tmp_path: Path, world: World) -> None:
+    """Nothing usable in the first 9 frames: that length fails for its reason, the others do not."""
+    world.methods = {"clock": lambda seconds: seconds}
+    world.adapter.scenes_there = {"one": {"broken_at": 12}}
+    outcome = run(tmp_path, experiment(dataset={"scenes": ["one"], "lengths": [9, 14, 24]}))
+    found = records(outcome)
+    assert found["synthetic, 9 frames", "one"].status == "ok"
+    assert {found[f"synthetic, {length} frames", "one"].failed_at_frame for length in (14, 24)} == {12}
+    assert streams(world) == 2, "14 and 24 frames each broke"
+
+
+def test_which_streams_are_beginnings_of_others() -> None:
+    def lingbot(**streaming: Any) -> LingbotConfig:
+        return LingbotConfig.model_validate({"kind": "lingbot", "streaming": streaming})
+
+    auto = lingbot()
+    assert auto.stream_key(50) == auto.stream_key(320) != auto.stream_key(321)
+    assert auto.stream_key(640) == auto.stream_key(400)
+    assert auto.stream_key(5) != auto.stream_key(50), "fewer frames than enter together"
+    fixed = lingbot(keyframe_interval=2)
+    assert fixed.stream_key(50) == fixed.stream_key(10_000) is not None
+    assert lingbot(windowed={"size": 32}).stream_key(50) is None
+    replay = ReplayConfig(kind="replay", trajectory="x.txt")
+    assert replay.stream_key(50) is None
+    assert MotionlessConfig(kind="motionless").stream_key(50) == ()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_plugin_says_whether_it_is_causal(causal: bool) -> None:
+    class Mine(BaseMethod):
+        pass
+
+    Mine.causal = causal
+    settings: MethodSettings = _settings_type("mine_of_lengths", Mine)()
+    assert (settings.stream_key(9) is not None) is causal
+
+
+def test_lengths_that_auto_streams_otherwise_are_streamed_again(tmp_path: Path, world: World) -> None:
+    methods = [{"kind": "lingbot", "name": "good", "device": "cpu", "streaming": {"windowed": {"size": 16}}}]
+    run(tmp_path, experiment(dataset={"scenes": ["one"], "lengths": [9, 14]}, methods=methods))
+    assert streams(world) == 2
+
+
+def test_strides_and_lengths_together(tmp_path: Path, world: World) -> None:
+    outcome = run(tmp_path, experiment(dataset={"scenes": ["one"], "strides": [1, 2], "lengths": [9, 12]}))
+    selections = {dataset: record.sequence["selection"] for (dataset, _), record in records(outcome).items()}
+    assert selections == {
+        f"synthetic, stride {stride}, {length} frames": {"start": 0, "stride": stride, "count": length}
+        for stride in (1, 2)
+        for length in (9, 12)
+    }
+    assert streams(world) == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ({"lengths": [100, 50]}, "lengths: expected rising numbers, found 100, 50"),
+        ({"lengths": [0]}, "lengths.0"),
+        ({"lengths": [9], "selection": {"count": 5}}, "keep one"),
+        ({"strides": [1, 2], "selection": {"stride": 5}}, "keep one"),
+    ],
+)
+def test_bad_lengths_are_named(dataset: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        experiment(dataset=dataset)
+
+
+def test_one_dataset_twice_under_labels(world: World) -> None:
+    document = {
+        "name": "two",
+        "datasets": [{"name": "synthetic", "scenes": ["one"]}, {"name": "synthetic", "label": "b", "scenes": ["two"]}],
+        "methods": [{"kind": "lingbot", "name": "good", "device": "cpu"}],
+    }
+    plan = make_plan(validated(Experiment, document, "test"))
+    assert [unit.names[:2] for unit in plan.units] == [("synthetic", "one"), ("b", "two")]
+    del document["datasets"][1]["label"]  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="each needs a name of its own, or a label, found 'synthetic' more than once"):
+        validated(Experiment, document, "test")
+
+
+def test_variables_stay_names_in_every_part(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lingbot_eval.runs.experiment import load_experiment
+
+    monkeypatch.setenv("SECRET", "hidden")
+    source = {
+        "name": "two",
+        "datasets": [
+            {"name": "synthetic", "scenes": ["one"], "lengths": [9, 12]},
+            {"name": "synthetic", "label": "b", "scenes": ["two"], "options": {"word": "${SECRET}"}},
+        ],
+        "methods": [{"kind": "lingbot", "name": "good", "device": "cpu"}],
+    }
+    stored = make_plan(load_experiment(source)).experiment.as_stored()
+    assert [dataset["label"] for dataset in stored["datasets"]] == ["synthetic, 9 frames", "synthetic, 12 frames", "b"]
+    assert stored["datasets"][2]["options"] == {"word": "${SECRET}"}
+    assert "hidden" not in str(stored)
+
+
+def test_the_model_itself(tmp_path: Path) -> None:
+    """With the shipped weights: all numbers of a beginning are those of a stream that ended there."""
+
+    def of(**dataset: Any) -> Experiment:
+        size = {"mode": "exact", "width": 56, "height": 42}
+        options = {"frames": 12, "width": 56, "height": 42}
+        document = {
+            "name": "model",
+            "datasets": [{"name": "synthetic", "scenes": ["room"], "options": options, "size": size, **dataset}],
+            "methods": [
+                {
+                    "kind": "lingbot",
+                    "name": "model",
+                    "device": "cpu",
+                    "model": {"config": "ci", "checkpoint": "shipped"},
+                    "streaming": {"scale_frames": 4, "window": 3, "backend": "sdpa"},
+                }
+            ],
+            "metrics": {"points": {}, "depth": {"sequence_alignments": ["sequence_scale", "video_scale"]}},
+        }
+        return validated(Experiment, document, "test")
+
+    found = records(run(tmp_path / "all", of(lengths=[7, 12])))
+    (alone,) = records(run(tmp_path / "alone", of(selection={"count": 7}))).values()
+    assert accuracy(found["synthetic, 7 frames", "room"]) == accuracy(alone)
