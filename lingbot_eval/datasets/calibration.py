@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lingbot_eval.datasets.sequence import pinhole
-from lingbot_eval.errors import DataError, at
-from lingbot_eval.files.text import parse_number, read_text
+from lingbot_eval.errors import ConfigError, DataError, at
+from lingbot_eval.files.json_documents import parse_json
+from lingbot_eval.files.text import parse_number, read_bytes, read_text
+from lingbot_eval.files.times import read_stamps
+from lingbot_eval.files.yaml_documents import parse_value
 from lingbot_eval.types import FloatArray
+
+_ONE_TIME = "expected one time in seconds, later than before"
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?")
 
 
 def read_numbers(path: Path, expected: Sequence[str]) -> list[float]:
@@ -39,6 +46,121 @@ def numbers(line: str, place: str) -> list[float]:
             raise DataError(f"{place}: expected a finite number, found {word[:40]!r}")
         values.append(value)
     return values
+
+
+def read_times(path: Path, last: int, *, in_order: bool = True) -> FloatArray:
+    """Seconds of each line of a list of times: numbers, or dates as KITTI writes them (2011-09-26 13:02:25.964389445).
+
+    last: number of the last image, from 0. in_order: whether times must increase. Raises DataError where they do not,
+    and unless each image up to the last has one.
+    """
+    words: list[str] = []
+    lines: list[int] = []
+    dates = 0
+    for number, line in enumerate(read_text(path, "list of times").split("\n"), start=1):
+        word = line.strip()
+        if not word:
+            continue
+        words.append(word if (date := _nanoseconds(word)) is None else date)
+        lines.append(number)
+        dates += date is not None
+        if date is None and len(numbers(word, at(path, number))) != 1:
+            raise DataError(f"{at(path, number)}: {_ONE_TIME}, found {word[:40]!r}")
+    if len(words) <= last:
+        raise DataError(f"{path}: expected a time for each image up to number {last}, found {len(words)}")
+    seconds = read_stamps(words, "s", 1e-9 if dates and dates == len(words) else None).seconds
+    wrong = np.flatnonzero(~(np.diff(seconds) > 0))
+    if in_order and len(wrong):
+        row = int(wrong[0]) + 1
+        raise DataError(f"{at(path, lines[row])}: {_ONE_TIME}, found {words[row][:40]!r}")
+    return seconds
+
+
+def _nanoseconds(date: str) -> str | None:
+    """Digits of the nanoseconds since 1970 of a date with its time of day; None for what is none."""
+    if _DATE.fullmatch(date) is None:
+        return None
+    try:
+        return str(np.datetime64(date.replace(" ", "T"), "ns").astype(np.int64))
+    except ValueError:
+        return None
+
+
+def read_keyed(path: Path, wanted: Mapping[str, int]) -> dict[str, tuple[FloatArray, str]]:
+    """Numbers of lines ``name: numbers`` of a KITTI calibration, and their places for messages.
+
+    wanted: names → how many numbers each has. Raises DataError with file and line.
+    """
+    found: dict[str, tuple[FloatArray, str]] = {}
+    for number, line in enumerate(read_text(path, "calibration").split("\n"), start=1):
+        name, colon, rest = line.partition(":")
+        name = name.strip()
+        if not colon or name not in wanted:
+            continue
+        values = numbers(rest, at(path, number))
+        if len(values) != wanted[name]:
+            raise DataError(f"{at(path, number)}: expected the {wanted[name]} numbers of {name}, found {len(values)}")
+        found[name] = np.array(values), at(path, number)
+    for name in wanted:
+        if name not in found:
+            raise DataError(f"{path}: expected a line '{name}: …', found none; is it KITTI's {path.name}?")
+    return found
+
+
+def read_rows(path: Path, count: int, names: str, *, header: bool = False) -> FloatArray:
+    """(N, count) finite numbers of the lines of a file; comments (#) are passed over.
+
+    names: of the numbers, for messages. header: whether the first line names the columns. Raises DataError with file
+    and line.
+    """
+    rows: list[list[float]] = []
+    for number, line in enumerate(read_text(path, "table").split("\n"), start=1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#") or (header and number == 1 and stripped[0].isalpha()):
+            continue
+        values = numbers(stripped, at(path, number))
+        if len(values) != count:
+            raise DataError(f"{at(path, number)}: expected {count} numbers ({names}), found {len(values)}")
+        rows.append(values)
+    if not rows:
+        raise DataError(f"{path}: expected lines of {count} numbers ({names}), found none; is the file complete?")
+    return np.array(rows)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping of a YAML calibration, also of one that OpenCV wrote. Raises DataError."""
+    text = read_text(path, "calibration")
+    if text.startswith("%YAML"):
+        text = text.partition("\n")[2]
+    try:
+        document = parse_value(text.replace("!!opencv-matrix", ""))
+    except ConfigError as error:
+        raise DataError(f"{path}: expected a YAML calibration, found other text ({str(error)[-120:]})") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: expected a YAML calibration, found other text")
+    return document
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The mapping of a JSON file of cameras. Raises DataError."""
+    try:
+        document = parse_json(read_bytes(path, "list of cameras"))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: expected a mapping, found {type(document).__name__}")
+    return document
+
+
+def numbers_of(document: Mapping[str, Any], key: str, count: int, path: Path) -> list[float]:
+    """The finite numbers under a key of a calibration. Raises DataError unless there are ``count``."""
+    value = document.get(key)
+    value = value.get("data") if isinstance(value, dict) else value
+    rows = value if isinstance(value, list) else [value]
+    flat: list[Any] = [number for row in rows for number in (row if isinstance(row, list) else [row])]
+    if len(flat) != count or not all(type(number) in (int, float) and math.isfinite(number) for number in flat):
+        raise DataError(f"{path}: expected {key} as {count} finite numbers, found {str(value)[:60]!r}")
+    return [float(number) for number in flat]
 
 
 def read_matrix(path: Path) -> FloatArray:

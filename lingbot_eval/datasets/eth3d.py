@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +10,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.calibration import checked_pinhole
-from lingbot_eval.datasets.eth3d_release import CALIBRATION, IMAGES, Release, read_release
-from lingbot_eval.datasets.listing import numbered_files, scene_folders, shown, unknown_scene
-from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, selected
+from lingbot_eval.datasets.eth3d_release import CALIBRATION, IMAGES, read_release
+from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.listing import numbered_files, shown
+from lingbot_eval.datasets.readers import raw_float_depth
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.files.arrays import read_npz
 from lingbot_eval.files.pose_matrices import checked_rigid
@@ -45,29 +45,22 @@ class Eth3dOptions(BaseModel):
     views: Literal["protocol", "all"] = "protocol"
 
 
-class Eth3dAdapter:
+class Eth3dAdapter(FileDataset):
     """As downloaded (`lingbot_eval.datasets.eth3d_release`), or prepared: ROOT/SCENE/{images,
     ground_truth_depth}/custom_undistorted and ROOT/SCENE/custom_undistorted_cam.
     """
 
     name = "eth3d"
+    layout = f"ROOT/SCENE/{IMAGES} (as downloaded) or ROOT/SCENE/{_PREPARED} folders"
+    licence = "CC BY-NC-SA 4.0 (ETH3D)"
     Options = Eth3dOptions
 
-    def __init__(self, root: Path, options: Eth3dOptions) -> None:
-        self._root = root
-        self._options = options
+    def is_scene(self, folder: Path) -> bool:
+        return any((folder / images).is_dir() for images in (_PREPARED, IMAGES, _DISTORTED))
 
-    def scenes(self) -> tuple[str, ...]:
-        """Folders with images of one of the layouts. Raises DataError for a root of another shape."""
-        layout = f"ROOT/SCENE/{IMAGES} (as downloaded) or ROOT/SCENE/{_PREPARED} folders"
-        return tuple(scene_folders(self._root, "eth3d", layout, _is_scene))
-
-    def open(self, scene: str, selection: Selection) -> FileSequence:
-        """One scene, its views in order of their numbers. Raises DataError when it is not there or malformed."""
-        scenes = self.scenes()
-        if scene not in scenes:
-            raise unknown_scene("eth3d", scene, scenes)
-        folder = self._root / scene
+    def read(self, scene: str) -> FileSequence:
+        """One scene, its views in order of their numbers. Raises DataError when it is malformed."""
+        folder = self.folders[scene]
         is_release = not (folder / _PREPARED).is_dir()
         if is_release and not (folder / IMAGES).is_dir():
             raise DataError(
@@ -75,43 +68,34 @@ class Eth3dAdapter:
                 f" {CALIBRATION} beside it: unpack {scene}_dslr_undistorted.7z"
             )
         images = numbered_files(folder / (IMAGES if is_release else _PREPARED), _IMAGE, "eth3d")
-        without = VIEWS_LEFT_OUT.get(scene, frozenset()) if self._options.views == "protocol" else frozenset()
+        without = VIEWS_LEFT_OUT.get(scene, frozenset()) if self.options.views == "protocol" else frozenset()
         kept = {number: image for number, image in images.items() if number not in without}
         left_out = sorted(number for number in images if number in without)
-        chosen = [list(kept)[i] for i in selected("eth3d", scene, selection, len(kept))]
-        release = read_release(folder, kept) if is_release else _prepared(folder, kept, chosen)
+        if is_release:
+            release = read_release(folder, list(kept.values()))
+            frames, notes, index_files = release.frames, release.notes, release.index_files
+        else:
+            cameras = [folder / "custom_undistorted_cam" / f"{image.stem}.npz" for image in kept.values()]
+            pairs = enumerate(zip(kept.values(), cameras, strict=True))
+            frames, notes = [_frame(folder, image, camera, n) for n, (image, camera) in pairs], ()
+            index_files = tuple(cameras)
         where = f"{CALIBRATION}/images.txt, world-to-camera" if is_release else "world-to-camera in the npz files"
-        return FileSequence(
-            dataset="eth3d",
-            scene=scene,
-            root=self._root,
-            files=[release.frames[n] for n in chosen],
-            intrinsics=None,
-            conventions={
+        return self.sequence(
+            scene,
+            frames,
+            None,
+            {
                 "poses": f"{where}, inverted; metres",
                 "depth": "laser scan, float32 metres (raw bytes named .JPG), not finite or not positive = none",
                 "intrinsics": "of each view, in cameras.txt" if is_release else "of each view, in its npz file",
                 "timestamps": "position in the scene; the dataset has none",
                 "views_left_out": shown(map(str, left_out), 40),
-                "licence": "CC BY-NC-SA 4.0 (ETH3D)",
             },
-            index_files=release.index_files,
-            depth_reader=release.read_depth,
+            index_files=index_files,
+            notes=notes,
+            depth_reader=raw_float_depth,
             one_size=False,
-            notes=release.notes,
         )
-
-
-def _is_scene(folder: Path) -> bool:
-    return any((folder / images).is_dir() for images in (_PREPARED, IMAGES, _DISTORTED))
-
-
-def _prepared(folder: Path, images: Mapping[int, Path], chosen: Sequence[int]) -> Release:
-    """The views of a scene that was prepared: a calibration a view, depth in the pixels of the images."""
-    positions = {number: position for position, number in enumerate(images)}
-    cameras = {n: folder / "custom_undistorted_cam" / f"{images[n].stem}.npz" for n in chosen}
-    frames = {n: _frame(folder, images[n], cameras[n], positions[n]) for n in chosen}
-    return Release(frames, (), tuple(cameras.values()), {})
 
 
 def _frame(folder: Path, image: Path, camera: Path, position: int) -> FrameFiles:

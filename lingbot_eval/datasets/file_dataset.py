@@ -1,18 +1,23 @@
-"""What a dataset of files on disk has to say of itself, and what it is given: the base of users' own datasets."""
+"""A dataset of files on disk: what it has to say of itself, and what it is given; built-in ones and users' own."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown, unknown_scene
+from lingbot_eval.datasets.image_folder import gap_notes, numbering_of
+from lingbot_eval.datasets.listing import existing_folder, names_in, scene_folders, shown, unknown_scene
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.readers import DepthReader, Size, array_depth, png_depth
+from lingbot_eval.datasets.reference_poses import facts_of
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError
+from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.types import DepthMap, FloatArray
 
 
@@ -32,7 +37,11 @@ class FileDataset:
         card: what a card may say (title, licence as ``source: {licence: …}``, ``protocol``, ``published`` …); what is
             left out has the card's defaults.
         depth_units_per_metre: of 16-bit PNG depth; ``.npy`` depth is in metres.
+        licence: in a few words, for the record; by default that of ``card``.
+        levels: how many of the last folders of a scene's path are its name.
+        nesting: how many folders more than ``levels`` copies may have between the root and the scenes.
         root: the folder that the experiment names.
+        folders: path of each scene by its name, once ``scenes`` has looked.
     """
 
     name: ClassVar[str] = ""
@@ -40,18 +49,35 @@ class FileDataset:
     Options: ClassVar[type[BaseModel]] = NoOptions
     card: ClassVar[Mapping[str, Any]] = {}
     depth_units_per_metre: ClassVar[float] = 1000.0
+    licence: ClassVar[str] = ""
+    levels: ClassVar[int] = 1
+    nesting: ClassVar[int] = 0
 
     def __init__(self, root: Path, options: BaseModel) -> None:
         self.root = root
         self.options: Any = options
+        self.folders: dict[str, Path] = {}
+
+    def is_scene(self, folder: Path) -> bool:
+        """Whether a folder is a scene: every one, unless a subclass knows better."""
+        return True
 
     def scenes(self) -> Sequence[str]:
-        """Names of the scenes under the root: its folders, unless a subclass knows better."""
-        existing_folder(self.root, f"root of dataset {self.name}")
-        found = folders_in(self.root)
-        if not found:
-            raise DataError(f"{self.name}: expected {self.layout} under {self.root}, found no folder")
-        return tuple(found)
+        """Names of the scenes under the root. Raises DataError for a root of another shape."""
+        return self.scenes_on_disk()
+
+    def known_scenes(self) -> Sequence[str]:
+        """Names of the scenes that can be opened; more than ``scenes`` where an option chooses among them."""
+        return self.scenes()
+
+    def scenes_on_disk(self) -> tuple[str, ...]:
+        """Names of all folders that are scenes; afterwards ``folders`` has their paths."""
+        found = scene_folders(self.root, self.name, self.layout, self.is_scene, self.levels + self.nesting)
+        short = {name: "/".join(name.split("/")[-self.levels :]) for name in found}
+        count = Counter(short.values())
+        # Two scenes of one name under different folders keep their whole paths.
+        self.folders = {short[name] if count[short[name]] == 1 else name: path for name, path in found.items()}
+        return tuple(self.folders)
 
     def frames(self, scene: str) -> Sequence[FrameFiles]:
         """Every frame of a scene, in order of time.
@@ -69,11 +95,8 @@ class FileDataset:
         """(3, 3) pinhole matrix in pixels of the images, where all frames of a scene share one; else None."""
         return None
 
-    def open(self, scene: str, selection: Selection) -> FileSequence:
-        """The selected frames of one scene. Raises DataError for an unknown scene or one without frames."""
-        scenes = self.scenes()
-        if scene not in scenes:
-            raise unknown_scene(self.name, scene, scenes)
+    def read(self, scene: str) -> FileSequence:
+        """Every frame of a scene with what the record says of it; by default of ``frames`` and ``intrinsics``."""
         files = list(self.frames(scene))
         wrong = [file for file in files if not isinstance(file, FrameFiles)]
         if wrong:
@@ -82,24 +105,76 @@ class FileDataset:
                 " give each frame as lingbot_eval.FrameFiles(image, timestamp, …)"
             )
         posed = any(file.pose is not None for file in files)
+        poses = "camera-to-world, OpenCV axes, metres, as the dataset's reader says" if posed else "none"
+        return self.sequence(scene, files, self.intrinsics(scene), {"poses": poses, "layout": self.layout})
+
+    def open(self, scene: str, selection: Selection) -> FileSequence:
+        """The selected frames of one scene. Raises DataError for an unknown scene or one without frames."""
+        scenes = self.known_scenes()
+        if scene not in scenes:
+            raise unknown_scene(self.name, scene, scenes)
+        whole = self.read(scene)
+        chosen = selected(self.name, scene, selection, len(whole.files))
+        return dataclasses.replace(whole, files=[whole.files[i] for i in chosen])
+
+    def sequence(
+        self,
+        scene: str,
+        files: Sequence[FrameFiles],
+        intrinsics: FloatArray | None,
+        conventions: Mapping[str, Any],
+        *,
+        trajectory: TrajectoryFile | None = None,
+        numbers: Sequence[int] = (),
+        index_files: Sequence[Path] = (),
+        notes: Sequence[str] = (),
+        depth_reader: DepthReader | None = None,
+        **more: Any,
+    ) -> FileSequence:
+        """A scene's frames with what is known of them.
+
+        Args:
+            scene: its name.
+            files: of all frames, in order of time.
+            intrinsics: (3, 3) of all images, or None.
+            conventions: ``poses``, ``depth``, ``intrinsics``, ``timestamps`` in words; ``found``: counts.
+            trajectory: the file that the poses are from: counted, and part of the fingerprint.
+            numbers: of the images, whose gaps are said.
+            index_files: further files that decided what the frames are.
+            notes: what a user must know, a line each.
+            depth_reader: where ``depth_units_per_metre`` is not enough.
+            more: of `FileSequence`.
+
+        Raises:
+            DataError: there is no frame, or times do not increase.
+        """
+        of_poses = {} if trajectory is None else facts_of(trajectory, sum(file.pose is not None for file in files))
+        found = {**of_poses.get("found", {}), **conventions.get("found", {})}
         return FileSequence(
             dataset=self.name,
             scene=scene,
             root=self.root,
-            files=[files[i] for i in selected(self.name, scene, selection, len(files))],
-            intrinsics=self.intrinsics(scene),
+            files=files,
+            intrinsics=intrinsics,
             conventions={
-                "poses": "camera-to-world, OpenCV axes, metres, as the dataset's reader says" if posed else "none",
-                "layout": self.layout,
-                "licence": str(dict(self.card.get("source", {})).get("licence", "not stated")),
+                "poses": "none",
+                "depth": "none",
+                "intrinsics": "none",
+                **conventions,
+                **of_poses,
+                **({"found": found} if found else {}),
+                "licence": self.licence or str(dict(self.card.get("source", {})).get("licence", "not stated")),
             },
-            depth_reader=self._depth_reader(),
+            index_files=(*index_files, *(() if trajectory is None else (trajectory.path,))),
+            notes=(*notes, *gap_notes(numbering_of(list(numbers)))),
+            depth_reader=self._depth_reader() if depth_reader is None else depth_reader,
+            **more,
         )
 
     def _depth_reader(self) -> DepthReader:
         of_png = png_depth(self.depth_units_per_metre)
 
-        def read(path: Path, place: str, expected: Size) -> DepthMap:
+        def read(path: Path, place: str, expected: Size | None) -> DepthMap:
             return (array_depth if path.suffix == ".npy" else of_png)(path, place, expected)
 
         return read

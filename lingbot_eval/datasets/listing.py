@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from lingbot_eval.errors import DataError, UnknownSceneError
+from lingbot_eval.files.text import parse_number
+from lingbot_eval.files.times import read_stamps
+from lingbot_eval.types import FloatArray
 from lingbot_eval.validation import nearest
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
+_IMAGES = (".jpg", ".jpeg", ".png")
 _FOLDERS_TRIED = 100  # a home folder given by mistake should not be searched through
 _DIGITS = re.compile(r"(\d+)")
 _TIME = re.compile(r"(\d{9,})\.(\d{1,18})(?!\d)")  # seconds since 1970 or nanoseconds, and a fraction
@@ -106,18 +114,31 @@ def root_hint(root: Path, is_root: Callable[[Path], bool]) -> str:
     return f"found {shown(names)}"
 
 
-def scene_folders(root: Path, dataset: str, layout: str, is_scene: Callable[[Path], bool]) -> list[str]:
-    """Names of the folders in ``root`` that are scenes. Raises DataError that says which folder looks right."""
+def scene_folders(
+    root: Path, dataset: str, layout: str, is_scene: Callable[[Path], bool], levels: int = 1
+) -> dict[str, Path]:
+    """Relative names (with ``/``) and paths of the scenes at most ``levels`` folders below ``root``, in natural order.
+
+    Nothing is looked for inside a scene. Raises DataError that says which folder looks right.
+    """
     existing_folder(root, f"root of dataset {dataset}")
-
-    def scenes_in(folder: Path) -> list[str]:
-        return [name for name in folders_in(folder) if is_scene(folder / name)]
-
-    found = scenes_in(root)
+    found = _scenes_below(root, "", is_scene, levels)
     if found:
         return found
-    hint = root_hint(root, lambda folder: bool(scenes_in(folder)))
+    hint = root_hint(root, lambda folder: any(is_scene(folder / name) for name in folders_in(folder)))
     raise DataError(f"{dataset}: expected {layout} under {root}, {hint}")
+
+
+def _scenes_below(folder: Path, prefix: str, is_scene: Callable[[Path], bool], levels: int) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name in folders_in(folder):
+        path = folder / name
+        if is_scene(path):
+            found[prefix + name] = path
+        elif levels > 1:
+            with suppress(DataError):  # a folder that cannot be listed
+                found |= _scenes_below(path, f"{prefix}{name}/", is_scene, levels - 1)
+    return found
 
 
 def _looks_right(folder: Path, is_root: Callable[[Path], bool]) -> bool:
@@ -135,12 +156,15 @@ def _folders_inside(folders: Iterable[Path]) -> list[Path]:
     return found[:_FOLDERS_TRIED]
 
 
-def numbered_files(folder: Path, pattern: re.Pattern[str], dataset: str) -> dict[int, Path]:
+def numbered_files(folder: Path, pattern: re.Pattern[str], dataset: str, *, optional: bool = False) -> dict[int, Path]:
     """Number → file, in order of the numbers, of the names in ``folder`` that match ``pattern`` (group 1: digits).
 
-    Raises DataError when two files have one number, as ``1.png`` beside ``000001.PNG``.
+    optional: whether the folder may be missing. Raises DataError when two files have one number, as ``1.png`` beside
+    ``000001.PNG``.
     """
     found: dict[int, str] = {}
+    if optional and not folder.is_dir():
+        return {}
     for name in names_in(existing_folder(folder, f"folder of {dataset}")):
         match = pattern.fullmatch(name)
         if match is None:
@@ -153,6 +177,34 @@ def numbered_files(folder: Path, pattern: re.Pattern[str], dataset: str) -> dict
             )
         found[number] = name
     return {number: folder / found[number] for number in sorted(found)}
+
+
+def timed_files(folder: Path, dataset: str, suffixes: tuple[str, ...] = _IMAGES) -> tuple[list[Path], FloatArray]:
+    """Files of ``folder`` whose names are times, in order of these, and the times in seconds.
+
+    Raises DataError for a name that is no time, and for two files of one time.
+    """
+    names = [name for name in names_in(folder) if name.lower().endswith(suffixes) and not name.startswith(".")]
+    stems = [name.rpartition(".")[0] for name in names]
+    for name, stem in zip(names, stems, strict=True):
+        if not _is_finite(stem):
+            raise DataError(f"{dataset}: {folder / name}: expected a time in seconds as the name, found {stem[:40]!r}")
+    if not names:
+        return [], np.empty(0)
+    stamped = sorted(zip(read_stamps(stems, "s").seconds.tolist(), names, strict=True))
+    for (before, first), (time, second) in itertools.pairwise(stamped):
+        if time == before:
+            raise DataError(
+                f"{dataset}: {folder}: two images of one time: {shown((first, second))}; remove one of them"
+            )
+    return [folder / name for _, name in stamped], np.array([time for time, _ in stamped])
+
+
+def _is_finite(word: str) -> bool:
+    try:
+        return math.isfinite(parse_number(word))
+    except ValueError:
+        return False
 
 
 def unknown_scene(dataset: str, scene: str, scenes: Iterable[str]) -> UnknownSceneError:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from lingbot_eval.datasets.calibration import checked_pinhole, read_numbers
-from lingbot_eval.datasets.listing import numbered_files, scene_folders, unknown_scene
-from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.datasets.readers import array_depth, image_size
-from lingbot_eval.datasets.reference_poses import facts_of
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole, selected
+from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.listing import numbered_files
+from lingbot_eval.datasets.readers import image_size
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import read_kitti
 from lingbot_eval.types import FloatArray
@@ -21,65 +18,45 @@ _IMAGE = re.compile(r"(\d{1,9})\.(?:png|jpg|jpeg)", re.IGNORECASE)
 _DEPTH = re.compile(r"(\d{1,9})\.npy")
 
 
-class OxfordSpiresOptions(BaseModel):
-    """There is nothing to choose: sparse and long are selections (stride 12 and stride 1)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OxfordSpiresAdapter:
-    """ROOT/SCENE/{images, poses_c2w.txt, intrinsics.txt, depth}."""
+class OxfordSpiresAdapter(FileDataset):
+    """ROOT/SCENE/{images, poses_c2w.txt, intrinsics.txt, depth}; sparse and long are selections (stride 12 and 1)."""
 
     name = "oxford_spires"
-    Options = OxfordSpiresOptions
+    layout = "prepared ROOT/SCENE folders with images/ and poses_c2w.txt"
+    licence = "CC BY-NC-SA 4.0 (Oxford Spires)"
 
-    def __init__(self, root: Path, options: OxfordSpiresOptions) -> None:
-        self._root = root
-        self._options = options
+    def is_scene(self, folder: Path) -> bool:
+        return (folder / "images").is_dir() and (folder / "poses_c2w.txt").is_file()
 
-    def scenes(self) -> tuple[str, ...]:
-        """Folders with ``images`` and ``poses_c2w.txt``. Raises DataError for a root of another shape."""
-        layout = "prepared ROOT/SCENE folders with images/ and poses_c2w.txt"
-        return tuple(scene_folders(self._root, "oxford_spires", layout, _is_scene))
-
-    def open(self, scene: str, selection: Selection) -> FileSequence:
-        """One walk. Raises DataError when it is not there or malformed."""
-        scenes = self.scenes()
-        if scene not in scenes:
-            raise unknown_scene("oxford_spires", scene, scenes)
-        folder = self._root / scene
-        images = list(numbered_files(folder / "images", _IMAGE, "oxford_spires").items())
-        depths = numbered_files(folder / "depth", _DEPTH, "oxford_spires") if (folder / "depth").is_dir() else {}
-        chosen = selected("oxford_spires", scene, selection, len(images))
+    def read(self, scene: str) -> FileSequence:
+        """One walk. Raises DataError when it is malformed."""
+        folder = self.folders[scene]
+        images = numbered_files(folder / "images", _IMAGE, self.name)
+        depths = numbered_files(folder / "depth", _DEPTH, self.name, optional=True)
         path = folder / "poses_c2w.txt"
         trajectory = read_kitti(path)
         poses = trajectory.by_row()
-        if trajectory.rows != len(images):
+        if images and trajectory.rows != len(images):
             raise DataError(
                 f"{path}: expected one line for each of the {len(images)} images in {folder / 'images'}, found"
                 f" {trajectory.rows}; prepare the scene again"
             )
-        return FileSequence(
-            dataset="oxford_spires",
-            scene=scene,
-            root=self._root,
-            files=[FrameFiles(images[i][1], float(i), poses.get(i), depths.get(images[i][0])) for i in chosen],
-            intrinsics=_intrinsics(folder / "intrinsics.txt", images[0][1]),
-            conventions={
+        return self.sequence(
+            scene,
+            [
+                FrameFiles(path, float(i), poses.get(i), depths.get(number))
+                for i, (number, path) in enumerate(images.items())
+            ],
+            _intrinsics(folder / "intrinsics.txt", next(iter(images.values()))) if images else None,
+            {
                 "poses": "lidar against a survey scan, camera-to-world, metres, line n for image n",
                 "depth": "NumPy arrays, metres, not finite or not positive = none" if depths else "none",
                 "intrinsics": "intrinsics.txt (undistorted images)",
                 "timestamps": "position in the scene; the prepared layout has none",
-                **facts_of(trajectory, len(poses)),
-                "licence": "CC BY-NC-SA 4.0 (Oxford Spires)",
             },
-            index_files=(path, folder / "intrinsics.txt"),
-            depth_reader=array_depth,
+            trajectory=trajectory,
+            index_files=(folder / "intrinsics.txt",),
         )
-
-
-def _is_scene(folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "poses_c2w.txt").is_file()
 
 
 def _intrinsics(path: Path, image: Path) -> FloatArray:

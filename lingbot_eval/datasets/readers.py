@@ -50,8 +50,8 @@ _TURNS = {
 _BOMB = (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning)
 
 Size = tuple[int, int]
-DepthReader = Callable[[Path, str, Size], DepthMap]
-"""Reads (H, W) float32 metres of a file; the frame, for messages; (width, height) of its image."""
+DepthReader = Callable[[Path, str, Size | None], DepthMap]
+"""Reads (H, W) float32 metres of a file; the frame, for messages; (width, height) of its image, None for any size."""
 
 
 def checked_file(path: Path, what: str) -> None:
@@ -423,7 +423,7 @@ def _over_white(picture: PillowImage.Image) -> PillowImage.Image:
     return picture.convert("RGB")
 
 
-def read_depth(path: Path, place: str, units_a_metre: float, expected: Size) -> DepthMap:
+def read_depth(path: Path, place: str, units_a_metre: float, expected: Size | None) -> DepthMap:
     """(H, W) float32 metres of a 16-bit grey PNG; 0 and 65535, which mean "no measurement", become 0.
 
     Raises DataError for a missing, damaged or cut off file, another size than ``expected`` (width, height), and
@@ -434,15 +434,18 @@ def read_depth(path: Path, place: str, units_a_metre: float, expected: Size) -> 
         if header != (16, 0):
             found = f"{header[0]}-bit PNG of colour type {header[1]}" if header else f"{picture.format} {picture.mode}"
             raise DataError(f"{place}: depth map {path}: expected a 16-bit grey PNG, found {found}")
-        if picture.size != expected:
-            raise DataError(
-                f"{place}: depth map {path}: expected {expected[0]}x{expected[1]} pixels as the image, found"
-                f" {picture.size[0]}x{picture.size[1]}; does it belong to this sequence?"
-            )
+        checked_size(picture.size, expected, f"{place}: depth map {path}")
         raw = np.asarray(picture).astype(np.uint16)
     depth = raw.astype(np.float32) / np.float32(units_a_metre)
     depth[raw == np.iinfo(np.uint16).max] = 0.0
     return depth
+
+
+@contextmanager
+def opened_depth(path: Path, place: str) -> Iterator[PillowImage.Image]:
+    """A depth map that is an image, its header read. Raises DataError."""
+    with _opened(path, "depth map", place) as (picture, _):
+        yield picture
 
 
 def check_depth_file(path: Path, place: str) -> None:
@@ -456,7 +459,7 @@ def check_depth_file(path: Path, place: str) -> None:
 def png_depth(units_a_metre: float, nearest: float = 0.0, farthest: float = math.inf) -> DepthReader:
     """Reader of 16-bit PNG depth; values outside ``nearest`` … ``farthest`` metres become 0."""
 
-    def read(path: Path, place: str, expected: Size) -> DepthMap:
+    def read(path: Path, place: str, expected: Size | None) -> DepthMap:
         depth = read_depth(path, place, units_a_metre, expected)
         depth[(depth < nearest) | (depth > farthest)] = 0.0
         return depth
@@ -467,12 +470,13 @@ def png_depth(units_a_metre: float, nearest: float = 0.0, farthest: float = math
 MILLIMETRES = png_depth(1000.0)
 
 
-def raw_float_depth(path: Path, place: str, expected: Size) -> DepthMap:
+def raw_float_depth(path: Path, place: str, expected: Size | None) -> DepthMap:
     """(H, W) float32 metres of a file of nothing but little-endian float32 values, row by row (ETH3D names it .JPG).
 
     Values that are not finite or not positive mean "no measurement" and become 0. Raises DataError when the file is
     missing or has another number of values than ``expected`` (width, height).
     """
+    assert expected is not None, "a file of nothing but values has no size"
     width, height = expected
     checked_file(path, f"{place}: depth map")
     try:
@@ -487,18 +491,27 @@ def raw_float_depth(path: Path, place: str, expected: Size) -> DepthMap:
         depth = np.fromfile(path, dtype="<f4").reshape(height, width).astype(np.float32)
     except OSError as error:
         raise DataError(f"{place}: depth map {path} cannot be read: {error.strerror or error}") from error
-    depth[~(np.isfinite(depth) & (depth > 0))] = 0.0
-    return depth
+    return without_invalid(depth)
 
 
-def array_depth(path: Path, place: str, expected: Size) -> DepthMap:
+def array_depth(path: Path, place: str, expected: Size | None) -> DepthMap:
     """(H, W) float32 metres of an ``.npy`` file; what is not finite or not positive becomes 0. Raises DataError."""
     checked_file(path, f"{place}: depth map")
     depth = read_depth_map(path, 1.0)
-    if depth.shape != (expected[1], expected[0]):
+    checked_size((depth.shape[1], depth.shape[0]), expected, f"{place}: depth map {path}")
+    return without_invalid(depth)
+
+
+def checked_size(size: Size, expected: Size | None, what: str) -> None:
+    """Raises DataError, which begins with ``what``, where a depth map is of another size than its image."""
+    if expected is not None and size != expected:
         raise DataError(
-            f"{place}: depth map {path}: expected {expected[0]}x{expected[1]} pixels as the image, found"
-            f" {depth.shape[1]}x{depth.shape[0]}; does it belong to this sequence?"
+            f"{what}: expected {expected[0]}x{expected[1]} pixels as the image, found {size[0]}x{size[1]}; does it"
+            " belong to this sequence?"
         )
+
+
+def without_invalid(depth: DepthMap) -> DepthMap:
+    """The depth map itself, with 0 for what is not finite or not positive."""
     depth[~(np.isfinite(depth) & (depth > 0))] = 0.0
     return depth

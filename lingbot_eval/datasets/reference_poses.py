@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from lingbot_eval.errors import DataError
 from lingbot_eval.files.association import Clock, pair_times
 from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.types import FloatArray
@@ -25,6 +29,34 @@ def poses_by_time(
     image_index, pose_index = pair_times(clock, trajectory.clock(str(trajectory.path)), max_difference, advice)
     poses = trajectory.camera_to_world
     return {int(i): poses[p] for i, p in zip(image_index.tolist(), pose_index.tolist(), strict=True)}
+
+
+def poses_by_number(trajectory: TrajectoryFile, last: int) -> dict[int, FloatArray]:
+    """Number of an image, from 0 → its (4, 4) pose, which is the row of this number.
+
+    Raises DataError where images up to number ``last`` have no row.
+    """
+    if trajectory.rows <= last:
+        raise DataError(
+            f"{trajectory.path}: expected a row for each image up to number {last}, found {trajectory.rows} rows; are"
+            " poses and images of one sequence?"
+        )
+    return trajectory.by_row()
+
+
+def moved(
+    poses: Mapping[int, FloatArray], body: FloatArray | None, into_world: FloatArray | None = None
+) -> dict[int, FloatArray]:
+    """Poses of a camera on a body, from those of the body.
+
+    body: (4, 4) camera-to-body; None: the poses are the camera's. into_world: (4, 4) from the world of the poses to
+    another, or None.
+    """
+    if not poses:
+        return {}
+    stacked = np.stack(list(poses.values()))
+    stacked = stacked if body is None else stacked @ body
+    return dict(zip(poses, stacked if into_world is None else into_world @ stacked, strict=True))
 
 
 def facts_of(trajectory: TrajectoryFile, used: int) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from lingbot_eval.datasets.readers import (
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.file_state import file_state
 from lingbot_eval.files.pose_matrices import read_pose
+from lingbot_eval.geometry.cameras import crop_intrinsics, scale_intrinsics
+from lingbot_eval.geometry.lenses import LensCamera, carried, undistorted
 from lingbot_eval.types import FloatArray, Frame, Trajectory
 
 
@@ -36,7 +38,9 @@ class FrameFiles:
 
     timestamp: seconds. pose: a 4×4 camera-to-world text file, the (4, 4) matrix itself, or None.
     intrinsics: (3, 3) where this frame has its own. depth_intrinsics: (3, 3) where this depth map is not registered
-    to the image.
+    to the image; it may then be of another size. lens: of the camera that took the image, where it bends the picture:
+    the frame's image is what a pinhole camera of the lens's ``intrinsics`` sees, which ``intrinsics`` must be.
+    depth_lens: of the camera whose pixels the depth map has; it is carried over to the image's.
     """
 
     image: Path
@@ -45,6 +49,8 @@ class FrameFiles:
     depth: Path | None = None
     intrinsics: FloatArray | None = None
     depth_intrinsics: FloatArray | None = None
+    lens: LensCamera | None = None
+    depth_lens: LensCamera | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class FileSequence:
     decided what the frames are. depth_reader: of the depth maps. one_size: whether images of different sizes are
     refused (ETH3D's differ by a few pixels after undistortion). notes: what the user must know of how the frames were
     chosen, a line each. has_orientation: False where the poses are positions only. depth_scale: units of the depth
-    maps a metre, where the dataset has an option of this name.
+    maps a metre, where the dataset has an option of this name. depth_has_own_size: whether depth maps that are not
+    registered to the images may be of another size than they.
     """
 
     dataset: str
@@ -79,13 +86,16 @@ class FileSequence:
     notes: tuple[str, ...] = ()
     has_orientation: bool = True
     depth_scale: float | None = None
+    depth_has_own_size: bool = False
 
     poses_come_later: ClassVar[bool] = False
     """Whether reference poses are computed when they are asked for, and are in no file."""
 
     def __post_init__(self) -> None:
         if not self.files:
-            raise DataError(f"{self.dataset}: scene {self.scene} in {self.root} has no frames; is the folder complete?")
+            raise DataError(
+                f"{self.dataset}: scene {self.scene} has no frames: expected images, found none; is the scene complete?"
+            )
         times = self.timestamps()
         wrong = np.flatnonzero(~(np.diff(times) > 0))
         if len(wrong):
@@ -119,17 +129,26 @@ class FileSequence:
 
     def _frame(self, index: int, size: Size | None, *, images: bool, depth: bool) -> Frame:
         source, place = self.files[index], self._place(index)
+        intrinsics = self.intrinsics if source.intrinsics is None else source.intrinsics
         depth_map = None
         if depth and source.depth is not None and size is not None:
-            depth_map = self.depth_reader(source.depth, place, size)
+            own = source.depth_lens
+            expected = size if own is None else own.size
+            free = self.depth_has_own_size and source.depth_intrinsics is not None
+            depth_map = self.depth_reader(source.depth, place, None if free else expected)
+            if own is not None and intrinsics is not None:
+                depth_map = carried(depth_map, own, intrinsics, size)
+        image = read_image(source.image, place, size) if images else None
+        if image is not None and source.lens is not None:
+            image = undistorted(image, source.lens)
         return Frame(
             index=index,
             timestamp=source.timestamp,
-            image=read_image(source.image, place, size) if images else None,
+            image=image,
             source=str(source.image),
             camera_to_world=_pose(source),
             depth=depth_map,
-            intrinsics=self.intrinsics if source.intrinsics is None else source.intrinsics,
+            intrinsics=intrinsics,
             depth_intrinsics=source.depth_intrinsics if depth_map is not None else None,
         )
 
@@ -245,6 +264,13 @@ def _pose(source: FrameFiles) -> FloatArray | None:
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
     """(3, 3) intrinsic matrix in pixels."""
     return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+
+
+def resized(intrinsics: FloatArray, old: Size, new: Size) -> FloatArray:
+    """(3, 3) intrinsics of images of ``new`` (width, height) pixels, which were ``old`` before they were resized."""
+    return crop_intrinsics(
+        scale_intrinsics(crop_intrinsics(intrinsics, -0.5, -0.5), new[0] / old[0], new[1] / old[1]), 0.5, 0.5
+    )
 
 
 def selected(dataset: str, scene: str, selection: Selection, total: int) -> range:

@@ -1,25 +1,26 @@
-"""TUM RGB-D: hand-held sequences with motion-capture poses (protocol.md section 2)."""
+"""TUM RGB-D: hand-held sequences with motion-capture poses (protocol.md section 2); Bonn, laid out alike."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from lingbot_eval.datasets.listing import existing_folder, folders_in, inside, names_in, shown, unknown_scene
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.listing import inside, shown
 from lingbot_eval.datasets.readers import png_depth
-from lingbot_eval.datasets.reference_poses import facts_of, poses_by_time
+from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.association import associate
 from lingbot_eval.files.text import parse_number, read_text
 from lingbot_eval.files.trajectories import read_tum
+from lingbot_eval.geometry.poses import orthogonalised
 from lingbot_eval.types import FloatArray
 
 MAX_TIME_DIFFERENCE = 0.02  # seconds between an image and its pose or depth map
@@ -31,7 +32,20 @@ INTRINSICS = {
     "freiburg3": pinhole(535.4, 539.2, 320.1, 247.6),
 }
 
+BONN_INTRINSICS = pinhole(542.822841, 542.576870, 315.593520, 237.756098)
+# Of the page of the dataset: axes of ROS, and the camera in those of the markers (with a scale of 1.06).
+_ROS = np.array([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+_MARKERS = np.array(
+    [
+        [1.0157, 0.1828, -0.2389, 0.0113],
+        [0.0009, -0.8431, -0.6413, -0.0098],
+        [-0.3009, 0.6147, -0.8085, 0.0111],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
+)
+
 _CAMERA = re.compile(r"freiburg\d")
+_DYNAMIC = re.compile(r"rgbd_dataset_freiburg3_(?:sitting|walking)_.*(?<!_validation)")
 
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -52,71 +66,90 @@ class TumOptions(BaseModel):
     depth_scale: Positive = DEPTH_UNITS
 
 
-class TumAdapter:
+class TumLayout(FileDataset):
+    """SCENE/{rgb.txt, rgb/, depth.txt, depth/, groundtruth.txt}."""
+
+    def is_scene(self, folder: Path) -> bool:
+        return (folder / "rgb.txt").is_file()
+
+    def recording(
+        self,
+        scene: str,
+        intrinsics: FloatArray,
+        conventions: Mapping[str, str],
+        body: FloatArray | None = None,
+        into_world: FloatArray | None = None,
+        **more: Any,
+    ) -> FileSequence:
+        """A recording in this layout: lists of images and depth maps with times, and poses with times.
+
+        body: (4, 4), the camera on what the poses are of; None where they are the camera's. into_world: (4, 4), from
+        the world of the poses to another.
+        """
+        folder = self.folders[scene]
+        times, images = _listed(folder, folder / "rgb.txt")
+        truth = folder / "groundtruth.txt"
+        trajectory = read_tum(truth) if truth.is_file() else None  # the validation sequences have none
+        poses = {} if trajectory is None else poses_by_time(trajectory, times, MAX_TIME_DIFFERENCE, "rgb.txt")
+        poses = moved(poses, body, into_world)
+        depths, depth_counts = _depths(folder, times)
+        counted = {} if trajectory is not None else {"poses_in_file": 0, "images_with_pose": 0}
+        index_files = [path for n in ("rgb", "depth") if (path := folder / f"{n}.txt").is_file()]
+        said = dict(conventions)
+        said["poses"] += f"; nearest in time to the image, one to one, within {MAX_TIME_DIFFERENCE} s"
+        return self.sequence(
+            scene,
+            [FrameFiles(image, float(times[i]), poses.get(i), depths.get(i)) for i, image in enumerate(images)],
+            intrinsics,
+            {**said, "timestamps": "of the colour images, seconds", "found": {**counted, **depth_counts}},
+            trajectory=trajectory,
+            index_files=index_files,
+            **more,
+        )
+
+
+class TumAdapter(TumLayout):
     """ROOT/rgbd_dataset_freiburgN_NAME; each folder is a scene."""
 
     name = "tum"
+    layout = "ROOT/rgbd_dataset_freiburg*/rgb.txt"
+    licence = "CC BY 4.0 (Technical University of Munich)"
     Options = TumOptions
-
-    def __init__(self, root: Path, options: TumOptions) -> None:
-        self._root = root
-        self._options = options
 
     def scenes(self) -> tuple[str, ...]:
         """Sequences of the chosen camera. Raises DataError for a root of another shape or without such sequences."""
-        there = self._sequences()
-        wanted = "all" if self._options.intrinsics is not None else self._options.camera
+        there = self.scenes_on_disk()
+        wanted = "all" if self.options.intrinsics is not None else self.options.camera
         scenes = [s for s in there if (wanted == "all" or wanted in s) and not s.endswith("_validation")]
         if not scenes:
             raise DataError(
-                f"tum: no sequence of camera '{wanted}' under {self._root}, which holds {shown(there)};"
+                f"tum: no sequence of camera '{wanted}' under {self.root}, which holds {shown(there)};"
                 " set options.camera to another camera, or to all"
             )
         return tuple(scenes)
 
-    def open(self, scene: str, selection: Selection) -> FileSequence:
-        """One sequence, of whichever camera. Raises DataError when it is not there or its lists are not right."""
-        there = self._sequences()
-        if scene not in there:
-            raise unknown_scene("tum", scene, there)
-        folder = self._root / scene
+    def known_scenes(self) -> tuple[str, ...]:
+        return self.scenes_on_disk()
+
+    def read(self, scene: str) -> FileSequence:
+        """One sequence, of whichever camera. Raises DataError when its lists are not right."""
         intrinsics, calibration = self._intrinsics(scene)
-        times, images = _listed(folder, folder / "rgb.txt")
-        poses, pose_facts = _poses(folder / "groundtruth.txt", times)
-        depths, depth_counts = _depths(folder, times)
-        chosen = selection.indices(len(images))
-        if not chosen:
-            raise DataError(
-                f"tum: scene {scene} has {len(images)} frames and the selection starts at {selection.start}:"
-                " no frame is left; start earlier"
-            )
-        options = self._options
-        files = [FrameFiles(images[i], float(times[i]), poses.get(i), depths.get(i)) for i in chosen]
-        index_files = [path for n in ("rgb", "depth", "groundtruth") if (path := folder / f"{n}.txt").is_file()]
-        return FileSequence(
-            dataset="tum",
-            scene=scene,
-            root=self._root,
-            files=files,
-            intrinsics=intrinsics,
-            conventions={
-                "poses": "motion capture, camera-to-world, metres; nearest in time to the image, one to one, within"
-                f" {MAX_TIME_DIFFERENCE} s",
-                "depth": f"uint16 / {options.depth_scale:g} metres, registered to colour; associated like the poses",
+        scale = self.options.depth_scale
+        return self.recording(
+            scene,
+            intrinsics,
+            {
+                "poses": "motion capture, camera-to-world, metres",
+                "depth": f"uint16 / {scale:g} metres, registered to colour; associated like the poses",
                 "intrinsics": calibration,
-                "timestamps": "of the colour images, seconds",
-                **pose_facts,
-                "found": {**pose_facts["found"], **depth_counts},
-                "licence": "CC BY 4.0 (Technical University of Munich)",
             },
-            index_files=tuple(index_files),
-            depth_reader=png_depth(options.depth_scale),
-            depth_scale=options.depth_scale,
+            depth_reader=png_depth(scale),
+            depth_scale=scale,
         )
 
     def _intrinsics(self, scene: str) -> tuple[FloatArray, str]:
-        if self._options.intrinsics is not None:
-            return pinhole(*self._options.intrinsics), "given in the options"
+        if self.options.intrinsics is not None:
+            return pinhole(*self.options.intrinsics), "given in the options"
         camera = _CAMERA.search(scene)
         if camera is None or camera[0] not in INTRINSICS:
             raise DataError(
@@ -125,25 +158,55 @@ class TumAdapter:
             )
         return INTRINSICS[camera[0]], f"calibrated, {camera[0]}; lens distortion is not removed"
 
-    def _sequences(self) -> list[str]:
-        root = existing_folder(self._root, "root of dataset tum")
-        sequences = [name for name in folders_in(root) if (root / name / "rgb.txt").is_file()]
-        if sequences:
-            return sequences
-        if (root / "rgb.txt").is_file():
-            hint = f"found rgb.txt directly in it: the root is one level too low, use {root.parent}"
-        else:
-            below = [
-                n for n in folders_in(root) if any((root / n / m / "rgb.txt").is_file() for m in folders_in(root / n))
-            ]
-            archives = [name for name in names_in(root) if name.endswith((".tgz", ".tar.gz"))]
-            if below:
-                hint = f"found them under {below[0]}: the root is one level too high, use {root / below[0]}"
-            elif archives:
-                hint = f"found archives ({shown(archives, 4)}): unpack them"
-            else:
-                hint = f"found {shown(names_in(root))}"
-        raise DataError(f"tum: expected ROOT/rgbd_dataset_freiburg*/rgb.txt under {root}, {hint}")
+
+class TumDynamicsAdapter(TumLayout):
+    """The sequences of freiburg3 in which people sit or walk, as the field's tables of dynamic scenes take them."""
+
+    name = "tum_dynamics"
+    layout = "ROOT/rgbd_dataset_freiburg3_{sitting,walking}_*/rgb.txt"
+    licence = TumAdapter.licence
+    nesting = 1
+
+    def is_scene(self, folder: Path) -> bool:
+        return _DYNAMIC.fullmatch(folder.name) is not None and super().is_scene(folder)
+
+    def read(self, scene: str) -> FileSequence:
+        """One sequence. Raises DataError when its lists are not right."""
+        return self.recording(
+            scene,
+            INTRINSICS["freiburg3"],
+            {
+                "poses": "motion capture, camera-to-world, metres",
+                "depth": f"uint16 / {DEPTH_UNITS:g} metres, registered to colour; associated like the poses",
+                "intrinsics": "calibrated, freiburg3; images are undistorted",
+            },
+            depth_reader=png_depth(DEPTH_UNITS),
+        )
+
+
+class BonnAdapter(TumLayout):
+    """ROOT/rgbd_bonn_NAME, TUM's lists; the poses are of markers on the camera, in the axes of its driver."""
+
+    name = "bonn"
+    layout = "ROOT/rgbd_bonn_*/rgb.txt"
+    licence = "see the dataset's page; not redistributed here"
+    nesting = 1
+
+    def read(self, scene: str) -> FileSequence:
+        """One recording. Raises DataError when its lists are not right."""
+        return self.recording(
+            scene,
+            BONN_INTRINSICS,
+            {
+                "poses": "motion capture of markers, camera-to-world, metres: T_ROS T T_ROS T_m of the dataset's page"
+                " (the rotation of T_m made one)",
+                "depth": f"uint16 / {DEPTH_UNITS:g} metres, registered to colour; associated like the poses",
+                "intrinsics": "of the dataset's page; lens distortion is not removed",
+            },
+            into_world=_ROS,
+            body=_ROS @ orthogonalised(_MARKERS),
+            depth_reader=png_depth(DEPTH_UNITS),
+        )
 
 
 def _listed(folder: Path, index: Path) -> tuple[FloatArray, list[Path]]:
@@ -174,23 +237,11 @@ def _listed(folder: Path, index: Path) -> tuple[FloatArray, list[Path]]:
     return np.array(times), files
 
 
-def _poses(path: Path, times: FloatArray) -> tuple[dict[int, FloatArray], dict[str, Any]]:
-    if not path.is_file():  # the validation sequences have none
-        return {}, {"found": {"poses_in_file": 0, "images_with_pose": 0}}
-    trajectory = read_tum(path)
-    matched = poses_by_time(trajectory, times, MAX_TIME_DIFFERENCE, "rgb.txt")
-    return matched, facts_of(trajectory, len(matched))
-
-
 def _depths(folder: Path, times: FloatArray) -> tuple[dict[int, Path], dict[str, int]]:
     index = folder / "depth.txt"
     if not index.is_file():
         return {}, {"depth_maps_in_list": 0, "images_with_depth": 0}
     depth_times, files = _listed(folder, index)
-    depth_index, image_index = _pairs(depth_times, times)
+    depth_index, image_index = associate(depth_times, times, MAX_TIME_DIFFERENCE)
     matched = {int(i): files[d] for d, i in zip(depth_index, image_index, strict=True)}
     return matched, {"depth_maps_in_list": len(files), "images_with_depth": len(matched)}
-
-
-def _pairs(reference: FloatArray, times: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return associate(reference, times, MAX_TIME_DIFFERENCE)

@@ -30,11 +30,14 @@ _SHAPES = "(N, 4, 4), (N, 3, 4), (N, 12), (N, 16), (N, 8) as TUM or (N, 4) as ti
 def is_colmap(text: str) -> bool:
     """Whether the first row is an image of COLMAP's images.txt: nine numbers and a name."""
     first = next(rows_of(text), None)
-    return first is not None and _image(first[1]) is not None
+    return first is not None and colmap_image(first[1]) is not None
 
 
-def _image(line: str) -> tuple[list[float], str] | None:
-    """Eight numbers (id, qw qx qy qz, tx ty tz) and the name of an image's line; None for another line."""
+def colmap_image(line: str) -> tuple[list[float], int, str] | None:
+    """Eight numbers (id, qw qx qy qz, tx ty tz), the camera's number and the name of an image; None for another line.
+
+    line: of images.txt, without blanks around it.
+    """
     words = line.split(None, 9)
     if len(words) < 10:
         return None
@@ -45,9 +48,11 @@ def _image(line: str) -> tuple[list[float], str] | None:
     try:
         parse_number(words[9].split()[0])
     except ValueError:
-        return numbers[:8], words[9].strip()
+        camera = int(numbers[8]) if numbers[8].is_integer() else -1
+        return numbers[:8], camera, words[9].strip()
     # A line of points is numbers throughout; so is a name such as "000012", which has no more words.
-    return (numbers[:8], words[9].strip()) if len(words[9].split()) == 1 and numbers[8].is_integer() else None
+    one_word = len(words[9].split()) == 1 and numbers[8].is_integer()
+    return (numbers[:8], int(numbers[8]), words[9].strip()) if one_word else None
 
 
 def read_colmap(text: str, path: Path) -> PoseRows:
@@ -65,11 +70,11 @@ def read_colmap(text: str, path: Path) -> PoseRows:
             continue
         if not stripped:
             continue
-        found = _image(stripped)
+        found = colmap_image(stripped)
         if found is None:
             raise DataError(f"{at(path, number)}: expected {_COLMAP_FIELDS}, found {stripped[:60]!r}")
         numbers.append(found[0])
-        names.append(found[1])
+        names.append(found[2])
         lines.append(number)
         points_follow = True
     if not numbers:
@@ -87,7 +92,7 @@ def _looks_like_image(line: str) -> bool:
     try:
         parse_number(words[9])
     except ValueError:
-        return _image(line) is not None
+        return colmap_image(line) is not None
     return False
 
 

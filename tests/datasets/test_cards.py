@@ -165,7 +165,7 @@ def test_wrong_cards_are_named(folder: Path, old: str, new: str, says: str) -> N
 @pytest.mark.parametrize("name", ["synthetik", "../datasets/tum", "", "tum.yaml"])
 def test_unknown_cards_list_the_known(name: str) -> None:
     with pytest.raises(
-        ConfigError, match="droid_w, eth3d, folder, kitti, neural_rgbd, oxford_spires, seven_scenes, synthetic, tanks_"
+        ConfigError, match="bonn, capture, droid_w, eth3d, euroc, folder, kitti, kitti_depth, kitti_raw, long3d, "
     ):
         load_card(name)
 

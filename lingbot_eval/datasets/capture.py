@@ -1,0 +1,246 @@
+"""Captures with cameras by structure from motion: nerfstudio's transforms.json, or COLMAP's model beside images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lingbot_eval.datasets.calibration import numbers_of, read_document
+from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.listing import existing_folder, inside, names_in, natural_key
+from lingbot_eval.datasets.readers import Size, array_depth, image_size, png_depth
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
+from lingbot_eval.errors import DataError
+from lingbot_eval.files.colmap import has_model, read_model
+from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
+from lingbot_eval.files.pose_tables import checked_matrices
+from lingbot_eval.geometry.lenses import MODELS, LensCamera
+from lingbot_eval.types import DepthMap, FloatArray
+
+TRANSFORMS = "transforms.json"
+MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "colmap")
+SCALES = ("images", "images_2", "images_4", "images_8")
+"""Folders of the same images, the largest first."""
+
+_NO_SUFFIX = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """What a model says of one image. name: its path as the model has it, in ``folders``, the first that has it."""
+
+    name: str
+    pose: FloatArray | None
+    camera: LensCamera | None
+    depth: str | None = None
+
+
+class CaptureAdapter(FileDataset):
+    """SCENE/{transforms.json, images} or SCENE/{sparse/0, images}, or such a folder itself; images_2 … are copies."""
+
+    name = "capture"
+    layout = "SCENE/transforms.json, or SCENE/sparse/0 beside SCENE/images"
+    licence = "that of your data"
+    nesting = 1
+
+    def is_scene(self, folder: Path) -> bool:
+        return (folder / TRANSFORMS).is_file() or any(has_model(folder / inner) for inner in MODEL_FOLDERS)
+
+    def scenes(self) -> tuple[str, ...]:
+        """The root itself where it is a capture, else those in it. Raises DataError for another shape."""
+        root = existing_folder(self.root, f"root of dataset {self.name}").resolve()
+        if self.is_scene(root):
+            self.folders = {root.name or "capture": root}
+            return tuple(self.folders)
+        return self.scenes_on_disk()
+
+    def read(self, scene: str) -> FileSequence:
+        """Images that the model has, in natural order of their names. Raises DataError when it is malformed."""
+        folder = self.folders[scene]
+        if (folder / TRANSFORMS).is_file():
+            index_files: tuple[Path, ...] = (folder / TRANSFORMS,)
+            entries = _of_nerfstudio(folder / TRANSFORMS)
+            what = "OpenGL axes in the file, columns y and z negated"
+        else:
+            model = read_model(next(folder / inner for inner in MODEL_FOLDERS if has_model(folder / inner)))
+            entries = [_Entry(name, model.poses.get(name), model.cameras[n]) for name, n in model.camera_of.items()]
+            index_files, what = model.files, "world-to-camera in the model, inverted"
+        finder = _Finder(folder, from_root=(folder / TRANSFORMS).is_file())
+        entries.sort(key=lambda entry: natural_key(entry.name))
+        there = {path: entry for entry in entries if (path := finder.image(entry.name)) is not None}
+        missing = [entry.name for entry in entries if finder.image(entry.name) is None]
+        if not there:
+            raise DataError(
+                f"{self.name}: scene {scene}: none of the {len(entries)} images of {index_files[-1]} is there, such as"
+                f" {entries[0].name[:80]}; are images and model of one capture?"
+            )
+        cameras = _Cameras(scene)
+        files = []
+        for position, (path, entry) in enumerate(there.items()):
+            lens = None if entry.camera is None else cameras.of(entry.camera, path)
+            depth = None if entry.depth is None else finder.file(entry.depth)
+            bent = lens if lens is not None and lens.bends else None
+            pinhole = None if lens is None else lens.intrinsics
+            files.append(FrameFiles(path, float(position), entry.pose, depth, pinhole, None, bent, bent))
+        twice = len(entries) - len(missing) - len(there)
+        notes = [f"{len(missing)} of {len(entries)} entries have no file, such as {missing[0]}"] if missing else []
+        notes += [f"{twice} entries have the image of another one: left out"] if twice else []
+        return self.sequence(
+            scene,
+            files,
+            None,
+            {
+                "poses": f"structure from motion, camera-to-world, in a unit of its own; {what}",
+                "depth": "uint16 millimetres or NumPy arrays" if any(entry.depth for entry in entries) else "none",
+                "intrinsics": "of each image's camera; lens distortion is removed, at the same focal length",
+                "timestamps": "position in the capture; it has no times",
+                "found": {
+                    "entries": len(entries),
+                    "entries_without_file": len(missing),
+                    "images_with_pose": sum(file.pose is not None for file in files),
+                },
+            },
+            index_files=index_files,
+            notes=notes,
+            depth_reader=_depth,
+            one_size=False,
+        )
+
+
+class _Finder:
+    """Files of a capture by the names that its model has; folders are listed once."""
+
+    def __init__(self, folder: Path, *, from_root: bool) -> None:
+        """from_root: whether names begin at the folder, as nerfstudio's do, or at its images."""
+        self._folder, self._from_root = folder, from_root
+        self._listed: dict[Path, set[str]] = {}
+
+    def image(self, name: str) -> Path | None:
+        """The file of an image, or its largest smaller copy; None where there is neither."""
+        if not self._from_root:
+            found = (self.file(f"{scale}/{name}") for scale in (*SCALES, "."))
+        else:
+            first, _, rest = name.removeprefix("./").partition("/")
+            copies = [f"{scale}/{rest}" for scale in SCALES if first in SCALES]
+            found = (self.file(candidate) for candidate in (name, *copies))
+        return next((path for path in found if path is not None), None)
+
+    def file(self, name: str) -> Path | None:
+        """A file in the folder, also where its name lacks the suffix. Raises DataError for a path that leads out."""
+        path = inside(self._folder, name.replace("\\", "/").removeprefix("./"), str(self._folder))
+        if path.parent not in self._listed:
+            self._listed[path.parent] = set(names_in(path.parent)) if path.parent.is_dir() else set()
+        names = self._listed[path.parent]
+        if path.name in names:
+            return path
+        return next((path.with_name(path.name + suffix) for suffix in _NO_SUFFIX if path.name + suffix in names), None)
+
+
+class _Cameras:
+    """Cameras in the pixels of the images, which may be smaller copies of those that a model was made of."""
+
+    def __init__(self, scene: str) -> None:
+        self._scene = scene
+        self._sizes: dict[tuple[Size, Path], Size] = {}
+        self._scaled: dict[tuple[LensCamera, Size], LensCamera] = {}
+
+    def of(self, camera: LensCamera, image: Path) -> LensCamera:
+        """The camera of an image. Raises DataError where the image is of another shape."""
+        key = camera.size, image.parent
+        if key not in self._sizes:  # one of them stands for all: each has its header read when it is decoded
+            self._sizes[key] = image_size(image, f"capture: {self._scene}")
+        size = self._sizes[key]
+        if (camera, size) not in self._scaled:
+            self._scaled[camera, size] = _resized(camera, size, image)
+        return self._scaled[camera, size]
+
+
+def _resized(camera: LensCamera, size: Size, image: Path) -> LensCamera:
+    if camera.size in (size, (0, 0)):
+        return dataclasses.replace(camera, size=size)
+    along, across = size[0] / camera.size[0], size[1] / camera.size[1]
+    if abs(along / across - 1) > 0.02:
+        raise DataError(
+            f"{image}: expected {camera.size[0]}x{camera.size[1]} pixels as its camera, or a smaller copy, found"
+            f" {size[0]}x{size[1]}; is it of this capture?"
+        )
+    numbers = []
+    for name, value in zip(MODELS[camera.model], camera.numbers, strict=True):
+        scale = across if name in ("fy", "cy") else along
+        centred = name in ("cx", "cy")
+        numbers.append((value + 0.5) * scale - 0.5 if centred else value * scale if name[0] == "f" else value)
+    return LensCamera(camera.model, size, tuple(numbers))
+
+
+def _of_nerfstudio(path: Path) -> list[_Entry]:
+    """Entries of a transforms.json, those of ``test_frames`` among them. Raises DataError with the frame."""
+    document = read_document(path)
+    frames = [frame for key in ("frames", "test_frames") for frame in document.get(key) or []]
+    wrong = [n for n, frame in enumerate(frames) if not isinstance(frame, dict) or not _is_named(frame)]
+    if not frames or wrong:
+        at = f": frame {wrong[0]}" if wrong else ""
+        raise DataError(f"{path}{at}: expected a list 'frames' of file_path and transform_matrix, found other JSON")
+    matrices = np.array([_matrix(frame, f"{path}: frame {n}", path) for n, frame in enumerate(frames)])
+    poses = checked_matrices(matrices, [f"{path}: frame {n}" for n in range(len(frames))]) @ OPENGL_TO_OPENCV
+    shared = _camera(document, path)
+    entries = []
+    for frame, pose in zip(frames, poses, strict=True):
+        own = _camera({**document, **frame}, path) if "fl_x" in frame else shared
+        depth = frame.get("depth_file_path")
+        found = pose if np.isfinite(pose).all() else None
+        entries.append(_Entry(frame["file_path"], found, own, depth if isinstance(depth, str) else None))
+    return entries
+
+
+def _is_named(frame: dict[str, Any]) -> bool:
+    return isinstance(frame.get("file_path"), str) and bool(frame["file_path"])
+
+
+def _matrix(frame: dict[str, Any], place: str, path: Path) -> FloatArray:
+    rows = frame.get("transform_matrix")
+    matrix = np.eye(4)
+    if not isinstance(rows, list) or len(rows) not in (3, 4):
+        raise DataError(f"{place}: expected transform_matrix as 4x4 or 3x4 numbers")
+    try:
+        matrix[: len(rows)] = np.array(numbers_of(frame, "transform_matrix", 4 * len(rows), path)).reshape(-1, 4)
+    except DataError as error:
+        raise DataError(f"{place}: {str(error).partition(': ')[2]}") from None
+    return matrix
+
+
+def _camera(document: Mapping[str, Any], path: Path) -> LensCamera | None:
+    """The camera of a transforms.json, or of one of its frames; None where it says none.
+
+    Pixels count from the corner of the image there, and from the first one's centre here.
+    """
+    model = str(document.get("camera_model", "OPENCV"))
+    if "fl_x" not in document and "camera_angle_x" in document and "w" in document:
+        width, height = numbers_of(document, "w", 1, path)[0], numbers_of(document, "h", 1, path)[0]
+        focal = 0.5 * width / math.tan(0.5 * numbers_of(document, "camera_angle_x", 1, path)[0])
+        return LensCamera("SIMPLE_PINHOLE", (int(width), int(height)), (focal, (width - 1) / 2, (height - 1) / 2))
+    if "fl_x" not in document:
+        return None
+    if model not in MODELS:
+        raise DataError(f"{path}: expected camera_model as one of {', '.join(MODELS)}, found {model[:40]!r}")
+    named = {"f": "fl_x", "fx": "fl_x", "fy": "fl_y" if "fl_y" in document else "fl_x"}
+    if model in ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"):
+        model = "OPENCV"  # which has all of their numbers
+    numbers = []
+    for name in MODELS[model]:
+        key = named.get(name, name)
+        value = numbers_of(document, key, 1, path)[0] if key in document or name[0] in "fc" else 0.0
+        numbers.append(value - 0.5 if name in ("cx", "cy") else value)
+    size = [int(numbers_of(document, key, 1, path)[0]) if key in document else 0 for key in ("w", "h")]
+    if numbers[0] <= 0 or numbers[1] <= 0:
+        raise DataError(f"{path}: expected positive focal lengths, found {numbers[:2]}")
+    return LensCamera(model, (size[0], size[1]), tuple(numbers))
+
+
+def _depth(path: Path, place: str, expected: Size | None) -> DepthMap:
+    return (array_depth if path.suffix == ".npy" else png_depth(1000.0))(path, place, expected)

@@ -1,0 +1,208 @@
+"""Rendered worlds with exact poses and depth: Replica as NICE-SLAM rendered it, TartanAir, Virtual KITTI 2."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from lingbot_eval.datasets.calibration import numbers_of, read_document, read_rows
+from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.listing import numbered_files
+from lingbot_eval.datasets.readers import Size, array_depth, checked_size, opened_depth, png_depth, without_invalid
+from lingbot_eval.datasets.reference_poses import moved, poses_by_number
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
+from lingbot_eval.errors import DataError
+from lingbot_eval.files.pose_tables import checked_matrices, poses_of
+from lingbot_eval.files.trajectories import read_kitti
+from lingbot_eval.geometry.poses import inverse
+from lingbot_eval.types import DepthMap
+
+_FRAMES_PER_SECOND = {"replica": 30.0, "tartanair": 10.0, "vkitti2": 10.0}  # nominal; none has times
+
+
+def _numbered(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+class ReplicaAdapter(FileDataset):
+    """ROOT/SCENE/{results/frameN.jpg, results/depthN.png, traj.txt}, ROOT/cam_params.json."""
+
+    name = "replica"
+    layout = "SCENE/results/frameNNNNNN.jpg beside SCENE/traj.txt"
+    licence = "Replica Research Terms; see the dataset's page"
+    nesting = 1
+
+    def is_scene(self, folder: Path) -> bool:
+        return (folder / "results").is_dir() and (folder / "traj.txt").is_file()
+
+    def read(self, scene: str) -> FileSequence:
+        """One room. Raises DataError when it is malformed."""
+        folder = self.folders[scene]
+        images = numbered_files(folder / "results", _numbered(r"frame(\d{1,9})\.(?:jpg|png)"), self.name)
+        depths = numbered_files(folder / "results", _numbered(r"depth(\d{1,9})\.png"), self.name)
+        trajectory = read_kitti(folder / "traj.txt")
+        poses = poses_by_number(trajectory, max(images, default=-1))
+        places = (folder / "cam_params.json", folder.parent / "cam_params.json")
+        calibration = next((path for path in places if path.is_file()), None)
+        if calibration is None:
+            raise DataError(f"{self.name}: expected cam_params.json in {folder.parent}: it comes with the archive")
+        document = read_document(calibration)
+        inner = document.get("camera")
+        camera = inner if isinstance(inner, dict) else document
+        fx, fy, cx, cy, scale = (
+            numbers_of(camera, key, 1, calibration)[0] for key in ("fx", "fy", "cx", "cy", "scale")
+        )
+        rate = _FRAMES_PER_SECOND[self.name]
+        return self.sequence(
+            scene,
+            [FrameFiles(image, n / rate, poses.get(n), depths.get(n)) for n, image in images.items()],
+            pinhole(fx, fy, cx, cy),
+            {
+                "poses": "exact, camera-to-world, metres, row n for frame n",
+                "depth": f"uint16 / {scale:g} metres, exact",
+                "intrinsics": "cam_params.json",
+                "timestamps": f"number in the name / {rate:g} Hz (nominal)",
+            },
+            trajectory=trajectory,
+            numbers=list(images),
+            index_files=(calibration,),
+            depth_reader=png_depth(scale),
+        )
+
+
+# x forward, y right, z down (NED) of a camera's OpenCV axes.
+_NED = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+# Image folder, pattern of the images, depth folder, file of poses: of both releases.
+_TARTANAIR = (
+    ("image_left", r"(\d{1,9})_left\.png", "depth_left", "pose_left.txt"),
+    ("image_lcam_front", r"(\d{1,9})_lcam_front\.png", "depth_lcam_front", "pose_lcam_front.txt"),
+)
+
+
+class TartanAirAdapter(FileDataset):
+    """ENVIRONMENT/Easy/P000/{image_left/N_left.png, depth_left/N_left_depth.npy, pose_left.txt}; TartanAir V2 alike."""
+
+    name = "tartanair"
+    layout = "ENVIRONMENT/Easy/P000/image_left/NNNNNN_left.png (V2: ENVIRONMENT/Data_easy/P000/image_lcam_front)"
+    licence = "CC BY 4.0 (TartanAir)"
+    levels = 3
+    nesting = 2
+
+    def is_scene(self, folder: Path) -> bool:
+        return any((folder / images).is_dir() for images, *_ in _TARTANAIR)
+
+    def read(self, scene: str) -> FileSequence:
+        """One flight. Raises DataError when images and poses do not fit together."""
+        folder = self.folders[scene]
+        where, pattern, depth_folder, name = next(row for row in _TARTANAIR if (folder / row[0]).is_dir())
+        images = numbered_files(folder / where, _numbered(pattern), self.name)
+        depth_pattern = pattern.removesuffix(r"\.png") + r"_depth\.(?:npy|png)"
+        depths = numbered_files(folder / depth_folder, _numbered(depth_pattern), self.name, optional=True)
+        path = folder / name
+        rows = read_rows(path, 7, "tx ty tz qx qy qz qw")
+        if len(rows) <= max(images, default=-1):
+            raise DataError(
+                f"{path}: expected a row for each image up to number {max(images)}, found {len(rows)}; are poses and"
+                " images of one flight?"
+            )
+        found = poses_of(rows[:, :3], rows[:, 3:])
+        poses = {n: found[n] for n in images if np.isfinite(found[n]).all()}
+        poses = moved(poses, _NED, inverse(_NED))
+        rate = _FRAMES_PER_SECOND[self.name]
+        return self.sequence(
+            scene,
+            [FrameFiles(image, n / rate, poses.get(n), depths.get(n)) for n, image in images.items()],
+            pinhole(320.0, 320.0, 320.0, 240.0 if where == "image_left" else 320.0),
+            {
+                "poses": "exact, camera-to-world, metres; NED axes in the file, turned to OpenCV's",
+                "depth": "float32 metres along z; sky is thousands of metres away",
+                "intrinsics": "of the dataset's page: 320, 320, centre 320, "
+                + ("240" if where == "image_left" else "320"),
+                "timestamps": f"number in the name / {rate:g} Hz (nominal)",
+                "found": {"poses_in_file": len(rows), "images_with_pose": len(poses)},
+            },
+            numbers=list(images),
+            index_files=(path,),
+            depth_reader=_tartanair_depth,
+        )
+
+
+def _tartanair_depth(path: Path, place: str, expected: Size | None) -> DepthMap:
+    """(H, W) float32 metres of ``.npy``, or of a PNG whose four channels are the bytes of a float32."""
+    if path.suffix.lower() == ".npy":
+        return array_depth(path, place, expected)
+    with opened_depth(path, place) as picture:
+        if picture.mode != "RGBA":
+            raise DataError(f"{place}: depth map {path}: expected RGBA, the bytes of float32, found {picture.mode}")
+        checked_size(picture.size, expected, f"{place}: depth map {path}")
+        return without_invalid(np.ascontiguousarray(_stored_order(picture)).view("<f4")[..., 0].copy())
+
+
+def _stored_order(picture: PillowImage.Image) -> np.ndarray:
+    """(H, W, 4) uint8 in the order of OpenCV, which wrote the file: blue first."""
+    return np.asarray(picture)[..., [2, 1, 0, 3]]
+
+
+class VirtualKitti2Adapter(FileDataset):
+    """SceneNN/VARIATION/{frames/{rgb, depth}/Camera_0, extrinsic.txt, intrinsic.txt}, the archives in one folder."""
+
+    name = "vkitti2"
+    layout = "SceneNN/VARIATION/frames/rgb/Camera_0/rgb_NNNNN.jpg beside extrinsic.txt and intrinsic.txt"
+    licence = "CC BY-NC-SA 3.0 (Virtual KITTI 2)"
+    levels = 2
+    nesting = 1
+
+    def is_scene(self, folder: Path) -> bool:
+        return (folder / "frames" / "rgb" / "Camera_0").is_dir()
+
+    def read(self, scene: str) -> FileSequence:
+        """One drive under one weather or camera angle. Raises DataError when it is malformed."""
+        folder = self.folders[scene]
+        images = numbered_files(folder / "frames/rgb/Camera_0", _numbered(r"rgb_(\d{1,9})\.(?:jpg|png)"), self.name)
+        depth_pattern = _numbered(r"depth_(\d{1,9})\.png")
+        depths = numbered_files(self._beside(folder, "frames/depth/Camera_0"), depth_pattern, self.name, optional=True)
+        extrinsic, intrinsic = self._beside(folder, "extrinsic.txt"), self._beside(folder, "intrinsic.txt")
+        # frame, camera, and the 4×4 matrix (fx fy cx cy) of camera 0
+        moves = read_rows(extrinsic, 18, "frame cameraID r1,1 … 1", header=True)
+        lenses = read_rows(intrinsic, 6, "frame cameraID fx fy cx cy", header=True)
+        moves, lenses = moves[moves[:, 1] == 0], lenses[lenses[:, 1] == 0]
+        world_to_camera = checked_matrices(
+            moves[:, 2:].reshape(-1, 4, 4), [f"{extrinsic}: frame {row[0]:.0f}" for row in moves]
+        )
+        poses = dict(zip(moves[:, 0].astype(int).tolist(), inverse(world_to_camera), strict=True))
+        cameras = {int(row[0]): pinhole(*row[2:]) for row in lenses}
+        lost = [n for n in images if n not in poses or n not in cameras]
+        if lost:
+            raise DataError(
+                f"{extrinsic}: expected a line of camera 0 here and in intrinsic.txt for each image, found none for"
+                f" {images[lost[0]].name} ({len(lost)} in all); are they of one scene?"
+            )
+        rate = _FRAMES_PER_SECOND[self.name]
+        return self.sequence(
+            scene,
+            [
+                FrameFiles(image, n / rate, poses[n], depths.get(n), intrinsics=cameras[n])
+                for n, image in images.items()
+            ],
+            None,
+            {
+                "poses": "exact, world-to-camera in extrinsic.txt, inverted; metres",
+                "depth": "uint16 centimetres; 65535 = 655.35 m and farther, as the sky: none",
+                "intrinsics": "of each frame, in intrinsic.txt",
+                "timestamps": f"number in the name / {rate:g} Hz (nominal)",
+                "found": {"poses_in_file": len(moves), "images_with_pose": len(images)},
+            },
+            numbers=list(images),
+            index_files=(extrinsic, intrinsic),
+            depth_reader=png_depth(100.0),
+        )
+
+    def _beside(self, folder: Path, inner: str) -> Path:
+        """A part of a scene where its archive was unpacked: in one folder with the images, or in one of its own."""
+        rgb = folder.parent.parent
+        name = next((part for part in ("depth", "textgt") if part in inner), "textgt")
+        other = rgb.parent / rgb.name.replace("_rgb", f"_{name}") / folder.parent.name / folder.name / inner
+        return folder / inner if (folder / inner).exists() or not other.exists() else other

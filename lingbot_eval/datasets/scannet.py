@@ -1,0 +1,240 @@
+"""ScanNet, as its own reader exports frames, and ScanNet++: indoor scans by tablet, telephone and camera."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from lingbot_eval.datasets.calibration import checked_pinhole, numbers_of, read_document, read_numbers
+from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.listing import names_in, numbered_files, shown
+from lingbot_eval.datasets.readers import Size, image_size, opened_depth
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, resized
+from lingbot_eval.errors import DataError
+from lingbot_eval.files.colmap import read_model
+from lingbot_eval.files.pairing import image_stem
+from lingbot_eval.files.pose_tables import checked_matrices
+from lingbot_eval.types import FloatArray
+
+SCANNET_COLOUR = (1296, 968)  # pixels of the images that intrinsic_color.txt is of
+FRAMES_PER_SECOND = 30.0  # of ScanNet's sensor; exported frames have no times
+
+_COLOUR = re.compile(r"(?:frame[-_])?(\d{1,9})(?:\.color)?\.(?:jpg|jpeg|png)", re.IGNORECASE)
+_DEPTH = re.compile(r"(?:frame[-_])?(\d{1,9})(?:\.depth)?\.png", re.IGNORECASE)
+_POSE = re.compile(r"(?:frame[-_])?(\d{1,9})(?:\.pose)?\.txt", re.IGNORECASE)
+_DSLR = re.compile(r"\D*(\d{1,9})\.(?:jpg|jpeg|png)", re.IGNORECASE)
+_UNDISTORTED = ("resized_undistorted_images", "undistorted_images", "image_undistorted")
+
+
+class ScanNetAdapter(FileDataset):
+    """SCENE/{color/N.jpg, depth/N.png, pose/N.txt, intrinsic/intrinsic_{color,depth}.txt}, also under SCENE/frames."""
+
+    name = "scannet"
+    layout = "SCENE/color/N.jpg, depth/N.png, pose/N.txt, intrinsic/"
+    licence = "ScanNet Terms of Use: non-commercial research"
+    nesting = 2
+
+    def is_scene(self, folder: Path) -> bool:
+        return _exported(folder) is not None
+
+    def read(self, scene: str) -> FileSequence:
+        """One scan. Raises DataError when its calibration is malformed."""
+        folder = _exported(self.folders[scene]) or self.folders[scene]
+        images = numbered_files(folder / "color", _COLOUR, self.name)
+        depths = numbered_files(folder / "depth", _DEPTH, self.name, optional=True)
+        poses = numbered_files(folder / "pose", _POSE, self.name, optional=True)
+        files = [path for kind in ("color", "depth") if (path := _intrinsics_file(folder, kind)) is not None]
+        colour, depth = (_intrinsics(folder, kind) for kind in ("color", "depth"))
+        notes: list[str] = []
+        if colour is not None and images:
+            size = image_size(next(iter(images.values())), f"{self.name}: {scene}")
+            if abs(2 * colour[0, 2] / size[0] - 1) > 0.2:  # no camera's axis is so far off: of images before resizing
+                colour = resized(colour, SCANNET_COLOUR, size)
+                notes = [f"intrinsics of {SCANNET_COLOUR[0]}x{SCANNET_COLOUR[1]} pixels are scaled to the images'"]
+        return self.sequence(
+            scene,
+            [
+                FrameFiles(
+                    image,
+                    n / FRAMES_PER_SECOND,
+                    poses.get(n),
+                    depths.get(n),
+                    depth_intrinsics=depth if n in depths else None,
+                )
+                for n, image in images.items()
+            ],
+            colour,
+            {
+                "poses": "BundleFusion, camera-to-world, metres; -inf in the file = lost",
+                "depth": "uint16 millimetres, of its own camera and size, looked up along the colour camera's rays"
+                if depth is not None
+                else "uint16 millimetres",
+                "intrinsics": "none" if colour is None else "intrinsic/intrinsic_color.txt",
+                "timestamps": f"number in the name / {FRAMES_PER_SECOND:g} Hz (nominal)",
+            },
+            numbers=list(images),
+            index_files=files,
+            notes=notes,
+            depth_has_own_size=True,
+        )
+
+
+def _exported(folder: Path) -> Path | None:
+    """Where the frames of a scan are: in it, or in its ``frames`` or ``exported``; None for no scan."""
+    return next((f for f in (folder, folder / "frames", folder / "exported") if (f / "color").is_dir()), None)
+
+
+def _intrinsics_file(folder: Path, kind: str) -> Path | None:
+    places = (folder / "intrinsic", folder / "intrinsics", folder)
+    return next((path for place in places if (path := place / f"intrinsic_{kind}.txt").is_file()), None)
+
+
+def _intrinsics(folder: Path, kind: str) -> FloatArray | None:
+    """(3, 3) of a 4×4 file; None where there is none."""
+    path = _intrinsics_file(folder, kind)
+    if path is None:
+        return None
+    names = tuple(f"{row}{column}" for row in "1234" for column in "1234")
+    matrix = np.array(read_numbers(path, names)).reshape(4, 4)[:3, :3]
+    matrix[0, 1] = 0.0  # a skew of a thousandth of a pixel in some
+    return checked_pinhole(matrix, str(path))
+
+
+class ScanNetPPOptions(BaseModel):
+    """camera: the telephone's video frames, or the photographs of the camera with a fisheye lens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    camera: Literal["iphone", "dslr"] = "iphone"
+
+
+class ScanNetPPAdapter(FileDataset):
+    """[data/]SCENE/{iphone, dslr}, as downloaded and, for the iPhone, its frames extracted by the toolkit."""
+
+    name = "scannetpp"
+    layout = "[data/]SCENE/iphone/rgb/frame_NNNNNN.jpg or SCENE/dslr/resized_images/*.JPG"
+    licence = "ScanNet++ Terms of Use: non-commercial research"
+    Options = ScanNetPPOptions
+    nesting = 1
+
+    def is_scene(self, folder: Path) -> bool:
+        return (folder / str(self.options.camera)).is_dir()
+
+    def read(self, scene: str) -> FileSequence:
+        """One scene. Raises DataError when it is malformed, or its frames are still in a video."""
+        folder = self.folders[scene] / self.options.camera
+        return self._photographs(scene, folder) if self.options.camera == "dslr" else self._video(scene, folder)
+
+    def _video(self, scene: str, folder: Path) -> FileSequence:
+        if not (folder / "rgb").is_dir():
+            raise DataError(
+                f"{self.name}: expected frames in {folder / 'rgb'}, found {shown(names_in(folder))}; extract them from"
+                " the video with the dataset's toolkit (iphone.prepare_iphone_data)"
+            )
+        images = numbered_files(folder / "rgb", _COLOUR, self.name)
+        depths = numbered_files(folder / "depth", _DEPTH, self.name, optional=True)
+        path = folder / "pose_intrinsic_imu.json"
+        entries = {image_stem(name): entry for name, entry in read_document(path).items()}
+        known = {n: entries[image.stem] for n, image in images.items() if isinstance(entries.get(image.stem), dict)}
+        poses = _aligned(known, path)
+        scale = None
+        if images and depths:
+            scale = image_size(next(iter(images.values())), scene), _size(next(iter(depths.values())), scene)
+        files = []
+        for n, image in images.items():
+            matrix = (
+                checked_pinhole(
+                    np.array(numbers_of(known[n], "intrinsic", 9, path)).reshape(3, 3), f"{path}: frame {n}"
+                )
+                if n in known
+                else None
+            )
+            time = known[n].get("timestamp") if n in known else None
+            own = None if scale is None or matrix is None or n not in depths else resized(matrix, *scale)
+            files.append(
+                FrameFiles(
+                    image,
+                    float(time) if isinstance(time, int | float) else n / 60.0,
+                    poses.get(n),
+                    depths.get(n),
+                    intrinsics=matrix,
+                    depth_intrinsics=own,
+                )
+            )
+        return self.sequence(
+            scene,
+            files,
+            None,
+            {
+                "poses": "ARKit, aligned with the laser scan (aligned_pose), camera-to-world, metres",
+                "depth": "LiDAR of the telephone, uint16 millimetres, smaller than the images, looked up along rays",
+                "intrinsics": "of each frame, in pose_intrinsic_imu.json",
+                "timestamps": "pose_intrinsic_imu.json, seconds",
+                "found": {"entries": len(entries), "images_with_pose": len(poses)},
+            },
+            numbers=list(images),
+            index_files=(path,),
+            depth_has_own_size=True,
+        )
+
+    def _photographs(self, scene: str, folder: Path) -> FileSequence:
+        plain = next((folder / name for name in _UNDISTORTED if (folder / name).is_dir()), None)
+        images = numbered_files(plain or folder / "resized_images", _DSLR, self.name)
+        model = read_model(folder / "colmap")
+        poses = {image_stem(name): pose for name, pose in model.poses.items()}
+        lenses = {image_stem(name): model.cameras[number] for name, number in model.camera_of.items()}
+        files: list[FrameFiles] = []
+        index_files = list(model.files)
+        pinhole: FloatArray | None = None
+        if plain is not None:
+            path = folder / "nerfstudio" / "transforms_undistorted.json"
+            pinhole = _centred(read_document(path), path)
+            index_files.append(path)
+        for position, image in enumerate(images.values()):
+            lens = lenses.get(image.stem)
+            own = pinhole if pinhole is not None else None if lens is None else lens.intrinsics
+            bent = lens if pinhole is None else None
+            files.append(FrameFiles(image, float(position), poses.get(image.stem), intrinsics=own, lens=bent))
+        how = "as the toolkit did" if plain is not None else "here, to a pinhole camera of the same focal length"
+        return self.sequence(
+            scene,
+            files,
+            None,
+            {
+                "poses": "COLMAP, aligned with the laser scan, world-to-camera in the file, inverted; metres",
+                "intrinsics": f"colmap/cameras.txt; the fisheye lens's distortion is removed {how}",
+                "timestamps": "position in the scene; photographs have no times",
+                "found": {
+                    "entries": len(lenses),
+                    "entries_without_file": len(lenses.keys() - {image.stem for image in images.values()}),
+                    "images_with_pose": sum(file.pose is not None for file in files),
+                },
+            },
+            index_files=index_files,
+        )
+
+
+def _size(depth: Path, place: str) -> Size:
+    with opened_depth(depth, place) as picture:
+        return picture.size
+
+
+def _aligned(entries: dict[int, dict[str, Any]], path: Path) -> dict[int, FloatArray]:
+    """Poses of frames, aligned with the scan where the file has such; lost ones left out."""
+    if not entries:
+        return {}
+    key = "aligned_pose" if any("aligned_pose" in entry for entry in entries.values()) else "pose"
+    there = [n for n, entry in entries.items() if key in entry]
+    matrices = np.array([numbers_of(entries[n], key, 16, path) for n in there]).reshape(-1, 4, 4)
+    poses = checked_matrices(matrices, [f"{path}: frame {n}" for n in there])
+    return {n: pose for n, pose in zip(there, poses, strict=True) if np.isfinite(pose).all()}
+
+
+def _centred(document: dict[str, Any], path: Path) -> FloatArray:
+    """(3, 3) intrinsics of a transforms.json, whose pixels count from the corner of the image."""
+    fx, fy, cx, cy = (numbers_of(document, name, 1, path)[0] for name in ("fl_x", "fl_y", "cx", "cy"))
+    return checked_pinhole(np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1.0]]), str(path))
