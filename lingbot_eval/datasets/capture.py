@@ -13,7 +13,7 @@ import numpy as np
 
 from lingbot_eval.datasets.calibration import numbers_of, read_document
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import existing_folder, inside, names_in, natural_key
+from lingbot_eval.datasets.listing import inside, names_in, natural_key
 from lingbot_eval.datasets.readers import Size, array_depth, image_size, png_depth
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError
@@ -51,14 +51,6 @@ class CaptureAdapter(FileDataset):
 
     def is_scene(self, folder: Path) -> bool:
         return (folder / TRANSFORMS).is_file() or any(has_model(folder / inner) for inner in MODEL_FOLDERS)
-
-    def scenes(self) -> tuple[str, ...]:
-        """The root itself where it is a capture, else those in it. Raises DataError for another shape."""
-        root = existing_folder(self.root, f"root of dataset {self.name}").resolve()
-        if self.is_scene(root):
-            self.folders = {root.name or "capture": root}
-            return tuple(self.folders)
-        return self.scenes_on_disk()
 
     def read(self, scene: str) -> FileSequence:
         """Images that the model has, in natural order of their names. Raises DataError when it is malformed."""

@@ -23,12 +23,8 @@ from lingbot_eval.types import FloatArray
 MAX_TIME_DIFFERENCE = 0.01  # seconds between an image and its pose
 
 _TRUTH = ("state_groundtruth_estimate0", "mocap0")  # EuRoC, and TUM VI in its layout
-_LENSES = {
-    "radial-tangential": "OPENCV",
-    "radtan": "OPENCV",
-    "plumb_bob": "OPENCV",
-    "equidistant": "OPENCV_FISHEYE",
-}
+# How Kalibr, ROS and others call them, by their first letters.
+_LENSES = {"rad": "OPENCV", "plumb": "OPENCV", "equi": "OPENCV_FISHEYE", "fisheye": "OPENCV_FISHEYE"}
 
 
 class EurocAdapter(FileDataset):
@@ -114,14 +110,15 @@ def sensor_of(
     document: dict[str, Any], path: Path, key: str, coefficients: str
 ) -> tuple[LensCamera, FloatArray, FloatArray]:
     """`read_sensor` of what a calibration says. coefficients: key of the lens's numbers."""
-    model = str(document.get("distortion_model", "radial-tangential")).lower()
-    if model not in _LENSES:
-        raise DataError(f"{path}: expected distortion_model {' or '.join(_LENSES)}, found {model[:40]!r}")
+    said = str(document.get("distortion_model", "radial-tangential")).lower()
+    model = next((name for start, name in _LENSES.items() if said.startswith(start)), None)
+    if model is None:
+        raise DataError(f"{path}: expected distortion_model radial-tangential or equidistant, found {said[:40]!r}")
     width, height = numbers_of(document, "resolution", 2, path)
     numbers = [*numbers_of(document, "intrinsics", 4, path), *_coefficients(document, coefficients, path)]
     if min(numbers[:2]) <= 0:
         raise DataError(f"{path}: expected positive focal lengths, found {numbers[:2]}")
-    lens = LensCamera(_LENSES[model], (int(width), int(height)), tuple(numbers))
+    lens = LensCamera(model, (int(width), int(height)), tuple(numbers))
     pose = checked_rigid(np.array(numbers_of(document, key, 16, path)).reshape(4, 4), f"{path}: {key}")
     return lens, pose, lens.intrinsics
 

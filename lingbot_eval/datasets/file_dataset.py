@@ -71,7 +71,13 @@ class FileDataset:
         return self.scenes()
 
     def scenes_on_disk(self) -> tuple[str, ...]:
-        """Names of all folders that are scenes; afterwards ``folders`` has their paths."""
+        """Names of all folders that are scenes; afterwards ``folders`` has their paths.
+
+        Where copies may be nested otherwise, a root that is a scene itself is one, too.
+        """
+        if self.nesting and self.root.is_dir() and self.is_scene(self.root):
+            self.folders = {"/".join(self.root.absolute().parts[-self.levels :]): self.root}
+            return tuple(self.folders)
         found = scene_folders(self.root, self.name, self.layout, self.is_scene, self.levels + self.nesting)
         short = {name: "/".join(name.split("/")[-self.levels :]) for name in found}
         count = Counter(short.values())

@@ -33,7 +33,7 @@ class ReplicaAdapter(FileDataset):
     name = "replica"
     layout = "SCENE/results/frameNNNNNN.jpg beside SCENE/traj.txt"
     licence = "Replica Research Terms; see the dataset's page"
-    nesting = 1
+    nesting = 2
 
     def is_scene(self, folder: Path) -> bool:
         return (folder / "results").is_dir() and (folder / "traj.txt").is_file()

@@ -90,7 +90,8 @@ def _exported(folder: Path) -> Path | None:
 
 def _intrinsics_file(folder: Path, kind: str) -> Path | None:
     places = (folder / "intrinsic", folder / "intrinsics", folder)
-    return next((path for place in places if (path := place / f"intrinsic_{kind}.txt").is_file()), None)
+    names = (f"intrinsic_{kind}.txt", f"intrinsics_{kind}.txt")  # the latter in scannet_frames_25k
+    return next((path for place in places for name in names if (path := place / name).is_file()), None)
 
 
 def _intrinsics(folder: Path, kind: str) -> FloatArray | None:
@@ -119,7 +120,7 @@ class ScanNetPPAdapter(FileDataset):
     layout = "[data/]SCENE/iphone/rgb/frame_NNNNNN.jpg or SCENE/dslr/resized_images/*.JPG"
     licence = "ScanNet++ Terms of Use: non-commercial research"
     Options = ScanNetPPOptions
-    nesting = 1
+    nesting = 2
 
     def is_scene(self, folder: Path) -> bool:
         return (folder / str(self.options.camera)).is_dir()

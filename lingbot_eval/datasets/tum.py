@@ -190,7 +190,7 @@ class BonnAdapter(TumLayout):
     name = "bonn"
     layout = "ROOT/rgbd_bonn_*/rgb.txt"
     licence = "see the dataset's page; not redistributed here"
-    nesting = 1
+    nesting = 2
 
     def read(self, scene: str) -> FileSequence:
         """One recording. Raises DataError when its lists are not right."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+
 from lingbot_eval.datasets.calibration import read_matrix, read_times, read_yaml
 from lingbot_eval.datasets.euroc import sensor_of
 from lingbot_eval.datasets.file_dataset import FileDataset
@@ -90,16 +92,18 @@ class VbrFullAdapter(FileDataset):
         name = scene.rpartition("/")[2]
         images = numbered_files(folder / "camera_left" / "data", _FRAME, self.name)
         index = folder / "camera_left" / "timestamps.txt"
-        times = read_times(index, max(images, default=-1))
+        times = read_times(index, max(images, default=-1), in_order=False)
+        latest = np.maximum.accumulate(times)  # some messages of the bags have one time
+        numbers = [n for n in images if n == 0 or times[n] > latest[n - 1]]
         calibration = _beside(folder, name, "vbr_calib.yaml")
         document = read_yaml(calibration).get("cam_l")
         if not isinstance(document, dict):
             raise DataError(f"{calibration}: expected the left camera as 'cam_l', found none")
         lens, on_body, pinhole = sensor_of(document, calibration, "T_b", "distortion_coeffs")
         trajectory = read_tum(_beside(folder, name, f"{name}_gt.txt"))
-        numbers = list(images)
         found = poses_by_time(trajectory, times[numbers], MAX_TIME_DIFFERENCE, index.name) if numbers else {}
         poses = moved(found, on_body)
+        again = len(images) - len(numbers)
         return self.sequence(
             scene,
             [
@@ -114,8 +118,9 @@ class VbrFullAdapter(FileDataset):
                 "timestamps": "timestamps.txt, seconds",
             },
             trajectory=trajectory,
-            numbers=numbers,
+            numbers=list(images),
             index_files=(index, calibration),
+            notes=[f"{again} images are no later than one before: left out"] if again else [],
         )
 
 

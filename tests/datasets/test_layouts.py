@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import layout_trees as trees
@@ -11,12 +15,27 @@ import pytest
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.errors import DataError
 from lingbot_eval.types import Frame
 
 
-def opened(layout: trees.Layout, root: Path) -> FileSequence:
-    layout.write(root, layout.view)
-    adapter = open_adapter(layout.dataset, root, layout.options)
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The root of a layout's tree, written once and not to be changed."""
+    written: dict[str, Path] = {}
+
+    def root(name: str) -> Path:
+        if name not in written:
+            written[name] = tmp_path_factory.mktemp("tree") / "this" / "data"
+            trees.LAYOUTS[name].write(written[name], trees.LAYOUTS[name].view)
+        return written[name]
+
+    return root
+
+
+def opened(name: str, root: Path, **options: object) -> FileSequence:
+    layout = trees.LAYOUTS[name]
+    adapter = open_adapter(layout.dataset, root, {**layout.options, **options})
     assert layout.scene in adapter.scenes()
     sequence = adapter.open(layout.scene, Selection())
     assert isinstance(sequence, FileSequence)
@@ -37,9 +56,9 @@ def carried(first: Frame, second: Frame, depth: np.ndarray) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("name", trees.LAYOUTS)
-def test_poses_depth_and_intrinsics_agree_by_reprojection(name: str, tmp_path: Path) -> None:
+def test_poses_depth_and_intrinsics_agree_by_reprojection(name: str, tree: Callable[[str], Path]) -> None:
     layout = trees.LAYOUTS[name]
-    sequence = opened(layout, tmp_path)
+    sequence = opened(name, tree(name))
     frames = list(sequence.frames())
     assert len(frames) == len(layout.frames)
     assert {"poses", "depth", "intrinsics", "timestamps", "licence"} <= set(sequence.facts())
@@ -91,3 +110,368 @@ def test_poses_depth_and_intrinsics_agree_by_reprojection(name: str, tmp_path: P
         there = second.depth[row[inside], column[inside]]  # type: ignore[index]
         close = np.abs(far[inside] / np.maximum(there, 1e-6) - 1) < 0.03
         assert close.mean() > 0.9
+
+
+@pytest.mark.parametrize("name", trees.LAYOUTS)
+def test_roots_scenes_and_selections(name: str, tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root, layout = tree(name), trees.LAYOUTS[name]
+    adapter = open_adapter(layout.dataset, root, layout.options)
+    with pytest.raises(DataError, match=f"no scene 'nope'.*{layout.scene}"):
+        adapter.open("nope", Selection())
+    with pytest.raises(DataError, match="no frame is left"):
+        adapter.open(layout.scene, Selection(start=60))
+    every = adapter.open(layout.scene, Selection())
+    second = adapter.open(layout.scene, Selection(start=1, stride=2))
+    np.testing.assert_array_equal(second.timestamps(), every.timestamps()[1::2])
+    assert len(every.fingerprint()) == 64
+    # Copies lie a folder deeper.
+    above = open_adapter(layout.dataset, root.parent, layout.options)
+    if name == "kitti_depth":
+        with pytest.raises(DataError, match=f"one level too high, use {root}$"):
+            above.scenes()
+    else:
+        assert layout.scene in above.scenes()
+    (tmp_path / "archive.zip").touch()
+    with pytest.raises(
+        DataError, match=r"expected .* under .*, found archives \(archive\.zip\): unpack them"
+    ) as caught:
+        open_adapter(layout.dataset, tmp_path, layout.options).scenes()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", trees.LAYOUTS)
+def test_opening_decodes_no_image(name: str, tree: Callable[[str], Path], tmp_path: Path) -> None:
+    """All but the first of a folder, whose size some calibrations are held against, may be anything."""
+    root = shutil.copytree(tree(name), tmp_path / "data")
+    seen: set[tuple[Path, str]] = set()
+    for path in sorted(root.rglob("*")):
+        kind = path.parent, re.sub(r"\d", "", path.name)
+        if path.suffix.lower() in (".png", ".jpg", ".npy", ".dpt") and kind in seen:
+            path.write_bytes(b"not an image")
+        seen.add(kind)
+    assert opened(name, root).length == len(trees.LAYOUTS[name].frames)
+
+
+Change = Callable[[Path], object]
+
+
+def line(pattern: str, number: int, new: str) -> Change:
+    """Puts ``new`` in place of a line; of no line where it is empty."""
+
+    def change(root: Path) -> None:
+        (path,) = root.glob(pattern)
+        lines = path.read_text().splitlines()
+        lines[number - 1 : number] = [new] if new else []
+        path.write_text("\n".join(lines) + "\n")
+
+    return change
+
+
+def whole(pattern: str, content: bytes | None) -> Change:
+    """Puts ``content`` in place of a file; None removes it."""
+
+    def change(root: Path) -> None:
+        (path,) = root.glob(pattern)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+
+    return change
+
+
+def swap(pattern: str, old: str, new: str) -> Change:
+    def change(root: Path) -> None:
+        (path,) = root.glob(pattern)
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+POSE_FILE = "*/*/*/iphone/pose_intrinsic_imu.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("tum_dynamics", line("*/rgb.txt", 5, "1548266460.0 rgb/x.png"), r"rgb\.txt:5: expected increasing timestamps"),
+        ("bonn", line("*/*/groundtruth.txt", 5, "1 2 3"), r"groundtruth\.txt:5: expected 8 numbers"),
+        ("bonn", whole("*/*/rgb/1548266470.01000.png", None), r"frame 0: image .* does not exist"),
+        ("sintel", whole("training/camdata_left/*/frame_0002.cam", b"PIE"), r"frame_0002\.cam: expected a camera of S"),
+        (
+            "sintel",
+            whole("training/camdata_left/*/frame_0002.cam", b"PIEH\0"),
+            r"expected a camera of 172 bytes, found 5",
+        ),
+        (
+            "sintel",
+            whole("training/depth/*/frame_0001.dpt", b"PIEH" + b"\1\0\0\0" * 2),
+            r"frame 0: .*expected 12 bytes",
+        ),
+        ("sintel", whole("training/depth/*/frame_0001.dpt", b"\x89PNG" + b"0" * 40), r"it begins with PIEH\), found"),
+        ("scannet", line("*/intrinsic/intrinsic_color.txt", 1, "1 2"), r"intrinsic_color\.txt: expected 16 numbers"),
+        ("scannet", line("*/pose/1.txt", 2, "1 2 3"), r"1\.txt:2: expected 4 numbers"),
+        ("scannet", line("*/pose/1.txt", 1, "2 0 0 0"), r"1\.txt:1: expected a rigid pose"),
+        ("scannetpp", whole("*/*/iphone/pose_intrinsic_imu.json", b"{"), r"imu\.json cannot be read as JSON"),
+        ("scannetpp", whole("*/*/iphone/pose_intrinsic_imu.json", None), r"imu\.json does not exist"),
+        (
+            "scannetpp",
+            swap("*/*/iphone/pose_intrinsic_imu.json", "80.0", '"x"'),
+            "expected intrinsic as 9 finite numbers",
+        ),
+        ("scannetpp", lambda root: shutil.rmtree(next(root.glob("*/*/iphone/rgb"))), "extract them from the video"),
+        (
+            "scannetpp dslr",
+            swap("*/*/dslr/colmap/cameras.txt", "OPENCV_FISHEYE", "FOV"),
+            r"cameras\.txt:2: expected 'CAM",
+        ),
+        ("scannetpp dslr", swap("*/*/dslr/colmap/images.txt", " 1 DSC", " 7 DSC"), "camera 7 is not in cameras.txt"),
+        ("euroc", line("*/mav0/cam0/data.csv", 3, "now,x.png"), r"data\.csv:3: expected 'nanoseconds,filename'"),
+        ("euroc", line("*/mav0/cam0/data.csv", 2, ""), None),
+        ("euroc", swap("*/mav0/cam0/sensor.yaml", "radial-tangential", "omni"), "expected distortion_model radial"),
+        ("euroc", swap("*/mav0/cam0/sensor.yaml", "resolution", "size"), "expected resolution as 2 finite numbers"),
+        (
+            "euroc",
+            swap("*/mav0/cam0/sensor.yaml", "0.0148655429818", "5.0"),
+            r"sensor\.yaml: T_BS: expected a rigid 4x4",
+        ),
+        ("euroc", whole("*/mav0/cam0/sensor.yaml", b"\0\1"), r"sensor\.yaml:1: not text"),
+        (
+            "kitti_raw",
+            line("*/calib_cam_to_cam.txt", 3, "R_rect_00: 1 2"),
+            r"cam\.txt:3: expected the 9 numbers of R_r",
+        ),
+        (
+            "kitti_raw",
+            swap("*/calib_cam_to_cam.txt", "P_rect_02", "P_rect_03"),
+            r"expected a line 'P_rect_02: …', found none",
+        ),
+        ("kitti_raw", whole("*/calib_imu_to_velo.txt", None), r"calib_imu_to_velo\.txt does not exist"),
+        (
+            "kitti_raw",
+            line("*/*/image_02/timestamps.txt", 5, ""),
+            "expected a time for each image up to number 4, found 4",
+        ),
+        (
+            "kitti_raw",
+            line("*/*/image_02/timestamps.txt", 2, "yesterday"),
+            r"timestamps\.txt:2: expected a finite number",
+        ),
+        ("kitti_raw", whole("*/*/oxts/data/0000000001.txt", b"49 8 1\n"), r"0000000001\.txt:1: expected 30 numbers"),
+        ("kitti_depth", whole("*/*/intrinsics/*0008_image_02.txt", b"1 2 3"), r"expected 9 numbers \(fx 0 cx 0 fy cy"),
+        ("vkitti2", line("*/*/extrinsic.txt", 2, "0 0 1 2"), r"extrinsic\.txt:2: expected 18 numbers"),
+        ("vkitti2", line("*/*/intrinsic.txt", 2, ""), "found none for rgb_00000.jpg"),
+        ("replica", line("*/*/traj.txt", 5, ""), "expected a row for each image up to number 4, found 4 rows"),
+        ("replica", whole("*/cam_params.json", None), "expected cam_params.json in"),
+        ("replica", swap("*/cam_params.json", "80.0", "-80.0"), None),
+        ("tartanair", line("*/*/*/*/pose_left.txt", 3, "1 2 3"), r"pose_left\.txt:3: expected 7 numbers"),
+        ("tartanair", line("*/*/*/*/pose_left.txt", 5, ""), "expected a row for each image up to number 4, found 4"),
+        (
+            "long3d",
+            lambda root: next(root.glob("*/*/*/*.jpg")).rename(root / "Classroom/images/scan_images/a.jpg"),
+            "time",
+        ),
+        ("waymo", whole("*/*/extrinsics/0.txt", b"1 0 0 0\n" * 4), r"0\.txt:1: expected a rigid pose"),
+        ("waymo", whole("*/*/intrinsics/0.txt", b"1 2 3"), r"0\.txt: expected 9 numbers"),
+        (
+            "waymo",
+            whole("*/*/extrinsics/0.txt", b"0 1 0 0\n0 0 1 0\n1 0 0 0\n0 0 0 1"),
+            "expected a camera that looks ahead",
+        ),
+        ("vbr_full", swap("*/*/vbr_calib.yaml", "cam_l", "cam_x"), "expected the left camera as 'cam_l'"),
+        ("vbr_full", whole("*/*/spagna_train0_gt.txt", None), r"expected spagna_train0_gt\.txt in .*; download it"),
+        ("vbr_full", whole("*/*/spagna_train0_gt.txt", b"9.0 0 0 0 0 0 0 1\n"), "none of 1 poses of"),
+        ("capture", whole("*/transforms.json", b"[]"), r"transforms\.json: expected a mapping, found list"),
+        (
+            "capture",
+            whole("*/transforms.json", b'{"frames": []}'),
+            "expected a list 'frames' of file_path and transform_matrix",
+        ),
+        ("capture", swap("*/transforms.json", "images/frame_00004.png", "/etc/passwd"), "expected a path inside"),
+        ("capture", swap("*/transforms.json", '"OPENCV"', '"EQUIRECTANGULAR"'), "expected camera_model as one of"),
+        (
+            "capture",
+            swap("*/transforms.json", '"w": 96', '"w": 960'),
+            "expected 960x72 pixels as its camera, or a smaller",
+        ),
+        ("capture", swap("*/transforms.json", "images/", "pictures/"), "none of the 6 images of .* is there, such as"),
+        (
+            "capture colmap",
+            whole("*/sparse/0/cameras.bin", b"\1"),
+            r"cameras\.bin and images\.bin are damaged or of another",
+        ),
+        ("capture colmap", whole("*/sparse/0/images.bin", b"\xff" * 8), r"damaged or of another kind \(\d+ entries\)"),
+    ],
+)
+def test_malformed_trees_are_refused_in_one_line(
+    name: str, change: Change, says: str | None, tree: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = shutil.copytree(tree(name), tmp_path / "data")
+    change(root)
+    if says is None:  # less than before, or what its reader refuses elsewhere
+        return
+
+    def read() -> None:
+        sequence = opened(name, root)
+        sequence.reference()
+        sequence.frame(0)
+
+    with pytest.raises(DataError) as caught:
+        read()
+    assert re.search(says, str(caught.value)), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def said(sequence: FileSequence) -> str:
+    return "; ".join(sequence.facts()["notes"])
+
+
+def test_scans_under_frames_and_of_smaller_images(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    """As NICE-SLAM lays ScanNet out, and with colour made as small as depth while its calibration stayed."""
+    root = tmp_path / "scans"
+    shutil.copytree(tree("scannet") / "scene0000_00", root / "scene0000_00" / "frames")
+    assert opened("scannet", root).frame(1).intrinsics == pytest.approx(trees.SCANNET_COLOUR)
+    whole_size = np.diag([1296 / 130, 968 / 97, 1]) @ trees.SCANNET_COLOUR
+    (file,) = root.rglob("intrinsic_color.txt")
+    file.unlink()  # scannet_frames_25k has it in the scene's folder and calls it so
+    (file.parents[1] / "intrinsics_color.txt").write_text(trees.rows(trees.four(whole_size)))
+    sequence = opened("scannet", root)
+    assert sequence.frame(1).intrinsics == pytest.approx(trees.SCANNET_COLOUR, abs=0.5)
+    assert "intrinsics of 1296x968 pixels are scaled to the images'" in said(sequence)
+
+
+def test_a_scan_that_is_the_root_itself(tree: Callable[[str], Path]) -> None:
+    for name in ("scannet", "euroc", "capture", "bonn", "replica"):
+        layout, root = trees.LAYOUTS[name], tree(name)
+        (folder,) = (path for path in root.rglob(layout.scene.rpartition("/")[2]) if path.is_dir())
+        sequence = open_adapter(layout.dataset, folder, layout.options).open(layout.scene, Selection())
+        assert sequence.length == trees.FRAMES
+
+
+def test_entries_without_a_file_are_counted_and_said(tree: Callable[[str], Path]) -> None:
+    euroc = opened("euroc", tree("euroc")).facts()
+    assert (euroc["found"]["entries"], euroc["found"]["entries_without_file"]) == (6, 1)
+    assert "1 entries of data.csv have no image: left out" in euroc["notes"]
+    capture = opened("capture", tree("capture")).facts()
+    assert (capture["found"]["entries"], capture["found"]["entries_without_file"]) == (6, 1)
+    assert "1 of 6 entries have no file, such as images/frame_00099.png" in capture["notes"]
+    dslr = opened("scannetpp dslr", tree("scannetpp dslr")).facts()["found"]
+    assert (dslr["entries"], dslr["entries_without_file"], dslr["images_with_pose"]) == (6, 1, 5)
+
+
+def test_smaller_copies_are_the_same_capture_with_their_own_pixels(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    view = trees.CAPTURE
+    camera = np.diag([0.5, 0.5, 1]) @ view.camera
+    camera[:2, 2] -= 0.25  # half of the half pixel between an image's corner and its first pixel's centre
+    half = trees.View(camera, (48, 36), view.lens)
+    for name, scene in (("capture", "garden"), ("capture colmap", "bicycle")):
+        shutil.copytree(tree(name) / scene, root / scene)
+        names = sorted(path.name for path in (root / scene / "images").iterdir())
+        shutil.rmtree(root / scene / "images")
+        for index, file in enumerate(names):
+            trees.save(root / scene / "images_2" / file, half, index)
+    assert open_adapter("capture", root, {}).scenes() == ("bicycle", "garden")
+    for name in ("capture", "capture colmap"):
+        frame = opened(name, root).frame(1)
+        np.testing.assert_allclose(frame.intrinsics, half.camera)
+        directions = trees.rays(half.camera, half.size)
+        expected = trees.paint(trees.hit(trees.pose(1), directions)[1]).astype(int)
+        assert frame.image is not None
+        assert np.median(np.abs(frame.image - expected)) <= 4
+
+
+def test_models_as_text_and_of_folders_are_read_alike(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    trees.write_colmap(tmp_path, trees.CAPTURE, binary=False)
+    text, binary = opened("capture colmap", tmp_path), opened("capture colmap", tree("capture colmap"))
+    np.testing.assert_allclose([file.pose for file in text.files], [file.pose for file in binary.files], atol=1e-9)
+    assert text.files[0].lens == binary.files[0].lens
+
+
+def test_transforms_of_other_tools(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    """Names without a suffix and a field of view (NeRF synthetic); cameras and depth of their own (Polycam)."""
+    root = shutil.copytree(tree("capture"), tmp_path / "data")
+    path = root / "garden/transforms.json"
+    document = json.loads(path.read_text())
+    frames = [{**frame, "file_path": "./" + frame["file_path"][:-4]} for frame in document["frames"][:5]]
+    angle = 2 * np.arctan(0.5 * trees.SIZE[0] / 80)
+    path.write_text(json.dumps({"camera_angle_x": angle, "w": 96, "h": 72, "frames": frames}))
+    np.testing.assert_allclose(opened("capture", root).frame(0).intrinsics, [[80, 0, 47.5], [0, 80, 35.5], [0, 0, 1]])
+    own = {"fl_x": 81.0, "fl_y": 82.0, "cx": 48.0, "cy": 36.0, "w": 96, "h": 72, "depth_file_path": "depth/d.png"}
+    trees.save_depth(root / "garden/depth/d.png", np.full((72, 96), 2.5), 1000)
+    path.write_text(json.dumps({"frames": [{**frame, **own} for frame in frames]}))
+    frame = opened("capture", root).frame(0)
+    np.testing.assert_allclose(frame.intrinsics, [[81, 0, 47.5], [0, 82, 35.5], [0, 0, 1]])
+    assert frame.depth is not None
+    assert frame.depth[10, 10] == 2.5
+
+
+def test_archives_of_virtual_kitti_in_folders_of_their_own(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    for part, moved in (("rgb", "frames/rgb"), ("depth", "frames/depth"), ("textgt", None)):
+        folder = tmp_path / f"vkitti_2.0.3_{part}" / "Scene01" / "15-deg-left"
+        folder.mkdir(parents=True)
+        source = tree("vkitti2") / "Scene01" / "15-deg-left"
+        if moved:
+            shutil.copytree(source / moved, folder / moved)
+        else:
+            shutil.copy(source / "extrinsic.txt", folder)
+            shutil.copy(source / "intrinsic.txt", folder)
+    frame = opened("vkitti2", tmp_path).frame(2)
+    assert frame.depth is not None
+    assert frame.camera_to_world is not None
+
+
+def test_kitti_depth_gathered_and_annotated_beside_the_raw_data(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    view = trees.View()
+    name = "2011_09_26_drive_0002_sync_02"
+    for k in range(3):
+        trees.save(tmp_path / f"val_selection_cropped/image_gathered/{name}/{k + 5:010d}.png", view, k)
+        where = f"val_selection_cropped/groundtruth_depth_gathered/{name}/{k + 5:010d}.png"
+        trees.save_depth(tmp_path / where, view.depth(k), 256)
+    sequence = open_adapter("kitti_depth", tmp_path, {}).open(name, Selection())
+    np.testing.assert_allclose(sequence.timestamps(), [0.5, 0.6, 0.7])
+    assert all(frame.depth is not None for frame in sequence.frames())
+    raw = shutil.copytree(tree("kitti_raw"), tmp_path / "raw")
+    (drive,) = raw.glob("*/*_sync")
+    trees.save_depth(drive / "proj_depth/groundtruth/image_02/0000000002.png", view.depth(2), 256)
+    assert [file.depth is not None for file in opened("kitti_raw", raw).files] == [False, False, True, False, False]
+
+
+def test_undistorted_photographs_of_the_toolkit_are_preferred(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("scannetpp dslr"), tmp_path / "data")
+    (folder,) = root.rglob("dslr")
+    for k in range(trees.FRAMES):
+        trees.save(folder / f"resized_undistorted_images/DSC{k + 1752:05d}.JPG", trees.View(), k)
+    numbers = {"fl_x": 80.0, "fl_y": 82.0, "cx": 47.5, "cy": 37.0, "frames": []}
+    trees.text(folder / "nerfstudio/transforms_undistorted.json", json.dumps(numbers))
+    sequence = opened("scannetpp dslr", root)
+    assert all(file.lens is None for file in sequence.files)
+    assert "resized_undistorted_images" in str(sequence.files[0].image)
+    np.testing.assert_allclose(sequence.frame(0).intrinsics, trees.CAMERA)
+
+
+def test_grey_cameras_of_kitti(tmp_path: Path) -> None:
+    for k in range(3):
+        trees.save(tmp_path / f"sequences/00/image_0/{k:06d}.png", trees.View(grey=True), k)
+    projection = [np.column_stack([np.diag([1 + n, 1 + n, 1]) @ trees.CAMERA, np.zeros(3)]) for n in range(4)]
+    lines = "".join(f"P{n}: {trees.row(matrix)}\n" for n, matrix in enumerate(projection))
+    trees.text(tmp_path / "sequences/00/calib.txt", lines)
+    trees.text(tmp_path / "sequences/00/times.txt", "0.000000e+00\n1.036224e-01\n2.072245e-01\n")
+    trees.text(tmp_path / "poses/00.txt", "".join(f"{trees.row(trees.pose(k)[:3])}\n" for k in range(3)))
+    sequence = open_adapter("kitti", tmp_path, {}).open("00", Selection())
+    assert sequence.facts()["intrinsics"] == "P0 of calib.txt (rectified)"
+    assert "beside it" not in sequence.facts()["poses"]
+    np.testing.assert_allclose(next(iter(sequence.frames())).intrinsics, trees.CAMERA)
+    with pytest.raises(DataError, match="image_2"):
+        open_adapter("kitti", tmp_path, {"camera": "image_2"}).open("00", Selection())
+
+
+def test_recordings_with_messages_of_one_time(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("vbr_full"), tmp_path / "data")
+    (stamps,) = root.rglob("timestamps.txt")
+    times = stamps.read_text().splitlines()
+    stamps.write_text("\n".join([*times[:2], times[1], *times[3:]]) + "\n")
+    sequence = opened("vbr_full", root)
+    assert [file.image.stem[-1] for file in sequence.files] == ["0", "1", "3", "4"]
+    assert "1 images are no later than one before: left out" in said(sequence)
