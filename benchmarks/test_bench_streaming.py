@@ -9,11 +9,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from lingbot_eval.model.build import build_model
 from lingbot_eval.streaming.append import AppendStore
 from lingbot_eval.streaming.backends import Backend
+from lingbot_eval.streaming.buffers import CacheShape
+from lingbot_eval.streaming.cache import CacheStore
 from lingbot_eval.streaming.contiguous import ContiguousStore
 from lingbot_eval.streaming.executors import TorchExecutor
 from lingbot_eval.streaming.paged import PagedStore
 from lingbot_eval.streaming.policy import CachePolicy
-from lingbot_eval.streaming.protocol import CacheShape, CacheStore
 from lingbot_eval.streaming.ranges import SlicedAttention
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings

@@ -481,7 +481,8 @@ def compare_backends(
     """Stream the same frames through two backends: agreement frame by frame, speed in turn, memory by kind.
 
     Args:
-        a: ``sdpa``, ``paged``, ``triton``, ``flashinfer``, with a precision as in ``sdpa:bfloat16``.
+        a: ``sdpa``, ``paged``, ``triton``, ``flashinfer``, with a precision as in ``sdpa:bfloat16``, and of keys and
+            values where it is another, as in ``triton:float16:8``.
         b: the other.
         experiment: where frames and model come from, as of `plan_run`.
         set: as of `plan_run`.
@@ -517,6 +518,7 @@ def verify(
     cases: Sequence[str] = (),
     backend: Backend = "sdpa",
     dtype: str = "float32",
+    cache_precision: Literal[8] | None = None,
     device: str = "cpu",
 ) -> Iterator[Comparison]:
     """Rebuild the reference cases and compare: can this machine be trusted?
@@ -526,6 +528,7 @@ def verify(
         cases: only these.
         backend: where keys and values live.
         dtype: precision of the trunk.
+        cache_precision: 8 keeps keys and values in 8 bits.
         device: ``cpu``, ``cuda`` …
 
     Yields:
@@ -535,12 +538,16 @@ def verify(
         DataError, ConfigError: cases that cannot be read; a device that is not there.
     """
     from lingbot_eval.model.build import choose_device
+    from lingbot_eval.streaming.settings import StreamSettings
+    from lingbot_eval.validation import validated
     from lingbot_eval.verification.cases import load_cases, shipped_cases
     from lingbot_eval.verification.reproduce import Setup
     from lingbot_eval.verification.run import verify as run_cases
 
     known = load_cases(shipped_cases() if folder is None else Path(folder), tuple(cases))
-    return run_cases(known, Setup(backend, dtype, choose_device(device)))
+    # Checked here: what runs is a copy of each case's own settings.
+    validated(StreamSettings, {"backend": backend, "cache_precision": cache_precision}, "verify")
+    return run_cases(known, Setup(backend, dtype, choose_device(device), cache_precision))
 
 
 def check_wrapper(

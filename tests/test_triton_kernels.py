@@ -19,9 +19,9 @@ from lingbot_eval.model import fused
 from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
 from lingbot_eval.model.rope import Rotation, StreamRotary, frame_rotation
 from lingbot_eval.streaming import buffers
+from lingbot_eval.streaming.buffers import CacheShape, LayerBuffers, scatter, widened
 from lingbot_eval.streaming.contiguous import ContiguousStore
 from lingbot_eval.streaming.policy import CachePolicy
-from lingbot_eval.streaming.protocol import CacheShape
 from lingbot_eval.streaming.ranges import SlicedAttention, TritonAttention
 
 if not has_triton() or "triton" in sys.modules or torch.cuda.is_available():
@@ -40,11 +40,13 @@ def randn(*size: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize(("start", "end"), [(0, 256), (7, 200), (100, 110), (5, 133)])
 @pytest.mark.parametrize("gain", [1.0, 30.0])
-def test_attention_over_a_range(start: int, end: int, gain: float) -> None:
-    """With the larger gain later keys beat the first ones beyond what half precision can hold."""
+@pytest.mark.parametrize("parts", [1, 3])
+def test_attention_over_a_range(start: int, end: int, gain: float, parts: int) -> None:
+    """With the larger gain later keys beat the first ones beyond what half precision can hold; parts may be empty."""
     query, keys, values = (randn(n, 2, 64, seed=seed + end).half() for seed, n in enumerate((70, 256, 256)))
     keys[100:] *= gain
     attention = TritonAttention(CPU)
+    attention._programs = 4 * parts  # two tiles of each of two heads
     attention.plan(start, end, 256)
     found = attention.run(query, keys, values).double()
     seen = (part[start:end].transpose(0, 1).double() for part in (keys, values))
@@ -52,9 +54,10 @@ def test_attention_over_a_range(start: int, end: int, gain: float) -> None:
     assert float((found - wanted).norm() / wanted.norm()) < 2e-3
 
 
-def test_a_store_under_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_store_under_its_kernels(monkeypatch: pytest.MonkeyPatch, quantized: bool) -> None:
     """Scattered and attended to by this project's kernels: kept frames, passing ones, and a window that is reused."""
-    shape = CacheShape(1, 2, 64, 9, 6, torch.float16, CPU)
+    shape = CacheShape(1, 2, 64, 9, 6, torch.float16, CPU, quantized)
     store, plain = (ContiguousStore(shape, 2, attention) for attention in (TritonAttention(CPU), SlicedAttention()))
     policy = CachePolicy(2)
     steps = [policy.enter_scale(2), *(fate() for fate in [policy.keep, policy.pass_by, policy.keep] * 2)]
@@ -68,9 +71,21 @@ def test_a_store_under_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(buffers, "runs_triton", lambda device: True)
             found = store.attend(0, query, key.contiguous(), value)
         torch.testing.assert_close(found, wanted, rtol=1e-2, atol=2e-3)
-    for layer in (store._buffers.layer(0), plain._buffers.layer(0)):
-        assert layer.any()
-    assert torch.equal(store._buffers.layer(0), plain._buffers.layer(0))
+    for one, other in zip(store._buffers.layer(0), plain._buffers.layer(0), strict=True):
+        assert widened(other, torch.float32).any()
+        assert torch.equal(widened(one, torch.float32), widened(other, torch.float32))
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_what_is_no_number_does_not_become_one_in_8_bits(value: float) -> None:
+    buffers = LayerBuffers(CacheShape(1, 2, 64, 1, 1, torch.float16, CPU, quantized=True))
+    buffers.reserve(4)
+    key = randn(2, 2, 64).half()
+    key[1, 1, 7] = value
+    scatter(key, key, torch.tensor([2, 0]), *buffers.layer(0))
+    for kept in buffers.layer(0):
+        finite = widened(kept, torch.float32).isfinite().all(-1)
+        assert finite.tolist() == [[True, False], [True, True], [True, True], [True, True]]
 
 
 def normed(width: int, seed: int) -> nn.LayerNorm:

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
+from lingbot_eval.streaming.buffers import CacheShape
+from lingbot_eval.streaming.cache import CacheStore
 from lingbot_eval.streaming.passes import PassOutput, PassRunner
 from lingbot_eval.streaming.policy import CachePolicy
-from lingbot_eval.streaming.protocol import CacheShape, CacheStore
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.streaming.stores import block_cache_shape, build_stores, camera_cache_shape
 
@@ -25,16 +26,17 @@ class StreamBench:
     ) -> None:
         """Raises ConfigError where the backend cannot be had."""
         iterations = 4
-        window = settings.window or model.config.window
         self.model = model
         self.size = size
         self.iterations = iterations
-        self.stores = build_stores(model, size, window, iterations, settings.backend)
-        self.policy = CachePolicy(window)
+        self.stores = build_stores(model, size, settings, iterations)
+        self.policy = CachePolicy(settings.window or model.config.window)
         self.runner = PassRunner(model, iterations)
         generator = torch.Generator().manual_seed(0)
         self.images = [torch.rand(1, 3, *size, generator=generator).to(model.device) for _ in range(IMAGES)]
-        self.block_shape = block_cache_shape(model, *size)
+        self.block_shape = block_cache_shape(
+            model.config, size, model.trunk_dtype, model.device, settings.cache_precision
+        )
         self._fill(settings.scale_frames, frame)
 
     def step(self, index: int) -> PassOutput:
@@ -49,7 +51,7 @@ class StreamBench:
         return self.policy.view().tokens(self.block_shape.frame_tokens, self.block_shape.special_tokens)
 
     def _fill(self, scale: int, frame: int) -> None:
-        camera_shape = camera_cache_shape(self.model, self.iterations)
+        camera_shape = camera_cache_shape(self.model.config, self.iterations, self.model.device)
         keys = {name: _random_keys(shape, scale) for name, shape in (("b", self.block_shape), ("c", camera_shape))}
         while self.policy.frames < frame:
             step = self.policy.keep() if self.policy.frames else self.policy.enter_scale(scale)

@@ -24,7 +24,9 @@ RUN_FILE = "run.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     names = ", ".join(BACKENDS)
-    parser.add_argument("a", metavar="A", help=f"a run directory, or a backend ({names}), as in sdpa:bfloat16")
+    parser.add_argument(
+        "a", metavar="A", help=f"a run directory, or a backend ({names}), as in sdpa:bfloat16 or triton:float16:8"
+    )
     parser.add_argument("b", metavar="B", help="what it is compared with: another of the same kind")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where page and figures go (compare-A-B)")
     group = parser.add_argument_group("comparing backends")

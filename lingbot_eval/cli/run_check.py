@@ -178,24 +178,25 @@ def predicted(
     names: tuple[str, str, str], method: LingbotConfig, size: tuple[int, int], frames: int | None
 ) -> UnitCheck:
     """The prediction for ``frames`` frames of ``size`` (width, height). Raises ConfigError for a device not there."""
-    from lingbot_eval.model.build import PRECISIONS, choose_device
+    from lingbot_eval.model.build import PRECISIONS, choose_device, resolve_precision
     from lingbot_eval.model.config import CONFIGS
     from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
     from lingbot_eval.streaming.settings_check import check, this_machine
     from lingbot_eval.streaming.stores import resolve_backend
 
     model, device = method.model, choose_device(method.device)
-    network = NetworkSize(CONFIGS[model.config], method.precision, model.camera_iterations, model.point_head)
+    precision = resolve_precision(method.precision, device)
+    network = NetworkSize(CONFIGS[model.config], precision, model.camera_iterations, model.point_head)
     if frames is None:
-        growth = kept_frame_bytes(network) / _MIB
+        growth = kept_frame_bytes(network, method.streaming) / _MIB
         return UnitCheck(
             names,
             size,
             reason="how long it is shows only when it is decoded; "
             f"every kept frame beyond the window adds {growth:.2f} MiB to the cache",
         )
-    backend = resolve_backend(method.streaming.backend, PRECISIONS[method.precision], device)
+    backend = resolve_backend(method.streaming.backend, PRECISIONS[precision], device)
     settings = method.streaming.model_copy(update={"backend": backend})
     predicted = estimate(network, settings, size[1], size[0], frames)
-    warnings = check(predicted, settings, method.precision, this_machine(device))
+    warnings = check(predicted, settings, precision, this_machine(device))
     return UnitCheck(names, size, predicted, warnings=warnings)

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="only this case (may be repeated)")
     parser.add_argument("--backend", choices=BACKENDS, default="sdpa", help="where keys and values live")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--cache-precision", type=int, choices=(8,), help="keys and values in 8 bits")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
 
 
@@ -35,11 +36,19 @@ def run(args: argparse.Namespace) -> int:
     from lingbot_eval.model.build import choose_device
 
     device = choose_device(args.device)
-    found = verify(args.folder, cases=args.case, backend=args.backend, dtype=args.dtype, device=str(device))
+    found = verify(
+        args.folder,
+        cases=args.case,
+        backend=args.backend,
+        dtype=args.dtype,
+        cache_precision=args.cache_precision,
+        device=str(device),
+    )
     started = time.perf_counter()
     results: list[Comparison] = []
     if not args.json:
-        output.line(f"backend {args.backend}, {args.dtype}, {device}")
+        cache = "" if args.cache_precision is None else f", keys and values in {args.cache_precision} bits"
+        output.line(f"backend {args.backend}, {args.dtype}{cache}, {device}")
         output.line(f"{'case':<24} {'array':<22} {'largest':>10} {'median rel':>11}  verdict")
     for result in found:
         results.append(result)
@@ -48,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in VERDICTS}
     if args.json:
         output.as_json(
-            {"backend": args.backend, "dtype": args.dtype, "device": str(device),
-             "counts": counts, "results": [asdict(result) for result in results]}
+            {"backend": args.backend, "dtype": args.dtype, "cache_precision": args.cache_precision,
+             "device": str(device), "counts": counts, "results": [asdict(result) for result in results]}
         )  # fmt: skip
     else:
         passed = len({r.case for r in results}) - len({r.case for r in results if r.verdict != "pass"})

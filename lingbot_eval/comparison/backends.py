@@ -220,7 +220,7 @@ def _compare(lanes: list[_Lane], logs: list[_PairLog], index: int) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. a, b: ``BACKEND[:PRECISION]``. rounds: timed passes of each side.
+    """What is asked for. a, b: ``BACKEND[:PRECISION][:8]``. rounds: timed passes of each side.
 
     with_reference: whether both are also held against float32.
     """
@@ -284,7 +284,7 @@ def compare_backends(
         model=selected.method.model.config,
         weights=selected.weights,
         untrained=selected.method.model.checkpoint is None,
-        streaming=selected.method.streaming.model_dump(mode="json", exclude={"backend"}),
+        streaming=selected.method.streaming.model_dump(mode="json", exclude={"backend", "cache_precision"}),
         device=str(device),
         rounds=request.rounds,
         scale_frames=scale_frames,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -14,14 +15,15 @@ from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model
 from lingbot_eval.methods.stepper import Stepper
-from lingbot_eval.model.build import PRECISIONS
+from lingbot_eval.model.build import PRECISIONS, resolve_precision
 from lingbot_eval.model.network import HeadPrecision, rounds_heads
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import Unit, make_plan, open_scene
 from lingbot_eval.streaming.backends import BACKENDS, Backend
+from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.streaming.stores import resolve_backend
 from lingbot_eval.types import Frame, FrameSequence
-from lingbot_eval.validation import nearest
+from lingbot_eval.validation import nearest, validated
 
 AHEAD = 4
 MAX_BYTES_KEPT = 2**30
@@ -107,6 +109,8 @@ class PreparedFrames:
 
 REFERENCE_BACKEND: Backend = "sdpa"
 REFERENCE_PRECISION = "float32"
+CACHE_PRECISIONS: dict[str, Literal[8] | None] = {"8": 8, "16": None}
+"""Words of a side for keys and values in 8 bits, and for what they come in."""
 
 
 @dataclass(frozen=True)
@@ -114,29 +118,35 @@ class Contender:
     """One side.
 
     name: ``A``, ``B`` or ``reference``. backend: as it is resolved on the device, never ``auto``. tf32_heads:
-    its dense heads may round products on a GPU.
+    its dense heads may round products on a GPU. cache_precision: as in the stream's settings.
     """
 
     name: str
     backend: Backend
     precision: str
     tf32_heads: bool = False
+    cache_precision: Literal[8] | None = None
 
     @property
     def label(self) -> str:
-        """``A sdpa bfloat16``, and what is unusual of its heads."""
+        """``A sdpa bfloat16``, and what is unusual of its heads and its cache."""
         usual = self.tf32_heads == _rounds_heads("auto", self.precision)
         heads = "" if usual else " tf32 heads" if self.tf32_heads else " float32 heads"
-        return f"{self.name} {self.backend} {self.precision}{heads}"
+        cache = "" if self.cache_precision is None else f" {self.cache_precision}-bit cache"
+        return f"{self.name} {self.backend} {self.precision}{heads}{cache}"
 
     @property
     def is_reference(self) -> bool:
         """Whether it computes exactly what the reference does."""
-        return not self.tf32_heads and (self.backend, self.precision) == (REFERENCE_BACKEND, REFERENCE_PRECISION)
+        rounds = self.tf32_heads or self.cache_precision is not None
+        return not rounds and (self.backend, self.precision) == (REFERENCE_BACKEND, REFERENCE_PRECISION)
 
 
 def parse_contender(name: str, text: str, method: LingbotConfig, device: torch.device) -> Contender:
-    """``BACKEND[:PRECISION]``; what it leaves out is as ``method`` has it. Raises ConfigError."""
+    """``BACKEND[:PRECISION][:8|:16]``, the last of keys and values; what it leaves out is as ``method`` has it.
+
+    Raises ConfigError.
+    """
     wanted, *words = text.split(":")
     backend = next((known for known in BACKENDS if known == wanted), None)
     if backend is None:
@@ -144,17 +154,21 @@ def parse_contender(name: str, text: str, method: LingbotConfig, device: torch.d
             f"{name}: no backend {wanted!r}{nearest(wanted, BACKENDS)}; there are: {', '.join(BACKENDS)}, "
             "each with :PRECISION where wanted"
         )
-    known = tuple(PRECISIONS)
+    known = (*PRECISIONS, *CACHE_PRECISIONS)
     strange = next((word for word in words if word not in known), None)
     if strange is not None:
         raise ConfigError(
             f"{name}: expected {', '.join(known)} behind {wanted}, found {strange!r}{nearest(strange, known)}"
         )
-    if len(words) > 1:
-        raise ConfigError(f"{name}: expected one precision at most, found {text!r}")
-    precision = words[0] if words else method.precision
-    tf32 = _rounds_heads(method.heads, precision)
-    return Contender(name, resolve_backend(backend, PRECISIONS[precision], device), precision, tf32)
+    products = [word for word in words if word in PRECISIONS]
+    caches = [word for word in words if word in CACHE_PRECISIONS]
+    if len(products) > 1 or len(caches) > 1:
+        raise ConfigError(f"{name}: expected one precision at most and one of keys and values, found {text!r}")
+    precision = products[0] if products else resolve_precision(method.precision, device)
+    backend = resolve_backend(backend, PRECISIONS[precision], device)
+    cache_precision = CACHE_PRECISIONS[caches[0]] if caches else method.streaming.cache_precision
+    validated(StreamSettings, {"backend": backend, "cache_precision": cache_precision}, name)
+    return Contender(name, backend, precision, _rounds_heads(method.heads, precision), cache_precision)
 
 
 def reference_contender() -> Contender:
@@ -190,7 +204,8 @@ class Bench:
 
     def open(self, contender: Contender) -> Stepper:
         """A new stream of this contender, each frame waited for. Raises as `Model.open`."""
-        settings = self.method.streaming.model_copy(update={"backend": contender.backend})
+        changes = {"backend": contender.backend, "cache_precision": contender.cache_precision}
+        settings = self.method.streaming.model_copy(update=changes)
         return self.model(contender).open(settings, self.frames, overlapped=False)
 
 

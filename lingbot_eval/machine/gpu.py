@@ -22,6 +22,11 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
+def multiprocessors(device: torch.device) -> int:
+    """Of a CUDA device; 1 of anything else."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
 @functools.cache
 def has_triton() -> bool:
     """Whether Triton is installed; CPU builds of torch come without it. A mere folder of that name does not count."""

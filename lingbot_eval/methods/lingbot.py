@@ -11,7 +11,7 @@ import torch
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model
 from lingbot_eval.methods.stepper import Stepper, warm_up
-from lingbot_eval.model.build import choose_device
+from lingbot_eval.model.build import PRECISIONS, choose_device, resolve_precision
 from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
 from lingbot_eval.streaming.settings import stream_interval
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
@@ -50,7 +50,8 @@ class LingbotMethod:
             "weights": source.name,
             "trained": source.trained,
             "checkpoint_sha256": source.sha256,
-            "notes": list(source.notes),
+            "notes": [*source.notes, *self._stream_notes()],
+            "precision": resolve_precision(self._config.precision, self._device),
             "device": str(self._device),
             "backend": backend,
             "attention": attention_name(backend, network.trunk_dtype, self._device),
@@ -61,11 +62,20 @@ class LingbotMethod:
             "depth": "along z",
         }
 
+    def _stream_notes(self) -> tuple[str, ...]:
+        left_at = None if self._stream is None else self._stream.session.bfloat16_from
+        if left_at is None:
+            return ()
+        return (f"computed in bfloat16 from frame {left_at} on, where a value left the range of float16",)
+
     def open(self, sequence: FrameSequence) -> None:
         """Raises ConfigError for interval ``auto`` on a sequence of unknown length."""
         self._stream = None  # the last scene's caches go before the next one's come
         self._frames = sequence.length
         self._interval = stream_interval(self._config.streaming, self._frames)
+        wanted = PRECISIONS[resolve_precision(self._config.precision, self._device)]
+        if self._loaded is not None and self._loaded.network.trunk_dtype is not wanted:
+            self._loaded = None  # the last scene left float16, and its weights have lost bits
         self._model()
 
     def warm_up(self, frame: Frame) -> float:

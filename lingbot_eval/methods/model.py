@@ -14,10 +14,10 @@ from PIL import Image as PillowImage
 from lingbot_eval.datasets.prepare.prefetch import prefetch
 from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
 from lingbot_eval.errors import DataError
-from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
+from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings, Precision
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
-from lingbot_eval.model.build import build_model, choose_device
+from lingbot_eval.model.build import build_model, choose_device, resolve_precision
 from lingbot_eval.resources import SHIPPED, SHIPPED_CONFIG
 from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
@@ -50,9 +50,10 @@ class Model:
             seed=settings.model.seed,
             point_head=settings.model.point_head,
             device=self._device,
-            precision=settings.precision,
+            precision=resolve_precision(settings.precision, self._device),
         )
         self.network.choose_heads(settings.heads)
+        self.network.leaves_float16 = settings.precision == "auto"
         self.config: str = settings.model.config
         self.source = source
         self.weights = source.name
@@ -98,6 +99,7 @@ class Model:
             "flow": flow.model_dump() if isinstance(flow, FlowSettings) else flow,
             "windowed": windowed.model_dump() if isinstance(windowed, WindowedSettings) else windowed,
             "backend": self._settings.streaming.backend,
+            "cache_precision": self._settings.streaming.cache_precision,
         }
         streaming = validated(StreamSettings, given, "session")
         if not isinstance(size, SizeSettings):
@@ -189,8 +191,9 @@ def load_model(
     *,
     config: Literal["full", "mini", "ci"] | None = None,
     device: str = "auto",
-    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    precision: Precision = "float32",
     backend: str = "auto",
+    cache_precision: Literal[8] | None = None,
     seed: int = 0,
 ) -> Model:
     """The streaming model with its weights.
@@ -201,8 +204,9 @@ def load_model(
             file, ``hf://owner/repo/file``, or None for untrained ones.
         config: of the network; ``ci`` for shipped weights and ``full`` for all others if left out.
         device: ``auto`` takes a GPU where there is one; ``cpu``, ``cuda``, ``cuda:1``.
-        precision: of the trunk's products and the K/V cache.
+        precision: of the trunk's products and the K/V cache; ``auto``: the nearest to float32 without its price.
         backend: where keys and values live: ``auto``, ``sdpa``, ``paged``, ``triton``, ``flashinfer`` ….
+        cache_precision: 8 keeps keys and values in 8 bits.
         seed: of untrained weights.
 
     Returns:
@@ -219,7 +223,7 @@ def load_model(
         {
             "kind": "lingbot",
             "model": validated(ModelSettings, {"config": chosen, "checkpoint": weights, "seed": seed}, "load_model"),
-            "streaming": {"backend": backend},
+            "streaming": {"backend": backend, "cache_precision": cache_precision},
             "device": device,
             "precision": precision,
         },

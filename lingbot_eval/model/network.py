@@ -35,6 +35,7 @@ class GeometricContextTransformer(nn.Module):
     """The streaming model; it holds no state of a stream, the caches given to its passes do.
 
     tf32_heads: whether the dense heads' convolutions may use the matrix units' short mantissa (10 bits).
+    leaves_float16: whether a stream may take the trunk to bfloat16 where a value leaves float16's range.
     """
 
     def __init__(self, config: ModelConfig, *, point_head: bool = False) -> None:
@@ -45,6 +46,7 @@ class GeometricContextTransformer(nn.Module):
         self.depth_head = DenseHead(config, outputs=2)
         self.point_head = DenseHead(config, outputs=4) if point_head else None
         self.tf32_heads = False
+        self.leaves_float16 = False
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +83,14 @@ class GeometricContextTransformer(nn.Module):
     def trunk(self, inputs: PassInputs, cache: KVCache) -> list[Tensor]:
         """Backbone and aggregator of a pass → the four tensors (S, T, 2C) that the heads read."""
         return cast(list[Tensor], self.aggregator(inputs, cache))
+
+    def in_range(self, tokens: list[Tensor]) -> Tensor | None:
+        """Whether all that the trunk computed for its tokens stayed in float16's range, on the device; None in other
+        precisions, which have float32's.
+
+        What leaves it is infinite, and no later layer makes a number of that again.
+        """
+        return tokens[-1].sum().isfinite() if self.trunk_dtype is torch.float16 else None
 
     def maps(self, tokens: list[Tensor], height: int, width: int) -> DenseOutput:
         """The dense heads over the trunk's tokens of H×W images."""

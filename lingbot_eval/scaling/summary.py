@@ -150,7 +150,7 @@ class Setting:
 
     def kept_frame_bytes(self) -> int | None:
         """Bytes of every kept frame beyond the window, for ever; None where windows start anew."""
-        return None if self.streaming.windowed is not None else kept_frame_bytes(self.network)
+        return None if self.streaming.windowed is not None else kept_frame_bytes(self.network, self.streaming)
 
 
 def case_measurements(case: Case, log: SampleLog, warm_up_s: float | None) -> tuple[Measurement, ...]:

@@ -13,29 +13,26 @@ written at both ends, where the next pass overwrites it: it leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 import torch
 from torch import Tensor
 
 from lingbot_eval.errors import StreamError
-from lingbot_eval.streaming.buffers import LayerBuffers
-from lingbot_eval.streaming.policy import EMPTY, Step
-from lingbot_eval.streaming.protocol import CacheShape
+from lingbot_eval.streaming.buffers import CacheShape
+from lingbot_eval.streaming.cache import CacheStore
+from lingbot_eval.streaming.policy import Step
 from lingbot_eval.streaming.ranges import RangeAttention
 
 MEMORY_CHUNK_FRAMES = 256
 """Memory frames added at a time: 151 MB of the full model in bfloat16, one reallocation in as many kept frames."""
 
 
-def contiguous_tokens(shape_tokens: tuple[int, int], whole: int, entered: int) -> int:
+def contiguous_tokens(shape: CacheShape, whole: int, entered: int) -> int:
     """Capacity that a stream needs whose cache sees ``whole`` frames whole at most (anchor and window).
 
-    shape_tokens: (tokens, special tokens) of a frame. entered: frames whose special tokens have had a place, one that
-    is not kept included.
+    entered: frames whose special tokens have had a place, one that is not kept included.
     """
-    frame, special = shape_tokens
-    return _room(special, whole, entered) + (whole + 1) * (frame - special)
+    patches = shape.frame_tokens - shape.special_tokens
+    return _room(shape.special_tokens, whole, entered) + (whole + 1) * patches
 
 
 def _room(special: int, whole: int, entered: int) -> int:
@@ -44,21 +41,19 @@ def _room(special: int, whole: int, entered: int) -> int:
     return (whole + 1 + chunks * MEMORY_CHUNK_FRAMES) * special
 
 
-class ContiguousStore:
-    """Keys and values of the global blocks in contiguous memory (a `CacheStore`)."""
+class ContiguousStore(CacheStore):
+    """Keys and values of the global blocks in contiguous memory."""
 
     def __init__(self, shape: CacheShape, window: int, attention: RangeAttention) -> None:
-        self._shape = shape
-        self._window = window
+        super().__init__(shape, attention)
         self._attention = attention
-        self._buffers = LayerBuffers(shape)
+        self._window = window
         self._patches = shape.frame_tokens - shape.special_tokens
         self._base = 0
-        self._view = EMPTY
         self._step: Step | None = None
 
     def begin(self, step: Step) -> None:
-        """Decide where the pass is written and which range is visible. See `CacheStore`."""
+        """Decide where the pass is written and which range is visible."""
         self._step, self._view = step, step.view
         self._reserve(step)
         special = self._shape.special_tokens
@@ -67,18 +62,8 @@ class ContiguousStore:
         self._attention.plan(start, self._base + pages * self._patches, self._buffers.capacity)
         self._buffers.aim(self._token_slots(step))
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """See `lingbot_eval.model.protocols.KVCache`."""
-        self.remember(layer, key, value)
-        keys, values = self._buffers.layer(layer)
-        return self._attention.run(query, keys, values)
-
-    def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """See `CacheStore`."""
-        self._buffers.write(layer, key, value)
-
     def keep_last(self, step: Step) -> None:
-        """Move the patches of the frame that passed by to their window slot. See `CacheStore`."""
+        """Move the patches of the frame that passed by to their window slot."""
         last = self._step
         if last is None or last.kept:
             raise StreamError("the last frame of the stream is kept already")
@@ -87,18 +72,6 @@ class ContiguousStore:
             for layer in range(self._shape.layers):
                 self._buffers.move(layer, self._place(source), self._place(slot), self._patches)
         self._step, self._view = step, step.view
-
-    def capture_key(self) -> Hashable | None:
-        """See `CacheStore`: while the buffers do not grow, places and range change in place."""
-        return self._buffers.capture_key(self._attention.capture_key())
-
-    def used_bytes(self) -> dict[str, int]:
-        """See `CacheStore`."""
-        return self._shape.bytes_in_view(self._view)
-
-    def allocated_bytes(self) -> int:
-        """See `CacheStore`."""
-        return self._buffers.allocated_bytes()
 
     def _page(self, step: Step) -> int:
         """Where the patches of the step's first frame lie: anchor frames in a row, then the window's ring."""
@@ -119,9 +92,8 @@ class ContiguousStore:
         return torch.cat([specials, patches], dim=1).flatten()
 
     def _reserve(self, step: Step) -> None:
-        frame, special = self._shape.frame_tokens, self._shape.special_tokens
         whole, entered = len(step.view.anchor) + self._window, step.clock + step.count
-        capacity = contiguous_tokens((frame, special), whole, entered)
+        capacity = contiguous_tokens(self._shape, whole, entered)
         if capacity > self._buffers.capacity:
             self._buffers.reserve(capacity, at_front=True)
-            self._base = _room(special, whole, entered)
+            self._base = _room(self._shape.special_tokens, whole, entered)

@@ -7,17 +7,21 @@ allocated: parameters are counted on torch's meta device.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.model.config import PATCH_SIZE, SPECIAL_TOKENS, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.streaming.append import CHUNK_FRAMES
+from lingbot_eval.streaming.append import append_tokens
+from lingbot_eval.streaming.buffers import CacheShape
 from lingbot_eval.streaming.contiguous import contiguous_tokens
 from lingbot_eval.streaming.flashinfer import WORKSPACE_BYTES
+from lingbot_eval.streaming.paged import paged_tokens
+from lingbot_eval.streaming.policy import is_keyframe, kept_frames, view_of
 from lingbot_eval.streaming.settings import StreamSettings, overlap_frames, stream_interval, window_span
+from lingbot_eval.streaming.stores import block_cache_shape, camera_cache_shape
 
 FLOAT_BYTES = 4
 CONTIGUOUS = ("auto", "sdpa", "triton")
@@ -78,50 +82,56 @@ def estimate(network: NetworkSize, settings: StreamSettings, height: int, width:
     scale = min(settings.scale_frames, frames)
     longest, windows = _windows(settings, interval, frames)
     steps = longest - scale
-    kept = scale + (min(steps, _kept_room(settings)) if settings.flow else -(-steps // interval))
+    kept = scale + (min(steps, _kept_room(settings)) if settings.flow else kept_frames(steps, interval))
     least = kept
     if settings.flow and steps:
         # The first step frame is kept always, then one a gap at the latest.
         least = min(kept, scale + 1 + (steps - 1) // settings.flow.max_gap)
-    config = network.config
-    blocks = 2 * config.groups * config.embed_dim * PRECISIONS[network.precision].itemsize
-    camera = 2 * network.camera_iterations * config.camera_blocks * config.token_dim * FLOAT_BYTES
-    tokens = SPECIAL_TOKENS + (height // PATCH_SIZE) * (width // PATCH_SIZE)
-    window = settings.window or config.window
-    seen_whole = min(kept - scale, window)
+    blocks, camera = _cache_shapes(network, (height, width), settings)
+    window = settings.window or network.config.window
     # A frame that is not kept has its place, too; after the last kept one it is one more than is kept.
     passing = settings.flow is not None or steps > kept - scale
-    ends_passing = settings.flow is not None or (steps > 0 and (steps - 1) % interval > 0)
-    entered = kept + ends_passing
-    reserved = _Reserved(scale, window, kept, entered, tokens, passing)
+    entered = kept + (settings.flow is not None or (steps > 0 and not is_keyframe(longest - 1, scale, interval)))
+    whole = scale + window
+    if settings.backend in CONTIGUOUS:
+        tokens = contiguous_tokens(blocks, whole, entered)
+    else:
+        tokens = paged_tokens(blocks, whole, entered, passing=passing)
+    held = tokens * blocks.token_bytes
+    # All backends but triton read 8-bit keys and values as a copy of a layer's in the products' precision.
+    copied = 0
+    if blocks.quantized and settings.backend != "triton":
+        copied = tokens * replace(blocks, layers=1, quantized=False).token_bytes
     return StreamEstimate(
         frames=frames,
         interval=interval,
         kept_least=least,
         kept=kept,
         windows=windows,
-        cache_bytes={
-            "anchor": scale * tokens * blocks,
-            "window": seen_whole * tokens * blocks,
-            "memory": (kept - scale - seen_whole) * SPECIAL_TOKENS * blocks,
-            "camera_head": kept * camera,
-        },
-        cache_allocated=reserved.block_tokens(settings.backend) * blocks
-        + -(-entered // CHUNK_FRAMES) * CHUNK_FRAMES * camera,
+        cache_bytes=blocks.bytes_in_view(view_of(scale, kept, window)) | {"camera_head": kept * camera.token_bytes},
+        cache_allocated=held + append_tokens(entered) * camera.token_bytes,
         weights_bytes=weights_bytes(network),
-        activation_bytes=_activation_bytes(network, scale, height, width)
+        activation_bytes=_activation_bytes(network, scale, height, width, copied)
         + (WORKSPACE_BYTES if settings.backend == "flashinfer" else 0),
         # Before a pass, while a store grows, the old and the new buffer of one layer are there together.
-        growth_bytes=reserved.block_tokens(settings.backend) * blocks // config.groups if kept - scale > window else 0,
+        growth_bytes=held // blocks.layers if kept - scale > window else 0,
     )
 
 
-def kept_frame_bytes(network: NetworkSize) -> int:
+def kept_frame_bytes(network: NetworkSize, settings: StreamSettings) -> int:
     """Bytes that every kept frame beyond the window adds for ever: its special tokens and the camera head's."""
-    config = network.config
-    blocks = 2 * config.groups * config.embed_dim * PRECISIONS[network.precision].itemsize
-    camera = 2 * network.camera_iterations * config.camera_blocks * config.token_dim * FLOAT_BYTES
-    return SPECIAL_TOKENS * blocks + camera
+    return sum(shape.special_tokens * shape.token_bytes for shape in _cache_shapes(network, (0, 0), settings))
+
+
+def _cache_shapes(
+    network: NetworkSize, size: tuple[int, int], settings: StreamSettings
+) -> tuple[CacheShape, CacheShape]:
+    """Of the global blocks and of the camera head."""
+    nowhere = torch.device("meta")
+    return (
+        block_cache_shape(network.config, size, PRECISIONS[network.precision], nowhere, settings.cache_precision),
+        camera_cache_shape(network.config, network.camera_iterations, nowhere),
+    )
 
 
 @functools.cache
@@ -131,35 +141,6 @@ def weights_bytes(network: NetworkSize) -> int:
         model = GeometricContextTransformer(network.config, point_head=network.point_head)
     model.set_trunk_dtype(PRECISIONS[network.precision])
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-
-
-@dataclass(frozen=True)
-class _Reserved:
-    """Tokens that a block store holds when its cache is fullest.
-
-    entered: frames that had a place in it one after the other, kept ones and one at the end that is not. passing:
-    whether any frame was not kept.
-    """
-
-    scale: int
-    window: int
-    kept: int
-    entered: int
-    frame_tokens: int
-    passing: bool
-
-    def block_tokens(self, backend: str) -> int:
-        if backend in CONTIGUOUS:
-            shape = (self.frame_tokens, SPECIAL_TOKENS)
-            return contiguous_tokens(shape, self.scale + self.window, self.entered)
-        return self._paged()
-
-    def _paged(self) -> int:
-        page = self.frame_tokens - SPECIAL_TOKENS
-        whole = self.scale + self.window
-        at_first = whole + -(-whole * SPECIAL_TOKENS // page)
-        patches = min(self.entered, whole + self.passing)
-        return page * max(at_first, patches + -(-self.entered * SPECIAL_TOKENS // page))
 
 
 def _windows(settings: StreamSettings, interval: int, frames: int) -> tuple[int, int]:
@@ -185,11 +166,11 @@ def _kept_room(settings: StreamSettings) -> int:
     return settings.windowed.size - settings.scale_frames if settings.windowed else 2**62
 
 
-def _activation_bytes(network: NetworkSize, scale: int, height: int, width: int) -> int:
+def _activation_bytes(network: NetworkSize, scale: int, height: int, width: int, copied: int) -> int:
     config = network.config
     pixels, patches = height * width, (height // PATCH_SIZE) * (width // PATCH_SIZE)
     tokens = scale * (SPECIAL_TOKENS + patches)
-    trunk = (TRUNK_BYTES + TRUNK_NUMBERS * PRECISIONS[network.precision].itemsize) * tokens * config.embed_dim
+    trunk = (TRUNK_BYTES + TRUNK_NUMBERS * PRECISIONS[network.precision].itemsize) * tokens * config.embed_dim + copied
     head = OUTPUT_BYTES * tokens * config.embed_dim
     head += (HEAD_BYTES + HEAD_FEATURE_BYTES * config.dpt_features) * pixels
     head += scale * pixels * (FRAME_BYTES + POINT_BYTES * network.point_head)

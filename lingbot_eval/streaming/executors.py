@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Protocol
 
 import torch
@@ -10,24 +9,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lingbot_eval.errors import StreamError
+from lingbot_eval.streaming.buffers import CacheShape, Keys, widened
+from lingbot_eval.streaming.cache import CacheReader
 from lingbot_eval.streaming.pages import PageTable
-from lingbot_eval.streaming.protocol import CacheShape
 
 
-class PagedExecutor(Protocol):
-    """Attends to pages: planned once a pass, run once a layer."""
+class PagedExecutor(CacheReader, Protocol):
+    """Attends to pages of a layer's tokens."""
 
     def plan(self, table: PageTable, query_tokens: int) -> None:
         """Take the table of the coming pass, of ``query_tokens`` queries."""
         ...
 
-    def capture_key(self) -> Hashable | None:
-        """See `CacheStore`: changes when ``run`` would read its table from other memory."""
-        ...
 
-    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(N, heads, head_dim) queries over (pages, page_tokens, heads, head_dim) keys and values → as the queries."""
-        ...
+def in_pages(keys: Keys, dtype: torch.dtype, page_tokens: int) -> Tensor:
+    """(pages, page_tokens, heads, head_dim) of a layer's keys or values, 8-bit ones in ``dtype``."""
+    return torch.unflatten(widened(keys, dtype), 0, (-1, page_tokens))
 
 
 class TorchExecutor:
@@ -40,19 +37,17 @@ class TorchExecutor:
         self._pages: Tensor | None = None
 
     def plan(self, table: PageTable, query_tokens: int) -> None:
-        """See `PagedExecutor`."""
         self._table = table
         self._pages = torch.tensor(table.pages, dtype=torch.int64, device=self._device)
 
     def capture_key(self) -> None:
-        """Gathers another number of pages as the table grows. See `PagedExecutor`."""
+        """Gathers another number of pages as the table grows."""
 
-    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `PagedExecutor`."""
+    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
         if self._table is None or self._pages is None:
             raise StreamError("plan must come before run")
         visible = (len(self._table.pages) - 1) * self._page_tokens + self._table.last_page_tokens
-        key, value = (
-            part.index_select(0, self._pages).flatten(0, 1)[:visible].transpose(0, 1)[None] for part in (keys, values)
-        )
-        return F.scaled_dot_product_attention(query.transpose(0, 1)[None], key, value)[0].transpose(0, 1)
+        tokens = (in_pages(part, query.dtype, self._page_tokens) for part in (keys, values))
+        key, value = (part.index_select(0, self._pages).flatten(0, 1)[:visible] for part in tokens)
+        q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
+        return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)

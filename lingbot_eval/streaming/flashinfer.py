@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lingbot_eval.errors import ConfigError, DependencyError, StreamError
 from lingbot_eval.machine.gpu import HOPPER, capability
+from lingbot_eval.streaming.buffers import CacheShape, Keys
+from lingbot_eval.streaming.executors import in_pages
 from lingbot_eval.streaming.pages import PageTable
-from lingbot_eval.streaming.protocol import CacheShape
 
 OLDEST = (0, 6)
 WORKSPACE_BYTES = 128 * 2**20
@@ -66,6 +67,8 @@ class FlashInferExecutor:
         if reason is not None:
             raise (ConfigError if "precision" in reason else DependencyError)(reason)
         self._shape = shape
+        self._dtype = shape.dtype
+        self._planned: tuple[PageTable, int] | None = None
         self._page_tokens = page_tokens
         self._workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
         self._wrapper: Any = None
@@ -74,7 +77,7 @@ class FlashInferExecutor:
         self._made = 0
 
     def plan(self, table: PageTable, query_tokens: int) -> None:
-        """See `PagedExecutor`."""
+        self._planned = table, query_tokens
         if self._wrapper is None or len(table.pages) > self._room or query_tokens != self._rows:
             self._make(len(table.pages), query_tokens)
         self._wrapper.plan(
@@ -87,18 +90,21 @@ class FlashInferExecutor:
             head_dim_qk=self._shape.head_dim,
             page_size=self._page_tokens,
             causal=False,
-            q_data_type=self._shape.dtype,
+            q_data_type=self._dtype,
         )
 
     def capture_key(self) -> Hashable | None:
-        """See `PagedExecutor`: the wrapper reads its table from buffers that stay in place as long as it lives."""
+        """The wrapper reads its table from buffers that stay in place as long as it lives."""
         return self._made
 
-    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `PagedExecutor`."""
-        if self._wrapper is None:
+    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+        if self._planned is None:
             raise StreamError("plan must come before run")
-        return cast(Tensor, self._wrapper.run(query.contiguous(), (keys, values)))
+        if query.dtype is not self._dtype:  # the stream has left float16
+            self._dtype = query.dtype
+            self.plan(*self._planned)
+        pages = tuple(in_pages(part, query.dtype, self._page_tokens) for part in (keys, values))
+        return cast(Tensor, self._wrapper.run(query.contiguous(), pages))
 
     def _make(self, pages: int, rows: int) -> None:
         flashinfer = importlib.import_module("flashinfer")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.pose_encoding import decode_rotation
 from lingbot_eval.geometry.quaternions import quaternion_from_rotation
 from lingbot_eval.streaming.session import FrameOutput
@@ -17,23 +18,8 @@ from lingbot_eval.types import FloatArray, FrameType
 SMALLEST_SCALE, LARGEST_SCALE = 1e-3, 1e3
 
 
-@dataclass(frozen=True, eq=False)
-class Join:
-    """A window's similarity to the first window's world: x ↦ scale · rotation · x + translation.
-
-    rotation: (3, 3), translation: (3,), in the first window's scale.
-    """
-
-    scale: float
-    rotation: FloatArray
-    translation: FloatArray
-
-
-IDENTITY = Join(1.0, np.eye(3), np.zeros(3))
-
-
-def join_to(previous: Sequence[FrameOutput], current: Sequence[FrameOutput]) -> Join:
-    """The similarity of ``current`` from the overlap: the same frames, joined (previous) and as they came (current).
+def join_to(previous: Sequence[FrameOutput], current: Sequence[FrameOutput]) -> Sim3:
+    """What brings ``current`` into the first window's world, from the overlap's frames, joined and as they came.
 
     The pose at the latest frame kept in both gives rotation and place, the depths of all frames kept in both the
     scale. Where no frame is kept in both, the first one of the overlap gives all three.
@@ -43,10 +29,10 @@ def join_to(previous: Sequence[FrameOutput], current: Sequence[FrameOutput]) -> 
     scale = _depth_scale([(previous[i].depth, current[i].depth) for i in (both or [0])])
     before, now = _pose(previous[anchor]), _pose(current[anchor])
     rotation = decode_rotation(before[3:7]) @ decode_rotation(now[3:7]).T
-    return Join(scale, rotation, before[:3] - scale * rotation @ now[:3])
+    return Sim3(scale, rotation, before[:3] - scale * rotation @ now[:3])
 
 
-def apply_join(out: FrameOutput, join: Join) -> FrameOutput:
+def apply_join(out: FrameOutput, join: Sim3) -> FrameOutput:
     """One output in the first window's world: unit quaternion with w ≥ 0; confidences and fields of view unchanged."""
     pose = _pose(out)
     rotation = join.rotation @ decode_rotation(pose[3:7])

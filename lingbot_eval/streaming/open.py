@@ -13,9 +13,13 @@ from lingbot_eval.streaming.windowed import WindowedSession
 
 
 class Session(Protocol):
-    """One stream: frames in, outputs as soon as they are known."""
+    """One stream: frames in, outputs as soon as they are known.
+
+    bfloat16_from: the frame from which on it is computed in bfloat16, having left float16's range; None as a rule.
+    """
 
     interval: int
+    bfloat16_from: int | None
 
     def step(self, image: Tensor) -> tuple[FrameOutput, ...]: ...
 

@@ -22,10 +22,14 @@ from lingbot_eval.streaming.stores import StreamStores
 
 @dataclass(frozen=True)
 class PassOutput:
-    """One pass of S frames: (S, 9) pose encodings and the dense maps, on the device."""
+    """One pass of S frames: (S, 9) pose encodings and the dense maps, on the device.
+
+    in_range: see `GeometricContextTransformer.in_range`; to be read before the next pass.
+    """
 
     poses: Tensor
     dense: DenseOutput
+    in_range: Tensor | None = None
 
 
 class PassRunner:
@@ -65,7 +69,8 @@ def launch(model: GeometricContextTransformer, inputs: PassInputs, stores: Strea
     height, width = inputs.images.shape[-2:]
     tokens = model.trunk(inputs, stores.blocks)
     dense = model.maps(tokens, height, width)
-    return PassOutput(model.poses(camera_tokens(tokens), stores.camera, iterations)[-1], dense)
+    poses = model.poses(camera_tokens(tokens), stores.camera, iterations)[-1]
+    return PassOutput(poses, dense, model.in_range(tokens))
 
 
 class CapturedPass:
@@ -88,7 +93,7 @@ class CapturedPass:
                 poses = model.poses(camera_tokens(tokens), stores.camera, iterations)[-1]
             dense = model.maps(tokens, height, width)
             capture.wait_stream(beside)
-            self._output = PassOutput(poses, dense)
+            self._output = PassOutput(poses, dense, model.in_range(tokens))
         # A graph keeps nothing alive that it reads, and the model forgets these when it meets another image size.
         self._constants = model.constants(height, width)
 
@@ -106,6 +111,7 @@ class CapturedPass:
                 points=None if dense.points is None else dense.points.clone(),
                 points_confidence=None if dense.points_confidence is None else dense.points_confidence.clone(),
             ),
+            self._output.in_range,
         )
 
 

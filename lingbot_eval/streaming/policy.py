@@ -38,6 +38,12 @@ class View:
 EMPTY = View(range(0), range(0), range(0))
 
 
+def view_of(scale: int, kept: int, window: int) -> View:
+    """What a stream sees that has kept so many frames, the first ``scale`` of them in its scale phase."""
+    first_in_window = max(scale, kept - window)
+    return View(range(scale), range(scale, first_in_window), range(first_in_window, kept))
+
+
 @dataclass(frozen=True)
 class Step:
     """One pass of frames and what it sees.
@@ -61,7 +67,7 @@ class Step:
 
 
 class CachePolicy:
-    """The state of a stream in four integers: frames seen, frames kept, scale frames, memory frames."""
+    """The state of a stream in three integers: frames seen, frames kept, scale frames."""
 
     def __init__(self, window: int) -> None:
         if window < 1:
@@ -70,7 +76,6 @@ class CachePolicy:
         self._frames = 0
         self._kept = 0
         self._scale = 0
-        self._memory = 0
         self._pending = False
 
     @property
@@ -85,12 +90,7 @@ class CachePolicy:
 
     def view(self) -> View:
         """What is visible now."""
-        first_window = self._scale + self._memory
-        return View(
-            anchor=range(self._scale),
-            memory=range(self._scale, first_window),
-            window=range(first_window, self._kept),
-        )
+        return view_of(self._scale, self._kept, self._window)
 
     def enter_scale(self, count: int) -> Step:
         """The scale phase: ``count`` frames enter together and see each other."""
@@ -125,16 +125,20 @@ class CachePolicy:
         return self._append(self._frames - 1, self._kept)
 
     def _append(self, frame: int, clock: int) -> Step:
+        before = self.view().window
         self._kept += 1
-        evicted = None
-        if self._kept - self._scale - self._memory > self._window:
-            evicted = self._scale + self._memory
-            self._memory += 1
-        return Step(frame, 1, FrameType.KEPT, clock, self.view(), evicted)
+        view = self.view()
+        evicted = before.start if view.window.start > before.start else None
+        return Step(frame, 1, FrameType.KEPT, clock, view, evicted)
 
     def _require_scale(self) -> None:
         if not self._scale:
             raise StreamError("a stream opens with its scale phase; no frame has entered yet")
+
+
+def kept_frames(steps: int, interval: int) -> int:
+    """How many of the first ``steps`` frames behind the scale phase `is_keyframe` keeps."""
+    return -(-steps // interval)
 
 
 def is_keyframe(frame: int, scale_frames: int, interval: int) -> bool:

@@ -15,13 +15,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lingbot_eval.errors import DependencyError, StreamError
 from lingbot_eval.machine.cpu import multiplies_bfloat16
-from lingbot_eval.machine.gpu import AMPERE, LARGE_TILES, capability, has_triton
+from lingbot_eval.machine.gpu import AMPERE, LARGE_TILES, capability, has_triton, multiprocessors
+from lingbot_eval.streaming.buffers import Keys, widened
+from lingbot_eval.streaming.cache import CacheReader
 from lingbot_eval.streaming.staging import stage
 
 Planned = TypeVar("Planned")
 
-LARGEST_SUM = {torch.bfloat16: 1e30, torch.float16: 3e4}
-"""Below it no weight has left the range of its type, and their products with values stay in float32's."""
+KEYS_AT_ONCE = 64
+MOST_PARTS = 8
+"""Of `TritonAttention`: more do not pay for putting them together."""
 
 QUERIES_AT_ONCE = 256
 """Of `ProductAttention`: all scores of a scale phase at once would be its largest tensor."""
@@ -31,19 +34,11 @@ KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacken
 a growing memory is a new length at every kept frame."""
 
 
-class RangeAttention(Protocol):
-    """Attends to keys [start, end) of a buffer: planned once a pass, run once a layer."""
+class RangeAttention(CacheReader, Protocol):
+    """Attends to keys [start, end) of a buffer."""
 
     def plan(self, start: int, end: int, capacity: int) -> None:
         """Take the range of the coming pass in buffers of ``capacity`` tokens."""
-        ...
-
-    def capture_key(self) -> Hashable | None:
-        """See `CacheStore`: changes when ``run`` would read its range from other memory; None: not to be captured."""
-        ...
-
-    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(N, heads, head_dim) queries over (capacity, heads, head_dim) keys and values → as the queries."""
         ...
 
 
@@ -54,16 +49,15 @@ class SlicedAttention:
         self._range: tuple[int, int] | None = None
 
     def plan(self, start: int, end: int, capacity: int) -> None:
-        """See `RangeAttention`."""
         self._range = start, end
 
     def capture_key(self) -> None:
-        """See `RangeAttention`."""
+        """None: every length is another launch."""
 
-    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `RangeAttention`."""
+    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
         start, end = _planned(self._range)
-        q, k, v = (part.transpose(0, 1)[None] for part in (query, keys[start:end], values[start:end]))
+        key, value = (widened(part[start:end], query.dtype) for part in (keys, values))
+        q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
         with sdpa_kernel(KERNELS):
             return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
 
@@ -76,13 +70,13 @@ class ProductAttention(SlicedAttention):
     round to bfloat16, which torch's kernel keeps in float32: docs/measurements.md has what that costs.
     """
 
-    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `RangeAttention`."""
+    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
         start, end = _planned(self._range)
+        seen = [widened(part[start:end], query.dtype) for part in (keys, values)]
         out = torch.empty_like(query)
         query = query * query.shape[-1] ** -0.5  # a power of two for heads of 64: nothing is rounded
         for head in range(query.shape[1]):
-            k, v = keys[start:end, head], values[start:end, head]
+            k, v = (part[:, head] for part in seen)
             for first in range(0, len(query), QUERIES_AT_ONCE):
                 rows = slice(first, first + QUERIES_AT_ONCE)
                 out[rows, head] = (query[rows, head] @ k.t()).softmax(-1) @ v
@@ -99,19 +93,18 @@ class VarlenAttention:
         self._attend: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
 
     def plan(self, start: int, end: int, capacity: int) -> None:
-        """See `RangeAttention`."""
         stage(self._bounds, torch.tensor([start, end], dtype=torch.int32))
         self._capacity = capacity
 
     def capture_key(self) -> Hashable | None:
-        """See `RangeAttention`: the bounds stay in place."""
+        """The bounds stay in place."""
         return self._capacity
 
-    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `RangeAttention`."""
+    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
         capacity = _planned(self._capacity)
         self._queries[1:].fill_(len(query))
-        return cast(Tensor, self._attend(query, keys, values, self._queries, self._bounds, len(query), capacity))
+        k, v = (widened(part, query.dtype) for part in (keys, values))
+        return cast(Tensor, self._attend(query, k, v, self._queries, self._bounds, len(query), capacity))
 
 
 class TritonAttention:
@@ -120,45 +113,55 @@ class TritonAttention:
     def __init__(self, device: torch.device) -> None:
         self._bounds = torch.zeros(2, dtype=torch.int32, device=device)
         self._capacity: int | None = None
-        # Two tiles of 64 queries a multiprocessor: one's exponentials run beside the other's products. Measured on an
-        # H100, one layer of 1,005 queries and 77,928 keys: with a running maximum and plain loads 0.79 ms, with tensor
-        # descriptors 0.76, without the maximum 0.68; flash 1.40.
-        self._block_k = 128 if capability(device)[0] in LARGE_TILES else 64
+        # Two programs a multiprocessor: one's exponentials run beside the other's products. With half the queries a
+        # program, keys are read twice as often, and that many do not fit without parts. Measured on an H200, one layer
+        # of 1,005 queries and 77,824 keys: 64 queries, 128 keys 0.60 ms; 128 queries, 64 keys, two parts 0.56.
+        large = capability(device)[0] in LARGE_TILES
+        self._block_q, self._stages = (128, 3) if large else (64, 2)
+        self._programs = 2 * multiprocessors(device)
 
     def plan(self, start: int, end: int, capacity: int) -> None:
-        """See `RangeAttention`."""
         stage(self._bounds, torch.tensor([start, end], dtype=torch.int32))
         self._capacity = capacity
 
     def capture_key(self) -> Hashable | None:
-        """See `RangeAttention`: the bounds stay in place."""
+        """The bounds stay in place."""
         return self._capacity
 
-    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `RangeAttention`."""
+    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+        import triton
         from triton.tools.tensor_descriptor import TensorDescriptor
 
-        from lingbot_eval.streaming.triton_kernels import range_attention_kernel
+        from lingbot_eval.streaming.triton_kernels import merge_kernel, range_attention_kernel
 
         _planned(self._capacity)
         query = query.contiguous()
         count, heads, dim = query.shape
-        out = torch.empty_like(query)
-        range_attention_kernel[(-(-count // 64), heads)](
+        tiles = -(-count // self._block_q)
+        parts = min(MOST_PARTS, max(1, self._programs // (tiles * heads)))
+        partial = torch.empty(parts, count, heads, dim, dtype=torch.float32, device=query.device)
+        sums = torch.empty(2, parts, heads, count, dtype=torch.float32, device=query.device)
+        range_attention_kernel[(tiles, heads, parts)](
             query,
-            TensorDescriptor.from_tensor(keys.flatten(1), [self._block_k, dim]),
-            TensorDescriptor.from_tensor(values.flatten(1), [self._block_k, dim]),
+            *(
+                TensorDescriptor.from_tensor(widened(part, query.dtype).flatten(1), [KEYS_AT_ONCE, dim])
+                for part in (keys, values)
+            ),
             self._bounds,
-            out,
+            partial,
+            sums,
             count,
             1 / (dim**0.5 * math.log(2)),  # softmax in powers of two
-            LARGEST_SUM[query.dtype],
+            parts,
             heads=heads,
-            block_q=64,
-            block_k=self._block_k,
+            block_q=self._block_q,
+            block_k=KEYS_AT_ONCE,
             num_warps=4,
-            num_stages=3,
+            num_stages=self._stages,
         )
+        out = torch.empty_like(query)
+        block = triton.next_power_of_2(heads * dim)
+        merge_kernel[(count,)](partial, sums, out, count, parts=parts, heads=heads, block=block)
         return out
 
 
@@ -175,7 +178,6 @@ class MaskedAttention:
         self._made = 0
 
     def plan(self, start: int, end: int, capacity: int) -> None:
-        """See `RangeAttention`."""
         if self._bias is None or len(self._bias) != capacity:
             self._bias = torch.empty(capacity, device=self._device)
             self._made += 1
@@ -183,13 +185,12 @@ class MaskedAttention:
         self._bias[start:end] = 0
 
     def capture_key(self) -> Hashable | None:
-        """See `RangeAttention`: the bias stays in place while the buffer does."""
+        """The bias stays in place while the buffer does."""
         return self._made
 
-    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `RangeAttention`."""
+    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
         bias = _planned(self._bias).to(query.dtype)
-        q, k, v = (part.transpose(0, 1) for part in (query, keys, values))
+        q, k, v = (widened(part, query.dtype).transpose(0, 1) for part in (query, keys, values))
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
         return (scores.softmax(-1) @ v).transpose(0, 1)
 

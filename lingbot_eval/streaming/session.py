@@ -61,21 +61,23 @@ class StreamingSession:
         self._model = model
         self._settings = settings
         self._iterations = camera_iterations
-        self._window = settings.window or model.config.window
         self.interval = stream_interval(settings, frames)
-        self._policy = CachePolicy(self._window)
+        self._policy = CachePolicy(settings.window or model.config.window)
         self._passes = PassRunner(model, camera_iterations)
         self._stores: StreamStores | None = None
         self._size: tuple[int, int] | None = None
         self._waiting: list[Tensor] = []
         self._last_kept: tuple[int, Viewpoint] | None = None
         self._finished = False
+        # The frame from which on the stream is computed in bfloat16, having left float16's range.
+        self.bfloat16_from: int | None = None
 
     @torch.inference_mode()
     def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
         """Take the next frame, (3, H, W) RGB in [0, 1]; returns the outputs that are ready, in order.
 
-        Raises StreamError for a size that cannot be used or that differs from the stream's, or after ``finish``.
+        Raises StreamError for a size that cannot be used or that differs from the stream's, after ``finish``, and where
+        a value leaves float16's range, unless the model may leave it, too.
         """
         if self._finished:
             raise StreamError("the stream is finished; open a new session for more frames")
@@ -123,11 +125,16 @@ class StreamingSession:
 
     def _pass(self, images: Tensor, step: Step) -> tuple[FrameOutput, ...]:
         stores = self._open_stores(images)
+        self._follow_precision(step.frame, stores)
         stores.begin(step)
         placement = Placement(
             clock=step.clock, starts_stream=step.frame == 0, scale_phase=step.frame_type is FrameType.SCALE
         )
-        out = self._passes.run(self._model.place(images, placement), stores)
+        inputs = self._model.place(images, placement)
+        out = self._passes.run(inputs, stores)
+        if out.in_range is not None and not out.in_range:
+            self._leave_float16(step.frame, stores)
+            out = self._passes.run(inputs, stores)
         dense = out.dense
         return tuple(
             FrameOutput(
@@ -141,6 +148,23 @@ class StreamingSession:
             )
             for i in range(step.count)
         )
+
+    def _leave_float16(self, frame: int, stores: StreamStores) -> None:
+        """Go on in bfloat16: the pass is computed again and writes to the same places."""
+        if not self._model.leaves_float16:
+            raise StreamError(
+                f"frame {frame}: a value left the range of float16 (65,504); set precision to bfloat16, or to auto, "
+                "with which the stream goes on in bfloat16"
+            )
+        self._model.set_trunk_dtype(torch.bfloat16)
+        self._follow_precision(frame, stores)
+
+    def _follow_precision(self, frame: int, stores: StreamStores) -> None:
+        """Where this stream, or another one of the model's, has left float16, its keys and values follow."""
+        if stores.blocks.dtype is not self._model.trunk_dtype:
+            self.bfloat16_from = frame
+            stores.blocks.cast(self._model.trunk_dtype)
+            self._passes = PassRunner(self._model, self._iterations)
 
     def _judge(self, outputs: tuple[FrameOutput, ...], flow: FlowSettings) -> tuple[FrameOutput, ...]:
         """Keep the frame that passed by if it moved enough since the last kept one, at first the last scale frame."""
@@ -166,7 +190,7 @@ class StreamingSession:
     def _open_stores(self, images: Tensor) -> StreamStores:
         if self._stores is None:
             size = (images.shape[-2], images.shape[-1])
-            self._stores = build_stores(self._model, size, self._window, self._iterations, self._settings.backend)
+            self._stores = build_stores(self._model, size, self._settings, self._iterations)
         return self._stores
 
     def _check_size(self, image: Tensor) -> None:

@@ -54,6 +54,7 @@ class StreamSettings(BaseModel):
     scale_frames: the anchor context, entering together. window: last kept frames seen whole, None for the model
     configuration's own. keyframe_interval: every k-th step frame is kept; ``auto`` = 1 up to 320 frames, else
     ceil(N/320); flow replaces it. windowed: None is one stream from end to end. backend: where keys and values live.
+    cache_precision: 8 keeps those of the global blocks in 8 bits, with a scale a token and head; None as they come.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +65,16 @@ class StreamSettings(BaseModel):
     flow: FlowSettings | None = None
     windowed: WindowedSettings | None = None
     backend: Backend = "auto"
+    cache_precision: Literal[8] | None = None
+
+    @model_validator(mode="after")
+    def _backend_reads_the_cache(self) -> StreamSettings:
+        if self.cache_precision is not None and self.backend == "flashinfer":
+            raise ValueError(
+                "FlashInfer reads no 8-bit numbers with a scale a token; use backend triton, sdpa or paged, or leave "
+                "cache_precision out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _windows_advance(self) -> StreamSettings:

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 import torch
 
-from lingbot_eval.model.config import HEAD_DIM, PATCH_SIZE, SPECIAL_TOKENS
+from lingbot_eval.model.config import HEAD_DIM, PATCH_SIZE, SPECIAL_TOKENS, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.streaming.append import AppendStore
 from lingbot_eval.streaming.backends import Backend
+from lingbot_eval.streaming.buffers import CacheShape
+from lingbot_eval.streaming.cache import CacheStore
 from lingbot_eval.streaming.contiguous import ContiguousStore
 from lingbot_eval.streaming.executors import TorchExecutor
 from lingbot_eval.streaming.flashinfer import FlashInferExecutor, kernel_of
 from lingbot_eval.streaming.paged import PagedStore
 from lingbot_eval.streaming.policy import Step
-from lingbot_eval.streaming.protocol import CacheShape, CacheStore
 from lingbot_eval.streaming.ranges import attends_by_products, sdpa_attention, triton_attention, triton_why_not
+from lingbot_eval.streaming.settings import StreamSettings
 
 
 @dataclass(frozen=True)
@@ -51,42 +53,48 @@ class StreamStores:
         return self.blocks.allocated_bytes() + self.camera.allocated_bytes()
 
 
-def block_cache_shape(model: GeometricContextTransformer, height: int, width: int) -> CacheShape:
-    """Shape of the global blocks' store for H×W images."""
-    patches = (height // PATCH_SIZE) * (width // PATCH_SIZE)
+def block_cache_shape(
+    config: ModelConfig,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    cache_precision: int | None = None,
+) -> CacheShape:
+    """Shape of the global blocks' store for images of (height, width)."""
     return CacheShape(
-        layers=model.config.groups,
-        heads=model.config.heads,
+        layers=config.groups,
+        heads=config.heads,
         head_dim=HEAD_DIM,
-        frame_tokens=SPECIAL_TOKENS + patches,
+        frame_tokens=SPECIAL_TOKENS + (size[0] // PATCH_SIZE) * (size[1] // PATCH_SIZE),
         special_tokens=SPECIAL_TOKENS,
-        dtype=model.trunk_dtype,
-        device=model.device,
+        dtype=dtype,
+        device=device,
+        quantized=cache_precision is not None,
     )
 
 
-def camera_cache_shape(model: GeometricContextTransformer, iterations: int) -> CacheShape:
-    """Shape of the camera head's store: one token a frame, one layer an (iteration, block)."""
-    config = model.config
+def camera_cache_shape(config: ModelConfig, iterations: int, device: torch.device) -> CacheShape:
+    """Shape of the camera head's store: one token a frame, one layer an (iteration, block), float32 as the head."""
     return CacheShape(
         layers=iterations * config.camera_blocks,
         heads=config.camera_heads,
         head_dim=config.token_dim // config.camera_heads,
         frame_tokens=1,
         special_tokens=1,
-        dtype=model.camera_head.embed_pose.weight.dtype,
-        device=model.device,
+        dtype=torch.float32,
+        device=device,
     )
 
 
 def build_stores(
-    model: GeometricContextTransformer, size: tuple[int, int], window: int, iterations: int, backend: Backend
+    model: GeometricContextTransformer, size: tuple[int, int], settings: StreamSettings, iterations: int
 ) -> StreamStores:
     """Empty stores for a stream of (height, width) images."""
-    shape = block_cache_shape(model, *size)
+    shape = block_cache_shape(model.config, size, model.trunk_dtype, model.device, settings.cache_precision)
+    window = settings.window or model.config.window
     return StreamStores(
-        blocks=_block_store(shape, window, resolve_backend(backend, shape.dtype, shape.device)),
-        camera=AppendStore(camera_cache_shape(model, iterations)),
+        blocks=_block_store(shape, window, resolve_backend(settings.backend, shape.dtype, shape.device)),
+        camera=AppendStore(camera_cache_shape(model.config, iterations, model.device)),
     )
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.errors import StreamError
-from lingbot_eval.streaming.joining import IDENTITY, Join, apply_join, join_to
+from lingbot_eval.geometry.alignment import Sim3
+from lingbot_eval.streaming.joining import apply_join, join_to
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings, WindowedSettings, overlap_frames, window_span
 
@@ -44,7 +45,8 @@ class WindowedSession:
         self._before: list[FrameOutput] = []
         self._unjoined: list[FrameOutput] = []
         self._finished = False
-        self.joins: list[Join] = [IDENTITY]
+        self.joins: list[Sim3] = [Sim3.identity()]
+        self.bfloat16_from: int | None = None
 
     @property
     def windows(self) -> int:
@@ -66,7 +68,7 @@ class WindowedSession:
 
     @torch.inference_mode()
     def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
-        """Take the next frame; returns joined outputs that no later window will repeat. See `StreamingSession.step`."""
+        """Take the next frame; returns joined outputs that no later window will repeat."""
         if self._finished:
             raise StreamError("the stream is finished; open a new session for more frames")
         ready = self._next_window() if self._full() else []
@@ -107,7 +109,10 @@ class WindowedSession:
 
     def _feed(self, image: Tensor) -> list[FrameOutput]:
         self._taken += 1
-        return self._place(list(self._session.step(image)))
+        outputs = self._session.step(image)
+        if self._session.bfloat16_from is not None:
+            self.bfloat16_from = self._start + self._session.bfloat16_from
+        return self._place(list(outputs))
 
     def _place(self, outputs: list[FrameOutput]) -> list[FrameOutput]:
         """Bring outputs of the open window into the first one's world and release what will not be repeated."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.model.build import empty_model, ready
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.formula import fill_by_formula
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.streaming.backends import Backend
-from lingbot_eval.streaming.joining import Join
 from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
@@ -28,11 +28,17 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Setup:
-    """On what the cases are run."""
+    """On what the cases are run. cache_precision: as in the settings of a stream."""
 
     backend: Backend
     precision: str
     device: torch.device
+    cache_precision: Literal[8] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether all is computed and kept in float32."""
+        return self.precision == "float32" and self.cache_precision is None
 
 
 def formula_image(frame: int, case: Case) -> Tensor:
@@ -71,6 +77,7 @@ def _settings(case: Case, setup: Setup) -> StreamSettings:
         flow=flow,
         windowed=windowed,
         backend=setup.backend,
+        cache_precision=setup.cache_precision,
     )
 
 
@@ -94,7 +101,7 @@ def _stream(case: Case, setup: Setup, model: GeometricContextTransformer) -> Arr
     return arrays | (_join_arrays(session.joins) if isinstance(session, WindowedSession) else {})
 
 
-def _join_arrays(joins: Sequence[Join]) -> Arrays:
+def _join_arrays(joins: Sequence[Sim3]) -> Arrays:
     transforms = np.tile(np.eye(4), (len(joins), 1, 1))
     for matrix, join in zip(transforms, joins, strict=True):
         matrix[:3, :3], matrix[:3, 3] = join.rotation, join.translation

@@ -26,12 +26,20 @@ def verify(cases: CaseSet, setup: Setup) -> Iterator[Comparison]:
             model, built_for = None, _network(case)  # the old one goes before the new one is built
             model = reference_model(case, setup)
         found = reproduce(case, setup, model)
-        other = other_keyframes(found, wanted) if case.flow_threshold and setup.precision != "float32" else ""
+        other = other_keyframes(found, wanted) if case.flow_threshold and not setup.exact else ""
         if other:
             yield Comparison(name, "", None, None, "incomparable", other)
             continue
         for array, reference in wanted.items():
-            yield compare(name, array, found.get(array), reference, setup.precision, one_stream=case.kind != "windowed")
+            yield compare(
+                name,
+                array,
+                found.get(array),
+                reference,
+                setup.precision,
+                cache_precision=setup.cache_precision,
+                one_stream=case.kind != "windowed",
+            )
 
 
 def _network(case: Case) -> tuple[str, bool]:

@@ -430,10 +430,10 @@ def test_a_selection_is_cut_and_scenes_are_found_by_name() -> None:
     [
         ("sdpaa", r"A: no backend 'sdpaa' \(did you mean 'sdpa'\?\)"),
         ("sdpa:bfloat", r"A: expected float32, .* behind sdpa, found 'bfloat' \(did you mean 'bfloat16'\?\)"),
-        ("sdpa:", "A: expected float32, bfloat16, float16 behind sdpa, found ''"),
+        ("sdpa:", "A: expected float32, bfloat16, float16, 8, 16 behind sdpa, found ''"),
         (
             "sdpa:float32:float32",
-            "A: expected one precision at most, found 'sdpa:float32:flo",
+            "A: expected one precision at most and one of keys and values, found 'sdpa:float32:flo",
         ),
     ],
 )
@@ -446,6 +446,9 @@ def test_sides_are_resolved() -> None:
     expected = Contender("A", "sdpa", "bfloat16", tf32_heads=True)
     assert parse_contender("A", "auto", method(precision="bfloat16"), CPU) == expected
     assert parse_contender("B", "paged:float16", method(), CPU).label == "B paged float16"
+    assert parse_contender("B", "paged:8", method(), CPU).label == "B paged float32 8-bit cache"
+    with pytest.raises(ConfigError, match="B: FlashInfer reads no 8-bit numbers"):
+        parse_contender("B", "flashinfer:float16:8", method(), CPU)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from lingbot_eval.model.build import build_model
 from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
 from lingbot_eval.model.rope import frame_rotation
 from lingbot_eval.streaming.backends import Backend
+from lingbot_eval.streaming.buffers import CacheShape
 from lingbot_eval.streaming.executors import TorchExecutor
 from lingbot_eval.streaming.flashinfer import FlashInferExecutor, why_not
 from lingbot_eval.streaming.pages import PageTable
 from lingbot_eval.streaming.passes import PassRunner, launch
-from lingbot_eval.streaming.protocol import CacheShape
 from lingbot_eval.streaming.ranges import MaskedAttention, TritonAttention, VarlenAttention
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
@@ -55,7 +55,7 @@ def test_flashinfer_equals_torch_on_random_pages(page_tokens: int, pages: int, l
     shape = CacheShape(1, 16, 64, page_tokens + 6, 6, torch.bfloat16, device())
     generator = torch.Generator(device()).manual_seed(page_tokens + pages)
     keys, values = torch.randn(
-        2, pages + 5, page_tokens, 16, 64, dtype=torch.bfloat16, device=device(), generator=generator
+        2, (pages + 5) * page_tokens, 16, 64, dtype=torch.bfloat16, device=device(), generator=generator
     )
     query = torch.randn(page_tokens + 6, 16, 64, dtype=torch.bfloat16, device=device(), generator=generator)
     order = torch.randperm(pages + 5, generator=torch.Generator().manual_seed(pages))[:pages]

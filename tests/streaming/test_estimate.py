@@ -118,7 +118,7 @@ def test_the_arithmetic_that_matters() -> None:
     assert long.cache_bytes["memory"] / 10_000 == pytest.approx(0.59e6, rel=1e-2)
     camera = long.cache_bytes["camera_head"] / 10_072
     assert camera == 16 * 2 * 2048 * 4
-    assert kept_frame_bytes(FULL) == pytest.approx(0.59e6 + 0.262e6, rel=1e-2)
+    assert kept_frame_bytes(FULL, settings) == pytest.approx(0.59e6 + 0.262e6, rel=1e-2)
 
 
 def test_the_peak_at_frame_300_is_below_twelve_gigabytes() -> None:

@@ -92,7 +92,7 @@ def fresh_network() -> GeometricContextTransformer:
 
 
 def one_pass(model: GeometricContextTransformer, height: int, width: int) -> CapturedPass:
-    stores = build_stores(model, (height, width), 2, 4, "sdpa")
+    stores = build_stores(model, (height, width), SETTINGS, 4)
     stores.begin(CachePolicy(2).enter_scale(1))
     inputs = model.place(torch.rand(1, 3, height, width), Placement(0, starts_stream=True, scale_phase=True))
     launch(model, inputs, stores, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,11 +12,12 @@ from hypothesis import strategies as st
 from lingbot_eval.errors import StreamError
 from lingbot_eval.streaming import append, contiguous
 from lingbot_eval.streaming.append import AppendStore
+from lingbot_eval.streaming.buffers import CacheShape, quantize, widened
+from lingbot_eval.streaming.cache import CacheStore
 from lingbot_eval.streaming.contiguous import ContiguousStore
 from lingbot_eval.streaming.executors import TorchExecutor
 from lingbot_eval.streaming.paged import PagedStore
 from lingbot_eval.streaming.policy import CachePolicy, Step
-from lingbot_eval.streaming.protocol import CacheShape, CacheStore
 from lingbot_eval.streaming.ranges import QUERIES_AT_ONCE, MaskedAttention, ProductAttention, SlicedAttention
 from tests.streaming.dense import DenseMaskedStore
 
@@ -45,6 +48,10 @@ def play(stores: list[CacheStore], policy: CachePolicy, scale: int, fates: list[
             step = policy.keep_last()
             for store in stores:
                 store.keep_last(step)
+
+
+def reduced(frame_tokens: int) -> CacheShape:
+    return replace(shape(frame_tokens), quantized=True)
 
 
 FATES = st.lists(st.sampled_from(["keep", "pass", "late"]), max_size=24)
@@ -136,6 +143,41 @@ def test_a_frame_that_is_not_kept_leaves_no_trace(name: str) -> None:
             run_pass([disturbed], policies[1].pass_by(), tokens, torch.Generator().manual_seed(frame))
         kept_pass(policies[0].keep(), policies[1].keep())
     assert plain.used_bytes() == disturbed.used_bytes()
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(SPECIAL + 1, 5), FATES)
+def test_stores_of_8_bits_hold_the_nearest_numbers(scale: int, window: int, tokens: int, fates: list[str]) -> None:
+    """Whatever comes and goes, growth included, what is seen are the rounded keys and values: to the oracle's bit."""
+    contiguous_store = ContiguousStore(reduced(tokens), window, SlicedAttention())
+    paged = PagedStore(reduced(tokens), window, TorchExecutor(reduced(tokens), tokens - SPECIAL))
+    oracle = DenseMaskedStore(LAYERS, tokens, SPECIAL)
+    remember = oracle.attend
+
+    def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return remember(layer, query, *(widened(quantize(part), torch.float32) for part in (key, value)))
+
+    oracle.attend = attend  # type: ignore[method-assign]
+    play([oracle, contiguous_store, paged], CachePolicy(window), scale, fates, tokens)  # type: ignore[list-item]  # as above
+
+
+@given(st.integers(0, 10_000), st.floats(1e-3, 1e3))
+def test_8_bits_are_half_a_step_off_at_most(seed: int, size: float) -> None:
+    x = size * torch.randn(5, 3, 64, generator=torch.Generator().manual_seed(seed))
+    x[2, 1] = 0
+    kept = quantize(x)
+    step = x.abs().amax(-1, keepdim=True) / 127
+    assert ((widened(kept, torch.float32) - x).abs() <= 0.51 * step).all()
+    assert kept.numbers.dtype is torch.int8
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_what_is_no_number_does_not_become_one_in_8_bits(value: float) -> None:
+    x = torch.ones(2, 1, 64)
+    x[1, 0, 7] = value
+    kept = widened(quantize(x), torch.float32).isfinite()
+    assert kept[0].all()
+    assert not kept[1].any()
 
 
 def test_misuse_is_refused() -> None:

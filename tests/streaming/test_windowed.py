@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
+from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_rotation
 from lingbot_eval.streaming.flow import Viewpoint, mean_displacement
-from lingbot_eval.streaming.joining import Join, apply_join, join_to
+from lingbot_eval.streaming.joining import apply_join, join_to
 from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import (
@@ -138,7 +139,7 @@ def encoding(rng: np.random.Generator) -> np.ndarray:
 def test_joining_recovers_a_known_similarity(seed: int) -> None:
     """Windows that see the same world through a similarity are brought together exactly."""
     rng = np.random.default_rng(seed)
-    truth = Join(float(rng.uniform(0.2, 4)), Rotation.random(random_state=seed).as_matrix(), rng.normal(size=3))
+    truth = Sim3(float(rng.uniform(0.2, 4)), Rotation.random(random_state=seed).as_matrix(), rng.normal(size=3))
     current = [output(i, encoding(rng), depth=1.0 + i) for i in range(4)]
     previous = [apply_join(out, truth) for out in current]
     found = join_to(previous, current)

@@ -1,0 +1,120 @@
+"""Half precision and 8-bit caches along a stream: what leaves float16's range is noticed, and what comes then."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from lingbot_eval.errors import ConfigError, StreamError
+from lingbot_eval.model.build import resolve_precision
+from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.streaming.open import open_session
+from lingbot_eval.streaming.session import FrameOutput
+from lingbot_eval.streaming.settings import StreamSettings, WindowedSettings
+from lingbot_eval.validation import validated
+from tests.streaming.networks import tiny_network
+
+BRIGHT = 9
+
+
+def network(dtype: torch.dtype, *, leaves: bool = False) -> GeometricContextTransformer:
+    model = copy.deepcopy(tiny_network())
+    model.set_trunk_dtype(dtype)
+    model.leaves_float16 = leaves
+    return model
+
+
+def images() -> Tensor:
+    """One of them is so bright that the patches' projection leaves float16's range, and that of no other type."""
+    found = torch.rand(14, 3, 28, 42, generator=torch.Generator().manual_seed(0))
+    found[BRIGHT] *= 1e6
+    return found
+
+
+def stream(model: GeometricContextTransformer, settings: StreamSettings) -> tuple[list[FrameOutput], int | None]:
+    session = open_session(model, settings, frames=14, camera_iterations=1)
+    outputs = [out for image in images() for out in session.step(image)]
+    return [*outputs, *session.finish()], session.bfloat16_from
+
+
+def settings(**changes: object) -> StreamSettings:
+    return StreamSettings.model_validate({"scale_frames": 2, "window": 3, "keyframe_interval": 2, **changes})
+
+
+def apart(found: Sequence[FrameOutput], wanted: Sequence[FrameOutput]) -> list[float]:
+    """Relative difference of each frame's depth."""
+    pairs = zip(found, wanted, strict=True)
+    return [float((one.depth - other.depth).norm() / other.depth.norm()) for one, other in pairs]
+
+
+def test_a_stream_stops_where_a_value_leaves_float16() -> None:
+    with pytest.raises(StreamError, match=f"frame {BRIGHT}: a value left the range of float16 .65,504.; set precision"):
+        stream(network(torch.float16), settings())
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "paged"])
+@pytest.mark.parametrize("cache_precision", [None, 8])
+def test_or_goes_on_in_bfloat16(backend: str, cache_precision: int | None) -> None:
+    """The bright frame is computed again; nothing of the first try stays, and the past is still seen."""
+    chosen = settings(backend=backend, cache_precision=cache_precision)
+    model = network(torch.float16, leaves=True)
+    found, left_at = stream(model, chosen)
+    wanted, never = stream(network(torch.bfloat16), chosen)
+    assert (left_at, never) == (BRIGHT, None)
+    assert model.trunk_dtype is torch.bfloat16
+    assert [out.index for out in found] == list(range(14))
+    assert all(out.depth.isfinite().all() and out.pose.isfinite().all() for out in found)
+    assert max(apart(found, wanted)) < 0.05
+
+
+def test_windows_say_the_frame_of_the_stream() -> None:
+    chosen = settings(keyframe_interval=1, windowed=WindowedSettings(size=6, overlap_size=2))
+    _, left_at = stream(network(torch.float16, leaves=True), chosen)
+    assert left_at == BRIGHT
+
+
+def test_another_stream_of_the_model_follows() -> None:
+    model = network(torch.float16, leaves=True)
+    first, second = (open_session(model, settings(), frames=14, camera_iterations=1) for _ in range(2))
+    for image in images()[:4]:
+        first.step(image)
+        second.step(image)
+    first.step(images()[BRIGHT])
+    (out,) = second.step(images()[4])
+    assert out.depth.isfinite().all()
+    assert second.bfloat16_from == 4
+
+
+def test_8_bits_stay_near_and_say_what_they_hold() -> None:
+    """Of the memory of float32 a little more than a quarter, with a scale of two bytes for 64 numbers of one."""
+    chosen = settings(keyframe_interval=1)
+    outputs, sessions = [], []
+    for precision in (None, 8):
+        session = open_session(
+            tiny_network(), chosen.model_copy(update={"cache_precision": precision}), frames=9, camera_iterations=1
+        )
+        outputs.append([out for image in images()[:9] for out in session.step(image)])
+        sessions.append(session)
+    assert 0 < max(apart(*outputs)) < 0.02
+    full, reduced = (session.used_bytes() for session in sessions)
+    assert {kind: reduced[kind] * 256 // 66 for kind in ("anchor", "window", "memory")} == {
+        kind: full[kind] for kind in ("anchor", "window", "memory")
+    }
+    assert reduced["camera_head"] == full["camera_head"]
+
+
+def test_flashinfer_reads_no_8_bit_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"streaming: FlashInfer reads no 8-bit numbers .* use backend triton"):
+        validated(StreamSettings, {"backend": "flashinfer", "cache_precision": 8}, "streaming")
+
+
+def test_auto_is_the_nearest_that_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_precision("auto", torch.device("cuda", 0)) == "float16"
+    assert resolve_precision("bfloat16", torch.device("cuda", 0)) == "bfloat16"
+    for multiplies, wanted in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("lingbot_eval.model.build.multiplies_bfloat16", lambda found=multiplies: found)
+        assert resolve_precision("auto", torch.device("cpu")) == wanted
