@@ -89,6 +89,19 @@ def test_every_wrong_key_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"vehicles": [{"kind": "boat", "sails": "1_0"}]}, "vehicles.0.sails"),
+        ({"vehicles": [{"kind": "car", "wheels": [{"radius": "1_0.5"}]}]}, "vehicles.0.wheels.0.radius"),
+        ({"spare": {"radius": "1_0"}}, "spare.radius"),
+    ],
+)
+def test_text_that_only_programmers_take_for_a_number_is_none(changes: dict[str, Any], key: str) -> None:
+    """In a mapping and in a list, however deep."""
+    assert refusal(**changes).startswith(f"{key}: expected a valid ")
+
+
 def test_a_required_key() -> None:
     with pytest.raises(ConfigError, match=r"^here: vehicles: is required$"):
         validated(Fleet, {"name": "x"}, "here")

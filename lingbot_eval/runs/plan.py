@@ -151,6 +151,7 @@ def plan_key(
             "cards": [card.model_dump(mode="json", exclude={"download"}) for card in cards],
             "weights": {name: [found.label, found.sha256] for name, found in weights.items()},
             "plugins": [[plugin.name, plugin.sha256] for plugin in used],
+            "left_out": [[path.name, file_state(path)] for path in experiment.keep.input_files()],
         }
     )
 

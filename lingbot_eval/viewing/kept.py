@@ -30,7 +30,7 @@ from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.cameras import world_points
 from lingbot_eval.types import DepthMap, FloatArray, Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import LEAST_VOXELS, MAX_VOXELS, VoxelCloud
-from lingbot_eval.viewing.masks import LeftOut
+from lingbot_eval.viewing.masks import HEURISTIC, LeftOut
 
 CLOUD_FILE = "cloud.npz"
 CAMERAS_FILE = "cameras.npz"
@@ -80,6 +80,13 @@ class KeepSettings(BaseModel):
     def left_out(self) -> LeftOut:
         """What decides which pixels are not kept. Raises ConfigError, DependencyError."""
         return LeftOut(self.sky, self.masks)
+
+    def input_files(self) -> Iterator[Path]:
+        """Files that decide which pixels are not kept: a changed one makes what was kept stale."""
+        if self.sky not in (None, HEURISTIC):
+            yield Path(str(self.sky)).expanduser()
+        if self.masks is not None:
+            yield from sorted(self.masks.expanduser().iterdir())
 
     def keeps_depth_of(self, index: int, frame_type: FrameType | None) -> bool:
         """Whether this frame's depth is kept; without a kind it counts as kept by the method."""

@@ -465,6 +465,13 @@ def test_several_estimates_are_scored_and_drawn_beside_each_other(
     assert target.stat().st_size > 5000
     assert main([*words, "--without", "auc"]) == 0
     assert capsys.readouterr().out.count("ate_rmse by alignment") == 2
+    # One of them that cannot be scored is enough for 1, wherever it stands.
+    short = tmp_path / "short.txt"
+    short.write_text("\n".join(lines[:2]) + "\n")
+    for estimates in ((pair[1], short), (short, pair[1]), (short, short)):
+        given = ["score", "--gt", str(pair[0]), "--est", *map(str, estimates), "--without", "auc", "--json"]
+        assert main(given) == 1
+        assert len(json.loads(capsys.readouterr().out)["estimates"]) == 2
     assert main([*words, "--drift-plot", str(target)]) == 2
     assert "draws one estimate, found 2" in capsys.readouterr().err
 

@@ -125,9 +125,13 @@ def test_euroc_times_are_nanoseconds(tmp_path: Path) -> None:
         "#timestamp,x,y,z,qw,qx,qy,qz\n1403636579763555584,1,2,3,1,0,0,0\n1403636579813555456,4,5,6,1,0,0,0\n"
     )
     options = {"trajectory": "data.csv", "trajectory_format": "euroc", "timestamps": "nanoseconds_in_names"}
-    reference = adapter(folder, **options).open("cam0", Selection()).reference()
+    sequence = adapter(folder, **options).open("cam0", Selection())
+    reference = sequence.reference()
     assert reference is not None
     np.testing.assert_array_equal(reference.positions, [[1, 2, 3], [4, 5, 6]])
+    # In seconds, whatever the trajectory's own are.
+    for times in (sequence.timestamps(), reference.timestamps):
+        np.testing.assert_allclose(times, [1403636579.763555584, 1403636579.813555456], rtol=0, atol=1e-6)
 
 
 def test_roots_that_hold_no_images(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return Structure(poses, {}, (count - 1,), 100, 0.5)
 
     monkeypatch.setattr(structure_reference, "structure_of", structure)
+    # Whether it is there or not.
+    monkeypatch.setattr(structure_reference, "pycolmap", lambda: SimpleNamespace(__version__="made up"))
     return calls
 
 
@@ -92,6 +95,8 @@ def test_it_is_computed_once_and_kept_by_content(photos: Path, computed: list[di
     assert len(computed) == 2, "another image, another structure"
     scene(photos, intrinsics=(30.0, 30.0, 20.5, 13.5)).reference()
     assert computed[-1]["refine"] is False, "a camera that is known is held"
+    scene(photos, intrinsics=(31.0, 30.0, 20.5, 13.5)).reference()
+    assert len(computed) == 4, "another camera, another structure"
     assert computed[0]["intrinsics"] is None
     assert computed[0]["refine"] is True
 

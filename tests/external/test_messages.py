@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from lingbot_eval import external
 from lingbot_eval.external import Pose, ProtocolError, pack, read_png, unpack, write_png
@@ -93,6 +95,29 @@ def test_images_are_png_for_everybody(tmp_path: Path) -> None:
     Image.fromarray(np.tile(pixels, (9, 9, 1))).save(path)
     with pytest.raises(ProtocolError, match="read it with a library"):
         read_png(path, 63, 45)
+
+
+def test_rotations_of_a_job_are_quaternions_of_the_same_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """About each axis both ways, by little, much and half a turn: what another library reads is what was meant."""
+    axes = [*np.eye(3), *-np.eye(3), [0.6, -0.64, 0.48], [-0.48, 0.6, 0.64], [0.64, 0.48, -0.6]]
+    turns = Rotation.from_rotvec([np.multiply(angle, axis) for axis in axes for angle in (1e-3, 1.0, 2.5, math.pi)])
+    poses = np.tile(np.eye(4), (len(turns), 1, 1))
+    poses[:, :3, :3], poses[:, :3, 3] = turns.as_matrix(), np.arange(3 * len(turns)).reshape(-1, 3)
+
+    class Known(external.Wrapper):
+        def step(self, frame: external.Frame) -> Pose:
+            return Pose(frame.index, poses[frame.index])
+
+    output = {"trajectory": "t.tum", "events": "e.jsonl", "status": "s.json", "depth": "%d", "confidence": "%d"}
+    said = [{"index": n, "time": n / 8, "image": "", "intrinsics": None} for n in range(len(turns))]
+    job = {"protocol": external.PROTOCOL, "width": 8, "height": 6, "dataset": "d", "scene": "s", "causal": True}
+    (tmp_path / "job.json").write_text(json.dumps({**job, "frames": said, "output": output}))
+    monkeypatch.setenv(external.JOB_VARIABLE, str(tmp_path))
+    external.serve(Known())
+    rows = np.loadtxt(tmp_path / "t.tum")
+    np.testing.assert_allclose(rows[:, 0], np.arange(len(turns)) / 8)
+    np.testing.assert_allclose(rows[:, 1:4], poses[:, :3, 3])
+    assert (Rotation.from_quat(rows[:, 4:]) * turns.inv()).magnitude().max() < 1e-6
 
 
 def test_depth_must_be_what_it_is_said_to_be() -> None:

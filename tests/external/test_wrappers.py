@@ -89,6 +89,7 @@ JOBS = {
     "no_rotation": "(first: row 4)",
     "outside": "output/trajectory.tum: expected plain files in the job folder, found a link",
     "outside_folder": "output/depth: expected plain files in the job folder, found a link",
+    "hard_link": "output/depth/000000.npy: expected plain files in the job folder, found a link",
     "huge_file": "events.jsonl cannot be read: it has 1099511627776 bytes",
     "job_protocol": "expected protocol 1, found 99",
     "no_status": "status.json does not say that it is ok",
@@ -129,7 +130,7 @@ def test_a_fault_over_the_pipe_is_a_result_with_its_reason(refused: dict[str, Un
 )
 def test_a_program_that_hangs_is_ended(run_wrapper: RunWrapper, fault: str, words: str) -> None:
     begun = time.monotonic()
-    record = run_wrapper(fault, frame_timeout_s=1)
+    record = run_wrapper(fault, frame_timeout_s=1, timeout_s=90)
     assert words in (record.reason or "")
     assert time.monotonic() - begun < 20
     # It does not listen to SIGTERM where it hangs in the wrapper.

@@ -172,6 +172,8 @@ def spoil_job(fault: str) -> None:
     elif fault == "outside_folder":
         (output / "depth").rmdir()
         (output / "depth").symlink_to(Path(os.environ["OUTSIDE"]).parent)
+    elif fault == "hard_link":
+        os.link(output.parent / "frames" / "000000.png", output / "depth" / "000000.npy")
     elif fault == "huge_file":
         with (output / "events.jsonl").open("wb") as stream:
             stream.truncate(1 << 40)

@@ -182,6 +182,31 @@ def test_a_matrix_of_four_lines_is_named_by_its_first(tmp_path: Path) -> None:
         read_trajectory(saved(tmp_path, "\n".join(rows(pose.tolist()) for pose in poses)))
 
 
+@pytest.mark.parametrize("write", [log, colmap, nerfstudio])
+def test_entries_that_are_not_in_order_keep_their_own_poses(tmp_path: Path, write: Writer) -> None:
+    """Of formats whose entries say which frame they are: the frame's number decides, not the place in the file."""
+    poses, ns = some_poses(5), stamps(5)
+    whole = read_trajectory(saved(tmp_path, write(poses, ns)))
+    text = str(write(poses, ns))
+    if write is log:
+        lines = text.splitlines()
+        entries = ["\n".join(lines[first : first + 5]) for first in range(0, len(lines), 5)]
+        text = "\n".join(entries[number] for number in (3, 0, 4, 2, 1))
+    elif write is nerfstudio:
+        document = json.loads(text)
+        document["frames"] = [document["frames"][number] for number in (3, 0, 4, 2, 1)]
+        text = json.dumps(document)
+    else:
+        comments = [line for line in text.splitlines() if line.startswith("#")]
+        rest = [line for line in text.splitlines() if not line.startswith("#")]
+        pairs = [rest[first : first + 2] for first in range(0, len(rest), 2)]
+        text = "\n".join([*comments, *(line for number in (3, 0, 4, 2, 1) for line in pairs[number])]) + "\n"
+    found = read_trajectory(saved(tmp_path, text))
+    np.testing.assert_allclose(found.camera_to_world, whole.camera_to_world, atol=1e-12)
+    np.testing.assert_allclose(found.camera_to_world, poses, atol=1e-9)
+    assert found.indices.tolist() == whole.indices.tolist()
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_format_is_found_and_read(tmp_path: Path, variant: str, packed: bool) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lingbot_eval.errors import DataError
+from lingbot_eval.metrics.base import METRICS, DepthMetrics, metric
 from lingbot_eval.metrics.depth import DepthScorer, DepthSettings
 from lingbot_eval.types import Measurement
 
@@ -102,6 +103,27 @@ def test_update_returns_the_frames_own_error_under_scale_only() -> None:
         found = scorer.update(index, *pair)
         assert found == pytest.approx(naive([pair], "scale_only", (0, 80))["abs_rel"], rel=1e-9)
     assert {m.variant for m in scorer.compute() if m.name == "rmse"} == {"none"}
+
+
+def test_a_plugins_metric_sees_depth_aligned_as_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By medians, frame by frame, strictly between the limits; or not at all. A median of skewed depth is no mean."""
+    monkeypatch.setattr(METRICS, "_added", dict(METRICS._added))
+    for align in ("scale_only", "none"):
+
+        def own_abs_rel(truth: np.ndarray, prediction: np.ndarray) -> float:
+            return float(np.mean(np.abs(prediction - truth) / truth))
+
+        own_abs_rel.__name__ = f"own_{align}"
+        metric("depth", unit="1", better="lower", convention="as abs_rel", align=align)(own_abs_rel)
+    own = DepthMetrics((0.5, 8))
+    pairs = [(truth, prediction**3) for truth, prediction in frames(3)]
+    for truth, prediction in pairs:
+        own.add(truth, prediction)
+    found = {m.name: m for m in own.measurements(None)}
+    for align in ("scale_only", "none"):
+        expected = [naive([pair], align, (0.5, 8))["abs_rel"] for pair in pairs]
+        assert found[f"own_{align}"].value == pytest.approx(np.mean(expected))
+        assert found[f"own_{align}"].samples == 3
 
 
 def test_scale_only_and_lstsq_undo_what_they_can() -> None:

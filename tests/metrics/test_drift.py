@@ -194,6 +194,19 @@ def test_a_planted_collapse_is_found_at_its_frame() -> None:
     assert value(score(truth, noisy(truth, 4)), "collapsed") == 0
 
 
+@pytest.mark.parametrize(("left", "collapsed"), [(31, 1), (30, 1), (29, 0)])
+def test_a_collapse_needs_a_whole_window_of_steps_to_the_end(left: int, collapsed: int) -> None:
+    """A window of 30 steps: a breakdown that lasts as long is one, a shorter one nobody can tell."""
+    turns, lengths = winding(400)
+    truth = steps_to_path(turns, lengths)
+    estimate = noisy(truth, 3)
+    estimate[-left:] = estimate[-left - 1]
+    found = score(truth, estimate, collapse_window=30)
+    assert value(found, "collapsed") == collapsed
+    if collapsed:
+        assert value(found, "collapse_frame") == len(truth) - left
+
+
 def test_loop_gap() -> None:
     turns = np.full(359, 360 / 359)
     truth = steps_to_path(turns, np.ones(359))

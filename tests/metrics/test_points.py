@@ -119,6 +119,15 @@ def test_registration_recovers_a_small_motion() -> None:
     np.testing.assert_allclose(source @ motion[:3, :3].T + motion[:3, 3], target, atol=2e-3)
 
 
+def test_registration_of_several_steps_that_turn_is_one_motion() -> None:
+    """Far from the origin, so that steps in the wrong order lead elsewhere."""
+    target = surface(4000, 4) + np.array([30.0, 20, 0])
+    turn, centre = Rotation.from_rotvec([0.03, -0.05, 0.04]).as_matrix(), target.mean(axis=0)
+    source = (target - centre) @ turn.T + centre + [0.03, -0.02, 0.04]
+    motion = icp(source, target, 0.5)
+    np.testing.assert_allclose(source @ motion[:3, :3].T + motion[:3, 3], target, atol=2e-3)
+
+
 def test_nearest_in_chunks() -> None:
     rng = np.random.default_rng(5)
     target, points = rng.random((50, 3)), rng.random((300_000, 3))

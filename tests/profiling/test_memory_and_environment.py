@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from lingbot_eval.errors import DataError, DependencyError, is_out_of_memory
+from lingbot_eval.machine import cpu
+from lingbot_eval.machine.cpu import threads_that_share
 from lingbot_eval.machine.environment import environment, git_state
 from lingbot_eval.machine.nvml import driver_version, processes_bytes
 from lingbot_eval.profiling import memory
@@ -160,6 +162,27 @@ def test_only_named_variables_are_recorded(monkeypatch: pytest.MonkeyPatch) -> N
     assert "hunter2" not in json.dumps(found)
 
 
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_NUM_THREADS"])
+def test_what_the_program_set_itself_is_not_said_to_be_the_users(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for each in (*cpu._OF_WAITING, *cpu._OF_COUNT):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setattr(cpu, "_chosen", {})
+    monkeypatch.setattr(cpu, "_quota", lambda: 2.0)
+    modules = {key: module for key, module in sys.modules.items() if key != "torch"}
+    with monkeypatch.context() as before_torch:
+        before_torch.setattr(sys, "modules", modules)
+        inside = threads_that_share()
+        inside.__enter__()
+    found = environment()
+    inside.__exit__(None, None, None)
+    assert name not in found["variables"]
+    assert f"{name}={2 if name == 'OMP_NUM_THREADS' else cpu.SPIN_COUNT}" in found["torch"]["threads_wait"]
+    assert name not in os.environ
+    monkeypatch.setattr(cpu, "_chosen", {})
+    monkeypatch.setenv(name, "7")
+    assert environment()["variables"][name] == "7"
+
+
 def git(folder: Path, *arguments: str) -> None:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
@@ -203,6 +226,22 @@ def test_git_that_is_not_installed_is_no_failure(tmp_path: Path) -> None:
         raise FileNotFoundError("git")
 
     assert git_state(tmp_path, run=absent) == "not a git checkout"
+
+
+def test_a_status_that_git_does_not_tell_is_unknown(tmp_path: Path) -> None:
+    """A broken index, or a git that takes too long: nobody may take the checkout for clean."""
+
+    def half(command: list[str], **_: object) -> SimpleNamespace:
+        if "status" in command:
+            raise subprocess.TimeoutExpired(command, 10)
+        return SimpleNamespace(returncode=0, stdout="abc\n")
+
+    assert git_state(tmp_path, run=half) == {"commit": "abc", "dirty": "unknown"}
+    failed = SimpleNamespace(returncode=128, stdout="")
+    assert git_state(tmp_path, run=lambda command, **_: failed if "status" in command else half(command)) == {
+        "commit": "abc",
+        "dirty": "unknown",
+    }
 
 
 def raised(*errors: Exception) -> Exception:

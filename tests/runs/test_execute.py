@@ -85,7 +85,12 @@ def test_a_run_from_end_to_end(tmp_path: Path, world: World) -> None:
     table = store.read_frames(first)
     assert table["index"].tolist() == list(range(FRAMES))
     assert table["frame_type"].tolist() == ["scale"] * 8 + ["kept"] * (FRAMES - 8)
-    assert table["cache_memory_bytes"].tolist() == list(range(FRAMES))
+    for kind, size in {"anchor": 10, "window": 20, "memory": range(FRAMES), "camera_head": 5}.items():
+        expected = [size] * FRAMES if isinstance(size, int) else list(size)
+        assert table[f"cache_{kind}_bytes"].tolist() == expected, kind
+    assert table["timestamp"].tolist() == pytest.approx([index / 10 for index in range(FRAMES)])
+    assert table["forward_ms"].tolist() == pytest.approx([1.0] * FRAMES)
+    assert table["device_bytes"].isna().all()
     assert table["position_error_m"].max() < 1e-9
     assert table["rotation_error_deg"].max() < 1e-5
     assert (table["process_bytes"] > 1e6).all()

@@ -68,6 +68,21 @@ def test_the_command_writes_each_scene(run: Path, tmp_path: Path, capsys: pytest
         assert np.asarray(image).max() == 3  # the fake frame's own grey
 
 
+def test_the_share_that_is_asked_for_is_exported(run: Path, tmp_path: Path) -> None:
+    """By the function and by the command; without one, seven tenths."""
+    (unit, _) = RunStore.open(run).read_units().units
+    cloud = unit.reconstruction.cloud()
+    assert cloud is not None
+    for share in (None, 0.2, 1.0):
+        expected = np.count_nonzero(cloud.confident(0.7 if share is None else share))
+        words = ["export", str(run), "-o", str(tmp_path / f"c{share}"), "--format", "ply", "--units", "*/one/*"]
+        assert main(words if share is None else [*words, "--share", str(share)]) == 0
+        lb.export(run, tmp_path / f"f{share}", ["ply"], units="*/one/*", share=share)
+        for folder in (tmp_path / f"c{share}", tmp_path / f"f{share}"):
+            header = (folder / "cloud.ply").read_bytes().partition(b"end_header")[0].decode()
+            assert f"element vertex {expected}\n" in header
+
+
 def test_one_scene_lies_in_the_folder_itself(run: Path, tmp_path: Path) -> None:
     done = lb.export(run, tmp_path / "out", ["tum"], units="*/two/*")
     assert done.files == (tmp_path / "out" / "trajectory.tum",)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
-import av
 import pytest
 from PIL import Image as Pictures
 
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
+from lingbot_eval.runs.disk import component
 
 SMALL = ["--set", "size=[128,72]", "--set", "frames=[0,-1,4]"]
 EXPERIMENT = {
@@ -36,6 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_scene_has_its_film(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    av = pytest.importorskip("av")
     assert main(["render", str(run), "-o", str(tmp_path / "films"), *SMALL, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [Path(file).name for file in document["files"]] == ["synthetic-room-ours.mp4", "synthetic-corridor-ours.mp4"]
@@ -94,3 +96,15 @@ def test_of_several_runs_one_that_cannot_be_read_is_named(
     assert f"left out: {tmp_path}: " in captured.err
     assert len(captured.out.splitlines()) == 2
     assert all(Path(line).parent.name == run.name for line in captured.out.splitlines())
+
+
+def test_pictures_of_several_runs_lie_beside_each_other(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same scenes and methods in both: each run has a folder of its own name."""
+    other = shutil.copytree(run, tmp_path / "the other")
+    assert main(["render", str(run), str(other), "-o", str(tmp_path / "films"), "--still", "0", *SMALL, "--json"]) == 0
+    files = [Path(file) for file in json.loads(capsys.readouterr().out)["files"]]
+    assert len(set(files)) == 4
+    assert all(file.is_file() for file in files)
+    assert {file.parent.name for file in files} == {run.name, component("the other")}

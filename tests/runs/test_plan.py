@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from fakes import World, experiment
 from safetensors.torch import load_file
 
+from lingbot_eval import registry
 from lingbot_eval.datasets.cards import load_card
+from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.errors import CheckpointError, ConfigError, DataError
+from lingbot_eval.methods.base import METHODS
+from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.model import weights as weight_files
+from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import shipped_weights
 from lingbot_eval.runs import plan as plan_module
 from lingbot_eval.runs.plan import make_plan
@@ -69,6 +75,44 @@ def test_a_dataset_without_scenes(world: World) -> None:
     world.adapter.scenes_there = {}
     with pytest.raises(DataError, match="no scene"):
         make_plan(experiment())
+
+
+def test_scenes_that_the_protocol_leaves_out_run_only_when_they_are_named(tmp_path: Path) -> None:
+    card = load_card("synthetic").model_dump(mode="json") | {"scenes_left_out": {"one": "it has no depth"}}
+    (tmp_path / "synthetic.yaml").write_text(yaml.safe_dump(card))
+    for scenes, found in (("all", ("two",)), (["one", "two"], ("one", "two"))):
+        (dataset,) = make_plan(experiment(dataset={"card": str(tmp_path), "scenes": scenes})).experiment.datasets
+        assert dataset.scenes == found
+    card["scenes_left_out"]["two"] = "nor has it"
+    (tmp_path / "synthetic.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(DataError, match="found one, two, which the protocol leaves out"):
+        make_plan(experiment(dataset={"card": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["file", "package"])
+def test_the_key_follows_every_file_of_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """A package with its subpackages; the plugin brings the metric."""
+    text = "import lingbot_eval as lb\n@lb.metric('depth', unit='m', convention='c')\ndef own(t, p): return 0.0\n"
+    package = tmp_path / f"stale_plugin_{whole}"
+    (package / "inner").mkdir(parents=True)
+    files = [package / "__init__.py", package / "inner" / "__init__.py", package / "inner" / "deep.py"]
+    for file in files:
+        file.write_text(text if file is files[0] else "")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keys = []
+    for file in [None, *(files if whole else files[:1]), None]:
+        if file is not None:
+            file.write_text(file.read_text() + "one = 1\n")
+        for name in [name for name in sys.modules if name.startswith("stale_plugin")]:
+            del sys.modules[name]
+        with monkeypatch.context() as registries:
+            registries.setattr(registry, "_PLUGINS", dict(registry._PLUGINS))
+            for known in (DATASETS, METHODS, METRICS, FAMILIES):
+                registries.setattr(known, "_added", dict(known._added))
+            load_plugins([package.name if whole else str(files[0])])
+            keys.append(make_plan(experiment()).key)
+    assert len(set(keys)) == len(keys) - 1, "each change is another key"
+    assert keys[-1] == keys[-2], "no change is none"
 
 
 def test_every_scene_is_opened_once(world: World) -> None:

@@ -57,6 +57,32 @@ def test_a_synthetic_pool_and_its_poses() -> None:
     assert np.linalg.norm(truth.positions[3] - truth.positions[0]) > 0.1
 
 
+def first_of(document: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    """Pixels and poses of the first frames."""
+    (kind,) = [each for each in (SyntheticInput, NoiseInput) if document["kind"] in str(each.model_fields["kind"])]
+    return [
+        (np.ascontiguousarray(frame.image).tobytes(), np.ascontiguousarray(frame.camera_to_world).tobytes())
+        for frame in opened(validated(kind, document, "test")).frames(4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "setting", "value"),
+    [
+        ({"kind": "synthetic", "pool": 3}, "seed", 1),
+        ({"kind": "synthetic", "pool": 3}, "step", 0.3),
+        ({"kind": "synthetic", "pool": 3}, "scene", "corridor"),
+        ({"kind": "synthetic", "pool": 3}, "pool", 2),
+        ({"kind": "noise", "pool": 3}, "seed", 1),
+        ({"kind": "noise", "pool": 3}, "pool", 2),
+    ],
+)
+def test_every_setting_of_an_input_changes_its_frames(base: dict[str, Any], setting: str, value: object) -> None:
+    assert first_of({**base, setting: value}) != first_of(base)
+    for kind, known in ((SyntheticInput, {"scene", "pool", "seed", "step"}), (NoiseInput, {"pool", "seed"})):
+        assert set(kind.model_fields) == {"kind", *known}, "a setting is not asked for here"
+
+
 def test_noise_is_noise() -> None:
     source = opened(NoiseInput(kind="noise", pool=3))
     images = [frame.image for frame in source.frames(3)]

@@ -127,7 +127,8 @@ def study(folder: Path, *, on_cpu: bool = False) -> Curve:
         sampling={},
         measurements=list(case_measurements(case, samples, 2.0)),
         growth=list(case_growth(setting, samples)),
-        checkpoints=list(case_checkpoints(setting, samples, [CHECKPOINT], truth, guess)),
+        # One lies beyond the end, one at it.
+        checkpoints=list(case_checkpoints(setting, samples, [CHECKPOINT, FRAMES, FRAMES + 1], truth, guess)),
         error_curve=list(error_curve(truth, guess)),
         started="2026-01-01T00:00:00+00:00",
         seconds=1.0,

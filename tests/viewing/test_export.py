@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreError
 from lingbot_eval.files.trajectories import write_tum
@@ -159,15 +160,15 @@ def test_colmap_text_has_an_even_number_of_lines(scene: ScaledScene, tmp_path: P
 
 
 def test_what_hides_a_point_is_no_observation(kept: Reconstruction, tmp_path: Path) -> None:
-    pycolmap = pytest.importorskip("pycolmap")
     scene = make_scaled(kept, "made/up/one")
     assert scene.cloud is not None
     behind = np.array([[0.3, 0, 9], [0.4, 0.1, 9], [0.5, 0.2, 9]], np.float32)
     scene.cloud.add(behind, np.zeros((3, 3), np.uint8), np.full(3, 99, np.float32), FRAMES)
     for depth in (scene.depth_indices, ()):
         seen = dataclasses.replace(scene, depth_indices=depth)
-        model = pycolmap.Reconstruction(written(seen, tmp_path / str(len(depth)), "colmap") / "colmap/sparse/0")
-        assert all(point.xyz[2] == pytest.approx(4, abs=1e-3) for point in model.points3D.values())
+        home = written(seen, tmp_path / str(len(depth)), "colmap") / "colmap/sparse/0"
+        points = [line.split() for line in (home / "points3D.txt").read_text().splitlines() if line[0] != "#"]
+        assert all(float(point[3]) == pytest.approx(4, abs=1e-3) for point in points)
 
 
 def test_transforms_give_the_wall_back(metric: ScaledScene, tmp_path: Path) -> None:
@@ -208,6 +209,51 @@ def test_trajectories_are_what_evo_reads(metric: ScaledScene, tmp_path: Path) ->
     assert "#handedness: right" in (home / "trajectory_euroc.csv").read_text()
     frames = [line for line in (home / "trajectory_kitti_frames.txt").read_text().splitlines() if line[0] != "#"]
     assert frames[3] == "3 0.3"
+
+
+def test_text_formats_number_by_number(tmp_path: Path) -> None:
+    """One pose of which every component is another number, read by nobody's reader."""
+    turn, centre = Rotation.from_quat([0.1, -0.3, 0.5, 0.8]), np.array([1.5, -2.25, 3.125])
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = turn.as_matrix(), centre
+    poses = Trajectory(np.array([7]), np.array([12.5]), pose[None])
+    x, y, z, w = turn.as_quat()
+    home = written(ScaledScene("made/up", poses), tmp_path, "tum", "euroc", "kitti")
+
+    def row(name: str, comma: str | None = None) -> list[float]:
+        (line,) = [line for line in (home / name).read_text().splitlines() if not line.startswith("#")]
+        return [float(word) for word in line.split(comma)]
+
+    assert row("trajectory.tum") == pytest.approx([12.5, *centre, x, y, z, w])
+    assert row("trajectory_euroc.csv", ",") == pytest.approx([12.5e9, *centre, w, x, y, z])
+    header = (home / "trajectory_euroc.csv").read_text().splitlines()[-2]
+    assert header == "#timestamp [ns], p_x, p_y, p_z, q_w, q_x, q_y, q_z"
+    assert row("trajectory_kitti.txt") == pytest.approx(pose[:3].ravel())
+    assert row("trajectory_kitti_frames.txt") == [7, 12.5]
+
+
+def test_a_colmap_model_number_by_number(scene: ScaledScene, tmp_path: Path) -> None:
+    """The world of camera 5 seen from it, pixels from the corner of the first, tracks that point both ways."""
+    home = written(scene, tmp_path, "colmap") / "colmap/sparse/0"
+
+    def rows(name: str) -> list[list[str]]:
+        return [line.split() for line in (home / name).read_text().splitlines() if not line.startswith("#")]
+
+    assert {tuple(row[1:]) for row in rows("cameras.txt")} == {("PINHOLE", "48", "36", "40.0", "42.0", "24.0", "18.0")}
+    images = rows("images.txt")
+    number, *numbers, camera, name = images[10]
+    assert (number, camera, name) == ("6", "6", "000005.png")
+    w, x, y, z, *translation = map(float, numbers)
+    inverse = np.linalg.inv(pose_at(5))
+    np.testing.assert_allclose(Rotation.from_quat([x, y, z, w]).as_matrix(), inverse[:3, :3], atol=1e-9)
+    np.testing.assert_allclose(translation, inverse[:3, 3], atol=1e-9)
+    seen = np.array(images[11], float).reshape(-1, 3)
+    points = {int(row[0]): row for row in rows("points3D.txt")}
+    for place, (u, v, point) in enumerate(seen[::20]):
+        position = inverse[:3, :3] @ np.array(points[int(point)][1:4], float) + inverse[:3, 3]
+        assert [u, v] == pytest.approx((K @ position / position[2])[:2] + 0.5, abs=1e-3)
+        track = points[int(point)][8:]
+        assert ("6", str(20 * place)) in list(zip(track[::2], track[1::2], strict=True))
 
 
 def test_depth_is_what_opencv_reads(metric: ScaledScene, scene: ScaledScene, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image as Pictures
@@ -51,19 +50,21 @@ def covered(image: np.ndarray) -> float:
 
 
 def test_a_film_is_as_long_and_large_as_it_says(kept: Reconstruction, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
     seen: list[tuple[int, int]] = []
     wanted = settings(frames=(2, -1, 3), fps=10)
     render_film(kept, tmp_path / "film.mp4", wanted, on_frame=lambda number, total: seen.append((number, total)))
     with av.open(str(tmp_path / "film.mp4")) as film:
         stream = film.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
-        assert (stream.codec_context.name, float(stream.average_rate)) == ("h264", 10)  # type: ignore[arg-type]
+        assert (stream.codec_context.name, float(stream.average_rate)) == ("h264", 10)
     assert [frame.shape for frame in frames] == [(64, 96, 3)] * 4
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [file.name for file in tmp_path.iterdir()] == ["film.mp4"]
 
 
 def test_the_same_input_gives_the_same_film(kept: Reconstruction, tmp_path: Path) -> None:
+    pytest.importorskip("av")
     for name in ("a.mp4", "b.mp4"):
         render_film(kept, tmp_path / name, settings(camera=[{"mode": "follow"}]))
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
@@ -81,6 +82,39 @@ def test_the_cloud_grows_with_the_stream(kept: Reconstruction) -> None:
     assert left[0] > 200 > 60 > left[1]
     assert right[1] > 200 > 60 > right[0]
     assert not pictures[0][:, columns[-1]].any()
+
+
+def test_what_a_frame_saw_is_in_its_own_picture(kept: Reconstruction) -> None:
+    """Each frame sees a strip that no other has seen before it."""
+    first_frame = Renderer(kept, settings(confidence=1.0))
+    cloud = kept.cloud()
+    assert cloud is not None
+    seen = [first_frame.voxels_at(position) for position in first_frame.positions]
+    assert seen == [int((cloud.first_frame <= index).sum()) for index in range(FRAMES)]
+    assert 0 < seen[0] < seen[-1] == len(cloud)
+
+
+def test_near_and_far_have_the_colours_of_their_labels(kept: Reconstruction, tmp_path: Path) -> None:
+    """Depth beside the cloud: near is red, far is blue; the picture is the newest one up to the frame."""
+    files = {file.name: file for file in kept.folder.iterdir()}
+    for name, file in files.items():
+        (tmp_path / name).write_bytes(file.read_bytes())
+    keeper = Keeper(KeepSettings(depth=1, cloud=False), tmp_path.joinpath, 1)
+    depth = np.full((24, 32), 1.0, np.float32)
+    depth[:, 16:] = 9.0
+    picture = np.full((24, 32, 3), 7, np.uint8)
+    keeper.add(Frame(0, 0.0, picture, ""), Prediction(0, 0.0, np.eye(4), depth, intrinsics=K))
+    keeper.finish()
+    beside = Renderer(Reconstruction(tmp_path, list(files)), settings(beside=("depth",))).picture(0)[:, 96:]
+    near, far = beside[32, 4].astype(int), beside[32, 27].astype(int)
+    # The ends of turbo.
+    np.testing.assert_allclose(near, (122, 4, 3), atol=8)
+    np.testing.assert_allclose(far, (48, 18, 59), atol=8)
+    images = Renderer(kept, settings(beside=("image",)))
+    greens = [int(images.picture(position)[32, 112, 1]) for position in (0, 5, 11)]
+    assert greens[0] < 30
+    assert greens[1] == pytest.approx(255 * 5 / 11, abs=12)
+    assert greens[2] > 225
 
 
 def test_what_goes_over_the_picture_can_be_left_out(kept: Reconstruction) -> None:
@@ -119,6 +153,14 @@ def test_frames_and_positions(kept: Reconstruction) -> None:
     renderer = Renderer(kept, settings(frames=(3, 7, 2)))
     assert list(renderer.positions) == [3, 5, 7]
     assert (renderer.position_of(-1), renderer.position_of(4)) == (FRAMES - 1, 4)
+    for frames, expected in (
+        ((0, -1, 1), range(12)),
+        ((0, 11, 1), range(12)),
+        ((0, 5, 1), range(6)),
+        ((4, 50, 3), (4, 7, 10)),
+        ((11, 11, 1), (11,)),
+    ):
+        assert list(Renderer(kept, settings(frames=frames)).positions) == list(expected)
     with pytest.raises(ConfigError, match="a frame with a pose within 0 to 11, found 12"):
         renderer.position_of(12)
     with pytest.raises(ConfigError, match="expected some within 0 to 11, found 12"):

@@ -7,8 +7,10 @@ import json
 import re
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +67,47 @@ def recording_of(page: str) -> bytes:
     assert found
     content = base64.b64decode(found[1])
     return zstandard.ZstdDecompressor().decompress(content[8:], max_output_size=int.from_bytes(content[:8], "little"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sources"),
+    [({}, range(9)), ({"frames": 4}, range(4)), ({"stride": 3}, (0, 3, 6)), ({"frames": 2, "stride": 4}, (0, 4))],
+)
+def test_of_images_those_that_are_asked_for_are_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], sources: Sequence[int]
+) -> None:
+    for number in range(9):
+        Image.fromarray(np.full((6, 8, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+    asked: list[Any] = []
+
+    class Model:
+        config, weights = "ci", "none"
+
+        def session(self, **given: Any) -> Any:
+            asked.append(given["frames"])
+            return SimpleNamespace(with_frames=lambda frames: asked.append([Path(each.source).stem for each in frames]))
+
+    monkeypatch.setattr("lingbot_eval.methods.model.load_model", lambda *_, **__: Model())
+    monkeypatch.setattr("lingbot_eval.viewing.page.Viewer", lambda *_, **__: None)
+    monkeypatch.setattr("lingbot_eval.viewing.live.Filling", lambda *_: None)
+    lb.view(tmp_path, **settings)
+    assert asked == [len(sources), [str(number) for number in sources]]
+
+
+def test_a_server_is_told_to_listen_to_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = []
+
+    class Server:
+        def __init__(self, *, host: str, **_: object) -> None:
+            hosts.append(host)
+            raise ConfigError("as far as this")
+
+    monkeypatch.setattr("viser.ViserServer", Server)
+    scene = LayeredScene("s", [])
+    for serve in (lambda: Viewer("t", {"a": lambda: scene}), lambda: write_page(Path("x.html"), scene)):
+        with pytest.raises(ConfigError, match="as far as this"):
+            serve()
+    assert hosts == ["127.0.0.1"] * 2
 
 
 @pytest.fixture
@@ -125,8 +168,11 @@ def test_runs_that_kept_little(run: Path, tmp_path: Path) -> None:
     folder = next((run / "units").glob("*/*/*/result.json")).parent
     layer = Layer.stored("one", Reconstruction(folder, ["estimate.tum"]))
     assert layer.notes == ["no cloud was kept (keep.cloud, or a method without depth)"]
-    write_page(tmp_path / "thin.html", LayeredScene("thin", [layer]))
-    recording = recording_of((tmp_path / "thin.html").read_text())
+    write_page(tmp_path / "thin.html", LayeredScene("</title><b>thin", [layer]))
+    text = (tmp_path / "thin.html").read_text()
+    assert "<b>thin" not in text
+    assert text.count("&lt;/title&gt;&lt;b&gt;thin") == 2  # the title and the caption
+    recording = recording_of(text)
     assert b"/0 one/path/now" in recording
     assert b"/0 one/cloud" not in recording
     pathless = Layer.stored("one", Reconstruction(folder, ["cloud.npz"]))

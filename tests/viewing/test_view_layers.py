@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.types import Frame, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import (
+    METHOD_COLOURS,
     RANGES,
     SURENESS,
     Cutter,
@@ -18,6 +21,7 @@ from lingbot_eval.viewing.layers import (
     LayeredScene,
     coarser,
     colours_of,
+    depth_picture,
     surroundings,
     worst_of,
 )
@@ -147,15 +151,51 @@ def test_a_coarser_cloud_keeps_the_order_of_frames() -> None:
     assert coarser(cloud, len(cloud)) is cloud
 
 
-@pytest.mark.parametrize("how", ["picture", "error", "confidence", "height", "frame", "method"])
-def test_colours_of_every_kind(how: str) -> None:
+BLUE, RED, VIOLET, YELLOW = (48, 18, 59), (122, 4, 3), (13, 8, 135), (240, 249, 33)
+"""The ends of turbo (dark blue to dark red) and of plasma (violet to yellow)."""
+
+
+@pytest.mark.parametrize(
+    ("how", "least", "most"),
+    [
+        ("error", BLUE, RED),
+        ("confidence", (68, 1, 84), (253, 231, 37)),
+        ("height", BLUE, RED),
+        ("frame", VIOLET, YELLOW),
+    ],
+)
+def test_colours_go_from_least_to_most_as_the_legend_says(
+    how: str, least: tuple[int, int, int], most: tuple[int, int, int]
+) -> None:
+    """Points whose frame, confidence, height and error all rise together."""
+    layer = Layer("a", VoxelCloud(1000, 0.01), length=49)
+    truth = truth_of(50)
+    for index in range(50):
+        layer.add(Frame(index, index / 10, None, ""), Prediction(index, index / 10, pose(index)))
+        point = np.array([[0, -float(index), 0]], np.float32)  # up is -y
+        layer.cloud.add(point, np.full((1, 3), index, np.uint8), np.float32([1 + index]), index)
+    (placed,), _ = LayeredScene("s", [layer], truth).placed()
+    placed = replace(placed, error=np.arange(50) / 10)
+    colours = colours_of(how, placed, 0, np.arange(50), np.array([0.0, -1, 0]))  # type: ignore[arg-type]
+    np.testing.assert_allclose(colours[0], least, atol=6)
+    np.testing.assert_allclose(colours[-1], most, atol=6)
+    assert len(np.unique(colours, axis=0)) > 40
+
+
+def test_points_have_the_colours_of_pictures_or_of_their_method() -> None:
     layer = layer_of(8)
     placed, _ = LayeredScene("s", [layer], truth_of(8)).placed()
-    voxels = np.arange(0, len(layer.cloud), 7)
-    colours = colours_of(how, placed[0], 0, voxels, np.array([0.0, -1, 0]))  # type: ignore[arg-type]
-    assert colours.shape == (len(voxels), 3)
-    assert colours.dtype == np.uint8
-    if how == "picture":
-        np.testing.assert_array_equal(colours, layer.cloud.colours[voxels])
-    elif how != "method":
-        assert len(np.unique(colours, axis=0)) > (1 if how == "error" else 5)
+    voxels, up = np.arange(0, len(layer.cloud), 7), np.array([0.0, -1, 0])
+    np.testing.assert_array_equal(colours_of("picture", placed[0], 0, voxels, up), layer.cloud.colours[voxels])
+    for number, colour in enumerate(METHOD_COLOURS):
+        assert (colours_of("method", placed[0], number, voxels, up) == colour).all()
+
+
+def test_near_is_red_and_far_is_blue_in_a_picture_of_depth() -> None:
+    depth = np.linspace(1, 9, 100, dtype=np.float32).reshape(10, 10)
+    depth[5, 5] = 0
+    picture = depth_picture(depth)
+    np.testing.assert_allclose(picture[0, 0], RED, atol=3)
+    np.testing.assert_allclose(picture[-1, -1], BLUE, atol=3)
+    assert picture[5, 5].tolist() == [128, 128, 128]
+    assert (depth_picture(np.zeros((2, 2), np.float32)) == 128).all()

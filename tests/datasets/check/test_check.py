@@ -104,6 +104,21 @@ def test_faults_of_a_scene_each_have_a_line_and_the_others_go_on(root: Path, tmp
     assert checked.problems >= 6
 
 
+@pytest.mark.parametrize("what", ["pose", "depth map"])
+@pytest.mark.parametrize(
+    ("missing", "words"), [("_xx_x", "2 frames from frame 1"), ("x_xx_xxx", "3 frames from frame 5")]
+)
+def test_the_longest_gap_is_named_wherever_it_lies(tmp_path: Path, what: str, missing: str, words: str) -> None:
+    dataset_trees.write_seven_scenes(tmp_path, numbers=tuple(range(len(missing))))
+    for number, mark in enumerate(missing):
+        kind = "pose.txt" if what == "pose" else "depth.png"
+        if mark == "x":
+            (tmp_path / SCENE / f"frame-{number:06d}.{kind}").unlink()
+    (line,) = found(check(tmp_path, "seven_scenes", None, SCENE), "poses" if what == "pose" else "depth", "warning")
+    assert line.startswith(f"{missing.count('x')} of {len(missing)} frames have no {what}, in ")
+    assert line.endswith(f"the longest has {words}")
+
+
 def test_links_out_of_the_root_are_named(root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "elsewhere.png"
     shutil.copy(root / SCENE / "frame-000001.color.png", outside)

@@ -1,0 +1,159 @@
+"""What the page's controls show and hide, node by node: a stand-in takes what would be sent to a browser."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lingbot_eval.types import Frame, Prediction, Trajectory
+from lingbot_eval.viewing.cloud import VoxelCloud
+from lingbot_eval.viewing.layers import METHOD_COLOURS, RANGES, SURENESS, Layer, LayeredScene
+from lingbot_eval.viewing.page_nodes import Look, Nodes
+
+FRAMES, POINTS = 12, 200
+LAST = FRAMES - 1
+
+
+class Page:
+    """Takes nodes by name, as viser's scene does."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Any] = {}
+
+    def _add(self, name: str, **properties: Any) -> Any:
+        node = SimpleNamespace(name=name, visible=properties.pop("visible", True), **properties)
+        node.remove = lambda: [self.nodes.pop(each) for each in list(self.nodes) if f"{each}/".startswith(f"{name}/")]
+        self.nodes[name] = node
+        return node
+
+    def add_frame(self, name: str, **properties: Any) -> Any:
+        return self._add(name, **properties)
+
+    def add_point_cloud(self, name: str, points: Any, colors: Any, **properties: Any) -> Any:
+        return self._add(name, points=np.asarray(points) + properties["position"], colors=colors, **properties)
+
+    def add_line_segments(self, name: str, points: Any, colors: Any, **properties: Any) -> Any:
+        return self._add(name, points=points, colors=colors, **properties)
+
+    def add_camera_frustum(self, name: str, fov: float, aspect: float, **properties: Any) -> Any:
+        return self._add(name, fov=fov, aspect=aspect, **properties)
+
+    def seen(self, part: str) -> list[Any]:
+        """Nodes with this in their name that are visible with all that is above them."""
+
+        def shown(name: str) -> bool:
+            above = name.rpartition("/")[0]
+            return (name not in self.nodes or self.nodes[name].visible) and (not above or shown(above))
+
+        return [node for name, node in self.nodes.items() if part in name and shown(name)]
+
+    def points(self) -> np.ndarray:
+        return np.concatenate([np.empty((0, 3)), *(node.points for node in self.seen("/block "))])
+
+
+def layer(label: str) -> Layer:
+    """A camera that steps along y; of a point x is the confidence, y the frame, z (nearly) the distance."""
+    made = Layer(label, VoxelCloud(100_000, 1e-5), length=FRAMES, complete=True)
+    rng = np.random.default_rng(len(label))
+    for index in range(FRAMES):
+        pose = np.eye(4)
+        pose[1, 3] = index
+        picture = np.full((6, 8, 3), index, np.uint8)
+        made.add(Frame(index, index / 10, picture, ""), Prediction(index, index / 10, pose))
+        points = rng.uniform([0, 0, 1], [0.01, 0.001, 9], (POINTS, 3)) + np.array([0, index, 0])
+        colours = rng.integers(0, 255, (POINTS, 3)).astype(np.uint8)
+        made.cloud.add(points.astype(np.float32), colours, points[:, 0].astype(np.float32), index)
+    return made
+
+
+@pytest.fixture
+def page() -> Page:
+    return Page()
+
+
+@pytest.fixture
+def nodes(page: Page) -> Nodes:
+    return Nodes(page, LayeredScene("s", [layer("a"), layer("bb")]))  # type: ignore[arg-type]
+
+
+def total() -> int:
+    return 2 * FRAMES * POINTS
+
+
+@pytest.mark.parametrize("least", range(len(SURENESS)))
+def test_a_choice_of_confidence_hides_the_share_that_it_says(page: Page, nodes: Nodes, least: int) -> None:
+    nodes.draw(Look(LAST, sureness=0))
+    every = page.points()
+    assert len(every) == total()
+    nodes.draw(Look(LAST, sureness=least))
+    shown = page.points()
+    assert len(shown) / total() == pytest.approx(1 - SURENESS[least], abs=0.02)
+    # The least sure are those that go.
+    assert shown[:, 0].min() >= np.quantile(every[:, 0], SURENESS[least]) - 2e-4
+
+
+@pytest.mark.parametrize("ranges", [(0, 3), (0, 0), (1, 2), (3, 3), (0, 2)])
+def test_a_range_of_depth_shows_what_lies_in_it(page: Page, nodes: Nodes, ranges: tuple[int, int]) -> None:
+    ends = (*RANGES, 1.0)
+    nodes.draw(Look(LAST, sureness=0))
+    depth = page.points()[:, 2]
+    nodes.draw(Look(LAST, sureness=0, ranges=ranges))
+    shown = page.points()[:, 2]
+    low, high = ends[ranges[0]], ends[ranges[1] + 1]
+    assert len(shown) / total() == pytest.approx(high - low, abs=0.02)
+    assert shown.min() >= np.quantile(depth, low) - 0.1
+    assert shown.max() <= np.quantile(depth, high) + 0.1
+
+
+@pytest.mark.parametrize(("now", "history", "first"), [(LAST, 0, 0), (4, 0, 0), (4, 2, 3), (LAST, 5, 7), (0, 5, 0)])
+def test_time_shows_what_was_seen_until_the_frame_and_how_long_before(
+    page: Page, nodes: Nodes, now: int, history: int, first: int
+) -> None:
+    nodes.draw(Look(LAST, sureness=0))
+    nodes.draw(Look(now, history, sureness=0))
+    assert sorted(set(np.floor(page.points()[:, 1]))) == list(range(first, now + 1))
+    assert [int(node.name.rpartition("/")[2]) for node in page.seen("/0 a/cameras/") if node.image is not None] == list(
+        range(first, now + 1)
+    )
+    paths = list(page.seen("/0 a/path/"))
+    ends = [float(y) for node in paths for y in np.asarray(node.points)[..., 1].ravel()]
+    assert (not paths) if now == first else (min(ends), max(ends)) == (first, now)
+
+
+def test_a_hidden_method_goes_whole_and_the_truth_by_itself(page: Page) -> None:
+    layers = [layer("a"), layer("bb")]
+    for each in layers:  # off the line, for an alignment
+        for index in range(FRAMES):
+            each.poses[16 * index + 3] = np.sin(index)
+    truth = layers[0].trajectory()
+    nodes = Nodes(page, LayeredScene("s", layers, Trajectory(truth.indices, truth.timestamps, truth.camera_to_world)))  # type: ignore[arg-type]
+    for hidden, roots in (((), "/0 /1 /g"), (("a",), "/1 /g"), (("bb", ""), "/0")):
+        nodes.draw(Look(LAST, hidden=frozenset(hidden)))
+        assert sorted({node.name[:2] for node in page.seen("")}) == sorted(roots.split())
+
+
+def test_path_pictures_colours_and_sizes_follow_their_controls(page: Page, nodes: Nodes) -> None:
+    nodes.draw(Look(LAST))
+    size = page.seen("/block ")[0].point_size
+    scale = page.seen("/0 a/cameras/3")[0].scale
+    nodes.draw(Look(LAST, trail=False, frusta=False, size=2.5, frustum=0.06, colouring="method"))
+    assert not list(page.seen("/path/"))
+    assert not page.seen("/cameras/3")
+    assert page.seen("/block ")[0].point_size == pytest.approx(2.5 * size)
+    for number in (0, 1):
+        blocks = page.seen(f"/{number} ")
+        colours = np.concatenate([node.colors for node in blocks if "/block " in node.name])
+        assert (colours == METHOD_COLOURS[number]).all()
+    nodes.draw(Look(LAST, frustum=0.06))
+    assert page.seen("/0 a/cameras/3")[0].scale == pytest.approx(2 * scale)
+
+
+def test_every_control_is_asked_for_here() -> None:
+    assert {field.name for field in fields(Look)} == {
+        *("now", "history", "sureness", "ranges", "hidden"),
+        *("trail", "frusta", "size", "frustum", "colouring"),
+    }
