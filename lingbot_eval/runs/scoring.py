@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from lingbot_eval.metrics.base import FAMILIES, SceneContext, ScoredScene
 from lingbot_eval.metrics.scoring import notes_on
 from lingbot_eval.metrics.trajectory import TrajectoryScore
@@ -15,13 +17,16 @@ from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.panels import DepthPanels, PanelKeeper
 from lingbot_eval.runs.poses import PoseLog
 from lingbot_eval.runs.stream import Output
-from lingbot_eval.types import DriftSeries, FrameType, Measurement, Trajectory
+from lingbot_eval.types import DriftSeries, Frame, FrameType, Measurement, Prediction, Trajectory
+from lingbot_eval.viewing.masks import LeftOut
 
 _UNTYPED = 255  # in the bytes that keep the frame types
 MOTIONLESS = (
     "the estimate stands still by design: every alignment puts it at the mean of the reference positions, and its"
     " errors are the distances from there"
 )
+
+_OF_PIXELS = ("depth", "points")  # families
 
 _WALL_CLOCK = ("end_to_end_fps", "end_to_end_interval", "harness_overhead")
 
@@ -34,7 +39,7 @@ class Scoring:
 
     depth_limits: metres, for the clouds.
     gives_depth, is_timed: whether the method predicts depth, and computes anything whose time means something.
-    motionless: whether its poses stand still by design.
+    motionless: whether its poses stand still by design. left_out: what decides which pixels are not scored.
     """
 
     metrics: MetricsConfig
@@ -42,6 +47,7 @@ class Scoring:
     gives_depth: bool = True
     is_timed: bool = True
     motionless: bool = False
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +101,9 @@ class SceneScorer:
                 has_orientation=prediction.has_orientation,
             )
         found: dict[str, float | None] = {}
+        scored = self._scored(frame, prediction)
         for family in self._families:
-            found |= family.add(frame, prediction)
+            found |= family.add(*scored)
         abs_rel = found.get("depth_abs_rel")
         self._panels.offer(frame, prediction, scored=abs_rel is not None)
         cost = prediction.cost
@@ -120,6 +127,17 @@ class SceneScorer:
             "process_bytes": process_resident_bytes(),
         }
 
+    def _scored(self, frame: Frame, prediction: Prediction) -> tuple[Frame, Prediction]:
+        """Without the depth of pixels that are left out."""
+        mask = None if self._scoring.left_out is None else self._scoring.left_out.mask(frame, prediction)
+        if mask is None or frame.depth is None or prediction.depth is None or frame.depth.shape != mask.shape:
+            return frame, prediction
+        nothing = np.float32(0)
+        return (
+            replace(frame, depth=np.where(mask, nothing, frame.depth)),
+            replace(prediction, depth=np.where(mask, nothing, prediction.depth)),
+        )
+
     def score(self, reference: Trajectory | None, total_frames: int, warm_up_s: float | None) -> SceneScore:
         """Everything measured, after the last output. What cannot be computed has its reason; nothing is left out.
 
@@ -127,6 +145,13 @@ class SceneScorer:
         """
         scene = ScoredScene(reference, self._poses.trajectory(), total_frames)
         measurements = [found for family in self._families for found in family.compute(scene)]
+        if self._scoring.left_out is not None and (words := self._scoring.left_out.words()):
+            measurements = [
+                replace(m, convention=f"{m.convention}; without the pixels that {words} leave out")
+                if m.family in _OF_PIXELS
+                else m
+                for m in measurements
+            ]
         measurements += self._throughput(warm_up_s)
         measurements += process_memory_measurements(process_memory())
         columns = _error_columns(scene.trajectory) if scene.trajectory is not None else {}

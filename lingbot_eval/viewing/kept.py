@@ -65,7 +65,8 @@ class KeepSettings(BaseModel):
     n-th frame (a number n), or of ``none``. precision: ``lossless`` (float32) or ``half`` (float16: 3 digits).
     cloud: whether to fuse a cloud, of at most ``voxels`` voxels, and to keep thumbnails. sky: leave the sky out of
     cloud and depth, as ``heuristic`` or an ONNX network says. masks: folder of masks, named as the images, of what
-    else to leave out (people, cars). Neither changes a score.
+    else to leave out (people, cars). scored: whether the scores of depth and points take ``all`` pixels, or those
+    ``kept`` alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,6 +77,7 @@ class KeepSettings(BaseModel):
     voxels: Annotated[int, Field(ge=LEAST_VOXELS, le=50_000_000)] = MAX_VOXELS
     sky: str | None = None
     masks: Path | None = None
+    scored: Literal["all", "kept"] = "all"
 
     def left_out(self) -> LeftOut:
         """What decides which pixels are not kept. Raises ConfigError, DependencyError."""
@@ -244,7 +246,7 @@ class Keeper:
                     "jpeg": np.frombuffer(b"".join(picture.jpeg for picture in kept), np.uint8),
                 },
             )
-        return (*self._left_out.notes(), *self._lacking())
+        return (*self._left_out.notes(self._settings.scored), *self._lacking())
 
     def _lacking(self) -> Iterator[str]:
         kept = "kept depth" if self._cloud is None else "cloud"

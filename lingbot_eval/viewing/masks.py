@@ -254,13 +254,17 @@ class LeftOut:
         self._left_out += int(np.count_nonzero(found))
         return found
 
-    def notes(self) -> tuple[str, ...]:
-        """Who decided and how much it was, and how many frames have no mask of their own."""
+    def words(self) -> str:
+        """Who decides; "" where nothing is left out."""
+        return " and ".join(each.words() for each in (self._sky, self._masks) if each is not None)
+
+    def notes(self, scored: str) -> tuple[str, ...]:
+        """Who decided and how much it was, and how many frames have no mask; scored: pixels, ``all`` or ``kept``."""
         if not self._pixels:
             return ()
-        who = " and ".join(each.words() for each in (self._sky, self._masks) if each is not None)
         share = self._left_out / self._pixels
-        found = [f"{share:.1%} of the pixels are left out of cloud and kept depth by {who}; scores take all pixels"]
+        said = f"{share:.1%} of the pixels are left out of cloud and kept depth by {self.words()}"
+        found = [f"{said}; scores take {scored} pixels{' alone' * (scored == 'kept')}"]
         if self._without_mask:
             found.append(f"{self._without_mask} frames have no mask of their own; all of them is kept")
         return tuple(found)
