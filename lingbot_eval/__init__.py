@@ -59,6 +59,7 @@ _PUBLIC = {
     "Prediction": ("lingbot_eval.types", "Prediction"),
     "Trajectory": ("lingbot_eval.types", "Trajectory"),
     "Measurement": ("lingbot_eval.types", "Measurement"),
+    "Parallel": ("lingbot_eval.runs.execute", "Parallel"),
     "LingbotEvalError": ("lingbot_eval.errors", "LingbotEvalError"),
     "UnscorableError": ("lingbot_eval.errors", "UnscorableError"),
 }
@@ -73,6 +74,7 @@ __all__ = [
     "Method",
     "MetricFamily",
     "Model",
+    "Parallel",
     "PoseReading",
     "PoseScore",
     "Prediction",
@@ -143,6 +145,7 @@ if TYPE_CHECKING:
     from lingbot_eval.model.weights import fetch
     from lingbot_eval.registry import load_plugins
     from lingbot_eval.reports.reading import Run, open_run, open_runs
+    from lingbot_eval.runs.execute import Parallel
     from lingbot_eval.types import Frame, Measurement, Prediction, Trajectory
 
 

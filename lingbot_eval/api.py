@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lingbot_eval.reports.reading import Run
     from lingbot_eval.reports.report import Written
     from lingbot_eval.reports.two_runs import RunComparison
-    from lingbot_eval.runs.execute import Outcome
+    from lingbot_eval.runs.execute import Outcome, Parallel
     from lingbot_eval.runs.plan import Plan, Unit
     from lingbot_eval.runs.records import UnitRecord
     from lingbot_eval.runs.store import RunStore, StoredUnit
@@ -102,6 +102,7 @@ def run(
     allow_commands: bool = False,
     command: str | None = None,
     observer: Observer | None = None,
+    parallel: Parallel | None = None,
 ) -> Run:
     """Run an experiment, or the rest of it: units that are done from the same input are not done again.
 
@@ -113,13 +114,14 @@ def run(
         allow_commands: whether methods may run the commands that the settings name.
         command: how the run is repeated, for its record.
         observer: told of the plan, each frame and each unit.
+        parallel: how units are spread over processes and hosts; one after the other, in this process, if None.
 
     Returns:
         The stored run. ``run.outcome`` says what was done, skipped and failed; a failed unit is a result with its
         reason and raises nothing.
 
     Raises:
-        ConfigError, DataError, CheckpointError: as `plan_run`; a command that is not allowed.
+        ConfigError, DataError, CheckpointError: as `plan_run`; a command that is not allowed; a worker of other code.
         StoreError: the directory cannot be written, or another process writes there.
     """
     from dataclasses import replace
@@ -132,7 +134,7 @@ def run(
     plan = plan_run(experiment, set)
     watching.planned(plan)
     repeat = command or _repeat(experiment, set, out)
-    outcome: Outcome = execute(plan, Path(out), repeat, watching, allow_commands=allow_commands)
+    outcome: Outcome = execute(plan, Path(out), repeat, watching, allow_commands=allow_commands, parallel=parallel)
     return replace(open_run(outcome.path), outcome=outcome)
 
 

@@ -40,6 +40,10 @@ class StoreError(LingbotEvalError):
     """A run directory that cannot be written, is locked by another run, or holds a damaged record."""
 
 
+class BusyError(StoreError):
+    """A run directory that another process writes."""
+
+
 class StreamError(LingbotEvalError):
     """A frame that the streaming session cannot take, such as a change of image size inside a stream."""
 

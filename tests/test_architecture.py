@@ -97,7 +97,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 # What a room may take of another where that is less than everything.
 ONLY: dict[tuple[str, str], set[str]] = {
     # Rooms without torch read the environment of a record; that part of the machine asks torch only when it makes one.
-    ("runs", "machine"): {"lingbot_eval.machine.environment", "lingbot_eval.machine.wait"},
+    ("runs", "machine"): {
+        "lingbot_eval.machine.environment",
+        "lingbot_eval.machine.wait",
+        "lingbot_eval.machine.nvml",
+        "lingbot_eval.machine.cpu",
+    },
     ("gating", "machine"): {"lingbot_eval.machine.environment"},
     # A figure is written whole or not at all, as every file.
     ("plots", "files"): {"lingbot_eval.files.atomic"},
@@ -107,6 +112,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
     ("reports", "runs"): {
         "lingbot_eval.runs.store",
         "lingbot_eval.runs.lock",  # for who is writing now
+        "lingbot_eval.runs.claims",  # and who does which unit
         "lingbot_eval.runs.records",
         "lingbot_eval.runs.panels",
         "lingbot_eval.runs.unit_writer",

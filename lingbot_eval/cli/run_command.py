@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
-from lingbot_eval.cli.study_options import add_study_options, study_words
+from lingbot_eval.cli.study_options import add_study_options, parallel_of, study_words
 
 if TYPE_CHECKING:
     from lingbot_eval.cli.run_check import UnitCheck
@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         checks = (*check_units(plan), *refused_units(plan))
         _print_dry_run(plan, checks, args)
         return BAD_INPUT if any(check.refused for check in checks) else DONE
-    progress = Progress(quiet=args.json, announce=_announce)
+    parallel = parallel_of(args)
+    progress = Progress(quiet=args.json, announce=_announce, parallel=parallel)
     done = run_experiment(
         args.experiment,
         set=overrides,
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         allow_commands=args.allow_commands,
         command=_command(args),
         observer=progress,
+        parallel=parallel,
     )
     outcome = done.outcome
     if outcome is None:
@@ -89,9 +91,11 @@ def run(args: argparse.Namespace) -> int:
         output.note(line)
     if not args.json:
         _print_summary(outcome, done)
-    report = _write_report(done) if args.report else None
+    report = _write_report(done) if args.report and not outcome.pending else None
     if args.json:
         output.as_json(_document(outcome, done, report))
+    elif outcome.pending:
+        output.line(f"{outcome.pending} units have no result yet: whoever ends last writes the report")
     elif report is None:
         output.line(f"tables and plots: lingbot-eval report {shlex.quote(str(outcome.path))}")
     else:
@@ -129,6 +133,11 @@ def _announce(progress: Progress, plan: Plan) -> None:
         _print_plan(plan)
     for warning in warning_lines(checks):
         output.note(warning)
+    spread, timed = progress.parallel, any(method.needs_images for method in plan.experiment.methods)
+    if spread is not None and spread.workers > 1 and timed and not spread.share_host:
+        progress.say(
+            "timed units run one at a time on a host; --share-host lets them run together, and marks their times"
+        )
     for note in scene_notes(plan):
         progress.say(note)
 

@@ -12,6 +12,7 @@ from lingbot_eval.cli import output
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lingbot_eval.runs.execute import Parallel
     from lingbot_eval.runs.plan import Plan, Unit
     from lingbot_eval.runs.records import UnitRecord
 
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
 class Progress:
     """A `lingbot_eval.api.Observer` for people; ``quiet`` leaves only failures."""
 
-    def __init__(self, *, quiet: bool, announce: Callable[[Progress, Plan], None]) -> None:
-        """``announce``: says what the plan is and what may be wrong with it."""
+    def __init__(
+        self, *, quiet: bool, announce: Callable[[Progress, Plan], None], parallel: Parallel | None = None
+    ) -> None:
+        """``announce``: says what the plan is and what may be wrong with it. parallel: how units run at the same time,
+        then under one bar."""
         self._announce = announce
         self._units = 0
         self.quiet = quiet
+        self.parallel = parallel
+        self._together = parallel is not None
+        self._shares = 1 if parallel is None or parallel.shard is None else parallel.shard[1]
         self._seen = 0
+        self._frames = 0
         self._said: set[str] = set()
         self._bar: tqdm[Any] | None = None
 
@@ -32,29 +40,28 @@ class Progress:
         """The plan and its warnings."""
         self._units = len(plan.units)
         self._announce(self, plan)
+        if self._together:
+            self._units = -(-self._units // self._shares)
+            self._bar = self._new_bar(self._units, "units", "unit")
 
     def started(self, unit: Unit, frames: int | None) -> None:
         """A bar for the unit's frames."""
-        self._seen += 1
-        # disable=None: tqdm shows itself on a terminal only.
-        self._bar = tqdm(
-            total=frames,
-            desc=output.printable(self._label(unit)),
-            unit="frame",
-            file=sys.stderr,
-            leave=False,
-            disable=True if self.quiet else None,
-        )
+        if not self._together:
+            self._seen += 1
+            self._bar = self._new_bar(frames, output.printable(self._label(unit)), "frame")
 
     def frame(self) -> None:
         """One frame further."""
-        if self._bar is not None:
+        if self._bar is not None and self._together:
+            self._frames += 1
+            self._bar.set_postfix_str(f"{self._frames} frames", refresh=False)
+            self._bar.update(0)
+        elif self._bar is not None:
             self._bar.update()
 
     def finished(self, unit: Unit, record: UnitRecord) -> None:
         """The unit's result in a line."""
-        if self._bar is not None:
-            self._bar.close()
+        self._end_unit()
         if record.status == "failed":
             output.note(f"error: {'/'.join(unit.names)}: {record.reason}")
         elif not self.quiet:
@@ -76,13 +83,31 @@ class Progress:
 
     def skipped(self, unit: Unit) -> None:
         """Said, so that nobody wonders why it was so quick."""
-        self._seen += 1
+        if self._together:
+            self._end_unit()
+        else:
+            self._seen += 1
         if not self.quiet:
             output.note(f"{self._label(unit)}: done before")
 
     def left_out(self, unit: Unit, reason: str) -> None:
         """Damage is an error; that the unit begins anew mends it."""
         output.note(f"error: {'/'.join(unit.names)} begins anew: {reason}")
+
+    def _end_unit(self) -> None:
+        if self._together:
+            self._seen += 1
+            if self._bar is not None:
+                self._bar.update()
+                if self._seen == self._units:
+                    self._bar.close()
+        elif self._bar is not None:
+            self._bar.close()
+
+    def _new_bar(self, total: int | None, label: str, what: str) -> tqdm[Any]:
+        # disable=None: tqdm shows itself on a terminal only.
+        disable = True if self.quiet else None
+        return tqdm(total=total, desc=label, unit=what, file=sys.stderr, leave=False, disable=disable)
 
     def _label(self, unit: Unit) -> str:
         return f"[{self._seen}/{self._units}] {'/'.join(unit.names)}"

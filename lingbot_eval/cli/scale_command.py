@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
-from lingbot_eval.cli.study_options import add_study_options, study_words
+from lingbot_eval.cli.study_options import add_study_options, parallel_of, study_words
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -52,11 +52,13 @@ def run(args: argparse.Namespace) -> int:
         return DONE
     for warning in warning_lines(checks):
         output.note(warning)
-    outcome = execute(study, args.out, _command(args), Progress(len(cases), quiet=args.json))
+    parallel = parallel_of(args)
+    progress = Progress(len(cases), quiet=args.json, together=parallel is not None)
+    outcome = execute(study, args.out, _command(args), progress, parallel)
     for left in outcome.units.left_out:
         output.note(f"left out: {left.reason}")
     records = outcome.records
-    files = write_scaling(outcome.path)
+    files = () if outcome.pending else write_scaling(outcome.path)
     if args.json:
         output.as_json(_document(outcome.path, outcome.record.status, records, files))
     else:
@@ -66,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
             output.line(table.markdown())
         for record in records:
             output.line(f"{record.name}: {growth_statement(record)} a kept frame")
-        output.line(f"written: {', '.join(str(file) for file in files)}")
+        missing = f"{outcome.pending} cases have no result yet: whoever ends last writes the page"
+        output.line(f"written: {', '.join(str(file) for file in files)}" if files else missing)
     for line in remarks(records):
         output.note(f"note: {line}")
     if outcome.lost_record is not None:
@@ -80,8 +83,10 @@ def run(args: argparse.Namespace) -> int:
 class Progress:
     """A `lingbot_eval.scaling.execute.Observer` for people: a bar on a terminal, a line a case anywhere."""
 
-    def __init__(self, cases: int, *, quiet: bool) -> None:
+    def __init__(self, cases: int, *, quiet: bool, together: bool = False) -> None:
+        """together: whether cases run at the same time, under one bar."""
         self._cases = cases
+        self._together = together
         self._seen = 0
         self._quiet = quiet
         self._bar: tqdm[Any] | None = None
@@ -92,6 +97,10 @@ class Progress:
 
     def started(self, unit: Case, frames: int | None) -> None:
         """A bar for the stream."""
+        if self._together:
+            if self._bar is None:
+                self._open(None, "frames of all cases")
+            return
         self._seen += 1
         self._open(frames, self._label(unit))
 
@@ -112,7 +121,9 @@ class Progress:
 
     def finished(self, unit: Case, record: CaseRecord) -> None:
         """The case's result in a line."""
-        if self._bar is not None:
+        if self._together:
+            self._seen += 1
+        elif self._bar is not None:
             self._bar.close()
             self._bar = None
         if record.status == "failed":

@@ -11,7 +11,7 @@ import numpy as np
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.gating.samples import round_of
 from lingbot_eval.gating.sides import SAMPLED, Meaning, Names, Side, SideUnit, metric_id
-from lingbot_eval.machine.environment import hardware
+from lingbot_eval.machine.environment import hardware, rests_on_hardware
 from lingbot_eval.runs.lock import writer_of
 from lingbot_eval.runs.records import RunRecord
 from lingbot_eval.runs.store import RUN_FILE, RunStore, StoredUnit, find_runs
@@ -113,6 +113,8 @@ def _unit(store: RunStore, unit: StoredUnit) -> SideUnit:
         meanings[metric] = Meaning(measured.unit, measured.convention, measured.better)
         if measured.value is None:
             reasons[metric] = measured.reason or "no reason was stored"
+        elif record.disturbed is not None and rests_on_hardware(measured.family, measured.name):
+            reasons[metric] = record.disturbed
         else:
             values[metric] = measured.value
     rounds: dict[str, tuple[FloatArray, ...]] = {}

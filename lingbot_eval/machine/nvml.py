@@ -105,3 +105,16 @@ def processes_bytes(pids: Collection[int], nvml: NvmlModule | None = None) -> in
     if known and not own and not any(Path(f"/proc/{process.pid}").exists() for process in known):
         raise DependencyError("the driver lists processes by ids of another world (it does so inside a container)")
     return sum(own)
+
+
+def device_count(nvml: NvmlModule | None = None) -> int:
+    """GPUs that the driver knows; 0 where there is no driver."""
+    try:
+        module = nvml if nvml is not None else load_nvml()
+    except DependencyError:
+        return 0
+    try:
+        with _initialised(module):
+            return module.nvmlDeviceGetCount()
+    except module.NVMLError:
+        return 0

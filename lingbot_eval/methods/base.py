@@ -115,6 +115,11 @@ class MethodSettings(BaseModel):
         return True
 
     @property
+    def needs_images(self) -> bool:
+        """Whether the method looks at images, so that its time means something."""
+        return True
+
+    @property
     def gives_depth(self) -> bool:
         """Whether predictions will carry depth, so that reference depth is worth decoding."""
         return True
@@ -254,6 +259,11 @@ def _settings_type(kind: str, cls: type[BaseMethod]) -> type[MethodSettings]:
     class PluginSettings(MethodSettings):
         def create(self) -> Method:
             return cls(self)
+
+        @property
+        def needs_images(self) -> bool:
+            # Where only an instance knows, it may.
+            return cls.needs_images is not False
 
         @property
         def gives_depth(self) -> bool:

@@ -14,6 +14,10 @@ from lingbot_eval.types import Frame, Prediction
 
 class _FloorConfig(MethodSettings):
     @property
+    def needs_images(self) -> bool:
+        return False
+
+    @property
     def gives_depth(self) -> bool:
         return False
 

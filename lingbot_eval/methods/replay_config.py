@@ -78,6 +78,10 @@ class ReplayConfig(MethodSettings):
         return ReplayMethod(self)
 
     @property
+    def needs_images(self) -> bool:
+        return False
+
+    @property
     def gives_depth(self) -> bool:
         return self.depth is not None
 

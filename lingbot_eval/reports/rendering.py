@@ -118,7 +118,7 @@ def text_table(table: Table) -> str:
     for row in table.rows:
         dataset, scene, *rest = row_names(row, table)
         lines = [f"{dataset} / {scene} · {' · '.join(rest)}"]
-        reasons = {cell.note for cell in row.cells}
+        reasons = {cell.note if cell.value is None else None for cell in row.cells}
         only = row.note or (reasons.pop() if len(reasons) == 1 else None)
         if only is not None:
             # One failure is said once.

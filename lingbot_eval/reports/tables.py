@@ -5,9 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from lingbot_eval.machine.environment import rests_on_hardware
 from lingbot_eval.metrics.declarations import headline_place
+from lingbot_eval.runs.claims import read_claims
 from lingbot_eval.runs.records import RunRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit
 from lingbot_eval.types import Direction, Measurement
@@ -29,9 +32,9 @@ _SIDE_BY_SIDE = ("ate_rmse", "rpe_translation_rmse", "rpe_rotation_rmse")
 class Cell:
     """A number, or the footnote that says why there is none.
 
-    note: position in the table's notes, from 1, exactly when value is None. scored: for a mean or median, (n, m): n of
-    m scenes are in it. samples: what the value rests on, the weight of a scene where samples are pooled: of depth all
-    its pixels, where an even sample of them was looked at.
+    note: position in the table's notes, from 1: always when value is None, else where something speaks against the
+    number. scored: for a mean or median, (n, m): n of m scenes are in it. samples: what the value rests on, the weight
+    of a scene where samples are pooled: of depth all its pixels, where an even sample of them was looked at.
     """
 
     value: float | None
@@ -137,12 +140,20 @@ class RunResults:
         frame = f" at frame {record.failed_at_frame}" if record.failed_at_frame is not None else ""
         return f"failed{where}{frame}: {record.reason or 'no reason was stored'}"
 
-    def by_names(self) -> dict[Names, StoredUnit]:
+    def by_names(self) -> Mapping[Names, StoredUnit]:
         """Units by dataset, scene and method."""
-        return {(unit.record.dataset, unit.record.scene, unit.record.method): unit for unit in self.units}
+        return self._units
 
     def names(self) -> tuple[Names, ...]:
         """Every unit, stored or not, in the order of the plan."""
+        return self._names
+
+    @cached_property
+    def _units(self) -> dict[Names, StoredUnit]:
+        return {(unit.record.dataset, unit.record.scene, unit.record.method): unit for unit in self.units}
+
+    @cached_property
+    def _names(self) -> tuple[Names, ...]:
         planned = [(dataset, scene, method) for dataset, scene, method in self.record.units]
         return tuple(dict.fromkeys([*planned, *self.by_names()]))
 
@@ -154,12 +165,13 @@ def untrained_methods(weights: Mapping[str, str]) -> tuple[str, ...]:
 
 def read_results(store: RunStore) -> RunResults:
     """Read a whole run. Raises StoreError only for a damaged ``run.json``; a damaged unit becomes a gap."""
+    # Asked for first: what ends in between is then a result.
+    working = {holder.names: f"being done by {holder.words}" for holder in read_claims(store.path)}
     stored = store.read_units()
     reasons = {unit.folder: unit.reason for unit in stored.left_out}
     gaps = {
-        (dataset, scene, method): reasons.get(
-            store.folder(dataset, scene, method), "not run yet: run the same command again"
-        )
+        (dataset, scene, method): reasons.get(store.folder(dataset, scene, method))
+        or working.get((dataset, scene, method), "not run yet: run the same command again")
         for dataset, scene, method in stored.missing
     }
     left_out = tuple(unit.reason for unit in stored.left_out)
@@ -301,7 +313,9 @@ def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], not
         measurement = measured.get((column.family, column.name, column.variant, column.unit))
         if measurement is not None and measurement.value is not None:
             all_pixels = pixels if column.family == "depth" else None
-            cells.append(Cell(measurement.value, samples=all_pixels or measurement.samples))
+            disturbed = unit.record.disturbed if unit and rests_on_hardware(column.family, column.name) else None
+            note = None if disturbed is None else notes.setdefault(disturbed, len(notes) + 1)
+            cells.append(Cell(measurement.value, note, samples=all_pixels or measurement.samples))
             continue
         reason = measurement.reason if measurement is not None else None
         cells.append(_gap(failure or reason or f"not measured for {names[2]}", notes))
@@ -322,7 +336,8 @@ def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median", "micro"], no
             cells.append(Cell(statistics.fmean(scored, weights), scored=share, samples=sum(weights)))
         elif scored:
             middle = statistics.fmean(scored) if kind == "mean" else statistics.median(scored)
-            cells.append(Cell(middle, scored=share))
+            doubts = [cell.note for cell in given if cell.value is not None and cell.note]
+            cells.append(Cell(middle, doubts[0] if doubts else None, scored=share))
         else:
             cells.append(Cell(None, _gap("no scene was scored", notes).note, share))
     return Row(rows[0].dataset, kind, rows[0].method, kind, tuple(cells), weights=rows[0].weights)

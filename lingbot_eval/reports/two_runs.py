@@ -244,7 +244,8 @@ def _measurements(
                 unit=known.unit,
                 a=one.value if one else None,
                 b=other.value if other else None,
-                reason=_why_no_difference(one, other, labels, same_hardware=same_hardware),
+                reason=_why_no_difference(one, other, labels, same_hardware=same_hardware)
+                or _disturbed(known, (a, b), labels),
             )
         )
     return tuple(pairs)
@@ -265,6 +266,12 @@ def _why_no_difference(
     if rests_on_hardware(a.family, a.name) and not same_hardware:
         return "different hardware"
     return None
+
+
+def _disturbed(measured: Measurement, records: tuple[UnitRecord, UnitRecord], labels: tuple[str, str]) -> str | None:
+    """Why one of two times is not of the machine alone."""
+    found = [f"{label}: {x.disturbed}" for label, x in zip(labels, records, strict=True) if x.disturbed]
+    return "; ".join(found) if found and rests_on_hardware(measured.family, measured.name) else None
 
 
 def _input_remarks(a: UnitRecord, b: UnitRecord, labels: tuple[str, str]) -> tuple[str, ...]:

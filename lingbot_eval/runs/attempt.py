@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -68,8 +68,9 @@ class Scorer(Protocol):
 class Task(Protocol[UnitT_co, ResultT]):
     """What is to be done for one unit: where its frames come from, what is scored and stored of them, its record.
 
-    method: the settings of what streams. measures_limits: whether what came before a failure is a result, too, and a
-    lack of memory an answer that costs no loaded weights.
+    method: the settings of what streams. shorter: tasks of the same stream with fewer frames, which come right after
+    this one. measures_limits: whether what came before a failure is a result, too, and a lack of memory an answer that
+    costs no loaded weights.
     """
 
     @property
@@ -80,6 +81,9 @@ class Task(Protocol[UnitT_co, ResultT]):
 
     @property
     def method(self) -> MethodSettings: ...
+
+    @property
+    def shorter(self) -> tuple[Any, ...]: ...
 
     @property
     def pace(self) -> Pace: ...
@@ -132,7 +136,8 @@ class Task(Protocol[UnitT_co, ResultT]):
 class Attempt:
     """How far one try has come and what it has found out; of a failed one, too, the record tells it.
 
-    facts: of the input; method_facts: of what ran. reference: true poses. scores: what `Task.score` put there.
+    facts: of the input; method_facts: of what ran. reference: true poses. scores: what `Task.score` put there. warming:
+    entered for the warm-up.
     """
 
     stage: Stage = "open"
@@ -150,6 +155,7 @@ class Attempt:
     predictions: int = 0
     resources: tuple[Measurement, ...] = ()
     failed_behind: tuple[Stage, int] | None = None
+    warming: AbstractContextManager[None] = field(default_factory=nullcontext)
     started: str = field(default_factory=utc_now)
     begun: float = field(default_factory=time.perf_counter)
 
@@ -260,7 +266,8 @@ def _stream(
             attempt.stage = "warm-up"
             with WAIT.part("first frame"):
                 first = _first(task, sequence, method)
-            with WAIT.part("warm-up"):  # of a GPU: compiled kernels are found or made, the pass is captured
+            # Of a GPU: compiled kernels are found or made, the pass is captured.
+            with WAIT.part("warm-up"), attempt.warming:
                 attempt.warm_up_s = method.warm_up(first)
         attempt.stage = "stream"
         attempt.stream = stream = SceneStream(method, lambda: task.frames(sequence, method), task.pace)

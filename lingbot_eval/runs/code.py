@@ -15,6 +15,7 @@ _NOT_OF_A_RUN = frozenset(
     {
         *("cli", "comparison", "datasets/check", "datasets/convert", "gating", "reports", "scaling", "verification"),
         *("viewing", "tables.py", "plots.py", "settings.py"),
+        *("runs/claims.py", "runs/cluster.py", "runs/host.py", "runs/lock.py", "runs/workers.py"),
     }
 )
 _KEEPS = frozenset({"viewing/cloud.py", "viewing/kept.py", "viewing/masks.py"})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -41,6 +42,11 @@ def component(name: str) -> str:
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:24]
         encoded = encoded[: _LONGEST_COMPONENT - 26] + "%~" + digest
     return encoded
+
+
+def one_component(names: Iterable[str]) -> str:
+    """One path component for the names of a unit; two units never have the same one."""
+    return component("/".join(map(component, names)))
 
 
 @contextmanager
@@ -135,7 +141,8 @@ def _damage(path: Path, written: StoredFile) -> str | None:
 def move_into_place(partial: Path, final: Path) -> None:
     """Put a finished folder in its place in one rename; an older one there is replaced. Raises OSError.
 
-    A kill leaves the one or the other, and at most one more partial folder for the next start to remove.
+    A kill leaves the one or the other, and at most one more partial folder for the next start to remove. Where another
+    process has put the same unit there meanwhile, that one stays.
     """
     sync_tree(partial)
     replaced = final.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex}")
@@ -144,10 +151,13 @@ def move_into_place(partial: Path, final: Path) -> None:
         final.rename(replaced)
     try:
         partial.rename(final)
-    except OSError:
-        if had_older:
-            replaced.rename(final)
-        raise
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            if had_older:
+                replaced.rename(final)
+            raise
     sync_folder(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
@@ -206,15 +216,21 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def remove_partials(run: Path, below: str, depth: int) -> None:
+def remove_partials(run: Path, below: str, depth: int, living: Callable[[], Collection[str]] = tuple) -> None:
     """Delete what interrupted writers left behind, ``depth`` levels below ``RUN/below``.
 
-    Only for the holder of the run's lock.
+    Only for the holder of the run's lock. living: names of partial folders that are being written all the same, where
+    the file system's locks do not reach other hosts; asked for once the folders are known.
 
     Raises StoreError, also for a link where a unit's folder should be: what is behind it is not ours to delete.
     """
-    for folder in list(folders_below(run / below, depth)):
+    partials = []
+    for folder in folders_below(run / below, depth):
         refuse_links(run, folder)
         if folder.name.startswith(PARTIAL_PREFIX):
+            partials.append(folder)
+    spared = living() if partials else ()
+    for folder in partials:
+        if folder.name not in spared:
             with writing(folder):
                 shutil.rmtree(folder)

@@ -1,20 +1,28 @@
-"""Runs units one by one into their store: what is done is skipped, what fails is recorded, what stops can go on."""
+"""Runs units into their store: what is done is skipped, what fails is recorded, what stops can go on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, StoreError, StreamError, shortened
+from lingbot_eval.errors import (
+    BusyError,
+    CheckpointError,
+    ConfigError,
+    DependencyError,
+    StoreError,
+    StreamError,
+    shortened,
+)
 from lingbot_eval.machine.environment import environment
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.registry import OpenMethod
-from lingbot_eval.runs.attempt import Attempt, Failure, Task, attempt_unit
+from lingbot_eval.runs.attempt import Attempt, Task, attempt_unit
 from lingbot_eval.runs.plan import Plan
-from lingbot_eval.runs.records import Names, RunRecord, utc_now
+from lingbot_eval.runs.records import HostRecord, Names, RunRecord, utc_now
 from lingbot_eval.runs.scene import scene_tasks
 from lingbot_eval.runs.store import LeftOutUnit, ResultT, RunStore, RunT, Store, StoredUnit, StoredUnits
 from lingbot_eval.runs.unit_writer import UnitWriter
@@ -48,9 +56,49 @@ class Observer(Protocol[UnitT, RecordT]):
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """How units are spread over processes, each doing one at a time.
+
+    workers: processes on this machine, one a GPU where there are several. shard: (i, n), the i-th of n shares, from 1.
+    scheduler: address of a Dask cluster whose workers do them instead. share_host: whether timed units run beside
+    others on a host.
+    """
+
+    workers: int = 1
+    shard: tuple[int, int] | None = None
+    scheduler: str | None = None
+    share_host: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigError(f"workers: expected at least 1, found {self.workers}")
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise ConfigError(f"shard: expected i/n with i from 1 to n, found {self.shard[0]}/{self.shard[1]}")
+        if self.scheduler is not None and (self.workers, self.shard) != (1, None):
+            raise ConfigError("scheduler: its workers do the units; give no workers or shard beside it")
+
+
+@dataclass
+class Tally:
+    """What became of the units that this process had done. bad_input: of each that failed."""
+
+    skipped: int = 0
+    bad_input: list[bool] = field(default_factory=list)
+
+    def add(self, *, skipped: bool, failed: bool, bad_input: bool) -> None:
+        """Count one more."""
+        self.skipped += skipped
+        self.bad_input += [bad_input] if failed else []
+
+
+@dataclass(frozen=True)
 class Outcome(Generic[RunT, ResultT]):
     """How a run ended. units: what is on the disk now. failed: planned units without scores there; bad_input: whether
-    any is for the user to mend. lost_record: a line where the run's record was gone and is written anew."""
+    any is for the user to mend. lost_record: a line where the run's record was gone and is written anew.
+
+    Of a run that goes on in other processes, units and failed are of this process's share, and pending is the number of
+    units without a result.
+    """
 
     path: Path
     record: RunT
@@ -60,6 +108,7 @@ class Outcome(Generic[RunT, ResultT]):
     failed: int
     bad_input: bool
     lost_record: str | None = None
+    pending: int = 0
 
     @property
     def records(self) -> tuple[ResultT, ...]:
@@ -68,7 +117,13 @@ class Outcome(Generic[RunT, ResultT]):
 
 
 def execute(
-    plan: Plan, out: Path, command: str, observer: Observer[Any, Any], *, allow_commands: bool = False
+    plan: Plan,
+    out: Path,
+    command: str,
+    observer: Observer[Any, Any],
+    *,
+    allow_commands: bool = False,
+    parallel: Parallel | None = None,
 ) -> Outcome:
     """Do what is not done yet of ``plan``, under ``out``; ``command`` repeats it.
 
@@ -96,22 +151,33 @@ def execute(
         environment=environment(),
         started=utc_now(),
     )
-    return run_tasks(RunStore.create(out, record), record, scene_tasks(plan), observer)
+    tasks = scene_tasks(plan.units, plan.experiment)
+    return run_tasks(RunStore.create(out, record), record, tasks, observer, parallel)
 
 
 def run_tasks(
-    store: Store[RunT, ResultT], record: RunT, tasks: Sequence[Task[Any, Any]], observer: Observer[Any, Any]
+    store: Store[RunT, ResultT],
+    record: RunT,
+    tasks: Sequence[Task[Any, Any]],
+    observer: Observer[Any, Any],
+    parallel: Parallel | None = None,
+    reopen: str = "lingbot_eval.runs.scene:reopen",
+    settings: str = "",
 ) -> Outcome[RunT, ResultT]:
     """Do the ``tasks`` of a run that are not done yet. record: of the run, as it begins.
+
+    reopen: ``module:function`` by which other processes find store and tasks again, given the run directory and these
+    settings.
 
     Raises StoreError when the directory cannot be written or another process writes there, and what `attempt_unit`
     raises; then, and when interrupted or killed, finished units stay and the next call goes on after them.
     """
+    if parallel is not None:
+        return _run_shared(store, record, tasks, observer, parallel, (reopen, settings))
     with store.lock():
         record = record.model_copy(update={"started": store.read_run().started})
         store.write_run(record)
-        skipped = 0
-        failures: list[Failure] = []
+        tally = Tally()
         along: dict[Names, ResultT] = {}
         try:
             with closing(OpenMethod()) as methods:
@@ -121,45 +187,128 @@ def run_tasks(
                         observer.started(task.unit, other.frames)
                         observer.finished(task.unit, other)
                         continue
-                    attempt = _attempt(task, methods, store, observer, along)
-                    skipped += attempt is None
-                    if attempt is not None and attempt.failure is not None:
-                        failures.append(attempt.failure)
+                    attempt = attempt_stored(task, methods, store, observer, along)
+                    failure = None if attempt is None else attempt.failure
+                    bad_input = failure is not None and failure.bad_input
+                    tally.add(skipped=attempt is None, failed=failure is not None, bad_input=bad_input)
         except BaseException as error:
-            refused = isinstance(error, CheckpointError | DependencyError)
-            if not (refused and store.discard()):
-                # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
-                with suppress(StoreError):
-                    store.write_run(_ended(record, complete=False))
+            _stopped(store, record, error)
             raise
-        # What is on the disk and sound counts, not what was done here.
-        stored = store.read_units()
-        failed = len(tasks) - sum(unit.record.status == "ok" for unit in stored.units)
-        record = _ended(record, complete=not failed)
-        store.write_run(record)
+        return _finished(store, record, tasks, tally)
+
+
+def _run_shared(
+    store: Store[RunT, ResultT],
+    record: RunT,
+    tasks: Sequence[Task[Any, Any]],
+    observer: Observer[Any, Any],
+    parallel: Parallel,
+    reopen: tuple[str, str],
+) -> Outcome[RunT, ResultT]:
+    """As `run_tasks`, beside other processes that do the same: whoever ends last writes what is of the whole run."""
+    from lingbot_eval.runs import workers
+
+    number, shares = parallel.shard or (1, 1)
+    streams = _streams(tasks)[number - 1 :: shares]
+    own = [task for stream in streams for task in stream]
+    try:
+        with store.share() as claims:
+            stored = store.read_run()
+            record = record.model_copy(update={"started": stored.started})
+            if stored.status != "running":
+                store.write_run(record)
+            tally = workers.run(store, streams, observer, claims, parallel, reopen)
+    except BaseException as error:
+        with suppress(StoreError), store.lock():
+            _stopped(store, record, error)
+        raise
+    pending = [task for task in tasks if not store.has_result(*task.names)]
+    try:
+        with store.lock():
+            if not pending:
+                return _finished(store, record, own, tally)
+            store.write_run(_ended(record, complete=False))
+    except BusyError:
+        pass
+    found = [store.find_unit(*task.names) for task in own]
+    there = [unit for unit in found if isinstance(unit, StoredUnit)]
+    left_out = [unit for unit in found if isinstance(unit, LeftOutUnit)]
+    missing = tuple(task.names for task, unit in zip(own, found, strict=True) if not isinstance(unit, StoredUnit))
+    return Outcome(
+        path=store.path,
+        record=store.read_run(),
+        units=StoredUnits(tuple(there), tuple(left_out), missing),
+        done=len(own) - tally.skipped - len(tally.bad_input),
+        skipped=tally.skipped,
+        failed=len(own) - sum(unit.record.status == "ok" for unit in there),
+        bad_input=any(tally.bad_input),
+        lost_record=store.lost_record,
+        pending=len(pending),
+    )
+
+
+def _streams(tasks: Sequence[Task[Any, Any]]) -> list[Sequence[Task[Any, Any]]]:
+    """The tasks, those of one stream together: one process does them one after the other."""
+    found: list[Sequence[Task[Any, Any]]] = []
+    start = 0
+    while start < len(tasks):
+        end = start + 1 + len(tasks[start].shorter)
+        found.append(tasks[start:end])
+        start = end
+    return found
+
+
+def _stopped(store: Store[RunT, ResultT], record: RunT, error: BaseException) -> None:
+    """Say in the run's record that it ended before its time, or leave nothing of one that was refused."""
+    refused = isinstance(error, CheckpointError | DependencyError)
+    if not (refused and store.discard()):
+        # Best effort: the same full disk may refuse this, too, and what stopped the run is what must be told.
+        with suppress(StoreError):
+            store.write_run(_ended(record, complete=False))
+
+
+def _finished(
+    store: Store[RunT, ResultT], record: RunT, own: Sequence[Task[Any, Any]], tally: Tally
+) -> Outcome[RunT, ResultT]:
+    """The end of a run, by the holder of its lock. What is on the disk and sound counts, not what was done here.
+
+    own: the tasks of this process's share.
+    """
+    stored = store.read_units()
+    good = {unit.record.names for unit in stored.units if unit.record.status == "ok"}
+    failed = sum(task.names not in good for task in own)
+    record = _ended(record, complete=good.issuperset(record.planned))
+    store.write_run(record)
     return Outcome(
         path=store.path,
         record=record,
         units=stored,
-        done=len(tasks) - skipped - len(failures),
-        skipped=skipped,
+        done=len(own) - tally.skipped - len(tally.bad_input),
+        skipped=tally.skipped,
         failed=failed,
-        bad_input=any(failure.bad_input for failure in failures),
+        bad_input=any(tally.bad_input),
         lost_record=store.lost_record,
     )
 
 
-def _attempt(
+def attempt_stored(
     task: Task[Any, Any],
     methods: OpenMethod,
     store: Store[Any, Any],
     observer: Observer[Any, Any],
     along: dict[Names, Any],
+    attempt: Attempt | None = None,
+    token: str | None = None,
+    host: Callable[[], HostRecord | None] = lambda: None,
 ) -> Attempt | None:
-    """Try one unit and store its result; None when it was done before. along: takes what its stream did besides."""
-    attempt = Attempt()
+    """Try one unit and store its result; None when it was done before.
+
+    along: takes what its stream did besides. attempt: one that has not begun. token: of the claim, where the run is
+    shared; host: what the record says of where it ran then, asked for at the end.
+    """
+    attempt = attempt or Attempt()
     sequence = None
-    way = _Beginnings(store, along)
+    way = _Beginnings(store, along, token=token, host=host)
     found = store.find_unit(*task.names)
     if isinstance(found, LeftOutUnit):
         observer.left_out(task.unit, found.reason)
@@ -173,7 +322,7 @@ def _attempt(
         beginnings = task.beginnings(sequence)
         way.waiting = [(end, task) for end, task in beginnings if not _is_done(task, store.find_unit(*task.names))]
     observer.started(task.unit, None if sequence is None else sequence.length)
-    with store.unit_writer(*task.names) as writer:
+    with store.unit_writer(*task.names, token=token) as writer:
         attempt_unit(task, attempt, sequence, methods, writer, observer.frame, way)
         WAIT.end("nothing")  # of a unit that gave no prediction
         failure = attempt.failure
@@ -182,7 +331,7 @@ def _attempt(
             # cannot be closed either is no news after its failure.
             with suppress(StreamError):
                 methods.close()
-        record = task.record(attempt)
+        record = task.record(attempt).model_copy(update={"host": host()})
         writer.finish(record)
     observer.finished(task.unit, record)
     return attempt
@@ -197,12 +346,15 @@ class _Beginnings:
     """Shorter units of the same stream: each is scored and stored as if it had ended there.
 
     One that cannot be is left to its own turn, where it is streamed by itself.
-    waiting: after how many frames, rising, and which. done: takes the records by name.
+    waiting: after how many frames, rising, and which. done: takes the records by name. token, host: as of
+    `attempt_stored`.
     """
 
     store: Store[Any, Any]
     done: dict[Names, Any]
     waiting: list[tuple[int, Task[Any, Any]]] = field(default_factory=list)
+    token: str | None = None
+    host: Callable[[], HostRecord | None] = lambda: None
 
     def due(self, frames: int) -> bool:
         return bool(self.waiting) and self.waiting[0][0] <= frames
@@ -216,10 +368,10 @@ class _Beginnings:
                 sequence = task.open()
                 part.facts, part.reference = task.facts(sequence), sequence.reference()
                 task.score(part)
-                with self.store.unit_writer(*task.names) as own:
+                with self.store.unit_writer(*task.names, token=self.token) as own:
                     own.begin_as(writer)
                     task.store(part, own)
-                    record = task.record(part)
+                    record = task.record(part).model_copy(update={"host": self.host()})
                     own.finish(record)
                 self.done[task.names] = record
             attempt.scorer.paced = False

@@ -1,4 +1,4 @@
-"""One writer at a time in a run directory: an advisory lock that ends with the process that holds it."""
+"""Who writes a run directory, one process or several that share it: advisory locks that end with their process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import BusyError, StoreError
+from lingbot_eval.runs.claims import Holder, read_claims
 from lingbot_eval.runs.disk import writing
 from lingbot_eval.runs.records import utc_now
 
 LOCK_FILE = ".lock"
+_NAMED = 4  # processes that share a run, in a message
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_FOLDER_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.ENOLCK)  # NFS locks what is open for writing
@@ -25,23 +27,29 @@ _PATIENCE_S, _PAUSE_S = 0.5, 0.02  # whoever asks who writes holds a shared lock
 
 
 @contextmanager
-def directory_lock(run: Path) -> Iterator[None]:
+def directory_lock(run: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the run directory, and ``RUN/.lock`` in it, for the block.
+
+    shared: beside others that hold it so; they tell each other by claims (`lingbot_eval.runs.claims`) who does what.
 
     Locked is the directory itself, so that it stays locked when somebody removes the file; the file says who holds
     it, and is the lock where a file system locks no directories. The system drops both when the process ends, however
-    it ends; the file stays (removing it would race). Raises StoreError naming the holder when another process (or
-    another lock of this one) has it, when ``.lock`` is no plain file of this directory, when the directory cannot be
-    written, and when its file system knows no locks.
+    it ends; the file stays (removing it would race). Raises BusyError naming the holder when another process (or
+    another lock of this one) has it, StoreError when ``.lock`` is no plain file of this directory, when the directory
+    cannot be written, and when its file system knows no locks.
     """
     with writing(run):
         folder = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _acquire(folder, run, run, may_lack=True)
-        descriptor = _locked_file(run)
+        _acquire(folder, run, run, may_lack=True, shared=shared)
+        descriptor = _locked_file(run, shared=shared)
         try:
-            with writing(run / LOCK_FILE):
-                _replace_text(descriptor, json.dumps(_this_process()))
+            if not shared:
+                # A file system's locks need not reach other hosts; claims do.
+                if _sharers(run):
+                    raise _busy(run)
+                with writing(run / LOCK_FILE):
+                    _replace_text(descriptor, json.dumps(_this_process()))
             yield
         finally:
             # The holder's name is left in the file: it is read only while somebody holds the lock.
@@ -69,10 +77,25 @@ def writer_of(run: Path) -> str | None:
                 return _holder(run)
         finally:
             os.close(descriptor)
-    return None
+    return _words(_sharers(run)) or None
 
 
-def _locked_file(run: Path) -> int:
+def _sharers(run: Path) -> list[Holder]:
+    return [holder for holder in read_claims(run) if not holder.names]
+
+
+def _words(holders: list[Holder]) -> str:
+    more = f" and {len(holders) - _NAMED} more" if len(holders) > _NAMED else ""
+    return ", ".join(holder.words for holder in holders[:_NAMED]) + more
+
+
+def _busy(run: Path) -> BusyError:
+    return BusyError(
+        f"run directory {run} is being written by {_holder(run)}; wait until it ends, stop it, or choose another folder"
+    )
+
+
+def _locked_file(run: Path, *, shared: bool) -> int:
     """A descriptor of ``RUN/.lock``, locked, and still the file of that name when it is."""
     path = run / LOCK_FILE
     while True:
@@ -86,7 +109,7 @@ def _locked_file(run: Path) -> int:
             with writing(path):
                 raise
         try:
-            _acquire(descriptor, path, run)
+            _acquire(descriptor, path, run, shared=shared)
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
                 raise StoreError(
@@ -110,21 +133,18 @@ def _is_at(found: os.stat_result, path: Path) -> bool:
     return (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino)
 
 
-def _acquire(descriptor: int, path: Path, run: Path, *, may_lack: bool = False) -> None:
+def _acquire(descriptor: int, path: Path, run: Path, *, shared: bool, may_lack: bool = False) -> None:
     """may_lack: go on where the file system locks nothing of this kind."""
     until = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _TAKEN:
                 if time.monotonic() < until:
                     time.sleep(_PAUSE_S)
                     continue
-                raise StoreError(
-                    f"run directory {run} is being written by {_holder(run)}; "
-                    "wait until it ends, stop it, or choose another folder"
-                ) from error
+                raise _busy(run) from error
             if not (may_lack and error.errno in _NO_FOLDER_LOCKS):
                 raise StoreError(
                     f"cannot lock {path}: {error.strerror or error}; "
@@ -147,6 +167,9 @@ def _replace_text(descriptor: int, text: str) -> None:
 
 
 def _holder(run: Path) -> str:
+    sharers = _sharers(run)
+    if sharers:
+        return _words(sharers)
     try:
         descriptor = os.open(run / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:

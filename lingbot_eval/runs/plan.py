@@ -42,12 +42,6 @@ class Unit:
         return self.dataset.filed_as, self.scene, self.method.name
 
     @property
-    def stream(self) -> str:
-        """What it shares with units that take more or fewer frames of the same."""
-        dataset = self.dataset.model_dump(mode="json", exclude={"label": True, "selection": {"count"}})
-        return canonical_json({"dataset": dataset, "scene": self.scene, "method": self.method.name})
-
-    @property
     def size(self) -> SizeSettings:
         """What the frames are resized to."""
         return self.dataset.size or SizeSettings()

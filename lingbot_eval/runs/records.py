@@ -82,6 +82,16 @@ class StoredFile(StoredRecord):
 _MEASUREMENTS = TypeAdapter(list[Measurement])
 
 
+class HostRecord(StoredRecord):
+    """Where a unit of a shared run was done. beside: other units at work on that host meanwhile. differs: hardware that
+    is not what the run's record states, a line each."""
+
+    name: str
+    gpu: str | None = None  # CUDA_VISIBLE_DEVICES
+    beside: Count = 0
+    differs: list[str] = []
+
+
 class ResultRecord(StoredRecord):
     """What the result of every unit says, of a run's and of a study's (a case)."""
 
@@ -99,6 +109,8 @@ class ResultRecord(StoredRecord):
     wait_s: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     # Filled in when all is written: the key of the run that the unit is of, and its other files by name.
     run_key: str = ""
+    # Of a run that several processes share: where it ran, and what tells its times from those of an undisturbed one.
+    host: HostRecord | None = None
     files: dict[Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$")], StoredFile] = {}
 
     @field_validator("measurements", mode="before")
@@ -111,6 +123,15 @@ class ResultRecord(StoredRecord):
     def names(self) -> Names:
         """Under which it is stored."""
         raise NotImplementedError
+
+    @property
+    def disturbed(self) -> str | None:
+        """Why times and memory of this unit are not to be held against others; None where nothing is known of it."""
+        if self.host is None:
+            return None
+        if self.host.differs:
+            return f"measured on other hardware than the run's record states: {'; '.join(self.host.differs)}"
+        return "measured while other units ran on the host" if self.host.beside else None
 
     def is_made_from(self, input_fingerprint: str) -> bool:
         """Whether it is of this input; a study's input is in its key."""
@@ -139,7 +160,11 @@ class UnitRecord(ResultRecord):
     def remarks(self) -> tuple[str, ...]:
         """Everything that a reader of the numbers must know: notes of the scene, of the method, of the scores."""
         told = (self.sequence.get("notes"), self.method_facts.get("notes"), self.notes)
-        return tuple(dict.fromkeys(str(note) for notes in told if isinstance(notes, list) for note in notes))
+        # Of what computes nothing no time is told.
+        timed = any(each.family == "throughput" and each.value is not None for each in self.measurements)
+        mark = self.disturbed if timed else None
+        found = [str(note) for notes in told if isinstance(notes, list) for note in notes]
+        return tuple(dict.fromkeys([*found, *([f"times and memory were {mark}"] if mark else [])]))
 
 
 class _Part(BaseModel):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lingbot_eval.datasets.prepare.input_notes import input_notes
@@ -16,10 +18,11 @@ from lingbot_eval.methods.base import Method, MethodSettings
 from lingbot_eval.metrics.matching import usable_poses
 from lingbot_eval.runs.attempt import Attempt, Row, plain
 from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
-from lingbot_eval.runs.experiment import MetricsConfig
-from lingbot_eval.runs.plan import Plan, Unit, input_fingerprint, open_scene
+from lingbot_eval.runs.experiment import DatasetConfig, Experiment, MetricsConfig, load_experiment
+from lingbot_eval.runs.plan import Unit, input_fingerprint, open_scene
 from lingbot_eval.runs.records import Names, UnitRecord
 from lingbot_eval.runs.scoring import SceneScore, SceneScorer, Scoring
+from lingbot_eval.runs.store import RunStore
 from lingbot_eval.runs.stream import Output, Pace
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
 from lingbot_eval.types import LARGEST_VALUE, Frame, FrameSequence, Measurement, Trajectory
@@ -155,18 +158,44 @@ class SceneTask:
         )
 
 
-def scene_tasks(plan: Plan) -> list[SceneTask]:
-    """The plan's units in the order in which they are done: of the same stream the longest first."""
-    streams: dict[str, list[Unit]] = {}
-    for unit in plan.units:
-        streams.setdefault(unit.stream, []).append(unit)
+def scene_tasks(units: Iterable[Unit], experiment: Experiment) -> list[SceneTask]:
+    """The units in the order in which they are done: of the same stream the longest first."""
+    same: dict[int, str] = {}
+    streams: dict[tuple[str, str, str], list[Unit]] = {}
+    for unit in units:
+        if id(unit.dataset) not in same:
+            same[id(unit.dataset)] = _beside_length(unit.dataset)
+        streams.setdefault((same[id(unit.dataset)], unit.scene, unit.method.name), []).append(unit)
     found: list[SceneTask] = []
-    for units in streams.values():
+    for each in streams.values():
         tasks: list[SceneTask] = []
-        for unit in sorted(units, key=lambda unit: unit.dataset.selection.count or math.inf):
-            tasks.append(SceneTask(unit, plan.experiment.metrics, plan.experiment.keep, tuple(tasks)))
+        for unit in sorted(each, key=lambda unit: unit.dataset.selection.count or math.inf):
+            tasks.append(SceneTask(unit, experiment.metrics, experiment.keep, tuple(tasks)))
         found += reversed(tasks)
     return found
+
+
+def _beside_length(dataset: DatasetConfig) -> str:
+    """What a dataset shares with those that take more or fewer frames of the same scenes."""
+    settings = dataset.model_dump(mode="json", exclude={"label": True, "scenes": True, "selection": {"count"}})
+    return json.dumps(settings, sort_keys=True)
+
+
+def reopen(path: Path, settings: str) -> tuple[RunStore, Callable[[Names], SceneTask]]:
+    """What another process of a shared run needs: the store, and the task of a unit by its names. The record has all
+    settings.
+
+    Raises StoreError for what is no run directory, ConfigError for settings that mean nothing here: a plugin that is
+    not there, an environment variable that is not set.
+    """
+    store = RunStore.open(path)
+    record = store.read_run()
+    experiment = load_experiment({name: value for name, value in record.experiment.items() if name != "cards"})
+    datasets = {dataset.filed_as: dataset for dataset in experiment.datasets}
+    methods = {method.name: method for method in experiment.methods}
+    units = [Unit(datasets[dataset], scene, methods[method]) for dataset, scene, method in record.units]
+    tasks = {task.names: task for task in scene_tasks(units, experiment)}
+    return store, lambda names: tasks[names]
 
 
 def _check_usable(estimate: Trajectory, predictions: int) -> None:

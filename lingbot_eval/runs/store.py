@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Generic
 import numpy as np
 from typing_extensions import TypeVar
 
-from lingbot_eval.errors import StoreError, reason
+from lingbot_eval.errors import BusyError, StoreError, reason
 from lingbot_eval.files.atomic import remove_abandoned
 from lingbot_eval.files.opening import open_file
 from lingbot_eval.files.text import parse_number, parse_whole
+from lingbot_eval.runs.claims import Claims, read_claims
 from lingbot_eval.runs.disk import (
     PARTIAL_PREFIX,
     component,
@@ -111,6 +113,7 @@ class Store(Generic[RunT, ResultT]):
         self._run = run
         self._result = result
         self._made: tuple[Path, ...] = ()
+        self._known: tuple[os.stat_result, RunT, frozenset[Names]] | None = None
         self.lost_record: str | None = None
 
     def begin(self, record: RunT) -> None:
@@ -124,14 +127,18 @@ class Store(Generic[RunT, ResultT]):
             self.path.mkdir(parents=True, exist_ok=True)
         self.lost_record = lost_record(self._run_file, self.layout.units)
         if not self._run_file.exists():
-            with directory_lock(self.path):
-                # Another process may have been first.
+            try:
+                with directory_lock(self.path):
+                    # Another process may have been first.
+                    if not self._run_file.exists():
+                        try:
+                            self.write_run(record)
+                        except StoreError:
+                            self.discard()
+                            raise
+            except BusyError:
                 if not self._run_file.exists():
-                    try:
-                        self.write_run(record)
-                    except StoreError:
-                        self.discard()
-                        raise
+                    raise
         found = self.read_run()
         if found.key != record.key:
             raise StoreError(
@@ -150,11 +157,20 @@ class Store(Generic[RunT, ResultT]):
         stands where results go.
         """
         with directory_lock(self.path):
-            remove_partials(self.path, self.layout.units, self.layout.depth)
+            remove_partials(self.path, self.layout.units, self.layout.depth, self._living_partials)
             for folder in (self.path, self.path / REPORT):
                 refuse_links(self.path, folder)
                 remove_abandoned(folder)
             yield
+
+    @contextmanager
+    def share(self) -> Iterator[Claims]:
+        """Be one of several writers for the block, each of units that it has claimed. Raises StoreError as `lock`."""
+        with directory_lock(self.path, shared=True), Claims(self.path) as claims:
+            yield claims
+
+    def _living_partials(self) -> set[str]:
+        return {f"{PARTIAL_PREFIX}{holder.token}" for holder in read_claims(self.path)}
 
     def discard(self) -> bool:
         """Remove the directory if it holds no result, and the folders above that were made for it.
@@ -178,6 +194,14 @@ class Store(Generic[RunT, ResultT]):
         """Where a unit is when it is finished."""
         return self.path.joinpath(self.layout.units, *map(component, names))
 
+    def has_result(self, *names: str) -> bool:
+        """Whether anything stands where a unit's record is."""
+        return (self.folder(*names) / self.layout.unit_file).exists()
+
+    def read_result(self, *names: str) -> ResultT:
+        """A unit's record alone, its other files unchecked. Raises StoreError."""
+        return read_record(self.folder(*names) / self.layout.unit_file, self._result)
+
     def find_unit(self, *names: str) -> StoredUnit[ResultT] | LeftOutUnit | None:
         """A planned unit, why it is left out and to be run again, or None when there is nothing of it."""
         folder = self.folder(*names)
@@ -189,15 +213,17 @@ class Store(Generic[RunT, ResultT]):
             return LeftOutUnit(folder, str(error))
 
     @contextmanager
-    def unit_writer(self, *names: str) -> Iterator[UnitWriter]:
+    def unit_writer(self, *names: str, token: str | None = None) -> Iterator[UnitWriter]:
         """A writer for one unit; only its ``finish`` makes anything visible, an exception leaves nothing.
+
+        token: of the claim, where the run is shared.
 
         Raises StoreError when the disk refuses or a link stands in a folder's place, RuntimeError when the block ends
         without ``finish``.
         """
         folder = self.folder(*names)
         refuse_links(self.path, folder)
-        writer = UnitWriter(folder, names, self.read_run().key, self.layout)
+        writer = UnitWriter(folder, names, self._plan()[0].key, self.layout, token)
         try:
             yield writer
             if not writer.finished:
@@ -208,8 +234,16 @@ class Store(Generic[RunT, ResultT]):
 
     def read_unit(self, *names: str) -> StoredUnit[ResultT]:
         """One unit. Raises StoreError when it is not there, damaged, of another run or not planned."""
-        run = self.read_run()
-        return self._checked(self.folder(*names), run, run.planned)
+        return self._checked(self.folder(*names), *self._plan())
+
+    def _plan(self) -> tuple[RunT, frozenset[Names]]:
+        """The run's record and the names that are planned, read again only where the file is another one: of a run of
+        ten thousand units it has a megabyte."""
+        now = self._run_file.stat() if self._run_file.exists() else None
+        if self._known is None or now is None or _state(self._known[0]) != _state(now):
+            run = self.read_run()
+            self._known = now or self._run_file.stat(), run, frozenset(run.planned)
+        return self._known[1:]
 
     def read_units(self) -> StoredUnits[ResultT]:
         """All units, each file held against its record. Raises StoreError when the run's record itself is damaged.
@@ -303,6 +337,10 @@ class RunStore(Store[RunRecord, UnitRecord]):
         """How the unit's error grows; None when the unit has no such series. Raises StoreError when damaged."""
         path = unit.file(DRIFT_FILE)
         return None if path is None else load_drift(path)
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def run_directory(root: Path, record: JobRecord) -> Path:

@@ -56,12 +56,13 @@ class UnitWriter:
     are written by their own formats at :meth:`path`. Nothing is visible to readers before :meth:`finish`.
     """
 
-    def __init__(self, final: Path, names: Names, run_key: str, layout: Layout) -> None:
+    def __init__(self, final: Path, names: Names, run_key: str, layout: Layout, token: str | None = None) -> None:
+        """token: of the claim under which it is written, where several processes write the run."""
         self._final = final
         self._names = names
         self._run_key = run_key
         self._layout = layout
-        self._partial = final.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex}")
+        self._partial = final.with_name(f"{PARTIAL_PREFIX}{token or uuid.uuid4().hex}")
         self._rows = 0
         self._finished = False
         with writing(self._final):

@@ -69,6 +69,7 @@ class CaseTask:
     study: Study
     unit: Case
     opened: Callable[[Case], CaseFrames]
+    shorter: ClassVar[tuple[()]] = ()
     measures_limits: ClassVar[bool] = True
 
     @property

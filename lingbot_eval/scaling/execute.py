@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,15 +14,16 @@ from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.plots import save
 from lingbot_eval.runs import execute as engine
-from lingbot_eval.runs.execute import Outcome, run_tasks
+from lingbot_eval.runs.execute import Outcome, Parallel, run_tasks
 from lingbot_eval.runs.plan import adapter_of, content_key
-from lingbot_eval.runs.records import utc_now
+from lingbot_eval.runs.records import Names, utc_now
 from lingbot_eval.runs.store import StoredUnit, run_directory
 from lingbot_eval.scaling.case import CaseTask
 from lingbot_eval.scaling.inputs import CaseFrames, FrameSource, Size, open_source
 from lingbot_eval.scaling.page import case_labels, page, title
 from lingbot_eval.scaling.records import CaseRecord, ScaleRecord, ScaleStore
 from lingbot_eval.scaling.settings import Case, DatasetInput, Study, case_name
+from lingbot_eval.validation import validated
 
 LOADING = 4
 """Threads that decode while a GPU computes."""
@@ -42,8 +45,12 @@ def in_order(study: Study) -> tuple[Case, ...]:
     return tuple(sorted(cases, key=lambda case: seen.index(case.precision)))
 
 
-def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcome[ScaleRecord, CaseRecord]:
+def execute(
+    study: Study, out: Path, command: str, observer: Observer, parallel: Parallel | None = None
+) -> Outcome[ScaleRecord, CaseRecord]:
     """Do what is not done yet of ``study``, under ``out``; ``command`` repeats it.
+
+    parallel: as of `lingbot_eval.runs.execute.run_tasks`.
 
     A stream cannot go on in its middle, since its caches are gone: a case that was cut by a kill is run again from its
     first frame. Raises StoreError, CheckpointError, ConfigError and DataError for what no case could survive.
@@ -53,9 +60,21 @@ def execute(study: Study, out: Path, command: str, observer: Observer) -> Outcom
     record = _record(study, command)
     store = ScaleStore(run_directory(out, record))
     store.begin(record)
-    sources = _Sources(study, observer, workers=LOADING if device.type == "cuda" else 0)
-    tasks = [CaseTask(study, case, sources.open) for case in in_order(study)]
-    return run_tasks(store, record, tasks, observer)
+    tasks = tuple(_tasks(study, observer).values())
+    # As it was given: what was left out is what sweeps and defaults fill in.
+    settings = study.model_dump_json(exclude_unset=True)
+    return run_tasks(store, record, tasks, observer, parallel, f"{__name__}:reopen", settings)
+
+
+def reopen(path: Path, settings: str) -> tuple[ScaleStore, Callable[[Names], CaseTask]]:
+    """As `lingbot_eval.runs.scene.reopen`, of a study."""
+    tasks = _tasks(validated(Study, json.loads(settings), str(path)), None)
+    return ScaleStore(path), lambda names: tasks[names]
+
+
+def _tasks(study: Study, observer: Observer | None) -> dict[Names, CaseTask]:
+    sources = _Sources(study, observer, workers=LOADING if study.device.startswith("cuda") else 0)
+    return {(case_name(case),): CaseTask(study, case, sources.open) for case in in_order(study)}
 
 
 def write_scaling(path: Path) -> tuple[Path, ...]:
@@ -85,7 +104,7 @@ def write_scaling(path: Path) -> tuple[Path, ...]:
 class _Sources:
     """The frames of the size used last: cases of one size share their pool."""
 
-    def __init__(self, study: Study, observer: Observer, workers: int) -> None:
+    def __init__(self, study: Study, observer: Observer | None, workers: int) -> None:
         self._study = study
         self._workers = workers
         self._observer = observer
@@ -96,8 +115,10 @@ class _Sources:
         if self._held is None or self._held[0] != case.size:
             self._held = None
             settings = self._study.input
-            self._observer.preparing(case, settings.pool)
-            self._held = case.size, open_source(settings, case.size, self._workers, self._observer.frame)
+            if self._observer is not None:
+                self._observer.preparing(case, settings.pool)
+            ready = (lambda: None) if self._observer is None else self._observer.frame
+            self._held = case.size, open_source(settings, case.size, self._workers, ready)
         return CaseFrames(self._held[1], case.frames)
 
 

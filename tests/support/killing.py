@@ -284,7 +284,7 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name != ".lock")
 
 
-_OF_THE_DAY = {"started", "finished", "seconds", "sha256", "environment", "command", "when"}
+_OF_THE_DAY = {"started", "finished", "seconds", "wait_s", "sha256", "environment", "command", "when"}
 _OF_THE_CLOCK = ("throughput", "memory")
 _COLUMNS_OF_THE_CLOCK = ("interval_ms", "forward_ms", "process_bytes", "end_to_end_ms", "time_s")
 

@@ -1,0 +1,187 @@
+"""Claims: one holder while it lives, another once it is gone, whichever way it went."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lingbot_eval.errors import BusyError
+from lingbot_eval.runs import claims as module
+from lingbot_eval.runs.claims import CLAIMS, STALE_S, Claims, read_claims
+from lingbot_eval.runs.host import admitted, first_alone, present
+from lingbot_eval.runs.lock import directory_lock, writer_of
+
+UNIT = ("tum", "a/b", "method")
+
+
+def file_of_unit(run: Path) -> Path:
+    (found,) = (run / CLAIMS).glob("unit-*")
+    return found
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_one_holder_at_a_time(tmp_path: Path) -> None:
+    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+        token = one.take(UNIT)
+        assert token is not None
+        assert other.take(UNIT) is None
+        assert other.take(("tum", "a", "b/method")) is not None
+        one.release(UNIT)
+        assert other.take(UNIT) not in (None, token)
+        (unit,) = (holder for holder in read_claims(tmp_path) if holder.names == UNIT)
+        assert (unit.pid, unit.ended) == (os.getpid(), False)
+    assert not (tmp_path / CLAIMS).exists()
+
+
+def test_of_many_that_try_at_once_one_has_it(tmp_path: Path) -> None:
+    with Claims(tmp_path) as dead:
+        dead.take(UNIT)
+        change(file_of_unit(tmp_path), born="of another process")
+        with Claims(tmp_path) as living:
+            tokens: list[str | None] = []
+            threads = [threading.Thread(target=lambda: tokens.append(living.take(UNIT))) for _ in range(16)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    assert len([token for token in tokens if token]) == 1
+
+
+def test_a_process_that_was_killed_is_known_to_be_gone(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from lingbot_eval.runs.claims import Claims\n"
+        f"Claims(Path(sys.argv[1])).__enter__().take({UNIT}); os.kill(os.getpid(), 9)"
+    )
+    with Claims(tmp_path) as mine:
+        killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+        assert killed.returncode == -9
+        assert len(list((tmp_path / CLAIMS).iterdir())) == 3
+        assert [holder.pid for holder in read_claims(tmp_path)] == [os.getpid()]
+        assert mine.take(UNIT) is not None
+
+
+@pytest.mark.parametrize("elsewhere", [{"system": "another boot"}, {"system": "", "born": "", "host": "far"}])
+def test_another_host_has_its_time(tmp_path: Path, elsewhere: dict[str, str]) -> None:
+    with Claims(tmp_path) as far, Claims(tmp_path) as near:
+        far.take(UNIT)
+        path = file_of_unit(tmp_path)
+        change(path, **elsewhere)
+        fresh = time.time() - STALE_S + 20
+        os.utime(path, (fresh, fresh))
+        assert near.take(UNIT) is None
+        old = time.time() - STALE_S - 20
+        os.utime(path, (old, old))
+        assert near.take(UNIT) is not None
+        # The one that was taken for gone gives back what is no longer its own, and the other keeps it.
+        far.release(UNIT)
+        assert far.take(UNIT) is None
+
+
+def test_the_heartbeat_keeps_what_is_held_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_S", 0.02)
+    with Claims(tmp_path) as mine:
+        mine.take(UNIT)
+        path = file_of_unit(tmp_path)
+        os.utime(path, (1, 1))
+        until = time.monotonic() + 10
+        while path.stat().st_mtime < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert path.stat().st_mtime > 2
+        path.rename(path.with_name("gone"))
+        path.write_text("another's")
+        os.utime(path, (1, 1))
+        time.sleep(0.2)
+        assert path.stat().st_mtime == 1
+        mine.release(UNIT)
+        assert path.read_text() == "another's"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"names": 3}', "9" * 5000, '{"names": [], "pid": "x"}'])
+def test_a_claim_that_says_nothing_is_held_until_it_is_old(tmp_path: Path, text: str) -> None:
+    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+        one.take(UNIT)
+        path = file_of_unit(tmp_path)
+        path.write_text(text)
+        assert other.take(UNIT) is None
+        assert UNIT not in [holder.names for holder in read_claims(tmp_path)]
+        os.utime(path, (1, 1))
+        assert other.take(UNIT) is not None
+
+
+def test_one_alone_or_several_together(tmp_path: Path) -> None:
+    with directory_lock(tmp_path, shared=True), directory_lock(tmp_path, shared=True), Claims(tmp_path):
+        assert str(writer_of(tmp_path)).startswith(f"process {os.getpid()} on ")
+        with pytest.raises(BusyError, match=f"being written by process {os.getpid()} on"), directory_lock(tmp_path):
+            pass
+    with directory_lock(tmp_path), pytest.raises(BusyError), directory_lock(tmp_path, shared=True):
+        pass
+    # Where locks do not reach another host, its claims do.
+    with Claims(tmp_path), pytest.raises(BusyError), directory_lock(tmp_path):
+        pass
+    assert writer_of(tmp_path) is None
+
+
+class ShutError(Exception):
+    pass
+
+
+def test_timed_units_are_alone_on_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def refuse(seconds: float) -> None:
+        raise ShutError
+
+    both = admitted(alone=False, wait=refuse), admitted(alone=False, wait=refuse)
+    with both[0], both[1], pytest.raises(ShutError), admitted(alone=True, wait=refuse):
+        pass
+    with admitted(alone=True, wait=refuse):
+        for alone in (True, False):
+            with pytest.raises(ShutError), admitted(alone=alone, wait=refuse):
+                pass
+
+
+def test_who_else_was_there_is_counted_whenever_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with present() as before:
+        with present() as mine:
+            assert (before(), mine()) == (1, 1)
+            for _ in range(2):
+                with present():
+                    pass
+            assert mine() == 3
+        assert before() == 3
+    with present() as later:
+        assert later() == 0
+    (folder,) = tmp_path.iterdir()
+    assert (folder.stat().st_mode & 0o777, list((folder / "units").iterdir())) == (0o700, [])
+
+
+def test_the_first_is_alone_and_later_ones_do_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    order: list[str] = []
+
+    def second() -> None:
+        with first_alone("kernels"):
+            order.append("second")
+
+    with pytest.raises(ShutError), first_alone("kernels"):
+        raise ShutError  # what failed was not done
+    with first_alone("kernels"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    with first_alone("kernels"), first_alone("kernels"):
+        pass
