@@ -109,6 +109,11 @@ def save(figure: Figure, path: Path) -> None:
     with atomic_path(path) as temporary, warnings.catch_warnings(), rc_context({"svg.hashsalt": "lingbot_eval"}):
         # A scene's name in a script that the font lacks is drawn as boxes: no reason to alarm anybody.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        layout = figure.get_layout_engine()
+        if layout is not None:
+            # Here: savefig would draw all of the figure once more for it.
+            layout.execute(figure)
+            figure.set_layout_engine("none")
         figure.savefig(temporary, format=ending[1:], metadata=_METADATA[ending])
 
 

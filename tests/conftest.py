@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -17,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 def pytest_configure() -> None:
     """Programs that tests start find the checkout before what is installed; no example has a time limit."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Nothing of the suite stays in the user's cache, nor does a result rest on it.
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="lingbot-eval-cache-")
     # A machine that has other work, too, is slow: that is no fault of an example, nor of how it was made.
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any machine")
@@ -29,3 +33,8 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """The cache goes with the suite."""
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)

@@ -91,13 +91,19 @@ class _Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, f"expected {' or '.join(choices)}, found {value!r}{hint}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line. Its ``parse_args`` raises ConfigError."""
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The command line. Its ``parse_args`` raises ConfigError.
+
+    Args:
+        only: the command whose options are wanted; the others are there by name. None: all of them.
+    """
     parser = _Parser(prog="lingbot-eval", description="Evaluate streaming 3D reconstruction.")
     parser.add_argument("--version", action="version", version=f"lingbot-eval {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if only not in (None, name):
+            continue
         _module(name).add_arguments(sub)
         sub.add_argument("--json", action="store_true", help="print one JSON document instead of text")
         sub.add_argument(
@@ -120,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         WAIT.begin("start", process_age_s())
     try:
-        args = build_parser().parse_args(words)
+        # The first word that is no option: options before it take none.
+        args = build_parser(next((word for word in words if not word.startswith("-")), "")).parse_args(words)
         with _libraries_hushed(), threads_that_share():
             if args.plugin:
                 load_plugins(args.plugin)

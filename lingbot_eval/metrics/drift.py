@@ -334,8 +334,6 @@ def _segment_rotation(track: _Track) -> float:
 
 
 def _scale_drift(track: _Track) -> float:
-    from scipy.stats import theilslopes
-
     usable = np.flatnonzero(np.isfinite(track.scale) & (track.scale > 0))
     if len(usable) < 2 * track.settings.scale_window:
         raise UnscorableError(
@@ -343,7 +341,9 @@ def _scale_drift(track: _Track) -> float:
         )
     # Theil and Sen look at all pairs; a thousand frames give the slope as well as ten thousand.
     usable = usable[:: -(-len(usable) // 1000)]
-    slope = theilslopes(np.log(track.scale[usable]), usable.astype(np.float64)).slope
+    logarithms = np.log(track.scale[usable])
+    first, second = np.triu_indices(len(usable), 1)
+    slope = np.median((logarithms[second] - logarithms[first]) / (usable[second] - usable[first]))
     return 100.0 * float(np.expm1(100.0 * slope))
 
 

@@ -5,7 +5,7 @@ Nothing is changed by it: numbers stay as the poses are read, a note stands besi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.geometry.pose_reading import OPENGL, PoseReading, camera_in_body, mirrored, reordered
 from lingbot_eval.geometry.poses import inverse, nearest_rotation, pose_matrix, rotation_angle
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation
+from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_vector, rotation_vector
 from lingbot_eval.metrics.matching import MatchedPoses
 from lingbot_eval.types import FloatArray
 
@@ -131,8 +131,7 @@ def _with_arm(truth: FloatArray, so_far: _Hypothesis, hypotheses: list[_Hypothes
     """
     otherwise = so_far if so_far.reading.changes else None
     before = _ate(truth[:, :3, 3], so_far.poses[:, :3, 3]) / _spread(truth[:, :3, 3])
-    bodies = _bodies(truth, hypotheses, so_far.misfit)
-    if before <= POOR_ARM / 2 or not bodies:
+    if before <= POOR_ARM / 2 or not (bodies := _bodies(truth, hypotheses, so_far.misfit)):
         return otherwise
     body = _simplest(bodies)
     raised = np.sqrt(len(truth) / (len(truth) - 13 / 3))
@@ -290,7 +289,7 @@ def _first_arm(truth: FloatArray, guess: FloatArray) -> _Arm | None:
     starts = [turn]
     if sizes[1] < 0.05 * sizes[0]:  # turns about one axis leave the angle about it open
         axis = np.linalg.svd(turns)[2][0]
-        starts = [_about(axis, angle) @ turn for angle in np.radians(np.arange(0, 360, 30))]
+        starts = [rotation_from_vector(angle * axis) @ turn for angle in np.radians(np.arange(0, 360, 30))]
     arms = [arm for start in starts if (arm := _arm(truth, guess, start))[2] > 0]
     if not arms:
         return None
@@ -306,8 +305,6 @@ def _constant_turn(turns: FloatArray, true_turns: FloatArray) -> FloatArray:
 
 def _turn_vectors(poses: FloatArray) -> FloatArray:
     """(K, 3) rotation vectors of steps over a twentieth of the poses, and from each to the middle one."""
-    from scipy.spatial.transform import Rotation
-
     rotations = poses[:, :3, :3]
     step = max(1, len(poses) // 20)
     pairs = np.concatenate(
@@ -316,13 +313,7 @@ def _turn_vectors(poses: FloatArray) -> FloatArray:
             rotations[len(poses) // 2].T @ rotations,
         ]
     )
-    return np.asarray(Rotation.from_matrix(pairs).as_rotvec())
-
-
-def _about(axis: FloatArray, angle: float) -> FloatArray:
-    from scipy.spatial.transform import Rotation
-
-    return np.asarray(Rotation.from_rotvec(angle * axis).as_matrix())
+    return rotation_vector(pairs)
 
 
 def _arm(truth: FloatArray, guess: FloatArray, turn: FloatArray) -> _Arm:
@@ -346,17 +337,14 @@ def _refined(
     truth: FloatArray, guess: FloatArray, world: FloatArray, camera: FloatArray, scale: float
 ) -> tuple[FloatArray, FloatArray]:
     """World rotation and camera that fit positions and rotations together, by least squares from a first guess."""
-    from scipy.optimize import least_squares
-    from scipy.spatial.transform import Rotation
-
     some = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), 100)).astype(np.int64))
     truth, guess = truth[some], guess[some]
     spread = _spread(truth[:, :3, 3])
     centre = truth[:, :3, 3].mean(axis=0)
 
     def parts(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        turned_world = Rotation.from_rotvec(x[:3]).as_matrix() @ world
-        turn = camera[:3, :3] @ Rotation.from_rotvec(x[3:6]).as_matrix()
+        turned_world = rotation_from_vector(x[:3]) @ world
+        turn = camera[:3, :3] @ rotation_from_vector(x[3:6])
         return turned_world, pose_matrix(turn, camera[:3, 3] + x[6:9] * spread / scale)
 
     def residuals(x: FloatArray) -> FloatArray:
@@ -364,10 +352,26 @@ def _refined(
         cameras = guess @ moved
         turned = cameras[:, :3, 3] @ turned_world.T
         off = (x[9] + 1) * scale * (turned - turned.mean(axis=0)) - (truth[:, :3, 3] - centre)
-        turns = Rotation.from_matrix(np.swapaxes(truth[:, :3, :3], 1, 2) @ turned_world @ cameras[:, :3, :3])
-        return np.concatenate([(off / spread).ravel(), turns.as_rotvec().ravel()])
+        turns = rotation_vector(np.swapaxes(truth[:, :3, :3], 1, 2) @ turned_world @ cameras[:, :3, :3])
+        return np.concatenate([(off / spread).ravel(), turns.ravel()])
 
-    return parts(least_squares(residuals, np.zeros(10), max_nfev=15).x)
+    return parts(_gauss_newton(residuals, np.zeros(10)))
+
+
+def _gauss_newton(residuals: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
+    """Where the sum of squared residuals is least, near ``x``; a step that does not lessen it is halved."""
+    left = residuals(x)
+    for _ in range(15):
+        slopes = np.column_stack([(residuals(x + nudge) - left) / 1e-7 for nudge in 1e-7 * np.eye(len(x))])
+        step = np.linalg.lstsq(slopes, -left, rcond=1e-9)[0]
+        tried = ((moved, residuals(moved)) for moved in (x + step * 0.5**halved for halved in range(8)))
+        better = next((found for found in tried if found[1] @ found[1] < left @ left), None)
+        if better is None:
+            break
+        before, (x, left) = left @ left, better
+        if before - left @ left < 1e-8 * before:
+            break
+    return x
 
 
 _SAYS = {

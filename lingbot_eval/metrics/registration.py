@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.types import FloatArray
+
+if TYPE_CHECKING:
+    from scipy.spatial import KDTree
 
 MAX_ITERATIONS = 30
 CONVERGED = 1e-6  # relative change of the share of pairs and of their RMSE, Open3D's criteria
@@ -20,6 +22,9 @@ _WORKERS = 2
 
 def tree_of(points: FloatArray) -> KDTree:
     """A tree over (N, 3) points; built by sliding midpoints, several times faster than by medians."""
+    # Slow to load, and its families are asked for what they declare where nothing of theirs is measured.
+    from scipy.spatial import KDTree
+
     return KDTree(points, balanced_tree=False, compact_nodes=False)
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import lingbot_eval
+from lingbot_eval.errors import StoreError
+from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.json_documents import read_json
+from lingbot_eval.resources import user_cache
 
 # They show, judge or examine what was computed, or compute something else: a change there makes no result stale.
 _NOT_OF_A_RUN = frozenset(
@@ -20,6 +26,7 @@ _NOT_OF_A_RUN = frozenset(
 )
 _KEEPS = frozenset({"viewing/cloud.py", "viewing/kept.py", "viewing/masks.py"})
 """Of the viewing what decides the content of a run."""
+_MOST_REMEMBERED = 2000
 # A study's own room computes; how it is drawn does not.
 _NOT_OF_A_STUDY = (_NOT_OF_A_RUN - {"scaling"}) | {"scaling/figure.py", "scaling/page.py"}
 
@@ -37,13 +44,36 @@ def code_digest(*, of_study: bool = False) -> str:
     package = Path(lingbot_eval.__file__).parent
     left_out = _NOT_OF_A_STUDY if of_study else _NOT_OF_A_RUN
     digest = hashlib.sha256()
+    before, now = _remembered(), {}
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)
         places = {name.as_posix(), *(parent.as_posix() for parent in name.parents)}
         if left_out & places and not _KEEPS & places:
             continue
-        digest.update(f"{name.as_posix()}\0{parsed_digest(path.read_bytes())}\0".encode())
+        content = path.read_bytes()
+        key = hashlib.sha256(content).hexdigest()
+        now[key] = before.get(key) or parsed_digest(content)
+        digest.update(f"{name.as_posix()}\0{now[key]}\0".encode())
+    if not now.keys() <= before.keys():
+        # A cache that cannot be written costs time, no result.
+        with suppress(OSError, StoreError):
+            _kept().parent.mkdir(parents=True, exist_ok=True)
+            write_text(_kept(), json.dumps(before | now if len(before) < _MOST_REMEMBERED else now))
     return digest.hexdigest()
+
+
+def _kept() -> Path:
+    """Where digests of parsed sources are kept, by the hash of the source; of this very way to parse."""
+    return user_cache("code") / f"{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:32]}.json"
+
+
+def _remembered() -> dict[str, str]:
+    """Parsing all sources takes over a second, of which a start has ten."""
+    with suppress(OSError, ValueError):
+        found = read_json(_kept())
+        if isinstance(found, dict) and all(isinstance(each, str) and len(each) == 64 for each in found.values()):
+            return found
+    return {}
 
 
 def parsed_digest(source: bytes) -> str:

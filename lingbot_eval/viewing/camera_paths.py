@@ -12,10 +12,10 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.spatial.transform import Rotation, Slerp
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.trajectories import read_trajectory
+from lingbot_eval.geometry.quaternions import rotation_between
 from lingbot_eval.types import DepthMap, FloatArray
 
 Vector = tuple[float, float, float]
@@ -234,7 +234,9 @@ class _Scene:
             found[:] = keys[0]
             return found
         steps = np.arange(len(keys))
-        found[:, :3, :3] = Slerp(steps, Rotation.from_matrix(keys[:, :3, :3]))(places).as_matrix()
+        before = np.minimum(places.astype(np.int64), len(keys) - 2)
+        turns = keys[:, :3, :3]
+        found[:, :3, :3] = rotation_between(turns[before], turns[before + 1], places - before)
         for axis in range(3):
             found[:, axis, 3] = np.interp(places, steps, keys[:, axis, 3])
         return found
@@ -252,8 +254,7 @@ def _running_mean(values: FloatArray, window: int) -> FloatArray:
 def _between(one: FloatArray, other: FloatArray, share: float) -> FloatArray:
     found = np.eye(4)
     found[:3, 3] = (1 - share) * one[:3, 3] + share * other[:3, 3]
-    turns = Rotation.from_matrix(np.stack([one[:3, :3], other[:3, :3]]))
-    found[:3, :3] = Slerp([0, 1], turns)(share).as_matrix()
+    found[:3, :3] = rotation_between(one[:3, :3], other[:3, :3], np.asarray(share))
     return found
 
 

@@ -7,12 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import expm
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from lingbot_eval.geometry.cameras import crop_intrinsics, project, scale_intrinsics
 from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
 from lingbot_eval.geometry.poses import inverse, nearest_rotation, orthogonalised, pose_matrix, relative, rotation_angle
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
+from lingbot_eval.geometry.quaternions import (
+    quaternion_from_rotation,
+    rotation_between,
+    rotation_from_quaternion,
+    rotation_from_vector,
+    rotation_vector,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 K = np.array([[500.0, 0, 320], [0, 510.0, 240], [0, 0, 1]])
@@ -99,3 +105,22 @@ def test_an_encoding_by_hand() -> None:
     np.testing.assert_allclose(camera, [[400, 0, 400], [0, 150 * np.sqrt(3), 150], [0, 0, 1]])
     expected = [[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]
     np.testing.assert_allclose(decode_camera_to_world(encoding), expected, atol=1e-12)
+
+
+HALF_TURNS = [[np.pi, 0, 0], [0, -np.pi, 0], [0, 0, np.pi], [0, 0, 0], [1e-9, 0, 0], [np.pi - 1e-7, 1e-8, 0]]
+
+
+def test_rotations_are_those_of_scipy() -> None:
+    """Quaternions, matrices and vectors, of all turns, none and half ones; and the way between two of them."""
+    turns = Rotation.concatenate([Rotation.random(200, rng=1), Rotation.from_rotvec(HALF_TURNS)])
+    matrices = turns.as_matrix()
+    np.testing.assert_allclose(rotation_from_quaternion(3 * turns.as_quat()), matrices, rtol=0, atol=1e-15)
+    found, expected = quaternion_from_rotation(matrices), Rotation.from_matrix(matrices).as_quat(canonical=True)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(rotation_vector(matrices), Rotation.from_matrix(matrices).as_rotvec(), atol=1e-14)
+    np.testing.assert_allclose(rotation_from_vector(turns.as_rotvec()), matrices, rtol=0, atol=3e-15)
+    share = np.linspace(0, 1, 199)
+    between = [Slerp([0, 1], turns[[i, i + 1]])(share[i]).as_matrix() for i in range(199)]
+    np.testing.assert_allclose(rotation_between(matrices[:199], matrices[1:200], share), between, atol=1e-12)
+    with pytest.raises(ValueError, match="zero"):
+        rotation_from_quaternion(np.zeros(4))

@@ -23,6 +23,7 @@ from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.model import weights as weight_files
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import shipped_weights
+from lingbot_eval.runs import code
 from lingbot_eval.runs import plan as plan_module
 from lingbot_eval.runs.plan import make_plan
 
@@ -202,3 +203,21 @@ def test_the_key_is_the_same_in_another_process() -> None:
         for seed in ("1", "2")
     }
     assert len(keys) == 1
+
+
+def test_remembered_digests_of_sources_change_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def of_new_process() -> str:
+        code.code_digest.cache_clear()
+        return code.code_digest()
+
+    first = of_new_process()
+    (kept,) = tmp_path.glob("lingbot-eval/code/*.json")
+    with monkeypatch.context() as once:
+        once.setattr(code, "parsed_digest", lambda content: pytest.fail("parsed again"))
+        assert of_new_process() == first
+    for damaged in ("", "[]", '{"a": 1}', '{"a": "0"}'):
+        kept.write_text(damaged)
+        assert of_new_process() == first
+    code.code_digest.cache_clear()
