@@ -31,7 +31,7 @@ def _below_the_root(path: str) -> str:
 
 BelowRoot = Annotated[Text, AfterValidator(_below_the_root)]
 Size = Annotated[int, Field(ge=1)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Checksum = Annotated[str, Field(pattern="^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
 
 
 class _Part(BaseModel):
@@ -50,20 +50,21 @@ class DownloadFile(_Part):
     """A file at its official address, or one a part where ``{part}`` stands for the part's name.
 
     url: http, https or hf://datasets/owner/repository[@revision]/file. parts: folders under the root that need it.
-    size: bytes, where the server or the page states them exactly; by part where there is a file a part. sha256: hex,
-    as published by whoever publishes the file; likewise. archive: as the address ends if None; ``none`` for a file
-    that is taken as it is. inside: the folder of the archive that lies at the root ("" is the archive's own top).
-    into: where under the root that goes. inner: pattern of the paths of archives inside it, which are unpacked as
-    well, each into the folder that it lies in.
+    size: bytes, where the server or the page states them exactly; by part where there is a file a part. checksum:
+    ``sha256:…`` or ``md5:…`` as published by whoever publishes the file; likewise. archive: as the address ends if
+    None; ``none`` for a file that is taken as it is. inside: a folder of the archive that is left out of the paths in
+    it, where it is there. into: where under the root they begin. without: pattern of paths under the root that are
+    left out. inner: pattern of those of archives inside it, which are unpacked as well, each into its folder.
     """
 
     url: Annotated[str, Field(pattern="^(https?|hf)://")]
     parts: Annotated[tuple[BelowRoot, ...], Field(min_length=1)]
     size: Size | dict[str, Size] | None = None
-    sha256: Sha256 | dict[str, Sha256] | None = None
+    checksum: Checksum | dict[str, Checksum] | None = None
     archive: ArchiveKind | Literal["none"] | None = None
     inside: BelowRoot | None = None
     into: BelowRoot | None = None
+    without: Text | None = None
     inner: Text | None = None
 
     @property
@@ -76,7 +77,7 @@ class DownloadFile(_Part):
 
     @model_validator(mode="after")
     def _named_by_part(self) -> DownloadFile:
-        for name in ("size", "sha256"):
+        for name in ("size", "checksum"):
             values = getattr(self, name)
             if isinstance(values, dict) != (PART in self.url) and values is not None:
                 raise ValueError(f"{name} is by part where the address has {PART}, and one value where it has not")

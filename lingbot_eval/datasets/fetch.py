@@ -12,8 +12,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -23,13 +24,14 @@ from pydantic import BaseModel, ConfigDict
 from lingbot_eval.datasets.cards import PART, Card, DownloadFile
 from lingbot_eval.errors import ConfigError, DataError, StoreError, reason
 from lingbot_eval.files.archives import ARCHIVES, Place, unpack, unpacked_limit
-from lingbot_eval.files.atomic import remove_abandoned, temporary_folder, write_text
+from lingbot_eval.files.atomic import temporary_folder, write_text
 from lingbot_eval.files.downloads import HUB, check_file, download, file_sha256, from_hub, stated_size
 from lingbot_eval.files.json_documents import read_json
 from lingbot_eval.validation import nearest, validated
 
 WORK = ".lingbot-eval-fetch"
 RECORD = "record.json"
+_ASKING = 8  # sizes at a time: a dataset may have a hundred files
 
 Progress = Callable[[str, int, int | None], object]
 """Told what is being done, and the bytes that are done and to be done (None: not known)."""
@@ -43,7 +45,7 @@ class Source:
     url: str
     parts: tuple[str, ...]
     size: int | None
-    sha256: str | None
+    checksum: str | None
     part: str | None
 
     @property
@@ -59,9 +61,9 @@ class Source:
         parts = tuple(wanted)
 
         def place(path: PurePosixPath) -> PurePosixPath | None:
-            if not path.is_relative_to(inside) or path == inside:
+            placed = into / (path.relative_to(inside) if path.is_relative_to(inside) else path)
+            if self.file.without is not None and fnmatch.fnmatchcase(str(placed), self.file.without):
                 return None
-            placed = into / path.relative_to(inside)
             return placed if any(placed.is_relative_to(part) for part in parts) else None
 
         return place
@@ -140,7 +142,9 @@ def plan_fetch(card: Card, root: Path, scenes: Iterable[str] = ()) -> FetchPlan:
     for part in there:
         _compare(root, part, record.parts.get(part))
     missing = tuple(part for part in asked if part not in there)
-    sources = tuple(_sources(card, missing))
+    hosts = card.download.hosts
+    with ThreadPoolExecutor(_ASKING) as pool:
+        sources = tuple(pool.map(lambda source: _sized(source, hosts), _sources(card, missing)))
     return FetchPlan(card, root, missing, there, sources)
 
 
@@ -158,7 +162,8 @@ def fetch(plan: FetchPlan, progress: Progress = lambda what, done, total: None) 
     work = plan.root / WORK
     with _writing(work), _only_one(work):
         _refuse_too_little_space(plan)
-        remove_abandoned(work)
+        for left in work.glob("tmp*"):
+            left.unlink()  # of a download that was killed while pooch compared hashes
         record = _read_record(plan.root)
         for parts, sources in _batches(plan):
             files = {source: _bring(plan, source, record, progress) for source in sources}
@@ -203,10 +208,15 @@ def _sources(card: Card, parts: tuple[str, ...]) -> Iterator[Source]:
             part = mine[0] if PART in file.url else None
             url = file.url.replace(PART, part or "")
             size = file.size.get(part or "") if isinstance(file.size, dict) else file.size
-            sha256 = file.sha256.get(part or "") if isinstance(file.sha256, dict) else file.sha256
-            if size is None and not url.startswith(HUB):
-                size = stated_size(url, card.download.hosts)
-            yield Source(file, url, mine, size, sha256, part)
+            checksum = file.checksum.get(part or "") if isinstance(file.checksum, dict) else file.checksum
+            yield Source(file, url, mine, size, checksum, part)
+
+
+def _sized(source: Source, hosts: Iterable[str]) -> Source:
+    """With the size that the server says where the card has none."""
+    if source.size is not None or source.url.startswith(HUB):
+        return source
+    return replace(source, size=stated_size(source.url, hosts))
 
 
 def _batches(plan: FetchPlan) -> Iterator[tuple[tuple[str, ...], tuple[Source, ...]]]:
@@ -223,7 +233,7 @@ def _bring(plan: FetchPlan, source: Source, record: _Record, progress: Progress)
     assert plan.card.download is not None
     if source.url.startswith(HUB):
         path = from_hub(source.url)
-        check_file(path, source.url, source.size, source.sha256)
+        check_file(path, source.url, source.size, source.checksum)
     else:
         # By address: two of them may end in the same name.
         digest = hashlib.sha256(source.url.encode()).hexdigest()[:8]
@@ -232,7 +242,7 @@ def _bring(plan: FetchPlan, source: Source, record: _Record, progress: Progress)
             source.url,
             path,
             size=source.size,
-            sha256=source.sha256,
+            checksum=source.checksum,
             hosts=plan.card.download.hosts,
             progress=lambda done, total: progress(source.name, done, total),
         )

@@ -188,7 +188,7 @@ class _Target:
 
 def _created(path: Path) -> IO[bytes]:
     try:
-        return path.open("xb")
+        return path.open("wb")  # over what another archive of the same dataset brought: a licence, say
     except OSError as error:
         raise _unwritable(path, error) from error
 

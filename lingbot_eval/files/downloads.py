@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 HUB = "hf://"
 TIMEOUT_S = 30.0
-"""Seconds without a byte after which a connection counts as cut."""
+"""Seconds without a byte, or without an answer, after which a connection counts as cut."""
 PAUSE_S = 2.0
 """Seconds before the first new attempt; each further one without a byte waits as much longer."""
 _ATTEMPTS = 5  # in a row that bring no byte
@@ -43,7 +42,7 @@ def download(
     path: Path,
     *,
     size: int | None = None,
-    sha256: str | None = None,
+    checksum: str | None = None,
     hosts: Iterable[str] = (),
     progress: Progress = _silent,
 ) -> None:
@@ -56,7 +55,7 @@ def download(
         url: http or https.
         path: the file to be; one that is there already is taken when its size and hash are right.
         size: bytes that it must have, if known.
-        sha256: its hash in hex, if published.
+        checksum: its published hash, ``sha256:…`` or ``md5:…``.
         hosts: hosts that ``url`` may redirect to, besides its own.
         progress: told how far it is.
 
@@ -80,11 +79,10 @@ def download(
     log.setLevel(logging.ERROR)  # it tells of hashes that nobody asked for
     try:
         with _written(path):
-            known = None if sha256 is None else f"sha256:{sha256}"
-            pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=transfer)
+            pooch.retrieve(url, checksum, fname=path.name, path=path.parent, downloader=transfer)
     except ValueError as error:
         raise DataError(
-            f"{url}: expected SHA-256 {sha256}, found another file (removed); compare with the publisher's page"
+            f"{url}: expected {_in_words(checksum)}, found another file (removed); compare with the publisher's page"
         ) from error
     finally:
         log.setLevel(level)
@@ -144,28 +142,37 @@ def from_hub(address: str) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, read once a process as long as its size and modification time stay. Raises OSError."""
-    stat = path.stat()
-    return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    """Hex SHA-256 of a file. Raises OSError."""
+    return _digest(path, "sha256")
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def check_file(
-    path: Path, address: str, size: int | None, sha256: str | None, digest: Callable[[Path], str] = file_sha256
+    path: Path, address: str, size: int | None, checksum: str | None, sha256: Callable[[Path], str] = file_sha256
 ) -> None:
-    """Raises DataError when the file from ``address`` has another size or hash; OSError when it cannot be read."""
+    """Raises DataError when the file from ``address`` has another size or hash; OSError when it cannot be read.
+
+    checksum: ``sha256:…`` or ``md5:…``. sha256: what hashes a file, or remembers.
+    """
     there = path.stat().st_size
     wrong = "remove that file and fetch it again"
     if size is not None and there != size:
         raise DataError(f"expected the {size:,} bytes of {address}, found {there:,} in {path}; {wrong}")
-    if sha256 is not None and (found := digest(path)) != sha256:
-        raise DataError(f"expected SHA-256 {sha256} of {address}, found {found} in {path}; {wrong}")
+    if checksum is None:
+        return
+    algorithm, _, expected = checksum.partition(":")
+    found = sha256(path) if algorithm == "sha256" else _digest(path, algorithm)
+    if found != expected:
+        raise DataError(f"expected {_in_words(checksum)} of {address}, found {found} in {path}; {wrong}")
 
 
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """``size`` and ``modified_ns`` make a changed file another entry."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _in_words(checksum: str | None) -> str:
+    algorithm, _, value = (checksum or "").partition(":")
+    return f"{'SHA-256' if algorithm == 'sha256' else algorithm.upper()} {value}"
 
 
 def _pooch() -> Any:
@@ -189,11 +196,6 @@ class _Version:
     etag: str | None
     last_modified: str | None
 
-    def condition(self) -> dict[str, str]:
-        """For a range of this version alone; a weak ETag (W/) does not promise equal bytes."""
-        strong = self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
-        return {"If-Range": strong} if strong else {}
-
 
 def _bring(url: str, part: Path, size: int | None, hosts: set[str | None], progress: Progress) -> None:
     """Fill ``part``, in as many attempts as bring something."""
@@ -216,12 +218,14 @@ def _receive(url: str, part: Path, size: int | None, hosts: set[str | None], pro
     from urllib3.exceptions import HTTPError
 
     state = part.with_name(f"{part.name}.json")
-    known = _known(state, url)
+    known = _known(state)
     have = part.stat().st_size if known is not None and part.is_file() else 0
-    headers = {"Range": f"bytes={have}-", **known.condition()} if have and known is not None else {}
+    # Not with If-Range: to that a server answers without the date, which is then not there to compare.
+    headers = {"Range": f"bytes={have}-"} if have else {}
     with _opened("GET", url, headers, hosts) as response:
         status = response.status_code
         if status == 416 and known is not None and have == known.length:
+            state.unlink()
             return
         if status in (206, 416) and have:
             start, total = _range(response)
@@ -305,13 +309,12 @@ def _written(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _known(state: Path, url: str) -> _Version | None:
-    """What an earlier attempt noted of the file; None where that is nothing, or of another address."""
+def _known(state: Path) -> _Version | None:
+    """What an earlier attempt noted of the file; None where that is nothing."""
     try:
-        known = _Version(**json.loads(state.read_text(encoding="utf-8")))
+        return _Version(**json.loads(state.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    return known if known.url == url else None
 
 
 def _version(url: str, response: requests.Response, length: int | None) -> _Version:

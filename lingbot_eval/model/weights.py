@@ -406,7 +406,7 @@ def fetch(name: str) -> Path:
     file = PUBLIC[name]
     path = _download(file.address)
     try:
-        downloads.check_file(path, file.address, file.size, file.sha256, file_sha256)
+        downloads.check_file(path, file.address, file.size, f"sha256:{file.sha256}", file_sha256)
     except DataError as error:
         raise CheckpointError(f"{name}: {error}") from error
     except OSError as error:

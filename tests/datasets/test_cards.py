@@ -190,7 +190,7 @@ def test_shipped_files_are_found_in_a_wheel_and_in_a_checkout(tmp_path: Path, mo
         ("{url: 'https://a.org/x.zip', parts: [../x]}", "below the folder"),
         ("{url: 'https://a.org/x.zip', parts: [x], size: {x: 5}}", "size is by part where the address has {part}"),
         ("{url: 'https://a.org/{part}.zip', parts: [x], size: {y: 5}}", "size: y is not among the parts"),
-        ("{url: 'https://a.org/x.zip', parts: [x], sha256: abc}", "sha256"),
+        ("{url: 'https://a.org/x.zip', parts: [x], checksum: 'sha256:abc'}", "checksum"),
         ("{url: 'file:///etc/passwd', parts: [x]}", "url"),
     ],
 )

@@ -11,11 +11,15 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import dataset_trees
+import field_trees
+import layout_trees
 import pytest
+import test_eth3d_release
 import yaml
 
 import lingbot_eval
@@ -39,21 +43,32 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
         yield found
 
 
-def packed(folder: Path) -> bytes:
-    """A folder as a compressed tar."""
+def packed(folder: Path, name: str = "") -> bytes:
+    """A folder, called ``name``, as a compressed tar."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        archive.add(folder, folder.name)
+        archive.add(folder, name or folder.name)
     return buffer.getvalue()
 
 
-def zipped(folder: Path, top: str = "") -> bytes:
-    """What is in a folder, under ``top``, as a zip."""
+def zipped(folder: Path, name: str = "") -> bytes:
+    """What is in a folder, under ``name``, as a zip."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted(folder.rglob("*")):
-            archive.write(path, Path(top) / path.relative_to(folder))
+            archive.write(path, Path(name) / path.relative_to(folder))
     return buffer.getvalue()
+
+
+def seven_zipped(folder: Path, name: str) -> bytes:
+    py7zr = pytest.importorskip("py7zr")
+    buffer = io.BytesIO()
+    with py7zr.SevenZipFile(buffer, "w") as archive:
+        archive.writeall(folder, name)
+    return buffer.getvalue()
+
+
+PACKERS = {"zip": zipped, "tar": packed, "7z": seven_zipped}
 
 
 def card(folder: Path, name: str, *files: dict[str, object], **more: object) -> Path:
@@ -74,6 +89,10 @@ def tum(server: FileServer, tmp_path: Path) -> Path:
         server.files[f"/{name}.tgz"] = Served(packed(tmp_path / "release" / name))
     file = {"url": f"{server.address}/{{part}}.tgz", "parts": [XYZ, DESK]}
     return card(tmp_path / "cards", "tum", {**file, "size": {XYZ: len(server.files[f"/{XYZ}.tgz"].content)}})
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def names(folder: Path) -> list[str]:
@@ -194,29 +213,89 @@ def test_a_kill_leaves_no_half_scene(server: FileServer, tum: Path, tmp_path: Pa
     lingbot_eval.fetch_dataset("tum", root, [XYZ], card=tum)
     assert names(root / XYZ) == names(tmp_path / "release" / XYZ)
     assert names(root) == [fetching.WORK, XYZ]
-    assert not [name for name in names(root / fetching.WORK) if name.endswith((".part", ".tgz"))]
+    assert names(root / fetching.WORK) == [fetching.RECORD]
 
 
-def test_archives_in_archives_become_the_layout_of_seven_scenes(
-    server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    release = dataset_trees.write_seven_scenes(tmp_path / "release")
-    for place in ("redkitchen", "chess"):
-        for sequence in sorted((release / place).glob("seq-*")):
-            (tmp_path / "one").mkdir()
-            sequence.rename(tmp_path / "one" / sequence.name)
-            sequence.with_suffix(".zip").write_bytes(zipped(tmp_path / "one"))
-            shutil.rmtree(tmp_path / "one")
-        server.files[f"/{place}.zip"] = Served(zipped(release / place, place))
-    shipped = load_card("seven_scenes").download
+def nest_sequences(release: Path) -> None:
+    """Each sequence of 7-Scenes is an archive with its folder, in the archive of its place."""
+    for folder in sorted(release.glob("*/seq-*")):
+        (release / "one").mkdir()
+        folder.rename(release / "one" / folder.name)
+        folder.with_suffix(".zip").write_bytes(zipped(release / "one"))
+        shutil.rmtree(release / "one")
+
+
+def nest_flights(release: Path) -> None:
+    """Each flight of EuRoC is an archive of its mav0, beside a bag, in the archive of its room."""
+    for folder in release.iterdir():
+        content = zipped(folder)
+        shutil.rmtree(folder / "mav0")
+        (folder / f"{folder.name}.zip").write_bytes(content)
+        (folder / f"{folder.name}.bag").write_bytes(b"#ROSBAG V2.0")
+
+
+def written(layout: str, below: str = "") -> Callable[[Path], Path]:
+    def write(root: Path) -> Path:
+        layout_trees.LAYOUTS[layout].write(root, layout_trees.LAYOUTS[layout].view)
+        return root / below
+
+    return write
+
+
+@dataclass(frozen=True)
+class Release:
+    """A made-up one: the folder with its parts, a scene, the part that has it, and what is an archive inside."""
+
+    write: Callable[[Path], Path]
+    scene: str
+    part: str
+    nest: Callable[[Path], None] = lambda release: None
+
+
+RELEASES = {
+    "tum": Release(dataset_trees.write_tum, dataset_trees.TUM_SCENE, dataset_trees.TUM_SCENE),
+    "seven_scenes": Release(dataset_trees.write_seven_scenes, "redkitchen/seq-03", "redkitchen", nest_sequences),
+    "neural_rgbd": Release(field_trees.write_neural_rgbd, "kitchen", "kitchen"),
+    "droid_w": Release(field_trees.write_droid_w, "downtown1", "downtown1"),
+    "eth3d": Release(lambda root: test_eth3d_release.write_release(root).parent, "courtyard", "courtyard"),
+    "bonn": Release(written("bonn", "rgbd_bonn_dataset"), "rgbd_bonn_balloon2", "rgbd_bonn_balloon2"),
+    "euroc": Release(written("euroc"), "MH_01_easy", "MH_01_easy", nest_flights),
+    "sintel": Release(written("sintel"), "alley_2", "training"),
+    "replica": Release(written("replica"), "room0", "Replica"),
+    "vkitti2": Release(written("vkitti2"), "Scene01/15-deg-left", "Scene01"),
+    "tum_dynamics": Release(
+        written("tum_dynamics"), "rgbd_dataset_freiburg3_walking_xyz", "rgbd_dataset_freiburg3_walking_xyz"
+    ),
+}
+
+
+def test_every_dataset_that_is_fetched_is_tried() -> None:
+    fetched = {name for name in card_names() if (found := load_card(name).download) is not None and found.files}
+    assert fetched == set(RELEASES)
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_the_shipped_cards_lay_out_what_their_adapters_read(server: FileServer, tmp_path: Path, name: str) -> None:
+    """Releases packed as each card says that they are; only address and size are the test's."""
+    known = RELEASES[name]
+    release = known.write(tmp_path / "release")
+    read = tree(release / known.part)
+    known.nest(release)
+    shipped = load_card(name).download
     assert shipped is not None
-    file = shipped.files[0].model_dump(mode="json") | {"url": f"{server.address}/{{part}}.zip", "size": None}
-    cards = card(tmp_path / "cards", "seven_scenes", file)
+    files = []
+    for number, file in enumerate(shipped.files):
+        url = file.url.replace(file.url.rpartition("/")[0], f"{server.address}/{number}")
+        files.append(file.model_dump(mode="json") | {"url": url, "size": None, "checksum": None})
+        if known.part in file.parts:
+            content = PACKERS[file.kind or "zip"](release / known.part, f"{file.inside or '.'}/{known.part}")
+            server.files[url.removeprefix(server.address).replace("{part}", known.part)] = Served(content)
+    cards = card(tmp_path / "cards", name, *files)
     root = tmp_path / "root"
-    lingbot_eval.fetch_dataset("seven_scenes", root, ["redkitchen/seq-03", "chess"], card=cards)
-    assert names(root / "redkitchen") == ["TestSplit.txt", "TrainSplit.txt", "seq-01", "seq-02", "seq-03"]
-    assert main(["datasets", "check", "seven_scenes", "--root", str(root)]) == 0
-    assert "no problems" in capsys.readouterr().out
+    lingbot_eval.fetch_dataset(name, root, [known.scene], card=cards)
+    assert names(root) == sorted([fetching.WORK, known.part])
+    assert tree(root / known.part) == read
+    assert known.scene in lingbot_eval.open_dataset(name, root).scenes
 
 
 def test_several_files_make_one_scene_and_one_file_several(server: FileServer, tmp_path: Path) -> None:
@@ -249,9 +328,9 @@ def test_several_files_make_one_scene_and_one_file_several(server: FileServer, t
 
 REFUSED = {
     "no such scene": ((DESK[:-1],), {}, ConfigError, f"has no scene .*did you mean '{DESK}'"),
-    "hash": ((XYZ,), {"sha256": {XYZ: "0" * 64}}, DataError, "expected SHA-256 0000"),
+    "hash": ((XYZ,), {"checksum": {XYZ: "md5:" + "0" * 32}}, DataError, "expected MD5 0000"),
     "size": ((XYZ,), {"size": {XYZ: 1}}, DataError, "expected 1 bytes as the card says"),
-    "another archive": ((XYZ,), {"inside": "elsewhere"}, DataError, "expected this folder in the files of the card"),
+    "another archive": ((XYZ,), {"into": "elsewhere"}, DataError, "expected this folder in the files of the card"),
     "full disk": ((XYZ,), {"size": {XYZ: 1 << 60}}, StoreError, "expected [0-9,]+ bytes of room"),
 }
 
@@ -290,12 +369,12 @@ def test_the_hub_serves_a_file_of_a_card(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(hub, "hf_hub_download", serve)
     sha256 = hashlib.sha256((tmp_path / "cached.zip").read_bytes()).hexdigest()
-    file = {"url": "hf://datasets/owner/data@v1/in/a.zip", "parts": ["a"], "sha256": sha256}
+    file = {"url": "hf://datasets/owner/data@v1/in/a.zip", "parts": ["a"], "checksum": f"sha256:{sha256}"}
     lingbot_eval.fetch_dataset("folder", tmp_path / "root", card=card(tmp_path / "cards", "folder", file))
     assert asked == [("owner/data", "in/a.zip", "dataset", "v1")]
     assert (tmp_path / "root" / "a" / "x.txt").read_text() == "x"
     assert (tmp_path / "cached.zip").is_file()
-    cards = card(tmp_path / "cards", "folder", {**file, "sha256": "0" * 64})
+    cards = card(tmp_path / "cards", "folder", {**file, "checksum": "sha256:" + "0" * 64})
     with pytest.raises(DataError, match=r"expected SHA-256 0+ of hf://.*; remove that file and fetch it again"):
         lingbot_eval.fetch_dataset("folder", tmp_path / "other", card=cards)
 

@@ -204,6 +204,24 @@ def test_a_header_that_tells_less_than_comes_is_refused(tmp_path: Path, out: Pat
         unpack(tmp_path / "a.zip", "zip", out, everything, limit=500)
 
 
+def test_later_files_of_a_7z_are_held_to_the_same(tmp_path: Path, out: Path) -> None:
+    """What is added to one later is a block of its own, which is read beside the first."""
+    py7zr = pytest.importorskip("py7zr")
+    with py7zr.SevenZipFile(tmp_path / "a.7z", "w") as archive:
+        archive.writestr(b"a" * 100_000, "scene/a")
+    with py7zr.SevenZipFile(tmp_path / "a.7z", "a") as archive:
+        archive.writestr(bytes(range(256)) * 400, "scene/b")
+    unpack(tmp_path / "a.7z", "7z", out, everything)
+    assert {name: len(content) for name, content in tree(out).items()} == {"scene/a": 100_000, "scene/b": 102_400}
+    with pytest.raises(DataError, match="unpacks to more than 150,000 bytes"):
+        unpack(tmp_path / "a.7z", "7z", out, everything, limit=150_000)
+    content = bytearray((tmp_path / "a.7z").read_bytes())
+    content[200] ^= 0xFF
+    (tmp_path / "a.7z").write_bytes(content)
+    with pytest.raises(DataError, match="damaged 7z archive"):
+        unpack(tmp_path / "a.7z", "7z", out, everything)
+
+
 def test_modes_of_an_archive_count_for_nothing(tmp_path: Path, out: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         add(archive, ".", type=tarfile.DIRTYPE)

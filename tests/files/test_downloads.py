@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -14,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from lingbot_eval.errors import DataError, StoreError
+from lingbot_eval.errors import DataError, DependencyError, StoreError
 from lingbot_eval.files import downloads
 from lingbot_eval.files.downloads import download, stated_size
 from tests.support.file_server import FileServer, Served, file_server
 
 pytest.importorskip("pooch")
+import requests  # comes with pooch
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -42,7 +44,7 @@ def get(server: FileServer, folder: Path, path: str = "/a.zip", **wanted: object
 
 def test_a_file_arrives_once_and_is_told_of(server: FileServer, tmp_path: Path) -> None:
     told: list[tuple[int, int | None]] = []
-    wanted = {"size": len(CONTENT), "sha256": SHA256}
+    wanted = {"size": len(CONTENT), "checksum": f"sha256:{SHA256}"}
     assert get(server, tmp_path, progress=lambda *each: told.append(each), **wanted) == CONTENT
     assert told[-1] == (len(CONTENT), len(CONTENT))
     assert told == sorted(told)
@@ -120,7 +122,7 @@ def test_a_server_that_stalls_is_left(server: FileServer, tmp_path: Path, monkey
 
 REFUSED = {
     "size": (Served(CONTENT), {"size": 17}, "expected 17 bytes as the card says, the server has 3,000,000"),
-    "hash": (Served(CONTENT), {"sha256": "0" * 64}, "expected SHA-256 000000"),
+    "hash": (Served(CONTENT), {"checksum": "sha256:" + "0" * 64}, "expected SHA-256 000000"),
     "more than it said": (Served(b"ab", stated=5), {"size": 2}, "the server has 5"),
     "403": (Served(status=403), {}, r"found HTTP 403 (forbidden: a login, a form, or not from here)"),
     "404": (Served(status=404), {}, "found HTTP 404 (not there)"),
@@ -152,6 +154,23 @@ def test_redirects_that_the_card_names_are_followed(server: FileServer, tmp_path
     assert stated_size(f"{server.address}/old.zip") == len(CONTENT)
     assert stated_size(f"{server.address}/none.zip") is None
     assert stated_size(f"{server.address}/far.zip") is None
+
+
+def test_no_redirect_leaves_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(session: requests.Session, method: str, url: str, **settings: object) -> requests.Response:
+        found = requests.Response()
+        found.raw = io.BytesIO()
+        found.status_code, found.headers["Location"] = 302, "http://example.org/a.zip"
+        return found
+
+    monkeypatch.setattr(requests.Session, "request", answer)
+    with pytest.raises(DataError, match=r"redirects to http://example.org/a.zip, which is not https"):
+        download("https://example.org/a.zip", tmp_path / "a.zip")
+
+
+def test_a_file_of_another_size_is_fetched_anew(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"half of it")
+    assert get(server, tmp_path, size=len(CONTENT)) == CONTENT
 
 
 def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +215,12 @@ def test_a_killed_download_goes_on(server: FileServer, tmp_path: Path) -> None:
     assert have > 500_000
     assert get(server, tmp_path) == CONTENT
     assert server.ranges("/a.zip")[-1] == f"bytes={have}-"
+
+
+def test_without_pooch_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(DependencyError, match=r"pip install 'lingbot-eval\[fetch\]'"):
+        download("http://127.0.0.1:1/a.zip", tmp_path / "a.zip")
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(server: FileServer, tmp_path: Path) -> None:
