@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from lingbot_eval.datasets.sequence import pinhole
-from lingbot_eval.errors import ConfigError, DataError, at
-from lingbot_eval.files.json_documents import parse_json
-from lingbot_eval.files.text import parse_number, read_bytes, read_text
+from lingbot_eval.errors import ConfigError, DataError, at, reason
+from lingbot_eval.files.text import parse_number, read_text
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.files.yaml_documents import parse_value
 from lingbot_eval.types import FloatArray
@@ -142,25 +142,38 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """The mapping of a JSON file of cameras. Raises DataError."""
+    """The mapping of a JSON file of cameras; numbers may be NaN or infinite, as writers mark what is lost.
+
+    Raises DataError.
+    """
     try:
-        document = parse_json(read_bytes(path, "list of cameras"))
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+        document = json.loads(read_text(path, "list of cameras"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {reason(error)}") from error
     if not isinstance(document, dict):
         raise DataError(f"{path}: expected a mapping, found {type(document).__name__}")
     return document
 
 
-def numbers_of(document: Mapping[str, Any], key: str, count: int, path: Path) -> list[float]:
-    """The finite numbers under a key of a calibration. Raises DataError unless there are ``count``."""
+def numbers_of(document: Mapping[str, Any], key: str, count: int, path: Path, *, lost: bool = False) -> list[float]:
+    """The numbers under a key of a calibration. Raises DataError unless there are ``count``, all finite.
+
+    lost: whether they may be not finite, as of a pose that is lost.
+    """
     value = document.get(key)
     value = value.get("data") if isinstance(value, dict) else value
     rows = value if isinstance(value, list) else [value]
     flat: list[Any] = [number for row in rows for number in (row if isinstance(row, list) else [row])]
-    if len(flat) != count or not all(type(number) in (int, float) and math.isfinite(number) for number in flat):
+    if len(flat) != count or not all(_is_number(number, lost=lost) for number in flat):
         raise DataError(f"{path}: expected {key} as {count} finite numbers, found {str(value)[:60]!r}")
     return [float(number) for number in flat]
+
+
+def _is_number(value: Any, *, lost: bool) -> bool:
+    try:
+        return type(value) in (int, float) and (math.isfinite(value) or lost)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def read_matrix(path: Path) -> FloatArray:

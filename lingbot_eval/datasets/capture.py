@@ -13,7 +13,7 @@ import numpy as np
 
 from lingbot_eval.datasets.calibration import numbers_of, read_document
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import inside, names_in, natural_key
+from lingbot_eval.datasets.listing import inside, names_listed, natural_key
 from lingbot_eval.datasets.readers import Size, array_depth, image_size, png_depth
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError
@@ -65,8 +65,14 @@ class CaptureAdapter(FileDataset):
             index_files, what = model.files, "world-to-camera in the model, inverted"
         finder = _Finder(folder, from_root=(folder / TRANSFORMS).is_file())
         entries.sort(key=lambda entry: natural_key(entry.name))
-        there = {path: entry for entry in entries if (path := finder.image(entry.name)) is not None}
-        missing = [entry.name for entry in entries if finder.image(entry.name) is None]
+        there: dict[Path, _Entry] = {}
+        missing: list[str] = []
+        for entry in entries:
+            path = finder.image(entry.name)
+            if path is None:
+                missing.append(entry.name)
+            else:
+                there.setdefault(path, entry)
         if not there:
             raise DataError(
                 f"{self.name}: scene {scene}: none of the {len(entries)} images of {index_files[-1]} is there, such as"
@@ -111,27 +117,27 @@ class _Finder:
     def __init__(self, folder: Path, *, from_root: bool) -> None:
         """from_root: whether names begin at the folder, as nerfstudio's do, or at its images."""
         self._folder, self._from_root = folder, from_root
-        self._listed: dict[Path, set[str]] = {}
+        self._listed: dict[str, tuple[Path, frozenset[str]]] = {}
 
     def image(self, name: str) -> Path | None:
         """The file of an image, or its largest smaller copy; None where there is neither."""
+        name = name.replace("\\", "/").removeprefix("./")
         if not self._from_root:
             found = (self.file(f"{scale}/{name}") for scale in (*SCALES, "."))
         else:
-            first, _, rest = name.removeprefix("./").partition("/")
-            copies = [f"{scale}/{rest}" for scale in SCALES if first in SCALES]
-            found = (self.file(candidate) for candidate in (name, *copies))
+            first, _, rest = name.partition("/")
+            found = (self.file(path) for path in (name, *(f"{scale}/{rest}" for scale in SCALES if first in SCALES)))
         return next((path for path in found if path is not None), None)
 
     def file(self, name: str) -> Path | None:
         """A file in the folder, also where its name lacks the suffix. Raises DataError for a path that leads out."""
-        path = inside(self._folder, name.replace("\\", "/").removeprefix("./"), str(self._folder))
-        if path.parent not in self._listed:
-            self._listed[path.parent] = set(names_in(path.parent)) if path.parent.is_dir() else set()
-        names = self._listed[path.parent]
-        if path.name in names:
-            return path
-        return next((path.with_name(path.name + suffix) for suffix in _NO_SUFFIX if path.name + suffix in names), None)
+        head, _, tail = name.rpartition("/")
+        if head not in self._listed:
+            folder = inside(self._folder, head or ("." if tail == name else "/"), str(self._folder))
+            self._listed[head] = folder, names_listed(folder)
+        folder, names = self._listed[head]
+        found = next((tail + suffix for suffix in ("", *_NO_SUFFIX) if tail + suffix in names), None)
+        return None if found is None else folder / found
 
 
 class _Cameras:
@@ -178,7 +184,9 @@ def _of_nerfstudio(path: Path) -> list[_Entry]:
     if not frames or wrong:
         at = f": frame {wrong[0]}" if wrong else ""
         raise DataError(f"{path}{at}: expected a list 'frames' of file_path and transform_matrix, found other JSON")
-    matrices = np.array([_matrix(frame, f"{path}: frame {n}", path) for n, frame in enumerate(frames)])
+    matrices = _stacked([frame.get("transform_matrix") for frame in frames])
+    if matrices is None:  # of two shapes, or one is none
+        matrices = np.array([_matrix(frame, f"{path}: frame {n}", path) for n, frame in enumerate(frames)])
     poses = checked_matrices(matrices, [f"{path}: frame {n}" for n in range(len(frames))]) @ OPENGL_TO_OPENCV
     shared = _camera(document, path)
     entries = []
@@ -194,13 +202,24 @@ def _is_named(frame: dict[str, Any]) -> bool:
     return isinstance(frame.get("file_path"), str) and bool(frame["file_path"])
 
 
+def _stacked(matrices: list[Any]) -> FloatArray | None:
+    """(N, 3, 4) or (N, 4, 4) where all matrices are of one such shape, of numbers; else None."""
+    try:
+        found = np.array(matrices)
+    except ValueError:
+        return None
+    return found.astype(np.float64) if found.dtype.kind in "fi" and found.shape[1:] in ((3, 4), (4, 4)) else None
+
+
 def _matrix(frame: dict[str, Any], place: str, path: Path) -> FloatArray:
     rows = frame.get("transform_matrix")
     matrix = np.eye(4)
     if not isinstance(rows, list) or len(rows) not in (3, 4):
         raise DataError(f"{place}: expected transform_matrix as 4x4 or 3x4 numbers")
     try:
-        matrix[: len(rows)] = np.array(numbers_of(frame, "transform_matrix", 4 * len(rows), path)).reshape(-1, 4)
+        matrix[: len(rows)] = np.array(numbers_of(frame, "transform_matrix", 4 * len(rows), path, lost=True)).reshape(
+            -1, 4
+        )
     except DataError as error:
         raise DataError(f"{place}: {str(error).partition(': ')[2]}") from None
     return matrix

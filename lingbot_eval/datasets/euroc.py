@@ -9,7 +9,7 @@ import numpy as np
 
 from lingbot_eval.datasets.calibration import numbers_of, read_yaml
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import inside, names_in
+from lingbot_eval.datasets.listing import names_listed
 from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
@@ -74,7 +74,7 @@ def listed_images(index: Path) -> tuple[list[Path], FloatArray, int]:
     Raises DataError with file and line.
     """
     folder = index.parent / "data"
-    there = set(names_in(folder)) if folder.is_dir() else set()
+    there = names_listed(folder)
     words: list[str] = []
     names: list[str] = []
     lines: list[int] = []
@@ -98,7 +98,7 @@ def listed_images(index: Path) -> tuple[list[Path], FloatArray, int]:
     wrong = np.flatnonzero(~(np.diff(times) > 0))
     if len(wrong):
         raise DataError(f"{at(index, lines[int(wrong[0]) + 1])}: expected increasing times; sort the list")
-    return [inside(folder, name, str(index)) for name in names], times, missing
+    return [folder / name for name in names], times, missing
 
 
 def read_sensor(path: Path, key: str = "T_BS") -> tuple[LensCamera, FloatArray, FloatArray]:

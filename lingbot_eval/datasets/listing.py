@@ -67,10 +67,19 @@ def shortened(path: Path) -> str:
 
 def names_in(folder: Path) -> list[str]:
     """Names in a folder, in natural order. Raises DataError when it cannot be listed."""
+    return sorted(_listed(folder), key=natural_key)
+
+
+def _listed(folder: Path) -> list[str]:
     try:
-        return sorted(os.listdir(folder), key=natural_key)  # noqa: PTH208 – names only, no Path a file
+        return os.listdir(folder)  # noqa: PTH208 – names only, no Path a file
     except OSError as error:
         raise DataError(f"folder {folder} cannot be listed: {error.strerror or error}") from error
+
+
+def names_listed(folder: Path) -> frozenset[str]:
+    """Names in a folder, to ask which are there; none for a folder that is not. Raises DataError as `names_in`."""
+    return frozenset(_listed(folder)) if folder.is_dir() else frozenset()
 
 
 def folders_in(folder: Path) -> list[str]:
@@ -165,16 +174,14 @@ def numbered_files(folder: Path, pattern: re.Pattern[str], dataset: str, *, opti
     found: dict[int, str] = {}
     if optional and not folder.is_dir():
         return {}
-    for name in names_in(existing_folder(folder, f"folder of {dataset}")):
+    for name in _listed(existing_folder(folder, f"folder of {dataset}")):
         match = pattern.fullmatch(name)
         if match is None:
             continue
         number = int(match[1])
         if number in found:
-            raise DataError(
-                f"{dataset}: {folder}: two files for number {number}: {shown((found[number], name))};"
-                " remove one of them"
-            )
+            twice = sorted((found[number], name), key=natural_key)
+            raise DataError(f"{dataset}: {folder}: two files for number {number}: {shown(twice)}; remove one of them")
         found[number] = name
     return {number: folder / found[number] for number in sorted(found)}
 

@@ -230,7 +230,7 @@ def _aligned(entries: dict[int, dict[str, Any]], path: Path) -> dict[int, FloatA
         return {}
     key = "aligned_pose" if any("aligned_pose" in entry for entry in entries.values()) else "pose"
     there = [n for n, entry in entries.items() if key in entry]
-    matrices = np.array([numbers_of(entries[n], key, 16, path) for n in there]).reshape(-1, 4, 4)
+    matrices = np.array([numbers_of(entries[n], key, 16, path, lost=True) for n in there]).reshape(-1, 4, 4)
     poses = checked_matrices(matrices, [f"{path}: frame {n}" for n in there])
     return {n: pose for n, pose in zip(there, poses, strict=True) if np.isfinite(pose).all()}
 
