@@ -2,65 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from fakes import FRAMES, Quiet, World, experiment, run_folder
 
 from lingbot_eval.runs.execute import execute
-from lingbot_eval.runs.plan import make_plan
+from lingbot_eval.runs.plan import Unit, make_plan
+from lingbot_eval.runs.records import UnitRecord
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.runs.unit_writer import UnitWriter
+from tests.support.killing import exit_code
 
-# Runs the fake experiment in a process of its own, which kills itself (SIGKILL: nothing is cleaned up) at one point.
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-import pytest
-from fakes import Quiet, World, experiment
-from lingbot_eval.runs import unit_writer
-from lingbot_eval.runs.execute import execute
-from lingbot_eval.runs.plan import make_plan
 
-point, out = sys.argv[1], Path(sys.argv[2])
+def die_at(point: str, out: Path) -> None:
+    """Run the fake experiment until ``point``."""
+    patch = pytest.MonkeyPatch()
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    def die(here: str, scene: str) -> None:
+        if (here, scene) == (point, "two"):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def at_frame(scene, index):
-    if scene == "two" and point == f"frame {index}":
-        die()
+    class Watching(Quiet):
+        def finished(self, unit: Unit, record: UnitRecord) -> None:
+            die("after", unit.scene)
 
-world = World(misbehave={"good": at_frame})
-world.install(pytest.MonkeyPatch())
+    finish = UnitWriter.finish
 
-class Watching(Quiet):
-    def finished(self, unit, record):
-        if point == "after" and unit.scene == "two":
-            die()
+    def finishing(self: UnitWriter, record: UnitRecord) -> None:
+        die("record", record.scene)
+        finish(self, record)
 
-def writing(record):
-    if point == "record" and record.scene == "two":
-        die()
-
-finish = unit_writer.UnitWriter.finish
-unit_writer.UnitWriter.finish = lambda self, record: (writing(record), finish(self, record))[1]
-execute(make_plan(experiment()), out, "test", Watching())
-"""
+    patch.setattr(UnitWriter, "finish", finishing)
+    World(misbehave={"good": lambda scene, index: die(f"frame {index}", scene)}).install(patch)
+    execute(make_plan(experiment()), out, "test", Watching())
 
 
 @pytest.mark.parametrize(
     ("point", "done"), [("frame 0", 1), ("frame 15", 1), ("record", 1), ("after", 2)], ids=lambda value: str(value)
 )
 def test_killed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, done: int) -> None:
-    folder = str(Path(__file__).parent)
-    script = f"import sys; sys.path.insert(0, {folder!r})\n{SCRIPT}"
-    killed = subprocess.run(
-        [sys.executable, "-c", script, point, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert exit_code(die_at, point, tmp_path) == -signal.SIGKILL
     path = run_folder(tmp_path)
     left = RunStore.open(path).read_units()
     assert len(left.units) == done

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from studies import Quiet, study
 from test_study import plant, run
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs import plan
+from lingbot_eval.runs import plan, unit_writer
 from lingbot_eval.runs.execute import Outcome
 from lingbot_eval.runs.lock import directory_lock
-from lingbot_eval.scaling.execute import write_scaling
+from lingbot_eval.scaling.execute import execute, write_scaling
 from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, ScaleStore
+from tests.support.killing import exit_code
 
 CASE_FILE = SCALE_LAYOUT.unit_file
 TWO = {"sweep": {"backend": ["sdpa", "paged"]}}
@@ -151,59 +152,40 @@ def test_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(tmp_path, study(**TWO))
 
 
-SCRIPT = """
-import os, signal, sys, threading, time
-from pathlib import Path
-import pytest
-from studies import Quiet, study
-from test_study import plant
-from lingbot_eval.runs import plan
-from lingbot_eval.runs.execute import Outcome
-from lingbot_eval.runs import unit_writer
-from lingbot_eval.scaling.execute import execute, write_scaling
+def write_until(call: int, out: Path) -> None:
+    """A whole study, killed at the call-th call of the system that changes a file; ``calls`` says of how many."""
+    patch, calls = pytest.MonkeyPatch(), 0
 
-patch = pytest.MonkeyPatch()
-patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
-patch.setattr(unit_writer, "ROWS_BETWEEN_FLUSHES", 10)
-plant(patch, lambda backend, frame: None)
-out, call = Path(sys.argv[1]), int(sys.argv[2])
-calls = 0
+    def killing(name: str) -> None:
+        real = getattr(os, name)
 
-def killing(name):
-    \"\"\"The call-th call of the system that changes a file is the last.\"\"\"
-    real = getattr(os, name)
-    def counted(*args, **settings):
-        global calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **settings)
-    patch.setattr(os, name, counted)
+        def counted(*args: Any, **settings: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **settings)
 
-for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "fsync", "ftruncate"):
-    killing(name)
-done = execute(study(sweep={"backend": ["sdpa", "paged"]}), out, "test", Quiet())
-write_scaling(done.path)
-print(calls)
-"""
+        patch.setattr(os, name, counted)
 
-
-def started(out: Path, call: int) -> subprocess.CompletedProcess[str]:
-    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{SCRIPT}"
-    words = [sys.executable, "-c", script, str(out), str(call)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
+    patch.setattr(unit_writer, "ROWS_BETWEEN_FLUSHES", 10)
+    plant(patch, lambda backend, frame: None)
+    for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "fsync", "ftruncate"):
+        killing(name)
+    done = execute(study(sweep={"backend": ["sdpa", "paged"]}), out, "test", Quiet())
+    write_scaling(done.path)
+    (out / "calls").write_text(str(calls))
 
 
 @pytest.mark.parametrize("moments", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_any_change_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: int) -> None:
-    whole = started(tmp_path / "whole", 0)
-    assert whole.returncode == 0, whole.stderr
-    calls = int(whole.stdout)
+    assert exit_code(write_until, 0, tmp_path / "whole") == 0
+    calls = int((tmp_path / "whole" / "calls").read_text())
     assert calls > 30
     for moment in sorted(random.Random(0).sample(range(1, calls + 1), min(moments, calls))):
         out = tmp_path / str(moment)
-        killed = started(out, moment)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert exit_code(write_until, moment, out) == -signal.SIGKILL
         plant(monkeypatch, lambda backend, frame: None)
         observer = Quiet()
         outcome = run(out, study(**TWO), observer)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,13 +21,14 @@ from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
-from lingbot_eval.runs import plan, stream
+from lingbot_eval.runs import plan, stream, unit_writer
 from lingbot_eval.runs.execute import Outcome
 from lingbot_eval.runs.store import read_table
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import FIGURE, PAGE, execute, write_scaling
 from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, ScaleStore
 from lingbot_eval.scaling.settings import Study
+from tests.support.killing import exit_code
 
 
 @pytest.fixture(autouse=True)
@@ -292,37 +292,21 @@ def test_what_stops_a_study_leaves_what_is_done(
     assert opened == ["paged", "paged"]
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-import pytest
-from studies import Quiet, study
-from test_study import plant
-from lingbot_eval.methods import model as model_module
-from lingbot_eval.methods import registry, stepper
-from lingbot_eval.runs import plan, stream
-from lingbot_eval.runs import unit_writer
-from lingbot_eval.scaling.execute import execute
+def die_in_the_second_case(out: Path) -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
+    patch.setattr(unit_writer, "ROWS_BETWEEN_FLUSHES", 10)
 
-patch = pytest.MonkeyPatch()
-patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
-patch.setattr(unit_writer, "ROWS_BETWEEN_FLUSHES", 10)
+    def die(backend: str, frame: int) -> None:
+        if (backend, frame) == ("paged", 33):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def die(backend, frame):
-    if (backend, frame) == ("paged", 33):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-plant(patch, die)
-execute(study(sweep={"backend": ["sdpa", "paged"]}), Path(sys.argv[1]), "test", Quiet())
-"""
+    plant(patch, die)
+    run(out, study(sweep={"backend": ["sdpa", "paged"]}))
 
 
 def test_a_killed_study_goes_on_with_the_case_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{SCRIPT}"
-    killed = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert exit_code(die_in_the_second_case, tmp_path) == -signal.SIGKILL
     (folder,) = tmp_path.iterdir()
     (partial,) = folder.glob("cases/.partial-*")
     # How far the cut stream came is there to see, and no result.
