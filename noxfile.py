@@ -22,12 +22,15 @@ nox.options.sessions = ["lint", "types", "tests", "gate"]
 @nox.session(default=False)
 def environment(session: nox.Session) -> None:
     """Install the package in place with its development tools, at the versions of constraints.txt."""
-    session.install("-c", "constraints.txt", "-e", ".[dev]")
+    # Of torch and the rest a small part is ever imported; Python compiles that as it is asked for.
+    session.install("--no-compile", "-c", "constraints.txt", "-e", ".[dev]")
 
 
 def run(session: nox.Session, program: str, *arguments: str, env: dict[str, str | None] | None = None) -> None:
     """Run a program of the shared environment."""
-    session.run(shared_environment(session) / program, *arguments, env=env)
+    # What one process compiles serves those after it, whatever this machine says of that.
+    keep_compiled: dict[str, str | None] = {"PYTHONDONTWRITEBYTECODE": None}
+    session.run(shared_environment(session) / program, *arguments, env=keep_compiled | (env or {}))
 
 
 def shared_environment(session: nox.Session) -> Path:
