@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -87,6 +86,7 @@ def test_it_stops_when_it_is_told() -> None:
 
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
+    av = pytest.importorskip("av")
     path = tmp_path / "film.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30)
@@ -101,6 +101,7 @@ def film(tmp_path: Path) -> Path:
 
 
 def test_a_camera_gives_the_newest_frame_and_counts_the_others(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    av = pytest.importorskip("av")
     monkeypatch.setattr(live, "_opened", lambda address: av.open(str(film)))
     camera = Camera("camera:0")
     taken = []
@@ -126,11 +127,13 @@ def test_words_that_name_no_camera(address: str) -> None:
 
 
 def test_a_camera_that_is_not_there() -> None:
+    pytest.importorskip("av")
     with pytest.raises(DataError, match=r"camera:987: expected a camera or stream that can be opened"):
         Camera("camera:987")
 
 
 def test_a_stream_without_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    av = pytest.importorskip("av")
     path = tmp_path / "sound.wav"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")

@@ -1,0 +1,313 @@
+"""The page without a browser: each control does what its label says, and the words are of the frame that is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_view_nodes import FRAMES, LAST, Page, layer
+
+from lingbot_eval.errors import StoreError
+from lingbot_eval.types import Trajectory
+from lingbot_eval.viewing import page as page_module
+from lingbot_eval.viewing.layers import Layer, LayeredScene
+from lingbot_eval.viewing.page import Viewer, write_page
+
+
+class Folder:
+    """A folder of widgets; a context."""
+
+    visible = True
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Panel:
+    """Takes widgets by label, as viser's panel does."""
+
+    def __init__(self) -> None:
+        self.widgets: dict[str, Any] = {}
+        self.words: list[Any] = []
+
+    def _add(self, label: str, value: object = None, **properties: Any) -> Any:
+        widget = SimpleNamespace(label=label, value=value, visible=True, **properties)
+        widget.on_update = widget.on_click = lambda do: setattr(widget, "do", do)
+        widget.remove = lambda: self.widgets.pop(label, None)
+        self.widgets[label] = widget
+        return widget
+
+    def add_dropdown(self, label: str, options: Any, *, initial_value: Any, **_: Any) -> Any:
+        return self._add(label, initial_value, options=tuple(options))
+
+    def add_slider(self, label: str, low: float, high: float, step: float, value: float, **_: Any) -> Any:
+        return self._add(label, value, min=low, max=high)
+
+    def add_multi_slider(self, label: str, low: int, high: int, step: int, value: Any, **_: Any) -> Any:
+        return self._add(label, value)
+
+    def add_checkbox(self, label: str, value: bool, **_: Any) -> Any:
+        return self._add(label, value)
+
+    def add_vector2(self, label: str, value: Any, **_: Any) -> Any:
+        return self._add(label, value)
+
+    def add_button(self, label: str, **_: Any) -> Any:
+        return self._add(label)
+
+    def add_button_group(self, label: str, options: Any) -> Any:
+        return self._add(label, options[0], options=options)
+
+    def add_image(self, image: Any, *, label: str, visible: bool) -> Any:
+        return self._add(label, image=image)
+
+    def add_uplot(self, data: Any, series: Any, **_: Any) -> Any:
+        return self._add("plot", data=data, series=series)
+
+    def add_markdown(self, content: str, **_: Any) -> Any:
+        self.words.append(SimpleNamespace(content=content, visible=True))
+        return self.words[-1]
+
+    def add_folder(self, label: str, **_: Any) -> Any:
+        return Folder()
+
+    def configure_theme(self, **_: Any) -> None: ...
+
+    def set_panel_label(self, title: str) -> None:
+        self.title = title
+
+
+class Scene(Page):
+    """Nodes, and what else a scene is told."""
+
+    def set_up_direction(self, up: Any) -> None:
+        self.up = up
+
+    def add_label(self, name: str, text: str, **_: Any) -> Any:
+        return self._add(name, text=text)
+
+
+class Server:
+    """Stands where viser's server would; ``steps``: points that are seen at each pause of a recording."""
+
+    def __init__(self, port: int, title: str) -> None:
+        self.gui, self.scene, self.initial_camera = Panel(), Scene(), SimpleNamespace()
+        self.port, self.title = port, title
+        self.steps: list[tuple[float, int]] = []
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        yield
+
+    def get_port(self) -> int:
+        return self.port
+
+    def get_clients(self) -> dict[int, Any]:
+        return {}
+
+    def stop(self) -> None: ...
+
+    def get_scene_serializer(self) -> Any:
+        def pause(seconds: float) -> None:
+            self.steps.append((seconds, len(self.scene.points())))
+
+        html = "<html><title>Viser</title><body></body></html>"
+        return SimpleNamespace(insert_sleep=pause, as_html=lambda: html)
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
+    made: list[Server] = []
+
+    def serve(port: int, title: str) -> Server:
+        made.append(Server(port, title))
+        return made[-1]
+
+    monkeypatch.setattr(page_module, "_serve", serve)
+    return made
+
+
+def bent(label: str, error: float = 0.0) -> Layer:
+    """Off the line, for an alignment; frame 7 is ``error`` metres off."""
+    made = layer(label)
+    for index in range(FRAMES):
+        made.poses[16 * index + 3] = np.sin(index)
+        made.poses[16 * index + 11] = np.cos(2 * index)
+    made.poses[16 * 7 + 3] += error
+    return made
+
+
+class Shown:
+    """A viewer and its stand-in, whose thread takes no part: `step` does what it would do."""
+
+    def __init__(self, servers: list[Server], monkeypatch: pytest.MonkeyPatch, **scenes: Any) -> None:
+        monkeypatch.setattr(Viewer, "_work", lambda self: None)
+        self.viewer = Viewer("the title", scenes, port=80)
+        (self.server,) = servers
+        self.widgets, self.scene = self.server.gui.widgets, self.server.scene
+
+    def set(self, label: str, value: object) -> None:
+        assert hasattr(self.widgets[label], "do"), f"nobody listens to {label}"
+        self.widgets[label].value = value
+        self.widgets[label].do(SimpleNamespace(client=None))
+        self.viewer._step()
+
+    def press(self, label: str) -> None:
+        self.set(label, self.widgets[label].value)
+
+    @property
+    def said(self) -> str:
+        return "\n".join(words.content for words in self.server.gui.words if words.visible)
+
+
+@pytest.fixture
+def shown(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> Shown:
+    truth = bent("a").trajectory()
+    true = Trajectory(truth.indices, truth.timestamps, truth.camera_to_world)
+
+    def broken() -> LayeredScene:
+        raise StoreError("<b>its cloud is damaged</b>")
+
+    return Shown(
+        servers,
+        monkeypatch,
+        first=lambda: LayeredScene("first", [bent("a", error=3.0), bent("bb")], true),
+        second=lambda: LayeredScene("second", [layer("one")]),
+        broken=broken,
+    )
+
+
+def frames_seen(shown: Shown) -> set[int]:
+    return set(np.floor(shown.scene.points()[:, 1]).astype(int).tolist())
+
+
+def test_it_begins_with_all_of_the_first_scene(shown: Shown) -> None:
+    assert (shown.server.title, shown.server.port) == ("the title", 80)
+    assert shown.viewer.address == "http://127.0.0.1:80"
+    assert shown.widgets["scene"].options == ("first", "second", "broken")
+    assert (shown.widgets["frame"].value, shown.widgets["frame"].max) == (LAST, LAST)
+    assert f"**frame {LAST} of {LAST}**" in shown.said
+    assert shown.widgets["confidence"].value == "hide the least sure 30 %"
+    assert {"a", "bb", "ground truth"} <= set(shown.widgets)
+
+
+CONTROLS: dict[str, tuple[object, Any]] = {
+    "frame": (4, lambda shown: frames_seen(shown) == {0, 1, 2, 3, 4} and "**frame 4 of 11**" in shown.said),
+    "history": (5, lambda shown: len(shown.scene.seen("/0 a/cameras/")) == 5),
+    "colour": ("method", lambda shown: len(np.unique(shown.scene.seen("/0 a/cloud")[-1].colors, axis=0)) == 1),
+    "confidence": ("hide the least sure 70 %", lambda shown: len(shown.scene.points()) == pytest.approx(1440, abs=60)),
+    "depth": ((1, 3), lambda shown: len(shown.scene.points()) == pytest.approx(0.65 * 0.7 * 4800, abs=120)),
+    "path": (False, lambda shown: not shown.scene.seen("/path/")),
+    "pictures": (False, lambda shown: not shown.scene.seen("/cameras/")),
+    "a": (False, lambda shown: not shown.scene.seen("/0 a") and bool(shown.scene.seen("/1 bb/cloud"))),
+    "bb": (False, lambda shown: not shown.scene.seen("/1 bb") and bool(shown.scene.seen("/0 a/cloud"))),
+    "ground truth": (False, lambda shown: not shown.scene.seen("/ground truth")),
+}
+
+
+@pytest.mark.parametrize("label", CONTROLS)
+def test_a_control_does_what_its_label_says(shown: Shown, label: str) -> None:
+    value, holds = CONTROLS[label]
+    assert not holds(shown)
+    shown.set(label, value)
+    assert holds(shown)
+
+
+def test_sizes_are_those_of_their_sliders(shown: Shown) -> None:
+    def sizes() -> tuple[float, float]:
+        return shown.scene.seen("/block ")[0].point_size, shown.scene.seen("/0 a/cameras/3")[0].scale
+
+    before = sizes()
+    shown.set("size", 3.0)  # of 1.5
+    assert sizes() == pytest.approx((2 * before[0], before[1]))
+    shown.set("camera size", 0.09)  # of 0.03
+    assert sizes() == pytest.approx((2 * before[0], 3 * before[1]))
+
+
+def test_what_is_said_of_a_frame_is_of_that_frame(shown: Shown) -> None:
+    """Frame 7 of method a is 3 m off; its alignment takes a part of that."""
+    errors = {}
+    for frame in range(FRAMES):
+        shown.set("frame", frame)
+        errors[frame] = float(re.findall(r"^a: ([0-9.]+) cm from the truth", shown.said, re.MULTILINE)[0])
+    assert max(errors, key=lambda frame: errors[frame]) == 7
+    assert 100 < errors[7] < 300
+    assert "bb: 0.0 cm from the truth" in shown.said
+    shown.set("frame", 2)
+    shown.press("go to the worst frame")
+    assert shown.widgets["frame"].value == 7
+    shown.set("colour", "error")
+    assert f"blue 0 to red {errors[7]:.1f} cm" in shown.said
+    x, mark, first, second = shown.widgets["plot"].data
+    assert first.max() == pytest.approx(errors[7], abs=0.1)
+    assert x[int(np.argmax(mark))] == 7
+    assert second.max() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_picture_is_the_frames_own_or_the_newest_before_it(shown: Shown) -> None:
+    for frame in (3, LAST, 0):
+        shown.set("frame", frame)
+        assert (np.asarray(shown.widgets["picture"].image) == frame).all()
+
+
+def test_between_two_frames_the_straight_line_and_the_way_are_told(shown: Shown) -> None:
+    shown.widgets["frames"].value = (5.0, 2.0)
+    shown.press("between these frames")
+    way = np.stack([[np.sin(i), i, np.cos(2 * i)] for i in range(2, 6)])
+    straight, along = np.linalg.norm(way[-1] - way[0]), np.linalg.norm(np.diff(way, axis=0), axis=1).sum()
+    words = re.search(r"\*\*([0-9.]+) m, ([0-9.]+) along the path\*\*", shown.said)
+    assert words is not None
+    # The shown path of method a is in the truth's metres, stretched a little by its bad frame.
+    assert float(words[1]) == pytest.approx(straight, rel=0.3)
+    assert float(words[2]) == pytest.approx(along, rel=0.3)
+
+
+def test_another_scene_takes_the_place_of_the_first_and_a_broken_one_is_told(shown: Shown) -> None:
+    shown.set("scene", "broken")
+    assert "&#60;b&#62;its cloud is damaged" in shown.said
+    assert shown.scene.seen("/1 bb")
+    shown.set("scene", "second")
+    assert "damaged" not in shown.said
+    assert {node.name.split("/")[1] for node in shown.scene.seen("")} == {"0 one"}
+    assert "one" in shown.widgets
+    assert not {"a", "bb", "ground truth"} & set(shown.widgets)
+
+
+def test_playing_goes_on_frame_by_frame_and_begins_again(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [page_module.time.monotonic()]
+    monkeypatch.setattr(page_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    shown.widgets["play"].value = True
+    shown.widgets["frame"].value = LAST - 1
+    seen = []
+    for _ in range(4):
+        now[0] += 1.0
+        shown.viewer._step()
+        seen.append(shown.widgets["frame"].value)
+    assert seen == [LAST, 0, 1, 2]
+
+
+def test_a_written_page_plays_from_the_first_frame_to_the_last_and_escapes_its_names(
+    servers: list[Server], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.html"
+    write_page(path, LayeredScene("</title><script>1", [layer("<b>a")]), colouring="frame")
+    (server,) = servers
+    counts = [count for _, count in server.steps]
+    # The frame before each pause, the last one twice: a page stays at its end.
+    assert len(counts) == FRAMES + 1
+    assert counts == sorted(counts)
+    assert counts[0] == pytest.approx(counts[-1] / FRAMES, rel=0.25)
+    assert counts[-1] == len(server.scene.points()) == pytest.approx(0.7 * FRAMES * 200, rel=0.05)
+    assert all(0.05 <= seconds <= 2 for seconds, _ in server.steps)
+    text = path.read_text()
+    assert "<script>" not in text
+    assert "<b>" not in text
+    assert "<title>&lt;/title&gt;&lt;script&gt;1</title>" in text
+    assert "&lt;b&gt;a · colour: frame · units of the model · the 30 % of points" in text
