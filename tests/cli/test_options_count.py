@@ -144,9 +144,12 @@ CASES = {
         frozenset({"--against", "--require", "--junit", "--markdown"}),
     ),
     "verify": Case(
-        "verify D --case a --case b --backend paged --dtype bfloat16 --device cpu",
+        "verify D --case a --case b --backend paged --dtype bfloat16 --cache-precision 8 --device cpu",
         f"{API}verify",
-        ([Path("D")], {"cases": ["a", "b"], "backend": "paged", "dtype": "bfloat16", "device": "cpu"}),
+        (
+            [Path("D")],
+            {"cases": ["a", "b"], "backend": "paged", "dtype": "bfloat16", "cache_precision": 8, "device": "cpu"},
+        ),
     ),
     "external check": Case(
         "external check --mode job --timeout 9 python wrap.py",

@@ -1,0 +1,268 @@
+"""Every argument of a public function reaches what does the work: none is ignored, no two change places."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+
+import lingbot_eval as lb
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.gating.sides import FAMILIES
+from lingbot_eval.reports.report import Wanted
+from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
+
+
+class Case(NamedTuple):
+    """call: the function's arguments by name. function: ``module:name`` where they must arrive, as given (positions as
+    a list, names as a mapping). stand_ins: what is not to be done on the way, by ``module:name``."""
+
+    call: dict[str, Any]
+    function: str
+    given: tuple[list[Any], Mapping[str, Any]]
+    stand_ins: Mapping[str, Any] = {}
+    own: frozenset[str] = frozenset()
+
+
+def arguments(*given: Any) -> tuple[Any, ...]:
+    return given
+
+
+UNIT = SimpleNamespace(reconstruction="kept", record=SimpleNamespace(dataset="d", scene="s", method="m"))
+OPENED = {
+    "lingbot_eval.runs.store:RunStore": SimpleNamespace(open=lambda path: SimpleNamespace(path=path, read_run=dict)),
+    "lingbot_eval.api:_results_like": lambda store, pattern: ({f"{store.path} {pattern}": UNIT}, []),
+}
+CASES: dict[str, Case] = {
+    "run": Case(
+        {"experiment": "E", "set": ["a=1"], "out": "O", "allow_commands": True, "command": "C"},
+        "lingbot_eval.runs.execute:execute",
+        ([("E", ["a=1"]), Path("O"), "C"], {"allow_commands": True}),
+        {"lingbot_eval.api:plan_run": arguments},
+        frozenset({"plugins", "observer"}),
+    ),
+    "fetch_dataset": Case(
+        {"name": "N", "root": "R", "scenes": ["a"], "card": "K"},
+        "lingbot_eval.datasets.fetch:plan_fetch",
+        ([("N", Path("K")), Path("R"), ["a"]], {}),
+        {"lingbot_eval.datasets.cards:load_card": arguments},
+        frozenset({"agree", "progress"}),
+    ),
+    "report": Case(
+        {"runs": ["A", "B"], "out": "O", "labels": ["a", "b"], "html": False, "notebook": True, "interactive": True},
+        "lingbot_eval.reports.report:write_report",
+        ([[Path("A"), Path("B")], Path("O"), Wanted(False, True, False, ("a", "b"), True)], {}),
+        {},
+        frozenset({"notebook_page", "drawn"}),
+    ),
+    "report as a page of a notebook": Case(
+        {"runs": "A", "notebook_page": True},
+        "lingbot_eval.reports.report:write_report",
+        ([[Path("A")], Path("A/report"), Wanted(True, True, True, (), False)], {}),
+        {},
+        frozenset({"out", "labels", "html", "notebook", "interactive", "drawn"}),
+    ),
+    "export": Case(
+        {"run": "A", "out": "O", "formats": ["ply"], "units": "*", "scale": 2.0, "poses": "P", "share": 0.3},
+        "lingbot_eval.viewing.scaled:make_scaled",
+        (["kept", "A *"], {"scale": 2.0, "poses": (Path("P"),), "images": "images", "share": 0.3}),
+        {
+            **OPENED,
+            "lingbot_eval.files.trajectories:read_trajectory": arguments,
+            "lingbot_eval.runs.source:Source": lambda *_: SimpleNamespace(images="images"),
+        },
+        frozenset({"written"}),
+    ),
+    "render": Case(
+        {
+            "run": "A",
+            "out": "O",
+            "settings": "indoor",
+            "set": ["fps=9"],
+            "units": "u",
+            "device": "cuda",
+            "on_frame": lambda *_: None,
+        },
+        "lingbot_eval.viewing.film:render_film",
+        (["kept", Path("O/A%20u.mp4"), (9, (43, 43, 43))], {"device": "cuda"}),
+        OPENED,
+        frozenset({"still"}),
+    ),
+    "render a still": Case(
+        {"run": "A", "out": "O.png", "settings": {"fps": 8}, "still": 3, "device": "cuda"},
+        "lingbot_eval.viewing.film:Renderer",
+        (["kept", (8, (0, 0, 0)), "cuda"], {}),
+        OPENED,
+        frozenset({"set", "units", "on_frame"}),
+    ),
+    "gate": Case(
+        {"runs": ["A", "B"], "baseline": "F", "require": ["speed", "accuracy"]},
+        "lingbot_eval.gating.judge:judge",
+        (
+            [("side", "F"), [Path("A"), Path("B")], "the file's", tuple(f for f in FAMILIES if f != "memory")],
+            {},
+        ),
+        {
+            "lingbot_eval.gating.runs:run_directories": lambda paths: paths,
+            "lingbot_eval.gating.runs:read_runs": lambda paths: paths,
+            "lingbot_eval.gating.baseline:load_baseline": lambda path: SimpleNamespace(
+                name=str(path), tolerances="the file's"
+            ),
+            "lingbot_eval.gating.baseline:side_of": lambda kept: ("side", kept.name),
+        },
+        frozenset({"against"}),
+    ),
+    "gate live": Case(
+        {"runs": "A", "against": ["B", "C"]},
+        "lingbot_eval.gating.judge:judge",
+        ([[Path("B"), Path("C")], [Path("A")], "default", None], {}),
+        {
+            "lingbot_eval.gating.runs:run_directories": lambda paths: paths,
+            "lingbot_eval.gating.runs:read_runs": lambda paths: paths,
+            "lingbot_eval.gating.tolerances:default_tolerances": lambda: "default",
+        },
+        frozenset({"baseline", "require"}),
+    ),
+    "update_baseline": Case(
+        {"runs": "A", "baseline": "/nowhere/F", "reason": "why", "who": "me"},
+        "lingbot_eval.gating.update:updated",
+        ([None, SimpleNamespace(problems=()), "me", "why"], {}),
+        {
+            "lingbot_eval.gating.runs:run_directories": lambda paths: paths,
+            "lingbot_eval.gating.runs:read_runs": lambda paths: SimpleNamespace(problems=()),
+        },
+        frozenset({"left_out"}),
+    ),
+    "compare": Case({"a": "A", "b": "B"}, "lingbot_eval.reports.two_runs:compare_runs", ([Path("A"), Path("B")], {})),
+    "compare_backends": Case(
+        {
+            "a": "sdpa",
+            "b": "paged",
+            "experiment": "E",
+            "set": ["x=1"],
+            "scene": "S",
+            "frames": 5,
+            "rounds": 2,
+            "with_reference": False,
+        },
+        "lingbot_eval.comparison.backends:compare_backends",
+        ([("sdpa", "paged", 2, False), (("E", ["x=1"]), "S", 5), "unit of S"], {}),
+        {
+            "lingbot_eval.runs.experiment:load_experiment": arguments,
+            "lingbot_eval.comparison.contenders:select": lambda *given: SimpleNamespace(unit="unit of S", given=given),
+            "lingbot_eval.comparison.contenders:PreparedFrames": lambda unit: SimpleNamespace(
+                unit=unit, sequence=SimpleNamespace(length=5)
+            ),
+        },
+        frozenset({"prepared", "each_frame"}),
+    ),
+    "verify": Case(
+        {
+            "folder": "D",
+            "cases": ["c"],
+            "backend": "paged",
+            "dtype": "bfloat16",
+            "cache_precision": 8,
+            "device": "cpu",
+        },
+        "lingbot_eval.verification.run:verify",
+        ([(Path("D"), ("c",)), ("paged", "bfloat16", "cpu", 8)], {}),
+        {"lingbot_eval.verification.cases:load_cases": arguments},
+    ),
+    "check_wrapper": Case(
+        {"command": ["x"], "mode": "job", "timeout_s": 7.0},
+        "lingbot_eval.verification.wrapper:check_wrapper",
+        ([["x"], ("job",), 7.0], {}),
+    ),
+}
+
+
+def plain(value: Any) -> Any:
+    """What is given on, in a form that can be compared."""
+    if hasattr(value, "fps") and hasattr(value, "background"):
+        return value.fps, tuple(value.background)
+    if hasattr(value, "with_reference"):
+        return value.a, value.b, value.rounds, value.with_reference
+    if hasattr(value, "given"):
+        return value.given
+    if hasattr(value, "sequence"):
+        return value.unit
+    if hasattr(value, "precision") and hasattr(value, "backend"):
+        return value.backend, value.precision, str(value.device), value.cache_precision
+    return value
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_argument_is_passed_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[name]
+    monkeypatch.chdir(tmp_path)
+    public: Callable[..., Any] = getattr(lb, name.split()[0])
+    assert set(inspect.signature(public).parameters) == set(case.call) | case.own, "an argument is not in its case"
+    seen: list[tuple[list[Any], dict[str, Any]]] = []
+
+    def reached(*args: Any, **kwargs: Any) -> None:
+        seen.append(([plain(arg) for arg in args], kwargs))
+        raise ConfigError("as far as this")
+
+    for place, stand_in in {**case.stand_ins, case.function: reached}.items():
+        module, _, attribute = place.partition(":")
+        monkeypatch.setattr(importlib.import_module(module), attribute, stand_in)
+    with pytest.raises(ConfigError, match="as far as this"):
+        list(public(**case.call) or ())
+    ((args, kwargs),) = seen
+    args = [arg for arg in args if not callable(arg) and "_Nobody" not in type(arg).__name__]
+    assert (args, {key: value for key, value in kwargs.items() if not callable(value)}) == case.given
+
+
+def test_every_public_function_that_does_something_is_here() -> None:
+    """`view` streams or shows, `plan_run` is what `run` does first: both are asked elsewhere."""
+    known = {name.split()[0] for name in CASES} | {"view", "plan_run"}
+    functions = {name for name, (module, _) in lb._PUBLIC.items() if module == "lingbot_eval.api"}
+    assert functions == known
+
+
+def test_a_session_streams_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of a session of a model, one by one, and what stands where nothing is asked."""
+    from lingbot_eval.methods import model as model_module
+
+    asked: list[Any] = []
+
+    def opened(network: object, streaming: StreamSettings, *, frames: int | None, camera_iterations: int) -> None:
+        asked.append((streaming, frames, camera_iterations))
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr(model_module, "open_session", opened)
+    model = lb.load_model(None, config="ci", device="cpu", backend="paged", seed=3)
+    cases: dict[str, tuple[Any, Any]] = {
+        "window": (5, 5),
+        "keyframe_interval": (4, 4),
+        "scale_frames": (3, 3),
+        "flow": ({"threshold": 9.0}, FlowSettings(threshold=9.0)),
+        "windowed": ({"size": 20}, WindowedSettings(size=20)),
+    }
+    for name, (given, found) in cases.items():
+        with pytest.raises(ConfigError, match="as far"):
+            model.session(**{name: given})
+        streaming, frames, _ = asked.pop()
+        plain_settings = StreamSettings(keyframe_interval=1, backend="paged")
+        assert streaming == plain_settings.model_copy(update={name: found}), name
+        assert frames is None
+    with pytest.raises(ConfigError, match="as far"):
+        model.session(frames=700)
+    assert asked.pop()[:2] == (StreamSettings(keyframe_interval="auto", backend="paged"), 700)
+    known = set(inspect.signature(lb.Model.session).parameters) - {"self", "frames", "size"}
+    assert known == set(cases), "a setting of a session is not asked for here"
+
+
+def test_a_scene_is_selected_as_it_is_asked_for() -> None:
+    dataset = lb.open_dataset("synthetic", frames=20, width=28, height=28)
+    scene = dataset.scene("room", start=3, stride=4, count=2)
+    assert [frame.timestamp for frame in scene] == pytest.approx([3 / 30, 7 / 30])
+    assert set(inspect.signature(lb.Dataset.scene).parameters) == {"self", "name", "start", "stride", "count"}
+    assert set(Selection.model_fields) == {"start", "stride", "count"}
