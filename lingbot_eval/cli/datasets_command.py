@@ -187,7 +187,7 @@ def _plan_lines(plan: FetchPlan) -> list[str]:
     lines = [f"{card.name}: {card.title}", f"  licence: {card.source.licence}"]
     lines += [f"  cite: {card.source.citation}"] if card.source.citation else []
     lines += [f"  page: {card.download.page}"] if card.download is not None else []
-    lines += [f"  {_gigabytes(source.size):>10}  {source.url}" for source in plan.sources]
+    lines += [f"  {_bytes(source.size):>10}  {source.url}" for source in plan.sources]
     lines += [f"  already in {plan.root}: {', '.join(plan.there)}"] if plan.there else []
     return [*lines, f"  to download: {_total(plan)}"]
 
@@ -195,11 +195,13 @@ def _plan_lines(plan: FetchPlan) -> list[str]:
 def _total(plan: FetchPlan) -> str:
     unknown = f", and {plan.unknown} of a size that nobody says" if plan.unknown else ""
     known = len(plan.sources) - plan.unknown
-    return f"{_gigabytes(plan.size)} in {known} {'file' if known == 1 else 'files'}{unknown}"
+    return f"{_bytes(plan.size)} in {known} {'file' if known == 1 else 'files'}{unknown}"
 
 
-def _gigabytes(size: int | None) -> str:
-    return "?" if size is None else f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
+def _bytes(size: int | None) -> str:
+    from tqdm import tqdm
+
+    return "?" if size is None else tqdm.format_sizeof(size, "B")
 
 
 def _answer(plan: FetchPlan) -> bool:

@@ -246,9 +246,9 @@ def _bring(plan: FetchPlan, source: Source, record: _Record, progress: Progress)
             hosts=plan.card.download.hosts,
             progress=lambda done, total: progress(source.name, done, total),
         )
-    now = _FetchedFile(
-        size=path.stat().st_size, sha256=file_sha256(path), when=datetime.now(UTC).isoformat(timespec="seconds")
-    )
+    size = path.stat().st_size
+    progress(f"hashing {source.name}", 0, size)
+    now = _FetchedFile(size=size, sha256=file_sha256(path), when=datetime.now(UTC).isoformat(timespec="seconds"))
     before = record.files.setdefault(source.url, now)
     if before.sha256 != now.sha256:
         raise DataError(
