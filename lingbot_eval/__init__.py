@@ -31,7 +31,7 @@ _PUBLIC = {
     **{
         name: ("lingbot_eval.api", name)
         for name in (
-            *("plan_run", "run", "report", "gate", "update_baseline", "compare", "compare_backends", "verify"),
+            *("plan_run", "fit", "run", "report", "gate", "update_baseline", "compare", "compare_backends", "verify"),
             "check_wrapper",
             "export",
             "fetch_dataset",
@@ -92,6 +92,7 @@ __all__ = [
     "export",
     "fetch",
     "fetch_dataset",
+    "fit",
     "gate",
     "listed",
     "load_model",
@@ -121,6 +122,7 @@ if TYPE_CHECKING:
         compare_backends,
         export,
         fetch_dataset,
+        fit,
         gate,
         plan_run,
         render,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lingbot_eval.runs.records import UnitRecord
     from lingbot_eval.runs.store import RunStore, StoredUnit
     from lingbot_eval.streaming.backends import Backend
+    from lingbot_eval.streaming.fit import Fit
     from lingbot_eval.verification.compare import Comparison
     from lingbot_eval.verification.wrapper import WrapperCheck
     from lingbot_eval.viewing.export import Exported
@@ -91,6 +92,54 @@ def plan_run(experiment: PathLike | Mapping[str, Any], set: Mapping[str, Any] | 
     from lingbot_eval.runs.plan import make_plan
 
     return make_plan(load_experiment(experiment, set))
+
+
+def fit(
+    experiment: PathLike | Mapping[str, Any], memory: str, set: Mapping[str, Any] | Sequence[str] = ()
+) -> dict[str, Fit]:
+    """Find settings under which an experiment's streams fit into a card, by the forecast; nothing is streamed.
+
+    Args:
+        experiment: as of `plan_run`.
+        memory: of the card, as ``"8GB"``; where the CPU computes, of the machine.
+        set: as of `plan_run`.
+
+    Returns:
+        For each method that streams the model, by its dotted key (``methods.0``), the choices that were tried.
+        ``changes()`` are those of the first that fits; `run` takes them in ``set``, with the key before their names.
+
+    Raises:
+        ConfigError: nothing fits, or no stream's length is known.
+        DataError: a scene cannot be opened, or its first frame cannot be decoded.
+    """
+    from lingbot_eval.methods.lingbot_config import LingbotConfig
+    from lingbot_eval.model.build import choose_device
+    from lingbot_eval.model.config import CONFIGS
+    from lingbot_eval.runs.plan import open_scene, prepared_size
+    from lingbot_eval.streaming.estimate import NetworkSize
+    from lingbot_eval.streaming.fit import Stream, memory_bytes
+    from lingbot_eval.streaming.fit import fit as fit_streams
+
+    wanted = memory_bytes(memory)
+    plan = plan_run(experiment, set)
+    found = {}
+    for number, method in enumerate(plan.experiment.methods):
+        if not isinstance(method, LingbotConfig):
+            continue
+        streams: dict[Stream, None] = {}
+        for unit in plan.units:
+            if unit.method == method and (sequence := open_scene(unit)).length:
+                width, height = prepared_size(unit, sequence)
+                streams[Stream(height, width, sequence.length)] = None
+        if not streams:
+            raise ConfigError(f"--fit {memory}: the length of no stream is known; set datasets.0.selection.count")
+        network = NetworkSize(
+            CONFIGS[method.model.config], method.precision, method.model.camera_iterations, method.model.point_head
+        )
+        found[f"methods.{number}"] = fit_streams(
+            network, method.streaming, tuple(streams), wanted, choose_device(method.device)
+        )
+    return found
 
 
 def run(

@@ -15,7 +15,7 @@ from lingbot_eval.tables import Column, Table, columns
 if TYPE_CHECKING:
     from lingbot_eval.runs.plan import Plan, Unit
     from lingbot_eval.streaming.estimate import StreamEstimate
-    from lingbot_eval.types import FrameSequence
+    from lingbot_eval.streaming.fit import Fit
     from lingbot_eval.viewing.kept import KeepSettings
 
 _MIB = 2**20
@@ -100,6 +100,54 @@ def print_checks(checks: Sequence[UnitCheck]) -> None:
         output.line(line)
 
 
+_GB = 1e9
+
+
+def fit_line(at: str, fit: Fit) -> str:
+    """What was chosen for a method, in a line."""
+    chosen = fit.chosen
+    words = ", ".join(f"{name} {value}" for name, value in chosen.changed.items()) or "as asked for"
+    return (
+        f"fit: {at} into {fit.memory_bytes / _GB:g} GB: {words} (predicted peak {chosen.estimate.peak_bytes / _GB:.2f}"
+        f" of {fit.usable_bytes / _GB:.2f} GB; accuracy: {chosen.cost})"
+    )
+
+
+def print_fit(at: str, fit: Fit) -> None:
+    """The choices that were tried, in GB, and the one that fits."""
+    rows = [
+        (
+            choice.precision,
+            str(choice.settings.cache_precision or "as products"),
+            str(choice.settings.window or "the network's"),
+            str(choice.settings.keyframe_interval),
+            *(f"{size / _GB:.2f}" for size in (choice.estimate.cache_allocated, choice.estimate.peak_bytes)),
+            "yes" if choice is fit.chosen else "no",
+            choice.cost,
+        )
+        for choice in fit.choices
+    ]
+    header = ("precision", "cache", "window", "interval", "cache, GB", "peak, GB", "fits")
+    table = Table("Choices", (*columns(header, left=2), Column("what is known of its accuracy", "left")), rows)
+    output.line()
+    output.line(f"Choices of {at} for {fit.memory_bytes / _GB:g} GB, of which {fit.usable_bytes / _GB:.2f} can be used")
+    for line in table.text().splitlines():
+        output.line(f"  {line}")
+
+
+def fit_data(fit: Fit) -> dict[str, Any]:
+    """The choices as plain JSON values."""
+    return {
+        "memory_bytes": fit.memory_bytes,
+        "usable_bytes": fit.usable_bytes,
+        "changes": fit.changes(),
+        "choices": [
+            {"changed": choice.changed, "cost": choice.cost, "peak_bytes": choice.estimate.peak_bytes}
+            for choice in fit.choices
+        ],
+    }
+
+
 def warning_lines(checks: Sequence[UnitCheck]) -> list[str]:
     """Each different warning once, with the unit that it is about and how many more."""
     about: dict[tuple[str, str], list[UnitCheck]] = {}
@@ -147,12 +195,12 @@ def _cells(check: UnitCheck, estimate: StreamEstimate) -> tuple[str, ...]:
 
 def _checked(unit: Unit, method: LingbotConfig, keep: KeepSettings) -> UnitCheck:
     from lingbot_eval.datasets.prepare.input_notes import refuse_faulty_images
-    from lingbot_eval.runs.plan import open_scene
+    from lingbot_eval.runs.plan import open_scene, prepared_size
 
     try:
         sequence = open_scene(unit)
         refuse_faulty_images(sequence.facts())
-        size = _size(unit, sequence)
+        size = prepared_size(unit, sequence)
         found = predicted(unit.names, method, size, sequence.length)
         if found.estimate is None:
             return found
@@ -162,16 +210,6 @@ def _checked(unit: Unit, method: LingbotConfig, keep: KeepSettings) -> UnitCheck
     except LingbotEvalError as error:
         # The run itself will record it as this unit's failure, and go on with the others.
         return UnitCheck(unit.names, reason=str(error), refused=isinstance(error, DataError))
-
-
-def _size(unit: Unit, sequence: FrameSequence) -> tuple[int, int]:
-    from lingbot_eval.datasets.prepare.resize import prepare
-
-    for frame in sequence.frames(depth=False):
-        image = prepare(frame, unit.size).image
-        if image is not None:
-            return image.shape[1], image.shape[0]
-    raise DataError(f"{sequence.dataset}/{sequence.scene}: expected frames, found none; check the selection")
 
 
 def predicted(

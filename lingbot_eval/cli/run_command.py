@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lingbot_eval.runs.execute import Outcome
     from lingbot_eval.runs.plan import Plan
     from lingbot_eval.runs.records import UnitRecord
+    from lingbot_eval.streaming.fit import Fit
     from lingbot_eval.types import Measurement
 
 DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
@@ -34,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHTS",
         help="weights of every model: shipped, lingbot-map, lingbot-map-long, hf://owner/repo/file, or a file; any but"
         " the shipped ones are of config full and see frames at the size of the dataset's card",
+    )
+    parser.add_argument(
+        "--fit",
+        metavar="SIZE",
+        help="choose precision of the cache, window and interval so that the model's streams fit into a card of this"
+        " size, such as 8GB; --dry-run shows the choices and what each is known to cost",
     )
     parser.add_argument(
         "--dry-run",
@@ -58,17 +65,23 @@ def run(args: argparse.Namespace) -> int:
 
     0 all done; 1 some units failed, or the run's record was gone; 2 some failed on bad input.
     """
-    from lingbot_eval.api import plan_run
+    from lingbot_eval.api import fit, plan_run
     from lingbot_eval.api import run as run_experiment
-    from lingbot_eval.cli.run_check import check_units, refused_units
+    from lingbot_eval.cli.run_check import check_units, fit_line, refused_units
     from lingbot_eval.cli.run_progress import Progress
 
     overrides = _overrides(args)
+    fits = {} if args.fit is None else fit(args.experiment, args.fit, overrides)
+    overrides += [
+        f"{at}.{name}={json.dumps(value)}" for at, each in fits.items() for name, value in each.changes().items()
+    ]
     if args.dry_run:
         plan = plan_run(args.experiment, overrides)
         checks = (*check_units(plan), *refused_units(plan))
-        _print_dry_run(plan, checks, args)
+        _print_dry_run(plan, checks, fits, args)
         return BAD_INPUT if any(check.refused for check in checks) else DONE
+    for at, each in fits.items():
+        output.note(fit_line(at, each))
     parallel = parallel_of(args)
     progress = Progress(quiet=args.json, announce=_announce, parallel=parallel)
     done = run_experiment(
@@ -166,19 +179,24 @@ def _command(args: argparse.Namespace) -> str:
 
     words = ["lingbot-eval", "run", args.experiment]
     words += [
-        word for name in ("root", "checkpoint") if (given := getattr(args, name)) for word in (f"--{name}", given)
+        word
+        for name in ("root", "checkpoint", "fit")
+        if (given := getattr(args, name))
+        for word in (f"--{name}", given)
     ]
     words += study_words(args)
     words += ["--allow-commands"] if args.allow_commands else []
     return repeated(words, args.experiment, args.overrides)
 
 
-def _print_dry_run(plan: Plan, checks: Sequence[UnitCheck], args: argparse.Namespace) -> None:
-    from lingbot_eval.cli.run_check import checks_data, print_checks, scene_notes, warning_lines
+def _print_dry_run(plan: Plan, checks: Sequence[UnitCheck], fits: Mapping[str, Fit], args: argparse.Namespace) -> None:
+    from lingbot_eval.cli.run_check import checks_data, fit_data, print_checks, print_fit, scene_notes, warning_lines
 
     notes = scene_notes(plan)
     if not args.json:
         _print_plan(plan)
+        for at, each in fits.items():
+            print_fit(at, each)
         print_checks(checks)
         for note in notes:
             output.line(f"note: {note}")
@@ -191,6 +209,7 @@ def _print_dry_run(plan: Plan, checks: Sequence[UnitCheck], args: argparse.Names
             "weights": plan.weights,
             "commands": plan.commands,
             "predicted": checks_data(checks),
+            "fit": {at: fit_data(each) for at, each in fits.items()},
             "warnings": warning_lines(checks),
             "notes": list(notes),
         }

@@ -110,6 +110,11 @@ class MethodSettings(BaseModel):
         return None
 
     @property
+    def when_memory_lacks(self) -> str:
+        """What a reason says more where memory was lacking: what to do."""
+        return ""
+
+    @property
     def repeatable(self) -> bool:
         """Whether the settings tell all that decides the result; else a finished unit is run again."""
         return True

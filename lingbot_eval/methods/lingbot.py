@@ -122,6 +122,8 @@ class LingbotMethod:
         self._stream = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+            if self._config.memory_gb is not None:
+                torch.cuda.set_per_process_memory_fraction(1.0, self._device)
 
     def _model(self) -> Model:
         if self._loaded is None:
@@ -134,4 +136,4 @@ class LingbotMethod:
 
 def _loads(config: LingbotConfig) -> tuple[object, ...]:
     """The settings that decide what is loaded."""
-    return config.model, config.device, config.precision, config.heads
+    return config.model, config.device, config.precision, config.heads, config.memory_gb

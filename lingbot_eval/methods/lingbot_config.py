@@ -56,6 +56,7 @@ class LingbotConfig(MethodSettings):
     it goes on in bfloat16, and the record says from which frame.
     heads: the heads stay in float32 (model.md section 5); ``tf32`` lets their convolutions round products to 10 bits of
     mantissa on a GPU, and ``auto`` does so beside a trunk in half precision, which rounds to 7 or 10 bits.
+    memory_gb: of a GPU, CUDA's own part included; what wants more fails, as on a card of that size. None: all of it.
     """
 
     kind: Literal["lingbot"]
@@ -65,6 +66,7 @@ class LingbotConfig(MethodSettings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Precision = "float32"
     heads: Literal["auto", "float32", "tf32"] = "auto"
+    memory_gb: Annotated[float, Field(gt=0.7, allow_inf_nan=False)] | None = None
 
     def create(self) -> Method:
         from lingbot_eval.methods.lingbot import LingbotMethod
@@ -88,6 +90,18 @@ class LingbotConfig(MethodSettings):
             from lingbot_eval.model.build import choose_device
         with WAIT.part("find device"):
             return self.model_copy(update={"device": str(choose_device(self.device))})
+
+    @property
+    def when_memory_lacks(self) -> str:
+        if not self.device.startswith("cuda"):
+            return ""
+        import torch
+
+        from lingbot_eval.streaming.fit import smaller_preset
+
+        there = self.memory_gb and int(self.memory_gb * 1e9)
+        smaller = smaller_preset(there or torch.cuda.get_device_properties(self.device).total_memory)
+        return f"; try --fit {smaller}" if smaller else "; no smaller preset is known: use smaller images or windows"
 
     def weights(self) -> WeightFile:
         if self.model.checkpoint is None:

@@ -19,6 +19,7 @@ from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import transfer_for
 from lingbot_eval.model.build import build_model, choose_device, resolve_precision
 from lingbot_eval.resources import SHIPPED, SHIPPED_CONFIG
+from lingbot_eval.streaming.fit import limit_memory
 from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
 from lingbot_eval.types import Frame, Image, Prediction
@@ -44,6 +45,8 @@ class Model:
         """Load the weights. Users call `load_model`."""
         self._settings = settings
         self._device = choose_device(settings.device)
+        if settings.memory_gb is not None and self._device.type == "cuda":
+            limit_memory(self._device, int(settings.memory_gb * 1e9))
         self.network, source = build_model(
             settings.model.config,
             checkpoint=settings.model.checkpoint,

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from lingbot_eval.datasets.prepare.input_notes import refuse_faulty_images
@@ -220,6 +220,10 @@ def attempt_unit(
         with attempt.contained():
             _stream(task, attempt, sequence, methods, writer, each_frame, way)
     if attempt.failure is not None:
+        if attempt.failure.out_of_memory:
+            attempt.failure = replace(
+                attempt.failure, reason=f"{attempt.failure.reason}{task.method.when_memory_lacks}"
+            )
         if task.measures_limits and attempt.scorer is not None:
             with attempt.contained():
                 task.score(attempt)

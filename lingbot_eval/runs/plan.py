@@ -12,7 +12,7 @@ from typing import Any
 
 import lingbot_eval
 from lingbot_eval.datasets.cards import Card, load_card
-from lingbot_eval.datasets.prepare.resize import SizeSettings
+from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
 from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import DATASETS, open_adapter
 from lingbot_eval.errors import DataError, UnknownSceneError
@@ -106,6 +106,15 @@ def adapter_of(dataset: DatasetConfig) -> Adapter:
 def open_scene(unit: Unit) -> FrameSequence:
     """The unit's frames. Raises DataError when the scene is not there or not what it should be."""
     return adapter_of(unit.dataset).open(unit.scene, unit.dataset.selection)
+
+
+def prepared_size(unit: Unit, sequence: FrameSequence) -> tuple[int, int]:
+    """Width and height of the unit's frames as the method sees them; one is decoded. Raises DataError."""
+    for frame in sequence.frames(depth=False):
+        image = prepare(frame, unit.size).image
+        if image is not None:
+            return image.shape[1], image.shape[0]
+    raise DataError(f"{sequence.dataset}/{sequence.scene}: expected frames, found none; check the selection")
 
 
 def input_fingerprint(unit: Unit, sequence: FrameSequence) -> str:

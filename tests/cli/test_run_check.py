@@ -127,3 +127,25 @@ def test_a_checkpoint_of_another_network_is_refused_before_anything_is_written(
     assert main(["run", file, *words, *settings]) == 2
     assert f"{path}: not a checkpoint of this configuration" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_fit_shows_its_choices_and_puts_the_chosen_settings_in(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A window that fills a small card by far: it is made smaller until the forecast fits."""
+    arguments = ["run", file, "--dry-run", "--fit", "1.4GB", "--set", "methods.0.model.config=ci"]
+    arguments += ["--set", "datasets.0.scenes=[room]"]
+    arguments += ["--set", "datasets.0.size={mode: exact, width: 560, height: 420}"]
+    arguments += ["--set", "methods.0.streaming={window: 64, keyframe_interval: 1, scale_frames: 2}"]
+    assert main([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (fit,) = document["fit"].values()
+    assert fit["usable_bytes"] == 550_000_000
+    peaks = [choice["peak_bytes"] for choice in fit["choices"]]
+    assert peaks[-1] <= fit["usable_bytes"] < peaks[-2]
+    assert document["predicted"][0]["estimate"]["peak_bytes"] == peaks[-1]
+    assert fit["changes"]["streaming.cache_precision"] == 8
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "Choices of methods.0 for 1.4 GB, of which 0.55 can be used" in shown
+    assert "cache_precision: not measured" in shown
+    assert main(["run", file, "--fit", "small"]) == 2
+    assert "--fit small: expected the memory of a card, such as 8GB" in capsys.readouterr().err

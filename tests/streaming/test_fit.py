@@ -1,0 +1,83 @@
+"""Settings that fit into a card: the ladder's order, the limit, and the one line where nothing fits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.model.config import CONFIGS
+from lingbot_eval.streaming.estimate import NetworkSize
+from lingbot_eval.streaming.fit import RESERVED_BYTES, ROUNDING_BYTES, Fit, Stream, fit, memory_bytes, smaller_preset
+from lingbot_eval.streaming.settings import FlowSettings, StreamSettings
+
+FULL = NetworkSize(CONFIGS["full"], "bfloat16")
+LONG = Stream(378, 518, 2000)
+EVERY = StreamSettings(keyframe_interval=1, backend="triton")
+
+
+def fitted(card: str, settings: StreamSettings = EVERY, *streams: Stream) -> Fit:
+    return fit(FULL, settings, streams or (LONG,), memory_bytes(card), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("card", "changed"),
+    [
+        ("16GB", {}),
+        ("12GB", {"cache_precision": 8}),
+        ("8GB", {"cache_precision": 8, "window": 40}),
+        ("6GB", {"cache_precision": 8, "keyframe_interval": "auto", "window": 16}),
+    ],
+)
+def test_a_smaller_card_takes_what_loses_least(card: str, changed: dict[str, object]) -> None:
+    found = fitted(card)
+    assert found.chosen.changed == changed
+    assert found.chosen.settings == EVERY.model_copy(update=changed)
+    assert found.chosen.estimate.peak_bytes <= memory_bytes(card) - RESERVED_BYTES - ROUNDING_BYTES
+    # What comes before it on the ladder does not fit.
+    assert all(choice.estimate.peak_bytes > found.usable_bytes for choice in found.choices[:-1])
+    keys = {name: f"streaming.{name}" for name in changed}
+    assert found.changes() == {keys[name]: value for name, value in changed.items()} | {
+        "memory_gb": memory_bytes(card) / 1e9
+    }
+
+
+def test_every_stream_must_fit() -> None:
+    short = Stream(378, 518, 100)
+    assert fitted("8GB", EVERY, short, LONG).chosen.changed == fitted("8GB").chosen.changed
+    assert fitted("8GB", EVERY, short).chosen.changed["window"] == 56
+
+
+def test_what_the_backend_or_the_keyframes_rule_out_is_not_tried() -> None:
+    pages = StreamSettings(keyframe_interval=1, backend="flashinfer")
+    assert not any("cache_precision" in choice.changed for choice in fitted("10GB", pages).choices)
+    flow = StreamSettings(flow=FlowSettings(threshold=20.0), backend="triton")
+    assert not any("keyframe_interval" in choice.changed for choice in fitted("8GB", flow).choices)
+
+
+def test_nothing_that_fits_is_one_line_with_what_it_would_take() -> None:
+    with pytest.raises(
+        ConfigError, match=r"nothing fits into 4 GB: the least of 14 choices takes 5\.\d GB; use smaller"
+    ):
+        fitted("4GB")
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GB", 8e9), ("8", 8e9), ("7.5 gb", 7.5e9), ("8GiB", 2**33)])
+def test_sizes(text: str, size: float) -> None:
+    assert memory_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "1GB", "-8GB", "8TB", "nan", "1e9", "8 G B", "0"])
+def test_what_is_no_size_of_a_card(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--fit .*: expected the memory of a card, such as 8GB"):
+        memory_bytes(text)
+
+
+def test_the_next_smaller_preset() -> None:
+    assert [smaller_preset(memory_bytes(card)) for card in ("80GB", "24GB", "8GB", "7GB", "6GB")] == [
+        "24GB",
+        "16GB",
+        "6GB",
+        "6GB",
+        None,
+    ]
