@@ -131,7 +131,8 @@ class Protocol(_Part):
 
 
 class Published(_Part):
-    """Numbers that somebody reported. source: who and where. scenes: how many they are the mean of.
+    """Numbers that somebody reported. source: who and where. scenes: how many they are the mean of; scene_names: which,
+    where they are not all of the protocol.
 
     selection: the frames they were computed on; None = the protocol's stride and every frame. values: by metric name,
     with the unit in the name where it has one. conventions: how they were computed, as far as the source tells.
@@ -140,6 +141,7 @@ class Published(_Part):
     method: Text
     source: Text
     scenes: Annotated[int, Field(ge=1)] | None = None
+    scene_names: tuple[Text, ...] = ()
     selection: Selection | None = None
     values: Annotated[dict[str, Number], Field(min_length=1)]
     conventions: Text | None = None

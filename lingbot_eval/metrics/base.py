@@ -160,6 +160,7 @@ FAMILIES: Registry[type[MetricFamily]] = Registry(
         "auc": f"{_ROOM}.pair_auc:PairAucFamily",
         "depth": f"{_ROOM}.depth:DepthFamily",
         "points": f"{_ROOM}.point_cloud:PointFamily",
+        "probes": f"{_ROOM}.probes:ProbeFamily",
     },
 )
 

@@ -22,6 +22,7 @@ _DECLARED: Registry[tuple[Declaration, ...]] = Registry(
         "auc": "lingbot_eval.metrics.pair_auc:DECLARED",
         "depth": "lingbot_eval.metrics.depth:DECLARED",
         "points": "lingbot_eval.metrics.points:DECLARED",
+        "probes": "lingbot_eval.metrics.probes:DECLARED",
         "throughput": "lingbot_eval.profiling.timing:DECLARED",
         "memory": "lingbot_eval.profiling.memory:DECLARED",
     },

@@ -21,7 +21,7 @@ class PublishedRow:
     """One published number beside ours.
 
     ours: the average over scenes, None where there is none. scored: (n, m) scenes in it. reason: why the two cannot
-    be compared; None exactly when ``delta`` means something.
+    be compared; None exactly when ``delta`` means something. whose: the method that the number was published for.
     """
 
     dataset: str
@@ -33,6 +33,7 @@ class PublishedRow:
     unit: str
     scored: tuple[int, int] | None
     reason: str | None
+    whose: str = ""
 
     @property
     def delta(self) -> float | None:
@@ -40,10 +41,11 @@ class PublishedRow:
         return None if self.reason is not None or self.ours is None else self.ours - self.published
 
 
-def published_rows(results: RunResults, tables: tuple[Table, ...]) -> tuple[PublishedRow, ...]:
+def published_rows(results: RunResults, tables: tuple[Table, ...], *, others: bool = False) -> tuple[PublishedRow, ...]:
     """Every published number of the run's datasets for the methods that ran; () for runs stored without cards.
 
     The streaming model is set beside rows of LingBot-Map, another method beside rows of its own name.
+    others: those of other methods instead, as far as they can be compared, each beside every method that ran.
     """
     experiment = results.record.experiment
     cards, datasets = experiment.get("cards", {}), experiment.get("datasets", [])
@@ -53,9 +55,9 @@ def published_rows(results: RunResults, tables: tuple[Table, ...]) -> tuple[Publ
         card = cards.get(dataset.get("name"), {})
         for method in methods:
             for published in card.get("published", []):
-                if _is_of(published["method"], method):
+                if _is_of(published["method"], method) != others:
                     rows += _rows(results, tables, _Setting(dataset, card, method, published))
-    return tuple(rows)
+    return tuple(row for row in rows if not others or row.delta is not None)
 
 
 def delta_text(row: PublishedRow) -> str:
@@ -93,7 +95,8 @@ def _rows(results: RunResults, tables: tuple[Table, ...], setting: _Setting) -> 
         else:
             reason = reason or _not_all(scored, setting.published.get("scenes"))
         source = setting.published["source"]
-        yield PublishedRow(dataset, method, metric, source, value, ours, unit, scored, reason)
+        whose = setting.published["method"]
+        yield PublishedRow(dataset, method, metric, source, value, ours, unit, scored, reason, whose)
 
 
 def _average(
@@ -140,7 +143,7 @@ def _not_alike(results: RunResults, setting: _Setting, metric: str) -> str | Non
         if here != there:
             words = {"count": "every frame" if there is None else f"{there} frames"}
             return f"the published {key} is {words.get(key, there)}, this run has {here or 'all'}"
-    expected = set(setting.card.get("expected_scenes", {}))
+    expected = set(setting.published.get("scene_names") or setting.card.get("expected_scenes", {}))
     if expected and expected != set(dataset.get("scenes", ())):
         return "other scenes than the protocol's"
     if dataset.get("size") != protocol.get("size"):

@@ -236,11 +236,24 @@ def _failures(content: Content) -> Iterator[Block]:
 
 
 def _published(content: Content) -> Iterator[Block]:
-    """Every published number with ours, and the difference or why there is none."""
-    rows = _published_numbers(content)
-    if not rows:
-        return
-    names = ["dataset", "method", *(["run"] if content.several else []), "metric", "source"]
+    """Every published number with ours, and the difference or why there is none; then those of other methods."""
+    text = Text("Delta is ours less the published number, in the metric's unit.")
+    own, others = _published_numbers(content), _published_numbers(content, others=True)
+    if own:
+        yield Folded(f"{len(own)} published numbers", (_published_table(content, own), text))
+    if others:
+        yield Folded(
+            f"{len(others)} numbers of other methods on the same frames",
+            (_published_table(content, others, whose=True), text),
+        )
+
+
+def _published_table(
+    content: Content, rows: Sequence[tuple[Run, PublishedRow]], *, whose: bool = False
+) -> tables.Table:
+    """Published numbers beside ours. whose: whether a column says which method each is of."""
+    names = ["dataset", "method", *(["run"] if content.several else []), *(["published for"] if whose else [])]
+    names += ["metric", "source"]
     notes: dict[str, int] = {}
     lines: list[list[tables.Cell | str]] = []
     for run, row in rows:
@@ -253,14 +266,13 @@ def _published(content: Content) -> Iterator[Block]:
             [
                 *(row.dataset, method),
                 *([run.label] if content.several else []),
+                *([row.whose] if whose else []),
                 *(row.metric, row.source),
                 *(tables.Cell(row.ours, row.unit, share=share), tables.Cell(f"{row.published:g}"), delta),
             ]
         )
     columns = tables.columns([*names, "ours", "published", "delta"], left=len(names))
-    table = tables.Table("", columns, lines, tuple(notes))
-    text = Text("Delta is ours less the published number, in the metric's unit.")
-    yield Folded(f"{len(rows)} published numbers", (table, text))
+    return tables.Table("", columns, lines, tuple(notes))
 
 
 def _differences(content: Content) -> Iterator[Block]:
@@ -330,9 +342,13 @@ def _some_seen(things: Sequence[T], count: int, block: Callable[[Sequence[T]], B
         yield Folded(f"{len(things) - count} {rest}", (block(things[count:]),))
 
 
-def _published_numbers(content: Content) -> tuple[tuple[Run, PublishedRow], ...]:
-    """Published numbers beside those of each run."""
-    return tuple((run, row) for run in content.runs for row in published_rows(run.results, wide_tables(run.results)))
+def _published_numbers(content: Content, *, others: bool = False) -> tuple[tuple[Run, PublishedRow], ...]:
+    """Published numbers of the methods, or of others, beside those of each run."""
+    return tuple(
+        (run, row)
+        for run in content.runs
+        for row in published_rows(run.results, wide_tables(run.results), others=others)
+    )
 
 
 def _untitled(table: tables.Table) -> tables.Table:

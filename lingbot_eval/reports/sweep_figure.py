@@ -177,7 +177,7 @@ def sweep_figure(sweep: Sweep) -> Figure | None:
         for number, (name, line) in enumerate(sweep.lines.items()):
             _draw(axes, [point for point in line if key in point.values], key, name, number)
         style(axes, _X[sweep.kind], titles().get(key, f"{key[1]} (m)"))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.12 * max(point.values[key] for point in points if key in point.values) or 1)
         axes.margins(x=0.08)
     handles, labels = panels[0].get_legend_handles_labels()
     legend = figure.legend(

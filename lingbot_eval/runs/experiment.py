@@ -25,6 +25,7 @@ from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.metrics.drift import DriftSettings
 from lingbot_eval.metrics.pair_auc import PairAucSettings
 from lingbot_eval.metrics.points import PointSettings
+from lingbot_eval.metrics.probes import ProbeSettings
 from lingbot_eval.metrics.trajectory import TrajectorySettings
 from lingbot_eval.registry import HOW_TO_ADD, load_plugins, required
 from lingbot_eval.resources import shared_file
@@ -124,7 +125,7 @@ class MetricsConfig(BaseModel):
     """What is scored, by family; ``null`` switches a family off. A plugin's family has its settings under its name.
 
     ``points`` is off unless asked for: it keeps up to 10 million points a scene, 240 MB, and takes up to a minute and
-    2 GB to compare them.
+    2 GB to compare them. So is ``probes``, of what few sequences have.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -134,6 +135,7 @@ class MetricsConfig(BaseModel):
     auc: PairAucSettings | None = PairAucSettings()
     depth: DepthSettings | None = DepthSettings()
     points: PointSettings | None = None
+    probes: ProbeSettings | None = None
 
     @model_validator(mode="before")
     @classmethod

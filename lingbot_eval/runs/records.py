@@ -178,6 +178,7 @@ class _Published(_Part):
     source: str
     values: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     scenes: int | None = None
+    scene_names: list[str] = []
     conventions: str | None = None
     selection: dict[str, Any] | None = None
 

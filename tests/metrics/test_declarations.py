@@ -8,6 +8,7 @@ import pytest
 
 from lingbot_eval.metrics.declarations import declaration, headline_place, headlines
 from lingbot_eval.metrics.points import PointSettings
+from lingbot_eval.metrics.probes import ProbeSettings
 from lingbot_eval.profiling.memory import device_memory_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.records import UnitRecord
@@ -23,6 +24,8 @@ LOWER = {
     "depth": "abs_rel sq_rel rmse log_rmse abs_rel_at_distance abs_rel_by_confidence confidence_rank_correlation"
     " frames_skipped unpredicted_pixels",
     "points": "accuracy completeness chamfer",
+    "probes": "standstill_translation standstill_rotation standstill_drift rotation_translation rotation_drift"
+    " rotation_error revisit_translation revisit_rotation",
     "throughput": "forward_latency end_to_end_interval harness_overhead first_output_latency warm_up",
     "memory": "process_rss process_peak_rss device_peak_allocated device_peak_reserved driver_process",
 }
@@ -56,7 +59,8 @@ EXPECTED = {
 
 def test_every_stored_measurement_has_its_direction() -> None:
     """Without a frame each measurement still comes out, with its reason: all names there are, each as listed above."""
-    score = SceneScorer(Scoring(MetricsConfig(points=PointSettings()))).score(None, 0, None)
+    metrics = MetricsConfig(points=PointSettings(), probes=ProbeSettings())
+    score = SceneScorer(Scoring(metrics)).score(None, 0, None)
     measurements = (*score.measurements, *device_memory_measurements(None))
     found = {(m.family, m.name): declaration(m.family, m.name, m.variant).better for m in measurements}
     assert found == EXPECTED

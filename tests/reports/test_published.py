@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from lingbot_eval.datasets.cards import load_card
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.metrics.declarations import published_as
 from lingbot_eval.reports.published import PublishedRow, delta_text, published_rows
 from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table
+from lingbot_eval.resources import shared_names
+from lingbot_eval.runs.experiment import experiment_path, load_experiment
 from lingbot_eval.runs.records import RunRecord
 
 SCENES = ("a", "b")
@@ -189,6 +195,62 @@ def test_another_method_is_set_beside_its_own_name() -> None:
     experiment = settings(methods__0={"kind": "replay", "name": "ours"}, cards__d__published__1__method="OURS")
     (ate,) = rows(experiment)
     assert ate.published == 18.0
+
+
+def test_numbers_of_other_methods_stand_beside_every_method_where_frames_are_the_same() -> None:
+    results, tables = run(settings(), "lingbot-map.pt", (0.4, 0.8))
+    (ate,) = published_rows(results, tables, others=True)
+    assert (ate.whose, ate.method, ate.published) == ("CUT3R", "ours", 18.0)
+    assert ate.delta == pytest.approx(0.6 - 18.0)
+    results, tables = run(settings(cards__d__published__1__selection={"stride": 1}), "lingbot-map.pt", (0.4, 0.8))
+    assert published_rows(results, tables, others=True) == ()
+
+
+def test_scenes_that_are_named_are_those_to_compare_with() -> None:
+    expected = {"a": None, "b": None, "c": None}
+    assert rows(settings(cards__d__expected_scenes=expected))[0].reason == "other scenes than the protocol's"
+    found = rows(settings(cards__d__expected_scenes=expected, cards__d__published__0__scene_names=["b", "a"]))
+    assert found[0].reason is None
+
+
+def test_a_part_of_a_dataset_is_found_under_its_label() -> None:
+    experiment = settings(
+        datasets__0__label="d, 9 frames", datasets__0__selection={"start": 0, "stride": 5, "count": 9}
+    )
+    results, _ = run(experiment, "lingbot-map.pt", (0.4, 0.8))
+    scenes = tuple(Row("d, 9 frames", name, "ours", "scene", (Cell(0.25),)) for name in SCENES)
+    mean = Row("d, 9 frames", "mean", "ours", "mean", (Cell(0.25, scored=(2, 2)),))
+    (ate, *_) = published_rows(results, (Table("t", "T", COLUMNS[:1], (*scenes, mean), ()),))
+    assert (ate.ours, ate.reason) == (0.25, "the published count is every frame, this run has 9")
+
+
+@pytest.mark.parametrize("name", [name for name in shared_names("experiments") if name.startswith("cut3r_")])
+def test_presets_take_the_frames_of_what_the_paper_printed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row of CUT3R on the card has a part of the preset with its selection and number of scenes, or all."""
+    for variable in re.findall(r"\$\{(\w+)\}", experiment_path(name).read_text(encoding="utf-8")):
+        monkeypatch.setenv(variable, "/data")
+    experiment = load_experiment(name)
+    card = load_card(name.removeprefix("cut3r_"))
+    parts = [part for dataset in experiment.datasets for part in dataset.parts()]
+    taken = {
+        (
+            part.selection.start,
+            part.selection.stride if "stride" in part.selection.model_fields_set else card.protocol.stride,
+            part.selection.count,
+            frozenset() if part.scenes == "all" else frozenset(part.scenes),
+        )
+        for part in parts
+    }
+    rows_of_the_paper = [row for row in card.published if row.method == "CUT3R"]
+    assert rows_of_the_paper
+    for row in rows_of_the_paper:
+        given = row.selection or Selection(stride=card.protocol.stride)
+        names = frozenset(row.scene_names)
+        if not names and name == "cut3r_bonn":
+            names = frozenset(card.expected_scenes)
+        assert (given.start, given.stride, given.count, names) in taken, row.values
+        for metric in row.values:
+            assert published_as(metric) is not None, metric
 
 
 def test_a_difference_has_its_sign_or_its_reason() -> None:

@@ -1,0 +1,134 @@
+"""Standstill, turning on the spot, coming back: what is measured is what was put in, and reasons where nothing is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.geometry.poses import relative, rotation_angle
+from lingbot_eval.metrics.probes import ProbeSettings, score_probes
+from lingbot_eval.types import Trajectory
+
+FRAMES = 90
+
+
+def walk(motion: str) -> Trajectory:
+    """The synthetic room's reference; nothing is rendered."""
+    sequence = open_adapter("synthetic", None, {"frames": FRAMES, "motion": motion}).open("room", Selection())
+    reference = sequence.reference()
+    assert reference is not None
+    return reference
+
+
+def in_another_world(reference: Trajectory) -> Trajectory:
+    """The same path, turned, moved and a quarter of the size."""
+    turn, poses = Rotation.random(random_state=0).as_matrix(), reference.camera_to_world.copy()
+    poses[:, :3, :3] = turn @ poses[:, :3, :3]
+    poses[:, :3, 3] = 0.25 * poses[:, :3, 3] @ turn.T + [1.0, 2.0, 3.0]
+    return replace(reference, camera_to_world=poses)
+
+
+def found(reference: Trajectory, estimate: Trajectory, **settings: float) -> dict[str, float | str | None]:
+    measured = score_probes(reference, estimate, ProbeSettings.model_validate(settings))
+    assert {m.variant for m in measured} == {"sim3"}
+    return {m.name: m.reason if m.value is None else m.value for m in measured}
+
+
+def moving_on(reference: Trajectory, begin: int, end: int, step: float, degrees: float) -> Trajectory:
+    """An estimate that goes on by ``step`` metres and ``degrees`` a frame between two frames, and goes back in one."""
+    poses = reference.camera_to_world.copy()
+    for k in range(begin + 1, end + 1):
+        poses[k] = poses[k] @ pose(step * (k - begin), degrees * (k - begin))
+    return replace(reference, camera_to_world=poses)
+
+
+def pose(metres: float, degrees: float) -> np.ndarray:
+    moved = np.eye(4)
+    moved[:3, :3] = Rotation.from_euler("y", degrees, degrees=True).as_matrix()
+    moved[0, 3] = metres
+    return moved
+
+
+def test_the_middle_third_stands_and_the_rest_walks() -> None:
+    poses = walk("standstill").camera_to_world
+    steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
+    assert (steps[30:60] == 0).all()
+    assert (steps[:30] > 0.01).all()
+    assert (steps[60:] > 0.01).all()
+    # What is skipped is time, not way.
+    plain = walk("walk").camera_to_world
+    np.testing.assert_array_equal(poses[60:], plain[30:60])
+
+
+def test_a_turn_is_once_around_on_the_spot() -> None:
+    poses = walk("rotation").camera_to_world
+    assert np.ptp(poses[30:61, :3, 3], axis=0).max() == 0
+    angles = np.degrees(rotation_angle(relative(poses[30:60], poses[31:61])[:, :3, :3]))
+    np.testing.assert_allclose(angles, 12.0, atol=1e-9)
+    np.testing.assert_allclose(poses[60], poses[30], atol=1e-12)
+
+
+def test_a_return_sees_every_view_again() -> None:
+    poses = walk("revisit").camera_to_world
+    np.testing.assert_array_equal(poses, poses[::-1])
+
+
+def test_motion_that_is_reported_while_nothing_moves() -> None:
+    reference = walk("standstill")
+    estimate = in_another_world(moving_on(reference, 30, 60, step=0.002, degrees=0.1))
+    measured = found(reference, estimate)
+    # The alignment over all frames takes a little of it: the scale is not exactly 4.
+    assert measured["standstill_translation"] == pytest.approx(0.002, rel=0.05)
+    assert measured["standstill_rotation"] == pytest.approx(0.1, rel=1e-6)
+    assert measured["standstill_drift"] == pytest.approx(0.06, rel=0.05)
+    assert "never turns on the spot for 10 frames" in str(measured["rotation_translation"])
+    exact = found(reference, in_another_world(reference))
+    assert exact["standstill_translation"] == pytest.approx(0, abs=1e-9)
+    assert exact["standstill_drift"] == pytest.approx(0, abs=1e-9)
+
+
+def test_translation_that_is_invented_while_the_camera_turns() -> None:
+    reference = walk("rotation")
+    poses = reference.camera_to_world.copy()
+    poses[31:61, :3, 3] += np.arange(1, 31)[:, None] * [0.0, 0.003, 0.0]
+    measured = found(reference, in_another_world(replace(reference, camera_to_world=poses)))
+    assert measured["rotation_translation"] == pytest.approx(0.003, rel=0.05)
+    assert measured["rotation_drift"] == pytest.approx(0.09, rel=0.05)
+    assert measured["rotation_error"] == pytest.approx(0, abs=1e-6)
+    assert "never stands" in str(measured["standstill_translation"])
+    # A turn that is seen too small by a tenth.
+    axis = Rotation.from_matrix(relative(reference.camera_to_world[30], reference.camera_to_world[31])[:3, :3])
+    poses = reference.camera_to_world.copy()
+    for k in range(31, 61):
+        poses[k, :3, :3] = poses[30, :3, :3] @ Rotation.from_rotvec(0.9 * (k - 30) * axis.as_rotvec()).as_matrix()
+    measured = found(reference, in_another_world(replace(reference, camera_to_world=poses)))
+    assert measured["rotation_error"] == pytest.approx(36, rel=1e-6)
+
+
+def test_the_error_on_return() -> None:
+    """On the way back the estimate is 0.2 m to the side."""
+    reference = walk("revisit")
+    poses = reference.camera_to_world.copy()
+    poses[FRAMES // 2 :, :3, 3] += [0.0, 0.0, 0.2]
+    measured = found(reference, replace(reference, camera_to_world=poses), return_m=0.001, return_deg=0.01)
+    assert measured["revisit_translation"] == pytest.approx(0.2, rel=0.1)
+    assert measured["revisit_rotation"] == pytest.approx(0, abs=1e-6)
+    samples = {m.name: m.samples for m in score_probes(reference, reference, ProbeSettings(return_m=0.001))}
+    # Frame 89 − k is at the place of frame k, and 30 frames behind it at least where k is below 30.
+    assert samples["revisit_translation"] == 30
+    assert "never comes back within 0.05 m and 5° after 30 frames" in str(
+        found(walk("walk"), walk("walk"))["revisit_translation"]
+    )
+
+
+def test_what_has_no_alignment_has_the_reason() -> None:
+    reference = walk("walk")
+    still = replace(reference, camera_to_world=np.tile(np.eye(4), (FRAMES, 1, 1)))
+    assert all(isinstance(reason, str) for reason in found(reference, still).values())
+    nothing = Trajectory(np.empty(0, np.int64), np.empty(0), np.empty((0, 4, 4)))
+    assert "matched frames" in str(found(nothing, reference)["revisit_rotation"])
