@@ -34,21 +34,23 @@ def test_damage_inside_a_packet_is_counted_and_said(tmp_path: Path, kind: str) -
     assert sequence.damage == note  # of a pass, not of all passes
 
 
-def test_frames_keep_their_places_where_one_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [(10,), (10, 11, 12, 17)])
+def test_frames_keep_their_places_where_some_are_missing(tmp_path: Path, lost: tuple[int, ...]) -> None:
     path = write_video(tmp_path / "walk.mp4", 24, "libx264", codec_options={"g": "1", "bf": "0"})
-    position, _ = packets_of(path)[10]
     content = bytearray(path.read_bytes())
-    content[position : position + 4] = b"\xff" * 4  # a length that no packet has
+    for number in lost:
+        position, _ = packets_of(path)[number]
+        content[position : position + 4] = b"\xff" * 4  # a length that no packet has
     path.write_bytes(content)
     sequence = opened(path)
     frames = list(sequence.frames())
-    rest = [number for number in range(24) if number != 10]
+    rest = [number for number in range(24) if number not in lost]
     assert [frame.index for frame in frames] == rest
     assert [number_in(frame.image) for frame in frames] == rest
     np.testing.assert_allclose([frame.timestamp for frame in frames], np.array(rest) / 30, atol=1e-6)
     assert sequence.length == 24
     assert sequence.damage == (
-        "1 frames that the file lists could not be decoded (the first at 0.333 s): they are missing"
+        f"{len(lost)} frames that the file lists could not be decoded (the first at 0.333 s): they are missing"
     )
 
 

@@ -197,3 +197,53 @@ def test_structure_from_motion_is_asked_as_the_settings_say(
 def test_every_setting_of_the_baselines_is_here() -> None:
     for kind, known in (("vo", {"intrinsics", "seed"}), ("sfm", {"mapper", "intrinsics", "seed"})):
         assert set(METHODS.get(kind).model_fields) - {"kind", "name"} == known
+
+
+MODEL = {"kind": "lingbot", "device": "cpu", "model": {"config": "ci"}, "streaming": {"scale_frames": 3}}
+LINGBOT: dict[str, tuple[str, object]] = {
+    "seed": ("model", 1),
+    "checkpoint": ("model", "shipped"),
+    "camera_iterations": ("model", 1),
+    "precision": ("", "bfloat16"),
+    "scale_frames": ("streaming", 5),
+    "window": ("streaming", 1),
+    "keyframe_interval": ("streaming", 3),
+    "flow": ("streaming", {"threshold": 1e6, "max_gap": 3}),
+    "windowed": ("streaming", {"size": 5}),
+    "cache_precision": ("streaming", 8),
+}
+"""By the section in which it stands. What is not here changes no number on a CPU, or is `config`: another network."""
+
+
+@pytest.fixture(scope="module")
+def seen() -> list[Frame]:
+    rng = np.random.default_rng(0)
+    return [Frame(n, n / 10, rng.integers(0, 255, (28, 42, 3)).astype(np.uint8), "") for n in range(14)]
+
+
+def streamed(settings: dict[str, Any], seen: list[Frame]) -> np.ndarray:
+    """Poses and a pixel of depth of every frame."""
+    method = validated(METHODS.get("lingbot"), settings, "test").create()
+    method.open(SimpleNamespace(length=len(seen)))  # type: ignore[arg-type]
+    found = [(p.camera_to_world, p.depth) for p in method.predict(seen)]
+    return np.array([[*pose.ravel(), depth[3, 5]] for pose, depth in found if pose is not None and depth is not None])
+
+
+def test_every_setting_of_the_model_changes_what_it_predicts(seen: list[Frame]) -> None:
+    plain = streamed(MODEL, seen)
+    np.testing.assert_array_equal(streamed(MODEL, seen), plain)
+    for name, (section, value) in LINGBOT.items():
+        changed = {**MODEL, section: {**MODEL[section], name: value}} if section else {**MODEL, name: value}  # type: ignore[dict-item]
+        other = streamed(changed, seen)
+        assert other.shape == plain.shape
+        assert np.abs(other - plain).max() > 1e-6, f"{name} changes nothing"
+
+
+def test_every_setting_of_the_model_is_here() -> None:
+    settings = METHODS.get("lingbot").model_fields
+    fields = set(settings) | set(settings["model"].annotation.model_fields)  # type: ignore[union-attr]
+    fields |= set(settings["streaming"].annotation.model_fields)  # type: ignore[union-attr]
+    assert fields - set(LINGBOT) == {
+        *("kind", "name", "model", "streaming", "config"),
+        *("device", "heads", "backend", "point_head"),
+    }

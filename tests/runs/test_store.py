@@ -183,6 +183,21 @@ def test_an_exception_leaves_nothing_and_the_older_result_in_place(store: RunSto
     assert is_done(store, "input-1")
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_link_that_comes_while_a_run_goes_on_is_not_written_through(
+    store: RunStore, tmp_path: Path, depth: int
+) -> None:
+    """Of the folder of units, of a dataset, of a scene, of the unit itself."""
+    (tmp_path / "outside").mkdir()
+    link = store.path.joinpath("units", *NAMES[: depth - 1])
+    with store.lock():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / "outside")
+        with pytest.raises(StoreError, match="symbolic link"), store.unit_writer(*NAMES):
+            pass
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
 def test_a_unit_never_finished_is_a_fault(store: RunStore) -> None:
     with pytest.raises(RuntimeError, match="never finished"), store.unit_writer(*NAMES) as writer:
         writer.append_row({"index": 0})
