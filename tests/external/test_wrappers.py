@@ -235,6 +235,57 @@ def test_each_answer_leaves_before_the_next_frame_is_asked_for(truth: Path) -> N
     assert order == [(what, index) for index in range(FRAMES) for what in ("frame", "pose")]
 
 
+TOLD = """
+import sys, numpy as np
+from lingbot_eval.external import Pose, Wrapper, serve
+class W(Wrapper):
+    def start(self, scene):
+        said = (scene.dataset, scene.name, scene.width, scene.height, scene.length, scene.causal)
+        sys.stderr.write(repr(said) + "\\n")
+    def step(self, frame):
+        if frame.index < 2:
+            sys.stderr.write(repr((frame.index, round(frame.time, 4), frame.intrinsics[0][0] > 30)) + "\\n")
+        if frame.index % 2 == 0:
+            return None
+        depth = np.ones((frame.height, frame.width), np.float32)
+        poses = []
+        for index, kind in ((frame.index - 1, "kept"), (frame.index, "unkept")):
+            pose = np.eye(4)
+            pose[0, 3] = index
+            poses.append(Pose(index, pose, depth, frame_type=kind))
+        return poses
+serve(W())
+"""
+
+
+@pytest.mark.parametrize(("mode", "causal"), [("pipe", False), ("job", True)])
+def test_what_a_program_is_told_and_how_its_answers_are_filed(
+    truth: Path, tmp_path: Path, mode: str, causal: bool
+) -> None:
+    """Two frames an answer: they share its time; of the frames' kinds and of depth that is not wanted, too."""
+    settings = {"command": [sys.executable, "-c", TOLD], "mode": mode, "causal": causal, "depth": False}
+    run = lb.run(experiment({**wrapped(truth), **settings}), out=tmp_path, allow_commands=True)
+    record = unit(run, "external")
+    assert record.status == "ok", record.reason
+    first, *frames = record.method_facts["found"]["log_tail"]
+    assert first == repr(("synthetic", "room", 56, 42, FRAMES, causal))
+    warmed = [repr((0, 0.0, True))] if mode == "pipe" else []
+    assert frames in (
+        [repr((0, 0.0, True)), repr((1, 0.0333, True))],
+        [*warmed, repr((0, 0.0, True)), repr((1, 0.0333, True))],
+    )
+    table = run.frames("synthetic", "room", "external")
+    assert table["index"].tolist() == list(range(FRAMES))
+    if mode == "pipe":
+        assert table["frame_type"].tolist() == ["kept", "unkept"] * (FRAMES // 2)
+        times = table["forward_ms"].to_numpy()
+        assert times[::2] == pytest.approx(times[1::2])
+        assert (times > 0).all()
+    assert {m.reason for m in record.measurements if m.name == "abs_rel"} == {"the method gives no depth"}
+    estimate = read_tum(next(tmp_path.glob("*/units/synthetic/room/external/estimate.tum")))
+    assert estimate.camera_to_world[:, 0, 3].tolist() == list(range(FRAMES))
+
+
 # --- who may run what, and when it runs again ---
 
 

@@ -104,7 +104,8 @@ def test_a_run_from_end_to_end(tmp_path: Path, world: World) -> None:
     panels = store.read_panels(first)
     assert panels is not None
     assert len(panels.index) == 4
-    assert panels.index[0] == 0
+    # First and last of those that were kept, every fourth, among them.
+    assert panels.index.tolist() == [0, 8, 12, 20]
     np.testing.assert_allclose(panels.prediction, panels.truth, rtol=1e-5)
     assert (panels.image[:, 0, 0, 0] == panels.index).all()
 
@@ -181,6 +182,20 @@ def test_without_a_reference_there_are_reasons(tmp_path: Path, world: World) -> 
     assert value(record, "coverage") == 100.0
     assert "without true depth" in str(value(record, "abs_rel", "scale_only"))
     assert isinstance(value(record, "end_to_end_fps"), float)
+
+
+@pytest.mark.parametrize("world", ["cores busy"], indirect=True)
+def test_clouds_alone_are_scored_within_the_datasets_depth_range(tmp_path: Path, world: World) -> None:
+    """Depth is read for them, too; points beyond the limits are of no cloud."""
+    off = dict.fromkeys(("trajectory", "drift", "auc", "depth"))
+    pixels = {}
+    for limits in ([0.1, 80], [1.5, 2.0]):
+        found = experiment(metrics={**off, "points": {}}, dataset={"depth_range": limits})
+        record = units(run(tmp_path / str(limits[1]), found))["one", "good"]
+        (measured, *_) = [m for m in record.measurements if m.name == "accuracy" and m.family == "points"]
+        assert measured.value is not None, measured.reason
+        pixels[limits[1]] = measured.samples
+    assert pixels[2.0] < pixels[80] / 3
 
 
 def test_a_family_can_be_switched_off(tmp_path: Path, world: World) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from studies import written
+from studies import case_record, written
 
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.scaling.figure import Curve, scaling_figure
-from lingbot_eval.scaling.page import growth_statement, tables
+from lingbot_eval.scaling.page import growth_statement, remarks, tables
 from lingbot_eval.scaling.records import CaseRecord
 from lingbot_eval.scaling.settings import Case
 from lingbot_eval.scaling.summary import (
@@ -28,7 +28,7 @@ from lingbot_eval.scaling.summary import (
     case_measurements,
     error_curve,
 )
-from lingbot_eval.streaming.estimate import NetworkSize
+from lingbot_eval.streaming.estimate import NetworkSize, kept_frame_bytes
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.tables import Table
 from lingbot_eval.types import FrameType, Trajectory
@@ -151,6 +151,35 @@ def test_pace(tmp_path: Path) -> None:
     assert rates[0] > 1.05 * rates[1]
     assert row["largest memory"] == f"{bytes_of('allocated', FRAMES - 1) / MIB:.1f} MiB"
     assert row["kept"] == str(kept_after(FRAMES - 1)) == "86"
+    assert (row["frames"], row["result"]) == (str(FRAMES), "ok")
+    last = study(tmp_path).record.checkpoints[-1]
+    assert last.formula_bytes is not None
+    ratio = (10 * MIB + 1000 * kept_after(FRAMES - 1)) / sum(last.formula_bytes.values())
+    assert row["cache / formula"] == f"{ratio:.4f}"
+    assert row["a kept frame"] == growth_statement(study(tmp_path).record)
+    (on_cpu,) = rows(tables([study(tmp_path, on_cpu=True).record]), "Cases")
+    assert on_cpu["largest memory"] == f"{bytes_of('process', FRAMES - 1) / MIB:.1f} MiB"
+
+
+def test_what_became_of_each_case_and_what_cases_differ_in() -> None:
+    def case(name: str, **changes: object) -> CaseRecord:
+        return case_record(name, **{"case": Case(frames=30).model_dump(mode="json"), **changes})
+
+    whole = case("ok", predictions=30)
+    cut = case(
+        "cut", case=Case(frames=40, window=5).model_dump(mode="json"), predictions=9, stopped="its limit ended it"
+    )
+    full = case("full", status="failed", out_of_memory=True, stage="stream", failed_at_frame=7, reason="no memory")
+    broken = case("broken", status="failed", stage="open", reason="no such file")
+    found = rows(tables([whole, cut, full, broken]), "Cases")
+    assert [row["result"] for row in found] == ["ok", "ok, stopped", "out of memory", "failed"]
+    assert [row["frames"] for row in found] == ["30", "9", "0", "0"]
+    assert [row["case"] for row in found[:2]] == ["30 frames, window None", "40 frames, window 5"]
+    assert remarks([whole, cut, full, broken]) == (
+        "cut: its limit ended it",
+        "full: failed (stream at frame 7): no memory",
+        "broken: failed (open): no such file",
+    )
 
 
 @pytest.mark.parametrize("on_cpu", [False, True])
@@ -178,6 +207,9 @@ def test_growth_of_a_kept_frame(tmp_path: Path, on_cpu: bool) -> None:
         assert numbers == pytest.approx([slope] * 3, rel=1e-3), name
         # Every clock from the first full window on, once.
         assert found[name]["kept frames"] == str(kept_after(FRAMES - 1) - SCALE - WINDOW + 1)
+        # What the formula says of the network, of the caches alone.
+        formula = kept_frame_bytes(NetworkSize(CONFIGS["ci"], "float32"), StreamSettings())
+        assert found[name]["formula"] == (f"{formula:.0f}" if name.startswith("cache") else "n/a"), name
     memory = "+1 kB (1 to 1)" if on_cpu else "+7 kB (7 to 7)"
     assert growth_statement(record) == f"{memory} and +500 µs (500 to 500)"
 
@@ -188,7 +220,7 @@ def test_latency_and_deadline(tmp_path: Path) -> None:
     steps = FRAMES - SCALE
     assert row["late"] == f"{late} frames" == "47 frames"
     assert row["late share"] == f"{100 * late / steps:.2f} %"
-    assert (row["p50"], row["p90"]) == ("39.00 ms", "41.00 ms")
+    assert (row["p50"], row["p90"], row["p99"]) == ("39.00 ms", "41.00 ms", "41.00 ms")
     assert (row["largest backlog"], row["last backlog"]) == ("6 frames", "2 frames")
 
 
