@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lingbot_eval.datasets.cards import Card
 from lingbot_eval.datasets.check.convention import ConventionVerdict, convention_of
 from lingbot_eval.datasets.check.findings import DatasetCheck, Finding, SceneCheck, Watcher, gathered
@@ -83,7 +85,7 @@ def _scene(card: Card, adapter: Adapter, scene: str, watcher: Watcher | None) ->
         findings += check_video(sequence, card.protocol.size, watcher)
         return SceneCheck(scene, sequence.length, tuple(findings), seconds)
     if isinstance(sequence, FileSequence):
-        found, convention = _convention(sequence)
+        found, convention = _convention(sequence, card.protocol.max_depth)
         findings += found
     if watcher is not None:
         findings += _decoded(sequence, watcher)
@@ -99,16 +101,33 @@ def _count(card: Card, scene: str, frames: int | None) -> list[Finding]:
     return [Finding("warning", "count", f"{text}: the card's stride is meant for the whole sequence")]
 
 
-def _convention(sequence: FileSequence) -> tuple[list[Finding], ConventionVerdict | None]:
+def _convention(sequence: FileSequence, farthest: float) -> tuple[list[Finding], ConventionVerdict | None]:
     try:
         verdict = convention_of(sequence)
     except DataError as error:
         return [Finding("problem", "convention", f"cannot be tested: {error}")], None
     if isinstance(verdict, str):
-        return [Finding("note", "convention", f"not tested: {verdict}"), *check_depth_range(sequence)], None
-    found = convention_findings(verdict, sequence.depth_scale)
-    doubtful = not verdict.clear and verdict.depth_factor is None
-    return [*found, *(check_depth_range(sequence) if doubtful else ())], verdict
+        return [Finding("note", "convention", f"not tested: {verdict}"), *check_depth_range(sequence, farthest)], None
+    found = [*convention_findings(verdict, sequence.depth_scale), *_out_of_step(verdict, sequence)]
+    doubtful = not verdict.clear and verdict.depth_factor is None and not verdict.shift
+    return [*found, *(check_depth_range(sequence, farthest) if doubtful else ())], verdict
+
+
+def _out_of_step(verdict: ConventionVerdict, sequence: FileSequence) -> list[Finding]:
+    if not verdict.shift:
+        return []
+    step = float(np.median(np.diff(sequence.timestamps())))
+    now, then = verdict.shift_shares
+    side = "later" if verdict.shift > 0 else "earlier"
+    return [
+        Finding(
+            "problem",
+            "poses",
+            f"poses and images are out of step: with the poses of {abs(verdict.shift)} frames {side}"
+            f" ({abs(verdict.shift) * step:.3g} s) {then:.0%} of the depth fits closely, as they are {now:.0%}; shift"
+            " the times of the poses, or check which row is of which image",
+        )
+    ]
 
 
 def convention_findings(verdict: ConventionVerdict, depth_scale: float | None = None) -> tuple[Finding, ...]:

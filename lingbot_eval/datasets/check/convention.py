@@ -6,6 +6,7 @@ right convention makes surfaces coincide; a wrong one does so only by chance. No
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,10 @@ _LOOK_AHEAD = 200
 # How far depth in one of the usual units (m, cm, mm, 0.1 mm; TUM's 5000, KITTI's 256, Replica's 6553.5 a metre) is off
 # when it is read in another.
 _DEPTH_FACTORS = (1e-3, 1e-2, 0.1, 1 / 6.5535, 0.2, 0.256, 0.5, 2.0, 1 / 0.256, 5.0, 6.5535, 10.0, 100.0, 1e3)
+
+_SHIFTS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30)  # frames by which poses may be out of step
+_CLOSE = 0.01  # relative difference of depth: finer than TOLERANCE, since a step is a small motion
+_BETTER = 1.15  # times the share as they are, from which on a shift is believed
 
 _SIGNS = {
     "OpenCV axes": (1, 1, 1),
@@ -89,6 +94,8 @@ class ConventionVerdict:
     focal_scales, focal_shares: share of fitting pixels when the depth map's focal length is multiplied so.
     declared_focal, image_focal, fitted_focal: pixels; fitted_focal is None where the test cannot tell.
     depth_factor: what depth must be multiplied with to fit the poses, where it is clearly of another unit.
+    shift: frames later than their own whose poses fit the frames clearly better (negative: earlier); 0 for none.
+    shift_shares: share of pixels that fit closely with the poses as they are, and shifted so.
     """
 
     fits: tuple[Fit, ...]
@@ -102,6 +109,8 @@ class ConventionVerdict:
     fitted_focal: float | None = None
     evidence: Evidence | None = None
     depth_factor: float | None = None
+    shift: int = 0
+    shift_shares: tuple[float, float] = (0.0, 0.0)
 
     @property
     def best(self) -> Fit:
@@ -157,9 +166,20 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
     assert first.intrinsics is not None
     image_focal = float(first.intrinsics[0, 0])
     factor = _depth_factor(pairs, best.share)
+    # Depth in another unit, or poses of another convention, fit no better one step on.
+    expected = (best.direction, best.axes) == EXPECTED or not clear
+    shift, shift_shares = _shift(pairs, sequence) if expected and factor is None else (0, (0.0, 0.0))
     if factor is not None or not clear:
         return ConventionVerdict(
-            tuple(fits), ties, False, len(pairs), float(declared), image_focal, depth_factor=factor
+            tuple(fits),
+            ties,
+            False,
+            len(pairs),
+            float(declared),
+            image_focal,
+            depth_factor=factor,
+            shift=shift,
+            shift_shares=shift_shares,
         )
     scales = np.exp(np.linspace(-0.24, 0.24, 25))
     shares = [float(np.mean([_share(pair, best.direction, best.axes, scale) for pair in pairs])) for scale in scales]
@@ -174,25 +194,64 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
         tuple(shares),
         _peak(scales, shares, float(declared)),
         _evidence(pairs, fits[1 + len(ties)] if (best.direction, best.axes) == EXPECTED else best),
+        shift=shift,
+        shift_shares=shift_shares,
     )
 
 
 def _depth_factor(pairs: Sequence[_Pair], as_read: float) -> float | None:
     """The factor under which depth fits poses read as expected, far better than anything does as it is; else None."""
-    shares = {
-        factor: float(np.mean([_share(pair, *EXPECTED, depth_factor=factor) for pair in pairs]))
-        for factor in _DEPTH_FACTORS
-    }
-    factor = max(shares, key=lambda candidate: shares[candidate])
-    return factor if shares[factor] >= max(LEAST_SHARE, LEAST_LEAD * as_read) else None
+
+    def share(factor: float, close: float) -> float:
+        return float(np.mean([_share(pair, *EXPECTED, depth_factor=factor, close=close) for pair in pairs]))
+
+    # Small motions fit neighbouring factors, too: the closest fit names it.
+    factor = max(_DEPTH_FACTORS, key=lambda candidate: share(candidate, _CLOSE))
+    return factor if share(factor, TOLERANCE) >= max(LEAST_SHARE, LEAST_LEAD * as_read) else None
+
+
+def _shift(pairs: Sequence[_Pair], sequence: FileSequence) -> tuple[int, tuple[float, float]]:
+    """By how many frames the poses are out of step with the images, 0 for none; shares as they are, and shifted.
+
+    A pair is judged with the poses of the frames so many later. Where the motion never changes all shifts fit alike,
+    and none is believed.
+    """
+    reference = sequence.reference()
+    assert reference is not None
+    poses = dict(zip(reference.indices.tolist(), orthogonalised(reference.camera_to_world), strict=True))
+    # A quarter of the pixels: twenty shifts are tried.
+    few = [dataclasses.replace(pair, points=pair.points[:, ::4], depth=pair.depth[::4]) for pair in pairs]
+    as_they_are = [_share(pair, *EXPECTED, close=_CLOSE) for pair in few]
+    best, shares = 0, (0.0, 0.0)
+    for shift in (*_SHIFTS, *(-shift for shift in _SHIFTS)):
+        now, then = [], []
+        for pair, share in zip(few, as_they_are, strict=True):
+            first, second = poses.get(pair.first.index + shift), poses.get(pair.second.index + shift)
+            if first is not None and second is not None:
+                now.append(share)
+                then.append(_share(_with_poses(pair, first, second), *EXPECTED, close=_CLOSE))
+        if 2 * len(now) < len(pairs):
+            continue
+        before, after = float(np.mean(now)), float(np.mean(then))
+        if after > max(_BETTER * before, before + LEAST_SHARE / 2, shares[1]):
+            best, shares = shift, (before, after)
+    return best, shares
+
+
+def _with_poses(pair: _Pair, first: FloatArray, second: FloatArray) -> _Pair:
+    return dataclasses.replace(
+        pair,
+        first=dataclasses.replace(pair.first, camera_to_world=first),
+        second=dataclasses.replace(pair.second, camera_to_world=second),
+    )
 
 
 def _pairs(sequence: FileSequence) -> list[_Pair] | str:
-    usable = np.array([i for i, f in enumerate(sequence.files) if f.pose is not None and f.depth is not None])
-    if len(usable) < 2:
+    reference = sequence.reference() if any(file.depth is not None for file in sequence.files) else None
+    posed = [] if reference is None else reference.indices.tolist()  # a file of a pose may say that it is lost
+    usable = np.array([i for i in posed if sequence.files[i].depth is not None])
+    if reference is None or len(usable) < 2:
         return "needs frames that have both a pose and a depth map; this scene has none"
-    reference = sequence.reference()
-    assert reference is not None
     poses = orthogonalised(reference.camera_to_world)[np.searchsorted(reference.indices, usable)]
     pairs = []
     for first in np.unique(np.linspace(0, len(usable) - 2, PAIRS).astype(int)).tolist():
@@ -228,13 +287,20 @@ def _depth_camera(frame: Frame) -> FloatArray:
     return camera
 
 
-def _share(pair: _Pair, direction: str, axes: str, focal_scale: float = 1.0, depth_factor: float = 1.0) -> float:
+def _share(
+    pair: _Pair,
+    direction: str,
+    axes: str,
+    focal_scale: float = 1.0,
+    depth_factor: float = 1.0,
+    close: float = TOLERANCE,
+) -> float:
     camera = _depth_camera(pair.second).copy()
     camera[0, 0] *= focal_scale
     camera[1, 1] *= focal_scale
     rays = pair.points / np.array([[focal_scale], [focal_scale], [1.0]])
     moved = _moved(pair, rays, direction, axes, depth_factor)
-    return float(_fits(moved, camera, pair.second.depth).mean())
+    return float(_fits(moved, camera, pair.second.depth, close).mean())
 
 
 def _moved(pair: _Pair, rays: FloatArray, direction: str, axes: str, depth_factor: float = 1.0) -> FloatArray:
@@ -253,7 +319,7 @@ def _moved(pair: _Pair, rays: FloatArray, direction: str, axes: str, depth_facto
     return np.asarray((rays * pair.depth).T @ motion[:3, :3].T + motion[:3, 3] / depth_factor)
 
 
-def _fits(points: FloatArray, camera: FloatArray, depth: DepthMap | None) -> FloatArray:
+def _fits(points: FloatArray, camera: FloatArray, depth: DepthMap | None, close: float = TOLERANCE) -> FloatArray:
     """(N,) 1.0 where a point lies on the surface that the depth map has there, else 0.0."""
     assert depth is not None
     pixels = project(points, camera)
@@ -263,7 +329,7 @@ def _fits(points: FloatArray, camera: FloatArray, depth: DepthMap | None) -> Flo
     columns, rows = np.rint(pixels[inside]).astype(int).T
     measured = depth[rows, columns].astype(np.float64)
     fits = np.zeros(len(points))
-    fits[inside] = (measured > 0) & (np.abs(points[inside, 2] - measured) <= TOLERANCE * measured)
+    fits[inside] = (measured > 0) & (np.abs(points[inside, 2] - measured) <= close * measured)
     return fits
 
 

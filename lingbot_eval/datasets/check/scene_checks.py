@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from lingbot_eval.types import FloatArray
 
 ROTATION_WARNING = 1e-2  # deviation of R R^T from the identity; KinectFusion's poses stay below
 _NEAREST_DEPTH, _FARTHEST_DEPTH = 0.7, 8.0  # metres: where the middle of what a depth camera sees indoors lies
+_NEAREST_ANYWHERE = 0.1  # metres: half of a picture is never nearer
+_LONGEST_STILL = 10  # frames in a row with one and the same pose, from which on it is said
 _DEPTH_MAPS_LOOKED_AT = 5
 _LONG_GAP = 10.0  # times the median interval
 
@@ -83,42 +85,58 @@ def check_poses(sequence: FileSequence) -> list[Finding]:
     return findings
 
 
-def check_depth_range(sequence: FileSequence) -> list[Finding]:
-    """Depth that no depth camera measures: its unit is probably another. Only where an option sets the unit.
+def check_depth_range(sequence: FileSequence, farthest: float = math.inf) -> list[Finding]:
+    """Depth that nothing measures: its unit is probably another; and maps of another kind than the dataset's.
 
-    Raises nothing: depth that cannot be read is found elsewhere.
+    farthest: metres up to which the protocol scores. Raises nothing.
     """
     scale = sequence.depth_scale
     with_depth = [index for index, source in enumerate(sequence.files) if source.depth is not None]
-    if scale is None or not with_depth:
+    if not with_depth:
         return []
     chosen = sorted({with_depth[round(k)] for k in np.linspace(0, len(with_depth) - 1, _DEPTH_MAPS_LOOKED_AT)})
     maps = []
+    broken = []
     for index in chosen:
-        with suppress(DataError):
+        try:
             depth = sequence.frame(index).depth
-            if depth is not None:
-                maps.append(depth[depth > 0])
+        except DataError as error:
+            broken.append(str(error))
+        else:
+            maps.append(np.empty(0) if depth is None else depth[depth > 0])
     measured = np.concatenate(maps) if maps else np.empty(0)
+    found = gathered("problem", "depth", broken)
     if not len(measured):
-        return []
-    half = float(np.median(measured))
+        return found
+    half = float(np.median(measured.astype(np.float64)))
+    if scale is None:
+        return [*found, *_implausible(half, farthest)]
     if half < _NEAREST_DEPTH:
         what, other, name = "nearer", 1000.0, "millimetres"
     elif half > _FARTHEST_DEPTH:
         what, other, name = "farther", 5000.0, "TUM's own 5000 a metre"
     else:
-        return []
+        return found
     if other == scale:
-        return []
+        return found
     return [
+        *found,
         Finding(
             "warning",
             "depth",
             f"half of the depth is {what} than {half:.2g} m, read at {scale:g} units a metre: depth looks like {name};"
             f" if so, set options.depth_scale to {other:g}",
-        )
+        ),
     ]
+
+
+def _implausible(half: float, farthest: float) -> list[Finding]:
+    """What to say of depth half of which is nearer than ``half`` metres, in a dataset that has one unit."""
+    if _NEAREST_ANYWHERE <= half <= farthest:
+        return []
+    away = f"nearer than {half:.2g} m" if half < _NEAREST_ANYWHERE else f"farther than {half:.3g} m"
+    text = f"half of the depth is {away}: its unit is not the one that this dataset is read in; is it its own?"
+    return [Finding("warning", "depth", text)]
 
 
 def check_times(sequence: FileSequence | VideoSequence, question: str = "are frames missing?") -> list[Finding]:
@@ -150,6 +168,9 @@ def _rotations(poses: FloatArray) -> list[Finding]:
     worst = int(np.argmax(deviation))
     mirrored = int((np.linalg.det(rotations) < 0).sum())
     path = path_length(poses[:, :3, 3])
+    still = np.concatenate([[False], (np.diff(poses, axis=0) == 0).all(axis=(1, 2)), [False]])
+    edges = np.flatnonzero(np.diff(still.astype(np.int8)))
+    starts, longest = edges[::2], int((edges[1::2] - edges[::2]).max(initial=0)) + 1
     findings = [
         Finding(
             "note",
@@ -157,6 +178,15 @@ def _rotations(poses: FloatArray) -> list[Finding]:
             f"{len(poses)} poses, path {path:.4g} long, rotations orthogonal to {deviation[worst]:.1e}",
         )
     ]
+    if longest == len(poses) > 1:
+        findings.append(Finding("problem", "poses", f"all {len(poses)} poses are the same: is this the trajectory?"))
+    elif longest >= _LONGEST_STILL:
+        first = int(starts[np.argmax(edges[1::2] - edges[::2])])
+        text = (
+            f"the pose is exactly the same {longest} times from pose {first} on ({int(still.sum())} in all repeat the"
+            " one before): was tracking lost, and the last pose kept?"
+        )
+        findings.append(Finding("warning", "poses", text))
     if mirrored:
         findings.append(Finding("problem", "poses", f"{mirrored} rotation matrices are mirror images (determinant -1)"))
     if deviation[worst] > ROTATION_WARNING:

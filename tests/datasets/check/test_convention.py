@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.datasets.check.check import convention_findings
+from lingbot_eval.datasets.cards import load_card
+from lingbot_eval.datasets.check.check import convention_findings, examine
 from lingbot_eval.datasets.check.convention import AXES, ConventionVerdict, convention_of
 from lingbot_eval.datasets.check.convention_figure import write_convention_figure
 from lingbot_eval.datasets.protocol import Selection
@@ -135,6 +136,31 @@ def test_poses_of_another_scene_fit_nothing(room: Path, tmp_path: Path) -> None:
     assert not verdict.clear
     assert convention_findings(verdict)[0].level in ("problem", "warning")
     write_convention_figure(tmp_path / "unclear.png", "nothing fits", verdict)
+
+
+@pytest.mark.parametrize(("shift", "said"), [(2, "earlier"), (-3, "later")])
+def test_poses_out_of_step_with_the_images_are_found(room: Path, tmp_path: Path, shift: int, said: str) -> None:
+    """Frame k has the pose of frame k + shift, as when a clock or a count is off."""
+    target = tmp_path / "shifted"
+    shutil.copytree(room, target)
+    paths = sorted((room / SCENE).glob("*.pose.txt"))
+    for index, path in enumerate(paths):
+        moved = target / SCENE / path.name
+        if 0 <= index + shift < len(paths):
+            shutil.copy(paths[index + shift], moved)
+        else:
+            moved.unlink()
+    verdict = verdict_of(target)
+    assert verdict.shift == -shift
+    lines = [
+        finding.text
+        for scene in examine(load_card("seven_scenes"), open_adapter("seven_scenes", target, {}), target).scenes
+        for finding in scene.findings
+        if finding.level == "problem"
+    ]
+    (line,) = [text for text in lines if text.startswith("poses and images are out of step")]
+    assert f"with the poses of {abs(shift)} frames {said} ({abs(shift) / 30:.3g} s)" in line
+    assert verdict_of(room).shift == 0
 
 
 def test_without_depth_or_motion_the_reason_is_given(room: Path, tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""The doctor over the field's layouts: nothing wrong with sound trees, and each common fault found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lingbot_eval.datasets.cards import load_card
+from lingbot_eval.datasets.check.check import examine
+from lingbot_eval.datasets.check.findings import Finding
+from lingbot_eval.datasets.registry import open_adapter
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import layout_trees as trees
+
+# Of the others only a corner of the picture is written, whose walls are too few to tell conventions apart.
+WHOLE = [name for name in trees.LAYOUTS if not name.startswith(("tum", "bonn", "tartanair"))]
+
+
+def written(name: str, root: Path) -> Path:
+    trees.LAYOUTS[name].write(root, trees.LAYOUTS[name].view)
+    return root
+
+
+def findings(name: str, root: Path) -> tuple[Finding, ...]:
+    layout = trees.LAYOUTS[name]
+    adapter = open_adapter(layout.dataset, root, layout.options)
+    (scene,) = examine(load_card(layout.dataset), adapter, root, (layout.scene,)).scenes
+    return scene.findings
+
+
+def texts(found: tuple[Finding, ...], level: str, check: str) -> list[str]:
+    return [finding.text for finding in found if (finding.level, finding.check) == (level, check)]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_sound_tree_has_no_problem(name: str, tmp_path: Path) -> None:
+    found = findings(name, written(name, tmp_path / "data"))
+    assert not [finding for finding in found if finding.level == "problem"]
+    if name in ("sintel", "scannet", "vkitti2", "replica"):
+        (text,) = texts(found, "note", "convention")
+        assert text.startswith("poses are camera-to-world, OpenCV axes")
+
+
+def test_depth_five_times_too_far_is_found_by_the_poses(tmp_path: Path) -> None:
+    root = written("replica", tmp_path / "data")
+    path = root / "Replica/cam_params.json"
+    path.write_text(path.read_text().replace("6553.5", "1310.7"))
+    (text,) = texts(findings("replica", root), "problem", "depth")
+    assert text.startswith("depth fits the poses when it is 0.2 times what is read: its unit is not the one")
+
+
+def test_depth_a_thousand_times_too_far_is_found_without_poses(tmp_path: Path) -> None:
+    root = written("sintel", tmp_path / "data")
+    shutil.rmtree(root / "training/camdata_left")
+    for path in root.rglob("*.dpt"):
+        data = path.read_bytes()
+        path.write_bytes(data[:12] + (1000 * np.frombuffer(data[12:], "<f4")).tobytes())
+    (text,) = texts(findings("sintel", root), "warning", "depth")
+    assert "half of the depth is farther than" in text
+    assert "its unit is not the one that this dataset is read in" in text
+
+
+def test_depth_of_eight_bits_is_found_without_decoding_all(tmp_path: Path) -> None:
+    root = written("kitti_depth", tmp_path / "data")
+    for path in (root / "depth_selection/val_selection_cropped/groundtruth_depth").iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) // 256).astype(np.uint8)).save(path)
+    (text,) = texts(findings("kitti_depth", root), "problem", "depth")
+    assert "expected a 16-bit grey PNG, found 8-bit PNG of colour type 0 (and 4 more like it)" in text
+
+
+@pytest.mark.parametrize(("first", "last", "said"), [(0, 40, "all 40 poses are the same"), (20, 32, "same 12 times")])
+def test_poses_that_stand_still_are_said(tmp_path: Path, first: int, last: int, said: str) -> None:
+    root = written("replica", tmp_path / "data")
+    folder = root / "Replica/room0"
+    for index in range(trees.FRAMES, 40):
+        for kind, suffix in (("frame", "jpg"), ("depth", "png")):
+            source = folder / f"results/{kind}{index % trees.FRAMES:06d}.{suffix}"
+            (folder / f"results/{kind}{index:06d}.{suffix}").hardlink_to(source)
+    poses = [trees.pose(first if first <= index < last else index) for index in range(40)]
+    (folder / "traj.txt").write_text("".join(f"{trees.row(pose)}\n" for pose in poses))
+    found = findings("replica", root)
+    assert said in " ".join(texts(found, "problem", "poses") + texts(found, "warning", "poses"))
+    poses = [trees.pose(index) for index in range(40)]
+    (folder / "traj.txt").write_text("".join(f"{trees.row(pose)}\n" for pose in poses))
+    assert "same" not in " ".join(finding.text for finding in findings("replica", root) if finding.check == "poses")
+
+
+def test_lost_poses_of_scannet_do_not_stop_the_convention_test(tmp_path: Path) -> None:
+    root = written("scannet", tmp_path / "data")
+    assert texts(findings("scannet", root), "warning", "poses") == [
+        "1 poses are not finite: lost frames, which are not scored"
+    ]
+
+
+def test_a_capture_says_what_it_lacks(tmp_path: Path) -> None:
+    root = written("capture", tmp_path / "data")
+    assert "1 of 6 entries have no file, such as images/frame_00099.png" in texts(
+        findings("capture", root), "warning", "scene"
+    )
+    path = root / "garden/transforms.json"
+    document = json.loads(path.read_text())
+    document["frames"] = document["frames"][:5]
+    path.write_text(json.dumps(document))
+    assert not [text for text in texts(findings("capture", root), "warning", "scene") if "no file" in text]
