@@ -19,7 +19,7 @@ from lingbot_eval.model import fused
 from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
 from lingbot_eval.model.rope import Rotation, StreamRotary, frame_rotation
 from lingbot_eval.streaming import buffers
-from lingbot_eval.streaming.buffers import CacheShape, LayerBuffers, scatter, widened
+from lingbot_eval.streaming.buffers import CacheShape, LayerBuffers, scatter, widen
 from lingbot_eval.streaming.contiguous import ContiguousStore
 from lingbot_eval.streaming.policy import CachePolicy
 from lingbot_eval.streaming.ranges import SlicedAttention, TritonAttention
@@ -71,21 +71,36 @@ def test_a_store_under_its_kernels(monkeypatch: pytest.MonkeyPatch, quantized: b
             patch.setattr(buffers, "runs_triton", lambda device: True)
             found = store.attend(0, query, key.contiguous(), value)
         torch.testing.assert_close(found, wanted, rtol=1e-2, atol=2e-3)
-    for one, other in zip(store._buffers.layer(0), plain._buffers.layer(0), strict=True):
-        assert widened(other, torch.float32).any()
-        assert torch.equal(widened(one, torch.float32), widened(other, torch.float32))
+    for one, other in zip(store._buffers._layers[0], plain._buffers._layers[0], strict=True):
+        assert other.any()
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_what_is_no_number_does_not_become_one_in_8_bits(value: float) -> None:
-    buffers = LayerBuffers(CacheShape(1, 2, 64, 1, 1, torch.float16, CPU, quantized=True))
-    buffers.reserve(4)
     key = randn(2, 2, 64).half()
     key[1, 1, 7] = value
-    scatter(key, key, torch.tensor([2, 0]), *buffers.layer(0))
-    for kept in buffers.layer(0):
-        finite = widened(kept, torch.float32).isfinite().all(-1)
-        assert finite.tolist() == [[True, False], [True, True], [True, True], [True, True]]
+    numbers, scales = torch.zeros(2, 4, 2, 64, dtype=torch.int8), torch.zeros(2, 4, 2, dtype=torch.float16)
+    scatter(key, key, torch.tensor([2, 0]), numbers, scales)
+    for part in widen(numbers, scales, torch.float32).isfinite().all(-1):
+        assert part.tolist() == [[True, False], [True, True], [True, True], [True, True]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_8_bits_are_widened_where_they_are_seen(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that are no power of two; a copy beside what is written, and one of the whole range, are the same."""
+    held = LayerBuffers(CacheShape(1, 3, 64, 1, 1, dtype, CPU, quantized=True))
+    held.reserve(60)
+    numbers, scales = held._layers[0]
+    key, value = randn(2, 60, 3, 64).to(dtype)
+    copy = torch.zeros(2, 60, 3, 64, dtype=dtype)
+    scatter(key, value, torch.arange(60).flip(0), numbers, scales, copy=copy)
+    wanted = widen(numbers, scales, dtype)
+    assert torch.equal(copy, wanted)
+    held.aim(torch.arange(1), range(5, 41))
+    monkeypatch.setattr(buffers, "runs_triton", lambda device: True)
+    assert torch.equal(held.layer(0)[:, 5:41], wanted[:, 5:41])
+    assert not held.layer(0)[:, 41:].any()
 
 
 def normed(width: int, seed: int) -> nn.LayerNorm:

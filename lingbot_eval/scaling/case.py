@@ -50,7 +50,8 @@ class CaseMethod(LingbotConfig):
 
 def case_method(study: Study, case: Case) -> CaseMethod:
     """The method of a case."""
-    changes = {"backend": case.backend, "window": case.window, "keyframe_interval": case.keyframe_interval}
+    taken = ("backend", "window", "keyframe_interval", "cache_precision")
+    changes = {name: getattr(case, name) for name in taken}
     return CaseMethod(
         kind="lingbot",
         model=study.model,

@@ -95,7 +95,7 @@ def case_labels(cases: Sequence[CaseRecord]) -> tuple[str, ...]:
     )
 
 
-_NAMED = ("scenario", "backend", "keyframe_interval", "window", "precision", "size", "limit_s")
+_NAMED = ("scenario", "backend", "keyframe_interval", "window", "precision", "cache_precision", "size", "limit_s")
 _ALWAYS_NAMED = {"scenario": "camera"}
 """Without these words the figures would be misread, even where all cases have them."""
 _PACE = (
@@ -142,6 +142,8 @@ def _setting(case: CaseRecord, key: str) -> str:
         return f"interval {value}" + (f" ({resolved})" if resolved != value else "")
     if key == "window":
         return f"window {case.facts.get(key, value)}"
+    if key == "cache_precision":
+        return "cache as it comes" if value is None else f"{value}-bit cache"
     if key == "size" and isinstance(value, list):
         return "×".join(map(str, value))
     if key == "scenario" and value == "camera":

@@ -38,9 +38,9 @@ class Case(_Settings):
 
     frames: its length. scenario: ``single_stream`` gives the next frame when the last one's outputs are there
     (latency), ``offline`` as fast as they are taken, everything overlapped (throughput), ``camera`` at ``camera_hz``
-    in wall-clock time, queued and never dropped. window: None is the configuration's own. size: width and
-    height in pixels, multiples of 14. limit_s: seconds after which a stream ends early, which its record says; None =
-    no limit.
+    in wall-clock time, queued and never dropped. window: None is the configuration's own. cache_precision: of keys and
+    values, None as they come. size: width and height in pixels, multiples of 14. limit_s: seconds after which a stream
+    ends early, which its record says; None = no limit.
     """
 
     frames: Length = 10_000
@@ -49,6 +49,7 @@ class Case(_Settings):
     keyframe_interval: Interval = "auto"
     window: Positive | None = None
     precision: Precision = "float32"
+    cache_precision: Literal[8] | None = None
     size: tuple[Side, Side] = (518, 378)
     camera_hz: Annotated[float, Field(gt=0, le=10_000)] = 30.0
     limit_s: Annotated[float, Field(gt=0)] | None = None
@@ -63,6 +64,7 @@ class Sweep(_Settings):
     keyframe_interval: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
     window: Annotated[tuple[Positive | None, ...], Field(min_length=1)] | None = None
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] | None = None
+    cache_precision: Annotated[tuple[Literal[8] | None, ...], Field(min_length=1)] | None = None
     size: Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1)] | None = None
 
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -158,6 +160,8 @@ class Study(_Settings):
             both = sorted(swept.keys() & case.model_fields_set)
             if both:
                 raise ValueError(f"cases.{position}.{both[0]}: the sweep sets it, too; keep one of them")
+        for case in self.all_cases():
+            StreamSettings(backend=case.backend, cache_precision=case.cache_precision)  # which go together
         names = [case_name(case) for case in self.all_cases()]
         again = sorted({name for name in names if names.count(name) > 1})
         if again:
@@ -201,7 +205,8 @@ def case_name(case: Case) -> str:
     hertz = f"{case.camera_hz:g}hz" if case.scenario == "camera" else ""
     limit = "" if case.limit_s is None else f"-limit{case.limit_s:g}s"
     size = f"{case.size[0]}x{case.size[1]}"
+    cache = "" if case.cache_precision is None else f"-cache{case.cache_precision}"
     return (
         f"{case.scenario.replace('_', '-')}{hertz}-{case.frames}-interval-{case.keyframe_interval}{window}"
-        f"-{case.backend}-{case.precision}-{size}{limit}"
+        f"-{case.backend}-{case.precision}{cache}-{size}{limit}"
     )

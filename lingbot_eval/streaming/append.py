@@ -37,7 +37,7 @@ class AppendStore(CacheStore):
         self._kept = self._visible if step.kept else step.clock
         self._buffers.reserve(append_tokens(self._visible))
         self._attention.plan(0, self._visible, self._buffers.capacity)
-        self._buffers.aim(torch.arange(step.clock, self._visible))
+        self._buffers.aim(torch.arange(step.clock, self._visible), range(self._visible))
 
     def keep_last(self, step: Step) -> None:
         """The frame already lies where it belongs."""

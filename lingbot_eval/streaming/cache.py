@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lingbot_eval.streaming.buffers import CacheShape, Keys, LayerBuffers
+from lingbot_eval.streaming.buffers import CacheShape, LayerBuffers
 from lingbot_eval.streaming.policy import EMPTY, Step, View
 
 
@@ -21,7 +21,7 @@ class CacheReader(Protocol):
         """Changes when ``run`` would read what was planned from other memory; None: not to be captured."""
         ...
 
-    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """(N, heads, head_dim) queries over (capacity, heads, head_dim) keys and values → as the queries."""
         ...
 
@@ -46,7 +46,10 @@ class CacheStore(ABC):
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The pass is remembered first: it sees itself, too."""
         self.remember(layer, key, value)
-        return self._reader.run(query, *self._buffers.layer(layer))
+        keys, values = self._buffers.layer(layer)
+        out = self._reader.run(query, keys, values)
+        self._buffers.prepare(layer + 1)
+        return out
 
     def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Store the pass's (N, heads, head_dim) keys and values of a layer, as ``attend`` does before it attends."""

@@ -59,8 +59,9 @@ class ContiguousStore(CacheStore):
         special = self._shape.special_tokens
         pages = step.view.full_frames + (not step.kept)
         start = self._base - (step.clock + step.count) * special
-        self._attention.plan(start, self._base + pages * self._patches, self._buffers.capacity)
-        self._buffers.aim(self._token_slots(step))
+        seen = range(start, self._base + pages * self._patches)
+        self._attention.plan(seen.start, seen.stop, self._buffers.capacity)
+        self._buffers.aim(self._token_slots(step), seen)
 
     def keep_last(self, step: Step) -> None:
         """Move the patches of the frame that passed by to their window slot."""

@@ -98,10 +98,8 @@ def estimate(network: NetworkSize, settings: StreamSettings, height: int, width:
     else:
         tokens = paged_tokens(blocks, whole, entered, passing=passing)
     held = tokens * blocks.token_bytes
-    # All backends but triton read 8-bit keys and values as a copy of a layer's in the products' precision.
-    copied = 0
-    if blocks.quantized and settings.backend != "triton":
-        copied = tokens * replace(blocks, layers=1, quantized=False).token_bytes
+    # 8-bit keys and values are read by way of a copy of one layer in the products' precision.
+    copied = tokens * replace(blocks, layers=1, quantized=False).token_bytes if blocks.quantized else 0
     return StreamEstimate(
         frames=frames,
         interval=interval,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lingbot_eval.errors import StreamError
-from lingbot_eval.streaming.buffers import CacheShape, Keys, widened
+from lingbot_eval.streaming.buffers import CacheShape
 from lingbot_eval.streaming.cache import CacheReader
 from lingbot_eval.streaming.pages import PageTable
 
@@ -22,9 +22,9 @@ class PagedExecutor(CacheReader, Protocol):
         ...
 
 
-def in_pages(keys: Keys, dtype: torch.dtype, page_tokens: int) -> Tensor:
-    """(pages, page_tokens, heads, head_dim) of a layer's keys or values, 8-bit ones in ``dtype``."""
-    return torch.unflatten(widened(keys, dtype), 0, (-1, page_tokens))
+def in_pages(tokens: Tensor, page_tokens: int) -> Tensor:
+    """(pages, page_tokens, heads, head_dim) of (capacity, heads, head_dim) keys or values."""
+    return tokens.view(-1, page_tokens, *tokens.shape[1:])
 
 
 class TorchExecutor:
@@ -43,11 +43,11 @@ class TorchExecutor:
     def capture_key(self) -> None:
         """Gathers another number of pages as the table grows."""
 
-    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         if self._table is None or self._pages is None:
             raise StreamError("plan must come before run")
         visible = (len(self._table.pages) - 1) * self._page_tokens + self._table.last_page_tokens
-        tokens = (in_pages(part, query.dtype, self._page_tokens) for part in (keys, values))
+        tokens = (in_pages(part, self._page_tokens) for part in (keys, values))
         key, value = (part.index_select(0, self._pages).flatten(0, 1)[:visible] for part in tokens)
         q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
         return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)

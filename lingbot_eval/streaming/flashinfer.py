@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lingbot_eval.errors import ConfigError, DependencyError, StreamError
 from lingbot_eval.machine.gpu import HOPPER, capability
-from lingbot_eval.streaming.buffers import CacheShape, Keys
+from lingbot_eval.streaming.buffers import CacheShape
 from lingbot_eval.streaming.executors import in_pages
 from lingbot_eval.streaming.pages import PageTable
 
@@ -97,13 +97,13 @@ class FlashInferExecutor:
         """The wrapper reads its table from buffers that stay in place as long as it lives."""
         return self._made
 
-    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         if self._planned is None:
             raise StreamError("plan must come before run")
         if query.dtype is not self._dtype:  # the stream has left float16
             self._dtype = query.dtype
             self.plan(*self._planned)
-        pages = tuple(in_pages(part, query.dtype, self._page_tokens) for part in (keys, values))
+        pages = tuple(in_pages(part, self._page_tokens) for part in (keys, values))
         return cast(Tensor, self._wrapper.run(query.contiguous(), pages))
 
     def _make(self, pages: int, rows: int) -> None:

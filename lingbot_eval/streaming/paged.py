@@ -45,7 +45,7 @@ class PagedStore(CacheStore):
         table = self._manager.begin(step)
         self._reserve(step, table)
         self._view = step.view
-        self._buffers.aim(self._token_slots(table))
+        self._buffers.aim(self._token_slots(table), range(self._buffers.capacity))
         self._executor.plan(table, step.count * self._shape.frame_tokens)
 
     def keep_last(self, step: Step) -> None:

@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lingbot_eval.errors import DependencyError, StreamError
 from lingbot_eval.machine.cpu import multiplies_bfloat16
 from lingbot_eval.machine.gpu import AMPERE, LARGE_TILES, capability, has_triton, multiprocessors
-from lingbot_eval.streaming.buffers import Keys, widened
 from lingbot_eval.streaming.cache import CacheReader
 from lingbot_eval.streaming.staging import stage
 
@@ -54,10 +53,9 @@ class SlicedAttention:
     def capture_key(self) -> None:
         """None: every length is another launch."""
 
-    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         start, end = _planned(self._range)
-        key, value = (widened(part[start:end], query.dtype) for part in (keys, values))
-        q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
+        q, k, v = (part.transpose(0, 1)[None] for part in (query, keys[start:end], values[start:end]))
         with sdpa_kernel(KERNELS):
             return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
 
@@ -70,13 +68,12 @@ class ProductAttention(SlicedAttention):
     round to bfloat16, which torch's kernel keeps in float32: docs/measurements.md has what that costs.
     """
 
-    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         start, end = _planned(self._range)
-        seen = [widened(part[start:end], query.dtype) for part in (keys, values)]
         out = torch.empty_like(query)
         query = query * query.shape[-1] ** -0.5  # a power of two for heads of 64: nothing is rounded
         for head in range(query.shape[1]):
-            k, v = (part[:, head] for part in seen)
+            k, v = keys[start:end, head], values[start:end, head]
             for first in range(0, len(query), QUERIES_AT_ONCE):
                 rows = slice(first, first + QUERIES_AT_ONCE)
                 out[rows, head] = (query[rows, head] @ k.t()).softmax(-1) @ v
@@ -100,11 +97,10 @@ class VarlenAttention:
         """The bounds stay in place."""
         return self._capacity
 
-    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         capacity = _planned(self._capacity)
         self._queries[1:].fill_(len(query))
-        k, v = (widened(part, query.dtype) for part in (keys, values))
-        return cast(Tensor, self._attend(query, k, v, self._queries, self._bounds, len(query), capacity))
+        return cast(Tensor, self._attend(query, keys, values, self._queries, self._bounds, len(query), capacity))
 
 
 class TritonAttention:
@@ -128,7 +124,7 @@ class TritonAttention:
         """The bounds stay in place."""
         return self._capacity
 
-    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         import triton
         from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -143,10 +139,7 @@ class TritonAttention:
         sums = torch.empty(2, parts, heads, count, dtype=torch.float32, device=query.device)
         range_attention_kernel[(tiles, heads, parts)](
             query,
-            *(
-                TensorDescriptor.from_tensor(widened(part, query.dtype).flatten(1), [KEYS_AT_ONCE, dim])
-                for part in (keys, values)
-            ),
+            *(TensorDescriptor.from_tensor(part.flatten(1), [KEYS_AT_ONCE, dim]) for part in (keys, values)),
             self._bounds,
             partial,
             sums,
@@ -188,9 +181,9 @@ class MaskedAttention:
         """The bias stays in place while the buffer does."""
         return self._made
 
-    def run(self, query: Tensor, keys: Keys, values: Keys) -> Tensor:
+    def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         bias = _planned(self._bias).to(query.dtype)
-        q, k, v = (widened(part, query.dtype).transpose(0, 1) for part in (query, keys, values))
+        q, k, v = (part.transpose(0, 1) for part in (query, keys, values))
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
         return (scores.softmax(-1) @ v).transpose(0, 1)
 

@@ -21,26 +21,53 @@ def scatter_kernel(
 
 @triton.jit
 def quantize_kernel(
-    key, value, key_stride, value_stride, slots, keys, values, key_scales, value_scales, capacity,
-    heads: tl.constexpr, block: tl.constexpr, dim: tl.constexpr,
+    key, value, key_stride, value_stride, slots, numbers, scales, copy, capacity,
+    heads: tl.constexpr, block: tl.constexpr, dim: tl.constexpr, copies: tl.constexpr,
 ):  # fmt: skip
-    """One token's keys (program axis 1 is 0) or values (1) to its slot in 8 bits, as `buffers.quantize` makes them."""
+    """One token's keys (program axis 1 is 0) or values (1) to its slot in 8 bits, as `buffers.quantize` makes them, and
+    where ``copies`` says so what they stand for to the copy."""
     token = tl.program_id(0).to(tl.int64)
-    of_keys = tl.program_id(1) == 0
-    slot = tl.load(slots + token)
+    part = tl.program_id(1)
+    slot = part.to(tl.int64) * capacity + tl.load(slots + token)
     head = tl.arange(0, block)
     inside = head[:, None] < heads
     place = head[:, None] * dim + tl.arange(0, dim)[None, :]
-    source = (key if of_keys else value) + token * (key_stride if of_keys else value_stride)
+    source = (key if part == 0 else value) + token * (key_stride if part == 0 else value_stride)
     x = tl.load(source + place, mask=inside, other=0.0).to(tl.float32)
     # A product with zero is zero, or not a number: what is not finite must not vanish here.
     scale = (tl.max(tl.abs(x), 1) / 127 + tl.sum(x * 0, 1)).to(tl.float16)
     number = x / tl.maximum(scale.to(tl.float32), 2.0**-24)[:, None]
     # The sum has no room for fractions: it rounds to the nearest whole number, of two to the even one.
     whole = (number + 12582912.0) - 12582912.0
-    whole = tl.minimum(tl.maximum(whole, -127.0), 127.0).to(tl.int8)
-    tl.store((keys if of_keys else values) + slot * heads * dim + place, whole, mask=inside)
-    tl.store((key_scales if of_keys else value_scales) + head * capacity + slot, scale, mask=head < heads)
+    whole = tl.minimum(tl.maximum(whole, -127.0), 127.0)
+    tl.store(numbers + slot * heads * dim + place, whole.to(tl.int8), mask=inside)
+    tl.store(scales + slot * heads + head, scale, mask=head < heads)
+    if copies:
+        tl.store(copy + slot * heads * dim + place, whole * scale.to(tl.float32)[:, None], mask=inside)
+
+
+@triton.jit
+def widen_kernel(
+    numbers, scales, bounds, copy, capacity,
+    heads: tl.constexpr, block: tl.constexpr, block_heads: tl.constexpr, dim: tl.constexpr,
+):  # fmt: skip
+    """What the 8-bit keys (program axis 1 is 0) or values (1) of [bounds[0], bounds[1]) stand for.
+
+    Behind them come zeros, as many tokens as `range_attention_kernel` may read in vain.
+    """
+    first = tl.load(bounds) + tl.program_id(0) * block
+    end = tl.load(bounds + 1)
+    last = tl.minimum(end + 64, capacity)
+    if first < last:
+        token = first + tl.arange(0, block)
+        head = tl.arange(0, block_heads)
+        inside = (token < last)[:, None] & (head < heads)[None, :]
+        seen = inside & (token < end)[:, None]
+        of_head = (tl.program_id(1).to(tl.int64) * capacity + token[:, None]) * heads + head[None, :]
+        place = of_head[:, :, None] * dim + tl.arange(0, dim)[None, None, :]
+        number = tl.load(numbers + place, mask=seen[:, :, None], other=0)
+        scale = tl.load(scales + of_head, mask=seen, other=0.0).to(tl.float32)
+        tl.store(copy + place, number.to(tl.float32) * scale[:, :, None], mask=inside[:, :, None])
 
 
 @triton.jit

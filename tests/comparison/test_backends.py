@@ -150,6 +150,7 @@ class Emptying:
 
     def __init__(self, inner: Session, said: list[dict[str, int]]) -> None:
         self.interval = inner.interval
+        self.bfloat16_from = inner.bfloat16_from
         self._inner, self._said, self._frames = inner, said, 0
 
     def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
@@ -273,6 +274,7 @@ class Forgetful:
 
     def __init__(self, inner: Session, frame: int) -> None:
         self.interval = inner.interval
+        self.bfloat16_from = inner.bfloat16_from
         self._inner, self._left = inner, frame
 
     def step(self, image: Tensor) -> tuple[FrameOutput, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -69,6 +69,25 @@ def test_flashinfer_equals_torch_on_random_pages(page_tokens: int, pages: int, l
     assert float((found - wanted).norm() / wanted.norm()) < 5e-3
 
 
+@pytest.mark.parametrize("backend", ["triton", "sdpa", "paged"])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_8_bits_hold_the_reference(backend: str, precision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "verify",
+        "--device",
+        "cuda",
+        "--backend",
+        backend,
+        "--dtype",
+        precision,
+        "--cache-precision",
+        "8",
+        "--json",
+    ]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["pass"] > 40
+
+
 @pytest.mark.parametrize("backend", ["triton", "sdpa"])
 def test_half_precision_holds_the_reference(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--device", "cuda", "--backend", backend, "--dtype", "bfloat16", "--json"]) == 0
@@ -128,16 +147,30 @@ def test_fused_operations_equal_plain_ones() -> None:
         torch.testing.assert_close(one, other, rtol=1.6e-2 if one.dtype is torch.bfloat16 else 1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["triton", "sdpa", "flashinfer"])
-def test_a_captured_step_is_the_step(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backend", "precision", "cache_precision"),
+    [
+        ("triton", "bfloat16", None),
+        ("sdpa", "bfloat16", None),
+        ("flashinfer", "bfloat16", None),
+        ("triton", "float16", None),
+        ("triton", "float16", 8),
+        ("sdpa", "bfloat16", 8),
+    ],
+)
+def test_a_captured_step_is_the_step(
+    backend: Backend, precision: str, cache_precision: Literal[8] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Kept and passing frames, a window that fills and is reused: replayed and launched one by one."""
     if backend == "flashinfer":
         need_flashinfer()
-    model, _ = build_model("mini", checkpoint=None, seed=0, point_head=True, device=device(), precision="bfloat16")
+    model, _ = build_model("mini", checkpoint=None, seed=0, point_head=True, device=device(), precision=precision)
     images = torch.rand(40, 3, 56, 70, generator=torch.Generator().manual_seed(0))
 
     def stream() -> list[FrameOutput]:
-        settings = StreamSettings(scale_frames=3, window=4, keyframe_interval=2, backend=backend)
+        settings = StreamSettings(
+            scale_frames=3, window=4, keyframe_interval=2, backend=backend, cache_precision=cache_precision
+        )
         session = StreamingSession(model, settings)
         return [out for image in images for out in session.step(image)]
 

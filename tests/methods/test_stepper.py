@@ -47,6 +47,7 @@ class Session:
     """Three scale frames together, then one by one; the pose says which frame it was."""
 
     interval = 1
+    bfloat16_from: int | None = None
 
     def __init__(self, log: list[str]) -> None:
         self.seen = 0

@@ -87,6 +87,7 @@ class FakeSession:
 
     def __init__(self, misbehave: Callable[[int], None], scale: int = 8, window: int = 16, interval: int = 1) -> None:
         self.interval = interval
+        self.bfloat16_from: int | None = None
         self._misbehave = misbehave
         self._scale = scale
         self._policy = CachePolicy(window)

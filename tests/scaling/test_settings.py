@@ -11,8 +11,10 @@ from studies import study
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.lingbot_config import ModelSettings
+from lingbot_eval.scaling.case import case_method
 from lingbot_eval.scaling.execute import in_order
 from lingbot_eval.scaling.settings import Case, Study, case_name, load_study
+from lingbot_eval.streaming.settings import StreamSettings
 
 MEASURED = Path(__file__).parents[2] / "reports" / "measurements" / "h200_scale.json"
 SMALL = """
@@ -65,10 +67,21 @@ def test_every_case_of_the_measured_study_is_one_of_the_shipped_study() -> None:
     assert len(set(cases)) == len(cases) == len(offered) - 1
     assert set(cases) < set(offered)
     # A setting that came after the record stood as it does unless it is told otherwise.
-    assert ModelSettings.model_validate(measured["scale"]["study"]["model"]) == shipped.model
-    for part in ("streaming", "input", "checkpoints", "sample_every"):
-        assert shipped.model_dump(mode="json")[part] == measured["scale"]["study"][part], part
-    assert (shipped.device, measured["scale"]["study"]["device"]) == ("cuda", "cuda:0")
+    study = measured["scale"]["study"]
+    assert ModelSettings.model_validate(study["model"]) == shipped.model
+    assert StreamSettings.model_validate(study["streaming"]) == shipped.streaming
+    for part in ("input", "checkpoints", "sample_every"):
+        assert shipped.model_dump(mode="json")[part] == study[part], part
+    assert (shipped.device, study["device"]) == ("cuda", "cuda:0")
+
+
+def test_8_bit_caches_are_an_axis() -> None:
+    loaded = load_study("scaling", ["sweep.cache_precision=[null, 8]", "sweep.backend=[sdpa]"])
+    names = [case_name(case) for case in loaded.all_cases()]
+    assert [name.rpartition("-float32")[2] for name in names] == ["-224x168", "-cache8-224x168"]
+    assert [case_method(loaded, case).streaming.cache_precision for case in loaded.all_cases()] == [None, 8]
+    with pytest.raises(ConfigError, match="FlashInfer reads no 8-bit numbers"):
+        load_study("scaling", ["sweep.backend=[sdpa, flashinfer]", "defaults.cache_precision=8"])
 
 
 def test_overrides_reach_lists_and_sections() -> None:
@@ -109,6 +122,7 @@ def test_names_say_every_difference() -> None:
         "keyframe_interval": 3,
         "window": 9,
         "precision": "bfloat16",
+        "cache_precision": 8,
         "size": (28, 14),
         "limit_s": 4.0,
     }

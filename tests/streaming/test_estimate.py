@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -29,6 +29,8 @@ from tests.streaming.networks import TINY, tiny_network
 HEIGHT, WIDTH = 28, 42
 TINY_SIZE = NetworkSize(TINY, "float32")
 FULL = NetworkSize(CONFIGS["full"], "bfloat16")
+STORES = st.sampled_from(["sdpa", "paged"])
+CACHES = st.sampled_from([None, 8])
 H100 = Machine("H100", (9, 0), 80 * 2**30, bfloat16=True)
 
 
@@ -42,9 +44,20 @@ def warnings(frames: int, machine: Machine = H100, network: NetworkSize = FULL, 
 
 
 @hypothesis_settings(max_examples=25)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 20), st.sampled_from(["sdpa", "paged"]))
-def test_a_whole_stream_holds_what_was_predicted(scale: int, window: int, k: int, count: int, backend: str) -> None:
-    settings = StreamSettings(scale_frames=scale, window=window, keyframe_interval=k, backend=backend)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 20),
+    st.sampled_from(["sdpa", "paged"]),
+    CACHES,
+)
+def test_a_whole_stream_holds_what_was_predicted(
+    scale: int, window: int, k: int, count: int, backend: str, cache_precision: Literal[8] | None
+) -> None:
+    settings = StreamSettings(
+        scale_frames=scale, window=window, keyframe_interval=k, backend=backend, cache_precision=cache_precision
+    )
     session = open_session(tiny_network(), settings, frames=count, camera_iterations=4)
     for image in images(count):
         session.step(image)
@@ -119,6 +132,19 @@ def test_the_arithmetic_that_matters() -> None:
     camera = long.cache_bytes["camera_head"] / 10_072
     assert camera == 16 * 2 * 2048 * 4
     assert kept_frame_bytes(FULL, settings) == pytest.approx(0.59e6 + 0.262e6, rel=1e-2)
+
+
+def test_8_bits_take_a_little_more_than_half_of_half_precision() -> None:
+    """64 numbers of one byte and a scale of two, where they were 64 of two; a layer's copy is in the peak."""
+    settings = StreamSettings(keyframe_interval=1, backend="triton")
+    half, reduced = (
+        estimate(FULL, settings.model_copy(update={"cache_precision": cache}), 378, 518, 1000) for cache in (None, 8)
+    )
+    for kind in ("anchor", "window", "memory"):
+        assert reduced.cache_bytes[kind] / half.cache_bytes[kind] == 66 / 128
+    assert reduced.cache_bytes["camera_head"] == half.cache_bytes["camera_head"]
+    copy = 79_509 * 2 * 1024 * 2  # tokens of two parts of 1,024 numbers of two bytes
+    assert reduced.activation_bytes - half.activation_bytes in range(copy + 1)
 
 
 def test_the_peak_at_frame_300_is_below_twelve_gigabytes() -> None:

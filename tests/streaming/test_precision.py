@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import ConfigError, StreamError
+from lingbot_eval.methods.lingbot import LingbotMethod
+from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.model.build import resolve_precision
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.streaming.open import open_session
@@ -118,3 +122,25 @@ def test_auto_is_the_nearest_that_costs_nothing(monkeypatch: pytest.MonkeyPatch)
     for multiplies, wanted in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr("lingbot_eval.model.build.multiplies_bfloat16", lambda found=multiplies: found)
         assert resolve_precision("auto", torch.device("cpu")) == wanted
+
+
+def test_the_record_notes_it_and_the_next_scene_begins_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("lingbot", "model"):
+        monkeypatch.setattr(f"lingbot_eval.methods.{module}.resolve_precision", lambda name, device: "float16")
+    method = LingbotMethod(
+        LingbotConfig(
+            kind="lingbot", model=ModelSettings(config="mini"), streaming=settings(), device="cpu", precision="auto"
+        )
+    )
+    scene = open_adapter("synthetic", None, {"frames": 4, "width": 56, "height": 42}).open("room", Selection())
+    method.open(scene)
+    network = method._model().network
+    network.aggregator.global_blocks[1].norm2.weight *= 1e6
+    assert len(list(method.predict(scene.frames()))) == 4
+    record = method.describe()
+    assert record["precision"] == "float16"
+    assert "computed in bfloat16 from frame 0 on, where a value left the range of float16" in record["notes"]
+    assert network.trunk_dtype is torch.bfloat16
+    method.open(scene)
+    assert method._model().network.trunk_dtype is torch.float16
+    assert not method.describe()["notes"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lingbot_eval.errors import StreamError
 from lingbot_eval.streaming import append, contiguous
 from lingbot_eval.streaming.append import AppendStore
-from lingbot_eval.streaming.buffers import CacheShape, quantize, widened
+from lingbot_eval.streaming.buffers import CacheShape, quantize, widen
 from lingbot_eval.streaming.cache import CacheStore
 from lingbot_eval.streaming.contiguous import ContiguousStore
 from lingbot_eval.streaming.executors import TorchExecutor
@@ -155,7 +155,7 @@ def test_stores_of_8_bits_hold_the_nearest_numbers(scale: int, window: int, toke
     remember = oracle.attend
 
     def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return remember(layer, query, *(widened(quantize(part), torch.float32) for part in (key, value)))
+        return remember(layer, query, *(widen(*quantize(part), torch.float32) for part in (key, value)))
 
     oracle.attend = attend  # type: ignore[method-assign]
     play([oracle, contiguous_store, paged], CachePolicy(window), scale, fates, tokens)  # type: ignore[list-item]  # as above
@@ -165,17 +165,17 @@ def test_stores_of_8_bits_hold_the_nearest_numbers(scale: int, window: int, toke
 def test_8_bits_are_half_a_step_off_at_most(seed: int, size: float) -> None:
     x = size * torch.randn(5, 3, 64, generator=torch.Generator().manual_seed(seed))
     x[2, 1] = 0
-    kept = quantize(x)
+    numbers, scales = quantize(x)
     step = x.abs().amax(-1, keepdim=True) / 127
-    assert ((widened(kept, torch.float32) - x).abs() <= 0.51 * step).all()
-    assert kept.numbers.dtype is torch.int8
+    assert ((widen(numbers, scales, torch.float32) - x).abs() <= 0.51 * step).all()
+    assert numbers.dtype is torch.int8
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_what_is_no_number_does_not_become_one_in_8_bits(value: float) -> None:
     x = torch.ones(2, 1, 64)
     x[1, 0, 7] = value
-    kept = widened(quantize(x), torch.float32).isfinite()
+    kept = widen(*quantize(x), torch.float32).isfinite()
     assert kept[0].all()
     assert not kept[1].any()
 
