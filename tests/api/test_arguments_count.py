@@ -41,9 +41,9 @@ OPENED = {
 }
 CASES: dict[str, Case] = {
     "run": Case(
-        {"experiment": "E", "set": ["a=1"], "out": "O", "allow_commands": True, "command": "C"},
+        {"experiment": "E", "set": ["a=1"], "out": "O", "allow_commands": True, "command": "C", "parallel": "P"},
         "lingbot_eval.runs.execute:execute",
-        ([("E", ["a=1"]), Path("O"), "C"], {"allow_commands": True}),
+        ([("E", ["a=1"]), Path("O"), "C"], {"allow_commands": True, "parallel": "P"}),
         {"lingbot_eval.api:plan_run": arguments},
         frozenset({"plugins", "observer"}),
     ),
@@ -221,8 +221,8 @@ def test_every_argument_is_passed_on(name: str, tmp_path: Path, monkeypatch: pyt
 
 
 def test_every_public_function_that_does_something_is_here() -> None:
-    """`view` streams or shows, `plan_run` is what `run` does first: both are asked elsewhere."""
-    known = {name.split()[0] for name in CASES} | {"view", "plan_run"}
+    """`view` streams or shows, `plan_run` and `fit` are what `run` does first: they are asked elsewhere."""
+    known = {name.split()[0] for name in CASES} | {"view", "plan_run", "fit"}
     functions = {name for name, (module, _) in lb._PUBLIC.items() if module == "lingbot_eval.api"}
     assert functions == known
 

@@ -12,6 +12,7 @@ import pytest
 
 from lingbot_eval.cli.main import build_parser, main
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.runs.execute import Parallel
 
 
 class Case(NamedTuple):
@@ -27,7 +28,8 @@ class Case(NamedTuple):
 API = "lingbot_eval.api:"
 CASES = {
     "run": Case(
-        "run smoke --root R --checkpoint lingbot-map --set name=x --out O --allow-commands",
+        "run smoke --root R --checkpoint lingbot-map --set name=x --out O --allow-commands --workers 3 --shard 2/4"
+        " --share-host",
         f"{API}run",
         (
             ["smoke"],
@@ -43,9 +45,11 @@ CASES = {
                 "allow_commands": True,
                 "command": "lingbot-eval run smoke --root R --checkpoint lingbot-map --set name=x --out O"
                 " --allow-commands",
+                "parallel": Parallel(3, (2, 4), None, True),
             },
         ),
-        frozenset({"--dry-run", "--report"}),
+        # A cluster's scheduler excludes the other two; what fits is found by a function of its own.
+        frozenset({"--dry-run", "--report", "--scheduler", "--fit"}),
     ),
     "report": Case(
         "report A B --out O --label a --label b --no-html --notebook --notebook-html --interactive",
@@ -111,10 +115,17 @@ CASES = {
         frozenset({"--open"}),
     ),
     "scale": Case(
-        "scale scaling --set name=x --set device=cpu --out O",
+        "scale scaling --set name=x --set device=cpu --out O --scheduler S --share-host",
         "lingbot_eval.scaling.execute:execute",
-        ([Path("O"), "lingbot-eval scale scaling --set name=x --set device=cpu --out O"], {}),
-        frozenset({"--dry-run"}),
+        (
+            [
+                Path("O"),
+                "lingbot-eval scale scaling --set name=x --set device=cpu --out O",
+                Parallel(1, None, "S", True),
+            ],
+            {},
+        ),
+        frozenset({"--dry-run", "--workers", "--shard"}),
     ),
     "compare": Case(
         "compare sdpa paged:bfloat16 --out O --experiment E --scene S --frames 3 --rounds 4 --set a=1 --no-reference",
@@ -203,7 +214,7 @@ def test_every_option_is_passed_on(name: str, tmp_path: Path, monkeypatch: pytes
     ((args, kwargs),) = seen
     kwargs = {key: value for key, value in kwargs.items() if not callable(value) and key != "observer"}
     if name == "scale":
-        study, *args, _ = args
+        study, *args = [arg for arg in args if not hasattr(arg, "frame")]
         assert (study.name, study.device) == ("x", "cpu")
     if name == "datasets check":
         card, (*opened,), root, scenes, watcher = args

@@ -49,6 +49,9 @@ def read(name: str, root: Path | None, options: dict[str, Any]) -> list[Any] | s
         ("fps", 10.0),
         ("step", 0.2),
         ("laps", 0.5),
+        ("motion", "standstill"),
+        ("motion", "rotation"),
+        ("motion", "revisit"),
         ("seed", 3),
         ("variants", 2),
         ("exposure_variation", 0.5),
@@ -124,7 +127,7 @@ def test_splits_of_seven_scenes(tmp_path: Path, split: str) -> None:
 
 def test_every_option_is_here_or_where_its_layout_is_tested() -> None:
     known = {
-        "synthetic": {*SYNTHETIC, "fov", "fps", "step", "laps", "seed", "variants", "exposure_variation"},
+        "synthetic": {*SYNTHETIC, "fov", "fps", "step", "laps", "motion", "seed", "variants", "exposure_variation"},
         "folder": {"fps", "timestamps", "trajectory", "trajectory_format", "max_time_difference", "intrinsics"}
         | {"reference"},  # test_structure_reference.py
         "tum": {"camera", "intrinsics", "depth_scale"},

@@ -245,5 +245,5 @@ def test_every_setting_of_the_model_is_here() -> None:
     fields |= set(settings["streaming"].annotation.model_fields)  # type: ignore[union-attr]
     assert fields - set(LINGBOT) == {
         *("kind", "name", "model", "streaming", "config"),
-        *("device", "heads", "backend", "point_head"),
+        *("device", "memory_gb", "heads", "backend", "point_head"),
     }
