@@ -75,10 +75,10 @@ class ReplicaAdapter(FileDataset):
 
 # x forward, y right, z down (NED) of a camera's OpenCV axes.
 _NED = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-# Image folder, pattern of the images, depth folder, file of poses: of both releases.
+# Image folder, how its files begin, depth folder, file of poses: of both releases.
 _TARTANAIR = (
-    ("image_left", r"(\d{1,9})_left\.png", "depth_left", "pose_left.txt"),
-    ("image_lcam_front", r"(\d{1,9})_lcam_front\.png", "depth_lcam_front", "pose_lcam_front.txt"),
+    ("image_left", r"(\d{1,9})_left", "depth_left", "pose_left.txt"),
+    ("image_lcam_front", r"(\d{1,9})_lcam_front", "depth_lcam_front", "pose_lcam_front.txt"),
 )
 
 
@@ -98,9 +98,9 @@ class TartanAirAdapter(FileDataset):
         """One flight. Raises DataError when images and poses do not fit together."""
         folder = self.folders[scene]
         where, pattern, depth_folder, name = next(row for row in _TARTANAIR if (folder / row[0]).is_dir())
-        images = numbered_files(folder / where, _numbered(pattern), self.name)
-        depth_pattern = pattern.removesuffix(r"\.png") + r"_depth\.(?:npy|png)"
-        depths = numbered_files(folder / depth_folder, _numbered(depth_pattern), self.name, optional=True)
+        images = numbered_files(folder / where, _numbered(pattern + r"\.(?:png|jpg)"), self.name)
+        depth_pattern = _numbered(pattern + r"_depth\.(?:npy|png)")
+        depths = numbered_files(folder / depth_folder, depth_pattern, self.name, optional=True)
         path = folder / name
         rows = read_rows(path, 7, "tx ty tz qx qy qz qw")
         if len(rows) <= max(images, default=-1):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.calibration import checked_pinhole
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import numbered_files
+from lingbot_eval.datasets.listing import names_listed, numbered_files
 from lingbot_eval.datasets.readers import Size, checked_file, checked_size, without_invalid
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, reason
@@ -48,7 +48,7 @@ class SintelAdapter(FileDataset):
         return (
             folder.parent.name == self.options.render
             and folder.parent.parent.name != "test"
-            and (folder / "frame_0001.png").is_file()
+            and any(map(_FRAME["png"].fullmatch, names_listed(folder)))
         )
 
     def read(self, scene: str) -> FileSequence:

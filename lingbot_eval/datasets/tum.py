@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import inside, shown
+from lingbot_eval.datasets.listing import inside, names_listed, shown
 from lingbot_eval.datasets.readers import png_depth
 from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
@@ -79,20 +79,27 @@ class TumLayout(FileDataset):
         conventions: Mapping[str, str],
         body: FloatArray | None = None,
         into_world: FloatArray | None = None,
+        complete: bool = True,
         **more: Any,
     ) -> FileSequence:
         """A recording in this layout: lists of images and depth maps with times, and poses with times.
 
         body: (4, 4), the camera on what the poses are of; None where they are the camera's. into_world: (4, 4), from
-        the world of the poses to another.
+        the world of the poses to another. complete: False leaves out images that are listed and not there, and says so.
         """
         folder = self.folders[scene]
         times, images = _listed(folder, folder / "rgb.txt")
+        listed = len(images)
+        if not complete:
+            times, images = _present(times, images)
+        missing = listed - len(images)
         truth = folder / "groundtruth.txt"
         trajectory = read_tum(truth) if truth.is_file() else None  # the validation sequences have none
-        poses = {} if trajectory is None else poses_by_time(trajectory, times, MAX_TIME_DIFFERENCE, "rgb.txt")
+        poses: dict[int, FloatArray] = {}
+        if trajectory is not None and images:
+            poses = poses_by_time(trajectory, times, MAX_TIME_DIFFERENCE, "rgb.txt")
         poses = moved(poses, body, into_world)
-        depths, depth_counts = _depths(folder, times)
+        depths, depth_counts = _depths(folder, times, complete=complete)
         counted = {} if trajectory is not None else {"poses_in_file": 0, "images_with_pose": 0}
         index_files = [path for n in ("rgb", "depth") if (path := folder / f"{n}.txt").is_file()]
         said = dict(conventions)
@@ -104,6 +111,7 @@ class TumLayout(FileDataset):
             {**said, "timestamps": "of the colour images, seconds", "found": {**counted, **depth_counts}},
             trajectory=trajectory,
             index_files=index_files,
+            notes=[f"{missing} images of rgb.txt are not there: left out"] if missing else [],
             **more,
         )
 
@@ -180,6 +188,7 @@ class TumDynamicsAdapter(TumLayout):
                 "depth": f"uint16 / {DEPTH_UNITS:g} metres, registered to colour; associated like the poses",
                 "intrinsics": "calibrated, freiburg3; images are undistorted",
             },
+            complete=False,
             depth_reader=png_depth(DEPTH_UNITS),
         )
 
@@ -205,6 +214,7 @@ class BonnAdapter(TumLayout):
             },
             into_world=_ROS,
             body=_ROS @ orthogonalised(_MARKERS),
+            complete=False,
             depth_reader=png_depth(DEPTH_UNITS),
         )
 
@@ -237,11 +247,20 @@ def _listed(folder: Path, index: Path) -> tuple[FloatArray, list[Path]]:
     return np.array(times), files
 
 
-def _depths(folder: Path, times: FloatArray) -> tuple[dict[int, Path], dict[str, int]]:
+def _present(times: FloatArray, files: list[Path]) -> tuple[FloatArray, list[Path]]:
+    """The files that are there, and their times."""
+    folders = {folder: names_listed(folder) for folder in {path.parent for path in files}}
+    there = np.array([path.name in folders[path.parent] for path in files])
+    return times[there], [path for path, kept in zip(files, there.tolist(), strict=True) if kept]
+
+
+def _depths(folder: Path, times: FloatArray, *, complete: bool) -> tuple[dict[int, Path], dict[str, int]]:
     index = folder / "depth.txt"
     if not index.is_file():
         return {}, {"depth_maps_in_list": 0, "images_with_depth": 0}
     depth_times, files = _listed(folder, index)
+    if not complete:
+        depth_times, files = _present(depth_times, files)
     depth_index, image_index = associate(depth_times, times, MAX_TIME_DIFFERENCE)
     matched = {int(i): files[d] for d, i in zip(depth_index, image_index, strict=True)}
     return matched, {"depth_maps_in_list": len(files), "images_with_depth": len(matched)}
