@@ -31,6 +31,8 @@ from lingbot_eval.reports.sections import make_content
 from lingbot_eval.reports.staging import REPLACED, staged
 from lingbot_eval.runs.store import RunStore
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 
 def pages(out: Path) -> tuple[str, str]:
     """Text of the HTML page and of the Markdown page."""

@@ -24,6 +24,8 @@ from lingbot_eval.types import Measurement
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import LayeredScene
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 
 class Seen(HTMLParser):
     """The words of a page that are seen before anything is unfolded, tags in their order, cells of each table row."""

@@ -22,6 +22,8 @@ from lingbot_eval.reports.report import Wanted, Written, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS
 from lingbot_eval.runs.store import RunStore
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:

@@ -25,6 +25,8 @@ from lingbot_eval.runs.records import RunRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import DriftSeries, Measurement
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 
 def measurement(name: str, value: float, convention: str = "as always") -> Measurement:
     return Measurement("trajectory", name, "sim3", value, "m", convention)
