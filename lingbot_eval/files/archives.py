@@ -107,6 +107,7 @@ class _Target:
         self._names: dict[str, PurePosixPath] = {}
         self._files: set[PurePosixPath] = set()
         self._folders: set[PurePosixPath] = set()
+        self._there: set[PurePosixPath] = set()  # those that have been made
 
     def refuse(self, why: str) -> NoReturn:
         raise DataError(f"{self._archive}: refused: {why}; it is not the archive that the card describes")
@@ -179,10 +180,12 @@ class _Target:
 
     def _made(self, path: PurePosixPath) -> Path:
         full = self._folder / path
-        try:
-            full.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(full.parent, error) from error
+        if path.parent not in self._there:
+            try:
+                full.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unwritable(full.parent, error) from error
+            self._there.add(path.parent)
         return full
 
 
