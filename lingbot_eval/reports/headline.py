@@ -14,6 +14,8 @@ from lingbot_eval.tables import plain
 
 _ONLY_WHERE_PUBLISHED = frozenset({("auc", "auc_first_camera_30", "")})
 _GIGABYTES = 2**20 / 1e9  # in a MiB
+MOST_COLUMNS = 12
+"""Numbers side by side that fit on a page of 1280 pixels, under short names."""
 _MOST_ROWS = 60
 """More than these, and scenes of which there is a mean are left to the tables further down."""
 _ORDER = ("mean", "scene")  # means first: of many scenes they are what is read
@@ -21,10 +23,12 @@ _ORDER = ("mean", "scene")  # means first: of many scenes they are what is read
 
 @dataclass(frozen=True)
 class Headline:
-    """The table, and one line for each reason why a metric that readers look for is not in it."""
+    """The table, what has no place in it on a page, and one line for each reason why a metric that readers look for is
+    in neither."""
 
     table: tables.Table
     missing: tuple[str, ...]
+    more: tuple[tables.Table, ...] = ()
 
 
 @dataclass
@@ -63,7 +67,8 @@ def headline(given: Sequence[Table], published: Sequence[tuple[str, PublishedRow
     Returns:
         Rows of methods by scene, the mean over scenes first and what was published below it, of very many scenes the
         means alone; in each scene the best number of several is strong. A metric of which there is no number has no
-        column, and a line that says why.
+        column, and a line that says why. Where there are more columns than a page has room for, those that are no
+        headlines have tables of their own.
     """
     found = list(_columns(given, {_key(row) for _, row in published}))
     there = [each for each in found if any(cell.value is not None for cell, _ in each.cells.values())]
@@ -71,6 +76,19 @@ def headline(given: Sequence[Table], published: Sequence[tuple[str, PublishedRow
     if len(rows) > _MOST_ROWS:
         averaged = {_group(row) for row in rows if row.kind == "mean"}
         rows = [row for row in rows if row.kind == "mean" or _group(row) not in averaged]
+    first, rest = there, list[_Found]()
+    if len(there) > MOST_COLUMNS:
+        first = [each for each in there if each.column.headline]
+        rest = [each for each in there if not each.column.headline]
+    parts = [first, *(rest[start : start + MOST_COLUMNS] for start in range(0, len(rest), MOST_COLUMNS))]
+    table, *more = (_shown(part, rows, given, published) for part in parts)
+    return Headline(table, tuple(_missing(found, there, rows)), tuple(more))
+
+
+def _shown(
+    there: Sequence[_Found], rows: Sequence[Row], given: Sequence[Table], published: Sequence[tuple[str, PublishedRow]]
+) -> tables.Table:
+    """The rows with some of the columns."""
     notes = _Notes()
     several = bool(given) and given[0].several_runs
     names = name_header(given[0]) if given else ["dataset", "scene", "method"]
@@ -81,8 +99,7 @@ def headline(given: Sequence[Table], published: Sequence[tuple[str, PublishedRow
             lines += _published_lines(row, published, there, notes, several)
     titles = [each.title for each in there] or ["result"]
     legend = [*(_entry(each) for each in there), *shares_legend(rows)]
-    table = tables.Table("", tables.columns([*names, *titles], left=len(names)), lines, tuple(notes.texts), legend)
-    return Headline(table, tuple(_missing(found, there, rows)))
+    return tables.Table("", tables.columns([*names, *titles], left=len(names)), lines, tuple(notes.texts), legend)
 
 
 def _columns(given: Sequence[Table], published: set[Key | None]) -> Iterator[_Found]:

@@ -207,6 +207,7 @@ def _results(content: Content) -> Iterator[Block]:
     beside = [(run.label if content.several else "", row) for run, row in _published_numbers(content)]
     first = headline(content.tables, beside)
     yield first.table
+    yield from first.more
     if content.sweeps:
         yield Pictures(content.sweeps, wide=True)
     if first.missing:

@@ -179,6 +179,8 @@ def sweep_figure(sweep: Sweep) -> Figure | None:
         style(axes, _X[sweep.kind], titles().get(key, f"{key[1]} (m)"))
         axes.set_ylim(0, 1.12 * max(point.values[key] for point in points if key in point.values) or 1)
         axes.margins(x=0.08)
+        if sweep.kind == "densities":
+            axes.set_xticks(sorted({point.x for point in points}))
     handles, labels = panels[0].get_legend_handles_labels()
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=9, frameon=False

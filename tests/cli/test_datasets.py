@@ -98,7 +98,7 @@ def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Stands for 4.6 GB of weights, which a plan holds against the network.
     monkeypatch.setattr("lingbot_eval.model.build.check_checkpoint", lambda *_, **__: None)
     checkpoint.write_bytes(safetensors.numpy.save({"weight": np.zeros(1)}))
-    monkeypatch.setenv("LINGBOT_MAP_CHECKPOINT", str(checkpoint))
+    monkeypatch.setattr("lingbot_eval.model.weights.resolve_checkpoint", lambda name: checkpoint)
     return tmp_path
 
 
@@ -118,7 +118,7 @@ def test_presets_load_and_plan(name: str, trees: Path) -> None:
     (method,) = experiment.methods
     assert isinstance(method, LingbotConfig)
     assert method.model.config == "full"
-    assert method.model.checkpoint == str(trees / "lingbot-map.pt")
+    assert method.model.checkpoint == "lingbot-map"
     (dataset,) = make_plan(experiment).experiment.datasets
     strides = {"readme_seven_scenes": 5, "readme_neural_rgbd": 5, "readme_oxford_spires": 12, "paper_oxford_sparse": 12}
     assert dataset.selection.stride == strides.get(name, 1)

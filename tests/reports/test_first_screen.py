@@ -13,6 +13,7 @@ import pytest
 from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_run, run_record, unit_record, walk, write_lingbot
 
 from lingbot_eval.files.trajectories import write_tum
+from lingbot_eval.metrics.declarations import titles
 from lingbot_eval.reports.headline import Headline, headline
 from lingbot_eval.reports.published import PublishedRow
 from lingbot_eval.reports.reading import open_runs, tables
@@ -122,6 +123,20 @@ def test_usual_names_and_units(tmp_path: Path) -> None:
     ]
     assert texts(found) == [["d", "s", "m", "0.5000", "12.00", "2.097"]]  # 2000 MiB
     assert found.table.legend[0] == "ATE (m): ate_rmse sim3; RMSE"
+
+
+def test_more_columns_than_a_page_has_room_for_make_more_tables(tmp_path: Path) -> None:
+    """Headlines stay; what was asked for besides follows, each table with its own footnotes."""
+    usual = [Measurement(*key, 1.0, "1", "words") for key in titles()]
+    (found,) = [first_table(store_of(tmp_path, {("s", "m"): usual}))]
+    first, *more = ([column.title for column in table.columns][3:] for table in (found.table, *found.more))
+    assert first[:3] == ["ATE (m)", "coverage (%)", "RPE (m)"]
+    assert "AbsRel" in first
+    assert more[0][:2] == ["AbsRel, metric", "δ<1.25, metric (%)"]
+    assert {"Acc (m)", "Comp (m)", "NC", "F1 (%)"} <= {title for each in more for title in each}
+    assert all(len(each) <= 12 for each in more)
+    few = first_table(store_of(tmp_path / "few", {("s", "m"): [*usual[:8], usual[-1]]}))
+    assert few.more == ()
 
 
 def test_the_best_of_each_scene_stands_out_and_a_tie_does_not(tmp_path: Path) -> None:
