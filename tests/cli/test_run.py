@@ -33,9 +33,12 @@ def measurement(unit: dict[str, object], name: str, variant: str) -> float:
 def test_the_main_job(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = experiment.parent / "runs"
     assert main(["run", str(experiment), "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed = captured.out
     folder = run_folder(out)
     assert "synthetic/room with saved" in printed
+    for number, scene in enumerate(("room", "corridor"), start=1):
+        assert f"[{number}/2] synthetic/{scene}/saved: {FRAMES} of {FRAMES} frames in " in captured.err
     assert "complete: 2 done, 0 done before, 0 failed" in printed
     assert str(folder) in printed
     assert (folder / "report" / "report.md").is_file()

@@ -134,3 +134,39 @@ def test_up_is_what_most_cameras_say() -> None:
 def test_one_frame_has_a_path(tmp_path: Path) -> None:
     for mode in ("follow", "birdeye", "orbit", "static"):
         assert np.isfinite(path(validated(Segment, {"mode": mode}, "s"), cameras=straight(1))).all()
+
+
+SETTINGS: dict[str, tuple[str, object]] = {
+    "frames": ("birdeye", (20, -1)),
+    "back": ("follow", 0.9),
+    "up": ("follow", 0.5),
+    "look": ("follow", 1.2),
+    "smooth": ("follow", 3),
+    "scale_frames": ("follow", 10),
+    "margin": ("orbit", 2.0),
+    "turns": ("orbit", 0.5),
+    "elevation": ("orbit", 60.0),
+    "eye": ("static", (1.0, -2.0, -3.0)),
+    "look_at": ("static", (4.0, 0.0, 2.0)),
+    "file": ("path", None),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_of_a_segment_moves_the_camera(tmp_path: Path, name: str) -> None:
+    mode, value = SETTINGS[name]
+    cameras = straight()
+    cameras[:, 0, 3] = np.sin(np.linspace(0, 6, COUNT))
+    for number in (1, 2):
+        rows = [f"{n} {number} 0 {n} 0 0 0 1" for n in range(4)]
+        (tmp_path / f"{number}.txt").write_text("\n".join(rows))
+    base: dict[str, object] = {"mode": mode}
+    if mode == "static":
+        base |= {"eye": (0.0, 0.0, -5.0), "look_at": (0.0, 0.0, 4.0)}
+    if mode == "path":
+        base["file"], value = str(tmp_path / "1.txt"), str(tmp_path / "2.txt")
+    first = Segment(mode="static", eye=(9.0, 0, 0), look_at=(0.0, 0, 0))
+    plain, changed = (validated(Segment, each, "segment") for each in (base, {**base, name: value}))
+    one, other = (path(first, each, cameras=cameras, transition=1) for each in (plain, changed))
+    assert np.abs(one - other).max() > 1e-3
+    assert set(Segment.model_fields) == {*SETTINGS, "mode"}, "a setting is not asked for here"

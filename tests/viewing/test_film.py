@@ -203,3 +203,54 @@ def test_nothing_is_half_written(kept: Reconstruction, tmp_path: Path, monkeypat
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         settings(**wrong)
+
+
+STANDING = {"mode": "static", "eye": [3, 0, -3], "look_at": [3, 0, 2]}
+LOOK: dict[str, object] = {
+    "size": (128, 64),
+    "angle": 80.0,
+    "camera": [{"mode": "orbit"}],
+    "transition": 2,
+    "background": (9, 8, 7),
+    "eye_dome": 5.0,
+    "point_scale": 4.0,
+    "near": 5.5,
+    "far": 4.0,
+    "confidence": 0.2,
+    "trail": True,
+    "frustum": True,
+    "tag": True,
+    "beside": ["image"],
+}
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Reconstruction:
+    """The same way along a wall with a step, whose points are sure or unsure."""
+    folder = tmp_path_factory.mktemp("uneven")
+    keeper = Keeper(KeepSettings(), folder.joinpath, FRAMES)
+    rng = np.random.default_rng(0)
+    for index in range(FRAMES):
+        pose = np.eye(4)
+        pose[0, 3] = 0.5 * index
+        image = rng.integers(50, 255, (24, 32, 3)).astype(np.uint8)
+        depth = np.where(np.arange(24)[:, None] < 12, 2.0, 3.0) * np.ones((24, 32))
+        sure = rng.uniform(1, 5, (24, 32)).astype(np.float32)
+        prediction = Prediction(index, index / 10, pose, depth.astype(np.float32), sure, K)
+        keeper.add(Frame(index, index / 10, image, f"{index}.png"), prediction)
+    keeper.finish()
+    (folder / "estimate.tum").write_text("".join(f"{n / 10} {0.5 * n} 0 0 0 0 0 1\n" for n in range(FRAMES)))
+    return Reconstruction(folder, [file.name for file in folder.iterdir()])
+
+
+@pytest.mark.parametrize("name", LOOK)
+def test_every_setting_changes_the_picture(uneven: Reconstruction, name: str) -> None:
+    segments = [STANDING, {"mode": "birdeye", "frames": (6, -1)}] if name == "transition" else [STANDING]
+    plain = settings(camera=segments, confidence=0.9)
+    changed = settings(**{"camera": segments, "confidence": 0.9, name: LOOK[name]})
+    one, other = (Renderer(uneven, each).picture(7) for each in (plain, changed))
+    assert one.shape != other.shape or (one != other).any()
+
+
+def test_every_setting_of_a_film_is_here() -> None:
+    assert set(FilmSettings.model_fields) == {*LOOK, "fps", "frames"}  # both of which a film as a whole shows

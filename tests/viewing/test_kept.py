@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pictures
 from scipy.spatial import KDTree
 
 from lingbot_eval.errors import ConfigError, DataError, StoreError
@@ -150,6 +151,45 @@ def test_nothing_is_kept_where_nothing_is_asked(tmp_path: Path) -> None:
     assert (kept.cloud(), kept.thumbnails(), kept.poses) == (None, (), None)
     with pytest.raises(StoreError, match="expected the depth of frame 2, found none"):
         kept.depth_frame(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("depth", "all"),
+        ("depth", "kept"),
+        ("depth", 2),
+        ("precision", "half"),
+        ("cloud", False),
+        ("voxels", 1000),
+        ("sky", "heuristic"),
+        ("masks", "masks"),
+    ],
+)
+def test_every_setting_changes_what_is_kept(tmp_path: Path, name: str, value: object) -> None:
+    (tmp_path / "masks").mkdir()
+    for index in range(6):
+        pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+        pixels[:, : WIDTH // 2] = 255
+        Pictures.fromarray(pixels).save(tmp_path / "masks" / f"{index}.png")
+    base = {"depth": 4, "voxels": 2000}
+    if name == "masks":
+        value = str(tmp_path / "masks")
+
+    def kept(folder: str, **settings: object) -> dict[str, bytes]:
+        (tmp_path / folder).mkdir()
+        keeper = Keeper(validated(KeepSettings, settings, "keep"), (tmp_path / folder).joinpath, 6)
+        for index in range(6):
+            keeper.add(*one(index))
+        keeper.finish()
+        return {file.name: file.read_bytes() for file in (tmp_path / folder).iterdir()}
+
+    plain, changed = kept("plain", **base), kept("changed", **{**base, name: value})
+    assert plain == kept("again", **base)
+    assert changed != plain
+    # What is scored is not what is kept: test_masks.py.
+    known = {"depth", "precision", "cloud", "voxels", "sky", "masks", "scored"}
+    assert set(KeepSettings.model_fields) == known, "a setting is not asked for here"
 
 
 def test_short_streams_give_more_points() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
-from lingbot_eval.errors import ConfigError, StoreError
+from lingbot_eval.errors import ConfigError, DataError, StoreError
 from lingbot_eval.viewing.kept import Reconstruction
 from lingbot_eval.viewing.layers import Layer, LayeredScene
 from lingbot_eval.viewing.page import Viewer, write_page
@@ -92,6 +92,45 @@ def test_of_images_those_that_are_asked_for_are_streamed(
     monkeypatch.setattr("lingbot_eval.viewing.live.Filling", lambda *_: None)
     lb.view(tmp_path, **settings)
     assert asked == [len(sources), [str(number) for number in sources]]
+
+
+@pytest.mark.parametrize(
+    ("error", "moved", "as_json", "code"),
+    [(None, None, False, 0), (DataError("frame 3: no\nimage"), 80, False, 2), (None, None, True, 0)],
+)
+def test_what_the_command_says_and_returns_of_a_page(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    moved: int,
+    as_json: bool,
+    code: int,
+) -> None:
+    """How to look from elsewhere, how the stream ended, and 2 where it broke."""
+    ended: list[bool] = []
+    waits = iter([False, False, True])
+    filling = SimpleNamespace(frames=7, error=error, wait=lambda seconds: True)
+    viewer = SimpleNamespace(
+        address="http://127.0.0.1:81",
+        moved=moved,
+        filling=filling,
+        wait=lambda _: next(waits),
+        stop=lambda: ended.append(True),
+    )
+    monkeypatch.setattr("lingbot_eval.api.view", lambda *_, **__: viewer)
+    assert main(["view", "images", *(["--json"] if as_json else [])]) == code
+    said = capsys.readouterr()
+    assert ended == [True]
+    ssh = "ssh -L 81:127.0.0.1:81 THIS_MACHINE"
+    if as_json:
+        found = json.loads(said.out)
+        assert (found["address"], found["ssh"]) == ("http://127.0.0.1:81", ssh)
+        return
+    assert "page: http://127.0.0.1:81" in said.out
+    assert ssh in said.out
+    words = "7 frames" if error is None else "frame 3: no image"
+    assert said.err.count(f"the stream ended: {words}; the page stays") == 1
+    assert ("port 80 is in use" in said.err) is (moved is not None)
 
 
 def test_a_server_is_told_to_listen_to_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
