@@ -26,7 +26,7 @@ CAMERA = np.array([[80.0, 0, 47.0], [0, 82.0, 36.5], [0, 0, 1]])
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-def pose(index: int) -> np.ndarray:
+def pose(index: float) -> np.ndarray:
     """Camera-to-world, OpenCV axes, metres."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("yxz", [0.03 * index, 0.012 * index, -0.02 * index]).as_matrix()

@@ -12,6 +12,7 @@ import numpy as np
 from lingbot_eval.datasets.cards import Card
 from lingbot_eval.datasets.check.convention import ConventionVerdict, convention_of
 from lingbot_eval.datasets.check.findings import DatasetCheck, Finding, SceneCheck, Watcher, gathered
+from lingbot_eval.datasets.check.motion import check_step
 from lingbot_eval.datasets.check.scene_checks import check_depth_range, check_files, check_poses, check_times
 from lingbot_eval.datasets.check.video_checks import check_video
 from lingbot_eval.datasets.listing import shown
@@ -107,7 +108,8 @@ def _convention(sequence: FileSequence, farthest: float) -> tuple[list[Finding],
     except DataError as error:
         return [Finding("problem", "convention", f"cannot be tested: {error}")], None
     if isinstance(verdict, str):
-        return [Finding("note", "convention", f"not tested: {verdict}"), *check_depth_range(sequence, farthest)], None
+        note = Finding("note", "convention", f"not tested: {verdict}")
+        return [note, *check_step(sequence), *check_depth_range(sequence, farthest)], None
     found = [*convention_findings(verdict, sequence.depth_scale), *_out_of_step(verdict, sequence)]
     doubtful = not verdict.clear and verdict.depth_factor is None and not verdict.shift
     return [*found, *(check_depth_range(sequence, farthest) if doubtful else ())], verdict

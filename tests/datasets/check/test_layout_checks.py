@@ -14,7 +14,9 @@ from PIL import Image
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.check.check import examine
 from lingbot_eval.datasets.check.findings import Finding
+from lingbot_eval.datasets.check.motion import check_step
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import layout_trees as trees
@@ -109,3 +111,25 @@ def test_a_capture_says_what_it_lacks(tmp_path: Path) -> None:
     document["frames"] = document["frames"][:5]
     path.write_text(json.dumps(document))
     assert not [text for text in texts(findings("capture", root), "warning", "scene") if "no file" in text]
+
+
+@pytest.mark.parametrize("shift", [0, 4, -6])
+def test_poses_out_of_step_are_found_without_depth(tmp_path: Path, shift: int) -> None:
+    """A walk that slows down and speeds up; image k has the pose of moment k + shift."""
+    speed = 0.15 + 0.12 * np.sin(np.arange(120) / 5.0) + 0.05 * np.sin(np.arange(120) / 1.7)
+    moments = np.cumsum(speed)
+    view = trees.View(np.diag([0.5, 0.5, 1]) @ trees.CAMERA, (48, 36))
+    files = []
+    for k in range(10, 100):
+        path = tmp_path / f"{k}.png"
+        Image.fromarray(trees.paint(trees.hit(trees.pose(moments[k]), trees.rays(view.camera, view.size))[1])).save(
+            path
+        )
+        files.append(FrameFiles(path, k / 20, trees.pose(moments[k + shift])))
+    found = check_step(FileSequence("euroc", "s", tmp_path, files, None, {}))
+    if not shift:
+        assert not found
+        return
+    (finding,) = found
+    side = "later" if shift < 0 else "earlier"
+    assert f"pictures change as the poses of {abs(shift)} frames {side} ({abs(shift) / 20:.3g} s) move" in finding.text
