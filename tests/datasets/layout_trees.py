@@ -463,7 +463,7 @@ def write_vbr_full(root: Path, view: View) -> None:
     )
 
 
-CAPTURE = View(CAMERA, SIZE, ("radtan", (0.05, -0.02, 0.001, -0.0005)))
+CAPTURE = View(CAMERA, SIZE, ("radtan", (0.05, -0.02, 0.03, -0.04)))
 
 
 def write_nerfstudio(root: Path, view: View) -> None:
