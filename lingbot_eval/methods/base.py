@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from lingbot_eval.errors import ConfigError
@@ -63,6 +65,25 @@ class Method(Protocol):
         ...
 
 
+StreamState = tuple[dict[str, Any], list[Callable[[], NDArray[np.uint8]]]]
+"""A stream in its middle: plain values as JSON has them, and bytes, each made when it is asked for: one at a time."""
+
+
+class SavesStreams(Protocol):
+    """What a method offers besides whose settings say `MethodSettings.saves_streams`."""
+
+    def stream_state(self) -> StreamState | None:
+        """The stream as it is, once all predictions that there are were taken; None where it cannot be left here."""
+        ...
+
+    def go_on_from(self, values: dict[str, Any], content: Callable[[int], NDArray[np.uint8]]) -> None:
+        """Have the next ``predict`` go on from a state of the same settings, with the frames that come after it.
+
+        content: the bytes of the state by their number.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class WeightFile:
     """Which weights a method will have. sha256: of the checkpoint file, None for untrained weights."""
@@ -108,6 +129,11 @@ class MethodSettings(BaseModel):
     def runs_command(self) -> str | None:
         """The command line that the method runs, for the user to allow; None for a method that runs none."""
         return None
+
+    @property
+    def saves_streams(self) -> bool:
+        """Whether a stream can be left in its middle and gone on with in another process; see `SavesStreams`."""
+        return False
 
     @property
     def when_memory_lacks(self) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from lingbot_eval.methods.base import StreamState
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model
 from lingbot_eval.methods.stepper import Stepper, warm_up
 from lingbot_eval.model.build import PRECISIONS, choose_device, resolve_precision
 from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
+from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import stream_interval
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
@@ -29,6 +33,7 @@ class LingbotMethod:
         self._frames: int | None = None
         self._stream: Stepper | None = None
         self._interval = 0
+        self._left_at: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -82,11 +87,46 @@ class LingbotMethod:
         """A scale phase and a few steps of this image through a stream of their own."""
         return warm_up(self._open, frame, self._config.streaming.scale_frames, self._device)
 
-    def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
-        """On a GPU a prediction leaves while the device computes the next frame."""
+    def predict(self, frames: Iterable[Frame | None]) -> Iterator[Prediction]:
+        """On a GPU a prediction leaves while the device computes the next frame; at None all leave that there are."""
         reset_peaks(str(self._device))
         self._stream = self._open()
+        state, self._left_at = self._left_at, None
+        if state is not None:
+            session = self._stream.session
+            if not isinstance(session, StreamingSession):
+                raise TypeError("windows have no state that could be gone on from")
+            session.restore(state)
         return self._stream.drive(frames)
+
+    def stream_state(self) -> StreamState | None:
+        """See `SavesStreams`."""
+        stream = self._stream
+        if stream is None or not stream.is_at_rest or not isinstance(stream.session, StreamingSession):
+            return None
+        contents: list[Callable[[], NDArray[np.uint8]]] = []
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                contents.append(lambda: value.contiguous().flatten().view(torch.uint8).cpu().numpy())
+                return {"content": len(contents) - 1}
+            if isinstance(value, dict):
+                return {key: plain(inner) for key, inner in value.items()}
+            return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+        return plain(stream.session.state()), contents
+
+    def go_on_from(self, values: dict[str, Any], content: Callable[[int], NDArray[np.uint8]]) -> None:
+        """See `SavesStreams`."""
+
+        def restored(value: Any) -> Any:
+            if isinstance(value, dict):
+                if value.keys() == {"content"}:
+                    return lambda: torch.from_numpy(content(value["content"]))
+                return {key: restored(inner) for key, inner in value.items()}
+            return [restored(inner) for inner in value] if isinstance(value, list) else value
+
+        self._left_at = restored(values)
 
     def resources(self) -> tuple[Measurement, ...]:
         """Memory of weights, caches by kind and as allocated, and the device's own, in MiB."""

@@ -92,6 +92,11 @@ class LingbotConfig(MethodSettings):
             return self.model_copy(update={"device": str(choose_device(self.device))})
 
     @property
+    def saves_streams(self) -> bool:
+        # Windows hold outputs back until they are joined.
+        return self.streaming.windowed is None
+
+    @property
     def when_memory_lacks(self) -> str:
         if not self.device.startswith("cuda"):
             return ""

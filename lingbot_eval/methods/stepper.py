@@ -81,11 +81,19 @@ class Stepper:
         self._submit(outputs)
         return self._ready(0)
 
-    def drive(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
-        """The whole stream of ``frames``: predictions as they are ready. Raises as `step`."""
+    def drive(self, frames: Iterable[Frame | None]) -> Iterator[Prediction]:
+        """The whole stream of ``frames``: predictions as they are ready, and at None all that there are.
+
+        Raises as `step`.
+        """
         for frame in frames:
-            yield from self.step(frame)
+            yield from self._ready(0) if frame is None else self.step(frame)
         yield from self.finish()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether every frame that was given has its prediction, so that the session's state is the stream's."""
+        return self.given > 0 and not self._waiting and not self._submitted
 
     def _submit(self, outputs: tuple[FrameOutput, ...]) -> None:
         if not outputs:

@@ -7,9 +7,9 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from lingbot_eval.datasets.prepare.input_notes import refuse_faulty_images
 from lingbot_eval.errors import (
@@ -24,11 +24,13 @@ from lingbot_eval.errors import (
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.json_documents import parse_json
 from lingbot_eval.machine.wait import WAIT
-from lingbot_eval.methods.base import Method, MethodSettings
+from lingbot_eval.methods.base import Method, MethodSettings, SavesStreams
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.runs.background import BackgroundWorker
 from lingbot_eval.runs.disk import writing
 from lingbot_eval.runs.records import Names, ResultRecord, utc_now
+from lingbot_eval.runs.saved import SavedState
+from lingbot_eval.runs.snapshot import Contents, put_back, taken
 from lingbot_eval.runs.stream import Output, Pace, SceneStream
 from lingbot_eval.runs.unit_writer import UnitWriter
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Trajectory
@@ -123,6 +125,25 @@ class Task(Protocol[UnitT_co, ResultT]):
         """After the stream: put into ``attempt.scores`` what is measured."""
         ...
 
+    @property
+    def input_key(self) -> str:
+        """Of the input as it was opened; a study's is in the key of the run."""
+        ...
+
+    @property
+    def saves(self) -> bool:
+        """Whether the unit can be saved in its middle; then `gathered` is all that its scores rest on."""
+        ...
+
+    @property
+    def kinds(self) -> Mapping[str, type]:
+        """Classes of objects in lists of what is gathered, by a name; see `lingbot_eval.runs.snapshot`."""
+        ...
+
+    def gathered(self, attempt: Attempt) -> Mapping[str, Any]:
+        """The objects that gather along the stream, by a name."""
+        ...
+
     def store(self, attempt: Attempt, writer: UnitWriter) -> None:
         """Write files beside the table and the record."""
         ...
@@ -136,8 +157,8 @@ class Task(Protocol[UnitT_co, ResultT]):
 class Attempt:
     """How far one try has come and what it has found out; of a failed one, too, the record tells it.
 
-    facts: of the input; method_facts: of what ran. reference: true poses. scores: what `Task.score` put there. warming:
-    entered for the warm-up.
+    facts: of the input; method_facts: of what ran. reference: true poses. scores: what `Task.score` put there.
+    went_on_at: frames at which it went on from a saved state. warming: entered for the warm-up.
     """
 
     stage: Stage = "open"
@@ -155,6 +176,7 @@ class Attempt:
     predictions: int = 0
     resources: tuple[Measurement, ...] = ()
     failed_behind: tuple[Stage, int] | None = None
+    went_on_at: tuple[int, ...] = ()
     warming: AbstractContextManager[None] = field(default_factory=nullcontext)
     started: str = field(default_factory=utc_now)
     begun: float = field(default_factory=time.perf_counter)
@@ -197,6 +219,10 @@ class OnTheWay(Protocol):
         """Whether something is to be done once so many frames have their predictions."""
         ...
 
+    def pass_over(self, frames: int) -> None:
+        """So many frames had their predictions before: what was to be done by then is not done any more."""
+        ...
+
     def reach(self, frames: int, attempt: Attempt, writer: UnitWriter) -> None:
         """Do it. attempt, writer: of the longer unit, with the predictions of so many frames. Raises StoreError."""
         ...
@@ -210,15 +236,16 @@ def attempt_unit(
     writer: UnitWriter,
     each_frame: Callable[[], None],
     way: OnTheWay,
+    saved: SavedState | None = None,
 ) -> None:
     """Stream the frames through the method and write everything but the record; a failure is kept, not raised.
 
-    sequence: None where it could not be opened. each_frame: called after each prediction. Raises as
-    `Attempt.contained`.
+    sequence: None where it could not be opened. each_frame: called after each prediction. saved: where the unit is
+    saved on its way, and goes on from. Raises as `Attempt.contained`.
     """
     if sequence is not None:
         with attempt.contained():
-            _stream(task, attempt, sequence, methods, writer, each_frame, way)
+            _stream(task, attempt, sequence, methods, writer, each_frame, way, saved)
     if attempt.failure is not None:
         if attempt.failure.out_of_memory:
             attempt.failure = replace(
@@ -241,6 +268,7 @@ def _stream(
     writer: UnitWriter,
     each_frame: Callable[[], None],
     way: OnTheWay,
+    saved: SavedState | None,
 ) -> None:
     """All phases of a unit, one after the other; ``attempt.stage`` says which."""
     # Before the stream, although the scores need it after: a broken pose file should not cost a whole pass.
@@ -274,9 +302,17 @@ def _stream(
             with WAIT.part("warm-up"), attempt.warming:
                 attempt.warm_up_s = method.warm_up(first)
         attempt.stage = "stream"
-        attempt.stream = stream = SceneStream(method, lambda: task.frames(sequence, method), task.pace)
         waiting = WAITING if task.method.leaves_the_cpu_free else 0
-        with closing(stream.outputs()) as outputs, BackgroundWorker(keep, waiting) as behind:
+        behind = BackgroundWorker(keep, waiting)
+        left_at = _go_on(task, attempt, sequence, writer, saved)
+        for _ in range(left_at.frames):
+            each_frame()
+        way.pass_over(left_at.frames)
+        rest = None if saved is None else _Saving(task, attempt, writer, behind, saved)
+        attempt.stream = stream = SceneStream(
+            method, lambda: task.frames(sequence, method), task.pace, rest, left_at.frames, left_at.seconds
+        )
+        with closing(stream.outputs()) as outputs, behind:
             for output in outputs:
                 attempt.wait_s = attempt.wait_s or WAIT.end("first prediction")
                 attempt.frames = stream.given
@@ -301,6 +337,70 @@ def _stream(
     task.score(attempt)
     attempt.stage = "store"
     task.store(attempt, writer)
+
+
+@dataclass(frozen=True)
+class _LeftAt:
+    """Where a stream is gone on with: frames that have their predictions, and its seconds so far."""
+
+    frames: int = 0
+    seconds: float = 0.0
+
+
+def _go_on(
+    task: Task[Any, Any], attempt: Attempt, sequence: FrameSequence, writer: UnitWriter, saved: SavedState | None
+) -> _LeftAt:
+    """Put what a saved state has into the attempt, the writer and the method; a state that is damaged is none."""
+    if saved is None or attempt.method is None:
+        return _LeftAt()
+    try:
+        record = saved.load()
+        if record is None:
+            return _LeftAt()
+        for name, gathered in task.gathered(attempt).items():
+            put_back(record.values["gathered"][name], gathered, saved.content, task.kinds)
+        writer.go_on_with(saved.files(record))
+        offset = int(record.values["offset"])
+        method = cast(SavesStreams, attempt.method)
+        method.go_on_from(record.values["stream"], lambda number: saved.content(offset + number))
+    except (StoreError, KeyError, TypeError, ValueError):
+        saved.remove()
+        attempt.scorer = task.scorer(attempt.method, sequence, writer)
+        return _LeftAt()
+    attempt.predictions = record.frames
+    attempt.went_on_at = (*record.values["went_on_at"], record.frames)
+    return _LeftAt(record.frames, record.seconds)
+
+
+@dataclass
+class _Saving:
+    """Saves a unit between two of its frames (a `lingbot_eval.runs.stream.Rest`)."""
+
+    task: Task[Any, Any]
+    attempt: Attempt
+    writer: UnitWriter
+    behind: BackgroundWorker[Output]
+    saved: SavedState
+
+    def due(self) -> bool:
+        return self.saved.due()
+
+    def at_rest(self, given: int, seconds: float) -> None:
+        self.behind.wait()
+        found = cast(SavesStreams, self.attempt.method).stream_state()
+        if found is None or self.attempt.predictions != given:
+            return
+        contents: Contents = []
+        gathered = self.task.gathered(self.attempt)
+        values = {
+            "gathered": {name: taken(each, contents, self.task.kinds) for name, each in gathered.items()},
+            "stream": found[0],
+            "offset": len(contents),
+            "went_on_at": list(self.attempt.went_on_at),
+        }
+        # A disk that is full stops no stream: it ends as it would have without a state.
+        with suppress(StoreError):
+            self.saved.save(given, seconds, values, [*contents, *found[1]], self.writer.files_so_far())
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, Any]:

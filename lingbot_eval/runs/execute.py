@@ -23,6 +23,7 @@ from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.runs.attempt import Attempt, Task, attempt_unit
 from lingbot_eval.runs.plan import Plan
 from lingbot_eval.runs.records import HostRecord, Names, RunRecord, utc_now
+from lingbot_eval.runs.saved import SavedState
 from lingbot_eval.runs.scene import scene_tasks
 from lingbot_eval.runs.store import LeftOutUnit, ResultT, RunStore, RunT, Store, StoredUnit, StoredUnits
 from lingbot_eval.runs.unit_writer import UnitWriter
@@ -323,7 +324,10 @@ def attempt_stored(
         way.waiting = [(end, task) for end, task in beginnings if not _is_done(task, store.find_unit(*task.names))]
     observer.started(task.unit, None if sequence is None else sequence.length)
     with store.unit_writer(*task.names, token=token) as writer:
-        attempt_unit(task, attempt, sequence, methods, writer, observer.frame, way)
+        saved = None
+        if task.saves and task.method.saves_streams:
+            saved = SavedState(store.state_folder(*task.names), store.read_run().key, task.names, task.input_key)
+        attempt_unit(task, attempt, sequence, methods, writer, observer.frame, way, saved)
         WAIT.end("nothing")  # of a unit that gave no prediction
         failure = attempt.failure
         if failure is not None and not (task.measures_limits and failure.out_of_memory):
@@ -333,6 +337,8 @@ def attempt_stored(
                 methods.close()
         record = task.record(attempt).model_copy(update={"host": host()})
         writer.finish(record)
+        if saved is not None:
+            saved.remove()
     observer.finished(task.unit, record)
     return attempt
 
@@ -355,6 +361,9 @@ class _Beginnings:
     waiting: list[tuple[int, Task[Any, Any]]] = field(default_factory=list)
     token: str | None = None
     host: Callable[[], HostRecord | None] = lambda: None
+
+    def pass_over(self, frames: int) -> None:
+        self.waiting = [(end, task) for end, task in self.waiting if end > frames]
 
     def due(self, frames: int) -> bool:
         return bool(self.waiting) and self.waiting[0][0] <= frames

@@ -71,7 +71,7 @@ PANELS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
+class KeptPanel:
     index: int
     image: Image
     truth: DepthMap
@@ -87,7 +87,7 @@ class PanelKeeper:
     def __init__(self, settings: DepthSettings | None) -> None:
         self._settings = settings
         self._scored = False
-        self._kept: list[_Kept] = []
+        self._kept: list[KeptPanel] = []
         self._every = 1
         self._offered = 0
 
@@ -105,7 +105,7 @@ class PanelKeeper:
                 self._every *= 2
             # When it is full, the frame at hand is an even multiple of the old spacing: one of the new spacing.
             truth = frame.depth if scored and frame.depth is not None else np.zeros_like(prediction.depth)
-            self._kept.append(_Kept(frame.index, frame.image, truth, prediction.depth))
+            self._kept.append(KeptPanel(frame.index, frame.image, truth, prediction.depth))
         self._offered += 1
 
     def panels(self) -> DepthPanels | None:

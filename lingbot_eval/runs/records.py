@@ -107,6 +107,8 @@ class ResultRecord(StoredRecord):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     # From the command, of later units from their beginning, to the first prediction: seconds by part, and the total.
     wait_s: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    # Frames at which it went on from a saved state, after it was cut off; seconds and wait_s are of the last start.
+    went_on_at: list[Count] = []
     # Filled in when all is written: the key of the run that the unit is of, and its other files by name.
     run_key: str = ""
     # Of a run that several processes share: where it ran, and what tells its times from those of an undisturbed one.

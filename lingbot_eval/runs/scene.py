@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,10 +15,12 @@ from lingbot_eval.datasets.prepare.resize import prepare
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.methods.base import Method, MethodSettings
+from lingbot_eval.metrics.base import FAMILIES
 from lingbot_eval.metrics.matching import usable_poses
 from lingbot_eval.runs.attempt import Attempt, Row, plain
 from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
 from lingbot_eval.runs.experiment import DatasetConfig, Experiment, MetricsConfig, load_experiment
+from lingbot_eval.runs.panels import KeptPanel
 from lingbot_eval.runs.plan import Unit, input_fingerprint, open_scene
 from lingbot_eval.runs.records import Names, UnitRecord
 from lingbot_eval.runs.scoring import SceneScore, SceneScorer, Scoring
@@ -26,7 +28,7 @@ from lingbot_eval.runs.store import RunStore
 from lingbot_eval.runs.stream import Output, Pace
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
 from lingbot_eval.types import LARGEST_VALUE, Frame, FrameSequence, Measurement, Trajectory
-from lingbot_eval.viewing.kept import Keeper, KeepSettings
+from lingbot_eval.viewing.kept import Keeper, KeepSettings, Thumbnail
 
 AHEAD, LOADING = 4, 4
 """Frames decoded and prepared before the method asks for them; threads that do so where the method leaves the cores
@@ -108,6 +110,23 @@ class SceneTask:
         )
         return SceneScorer(scoring)
 
+    @property
+    def input_key(self) -> str:
+        return self._fingerprint
+
+    @property
+    def saves(self) -> bool:
+        # What a plugin's family gathers is its own; masks count what they left out.
+        foreign = any(self.metrics.of(name) is not None for name, _ in FAMILIES.added())
+        return not foreign and self.kept.sky is None and self.kept.masks is None
+
+    @property
+    def kinds(self) -> Mapping[str, type]:
+        return {"panel": KeptPanel, "thumbnail": Thumbnail}
+
+    def gathered(self, attempt: Attempt) -> Mapping[str, Any]:
+        return {"scorer": attempt.scorer, "keeper": self._keeper}
+
     def keep(self, output: Output, row: Row, writer: UnitWriter) -> None:
         writer.append_row(row)
         if self._keeper is not None:
@@ -155,6 +174,7 @@ class SceneTask:
             started=attempt.started,
             seconds=attempt.seconds,
             wait_s=attempt.wait_s,
+            went_on_at=list(attempt.went_on_at),
         )
 
 

@@ -37,6 +37,7 @@ from lingbot_eval.runs.drift_file import DRIFT_FILE, load_drift
 from lingbot_eval.runs.lock import LOCK_FILE, directory_lock
 from lingbot_eval.runs.panels import DepthPanels, load_panels
 from lingbot_eval.runs.records import JobRecord, Names, ResultRecord, RunRecord, UnitRecord
+from lingbot_eval.runs.saved import STATES
 from lingbot_eval.runs.serialisation import read_record, write_record
 from lingbot_eval.runs.unit_writer import PANELS_FILE, RUN_LAYOUT, Layout, UnitWriter
 from lingbot_eval.viewing.kept import Reconstruction
@@ -193,6 +194,10 @@ class Store(Generic[RunT, ResultT]):
     def folder(self, *names: str) -> Path:
         """Where a unit is when it is finished."""
         return self.path.joinpath(self.layout.units, *map(component, names))
+
+    def state_folder(self, *names: str) -> Path:
+        """Where the saved state of a unit is that is not done yet."""
+        return self.path.joinpath(STATES, *map(component, names))
 
     def has_result(self, *names: str) -> bool:
         """Whether anything stands where a unit's record is."""

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 from lingbot_eval.errors import StreamError
 from lingbot_eval.methods.base import Method
@@ -35,6 +36,18 @@ class Pace:
     hertz: float | None = None
     frames: int | None = None
     limit_s: float | None = None
+
+
+class Rest(Protocol):
+    """What is done now and then between two frames, in time that is not the stream's."""
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        ...
+
+    def at_rest(self, given: int, seconds: float) -> None:
+        """All ``given`` frames have the predictions that they will have; the stream has lasted ``seconds``."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +83,18 @@ class SceneStream:
     whether the pace's limit ended it.
     """
 
-    def __init__(self, method: Method, frames: Callable[[], Generator[Frame, None, None]], pace: Pace = Pace()) -> None:
-        """``frames``: begins the scene, as it is to be seen.
+    def __init__(
+        self,
+        method: Method,
+        frames: Callable[[], Generator[Frame, None, None]],
+        pace: Pace = Pace(),
+        rest: Rest | None = None,
+        first: int = 0,
+        before_s: float = 0.0,
+    ) -> None:
+        """``frames``: begins the scene, as it is to be seen. rest: what is done between two frames now and then.
+
+        first: the frame that the method goes on with; before_s: the stream's seconds until then.
 
         It is begun once more for a method that holds back more than may be in flight, such as one that answers at the
         end: its frames are then decoded twice.
@@ -84,7 +107,11 @@ class SceneStream:
         self._second: Generator[Frame, None, None] | None = None
         self._asked = 0
         self._begun = 0.0
-        self.given = 0
+        self._rest = rest
+        self._first = first
+        self._before_s = before_s
+        self._rested_s = 0.0
+        self.given = first
         self.exhausted = False
         self.stopped = False
 
@@ -99,10 +126,13 @@ class SceneStream:
         Raises StreamError for a prediction out of order, about a frame no longer in flight, or with a time that is
         not the frame's.
         """
-        last = -1
-        self._begun = left = time.perf_counter()
+        last = self._first - 1
+        left = time.perf_counter()
+        self._begun = left - self._before_s
         try:
             with closing(self._frames()) as source:
+                for _ in range(self._first):
+                    next(source, None)
                 for prediction in self._method.predict(self._tapped(source)):
                     given = self._take(prediction.index, last)
                     frame = given.frame
@@ -114,8 +144,8 @@ class SceneStream:
                         )
                     last = prediction.index
                     now = time.perf_counter()
-                    yield Output(frame, prediction, now - left, now - given.since, given.backlog)
-                    left = now
+                    yield Output(frame, prediction, now - left - self._rested_s, now - given.since, given.backlog)
+                    left, self._rested_s = now, 0.0
         finally:
             if self._second is not None:
                 self._second.close()
@@ -123,6 +153,13 @@ class SceneStream:
     def _tapped(self, source: Iterator[Frame]) -> Iterator[Frame]:
         limit_s = self._pace.limit_s
         while True:
+            if self._rest is not None and self.given > self._first and self._rest.due():
+                yield cast(Frame, None)  # a method that saves its streams hands out all that there is
+                began = time.perf_counter()
+                self._rest.at_rest(self.given, began - self._begun)
+                took = time.perf_counter() - began
+                self._begun += took
+                self._rested_s += took
             self._asked = self.given + 1
             frame = next(source, None)
             self.exhausted = frame is None

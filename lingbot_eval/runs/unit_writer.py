@@ -104,6 +104,24 @@ class UnitWriter:
             self._table = self.path(self._layout.table).open("a", encoding="utf-8", newline="")
         self._csv = csv.writer(self._table, lineterminator="\n")
 
+    def files_so_far(self) -> list[Path]:
+        """Everything that is written, as it is on the disk now. Raises StoreError."""
+        with writing(self._final):
+            self._table.flush()
+            return sorted(self._partial.iterdir())
+
+    def go_on_with(self, files: Mapping[str, Path]) -> None:
+        """Take over files that another writer of this unit had so far, its table in place of the own one.
+
+        Raises StoreError.
+        """
+        with writing(self._final):
+            self._table.close()
+            for name, file in files.items():
+                shutil.copyfile(file, self.path(name))
+            self._table = self.path(self._layout.table).open("a", encoding="utf-8", newline="")
+        self._csv = csv.writer(self._table, lineterminator="\n")
+
     def fill_columns(self, columns: Mapping[str, Mapping[int, float]]) -> None:
         """Fill cells that are known only once the whole sequence is (errors after the alignment).
 

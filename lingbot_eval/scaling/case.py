@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -106,6 +106,21 @@ class CaseTask:
             raise TypeError("a case streams the streaming model")
         return CaseScorer(self.study, self.unit, method)
 
+    @property
+    def input_key(self) -> str:
+        return ""
+
+    @property
+    def saves(self) -> bool:
+        return self.unit.scenario != "camera"  # which does not wait
+
+    @property
+    def kinds(self) -> Mapping[str, type]:
+        return {}
+
+    def gathered(self, attempt: Attempt) -> Mapping[str, Any]:
+        return {"log": attempt.scorer.log, "poses": attempt.scorer.poses}
+
     def keep(self, output: Output, row: Row, writer: UnitWriter) -> None:
         writer.append_row(row)
 
@@ -150,6 +165,7 @@ class CaseTask:
             started=attempt.started,
             seconds=attempt.seconds,
             wait_s=attempt.wait_s,
+            went_on_at=list(attempt.went_on_at),
             **(attempt.scores or nothing),
         )
 
@@ -170,7 +186,6 @@ class CaseScorer:
     method: LingbotMethod
     log: SampleLog = field(default_factory=SampleLog)
     poses: PoseLog = field(default_factory=PoseLog)
-    _kept: int = 0
 
     def __post_init__(self) -> None:
         described = self.method.describe()
@@ -201,11 +216,10 @@ class CaseScorer:
         if cost is None or kind is None or prediction.camera_to_world is None:
             raise TypeError(f"frame {prediction.index}: the streaming model tells pose, type and cost of every frame")
         self.poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
-        self._kept += kind is not FrameType.UNKEPT
         row: dict[str, float | int | None] = {
             "index": prediction.index,
             "frame_type": kind,
-            "kept": self._kept,
+            "kept": self.log.latest("kept") + (kind is not FrameType.UNKEPT),
             "forward_ms": 1e3 * cost.forward_s,
             "interval_ms": 1e3 * output.interval_s,
             # As fast as they are taken only the pace means something.

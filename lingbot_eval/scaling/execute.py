@@ -52,8 +52,8 @@ def execute(
 
     parallel: as of `lingbot_eval.runs.execute.run_tasks`.
 
-    A stream cannot go on in its middle, since its caches are gone: a case that was cut by a kill is run again from its
-    first frame. Raises StoreError, CheckpointError, ConfigError and DataError for what no case could survive.
+    A case that was cut by a kill goes on from its last saved state. Raises StoreError, CheckpointError, ConfigError and
+    DataError for what no case could survive.
     """
     device = choose_device(study.device)
     study = study.model_copy(update={"device": str(device)})

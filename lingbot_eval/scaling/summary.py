@@ -122,6 +122,10 @@ class SampleLog:
             value = row.get(name)
             values.append(math.nan if value is None else value)
 
+    def latest(self, name: str) -> int:
+        """A count as it was last; 0 before the first."""
+        return int(self._values[name][-1]) if len(self) else 0
+
     def column(self, name: str) -> FloatArray:
         """(N,) float64, NaN where not measured; frame types as their numbers."""
         return np.array(self._values[name], dtype=np.float64)

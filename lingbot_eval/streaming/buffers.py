@@ -121,6 +121,10 @@ class LayerBuffers:
         kinds = (size, torch.int8), (size[:-1], SCALE_DTYPE)
         return tuple(torch.zeros(sides, dtype=dtype, device=shape.device) for sides, dtype in kinds)
 
+    def tensors(self) -> list[Tensor]:
+        """All of them, layer by layer."""
+        return [tensor for layer in self._layers for tensor in layer]
+
     def aim(self, slots: Tensor, seen: range) -> None:
         """Say where the tokens of the coming pass go, (N,) int64 on the CPU, and which it sees; after ``reserve``.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -63,6 +63,16 @@ class CacheStore(ABC):
         """
         key = self._reader.capture_key()
         return None if key is None else (key, self._buffers.capacity)
+
+    def state(self) -> dict[str, Any]:
+        """All that later passes rest on: plain values, and the tensors themselves, which the next pass changes."""
+        return {"capacity": self._buffers.capacity, "tensors": self._buffers.tensors()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where another store of the same shape was. tensors: functions that give their bytes, flat."""
+        self._buffers.reserve(state["capacity"])
+        for mine, content in zip(self._buffers.tensors(), state["tensors"], strict=True):
+            mine.copy_(content().view(mine.dtype).view(mine.shape))
 
     @property
     def dtype(self) -> torch.dtype:

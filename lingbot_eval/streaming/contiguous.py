@@ -13,6 +13,9 @@ written at both ends, where the next pass overwrites it: it leaves no trace.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,6 +65,13 @@ class ContiguousStore(CacheStore):
         seen = range(start, self._base + pages * self._patches)
         self._attention.plan(seen.start, seen.stop, self._buffers.capacity)
         self._buffers.aim(self._token_slots(step), seen)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "base": self._base}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self._base = state["base"]
 
     def keep_last(self, step: Step) -> None:
         """Move the patches of the frame that passed by to their window slot."""

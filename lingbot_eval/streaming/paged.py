@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,6 +50,13 @@ class PagedStore(CacheStore):
         self._view = step.view
         self._buffers.aim(self._token_slots(table), range(self._buffers.capacity))
         self._executor.plan(table, step.count * self._shape.frame_tokens)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "pages": self._manager.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self._manager.restore(state["pages"])
 
     def keep_last(self, step: Step) -> None:
         """Nothing is copied."""

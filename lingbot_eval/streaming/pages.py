@@ -9,7 +9,9 @@ paged attention kernels take. Source: model.md section 6; the order of keys does
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lingbot_eval.errors import StreamError
 from lingbot_eval.streaming.policy import Step
@@ -47,6 +49,22 @@ class PageManager:
     def pages(self) -> int:
         """Pages handed out so far, free ones included: what must be allocated."""
         return self._pages
+
+    def state(self) -> dict[str, Any]:
+        """The whole of it as plain values, for :meth:`restore`."""
+        return {
+            "patch_pages": [list(pair) for pair in self._patch_pages.items()],
+            "special_pages": list(self._special_pages),
+            "free": list(self._free),
+            "pages": self._pages,
+            "passing": self._passing,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where another manager of the same pages was."""
+        self._patch_pages = dict(state["patch_pages"])
+        self._special_pages, self._free = list(state["special_pages"]), list(state["free"])
+        self._pages, self._passing = state["pages"], state["passing"]
 
     def begin(self, step: Step) -> PageTable:
         """The table of a pass; the page of a frame that passed by before is taken back first."""

@@ -88,6 +88,15 @@ class CachePolicy:
         """Frames kept so far: the keyframe clock."""
         return self._kept
 
+    def state(self) -> list[int]:
+        """The whole of it, for :meth:`restore`."""
+        return [self._frames, self._kept, self._scale, int(self._pending)]
+
+    def restore(self, state: list[int]) -> None:
+        """Go on from where another policy of the same window was."""
+        self._frames, self._kept, self._scale, pending = state
+        self._pending = bool(pending)
+
     def view(self) -> View:
         """What is visible now."""
         return view_of(self._scale, self._kept, self._window)

@@ -6,8 +6,11 @@ model.md section 6.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,6 +97,38 @@ class StreamingSession:
         self._finished = True
         return self._enter_scale() if self._waiting else ()
 
+    def state(self) -> dict[str, Any]:
+        """All that later frames rest on, between two steps after the scale phase: plain values and the caches' tensors.
+
+        The tensors are the session's own: the next step changes them.
+        """
+        stores = self._stores_of_stream()
+        last = self._last_kept
+        return {
+            "size": self._size,
+            "policy": self._policy.state(),
+            "blocks": stores.blocks.state(),
+            "camera": stores.camera.state(),
+            "last_kept": None
+            if last is None
+            else [last[0], last[1].camera_to_world.tolist(), last[1].intrinsics.tolist()],
+            "bfloat16_from": self.bfloat16_from,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on, before the first step, from where another session of the same model and settings was."""
+        self.bfloat16_from = state["bfloat16_from"]
+        if self.bfloat16_from is not None:
+            self._model.set_trunk_dtype(torch.bfloat16)
+        self._size = (state["size"][0], state["size"][1])
+        self._policy.restore(state["policy"])
+        stores = self._open_stores(self._size)
+        stores.blocks.restore(state["blocks"])
+        stores.camera.restore(state["camera"])
+        if state["last_kept"] is not None:
+            index, *viewed = state["last_kept"]
+            self._last_kept = (index, Viewpoint(*(np.array(each, np.float64) for each in viewed)))
+
     def used_bytes(self) -> dict[str, int]:
         """Cache bytes in view by kind: anchor, window, memory, camera_head."""
         return self._stores.used_bytes() if self._stores else {}
@@ -124,7 +159,7 @@ class StreamingSession:
             return self._judge(outputs, self._settings.flow) if self._settings.flow else outputs
 
     def _pass(self, images: Tensor, step: Step) -> tuple[FrameOutput, ...]:
-        stores = self._open_stores(images)
+        stores = self._open_stores((images.shape[-2], images.shape[-1]))
         self._follow_precision(step.frame, stores)
         stores.begin(step)
         placement = Placement(
@@ -187,9 +222,8 @@ class StreamingSession:
             raise StreamError("no frame has entered yet")
         return self._stores
 
-    def _open_stores(self, images: Tensor) -> StreamStores:
+    def _open_stores(self, size: tuple[int, int]) -> StreamStores:
         if self._stores is None:
-            size = (images.shape[-2], images.shape[-1])
             self._stores = build_stores(self._model, size, self._settings, self._iterations)
         return self._stores
 

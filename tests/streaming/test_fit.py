@@ -25,7 +25,7 @@ def fitted(card: str, settings: StreamSettings = EVERY, *streams: Stream) -> Fit
     [
         ("16GB", {}),
         ("12GB", {"cache_precision": 8}),
-        ("8GB", {"cache_precision": 8, "window": 40}),
+        ("8GB", {"cache_precision": 8, "window": 32}),
         ("6GB", {"cache_precision": 8, "keyframe_interval": "auto", "window": 16}),
     ],
 )
@@ -45,7 +45,7 @@ def test_a_smaller_card_takes_what_loses_least(card: str, changed: dict[str, obj
 def test_every_stream_must_fit() -> None:
     short = Stream(378, 518, 100)
     assert fitted("8GB", EVERY, short, LONG).chosen.changed == fitted("8GB").chosen.changed
-    assert fitted("8GB", EVERY, short).chosen.changed["window"] == 56
+    assert fitted("8GB", EVERY, short).chosen.changed["window"] == 48
 
 
 def test_what_the_backend_or_the_keyframes_rule_out_is_not_tried() -> None:

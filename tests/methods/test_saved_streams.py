@@ -1,0 +1,84 @@
+"""A stream left in its middle and gone on with by another method gives the same predictions, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lingbot_eval.methods.lingbot import LingbotMethod
+from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
+from lingbot_eval.methods.model import Model
+from lingbot_eval.streaming.settings import FlowSettings, StreamSettings
+from lingbot_eval.types import Frame, Prediction
+
+COUNT, LEFT_AT = 14, 8
+GENERATOR = np.random.default_rng(0)
+FRAMES = [
+    Frame(index, float(index), GENERATOR.integers(0, 255, (28, 42, 3), dtype=np.uint8), "noise")
+    for index in range(COUNT)
+]
+STREAMS: dict[str, dict[str, Any]] = {
+    "sdpa": {"backend": "sdpa", "keyframe_interval": 2},
+    "paged": {"backend": "paged", "keyframe_interval": 2},
+    "8 bits": {"backend": "sdpa", "keyframe_interval": 1, "cache_precision": 8},
+    "flow": {"backend": "paged", "flow": FlowSettings(threshold=1.0, max_gap=3)},
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(config({}))
+
+
+def config(streaming: dict[str, Any]) -> LingbotConfig:
+    settings = StreamSettings(window=3, scale_frames=2, **streaming)
+    shipped = ModelSettings(config="ci", checkpoint="shipped")
+    return LingbotConfig(kind="lingbot", model=shipped, streaming=settings, device="cpu")
+
+
+def opened(model: Model, streaming: dict[str, Any]) -> LingbotMethod:
+    method = LingbotMethod(config(streaming), model)
+    method.open(SimpleNamespace(length=COUNT))  # type: ignore[arg-type]
+    return method
+
+
+def same(one: Prediction, other: Prediction) -> bool:
+    arrays = [(p.camera_to_world, p.depth, p.depth_confidence, p.intrinsics) for p in (one, other)]
+    return (
+        one.index == other.index
+        and one.frame_type is other.frame_type
+        and all(map(np.array_equal, *arrays))
+        and one.cost is not None
+        and other.cost is not None
+        and one.cost.cache_bytes == other.cost.cache_bytes
+    )
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_goes_on_to_the_same_bits(model: Model, name: str) -> None:
+    whole = list(opened(model, STREAMS[name]).predict(FRAMES))
+    method, states = opened(model, STREAMS[name]), []
+
+    def frames() -> Iterator[Frame | None]:
+        yield FRAMES[0]
+        yield None
+        assert method.stream_state() is None  # the scale phase holds its frame back
+        yield from FRAMES[1:LEFT_AT]
+        yield None
+        found = method.stream_state()
+        assert found is not None
+        states.append((found[0], [content().copy() for content in found[1]]))
+        yield from FRAMES[LEFT_AT:]
+
+    # Leaving it changes nothing for the stream itself.
+    assert all(map(same, method.predict(frames()), whole))
+    ((values, contents),) = states
+    other = opened(model, STREAMS[name])
+    other.go_on_from(values, contents.__getitem__)
+    rest = list(other.predict(FRAMES[LEFT_AT:]))
+    assert len(rest) == COUNT - LEFT_AT
+    assert all(map(same, rest, whole[LEFT_AT:]))

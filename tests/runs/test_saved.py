@@ -1,0 +1,139 @@
+"""A unit that was cut off goes on from its saved state, to the same numbers as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lingbot_eval as lb
+from lingbot_eval.runs import saved
+from lingbot_eval.runs.unit_writer import UnitWriter
+from lingbot_eval.scaling.execute import execute as execute_study
+from tests.scaling.studies import Quiet, study
+from tests.support.killing import exit_code
+
+FRAMES, LAST = 14, 11
+EXPERIMENT: dict[str, Any] = {
+    "name": "cut",
+    "datasets": [
+        {
+            "name": "synthetic",
+            "scenes": ["room"],
+            "options": {"frames": FRAMES, "width": 56, "height": 42},
+            "size": {"mode": "exact", "width": 56, "height": 42},
+        }
+    ],
+    "methods": [
+        {
+            "kind": "lingbot",
+            "model": {"config": "ci", "checkpoint": "shipped"},
+            "streaming": {"window": 4, "scale_frames": 3, "keyframe_interval": 2, "backend": "sdpa"},
+            "device": "cpu",
+        }
+    ],
+    "metrics": {"auc": None, "drift": None},
+    "keep": {"depth": 5},
+}
+
+
+def run(out: Path) -> lb.Run:
+    return lb.run(EXPERIMENT, out=out)
+
+
+def study_of(out: Path) -> Any:
+    return execute_study(study(defaults={"frames": FRAMES}), out, "test", Quiet())
+
+
+def cut(begin: Any, out: Path, last: int) -> None:
+    """Save before every frame, and die as the row of frame ``last`` is written."""
+    append = UnitWriter.append_row
+
+    def dying(self: UnitWriter, row: Any) -> None:
+        if row["index"] == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        append(self, row)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(saved, "SAVE_EVERY_S", 0.0)
+    patch.setattr(UnitWriter, "append_row", dying)
+    begin(out)
+
+
+def numbers(unit: Any) -> dict[tuple[str, str, str], float | None]:
+    """All that does not depend on time or on what a system books."""
+    found = unit.record.measurements
+    return {(m.family, m.name, m.variant): m.value for m in found if m.family not in ("throughput", "memory")}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run was killed in the middle of its unit."""
+    out = tmp_path_factory.mktemp("killed")
+    assert exit_code(cut, run, out, LAST) == -signal.SIGKILL
+    assert len(list(out.glob("cut-*/states/*/*/*/state.json"))) == 1
+    return out
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, killed: Path) -> None:
+    (whole,) = run(tmp_path / "whole").results.units
+    shutil.copytree(killed, tmp_path / "cut")
+    (folder,) = (tmp_path / "cut").glob("cut-*")
+    (unit,) = run(tmp_path / "cut").results.units
+    assert unit.record.went_on_at == [LAST]
+    assert (unit.record.frames, unit.record.predictions) == (FRAMES, FRAMES)
+    assert numbers(unit) == numbers(whole)
+    for name in ("estimate.tum", "panels.npz", "cloud.npz", "cameras.npz", "depth-000005.npz", "depth-000010.npz"):
+        mine, theirs = (each.folder / name for each in (unit, whole))
+        if name.endswith(".tum"):
+            assert mine.read_bytes() == theirs.read_bytes()
+        else:
+            with np.load(mine) as one, np.load(theirs) as other:
+                assert all(np.array_equal(one[key], other[key], equal_nan=True) for key in other.files), name
+    rows = [pd.read_csv(each.folder / "frames.csv").drop(columns=TIMED) for each in (unit, whole)]
+    pd.testing.assert_frame_equal(*rows, check_exact=True)
+    assert not list(folder.glob("states/*/*/*"))
+
+
+TIMED = ["forward_ms", "interval_ms", "process_bytes"]
+
+
+def test_a_killed_case_goes_on(tmp_path: Path) -> None:
+    whole = study_of(tmp_path / "whole").records[0]
+    assert exit_code(cut, study_of, tmp_path / "cut", LAST) == -signal.SIGKILL
+    found = study_of(tmp_path / "cut").records[0]
+    assert found.went_on_at == [LAST]
+    assert (found.frames, found.predictions, found.growth) == (FRAMES, FRAMES, found.growth)
+    assert [c.kept for c in found.checkpoints] == [c.kept for c in whole.checkpoints]
+    assert [c.cache_bytes for c in found.checkpoints] == [c.cache_bytes for c in whole.checkpoints]
+    (table,) = (tmp_path / "cut").glob("*/cases/*/samples.csv")
+    assert pd.read_csv(table)["index"].tolist() == list(range(FRAMES))
+
+
+@pytest.mark.parametrize("how", ["content", "record", "input"])
+def test_a_state_that_is_not_as_it_was_written_is_not_used(tmp_path: Path, killed: Path, how: str) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(killed, out)
+    (state,) = out.glob("cut-*/states/*/*/*")
+    if how == "content":
+        file = state / "content-0.npy"
+        file.write_bytes(file.read_bytes()[:-1] + b"\1")
+    else:
+        text = (state / "state.json").read_text()
+        word = {"record": '"frames": ', "input": '"input": "'}[how]
+        assert word in text
+        (state / "state.json").write_text(text.replace(word, word + "1", 1))
+    (unit,) = run(out).results.units
+    assert unit.record.went_on_at == []
+    assert unit.record.predictions == FRAMES
+
+
+def test_a_short_unit_has_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved.SavedState, "save", lambda *_: pytest.fail("saved"))
+    assert run(tmp_path).results.units[0].record.status == "ok"
