@@ -135,7 +135,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = parse_value(text.replace("!!opencv-matrix", ""))
     except ConfigError as error:
-        raise DataError(f"{path}: expected a YAML calibration, found other text ({str(error)[-120:]})") from error
+        why = " ".join(str(error).rpartition("'")[2].split())
+        raise DataError(f"{path}: expected a YAML calibration, found text that {why}") from error
     if not isinstance(document, dict):
         raise DataError(f"{path}: expected a YAML calibration, found other text")
     return document

@@ -160,7 +160,7 @@ class _Cameras:
 
 
 def _resized(camera: LensCamera, size: Size, image: Path) -> LensCamera:
-    if camera.size in (size, (0, 0)):
+    if camera.size == size or 0 in camera.size:
         return dataclasses.replace(camera, size=size)
     along, across = size[0] / camera.size[0], size[1] / camera.size[1]
     if abs(along / across - 1) > 0.02:
@@ -232,8 +232,12 @@ def _camera(document: Mapping[str, Any], path: Path) -> LensCamera | None:
     """
     model = str(document.get("camera_model", "OPENCV"))
     if "fl_x" not in document and "camera_angle_x" in document and "w" in document:
-        width, height = numbers_of(document, "w", 1, path)[0], numbers_of(document, "h", 1, path)[0]
-        focal = 0.5 * width / math.tan(0.5 * numbers_of(document, "camera_angle_x", 1, path)[0])
+        width, height, angle = (numbers_of(document, key, 1, path)[0] for key in ("w", "h", "camera_angle_x"))
+        if not 0 < angle < math.pi or width < 1 or height < 1:
+            raise DataError(
+                f"{path}: expected a field of view between 0 and pi and a size, found {angle:g} and {width:g}"
+            )
+        focal = 0.5 * width / math.tan(0.5 * angle)
         return LensCamera("SIMPLE_PINHOLE", (int(width), int(height)), (focal, (width - 1) / 2, (height - 1) / 2))
     if "fl_x" not in document:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lingbot_eval.errors import DataError, UnknownSceneError
+from lingbot_eval.errors import DataError, UnknownSceneError, reason
 from lingbot_eval.files.text import parse_number
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.types import FloatArray
@@ -79,7 +79,12 @@ def _listed(folder: Path) -> list[str]:
 
 def names_listed(folder: Path) -> frozenset[str]:
     """Names in a folder, to ask which are there; none for a folder that is not. Raises DataError as `names_in`."""
-    return frozenset(_listed(folder)) if folder.is_dir() else frozenset()
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 – names only, no Path a file
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise DataError(f"folder {shortened(folder)} cannot be listed: {reason(error)}") from error
 
 
 def folders_in(folder: Path) -> list[str]:

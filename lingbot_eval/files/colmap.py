@@ -94,7 +94,7 @@ def read_cameras(path: Path) -> dict[int, LensCamera]:
             numbers = [parse_number(word) for word in words[4:]]
         except ValueError:
             numbers = []
-        if names is None or not _sound(names, numbers):
+        if names is None or not _sound(names, numbers) or "0" in words[2:4]:
             raise DataError(
                 f"{at(path, number)}: expected 'CAMERA_ID MODEL WIDTH HEIGHT' and the numbers of a model"
                 f" ({', '.join(f'{model}: {len(names)}' for model, names in MODELS.items())}), found"
@@ -148,7 +148,7 @@ def _read_binary(cameras_file: Path, images_file: Path) -> tuple[dict[int, LensC
                         " images (colmap image_undistorter)"
                     )
                 numbers = list(struct.unpack(f"<{len(MODELS[name])}d", stream.read(8 * len(MODELS[name]))))
-                if not _sound(MODELS[name], numbers):
+                if not _sound(MODELS[name], numbers) or not 0 < width * height < 1 << 40:
                     raise ValueError(f"camera {number} has impossible numbers")
                 cameras[number] = _camera(name, (width, height), numbers)
         with open_file(images_file) as stream:

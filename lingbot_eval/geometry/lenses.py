@@ -111,8 +111,8 @@ def _bilinear(
     inside = (columns >= -0.5) & (columns <= size[0] - 0.5) & (rows >= -0.5) & (rows <= size[1] - 0.5)
     left = np.clip(np.nan_to_num(np.floor(columns)), 0, size[0] - 2).astype(np.int32)
     top = np.clip(np.nan_to_num(np.floor(rows)), 0, size[1] - 2).astype(np.int32)
-    right = np.clip(columns - left, 0.0, 1.0).astype(np.float32)
-    down = np.clip(rows - top, 0.0, 1.0).astype(np.float32)
+    right = np.nan_to_num(np.clip(columns - left, 0.0, 1.0)).astype(np.float32)
+    down = np.nan_to_num(np.clip(rows - top, 0.0, 1.0)).astype(np.float32)
     return top * np.int32(size[0]) + left, right, down, inside
 
 

@@ -484,3 +484,51 @@ def test_recordings_with_messages_of_one_time(tree: Callable[[str], Path], tmp_p
     sequence = opened("vbr_full", root)
     assert [file.image.stem[-1] for file in sequence.files] == ["0", "1", "3", "4"]
     assert "1 images are no later than one before: left out" in said(sequence)
+
+
+DAMAGED = {
+    "capture colmap": ("*/sparse/0/images.bin", "*/sparse/0/cameras.bin"),
+    "capture": ("*/transforms.json",),
+    "sintel": ("training/camdata_left/*/frame_0001.cam", "training/depth/*/frame_0001.dpt"),
+    "scannetpp": ("*/*/iphone/pose_intrinsic_imu.json",),
+    "scannetpp dslr": ("*/*/dslr/colmap/images.txt", "*/*/dslr/colmap/cameras.txt"),
+    "euroc": ("*/mav0/cam0/sensor.yaml", "*/mav0/cam0/data.csv"),
+    "kitti_raw": ("*/calib_cam_to_cam.txt", "*/*/oxts/data/0000000002.txt", "*/*/image_02/timestamps.txt"),
+    "vkitti2": ("*/*/extrinsic.txt",),
+    "vbr_full": ("*/*/vbr_calib.yaml",),
+}
+
+
+def outcome(name: str, root: Path) -> str:
+    said = ""
+    try:
+        with np.errstate(all="ignore"):
+            opened(name, root).frame(0)
+    except DataError as error:
+        said = str(error)
+    assert "\n" not in said
+    return "refused" if said else "read"
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_data_errors_or_read(name: str, tree: Callable[[str], Path], tmp_path: Path) -> None:
+    """Whatever bytes: one line or a scene, and no other exception."""
+    root = shutil.copytree(tree(name), tmp_path / "data")
+    random = np.random.default_rng(5)
+    outcomes = set()
+    for pattern in DAMAGED[name]:
+        (path,) = root.glob(pattern)
+        sound = path.read_bytes()
+        for trial in range(12):
+            data = bytearray(sound)
+            if trial % 3:
+                for place in random.integers(0, len(data), 1 + trial // 6):
+                    data[place] = random.choice(
+                        [0, 0xFF, 0x7F, ord("9"), ord("-"), ord("e"), int(random.integers(256))]
+                    )
+            else:
+                data = data[: int(random.integers(len(data)))]
+            path.write_bytes(bytes(data))
+            outcomes.add(outcome(name, root))
+        path.write_bytes(sound)
+    assert "refused" in outcomes
