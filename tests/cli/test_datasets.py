@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.card_table import markdown_table
-from lingbot_eval.datasets.cards import card_names
+from lingbot_eval.datasets.cards import card_names, load_card
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.resources import shared_names
 from lingbot_eval.runs.experiment import load_experiment
@@ -58,6 +58,17 @@ def test_show_says_what_the_card_says(capsys: pytest.CaptureFixture[str]) -> Non
     for words in ("CC BY-NC-SA", "without meadow", "9289-9293", "second-hand transcription", "f1_percent 86.8"):
         assert words in text
     assert json.loads(said(capsys, "show", "eth3d", "--json"))["name"] == "eth3d"
+    for name in ("eth3d", "seven_scenes", "oxford_spires"):
+        card = load_card(name)
+        text, protocol = said(capsys, "show", name), card.protocol
+        lines = dict(line.strip().partition(": ")[::2] for line in text.splitlines())
+        assert lines["protocol"].endswith(f"depth {protocol.min_depth:g} to {protocol.max_depth:g} m")
+        assert f"stride {protocol.stride}, " in lines["protocol"]
+        assert (lines["licence"], lines["from"]) == (card.source.licence, card.source.url)
+        assert {each for each in lines if each.startswith("without ")} >= {f"without {s}" for s in card.scenes_left_out}
+        assert sum("published, " in line for line in text.splitlines()) == len(card.published)
+        (listed,) = [line for line in said(capsys, "list").splitlines() if line.split()[0] == name]
+        assert f"stride {protocol.stride}, " in listed
     assert main(["datasets", "show", "eth4d"]) == 2
     assert "did you mean 'eth3d'" in capsys.readouterr().err
 

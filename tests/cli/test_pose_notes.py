@@ -126,7 +126,9 @@ def test_a_scene_of_few_poses_says_so(experiment: Path, capsys: pytest.CaptureFi
         " alone",
         f"few frames have a pose: 5 of {FRAMES}; the numbers say nothing of the others",
     ]
-    assert f"coverage {100 * 5 / FRAMES:.4g} %" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"coverage {100 * 5 / FRAMES:.4g} %" in said.out
+    assert f"[1/1] synthetic/room/saved: 5 of {FRAMES} frames in " in said.err
 
 
 @pytest.mark.parametrize("columns", [4, 8])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import yaml
@@ -37,6 +36,30 @@ def test_a_dry_run_prints_what_it_would_take(file: str, tmp_path: Path, capsys: 
     assert not out.exists()
 
 
+def test_columns_are_what_json_calls_by_name(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every number of the table by its heading; a width is no height."""
+    words = ["run", file, "--dry-run", "--set", "datasets.0.scenes=[room]"]
+    words += ["--set", "datasets.0.size={mode: exact, width: 56, height: 28}"]
+    words += ["--set", "methods.0.streaming.keyframe_interval=2"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (header,) = [line for line in lines if line.split()[:2] == ["frames", "size"]]
+    row = lines[lines.index(header) + 1].split()
+    names = header.replace("camera head", "camera_head").split()
+    assert main([*words, "--json"]) == 0
+    (predicted,) = json.loads(capsys.readouterr().out)["predicted"]
+    estimate = predicted["estimate"]
+    assert predicted["size"] == [56, 28]
+    expected = {"frames": FRAMES, "size": "56×28", "interval": 2, "kept": estimate["kept"]}
+    mebibytes = {name: estimate["cache_bytes"][name] for name in ("anchor", "window", "memory", "camera_head")}
+    mebibytes |= {"allocated": estimate["cache_allocated"], "weights": estimate["weights_bytes"]}
+    mebibytes["peak"] = estimate["peak_bytes"]
+    expected |= {name: f"{size / 2**20:.1f}" for name, size in mebibytes.items()}
+    found = dict(zip(names, row, strict=False))
+    assert {name: found[name] for name in expected} == {name: str(value) for name, value in expected.items()}
+    assert set(names) - set(expected) == {"unit"}
+
+
 def test_json_has_the_predictions(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--set", "methods.0.precision=float16", "--set", "datasets.0.scenes=[room]", "--set", "keep.depth=5"]
     assert main(["run", file, "--dry-run", "--json", *arguments]) == 0
@@ -64,6 +87,7 @@ def test_a_run_warns_once_for_both_scenes(file: str, tmp_path: Path, capsys: pyt
 
 def video(path: Path) -> None:
     """A few frames in a container that does not say how many (MPEG transport stream)."""
+    av = pytest.importorskip("av")
     with av.open(str(path), "w", format="mpegts") as container:
         stream = container.add_stream("mpeg2video", rate=25)
         stream.width, stream.height, stream.pix_fmt = 56, 42, "yuv420p"

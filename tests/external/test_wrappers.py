@@ -236,13 +236,15 @@ def test_each_answer_leaves_before_the_next_frame_is_asked_for(truth: Path) -> N
 
 
 TOLD = """
-import sys, numpy as np
+import os, sys, numpy as np
 from lingbot_eval.external import Pose, Wrapper, serve
 class W(Wrapper):
     def start(self, scene):
         said = (scene.dataset, scene.name, scene.width, scene.height, scene.length, scene.causal)
         sys.stderr.write(repr(said) + "\\n")
     def step(self, frame):
+        if frame.index == 0 and os.environ["LANGUAGE"] != "of the experiment":
+            raise ValueError("env does not win")
         if frame.index < 2:
             sys.stderr.write(repr((frame.index, round(frame.time, 4), frame.intrinsics[0][0] > 30)) + "\\n")
         if frame.index % 2 == 0:
@@ -260,10 +262,13 @@ serve(W())
 
 @pytest.mark.parametrize(("mode", "causal"), [("pipe", False), ("job", True)])
 def test_what_a_program_is_told_and_how_its_answers_are_filed(
-    truth: Path, tmp_path: Path, mode: str, causal: bool
+    truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, causal: bool
 ) -> None:
     """Two frames an answer: they share its time; of the frames' kinds and of depth that is not wanted, too."""
+    monkeypatch.setenv("LANGUAGE", "of the user")
+    base = wrapped(truth)
     settings = {"command": [sys.executable, "-c", TOLD], "mode": mode, "causal": causal, "depth": False}
+    settings["env"] = {**base["env"], "LANGUAGE": "of the experiment"}
     run = lb.run(experiment({**wrapped(truth), **settings}), out=tmp_path, allow_commands=True)
     record = unit(run, "external")
     assert record.status == "ok", record.reason

@@ -19,7 +19,7 @@ import torch
 from lingbot_eval.errors import DataError, DependencyError, is_out_of_memory
 from lingbot_eval.machine import cpu
 from lingbot_eval.machine.cpu import threads_that_share
-from lingbot_eval.machine.environment import environment, git_state
+from lingbot_eval.machine.environment import environment, git_state, gpu_names, hardware, rests_on_hardware
 from lingbot_eval.machine.nvml import driver_version, processes_bytes
 from lingbot_eval.profiling import memory
 from lingbot_eval.profiling.memory import (
@@ -181,6 +181,41 @@ def test_what_the_program_set_itself_is_not_said_to_be_the_users(monkeypatch: py
     monkeypatch.setattr(cpu, "_chosen", {})
     monkeypatch.setenv(name, "7")
     assert environment()["variables"][name] == "7"
+
+
+def test_gpus_are_described_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory in GiB, major before minor; speed and memory are comparable between such machines alone."""
+    gpus = [
+        SimpleNamespace(name="A", total_memory=80 * 2**30, major=9, minor=0),
+        SimpleNamespace(name="B", total_memory=24 * 2**30, major=8, minor=6),
+    ]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpus[index])
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
+    found = environment(FakeNvml([], "575.57"))
+    assert found["torch"]["gpus"] == [
+        {"name": "A", "memory_gib": 80.0, "compute_capability": "9.0"},
+        {"name": "B", "memory_gib": 24.0, "compute_capability": "8.6"},
+    ]
+    assert (found["torch"]["driver"], found["torch"]["cudnn"]) == ("575.57", 91000)
+    assert gpu_names(found) == ["A", "B"]
+    same = hardware(found)
+    assert (same["gpus"], same["threads"], same["cpu_usable"]) == (
+        ["A", "B"],
+        torch.get_num_threads(),
+        found["cpu_usable"],
+    )
+    other = {**found, "variables": {**found["variables"], "KMP_AFFINITY": "compact", "OMP_NUM_THREADS": "5"}}
+    assert set(hardware(other)["variables"]) - set(same["variables"]) == {"KMP_AFFINITY=compact"}
+    for family, name, rests in (
+        ("throughput", "forward_fps", True),
+        ("memory", "process_peak_rss", True),
+        ("memory", "weights", False),
+        ("memory", "cache_window", False),
+        ("trajectory", "ate_rmse", False),
+    ):
+        assert rests_on_hardware(family, name) is rests, name
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -128,6 +128,15 @@ def test_what_goes_over_the_picture_can_be_left_out(kept: Reconstruction) -> Non
     assert columns.max() < 96
 
 
+def test_the_tag_counts_frames_from_one(kept: Reconstruction, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.text", lambda self, at, text, *_, **__: said.append(text))
+    renderer = Renderer(kept, settings(tag=True))
+    for position in (0, 7, FRAMES - 1):
+        renderer.picture(position)
+    assert said == ["1 / 12 frames", "8 / 12 frames", "12 / 12 frames"]
+
+
 def test_pictures_beside_the_cloud(kept: Reconstruction) -> None:
     renderer = Renderer(kept, settings(beside=("image", "depth")))
     image = renderer.picture(FRAMES - 1)
