@@ -146,7 +146,7 @@ def draw_sweeps(runs: Sequence[Run], folder: Path) -> tuple[Drawn, ...]:
     for number, sweep in enumerate(sweeps(runs), start=1):
         figure = sweep_figure(sweep)
         if figure is not None:
-            drawn += _save(iter([(sweep.kind, figure)]), sweep.title, folder, f"{number:03d}-{slug(sweep.title)}")
+            drawn += _save(iter([(sweep.kind, figure)]), sweep.label, folder, f"{number:03d}-{slug(sweep.title)}")
     return tuple(drawn)
 
 

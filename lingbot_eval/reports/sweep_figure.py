@@ -36,12 +36,14 @@ _MARKS = "os^Dv"
 
 @dataclass(frozen=True)
 class _Point:
-    """Means over the scenes that have each number. whole: whether all planned scenes have all of them."""
+    """Means over the scenes that have each number. whole: whether all planned scenes have all of them. along: whether
+    they were scored along a longer stream. words: beside the point."""
 
     x: float
     values: Mapping[Key, float]
     whole: bool
     words: str = ""
+    along: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,20 @@ class Sweep:
     kind: SweepKind
     title: str
     lines: Mapping[str, list[_Point]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Of which dataset, and how lengths were streamed."""
+        if self.kind != "lengths":
+            return self.title
+        ends = {name: [point.x for point in points if not point.along] for name, points in self.lines.items()}
+        words = [
+            f"{name} was streamed to {', '.join(f'{x:g}' for x in ends[name])} frames and scored on its way"
+            if len(ends[name]) < len(points)
+            else f"{name} was streamed to each length by itself"
+            for name, points in self.lines.items()
+        ]
+        return f"{self.title}; {'; '.join(words)}"
 
 
 def sweeps(runs: Sequence[Run]) -> tuple[Sweep, ...]:
@@ -155,7 +171,8 @@ def _point(run: Run, dataset: str, method: str, x: float, words: str = "") -> _P
         if values:
             found[key] = statistics.fmean(values)
             whole = whole and len(values) == planned
-    return _Point(x, found, whole, words) if found else None
+    along = bool(units) and all(unit.stream_frames is not None for unit in units)
+    return _Point(x, found, whole, words, along) if found else None
 
 
 def _value(unit: UnitRecord, key: Key) -> float | None:

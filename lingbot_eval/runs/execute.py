@@ -321,6 +321,7 @@ def attempt_stored(
             sequence = task.open()
         attempt.facts = task.facts(sequence)
         beginnings = task.beginnings(sequence)
+        way.frames = sequence.length
         way.waiting = [(end, task) for end, task in beginnings if not _is_done(task, store.find_unit(*task.names))]
     observer.started(task.unit, None if sequence is None else sequence.length)
     with store.unit_writer(*task.names, token=token) as writer:
@@ -352,13 +353,14 @@ class _Beginnings:
     """Shorter units of the same stream: each is scored and stored as if it had ended there.
 
     One that cannot be is left to its own turn, where it is streamed by itself.
-    waiting: after how many frames, rising, and which. done: takes the records by name. token, host: as of
-    `attempt_stored`.
+    waiting: after how many frames, rising, and which. frames: of the whole stream. done: takes the records by name.
+    token, host: as of `attempt_stored`.
     """
 
     store: Store[Any, Any]
     done: dict[Names, Any]
     waiting: list[tuple[int, Task[Any, Any]]] = field(default_factory=list)
+    frames: int | None = None
     token: str | None = None
     host: Callable[[], HostRecord | None] = lambda: None
 
@@ -380,7 +382,7 @@ class _Beginnings:
                 with self.store.unit_writer(*task.names, token=self.token) as own:
                     own.begin_as(writer)
                     task.store(part, own)
-                    record = task.record(part).model_copy(update={"host": self.host()})
+                    record = task.record(part).model_copy(update={"host": self.host(), "stream_frames": self.frames})
                     own.finish(record)
                 self.done[task.names] = record
             attempt.scorer.paced = False

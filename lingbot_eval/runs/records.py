@@ -149,6 +149,8 @@ class UnitRecord(ResultRecord):
     input_fingerprint: str
     sequence: dict[str, Any]  # FrameSequence.facts() and the preparation
     method_facts: dict[str, Any]  # Method.describe()
+    # Of the longer stream that it is the beginning of, as whose part it was scored; None: it was streamed by itself.
+    stream_frames: Count | None = None
     notes: list[str] = []  # on the numbers: poses that look inverse, few matches; a sentence each
 
     @property

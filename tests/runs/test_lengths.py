@@ -81,6 +81,7 @@ def test_one_stream_gives_what_streams_of_each_length_give(
         for column in ("index", "timestamp", "position_error_m", "depth_abs_rel", "cache_memory_bytes"):
             np.testing.assert_array_equal(tables[0][column], tables[1][column])
     assert found["synthetic, 50 frames", "one"].frames == FRAMES
+    assert [record.stream_frames for record in found.values()] == [FRAMES, FRAMES, None]
 
 
 def test_the_pace_of_a_stream_that_waited_for_scores_is_none(tmp_path: Path, world: World) -> None:
@@ -160,6 +161,13 @@ def test_lengths_that_auto_streams_otherwise_are_streamed_again(tmp_path: Path, 
     methods = [{"kind": "lingbot", "name": "good", "device": "cpu", "streaming": {"windowed": {"size": 16}}}]
     run(tmp_path, experiment(dataset={"scenes": ["one"], "lengths": [9, 14]}, methods=methods))
     assert streams(world) == 2
+
+
+def test_a_length_that_begins_otherwise_is_streamed_by_itself(tmp_path: Path, world: World) -> None:
+    """Five frames enter together where the others have eight."""
+    found = records(run(tmp_path, experiment(dataset={"scenes": ["one"], "lengths": [5, 9, 14]})))
+    assert streams(world) == 2
+    assert [record.frames for record in found.values()] == [5, 9, 14]
 
 
 def test_strides_and_lengths_together(tmp_path: Path, world: World) -> None:
