@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -61,28 +60,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
+def forget_plugins(patch: pytest.MonkeyPatch) -> None:
+    """What is registered until ``patch`` is undone is gone after it, and what was registered before is not there."""
+    patch.setattr(registry, "_PLUGINS", {})
+    for known in (DATASETS, METHODS, METRICS, FAMILIES):
+        patch.setattr(known, "_added", {})
+
+
 def command(folder: Path, *words: str, code: int = 0) -> str:
-    """What a command says: standard output, or, where it refuses (2), standard error."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "lingbot_eval.cli.main", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stderr if code == 2 else done.stdout
+    """What a command says that knows nothing of those before it: standard output or, where it refuses (2), error."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+    ):
+        patch.chdir(folder)
+        forget_plugins(patch)
+        assert main(words) == code, err.getvalue()
+    return err.getvalue() if code == 2 else out.getvalue()
 
 
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers in this process is gone after it."""
-    monkeypatch.setattr(registry, "_PLUGINS", dict(registry._PLUGINS))
-    for known in (DATASETS, METHODS, METRICS, FAMILIES):
-        monkeypatch.setattr(known, "_added", dict(known._added))
+    forget_plugins(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,8 @@ def test_what_the_machine_lacks_is_no_fault_of_the_program(
 @pytest.mark.parametrize("limit", ["-v 400000", "-v 900000", "-n 20"])
 def test_a_run_with_too_little_of_the_machine_is_one_line(tmp_path: Path, limit: str) -> None:
     """400 MB do not hold torch; with 900 MB a command may well work: then it may not break either."""
-    words = ["run", "smoke", "--out", str(tmp_path), "--set", "datasets.0.options.frames=9"]
+    small = ["datasets.0.options.frames=9", "datasets.0.size={mode: exact, width: 56, height: 42}"]
+    words = ["run", "smoke", "--out", str(tmp_path), *(word for setting in small for word in ("--set", setting))]
     command = f'ulimit {limit}; exec "{sys.executable}" -m lingbot_eval.cli.main "$@"'
     done = subprocess.run(["sh", "-c", command, "sh", *words], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode in (0, 1, 2), done.stderr

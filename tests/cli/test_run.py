@@ -226,7 +226,7 @@ def test_a_replayed_file_of_the_same_size_and_time_is_another(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Copied over with its times kept: what it holds counts."""
-    out = ["--out", str(experiment.parent / "runs")]
+    out = ["--out", str(experiment.parent / "runs"), "--no-report"]
     assert main(["run", str(experiment), *out]) == 0
     path = sorted((experiment.parent / "estimates").iterdir())[0]
     before = path.stat()
@@ -247,7 +247,7 @@ def test_a_replay_whose_clock_differs_fails_with_score_s_words(
         rows = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
         rows = [[str(round((1e9 + float(row[0])) * 1e9)), *row[1:]] for row in rows]
         path.write_text("".join(" ".join(row) + "\n" for row in rows))
-    out = ["--out", str(experiment.parent / "runs")]
+    out = ["--out", str(experiment.parent / "runs"), "--no-report"]
     assert main(["run", str(experiment), *out]) == 2
     said = capsys.readouterr().out
     assert "time_scale: 1e-09" in said
