@@ -10,10 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from lingbot_eval.datasets.image_folder import gap_notes, numbering_of
-from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown, unknown_scene
-from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.datasets.readers import MILLIMETRES
+from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.text import read_text
@@ -35,37 +33,34 @@ class SevenScenesOptions(BaseModel):
     split: Literal["test", "train", "all"] = "test"
 
 
-class SevenScenesAdapter:
+class SevenScenesAdapter(FileDataset):
     """ROOT/SCENE/seq-NN; each sequence is a scene called ``SCENE/seq-NN``."""
 
     name = "seven_scenes"
+    layout = "ROOT/SCENE/seq-NN folders"
+    licence = "Microsoft Research 7-Scenes licence: research use only"
     Options = SevenScenesOptions
-
-    def __init__(self, root: Path, options: SevenScenesOptions) -> None:
-        self._root = root
-        self._options = options
 
     def scenes(self) -> tuple[str, ...]:
         """Sequences of the split. Raises DataError for a root of another shape and for missing or wrong split files."""
         found = [
             f"{place}/{sequence}"
             for place in self._places()
-            for sequence in (self._on_disk(place) if self._options.split == "all" else self._in_split(place))
+            for sequence in (self._on_disk(place) if self.options.split == "all" else self._in_split(place))
         ]
         if not found:
             raise DataError(
-                f"seven_scenes: no sequence in split '{self._options.split}' under {self._root}; set options.split to"
+                f"seven_scenes: no sequence in split '{self.options.split}' under {self.root}; set options.split to"
                 " another split, or to all"
             )
         return tuple(found)
 
-    def open(self, scene: str, selection: Selection) -> FileSequence:
-        """One sequence, in whichever split it is. Raises DataError when it is not there or has no frames."""
-        places = self._places()
-        known = [f"{place}/{sequence}" for place in places for sequence in self._on_disk(place)]
-        if scene not in known:
-            raise unknown_scene("seven_scenes", scene, known)
-        folder = self._root / scene
+    def known_scenes(self) -> list[str]:
+        return [f"{place}/{sequence}" for place in self._places() for sequence in self._on_disk(place)]
+
+    def read(self, scene: str) -> FileSequence:
+        """One sequence, in whichever split it is. Raises DataError when it has no frames."""
+        folder = self.root / scene
         numbered = _frames_in(folder)
         numbers = sorted(number for number, files in numbered.items() if "color" in files)
         if not numbers:
@@ -73,38 +68,27 @@ class SevenScenesAdapter:
                 f"seven_scenes: scene {scene} in {folder} has no frames (frame-NNNNNN.color.png or .jpg);"
                 f" it holds {shown(names_in(folder), 6)}"
             )
-        chosen = [numbers[index] for index in selection.indices(len(numbers))]
-        if not chosen:
-            raise DataError(
-                f"seven_scenes: scene {scene} has {len(numbers)} frames and the selection starts at"
-                f" {selection.start}: no frame is left; start earlier"
-            )
-        files = [_frame_files(folder, number, numbered[number]) for number in chosen]
-        registered = sum(f.depth is not None and f.depth_intrinsics is None for f in files)
-        return FileSequence(
-            dataset="seven_scenes",
-            scene=scene,
-            root=self._root,
-            files=files,
-            intrinsics=COLOUR_INTRINSICS,
-            conventions={
+        files = [_frame_files(folder, number, numbered[number]) for number in numbers]
+        return self.sequence(
+            scene,
+            files,
+            COLOUR_INTRINSICS,
+            {
                 "poses": "KinectFusion, camera-to-world, metres, as in the files (rotations orthogonal to about 1e-3)",
                 "depth": "uint16 millimetres, 0 and 65535 invalid",
-                "depth_registered_frames": registered,
+                "depth_registered_frames": sum(f.depth is not None and f.depth_intrinsics is None for f in files),
                 "depth_registration": "frame-*.depth.proj.png as it is; frame-*.depth.png (K = 585) looked up along the"
                 " colour camera's rays, the distance between the sensors not corrected",
                 "intrinsics": "nominal, of the colour camera: 525, 525, 320, 240 (585 is the depth camera's)",
                 "intrinsics_source": "nominal",
                 "timestamps": f"frame number / {FRAMES_PER_SECOND:g} Hz (nominal)",
                 "frames_without_image": len(numbered) - len(numbers),
-                "licence": "Microsoft Research 7-Scenes licence: research use only",
             },
-            depth_reader=MILLIMETRES,
-            notes=gap_notes(numbering_of(numbers)),
+            numbers=numbers,
         )
 
     def _places(self) -> list[str]:
-        root = existing_folder(self._root, "root of dataset seven_scenes")
+        root = existing_folder(self.root, "root of dataset seven_scenes")
         places = [name for name in folders_in(root) if self._on_disk(name)]
         if places:
             return places
@@ -126,10 +110,10 @@ class SevenScenesAdapter:
         return f"found {shown(names)}"
 
     def _on_disk(self, place: str) -> list[str]:
-        return _sequences(self._root / place)
+        return _sequences(self.root / place)
 
     def _in_split(self, place: str) -> Iterator[str]:
-        path = self._root / place / f"{self._options.split.capitalize()}Split.txt"
+        path = self.root / place / f"{self.options.split.capitalize()}Split.txt"
         there = self._on_disk(place)
         seen: dict[str, int] = {}
         for number, line in enumerate(read_text(path, "split file").split("\n"), start=1):
@@ -141,7 +125,7 @@ class SevenScenesAdapter:
             name = f"seq-{int(match[1]):02d}"
             if name not in there:
                 raise DataError(
-                    f"{at(path, number)}: {name} is listed but {self._root / place} holds only {shown(there)};"
+                    f"{at(path, number)}: {name} is listed but {self.root / place} holds only {shown(there)};"
                     " unpack or download it, name the scenes you want, or set options.split to all"
                 )
             if name in seen:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -532,3 +534,50 @@ def test_damaged_files_are_data_errors_or_read(name: str, tree: Callable[[str], 
             outcomes.add(outcome(name, root))
         path.write_bytes(sound)
     assert "refused" in outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bonn", "euroc", "capture"])
+def test_thirty_thousand_frames_open_in_a_second_and_little_memory(
+    name: str, tree: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Lists, poses and files of a scene made as long; the limit is three times that, of this process's time alone."""
+    root = shutil.copytree(tree(name), tmp_path / "data")
+    count = 30_000
+    (images,) = {path.parent for path in root.rglob("*") if path.parent.name in ("rgb", "data", "images")} - {root}
+    first = min(images.iterdir())
+    numbers = tum_times = [f"{1548266470.01 + k / 30:.5f}" for k in range(count)]
+    if name == "bonn":
+        pose = trees.tum(trees.pose(1))
+        trees.text(images.parent / "rgb.txt", "".join(f"{time} rgb/{time}.png\n" for time in tum_times))
+        trees.text(images.parent / "groundtruth.txt", "".join(f"{time} {pose}\n" for time in tum_times))
+    elif name == "euroc":
+        numbers = [f"{1403636579763555584 + k * 50_000_000}" for k in range(count)]
+        trees.text(images.parent / "data.csv", "".join(f"{time},{time}.png\r\n" for time in numbers))
+        truth = root / "MH_01_easy/mav0/state_groundtruth_estimate0/data.csv"
+        header, row, *_ = truth.read_text().splitlines()
+        values = row.partition(",")[2]
+        trees.text(truth, f"{header}\n" + "".join(f"{time},{values}\n" for time in numbers))
+    else:
+        numbers = [f"frame_{k:06d}" for k in range(count)]
+        document = json.loads((root / "garden/transforms.json").read_text())
+        matrices = [trees.pose(k % 7).tolist() for k in range(count)]
+        document["frames"] = [
+            {"file_path": f"images/{number}.png", "transform_matrix": matrix}
+            for number, matrix in zip(numbers, matrices, strict=True)
+        ]
+        trees.text(root / "garden/transforms.json", json.dumps(document))
+    for number in numbers:
+        path = images / f"{number}.png"
+        if not path.exists():
+            path.hardlink_to(first)
+    started = time.process_time()
+    sequence = opened(name, root)
+    assert time.process_time() - started < 3.0
+    assert sequence.length == count
+    tracemalloc.start()
+    sequence = opened(name, root)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 50 << 20
+    assert peak < 150 << 20
