@@ -57,6 +57,7 @@ class FileDataset:
         self.root = root
         self.options: Any = options
         self.folders: dict[str, Path] = {}
+        self._found: frozenset[str] = frozenset()
 
     def is_scene(self, folder: Path) -> bool:
         """Whether a folder is a scene: every one, unless a subclass knows better."""
@@ -116,9 +117,12 @@ class FileDataset:
 
     def open(self, scene: str, selection: Selection) -> FileSequence:
         """The selected frames of one scene. Raises DataError for an unknown scene or one without frames."""
-        scenes = self.known_scenes()
-        if scene not in scenes:
-            raise unknown_scene(self.name, scene, scenes)
+        # Looked for once, not for each of ten thousand scenes; what came since is found.
+        if scene not in self._found:
+            scenes = self.known_scenes()
+            self._found = frozenset(scenes)
+            if scene not in self._found:
+                raise unknown_scene(self.name, scene, scenes)
         whole = self.read(scene)
         chosen = selected(self.name, scene, selection, len(whole.files))
         return dataclasses.replace(whole, files=[whole.files[i] for i in chosen])

@@ -93,6 +93,7 @@ class FolderAdapter:
     def __init__(self, root: Path, options: FolderOptions) -> None:
         self._root = root
         self._options = options
+        self._found: dict[str, _Scene] = {}
         # Now, so that whoever plans a run hears that pycolmap is missing.
         self._structure = structure_in_words() if options.reference == "sfm" else None
 
@@ -102,10 +103,12 @@ class FolderAdapter:
 
     def open(self, scene: str, selection: Selection) -> FileSequence:
         """One folder of images in natural order (``2.png`` before ``10.png``)."""
-        folders = self._folders()
-        if scene not in folders:
-            raise unknown_scene("folder", scene, folders)
-        folder, inside, notes = folders[scene]
+        # As in `FileDataset.open`.
+        if scene not in self._found:
+            self._found = self._folders()
+            if scene not in self._found:
+                raise unknown_scene("folder", scene, self._found)
+        folder, inside, notes = self._found[scene]
         found = images_in(inside)
         names = self._in_order(found.names)
         by_position = self._options.timestamps == "fps"

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,13 +193,27 @@ def read_claims(run: Path) -> tuple[Holder, ...]:
 
     Heartbeats of other hosts are held against this host's clock.
     """
-    found = []
+    return tuple(holder for _, holder in _claims(run) if holder is not None)
+
+
+def remove_dead_claims(run: Path) -> None:
+    """Remove what killed processes left, and the folder where nobody is at work."""
+    with suppress(OSError):
+        for path, holder in _claims(run):
+            if holder is None:
+                path.unlink(missing_ok=True)
+        (run / CLAIMS).rmdir()
+
+
+def _claims(run: Path) -> Iterator[tuple[Path, Holder | None]]:
+    """Every claim, with its holder where that one lives; not those that are just being written."""
     for path in sorted((run / CLAIMS).glob("*-*")):
         with suppress(OSError):
             holder = None if path.name.startswith(_GONE) else _read(path)
-            if holder is not None and not holder.ended and time.time() - path.stat().st_mtime <= STALE_S:
-                found.append(holder)
-    return tuple(found)
+            fresh = time.time() - path.stat().st_mtime <= STALE_S
+            if holder is None and fresh:
+                continue
+            yield path, holder if holder is not None and fresh and not holder.ended else None
 
 
 def _read(path: Path) -> Holder | None:

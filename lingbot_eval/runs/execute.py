@@ -21,6 +21,7 @@ from lingbot_eval.machine.environment import environment
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.runs.attempt import Attempt, Task, attempt_unit
+from lingbot_eval.runs.claims import read_claims
 from lingbot_eval.runs.plan import Plan
 from lingbot_eval.runs.records import HostRecord, Names, RunRecord, utc_now
 from lingbot_eval.runs.saved import SavedState
@@ -97,8 +98,8 @@ class Outcome(Generic[RunT, ResultT]):
     """How a run ended. units: what is on the disk now. failed: planned units without scores there; bad_input: whether
     any is for the user to mend. lost_record: a line where the run's record was gone and is written anew.
 
-    Of a run that goes on in other processes, units and failed are of this process's share, and pending is the number of
-    units without a result.
+    Of a run that is not at its end, units and failed are of this process's share, and pending is the number of units
+    without a result; while other processes go on, of those that they are at, at least 1.
     """
 
     path: Path
@@ -223,14 +224,15 @@ def _run_shared(
         with suppress(StoreError), store.lock():
             _stopped(store, record, error)
         raise
-    pending = [task for task in tasks if not store.has_result(*task.names)]
     try:
         with store.lock():
+            pending = sum(not store.has_result(*task.names) for task in tasks)
             if not pending:
                 return _finished(store, record, own, tally)
             store.write_run(_ended(record, complete=False))
     except BusyError:
-        pass
+        # Not counted by each of hundreds of processes: whoever ends last does.
+        pending = max(1, sum(bool(holder.names) for holder in read_claims(store.path)))
     found = [store.find_unit(*task.names) for task in own]
     there = [unit for unit in found if isinstance(unit, StoredUnit)]
     left_out = [unit for unit in found if isinstance(unit, LeftOutUnit)]
@@ -244,7 +246,7 @@ def _run_shared(
         failed=len(own) - sum(unit.record.status == "ok" for unit in there),
         bad_input=any(tally.bad_input),
         lost_record=store.lost_record,
-        pending=len(pending),
+        pending=pending,
     )
 
 

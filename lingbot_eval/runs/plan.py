@@ -103,9 +103,15 @@ def adapter_of(dataset: DatasetConfig) -> Adapter:
     return open_adapter(dataset.name, None if dataset.root is None else Path(dataset.root), dataset.options)
 
 
-def open_scene(unit: Unit) -> FrameSequence:
-    """The unit's frames. Raises DataError when the scene is not there or not what it should be."""
-    return adapter_of(unit.dataset).open(unit.scene, unit.dataset.selection)
+def open_scene(unit: Unit, adapters: dict[int, Adapter] | None = None) -> FrameSequence:
+    """The unit's frames. Raises DataError when the scene is not there or not what it should be.
+
+    adapters: of datasets that were opened for units before it, by identity.
+    """
+    known = {} if adapters is None else adapters
+    if id(unit.dataset) not in known:
+        known[id(unit.dataset)] = adapter_of(unit.dataset)
+    return known[id(unit.dataset)].open(unit.scene, unit.dataset.selection)
 
 
 def prepared_size(unit: Unit, sequence: FrameSequence) -> tuple[int, int]:

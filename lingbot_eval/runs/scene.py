@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lingbot_eval.datasets.prepare.input_notes import input_notes
 from lingbot_eval.datasets.prepare.prefetch import prefetch_mapped
 from lingbot_eval.datasets.prepare.resize import prepare
+from lingbot_eval.datasets.protocol import Adapter
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.methods.base import Method, MethodSettings
@@ -37,12 +38,14 @@ free, each with one frame more."""
 
 @dataclass
 class SceneTask:
-    """A `lingbot_eval.runs.attempt.Task`. shorter: those of the same stream with fewer frames, shortest first."""
+    """A `lingbot_eval.runs.attempt.Task`. shorter: those of the same stream with fewer frames, shortest first.
+    adapters: as of `lingbot_eval.runs.plan.open_scene`, shared by all tasks of a run."""
 
     unit: Unit
     metrics: MetricsConfig
     kept: KeepSettings
     shorter: tuple[SceneTask, ...] = ()
+    adapters: dict[int, Adapter] = field(default_factory=dict)
     pace: ClassVar[Pace] = Pace()
     measures_limits: ClassVar[bool] = False
     _fingerprint: str = ""
@@ -57,7 +60,7 @@ class SceneTask:
         return self.unit.method
 
     def is_done(self, record: UnitRecord) -> bool:
-        return record.is_made_from(input_fingerprint(self.unit, open_scene(self.unit)))
+        return record.is_made_from(input_fingerprint(self.unit, open_scene(self.unit, self.adapters)))
 
     def beginnings(self, sequence: FrameSequence) -> list[tuple[int, SceneTask]]:
         whole = sequence.length
@@ -68,7 +71,7 @@ class SceneTask:
         return [(end, shorter) for end, shorter in ends if self.method.stream_key(end) == key]
 
     def open(self) -> FrameSequence:
-        sequence = open_scene(self.unit)
+        sequence = open_scene(self.unit, self.adapters)
         self._fingerprint = input_fingerprint(self.unit, sequence)
         return sequence
 
@@ -187,10 +190,11 @@ def scene_tasks(units: Iterable[Unit], experiment: Experiment) -> list[SceneTask
             same[id(unit.dataset)] = _beside_length(unit.dataset)
         streams.setdefault((same[id(unit.dataset)], unit.scene, unit.method.name), []).append(unit)
     found: list[SceneTask] = []
+    adapters: dict[int, Adapter] = {}
     for each in streams.values():
         tasks: list[SceneTask] = []
         for unit in sorted(each, key=lambda unit: unit.dataset.selection.count or math.inf):
-            tasks.append(SceneTask(unit, experiment.metrics, experiment.keep, tuple(tasks)))
+            tasks.append(SceneTask(unit, experiment.metrics, experiment.keep, tuple(tasks), adapters))
         found += reversed(tasks)
     return found
 

@@ -19,7 +19,7 @@ from lingbot_eval.errors import BusyError, StoreError, reason
 from lingbot_eval.files.atomic import remove_abandoned
 from lingbot_eval.files.opening import open_file
 from lingbot_eval.files.text import parse_number, parse_whole
-from lingbot_eval.runs.claims import Claims, read_claims
+from lingbot_eval.runs.claims import Claims, read_claims, remove_dead_claims
 from lingbot_eval.runs.disk import (
     PARTIAL_PREFIX,
     component,
@@ -159,6 +159,7 @@ class Store(Generic[RunT, ResultT]):
         """
         with directory_lock(self.path):
             remove_partials(self.path, self.layout.units, self.layout.depth, self._living_partials)
+            remove_dead_claims(self.path)
             for folder in (self.path, self.path / REPORT):
                 refuse_links(self.path, folder)
                 remove_abandoned(folder)

@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from store_records import make_run_record
 
 from lingbot_eval.errors import BusyError
 from lingbot_eval.runs import claims as module
 from lingbot_eval.runs.claims import CLAIMS, STALE_S, Claims, read_claims
 from lingbot_eval.runs.host import admitted, first_alone, present
 from lingbot_eval.runs.lock import directory_lock, writer_of
+from lingbot_eval.runs.store import RunStore
 
 UNIT = ("tum", "a/b", "method")
 
@@ -129,6 +131,19 @@ def test_one_alone_or_several_together(tmp_path: Path) -> None:
     with Claims(tmp_path), pytest.raises(BusyError), directory_lock(tmp_path):
         pass
     assert writer_of(tmp_path) is None
+
+
+def test_the_next_to_lock_removes_what_the_dead_left(tmp_path: Path) -> None:
+    RunStore.create(tmp_path, make_run_record())
+    (run,) = tmp_path.iterdir()
+    (run / CLAIMS).mkdir()
+    dead = {"host": "here", "system": "", "born": "", "token": "t", "since": "then", "pid": 1, "names": []}
+    for name, text in (("process-dead", json.dumps(dead)), ("unit-torn", "{"), ("gone-x", "")):
+        path = run / CLAIMS / name
+        path.write_text(text)
+        os.utime(path, (1, 1))
+    with RunStore(run).lock():
+        assert not (run / CLAIMS).exists()
 
 
 class ShutError(Exception):
