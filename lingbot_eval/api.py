@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lingbot_eval.gating.judge import Verdict
     from lingbot_eval.methods.model import Model
     from lingbot_eval.reports.reading import Run
-    from lingbot_eval.reports.report import Written
+    from lingbot_eval.reports.report import WrittenReport
     from lingbot_eval.reports.two_runs import RunComparison
     from lingbot_eval.runs.execute import Outcome, Parallel
     from lingbot_eval.runs.plan import Plan, Unit
@@ -240,7 +240,7 @@ def report(
     notebook_page: bool = False,
     interactive: bool = False,
     drawn: Callable[[], object] = lambda: None,
-) -> Written:
+) -> WrittenReport:
     """Write one report of one or more runs.
 
     Args:
@@ -260,7 +260,7 @@ def report(
         StoreError: no run can be read, or the disk refuses.
         ConfigError: labels that do not fit, or no ``out`` for several runs.
     """
-    from lingbot_eval.reports.report import Wanted, write_report
+    from lingbot_eval.reports.report import ReportOptions, write_report
     from lingbot_eval.runs.store import REPORT
 
     paths = [_run_path(each) for each in _several(runs)]
@@ -268,7 +268,7 @@ def report(
         if len(paths) != 1:
             raise ConfigError(f"a report of {len(paths)} runs needs a folder: give out")
         out = paths[0] / REPORT
-    wanted = Wanted(html, notebook or notebook_page, notebook_page, tuple(labels), interactive)
+    wanted = ReportOptions(html, notebook or notebook_page, notebook_page, tuple(labels), interactive)
     return write_report(paths, Path(out), wanted, drawn)
 
 

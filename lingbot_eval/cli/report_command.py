@@ -15,7 +15,7 @@ from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lingbot_eval.reports.report import Written
+    from lingbot_eval.reports.report import WrittenReport
 
 DONE, SOME_MISSING = 0, 1
 RUNS = Path("runs")
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     return SOME_MISSING if content.left_out or gone else DONE
 
 
-def _write(args: argparse.Namespace, runs: Sequence[Path]) -> Written:
+def _write(args: argparse.Namespace, runs: Sequence[Path]) -> WrittenReport:
     from lingbot_eval.api import report
 
     out = args.out if args.out is not None else _default_folder(runs)
@@ -88,7 +88,7 @@ def _write(args: argparse.Namespace, runs: Sequence[Path]) -> Written:
         )
 
 
-def _show(runs: Sequence[Path], written: Written, *, as_json: bool) -> None:
+def _show(runs: Sequence[Path], written: WrittenReport, *, as_json: bool) -> None:
     from lingbot_eval.reports.rendering import table_data, text_table
 
     tables = written.content.tables

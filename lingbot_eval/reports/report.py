@@ -25,7 +25,7 @@ _LATEX_HEAD = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}; with o
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReportOptions:
     """What to write besides Markdown, tables and figures. labels: of the runs, else they are called by name.
     interactive: scenes in three dimensions, a page each."""
 
@@ -37,7 +37,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """files: all of them, the page that a reader opens first. content: what they say."""
 
     files: tuple[Path, ...]
@@ -45,8 +45,11 @@ class Written:
 
 
 def write_report(
-    runs: Sequence[Path], out_dir: Path, wanted: Wanted = Wanted(), drawn: Callable[[], object] = lambda: None
-) -> Written:
+    runs: Sequence[Path],
+    out_dir: Path,
+    wanted: ReportOptions = ReportOptions(),
+    drawn: Callable[[], object] = lambda: None,
+) -> WrittenReport:
     """Write the report of the run directories ``runs`` into ``out_dir`` (made when missing).
 
     Reads stored records only, so it works while a run goes on and after a part of it failed or was damaged: those
@@ -97,7 +100,7 @@ def write_report(
         found = sorted(file.relative_to(stage) for file in stage.rglob("*") if file.is_file())
     # False comes before True: the page that a reader opens, then the rest by name.
     files = sorted(found, key=lambda name: (name.name != HTML_FILE, name.name != MARKDOWN_FILE, name))
-    return Written(tuple(out_dir / name for name in files), content)
+    return WrittenReport(tuple(out_dir / name for name in files), content)
 
 
 def _pair(content: Content) -> RunComparison | None:

@@ -18,7 +18,7 @@ from lingbot_eval.reports.headline import Headline, headline
 from lingbot_eval.reports.published import PublishedRow
 from lingbot_eval.reports.reading import open_runs, tables
 from lingbot_eval.reports.rendering import pieces
-from lingbot_eval.reports.report import Wanted, Written, write_report
+from lingbot_eval.reports.report import ReportOptions, WrittenReport, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS, sections
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement
@@ -216,7 +216,7 @@ def test_a_metric_of_a_plugin_that_asks_for_it_is_there(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_scene(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def one_scene(tmp_path_factory: pytest.TempPathFactory) -> WrittenReport:
     record = run_record().model_copy(update={"units": [[*OFFICE, LINGBOT]]})
     store = RunStore.create(tmp_path_factory.mktemp("one"), record)
     write_lingbot(store, OFFICE, 60, 1)
@@ -224,18 +224,18 @@ def one_scene(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def several(tmp_path_factory: pytest.TempPathFactory) -> WrittenReport:
     store = build_run(tmp_path_factory.mktemp("several"), frames=40)
     return write_report([store.path], tmp_path_factory.mktemp("out") / "report")
 
 
-def test_of_one_scene_at_most_1500_words_are_seen(one_scene: Written) -> None:
+def test_of_one_scene_at_most_1500_words_are_seen(one_scene: WrittenReport) -> None:
     seen = Seen(one_scene.files[0].read_text())
     assert 40 < len(seen.words) <= 1500
     assert {"ATE", "RPE", "AbsRel", "FPS"} <= set(seen.words)
 
 
-def test_numbers_then_paths_then_failures_and_what_identifies_a_run_last(several: Written) -> None:
+def test_numbers_then_paths_then_failures_and_what_identifies_a_run_last(several: WrittenReport) -> None:
     seen = Seen(several.files[0].read_text())
     assert seen.order == [
         *("results", "paths", "picture", "picture", "failures"),
@@ -246,7 +246,7 @@ def test_numbers_then_paths_then_failures_and_what_identifies_a_run_last(several
     assert "5f0c2d7e91ab4433" not in words  # the key
 
 
-def test_both_pages_are_made_of_one_list_of_sections(several: Written) -> None:
+def test_both_pages_are_made_of_one_list_of_sections(several: WrittenReport) -> None:
     page, markdown = (several.files[position].read_text() for position in (0, 1))
     titles = [section.title for section in sections(several.content)]
     assert re.findall(r'<h2 id="[a-z]+-heading">(.*?)</h2>', page) == titles
@@ -257,7 +257,7 @@ def test_both_pages_are_made_of_one_list_of_sections(several: Written) -> None:
         assert number in markdown
 
 
-def test_no_table_has_more_columns_than_fit_beside_each_other(several: Written) -> None:
+def test_no_table_has_more_columns_than_fit_beside_each_other(several: WrittenReport) -> None:
     """At 1280 pixels: four names of 4 rem at least, and numbers of some 70 pixels."""
     widths = Seen(several.files[0].read_text()).columns
     assert max(widths) <= 4 + MOST_COLUMNS + 3
@@ -284,7 +284,9 @@ def test_scenes_in_three_dimensions_are_pages_beside_that_the_report_shows_and_l
     monkeypatch.setattr(viewing, "write_page", write_page)
     stores = [build_kept(tmp_path / name) for name in "xy"]
     out = tmp_path / "out"
-    written = write_report([store.path for store in stores], out, Wanted(interactive=True, labels=("one", "two")))
+    written = write_report(
+        [store.path for store in stores], out, ReportOptions(interactive=True, labels=("one", "two"))
+    )
     page, markdown = (written.files[position].read_text() for position in (0, 1))
     assert [(scene.title, [layer.label for layer in scene.layers]) for scene in shown] == [
         ("indoor / office", [f"{LINGBOT} · one", f"{LINGBOT} · two"])
@@ -317,7 +319,7 @@ def build_kept(root: Path) -> RunStore:
     return store
 
 
-def test_a_piece_keeps_the_reason_of_each_gap(several: Written) -> None:
+def test_a_piece_keeps_the_reason_of_each_gap(several: WrittenReport) -> None:
     for table in several.content.tables:
         whole = [[cell.note and table.notes[cell.note - 1] for cell in row.cells] for row in table.rows]
         parts = pieces(table, 3)

@@ -18,7 +18,7 @@ from PIL import Image
 from lingbot_eval.reports.html_page import html_page
 from lingbot_eval.reports.reading import open_run
 from lingbot_eval.reports.rendering import legend, pieces
-from lingbot_eval.reports.report import Wanted, Written, write_report
+from lingbot_eval.reports.report import ReportOptions, WrittenReport, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS
 from lingbot_eval.runs.store import RunStore
 
@@ -31,12 +31,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 
 @pytest.fixture(scope="module")
-def written(store: RunStore, tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(store: RunStore, tmp_path_factory: pytest.TempPathFactory) -> WrittenReport:
     return write_report([store.path], tmp_path_factory.mktemp("out") / "report")
 
 
 @pytest.fixture(scope="module")
-def page(written: Written) -> PageReader:
+def page(written: WrittenReport) -> PageReader:
     assert written.files[0].name == "report.html"
     return read_page(written.files[0])
 
@@ -98,12 +98,12 @@ def test_names_from_anywhere_are_text_in_every_output(tmp_path: Path, name: str)
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", file.name) for file in files.values())
 
 
-def test_file_names_are_harmless(written: Written) -> None:
+def test_file_names_are_harmless(written: WrittenReport) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", file.name) for file in written.files)
     assert any("script-alert-1-script" in file.name for file in written.files)
 
 
-def test_every_picture_is_inside_and_says_what_it_shows(written: Written, page: PageReader) -> None:
+def test_every_picture_is_inside_and_says_what_it_shows(written: WrittenReport, page: PageReader) -> None:
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
     drawn = [file.read_bytes() for file in written.files if file.suffix == ".png"]
     inside = [base64.b64decode((attributes["src"] or "").partition(",")[2]) for attributes in pictures]
@@ -112,7 +112,7 @@ def test_every_picture_is_inside_and_says_what_it_shows(written: Written, page: 
     assert all(len(attributes["alt"] or "") > 60 for attributes in pictures)
 
 
-def test_every_convention_and_reason_is_visible(written: Written, page: PageReader) -> None:
+def test_every_convention_and_reason_is_visible(written: WrittenReport, page: PageReader) -> None:
     seen = " ".join(page.text.split())
     for table in written.content.tables:
         for part in pieces(table, MOST_COLUMNS):
@@ -129,7 +129,7 @@ def test_links_inside_the_page_lead_somewhere(page: PageReader) -> None:
     assert all(link.startswith("data:text/csv") for link in page.links if not link.startswith("#"))
 
 
-def test_the_numbers_are_inside_at_full_precision(written: Written, page: PageReader) -> None:
+def test_the_numbers_are_inside_at_full_precision(written: WrittenReport, page: PageReader) -> None:
     (link,) = [link for link in page.links if link.startswith("data:text/csv")]
     inside = base64.b64decode(link.partition(",")[2]).decode()
     (beside,) = [file for file in written.files if file.name == "measurements.csv"]
@@ -199,19 +199,19 @@ def test_published_numbers_have_their_difference_or_the_reason(tmp_path: Path) -
 
 
 def test_a_page_can_be_left_out(store: RunStore, tmp_path: Path) -> None:
-    names = {file.name for file in write_report([store.path], tmp_path, Wanted(html=False)).files}
+    names = {file.name for file in write_report([store.path], tmp_path, ReportOptions(html=False)).files}
     assert "report.html" not in names
     assert "report.md" in names
 
 
-def test_the_same_run_gives_the_same_bytes(written: Written, store: RunStore) -> None:
+def test_the_same_run_gives_the_same_bytes(written: WrittenReport, store: RunStore) -> None:
     folder = written.files[0].parent
     csv = (folder / "tables" / "measurements.csv").read_text()
     assert html_page(written.content, csv, folder) == written.files[0].read_text()
     assert open_run(store.path).results == written.content.results[0]
 
 
-def test_the_failed_scene_has_its_reason_in_its_row(written: Written) -> None:
+def test_the_failed_scene_has_its_reason_in_its_row(written: WrittenReport) -> None:
     text = written.files[0].read_text()
     row = re.findall(r'<tr class="scene failed">.*?</tr>', text, re.DOTALL)[0]
     assert DESK[1] in row

@@ -19,7 +19,7 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
 from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure
 from lingbot_eval.reports.paths_figure import trajectory_figure
-from lingbot_eval.reports.report import Wanted, write_report
+from lingbot_eval.reports.report import ReportOptions, write_report
 from lingbot_eval.reports.unit_data import Paths, read_unit_data
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.records import FRAME_COLUMNS
@@ -38,7 +38,7 @@ def written(store: RunStore) -> list[Path]:
 
 
 def pages_of(store: RunStore, out: Path) -> list[Path]:
-    files = write_report([store.path], out, Wanted(html=False)).files
+    files = write_report([store.path], out, ReportOptions(html=False)).files
     assert files[0].name == "report.md"
     return list(files)
 
