@@ -161,6 +161,21 @@ def test_pace(tmp_path: Path) -> None:
     assert on_cpu["largest memory"] == f"{bytes_of('process', FRAMES - 1) / MIB:.1f} MiB"
 
 
+def test_what_the_harness_adds_is_told_where_frames_do_not_wait_for_a_camera(tmp_path: Path) -> None:
+    samples = SampleLog()
+    for row in sampled(on_cpu=True):
+        samples.append(row)
+    offline = Case(frames=FRAMES, scenario="offline", size=(56, 42))
+    record = case_record(
+        "x", case=offline.model_dump(mode="json"), measurements=list(case_measurements(offline, samples, 2.0))
+    )
+    (told,), (camera,) = (rows(tables([each]), "Cases") for each in (record, study(tmp_path).record))
+    steps = [(forward_ms(index), interval_ms(index)) for index in range(SCALE, FRAMES)]
+    forward, interval = map(sum, zip(*steps, strict=True))
+    assert float(told["overhead"].removesuffix(" %")) == pytest.approx(100 * (interval / forward - 1), rel=0.01)
+    assert camera["overhead"] == "n/a"
+
+
 def test_what_became_of_each_case_and_what_cases_differ_in() -> None:
     def case(name: str, **changes: object) -> CaseRecord:
         return case_record(name, **{"case": Case(frames=30).model_dump(mode="json"), **changes})

@@ -258,15 +258,12 @@ def test_the_picture_is_the_frames_own_or_the_newest_before_it(shown: Shown) -> 
 
 
 def test_between_two_frames_the_straight_line_and_the_way_are_told(shown: Shown) -> None:
+    shown.set("a", False)  # the other method is where the truth is
     shown.widgets["frames"].value = (5.0, 2.0)
     shown.press("between these frames")
     way = np.stack([[np.sin(i), i, np.cos(2 * i)] for i in range(2, 6)])
     straight, along = np.linalg.norm(way[-1] - way[0]), np.linalg.norm(np.diff(way, axis=0), axis=1).sum()
-    words = re.search(r"\*\*([0-9.]+) m, ([0-9.]+) along the path\*\*", shown.said)
-    assert words is not None
-    # The shown path of method a is in the truth's metres, stretched a little by its bad frame.
-    assert float(words[1]) == pytest.approx(straight, rel=0.3)
-    assert float(words[2]) == pytest.approx(along, rel=0.3)
+    assert f"**{straight:.4g} m, {along:.4g} along the path**" in shown.said
 
 
 def test_another_scene_takes_the_place_of_the_first_and_a_broken_one_is_told(shown: Shown) -> None:
