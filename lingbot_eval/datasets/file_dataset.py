@@ -76,8 +76,9 @@ class FileDataset:
 
         Where copies may be nested otherwise, a root that is a scene itself is one, too.
         """
-        if self.nesting and self.root.is_dir() and self.is_scene(self.root):
-            self.folders = {"/".join(self.root.absolute().parts[-self.levels :]): self.root}
+        if self.nesting and self.root.is_dir() and self.is_scene(self.root.absolute()):
+            self.root = self.root.absolute()  # its own name counts
+            self.folders = {"/".join(self.root.parts[-self.levels :]): self.root}
             return tuple(self.folders)
         found = scene_folders(self.root, self.name, self.layout, self.is_scene, self.levels + self.nesting)
         short = {name: "/".join(name.split("/")[-self.levels :]) for name in found}

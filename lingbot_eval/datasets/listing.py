@@ -21,6 +21,7 @@ from lingbot_eval.validation import nearest
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 _IMAGES = (".jpg", ".jpeg", ".png")
 _FOLDERS_TRIED = 100  # a home folder given by mistake should not be searched through
+_MOST_FOLDERS = 20_000  # listed for scenes that may lie some folders deeper; a root given by mistake is not a disk
 _DIGITS = re.compile(r"(\d+)")
 _TIME = re.compile(r"(\d{9,})\.(\d{1,18})(?!\d)")  # seconds since 1970 or nanoseconds, and a fraction
 
@@ -136,22 +137,35 @@ def scene_folders(
     Nothing is looked for inside a scene. Raises DataError that says which folder looks right.
     """
     existing_folder(root, f"root of dataset {dataset}")
-    found = _scenes_below(root, "", is_scene, levels)
+    found = _scenes_below(root, is_scene, levels)
     if found:
         return found
     hint = root_hint(root, lambda folder: any(is_scene(folder / name) for name in folders_in(folder)))
     raise DataError(f"{dataset}: expected {layout} under {root}, {hint}")
 
 
-def _scenes_below(folder: Path, prefix: str, is_scene: Callable[[Path], bool], levels: int) -> dict[str, Path]:
+def _scenes_below(root: Path, is_scene: Callable[[Path], bool], levels: int) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for name in folders_in(folder):
-        path = folder / name
-        if is_scene(path):
-            found[prefix + name] = path
-        elif levels > 1:
-            with suppress(DataError):  # a folder that cannot be listed
-                found |= _scenes_below(path, f"{prefix}{name}/", is_scene, levels - 1)
+    level, looked_in = [("", root)], 0
+    for _ in range(levels):
+        below: list[tuple[str, Path]] = []
+        for prefix, folder in level:
+            looked_in += 1
+            if looked_in > _MOST_FOLDERS:
+                return found
+            try:
+                names = folders_in(folder)
+            except DataError:  # one that may not be listed is no scene
+                if folder == root:
+                    raise
+                continue
+            for name in names:
+                path = folder / name
+                if is_scene(path):
+                    found[prefix + name] = path
+                else:
+                    below.append((f"{prefix}{name}/", path))
+        level = below
     return found
 
 

@@ -345,11 +345,12 @@ def test_scans_under_frames_and_of_smaller_images(tree: Callable[[str], Path], t
     assert "intrinsics of 1296x968 pixels are scaled to the images'" in said(sequence)
 
 
-def test_a_scan_that_is_the_root_itself(tree: Callable[[str], Path]) -> None:
-    for name in ("scannet", "euroc", "capture", "bonn", "replica"):
+def test_a_scene_that_is_the_root_itself(tree: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("scannet", "euroc", "capture", "bonn", "replica", "kitti_raw", "vkitti2", "tum_dynamics"):
         layout, root = trees.LAYOUTS[name], tree(name)
         (folder,) = (path for path in root.rglob(layout.scene.rpartition("/")[2]) if path.is_dir())
-        sequence = open_adapter(layout.dataset, folder, layout.options).open(layout.scene, Selection())
+        monkeypatch.chdir(folder)
+        sequence = open_adapter(layout.dataset, Path(), layout.options).open(layout.scene, Selection())
         assert sequence.length == trees.FRAMES
 
 
