@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lingbot_eval.gating.sides import Meaning, Names, Side, SideUnit
-from lingbot_eval.runs.records import RunRecord
+from lingbot_eval.runs.records import HostRecord, RunRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import FloatArray, FrameType, Measurement
 from tests.runs.store_records import make_run_record, make_unit_record
@@ -69,21 +69,24 @@ def write_run(
     values: dict[str, float] | None = None,
     scenes: tuple[str, ...] = ("desk",),
     step_ms: FloatArray | None = None,
+    host: HostRecord | None = None,
     **record: Any,
 ) -> Path:
-    """A stored run of one method over ``scenes``, written as runs are; returns its directory."""
+    """A stored run of one method over ``scenes``, written as runs are; returns its directory. host: where units ran."""
     names = [("tum", scene, "lingbot") for scene in scenes]
     run: RunRecord = make_run_record(units=[list(each) for each in names], environment=MACHINE, **record)
     store = RunStore.create(root, run)
     times = rounds(1, 7)[0] if step_ms is None else step_ms
     with store.lock():
         for each in names:
-            write_unit(store, each, VALUES if values is None else values, times)
+            write_unit(store, each, VALUES if values is None else values, times, host)
         store.write_run(run.model_copy(update={"status": "complete"}))
     return store.path
 
 
-def write_unit(store: RunStore, names: Names, values: dict[str, float], step_ms: FloatArray) -> None:
+def write_unit(
+    store: RunStore, names: Names, values: dict[str, float], step_ms: FloatArray, host: HostRecord | None = None
+) -> None:
     measurements = []
     for metric, value in values.items():
         family, name, *variant = metric.split("/")
@@ -103,4 +106,5 @@ def write_unit(store: RunStore, names: Names, values: dict[str, float], step_ms:
             writer.append_row(
                 {"index": frame, "timestamp": float(frame), "frame_type": FrameType.KEPT, "forward_ms": time}
             )
-        writer.finish(make_unit_record(names, measurements=measurements, sequence=INPUT, method_facts=SETTINGS))
+        facts = {"sequence": INPUT, "method_facts": SETTINGS, "host": host}
+        writer.finish(make_unit_record(names, measurements=measurements, **facts))
