@@ -16,6 +16,7 @@ import torch
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.model import Model
+from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.fit import Stream, fit, limit_memory, memory_bytes
@@ -39,10 +40,18 @@ def main() -> None:
     cases = [tuple(case.split(":")) for case in args.cases]
     images = torch.randint(0, 256, (_POOL, height, width, 3), dtype=torch.uint8).numpy()
     begun = time.perf_counter()
-    sys.stdout.write(
-        "| card | frames | interval | chosen | predicted, GB | allocated, GB | reserved, GB | in use, GB | frames/s |\n"
-        "|---|---:|---|---|---:|---:|---:|---:|---:|\n"
-    )
+    columns = [
+        "card",
+        "frames",
+        "interval",
+        "chosen",
+        "predicted, GB",
+        "with reserve",
+        "allocated",
+        "reserved",
+        "in use",
+    ]
+    sys.stdout.write(f"| {' | '.join(columns)} | frames/s |\n|---|---:|---|---|{'---:|' * 6}\n")
     for card, count, interval in cases:
         if time.perf_counter() - begun > args.within:
             break
@@ -50,7 +59,7 @@ def main() -> None:
         asked = StreamSettings(keyframe_interval="auto" if interval == "auto" else int(interval))
         network = NetworkSize(CONFIGS[args.config], "float32")
         chosen = fit(network, asked, [Stream(height, width, frames)], memory, device).chosen
-        torch.cuda.empty_cache()
+        free_device_memory()  # of a case that failed, too
         torch.cuda.reset_peak_memory_stats(device)
         limit_memory(device, memory)
         model = Model(
@@ -76,7 +85,9 @@ def main() -> None:
             problem = f" out of memory at frame {done}: {str(error).partition('. ')[0]}"
         rate = done / (time.perf_counter() - start)
         peaks = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device), used
-        sizes = " | ".join(f"{size / 1e9:.2f}" for size in (chosen.estimate.peak_bytes, *peaks))
+        sizes = " | ".join(
+            f"{size / 1e9:.2f}" for size in (chosen.estimate.peak_bytes, chosen.estimate.reserved_bytes, *peaks)
+        )
         sys.stdout.write(f"| {card} | {done} of {frames} | {interval} | {words} | {sizes} | {rate:.1f} |{problem}\n")
         sys.stdout.flush()
         del stepper, model

@@ -108,7 +108,7 @@ def fit_line(at: str, fit: Fit) -> str:
     chosen = fit.chosen
     words = ", ".join(f"{name} {value}" for name, value in chosen.changed.items()) or "as asked for"
     return (
-        f"fit: {at} into {fit.memory_bytes / _GB:g} GB: {words} (predicted peak {chosen.estimate.peak_bytes / _GB:.2f}"
+        f"fit: {at} into {fit.memory_bytes / _GB:g} GB: {words} (predicted {chosen.estimate.reserved_bytes / _GB:.2f}"
         f" of {fit.usable_bytes / _GB:.2f} GB; accuracy: {chosen.cost})"
     )
 
@@ -121,13 +121,13 @@ def print_fit(at: str, fit: Fit) -> None:
             str(choice.settings.cache_precision or "as products"),
             str(choice.settings.window or "the network's"),
             str(choice.settings.keyframe_interval),
-            *(f"{size / _GB:.2f}" for size in (choice.estimate.cache_allocated, choice.estimate.peak_bytes)),
+            *(f"{size / _GB:.2f}" for size in (choice.estimate.cache_allocated, choice.estimate.reserved_bytes)),
             "yes" if choice is fit.chosen else "no",
             choice.cost,
         )
         for choice in fit.choices
     ]
-    header = ("precision", "cache", "window", "interval", "cache, GB", "peak, GB", "fits")
+    header = ("precision", "cache", "window", "interval", "cache, GB", "in all, GB", "fits")
     table = Table("Choices", (*columns(header, left=2), Column("what is known of its accuracy", "left")), rows)
     output.line()
     output.line(f"Choices of {at} for {fit.memory_bytes / _GB:g} GB, of which {fit.usable_bytes / _GB:.2f} can be used")
@@ -142,7 +142,7 @@ def fit_data(fit: Fit) -> dict[str, Any]:
         "usable_bytes": fit.usable_bytes,
         "changes": fit.changes(),
         "choices": [
-            {"changed": choice.changed, "cost": choice.cost, "peak_bytes": choice.estimate.peak_bytes}
+            {"changed": choice.changed, "cost": choice.cost, "reserved_bytes": choice.estimate.reserved_bytes}
             for choice in fit.choices
         ],
     }

@@ -34,6 +34,10 @@ TRUNK_NUMBERS = 9
 OUTPUT_BYTES = 32  # a token and channel, the four outputs that wait for the dense heads
 HEAD_BYTES = 150  # a pixel of the one frame in a dense head, and HEAD_FEATURE_BYTES more a feature
 HEAD_FEATURE_BYTES = 5
+WORKSPACES_BYTES = 200_000_000
+"""The matrix library's, 32 MiB each of two of its parts, for the three streams that a stream computes on."""
+RESERVED_SHARE = 1.05
+"""Reserved over allocated, measured on an H200 at 5 to 14 GB (docs/measurements.md, "Small cards")."""
 FRAME_BYTES = 8  # a pixel of every frame of the pass, and POINT_BYTES more with a point head
 POINT_BYTES = 32
 
@@ -57,6 +61,8 @@ class StreamEstimate:
     stream; with flow keyframes at most that many. cache_bytes: in view when the cache is fullest, by kind;
     cache_allocated: with the stores' headroom. activation_bytes: live tensors of the largest pass, constants kept for
     the image size, the kernels' workspace. growth_bytes: what moving a store to a larger buffer takes, between passes.
+    captured_bytes: live tensors of a step, which a captured pass keeps for its replays; torch counts them as reserved
+    alone.
     """
 
     frames: int
@@ -69,11 +75,19 @@ class StreamEstimate:
     weights_bytes: int
     activation_bytes: int
     growth_bytes: int
+    captured_bytes: int
 
     @property
     def peak_bytes(self) -> int:
         """The most that is there at one time."""
         return self.weights_bytes + self.cache_allocated + max(self.activation_bytes, self.growth_bytes)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What torch takes of a GPU for it at most: a store grows beside what a captured pass keeps, the matrix library
+        keeps workspaces, and the allocator rounds."""
+        passing = max(self.activation_bytes, self.growth_bytes + self.captured_bytes)
+        return int((self.weights_bytes + self.cache_allocated + passing + WORKSPACES_BYTES) * RESERVED_SHARE)
 
 
 def estimate(network: NetworkSize, settings: StreamSettings, height: int, width: int, frames: int) -> StreamEstimate:
@@ -113,6 +127,7 @@ def estimate(network: NetworkSize, settings: StreamSettings, height: int, width:
         + (WORKSPACE_BYTES if settings.backend == "flashinfer" else 0),
         # Before a pass, while a store grows, the old and the new buffer of one layer are there together.
         growth_bytes=held // blocks.layers if kept - scale > window else 0,
+        captured_bytes=_activation_bytes(network, 1, height, width, copied),
     )
 
 
