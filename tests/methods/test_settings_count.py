@@ -218,7 +218,7 @@ LINGBOT: dict[str, tuple[str, object]] = {
 @pytest.fixture(scope="module")
 def seen() -> list[Frame]:
     rng = np.random.default_rng(0)
-    return [Frame(n, n / 10, rng.integers(0, 255, (28, 42, 3)).astype(np.uint8), "") for n in range(14)]
+    return [Frame(n, n / 10, rng.integers(0, 255, (28, 42, 3)).astype(np.uint8), "") for n in range(9)]
 
 
 def streamed(settings: dict[str, Any], seen: list[Frame]) -> np.ndarray:
