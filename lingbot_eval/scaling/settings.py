@@ -111,6 +111,10 @@ class DatasetInput(_Settings):
             raise ValueError("dataset.scenes: expected a list of one scene")
         if self.dataset.size is not None:
             raise ValueError("dataset.size: the cases say the size; leave it out")
+        if self.dataset.lengths or self.dataset.strides:
+            raise ValueError(
+                "dataset.lengths, dataset.strides: a study has checkpoints along one stream; leave them out"
+            )
         return self
 
 

@@ -144,6 +144,10 @@ def test_names_say_every_difference() -> None:
         ("defaults.size=[518, 377]", "multiple of 14"),
         ("checkpoints=[100, 100]", "rising"),
         ("input={kind: dataset, dataset: {name: tum, root: /x}}", "expected a list of one scene"),
+        (
+            "input={kind: dataset, dataset: {name: tum, root: /x, scenes: [a], lengths: [5]}}",
+            "a study has checkpoints along one stream",
+        ),
         ("input.pool=1", "greater than or equal to 2"),
     ],
 )
