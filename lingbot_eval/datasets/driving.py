@@ -65,7 +65,8 @@ class KittiRawAdapter(FileDataset):
             stamps = folder / "oxts" / "timestamps.txt"
             packets = _nearest(packets, stamps, {n: float(times[n]) for n in images}) if packets else {}
             files += [stamps] if packets else []
-        poses = moved(oxts_poses({n: path for n, path in packets.items() if n in images}), on_body)
+        packets = {n: path for n, path in packets.items() if n in images}
+        poses = moved(oxts_poses(packets), on_body)
         truth = folder / "proj_depth" / "groundtruth" / f"image_{camera}"
         depths = numbered_files(truth, _NUMBER, self.name, optional=True)
         how = f"nearest in time within {MAX_TIME_DIFFERENCE:g} s" if raw else "packet n for image n"
@@ -85,7 +86,7 @@ class KittiRawAdapter(FileDataset):
                 "found": {"poses_in_file": len(packets), "images_with_pose": len(poses)},
             },
             numbers=list(images),
-            index_files=[index, *files],
+            index_files=[index, *files, *packets.values()],
             depth_reader=png_depth(DEPTH_UNITS),
         )
 
