@@ -63,7 +63,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except LingbotEvalError as error:
         output.note(f"error: {error}")
         return 2
-    output.line(table.text())
+    for line in (table.text(), *table.legend):
+        output.line(line)
     return 0
 
 

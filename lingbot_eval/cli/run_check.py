@@ -28,7 +28,8 @@ _HEADER += ("allocated", "weights", "peak")
 class UnitCheck:
     """The prediction for one unit, or the reason there is none. size: (width, height) as the model sees it.
 
-    refused: whether the reason is bad input, which would end the unit. kept_bytes: what will be kept of it on the disk,
+    refused: whether the reason is bad input, which would end the unit. distance: what is known of the precision's from
+    float32. kept_bytes: what will be kept of it on the disk,
     by kind, at most; None where that is not known.
     """
 
@@ -38,6 +39,7 @@ class UnitCheck:
     reason: str | None = None
     warnings: tuple[str, ...] = ()
     refused: bool = False
+    distance: str | None = None
     kept_bytes: Mapping[str, int] | None = None
 
 
@@ -87,6 +89,8 @@ def print_checks(checks: Sequence[UnitCheck]) -> None:
         table = Table("Predicted", (*columns(_HEADER, left=0), Column("unit", "left")), rows)
         for line in table.text().splitlines():
             output.line(f"  {line}")
+    for known in dict.fromkeys(check.distance for check in checks if check.distance):
+        output.line(f"  {known}")
     for check in checks:
         sizes = {kind: size for kind, size in (check.kept_bytes or {}).items() if size}
         if sizes:
@@ -170,6 +174,7 @@ def checks_data(checks: Sequence[UnitCheck]) -> list[dict[str, Any]]:
             if check.estimate is None
             else {**asdict(check.estimate), "peak_bytes": check.estimate.peak_bytes},
             "kept_bytes": None if check.kept_bytes is None else dict(check.kept_bytes),
+            "distance": check.distance,
             "reason": check.reason,
             "warnings": list(check.warnings),
         }
@@ -219,7 +224,7 @@ def predicted(
     from lingbot_eval.model.build import PRECISIONS, choose_device, resolve_precision
     from lingbot_eval.model.config import CONFIGS
     from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
-    from lingbot_eval.streaming.settings_check import check, this_machine
+    from lingbot_eval.streaming.settings_check import check, distance, this_machine
     from lingbot_eval.streaming.stores import resolve_backend
 
     model, device = method.model, choose_device(method.device)
@@ -237,4 +242,5 @@ def predicted(
     settings = method.streaming.model_copy(update={"backend": backend})
     predicted = estimate(network, settings, size[1], size[0], frames)
     warnings = check(predicted, settings, precision, this_machine(device))
-    return UnitCheck(names, size, predicted, warnings=warnings)
+    known = distance(precision, settings.cache_precision)
+    return UnitCheck(names, size, predicted, warnings=warnings, distance=known)

@@ -15,6 +15,7 @@ from lingbot_eval.machine.environment import machine_name
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.reports.agreement import AGREEMENT_HEADER, AGREEMENT_LEGEND, agreement_row, missing
 from lingbot_eval.statistics import ALPHA
+from lingbot_eval.streaming.settings_check import distance
 from lingbot_eval.streaming.stores import attention_name
 from lingbot_eval.tables import MISSING, Table, columns, markdown_text, mebibytes, number_text, quantity
 
@@ -105,12 +106,15 @@ def _agreement(found: BackendComparison) -> Table:
         for pair in found.pairs
         if pair.keyframes_differ
     ]
+    contenders = [side.contender for side in found.sides]
+    known = dict.fromkeys(distance(each.precision, each.cache_precision) for each in contenders)
     legend = (
         *(f"{name}: torch's attention in float32, on the same device" for name in labels),
         *AGREEMENT_LEGEND,
         "position is relative to the extent of the second trajectory, depth the median over pixels "
         "of the absolute difference / the second depth",
         *differ,
+        *(f"measured before: {text}" for text in known if text is not None),
         *missing(summaries),
     )
     rows = [agreement_row(pair, summary) for pair, summary in summaries]

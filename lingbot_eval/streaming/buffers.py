@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -80,8 +79,7 @@ class LayerBuffers:
     8-bit numbers are read by way of a copy of one layer in the products' precision. A multiplication of 1,005 queries
     with tens of thousands of keys would otherwise widen each key once a tile of queries, through the memory that its
     own operands come from: measured on an H200 with 77,824 keys, 0.84 ms a layer in the best of 40 shapes, where the
-    copy takes 0.13 and the multiplication of it 0.56. On a GPU the next layer's is made beside what the device computes
-    before it gets there, which leaves most of its bandwidth alone.
+    copy takes 0.13 and the multiplication of it 0.56.
     """
 
     def __init__(self, shape: CacheShape) -> None:
@@ -91,7 +89,6 @@ class LayerBuffers:
         self._seen = range(0)
         self._bounds: Tensor | None = None
         self._copy: Tensor | None = None
-        self._prepared: int | None = None
         self.capacity = 0
 
     def reserve(self, capacity: int, *, at_front: bool = False) -> None:
@@ -132,7 +129,7 @@ class LayerBuffers:
         """
         self._slots = restage(self._slots, slots, self._layers[0][0])
         self._seen = seen
-        self._copy = self._prepared = None
+        self._copy = None
         if self._shape.quantized:
             bounds = torch.tensor([seen.start, seen.stop], dtype=torch.int32)
             self._bounds = restage(self._bounds, bounds, self._layers[0][0])
@@ -144,10 +141,7 @@ class LayerBuffers:
             raise StreamError("begin must come before attend")
         kept = self._layers[layer]
         if runs_triton(key.device):
-            prepared = self._prepared == layer
-            if prepared:
-                torch.cuda.current_stream(key.device).wait_stream(_beside(key.device))
-            scatter(key, value, slots, *kept, copy=self._copy if prepared else None)
+            scatter(key, value, slots, *kept)
             return
         for part, given in enumerate((key, value)):
             for tokens, new in zip(kept, quantize(given) if self._shape.quantized else (given,), strict=True):
@@ -157,21 +151,10 @@ class LayerBuffers:
         """(2, capacity, heads, head_dim) keys and values of a layer: the buffer itself, or a copy of what is seen."""
         if not self._shape.quantized:
             return self._layers[layer][0]
-        if self._copy is None or self._prepared != layer:
-            self._copy = self._widened(layer, self._copy)
-        return self._copy
-
-    def prepare(self, layer: int) -> None:
-        """Begin what reading a layer will need, once the one before it is read; behind the last one, let go of it."""
-        copy, self._prepared = self._copy, None
-        if copy is None or layer == self._shape.layers:
-            self._copy = None
-        elif runs_triton(copy.device):
-            beside = _beside(copy.device)
-            beside.wait_stream(torch.cuda.current_stream(copy.device))
-            with torch.cuda.stream(beside):
-                self._widened(layer, copy)
-            self._prepared = layer
+        copy = self._widened(layer, self._copy)
+        # One serves all layers of a pass, and nobody after the last.
+        self._copy = copy if layer + 1 < self._shape.layers else None
+        return copy
 
     def _widened(self, layer: int, copy: Tensor | None) -> Tensor:
         """What the pass sees of a layer in the precision of what comes; the rest of the copy is anything."""
@@ -214,19 +197,10 @@ class LayerBuffers:
                 self._layers[layer] = (tokens.to(shape.dtype),)
 
 
-def scatter(
-    key: Tensor,
-    value: Tensor,
-    slots: Tensor,
-    tokens: Tensor,
-    scales: Tensor | None = None,
-    *,
-    copy: Tensor | None = None,
-) -> None:
+def scatter(key: Tensor, value: Tensor, slots: Tensor, tokens: Tensor, scales: Tensor | None = None) -> None:
     """Write (N, heads, head_dim) keys and values to their (N,) slots in one launch of this project's kernel.
 
-    tokens: (2, capacity, heads, head_dim), in 8 bits where there are scales. copy: of ``tokens`` in another precision,
-    to be written as well.
+    tokens: (2, capacity, heads, head_dim), in 8 bits where there are scales.
     """
     import triton
 
@@ -244,19 +218,11 @@ def scatter(
             slots,
             tokens,
             scales,
-            tokens if copy is None else copy,
             tokens.shape[1],
             heads=heads,
             block=triton.next_power_of_2(heads),
             dim=dim,
-            copies=copy is not None,
         )
     else:
         width = heads * dim
         scatter_kernel[(count,)](key, value, *strides, slots, *tokens, width=width, block=triton.next_power_of_2(width))
-
-
-@functools.cache
-def _beside(device: torch.device) -> torch.cuda.Stream:
-    """Where the next layer is prepared: one of a device for the whole process."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -47,9 +47,7 @@ class CacheStore(ABC):
         """The pass is remembered first: it sees itself, too."""
         self.remember(layer, key, value)
         keys, values = self._buffers.layer(layer)
-        out = self._reader.run(query, keys, values)
-        self._buffers.prepare(layer + 1)
-        return out
+        return self._reader.run(query, keys, values)
 
     def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Store the pass's (N, heads, head_dim) keys and values of a layer, as ``attend`` does before it attends."""

@@ -21,11 +21,10 @@ def scatter_kernel(
 
 @triton.jit
 def quantize_kernel(
-    key, value, key_stride, value_stride, slots, numbers, scales, copy, capacity,
-    heads: tl.constexpr, block: tl.constexpr, dim: tl.constexpr, copies: tl.constexpr,
+    key, value, key_stride, value_stride, slots, numbers, scales, capacity,
+    heads: tl.constexpr, block: tl.constexpr, dim: tl.constexpr,
 ):  # fmt: skip
-    """One token's keys (program axis 1 is 0) or values (1) to its slot in 8 bits, as `buffers.quantize` makes them, and
-    where ``copies`` says so what they stand for to the copy."""
+    """One token's keys (program axis 1 is 0) or values (1) to its slot in 8 bits, as `buffers.quantize` makes them."""
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     slot = part.to(tl.int64) * capacity + tl.load(slots + token)
@@ -42,8 +41,6 @@ def quantize_kernel(
     whole = tl.minimum(tl.maximum(whole, -127.0), 127.0)
     tl.store(numbers + slot * heads * dim + place, whole.to(tl.int8), mask=inside)
     tl.store(scales + slot * heads + head, scale, mask=head < heads)
-    if copies:
-        tl.store(copy + slot * heads * dim + place, whole * scale.to(tl.float32)[:, None], mask=inside)
 
 
 @triton.jit

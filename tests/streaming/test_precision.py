@@ -19,6 +19,7 @@ from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import StreamSettings, WindowedSettings
+from lingbot_eval.streaming.settings_check import distance
 from lingbot_eval.validation import validated
 from tests.streaming.networks import tiny_network
 
@@ -122,6 +123,13 @@ def test_auto_is_the_nearest_that_costs_nothing(monkeypatch: pytest.MonkeyPatch)
     for multiplies, wanted in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr("lingbot_eval.model.build.multiplies_bfloat16", lambda found=multiplies: found)
         assert resolve_precision("auto", torch.device("cpu")) == wanted
+
+
+def test_the_distance_from_float32_is_said_where_it_was_measured() -> None:
+    assert distance("float32", None) is None
+    said = distance("float16", 8)
+    assert said is not None
+    assert said.startswith("float16, keys and values in 8 bits: 0.092° of rotation, 0.031 % of the extent")
 
 
 def test_the_record_notes_it_and_the_next_scene_begins_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
