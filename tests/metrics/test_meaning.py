@@ -297,7 +297,7 @@ def test_a_mirror_image_of_positions_alone_is_named() -> None:
     assert "--est-handedness left" in note
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("large", [1e160, 1e308])
 def test_numbers_beyond_float64_are_no_fault(large: float) -> None:
     truth = hand(np.random.default_rng(2), 20)

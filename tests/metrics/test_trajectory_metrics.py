@@ -284,7 +284,7 @@ def test_too_few_frames_for_the_anchors_or_the_step() -> None:
     assert "step of 8" in found["rpe_rotation_rmse", "sim3"]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("large", [1e160, 1e300, 1.7e308])
 def test_numbers_beyond_float64_become_reasons(large: float) -> None:
     truth, estimate = wandering(10)
