@@ -28,7 +28,7 @@ def admitted(*, alone: bool, wait: Callable[[float], object]) -> Iterator[None]:
         alone: whether nobody else may be, as for what is timed; others wait outside meanwhile.
         wait: called with seconds as long as the door is shut; ends the waiting by what it raises.
     """
-    descriptor = os.open(_folder() / "door", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    descriptor = _opened("door")
     try:
         while not _locked(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
             wait(_PAUSE_S)
@@ -52,7 +52,8 @@ def present() -> Iterator[Callable[[], int]]:
             hidden.rename(own)  # locked before it is seen
             begun = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
-            os.write(begun, f"{token}\n".encode())
+            with writing(log):
+                os.write(begun, f"{token}\n".encode())
             place = os.lseek(begun, 0, os.SEEK_CUR)
             others = {path.name for path in units.iterdir() if path.name[0] != "." and path.name != token}
             living = {name for name in others if _lives(units / name)}
@@ -76,7 +77,7 @@ def first_alone(what: str) -> Iterator[None]:
 
     What is compiled within lies in a cache then, from which the others take it.
     """
-    descriptor = os.open(_folder() / f"first-{what}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    descriptor = _opened(f"first-{what}")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         done = os.fstat(descriptor).st_size > 0
@@ -98,6 +99,12 @@ def _folder() -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise StoreError(f"{path}: expected a folder of this user, found another's; set TMPDIR to a folder of yours")
     return path
+
+
+def _opened(name: str) -> int:
+    path = _folder() / name
+    with writing(path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
 def _lives(path: Path) -> bool:

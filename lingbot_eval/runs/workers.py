@@ -490,6 +490,13 @@ def main() -> int:
     except LingbotEvalError as error:
         say({"event": "error", "kind": type(error).__name__, "text": str(error)})
         return 2
+    except OSError as error:
+        # Outside of any unit's own work: a disk that refuses, and no unit is to blame.
+        say({"event": "error", "kind": "StoreError", "text": f"cannot write: {error}; free space, then run again"})
+        return 2
+    except Exception as error:  # noqa: BLE001 - told to the parent, who ends the run with it
+        say({"event": "error", "kind": "", "text": f"{one_line(error)} in a worker process"})
+        return 3
     except KeyboardInterrupt:
         return 130
     return 0
