@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +33,20 @@ os.environ["TRITON_INTERPRET"] = "1"
 CPU = torch.device("cpu")
 # NumPy, which the interpreter computes with, speaks of the overflow that the kernel provokes and then deals with.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
+
+
+@pytest.fixture(autouse=True)
+def interpreted_with_any_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton 3.6 makes a whole number of an array with one element, which NumPy refuses since 2.4."""
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
 
 
 def randn(*size: int, seed: int = 0) -> torch.Tensor:
