@@ -76,6 +76,10 @@ class Drawn:
         return DESCRIPTIONS[self.kind]
 
 
+MANY_UNITS, FEW_OF_MANY = 1000, 100
+"""A unit's figures take a third of a second: of ten thousand units an hour, and a page that nobody can open."""
+
+
 @dataclass(frozen=True)
 class UnitFigures:
     """Figures of one scene, or of one method on it (of one run where there are several), and what could not be drawn;
@@ -101,9 +105,12 @@ def draw_units(
     """Draw every stored unit of every run into ``folder/figures``: ``(scene by scene, unit by unit)``.
 
     A scene's figures show all its methods and runs. File names are numbered by the plan,
-    so that a later report of the same runs gives the same ones. ``drawn`` is called after each unit. Raises StoreError
-    when the disk refuses; damaged files are problems of their unit.
+    so that a later report of the same runs gives the same ones. ``drawn`` is called after each unit. Of more than
+    MANY_UNITS the first FEW_OF_MANY are drawn, and that is said. Raises StoreError when the disk refuses; damaged files
+    are problems of their unit.
     """
+    total = sum(len(run.results.units) for run in runs)
+    left = total if total <= MANY_UNITS else FEW_OF_MANY
     scenes: dict[tuple[str, str], list[Line]] = {}
     clouds: dict[tuple[str, str], list[Drawn]] = {}
     single: list[UnitFigures] = []
@@ -111,8 +118,9 @@ def draw_units(
         prefix = [f"{run_number:02d}"] if len(runs) > 1 else []
         for number, names in enumerate(run.results.names(), start=1):
             unit = run.results.by_names().get(names)
-            if unit is None:
+            if unit is None or not left:
                 continue
+            left -= 1
             data = read_unit_data(run.store, unit)
             label = run.unit_label(names) + (f" · {run.label}" if prefix else "")
             stem = "-".join([*prefix, f"{number:03d}", *(slug(name) for name in names)])
@@ -125,6 +133,9 @@ def draw_units(
     found = [
         _scene(number, names, scenes[names], clouds[names], folder) for number, names in enumerate(scenes, start=1)
     ]
+    if total > MANY_UNITS:
+        words = f"drawn of the first {FEW_OF_MANY} of {total} pairs of scene and method; the others have numbers alone"
+        single.append(UnitFigures("Figures", (), (words,)))
     return tuple(found), tuple(single)
 
 

@@ -72,6 +72,20 @@ def test_a_report_of_a_run_in_progress_says_what_runs_where(tmp_path: Path) -> N
     assert "0 of 2 pairs of scene and method are stored" in str(run.incomplete)
 
 
+def test_of_very_many_units_a_few_are_drawn_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lingbot_eval.reports import drawing
+
+    monkeypatch.setattr(drawing, "MANY_UNITS", 2)
+    monkeypatch.setattr(drawing, "FEW_OF_MANY", 1)
+    run = write_run(tmp_path, scenes=("desk", "room", "hall"))
+    monkeypatch.setattr(drawing, "_save", lambda figures, label, folder, stem: ())
+    scenes, units = drawing.draw_units([lb.open_run(run)], tmp_path)
+    assert len(scenes) == 1
+    words = "drawn of the first 1 of 3 pairs of scene and method; the others have numbers alone"
+    assert [unit.problems for unit in units if unit.label == "Figures"] == [(words,)]
+    assert len(units) == 2
+
+
 def test_another_process_finds_the_same_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOW_MANY", "1")
     write_experiment(tmp_path)
