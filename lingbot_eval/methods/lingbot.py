@@ -100,7 +100,6 @@ class LingbotMethod:
         return self._stream.drive(frames)
 
     def stream_state(self) -> StreamState | None:
-        """See `SavesStreams`."""
         stream = self._stream
         if stream is None or not stream.is_at_rest or not isinstance(stream.session, StreamingSession):
             return None
@@ -117,7 +116,6 @@ class LingbotMethod:
         return plain(stream.session.state()), contents
 
     def go_on_from(self, values: dict[str, Any], content: Callable[[int], NDArray[np.uint8]]) -> None:
-        """See `SavesStreams`."""
 
         def restored(value: Any) -> Any:
             if isinstance(value, dict):
