@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -43,6 +44,8 @@ HOST = "127.0.0.1"
 PORT = 8080
 
 _TICK_S = 0.5  # between two looks at a scene that grows
+_SHARE = 1 / 40  # of what the process computes is spent on drawing a scene that grows
+_LONGEST_PAUSE_S = 5.0  # of computing, after something large
 _PLOT_POINTS = 300
 _IMAGE_PIXELS = 240  # height
 _PAGE_SECONDS = 20.0  # an HTML page plays a scene in so long, where it has enough frames
@@ -107,12 +110,14 @@ class Viewer:
         self._shown_picture: tuple[str, int] | None = None
         self._seen_before = 0  # points of the scene
         self._played = time.monotonic()
+        self._draws_at = 0.0  # of the process's CPU time: what has grown is drawn from then on
         self._controls = _Controls(self._server, title, tuple(scenes), colouring, self._changed)
         self._buttons()
         self._show(scene)
         self._step()
         self._thread = threading.Thread(target=self._work, name="viewer", daemon=True)
         self._thread.start()
+        self._server.on_client_connect(lambda _: self._changed())
 
     def stop(self) -> None:
         """End the server; the page stays in the browser as it is."""
@@ -149,8 +154,7 @@ class Viewer:
         try:
             while not self._ended.is_set():
                 self._wake.wait(self._pause())
-                self._wake.clear()
-                self._step()
+                self._look()
         except Exception as error:  # noqa: BLE001  # of a thread: `wait` raises it where it can be told
             self._fault = error
             self._ended.set()
@@ -160,14 +164,27 @@ class Viewer:
             return 1 / self._controls.speed.value
         return None if self._whole else _TICK_S
 
-    def _step(self) -> None:
+    def _look(self) -> None:
+        """Draw what somebody asked for, and what has grown if its time has come: drawing has its share of what the
+        process computes, by the process's own clock, so that it holds on a machine that others use, too. While nobody
+        looks nothing is drawn; who comes later wakes the thread."""
+        asked = self._wake.is_set()
+        self._wake.clear()
+        grow = self._nodes.scene.complete or time.process_time() >= self._draws_at
+        if self.clients and (asked or grow):
+            self._step(grow=grow)
+
+    def _step(self, *, grow: bool = True) -> None:
+        """Bring the page up to its controls, and to what has grown if ``grow``."""
+        began = time.thread_time()
         while not self._asked.empty():
             self._asked.get()()
-        # Before it is looked at: the last look at a scene that grew must see all of it.
-        self._whole = self._nodes.scene.complete
+        if grow:
+            # Before it is looked at: the last look at a scene that grew must see all of it.
+            self._whole = self._nodes.scene.complete
         controls = self._controls
         now = time.monotonic()
-        newest = self._last_frame()
+        newest = self._last_frame() if grow else int(controls.frame.max)
         if newest > controls.frame.max:
             at_the_end = controls.frame.value >= controls.frame.max
             controls.frame.max = newest
@@ -178,18 +195,20 @@ class Viewer:
             self._played = now
         look = controls.look(self._labels)
         with self._server.atomic():
-            self._nodes.draw(look)
+            self._nodes.draw(look, grow=grow)
             self._describe(look)
         if self._nodes.surroundings is not self._surveyed:
             # Whoever looked at a scene before there was anything of it gets a view of it, later nobody is moved.
-            first = self._seen_before == 0 and self._nodes.points() > 0
+            first = self._seen_before == 0 and self._nodes.points > 0
             self._look_around()
             if first:
                 for client in self._server.get_clients().values():
                     self._fly("overview", client)
-        self._seen_before = self._nodes.points()
+        self._seen_before = self._nodes.points
         if controls.follow.value:
             self._follow(look.now)
+        spent, now_s = time.thread_time() - began, time.process_time()
+        self._draws_at = min(max(self._draws_at, now_s) + spent / _SHARE, now_s + _LONGEST_PAUSE_S)
 
     def _show(self, scene: LayeredScene) -> None:
         for layer in scene.layers:
@@ -239,7 +258,7 @@ class Viewer:
             ):
                 if note:
                     lines.append(f"{_plain(placed.layer.label)}: {_plain(note)}")
-        controls.say(look, self._last_frame(), lines, nodes.points(), self._legend(look))
+        controls.say(look, self._last_frame(), lines, nodes.points, self._legend(look))
         controls.plot(nodes.placed, look.now)
         self._show_picture(look.now)
 
@@ -681,9 +700,10 @@ def need_viser() -> None:
 
 
 def _serve(port: int, title: str) -> viser.ViserServer:
-    """A server for this machine alone. Raises DependencyError without viser."""
+    """A server for this machine, and for its own page alone. Raises DependencyError without viser."""
     need_viser()
     import viser
+    import websockets.asyncio.server as websockets
 
     class Server(viser.ViserServer):
         """Without the way to the outside that any page could ask for."""
@@ -692,8 +712,39 @@ def _serve(port: int, title: str) -> viser.ViserServer:
             """Refuse."""
 
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
-    with _quiet():
-        return Server(host=HOST, port=port, label=title, verbose=False)
+    guarded, serve = False, websockets.serve
+
+    def serve_guarded(*given: Any, process_request: Callable[..., Any], **options: Any) -> Any:
+        nonlocal guarded
+        guarded = True
+
+        def checked(connection: Any, request: Any) -> Any:
+            if not _is_own(request.headers.get_all("Host"), request.headers.get_all("Origin")):
+                return connection.respond(403, "this page is for browsers at 127.0.0.1 or localhost\n")
+            return process_request(connection, request)
+
+        return serve(*given, process_request=checked, **options)
+
+    # viser lets nobody look at a handshake: it is given another function while it starts.
+    websockets.serve = serve_guarded  # type: ignore[misc,assignment]
+    try:
+        with _quiet():
+            server = Server(host=HOST, port=port, label=title, verbose=False)
+    finally:
+        websockets.serve = serve  # type: ignore[misc]
+    if not guarded:
+        server.stop()
+        raise DependencyError(f"viser {viser.__version__} does not let requests be checked; install viser 1.1")
+    return server
+
+
+def _is_own(hosts: list[str], origins: list[str]) -> bool:
+    """Whether a request is by this server's own page, or by a program that is no browser (and gives no origin): a page
+    from elsewhere has an origin of its own, and one whose name was turned to this machine has that name as host. The
+    port may be any: that of a tunnel."""
+    if len(hosts) != 1 or urlsplit(f"//{hosts[0]}").hostname not in ("127.0.0.1", "localhost"):
+        return False
+    return not origins or origins == [f"http://{hosts[0]}"]
 
 
 @contextmanager

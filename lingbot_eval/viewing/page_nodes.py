@@ -100,6 +100,7 @@ class Nodes:
     Attributes:
         placed: the layers where they are shown.
         surroundings: up, centre, extent.
+        points: that were sent and are there.
     """
 
     def __init__(self, api: viser.SceneApi, scene: LayeredScene) -> None:
@@ -116,10 +117,11 @@ class Nodes:
         self.placed: tuple[Placed, ...] = ()
         self.truth: FloatArray | None = None
         self.surroundings = surroundings((), None)
+        self.points = 0
 
-    def draw(self, look: Look) -> None:
-        """Bring the nodes up to what is there and asked for."""
-        grew = not self._whole
+    def draw(self, look: Look, *, grow: bool = True) -> None:
+        """Bring the nodes up to what is asked for, and to what is there if ``grow``."""
+        grew = grow and not self._whole
         if grew:
             self._whole = self.scene.complete  # before it is looked at: what comes later is seen next time
             self._place()
@@ -149,6 +151,8 @@ class Nodes:
                 for frustum in drawn.frusta.values():
                     frustum.scale = look.frustum * self.surroundings.extent
             self._draw_head(drawn, placed, look)
+        if grew:
+            self.points = sum(len(sent.block.voxels) for drawn in self._drawn for sent in drawn.blocks)
         if self._truth is not None:
             self._truth.visible = "" not in look.hidden
 
@@ -158,10 +162,6 @@ class Nodes:
             drawn.root.remove()
         if self._truth is not None:
             self._truth.remove()
-
-    def points(self) -> int:
-        """Points that were sent and are there."""
-        return sum(len(sent.block.voxels) for drawn in self._drawn for sent in drawn.blocks)
 
     def nearest(self, origin: FloatArray, direction: FloatArray) -> FloatArray | None:
         """(3,) the visible point that a ray meets: of those within 0.5° of it the nearest, else the one at the smallest
@@ -222,7 +222,7 @@ class Nodes:
             drawn.blocks.clear()
         for block, points, colours in ready:
             # Positions travel as float16: near the block's own middle they are exact to a part of a voxel.
-            middle = np.median(points, axis=0)
+            middle = (points.min(axis=0) + points.max(axis=0)) / 2
             shown = look.shows(block.first, block.last)
             handle = self._api.add_point_cloud(
                 f"{self._class_name(drawn, (block.sureness, block.range))}/block {block.number}",

@@ -168,6 +168,28 @@ def test_the_page_is_of_this_machine_alone(viewer: Viewer, capsys: pytest.Captur
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 101),  # a program that is no browser
+        ({"Origin": "http://HOST"}, 101),
+        ({"Host": "localhost:9000", "Origin": "http://localhost:9000"}, 101),  # through a tunnel
+        ({"Origin": "https://elsewhere.example"}, 403),
+        ({"Origin": "null"}, 403),  # a file, a sandboxed frame
+        ({"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
+        ({"Host": "elsewhere.example", "Origin": "http://elsewhere.example"}, 403),  # a name that leads here
+    ],
+)
+def test_only_its_own_page_may_talk_to_the_server(viewer: Viewer, headers: dict[str, str], status: int) -> None:
+    host = viewer.address.removeprefix("http://")
+    key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+    sent = {"Host": host, "Upgrade": "websocket", "Connection": "Upgrade", **key, **headers}
+    lines = [f"{name}: {value.replace('HOST', host)}" for name, value in sent.items()]
+    with socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2])), 20) as raw:
+        raw.sendall("\r\n".join(["GET / HTTP/1.1", *lines, "", ""]).encode())
+        assert raw.recv(100).startswith(f"HTTP/1.1 {status} ".encode())
+
+
 def test_a_port_in_use_gives_the_next_free_one(run: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -242,9 +264,9 @@ def test_photographs_stream_into_a_page(tmp_path: Path) -> None:
         assert found.filling is not None
         assert found.filling.wait(120)
         assert (found.filling.frames, found.filling.error) == (9, None)
-        while not found._nodes.scene.complete or not found._nodes.points():
-            assert not found.wait(0.1)
-        assert found._nodes.points() > 1000
+        assert found._nodes.scene.complete
+        found._step()  # as when a browser comes: until then nothing is drawn
+        assert found._nodes.points > 1000
     finally:
         found.stop()
     with pytest.raises(ConfigError, match="colour: expected picture"):
