@@ -99,7 +99,7 @@ class Camera:
         """Open it.
 
         Args:
-            address: ``camera:0`` (the number of a device) or ``rtsp://…``.
+            address: ``camera:0`` (the number of a device), ``rtsp://…`` or ``http://…``.
 
         Raises:
             DataError: it cannot be opened, or has no video.
@@ -174,7 +174,7 @@ def numbered(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 def is_camera(text: str) -> bool:
     """Whether these words name a camera or a stream of the network."""
-    return text.startswith(("camera:", "rtsp://", "rtsps://"))
+    return text.startswith(("camera:", "rtsp://", "rtsps://", "http://", "https://"))
 
 
 def _opened(address: str) -> InputContainer:

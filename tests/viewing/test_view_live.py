@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,24 @@ def test_a_camera_gives_the_newest_frame_and_counts_the_others(film: Path, monke
         if len(taken) == 1:
             time.sleep(0.3)  # a slow method: meanwhile the whole film goes by
     assert taken[0] < taken[1] == 19
+    assert len(taken) + camera.dropped == 20
+
+
+def test_a_stream_of_the_network_goes_the_way_of_a_camera(film: Path) -> None:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=film.parent)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{film.name}"
+        assert is_camera(address)
+        camera = Camera(address)
+        taken = list(camera)
+        with pytest.raises(DataError, match=r"absent.mp4: expected a camera or stream .* 404"):
+            Camera(address.replace(film.name, "absent.mp4"))
+        server.shutdown()
+    assert taken[-1].image is not None
+    assert round(taken[-1].image.mean() / 10) == 19
     assert len(taken) + camera.dropped == 20
 
 
