@@ -428,52 +428,59 @@ class _Controls:
         self._words = gui.add_markdown("")
         self.frame = gui.add_slider("frame", 0, 1, 1, 1)
         self.play = gui.add_checkbox("play", False)
-        self.image = gui.add_image(np.zeros((2, 2, 3), np.uint8), label="picture", visible=False)
-        self.depth = gui.add_image(np.zeros((2, 2, 3), np.uint8), label="depth: red near, blue far", visible=False)
-        self._plot: viser.GuiUplotHandle | None = None
-        self._plot_folder = gui.add_folder("distance from the truth, cm", visible=False)
-        self.worst = gui.add_button("go to the worst frame", visible=False)
-        self._methods = gui.add_folder("methods")
-        self._shown: dict[str, Any] = {}
-        with gui.add_folder("points"):
-            self.colouring = gui.add_dropdown("colour", COLOURINGS, initial_value=colouring)
-            self._legend = gui.add_markdown("")
-            self.size = gui.add_slider("size", 0.25, 6.0, 0.25, 1.5, hint="in voxels")
-            self.sureness = gui.add_dropdown(
-                "confidence",
-                [_percent(share) for share in SURENESS],
-                initial_value=_percent(SURENESS[2]),
-                hint="share of points that is hidden: those of least confidence in the whole run",
-            )
-            ends = [*RANGES, 1.0]
-            self.ranges = gui.add_multi_slider(
-                "depth",
-                0,
-                len(RANGES),
-                1,
-                (0, len(RANGES)),
-                min_range=1,
-                marks=tuple((place, f"{100 * share:.0f}") for place, share in enumerate(ends)),
-                hint="per cent of points by distance from the camera that saw them first",
-            )
-        with gui.add_folder("time"):
-            self.speed = gui.add_slider("frames a second", 1.0, 60.0, 1.0, 20.0)
-            self.history = gui.add_slider("history", 0, 200, 5, 0, hint="frames that are shown; 0 shows all")
-            self.follow = gui.add_checkbox("follow the camera", False)
-        with gui.add_folder("cameras"):
-            self.trail = gui.add_checkbox("path", True)
-            self.frusta = gui.add_checkbox("pictures", True)
-            self.frustum = gui.add_slider("camera size", 0.005, 0.15, 0.005, 0.03, hint="share of the scene's extent")
-        with gui.add_folder("view"):
-            self.views = gui.add_button_group(
-                "from", ("overview", "front", "back", "top", "left", "right", "first camera")
-            )
-            self.up = gui.add_button("reset up")
-        with gui.add_folder("measure"):
-            self.measure = gui.add_checkbox("click two points", False)
-            self.frames = gui.add_vector2("frames", (0.0, 1.0), step=1.0)
-            self.between = gui.add_button("between these frames")
-            self._measured = gui.add_markdown("", visible=False)
+        # On a narrow screen the time stays below the scene, and this is folded away until somebody asks for it.
+        panel = gui.add_panel()
+        panel.dock_right()
+        gui.main_panel.float(x=15, y=-15, width=320)
+        with panel.add_tab("show"):
+            self.image = gui.add_image(np.zeros((2, 2, 3), np.uint8), label="picture", visible=False)
+            self.depth = gui.add_image(np.zeros((2, 2, 3), np.uint8), label="depth: red near, blue far", visible=False)
+            self._plot: viser.GuiUplotHandle | None = None
+            self._plot_folder = gui.add_folder("distance from the truth, cm", visible=False)
+            self.worst = gui.add_button("go to the worst frame", visible=False)
+            self._methods = gui.add_folder("methods")
+            self._shown: dict[str, Any] = {}
+            with gui.add_folder("points"):
+                self.colouring = gui.add_dropdown("colour", COLOURINGS, initial_value=colouring)
+                self._legend = gui.add_markdown("")
+                self.size = gui.add_slider("size", 0.25, 6.0, 0.25, 1.5, hint="in voxels")
+                self.sureness = gui.add_dropdown(
+                    "confidence",
+                    [_percent(share) for share in SURENESS],
+                    initial_value=_percent(SURENESS[2]),
+                    hint="share of points that is hidden: those of least confidence in the whole run",
+                )
+                ends = [*RANGES, 1.0]
+                self.ranges = gui.add_multi_slider(
+                    "depth",
+                    0,
+                    len(RANGES),
+                    1,
+                    (0, len(RANGES)),
+                    min_range=1,
+                    marks=tuple((place, f"{100 * share:.0f}") for place, share in enumerate(ends)),
+                    hint="per cent of points by distance from the camera that saw them first",
+                )
+            with gui.add_folder("time"):
+                self.speed = gui.add_slider("frames a second", 1.0, 60.0, 1.0, 20.0)
+                self.history = gui.add_slider("history", 0, 200, 5, 0, hint="frames that are shown; 0 shows all")
+                self.follow = gui.add_checkbox("follow the camera", False)
+            with gui.add_folder("cameras"):
+                self.trail = gui.add_checkbox("path", True)
+                self.frusta = gui.add_checkbox("pictures", True)
+                self.frustum = gui.add_slider(
+                    "camera size", 0.005, 0.15, 0.005, 0.03, hint="share of the scene's extent"
+                )
+            with gui.add_folder("view"):
+                self.views = gui.add_button_group(
+                    "from", ("overview", "front", "back", "top", "left", "right", "first camera")
+                )
+                self.up = gui.add_button("reset up")
+            with gui.add_folder("measure"):
+                self.measure = gui.add_checkbox("click two points", False)
+                self.frames = gui.add_vector2("frames", (0.0, 1.0), step=1.0)
+                self.between = gui.add_button("between these frames")
+                self._measured = gui.add_markdown("", visible=False)
         for handle in (
             *(self.frame, self.play, self.colouring, self.size, self.sureness, self.ranges, self.speed, self.history),
             *(self.follow, self.trail, self.frusta, self.frustum),

@@ -78,6 +78,11 @@ class Panel:
     def add_folder(self, label: str, **_: Any) -> Any:
         return Folder()
 
+    def add_panel(self) -> Any:
+        return SimpleNamespace(add_tab=lambda _: Folder(), dock_right=lambda: None)
+
+    main_panel = SimpleNamespace(float=lambda **_: None)
+
     def configure_theme(self, **_: Any) -> None: ...
 
     def set_panel_label(self, title: str) -> None:
