@@ -47,6 +47,7 @@ _TICK_S = 0.5  # between two looks at a scene that grows
 _SHARE = 1 / 40  # of what the process computes is spent on drawing a scene that grows
 _LONGEST_PAUSE_S = 5.0  # of computing, after something large
 _PLOT_POINTS = 300
+_BUDGETS = (100_000, 300_000, 1_000_000)  # points of a layer that are offered
 _IMAGE_PIXELS = 240  # height
 _PAGE_SECONDS = 20.0  # an HTML page plays a scene in so long, where it has enough frames
 _PAGE_FPS = 20.0
@@ -111,7 +112,8 @@ class Viewer:
         self._seen_before = 0  # points of the scene
         self._played = time.monotonic()
         self._draws_at = 0.0  # of the process's CPU time: what has grown is drawn from then on
-        self._controls = _Controls(self._server, title, tuple(scenes), colouring, self._changed)
+        budgets = () if scene.live else tuple(sorted({points, *(each for each in _BUDGETS if each < points)}))
+        self._controls = _Controls(self._server, title, tuple(scenes), colouring, budgets, self._changed)
         self._buttons()
         self._show(scene)
         self._step()
@@ -293,24 +295,38 @@ class Viewer:
     def _buttons(self) -> None:
         controls = self._controls
         controls.scene.on_update(lambda _: self._ask(self._change_scene))
+        controls.budget.on_update(lambda _: self._ask(self._change_budget))
         controls.worst.on_click(lambda _: self._ask(self._to_the_worst))
         controls.up.on_click(lambda _: self._ask(self._reset_up))
         controls.views.on_click(lambda event: self._ask(lambda: self._fly(controls.views.value, event.client)))
         controls.measure.on_update(lambda _: self._ask(self._measure_changed))
         controls.between.on_click(lambda _: self._ask(self._measure_frames))
 
+    def _change_budget(self) -> None:
+        """The same scene in other voxels; frame and view stay."""
+        before, self._points = self._points, int(self._controls.budget.value.replace(",", ""))
+        if before != self._points:
+            frame = self._controls.frame.value
+            self._open_scene()
+            _set(self._controls.frame, frame)
+
     def _change_scene(self) -> None:
+        if self._open_scene():
+            for client in self._server.get_clients().values():
+                self._fly("overview", client)
+
+    def _open_scene(self) -> bool:
+        """Show the scene that is chosen. Returns whether it can be."""
         chosen = self._controls.scene.value
         try:
             scene = self._scenes[chosen]()
         except LingbotEvalError as error:
             self._controls.problem(str(error))
-            return
+            return False
         self._controls.problem(None)
         self._nodes.remove()
         self._show(scene)
-        for client in self._server.get_clients().values():
-            self._fly("overview", client)
+        return True
 
     def _to_the_worst(self) -> None:
         chosen = self._chosen()
@@ -417,6 +433,7 @@ class _Controls:
         title: str,
         scenes: tuple[str, ...],
         colouring: Colouring,
+        budgets: tuple[int, ...],
         changed: Callable[[], None],
     ) -> None:
         gui = self._gui = server.gui
@@ -444,6 +461,14 @@ class _Controls:
                 self.colouring = gui.add_dropdown("colour", COLOURINGS, initial_value=colouring)
                 self._legend = gui.add_markdown("")
                 self.size = gui.add_slider("size", 0.25, 6.0, 0.25, 1.5, hint="in voxels")
+                shown = [f"{each:,}" for each in budgets] or ["all"]
+                self.budget = gui.add_dropdown(
+                    "points at most",
+                    shown,
+                    initial_value=shown[-1],
+                    visible=len(shown) > 1,
+                    hint="of each method; fewer have larger voxels, and are sent once more",
+                )
                 self.sureness = gui.add_dropdown(
                     "confidence",
                     [_percent(share) for share in SURENESS],

@@ -284,6 +284,18 @@ def test_another_scene_takes_the_place_of_the_first_and_a_broken_one_is_told(sho
     assert not {"a", "bb", "ground truth"} & set(shown.widgets)
 
 
+def test_a_budget_shows_larger_voxels_at_the_same_frame(shown: Shown) -> None:
+    assert shown.widgets["points at most"].options == ("100,000", "300,000", "1,000,000", "2,000,000")
+    shown.set("frame", 5)
+    before, size = len(shown.scene.points()), shown.scene.seen("/block ")[0].point_size
+    shown.set("points at most", "1,000")  # so that these few are too many
+    assert "**frame 5 of 11**" in shown.said
+    assert 0.1 * before < len(shown.scene.points()) < 0.5 * before
+    assert shown.scene.seen("/block ")[0].point_size > 1.9 * size
+    shown.set("points at most", "2,000,000")
+    assert len(shown.scene.points()) == before
+
+
 def test_playing_goes_on_frame_by_frame_and_begins_again(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [page_module.time.monotonic()]
     monkeypatch.setattr(
