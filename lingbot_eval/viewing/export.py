@@ -116,12 +116,14 @@ def write_euroc(scene: ScaledScene, folder: Path) -> None:
 
 
 def write_nerfstudio(scene: ScaledScene, folder: Path) -> None:
-    """``nerfstudio/transforms.json`` with its points and, where they can be had, images; also read by 3DGS trainers."""
+    """``nerfstudio/transforms.json`` with its points and images, where they can be had; also read by 3DGS trainers."""
     cameras = scene.need_cameras()
     home = folder / "nerfstudio"
     home.mkdir()
     names = write_images(scene, home)
-    _write_ply(scene, home / "points.ply")
+    has_points = scene.cloud is not None and len(scene.cloud) > 0
+    if has_points:
+        _write_ply(scene, home / "points.ply")
     row_of = {int(index): row for row, index in enumerate(cameras.index)}
     frames = []
     for index, pose in zip(scene.poses.indices.tolist(), scene.poses.camera_to_world, strict=True):
@@ -145,12 +147,13 @@ def write_nerfstudio(scene: ScaledScene, folder: Path) -> None:
             }
         )
     axes = "camera: x right, y up, z backward (OpenGL); world: that of the method (OpenCV axes of a camera, as a rule)"
-    document = {
+    document: dict[str, object] = {
         "camera_model": "PINHOLE",
-        "ply_file_path": "points.ply",
         "conventions": {**scene.conventions(axes), "pixels": "centre of the first at (0.5, 0.5)"},
         "frames": frames,
     }
+    if has_points:
+        document["ply_file_path"] = "points.ply"
     (home / "transforms.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -153,6 +153,8 @@ def make_scaled(
     )
     if poses is not None:
         scene = _on_poses(scene, poses, done)
+    if scene.cloud is None or not len(scene.cloud):
+        scene = replace(scene, notes=(*scene.notes, "no cloud was kept (keep.cloud, or a method without depth)"))
     return scene if scale is None else _scaled(scene, *_factor(scene, kept.reference, scale))
 
 

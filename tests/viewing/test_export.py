@@ -330,9 +330,16 @@ def test_what_is_lacking_is_said(kept: Reconstruction, tmp_path: Path) -> None:
             written(no_depth, tmp_path / name, name)
     with pytest.raises(DataError, match="expected kept depth to make the cloud anew"):
         make_scaled(without(*some), "x", poses=kept.poses)
-    for name in ("ply", "glb", "colmap", "nerfstudio"):
+    for name in ("ply", "glb", "colmap"):
         with pytest.raises((DataError, DependencyError), match=r"expected a kept cloud, found none|trimesh"):
             written(make_scaled(without("cloud.npz"), "x"), tmp_path / f"no cloud {name}", name)
+    # Of a method without depth the cameras are what can be had.
+    bare = make_scaled(without("cloud.npz"), "x")
+    assert "no cloud was kept" in " ".join(bare.notes)
+    written(bare, tmp_path / "bare", "nerfstudio")
+    document = json.loads((tmp_path / "bare/nerfstudio/transforms.json").read_text())
+    assert (len(document["frames"]), "ply_file_path" in document) == (12, False)
+    assert not (tmp_path / "bare/nerfstudio/points.ply").exists()
     with pytest.raises(DataError, match="expected intrinsics of the frames, found none"):
         written(make_scaled(without("cameras.npz"), "x"), tmp_path / "no cameras", "colmap")
     with pytest.raises(ConfigError, match=r"unknown format 'colmapp' \(did you mean 'colmap'\?\)"):
