@@ -117,10 +117,13 @@ def test_what_the_command_says_and_returns_of_a_page(
         wait=lambda _: next(waits),
         stop=lambda: ended.append(True),
     )
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr("lingbot_eval.api.view", lambda *_, **__: viewer)
-    assert main(["view", "images", *(["--json"] if as_json else [])]) == code
+    assert main(["view", "images", *(["--json"] if as_json else ["--open"])]) == code
     said = capsys.readouterr()
     assert ended == [True]
+    assert opened == ([] if as_json else ["http://127.0.0.1:81"])
     ssh = "ssh -L 81:127.0.0.1:81 THIS_MACHINE"
     if as_json:
         found = json.loads(said.out)
