@@ -471,6 +471,8 @@ class _Child:
 
 def main() -> int:
     """Do units as the parent says, until it says nothing any more."""
+    # A shell that starts a run in the background lets it, and whatever it starts, ignore this signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what methods print is no answer
 

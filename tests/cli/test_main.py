@@ -52,7 +52,10 @@ def test_wrong_words_are_one_line(words: list[str], capsys: pytest.CaptureFixtur
     ("words", "says"),
     [
         (["scroe"], "unknown command 'scroe' (did you mean 'score'?); there are: run, report, "),
-        (["datasets", "lst"], "unknown action 'lst' (did you mean 'list'?); there are: list, show, check, prepare"),
+        (
+            ["datasets", "lst"],
+            "unknown action 'lst' (did you mean 'list'?); there are: list, show, fetch, ",
+        ),
         (["run", "smoke", "--drry-run"], "unknown option '--drry-run' (did you mean '--dry-run'?)"),
         (["datasets", "list", "--markdwon"], "unknown option '--markdwon' (did you mean '--markdown'?)"),
         (["run", "smoke", "--quarks"], "unknown option '--quarks'; see "),

@@ -247,7 +247,8 @@ def _with_poses(pair: _Pair, first: FloatArray, second: FloatArray) -> _Pair:
 
 
 def _pairs(sequence: FileSequence) -> list[_Pair] | str:
-    reference = sequence.reference() if any(file.depth is not None for file in sequence.files) else None
+    there = not sequence.poses_come_later and any(file.depth is not None for file in sequence.files)
+    reference = sequence.reference() if there else None
     posed = [] if reference is None else reference.indices.tolist()  # a file of a pose may say that it is lost
     usable = np.array([i for i in posed if sequence.files[i].depth is not None])
     if reference is None or len(usable) < 2:
