@@ -111,6 +111,7 @@ def children() -> None:
     subprocess.Popen([sys.executable, "-c", stubborn + SLEEPER])
     middle = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], start_new_session=True)"
     subprocess.run([sys.executable, "-c", middle], check=True)
+    time.sleep(0.5)  # so that whoever looks at memory from time to time sees them
 
 
 FAULTS = {"dies": dies, "killed": killed, "hangs": hangs, "floods": floods, "children": children}
