@@ -346,6 +346,44 @@ def test_scans_under_frames_and_of_smaller_images(tree: Callable[[str], Path], t
     assert "intrinsics of 1296x968 pixels are scaled to the images'" in said(sequence)
 
 
+def test_the_first_frame_of_a_film_is_at_second_0(tree: Callable[[str], Path]) -> None:
+    times = opened("sintel", tree("sintel")).timestamps()
+    assert times[0] == 0.0
+    assert np.diff(times) == pytest.approx(1 / 24)
+
+
+def test_one_frame_without_an_aligned_pose_changes_no_other(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    before = opened("scannetpp", tree("scannetpp")).reference()
+    shutil.copytree(tree("scannetpp"), tmp_path / "data", dirs_exist_ok=True)
+    (file,) = (tmp_path / "data").rglob("pose_intrinsic_imu.json")
+    entries = json.loads(file.read_text())
+    del entries["frame_000010"]["aligned_pose"]
+    file.write_text(json.dumps(entries))
+    after = opened("scannetpp", tmp_path / "data").reference()
+    assert before is not None
+    assert after is not None
+    assert after.indices.tolist() == [index for index in before.indices.tolist() if index != 1]
+    kept = np.isin(before.indices, after.indices)
+    np.testing.assert_array_equal(after.camera_to_world, before.camera_to_world[kept])
+
+
+@pytest.mark.parametrize("fifth", [0.0, 0.01])
+def test_a_fifth_coefficient_of_a_lens_is_0_or_refused(
+    tree: Callable[[str], Path], tmp_path: Path, fifth: float
+) -> None:
+    shutil.copytree(tree("euroc"), tmp_path / "data", dirs_exist_ok=True)
+    for file in (tmp_path / "data").rglob("cam0/sensor.yaml"):
+        text = file.read_text()
+        listed = re.search(r"(distortion_coefficients: \[[^]]*)\]", text)
+        assert listed is not None
+        file.write_text(text.replace(listed[0], f"{listed[1]}, {fifth}]"))
+    if fifth == 0:
+        assert opened("euroc", tmp_path / "data").length
+    else:
+        with pytest.raises(DataError, match="distortion_coefficients"):
+            opened("euroc", tmp_path / "data")
+
+
 def test_a_scene_that_is_the_root_itself(tree: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scannet", "euroc", "capture", "bonn", "replica", "kitti_raw", "vkitti2", "tum_dynamics"):
         layout, root = trees.LAYOUTS[name], tree(name)

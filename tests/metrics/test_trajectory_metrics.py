@@ -148,6 +148,22 @@ def test_a_perfect_estimate_in_another_world() -> None:
     assert score.rotation_error_deg.max() < 1e-5
 
 
+def test_shares_are_of_the_root_mean_square_and_of_the_way() -> None:
+    """Six positions around their mean, five near and one far: mean and RMS distance differ by a third."""
+    positions = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0], [9, 1, 1]], float)
+    truth = np.tile(np.eye(4), (6, 1, 1))
+    truth[:, :3, 3] = positions
+    off = truth.copy()
+    off[:, 0, 3] += 0.5
+    score = score_trajectory(trajectory(truth), trajectory(off), 6)
+    distances = np.linalg.norm(positions - positions.mean(axis=0), axis=1)
+    rms = float(np.sqrt((distances**2).mean()))
+    assert rms > 1.2 * float(distances.mean())
+    assert value(score, "ate_share_of_motionless", "none") == pytest.approx(100 * 0.5 / rms)
+    way = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
+    assert value(score, "ate_share_of_path", "none") == pytest.approx(100 * 0.5 / way)
+
+
 def test_errors_along_the_sequence() -> None:
     truth, estimate = wandering(30)
     score = score_trajectory(trajectory(truth), trajectory(estimate), 30)

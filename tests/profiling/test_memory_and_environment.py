@@ -235,6 +235,8 @@ def test_git_state_of_a_checkout_and_of_what_only_lies_in_one(tmp_path: Path) ->
     assert isinstance(state, dict)
     assert len(state["commit"]) == 40
     assert state["dirty"] is False
+    (package / "notes.txt").write_text("nobody's")  # untracked: what computes is as it was committed
+    assert git_state(package) == state
     (package / "a.py").write_text("2")
     assert git_state(package) == state | {"dirty": True}
     installed = tmp_path / "venv" / "site-packages"
