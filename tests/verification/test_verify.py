@@ -223,7 +223,7 @@ def test_verdicts() -> None:
     odd.flat[0] = 1e3
     found = compare("c", "a", odd, wanted, "bfloat16")
     assert found.verdict == "pass"
-    assert found.median == pytest.approx(0.005, rel=0.5)
+    assert found.median_relative == pytest.approx(0.005, rel=0.5)
     assert compare("c", "a", wanted * 1.05, wanted, "bfloat16").verdict == "fail"
     growing = wanted * (1 + np.linspace(1e-4, 9e-3, 20)[:, None])
     assert "grows" in compare("c", "depth", growing, wanted, "bfloat16").reason
