@@ -6,6 +6,7 @@ import dataclasses
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,23 @@ def test_text_formats_number_by_number(tmp_path: Path) -> None:
     assert header == "#timestamp [ns], p_x, p_y, p_z, q_w, q_x, q_y, q_z"
     assert row("trajectory_kitti.txt") == pytest.approx(pose[:3].ravel())
     assert row("trajectory_kitti_frames.txt") == [7, 12.5]
+
+
+def test_a_lost_pose_is_in_neither_of_kittis_files(scene: ScaledScene, tmp_path: Path) -> None:
+    poses = scene.poses.camera_to_world.copy()
+    poses[2] = np.nan
+    lost = replace(scene, poses=replace(scene.poses, camera_to_world=poses))
+    folder = written(lost, tmp_path / "out", "kitti")
+    rows = (folder / "trajectory_kitti.txt").read_text().splitlines()
+    frames = (folder / "trajectory_kitti_frames.txt").read_text().splitlines()
+    numbers = [int(line.split()[0]) for line in frames if not line.startswith("#")]
+    assert numbers == [index for index in range(FRAMES) if index != 2]
+    assert len(rows) == len(numbers)
+
+
+def test_the_voxel_size_is_said_in_the_files_unit(scene: ScaledScene, metric: ScaledScene) -> None:
+    own, metres = (float(each.conventions()["voxel_size"]) for each in (scene, metric))
+    assert metres == pytest.approx(FACTOR * own)
 
 
 def test_a_colmap_model_number_by_number(scene: ScaledScene, tmp_path: Path) -> None:
