@@ -269,7 +269,9 @@ def _encode(temporary: Path, images: Iterator[Image], size: tuple[int, int], fps
 
     try:
         with av.open(str(temporary), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": _CRF, "threads": "2"})
+            # Its tree of macroblocks, over small and flat pictures, has no two results alike now and then.
+            options = {"crf": _CRF, "threads": "2", "x264-params": "mbtree=0"}
+            stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
             stream.width, stream.height = size
             stream.pix_fmt = "yuv420p"
             for image in images:
