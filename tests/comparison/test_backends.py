@@ -422,6 +422,10 @@ def test_a_selection_is_cut_and_scenes_are_found_by_name() -> None:
     assert chosen.unit.scene == "corridor"
     assert PreparedFrames(chosen.unit).sequence.length == 7
     assert chosen.weights == "untrained (seed 0)"
+    few = experiment()
+    cut = few.datasets[0].model_copy(update={"selection": few.datasets[0].selection.model_copy(update={"count": 5})})
+    few = few.model_copy(update={"datasets": (cut,)})
+    assert PreparedFrames(select(few, None, 7).unit).sequence.length == 5, "what the experiment leaves out stays out"
     assert PreparedFrames(select(experiment(), None, 10**6).unit).sequence.length == FRAMES
     with pytest.raises(ConfigError, match=r"no scene 'corridr' \(did you mean 'corridor'\?\); there are: room, corr"):
         select(experiment(), "corridr", None)

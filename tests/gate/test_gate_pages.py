@@ -60,6 +60,7 @@ def test_a_required_family_of_which_nothing_is_judged_is_red() -> None:
     found = judge(side({NAMES: unit({ATE: 1.0})}), side({NAMES: unit({ATE: 1.0})}), default_tolerances(), ["speed"])
     assert found.exit_code == 2
     assert suites(found)["speed"].get("errors") == "1"
+    assert judge(side({}), side({}), default_tolerances()).exit_code == 2, "what judged nothing has not held"
 
 
 def test_names_stay_text() -> None:

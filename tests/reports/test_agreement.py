@@ -75,6 +75,7 @@ def test_a_steady_growth_is_found_with_its_slope() -> None:
     assert growth.grows
     assert growth.low <= 0.03 <= growth.high  # a thousand frames
     assert growth.slope == pytest.approx(0.03, rel=0.1)
+    assert growth.low == pytest.approx(0.03, rel=0.3)
 
 
 def test_noise_rarely_counts_as_growth() -> None:
