@@ -42,6 +42,7 @@ from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
+from lingbot_eval.streaming.settings import StreamSettings
 from tests.comparison.fakes import FRAMES, compared, experiment, selected
 from tests.support.figure_reader import axes_titled, curve
 
@@ -452,6 +453,9 @@ def test_sides_are_resolved() -> None:
     expected = Contender("A", "sdpa", "bfloat16", tf32_heads=True)
     assert parse_contender("A", "auto", method(precision="bfloat16"), CPU) == expected
     assert parse_contender("B", "paged:float16", method(), CPU).label == "B paged float16"
+    narrow = method().model_copy(update={"streaming": StreamSettings(cache_precision=8)})
+    assert parse_contender("A", "sdpa", narrow, CPU).cache_precision == 8
+    assert parse_contender("A", "sdpa:16", narrow, CPU).cache_precision is None
     assert parse_contender("B", "paged:8", method(), CPU).label == "B paged float32 8-bit cache"
     with pytest.raises(ConfigError, match="B: FlashInfer reads no 8-bit numbers"):
         parse_contender("B", "flashinfer:float16:8", method(), CPU)
