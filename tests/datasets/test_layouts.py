@@ -136,11 +136,14 @@ def test_roots_scenes_and_selections(name: str, tree: Callable[[str], Path], tmp
             above.scenes()
     else:
         assert layout.scene in above.scenes()
-    (tmp_path / "archive.zip").touch()
+    # Beside the test's own folder lie those of others, with scenes that may be taken for what was meant.
+    packed = tmp_path / "downloads" / "packed"
+    packed.mkdir(parents=True)
+    (packed / "archive.zip").touch()
     with pytest.raises(
         DataError, match=r"expected .* under .*, found archives \(archive\.zip\): unpack them"
     ) as caught:
-        open_adapter(layout.dataset, tmp_path, layout.options).scenes()
+        open_adapter(layout.dataset, packed, layout.options).scenes()
     assert "\n" not in str(caught.value)
 
 
