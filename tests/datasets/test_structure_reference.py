@@ -165,7 +165,7 @@ def test_no_model_fails_the_scene_with_the_reason(
     assert (run.planned, run.scored) == (2, 0)
     for file in (tmp_path / "runs").rglob("result.json"):
         assert "reference sfm: structure from motion: no model" in json.loads(file.read_text())["reason"]
-    assert not list((tmp_path / "cache").rglob("*.json"))
+    assert not list((tmp_path / "cache").rglob("structure/*.json"))
 
 
 def test_a_missing_extra_is_one_line_before_anything_runs(
