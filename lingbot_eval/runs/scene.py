@@ -109,7 +109,7 @@ class SceneTask:
             gives_depth=self.method.gives_depth,
             is_timed=method.needs_images,
             motionless=self.method.motionless,
-            left_out=self.kept.left_out() if self.kept.scored == "kept" else None,
+            left_out=self._keeper.left_out if self.kept.scored == "kept" else None,
         )
         return SceneScorer(scoring)
 

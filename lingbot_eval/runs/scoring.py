@@ -129,7 +129,7 @@ class SceneScorer:
 
     def _scored(self, frame: Frame, prediction: Prediction) -> tuple[Frame, Prediction]:
         """Without the depth of pixels that are left out."""
-        mask = None if self._scoring.left_out is None else self._scoring.left_out.mask(frame, prediction)
+        mask = None if self._scoring.left_out is None else self._scoring.left_out.found(frame, prediction)
         if mask is None or frame.depth is None or prediction.depth is None or frame.depth.shape != mask.shape:
             return frame, prediction
         nothing = np.float32(0)

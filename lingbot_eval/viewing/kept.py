@@ -190,7 +190,7 @@ class Keeper:
     """
 
     def __init__(self, settings: KeepSettings, place: Place, frames: int | None = None) -> None:
-        self._left_out = settings.left_out()
+        self.left_out = settings.left_out()
         self._settings = settings
         self._place = place
         self._frames = frames
@@ -246,7 +246,7 @@ class Keeper:
                     "jpeg": np.frombuffer(b"".join(picture.jpeg for picture in kept), np.uint8),
                 },
             )
-        return (*self._left_out.notes(self._settings.scored), *self._lacking())
+        return (*self.left_out.notes(self._settings.scored), *self._lacking())
 
     def _lacking(self) -> Iterator[str]:
         kept = "kept depth" if self._cloud is None else "cloud"
@@ -273,7 +273,7 @@ class Keeper:
         if intrinsics is None:
             self._lack("intrinsics")
             return
-        mask = self._left_out.mask(frame, prediction)
+        mask = self.left_out.mask(frame, prediction)
         if mask is not None:
             depth = np.where(mask, np.float32(0), depth)
         if wanted:

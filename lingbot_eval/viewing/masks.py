@@ -236,22 +236,35 @@ class LeftOut:
         self._sky = None if sky is None else open_sky(sky)
         self._masks = None if masks is None else MaskFolder(masks)
         self._pixels = self._left_out = self._without_mask = 0
+        self._last: tuple[Prediction, Mask] | None = None
+        self._lacks_own = False  # a mask of the user's, of the last prediction
 
     def mask(self, frame: Frame, prediction: Prediction) -> Mask | None:
-        """(H, W) of the depth, True where nothing is kept; None where all is. Raises DataError."""
+        """(H, W) of the depth, True where nothing is kept; None where all is; counted. Raises DataError."""
+        found = self.found(frame, prediction)
+        if found is not None:
+            self._pixels += found.size
+            self._left_out += int(np.count_nonzero(found))
+            self._without_mask += self._lacks_own
+        return found
+
+    def found(self, frame: Frame, prediction: Prediction) -> Mask | None:
+        """As `mask`, and not counted: worked out once for a prediction, whoever asks. Raises DataError."""
         depth = prediction.depth
         if depth is None or (self._sky is None and self._masks is None):
             return None
+        if self._last is not None and self._last[0] is prediction:
+            return self._last[1]
         found = np.zeros(depth.shape, dtype=bool)
+        self._lacks_own = False
         if self._sky is not None and frame.image is not None and frame.image.shape[:2] == depth.shape:
             found |= self._sky.mask(frame.image, depth, prediction.depth_confidence)
         if self._masks is not None:
             own = self._masks.mask(frame, (depth.shape[0], depth.shape[1]))
-            self._without_mask += own is None
+            self._lacks_own = own is None
             if own is not None:
                 found |= own
-        self._pixels += found.size
-        self._left_out += int(np.count_nonzero(found))
+        self._last = prediction, found
         return found
 
     def words(self) -> str:

@@ -14,7 +14,8 @@ from PIL import Image as Pictures
 from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.plan import make_plan
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.types import Measurement, Prediction
+from lingbot_eval.types import Frame, Measurement, Prediction
+from lingbot_eval.viewing.masks import Mask, MaskFolder
 
 
 class HalfWrong(FakeMethod):
@@ -52,7 +53,17 @@ def test_masks_leave_pixels_out_of_scores_only_when_asked(tmp_path: Path, monkey
     assert "leave out" not in found["abs_rel", "none"].convention
     assert any(note.endswith("scores take all pixels") for note in notes)
 
+    asked: list[int] = []
+    read = MaskFolder.mask
+
+    def counted(folder: MaskFolder, frame: Frame, size: tuple[int, int]) -> Mask | None:
+        asked.append(frame.index)
+        return read(folder, frame, size)
+
+    monkeypatch.setattr(MaskFolder, "mask", counted)
     found, notes = run(tmp_path / "kept", {"masks": str(masks), "scored": "kept"})
+    assert asked == list(range(FRAMES)), "once for scores and cloud together"
+    assert any(note.startswith("50.0% of the pixels are left out of cloud and kept depth") for note in notes)
     assert found["abs_rel", "none"].value == pytest.approx(0.0, abs=1e-6)
     assert found["abs_rel", "none"].samples == FRAMES * SIDE * SIDE // 2
     assert found["abs_rel", "none"].convention.endswith(f"; without the pixels that masks of {masks} leave out")
