@@ -39,6 +39,7 @@ class FileDataset:
         depth_units_per_metre: of 16-bit PNG depth; ``.npy`` depth is in metres.
         licence: in a few words, for the record; by default that of ``card``.
         levels: how many of the last folders of a scene's path are its name.
+        frames_per_second: nominal, where images have numbers and no times.
         nesting: how many folders more than ``levels`` copies may have between the root and the scenes.
         root: the folder that the experiment names.
         folders: path of each scene by its name, once ``scenes`` has looked.
@@ -52,6 +53,7 @@ class FileDataset:
     licence: ClassVar[str] = ""
     levels: ClassVar[int] = 1
     nesting: ClassVar[int] = 0
+    frames_per_second: ClassVar[float] = 30.0
 
     def __init__(self, root: Path, options: BaseModel) -> None:
         self.root = root
@@ -86,6 +88,11 @@ class FileDataset:
         # Two scenes of one name under different folders keep their whole paths.
         self.folders = {short[name] if count[short[name]] == 1 else name: path for name, path in found.items()}
         return tuple(self.folders)
+
+    @property
+    def nominal_times(self) -> str:
+        """Where times are from, in words, when images have numbers alone."""
+        return f"number in the name / {self.frames_per_second:g} Hz (nominal)"
 
     def frames(self, scene: str) -> Sequence[FrameFiles]:
         """Every frame of a scene, in order of time.

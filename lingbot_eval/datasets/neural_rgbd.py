@@ -17,7 +17,6 @@ from lingbot_eval.files.trajectories import read_kitti
 
 CENTRE = (320.0, 240.0)
 NEAREST, FARTHEST = 0.001, 10.0  # metres of depth that are kept
-FRAMES_PER_SECOND = 30.0  # nominal; the dataset has no timestamps
 
 _IMAGE = re.compile(r"img(\d{1,9})\.(?:png|jpg|jpeg)", re.IGNORECASE)
 _DEPTH = re.compile(r"depth(\d{1,9})\.png", re.IGNORECASE)
@@ -45,13 +44,13 @@ class NeuralRgbdAdapter(FileDataset):
             raise DataError(f"{folder / 'focal.txt'}: expected a focal length in pixels, found {focal:g}")
         return self.sequence(
             scene,
-            [FrameFiles(path, n / FRAMES_PER_SECOND, poses.get(n), depths.get(n)) for n, path in images.items()],
+            [FrameFiles(path, n / self.frames_per_second, poses.get(n), depths.get(n)) for n, path in images.items()],
             pinhole(focal, focal, *CENTRE),
             {
                 "poses": "exact, camera-to-world, metres; OpenGL axes in the file, columns y and z negated",
                 "depth": f"uint16 millimetres with simulated noise; {NEAREST:g} to {FARTHEST:g} m kept",
                 "intrinsics": f"focal.txt, principal point {CENTRE[0]:g}, {CENTRE[1]:g}",
-                "timestamps": f"number in the name / {FRAMES_PER_SECOND:g} Hz (nominal)",
+                "timestamps": self.nominal_times,
             },
             trajectory=trajectory,
             numbers=list(images),

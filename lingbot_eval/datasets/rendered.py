@@ -20,8 +20,6 @@ from lingbot_eval.files.trajectories import read_kitti
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import DepthMap
 
-_FRAMES_PER_SECOND = {"replica": 30.0, "tartanair": 10.0, "vkitti2": 10.0}  # nominal; none has times
-
 
 def _numbered(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
@@ -55,16 +53,15 @@ class ReplicaAdapter(FileDataset):
         fx, fy, cx, cy, scale = (
             numbers_of(camera, key, 1, calibration)[0] for key in ("fx", "fy", "cx", "cy", "scale")
         )
-        rate = _FRAMES_PER_SECOND[self.name]
         return self.sequence(
             scene,
-            [FrameFiles(image, n / rate, poses.get(n), depths.get(n)) for n, image in images.items()],
+            [FrameFiles(image, n / self.frames_per_second, poses.get(n), depths.get(n)) for n, image in images.items()],
             pinhole(fx, fy, cx, cy),
             {
                 "poses": "exact, camera-to-world, metres, row n for frame n",
                 "depth": f"uint16 / {scale:g} metres, exact",
                 "intrinsics": "cam_params.json",
-                "timestamps": f"number in the name / {rate:g} Hz (nominal)",
+                "timestamps": self.nominal_times,
             },
             trajectory=trajectory,
             numbers=list(images),
@@ -90,6 +87,7 @@ class TartanAirAdapter(FileDataset):
     licence = "CC BY 4.0 (TartanAir)"
     levels = 3
     nesting = 2
+    frames_per_second = 10.0
 
     def is_scene(self, folder: Path) -> bool:
         return any((folder / images).is_dir() for images, *_ in _TARTANAIR)
@@ -111,17 +109,16 @@ class TartanAirAdapter(FileDataset):
         found = poses_of(rows[:, :3], rows[:, 3:])
         poses = {n: found[n] for n in images if np.isfinite(found[n]).all()}
         poses = moved(poses, _NED, inverse(_NED))
-        rate = _FRAMES_PER_SECOND[self.name]
         return self.sequence(
             scene,
-            [FrameFiles(image, n / rate, poses.get(n), depths.get(n)) for n, image in images.items()],
+            [FrameFiles(image, n / self.frames_per_second, poses.get(n), depths.get(n)) for n, image in images.items()],
             pinhole(320.0, 320.0, 320.0, 240.0 if where == "image_left" else 320.0),
             {
                 "poses": "exact, camera-to-world, metres; NED axes in the file, turned to OpenCV's",
                 "depth": "float32 metres along z; sky is thousands of metres away",
                 "intrinsics": "of the dataset's page: 320, 320, centre 320, "
                 + ("240" if where == "image_left" else "320"),
-                "timestamps": f"number in the name / {rate:g} Hz (nominal)",
+                "timestamps": self.nominal_times,
                 "found": {"poses_in_file": len(rows), "images_with_pose": len(poses)},
             },
             numbers=list(images),
@@ -154,6 +151,7 @@ class VirtualKitti2Adapter(FileDataset):
     licence = "CC BY-NC-SA 3.0 (Virtual KITTI 2)"
     levels = 2
     nesting = 1
+    frames_per_second = 10.0
 
     def is_scene(self, folder: Path) -> bool:
         return (folder / "frames" / "rgb" / "Camera_0").is_dir()
@@ -180,11 +178,10 @@ class VirtualKitti2Adapter(FileDataset):
                 f"{extrinsic}: expected a line of camera 0 here and in intrinsic.txt for each image, found none for"
                 f" {images[lost[0]].name} ({len(lost)} in all); are they of one scene?"
             )
-        rate = _FRAMES_PER_SECOND[self.name]
         return self.sequence(
             scene,
             [
-                FrameFiles(image, n / rate, poses[n], depths.get(n), intrinsics=cameras[n])
+                FrameFiles(image, n / self.frames_per_second, poses[n], depths.get(n), intrinsics=cameras[n])
                 for n, image in images.items()
             ],
             None,
@@ -192,7 +189,7 @@ class VirtualKitti2Adapter(FileDataset):
                 "poses": "exact, world-to-camera in extrinsic.txt, inverted; metres",
                 "depth": "uint16 centimetres; 65535 = 655.35 m and farther, as the sky: none",
                 "intrinsics": "of each frame, in intrinsic.txt",
-                "timestamps": f"number in the name / {rate:g} Hz (nominal)",
+                "timestamps": self.nominal_times,
                 "found": {"poses_in_file": len(moves), "images_with_pose": len(images)},
             },
             numbers=list(images),

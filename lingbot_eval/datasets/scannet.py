@@ -21,7 +21,6 @@ from lingbot_eval.files.pose_tables import checked_matrices
 from lingbot_eval.types import FloatArray
 
 SCANNET_COLOUR = (1296, 968)  # pixels of the images that intrinsic_color.txt is of
-FRAMES_PER_SECOND = 30.0  # of ScanNet's sensor; exported frames have no times
 
 _COLOUR = re.compile(r"(?:frame[-_])?(\d{1,9})(?:\.color)?\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _DEPTH = re.compile(r"(?:frame[-_])?(\d{1,9})(?:\.depth)?\.png", re.IGNORECASE)
@@ -60,7 +59,7 @@ class ScanNetAdapter(FileDataset):
             [
                 FrameFiles(
                     image,
-                    n / FRAMES_PER_SECOND,
+                    n / self.frames_per_second,
                     poses.get(n),
                     depths.get(n),
                     depth_intrinsics=depth if n in depths else None,
@@ -74,7 +73,7 @@ class ScanNetAdapter(FileDataset):
                 if depth is not None
                 else "uint16 millimetres",
                 "intrinsics": "none" if colour is None else "intrinsic/intrinsic_color.txt",
-                "timestamps": f"number in the name / {FRAMES_PER_SECOND:g} Hz (nominal)",
+                "timestamps": self.nominal_times,
             },
             numbers=list(images),
             index_files=files,
