@@ -110,12 +110,12 @@ class Claims:
             if token is not None:
                 return token
             try:
-                found, changed = _read(path), path.stat().st_mtime
+                found, there = _read(path), path.stat()
             except FileNotFoundError:
                 continue  # released meanwhile
-            if not (found is not None and found.ended) and self._now() - changed <= STALE_S:
+            if not (found is not None and found.ended) and self._now() - there.st_mtime <= STALE_S:
                 return None
-            self._take_away(path, found)
+            self._take_away(path, found, there)
         return None
 
     def release(self, names: Names) -> None:
@@ -151,16 +151,25 @@ class Claims:
                 self._held[names] = path, os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         return token
 
-    def _take_away(self, path: Path, found: Holder | None) -> None:
-        """Remove a claim whose holder is gone. Of several that try, one has the rename; what was made anew in between
-        is put back."""
-        aside = self._folder / f"{_GONE}{uuid.uuid4().hex}"
+    def _take_away(self, path: Path, found: Holder | None, there: os.stat_result) -> None:
+        """Remove a claim whose holder is gone, and no other that came in its place: of several that try, the one that
+        made the mark may, and nobody else removes a claim that is not its own."""
+        mark = self._folder / f"{_GONE}{path.name}"
         with suppress(OSError):
-            path.rename(aside)
-            now = _read(aside)
-            if now is not None and (found is None or now.token != found.token):
-                os.link(aside, path)
-            aside.unlink()
+            try:
+                os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
+            except FileExistsError:
+                # Whoever made it may have died over it.
+                if self._now() - mark.stat().st_mtime > STALE_S:
+                    mark.unlink()
+                return
+            try:
+                now, changed = _read(path), path.stat().st_mtime_ns
+                # A holder that lives after all has touched it; a file of the same moment has another token.
+                if now == found and changed == there.st_mtime_ns:
+                    path.unlink()
+            finally:
+                mark.unlink()
 
     def _join(self) -> None:
         self._make(self._folder / f"{_PROCESS}{uuid.uuid4().hex}", ())

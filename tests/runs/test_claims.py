@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,18 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     assert not (tmp_path / CLAIMS).exists()
 
 
-def test_of_many_that_try_at_once_one_has_it(tmp_path: Path) -> None:
+@pytest.fixture
+def threads_that_switch_often() -> Iterator[None]:
+    """So often that a race of a few microseconds is run into within a few rounds."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("threads_that_switch_often")
+@pytest.mark.parametrize("round", range(20))
+def test_of_many_that_try_at_once_one_has_it(tmp_path: Path, round: int) -> None:
     with Claims(tmp_path) as dead:
         dead.take(UNIT)
         change(file_of_unit(tmp_path), born="of another process")
@@ -57,6 +69,20 @@ def test_of_many_that_try_at_once_one_has_it(tmp_path: Path) -> None:
             for thread in threads:
                 thread.join()
     assert len([token for token in tokens if token]) == 1
+
+
+def test_whoever_died_while_taking_over_stops_nobody(tmp_path: Path) -> None:
+    with Claims(tmp_path) as dead:
+        dead.take(UNIT)
+        path = file_of_unit(tmp_path)
+        change(path, born="of another process")
+        mark = path.with_name(f"gone-{path.name}")
+        mark.touch()
+        with Claims(tmp_path) as living:
+            assert living.take(UNIT) is None, "somebody may be at it"
+            os.utime(mark, (1, time.time() - STALE_S - 10))
+            assert living.take(UNIT) is not None
+        assert not mark.exists()
 
 
 def test_a_process_that_was_killed_is_known_to_be_gone(tmp_path: Path) -> None:
