@@ -13,7 +13,7 @@ import numpy as np
 
 from lingbot_eval.datasets.sequence import pinhole
 from lingbot_eval.errors import ConfigError, DataError, at, reason
-from lingbot_eval.files.text import parse_number, read_text
+from lingbot_eval.files.text import numbered_lines, parse_number, read_text
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.files.yaml_documents import parse_value
 from lingbot_eval.types import FloatArray
@@ -24,9 +24,8 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?")
 
 def read_numbers(path: Path, expected: Sequence[str]) -> list[float]:
     """The numbers of a file, as many as ``expected`` has names. Raises DataError with file and line."""
-    found: list[float] = []
-    for number, line in enumerate(read_text(path, "calibration").split("\n"), start=1):
-        found += numbers(line, at(path, number))
+    lines = numbered_lines(path, "calibration")
+    found = [value for number, line in lines for value in numbers(line, at(path, number))]
     if len(found) != len(expected):
         raise DataError(f"{path}: expected {len(expected)} numbers ({' '.join(expected)}), found {len(found)}")
     return found
@@ -35,9 +34,7 @@ def read_numbers(path: Path, expected: Sequence[str]) -> list[float]:
 def numbers(line: str, place: str) -> list[float]:
     """Finite numbers separated by blanks or commas. Raises DataError."""
     values = []
-    for word in re.split(r"[\s,]+", line.strip()):
-        if not word:
-            continue
+    for word in line.replace(",", " ").split():
         try:
             value = parse_number(word)
         except ValueError:
@@ -57,10 +54,7 @@ def read_times(path: Path, last: int, *, in_order: bool = True) -> FloatArray:
     words: list[str] = []
     lines: list[int] = []
     dates = 0
-    for number, line in enumerate(read_text(path, "list of times").split("\n"), start=1):
-        word = line.strip()
-        if not word:
-            continue
+    for number, word in numbered_lines(path, "list of times"):
         words.append(word if (date := _nanoseconds(word)) is None else date)
         lines.append(number)
         dates += date is not None
@@ -92,7 +86,7 @@ def read_keyed(path: Path, wanted: Mapping[str, int]) -> dict[str, tuple[FloatAr
     wanted: names → how many numbers each has. Raises DataError with file and line.
     """
     found: dict[str, tuple[FloatArray, str]] = {}
-    for number, line in enumerate(read_text(path, "calibration").split("\n"), start=1):
+    for number, line in numbered_lines(path, "calibration"):
         name, colon, rest = line.partition(":")
         name = name.strip()
         if not colon or name not in wanted:
@@ -114,11 +108,10 @@ def read_rows(path: Path, count: int, names: str, *, header: bool = False) -> Fl
     and line.
     """
     rows: list[list[float]] = []
-    for number, line in enumerate(read_text(path, "table").split("\n"), start=1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#") or (header and number == 1 and stripped[0].isalpha()):
+    for number, line in numbered_lines(path, "table"):
+        if line.startswith("#") or (header and number == 1 and line[0].isalpha()):
             continue
-        values = numbers(stripped, at(path, number))
+        values = numbers(line, at(path, number))
         if len(values) != count:
             raise DataError(f"{at(path, number)}: expected {count} numbers ({names}), found {len(values)}")
         rows.append(values)

@@ -1,4 +1,5 @@
-"""Captures with cameras by structure from motion: nerfstudio's transforms.json, or COLMAP's model beside images."""
+"""Captures with cameras by structure from motion: nerfstudio's transforms.json, or COLMAP's model beside images; Tanks
+and Temples, whose poses are such ones in a log."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ import numpy as np
 
 from lingbot_eval.datasets.calibration import numbers_of, read_document
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import inside, names_listed, natural_key
+from lingbot_eval.datasets.listing import IMAGE, NUMBER, inside, names_listed, natural_key
 from lingbot_eval.datasets.readers import Size, array_depth, image_size, png_depth
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.colmap import has_model, read_model
 from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
 from lingbot_eval.files.pose_tables import checked_matrices
+from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.geometry.lenses import MODELS, LensCamera
 from lingbot_eval.types import DepthMap, FloatArray
 
@@ -39,6 +41,47 @@ class _Entry:
     pose: FloatArray | None
     camera: LensCamera | None
     depth: str | None = None
+
+
+class TanksAndTemplesAdapter(FileDataset):
+    """ROOT/SCENE/{NNNNNN.jpg, SCENE_COLMAP_SfM.log}: objects and rooms (protocol.md section 2)."""
+
+    name = "tanks_and_temples"
+    layout = "ROOT/SCENE folders with SCENE_COLMAP_SfM.log"
+    licence = "CC BY-NC-SA 3.0 (Tanks and Temples training data); see the dataset's page"
+
+    def is_scene(self, folder: Path) -> bool:
+        return self._log(folder).is_file()
+
+    def read(self, scene: str) -> FileSequence:
+        """One scene. Raises DataError when images and log do not fit together."""
+        folder = self.folders[scene]
+        images, log = self.numbered(folder, NUMBER + IMAGE), self._log(folder)
+        # Images count from 1, the log from 0.
+        trajectory = read_trajectory(log, "log")
+        poses = {entry + 1: pose for entry, pose in trajectory.by_row().items()}
+        stray = [n for n in poses if n not in images] if images else []
+        if stray:
+            line = int(trajectory.lines[list(poses).index(stray[0])])
+            raise DataError(
+                f"{at(log, line)}: a pose for image {stray[0]:06d}, which is not in {folder}; {len(stray)} in all have"
+                " no image: is the set of images complete, and counted from 1?"
+            )
+        return self.by_number(
+            scene,
+            images,
+            {
+                "poses": "COLMAP, camera-to-world, in COLMAP's own unit of length, not metres; entry n for image n + 1",
+                "timestamps": "number of the image - 1; the dataset has none",
+            },
+            times={n: n - 1 for n in images},
+            poses=poses,
+            trajectory=trajectory,
+        )
+
+    @staticmethod
+    def _log(scene: Path) -> Path:
+        return scene / f"{scene.name}_COLMAP_SfM.log"
 
 
 class CaptureAdapter(FileDataset):
@@ -182,8 +225,8 @@ def _of_nerfstudio(path: Path) -> list[_Entry]:
     frames = [frame for key in ("frames", "test_frames") for frame in document.get(key) or []]
     wrong = [n for n, frame in enumerate(frames) if not isinstance(frame, dict) or not _is_named(frame)]
     if not frames or wrong:
-        at = f": frame {wrong[0]}" if wrong else ""
-        raise DataError(f"{path}{at}: expected a list 'frames' of file_path and transform_matrix, found other JSON")
+        place = f": frame {wrong[0]}" if wrong else ""
+        raise DataError(f"{path}{place}: expected a list 'frames' of file_path and transform_matrix, found other JSON")
     matrices = _stacked([frame.get("transform_matrix") for frame in frames])
     if matrices is None:  # of two shapes, or one is none
         matrices = np.array([_matrix(frame, f"{path}: frame {n}", path) for n, frame in enumerate(frames)])

@@ -1,4 +1,4 @@
-"""Drives as they are downloaded: KITTI's raw data, its selection for depth, Waymo's front camera as exported."""
+"""Drives: KITTI odometry, its raw data and its selection for depth as downloaded, Waymo's front camera as exported."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from lingbot_eval.datasets.calibration import checked_pinhole, read_keyed, read_numbers, read_rows, read_times
+from lingbot_eval.datasets.calibration import (
+    checked_pinhole,
+    read_keyed,
+    read_matrix,
+    read_numbers,
+    read_rows,
+    read_times,
+)
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, numbered_files, root_hint
+from lingbot_eval.datasets.listing import IMAGE, NUMBER, existing_folder, folders_in, names_in, root_hint
 from lingbot_eval.datasets.readers import png_depth
-from lingbot_eval.datasets.reference_poses import moved
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
+from lingbot_eval.datasets.reference_poses import moved, poses_by_number
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.association import associate
 from lingbot_eval.files.pose_matrices import checked_rigid, read_pose
+from lingbot_eval.files.trajectories import read_kitti
 from lingbot_eval.geometry.lenses import LensCamera
 from lingbot_eval.geometry.poses import inverse, pose_matrix
 from lingbot_eval.types import FloatArray
@@ -26,9 +34,70 @@ MAX_TIME_DIFFERENCE = 0.02  # seconds between an image that is not synchronised 
 DEPTH_UNITS = 256.0  # a metre of KITTI's depth maps
 
 _EARTH_RADIUS = 6378137.0  # metres, of the development kit
-_NUMBER = re.compile(r"(\d{1,10})\.(?:png|jpg|jpeg)", re.IGNORECASE)
-_PACKET = re.compile(r"(\d{1,10})\.txt")
 _DRIVE = re.compile(r"\d{4}_\d\d_\d\d_drive_\d{4}_(sync|extract)")
+
+
+class KittiOptions(BaseModel):
+    """camera: ``image_2`` is the left colour camera, ``image_0`` the left grey one, whose poses the file has.
+
+    None: image_2, or image_0 where only that is there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    camera: Literal["image_0", "image_1", "image_2", "image_3"] | None = None
+
+
+class KittiAdapter(FileDataset):
+    """ROOT/sequences/NN and ROOT/poses/NN.txt: each sequence is a scene called ``NN`` (protocol.md section 2)."""
+
+    name = "kitti"
+    layout = "sequences/NN folders"
+    licence = "CC BY-NC-SA 3.0 (KITTI)"
+    Options = KittiOptions
+
+    with_truth = tuple(f"{number:02d}" for number in range(11))
+
+    def scenes(self) -> tuple[str, ...]:
+        """All sequences on disk; those from 11 have no ground truth. Raises DataError for a root of another shape."""
+        root = existing_folder(self.root, "root of dataset kitti")
+        found = _sequences(root)
+        if not found:
+            hint = root_hint(root, lambda folder: bool(_sequences(folder)))
+            raise DataError(f"kitti: expected {self.layout} under {root}, {hint}")
+        return tuple(found)
+
+    def read(self, scene: str) -> FileSequence:
+        """One sequence. Raises DataError when images, times and poses do not fit together."""
+        folder, truth = self.root / "sequences" / scene, self.root / "poses" / f"{scene}.txt"
+        camera = self.options.camera or next((c for c in ("image_2", "image_0") if (folder / c).is_dir()), "image_2")
+        images = self.numbered(folder / camera, NUMBER + IMAGE)
+        last = max(images, default=-1)
+        times = read_times(folder / "times.txt", last)
+        trajectory = read_kitti(truth) if scene in self.with_truth or truth.is_file() else None
+        poses = {} if trajectory is None else poses_by_number(trajectory, last)
+        projection = f"P{camera[-1]}"
+        values, place = read_keyed(folder / "calib.txt", {projection: 12})[projection]
+        beside = "" if camera == "image_0" else f"; the images are of camera {camera[-1]} beside it, as published"
+        return self.by_number(
+            scene,
+            images,
+            {
+                "poses": f"GPS/INS, camera-to-world of camera 0 (grey left), metres, row n for image n{beside}",
+                "intrinsics": f"{projection} of calib.txt (rectified)",
+                "timestamps": "times.txt, seconds",
+            },
+            times=times,
+            poses=poses,
+            intrinsics=checked_pinhole(values.reshape(3, 4)[:, :3], place),
+            trajectory=trajectory,
+            index_files=(folder / "calib.txt", folder / "times.txt"),
+        )
+
+
+def _sequences(root: Path) -> list[str]:
+    folder = root / "sequences"
+    return [name for name in folders_in(folder) if re.fullmatch(r"\d\d", name)] if folder.is_dir() else []
 
 
 class KittiRawOptions(BaseModel):
@@ -56,10 +125,10 @@ class KittiRawAdapter(FileDataset):
         folder = self.folders[scene]
         raw = folder.name.endswith("_extract")
         camera = str(self.options.camera)
-        images = numbered_files(folder / f"image_{camera}" / "data", _NUMBER, self.name)
+        images = self.numbered(folder / f"image_{camera}" / "data", NUMBER + IMAGE)
         index = folder / f"image_{camera}" / "timestamps.txt"
         times = read_times(index, max(images, default=-1))
-        packets = numbered_files(folder / "oxts" / "data", _PACKET, self.name, optional=True)
+        packets = self.numbered(folder / "oxts" / "data", rf"{NUMBER}\.txt", optional=True)
         on_body, lens, files = _cameras(folder.parent, camera, raw=raw)
         if raw:
             stamps = folder / "oxts" / "timestamps.txt"
@@ -68,15 +137,11 @@ class KittiRawAdapter(FileDataset):
         packets = {n: path for n, path in packets.items() if n in images}
         poses = moved(oxts_poses(packets), on_body)
         truth = folder / "proj_depth" / "groundtruth" / f"image_{camera}"
-        depths = numbered_files(truth, _NUMBER, self.name, optional=True)
+        depths = self.numbered(truth, NUMBER + IMAGE, optional=True)
         how = f"nearest in time within {MAX_TIME_DIFFERENCE:g} s" if raw else "packet n for image n"
-        return self.sequence(
+        return self.by_number(
             scene,
-            [
-                FrameFiles(image, float(times[n]), poses.get(n), depths.get(n), lens=lens if lens.bends else None)
-                for n, image in images.items()
-            ],
-            lens.intrinsics,
+            images,
             {
                 "poses": f"of camera {camera}: GPS/INS in Mercator's projection as in the development kit, {how}, and"
                 " the calibration; metres",
@@ -85,7 +150,11 @@ class KittiRawAdapter(FileDataset):
                 "timestamps": f"image_{camera}/timestamps.txt, seconds",
                 "found": {"poses_in_file": len(packets), "images_with_pose": len(poses)},
             },
-            numbers=list(images),
+            times=times,
+            poses=poses,
+            depths=depths,
+            intrinsics=lens.intrinsics,
+            lens=lens if lens.bends else None,
             index_files=[index, *files, *packets.values()],
             depth_reader=png_depth(DEPTH_UNITS),
         )
@@ -191,20 +260,16 @@ class KittiDepthAdapter(FileDataset):
         """The selected frames of one drive and camera, in order of their numbers. Raises DataError."""
         folder = self.folders[scene]
         if (folder / "image_gathered").is_dir():
-            images = numbered_files(folder / "image_gathered" / scene, _NUMBER, self.name)
-            depths = numbered_files(folder / "groundtruth_depth_gathered" / scene, _NUMBER, self.name, optional=True)
+            images = self.numbered(folder / "image_gathered" / scene, NUMBER + IMAGE)
+            depths = self.numbered(folder / "groundtruth_depth_gathered" / scene, NUMBER + IMAGE, optional=True)
             cameras: dict[int, Path] = {}
         else:
             drive, camera = re.escape(scene[:-3]), scene[-2:]
-            kinds = [re.compile(rf"{drive}_{kind}_(\d{{10}})_image_{camera}\.(?:png|txt)") for kind in _KINDS]
-            images = numbered_files(folder / "image", kinds[0], self.name)
-            depths = numbered_files(folder / "groundtruth_depth", kinds[1], self.name, optional=True)
-            cameras = numbered_files(folder / "intrinsics", kinds[0], self.name, optional=True)
-        names = ("fx", "0", "cx", "0", "fy", "cy", "0", "0", "1")
-        matrices = {
-            n: checked_pinhole(np.array(read_numbers(path, names)).reshape(3, 3), str(path))
-            for n, path in cameras.items()
-        }
+            kinds = [rf"{drive}_{kind}_(\d{{10}})_image_{camera}\.(?:png|txt)" for kind in _KINDS]
+            images = self.numbered(folder / "image", kinds[0])
+            depths = self.numbered(folder / "groundtruth_depth", kinds[1], optional=True)
+            cameras = self.numbered(folder / "intrinsics", kinds[0], optional=True)
+        matrices = {n: read_matrix(path) for n, path in cameras.items()}
         return self.sequence(
             scene,
             [
@@ -244,18 +309,17 @@ class WaymoAdapter(FileDataset):
     name = "waymo"
     layout = "SCENE/images/NNN_0.jpg beside ego_pose/NNN.txt, extrinsics/0.txt and intrinsics/0.txt"
     licence = "Waymo Open Dataset licence: non-commercial; not redistributed here"
+    marks = ("images/", "ego_pose/")
     nesting = 2
-
-    def is_scene(self, folder: Path) -> bool:
-        return (folder / "images").is_dir() and (folder / "ego_pose").is_dir()
+    frames_per_second = 10.0
 
     def read(self, scene: str) -> FileSequence:
         """One segment. Raises DataError when poses or calibration are malformed."""
         folder = self.folders[scene]
-        images = numbered_files(folder / "images", re.compile(r"(\d{1,9})_0\.(?:jpg|jpeg|png)"), self.name)
-        cars = numbered_files(folder / "ego_pose", re.compile(r"(\d{1,9})\.txt"), self.name)
+        images = self.numbered(folder / "images", f"{NUMBER}_0{IMAGE}")
+        cars = self.numbered(folder / "ego_pose", rf"{NUMBER}\.txt")
         # Some exporters write the car's pose at the moment of each camera's picture as well.
-        exact = numbered_files(folder / "ego_pose", re.compile(r"(\d{1,9})_0\.txt"), self.name)
+        exact = self.numbered(folder / "ego_pose", rf"{NUMBER}_0\.txt")
         there = {n: exact.get(n, cars.get(n)) for n in images}
         found = {n: pose for n, path in there.items() if path is not None and (pose := read_pose(path)) is not None}
         extrinsics, intrinsics = folder / "extrinsics" / "0.txt", folder / "intrinsics" / "0.txt"
@@ -266,11 +330,9 @@ class WaymoAdapter(FileDataset):
         own_axes = on_car[0, 0] > on_car[0, 2]
         if max(on_car[0, 0], on_car[0, 2]) < 0.7:
             raise DataError(f"{extrinsics}: expected a camera that looks ahead (x of the car), found another")
-        poses = moved(found, on_car @ _FORWARD if own_axes else on_car)
-        return self.sequence(
+        return self.by_number(
             scene,
-            [FrameFiles(image, n / 10.0, poses.get(n)) for n, image in images.items()],
-            _waymo_intrinsics(intrinsics),
+            images,
             {
                 "poses": "of the front camera: the car's (ego_pose), times extrinsics/0.txt in"
                 f" {'Waymo' if own_axes else 'OpenCV'}'s axes; metres",
@@ -278,7 +340,8 @@ class WaymoAdapter(FileDataset):
                 "timestamps": "number of the frame / 10 Hz",
                 "found": {"poses_in_file": len(cars), "images_with_pose": len(found)},
             },
-            numbers=list(images),
+            poses=moved(found, on_car @ _FORWARD if own_axes else on_car),
+            intrinsics=_waymo_intrinsics(intrinsics),
             index_files=[extrinsics, intrinsics, *(path for path in there.values() if path is not None)],
         )
 
@@ -289,5 +352,4 @@ def _waymo_intrinsics(path: Path) -> FloatArray:
     values = read_numbers(path, names)
     if values[-1] == 1.0 and values[6:8] == [0.0, 0.0]:
         return checked_pinhole(np.array(values).reshape(3, 3), str(path))
-    fx, fy, cx, cy = values[:4]
-    return checked_pinhole(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), str(path))
+    return checked_pinhole(pinhole(*values[:4]), str(path))

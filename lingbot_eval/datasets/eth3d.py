@@ -1,8 +1,16 @@
-"""ETH3D: high-resolution photographs with laser-scanned depth, each calibrated (protocol.md section 2)."""
+"""ETH3D: high-resolution photographs with laser-scanned depth, each calibrated (protocol.md section 2).
+
+As it is downloaded, SCENE_dslr_undistorted.7z holds ``images/dslr_images_undistorted`` and
+``dslr_calibration_undistorted``, COLMAP's text files. Depth (SCENE_dslr_depth.7z, ``ground_truth_depth/dslr_images``)
+was rendered for the photographs with lens distortion; the calibration of those (``dslr_calibration_jpg``, in
+SCENE_dslr_jpg.7z) carries it to the undistorted ones. Both are views from one place in one direction, so that depth
+along z is the same along the same ray.
+"""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -10,13 +18,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.calibration import checked_pinhole
-from lingbot_eval.datasets.eth3d_release import CALIBRATION, IMAGES, read_release
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import numbered_files, shown
+from lingbot_eval.datasets.listing import IMAGE, NUMBER, shown
 from lingbot_eval.datasets.readers import raw_float_depth
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.files.arrays import read_npz
+from lingbot_eval.files.colmap import has_model, read_model
 from lingbot_eval.files.pose_matrices import checked_rigid
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import FloatArray
@@ -30,9 +38,12 @@ VIEWS_LEFT_OUT: dict[str, frozenset[int]] = {
 }
 """Scene → numbers in the names of the views that the published protocol leaves out."""
 
+IMAGES = Path("images") / "dslr_images_undistorted"
+CALIBRATION = Path("dslr_calibration_undistorted")
+_DISTORTED_CALIBRATION = Path("dslr_calibration_jpg")
+_DEPTH = Path("ground_truth_depth") / "dslr_images"
 _PREPARED = Path("images") / "custom_undistorted"
 _DISTORTED = Path("images") / "dslr_images"
-_IMAGE = re.compile(r".*?(\d{1,9})\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _KEYS = {"intrinsics": (3, 3), "extrinsics": (4, 4)}
 _MOST_BYTES = 100_000  # a calibration is a few hundred
 
@@ -46,8 +57,8 @@ class Eth3dOptions(BaseModel):
 
 
 class Eth3dAdapter(FileDataset):
-    """As downloaded (`lingbot_eval.datasets.eth3d_release`), or prepared: ROOT/SCENE/{images,
-    ground_truth_depth}/custom_undistorted and ROOT/SCENE/custom_undistorted_cam.
+    """As downloaded, or prepared: ROOT/SCENE/{images, ground_truth_depth}/custom_undistorted and
+    ROOT/SCENE/custom_undistorted_cam.
     """
 
     name = "eth3d"
@@ -67,7 +78,7 @@ class Eth3dAdapter(FileDataset):
                 f"eth3d: {folder / _DISTORTED} holds the photographs with lens distortion; expected {IMAGES} and"
                 f" {CALIBRATION} beside it: unpack {scene}_dslr_undistorted.7z"
             )
-        images = numbered_files(folder / (IMAGES if is_release else _PREPARED), _IMAGE, "eth3d")
+        images = self.numbered(folder / (IMAGES if is_release else _PREPARED), f".*?{NUMBER}{IMAGE}")
         without = VIEWS_LEFT_OUT.get(scene, frozenset()) if self.options.views == "protocol" else frozenset()
         kept = {number: image for number, image in images.items() if number not in without}
         left_out = sorted(number for number in images if number in without)
@@ -129,3 +140,54 @@ def _calibration(path: Path) -> tuple[FloatArray, FloatArray]:
                 f" {found[key].shape}"
             )
     return found["intrinsics"].astype(np.float64), found["extrinsics"].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Release:
+    """The views of one scene. notes: what must be said, a line each. index_files: that decided what they are."""
+
+    frames: list[FrameFiles]
+    notes: tuple[str, ...]
+    index_files: tuple[Path, ...]
+
+
+def read_release(folder: Path, images: Sequence[Path]) -> Release:
+    """Poses, cameras and depth of ``images``. Raises DataError for files that are malformed or of other images."""
+    model = read_model(folder / CALIBRATION)
+    poses, cameras = model.by_stem()
+    missing = [image.name for image in images if image.stem not in poses]
+    if missing:
+        raise DataError(
+            f"{model.files[1]}: expected a line for each of the {len(images)} images in {folder / IMAGES}, found none"
+            f" for {missing[0]} ({len(missing)} in all); are images and calibration of one scene?"
+        )
+    calibration = folder / _DISTORTED_CALIBRATION
+    distorted = read_model(calibration) if has_model(calibration) else None
+    lenses = {} if distorted is None else distorted.by_stem()[1]
+    frames: list[FrameFiles] = []
+    odd = 0
+    for position, image in enumerate(images):
+        camera, lens = cameras[image.stem], lenses.get(image.stem)
+        if camera.bends:
+            raise DataError(f"{model.files[0]}: expected undistorted cameras (PINHOLE), found {camera.model}")
+        depth: Path | None = folder / _DEPTH / image.name
+        if depth is None or not depth.is_file():
+            depth = None
+        elif lens is None and depth.stat().st_size != 4 * camera.size[0] * camera.size[1]:
+            depth, odd = None, odd + 1
+        frames.append(
+            FrameFiles(
+                image,
+                float(position),
+                poses[image.stem],
+                depth,
+                intrinsics=camera.intrinsics,
+                depth_lens=None if depth is None else lens,
+            )
+        )
+    notes = (
+        f"depth of {odd} images is left out: its pixels are those of the photographs with lens distortion, and"
+        f" {_DISTORTED_CALIBRATION}, which carries it over, is not there: unpack {folder.name}_dslr_jpg.7z",
+    )
+    files = model.files if distorted is None else (*model.files, *distorted.files)
+    return Release(frames, notes if odd else (), files)

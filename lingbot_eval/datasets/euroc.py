@@ -14,7 +14,7 @@ from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.pose_matrices import checked_rigid
-from lingbot_eval.files.text import read_text
+from lingbot_eval.files.text import numbered_lines
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.geometry.lenses import LensCamera
@@ -33,17 +33,15 @@ class EurocAdapter(FileDataset):
     name = "euroc"
     layout = "SCENE/mav0/cam0/data.csv"
     licence = "In Copyright, non-commercial use permitted; see the dataset's page"
+    marks = ("mav0/cam0/data.csv",)
     nesting = 2
-
-    def is_scene(self, folder: Path) -> bool:
-        return (folder / "mav0" / "cam0" / "data.csv").is_file()
 
     def read(self, scene: str) -> FileSequence:
         """One flight. Raises DataError when its lists or its calibration are malformed."""
         folder = self.folders[scene] / "mav0"
         index, sensor = folder / "cam0" / "data.csv", folder / "cam0" / "sensor.yaml"
         images, times, missing = listed_images(index)
-        lens, on_body, pinhole = read_sensor(sensor)
+        lens, on_body = sensor_of(read_yaml(sensor), sensor, "T_BS", "distortion_coefficients")
         truth = next((path for name in _TRUTH if (path := folder / name / "data.csv").is_file()), None)
         trajectory = None if truth is None else read_trajectory(truth, "euroc")
         poses = {}
@@ -54,7 +52,7 @@ class EurocAdapter(FileDataset):
         return self.sequence(
             scene,
             [FrameFiles(image, float(times[i]), poses.get(i), lens=bent) for i, image in enumerate(images)],
-            pinhole,
+            lens.intrinsics,
             {
                 "poses": f"of the camera: {truth.parent.name if truth else 'none'}, body-to-world, times T_BS of"
                 f" sensor.yaml; metres; {how} {MAX_TIME_DIFFERENCE:g} s",
@@ -79,12 +77,12 @@ def listed_images(index: Path) -> tuple[list[Path], FloatArray, int]:
     names: list[str] = []
     lines: list[int] = []
     missing = 0
-    for number, line in enumerate(read_text(index, "list of images").split("\n"), start=1):
+    for number, line in numbered_lines(index, "list of images"):
         fields = [field.strip() for field in line.split(",")]
         if not fields[0] or fields[0].startswith("#"):
             continue
         if not fields[0].isdecimal():
-            raise DataError(f"{at(index, number)}: expected 'nanoseconds,filename', found {line.strip()[:60]!r}")
+            raise DataError(f"{at(index, number)}: expected 'nanoseconds,filename', found {line[:60]!r}")
         name = fields[1] if len(fields) > 1 and fields[1] else f"{fields[0]}.png"
         if name not in there:
             missing += 1
@@ -101,15 +99,11 @@ def listed_images(index: Path) -> tuple[list[Path], FloatArray, int]:
     return [folder / name for name in names], times, missing
 
 
-def read_sensor(path: Path, key: str = "T_BS") -> tuple[LensCamera, FloatArray, FloatArray]:
-    """The camera of a ``sensor.yaml``, its (4, 4) pose on the body, and its (3, 3) intrinsics. Raises DataError."""
-    return sensor_of(read_yaml(path), path, key, "distortion_coefficients")
+def sensor_of(document: dict[str, Any], path: Path, key: str, coefficients: str) -> tuple[LensCamera, FloatArray]:
+    """The camera that a calibration describes, and its (4, 4) pose on the body.
 
-
-def sensor_of(
-    document: dict[str, Any], path: Path, key: str, coefficients: str
-) -> tuple[LensCamera, FloatArray, FloatArray]:
-    """`read_sensor` of what a calibration says. coefficients: key of the lens's numbers."""
+    key: of the pose. coefficients: key of the lens's numbers. Raises DataError.
+    """
     said = str(document.get("distortion_model", "radial-tangential")).lower()
     model = next((name for start, name in _LENSES.items() if said.startswith(start)), None)
     if model is None:
@@ -120,7 +114,7 @@ def sensor_of(
         raise DataError(f"{path}: expected positive focal lengths, found {numbers[:2]}")
     lens = LensCamera(model, (int(width), int(height)), tuple(numbers))
     pose = checked_rigid(np.array(numbers_of(document, key, 16, path)).reshape(4, 4), f"{path}: {key}")
-    return lens, pose, lens.intrinsics
+    return lens, pose
 
 
 def _coefficients(document: dict[str, Any], key: str, path: Path) -> list[float]:

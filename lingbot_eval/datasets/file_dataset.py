@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.image_folder import gap_notes, numbering_of
-from lingbot_eval.datasets.listing import existing_folder, names_in, scene_folders, shown, unknown_scene
+from lingbot_eval.datasets.listing import existing_folder, names_in, numbered_files, scene_folders, shown, unknown_scene
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.readers import DepthReader, Size, array_depth, png_depth
 from lingbot_eval.datasets.reference_poses import facts_of
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import TrajectoryFile
+from lingbot_eval.geometry.lenses import LensCamera
 from lingbot_eval.types import DepthMap, FloatArray
 
 
@@ -37,6 +38,7 @@ class FileDataset:
         card: what a card may say (title, licence as ``source: {licence: …}``, ``protocol``, ``published`` …); what is
             left out has the card's defaults.
         depth_units_per_metre: of 16-bit PNG depth; ``.npy`` depth is in metres.
+        marks: what lies in each folder that is a scene, as ``("images/", "poses.txt")``, folders with a slash behind.
         licence: in a few words, for the record; by default that of ``card``.
         levels: how many of the last folders of a scene's path are its name.
         frames_per_second: nominal, where images have numbers and no times.
@@ -50,6 +52,7 @@ class FileDataset:
     Options: ClassVar[type[BaseModel]] = NoOptions
     card: ClassVar[Mapping[str, Any]] = {}
     depth_units_per_metre: ClassVar[float] = 1000.0
+    marks: ClassVar[tuple[str, ...]] = ()
     licence: ClassVar[str] = ""
     levels: ClassVar[int] = 1
     nesting: ClassVar[int] = 0
@@ -62,8 +65,8 @@ class FileDataset:
         self._found: frozenset[str] = frozenset()
 
     def is_scene(self, folder: Path) -> bool:
-        """Whether a folder is a scene: every one, unless a subclass knows better."""
-        return True
+        """Whether a folder is a scene: every one with all of ``marks``, unless a subclass knows better."""
+        return all((folder / m).is_dir() if m.endswith("/") else (folder / m).is_file() for m in self.marks)
 
     def scenes(self) -> Sequence[str]:
         """Names of the scenes under the root. Raises DataError for a root of another shape."""
@@ -188,6 +191,56 @@ class FileDataset:
             depth_reader=self._depth_reader() if depth_reader is None else depth_reader,
             **more,
         )
+
+    def numbered(self, folder: Path, pattern: str, *, optional: bool = False) -> dict[int, Path]:
+        """`numbered_files` of this dataset."""
+        return numbered_files(folder, pattern, self.name, optional=optional)
+
+    def by_number(
+        self,
+        scene: str,
+        images: Mapping[int, Path],
+        conventions: Mapping[str, Any],
+        *,
+        times: Mapping[int, float] | FloatArray | None = None,
+        poses: Mapping[int, Path] | Mapping[int, FloatArray] | None = None,
+        depths: Mapping[int, Path] | None = None,
+        cameras: Mapping[int, FloatArray] | None = None,
+        intrinsics: FloatArray | None = None,
+        lens: LensCamera | None = None,
+        **more: Any,
+    ) -> FileSequence:
+        """`sequence` of images with numbers, and of what goes with them by number.
+
+        Args:
+            scene: its name.
+            images: by number, in order.
+            conventions: as of `sequence`; times are nominal where they say nothing of these.
+            times: seconds; the number over ``frames_per_second`` if None.
+            poses: (4, 4) camera-to-world, or their files.
+            depths: files.
+            cameras: (3, 3) of each image, where they have no ``intrinsics`` in common.
+            intrinsics: (3, 3) of all images, or None.
+            lens: of all images, where it bends them.
+            more: of `sequence`.
+
+        Raises:
+            DataError: there is no frame, or times do not increase.
+        """
+        poses, depths, cameras = poses or {}, depths or {}, cameras or {}
+        files = [
+            FrameFiles(
+                image,
+                n / self.frames_per_second if times is None else float(times[n]),
+                poses.get(n),
+                depths.get(n),
+                intrinsics=cameras.get(n),
+                lens=lens,
+            )
+            for n, image in images.items()
+        ]
+        said = {"timestamps": self.nominal_times, **conventions}
+        return self.sequence(scene, files, intrinsics, said, numbers=list(images), **more)
 
     def _depth_reader(self) -> DepthReader:
         of_png = png_depth(self.depth_units_per_metre)

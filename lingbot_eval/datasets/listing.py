@@ -18,6 +18,11 @@ from lingbot_eval.files.times import read_stamps
 from lingbot_eval.types import FloatArray
 from lingbot_eval.validation import nearest
 
+NUMBER = r"(\d{1,10})"
+"""The number in the name of a file, for the patterns of `numbered_files`."""
+IMAGE = r"\.(?:png|jpg|jpeg)"
+"""The ending of an image, likewise."""
+
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 _IMAGES = (".jpg", ".jpeg", ".png")
 _FOLDERS_TRIED = 100  # a home folder given by mistake should not be searched through
@@ -184,17 +189,18 @@ def _folders_inside(folders: Iterable[Path]) -> list[Path]:
     return found[:_FOLDERS_TRIED]
 
 
-def numbered_files(folder: Path, pattern: re.Pattern[str], dataset: str, *, optional: bool = False) -> dict[int, Path]:
-    """Number → file, in order of the numbers, of the names in ``folder`` that match ``pattern`` (group 1: digits).
+def numbered_files(folder: Path, pattern: str, dataset: str, *, optional: bool = False) -> dict[int, Path]:
+    """Number → file, in order of the numbers, of the names in ``folder`` that match ``pattern``, in any case.
 
-    optional: whether the folder may be missing. Raises DataError when two files have one number, as ``1.png`` beside
-    ``000001.PNG``.
+    pattern: a regular expression whose group 1 is the number. optional: whether the folder may be missing. Raises
+    DataError when two files have one number, as ``1.png`` beside ``000001.PNG``.
     """
     found: dict[int, str] = {}
     if optional and not folder.is_dir():
         return {}
+    wanted = re.compile(pattern, re.IGNORECASE)
     for name in _listed(existing_folder(folder, f"folder of {dataset}")):
-        match = pattern.fullmatch(name)
+        match = wanted.fullmatch(name)
         if match is None:
             continue
         number = int(match[1])
@@ -205,12 +211,12 @@ def numbered_files(folder: Path, pattern: re.Pattern[str], dataset: str, *, opti
     return {number: folder / found[number] for number in sorted(found)}
 
 
-def timed_files(folder: Path, dataset: str, suffixes: tuple[str, ...] = _IMAGES) -> tuple[list[Path], FloatArray]:
-    """Files of ``folder`` whose names are times, in order of these, and the times in seconds.
+def timed_files(folder: Path, dataset: str) -> tuple[list[Path], FloatArray]:
+    """Images of ``folder`` whose names are times, in order of these, and the times in seconds.
 
     Raises DataError for a name that is no time, and for two files of one time.
     """
-    names = [name for name in names_in(folder) if name.lower().endswith(suffixes) and not name.startswith(".")]
+    names = [name for name in names_in(folder) if name.lower().endswith(_IMAGES) and not name.startswith(".")]
     stems = [name.rpartition(".")[0] for name in names]
     for name, stem in zip(names, stems, strict=True):
         if not _is_finite(stem):

@@ -1,28 +1,60 @@
-"""Rendered worlds with exact poses and depth: Replica as NICE-SLAM rendered it, TartanAir, Virtual KITTI 2."""
+"""Rendered worlds with exact poses: Neural RGB-D, Replica as NICE-SLAM rendered it, TartanAir, Virtual KITTI 2."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
 
-from lingbot_eval.datasets.calibration import numbers_of, read_document, read_rows
+from lingbot_eval.datasets.calibration import numbers_of, read_document, read_numbers, read_rows
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import numbered_files
+from lingbot_eval.datasets.listing import IMAGE, NUMBER
 from lingbot_eval.datasets.readers import Size, array_depth, checked_size, opened_depth, png_depth, without_invalid
 from lingbot_eval.datasets.reference_poses import moved, poses_by_number
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
+from lingbot_eval.datasets.sequence import FileSequence, pinhole
 from lingbot_eval.errors import DataError
+from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
 from lingbot_eval.files.pose_tables import checked_matrices, poses_of
 from lingbot_eval.files.trajectories import read_kitti
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import DepthMap
 
 
-def _numbered(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
+class NeuralRgbdAdapter(FileDataset):
+    """ROOT/SCENE/{images, depth, poses.txt, focal.txt}: noisy depth and exact poses (protocol.md section 2)."""
+
+    name = "neural_rgbd"
+    layout = "ROOT/SCENE folders with images/ and poses.txt"
+    licence = "see the dataset's page; not redistributed here"
+    marks = ("images/", "poses.txt")
+
+    centre = (320.0, 240.0)
+    nearest, farthest = 0.001, 10.0  # metres of depth that are kept
+
+    def read(self, scene: str) -> FileSequence:
+        """One room. Raises DataError when it is malformed."""
+        folder = self.folders[scene]
+        images = self.numbered(folder / "images", rf"img{NUMBER}{IMAGE}")
+        trajectory = read_kitti(folder / "poses.txt")
+        focal = read_numbers(folder / "focal.txt", ("focal",))[0]
+        if focal <= 0:
+            raise DataError(f"{folder / 'focal.txt'}: expected a focal length in pixels, found {focal:g}")
+        return self.by_number(
+            scene,
+            images,
+            {
+                "poses": "exact, camera-to-world, metres; OpenGL axes in the file, columns y and z negated",
+                "depth": f"uint16 millimetres with simulated noise; {self.nearest:g} to {self.farthest:g} m kept",
+                "intrinsics": f"focal.txt, principal point {self.centre[0]:g}, {self.centre[1]:g}",
+            },
+            poses=moved(poses_by_number(trajectory, max(images, default=0)), OPENGL_TO_OPENCV),
+            depths=self.numbered(folder / "depth", rf"depth{NUMBER}\.png", optional=True),
+            intrinsics=pinhole(focal, focal, *self.centre),
+            trajectory=trajectory,
+            index_files=(folder / "focal.txt",),
+            depth_reader=png_depth(1000.0, self.nearest, self.farthest),
+        )
 
 
 class ReplicaAdapter(FileDataset):
@@ -31,18 +63,14 @@ class ReplicaAdapter(FileDataset):
     name = "replica"
     layout = "SCENE/results/frameNNNNNN.jpg beside SCENE/traj.txt"
     licence = "Replica Research Terms; see the dataset's page"
+    marks = ("results/", "traj.txt")
     nesting = 2
-
-    def is_scene(self, folder: Path) -> bool:
-        return (folder / "results").is_dir() and (folder / "traj.txt").is_file()
 
     def read(self, scene: str) -> FileSequence:
         """One room. Raises DataError when it is malformed."""
         folder = self.folders[scene]
-        images = numbered_files(folder / "results", _numbered(r"frame(\d{1,9})\.(?:jpg|png)"), self.name)
-        depths = numbered_files(folder / "results", _numbered(r"depth(\d{1,9})\.png"), self.name)
+        images = self.numbered(folder / "results", rf"frame{NUMBER}{IMAGE}")
         trajectory = read_kitti(folder / "traj.txt")
-        poses = poses_by_number(trajectory, max(images, default=-1))
         places = (folder / "cam_params.json", folder.parent / "cam_params.json")
         calibration = next((path for path in places if path.is_file()), None)
         if calibration is None:
@@ -53,18 +81,18 @@ class ReplicaAdapter(FileDataset):
         fx, fy, cx, cy, scale = (
             numbers_of(camera, key, 1, calibration)[0] for key in ("fx", "fy", "cx", "cy", "scale")
         )
-        return self.sequence(
+        return self.by_number(
             scene,
-            [FrameFiles(image, n / self.frames_per_second, poses.get(n), depths.get(n)) for n, image in images.items()],
-            pinhole(fx, fy, cx, cy),
+            images,
             {
                 "poses": "exact, camera-to-world, metres, row n for frame n",
                 "depth": f"uint16 / {scale:g} metres, exact",
                 "intrinsics": "cam_params.json",
-                "timestamps": self.nominal_times,
             },
+            poses=poses_by_number(trajectory, max(images, default=-1)),
+            depths=self.numbered(folder / "results", rf"depth{NUMBER}\.png"),
+            intrinsics=pinhole(fx, fy, cx, cy),
             trajectory=trajectory,
-            numbers=list(images),
             index_files=(calibration,),
             depth_reader=png_depth(scale),
         )
@@ -74,8 +102,8 @@ class ReplicaAdapter(FileDataset):
 _NED = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
 # Image folder, how its files begin, depth folder, file of poses: of both releases.
 _TARTANAIR = (
-    ("image_left", r"(\d{1,9})_left", "depth_left", "pose_left.txt"),
-    ("image_lcam_front", r"(\d{1,9})_lcam_front", "depth_lcam_front", "pose_lcam_front.txt"),
+    ("image_left", f"{NUMBER}_left", "depth_left", "pose_left.txt"),
+    ("image_lcam_front", f"{NUMBER}_lcam_front", "depth_lcam_front", "pose_lcam_front.txt"),
 )
 
 
@@ -96,9 +124,7 @@ class TartanAirAdapter(FileDataset):
         """One flight. Raises DataError when images and poses do not fit together."""
         folder = self.folders[scene]
         where, pattern, depth_folder, name = next(row for row in _TARTANAIR if (folder / row[0]).is_dir())
-        images = numbered_files(folder / where, _numbered(pattern + r"\.(?:png|jpg)"), self.name)
-        depth_pattern = _numbered(pattern + r"_depth\.(?:npy|png)")
-        depths = numbered_files(folder / depth_folder, depth_pattern, self.name, optional=True)
+        images = self.numbered(folder / where, pattern + IMAGE)
         path = folder / name
         rows = read_rows(path, 7, "tx ty tz qx qy qz qw")
         if len(rows) <= max(images, default=-1):
@@ -108,20 +134,19 @@ class TartanAirAdapter(FileDataset):
             )
         found = poses_of(rows[:, :3], rows[:, 3:])
         poses = {n: found[n] for n in images if np.isfinite(found[n]).all()}
-        poses = moved(poses, _NED, inverse(_NED))
-        return self.sequence(
+        middle = 240.0 if where == "image_left" else 320.0
+        return self.by_number(
             scene,
-            [FrameFiles(image, n / self.frames_per_second, poses.get(n), depths.get(n)) for n, image in images.items()],
-            pinhole(320.0, 320.0, 320.0, 240.0 if where == "image_left" else 320.0),
+            images,
             {
                 "poses": "exact, camera-to-world, metres; NED axes in the file, turned to OpenCV's",
                 "depth": "float32 metres along z; sky is thousands of metres away",
-                "intrinsics": "of the dataset's page: 320, 320, centre 320, "
-                + ("240" if where == "image_left" else "320"),
-                "timestamps": self.nominal_times,
+                "intrinsics": f"of the dataset's page: 320, 320, centre 320, {middle:g}",
                 "found": {"poses_in_file": len(rows), "images_with_pose": len(poses)},
             },
-            numbers=list(images),
+            poses=moved(poses, _NED, inverse(_NED)),
+            depths=self.numbered(folder / depth_folder, rf"{pattern}_depth\.(?:npy|png)", optional=True),
+            intrinsics=pinhole(320.0, 320.0, 320.0, middle),
             index_files=(path,),
             depth_reader=_tartanair_depth,
         )
@@ -150,18 +175,15 @@ class VirtualKitti2Adapter(FileDataset):
     layout = "SceneNN/VARIATION/frames/rgb/Camera_0/rgb_NNNNN.jpg beside extrinsic.txt and intrinsic.txt"
     licence = "CC BY-NC-SA 3.0 (Virtual KITTI 2)"
     levels = 2
+    marks = ("frames/rgb/Camera_0/",)
     nesting = 1
     frames_per_second = 10.0
-
-    def is_scene(self, folder: Path) -> bool:
-        return (folder / "frames" / "rgb" / "Camera_0").is_dir()
 
     def read(self, scene: str) -> FileSequence:
         """One drive under one weather or camera angle. Raises DataError when it is malformed."""
         folder = self.folders[scene]
-        images = numbered_files(folder / "frames/rgb/Camera_0", _numbered(r"rgb_(\d{1,9})\.(?:jpg|png)"), self.name)
-        depth_pattern = _numbered(r"depth_(\d{1,9})\.png")
-        depths = numbered_files(self._beside(folder, "frames/depth/Camera_0"), depth_pattern, self.name, optional=True)
+        images = self.numbered(folder / "frames/rgb/Camera_0", f"rgb_{NUMBER}{IMAGE}")
+        depth_folder = self._beside(folder, "frames/depth/Camera_0")
         extrinsic, intrinsic = self._beside(folder, "extrinsic.txt"), self._beside(folder, "intrinsic.txt")
         # frame, camera, and the 4×4 matrix (fx fy cx cy) of camera 0
         moves = read_rows(extrinsic, 18, "frame cameraID r1,1 … 1", header=True)
@@ -178,21 +200,18 @@ class VirtualKitti2Adapter(FileDataset):
                 f"{extrinsic}: expected a line of camera 0 here and in intrinsic.txt for each image, found none for"
                 f" {images[lost[0]].name} ({len(lost)} in all); are they of one scene?"
             )
-        return self.sequence(
+        return self.by_number(
             scene,
-            [
-                FrameFiles(image, n / self.frames_per_second, poses[n], depths.get(n), intrinsics=cameras[n])
-                for n, image in images.items()
-            ],
-            None,
+            images,
             {
                 "poses": "exact, world-to-camera in extrinsic.txt, inverted; metres",
                 "depth": "uint16 centimetres; 65535 = 655.35 m and farther, as the sky: none",
                 "intrinsics": "of each frame, in intrinsic.txt",
-                "timestamps": self.nominal_times,
                 "found": {"poses_in_file": len(moves), "images_with_pose": len(images)},
             },
-            numbers=list(images),
+            poses=poses,
+            depths=self.numbered(depth_folder, rf"depth_{NUMBER}\.png", optional=True),
+            cameras=cameras,
             index_files=(extrinsic, intrinsic),
             depth_reader=png_depth(100.0),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.calibration import checked_pinhole, numbers_of, read_document, read_numbers
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import names_in, numbered_files, shown
-from lingbot_eval.datasets.readers import Size, image_size, opened_depth
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, resized
+from lingbot_eval.datasets.listing import IMAGE, NUMBER, names_in, shown
+from lingbot_eval.datasets.readers import image_size, opened_depth
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole, resized
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.colmap import read_model
 from lingbot_eval.files.pairing import image_stem
@@ -22,10 +21,9 @@ from lingbot_eval.types import FloatArray
 
 SCANNET_COLOUR = (1296, 968)  # pixels of the images that intrinsic_color.txt is of
 
-_COLOUR = re.compile(r"(?:frame[-_])?(\d{1,9})(?:\.color)?\.(?:jpg|jpeg|png)", re.IGNORECASE)
-_DEPTH = re.compile(r"(?:frame[-_])?(\d{1,9})(?:\.depth)?\.png", re.IGNORECASE)
-_POSE = re.compile(r"(?:frame[-_])?(\d{1,9})(?:\.pose)?\.txt", re.IGNORECASE)
-_DSLR = re.compile(r"\D*(\d{1,9})\.(?:jpg|jpeg|png)", re.IGNORECASE)
+_COLOUR = rf"(?:frame[-_])?{NUMBER}(?:\.color)?{IMAGE}"
+_DEPTH = rf"(?:frame[-_])?{NUMBER}(?:\.depth)?\.png"
+_POSE = rf"(?:frame[-_])?{NUMBER}(?:\.pose)?\.txt"
 _UNDISTORTED = ("resized_undistorted_images", "undistorted_images", "image_undistorted")
 
 
@@ -43,11 +41,11 @@ class ScanNetAdapter(FileDataset):
     def read(self, scene: str) -> FileSequence:
         """One scan. Raises DataError when its calibration is malformed."""
         folder = _exported(self.folders[scene]) or self.folders[scene]
-        images = numbered_files(folder / "color", _COLOUR, self.name)
-        depths = numbered_files(folder / "depth", _DEPTH, self.name, optional=True)
-        poses = numbered_files(folder / "pose", _POSE, self.name, optional=True)
-        files = [path for kind in ("color", "depth") if (path := _intrinsics_file(folder, kind)) is not None]
-        colour, depth = (_intrinsics(folder, kind) for kind in ("color", "depth"))
+        images = self.numbered(folder / "color", _COLOUR)
+        depths = self.numbered(folder / "depth", _DEPTH, optional=True)
+        poses = self.numbered(folder / "pose", _POSE, optional=True)
+        calibrations = [_intrinsics_file(folder, kind) for kind in ("color", "depth")]
+        colour, depth = map(_intrinsics, calibrations)
         notes: list[str] = []
         if colour is not None and images:
             size = image_size(next(iter(images.values())), f"{self.name}: {scene}")
@@ -76,7 +74,7 @@ class ScanNetAdapter(FileDataset):
                 "timestamps": self.nominal_times,
             },
             numbers=list(images),
-            index_files=files,
+            index_files=[path for path in calibrations if path is not None],
             notes=notes,
             depth_has_own_size=True,
         )
@@ -93,12 +91,11 @@ def _intrinsics_file(folder: Path, kind: str) -> Path | None:
     return next((path for place in places for name in names if (path := place / name).is_file()), None)
 
 
-def _intrinsics(folder: Path, kind: str) -> FloatArray | None:
-    """(3, 3) of a 4×4 file; None where there is none."""
-    path = _intrinsics_file(folder, kind)
+def _intrinsics(path: Path | None) -> FloatArray | None:
+    """(3, 3) of a 4×4 file; None for none."""
     if path is None:
         return None
-    names = tuple(f"{row}{column}" for row in "1234" for column in "1234")
+    names = [f"{row}{column}" for row in "1234" for column in "1234"]
     matrix = np.array(read_numbers(path, names)).reshape(4, 4)[:3, :3]
     matrix[0, 1] = 0.0  # a skew of a thousandth of a pixel in some
     return checked_pinhole(matrix, str(path))
@@ -135,36 +132,26 @@ class ScanNetPPAdapter(FileDataset):
                 f"{self.name}: expected frames in {folder / 'rgb'}, found {shown(names_in(folder))}; extract them from"
                 " the video with the dataset's toolkit (iphone.prepare_iphone_data)"
             )
-        images = numbered_files(folder / "rgb", _COLOUR, self.name)
-        depths = numbered_files(folder / "depth", _DEPTH, self.name, optional=True)
+        images = self.numbered(folder / "rgb", _COLOUR)
+        depths = self.numbered(folder / "depth", _DEPTH, optional=True)
         path = folder / "pose_intrinsic_imu.json"
         entries = {image_stem(name): entry for name, entry in read_document(path).items()}
         known = {n: entries[image.stem] for n, image in images.items() if isinstance(entries.get(image.stem), dict)}
         poses = _aligned(known, path)
         scale = None
         if images and depths:
-            scale = image_size(next(iter(images.values())), scene), _size(next(iter(depths.values())), scene)
+            with opened_depth(next(iter(depths.values())), scene) as picture:
+                scale = image_size(next(iter(images.values())), scene), picture.size
         files = []
         for n, image in images.items():
-            matrix = (
-                checked_pinhole(
-                    np.array(numbers_of(known[n], "intrinsic", 9, path)).reshape(3, 3), f"{path}: frame {n}"
-                )
-                if n in known
-                else None
-            )
-            time = known[n].get("timestamp") if n in known else None
-            own = None if scale is None or matrix is None or n not in depths else resized(matrix, *scale)
-            files.append(
-                FrameFiles(
-                    image,
-                    float(time) if isinstance(time, int | float) else n / 60.0,
-                    poses.get(n),
-                    depths.get(n),
-                    intrinsics=matrix,
-                    depth_intrinsics=own,
-                )
-            )
+            matrix = own = time = None
+            if n in known:
+                numbers = np.array(numbers_of(known[n], "intrinsic", 9, path))
+                matrix = checked_pinhole(numbers.reshape(3, 3), f"{path}: frame {n}")
+                own = resized(matrix, *scale) if scale is not None and n in depths else None
+                time = known[n].get("timestamp")
+            seconds = float(time) if isinstance(time, int | float) else n / 60.0
+            files.append(FrameFiles(image, seconds, poses.get(n), depths.get(n), matrix, own))
         return self.sequence(
             scene,
             files,
@@ -183,21 +170,20 @@ class ScanNetPPAdapter(FileDataset):
 
     def _photographs(self, scene: str, folder: Path) -> FileSequence:
         plain = next((folder / name for name in _UNDISTORTED if (folder / name).is_dir()), None)
-        images = numbered_files(plain or folder / "resized_images", _DSLR, self.name)
+        images = self.numbered(plain or folder / "resized_images", rf"\D*{NUMBER}{IMAGE}")
         model = read_model(folder / "colmap")
-        poses = {image_stem(name): pose for name, pose in model.poses.items()}
-        lenses = {image_stem(name): model.cameras[number] for name, number in model.camera_of.items()}
+        poses, lenses = model.by_stem()
         files: list[FrameFiles] = []
         index_files = list(model.files)
-        pinhole: FloatArray | None = None
+        shared: FloatArray | None = None
         if plain is not None:
             path = folder / "nerfstudio" / "transforms_undistorted.json"
-            pinhole = _centred(read_document(path), path)
+            shared = _centred(read_document(path), path)
             index_files.append(path)
         for position, image in enumerate(images.values()):
             lens = lenses.get(image.stem)
-            own = pinhole if pinhole is not None else None if lens is None else lens.intrinsics
-            bent = lens if pinhole is None else None
+            own = shared if shared is not None else None if lens is None else lens.intrinsics
+            bent = lens if shared is None else None
             files.append(FrameFiles(image, float(position), poses.get(image.stem), intrinsics=own, lens=bent))
         how = "as the toolkit did" if plain is not None else "here, to a pinhole camera of the same focal length"
         return self.sequence(
@@ -218,11 +204,6 @@ class ScanNetPPAdapter(FileDataset):
         )
 
 
-def _size(depth: Path, place: str) -> Size:
-    with opened_depth(depth, place) as picture:
-        return picture.size
-
-
 def _aligned(entries: dict[int, dict[str, Any]], path: Path) -> dict[int, FloatArray]:
     """Poses of frames, aligned with the scan where the file has such; lost ones left out."""
     if not entries:
@@ -237,4 +218,4 @@ def _aligned(entries: dict[int, dict[str, Any]], path: Path) -> dict[int, FloatA
 def _centred(document: dict[str, Any], path: Path) -> FloatArray:
     """(3, 3) intrinsics of a transforms.json, whose pixels count from the corner of the image."""
     fx, fy, cx, cy = (numbers_of(document, name, 1, path)[0] for name in ("fl_x", "fl_y", "cx", "cy"))
-    return checked_pinhole(np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1.0]]), str(path))
+    return checked_pinhole(pinhole(fx, fy, cx - 0.5, cy - 0.5), str(path))

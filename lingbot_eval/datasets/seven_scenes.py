@@ -14,7 +14,7 @@ from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError, at
-from lingbot_eval.files.text import read_text
+from lingbot_eval.files.text import numbered_lines
 
 COLOUR_INTRINSICS = pinhole(525.0, 525.0, 320.0, 240.0)
 DEPTH_INTRINSICS = pinhole(585.0, 585.0, 320.0, 240.0)  # of frame-*.depth.png, the sensor's own view
@@ -116,12 +116,10 @@ class SevenScenesAdapter(FileDataset):
         path = self.root / place / f"{self.options.split.capitalize()}Split.txt"
         there = self._on_disk(place)
         seen: dict[str, int] = {}
-        for number, line in enumerate(read_text(path, "split file").split("\n"), start=1):
-            if not line.strip():
-                continue
-            match = _SPLIT_LINE.fullmatch(line.strip())
+        for number, line in numbered_lines(path, "split file"):
+            match = _SPLIT_LINE.fullmatch(line)
             if match is None:
-                raise DataError(f"{at(path, number)}: expected 'sequenceN', found {line.strip()[:60]!r}")
+                raise DataError(f"{at(path, number)}: expected 'sequenceN', found {line[:60]!r}")
             name = f"seq-{int(match[1]):02d}"
             if name not in there:
                 raise DataError(

@@ -11,20 +11,19 @@ from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.calibration import checked_pinhole
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import names_listed, numbered_files
+from lingbot_eval.datasets.listing import NUMBER, names_listed
 from lingbot_eval.datasets.readers import Size, checked_file, checked_size, without_invalid
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
+from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.files.opening import read_file
 from lingbot_eval.files.pose_matrices import checked_rigid
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import DepthMap, FloatArray
 
-FRAMES_PER_SECOND = 24.0  # of the film
-
 _TAG = np.float32(202021.25).tobytes()  # "PIEH", little-endian, before every file of floats
 _CAMERA_BYTES = 4 + 8 * (9 + 12)
-_FRAME = {kind: re.compile(rf"frame_(\d{{1,9}})\.{kind}", re.IGNORECASE) for kind in ("png", "dpt", "cam")}
+_FRAME = rf"frame_{NUMBER}\."
+_IMAGE = re.compile(f"{_FRAME}png", re.IGNORECASE)
 
 
 class SintelOptions(BaseModel):
@@ -43,44 +42,36 @@ class SintelAdapter(FileDataset):
     licence = "see the dataset's page (research use); not redistributed here"
     Options = SintelOptions
     nesting = 3
+    frames_per_second = 24.0
 
     def is_scene(self, folder: Path) -> bool:
         return (
             folder.parent.name == self.options.render
             and folder.parent.parent.name != "test"
-            and any(map(_FRAME["png"].fullmatch, names_listed(folder)))
+            and any(map(_IMAGE.fullmatch, names_listed(folder)))
         )
 
     def read(self, scene: str) -> FileSequence:
         """One scene. Raises DataError when its cameras are malformed."""
         folder = self.folders[scene]
         base, name = folder.parent.parent, folder.name
-        images = numbered_files(folder, _FRAME["png"], self.name)
-        depths = numbered_files(base / "depth" / name, _FRAME["dpt"], self.name, optional=True)
-        files = numbered_files(base / "camdata_left" / name, _FRAME["cam"], self.name, optional=True)
-        cameras = {number: read_camera(path) for number, path in files.items() if number in images}
-        nothing: tuple[None, None] = (None, None)
-        return self.sequence(
+        images = self.numbered(folder, f"{_FRAME}png")
+        files = self.numbered(base / "camdata_left" / name, f"{_FRAME}cam", optional=True)
+        cameras = {n: read_camera(path) for n, path in files.items() if n in images}
+        return self.by_number(
             scene,
-            [
-                FrameFiles(
-                    image,
-                    (n - 1) / FRAMES_PER_SECOND,
-                    cameras.get(n, nothing)[1],
-                    depths.get(n),
-                    intrinsics=cameras.get(n, nothing)[0],
-                )
-                for n, image in images.items()
-            ],
-            None,
+            images,
             {
                 "poses": "exact, world-to-camera in the .cam files, inverted; in the film's unit",
                 "depth": ".dpt, float32 along z in the film's unit",
                 "intrinsics": "of each frame, in its .cam file",
-                "timestamps": f"(number in the name - 1) / {FRAMES_PER_SECOND:g} Hz, the film's",
+                "timestamps": f"(number in the name - 1) / {self.frames_per_second:g} Hz, the film's",
             },
-            numbers=list(images),
-            index_files=tuple(files[number] for number in cameras),
+            times={n: (n - 1) / self.frames_per_second for n in images},
+            poses={n: pose for n, (_, pose) in cameras.items()},
+            depths=self.numbered(base / "depth" / name, f"{_FRAME}dpt", optional=True),
+            cameras={n: matrix for n, (matrix, _) in cameras.items()},
+            index_files=[files[n] for n in cameras],
             depth_reader=read_dpt,
         )
 

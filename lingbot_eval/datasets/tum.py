@@ -18,7 +18,7 @@ from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.association import associate
-from lingbot_eval.files.text import parse_number, read_text
+from lingbot_eval.files.text import numbered_lines, parse_number
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.poses import orthogonalised
 from lingbot_eval.types import FloatArray
@@ -69,8 +69,7 @@ class TumOptions(BaseModel):
 class TumLayout(FileDataset):
     """SCENE/{rgb.txt, rgb/, depth.txt, depth/, groundtruth.txt}."""
 
-    def is_scene(self, folder: Path) -> bool:
-        return (folder / "rgb.txt").is_file()
+    marks = ("rgb.txt",)
 
     def recording(
         self,
@@ -223,12 +222,12 @@ def _listed(folder: Path, index: Path) -> tuple[FloatArray, list[Path]]:
     """Timestamps and files of an ``rgb.txt`` or ``depth.txt``: ``time path`` lines, times increasing."""
     times: list[float] = []
     files: list[Path] = []
-    for number, text in enumerate(read_text(index, "list of images").split("\n"), start=1):
+    for number, text in numbered_lines(index, "list of images"):
         fields = text.split()
-        if not fields or fields[0].startswith("#"):
+        if text.startswith("#"):
             continue
         if len(fields) != 2:
-            raise DataError(f"{at(index, number)}: expected 'timestamp filename', found {text.strip()[:60]!r}")
+            raise DataError(f"{at(index, number)}: expected 'timestamp filename', found {text[:60]!r}")
         try:
             time = parse_number(fields[0])
         except ValueError:

@@ -13,9 +13,10 @@ import numpy as np
 
 from lingbot_eval.errors import DataError, at, reason
 from lingbot_eval.files.opening import open_file
+from lingbot_eval.files.pairing import image_stem
 from lingbot_eval.files.pose_documents import colmap_image
 from lingbot_eval.files.pose_tables import poses_of
-from lingbot_eval.files.text import parse_number, read_text
+from lingbot_eval.files.text import numbered_lines, parse_number
 from lingbot_eval.geometry.lenses import MODELS, LensCamera
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import FloatArray
@@ -53,6 +54,11 @@ class ColmapModel:
     poses: dict[str, FloatArray]
     files: tuple[Path, Path]
 
+    def by_stem(self) -> tuple[dict[str, FloatArray], dict[str, LensCamera]]:
+        """Poses and cameras by the names of the images without folders and endings."""
+        cameras = {image_stem(name): self.cameras[number] for name, number in self.camera_of.items()}
+        return {image_stem(name): pose for name, pose in self.poses.items()}, cameras
+
 
 def has_model(folder: Path) -> bool:
     """Whether a folder holds a model, as text or binary."""
@@ -85,9 +91,9 @@ def read_model(folder: Path) -> ColmapModel:
 def read_cameras(path: Path) -> dict[int, LensCamera]:
     """Cameras of cameras.txt by number. Raises DataError with file and line, also for models that are not known."""
     cameras: dict[int, LensCamera] = {}
-    for number, line in enumerate(read_text(path, "list of cameras").split("\n"), start=1):
+    for number, line in numbered_lines(path, "list of cameras"):
         words = line.split()
-        if not words or words[0].startswith("#"):
+        if line.startswith("#"):
             continue
         names = MODELS.get(words[1]) if len(words) > 4 and all(words[i].isdecimal() for i in (0, 2, 3)) else None
         try:
@@ -98,7 +104,7 @@ def read_cameras(path: Path) -> dict[int, LensCamera]:
             raise DataError(
                 f"{at(path, number)}: expected 'CAMERA_ID MODEL WIDTH HEIGHT' and the numbers of a model"
                 f" ({', '.join(f'{model}: {len(names)}' for model, names in MODELS.items())}), found"
-                f" {line.strip()[:60]!r}"
+                f" {line[:60]!r}"
             )
         cameras[int(words[0])] = _camera(words[1], (int(words[2]), int(words[3])), numbers)
     if not cameras:
@@ -125,12 +131,8 @@ _Image = tuple[str, list[float], int, str]
 
 def _images_of_text(path: Path) -> Iterator[_Image]:
     """Images of images.txt, of which every second line holds points. Raises DataError."""
-    for number, line in enumerate(read_text(path, "list of images").split("\n"), start=1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        found = colmap_image(stripped)
-        if found is not None:
+    for number, line in numbered_lines(path, "list of images"):
+        if not line.startswith("#") and (found := colmap_image(line)) is not None:
             numbers, camera, name = found
             yield at(path, number), numbers[1:], camera, name
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import zlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lingbot_eval.files.opening import read_file
 
 MAX_TEXT_BYTES = 1 << 28  # a pose every 30 ms for a month is less; beyond it the file is not what it says
 _LONGEST_NUMBER = 400  # characters: every float64 written out
+_NAMES_SHOWN = 8
 
 _GZIP = b"\x1f\x8b"
 # First bytes -> what the file is.
@@ -45,7 +47,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 _BINARY_ONLY = (b"BM", b"BZh", b"RIFF", b"ply")  # short enough to begin a text as well
 
 
-def folder_contents(folder: Path, limit: int = 8) -> str:
+def folder_contents(folder: Path) -> str:
     """A short phrase for error messages: what lies in ``folder`` (or that it is not there)."""
     try:
         names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
@@ -54,8 +56,8 @@ def folder_contents(folder: Path, limit: int = 8) -> str:
     if not names:
         return f"its folder {folder} is empty"
     # A file name may hold a line break; an error message is one line.
-    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:limit])
-    rest = f" … ({len(names)} entries)" if len(names) > limit else ""
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:_NAMES_SHOWN])
+    rest = f" … ({len(names)} entries)" if len(names) > _NAMES_SHOWN else ""
     return f"its folder {folder} holds: {shown}{rest}"
 
 
@@ -115,6 +117,15 @@ def decoded(data: bytes, path: Path, what: str) -> str:
 def read_text(path: Path, what: str) -> str:
     """The text of a UTF-8 file, unpacked where it is gzip. Raises DataError as `read_bytes` and `decoded`."""
     return decoded(read_bytes(path, what), path, what)
+
+
+def numbered_lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
+    """Numbers, from 1, and text without blanks around it of the lines of a file that are not blank.
+
+    Raises DataError as `read_text`.
+    """
+    lines = enumerate(read_text(path, what).split("\n"), start=1)
+    return ((number, stripped) for number, line in lines if (stripped := line.strip()))
 
 
 def parse_number(word: str) -> float:
