@@ -49,6 +49,7 @@ class TanksAndTemplesAdapter(FileDataset):
     name = "tanks_and_temples"
     layout = "ROOT/SCENE folders with SCENE_COLMAP_SfM.log"
     licence = "CC BY-NC-SA 3.0 (Tanks and Temples training data); see the dataset's page"
+    nesting = 1
 
     def is_scene(self, folder: Path) -> bool:
         return self._log(folder).is_file()

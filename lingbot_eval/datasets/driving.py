@@ -227,7 +227,7 @@ def oxts_poses(packets: dict[int, Path]) -> dict[int, FloatArray]:
     return dict(zip(packets, pose_matrix(rotations, positions - positions[0]), strict=True))
 
 
-_SELECTED = re.compile(r"(.+_sync)_(?:image|groundtruth_depth)_(\d{10})_image_(\d\d)\.png")
+_SELECTED = re.compile(rf"([^.]+_sync)_image_{NUMBER}_image_(\d\d){IMAGE}", re.IGNORECASE)
 
 
 class KittiDepthAdapter(FileDataset):
@@ -265,10 +265,10 @@ class KittiDepthAdapter(FileDataset):
             cameras: dict[int, Path] = {}
         else:
             drive, camera = re.escape(scene[:-3]), scene[-2:]
-            kinds = [rf"{drive}_{kind}_(\d{{10}})_image_{camera}\.(?:png|txt)" for kind in _KINDS]
-            images = self.numbered(folder / "image", kinds[0])
-            depths = self.numbered(folder / "groundtruth_depth", kinds[1], optional=True)
-            cameras = self.numbered(folder / "intrinsics", kinds[0], optional=True)
+            image, depth = (f"{drive}_{kind}_{NUMBER}_image_{camera}" for kind in _KINDS)
+            images = self.numbered(folder / "image", image + IMAGE)
+            depths = self.numbered(folder / "groundtruth_depth", rf"{depth}\.png", optional=True)
+            cameras = self.numbered(folder / "intrinsics", rf"{image}\.txt", optional=True)
         matrices = {n: read_matrix(path) for n, path in cameras.items()}
         return self.sequence(
             scene,

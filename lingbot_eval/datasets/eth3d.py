@@ -64,6 +64,7 @@ class Eth3dAdapter(FileDataset):
     name = "eth3d"
     layout = f"ROOT/SCENE/{IMAGES} (as downloaded) or ROOT/SCENE/{_PREPARED} folders"
     licence = "CC BY-NC-SA 4.0 (ETH3D)"
+    nesting = 1
     Options = Eth3dOptions
 
     def is_scene(self, folder: Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lingbot_eval.datasets.calibration import numbers_of, read_yaml
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import names_listed
+from lingbot_eval.datasets.listing import names_listed, shown
 from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
@@ -90,6 +90,8 @@ def listed_images(index: Path) -> tuple[list[Path], FloatArray, int]:
         words.append(fields[0])
         names.append(name)
         lines.append(number)
+    if not words and missing:
+        raise DataError(f"{index}: none of its {missing} images is in {folder}, which holds {shown(sorted(there), 4)}")
     if not words:
         return [], np.empty(0), missing
     times = read_stamps(words, "ns").seconds

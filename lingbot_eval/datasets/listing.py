@@ -25,6 +25,8 @@ IMAGE = r"\.(?:png|jpg|jpeg)"
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 _IMAGES = (".jpg", ".jpeg", ".png")
+_NOT_OF_DATASETS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+"""Folders that archives, disks and network storage add; the first mirrors an archive's folders with other content."""
 _FOLDERS_TRIED = 100  # a home folder given by mistake should not be searched through
 _MOST_FOLDERS = 20_000  # listed for scenes that may lie some folders deeper; a root given by mistake is not a disk
 _DIGITS = re.compile(r"(\d+)")
@@ -94,10 +96,16 @@ def names_listed(folder: Path) -> frozenset[str]:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """Names of the folders in a folder (links followed, hidden ones left out), in natural order."""
+    """Names of the folders in a folder (links followed; left out are hidden ones and those that systems add), in
+    natural order.
+    """
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            names = [
+                entry.name
+                for entry in entries
+                if entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in _NOT_OF_DATASETS
+            ]
     except OSError as error:
         raise DataError(f"folder {folder} cannot be listed: {error.strerror or error}") from error
     return sorted(names, key=natural_key)
@@ -192,6 +200,8 @@ def _folders_inside(folders: Iterable[Path]) -> list[Path]:
 def numbered_files(folder: Path, pattern: str, dataset: str, *, optional: bool = False) -> dict[int, Path]:
     """Number → file, in order of the numbers, of the names in ``folder`` that match ``pattern``, in any case.
 
+    Hidden files are none of them: ``._1.png`` is what macOS leaves of ``1.png``.
+
     pattern: a regular expression whose group 1 is the number. optional: whether the folder may be missing. Raises
     DataError when two files have one number, as ``1.png`` beside ``000001.PNG``.
     """
@@ -201,7 +211,7 @@ def numbered_files(folder: Path, pattern: str, dataset: str, *, optional: bool =
     wanted = re.compile(pattern, re.IGNORECASE)
     for name in _listed(existing_folder(folder, f"folder of {dataset}")):
         match = wanted.fullmatch(name)
-        if match is None:
+        if match is None or name.startswith("."):
             continue
         number = int(match[1])
         if number in found:

@@ -27,6 +27,7 @@ class NeuralRgbdAdapter(FileDataset):
     name = "neural_rgbd"
     layout = "ROOT/SCENE folders with images/ and poses.txt"
     licence = "see the dataset's page; not redistributed here"
+    nesting = 1
     marks = ("images/", "poses.txt")
 
     centre = (320.0, 240.0)

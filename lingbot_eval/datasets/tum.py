@@ -90,7 +90,10 @@ class TumLayout(FileDataset):
         times, images = _listed(folder, folder / "rgb.txt")
         listed = len(images)
         if not complete:
-            times, images = _present(times, images)
+            there = _present(times, images)
+            if not there[1]:
+                raise DataError(f"{folder / 'rgb.txt'}: none of its {listed} images is there, such as {images[0]}")
+            times, images = there
         missing = listed - len(images)
         truth = folder / "groundtruth.txt"
         trajectory = read_tum(truth) if truth.is_file() else None  # the validation sequences have none
@@ -122,6 +125,7 @@ class TumAdapter(TumLayout):
     layout = "ROOT/rgbd_dataset_freiburg*/rgb.txt"
     licence = "CC BY 4.0 (Technical University of Munich)"
     Options = TumOptions
+    nesting = 1
 
     def scenes(self) -> tuple[str, ...]:
         """Sequences of the chosen camera. Raises DataError for a root of another shape or without such sequences."""

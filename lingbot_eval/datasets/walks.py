@@ -27,6 +27,7 @@ class OxfordSpiresAdapter(FileDataset):
     name = "oxford_spires"
     layout = "prepared ROOT/SCENE folders with images/ and poses_c2w.txt"
     licence = "CC BY-NC-SA 4.0 (Oxford Spires)"
+    nesting = 1
     marks = ("images/", "poses_c2w.txt")
 
     def read(self, scene: str) -> FileSequence:
@@ -202,6 +203,7 @@ class DroidWAdapter(FileDataset):
     images = "images_anonymized"
     layout = f"ROOT/SCENE folders with {images}/"
     licence = "see the dataset's page; not redistributed here"
+    nesting = 1
     marks = (f"{images}/",)
 
     truths = ("traj_gt.txt", "traj_gt_fastlivo.txt")

@@ -309,10 +309,17 @@ def test_roots_of_another_level_archives_and_empty_scenes(name: str, root: Path)
     low = {"kitti": root / "sequences", "vbr": root / "spagna_train0_processed_aligned"}.get(
         name, root / trees.SCENES[name]
     )
-    with pytest.raises(DataError, match=f"one level too low, use {root}$"):
-        adapter(name, low).scenes()
-    with pytest.raises(DataError, match=f"one level too high, use {root}$"):
-        adapter(name, root.parent).scenes()
+    if name in ("kitti", "vbr"):  # which have files beside the scenes
+        with pytest.raises(DataError, match=f"one level too low, use {root}$"):
+            adapter(name, low).scenes()
+        with pytest.raises(DataError, match=f"one level too high, use {root}$"):
+            adapter(name, root.parent).scenes()
+    else:
+        for other in (low, root.parent):
+            sequence = adapter(name, other).open(trees.SCENES[name], Selection())
+            assert sequence.length == adapter(name, root).open(trees.SCENES[name], Selection()).length
+    with pytest.raises(DataError, match=f"two levels too high, use {root}$"):
+        adapter(name, root.parent.parent).scenes()
     for path in [*root.rglob("*.png"), *root.rglob("images*/**/*.[jJ][pP][gG]"), *root.glob("*/*.jpg")]:
         path.unlink()
     with pytest.raises(DataError, match="has no frames: expected images, found none"):
