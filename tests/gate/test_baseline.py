@@ -16,9 +16,10 @@ from lingbot_eval.gating.judge import judge
 from lingbot_eval.gating.sides import Meaning
 from lingbot_eval.gating.tolerances import Shown, default_tolerances
 from lingbot_eval.gating.update import KEPT_VALUES, given_up, updated
-from tests.gate.sides import ATE, AUC, LATENCY, NAMES, VALUES, side, unit
+from tests.gate.sides import ATE, AUC, LATENCY, MACHINE, NAMES, VALUES, WEIGHTS, side, unit
 
 FLOOR = ("tum", "floor <script>&", "lingbot")
+BROKEN = ("tum", "room", "lingbot")
 
 
 def first() -> Baseline:
@@ -27,17 +28,42 @@ def first() -> Baseline:
 
 
 def test_a_side_survives_the_file(tmp_path: Path) -> None:
+    """All of it but what only a run has: gaps, problems, times."""
+    odd = {
+        ATE: Meaning("m", "of this scene alone", "lower"),
+        AUC: Meaning("%", "convention of auc/auc_30", "higher"),
+        "depth/abs_rel/lstsq": Meaning("1", "relative", "lower"),
+    }
+    fields: dict[str, Any] = {"input": {"source": "another"}, "settings": {"device": "cuda"}, "rounds": {}}
+    reasons = {"depth/abs_rel/lstsq": "no depth"}
+    given = side(
+        {
+            NAMES: unit(),
+            FLOOR: unit({ATE: 0.25, AUC: 70.0}, meanings=odd, reasons=reasons, **fields),
+            BROKEN: unit({}, failure="failed in stage stream: crash", rounds={}),
+        },
+        name="runs/x",
+    )
     path = tmp_path / "b.yaml"
-    save_baseline(path, first())
-    read = load_baseline(path)
-    assert read == first().model_copy(update={"history": read.history})
-    back = side_of(read)
-    assert set(back.units) == {NAMES, FLOOR}
-    assert back.units[FLOOR].meanings[ATE].convention == "of this scene alone"
-    assert back.units[NAMES].values == VALUES
-    for stored, given in zip(back.units[NAMES].rounds[LATENCY], unit().rounds[LATENCY], strict=True):
-        assert np.allclose(stored, given, rtol=6e-4)
-    assert judge(back, back, read.tolerances).exit_code == 0
+    save_baseline(path, updated(None, given, "somebody", "the first"))
+    back = side_of(load_baseline(path))
+    assert (back.name, back.environment, back.code, back.gaps) == ("made up", MACHINE, given.code, {})
+    assert list(back.units) == [NAMES, FLOOR, BROKEN]
+    for names, was in given.units.items():
+        read = back.units[names]
+        for fact in ("failure", "values", "reasons", "meanings", "input", "settings"):
+            assert getattr(read, fact) == getattr(was, fact), (names, fact)
+        assert read.rounds.keys() == was.rounds.keys()
+        for metric, rounds_of_it in was.rounds.items():
+            for stored, timed in zip(read.rounds[metric], rounds_of_it, strict=True):
+                assert np.allclose(stored, timed, rtol=6e-4)
+    assert judge(back, back, default_tolerances()).exit_code == 0
+
+
+def test_the_code_of_a_baseline_is_that_of_its_last_update() -> None:
+    new = updated(first(), side(code={"run": "made up", "key": "later"}), "me", "why")
+    assert [entry.code["key"] for entry in new.history] == ["k", "later"]
+    assert side_of(new).code["key"] == "later"
 
 
 def test_an_update_keeps_tolerances_and_history() -> None:
@@ -49,7 +75,8 @@ def test_an_update_keeps_tolerances_and_history() -> None:
     # What is only shown changes with every run: it is not kept.
     judged = {metric: value for metric, value in VALUES.items() if metric != AUC}
     assert new.history[-1].replaced == {"/".join(NAMES): {ATE: 0.5}, "/".join(FLOOR): judged}
-    assert (new.history[-1].who, new.history[-1].rounds) == ("me", 2)
+    assert [entry.rounds for entry in new.history] == [1, 2]
+    assert new.history[-1].who == "me"
     assert new.history[-1].code["key"] == "k"
 
 
@@ -61,6 +88,11 @@ def test_what_an_update_gives_up_is_named() -> None:
     assert one == f"tum/desk/lingbot has no number of {ATE}, which was judged until now"
     assert other == f"{'/'.join(FLOOR)} is not in the run and leaves the baseline"
     assert given_up(old, old) == ()
+    none = updated(old, side({NAMES: unit({WEIGHTS: 24.0}), FLOOR: unit({})}), "me", "why")
+    assert given_up(old, none)[0] == f"tum/desk/lingbot has no number of {ATE} and 3 more, which was judged until now"
+    # What was only shown is no loss.
+    shown = old.model_copy(update={"tolerances": (Shown(kind="shown", match="trajectory/*"), *old.tolerances)})
+    assert len(given_up(shown, updated(shown, side({NAMES: unit(fewer), FLOOR: unit()}), "me", "why"))) == 0
 
 
 def test_values_of_long_ago_go_and_the_reasons_stay() -> None:
@@ -76,6 +108,10 @@ def test_a_baseline_needs_a_whole_run() -> None:
         updated(None, side({}, gaps={NAMES: "damaged: x", FLOOR: "y"}), "me", "why")
     with pytest.raises(ConfigError, match="every scene of this one failed"):
         updated(None, side({NAMES: unit({}, failure="crash")}), "me", "why")
+    with pytest.raises(ConfigError, match=r"tum/desk/lingbot: damaged: x; run it again"):
+        updated(None, side(gaps={NAMES: "damaged: x"}), "me", "why")
+    # One that fails is in the baseline as it is, beside one that works.
+    assert len(updated(None, side({NAMES: unit(), FLOOR: unit({}, failure="crash")}), "me", "why").units) == 2
 
 
 def edited(tmp_path: Path, **changes: Any) -> Path:
@@ -93,6 +129,12 @@ def edited(tmp_path: Path, **changes: Any) -> Path:
         ({"tolerance": []}, "unknown key 'tolerance' (did you mean 'tolerances'?)"),
         ({"tolerances": [{"match": "*", "kind": "relativ", "worse_by": 1}]}, "tolerances.0.kind"),
         ({"tolerances": [{"match": "*", "kind": "relative", "worse_by": -1}]}, "tolerances.0.worse_by"),
+        ({"tolerances": [{"match": "*", "kind": "relative", "worse_by": 11}]}, "tolerances.0.worse_by"),
+        ({"tolerances": [{"match": "*", "kind": "relative", "worse_by": 1, "floor": -1}]}, "tolerances.0.floor"),
+        ({"tolerances": [{"match": "*", "kind": "absolute", "worse_by": -1}]}, "tolerances.0.worse_by"),
+        ({"tolerances": [{"match": "*", "kind": "statistical", "alpha": 0.5}]}, "tolerances.0.alpha"),
+        ({"tolerances": [{"match": "*", "kind": "statistical", "min_effect": 0}]}, "tolerances.0.min_effect"),
+        ({"tolerances": [{"match": "", "kind": "shown"}]}, "tolerances.0.match"),
         ({"tolerances": [{"match": "*", "kind": "relative", "worse_by": 0.1, "better": "bigger"}]}, "better"),
         ({"units": []}, "units"),
         ({"history": []}, "history"),
@@ -113,9 +155,23 @@ def test_broken_samples_and_doubled_scenes_are_refused(tmp_path: Path) -> None:
     document["units"][0]["samples"] = {LATENCY: ["1.0 x"]}
     with pytest.raises(ConfigError, match=r"units\.0\.samples"):
         load_baseline(edited(tmp_path, units=document["units"]))
+    document["units"][0]["samples"] = {ATE: ["1.0"]}
+    with pytest.raises(ConfigError, match=rf"{ATE} has no samples; those that have: {LATENCY}, "):
+        load_baseline(edited(tmp_path, units=document["units"]))
     document["units"][0] = document["units"][1]
     with pytest.raises(ConfigError, match="is there twice"):
         load_baseline(edited(tmp_path, units=document["units"]))
+
+
+def test_what_has_a_reason_needs_its_meaning_as_well(tmp_path: Path) -> None:
+    document = yaml.safe_load(baseline_text(first()))
+    document["units"][0]["reasons"] = {"points/chamfer": "no points"}
+    with pytest.raises(ConfigError, match="points/chamfer of tum/desk/lingbot has no unit and convention"):
+        load_baseline(edited(tmp_path, units=document["units"]))
+    document["units"][0]["metrics"] = {"points/chamfer": {"unit": "m", "convention": "c"}}
+    assert side_of(load_baseline(edited(tmp_path, units=document["units"]))).units[NAMES].meanings[
+        "points/chamfer"
+    ] == Meaning("m", "c")
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
@@ -139,5 +195,14 @@ def test_what_is_too_large_to_read_is_not_written(tmp_path: Path) -> None:
 
 
 def test_tolerances_are_one_line_each() -> None:
-    lines = [line for line in baseline_text(first()).splitlines() if line.startswith("- {match:")]
+    """With all that can be edited, usual values as well."""
+    text = baseline_text(first())
+    lines = [line for line in text.splitlines() if line.startswith("- {match:")]
     assert len(lines) == len(first().tolerances)
+    for line in (
+        f"- {{match: {LATENCY}, kind: statistical, min_effect: 0.08, alpha: 0.01}}",
+        "- {match: '*', kind: relative, worse_by: 0.01, floor: 1.0e-06}",
+        "- {match: trajectory/ate_max/*, kind: relative, worse_by: 0.02, floor: 0.0}",
+    ):
+        assert line in lines, lines
+    assert "schema_version: 1\nname: made up\n" in text

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 from xml.etree import ElementTree as Xml
 
 import pytest
 
 from lingbot_eval.gating.judge import Verdict, judge
 from lingbot_eval.gating.junit import junit_xml
-from lingbot_eval.gating.sides import FAMILIES, Family
+from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Side
 from lingbot_eval.gating.summary import document, markdown
 from lingbot_eval.gating.tolerances import default_tolerances
 from tests.gate.sides import ATE, LATENCY, MACHINE, NAMES, VALUES, rounds, side, unit
@@ -63,6 +64,21 @@ def test_a_required_family_of_which_nothing_is_judged_is_red() -> None:
     assert judge(side({}), side({}), default_tolerances()).exit_code == 2, "what judged nothing has not held"
 
 
+def test_a_message_says_what_it_is_and_both_numbers() -> None:
+    (regression,) = [case for case in suites(verdict())["accuracy"] if case.get("name") == ATE]
+    (failed,) = [case for case in suites(verdict())["memory"] if case.get("name") == "scene"]
+    for case, words in (
+        (regression, "REGRESSION: baseline 0.5, run 0.6 m; may be worse by 1 %"),
+        (failed, "REGRESSION: <b>crash</b> & ?"),
+    ):
+        assert case.findall("failure")[0].get("message") == words
+    (shown,) = [case for case in suites(verdict(("memory",)))["accuracy"] if case.get("name") == ATE]
+    assert shown.findall("skipped")[0].get("message", "").startswith("REGRESSION: baseline 0.5, run 0.6 m")
+    # A family of which there is nothing, and which nobody asked for, is not there at all.
+    nothing = judge(side({NAMES: unit({ATE: 1.0})}), side({NAMES: unit({ATE: 1.0})}), default_tolerances())
+    assert list(suites(nothing)) == ["accuracy"]
+
+
 def test_names_stay_text() -> None:
     text = junit_xml(verdict())
     assert "<script>" not in text
@@ -84,6 +100,47 @@ def test_the_page_says_the_verdict_first_and_groups_reasons() -> None:
     assert "+20.00%" in page
     assert page.count("different hardware") == 1
     assert markdown(judge(side(), side(), default_tolerances())).startswith("## Gate: held\n")
+    assert markdown(judge(side(), side({}), default_tolerances())).startswith("## Gate: could not be judged\n")
+
+
+def test_the_page_shows_forty_rows_and_six_names_of_many() -> None:
+    """And counts the rest; the JSON has all."""
+
+    def many(count: int, factor: float, **changes: Any) -> Side:
+        values = {f"trajectory/made_up_{number:02}": factor for number in range(count)}
+        meanings = {metric: Meaning("m", "c", "lower") for metric in values}
+        return side({NAMES: unit(values, meanings=meanings, rounds={})}, **changes)
+
+    def lines(count: int, factor: float, **changes: Any) -> list[str]:
+        return markdown(judge(many(count, 1.0), many(count, factor, **changes), default_tolerances())).splitlines()
+
+    for count, more in ((40, []), (42, ["… and 2 more; `--json` has all of them."])):
+        page = lines(count, 2.0)
+        assert [line for line in page if line.startswith("…")] == more
+        assert sum(line.startswith("| tum/desk/lingbot") for line in page) == 40
+    other = MACHINE | {"torch": MACHINE["torch"] | {"float32_matmul_precision": "high"}}
+    for count, more in ((6, ""), (8, " and 2 more")):
+        (line,) = [line for line in lines(count, 1.0, environment=other) if line.startswith("- tum/desk/lingbot: ")]
+        names = ", ".join(f"trajectory/made_up_{number:02}" for number in range(6))
+        assert line.startswith(f"- tum/desk/lingbot: {names}{more}: different arithmetic")
+
+
+def test_the_page_has_a_line_for_what_is_new_and_every_note() -> None:
+    run = side({NAMES: unit(VALUES | {ATE: 0.4, "depth/abs_rel/lstsq": 0.1}), HOSTILE: unit()}, problems=("one", "two"))
+    page = markdown(judge(side(), run, default_tolerances())).splitlines()
+    new = page[page.index("### New") + 2 :][:2]
+    assert new[0] == "- tum/desk/lingbot: depth/abs_rel/lstsq: not in the baseline"
+    assert new[1].startswith("- out door/")
+    assert page[page.index("### Notes") + 2 :] == ["- one", "- two"]
+    improved = "An improvement becomes the new standard with `--update --reason …`."
+    assert improved in page
+    assert improved not in markdown(judge(side(), side(), default_tolerances())).splitlines()
+    decides = {
+        line.split("|")[1].strip(): line.split("|")[3].strip()
+        for line in markdown(verdict(("speed",))).splitlines()
+        if line.startswith(("| acc", "| spe", "| mem"))
+    }
+    assert decides == {"accuracy": "no", "speed": "yes", "memory": "no"}
 
 
 def test_the_document_is_plain_json() -> None:
@@ -91,3 +148,17 @@ def test_the_document_is_plain_json() -> None:
     assert (found["verdict"], found["exit_code"]) == ("regression", 1)
     assert found["families"] == {"accuracy": "regression", "speed": "regression", "memory": "regression"}
     assert len(found["findings"]) == len(verdict().findings)
+    assert (found["run"], found["baseline"], found["required"]) == ("runs/<x>", "made up", list(FAMILIES))
+    assert document(verdict(("speed", "memory")))["required"] == ["speed", "memory"]
+    assert found["notes"] == list(verdict().notes)
+    (worse,) = [each for each in found["findings"] if each["metric"] == ATE]
+    assert worse == {
+        **dict(zip(("dataset", "scene", "method"), NAMES, strict=True)),
+        "family": "accuracy",
+        "metric": ATE,
+        "unit": "m",
+        "status": "regression",
+        "baseline": 0.5,
+        "run": 0.6,
+        "reason": "may be worse by 1 %",
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,15 @@ import pytest
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.gating.runs import read_runs, run_directories
 from lingbot_eval.gating.samples import round_of
+from lingbot_eval.gating.sides import Meaning
 from lingbot_eval.runs.lock import directory_lock, writer_of
+from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.store import RunStore
-from tests.gate.sides import ATE, LATENCY, NAMES, VALUES, rounds, write_run
+from lingbot_eval.types import FrameType, Measurement
+from tests.gate.sides import ATE, AUC, INPUT, LATENCY, NAMES, RSS, VALUES, WEIGHTS, rounds, write_run
 from tests.runs.store_records import make_run_record, make_unit_record
+
+INTERVAL = "throughput/end_to_end_interval/p50"
 
 
 def test_a_run_as_it_is_stored(tmp_path: Path) -> None:
@@ -26,7 +33,92 @@ def test_a_run_as_it_is_stored(tmp_path: Path) -> None:
     # The scale frame of 400 ms is no step.
     assert np.array_equal(unit.rounds[LATENCY][0], times)
     assert unit.settings["precision"] == "float32"
-    assert side.code["key"] == "0123456789abcdef"
+    assert unit.input == INPUT
+    assert side.code == {
+        "run": "smoke",
+        "key": "0123456789abcdef",
+        "lingbot_eval": "0.1.0",
+        "git": "not a git checkout",
+    }
+    assert (unit.failure, unit.reasons, unit.notes, side.gaps, side.problems) == (None, {}, (), {}, ())
+
+
+def test_a_unit_is_read_with_all_that_its_record_says(tmp_path: Path) -> None:
+    """Values or reasons, each metric with its meaning; of two sampled columns each its own."""
+    path = write_run(tmp_path, VALUES | {INTERVAL: 70.0})
+    store = RunStore.open(path)
+    told = [
+        Measurement(family="trajectory", name="ate_rmse", variant="sim3", value=0.5, unit="m", convention="of ATE"),
+        Measurement(
+            family="auc",
+            name="auc_30",
+            variant="",
+            value=None,
+            reason="2 matched frames",
+            unit="%",
+            convention="of AUC",
+        ),
+        Measurement(
+            family="mine", name="of_a_plugin", variant="", value=3.0, unit="1", convention="c", better="higher"
+        ),
+        Measurement(family="throughput", name="forward_latency", variant="p50", value=5.0, unit="ms", convention="f"),
+        Measurement(
+            family="throughput", name="end_to_end_interval", variant="p50", value=9.0, unit="ms", convention="e"
+        ),
+    ]
+    record = make_unit_record(NAMES, measurements=told, notes=["3 matches"], sequence=INPUT, method_facts={"a": 1})
+    with store.lock(), store.unit_writer(*NAMES) as writer:
+        for frame in range(4):
+            writer.append_row(
+                {
+                    "index": frame,
+                    "timestamp": float(frame),
+                    "frame_type": FrameType.KEPT,
+                    "forward_ms": 5.0 + frame,
+                    "interval_ms": None if frame == 2 else 9.0 + frame,
+                }
+            )
+        writer.finish(record)
+    unit = read_runs([path]).units[NAMES]
+    assert unit.values == {ATE: 0.5, "mine/of_a_plugin": 3.0, LATENCY: 5.0, INTERVAL: 9.0}
+    assert unit.reasons == {AUC: "2 matched frames"}
+    assert unit.meanings == {
+        ATE: Meaning("m", "of ATE", "lower"),
+        AUC: Meaning("%", "of AUC", "higher"),
+        "mine/of_a_plugin": Meaning("1", "c", "higher"),
+        LATENCY: Meaning("ms", "f", "lower"),
+        INTERVAL: Meaning("ms", "e", "lower"),
+    }
+    assert [times.tolist() for times in unit.rounds[LATENCY]] == [[6.0, 7.0, 8.0]]
+    np.testing.assert_array_equal(unit.rounds[INTERVAL], [[10.0, np.nan, 12.0]])
+    assert (unit.notes, unit.settings) == (("3 matches",), {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"stage": "stream", "reason": "crash"}, "failed in stage stream: crash"),
+        ({"stage": "stream", "reason": "crash", "failed_at_frame": 0}, "failed in stage stream at frame 0: crash"),
+        ({"reason": "crash", "failed_at_frame": 7}, "failed at frame 7: crash"),
+        ({"stage": "load"}, "failed in stage load: no reason was stored"),
+    ],
+)
+def test_a_failure_says_where(tmp_path: Path, facts: dict[str, Any], words: str) -> None:
+    path = write_run(tmp_path)
+    store = RunStore.open(path)
+    with store.lock(), store.unit_writer(*NAMES) as writer:
+        writer.finish(make_unit_record(NAMES, status="failed", measurements=[], **facts))
+    unit = read_runs([path]).units[NAMES]
+    assert (unit.failure, unit.values, unit.reasons) == (words, {}, {})
+
+
+def test_times_of_a_unit_that_was_disturbed_are_a_reason_and_its_scores_stand(tmp_path: Path) -> None:
+    path = write_run(tmp_path, host=HostRecord(name="a", beside=1))
+    unit = read_runs([path]).units[NAMES]
+    assert unit.values == {metric: VALUES[metric] for metric in (ATE, AUC, WEIGHTS)}
+    assert unit.reasons == dict.fromkeys((LATENCY, RSS), "measured while other units ran on the host")
+    assert unit.rounds == {}
+    assert unit.notes == ("times and memory were measured while other units ran on the host",)
 
 
 def test_the_first_frame_is_no_sample_though_the_method_knows_no_scale_frames() -> None:
@@ -42,6 +134,7 @@ def test_repeats_are_rounds_and_values_their_medians(tmp_path: Path) -> None:
     paths = run_directories([tmp_path / str(number) for number in range(3)])
     side = read_runs(paths)
     assert side.units[NAMES].values[ATE] == 0.6
+    assert side.name == ", ".join(str(path) for path in paths)
     assert len(side.units[NAMES].rounds[LATENCY]) == len(side.started) == 3
 
 
@@ -62,29 +155,96 @@ def test_repeats_are_in_the_order_in_which_they_were_measured(tmp_path: Path) ->
     assert [times.tolist() for times in found] == [(rounds(1, day)[0] + day).tolist() for day in (1, 2, 3)]
 
 
+def rewrite(path: Path, **record: Any) -> None:
+    """The unit of a run stored anew, without frames."""
+    store = RunStore.open(path)
+    with store.lock(), store.unit_writer(*NAMES) as writer:
+        writer.finish(make_unit_record(NAMES, **record))
+
+
 def test_a_failure_of_one_repeat_is_the_result(tmp_path: Path) -> None:
-    paths = [write_run(tmp_path / str(number)) for number in range(2)]
-    fail(paths[1])
+    paths = [write_run(tmp_path / str(number)) for number in range(4)]
+    for number, reason in ((1, "crash"), (2, "another")):
+        rewrite(paths[number], status="failed", reason=reason, stage="stream", measurements=[])
     assert read_runs(paths).units[NAMES].failure == "failed in stage stream: crash"
 
 
-def fail(path: Path) -> None:
-    store = RunStore.open(path)
-    record = make_unit_record(NAMES, status="failed", reason="crash", stage="stream", measurements=[])
-    with store.lock(), store.unit_writer(*NAMES) as writer:
-        writer.finish(record)
+def test_what_one_repeat_could_not_tell_has_its_reason(tmp_path: Path) -> None:
+    """No median of the others; what they say beside the numbers is kept of all of them, each once."""
+    paths = [write_run(tmp_path / str(number)) for number in range(3)]
+    for path, value, reason, notes in (
+        (paths[0], 0.5, "first", ["a", "b"]),
+        (paths[1], None, "first of all", ["b"]),
+        (paths[2], None, "later", ["c"]),
+    ):
+        ate, auc = (
+            {"family": "trajectory", "name": "ate_rmse", "variant": "sim3", "unit": "m", "convention": reason},
+            {"family": "auc", "name": "auc_30", "variant": "", "unit": "%", "convention": "of AUC"},
+        )
+        told = [
+            Measurement(**ate, value=0.25),
+            Measurement(**auc, value=value, reason=reason if value is None else None),
+        ]
+        rewrite(path, measurements=told, notes=notes, sequence={"of": reason}, method_facts={"by": reason})
+    unit = read_runs(paths).units[NAMES]
+    assert (unit.values, unit.reasons, unit.notes) == ({ATE: 0.25}, {AUC: "first of all"}, ("a", "b", "c"))
+    assert unit.meanings == {ATE: Meaning("m", "first", "lower"), AUC: Meaning("%", "of AUC", "higher")}
+    assert (unit.input, unit.settings) == ({"of": "first"}, {"by": "first"})
+
+
+def test_a_scene_that_one_repeat_lacks_is_a_gap_of_all(tmp_path: Path) -> None:
+    """In the planned order, damage of every repeat named."""
+    paths = [write_run(tmp_path / str(number), scenes=("desk", "floor", "room")) for number in range(2)]
+    for path, scene in zip(paths, ("floor", "desk"), strict=True):
+        (path / "units" / "tum" / scene / "lingbot" / "result.json").write_text("{")
+    side = read_runs(paths)
+    assert list(side.units) == [("tum", "room", "lingbot")]
+    assert {names[1]: str(path) in reason for (names, reason), path in zip(side.gaps.items(), paths, strict=True)} == {
+        "floor": True,
+        "desk": True,
+    }
+    assert [str(path) in line for path, line in zip(paths, side.problems, strict=True)] == [True, True]
+
+
+def test_a_run_of_an_older_version_is_read_and_said_to_be_unchecked(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    for file in (path / "run.json", path / "units" / "tum" / "desk" / "lingbot" / "result.json"):
+        record = json.loads(file.read_text(encoding="utf-8")) | {"schema_version": 1}
+        file.write_text(json.dumps({key: value for key, value in record.items() if key != "sha256"}))
+    side = read_runs([path])
+    assert set(side.units) == {NAMES}
+    assert side.problems == (
+        f"run {path} could not be checked for damage: it was stored by an older version, without checksums",
+    )
 
 
 def test_runs_of_something_else_are_no_repeats(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / "a"), write_run(tmp_path / "b", key="f" * 16)]
-    with pytest.raises(ConfigError, match="differ in experiment, checkpoint or code"):
+    with pytest.raises(ConfigError) as refused:
+        read_runs(paths)
+    assert str(refused.value) == (
+        f"expected repeats of one run, found {paths[0]} (key 0123456789ab) and {paths[1]} (key ffffffffffff), which "
+        "differ in experiment, checkpoint or code; gate them one by one"
+    )
+
+
+def test_repeats_on_another_machine_are_none(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / name) for name in "ab"]
+    store = RunStore.open(paths[1])
+    record = store.read_run()
+    store.write_run(record.model_copy(update={"environment": {**record.environment, "cpu_usable": 64}}))
+    with pytest.raises(
+        ConfigError, match=r'one machine, found .*"cpu_usable": 2.* in .*a/.*"cpu_usable": 64.* in .*b/'
+    ):
         read_runs(paths)
 
 
 def test_a_folder_of_runs_and_no_run_at_all(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs")
     assert run_directories([tmp_path / "runs"]) == (run,)
-    assert run_directories([run, run]) == (run,)
+    assert run_directories([run, tmp_path / "runs"]) == (run,)
+    other = write_run(tmp_path / "others")
+    assert run_directories([tmp_path / "others", run]) == (other, run)
     with pytest.raises(ConfigError, match="no such folder"):
         run_directories([tmp_path / "none"])
     with pytest.raises(ConfigError, match="a folder without either"):
@@ -123,7 +283,10 @@ def test_a_damaged_record_is_named_and_skipped(tmp_path: Path) -> None:
 def test_a_damaged_frame_table_is_damage_as_well(tmp_path: Path) -> None:
     path = write_run(tmp_path)
     (path / "units" / "tum" / "desk" / "lingbot" / "frames.csv").write_text("index\n1,2\n")
-    assert "frames.csv" in read_runs([path]).gaps[NAMES]
+    side = read_runs([path])
+    assert (side.units, side.problems) == ({}, (side.gaps[NAMES],))
+    assert side.gaps[NAMES].startswith("left out: ")
+    assert "frames.csv" in side.gaps[NAMES]
 
 
 def test_a_run_that_was_killed_has_gaps(tmp_path: Path) -> None:
