@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.streaming.settings import FlowSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import WindowedSession
 from lingbot_eval.verification import reproduce as reproduce_module
 from lingbot_eval.verification import run as run_module
 from lingbot_eval.verification.cases import Case, Unsupported, load_cases, shipped_cases
-from lingbot_eval.verification.compare import compare, other_keyframes
+from lingbot_eval.verification.compare import Comparison, compare, other_keyframes
 from lingbot_eval.verification.reproduce import Setup, formula_image, reference_model, reproduce
 
 FULL_SET = Path(__file__).parents[3] / "shared" / "conformance"
@@ -211,25 +212,245 @@ def test_joins_of_windows_are_told_as_they_were_applied(monkeypatch: pytest.Monk
         assert np.array_equal(matrix[:3, 3], join.translation)
 
 
-def test_verdicts() -> None:
-    wanted = np.linspace(1, 2, 40, dtype=np.float32).reshape(20, 2)
-    assert compare("c", "a", wanted + 5e-5, wanted, "float32").verdict == "pass"
-    assert compare("c", "a", wanted + 2e-4, wanted, "float32").verdict == "fail"
-    assert compare("c", "a", wanted[:3], wanted, "float32").verdict == "fail"
-    assert compare("c", "a", np.where(wanted > 1.9, np.nan, wanted), wanted, "float32").verdict == "fail"
-    assert compare("c", "a", wanted * 1.005, wanted, "bfloat16").verdict == "pass"
-    # A few pixels far off are no fault of low precision: the median decides, and is what is shown.
-    odd = wanted * 1.005
+WANTED = np.linspace(1, 2, 40, dtype=np.float32).reshape(20, 2)
+MEDIAN = 1.5
+"""Of WANTED: what is smaller counts against it, so that a number near zero does not blow up."""
+HOLES = np.where(WANTED > 1.9, np.nan, WANTED)
+TYPES = np.array([0, 1, 2, 2], dtype=np.uint8)
+ONES = np.ones((20, 2))
+GROWING = ONES + np.linspace(1e-4, 9e-3, 20)[:, None]
+STEADY = ONES + np.linspace(4e-3, 7e-3, 20)[:, None]
+SMALL = ONES + np.linspace(1e-5, 9e-4, 20)[:, None]
+GROWS = "difference grows along the frames: 1.0e-03 in the first quarter, 8.1e-03 in the last"
+EIGHT = [0, 1, 8, 9, 10, 11, 18, 19]
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "wanted", "precision", "settings", "verdict", "reason"),
+    [
+        ("a", WANTED + 5e-5, WANTED, "float32", {}, "pass", ""),
+        ("a", WANTED + 2e-4, WANTED, "float32", {}, "fail", "largest difference above 0.0001"),
+        ("a", None, WANTED, "float32", {}, "fail", "no array of this name is produced"),
+        ("a", WANTED[:3], WANTED, "float32", {}, "fail", "shape (3, 2), reference (20, 2)"),
+        ("a", HOLES, WANTED, "float32", {}, "fail", "not finite where the reference is, or the other way round"),
+        ("a", WANTED, HOLES, "float32", {}, "fail", "not finite where the reference is, or the other way round"),
+        ("a", HOLES, HOLES, "float32", {}, "pass", ""),
+        ("a", np.full(3, np.nan), np.full(3, np.nan), "float32", {}, "pass", ""),
+        ("a", WANTED * 1.009, WANTED, "bfloat16", {}, "pass", ""),
+        ("a", WANTED * 1.011, WANTED, "float16", {}, "fail", "median relative difference above 0.01"),
+        # 8-bit caches are looser than float32 and tighter than half precision, whose tolerance holds for both.
+        ("a", WANTED * 1.0019, WANTED, "float32", {"cache_precision": 8}, "pass", ""),
+        (
+            *("a", WANTED * 1.0021, WANTED, "float32", {"cache_precision": 8}, "fail"),
+            "median relative difference above 0.002",
+        ),
+        ("a", WANTED * 1.009, WANTED, "bfloat16", {"cache_precision": 8}, "pass", ""),
+        ("flow_pixels", WANTED * 1.045, WANTED, "bfloat16", {}, "pass", ""),
+        ("flow_pixels", WANTED * 1.055, WANTED, "bfloat16", {}, "fail", "median relative difference above 0.05"),
+        ("flow_pixels", WANTED * 1.045, WANTED, "float32", {}, "fail", "largest difference above 0.0001"),
+        *(
+            (name, GROWING, ONES, "bfloat16", {}, "fail", GROWS)
+            for name in ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf")
+        ),
+        ("patch_tokens_scale", GROWING, ONES, "bfloat16", {}, "pass", ""),  # rows are no frames
+        ("depth", GROWING, ONES, "bfloat16", {"one_stream": False}, "pass", ""),
+        ("depth", STEADY, ONES, "bfloat16", {}, "pass", ""),  # less than twice as much
+        ("depth", SMALL, ONES, "bfloat16", {}, "pass", ""),  # a tenth of the tolerance at most
+        ("depth", GROWING[::3], ONES[::3], "bfloat16", {}, "pass", ""),  # of 7 frames nothing is said
+        ("depth", GROWING[EIGHT], ONES[EIGHT], "bfloat16", {}, "fail", "difference grows"),
+        ("a", TYPES, TYPES, "bfloat16", {}, "pass", ""),
+        ("a", TYPES[::-1], TYPES, "bfloat16", {}, "fail", "4 entries differ"),
+    ],
+)
+def test_verdicts(
+    name: str,
+    found: Any,
+    wanted: np.ndarray,
+    precision: str,
+    settings: dict[str, Any],
+    verdict: str,
+    reason: str,
+) -> None:
+    result = compare("c", name, found, wanted, precision, **settings)
+    assert (result.case, result.array, result.verdict) == ("c", name, verdict)
+    assert result.reason.startswith(reason) if reason else not result.reason
+
+
+def test_both_numbers_of_a_comparison() -> None:
+    """A few pixels far off are no fault of low precision: the median decides, and both are shown."""
+    odd = WANTED * 1.005
     odd.flat[0] = 1e3
-    found = compare("c", "a", odd, wanted, "bfloat16")
-    assert found.verdict == "pass"
-    assert found.median_relative == pytest.approx(0.005, rel=0.5)
-    assert compare("c", "a", wanted * 1.05, wanted, "bfloat16").verdict == "fail"
-    growing = wanted * (1 + np.linspace(1e-4, 9e-3, 20)[:, None])
-    assert "grows" in compare("c", "depth", growing, wanted, "bfloat16").reason
-    assert compare("c", "patch_tokens_scale", growing, wanted, "bfloat16").verdict == "pass"  # rows are no frames
-    holes = np.where(wanted > 1.9, np.nan, wanted)
-    assert compare("c", "a", holes, holes, "float32").verdict == "pass"
-    types = np.array([0, 1, 2], dtype=np.uint8)
-    assert compare("c", "a", types, types, "bfloat16").verdict == "pass"
-    assert compare("c", "a", types, types[::-1], "bfloat16").verdict == "fail"
+    found = compare("c", "a", odd, WANTED, "bfloat16")
+    assert (found.verdict, found.largest) == ("pass", pytest.approx(999, rel=1e-6))
+    # Below the median of the reference the difference counts against that: 0.005 of it at most.
+    relative = 0.005 * WANTED / np.maximum(WANTED, MEDIAN)
+    relative.flat[0] = 999 / MEDIAN
+    assert found.median_relative == pytest.approx(float(np.median(relative)), rel=1e-3)
+    negative = compare("c", "a", -odd, -WANTED, "bfloat16")
+    assert negative.median_relative == pytest.approx(found.median_relative)
+    nothing = compare("c", "a", np.full(3, 0.25), np.zeros(3), "bfloat16")
+    assert (nothing.largest, nothing.median_relative) == (0.25, 0.25)
+    unsigned = compare("c", "a", np.array([1, 9], np.uint8), np.array([4, 9], np.uint8), "float32")
+    assert (unsigned.largest, unsigned.median_relative, unsigned.reason) == (3.0, None, "1 entries differ")
+
+
+CASE: dict[str, Any] = {
+    "kind": "windowed",
+    "frames": 30,
+    "height": 28,
+    "width": 42,
+    "scale_frames": 5,
+    "window": 6,
+    "keyframe_interval": 7,
+    "camera_iterations": 3,
+    "flow_threshold": 1.5,
+    "max_non_keyframe_gap": 9,
+    "window_size": 11,
+    "overlap_size": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (
+            {**CASE, "kind": "streaming", "keyframe_interval": "auto"},
+            {"flow": {"threshold": 1.5, "max_gap": 9}, "windowed": None, "keyframe_interval": "auto"},
+        ),
+        (
+            {**CASE, "flow_threshold": None},
+            {"flow": None, "windowed": {"size": 11, "overlap_size": 8, "overlap_keyframes": None}},
+        ),
+        (
+            {**CASE, "overlap_size": None, "overlap_keyframes": 2, "window_size": None, "max_non_keyframe_gap": None},
+            {
+                "flow": {"threshold": 1.5, "max_gap": FlowSettings(threshold=1.0).max_gap},
+                "windowed": {"size": WindowedSettings().size, "overlap_size": None, "overlap_keyframes": 2},
+            },
+        ),
+    ],
+)
+def test_every_setting_of_a_case_reaches_its_stream(
+    monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    told: list[tuple[Any, dict[str, Any]]] = []
+
+    def opened(model: Any, settings: Any, **given: Any) -> None:
+        told.append((settings, given))
+        raise InterruptedError
+
+    monkeypatch.setattr(reproduce_module, "open_session", opened)
+    known = Case.model_validate(case)
+    setup = Setup("paged", "float32", torch.device("cpu"), 8)
+    with pytest.raises(InterruptedError):
+        reproduce(known, setup, None)  # type: ignore[arg-type]
+    with pytest.raises(InterruptedError):
+        reproduce(known.model_copy(update={"kind": "stages"}), setup, None)  # type: ignore[arg-type]
+    (settings, given), (_, of_stages) = told
+    common = {"scale_frames": 5, "window": 6, "keyframe_interval": 7, "backend": "paged", "cache_precision": 8}
+    assert settings.model_dump(mode="json") == common | expected
+    assert given == {"frames": 30, "camera_iterations": 3}
+    assert of_stages == {"frames": None, "camera_iterations": 3}
+
+
+def test_settings_that_a_case_leaves_out() -> None:
+    case = Case(kind="stages", height=14, width=14, scale_frames=1, window=1)
+    told = case.model_dump(exclude={"kind", "height", "width", "scale_frames", "window"})
+    nothing = dict.fromkeys(told)
+    assert told == nothing | {
+        "model": "mini",
+        "image_phase": 0.0,
+        "keyframe_interval": 1,
+        "camera_iterations": 4,
+        "point_head": False,
+    }
+
+
+def test_a_network_is_built_once_for_the_cases_that_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the verdict on each array is asked for as its case and the setup say."""
+    cases = {
+        "a": {"point_head": False},
+        "b": {"point_head": False},
+        "c": {"point_head": True},
+        "d": {"point_head": True, "model": "full"},
+        "e": {"kind": "windowed"},
+    }
+    usual = {"kind": "streaming", "frames": 1, "height": 14, "width": 14, "scale_frames": 1, "window": 1}
+    (tmp_path / "cases.json").write_text(json.dumps({name: usual | changes for name, changes in cases.items()}))
+    for name in cases:
+        np.savez(tmp_path / f"{name}.npz", depth=np.zeros(1), pose_enc=np.ones(1))
+    built: list[Case] = []
+    compared: list[tuple[str, str, str, int | None, bool]] = []
+
+    def build(case: Case, setup: Setup) -> Case:
+        built.append(case)
+        return case
+
+    def looked_at(case: str, name: str, found: Any, wanted: Any, precision: str, **settings: Any) -> Comparison:
+        compared.append((case, name, precision, settings["cache_precision"], settings["one_stream"]))
+        assert found is not wanted
+        return Comparison(case, name, None, None, "pass")
+
+    monkeypatch.setattr(run_module, "reference_model", build)
+    monkeypatch.setattr(run_module, "reproduce", lambda case, setup, model: {"depth": np.zeros(1), "network": model})
+    monkeypatch.setattr(run_module, "compare", looked_at)
+    list(run_module.verify(load_cases(tmp_path), Setup("sdpa", "bfloat16", torch.device("cpu"), 8)))
+    assert [(case.model, case.point_head) for case in built] == [
+        ("mini", False),
+        ("mini", True),
+        ("full", True),
+        ("mini", False),
+    ]
+    assert compared == [(name, array, "bfloat16", 8, name != "e") for name in cases for array in ("depth", "pose_enc")]
+
+
+def test_the_printed_table_and_its_last_line(
+    one_case: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = [
+        Comparison("one", "depth", 1.25e-5, None, "pass"),
+        Comparison("one", "pose_enc", None, 2.5e-3, "pass"),
+        Comparison("two", "depth", 1.0, 0.5, "fail", "largest difference above 0.0001"),
+        Comparison("two", "pose_enc", 0.0, 0.0, "pass"),
+        Comparison("three", "", None, None, "unsupported", "kind = 'x' is not supported"),
+        Comparison("four", "", None, None, "incomparable", "other keyframes"),
+        Comparison("five", "depth", 0.0, 0.0, "pass"),
+    ]
+    monkeypatch.setattr(run_module, "verify", lambda cases, setup: iter(told))
+    words = ["verify", str(one_case), "--backend", "paged", "--dtype", "bfloat16", "--cache-precision", "8"]
+    assert main(words) == 1
+    head, columns, *rows, last = capsys.readouterr().out.splitlines()
+    assert head == "backend paged, bfloat16, keys and values in 8 bits, cpu"
+    assert columns.split() == ["case", "array", "largest", "median", "rel", "verdict"]
+    assert rows[0] == f"{'one':<24} {'depth':<22} {'1.25e-05':>10} {'':>11}  pass"
+    assert rows[1] == f"{'one':<24} {'pose_enc':<22} {'':>10} {'2.50e-03':>11}  pass"
+    assert rows[2].endswith("1.00e+00    5.00e-01  fail (largest difference above 0.0001)")
+    words_of_it = "2 cases hold (4 arrays), 1 arrays failed, 1 cases not supported, 1 not comparable; "
+    assert last.startswith(words_of_it)
+    assert main([*words, "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert {key: document[key] for key in ("backend", "dtype", "cache_precision", "device", "counts")} == {
+        "backend": "paged",
+        "dtype": "bfloat16",
+        "cache_precision": 8,
+        "device": "cpu",
+        "counts": {"pass": 4, "fail": 1, "unsupported": 1, "incomparable": 1},
+    }
+    assert document["results"][2] == {
+        "case": "two",
+        "array": "depth",
+        "largest": 1.0,
+        "median_relative": 0.5,
+        "verdict": "fail",
+        "reason": "largest difference above 0.0001",
+    }
+
+
+def test_chosen_cases_come_in_the_order_in_which_they_were_asked_for(one_case: Path) -> None:
+    path = one_case / "cases.json"
+    settings = json.loads(path.read_text())["stream_short"]
+    path.write_text(json.dumps(dict.fromkeys(("b", "a", "c"), settings)))
+    assert list(load_cases(one_case).cases) == ["b", "a", "c"]
+    assert list(load_cases(one_case, ("c", "b")).cases) == ["c", "b"]
+    with pytest.raises(ConfigError, match="no case x, y; there are a, b, c"):
+        load_cases(one_case, ("x", "a", "y"))
