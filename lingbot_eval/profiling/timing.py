@@ -49,13 +49,13 @@ class Elapsed:
 
 
 @contextmanager
-def timed(device: str = "cpu", synchronise: Callable[[], None] | None = None) -> Iterator[Elapsed]:
+def timed(device: str = "cpu") -> Iterator[Elapsed]:
     """Time a block as somebody waiting for its result would.
 
     Work queued before the block is waited for first, work queued inside it is waited for at its end, so a GPU's
-    asynchronous launches are neither missed nor charged to the wrong block. synchronise: overrides how to wait.
+    asynchronous launches are neither missed nor charged to the wrong block.
     """
-    wait = synchronise if synchronise is not None else synchroniser(device)
+    wait = synchroniser(device)
     elapsed = Elapsed()
     wait()
     start = time.perf_counter()

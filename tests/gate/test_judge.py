@@ -109,10 +109,14 @@ def test_speed_is_judged_as_its_tolerance_says(
 def test_speed_without_the_rounds_for_it(
     baseline: int, run: int, started: tuple[str, ...], status: str, words: str
 ) -> None:
-    old, new = (side({NAMES: unit(rounds={LATENCY: rounds(count, 1)} if count else {})}) for count in (baseline, run))
+    old, new = (
+        side({names: unit(rounds={LATENCY: rounds(count, 1)} if count else {}) for names in (NAMES, FLOOR)})
+        for count in (baseline, run)
+    )
     verdict = gate(replace(new, started=("2026-02-01",)), replace(old, started=started))
-    found = finding(verdict, LATENCY)
+    found, _ = [each for each in verdict.findings if each.metric == LATENCY]
     assert (found.status, found.reason.partition(" to know")[0]) == (status, words)
+    # Once for all scenes.
     assert [note for note in verdict.notes if note.startswith("speed is not judged")] == (
         [f"speed is {found.reason}"] if status == "shown" else []
     )

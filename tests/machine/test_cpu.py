@@ -46,7 +46,7 @@ def test_waiting_threads_soon_sleep() -> None:
 
 
 @pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"])
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY"])
 def test_the_users_own_words_win(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "ACTIVE")
     assert set_within() == {}
@@ -80,8 +80,10 @@ def test_no_more_threads_than_a_container_has_cores(
         (fresh / name).write_text(text + "\n")
     assert usable_cores() == (8 if cores is None else cores)
     assert set_within().get("OMP_NUM_THREADS") == (None if cores is None else str(cores))
-    monkeypatch.setenv("MKL_NUM_THREADS", "5")
-    assert "OMP_NUM_THREADS" not in set_within()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT", "OMP_DYNAMIC"):
+        with monkeypatch.context() as users:
+            users.setenv(name, "5")
+            assert "OMP_NUM_THREADS" not in set_within(), name
 
 
 @pytest.mark.parametrize("user", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lingbot_eval.machine import cpu as processor
 from lingbot_eval.machine import gpu as hardware
-from lingbot_eval.machine.gpu import has_triton, on_device
+from lingbot_eval.machine.gpu import has_triton, on_device, tf32_products
 from lingbot_eval.streaming import ranges
 from lingbot_eval.streaming.ranges import ProductAttention, SlicedAttention, sdpa_attention, triton_why_not
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
@@ -74,6 +75,34 @@ def test_work_goes_to_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch)
         assert made_current == []
     with on_device(GPU):
         assert made_current == [GPU]
+
+
+def test_products_round_as_asked_within_the_block_alone() -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    for allowed in (True, False):
+        with tf32_products(allowed=allowed):
+            assert matmul.allow_tf32 is allowed
+        assert matmul.allow_tf32 is before
+        with pytest.raises(KeyError), tf32_products(allowed=allowed):
+            raise KeyError
+        assert matmul.allow_tf32 is before
+
+
+def test_a_gpu_is_asked_by_its_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert (hardware.capability(cpu), hardware.multiprocessors(cpu)) == ((0, 0), 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, device.index))
+    properties = {GPU: SimpleNamespace(multi_processor_count=132)}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties.get)
+    assert (hardware.capability(GPU), hardware.multiprocessors(GPU)) == ((9, 1), 132)
+    runs = hardware.runs_triton.__wrapped__
+    for installed in (True, False):
+        monkeypatch.setattr(hardware, "has_triton", lambda installed=installed: installed)
+        assert (runs(GPU), runs(cpu)) == (installed, False)
+    monkeypatch.setattr(hardware, "has_triton", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert runs(GPU)
 
 
 @pytest.mark.parametrize(

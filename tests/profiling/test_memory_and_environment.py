@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import platform
 import resource
 import subprocess
 import sys
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,11 +19,20 @@ import psutil
 import pytest
 import torch
 
+import lingbot_eval
 from lingbot_eval.errors import DataError, DependencyError, is_out_of_memory
 from lingbot_eval.machine import cpu
+from lingbot_eval.machine import environment as environment_module
 from lingbot_eval.machine.cpu import threads_that_share
-from lingbot_eval.machine.environment import environment, git_state, gpu_names, hardware, rests_on_hardware
-from lingbot_eval.machine.nvml import driver_version, processes_bytes
+from lingbot_eval.machine.environment import (
+    environment,
+    git_state,
+    gpu_names,
+    hardware,
+    machine_name,
+    rests_on_hardware,
+)
+from lingbot_eval.machine.nvml import device_count, driver_version, processes_bytes
 from lingbot_eval.profiling import memory
 from lingbot_eval.profiling.memory import (
     DeviceMemory,
@@ -119,12 +131,44 @@ def test_driver_versions_come_as_text_or_bytes() -> None:
 
 
 def test_device_figures_in_mebibytes_and_reasons() -> None:
-    memory = DeviceMemory(1, 2, 3 * 2**20, 4 * 2**20, None, "hidden")
-    allocated, reserved, driver = device_memory_measurements(memory)
-    assert (allocated.value, reserved.value) == (3.0, 4.0)
-    assert (driver.value, driver.reason) == (None, "hidden")
+    peaks = {"device_peak_allocated": 3.0, "device_peak_reserved": 4.0}
+    memory = DeviceMemory(1, 2, 3 * 2**20, 4 * 2**20, 5 * 2**20)
+    found = {m.name: m.value for m in device_memory_measurements(memory)}
+    assert found == peaks | {"driver_process": 5.0}
+    hidden = device_memory_measurements(replace(memory, driver=None, driver_reason="hidden"))
+    assert {m.name: m.reason or m.value for m in hidden} == peaks | {"driver_process": "hidden"}
     assert device_memory("cpu") is None
     assert {m.reason for m in device_memory_measurements(None)} == {"ran on the CPU"}
+
+
+def test_memory_of_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six figures, each under its own name; peaks are reset there and nowhere else."""
+    asked: list[str] = []
+    figures = {"memory_allocated": 11, "memory_reserved": 12, "max_memory_allocated": 13, "max_memory_reserved": 14}
+    for name, size in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size if device == "cuda:1" else 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
+    nvml = FakeNvml([process(os.getpid(), 222)])
+    assert device_memory("cuda:1", nvml) == DeviceMemory(11, 12, 13, 14, 222, None)
+    refused = device_memory("cuda:1", FakeNvml([process(os.getpid(), None)]))
+    assert refused == DeviceMemory(11, 12, 13, 14, None, "the driver does not tell memory per process on this system")
+    memory.reset_peaks("cpu")
+    memory.reset_peaks("cuda:1")
+    assert asked == ["cuda:1"]
+
+
+@pytest.mark.parametrize(("nvml", "count"), [(FakeNvml([]), 2), (FakeNvml([], broken=True), 0)])
+def test_gpus_that_the_driver_knows(nvml: FakeNvml, count: int) -> None:
+    assert device_count(nvml) == count
+    assert nvml.open_count == 0
+
+
+def test_without_the_package_there_is_no_driver_and_the_record_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert device_count() == 0
+    assert driver_version() == "unknown (NVML needs the package nvidia-ml-py: pip install nvidia-ml-py)"
+    assert driver_bytes("GPU-abc") == (None, "NVML needs the package nvidia-ml-py: pip install nvidia-ml-py")
 
 
 def test_the_process_grows_by_what_it_touches() -> None:
@@ -144,9 +188,33 @@ def test_the_environment_is_plain_json_and_names_what_matters() -> None:
     found = environment()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["libraries"]["numpy"] == np.__version__
+    assert found["libraries"]["torch"] == metadata.version("torch")
     assert found["cpu_count"] == os.cpu_count()
     assert found["cpu_model"]
-    assert found["torch"]["threads"] >= 1
+    assert (found["lingbot_eval"], found["python"]) == (lingbot_eval.__version__, platform.python_version())
+    assert found["platform"] == platform.platform()
+    state = found["torch"]
+    assert (state["threads"], state["interop_threads"]) == (torch.get_num_threads(), torch.get_num_interop_threads())
+    assert state["float32_matmul_precision"] == torch.get_float32_matmul_precision()
+    assert state["cuda_build"] == (torch.version.cuda or "none")
+
+
+def test_what_of_the_machine_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside all that there is; a machine that names no processor still has a name, and what is lacking says so."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2, 5}, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(environment_module, "processor_field", lambda name: None)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(environment_module, "_LIBRARIES", ("numpy", "no-such-library"))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = environment()
+    assert (found["cpu_count"], found["cpu_usable"], found["cpu_model"]) == (8, 3, "riscv64")
+    assert found["libraries"] == {"numpy": np.__version__, "no-such-library": "not installed"}
+    assert found["torch"] == "not installed"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert environment()["cpu_usable"] == 8
 
 
 def test_the_machines_memory_is_in_gibibytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,10 +223,16 @@ def test_the_machines_memory_is_in_gibibytes(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_only_named_variables_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    """Those of threads, of GPUs and of the arithmetic, as the user set them."""
+    named = "OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_WAIT_POLICY OMP_PROC_BIND OMP_DYNAMIC"
+    named += " GOMP_SPINCOUNT GOMP_CPU_AFFINITY KMP_AFFINITY KMP_BLOCKTIME CUDA_VISIBLE_DEVICES CUDA_LAUNCH_BLOCKING"
+    named += " CUBLAS_WORKSPACE_CONFIG NVIDIA_TF32_OVERRIDE PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF TORCH_LOGS"
+    monkeypatch.setattr(cpu, "_chosen", {})
+    for number, name in enumerate(named.split()):
+        monkeypatch.setenv(name, str(number))
     monkeypatch.setenv("MY_SECRET_TOKEN", "hunter2")
     found = environment()
-    assert found["variables"]["OMP_NUM_THREADS"] == "3"
+    assert found["variables"] == {name: str(number) for number, name in enumerate(named.split())}
     assert "hunter2" not in json.dumps(found)
 
 
@@ -199,14 +273,23 @@ def test_gpus_are_described_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
         {"name": "B", "memory_gib": 24.0, "compute_capability": "8.6"},
     ]
     assert (found["torch"]["driver"], found["torch"]["cudnn"]) == ("575.57", 91000)
+    backend = torch.backends.cudnn
+    for benchmark, tf32 in ((True, False), (False, True)):
+        monkeypatch.setattr(backend, "benchmark", benchmark)
+        monkeypatch.setattr(backend, "allow_tf32", tf32)
+        state = environment(FakeNvml([]))["torch"]
+        assert (state["cudnn_benchmark"], state["cudnn_tf32"]) == (benchmark, tf32)
     assert gpu_names(found) == ["A", "B"]
+    assert machine_name(found) == "A + B"
     same = hardware(found)
     assert (same["gpus"], same["threads"], same["cpu_usable"]) == (
         ["A", "B"],
         torch.get_num_threads(),
         found["cpu_usable"],
     )
-    other = {**found, "variables": {**found["variables"], "KMP_AFFINITY": "compact", "OMP_NUM_THREADS": "5"}}
+    no_matter = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    seen_elsewhere = dict.fromkeys(no_matter, "5")
+    other = {**found, "variables": {**found["variables"], "KMP_AFFINITY": "compact", **seen_elsewhere}}
     assert set(hardware(other)["variables"]) - set(same["variables"]) == {"KMP_AFFINITY=compact"}
     for family, name, rests in (
         ("throughput", "forward_fps", True),
@@ -216,6 +299,28 @@ def test_gpus_are_described_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
         ("trajectory", "ate_rmse", False),
     ):
         assert rests_on_hardware(family, name) is rests, name
+
+
+@pytest.mark.parametrize(
+    ("block", "names", "name"),
+    [
+        ({"torch": {"gpus": [{"name": "A"}, {"name": "A"}, {}]}, "cpu_model": "c"}, ["A", "A", "GPU"], "A + GPU"),
+        ({"torch": {"gpus": []}, "cpu_model": "c"}, [], "c"),
+        ({"torch": "not installed", "cpu_model": "c"}, [], "c"),
+        ({"torch": {"gpus": 5}}, [], "a machine of no name"),
+        ({"torch": {"gpus": ["A"]}, "cpu_model": ""}, [], "a machine of no name"),
+    ],
+)
+def test_what_a_stored_machine_is_called(block: dict[str, object], names: list[str], name: str) -> None:
+    """Whatever somebody's record has in its places."""
+    assert (gpu_names(block), machine_name(block)) == (names, name)
+
+
+def test_hardware_of_a_record_that_says_nothing() -> None:
+    unknown: dict[str, object] = dict.fromkeys(("cpu_model", "cpu_usable", "threads"), "unknown")
+    assert hardware({}) == {**unknown, "gpus": [], "variables": []}
+    odd = hardware({"torch": {"gpus": ["A", {"name": "B"}]}, "variables": {"KMP_AFFINITY": "compact"}})
+    assert (odd["gpus"], odd["variables"]) == (["A", "B"], ["KMP_AFFINITY=compact"])
 
 
 def git(folder: Path, *arguments: str) -> None:

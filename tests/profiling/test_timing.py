@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from lingbot_eval.profiling import timing
 from lingbot_eval.profiling.timing import summarise, throughput_measurements, timed
 from lingbot_eval.types import FrameType, Measurement
 
@@ -19,18 +21,23 @@ def by_name(measurements: tuple[Measurement, ...]) -> dict[tuple[str, str], Meas
     return found
 
 
-def test_timed_waits_before_and_after_the_block() -> None:
-    events: list[str] = []
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_timed_waits_before_and_after_the_block(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """For the device that was named; the second wait is part of the work, the first is somebody else's."""
+    now, events = [100.0], list[str]()
 
-    def wait() -> None:
-        events.append("wait")
-        time.sleep(0.02)
+    def wait(device: str) -> None:
+        events.append(f"wait for {device}")
+        now[0] += 2.0
 
-    with timed("cuda", synchronise=wait) as elapsed:
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    with timed(device) as elapsed:
         events.append("work")
-    assert events == ["wait", "work", "wait"]
-    # The second wait is part of the work, the first is somebody else's.
-    assert 0.02 <= elapsed.seconds < 0.04
+        now[0] += 0.5
+    there = device != "cpu"
+    assert events == ["wait for cuda:1", "work", "wait for cuda:1"][not there : 3 - (not there)]
+    assert elapsed.seconds == 2.5 if there else 0.5
 
 
 def test_the_time_is_not_there_before_the_block_ends() -> None:
@@ -84,6 +91,21 @@ def test_throughput_of_a_hand_made_stream() -> None:
     assert found["end_to_end_interval", "p50"].samples == 3
     assert found["first_output_latency", ""].value == pytest.approx(4500)
     assert found["warm_up", ""].value == pytest.approx(7000)
+    samples = {name: measured.samples for (name, variant), measured in found.items() if variant in ("", "p50")}
+    assert samples == {
+        "forward_fps": 5,
+        "forward_latency": 3,
+        "end_to_end_fps": 5,
+        "end_to_end_interval": 3,
+        "harness_overhead": 3,
+        "first_output_latency": 1,
+        "warm_up": 1,
+    }
+    assert {(m.name, m.unit) for m in found.values()} == {
+        *((name, "fps") for name in ("forward_fps", "end_to_end_fps")),
+        *((name, "ms") for name in ("forward_latency", "end_to_end_interval", "first_output_latency", "warm_up")),
+        ("harness_overhead", "%"),
+    }
     assert "needs 20 samples, there are 3" in (found["forward_latency", "p95"].reason or "")
     assert all(m.family == "throughput" and m.convention for m in found.values())
 
@@ -100,6 +122,14 @@ def test_a_method_without_device_times_still_has_a_pace() -> None:
 def test_a_stream_without_predictions_has_reasons_only() -> None:
     measurements = throughput_measurements([], [], [], 0.0)
     assert {m.name for m in measurements if m.value is not None} == {"warm_up"}
+    told = {m.name: m.reason for m in measurements if m.variant == ""}
+    assert told == {
+        "forward_fps": "no time was spent: there are no timed frames",
+        "end_to_end_fps": "no time was spent: there are no timed frames",
+        "harness_overhead": "there are no step frames",
+        "first_output_latency": "no prediction left",
+        "warm_up": None,
+    }
 
 
 def test_lengths_that_differ_are_a_fault() -> None:
