@@ -109,14 +109,14 @@ class CaptureAdapter(FileDataset):
             index_files, what = model.files, "world-to-camera in the model, inverted"
         finder = _Finder(folder, from_root=(folder / TRANSFORMS).is_file())
         entries.sort(key=lambda entry: natural_key(entry.name))
-        there: dict[Path, _Entry] = {}
+        there: dict[str, _Entry] = {}
         missing: list[str] = []
         for entry in entries:
-            path = finder.image(entry.name)
-            if path is None:
+            found = finder.image(entry.name)
+            if found is None:
                 missing.append(entry.name)
             else:
-                there.setdefault(path, entry)
+                there.setdefault(found, entry)
         if not there:
             raise DataError(
                 f"{self.name}: scene {scene}: none of the {len(entries)} images of {index_files[-1]} is there, such as"
@@ -124,12 +124,12 @@ class CaptureAdapter(FileDataset):
             )
         cameras = _Cameras(scene)
         files = []
-        for position, (path, entry) in enumerate(there.items()):
-            lens = None if entry.camera is None else cameras.of(entry.camera, path)
+        for position, (found, entry) in enumerate(there.items()):
+            path = finder.path(found)
+            pinhole, bent = cameras.of(entry.camera, found.rpartition("/")[0], path)
             depth = None if entry.depth is None else finder.file(entry.depth)
-            bent = lens if lens is not None and lens.bends else None
-            pinhole = None if lens is None else lens.intrinsics
-            files.append(FrameFiles(path, float(position), entry.pose, depth, pinhole, None, bent, bent))
+            own = None if depth is None else finder.path(depth)
+            files.append(FrameFiles(path, float(position), entry.pose, own, pinhole, None, bent, bent))
         twice = len(entries) - len(missing) - len(there)
         notes = [f"{len(missing)} of {len(entries)} entries have no file, such as {missing[0]}"] if missing else []
         notes += [f"{twice} entries have the image of another one: left out"] if twice else []
@@ -163,25 +163,32 @@ class _Finder:
         self._folder, self._from_root = folder, from_root
         self._listed: dict[str, tuple[Path, frozenset[str]]] = {}
 
-    def image(self, name: str) -> Path | None:
-        """The file of an image, or its largest smaller copy; None where there is neither."""
+    def image(self, name: str) -> str | None:
+        """`file` of an image, or of its largest smaller copy; None where there is neither."""
         name = name.replace("\\", "/").removeprefix("./")
-        if not self._from_root:
-            found = (self.file(f"{scale}/{name}") for scale in (*SCALES, "."))
-        else:
+        if self._from_root:
             first, _, rest = name.partition("/")
-            found = (self.file(path) for path in (name, *(f"{scale}/{rest}" for scale in SCALES if first in SCALES)))
-        return next((path for path in found if path is not None), None)
+            tried = (name, *(f"{scale}/{rest}" for scale in SCALES)) if first in SCALES else (name,)
+        else:
+            tried = (*(f"{scale}/{name}" for scale in SCALES), name)
+        return next((found for path in tried if (found := self.file(path)) is not None), None)
 
-    def file(self, name: str) -> Path | None:
-        """A file in the folder, also where its name lacks the suffix. Raises DataError for a path that leads out."""
+    def file(self, name: str) -> str | None:
+        """The name of a file in the folder, with the suffix where ``name`` lacks it; None where there is none.
+
+        Raises DataError for a path that leads out.
+        """
         head, _, tail = name.rpartition("/")
         if head not in self._listed:
             folder = inside(self._folder, head or ("." if tail == name else "/"), str(self._folder))
             self._listed[head] = folder, names_listed(folder)
-        folder, names = self._listed[head]
-        found = next((tail + suffix for suffix in ("", *_NO_SUFFIX) if tail + suffix in names), None)
-        return None if found is None else folder / found
+        names = self._listed[head][1]
+        return next((name + suffix for suffix in ("", *_NO_SUFFIX) if tail + suffix in names), None)
+
+    def path(self, found: str) -> Path:
+        """The path of what `image` or `file` found."""
+        head, _, tail = found.rpartition("/")
+        return self._listed[head][0] / tail
 
 
 class _Cameras:
@@ -189,18 +196,20 @@ class _Cameras:
 
     def __init__(self, scene: str) -> None:
         self._scene = scene
-        self._sizes: dict[tuple[Size, Path], Size] = {}
-        self._scaled: dict[tuple[LensCamera, Size], LensCamera] = {}
+        self._known: dict[tuple[int, str], tuple[FloatArray, LensCamera | None]] = {}
 
-    def of(self, camera: LensCamera, image: Path) -> LensCamera:
-        """The camera of an image. Raises DataError where the image is of another shape."""
-        key = camera.size, image.parent
-        if key not in self._sizes:  # one of them stands for all: each has its header read when it is decoded
-            self._sizes[key] = image_size(image, f"capture: {self._scene}")
-        size = self._sizes[key]
-        if (camera, size) not in self._scaled:
-            self._scaled[camera, size] = _resized(camera, size, image)
-        return self._scaled[camera, size]
+    def of(self, camera: LensCamera | None, folder: str, image: Path) -> tuple[FloatArray | None, LensCamera | None]:
+        """(3, 3) of an image in a folder, and its lens where that bends it.
+
+        Raises DataError where the image is of another shape.
+        """
+        if camera is None:
+            return None, None
+        key = id(camera), folder
+        if key not in self._known:  # one image stands for all: each has its header read when it is decoded
+            lens = _resized(camera, image_size(image, f"capture: {self._scene}"), image)
+            self._known[key] = lens.intrinsics, lens if lens.bends else None
+        return self._known[key]
 
 
 def _resized(camera: LensCamera, size: Size, image: Path) -> LensCamera:
@@ -234,11 +243,13 @@ def _of_nerfstudio(path: Path) -> list[_Entry]:
     poses = checked_matrices(matrices, [f"{path}: frame {n}" for n in range(len(frames))]) @ OPENGL_TO_OPENCV
     shared = _camera(document, path)
     entries = []
-    for frame, pose in zip(frames, poses, strict=True):
+    known = np.asarray(np.isfinite(poses).all(axis=(1, 2)))
+    for frame, pose, is_known in zip(frames, poses, known.tolist(), strict=True):
         own = _camera({**document, **frame}, path) if "fl_x" in frame else shared
         depth = frame.get("depth_file_path")
-        found = pose if np.isfinite(pose).all() else None
-        entries.append(_Entry(frame["file_path"], found, own, depth if isinstance(depth, str) else None))
+        entries.append(
+            _Entry(frame["file_path"], pose if is_known else None, own, depth if isinstance(depth, str) else None)
+        )
     return entries
 
 
