@@ -243,12 +243,7 @@ def _unpack_tar(archive: Path, target: _Target) -> None:
     with archive.open("rb") as packed:
         head = packed.read(6)
         packed.seek(0)
-        openers: dict[bytes, Callable[..., Any]] = {
-            b"\x1f\x8b": gzip.open,
-            b"BZh": bz2.open,
-            b"\xfd7zXZ\x00": lzma.open,
-        }
-        opener = next((opener for magic, opener in openers.items() if head.startswith(magic)), None)
+        opener = next((opener for magic, opener in _DECODERS.items() if head.startswith(magic)), None)
         with packed if opener is None else opener(packed) as stream:
             counted = _Unzipped(stream, target)
             counted.allowed = _MAX_HEADERS

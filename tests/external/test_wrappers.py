@@ -19,12 +19,13 @@ from guests import DATASET, FRAMES, WRAPPER, experiment, unit, wrapped, wrappers
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.external import JOB_VARIABLE, PROTOCOL
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.methods import child as child_module
 from lingbot_eval.methods import external as external_module
 from lingbot_eval.methods.external_config import ExternalConfig
 from lingbot_eval.runs.records import UnitRecord
-from lingbot_eval.types import Frame
+from lingbot_eval.types import Frame, Prediction
 from lingbot_eval.validation import validated
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def test_a_wrapper_that_knows_the_answer_has_no_error(run_wrapper: RunWrapper, m
     peak = value(record, "command_peak_rss")
     assert peak is not None
     assert 5 < peak < 500
+    # Of the way there and back alone, without what the program says it took.
+    pipe = [m for m in record.measurements if (m.name, m.variant) == ("pipe_overhead", "p50")]
+    assert [(m.samples, m.unit) for m in pipe] == ([(FRAMES, "ms")] if mode == "pipe" else [])
+    assert all((m.value or 0) > 0 for m in pipe)
+    (gpu,) = [m for m in record.measurements if m.name == "command_peak_gpu"]
+    assert gpu.reason == "gpu: 0, no GPU is shown to it"
     facts = record.method_facts
     assert facts["program"] == {"name": "known", "version": "1"}
     assert (facts["found"]["exit_code"], facts["found"]["left_running"]) == (0, 0)
@@ -406,23 +413,97 @@ def test_no_folder_is_left(run_wrapper: RunWrapper, tmp_path: Path, monkeypatch:
     assert not list(tmp_path.glob("lingbot-eval-*"))
 
 
-def test_depth_comes_back_both_ways(truth: Path, tmp_path: Path) -> None:
-    """Depth is the frame's index plus one, everywhere; the reference is not."""
-    code = (
-        "import numpy as np\nfrom lingbot_eval.external import Pose, Wrapper, serve\n"
-        "class W(Wrapper):\n"
-        "    def step(self, frame):\n"
-        "        depth = np.full(frame.image().shape[:2], frame.index + 1, np.float32)\n"
-        "        pose = np.eye(4)\n        pose[0, 3] = frame.index / 10\n"
-        "        return Pose(frame.index, pose, depth, depth)\n"
-        "serve(W())\n"
-    )
-    scores = []
-    for mode in ("pipe", "job"):
-        method = {**wrapped(truth), "command": ["python", "-c", code], "mode": mode}
-        record = unit(lb.run(experiment(method), out=tmp_path / mode, allow_commands=True), "external")
-        assert record.status == "ok", record.reason
-        scores.append(value(record, "abs_rel", "scale_only"))
-        assert value(record, "frames_scored") == FRAMES
-    assert scores[0] == scores[1]
-    assert np.isfinite(scores[0] or np.nan)
+DEPTH = """
+import numpy as np
+from lingbot_eval.external import Pose, Wrapper, serve
+class W(Wrapper):
+    def step(self, frame):
+        depth = np.full((frame.height, frame.width), frame.index + 1, np.float32)
+        depth[0, 1] = 50
+        return Pose(frame.index, np.eye(4), depth, depth / 4)
+serve(W())
+"""
+
+
+@pytest.mark.parametrize("mode", ["pipe", "job"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_depth_and_its_confidence_come_back(truth: Path, mode: str, wanted: bool) -> None:
+    settings = {"command": [sys.executable, "-c", DEPTH], "mode": mode, "depth": wanted}
+    found = predicted(truth, settings)
+    assert [p.index for p in found] == list(range(FRAMES))
+    for p in found:
+        maps = (p.depth, p.depth_confidence)
+        if not wanted:
+            assert maps == (None, None)
+            continue
+        expected = np.full((42, 56), p.index + 1, np.float32)
+        expected[0, 1] = 50
+        for values, map in zip((expected, expected / 4), maps, strict=True):
+            assert map is not None
+            np.testing.assert_array_equal(map, values)
+
+
+JOB = """
+import json, os
+from pathlib import Path
+folder = Path(os.environ["LINGBOT_EVAL_JOB"])
+job = json.loads((folder / "job.json").read_text())
+times = [frame["time"] for frame in job["frames"]]
+assert [frame["index"] for frame in job["frames"]] == list(range(len(times)))
+assert all((folder / frame["image"]).is_file() for frame in job["frames"])
+events = [{"t": 10.0, "event": "start"}, {"t": 10.5, "event": "pose", "frame": 1}, {"t": 12.0, "event": "thinking"}]
+events += [{"t": 13.25, "event": "pose", "frame": 4}, {"t": 13.25, "event": "pose", "frame": 99}]
+lines = [f"{times[row]} {row} 0 0 0 0 0 1" for row in (1, 2, 4)]
+(folder / job["output"]["trajectory"]).write_text("\\n".join(lines))
+(folder / job["output"]["events"]).write_text("\\n".join(map(json.dumps, events)))
+(folder / job["output"]["status"]).write_text(json.dumps({"status": "ok", "protocol": job["protocol"], "name": "n"}))
+"""
+
+
+def test_a_job_takes_as_long_as_its_events_say(truth: Path) -> None:
+    """From the event before, whichever it is; a pose without an event has no time."""
+    assert JOB_VARIABLE in JOB
+    found = predicted(truth, {"command": [sys.executable, "-c", JOB], "mode": "job"})
+    assert [(p.index, p.camera_to_world is not None and p.camera_to_world[0, 3]) for p in found] == [
+        (1, 1),
+        (2, 2),
+        (4, 4),
+    ]
+    assert [p.cost and p.cost.forward_s for p in found] == [0.5, None, 1.25]
+
+
+def predicted(truth: Path, settings: dict[str, Any]) -> list[Prediction]:
+    """All that a program says of the scene."""
+    scene = lb.open_dataset("synthetic", **DATASET["options"]).scene("room")
+    method = validated(ExternalConfig, {**wrapped(truth), **settings}, "test").create()
+    method.open(scene.sequence)
+    try:
+        return list(method.predict(iter(scene)))
+    finally:
+        method.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "notes"),
+    [
+        ({"version": "1"}, []),
+        ({}, ["the program's version is not declared: its finished units run again each time"]),
+        ({"version": "1", "mode": "job", "depth": False}, ["job folder"]),
+    ],
+)
+def test_what_the_record_says_of_a_program(truth: Path, settings: dict[str, Any], notes: list[str]) -> None:
+    config = validated(ExternalConfig, {**wrapped(truth), **settings}, "test")
+    facts = dict(config.create().describe())
+    assert [note.partition(": end")[0] for note in facts.pop("notes")] == notes
+    plain = config.model_dump(mode="json", exclude={"command", "env"})
+    depth = "along z" if config.depth else None
+    assert facts == {
+        **plain,
+        "protocol": PROTOCOL,
+        "program": {},
+        "scale": "as the program gives it",
+        "pose": "camera-to-world, OpenCV axes",
+        "depth": depth,
+    }
+    assert config.gives_depth is config.depth
+    assert config.repeatable is ("version" in settings)

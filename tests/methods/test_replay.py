@@ -105,6 +105,47 @@ def test_sparse_keyframes_by_time_both_ways_counted(tmp_path: Path) -> None:
     assert measured["unmatched_frames", "no_estimate"] == 17
 
 
+def test_the_record_says_all_that_the_file_had(tmp_path: Path) -> None:
+    """A lost pose, a time that comes again, one that meets no frame: every count is another number."""
+    stamps = [0, 100, 200, 300, 300, 400, 900, 900, 950, 1200]
+    rows = [f"{stamp}000000,{row},0,0,{int(stamp != 200)},0,0,0" for row, stamp in enumerate(stamps)]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    sequence = Recording()
+    facts = opened(sequence, trajectory=f"{tmp_path}/a.csv", format="euroc").describe()
+    found = dict(facts["found"])
+    assert found.pop("coverage_percent") == pytest.approx(30.0)
+    assert found == {
+        "trajectory_file": f"{tmp_path}/a.csv",
+        "format": "euroc",
+        "time_unit": "ns",
+        "poses_in_file": 10,
+        "lost_poses": 1,
+        "repeated_stamps": 2,
+        "poses_matched": 6,
+        "poses_without_frame": 1,
+        "frames": 20,
+        "frames_without_pose": 14,
+    }
+    assert [note.partition(": ")[2].partition(" (")[0] for note in facts["notes"]] == ["1 of 10 poses", "2 of 10 poses"]
+    assert facts["association"] == "one to one by nearest timestamp within 0.02 s"
+    write_kitti(tmp_path / "k.txt", poses(20))
+    (tmp_path / "depth").mkdir()
+    np.save(tmp_path / "depth" / "3.npy", np.ones((3, 4)))
+    facts = opened(sequence, trajectory=f"{tmp_path}/k.txt", depth=f"{tmp_path}/depth").describe()
+    assert facts["association"] == "row i belongs to frame i of the selection"
+    assert facts["found"]["time_unit"] is None
+    assert (facts["found"]["depth_maps_matched"], facts["found"]["depth_maps_without_frame"]) == (1, 0)
+    assert "notes" not in facts
+
+
+def test_positions_alone_are_replayed_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("0 1 2 3\n0.1 4 5 6\n")
+    write_tum(tmp_path / "b.txt", Trajectory(np.arange(2), np.array([0.0, 0.1]), poses(2)))
+    for name, has_orientation in (("a", False), ("b", True)):
+        method = opened(Recording(), trajectory=f"{tmp_path}/{name}.txt")
+        assert {p.has_orientation for p in predicted(method, Recording())} == {has_orientation}
+
+
 def test_time_limit_is_a_setting(tmp_path: Path) -> None:
     write_tum(tmp_path / "a.txt", Trajectory(np.arange(2), np.array([0.0, 0.54]), poses(2)))
     sequence = Recording()

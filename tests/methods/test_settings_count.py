@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from test_replay import Recording
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.structure import Structure
-from lingbot_eval.methods import sfm, vo
-from lingbot_eval.methods.base import METHODS
+from lingbot_eval.methods import lingbot, sfm, vo
+from lingbot_eval.methods import model as model_module
+from lingbot_eval.methods.base import METHODS, WeightFile
+from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.methods.replay import ReplayMethod
 from lingbot_eval.methods.replay_config import ReplayConfig
+from lingbot_eval.model.build import PRECISIONS, resolve_precision
 from lingbot_eval.types import Frame
 from lingbot_eval.validation import validated
 
@@ -104,6 +110,7 @@ K = np.array([[300.0, 0, 160], [0, 310.0, 120], [0, 0, 1]])
 
 def frames(*, given: bool, count: int = 2) -> Iterator[Frame]:
     for index in range(count):
+        Clock.now += 100  # to wait for a frame is no cost of the method
         yield Frame(index, float(index), np.zeros((240, 320, 3), np.uint8), "", intrinsics=K if given else None)
 
 
@@ -121,7 +128,8 @@ class Seen:
 
     def __init__(self, cv2: object = None, doubt: float = 0.0, seed: int = 0) -> None:
         type(self).asked = {"doubt": doubt, "seed": seed}
-        self.focal, self.lost, self.relocated, self.points, self.keyframes = 1.0, 0, 0, 0, ()
+        self.focal, self.lost, self.relocated, self.points, self.keyframes = 1.1, 2, 3, 400, range(5)
+        self.now = -1
 
     def __enter__(self) -> Seen:
         return self
@@ -130,15 +138,29 @@ class Seen:
 
     def add(self, image: object) -> None: ...
 
-    def step(self, *_: object) -> tuple[()]:
-        return ()
+    def step(self, index: int, *_: object) -> Iterator[tuple[int, np.ndarray | None]]:
+        """Every frame is decided with the one after it."""
+        Clock.now += 4 + index
+        if index:
+            yield index - 1, np.eye(4)
 
-    def finish(self) -> tuple[()]:
-        return ()
+    def finish(self) -> Iterator[tuple[int, np.ndarray | None]]:
+        yield 1, None
 
     def structure(self, camera: object, **asked: Any) -> Structure:
         type(self).asked = {"camera": camera, **asked}
-        return Structure({0: np.eye(4)}, {0: K}, (1,), 5, 0.5)
+        Clock.now += 6
+        return Structure({0: np.eye(4)}, {0: K}, (7, 2), 500, 0.123456)
+
+
+class Clock:
+    """Moves where something is done; see `Seen`, and `frames`."""
+
+    now = 0.0
+
+    @classmethod
+    def perf_counter(cls) -> float:
+        return cls.now
 
 
 @pytest.mark.parametrize(
@@ -194,6 +216,56 @@ def test_structure_from_motion_is_asked_as_the_settings_say(
     }
 
 
+def test_odometry_says_what_it_found_and_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vo, "Odometry", Seen)
+    monkeypatch.setattr(vo, "opencv", lambda: SimpleNamespace(__version__="4.9"))
+    monkeypatch.setattr(vo, "time", Clock)
+    method = method_of("vo")
+    found = list(method.predict(frames(given=True)))
+    assert [(p.index, p.timestamp, p.camera_to_world is None) for p in found] == [(0, 0.0, False), (1, 1.0, True)]
+    assert [p.cost and p.cost.forward_s for p in found] == [4.0, 5.0]
+    # The focal length as it is estimated by then, of both axes; the principal point stays.
+    np.testing.assert_allclose(found[0].intrinsics, [[330.0, 0, 160], [0, 341.0, 120], [0, 0, 1]])
+    facts = method.describe()
+    assert facts["opencv"] == "4.9"
+    assert facts["camera"] == "the dataset's, calibrated; focal length held"
+    assert facts["found"] == {
+        "focal_px": 330.0,
+        "keyframes": 5,
+        "points": 400,
+        "lost_frames": 2,
+        "frames_found_again": 3,
+    }
+    method.open(SimpleNamespace(facts=dict))
+    assert "found" not in method.describe(), "of another scene"
+    list(method.predict(frames(given=False)))
+    # 0.7 of the longer side, and the middle of the picture.
+    assert method.describe()["found"]["focal_px"] == pytest.approx(1.1 * 0.7 * 320)
+
+
+def test_structure_from_motion_says_what_it_found_and_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sfm, "pycolmap", lambda: SimpleNamespace(__version__="3.12"))
+    monkeypatch.setattr(sfm, "Images", Seen)
+    monkeypatch.setattr(sfm, "time", Clock)
+    method = method_of("sfm", nominal=True)
+    found = list(method.predict(frames(given=True)))
+    assert [(p.index, p.timestamp) for p in found] == [(0, 0.0), (1, 1.0)]
+    assert [p.intrinsics is None for p in found] == [False, True]
+    assert [p.cost and p.cost.forward_s for p in found] == [3.0, 3.0], "the whole by the frames"
+    facts = method.describe()
+    assert facts["pycolmap"] == "3.12"
+    assert facts["camera"] == "the dataset's, nominal; focal length estimated along with the poses"
+    assert facts["found"] == {"models": [7, 2], "points": 500, "reprojection_px": 0.1235, "focal_px": [300.0, 310.0]}
+    # Frames that differ have no camera in common.
+    mixed = [next(frames(given=True)), *list(frames(given=True))[1:]]
+    mixed[1] = replace(mixed[1], intrinsics=K + np.diag([1.0, 0, 0]))
+    list(method.predict(mixed))
+    assert Seen.asked["camera"] is None
+    assert method.describe()["camera"].startswith("COLMAP's guess, as the frames' own differ; focal length estimated")
+    list(method.predict(frames(given=False)))
+    assert method.describe()["camera"].startswith("COLMAP's guess; focal length estimated")
+
+
 def test_every_setting_of_the_baselines_is_here() -> None:
     for kind, known in (("vo", {"intrinsics", "seed"}), ("sfm", {"mapper", "intrinsics", "seed"})):
         assert set(METHODS.get(kind).model_fields) - {"kind", "name"} == known
@@ -247,3 +319,143 @@ def test_every_setting_of_the_model_is_here() -> None:
         *("kind", "name", "model", "streaming", "config"),
         *("device", "memory_gb", "heads", "backend", "point_head"),
     }
+
+
+class FakeModel:
+    """Stands where weights would be loaded; counts how often they were."""
+
+    loaded = 0
+
+    def __init__(self, settings: LingbotConfig) -> None:
+        type(self).loaded += 1
+        device = torch.device(settings.device)
+        precision = PRECISIONS[resolve_precision(settings.precision, device)]
+        self.network = SimpleNamespace(trunk_dtype=precision)
+
+
+@pytest.mark.parametrize(
+    ("changes", "loads"),
+    [
+        ({}, 1),
+        ({"name": "other", "streaming": {"window": 3, "cache_precision": 8}}, 1),
+        ({"model": {"config": "ci", "seed": 1}}, 2),
+        ({"model": {"config": "ci", "camera_iterations": 1}}, 2),
+        ({"precision": "bfloat16"}, 2),
+        ({"heads": "tf32"}, 2),
+        ({"memory_gb": 8.0}, 2),
+        ({"device": "cuda:1"}, 2),
+    ],
+)
+def test_weights_are_loaded_again_only_for_another_model(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], loads: int
+) -> None:
+    monkeypatch.setattr(lingbot, "Model", FakeModel)
+    monkeypatch.setattr(lingbot, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(FakeModel, "loaded", 0)
+    methods = OpenMethod()
+    for settings in (MODEL, MODEL, {**MODEL, **changes}):
+        method = methods.get(validated(METHODS.get("lingbot"), settings, "test"))
+        method.open(SimpleNamespace(length=9))  # type: ignore[arg-type]
+    assert FakeModel.loaded == loads
+    # Nothing is kept once it is closed, nor of weights that have lost bits on the way.
+    methods.close()
+    method = methods.get(validated(METHODS.get("lingbot"), MODEL, "test"))
+    method.open(SimpleNamespace(length=9))  # type: ignore[arg-type]
+    assert FakeModel.loaded == loads + 1
+    method._loaded.network.trunk_dtype = torch.bfloat16  # type: ignore[attr-defined]
+    method.open(SimpleNamespace(length=9))  # type: ignore[arg-type]
+    assert FakeModel.loaded == loads + 2
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_every_setting_of_the_model_reaches_what_loads_it(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    asked: dict[str, Any] = {}
+    network = SimpleNamespace(choose_heads=lambda heads: asked.update(heads=heads), leaves_float16=None)
+    source = SimpleNamespace(name="w.pt", notes=["a note"])
+
+    def build(config: str, **settings: Any) -> tuple[Any, Any]:
+        asked.update(config=config, **settings)
+        return network, source
+
+    monkeypatch.setattr(model_module, "build_model", build)
+    monkeypatch.setattr(model_module, "choose_device", torch.device)
+    monkeypatch.setattr(model_module, "limit_memory", lambda device, size: asked.update(limit=(str(device), size)))
+    settings = {"config": "mini", "checkpoint": "w.pt", "seed": 5, "point_head": True, "camera_iterations": 2}
+    given = {"model": settings, "device": "cuda:1", "precision": precision, "heads": "tf32", "memory_gb": 24.5}
+    model = model_module.Model(validated(LingbotConfig, {"kind": "lingbot", **given}, "test"))
+    assert asked == {
+        "config": "mini",
+        "checkpoint": "w.pt",
+        "seed": 5,
+        "point_head": True,
+        "device": torch.device("cuda:1"),
+        "precision": "float16" if precision == "auto" else "bfloat16",
+        "heads": "tf32",
+        "limit": ("cuda:1", 24_500_000_000),
+    }
+    assert network.leaves_float16 is (precision == "auto"), "what somebody asked for is not left"
+    assert (model.config, model.weights, model.device, model.notes) == ("mini", "w.pt", "cuda:1", ("a note",))
+    asked.clear()
+    model_module.Model(validated(LingbotConfig, {"kind": "lingbot", **given, "device": "cpu"}, "test"))
+    assert "limit" not in asked, "of a GPU alone"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"weights": "shipped"}, {"model": {"config": "ci", "checkpoint": "shipped"}}),
+        ({"weights": "w.pt"}, {"model": {"config": "full", "checkpoint": "w.pt"}}),
+        (
+            {"weights": None, "config": "mini", "seed": 7, "device": "cuda:1", "precision": "bfloat16"},
+            {
+                "model": {"config": "mini", "checkpoint": None, "seed": 7},
+                "device": "cuda:1",
+                "precision": "bfloat16",
+            },
+        ),
+        (
+            {"weights": "w.pt", "config": "ci", "backend": "paged", "cache_precision": 8},
+            {
+                "model": {"config": "ci", "checkpoint": "w.pt"},
+                "streaming": {"backend": "paged", "cache_precision": 8},
+            },
+        ),
+    ],
+)
+def test_load_model_asks_for_what_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(model_module, "Model", lambda settings: settings)
+    found: Any = model_module.load_model(**given)
+    assert found == validated(LingbotConfig, {"kind": "lingbot", "precision": "float32", **expected}, "test")
+
+
+@pytest.mark.parametrize(
+    ("device", "memory_gb", "preset", "words"),
+    [
+        ("cpu", None, "16GB", ""),
+        ("cuda:0", None, "16GB", "; try --fit 16GB"),
+        ("cuda:1", 12.0, "8GB", "; try --fit 8GB"),
+        ("cuda:0", 6.0, None, "; no smaller preset is known: use smaller images or windows"),
+    ],
+)
+def test_where_memory_lacks_a_smaller_card_is_named(
+    monkeypatch: pytest.MonkeyPatch, device: str, memory_gb: float | None, preset: str | None, words: str
+) -> None:
+    def properties(device: str) -> Any:
+        assert device == "cuda:0"
+        return SimpleNamespace(total_memory=24_000_000_000)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    settings = {"kind": "lingbot", "device": device, "memory_gb": memory_gb}
+    config = validated(LingbotConfig, settings, "test")
+    assert config.when_memory_lacks == words
+    assert config.leaves_the_cpu_free is (device != "cpu")
+
+
+def test_windows_alone_save_no_streams_and_untrained_weights_have_their_seed() -> None:
+    plain = validated(LingbotConfig, {"kind": "lingbot", "model": {"seed": 3}}, "test")
+    windows = validated(LingbotConfig, {"kind": "lingbot", "streaming": {"windowed": {"size": 32}}}, "test")
+    assert (plain.saves_streams, windows.saves_streams) == (True, False)
+    assert plain.weights() == WeightFile("untrained (seed 3)", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.methods import stepper as stepper_module
+from lingbot_eval.methods import transfer
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import HostArray, HostTransfer
 from lingbot_eval.streaming.session import FrameOutput
@@ -67,12 +68,15 @@ class Session:
         return {"anchor": self.seen}
 
     def allocated_bytes(self) -> int:
-        return self.seen
+        return 10 * self.seen
 
     def _output(self, index: int) -> FrameOutput:
         pose = torch.tensor([index, 0, 0, 0, 0, 0, 1, 1, 0 if index == 4 else 1], dtype=torch.float32)
-        kind = FrameType.SCALE if index < 3 else FrameType.KEPT
-        return FrameOutput(index, kind, pose, torch.full((2, 2), float(index)), torch.ones(2, 2))
+        kind = FrameType.SCALE if index < 3 else FrameType.KEPT if index % 2 else FrameType.UNKEPT
+        maps = [torch.full((2, 2), index + more) for more in (0.0, 0.25, 0.75)]
+        # Frame 5 has no points: those of its neighbours do not move into their place.
+        points, sure = (None, None) if index == 5 else (torch.full((2, 2, 3), index + 0.5), maps[2])
+        return FrameOutput(index, kind, pose, maps[0], maps[1], points, sure)
 
 
 class Tick:
@@ -117,12 +121,19 @@ def test_predictions_are_the_same_however_many_steps_are_in_flight(in_flight: in
         assert prediction.depth is not None
         assert (prediction.depth == index).all()
         assert prediction.timestamp == index / 10
+        maps = (prediction.depth_confidence, prediction.points, prediction.points_confidence)
+        assert [None if found is None else float(found.flat[0]) - index for found in maps] == (
+            [0.25, None, None] if index == 5 else [0.25, 0.5, 0.75]
+        )
+        assert prediction.frame_type == ([FrameType.SCALE] * 3 + [FrameType.KEPT, FrameType.UNKEPT] * 2)[index]
         assert (prediction.intrinsics is None) == (index == 4)  # a collapsed field of view
     # Steps 1, 2, 3 are one pass that its frames share; every later frame has its own.
     costs = [prediction.cost for prediction in found]
     assert [cost.forward_s for cost in costs if cost] == [2, 2, 2, 4, 5, 6, 7]
     # The cache is what it was right after the frame's own step.
     assert [cost.cache_bytes["anchor"] for cost in costs if cost] == [3, 3, 3, 4, 5, 6, 7]
+    assert [cost.cache_allocated for cost in costs if cost] == [30, 30, 30, 40, 50, 60, 70]
+    assert [cost.device_bytes for cost in costs if cost] == [None] * 7  # of a GPU alone
 
 
 def test_outputs_are_taken_a_step_later_when_one_is_in_flight() -> None:
@@ -142,6 +153,43 @@ def test_a_stream_shorter_than_its_scale_phase_comes_at_the_end() -> None:
     assert [len(step) for step in steps] == [0, 0, 2]
     # Both steps and the finish that did the work.
     assert [prediction.cost.forward_s for prediction in steps[-1] if prediction.cost] == [3, 3]
+
+
+def test_the_warm_up_is_a_stream_of_its_own_with_kept_and_passing_frames() -> None:
+    log: list[str] = []
+    begun: list[Stepper] = []
+
+    def begin() -> Stepper:
+        begun.append(Stepper(Session(log), CPU, HostTransfer()))
+        return begun[-1]
+
+    assert 0 < stepper_module.warm_up(begin, frame(3), 3, CPU) < 60
+    assert log == [f"step {number}" for number in range(3 + stepper_module.WARM_UP_STEPS)]
+    assert len(begun) == 1
+
+
+def test_at_none_all_leaves_that_there_is_and_then_the_stream_is_at_rest() -> None:
+    stepper = Stepper(Session([]), CPU, LateTransfer(2, []))
+    rested: list[tuple[int, bool]] = []
+
+    def frames() -> Iterator[Frame | None]:
+        for asked in (0, 1, None, 2, 3, None, 4):
+            yield None if asked is None else frame(asked)
+            rested.append((stepper.given, stepper.is_at_rest))
+
+    assert not stepper.is_at_rest, "nothing was given"
+    assert [prediction.index for prediction in stepper.drive(frames())] == [0, 1, 2, 3, 4]
+    # After two frames the scale phase holds both; after four a None has fetched what was under way.
+    assert rested == [(1, False), (2, False), (2, False), (3, False), (4, False), (4, True), (5, False)]
+
+
+@pytest.mark.parametrize(("device", "overlapped", "in_flight"), [("cuda:1", True, 1), ("cuda:1", False, 0)])
+def test_steps_of_a_gpu_overlap_unless_somebody_needs_each_at_once(
+    monkeypatch: pytest.MonkeyPatch, device: str, overlapped: bool, in_flight: int
+) -> None:
+    monkeypatch.setattr(transfer, "DeviceTransfer", lambda device, in_flight: (str(device), in_flight))
+    assert transfer.transfer_for(torch.device(device), overlapped=overlapped) == (device, in_flight)
+    assert isinstance(transfer.transfer_for(CPU, overlapped=overlapped), HostTransfer)
 
 
 def test_a_frame_without_an_image_is_named() -> None:

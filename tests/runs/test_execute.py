@@ -8,14 +8,17 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FRAMES, FakeMethod, Quiet, World, experiment, pose_at, run_folder
+from fakes import FRAMES, FakeAdapter, FakeMethod, FakeSequence, Quiet, World, experiment, pose_at, run_folder
 
 from lingbot_eval.errors import CheckpointError, DependencyError, StoreError, StreamError
 from lingbot_eval.files.trajectories import read_tum
+from lingbot_eval.machine import wait as wait_module
+from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import execute as execute_module
 from lingbot_eval.runs import store as store_module
@@ -238,6 +241,89 @@ def test_a_failing_unit_is_a_result(tmp_path: Path, world: World, error: BaseExc
     folder = outcome.path / "units" / "synthetic" / "one" / "bad"
     assert "Traceback" in (folder / "traceback.txt").read_text()
     assert len((folder / "frames.csv").read_text().splitlines()) == 10
+
+
+def test_a_lack_of_memory_says_what_to_do_and_nothing_else_does(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        LingbotConfig, "when_memory_lacks", property(lambda settings: f"; {settings.name} is too large")
+    )
+    world.misbehave = {
+        "big": at("one", 3, RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")),
+        "bad": at("one", 3, RuntimeError("crash")),
+    }
+    found = units(run(tmp_path, experiment("big", "bad", dataset={"scenes": ["one"]})))
+    assert found["one", "big"].reason == "out of memory: CUDA out of memory; big is too large"
+    assert found["one", "bad"].reason == "RuntimeError: crash"
+
+
+def test_the_record_says_how_long_the_first_prediction_took(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By part, of each unit its own; what comes after the first prediction is of no wait."""
+    clock = SimpleNamespace(now=100.0)
+    warm_up, predict, opened = FakeMethod.warm_up, FakeMethod.predict, FakeAdapter.open
+
+    def slow_open(self: FakeAdapter, *given: Any) -> Any:
+        clock.now += 2
+        return opened(self, *given)
+
+    def slow_warm_up(self: FakeMethod, frame: Frame) -> float:
+        clock.now += 6
+        return warm_up(self, frame)
+
+    def slow_predict(self: FakeMethod, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        for prediction in predict(self, frames):
+            clock.now += {0: 3, 1: 50}.get(prediction.index, 0)
+            yield prediction
+
+    world.misbehave = {"bad": at("two", 0, RuntimeError("crash"))}
+    world.adapter.scenes_there = {"one": {}, "two": {}, "three": {}}
+    plan = make_plan(experiment("bad"))
+    WAIT.end("what went before")
+    monkeypatch.setattr(wait_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(FakeAdapter, "open", slow_open)
+    monkeypatch.setattr(FakeMethod, "warm_up", slow_warm_up)
+    monkeypatch.setattr(FakeMethod, "predict", slow_predict)
+    found = units(execute(plan, tmp_path, "lingbot-eval run fake", Quiet()))
+    parts = {"open scene": 2.0, "first frame": 0.0, "warm-up": 6.0, "first prediction": 3.0, "other": 0.0}
+    # The third does not go on with what the second waited for in vain.
+    for scene in ("one", "three"):
+        assert found[scene, "bad"].wait_s == {**parts, "total": 11.0}
+    assert found["two", "bad"].wait_s == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_record_has_what_method_and_scene_say_after_the_stream(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """What ran may be other than what was asked for; and only decoding shows what is damaged."""
+    decoded: list[int] = []
+    decode = FakeSequence._frame
+
+    def counted(self: FakeSequence, index: int, *rest: Any) -> Frame:
+        decoded.append(index)
+        return decode(self, index, *rest)
+
+    monkeypatch.setattr(FakeSequence, "_frame", counted)
+    monkeypatch.setattr(FakeSequence, "facts", lambda self: {"last": max(decoded, default=None)})
+    monkeypatch.setattr(FakeMethod, "describe", lambda self: {"log": list(self.log)})
+    world.misbehave = {"good": at("one", 3, RuntimeError("crash"))} if fails else {}
+    record = units(run(tmp_path, experiment(dataset={"scenes": ["one"]})))["one", "good"]
+    assert record.method_facts["log"] == ["open one", "warm up on 0"]
+    if not fails:
+        assert record.sequence["last"] == FRAMES - 1
+
+
+def test_of_a_scene_of_unknown_length_the_frames_that_were_given_count(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeSequence, "length", None)
+    world.methods = {"last": 6}  # it looks at one more
+    record = units(run(tmp_path, experiment(dataset={"scenes": ["one"]})))["one", "good"]
+    assert (record.status, record.frames, record.predictions) == ("ok", 7, 6)
+    assert value(record, "coverage") == pytest.approx(100 * 6 / 7)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("stuck"), SystemExit(1)])

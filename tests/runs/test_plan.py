@@ -14,6 +14,7 @@ import yaml
 from fakes import World, experiment
 from safetensors.torch import load_file
 
+import lingbot_eval
 from lingbot_eval import registry
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.registry import DATASETS
@@ -221,3 +222,59 @@ def test_remembered_digests_of_sources_change_no_key(tmp_path: Path, monkeypatch
         kept.write_text(damaged)
         assert of_new_process() == first
     code.code_digest.cache_clear()
+
+
+SOURCES = {
+    # Whether a run, and whether a study, is another one when it changes.
+    "metrics/depth.py": (True, True),
+    "runs/attempt.py": (True, True),
+    "datasets/tum.py": (True, True),
+    "datasets/prepare/resize.py": (True, True),
+    "streaming/policy.py": (True, True),
+    "viewing/kept.py": (True, True),
+    "viewing/cloud.py": (True, True),
+    "viewing/masks.py": (True, True),
+    "types.py": (True, True),
+    "scaling/case.py": (False, True),
+    "scaling/page.py": (False, False),
+    "scaling/figure.py": (False, False),
+    "viewing/page.py": (False, False),
+    "reports/tables.py": (False, False),
+    "gating/judge.py": (False, False),
+    "comparison/outcome.py": (False, False),
+    "verification/run.py": (False, False),
+    "cli/main.py": (False, False),
+    "datasets/check/check.py": (False, False),
+    "datasets/convert/oxford_spires.py": (False, False),
+    "runs/workers.py": (False, False),
+    "runs/lock.py": (False, False),
+    "tables.py": (False, False),
+    "plots.py": (False, False),
+    "settings.py": (False, False),
+}
+
+
+def test_code_that_computes_decides_the_key_and_code_that_shows_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    package, real = tmp_path / "lingbot_eval", Path(lingbot_eval.__file__).parent
+    for path in ("__init__.py", *SOURCES):
+        assert (real / path).is_file(), path
+        (package / path).parent.mkdir(parents=True, exist_ok=True)
+        (package / path).write_text("'What it is.'\nONE = 1\n")
+    monkeypatch.setattr(lingbot_eval, "__file__", str(package / "__init__.py"))
+
+    def digests() -> tuple[str, str]:
+        code.code_digest.cache_clear()
+        return code.code_digest(), code.code_digest(of_study=True)
+
+    found = {}
+    for path in SOURCES:
+        before = digests()
+        (package / path).write_text("# a comment\n'Other words.'\nONE   = 1\n")
+        assert digests() == before, f"{path}: words decide nothing"
+        (package / path).write_text("ONE = 2\n")
+        found[path] = tuple(old != new for old, new in zip(before, digests(), strict=True))
+    code.code_digest.cache_clear()
+    assert found == SOURCES

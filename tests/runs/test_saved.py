@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,3 +139,43 @@ def test_a_state_that_is_not_as_it_was_written_is_not_used(tmp_path: Path, kille
 def test_a_short_unit_has_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saved.SavedState, "save", lambda *_: pytest.fail("saved"))
     assert run(tmp_path).results.units[0].record.status == "ok"
+
+
+def test_it_is_time_again_ten_minutes_after_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=5.0)
+    monkeypatch.setattr(saved, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    state = saved.SavedState(tmp_path / "states" / "unit", "key", ("a", "b", "c"), "input")
+    due = []
+    for now in (5.0, 604.9, 605.0):
+        clock.now = now
+        due.append(state.due())
+    state.save(3, 1.5, {}, [], [])
+    for now in (605.0, 1204.9, 1205.0):
+        clock.now = now
+        due.append(state.due())
+    assert due == [False, False, True] * 2
+
+
+@pytest.mark.parametrize(
+    ("of", "used"),
+    [
+        (("key", ("a", "b", "c"), "input"), True),
+        (("other", ("a", "b", "c"), "input"), False),
+        (("key", ("a", "b", "d"), "input"), False),
+        (("key", ("a", "b", "c"), "other"), False),
+    ],
+)
+def test_a_state_is_of_its_run_its_unit_and_its_input(tmp_path: Path, of: tuple[Any, ...], used: bool) -> None:
+    folder, table = tmp_path / "states" / "unit", tmp_path / "frames.csv"
+    table.write_text("index\n0\n")
+    contents = [partial(np.full, 2, number) for number in range(3)]
+    saved.SavedState(folder, "key", ("a", "b", "c"), "input").save(7, 2.5, {"word": 1}, contents, [table])
+    state = saved.SavedState(folder, *of)
+    record = state.load()
+    assert (record is not None) is used
+    if record is not None:
+        assert (record.frames, record.seconds, record.values) == (7, 2.5, {"word": 1})
+        assert [state.content(number).tolist() for number in range(3)] == [[0, 0], [1, 1], [2, 2]]
+        assert {name: path.read_text() for name, path in state.files(record).items()} == {"frames.csv": "index\n0\n"}
+    state.remove()
+    assert not folder.exists()

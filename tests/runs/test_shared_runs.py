@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,9 @@ from lingbot_eval.runs.execute import _streams
 from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.scene import reopen, scene_tasks
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.types import Measurement
 from tests.gate.sides import ATE, LATENCY, NAMES, RSS, VALUES, WEIGHTS, write_run
-from tests.runs.store_records import make_run_record
+from tests.runs.store_records import make_run_record, make_unit_record
 from tests.support.tiny import write_experiment
 
 ALONE = HostRecord(name="one", beside=0)
@@ -70,6 +72,32 @@ def test_a_report_of_a_run_in_progress_says_what_runs_where(tmp_path: Path) -> N
     assert str(run.results.failure(NAMES)).startswith(f"being done by {here}")
     assert run.results.failure(("tum", "room", "lingbot")) == "not run yet: run the same command again"
     assert "0 of 2 pairs of scene and method are stored" in str(run.incomplete)
+
+
+def test_a_reader_is_told_once_of_all_that_was_noted(tmp_path: Path) -> None:
+    """Of the scene, of the method, of the scores; and of other units at work where something was timed."""
+    notes: dict[str, Any] = {
+        "sequence": {"notes": ["of the scene", "of both"]},
+        "method_facts": {"notes": ["of both", "of the method"]},
+        "notes": ["of the scores"],
+    }
+    words = ("of the scene", "of both", "of the method", "of the scores")
+    timed = Measurement("throughput", "forward_fps", "", 30.0, "fps", "frames a second")
+    untimed = Measurement("throughput", "forward_fps", "", None, "fps", "frames a second", reason="no image is read")
+    mark = "times and memory were measured "
+    for host, measured, more in (
+        (BESIDE, untimed, ()),
+        (ALONE, timed, ()),
+        (None, timed, ()),
+        (BESIDE, timed, (f"{mark}while other units ran on the host",)),
+        (
+            HostRecord(name="two", beside=2, differs=["cpu: a, here b", "threads: 2, here 4"]),
+            timed,
+            (f"{mark}on other hardware than the run's record states: cpu: a, here b; threads: 2, here 4",),
+        ),
+    ):
+        assert make_unit_record(measurements=[measured], host=host, **notes).remarks == (*words, *more)
+    assert make_unit_record(sequence={"notes": "no list"}).remarks == ()
 
 
 def test_of_very_many_units_a_few_are_drawn_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from lingbot_eval.datasets.prepare.prefetch import prefetch
 from lingbot_eval.errors import DataError, StreamError
 from lingbot_eval.runs import stream as stream_module
 from lingbot_eval.runs.scene import AHEAD
-from lingbot_eval.runs.stream import SceneStream
+from lingbot_eval.runs.stream import Pace, SceneStream
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
 Predict = Callable[[Iterable[Frame]], Iterator[Prediction]]
@@ -193,3 +194,63 @@ def test_the_clock_is_the_wall_s() -> None:
         time.sleep(0.02)
     # What the caller does with the last output is after the last interval.
     assert 10 * 0.01 + 9 * 0.02 <= sum(intervals) <= time.perf_counter() - started - 0.02
+
+
+DECODES, PREDICTS, RESTS, STORES = 1.0, 2.0, 100.0, 4.0
+
+
+class ByHand:
+    """A stream by a clock that moves only where something is done. It rests once, when it is asked so often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rests_at: int) -> None:
+        self.now, self.rests_at = 1000.0, rests_at
+        self.rested: list[tuple[int, float]] = []
+        self.asked = 0
+        monkeypatch.setattr(stream_module, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def frames(self) -> Generator[Frame, None, None]:
+        for frame in frames(8):
+            self.now += DECODES
+            yield frame
+
+    def predict(self, given: Iterable[Frame | None]) -> Iterator[Prediction]:
+        for frame in given:
+            if frame is not None:
+                self.now += PREDICTS
+                yield answer(frame)
+
+    def due(self) -> bool:
+        self.asked += 1
+        return self.asked == self.rests_at
+
+    def at_rest(self, given: int, seconds: float) -> None:
+        self.rested.append((given, seconds))
+        self.now += RESTS
+
+    def outputs(self, **settings: Any) -> tuple[SceneStream, list[tuple[int, float, float]]]:
+        """Index, interval and latency of each."""
+        stream = SceneStream(Scripted(self.predict), self.frames, rest=self, **settings)
+        found = []
+        for output in stream.outputs():
+            found.append((output.frame.index, output.interval_s, output.latency_s))
+            self.now += STORES
+        return stream, found
+
+
+def test_a_rest_is_of_no_interval_and_costs_no_time_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ByHand(monkeypatch, rests_at=3)
+    stream, outputs = clock.outputs(pace=Pace(limit_s=45.0))
+    each = DECODES + PREDICTS + STORES
+    assert outputs == [(0, DECODES + PREDICTS, PREDICTS)] + [(index, each, PREDICTS) for index in range(1, 7)]
+    assert clock.rested == [(3, 3 * each)]
+    # Six frames and the decoding of the seventh take 43 s, that of the eighth ends after 50.
+    assert (stream.given, stream.stopped, stream.exhausted) == (7, True, False)
+
+
+def test_a_stream_that_goes_on_counts_from_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ByHand(monkeypatch, rests_at=2)
+    stream, outputs = clock.outputs(first=3, before_s=500.0, pace=Pace(limit_s=515.0))
+    assert [index for index, _, _ in outputs] == [3, 4]
+    # Nothing is saved before its first frame; the frames that it has had are decoded in its time.
+    assert clock.rested == [(5, 500.0 + 5 * DECODES + 2 * (PREDICTS + STORES))]
+    assert (stream.given, stream.stopped, stream.at_frame) == (5, True, 4)

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 import lingbot_eval as lb
-from lingbot_eval.errors import ConfigError
-from lingbot_eval.runs.claims import CLAIMS
+from lingbot_eval.errors import ConfigError, StoreError
+from lingbot_eval.methods.registry import OpenMethod
+from lingbot_eval.runs import workers
+from lingbot_eval.runs.claims import CLAIMS, Claims
 from lingbot_eval.runs.execute import Parallel
+from lingbot_eval.runs.host import present
+from lingbot_eval.runs.plan import make_plan
+from lingbot_eval.runs.records import HostRecord
+from lingbot_eval.runs.store import RunStore
+from tests.runs.fakes import Quiet, World
+from tests.runs.fakes import experiment as fake_experiment
+from tests.runs.store_records import make_run_record
 from tests.support.processes import children, command, ended, environment, results, statuses, write_staged
 from tests.support.tiny import run_folder, write_experiment
 
@@ -104,8 +119,6 @@ def test_what_cannot_be_spread_is_refused(changes: dict[str, object], found: str
 
 
 def test_a_worker_of_other_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lingbot_eval.runs import workers
-
     monkeypatch.setattr(workers, "fingerprint", lambda: "0" * 64)
     with pytest.raises(ConfigError, match=r"has other code \([0-9a-f]{12}\) than the run \(000000000000\)"):
         lb.run(write_experiment(tmp_path), out=tmp_path / "runs", parallel=Parallel())
@@ -126,9 +139,143 @@ def test_without_the_options_nothing_of_it_is_loaded(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_gpus_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lingbot_eval.runs import workers
+@pytest.mark.parametrize(
+    ("event", "kind", "text"),
+    [
+        ({"kind": "StoreError", "text": "disk full"}, StoreError, "disk full"),
+        ({"kind": "ConfigError", "text": "no such device"}, ConfigError, "no such device"),
+        ({"kind": "", "text": "KeyError: 'x' in a worker process"}, RuntimeError, "KeyError: 'x' in a worker process"),
+        ({"kind": "one_line", "text": "no class"}, RuntimeError, "no class"),
+    ],
+)
+def test_what_a_child_cannot_do_is_what_its_parent_says(event: dict[str, str], kind: type, text: str) -> None:
+    """Its kind decides the exit code: 2 for the user to mend, 3 for a fault."""
+    found = workers.error_of(event)
+    assert (type(found), str(found)) == (kind, text)
 
+
+@pytest.mark.parametrize(
+    ("timed", "share_host", "alone"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_timed_units_have_the_host_for_themselves_unless_they_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: bool, share_host: bool, alone: bool
+) -> None:
+    asked: list[bool] = []
+
+    @contextmanager
+    def admitted(*, alone: bool, wait: object) -> Iterator[None]:
+        asked.append(alone)
+        yield
+
+    monkeypatch.setattr(workers, "fingerprint", lambda: "code")
+    monkeypatch.setattr(workers, "admitted", admitted)
+    monkeypatch.setattr(workers.Job, "opened", lambda job: (None, None))
+    nobody: Any = SimpleNamespace(take=lambda names: None)
+    with Claims(tmp_path) as claims:
+        store: Any = SimpleNamespace(path=tmp_path)
+        job = workers.job_of(store, ("a", "b"), claims, Parallel(share_host=share_host))
+        assert (job.run, job.reopen, job.folder, job.begun_ns) == (
+            str(tmp_path),
+            ("a", "b"),
+            str(Path.cwd()),
+            claims.begun_ns,
+        )
+    task: Any = SimpleNamespace(names=("a", "b", "c"), method=SimpleNamespace(needs_images=timed))
+    assert workers.Slot(job).do([task], nobody, lambda *_: None, time.sleep) is None, "another process has it"
+    assert asked == [alone]
+
+
+@pytest.mark.parametrize(("count", "devices"), [(1, [{}]), (3, [{"CUDA_VISIBLE_DEVICES": name} for name in "353"])])
+def test_each_worker_has_a_gpu_of_its_own_as_far_as_they_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, devices: list[dict[str, str]]
+) -> None:
+    given: list[dict[str, str]] = []
+
+    class NoSlot:
+        def __init__(self, job: object, variables: dict[str, str]) -> None:
+            given.append(variables)
+
+        def interrupt(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(workers, "fingerprint", lambda: "code")
+    monkeypatch.setattr(workers, "Slot", NoSlot)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    store: Any = SimpleNamespace(path=tmp_path)
+    with Claims(tmp_path) as claims:
+        tally = workers.run(store, [], Quiet(), claims, Parallel(workers=count), ("a", "b"))
+    assert given == devices
+    assert (tally.skipped, tally.bad_input) == (0, [])
+    assert not (tmp_path / workers.LOGS).exists()
+
+
+def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is done, one that fails, one that an earlier stream did along; then the failure is not tried again."""
+    world = World()
+    world.install(monkeypatch)
+    world.adapter.scenes_there = {"one": {}, "two": {"broken_at": 5}}
+    monkeypatch.setattr(workers, "fingerprint", lambda: "code")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    here = {"cpu_model": "mine", "torch": {"threads": 4, "gpus": [{"name": "B"}]}}
+    monkeypatch.setattr(workers, "environment", lambda: here)
+    plan = make_plan(fake_experiment(dataset={"lengths": [9, 24]}))
+    record = make_run_record(
+        units=[list(unit.names) for unit in plan.units],
+        experiment=plan.experiment.as_stored(),
+        environment={"cpu_model": "theirs", "torch": {"threads": 4, "gpus": [{"name": "A"}, {"name": "B"}]}},
+    )
+    store = RunStore.create(tmp_path / "runs", record)
+    said: list[dict[str, Any]] = []
+    with Claims(store.path) as claims:
+        job = workers.job_of(store, ("lingbot_eval.runs.scene:reopen", ""), claims, Parallel())
+    whole, part, broken = (
+        ("synthetic, 24 frames", "one"),
+        ("synthetic, 9 frames", "one"),
+        ("synthetic, 24 frames", "two"),
+    )
+
+    def done(*names: tuple[str, str]) -> list[dict[str, Any]]:
+        said.clear()
+        for each in names:
+            work.do((*each, "good"), "token")
+        return [event for event in said if event["event"] not in ("frames", "left_out")]
+
+    with closing(OpenMethod()) as methods, present():
+        work = workers._Work(job, methods, said.append)
+        assert done(whole, part, broken) == [
+            {"event": "started", "frames": 24},
+            {"event": "finished"},
+            {"event": "done", "skipped": False, "failed": False, "bad_input": False},
+            {"event": "started", "frames": 9},
+            {"event": "finished"},
+            {"event": "done", "skipped": False, "failed": False, "bad_input": False},
+            {"event": "started", "frames": 24},
+            {"event": "finished"},
+            {"event": "done", "skipped": False, "failed": True, "bad_input": True},
+        ]
+        counts = [event["count"] for event in said if event["event"] == "frames"]
+        assert sum(counts) == 24 + 5
+        assert done(whole, broken) == [
+            {"event": "skipped"},
+            {"event": "done", "skipped": True, "failed": False, "bad_input": False},
+            {"event": "started", "frames": 5},
+            {"event": "finished"},
+            {"event": "done", "skipped": False, "failed": True, "bad_input": False},
+        ]
+        # A failure of an earlier run is tried again.
+        work = workers._Work(replace(job, begun_ns=time.time_ns() + 10**10), methods, said.append)
+        world.adapter.scenes_there = {"one": {}, "two": {}}
+        assert done(broken)[-1] == {"event": "done", "skipped": False, "failed": False, "bad_input": False}
+    for names in (whole, part, broken):
+        host = store.read_result(*names, "good").host
+        assert host == HostRecord(
+            name=socket.gethostname(), gpu="5", beside=1, differs=['cpu_model: "theirs", here "mine"']
+        ), names
+
+
+def test_gpus_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
     assert workers.gpus() == ["3", "GPU-abc"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
