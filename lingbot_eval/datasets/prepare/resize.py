@@ -153,12 +153,12 @@ def prepare(frame: Frame, settings: SizeSettings) -> Frame:
 
 
 def _resized(image: Image, plan: SizePlan, settings: SizeSettings) -> Image:
-    # A copy: Pillow shares memory with the array and arrays from elsewhere may be read-only or not contiguous.
-    picture = PillowImage.fromarray(np.ascontiguousarray(image))
-    if picture.size != plan.resized:
-        picture = picture.resize(plan.resized, _FILTERS[settings.filter])
-    left, top, (width, height) = plan.left, plan.top, plan.size
-    return np.array(picture.crop((left, top, left + width, top + height)))
+    if (image.shape[1], image.shape[0]) != plan.resized:
+        picture = PillowImage.fromarray(np.ascontiguousarray(image))
+        image = np.asarray(picture.resize(plan.resized, _FILTERS[settings.filter]))
+    width, height = plan.size
+    # A copy: arrays from elsewhere may be read-only, of any order, or written to later.
+    return np.array(image[plan.top : plan.top + height, plan.left : plan.left + width], order="C")
 
 
 def _prepared_intrinsics(intrinsics: FloatArray, source: tuple[int, int], plan: SizePlan) -> FloatArray:

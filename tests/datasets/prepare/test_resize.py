@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -182,14 +184,17 @@ def test_parts_that_are_not_there_stay_so() -> None:
     assert nothing.camera_to_world is not None
 
 
-def test_the_frame_given_is_left_alone() -> None:
-    frame = ramp_frame(64, 48, 0)
-    assert frame.image is not None
-    frame.image.setflags(write=False)
-    prepared = prepare(frame, SizeSettings(mode="exact", width=56, height=42))
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (56, 42)], ids=["resized", "as it comes"])
+def test_the_frame_given_is_left_alone(width: int, height: int) -> None:
+    frame = ramp_frame(width, height, 0)
+    image = np.asfortranarray(frame.image)
+    image.setflags(write=False)
+    prepared = prepare(replace(frame, image=image), SizeSettings(mode="exact", width=56, height=42))
     assert prepared.image is not None
+    assert prepared.image.shape == (42, 56, 3)
     assert prepared.image.flags.writeable
-    assert frame.image.shape == (48, 64, 3)
+    assert prepared.image.flags.c_contiguous
+    assert not np.shares_memory(prepared.image, image)
 
 
 def test_droid_w_rounds_to_pixels_before_it_rounds_down() -> None:
