@@ -631,6 +631,7 @@ def view(
     device: str = "auto",
     frames: int | None = None,
     stride: int | None = None,
+    sky: str = "heuristic",
     html: PathLike | None = None,
     colour: Colouring = "picture",
     points: int | None = None,
@@ -648,6 +649,7 @@ def view(
         device: as of `load_model`.
         frames: of images, at most so many.
         stride: of images, every so many; as the dataset's card says if left out.
+        sky: of images: what tells it from the rest, as ``keep.sky``; the page shows and hides it.
         html: write one HTML file of the first scene instead, which needs no server and no network.
         colour: of points: ``picture``, ``error``, ``confidence``, ``height``, ``frame``, ``method``.
         points: of each method at most; larger voxels show more. Two million if left out.
@@ -684,7 +686,7 @@ def view(
             write_page(Path(html), next(iter(scenes.values()))(), colouring=colour, points=budget)
             return None
         return Viewer(title, scenes, port=port, colouring=colour, points=budget)
-    scene, filling = _streamed(what, root, model, config, device, frames, stride, budget)
+    scene, filling = _streamed(what, root, model, config, device, frames, stride, budget, sky)
     if html is None:
         return Viewer(scene.title, {scene.title: lambda: scene}, port=port, colouring=colour, filling=filling)
     filling.wait()
@@ -722,6 +724,7 @@ def _streamed(
     frames: int | None,
     stride: int | None,
     points: int,
+    sky: str,
 ) -> tuple[LayeredScene, Filling]:
     """A scene that grows while the model streams images into it."""
     from itertools import islice
@@ -730,7 +733,9 @@ def _streamed(
     from lingbot_eval.viewing.cloud import VoxelCloud
     from lingbot_eval.viewing.layers import Layer, LayeredScene
     from lingbot_eval.viewing.live import Camera, Filling, is_camera, numbered
+    from lingbot_eval.viewing.masks import HEURISTIC, open_sky
 
+    network = None if sky == HEURISTIC else open_sky(sky)
     text = os.fspath(what)
     camera = Camera(text) if is_camera(text) else None
     found = None if camera is not None else _images(text, root, stride, frames)
@@ -740,7 +745,7 @@ def _streamed(
     session = loaded.session(frames=length, keyframe_interval="auto" if length else _CAMERA_INTERVAL)
     given: Iterable[Any] = found if found is not None else numbered(islice(camera or (), frames))
     label = f"{loaded.config}, {loaded.weights}"
-    layer = Layer(label, VoxelCloud(points), length=length)
+    layer = Layer(label, VoxelCloud(points), length=length, network=network)
     truth = None if found is None else found.reference()
     title = text if found is None or found.name == text else f"{found.name} ({text})"
     return LayeredScene(title, [layer], truth, live=True), Filling(layer, session.with_frames(given), camera)

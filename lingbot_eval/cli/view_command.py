@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="for images: cpu, cuda … (default: auto)")
     parser.add_argument("--frames", type=int, metavar="N", help="of images, at most so many")
     parser.add_argument("--stride", type=int, metavar="K", help="of images, every K-th")
+    parser.add_argument("--sky", default="heuristic", metavar="MODEL", help="of images: an ONNX network (heuristic)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one HTML file that needs no network instead")
     parser.add_argument("--colour", choices=_COLOURS, default="picture", help="of points (default: picture)")
     parser.add_argument("--points", type=int, metavar="N", help="points of each method at most (default: 2000000)")
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         frames=args.frames,
         stride=args.stride,
+        sky=args.sky,
         html=args.html,
         colour=args.colour,
         points=args.points,

@@ -107,6 +107,13 @@ class VoxelCloud:
         """(M,) int32: index of the frame that saw each voxel first; never falls."""
         return self._first_frame[: self._count]
 
+    def cells(self, voxels: Indices, doublings: int) -> Indices:
+        """(n,) the cells of voxels in the grid whose edge was doubled so often, three numbers in one."""
+        cells = self._cells[voxels]
+        for _ in range(doublings):
+            cells = _halved(cells)
+        return cells
+
     def confident(self, share: float = CONFIDENT_SHARE) -> Mask:
         """(M,) the upper ``share`` of the voxels by confidence: the quantile of the whole run decides.
 

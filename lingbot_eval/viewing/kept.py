@@ -3,6 +3,7 @@
 Files, all in the folder of one scene and method::
 
     cloud.npz          the fused cloud (`lingbot_eval.viewing.cloud.VoxelCloud`)
+    sky.npz            another, of what ``keep.sky`` leaves out of that: the viewer shows it where it is asked for
     cameras.npz        intrinsics, size and kind of every frame
     thumbnails.npz     small JPEG pictures of kept frames, at most MAX_THUMBNAILS
     depth-000012.npz   depth and confidence of frame 12, where ``keep.depth`` asks for it
@@ -30,9 +31,10 @@ from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.cameras import world_points
 from lingbot_eval.types import DepthMap, FloatArray, Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import LEAST_VOXELS, MAX_VOXELS, VoxelCloud
-from lingbot_eval.viewing.masks import HEURISTIC, LeftOut
+from lingbot_eval.viewing.masks import HEURISTIC, LeftOut, heuristic_sky
 
 CLOUD_FILE = "cloud.npz"
+SKY_FILE = "sky.npz"
 CAMERAS_FILE = "cameras.npz"
 THUMBNAILS_FILE = "thumbnails.npz"
 ESTIMATE_FILE = "estimate.tum"
@@ -52,6 +54,7 @@ POINTS_OF_A_SHORT_STREAM = 400_000
 GREY = 128  # the colour of points without an image
 _UNTYPED = 255
 _LARGEST_HALF = float(np.finfo(np.float16).max)
+_MAX_SKY_VOXELS = 100_000
 _BYTES_OF_A_VOXEL = 31
 _BYTES_OF_A_HEADER = 2048  # of the arrays in one file, about
 
@@ -109,10 +112,16 @@ class KeepSettings(BaseModel):
         files = {"none": 0, "kept": kept}.get(str(self.depth), -(-frames // step))
         number = 2 if self.precision == "half" else 4
         points = frames * (width * height // pixel_step(width, height, frames) ** 2 + 1)
+        sky = 0 if self.sky is None else min(_MAX_SKY_VOXELS, points)
         return {
             "depth": files * (2 * number * width * height + _BYTES_OF_A_HEADER),
-            "cloud": min(self.voxels, points) * _BYTES_OF_A_VOXEL if self.cloud else 0,
+            "cloud": (min(self.voxels, points) + sky) * _BYTES_OF_A_VOXEL if self.cloud else 0,
         }
+
+
+def sky_cloud() -> VoxelCloud:
+    """An empty cloud for what is taken for sky."""
+    return VoxelCloud(_MAX_SKY_VOXELS)
 
 
 def pixel_step(width: int, height: int, frames: int | None) -> int:
@@ -195,6 +204,7 @@ class Keeper:
         self._place = place
         self._frames = frames
         self._cloud = VoxelCloud(settings.voxels) if settings.cloud else None
+        self._sky = sky_cloud()
         self._thumbnails = _Thumbnails() if settings.cloud else None
         self._rows: dict[str, array[Any]] = {name: array(kind) for name, (kind, _) in _CAMERA_ROWS.items()}
         self._without: dict[str, int] = {}
@@ -236,6 +246,8 @@ class Keeper:
             _save(self._place(CAMERAS_FILE), arrays)
         if self._cloud is not None and len(self._cloud):
             self._cloud.save(self._place(CLOUD_FILE))
+        if len(self._sky):
+            self._sky.save(self._place(SKY_FILE))
         if self._thumbnails is not None and self._thumbnails.kept:
             kept = self._thumbnails.kept
             _save(
@@ -284,9 +296,12 @@ class Keeper:
             self._lack("a pose")
             return
         step = pixel_step(depth.shape[1], depth.shape[0], self._frames)
-        add_frame(
-            self._cloud, depth, prediction.depth_confidence, frame.image, intrinsics, pose, prediction.index, step
-        )
+        confidence = prediction.depth_confidence
+        add_frame(self._cloud, depth, confidence, frame.image, intrinsics, pose, prediction.index, step)
+        sky = self.left_out.sky(prediction)
+        if sky is not None and prediction.depth is not None:
+            depth = np.where(sky, prediction.depth, np.float32(0))
+            add_frame(self._sky, depth, confidence, frame.image, intrinsics, pose, prediction.index, step)
 
     def _lack(self, what: str) -> None:
         self._without[what] = self._without.get(what, 0) + 1
@@ -319,6 +334,8 @@ def add_frame(
     camera_to_world: FloatArray,
     frame: int,
     step: int = 1,
+    sky: VoxelCloud | None = None,
+    above: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Put a frame's depth into a cloud.
 
@@ -331,6 +348,8 @@ def add_frame(
         camera_to_world: (4, 4).
         frame: its index.
         step: every how many pixels, in both directions; each frame begins at another pixel.
+        sky: a cloud that takes the points of the sky, or None: they go with the others.
+        above: (H, W) where the sky is; None: where the heuristic finds it.
 
     Returns:
         Numbers of the new voxels, as `VoxelCloud.add`.
@@ -339,9 +358,31 @@ def add_frame(
     # Steps of the golden ratio: over the frames every pixel has its turn.
     start = int(frame * 0.6180339887 % 1 * step * step)
     rows, columns = np.arange(start // step, height, step), np.arange(start % step, width, step)
-    pixels = (rows[:, None] * width + columns).reshape(-1)
+    pixels = rows[:, None] * width + columns
     values = depth.reshape(-1)[pixels]
-    pixels = pixels[np.isfinite(values) & (values > 0)]
+    usable = np.isfinite(values) & (values > 0)
+    if sky is not None:
+        if above is None:
+            # Of the pixels that are taken alone: of all of them it would cost more than the cloud.
+            is_sky = heuristic_sky(values, None if confidence is None else confidence.reshape(-1)[pixels])
+        else:
+            is_sky = above.reshape(-1)[pixels]
+        _add_pixels(sky, depth, confidence, image, intrinsics, camera_to_world, frame, pixels[usable & is_sky])
+        usable &= ~is_sky
+    return _add_pixels(cloud, depth, confidence, image, intrinsics, camera_to_world, frame, pixels[usable])
+
+
+def _add_pixels(
+    cloud: VoxelCloud,
+    depth: DepthMap,
+    confidence: DepthMap | None,
+    image: Image | None,
+    intrinsics: FloatArray,
+    camera_to_world: FloatArray,
+    frame: int,
+    pixels: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """These (n,) pixels of a frame, as `add_frame`."""
     points = world_points(depth, pixels, intrinsics, camera_to_world)
     colours = np.full((len(pixels), 3), GREY, np.uint8)
     if image is not None and image.shape[:2] == depth.shape:
@@ -377,9 +418,9 @@ class Reconstruction:
         """The true poses, metres, likewise."""
         return self._trajectory(REFERENCE_FILE)
 
-    def cloud(self) -> VoxelCloud | None:
-        """The fused cloud; None where none was kept. Raises StoreError when it is damaged."""
-        path = self._path(CLOUD_FILE)
+    def cloud(self, file: str = CLOUD_FILE) -> VoxelCloud | None:
+        """The fused cloud, or that of the sky; None where none was kept. Raises StoreError when it is damaged."""
+        path = self._path(file)
         return None if path is None else VoxelCloud.load(path)
 
     def cameras(self) -> Cameras | None:

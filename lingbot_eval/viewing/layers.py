@@ -20,7 +20,8 @@ from lingbot_eval.files.association import associate
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.types import FloatArray, Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import VoxelCloud
-from lingbot_eval.viewing.kept import MAX_THUMBNAILS, Reconstruction, add_frame, pixel_step
+from lingbot_eval.viewing.kept import MAX_THUMBNAILS, SKY_FILE, Reconstruction, add_frame, pixel_step, sky_cloud
+from lingbot_eval.viewing.masks import SkyMasks
 
 Colouring = Literal["picture", "error", "confidence", "height", "frame", "method"]
 COLOURINGS: tuple[Colouring, ...] = get_args(Colouring)
@@ -30,9 +31,13 @@ SURENESS = (0.0, 0.1, 0.3, 0.5, 0.7)
 RANGES = (0.0, 0.25, 0.6, 0.9)
 """Where the classes of depth begin: shares of the voxels that were nearer to the camera that saw them first."""
 
-_SHARE_OF_A_BLOCK = 1 / 16
-"""A block holds at least this share of what is there before it, so that the number of blocks grows with the logarithm
-of the number of points, and a cloud that grows is behind by at most so much."""
+DOUBLINGS = 3
+"""How often a cloud's voxels are doubled for its coarsest level of detail."""
+
+_SHARE_OF_A_BLOCK = 1 / 10
+"""The blocks of one step of time hold at least this share of what is there before them, so that the number of blocks
+grows with the logarithm of the number of points, and a cloud that grows is behind by at most so much."""
+_LEAST_SPLIT = 256  # points of a class: fewer are one block of all levels of detail
 
 METHOD_COLOURS = ((31, 119, 180), (255, 127, 14), (148, 103, 189), (214, 39, 40), (23, 190, 207), (140, 86, 75))
 TRUTH_COLOUR = (44, 140, 60)
@@ -44,13 +49,20 @@ _MOST_NEWEST = 400  # pixels of the newest picture's height
 @dataclass(frozen=True, eq=False)
 class Block:
     """Points that appear together: voxels that frames ``first`` to ``last`` saw first, of one class of confidence
-    (index into SURENESS) and of depth (index into RANGES). voxels: (n,) their numbers in the cloud."""
+    (index into SURENESS) and of depth (index into RANGES), and of one level of detail.
 
+    cloud: of them. number: of the step of time. level: with it and the coarser ones of its class and time, points are
+    as far apart as voxels doubled so often. base: there is no coarser one. voxels: (n,) their numbers in the cloud.
+    """
+
+    cloud: VoxelCloud
     number: int
     first: int
     last: int
     sureness: int
     range: int
+    level: int
+    base: bool
     voxels: NDArray[np.int64]
 
 
@@ -67,15 +79,17 @@ class Newest:
 class Layer:
     """What one method made of a scene, whole or as it grows.
 
-    label: of the method. cloud: in the method's own world. Of frames that have a pose: ``index``, ``timestamps``,
-    ``poses`` (camera-to-world, 16 numbers each, the method's world), ``views`` (vertical field of view in radians,
-    width over height).
+    label: of the method. cloud: in the method's own world. sky: what was taken for sky, apart from it. network: says
+    where the sky is, None for the heuristic. Of frames that have a pose: ``index``, ``timestamps``, ``poses`` (camera-
+    to-world, 16 numbers each, the method's world), ``views`` (vertical field of view in radians, width over height).
     pictures: small ones, by frame. length: frames that will come, where that is known. complete: no more will come.
     status: how it grows, a line. notes: what is missing, a line each. lock: held while any of it changes.
     """
 
     label: str
     cloud: VoxelCloud = field(default_factory=VoxelCloud)
+    sky: VoxelCloud = field(default_factory=sky_cloud)
+    network: SkyMasks | None = None
     index: array[int] = field(default_factory=lambda: array("q"))
     timestamps: array[float] = field(default_factory=lambda: array("d"))
     poses: array[float] = field(default_factory=lambda: array("d"))
@@ -103,6 +117,7 @@ class Layer:
             layer.notes.append("no cloud was kept (keep.cloud, or a method without depth)")
         else:
             layer.cloud = cloud
+            layer.sky = kept.cloud(SKY_FILE) or layer.sky
         if poses is None:
             layer.notes.append("no poses were kept")
         else:
@@ -126,6 +141,9 @@ class Layer:
         if intrinsics is None:
             intrinsics = frame.intrinsics
         sound = pose is not None and bool(np.isfinite(pose).all())
+        above = None
+        if self.network is not None and depth is not None and frame.image is not None:
+            above = self.network.mask(frame.image, depth, prediction.depth_confidence)
         with self.lock:
             self.newest = Newest(prediction.index, frame.image, depth)
             if pose is None or not sound:
@@ -142,7 +160,8 @@ class Layer:
             if depth is not None and intrinsics is not None and prediction.has_orientation:
                 step = pixel_step(depth.shape[1], depth.shape[0], self.length)
                 confidence = prediction.depth_confidence
-                add_frame(self.cloud, depth, confidence, frame.image, intrinsics, pose, prediction.index, step)
+                given = depth, confidence, frame.image, intrinsics, pose, prediction.index, step
+                add_frame(self.cloud, *given, sky=self.sky, above=above)
             if frame.image is not None and prediction.frame_type is not FrameType.UNKEPT:
                 self._offer(prediction.index, frame.image)
 
@@ -166,15 +185,15 @@ class Layer:
         with self.lock:
             return self.cloud.positions[:: max(1, len(self.cloud) // count)].astype(np.float64)
 
-    def depths(self, voxels: NDArray[np.int64]) -> FloatArray:
+    def depths(self, cloud: VoxelCloud, voxels: NDArray[np.int64]) -> FloatArray:
         """(n,) distance of voxels from the camera that saw them first; 0 where its pose is not known."""
         index = np.array(self.index, np.int64)
         if not len(index):
             return np.zeros(len(voxels))
-        frames = self.cloud.first_frame[voxels]
+        frames = cloud.first_frame[voxels]
         at = np.searchsorted(index, frames).clip(max=len(index) - 1)
         centres = np.array(self.poses).reshape(-1, 4, 4)[at, :3, 3]
-        return np.where(index[at] == frames, np.linalg.norm(self.cloud.positions[voxels] - centres, axis=1), 0.0)
+        return np.where(index[at] == frames, np.linalg.norm(cloud.positions[voxels] - centres, axis=1), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +235,11 @@ class LayeredScene:
     def complete(self) -> bool:
         """Whether no more frames will come."""
         return all(layer.complete for layer in self.layers)
+
+    @property
+    def shows_sky(self) -> bool:
+        """Whether the sky is seen until somebody hides it: where nobody asked for it to be left out."""
+        return self.live and all(layer.network is None for layer in self.layers)
 
     @property
     def unit(self) -> str:
@@ -276,27 +300,34 @@ def _aligned(path: Trajectory, truth: Trajectory | None) -> tuple[Sim3, FloatArr
 class Cutter:
     """Cuts a cloud, as it grows, into blocks of voxels that were not cut before.
 
+    The level of a voxel never changes: of the voxels in a cell of a coarser grid the one that was seen first stands for
+    all, at whatever frame the cloud is looked at.
+
     Attributes:
         generation: of the cloud that the blocks are of. Where the cloud's is another, all blocks are void.
         edges: least confidence of each class, and least depth.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, classes: bool = True) -> None:
+        """Begin. classes: part points by confidence and depth, too."""
+        self._classes = classes
         self.generation = 0
         self.edges: tuple[FloatArray, FloatArray] | None = None
         self._done = 0
         self._blocks = 0
+        self._taken: list[NDArray[np.int64]] = []  # cells that have a voxel, of each coarser grid, sorted
 
-    def cut(self, layer: Layer, *, whole: bool) -> Iterator[Block]:
-        """Blocks of what is new. The layer's lock must be held.
+    def cut(self, layer: Layer, cloud: VoxelCloud, *, whole: bool) -> Iterator[Block]:
+        """Blocks of what is new, of each class the coarsest first. The layer's lock must be held.
 
         Args:
-            layer: its cloud is cut, from where the last call ended; from the start where voxels doubled.
+            layer: whose cameras tell the depth.
+            cloud: of the layer: it is cut from where the last call ended; from the start where voxels doubled.
             whole: take everything; else the last voxels wait until they are enough for a block.
         """
-        cloud = layer.cloud
-        if cloud.generation != self.generation:
+        if cloud.generation != self.generation or not self._taken:
             self.generation, self.edges, self._done = cloud.generation, None, 0
+            self._taken = [np.empty(0, np.int64)] * DOUBLINGS
         frames, confidence = cloud.first_frame, cloud.confidence
         if self._done == len(cloud):
             return
@@ -310,22 +341,37 @@ class Cutter:
                     return
                 at -= 1
             voxels = np.arange(self._done, int(ends[at]))
-            depths = layer.depths(voxels)
+            depths = layer.depths(cloud, voxels)
             if self.edges is None:
-                all_depths = layer.depths(np.arange(0, len(cloud), max(1, len(cloud) // 100_000)))
+                all_depths = layer.depths(cloud, np.arange(0, len(cloud), max(1, len(cloud) // 100_000)))
                 self.edges = (
                     np.quantile(confidence, SURENESS, method="lower"),
                     np.quantile(all_depths, RANGES, method="lower"),
                 )
             sure = np.searchsorted(self.edges[0][1:], confidence[voxels], side="right")
             far = np.searchsorted(self.edges[1][1:], depths, side="right")
+            levels = self._levels(cloud, voxels)
             first, last = int(frames[voxels[0]]), int(frames[voxels[-1]])
-            for key in np.unique(sure * len(RANGES) + far).tolist():
-                chosen = voxels[sure * len(RANGES) + far == key]
-                sureness, range_ = divmod(key, len(RANGES))
-                yield Block(self._blocks, first, last, sureness, range_, chosen)
+            classes = sure * len(RANGES) + far if self._classes else np.zeros_like(sure)
+            for key in np.unique(classes).tolist():
+                chosen = voxels[classes == key]
+                of = levels[classes == key] if len(chosen) >= _LEAST_SPLIT else np.zeros(len(chosen), np.int64)
+                for level in np.unique(of)[::-1].tolist():
+                    part, (sureness, range_) = chosen[of == level], divmod(key, len(RANGES))
+                    yield Block(cloud, self._blocks, first, last, sureness, range_, level, level == of.max(), part)
             self._blocks += 1
             self._done = int(ends[at])
+
+    def _levels(self, cloud: VoxelCloud, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) how often the grid can be doubled so that each voxel is still the first in its cell."""
+        levels = np.zeros(len(voxels), np.int64)
+        for number, taken in enumerate(self._taken):
+            cells, first = np.unique(cloud.cells(voxels, number + 1), return_index=True)
+            at = np.searchsorted(taken, cells)
+            new = np.append(taken, -1)[at] != cells
+            levels[first[new]] = number + 1
+            self._taken[number] = np.insert(taken, at[new], cells[new])
+        return levels
 
 
 def coarser(cloud: VoxelCloud, limit: int) -> VoxelCloud:
@@ -378,29 +424,30 @@ def surroundings(placed: Sequence[Placed], truth: FloatArray | None) -> Surround
     return Surroundings(up, forward, np.cross(forward, up), (low + high) / 2, extent)
 
 
-def colours_of(how: Colouring, placed: Placed, number: int, voxels: NDArray[np.int64], up: FloatArray) -> Image:
-    """(n, 3) uint8 colours of voxels. number: the layer's place among the others."""
-    cloud = placed.layer.cloud
+def colours_of(how: Colouring, every: Sequence[Placed], number: int, block: Block, up: FloatArray) -> Image:
+    """(n, 3) uint8 colours of a block's points. every: the layers; number: the place of the block's among them."""
+    placed = every[number]
+    cloud, points, voxels = placed.layer.cloud, block.cloud, block.voxels
     if how == "picture":
-        return cloud.colours_at(voxels)
+        return points.colours_at(voxels)
     if how == "method":
         return np.broadcast_to(np.array(METHOD_COLOURS[number % len(METHOD_COLOURS)], np.uint8), (len(voxels), 3))
     if how == "confidence":
         # By rank: confidence has no unit, and a few voxels have very much of it.
         ranks = np.sort(cloud.confidence[:: max(1, len(cloud) // 10_000)])
-        return ramp(np.searchsorted(ranks, cloud.confidence[voxels]) / max(1, len(ranks) - 1), "viridis")
+        return ramp(np.searchsorted(ranks, points.confidence[voxels]) / max(1, len(ranks) - 1), "viridis")
     if how == "height":
-        some = cloud.positions[:: max(1, len(cloud) // 50_000)] @ (up @ placed.move.rotation)
-        low, high = np.percentile(some, (1, 99))
-        heights = cloud.positions[voxels] @ (up @ placed.move.rotation)
+        some = (cloud if len(cloud) else points).positions
+        low, high = np.percentile(some[:: max(1, len(some) // 50_000)] @ (up @ placed.move.rotation), (1, 99))
+        heights = points.positions[voxels] @ (up @ placed.move.rotation)
         return ramp((heights - low) / (high - low or 1.0), "turbo")
-    frames = cloud.first_frame[voxels]
+    frames = points.first_frame[voxels]
     if how == "frame":
         last = placed.layer.length or (int(placed.index[-1]) if len(placed.index) else int(frames.max()))
         return ramp(frames / max(1, last), "plasma")
     at = np.searchsorted(placed.index, frames).clip(max=max(0, len(placed.index) - 1))
     errors = placed.error[at] if len(placed.index) else np.full(len(frames), np.nan)
-    return ramp(errors / worst_of([placed]), "turbo")
+    return ramp(errors / worst_of(every), "turbo")
 
 
 def worst_of(placed: Sequence[Placed]) -> float:

@@ -237,6 +237,7 @@ class LeftOut:
         self._masks = None if masks is None else MaskFolder(masks)
         self._pixels = self._left_out = self._without_mask = 0
         self._last: tuple[Prediction, Mask] | None = None
+        self._last_sky: Mask | None = None
         self._lacks_own = False  # a mask of the user's, of the last prediction
 
     def mask(self, frame: Frame, prediction: Prediction) -> Mask | None:
@@ -257,15 +258,23 @@ class LeftOut:
             return self._last[1]
         found = np.zeros(depth.shape, dtype=bool)
         self._lacks_own = False
+        self._last_sky = None
         if self._sky is not None and frame.image is not None and frame.image.shape[:2] == depth.shape:
-            found |= self._sky.mask(frame.image, depth, prediction.depth_confidence)
+            self._last_sky = self._sky.mask(frame.image, depth, prediction.depth_confidence)
+            found |= self._last_sky
         if self._masks is not None:
             own = self._masks.mask(frame, (depth.shape[0], depth.shape[1]))
             self._lacks_own = own is None
             if own is not None:
                 found |= own
+                if self._last_sky is not None:
+                    self._last_sky = self._last_sky & ~own
         self._last = prediction, found
         return found
+
+    def sky(self, prediction: Prediction) -> Mask | None:
+        """(H, W) of what `mask` left out of this prediction, the sky alone; None where no sky was looked for."""
+        return self._last_sky if self._last is not None and self._last[0] is prediction else None
 
     def words(self) -> str:
         """Who decides; "" where nothing is left out."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PORT = 8080
 
-_TICK_S = 0.5  # between two looks at a scene that grows
+_TICK_S = 0.5  # between two looks at a scene that grows, or at where it is looked at from
 _SHARE = 1 / 40  # of what the process computes is spent on drawing a scene that grows
 _LONGEST_PAUSE_S = 5.0  # of computing, after something large
 _PLOT_POINTS = 300
@@ -110,16 +110,17 @@ class Viewer:
         self._measured: list[Any] = []
         self._shown_picture: tuple[str, int] | None = None
         self._seen_before = 0  # points of the scene
+        self._moved = False  # whoever looks
         self._played = time.monotonic()
         self._draws_at = 0.0  # of the process's CPU time: what has grown is drawn from then on
-        budgets = () if scene.live else tuple(sorted({points, *(each for each in _BUDGETS if each < points)}))
+        budgets = tuple(sorted({points, *(each for each in _BUDGETS if each < points)}))
         self._controls = _Controls(self._server, title, tuple(scenes), colouring, budgets, self._changed)
         self._buttons()
         self._show(scene)
         self._step()
         self._thread = threading.Thread(target=self._work, name="viewer", daemon=True)
         self._thread.start()
-        self._server.on_client_connect(lambda _: self._changed())
+        self._server.on_client_connect(self._came)
 
     def stop(self) -> None:
         """End the server; the page stays in the browser as it is."""
@@ -147,6 +148,14 @@ class Viewer:
     def _changed(self) -> None:
         self._wake.set()
 
+    def _came(self, client: viser.ClientHandle) -> None:
+        client.camera.on_update(self._moved_on)
+        self._changed()
+
+    def _moved_on(self, _: object) -> None:
+        """Somebody looks from elsewhere: the next tick sees to it, as there are many such moves a second."""
+        self._moved = True
+
     def _ask(self, what: Callable[[], None]) -> None:
         """Have the page's thread do something."""
         self._asked.put(what)
@@ -164,15 +173,16 @@ class Viewer:
     def _pause(self) -> float | None:
         if self._controls.play.value:
             return 1 / self._controls.speed.value
-        return None if self._whole else _TICK_S
+        return _TICK_S if self.clients or not self._whole else None
 
     def _look(self) -> None:
         """Draw what somebody asked for, and what has grown if its time has come: drawing has its share of what the
         process computes, by the process's own clock, so that it holds on a machine that others use, too. While nobody
         looks nothing is drawn; who comes later wakes the thread."""
-        asked = self._wake.is_set()
+        asked = self._wake.is_set() or self._moved or self._controls.play.value
         self._wake.clear()
-        grow = self._nodes.scene.complete or time.process_time() >= self._draws_at
+        self._moved = False
+        grow = not self._whole and (self._nodes.scene.complete or time.process_time() >= self._draws_at)
         if self.clients and (asked or grow):
             self._step(grow=grow)
 
@@ -197,7 +207,7 @@ class Viewer:
             self._played = now
         look = controls.look(self._labels)
         with self._server.atomic():
-            self._nodes.draw(look, grow=grow)
+            self._nodes.draw(look, grow=grow, eyes=self._eyes())
             self._describe(look)
         if self._nodes.surroundings is not self._surveyed:
             # Whoever looked at a scene before there was anything of it gets a view of it, later nobody is moved.
@@ -223,10 +233,15 @@ class Viewer:
         self._seen_before = 0
         self._clear_measure()
         last = self._last_frame()
-        self._controls.choose(self._labels, scene.truth is not None, max(last, 1))
+        # Where a run or a network left the sky out somebody asked for that.
+        self._controls.choose(self._labels, scene.truth is not None, max(last, 1), sky=scene.shows_sky)
         with self._server.atomic():
-            self._nodes.draw(self._controls.look(self._labels))
+            self._nodes.draw(self._controls.look(self._labels), eyes=self._eyes())
         self._look_around()
+
+    def _eyes(self) -> list[FloatArray]:
+        """(3,) of everybody who looks."""
+        return [np.asarray(client.camera.position) for client in self._server.get_clients().values()]
 
     def _look_around(self) -> None:
         """Begin with an overview of what is there."""
@@ -260,7 +275,7 @@ class Viewer:
             ):
                 if note:
                     lines.append(f"{_plain(placed.layer.label)}: {_plain(note)}")
-        controls.say(look, self._last_frame(), lines, nodes.points, self._legend(look))
+        controls.say(look, self._last_frame(), lines, nodes, self._legend(look))
         controls.plot(nodes.placed, look.now)
         self._show_picture(look.now)
 
@@ -295,38 +310,23 @@ class Viewer:
     def _buttons(self) -> None:
         controls = self._controls
         controls.scene.on_update(lambda _: self._ask(self._change_scene))
-        controls.budget.on_update(lambda _: self._ask(self._change_budget))
         controls.worst.on_click(lambda _: self._ask(self._to_the_worst))
         controls.up.on_click(lambda _: self._ask(self._reset_up))
         controls.views.on_click(lambda event: self._ask(lambda: self._fly(controls.views.value, event.client)))
         controls.measure.on_update(lambda _: self._ask(self._measure_changed))
         controls.between.on_click(lambda _: self._ask(self._measure_frames))
 
-    def _change_budget(self) -> None:
-        """The same scene in other voxels; frame and view stay."""
-        before, self._points = self._points, int(self._controls.budget.value.replace(",", ""))
-        if before != self._points:
-            frame = self._controls.frame.value
-            self._open_scene()
-            _set(self._controls.frame, frame)
-
     def _change_scene(self) -> None:
-        if self._open_scene():
-            for client in self._server.get_clients().values():
-                self._fly("overview", client)
-
-    def _open_scene(self) -> bool:
-        """Show the scene that is chosen. Returns whether it can be."""
-        chosen = self._controls.scene.value
         try:
-            scene = self._scenes[chosen]()
+            scene = self._scenes[self._controls.scene.value]()
         except LingbotEvalError as error:
             self._controls.problem(str(error))
-            return False
+            return
         self._controls.problem(None)
         self._nodes.remove()
         self._show(scene)
-        return True
+        for client in self._server.get_clients().values():
+            self._fly("overview", client)
 
     def _to_the_worst(self) -> None:
         chosen = self._chosen()
@@ -461,13 +461,12 @@ class _Controls:
                 self.colouring = gui.add_dropdown("colour", COLOURINGS, initial_value=colouring)
                 self._legend = gui.add_markdown("")
                 self.size = gui.add_slider("size", 0.25, 6.0, 0.25, 1.5, hint="in voxels")
-                shown = [f"{each:,}" for each in budgets] or ["all"]
+                shown = [f"{each:,}" for each in budgets]
                 self.budget = gui.add_dropdown(
                     "points at most",
                     shown,
                     initial_value=shown[-1],
-                    visible=len(shown) > 1,
-                    hint="of each method; fewer have larger voxels, and are sent once more",
+                    hint="that are drawn; fewer are larger, and those near by come first",
                 )
                 self.sureness = gui.add_dropdown(
                     "confidence",
@@ -486,6 +485,7 @@ class _Controls:
                     marks=tuple((place, f"{100 * share:.0f}") for place, share in enumerate(ends)),
                     hint="per cent of points by distance from the camera that saw them first",
                 )
+                self.sky = gui.add_checkbox("sky", True, visible=False, hint="what was taken for sky")
             with gui.add_folder("time"):
                 self.speed = gui.add_slider("frames a second", 1.0, 60.0, 1.0, 20.0)
                 self.history = gui.add_slider("history", 0, 200, 5, 0, hint="frames that are shown; 0 shows all")
@@ -508,12 +508,13 @@ class _Controls:
                 self._measured = gui.add_markdown("", visible=False)
         for handle in (
             *(self.frame, self.play, self.colouring, self.size, self.sureness, self.ranges, self.speed, self.history),
-            *(self.follow, self.trail, self.frusta, self.frustum),
+            *(self.follow, self.trail, self.frusta, self.frustum, self.budget, self.sky),
         ):
             handle.on_update(lambda _: changed())
 
-    def choose(self, labels: list[str], truth: bool, last: int) -> None:
-        """Widgets for the layers of a scene, at its last frame."""
+    def choose(self, labels: list[str], truth: bool, last: int, sky: bool) -> None:
+        """Widgets for the layers of a scene, at its last frame. sky: whether it is shown at first."""
+        _set(self.sky, sky)
         for handle in self._shown.values():
             handle.remove()
         self._shown = {}
@@ -537,6 +538,8 @@ class _Controls:
             colouring=self.colouring.value,
             sureness=[_percent(share) for share in SURENESS].index(self.sureness.value),
             ranges=(int(self.ranges.value[0]), int(self.ranges.value[1]) - 1),
+            sky=self.sky.value,
+            budget=int(self.budget.value.replace(",", "")),
             size=float(self.size.value),
             frustum=float(self.frustum.value),
             trail=self.trail.value,
@@ -544,9 +547,10 @@ class _Controls:
             hidden=frozenset(label for label, box in self._shown.items() if not box.value),
         )
 
-    def say(self, look: Look, last: int, lines: list[str], points: int, legend: str) -> None:
+    def say(self, look: Look, last: int, lines: list[str], nodes: Nodes, legend: str) -> None:
         """Words of the current frame."""
-        text = f"**frame {look.now} of {last}** · {points:,} points"
+        text = f"**frame {look.now} of {last}** · {nodes.shown:,} of {nodes.points:,} points"
+        self.sky.visible = nodes.has_sky
         self._words.content = "\n\n".join([text, *lines])
         self._legend.content = legend
 
@@ -630,7 +634,7 @@ def write_page(path: Path, scene: LayeredScene, *, colouring: Colouring = "pictu
         server.gui.configure_theme(show_logo=False, show_share_button=False)
         nodes = Nodes(server.scene, scene)
         frames = sorted({index for layer in scene.layers for index in layer.index} | _seen(scene)) or [0]
-        look = Look(frames[0], colouring=colouring, size=1.5)
+        look = Look(frames[0], colouring=colouring, size=1.5, sky=scene.shows_sky)
         with server.atomic():
             nodes.draw(look)
         server.scene.set_up_direction(nodes.surroundings.up)

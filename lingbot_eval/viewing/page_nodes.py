@@ -2,21 +2,26 @@
 
 Points are sent once. Each block of them is a node of its own, under nodes of its class of confidence and of depth::
 
-    /0 METHOD/cloud/surest 70-100/farthest 90-100/block 12
+    /0 METHOD/cloud/confidence 70-100 pct/depth 90-100 pct/block 12.0
 
-so that filters and time show and hide nodes, and send nothing else.
+so that filters, time, level of detail and the number of points show and hide nodes, and send nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import compress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lingbot_eval.geometry.quaternions import quaternion_from_rotation
 from lingbot_eval.types import FloatArray, Image
+from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import (
+    DOUBLINGS,
     METHOD_COLOURS,
     RANGES,
     SURENESS,
@@ -42,39 +47,63 @@ _FRUSTUM_PIXELS = 100
 _TRUTH_POINTS = 2000
 _TRUTH_POINTS_LIVE = 300  # it is fitted, and sent, anew while the path grows
 _NOW_COLOUR = (255, 140, 0)
-_NOTHING: tuple[int, ...] = ()
+_SKY = (-1,)  # key of the sky's class
+_FINEST = 1 / 1000
+"""Radians between two points as they are looked at: about a pixel. Where they are nearer a finer level is not shown."""
 
 
 @dataclass(frozen=True)
 class Look:
     """What the controls ask for. now: the frame. history: frames before it that are shown, 0 = all. colouring: of
     points. sureness: least class of confidence (index into SURENESS). ranges: first and last class of depth (into
-    RANGES). size: of a point, in voxels. frustum: of a camera, as a share of the scene's extent. hidden: labels of
-    layers, ``""`` for the truth."""
+    RANGES). sky: whether it is shown. budget: points of all layers that are shown at most, or None. size: of a point,
+    in voxels. frustum: of a camera, as a share of the scene's extent. hidden: labels of layers, ``""`` for the truth.
+    """
 
     now: int
     history: int = 0
     colouring: Colouring = "picture"
     sureness: int = 2
     ranges: tuple[int, int] = (0, len(RANGES) - 1)
+    sky: bool = False
+    budget: int | None = None
     size: float = 1.0
     frustum: float = 0.03
     trail: bool = True
     frusta: bool = True
     hidden: frozenset[str] = frozenset()
 
-    def shows(self, first: int, last: int) -> bool:
-        """Whether something that frames ``first`` to ``last`` brought is seen."""
-        return first <= self.now and (not self.history or last > self.now - self.history)
+    def shows(self, first: Any, last: Any) -> Any:
+        """Whether something that frames ``first`` to ``last`` brought is seen; of arrays an array."""
+        return (first <= self.now) & ((not self.history) | (last > self.now - self.history))
+
+    def shows_class(self, key: tuple[int, ...]) -> bool:
+        """Whether points of a class are: of confidence, of confidence and depth, or the sky."""
+        if key == _SKY:
+            return self.sky
+        return key[0] >= self.sureness and (len(key) == 1 or self.ranges[0] <= key[1] <= self.ranges[1])
+
+
+_ROW = np.dtype(
+    [
+        *(("first", np.int64), ("last", np.int64), ("count", np.int64), ("level", np.int64), ("base", np.bool_)),
+        *(("low", np.float64, 3), ("high", np.float64, 3)),  # of the box around its points, in the shown world
+        ("edge", np.float64),  # of a voxel there
+        ("group", np.int64),  # the same for all levels of one class and time
+        *(("visible", np.bool_), ("size", np.float64)),  # of the node, as it was sent
+    ]
+)
+"""What is known of each block that was sent, so that all of them can be judged at once."""
 
 
 @dataclass(eq=False)
 class _Sent:
-    """A block and its node. shown: by the time, whatever the filters say."""
+    """A block and its node. layer: its number."""
 
+    layer: int
     block: Block
+    key: tuple[int, ...]
     handle: viser.PointCloudHandle
-    shown: bool
 
 
 @dataclass(eq=False)
@@ -83,8 +112,7 @@ class _Drawn:
 
     name: str
     root: viser.FrameHandle
-    cutter: Cutter = field(default_factory=Cutter)
-    blocks: list[_Sent] = field(default_factory=list)
+    cutters: tuple[Cutter, Cutter] = field(default_factory=lambda: (Cutter(), Cutter(classes=False)))
     classes: dict[tuple[int, ...], viser.FrameHandle] = field(default_factory=dict)
     pieces: list[tuple[int, int, viser.LineSegmentsHandle]] = field(default_factory=list)
     tail: viser.LineSegmentsHandle | None = None
@@ -101,6 +129,7 @@ class Nodes:
         placed: the layers where they are shown.
         surroundings: up, centre, extent.
         points: that were sent and are there.
+        shown: of them, those that are seen.
     """
 
     def __init__(self, api: viser.SceneApi, scene: LayeredScene) -> None:
@@ -117,10 +146,24 @@ class Nodes:
         self.placed: tuple[Placed, ...] = ()
         self.truth: FloatArray | None = None
         self.surroundings = surroundings((), None)
-        self.points = 0
+        self.points = self.shown = 0
+        self._sent: list[_Sent] = []
+        self._rows = np.empty(0, _ROW)
+        self._groups = 0
 
-    def draw(self, look: Look, *, grow: bool = True) -> None:
-        """Bring the nodes up to what is asked for, and to what is there if ``grow``."""
+    @property
+    def has_sky(self) -> bool:
+        """Whether anything was taken for sky."""
+        return any(_SKY in drawn.classes for drawn in self._drawn)
+
+    def draw(self, look: Look, *, grow: bool = True, eyes: Sequence[FloatArray] = ()) -> None:
+        """Bring the nodes up to what is asked for, and to what is there if ``grow``.
+
+        Args:
+            look: what is asked for.
+            grow: whether to look for new points.
+            eyes: (3,) where it is looked at from; from nowhere all levels of detail are shown.
+        """
         grew = grow and not self._whole
         if grew:
             self._whole = self.scene.complete  # before it is looked at: what comes later is seen next time
@@ -133,17 +176,11 @@ class Nodes:
                 self._add_frusta(number, drawn, placed, look)
             if before is not None and before.colouring != look.colouring:
                 with placed.layer.lock:
-                    for sent in drawn.blocks:
-                        sent.handle.colors = self._colours(number, placed, sent.block, look)
-            if before is not None and before.size != look.size:
-                for sent in drawn.blocks:
-                    sent.handle.point_size = self._point_size(placed, look)
+                    for sent in self._sent:
+                        if sent.layer == number:
+                            sent.handle.colors = self._colours(number, sent.block, look)
             for key, node in drawn.classes.items():
-                node.visible = key[0] >= look.sureness if len(key) == 1 else look.ranges[0] <= key[1] <= look.ranges[1]
-            for sent in drawn.blocks:
-                shown = look.shows(sent.block.first, sent.block.last)
-                if shown != sent.shown:
-                    sent.handle.visible = sent.shown = shown
+                node.visible = look.shows_class(key)
             self._draw_path(number, drawn, placed, look)
             for index, frustum in drawn.frusta.items():
                 frustum.visible = look.frusta and look.shows(index, index)
@@ -151,8 +188,7 @@ class Nodes:
                 for frustum in drawn.frusta.values():
                     frustum.scale = look.frustum * self.surroundings.extent
             self._draw_head(drawn, placed, look)
-        if grew:
-            self.points = sum(len(sent.block.voxels) for drawn in self._drawn for sent in drawn.blocks)
+        self._choose(look, eyes)
         if self._truth is not None:
             self._truth.visible = "" not in look.hidden
 
@@ -166,22 +202,17 @@ class Nodes:
     def nearest(self, origin: FloatArray, direction: FloatArray) -> FloatArray | None:
         """(3,) the visible point that a ray meets: of those within 0.5° of it the nearest, else the one at the smallest
         angle; None where nothing is shown."""
-        look = self._look
+        if self._look is None:
+            return None
+        seen = np.flatnonzero(self._open(self._look) & self._rows["visible"]).tolist()
         best: tuple[tuple[bool, float], FloatArray] | None = None
-        for drawn, placed in zip(self._drawn, self.placed, strict=True):
-            if look is None or placed.layer.label in look.hidden:
-                continue
-            chosen = [
-                sent.block.voxels
-                for sent in drawn.blocks
-                if sent.shown and sent.block.sureness >= look.sureness
-                if look.ranges[0] <= sent.block.range <= look.ranges[1]
-            ]
+        for number, placed in enumerate(self.placed):
+            with placed.layer.lock:
+                blocks = [self._sent[at].block for at in seen if self._sent[at].layer == number]
+                chosen = [block.cloud.positions[block.voxels] for block in blocks]
             if not chosen:
                 continue
-            with placed.layer.lock:
-                positions = placed.layer.cloud.positions[np.concatenate(chosen)]
-            points = placed.move.apply_points(positions.astype(np.float64))
+            points = placed.move.apply_points(np.concatenate(chosen).astype(np.float64))
             along = (points - origin) @ direction
             aside = np.linalg.norm(points - origin - along[:, None] * direction, axis=1)
             angle = np.arctan2(aside, along)
@@ -212,45 +243,92 @@ class Nodes:
         layer = placed.layer
         ready: list[tuple[Block, FloatArray, Image]] = []
         with layer.lock:
-            void = drawn.cutter.generation != layer.cloud.generation
-            for block in drawn.cutter.cut(layer, whole=self._whole):
-                moved = placed.move.apply_points(layer.cloud.positions[block.voxels].astype(np.float64))
-                ready.append((block, moved, self._colours(number, placed, block, look)))
-        if void:
-            for sent in drawn.blocks:
-                sent.handle.remove()
-            drawn.blocks.clear()
-        for block, points, colours in ready:
+            for cloud, cutter in zip((layer.cloud, layer.sky), drawn.cutters, strict=True):
+                if cutter.generation != cloud.generation:
+                    self._take_away(number, cloud)
+                for block in cutter.cut(layer, cloud, whole=self._whole):
+                    moved = placed.move.apply_points(cloud.positions[block.voxels].astype(np.float64))
+                    ready.append((block, moved, self._colours(number, block, look)))
+        rows = np.zeros(len(ready), _ROW)
+        for at, (block, points, colours) in enumerate(ready):
+            self._groups += block.base
+            low, high = points.min(axis=0), points.max(axis=0)
+            edge = placed.move.scale * (block.cloud.voxel_size or 1.0)
+            rows[at] = (
+                *(block.first, block.last, len(points), block.level, block.base, low, high),
+                *(edge, self._groups, look.shows(block.first, block.last), look.size * edge),
+            )
             # Positions travel as float16: near the block's own middle they are exact to a part of a voxel.
-            middle = (points.min(axis=0) + points.max(axis=0)) / 2
-            shown = look.shows(block.first, block.last)
+            middle = (low + high) / 2
+            key = _SKY if block.cloud is layer.sky else (block.sureness, block.range)
             handle = self._api.add_point_cloud(
-                f"{self._class_name(drawn, (block.sureness, block.range))}/block {block.number}",
+                f"{self._class_name(drawn, key, look)}/block {block.number}.{block.level}",
                 points - middle,
                 colours,
-                point_size=self._point_size(placed, look),
+                point_size=look.size * edge,
                 point_shape="circle",
                 point_shading="flat",
                 position=middle,
-                visible=shown,
+                visible=bool(rows[at]["visible"]),
             )
-            drawn.blocks.append(_Sent(block, handle, shown))
+            self._sent.append(_Sent(number, block, key, handle))
+        self._rows = np.concatenate([self._rows, rows])
+        self.points = int(self._rows["count"].sum())
 
-    def _class_name(self, drawn: _Drawn, key: tuple[int, ...]) -> str:
+    def _take_away(self, number: int, cloud: VoxelCloud) -> None:
+        """The nodes of a cloud whose voxels doubled."""
+        stays = [sent.layer != number or sent.block.cloud is not cloud for sent in self._sent]
+        for sent, stay in zip(self._sent, stays, strict=True):
+            if not stay:
+                sent.handle.remove()
+        self._sent = list(compress(self._sent, stays))
+        self._rows = self._rows[np.array(stays, np.bool_)]
+
+    def _open(self, look: Look) -> NDArray[np.bool_]:
+        """(B,) whether the nodes above each block are visible."""
+        hidden = [placed.layer.label in look.hidden for placed in self.placed]
+        return np.array([not hidden[sent.layer] and look.shows_class(sent.key) for sent in self._sent], np.bool_)
+
+    def _choose(self, look: Look, eyes: Sequence[FloatArray]) -> None:
+        """Show the blocks of the time whose points are apart as they are looked at, the nearest and coarsest of them
+        first, as many as the budget lets; where finer ones are not shown points are larger."""
+        rows, open_ = self._rows, self._open(look)
+        wanted = look.shows(rows["first"], rows["last"]) & open_
+        apart = 2.0 ** (rows["level"] + 1) * rows["edge"]  # points without this block
+        if len(eyes):
+            away = [np.maximum(np.maximum(rows["low"] - eye, eye - rows["high"]), 0) for eye in eyes]
+            apart = apart / np.maximum(np.linalg.norm(away, axis=2).min(axis=0), rows["edge"])
+            wanted &= rows["base"] | (apart > _FINEST)
+        if look.budget is not None:
+            order = np.lexsort((-apart, ~rows["base"], ~wanted))
+            wanted[order] &= np.cumsum(rows["count"][order]) <= look.budget
+        self.shown = int(rows["count"][wanted].sum())
+        finest = np.full(self._groups + 1, DOUBLINGS)
+        np.minimum.at(finest, rows["group"][wanted], rows["level"][wanted])
+        size = np.where(wanted, look.size * rows["edge"] * 2.0 ** finest[rows["group"]], rows["size"])
+        # Below a node that is hidden nothing has to be told.
+        visible = np.where(open_, wanted, rows["visible"])
+        for at in np.flatnonzero(visible != rows["visible"]).tolist():
+            self._sent[at].handle.visible = bool(visible[at])
+        for at in np.flatnonzero(size != rows["size"]).tolist():
+            self._sent[at].handle.point_size = float(size[at])
+        rows["visible"], rows["size"] = visible, size
+
+    def _class_name(self, drawn: _Drawn, key: tuple[int, ...], look: Look) -> str:
         """The node above the blocks of a class; it is made where it is not there."""
-        above = f"{drawn.name}/cloud" if len(key) == 1 else self._class_name(drawn, key[:-1])
-        starts, what = (SURENESS, "confidence") if len(key) == 1 else (RANGES, "depth")
-        ends = (*starts[1:], 1.0)
-        name = f"{above}/{what} {100 * starts[key[-1]]:.0f}-{100 * ends[key[-1]]:.0f} pct"
+        if key == _SKY:
+            name = f"{drawn.name}/sky"
+        else:
+            above = f"{drawn.name}/cloud" if len(key) == 1 else self._class_name(drawn, key[:-1], look)
+            starts, what = (SURENESS, "confidence") if len(key) == 1 else (RANGES, "depth")
+            ends = (*starts[1:], 1.0)
+            name = f"{above}/{what} {100 * starts[key[-1]]:.0f}-{100 * ends[key[-1]]:.0f} pct"
         if key not in drawn.classes:
-            drawn.classes[key] = self._api.add_frame(name, show_axes=False)
+            drawn.classes[key] = self._api.add_frame(name, show_axes=False, visible=look.shows_class(key))
         return name
 
-    def _colours(self, number: int, placed: Placed, block: Block, look: Look) -> Image:
-        return colours_of(look.colouring, placed, number, block.voxels, self.surroundings.up)
-
-    def _point_size(self, placed: Placed, look: Look) -> float:
-        return look.size * placed.move.scale * (placed.layer.cloud.voxel_size or 1.0)
+    def _colours(self, number: int, block: Block, look: Look) -> Image:
+        return colours_of(look.colouring, self.placed, number, block, self.surroundings.up)
 
     def _add_frusta(self, number: int, drawn: _Drawn, placed: Placed, look: Look) -> None:
         if not placed.layer.oriented or not len(placed.index):

@@ -94,8 +94,8 @@ CASES = {
         frozenset({"--format", "--units", "--poses", "--share"}),
     ),
     "view": Case(
-        "view A --root R --checkpoint C --config mini --device cpu --frames 100 --stride 5 --html H --colour frame"
-        " --points 7000 --port 81",
+        "view A --root R --checkpoint C --config mini --device cpu --frames 100 --stride 5 --sky S --html H"
+        " --colour frame --points 7000 --port 81",
         f"{API}view",
         (
             ["A"],
@@ -106,6 +106,7 @@ CASES = {
                 "device": "cpu",
                 "frames": 100,
                 "stride": 5,
+                "sky": "S",
                 "html": Path("H"),
                 "colour": "frame",
                 "points": 7000,

@@ -12,7 +12,7 @@ from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.types import Frame, Prediction
 from lingbot_eval.validation import validated
 from lingbot_eval.viewing import masks
-from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
+from lingbot_eval.viewing.kept import SKY_FILE, Keeper, KeepSettings, Reconstruction
 from lingbot_eval.viewing.masks import LeftOut, MaskFolder, heuristic_sky, open_sky
 
 HEIGHT, WIDTH = 24, 32
@@ -77,6 +77,13 @@ def test_a_networks_sky_is_in_neither_cloud_nor_depth(tmp_path: Path, side: int 
     cloud = kept.cloud()
     assert cloud is not None
     assert (cloud.positions[:, 1] > -0.25).all()  # nothing above the middle, but for that border
+    # The page alone shows what was left out: every pixel is in one of both.
+    above = kept.cloud(SKY_FILE)
+    assert above is not None
+    assert (above.positions[:, 1] < 0.25).all()
+    assert (len(cloud), len(above)) == ((depth > 0).sum(), (depth == 0).sum())
+    predicted = KeepSettings(sky=str(sky)).predicted_bytes(WIDTH, HEIGHT, 1, 1)["cloud"]
+    assert predicted - KeepSettings().predicted_bytes(WIDTH, HEIGHT, 1, 1)["cloud"] >= 31 * HEIGHT * WIDTH
     assert len(notes) == 1
     assert notes[0].endswith("raw score above 0.5); scores take all pixels")
     assert "by sky.onnx (SHA-256 " in notes[0]
@@ -148,6 +155,11 @@ def test_masks_of_the_users_go_by_the_images_name(tmp_path: Path) -> None:
     assert notes == (
         f"25.0% of the pixels are left out of cloud and kept depth by masks of {folder}; scores take all pixels",
     )
+    both, _ = keep(tmp_path / "both", masks=str(folder), sky=str(network(tmp_path / "sky.onnx")))
+    above = both.cloud(SKY_FILE)
+    assert above is not None
+    assert (above.positions[:, 0] > (WIDTH // 4 - 0.5 - 15.5) / 30 * 2).all()  # people before the sky are no sky
+    assert kept.cloud(SKY_FILE) is None
     (folder / "0001.png").rename(folder / "0002.png")
     kept, notes = keep(tmp_path / "again", masks=str(folder))
     assert (kept.depth_frame(0).depth == 2).all()

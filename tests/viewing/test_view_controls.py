@@ -284,16 +284,55 @@ def test_another_scene_takes_the_place_of_the_first_and_a_broken_one_is_told(sho
     assert not {"a", "bb", "ground truth"} & set(shown.widgets)
 
 
-def test_a_budget_shows_larger_voxels_at_the_same_frame(shown: Shown) -> None:
+def test_a_budget_bounds_the_points_of_all_methods_at_the_same_frame(shown: Shown) -> None:
     assert shown.widgets["points at most"].options == ("100,000", "300,000", "1,000,000", "2,000,000")
     shown.set("frame", 5)
-    before, size = len(shown.scene.points()), shown.scene.seen("/block ")[0].point_size
+    before, sent = len(shown.scene.points()), set(shown.scene.nodes)
     shown.set("points at most", "1,000")  # so that these few are too many
-    assert "**frame 5 of 11**" in shown.said
-    assert 0.1 * before < len(shown.scene.points()) < 0.5 * before
-    assert shown.scene.seen("/block ")[0].point_size > 1.9 * size
+    assert f"**frame 5 of 11** · {len(shown.scene.points()):,} of 4,800 points" in shown.said
+    assert 900 < len(shown.scene.points()) <= 1000
     shown.set("points at most", "2,000,000")
     assert len(shown.scene.points()) == before
+    assert set(shown.scene.nodes) == sent
+
+
+def test_detail_follows_whoever_looks_at_the_next_tick(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = SimpleNamespace(position=(0, 0, 0), on_update=lambda do: setattr(camera, "moves", do))
+    monkeypatch.setattr(shown.server, "get_clients", lambda: {0: SimpleNamespace(camera=camera)})
+    eyes = []
+    monkeypatch.setattr(shown.viewer._nodes, "draw", lambda look, *, grow, eyes: eyes_of(eyes))
+
+    def eyes_of(found: Any) -> None:
+        eyes.extend(np.asarray(each).tolist() for each in found)
+
+    shown.viewer._came(SimpleNamespace(camera=camera))  # type: ignore[arg-type]
+    shown.viewer._look()
+    for _ in range(3):
+        camera.position = (0, 0, -7)
+        camera.moves(None)
+    assert eyes == [[0, 0, 0]]
+    assert shown.viewer._pause() == pytest.approx(0.5)
+    for _ in range(3):
+        shown.viewer._look()
+    assert eyes == [[0, 0, 0], [0, 0, -7]]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_sky_is_shown_at_first_where_nobody_left_it_out(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    def scene() -> LayeredScene:
+        made = layer("a")
+        made.sky.add(np.full((1, 3), 99, np.float32), np.zeros((1, 3), np.uint8), np.ones(1, np.float32), 0)
+        return LayeredScene("first", [made], live=live)
+
+    shown = Shown(servers, monkeypatch, first=scene, second=lambda: LayeredScene("second", [layer("b")]))
+    assert shown.widgets["sky"].visible
+    for asked in (live, not live, live):
+        shown.set("sky", asked)
+        assert (shown.scene.points()[:, 0].max() > 50) is np.bool_(asked)
+    shown.set("scene", "second")
+    assert not shown.widgets["sky"].visible
 
 
 def test_playing_goes_on_frame_by_frame_and_begins_again(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,8 +361,8 @@ def test_what_grows_is_drawn_in_a_share_of_the_computing_and_for_somebody(
     shown = Shown(servers, monkeypatch, first=lambda: LayeredScene("first", [growing], live=True))
     draw = shown.viewer._nodes.draw
 
-    def slowly(look: Any, *, grow: bool) -> None:
-        draw(look, grow=grow)
+    def slowly(look: Any, **given: Any) -> None:
+        draw(look, **given)
         clock[0] += 0.1
         drawn.append(clock[0])
 

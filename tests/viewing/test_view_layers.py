@@ -19,6 +19,7 @@ from lingbot_eval.viewing.layers import (
     Cutter,
     Layer,
     LayeredScene,
+    Placed,
     coarser,
     colours_of,
     depth_picture,
@@ -61,11 +62,11 @@ def test_each_voxel_is_in_one_block_of_its_class(new: list[int], every: int) -> 
         points = rng.uniform(0, 50, (count, 3)).astype(np.float32)
         layer.cloud.add(points, np.zeros((count, 3), np.uint8), rng.uniform(1, 5, count).astype(np.float32), frame)
         if every and frame % every == 0:
-            blocks += cutter.cut(layer, whole=False)
-    blocks += cutter.cut(layer, whole=True)
+            blocks += cutter.cut(layer, layer.cloud, whole=False)
+    blocks += cutter.cut(layer, layer.cloud, whole=True)
     voxels = np.concatenate([block.voxels for block in blocks] or [np.empty(0, np.int64)])
     assert sorted(voxels) == list(range(len(layer.cloud)))
-    assert not list(cutter.cut(layer, whole=True))
+    assert not list(cutter.cut(layer, layer.cloud, whole=True))
     for block in blocks:
         frames = layer.cloud.first_frame[block.voxels]
         assert block.first <= frames.min()
@@ -81,7 +82,7 @@ def test_each_voxel_is_in_one_block_of_its_class(new: list[int], every: int) -> 
 def test_the_shares_of_confidence_are_those_of_the_cloud() -> None:
     layer = layer_of(5)
     counts = np.zeros(len(SURENESS))
-    for block in Cutter().cut(layer, whole=True):
+    for block in Cutter().cut(layer, layer.cloud, whole=True):
         counts[block.sureness] += len(block.voxels)
     np.testing.assert_allclose(counts / counts.sum(), np.diff([*SURENESS, 1.0]), atol=0.01)
 
@@ -92,16 +93,16 @@ def test_blocks_stay_few_however_long_the_stream_is() -> None:
     for frame in range(2000):
         points = rng.uniform(0, 50, (100, 3)).astype(np.float32)
         layer.cloud.add(points, np.zeros((100, 3), np.uint8), rng.uniform(1, 5, 100).astype(np.float32), frame)
-        numbers |= {block.number for block in cutter.cut(layer, whole=False)}
+        numbers |= {block.number for block in cutter.cut(layer, layer.cloud, whole=False)}
     # Growth by a sixteenth each: 16 · ln(2000), and the first frames alone.
     assert 60 < len(numbers) < 150
 
 
 def test_doubled_voxels_begin_anew() -> None:
-    layer, cutter = layer_of(2), Cutter()
-    before = sum(len(block.voxels) for block in cutter.cut(layer, whole=True))
+    layer, cutter = layer_of(8), Cutter()
+    before = sum(len(block.voxels) for block in cutter.cut(layer, layer.cloud, whole=True))
     layer.cloud._double()
-    after = [block.voxels for block in cutter.cut(layer, whole=True)]
+    after = [block.voxels for block in cutter.cut(layer, layer.cloud, whole=True)]
     assert before > sum(map(len, after)) == len(layer.cloud)
 
 
@@ -176,19 +177,28 @@ def test_colours_go_from_least_to_most_as_the_legend_says(
         layer.cloud.add(point, np.full((1, 3), index, np.uint8), np.float32([1 + index]), index)
     (placed,), _ = LayeredScene("s", [layer], truth).placed()
     placed = replace(placed, error=np.arange(50) / 10)
-    colours = colours_of(how, placed, 0, np.arange(50), np.array([0.0, -1, 0]))  # type: ignore[arg-type]
+    worse = replace(placed, error=placed.error * 2)
+    blocks = list(Cutter(classes=False).cut(layer, layer.cloud, whole=True))
+
+    def coloured(*every: Placed) -> np.ndarray:
+        up = np.array([0.0, -1, 0])
+        return np.concatenate([colours_of(how, every, 0, block, up) for block in blocks])  # type: ignore[arg-type]
+
+    colours = coloured(placed)
     np.testing.assert_allclose(colours[0], least, atol=6)
     np.testing.assert_allclose(colours[-1], most, atol=6)
     assert len(np.unique(colours, axis=0)) > 40
+    # Errors of several methods have one scale, as the legend says it: half the worst is its middle.
+    np.testing.assert_allclose(coloured(placed, worse)[-1], (164, 252, 60) if how == "error" else most, atol=6)
 
 
 def test_points_have_the_colours_of_pictures_or_of_their_method() -> None:
     layer = layer_of(8)
     placed, _ = LayeredScene("s", [layer], truth_of(8)).placed()
-    voxels, up = np.arange(0, len(layer.cloud), 7), np.array([0.0, -1, 0])
-    np.testing.assert_array_equal(colours_of("picture", placed[0], 0, voxels, up), layer.cloud.colours[voxels])
+    block, up = next(Cutter().cut(layer, layer.cloud, whole=True)), np.array([0.0, -1, 0])
+    np.testing.assert_array_equal(colours_of("picture", placed, 0, block, up), layer.cloud.colours[block.voxels])
     for number, colour in enumerate(METHOD_COLOURS):
-        assert (colours_of("method", placed[0], number, voxels, up) == colour).all()
+        assert (colours_of("method", placed * 6, number, block, up) == colour).all()
 
 
 def test_near_is_red_and_far_is_blue_in_a_picture_of_depth() -> None:

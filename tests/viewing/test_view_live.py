@@ -43,7 +43,31 @@ def test_a_layer_fills_in_its_own_thread() -> None:
     assert len(layer.cloud) > 1000
     assert layer.newest is not None
     assert layer.newest.index == 5
-    assert sum(len(block.voxels) for block in Cutter().cut(layer, whole=True)) == len(layer.cloud)
+    assert sum(len(block.voxels) for block in Cutter().cut(layer, layer.cloud, whole=True)) == len(layer.cloud)
+
+
+class Upper:
+    """A network that takes the upper third for sky."""
+
+    def mask(self, image: np.ndarray, depth: np.ndarray, confidence: object) -> np.ndarray:
+        return np.arange(len(depth))[:, None] + np.zeros(depth.shape) < 10
+
+    def words(self) -> str:
+        return "the upper third"
+
+
+@pytest.mark.parametrize("network", [None, Upper()])
+def test_of_images_that_stream_the_sky_is_apart(network: Upper | None) -> None:
+    layer = Layer("a", length=6, network=network)
+    for frame, prediction in pairs(6):
+        assert prediction.depth is not None
+        prediction.depth[:1, 10:30] = 50  # far away, and at the upper edge
+        prediction.depth[20, 20] = 50  # as far, in the middle
+        layer.add(frame, prediction)
+    of_a_frame = 20 if network is None else 10 * 40
+    assert layer.sky.counts.sum() == 6 * of_a_frame
+    assert layer.cloud.counts.sum() == 6 * (30 * 40 - of_a_frame)
+    assert layer.cloud.positions[:, 2].max() == pytest.approx(50)
 
 
 def test_what_ends_the_stream_is_kept_and_said() -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial import KDTree
 
 from lingbot_eval.types import Frame, Prediction, Trajectory
+from lingbot_eval.viewing import layers
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import METHOD_COLOURS, RANGES, SURENESS, Layer, LayeredScene
 from lingbot_eval.viewing.page_nodes import Look, Nodes
@@ -152,8 +154,88 @@ def test_path_pictures_colours_and_sizes_follow_their_controls(page: Page, nodes
     assert page.seen("/0 a/cameras/3")[0].scale == pytest.approx(2 * scale)
 
 
+EDGE, SIDE = 0.05, 100
+
+
+@pytest.fixture
+def walls(page: Page, monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    """Two walls of SIDE × SIDE voxels that are full, ten metres apart, and a sky; a wall has one frame."""
+    monkeypatch.setattr(layers, "_LEAST_SPLIT", 1)
+    made = Layer("wall", VoxelCloud(100_000, EDGE), length=2, complete=True)
+    made.sky = VoxelCloud(1000, 0.5)
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        made.add(Frame(index, index / 10, None, ""), Prediction(index, index / 10, np.eye(4)))
+        x, y = (axis.reshape(-1) for axis in np.meshgrid(*2 * [(np.arange(SIDE) + 0.5) * EDGE]))
+        points = np.stack([x, y, np.full(len(x), 10.025 * (index + 1))], axis=1).astype(np.float32)
+        made.cloud.add(points, np.zeros((len(x), 3), np.uint8), rng.uniform(1, 5, len(x)).astype(np.float32), index)
+    above = rng.uniform([0, -60, 90], [90, -40, 99], (500, 3)).astype(np.float32)
+    made.sky.add(above, np.zeros((500, 3), np.uint8), np.full(500, 0.1, np.float32), 0)
+    return Nodes(page, LayeredScene("s", [made]))  # type: ignore[arg-type]
+
+
+def largest_hole(page: Page) -> float:
+    """Of both walls, in voxels: how far the farthest place of either is from the next point that is shown."""
+    x, y = (axis.reshape(-1) for axis in np.meshgrid(*2 * [np.arange(SIDE) * EDGE]))
+    places = np.concatenate([np.stack([x, y, np.full(len(x), z)], axis=1) for z in (10.025, 20.05)])
+    return float(KDTree(page.points()).query(places)[0].max() / EDGE)
+
+
+@pytest.mark.parametrize(
+    ("budget", "least", "sizes", "hole"),
+    [
+        (10**5, 20_000, {1}, 1),
+        (19_000, 14_000, {1, 2}, 3),
+        (5000, 5000, {2}, 3),
+        (1250, 1250, {4}, 6),
+        (338, 338, {8}, 12),
+    ],
+)
+def test_a_budget_thins_evenly_with_larger_points_and_sends_none_again(
+    page: Page, walls: Nodes, budget: int, least: int, sizes: set[int], hole: float
+) -> None:
+    walls.draw(Look(1, sureness=0))
+    sent = {name: node.points for name, node in page.nodes.items() if "/block " in name}
+    assert walls.shown == len(page.points()) == 2 * SIDE**2
+    walls.draw(Look(1, sureness=0, budget=budget, size=1.5))
+    assert least <= walls.shown == len(page.points()) <= budget
+    assert {round(node.point_size / EDGE / 1.5) for node in page.seen("/block ")} == sizes
+    assert largest_hole(page) < hole
+    walls.draw(Look(1, sureness=0))
+    assert len(page.points()) == 2 * SIDE**2
+    assert {name: node.points for name, node in page.nodes.items() if "/block " in name} == sent
+
+
+@pytest.mark.parametrize(("z", "near", "far"), [(10.0, SIDE**2, SIDE**2), (-85.0, SIDE**2, 2500), (-185.0, 2500, 625)])
+def test_what_is_farther_away_is_coarser(page: Page, walls: Nodes, z: float, near: int, far: int) -> None:
+    """Where every second point would do, a thousandth of the distance apart: 0.1 m from 100 m on."""
+    walls.draw(Look(1, sureness=0), eyes=[np.array([2.5, 2.5, z])])
+    depth = page.points()[:, 2]
+    assert ((depth < 15).sum(), (depth > 15).sum()) == (near, far)
+
+
+def test_with_a_small_budget_the_nearest_is_shown_finest_to_whoever_looks(page: Page, walls: Nodes) -> None:
+    for z, first_is_finer in ((0.0, True), (30.0, False)):
+        walls.draw(Look(1, sureness=0, budget=12_000), eyes=[np.array([2.5, 2.5, z])])
+        depth = page.points()[:, 2]
+        assert ((depth < 15).sum() > (depth > 15).sum()) == first_is_finer
+        assert 11_000 < len(depth) <= 12_000
+    walls.draw(Look(1, sureness=0), eyes=[np.array([2.5, 2.5, z]) for z in (-85.0, 2000.0)])
+    assert len(page.points()) == SIDE**2 + 2500
+
+
+def test_sky_is_shown_where_it_is_asked_for_whatever_the_other_filters_say(page: Page, walls: Nodes) -> None:
+    walls.draw(Look(1, sureness=0))
+    assert walls.has_sky
+    sent = set(page.nodes)
+    for look, count in ((Look(1, sky=True, sureness=4, ranges=(0, 0)), 500), (Look(1, ranges=(0, 0)), 0)):
+        walls.draw(look)
+        assert (page.points()[:, 1] < -30).sum() == count
+    assert set(page.nodes) == sent
+
+
 def test_every_control_is_asked_for_here() -> None:
     assert {field.name for field in fields(Look)} == {
-        *("now", "history", "sureness", "ranges", "hidden"),
+        *("now", "history", "sureness", "ranges", "sky", "budget", "hidden"),
         *("trail", "frusta", "size", "frustum", "colouring"),
     }
