@@ -1,11 +1,111 @@
-"""The slope that outliers do not move."""
+"""What noisy numbers tell, on numbers so few that it can be worked out by hand."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from lingbot_eval.statistics import FEWEST_SLOPE_VALUES, robust_slope
+from lingbot_eval.errors import UnscorableError
+from lingbot_eval.statistics import FEWEST_SLOPE_VALUES, TimingVerdict, judge_rounds, rmse_interval, robust_slope
+from lingbot_eval.types import FloatArray
+
+
+def held_still(logs: Sequence[float]) -> list[FloatArray]:
+    """Rounds of 40 equal frames each: 20 ms times e to the power of each number."""
+    return [np.full(40, 20 * math.exp(log)) for log in logs]
+
+
+def ends(found: TimingVerdict) -> list[float]:
+    """Shift and its two ends as logarithms."""
+    assert found.effect is not None
+    assert found.low is not None
+    assert found.high is not None
+    return [math.log1p(value) for value in (found.effect, found.low, found.high)]
+
+
+SIX = [0.01 * k for k in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "in_turn", "expected", "p", "unit", "status"),
+    [
+        # Of the 36 differences 0.2 + 0.01·(j − i) the fourth from either end: Conover's rank is 3.47.
+        (SIX, [0.2 + x for x in SIX], False, [0.2, 0.17, 0.23], 1 / 924, "rounds", "regression"),
+        (SIX, [x - 0.2 for x in SIX], False, [-0.2, -0.23, -0.17], 1.0, "rounds", "better"),
+        # Of the 55 means of two differences 0.1 … 0.19 the fifth from either end: the rank is 4.68. The sides drift.
+        (
+            [0.5 * k for k in range(10)],
+            [0.5 * k + 0.1 + 0.01 * k for k in range(10)],
+            True,
+            [0.145, 0.115, 0.175],
+            1 / 1024,
+            "pairs of rounds",
+            "regression",
+        ),
+        # Too few for ranks: 1.25 times the error of a mean, of 2 degrees of freedom, times Student's 6.9646.
+        ([0.0, 0.01, 0.02], [0.1], False, [0.09, 0.09 - 0.10053, 0.09 + 0.10053], None, "blocks", "incomparable"),
+        # Three rounds show a spread of their own, which is pooled: 4 degrees of freedom, 3.7469.
+        (
+            [0.0, 0.01, 0.02],
+            [0.1, 0.12, 0.11],
+            False,
+            [0.1, 0.1 - 0.03824, 0.1 + 0.03824],
+            None,
+            "blocks",
+            "regression",
+        ),
+        # Two show none.
+        ([0.0, 0.01, 0.02], [0.1, 0.12], False, [0.1, 0.1 - 0.07947, 0.1 + 0.07947], None, "blocks", "incomparable"),
+    ],
+)
+def test_shifts_of_rounds_by_hand(
+    before: list[float],
+    after: list[float],
+    in_turn: bool,
+    expected: list[float],
+    p: float | None,
+    unit: str,
+    status: str,
+) -> None:
+    found = judge_rounds(held_still(before), held_still(after), 0.08, 0.01, in_turn=in_turn)
+    assert ends(found) == pytest.approx(expected, abs=1e-5)
+    assert (found.unit, found.status) == (unit, status)
+    if p is not None:
+        assert found.p == pytest.approx(p, abs=1e-3 if p == 1 else 1e-9)
+    side = "slower" if expected[0] > 0 else "faster"
+    low, high = (math.expm1(value) for value in expected[1:])
+    words = f"{abs(math.expm1(expected[0])):.1%} {side}, by chance {low:+.1%} to {high:+.1%}"
+    assert found.reason.startswith(f"{words} ({len(before)} rounds before, {len(after)} now)")
+
+
+def test_a_round_is_the_median_of_its_blocks_and_a_block_of_its_frames() -> None:
+    """Of 43 frames: five blocks of eight, three of whose frames and two of which are far off, and a rest left out."""
+    block = [1.0, 1.0, 1.0, 1.0, 1.0, 9.0, 9.0, 9.0]
+    usual = np.array([*block * 3, *([5.0] * 16), 100.0, 100.0, 100.0])
+    slow = usual * math.exp(0.1)
+    slow[24:] = 7.0
+    before = [usual * math.exp(x) for x in SIX]
+    found = judge_rounds(before, [slow * math.exp(x) for x in SIX], 0.08, 0.01)
+    # What a frame of the baseline usually takes is divided out: frames of 9 are as good as those of 1.
+    assert ends(found)[0] == pytest.approx(0.1)
+
+
+def test_a_mean_error_s_interval_holds_the_errors_that_made_it() -> None:
+    errors = np.random.default_rng(1).normal(0, 2, 1600)
+    low, high = rmse_interval(errors, 1)
+    assert low < np.sqrt(np.mean(errors**2)) < high
+    # 40 blocks of 40: a standard error of 2 / √(2·1600) on either side, twice.
+    assert high - low == pytest.approx(4 * 2 / math.sqrt(2 * 1600), rel=0.2)
+    # Longer blocks are wider where errors come in runs, and too few say nothing.
+    runs = np.repeat(np.random.default_rng(1).normal(0, 2, 16), 100)
+    narrow, wide = (np.subtract(*rmse_interval(runs, length)[::-1]) for length in (1, 100))
+    assert wide > 1.2 * narrow
+    with pytest.raises(UnscorableError, match="only 9 independent blocks of 160 pairs, at least 10 are needed"):
+        rmse_interval(errors[:1500], 160)
+    assert rmse_interval(np.full(100, 3.0), 10) == pytest.approx((3.0, 3.0))
 
 
 def test_too_few_values_have_no_slope() -> None:

@@ -47,11 +47,9 @@ def read_runs(paths: Sequence[Path]) -> Side:
     gaps: dict[Names, str] = {}
     for _, _, missing, _ in read:
         gaps.update(missing)
-    planned = dict.fromkeys(_names(names) for record, *_ in read for names in record.units)
-    stored = dict.fromkeys(names for _, found, *_ in read for names in found)
-    for names in {**planned, **stored}:
+    for names in dict.fromkeys(names for _, found, *_ in read for names in found):
         repeats = [found[names] for _, found, *_ in read if names in found]
-        if repeats and names not in gaps:
+        if names not in gaps:
             units[names] = _merged(repeats)
     return Side(
         name=", ".join(str(path) for path in paths),
@@ -170,8 +168,3 @@ def _refuse_strangers(paths: Sequence[Path], records: Sequence[RunRecord]) -> No
 
 def _short(facts: Mapping[str, object]) -> str:
     return json.dumps(facts, ensure_ascii=False)
-
-
-def _names(names: Sequence[str]) -> Names:
-    dataset, scene, method = names  # read_units has refused anything else
-    return dataset, scene, method

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lingbot_eval.comparison import backends as backends_module
 from lingbot_eval.comparison import contenders as frames_module
 from lingbot_eval.comparison import write as write_module
 from lingbot_eval.comparison.backend_page import document, failures, page, tables, title
@@ -33,13 +35,15 @@ from lingbot_eval.comparison.contenders import (
     reference_contender,
     select,
 )
-from lingbot_eval.comparison.outcome import Failure, Ratio, Side, time_ratio
+from lingbot_eval.comparison.outcome import Failure, Pair, Ratio, Side, time_ratio
 from lingbot_eval.comparison.write import prepare_folder, write_backends
 from lingbot_eval.errors import ConfigError, DependencyError
 from lingbot_eval.methods import stepper as stepper_module
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.model.config import CONFIGS
+from lingbot_eval.reports.agreement import Differences
+from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import StreamSettings
@@ -240,6 +244,162 @@ def test_the_drawn_time_of_a_frame_is_the_median_of_its_rounds(tmp_path: Path, m
     times = axes_titled(drawn[0], title)
     assert curve(times, "A sdpa float32") == pytest.approx(np.column_stack([range(5), [5.0, 5.0, 5.0, 2.0, 40.0]]))
     assert curve(times, "B paged float32")[:, 1] == pytest.approx([7.0] * 5)
+
+
+def known() -> BackendComparison:
+    """Two sides, of two rounds on a GPU, no two of whose numbers are alike; B fails beside A."""
+    a = side(SDPA, [[30.0, 30.0, 30.0, 50.0, 70.0], [40.0, 40.0, 40.0, 80.0, 100.0]])
+    b = side(replace(PAGED, precision="bfloat16", cache_precision=8), [[10.0, 10.0, 10.0, 12.0, 14.0]] * 2)
+    a.cache_bytes, a.cache_allocated, a.weights_bytes, a.device_bytes = {"anchor": 3, "window": 5}, 11, 13, 17
+    a.warm_up_s = 2.5
+    ended = Failure("together", 4, "no room")
+    differences = Differences(np.arange(3), *(np.arange(3) + first for first in (0.25, 1.5, 3.75)))
+    pair = Pair(a.contender, b.contender, differences, 2, ended)
+    return replace(made_up(a, b), streaming={"window": 6}, rounds=2, pairs=(pair,), weights="w.pt, SHA-256 ab")
+
+
+def test_the_document_says_each_number_under_its_name() -> None:
+    found = document(known())
+    a, b = found.pop("sides")
+    assert a == {
+        "name": "A",
+        "backend": "sdpa",
+        "precision": "float32",
+        "tf32_heads": False,
+        "cache_precision": None,
+        "attention": a["attention"],
+        "weights_bytes": 13,
+        "warm_up_s": 2.5,
+        "step_ms": 75.0,
+        "step_ms_by_round": [60.0, 90.0],
+        # Of both rounds' 210 and 300 ms.
+        "forward_fps": pytest.approx((5 / 0.21 + 5 / 0.3) / 2),
+        "cache_bytes": {"anchor": 3, "window": 5},
+        "cache_allocated_bytes": 11,
+        "device_peak_bytes": 17,
+        "failure": None,
+    }
+    assert (b["backend"], b["precision"], b["cache_precision"], b["step_ms"]) == ("paged", "bfloat16", 8, 13.0)
+    (pair,) = found.pop("pairs")
+    assert (pair["pair"], pair["keyframes_differ"]) == ("A–B", 2)
+    assert pair["ended"] == {"stage": "together", "frame": 4, "reason": "no room"}
+    medians = {entry["name"]: (entry["median"], entry["largest"]) for entry in pair["differences"]}
+    assert medians == {"rotation": (1.25, 2.25), "position": (2.5, 3.5), "depth": (4.75, 5.75)}
+    ratio = found.pop("time_ratio")
+    assert ratio == {
+        "value": pytest.approx((13 / 60 + 13 / 90) / 2),
+        "low": None,
+        "high": None,
+        "verdict": None,
+        "reason": "an interval needs 3 rounds, there are 2",
+    }
+    assert found == {
+        "title": "A sdpa float32 against B paged bfloat16 float32 heads 8-bit cache",
+        "dataset": "made up",
+        "scene": "room",
+        "frames": 5,
+        "size": [28, 28],
+        "model": "ci",
+        "weights": "w.pt, SHA-256 ab",
+        "untrained_weights": False,
+        "streaming": {"window": 6},
+        "device": "cuda:0",
+        "rounds": 2,
+        "environment": {"torch": {"gpus": [{"name": "a GPU"}]}},
+    }
+
+
+def test_the_head_of_the_page_and_its_legends() -> None:
+    on_gpu = known()
+    on_cpu = replace(
+        on_gpu, device="cpu", untrained=True, environment={"cpu_model": "a CPU", "torch": {"threads": 3, "gpus": []}}
+    )
+    lines = [set(page(each, "x.png").splitlines()) for each in (on_gpu, on_cpu)]
+    both = {
+        "- input: made up / room, 5 frames at 28×28",
+        '- stream: `{"window": 6}`',
+        "- **A–B: out of device memory at frame 4, beside the others: no room**",
+        "![Agreement and time along the sequence](x.png)",
+        "- A–B: one side kept 2 frames that the other did not; from the first of them on the two see different pasts",
+    }
+    assert both <= lines[0]
+    assert both <= lines[1]
+    assert {
+        "- model: configuration ci, w.pt, SHA-256 ab",
+        "- machine: cuda:0, a GPU",
+        "- device peak: largest sum of live tensors while the side ran alone, without weights",
+    } <= lines[0]
+    assert {
+        "- model: configuration ci, w.pt, SHA-256 ab; the outputs say nothing about the trained model",
+        "- machine: cpu, a CPU, 3 threads",
+        "- device peak n/a: ran on the CPU",
+        "### Speed (untrained weights)",
+    } <= lines[1]
+    measured = "- measured before: bfloat16, keys and values in 8 bits: "
+    assert sum(line.startswith(measured) for line in lines[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        ("A: gone", "time of B / time of A n/a: A: gone"),
+        (Ratio(1.5, reason="too few"), "time of B / time of A: 1.500 (too few)"),
+        (Ratio(2.0, 1.5, 3.0, "slower"), "2.000 (1.500 to 3.000 by chance, 1% beyond either end): B is slower"),
+        (Ratio(0.5, 0.25, 0.75, "faster"), "0.5000 (0.2500 to 0.7500 by chance, 1% beyond either end): B is faster"),
+        (Ratio(1.0, 0.9, 1.1, "no difference"), "1.000 (0.9000 to 1.100 by chance, 1% beyond either end): no diff"),
+        (Ratio(1.0, 0.5, 2.0, None, "restless"), "1.000 (0.5000 to 2.000 by chance, 1% beyond either end): restless"),
+    ],
+)
+def test_the_ratio_in_words(ratio: Ratio | str, words: str) -> None:
+    (speed,) = [table for table in tables(replace(known(), ratio=ratio)) if table.title == "Speed"]
+    assert words in speed.legend[0]
+
+
+def test_memory_of_a_pass_is_what_came_on_top_of_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several passes the fullest; peaks are counted anew for each."""
+    before, peaks, resets = iter([100, 150]), iter([400, 300]), list[str]()
+    monkeypatch.setattr(backends_module, "_allocated", lambda device: next(before))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    monkeypatch.setattr(backends_module, "reset_peaks", resets.append)
+    chosen = selected(4)
+    raced = Side(SDPA)
+    ticks: list[None] = []
+    race(Bench(chosen.method, CPU, 4), [raced], PreparedFrames(chosen.unit), 2, lambda: ticks.append(None))
+    assert (raced.device_bytes, resets, len(ticks)) == (300, ["cpu", "cpu"], 8)
+    network = Bench(chosen.method, CPU, 4).model(SDPA).network
+    assert raced.weights_bytes == sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("rounds", "frames", "words"),
+    [(1, 5, "median of 1 round; the first 3 enter"), (2, 2, "median of 2 rounds; the first 2 enter")],
+)
+def test_the_figure_says_how_many_rounds_and_frames(
+    rounds: int, frames: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(write_module, "save", lambda figure, path: (drawn.append(figure), path.touch()))
+    files = write_backends(replace(known(), rounds=rounds, frames=frames), prepare_folder(tmp_path))
+    assert [file.name for file in files] == ["compare.md", "compare.png", "compare.json"]
+    assert any(words in axes.get_title(loc="left") for axes in drawn[0].axes)
+    # A round that ended early is out where it has nothing.
+    early = side(SDPA, [[4.0, 6.0], [8.0, np.nan, np.nan]])
+    gone = replace(side(PAGED, []), failure=Failure("warm-up", 0, "no room"))
+    write_backends(made_up(early, gone), tmp_path)
+    times = next(axes for axes in drawn[1].axes if axes.get_title(loc="left").startswith("Time of each frame"))
+    assert curve(times, "A sdpa float32").tolist() == [[0, 6], [1, 6]]
+    assert [line.get_label() for line in times.lines if str(line.get_label()).startswith("B")] == []
+
+
+def test_the_first_streaming_model_of_an_experiment_is_compared() -> None:
+    model = experiment().methods[0]
+    replayed = {"kind": "replay", "name": "saved", "trajectory": "x/{scene}.tum"}
+    given = experiment().model_dump(mode="json", exclude_unset=True)
+    methods = [replayed, given["methods"][0] | {"name": "one"}, given["methods"][0] | {"name": "other"}]
+    chosen = select(Experiment.model_validate(given | {"methods": methods}), None, None)
+    assert (chosen.method.name, chosen.method.streaming, chosen.unit.scene) == ("one", model.streaming, "room")
+    with pytest.raises(ConfigError, match="experiment tiny: comparing backends needs a method of kind lingbot, found"):
+        select(Experiment.model_validate(given | {"methods": [replayed]}), None, None)
 
 
 def test_scale_frames_share_the_time_of_their_pass(monkeypatch: pytest.MonkeyPatch) -> None:
