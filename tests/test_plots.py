@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.plots import BLUE, check_ending, draw_series, legend_above, new_figure, save, style
+from lingbot_eval.plots import (
+    BLUE,
+    MOST_POINTS,
+    check_ending,
+    draw_series,
+    legend_above,
+    limit_to_bulk,
+    new_figure,
+    rolling_median,
+    save,
+    style,
+    thinned,
+)
+from tests.support.figure_reader import curve
 
 
 def drawn(path: Path) -> bytes:
@@ -43,3 +56,64 @@ def test_other_endings_are_refused() -> None:
     check_ending(Path("x.SVG"), "--plot")
     with pytest.raises(ConfigError, match=r"--plot x\.jpg: expected a file name ending in \.png, \.svg, \.pdf"):
         check_ending(Path("x.jpg"), "--plot")
+
+
+def test_a_series_is_drawn_as_it_is_and_with_its_rolling_median() -> None:
+    """Up to 300 values alone, up to MOST_POINTS beside their median, beyond as the band that they lie in."""
+    for count in (301, 302, MOST_POINTS + 1):
+        axes = new_figure(4, 3, "x").subplots()
+        x, y = np.arange(count, dtype=np.float64), np.arange(count) % 7.0
+        y[3] = np.nan
+        draw_series(axes, x, y, "it", BLUE)
+        assert curve(axes, "it") == pytest.approx(np.delete(np.column_stack([x, y]), 3, axis=0))
+        width = max(9, (count - 1) // 200)
+        assert [line.get_label() for line in axes.lines[1:]] == ([] if count == 301 else [f"median of {width}"])
+    axes = new_figure(4, 3, "x").subplots()
+    x, y = np.arange(2.0 * MOST_POINTS), np.ones(2 * MOST_POINTS)
+    y[100], y[5000] = 40.0, -9.0
+    draw_series(axes, x, y, "it", BLUE)
+    (band,) = axes.collections
+    assert band.get_label() == "it, range"
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.max(), heights.min()) == (40.0, -9.0)
+    assert set(curve(axes, "median of 40")[:, 1]) == {1.0}
+
+
+def test_rolling_medians_stand_in_the_middle_of_their_stretch() -> None:
+    places, medians = rolling_median(np.arange(10.0, 17.0), np.array([9.0, 1, 2, 30, 4, 5, 6]), 3)
+    assert places.tolist() == [11, 12, 13, 14, 15]
+    assert medians.tolist() == [2, 2, 4, 5, 5]
+    assert 1000 <= len(rolling_median(np.arange(5000.0), np.arange(5000.0), 5)[0]) <= 1300
+
+
+@pytest.mark.parametrize(
+    ("values", "top", "says"),
+    [
+        ([1.0] * 99 + [2.0], 1.08 * 2.0, ""),  # within the axis, or nearly
+        ([1.0] * 99 + [9.0], 1.6, "1 of 100 values above the axis, largest 9 ms"),
+        ([1.0] * 99 + [np.nan], 1.08, ""),
+        ([0.0] * 99 + [9.0], 1.08 * 9, ""),  # most are nothing: there is no bulk
+        ([0.0, 0.0], 1.0, ""),
+    ],
+)
+def test_an_axis_ends_above_the_bulk_and_says_what_it_hides(values: list[float], top: float, says: str) -> None:
+    axes = new_figure(4, 3, "x").subplots()
+    limit_to_bulk(axes, np.array(values), "ms")
+    assert axes.get_ylim() == pytest.approx((0, top))
+    assert [text.get_text() for text in axes.texts] == ([says] if says else [])
+
+
+def test_thinned_points_have_both_ends() -> None:
+    assert thinned(0).tolist() == []
+    assert thinned(1).tolist() == [0]
+    assert thinned(MOST_POINTS).tolist() == list(range(MOST_POINTS))
+    few = thinned(MOST_POINTS + 1)
+    assert (few[0], few[1], few[-1]) == (0, 2, MOST_POINTS)
+    assert len(thinned(10 * MOST_POINTS + 5)) <= MOST_POINTS + 1
+
+
+def test_labels_and_titles_are_text() -> None:
+    axes = new_figure(4, 3, "x").subplots()
+    style(axes, "the $x$", "the y", "a title")
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")) == ("the $x$", "the y", "a title")
+    assert not axes.xaxis.label.get_parse_math()
