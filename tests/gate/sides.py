@@ -104,7 +104,13 @@ def write_unit(
         writer.append_row({"index": 0, "timestamp": 0.0, "frame_type": FrameType.SCALE, "forward_ms": 400.0})
         for frame, time in enumerate(step_ms, start=1):
             writer.append_row(
-                {"index": frame, "timestamp": float(frame), "frame_type": FrameType.KEPT, "forward_ms": time}
+                {
+                    "index": frame,
+                    "timestamp": float(frame),
+                    "frame_type": FrameType.KEPT,
+                    "forward_ms": time,
+                    "interval_ms": time + 7,
+                }
             )
         facts = {"sequence": INPUT, "method_facts": SETTINGS, "host": host}
         writer.finish(make_unit_record(names, measurements=measurements, **facts))

@@ -30,7 +30,8 @@ def test_a_run_as_it_is_stored(tmp_path: Path) -> None:
     unit = side.units[NAMES]
     assert unit.values == VALUES
     assert unit.meanings[ATE].unit == "m"
-    # The scale frame of 400 ms is no step.
+    # The scale frame of 400 ms is no step. Of a time that no measurement is made of no samples are kept.
+    assert list(unit.rounds) == [LATENCY]
     assert np.array_equal(unit.rounds[LATENCY][0], times)
     assert unit.settings["precision"] == "float32"
     assert unit.input == INPUT

@@ -53,7 +53,10 @@ def test_a_synthetic_pool_and_its_poses() -> None:
     assert truth is not None
     for frame, pose in zip(frames, truth.camera_to_world, strict=True):
         np.testing.assert_array_equal(frame.camera_to_world, pose)
-    assert (np.diff(truth.timestamps) > 0).all()
+    # 30 a second, whatever the scenario makes of them; the same for frames and poses, and no more than were asked for.
+    assert truth.timestamps.tolist() == [frame.timestamp for frame in frames] == [index / 30 for index in range(9)]
+    assert truth.indices.tolist() == list(range(9))
+    assert source.facts["played"] == "pool of 4 frames in memory, played forward and backward"
     assert np.linalg.norm(truth.positions[3] - truth.positions[0]) > 0.1
 
 
@@ -90,6 +93,11 @@ def test_noise_is_noise() -> None:
     assert all(50 < float(np.std(image)) < 90 for image in images if image is not None)
     assert not np.array_equal(images[0], images[1])
     assert source.reference(3) is None
+    assert source.facts == {
+        "source": "uniform random pixels, seed 0",
+        "poses": "none",
+        "played": "pool of 3 frames in memory, played forward and backward",
+    }
     again = next(opened(NoiseInput(kind="noise", pool=3)).frames(1))
     np.testing.assert_array_equal(again.image, images[0])
 
@@ -109,6 +117,45 @@ def test_a_dataset_streams_from_its_files(tmp_path: Path, workers: int) -> None:
     assert [int(frame.image[0, 0, 0]) for frame in frames if frame.image is not None] == [0, 40, 80, 120, 160]
     with pytest.raises(DataError, match=r"has 6 frames, the case wants 7.*input\.pool"):
         list(source.frames(7))
+
+
+def test_poses_of_a_scene_are_those_of_the_frames_asked_for() -> None:
+    dataset = {"name": "synthetic", "scenes": ["room"], "options": {"frames": 12, "width": 70, "height": 56}}
+
+    def of(**changes: Any) -> FrameSource:
+        given = {"kind": "dataset", "dataset": dataset | changes.pop("dataset", {}), **changes}
+        return opened(validated(DatasetInput, given, "test"))
+
+    source = of()
+    truth, frames = source.reference(5), list(source.frames(5))
+    assert truth is not None
+    assert truth.indices.tolist() == [frame.index for frame in frames] == list(range(5))
+    assert truth.timestamps.tolist() == [frame.timestamp for frame in frames]
+    for frame, pose in zip(frames, truth.camera_to_world, strict=True):
+        np.testing.assert_array_equal(frame.camera_to_world, pose)
+    # A selection is the input's, as an experiment writes it.
+    later = of(dataset={"selection": {"start": 3, "stride": 2}}).reference(2)
+    assert later is not None
+    whole = source.reference(12)
+    assert whole is not None
+    np.testing.assert_array_equal(later.camera_to_world, whole.camera_to_world[[3, 5]])
+    with pytest.raises(DataError, match="synthetic/room: a pool needs 2 frames, found 1"):
+        of(pool=4, dataset={"options": {"frames": 1, "width": 70, "height": 56}})
+
+
+def test_frames_are_cut_to_cover_the_size_of_the_case(tmp_path: Path) -> None:
+    """Half of a picture is dark: what is left of it after scaling to 70×56 says where it was cut."""
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[:, 100:] = 200
+    Image.fromarray(picture).save(tmp_path / "0.png")
+    dataset = {"name": "folder", "root": str(tmp_path), "scenes": [tmp_path.name]}
+    source = opened(validated(DatasetInput, {"kind": "dataset", "dataset": dataset}, "test"))
+    (frame,) = source.frames(1)
+    assert frame.image is not None
+    assert frame.image.shape == (56, 70, 3)
+    # Squeezed as well, it would be half and half; of the 125 columns at height 56 the middle 70 are left.
+    assert int(frame.image[28, 2, 0]) < 40
+    assert int(frame.image[28, 67, 0]) > 160
 
 
 class Unknown:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from studies import study
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.lingbot_config import ModelSettings
-from lingbot_eval.scaling.case import case_method
+from lingbot_eval.runs.stream import Pace
+from lingbot_eval.scaling.case import CaseTask, case_method
 from lingbot_eval.scaling.execute import in_order
-from lingbot_eval.scaling.settings import Case, Study, case_name, load_study
+from lingbot_eval.scaling.settings import Case, NoiseInput, Study, Sweep, case_name, load_study
 from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.validation import validated
 
 MEASURED = Path(__file__).parents[2] / "reports" / "measurements" / "h200_scale.json"
 SMALL = """
@@ -46,6 +50,79 @@ def test_cases_that_share_a_network_run_together(tmp_path: Path) -> None:
     path.write_text(SMALL, encoding="utf-8")
     precisions = [case.precision for case in in_order(load_study(str(path)))]
     assert precisions == ["float32"] * 4 + ["bfloat16"] * 4
+
+
+def test_every_axis_of_a_case_and_every_setting_of_a_study_reaches_the_method() -> None:
+    axes: dict[str, Any] = {"backend": "paged", "keyframe_interval": 3, "window": 9, "cache_precision": 8}
+    given = study(
+        model={"config": "ci", "camera_iterations": 2, "point_head": True, "seed": 5},
+        streaming={"scale_frames": 4, "windowed": {"size": 30}},
+        defaults={
+            **axes,
+            "precision": "bfloat16",
+            "scenario": "camera",
+            "camera_hz": 20.0,
+            "limit_s": 7.5,
+            "frames": 30,
+        },
+    )
+    (case,) = given.all_cases()
+    method = case_method(given, case)
+    assert {name: getattr(method.streaming, name) for name in axes} == axes
+    assert (method.streaming.scale_frames, method.streaming.windowed) == (4, given.streaming.windowed)
+    assert (method.model, method.device, method.precision, method.heads) == (given.model, "cpu", "bfloat16", "float32")
+    task = CaseTask(given, case, lambda case: pytest.fail("not opened"))
+    assert (task.names, task.method) == ((case_name(case),), method)
+    assert task.pace == Pace(hertz=20.0, frames=30, limit_s=7.5)
+    # A camera does not wait for a state to be saved.
+    assert (task.saves, method.overlapped, method.leaves_the_cpu_free) == (False, False, False)
+    for scenario, overlapped in (("single_stream", False), ("offline", True)):
+        other = case.model_copy(update={"scenario": scenario, "limit_s": None})
+        task = CaseTask(given, other, lambda case: pytest.fail("not opened"))
+        assert task.pace == Pace(hertz=None, frames=30, limit_s=None)
+        assert (task.saves, case_method(given, other).overlapped) == (True, overlapped)
+
+
+def test_what_is_left_out_is_as_the_documentation_says() -> None:
+    assert Case().model_dump() == {
+        "frames": 10_000,
+        "scenario": "offline",
+        "backend": "auto",
+        "keyframe_interval": "auto",
+        "window": None,
+        "precision": "float32",
+        "cache_precision": None,
+        "size": (518, 378),
+        "camera_hz": 30.0,
+        "limit_s": None,
+    }
+    bare = validated(Study, {"kind": "scale", "name": "x"}, "test")
+    assert bare.model_dump(exclude={"model", "streaming", "defaults", "cases", "sweep"}) == {
+        "kind": "scale",
+        "name": "x",
+        "device": "auto",
+        "input": {"kind": "synthetic", "scene": "room", "pool": 128, "seed": 0, "step": 0.05},
+        "checkpoints": (100, 320, 1_000, 3_840, 10_000, 25_000),
+        "sample_every": 20,
+    }
+    assert (bare.defaults, bare.cases, bare.sweep) == (Case(), (Case(),), Sweep())
+    assert (bare.model, bare.streaming) == (ModelSettings(), StreamSettings())
+    assert NoiseInput(kind="noise").model_dump() == {"kind": "noise", "pool": 64, "seed": 0}
+
+
+def test_axes_of_a_sweep_are_swept_in_their_order_the_last_one_fastest() -> None:
+    swept = {
+        "size": [[28, 14], [14, 28]],
+        "frames": [5, 6],
+        "scenario": ["offline", "single_stream"],
+        "window": [None, 3],
+        "cache_precision": [None, 8],
+    }
+    cases = list(study(sweep=swept, defaults={"backend": "sdpa"}).all_cases())
+    assert [
+        tuple(getattr(case, name) for name in ("frames", "scenario", "window", "cache_precision")) for case in cases
+    ][::2] == list(itertools.product([5, 6], ["offline", "single_stream"], [None, 3], [None, 8]))
+    assert [case.size for case in cases[:2]] == [(28, 14), (14, 28)]
 
 
 def test_the_shipped_study_reaches_its_length() -> None:
@@ -149,6 +226,17 @@ def test_names_say_every_difference() -> None:
             "a study has checkpoints along one stream",
         ),
         ("input.pool=1", "greater than or equal to 2"),
+        ("defaults.size=[8204, 14]", "less than or equal to 8192"),
+        ("defaults.frames=0", "greater than or equal to 1"),
+        ("defaults.camera_hz=0", "greater than 0"),
+        ("defaults.limit_s=0", "greater than 0"),
+        ("checkpoints=[300, 100]", "rising"),
+        ("sweep.frames=[]", "at least 1"),
+        (
+            "input={kind: dataset, dataset: {name: tum, scenes: [a], size: {mode: exact, width: 14, height: 14}}}",
+            "the cases say the size",
+        ),
+        ("input={kind: dataset, dataset: {name: tum, root: /x, scenes: [a, b]}}", "expected a list of one scene"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(override: str, says: str) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from studies import FakeSession, Quiet, study
 
 from lingbot_eval.errors import CheckpointError, StoreError
@@ -163,9 +165,94 @@ def test_another_machine_is_another_run(tmp_path: Path, monkeypatch: pytest.Monk
     here = run(tmp_path, study())
     block = here.record.environment
     monkeypatch.setattr(execute_module, "environment", lambda: block | {"cpu_model": "another"})
-    there = run(tmp_path, study())
-    assert there.path != here.path
+    paths = {here.path}
+    for change in (
+        {"cpu_model": "another"},
+        {"libraries": block["libraries"] | {"numpy": "0"}},
+        {"torch": block["torch"] | {"threads": 77}},
+    ):
+        monkeypatch.setattr(execute_module, "environment", lambda change=change: block | change)
+        paths.add(run(tmp_path, study()).path)
+    assert len(paths) == 4
     assert ScaleStore(here.path).read_run().environment["cpu_model"] == block["cpu_model"]
+    # What neither times nor memory rest on is no reason to measure anew.
+    monkeypatch.setattr(execute_module, "environment", lambda: block | {"python": "another", "git": "dirty"})
+    assert run(tmp_path, study()).path == here.path
+
+
+def test_other_files_and_other_weights_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a dataset the files are in the key; what is generated is in the settings."""
+    plant(monkeypatch, lambda backend, frame: None)
+    scene = tmp_path / "scene"
+    scene.mkdir()
+    for number in range(9):
+        Image.fromarray(np.full((42, 56, 3), number, np.uint8)).save(scene / f"{number}.png")
+    given = {"kind": "dataset", "dataset": {"name": "folder", "root": str(scene), "scenes": ["scene"]}, "pool": 3}
+    found = {run(tmp_path / "runs", study(input=given)).path}
+    Image.fromarray(np.full((43, 57, 3), 7, np.uint8)).save(scene / "8.png")
+    found.add(run(tmp_path / "runs", study(input=given)).path)
+    found.add(run(tmp_path / "runs", study(input=given, model={"config": "ci", "seed": 1})).path)
+    assert len(found) == 3
+
+
+def test_the_record_says_what_was_asked_and_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, lambda backend, frame: None)
+    what = study(
+        sweep={"precision": ["bfloat16", "float32"], "frames": [30, 20]}, defaults={"scenario": "single_stream"}
+    )
+    outcome = run(tmp_path, what)
+    record = ScaleStore(outcome.path).read_run()
+    assert (record.name, record.command, record.weights) == ("small", "lingbot-eval scale small", "untrained (seed 0)")
+    assert record.study == what.model_dump(mode="json")
+    # Those of one precision together, each in the order of the sweep.
+    assert [(case.case["precision"], case.case["frames"]) for case in outcome.records] == [
+        ("bfloat16", 30),
+        ("bfloat16", 20),
+        ("float32", 30),
+        ("float32", 20),
+    ]
+    assert record.cases == [case.name for case in outcome.records]
+    first = outcome.records[0]
+    assert first.facts == {
+        "config": "ci",
+        "weights_bytes": first.facts["weights_bytes"],
+        "weights": "untrained (seed 0)",
+        "trained": False,
+        "device": "cpu",
+        "backend": "sdpa",
+        "attention": first.facts["attention"],
+        "precision": "bfloat16",
+        "keyframe_interval": 1,
+        "window": first.facts["window"],
+        "scale_frames": 8,
+        "scenario": "the next frame is given when the outputs of the last are on the host",
+    }
+    assert first.sampling == {
+        "every frame": "forward and interval times, cache by kind and as allocated, allocated on the device",
+        "every 4 frames and at checkpoints": "reserved on the device, driver, process",
+        "driver": "not asked: ran on the CPU",
+    }
+    assert first.input["source"] == "uniform random pixels, seed 0"
+    assert (first.status, first.bad_input, first.out_of_memory, first.stopped) == ("ok", False, False, None)
+
+
+def test_a_size_has_its_own_frames_made_once_for_cases_in_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, lambda backend, frame: None)
+    made: list[tuple[tuple[int, int], int]] = []
+    whole = execute_module.open_source
+
+    def opened(settings: Any, size: tuple[int, int], workers: int, each_frame: Callable[[], None]) -> Any:
+        made.append((size, workers))
+        return whole(settings, size, workers, each_frame)
+
+    monkeypatch.setattr(execute_module, "open_source", opened)
+    sizes = [[56, 42], [28, 42]]
+    outcome = run(tmp_path, study(sweep={"frames": [12, 13], "size": sizes}))
+    assert not outcome.failed
+    # On a CPU, whose cores have the model to compute, nothing is decoded beside it.
+    assert made == [((56, 42), 0), ((28, 42), 0)] * 2
 
 
 def test_a_crash_costs_the_network_and_not_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

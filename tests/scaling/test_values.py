@@ -17,7 +17,7 @@ from studies import case_record, written
 
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.scaling.figure import Curve, scaling_figure
-from lingbot_eval.scaling.page import growth_statement, remarks, tables
+from lingbot_eval.scaling.page import case_labels, growth_statement, remarks, tables
 from lingbot_eval.scaling.records import CaseRecord
 from lingbot_eval.scaling.settings import Case
 from lingbot_eval.scaling.summary import (
@@ -28,8 +28,8 @@ from lingbot_eval.scaling.summary import (
     case_measurements,
     error_curve,
 )
-from lingbot_eval.streaming.estimate import NetworkSize, kept_frame_bytes
-from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
+from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
 from lingbot_eval.tables import Table
 from lingbot_eval.types import FrameType, Trajectory
 
@@ -237,6 +237,110 @@ def test_latency_and_deadline(tmp_path: Path) -> None:
     assert row["late share"] == f"{100 * late / steps:.2f} %"
     assert (row["p50"], row["p90"], row["p99"]) == ("39.00 ms", "41.00 ms", "41.00 ms")
     assert (row["largest backlog"], row["last backlog"]) == ("6 frames", "2 frames")
+
+
+def measured(rows: Sequence[dict[str, float | int | None]], **case: object) -> dict[tuple[str, str], object]:
+    """Value or reason of each measurement of throughput by name and variant."""
+    samples = SampleLog()
+    for row in rows:
+        samples.append(row)
+    given = Case.model_validate({"frames": len(rows), "size": (56, 42), **case})
+    found = case_measurements(given, samples, None)
+    return {(m.name, m.variant): m.reason if m.value is None else m.value for m in found if m.family == "throughput"}
+
+
+def test_who_comes_at_the_deadline_is_in_time() -> None:
+    row: dict[str, float | int | None] = {"forward_ms": 1.0, "interval_ms": 1.0, "backlog": 0}
+    rows = [row | {"frame_type": FrameType.KEPT, "latency_ms": latency} for latency in (50.0, 50.1, 49.9, 20.0)]
+    # Of a scale frame nothing is asked, however late it is; its queue is one as well.
+    rows.append(row | {"frame_type": FrameType.SCALE, "latency_ms": 900.0, "backlog": 5})
+    found = measured(rows, scenario="camera", camera_hz=20)
+    assert (found["deadline_misses", ""], found["deadline_miss_rate", ""]) == (1, 25)
+    assert (found["backlog", "largest"], found["backlog", "last"]) == (5, 5)
+    assert found["latency", "p50"] == pytest.approx(49.95)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "names"),
+    [
+        ("offline", set()),
+        ("single_stream", {("latency", f"p{percent}") for percent in (50, 90, 99)}),
+        (
+            "camera",
+            {
+                *(("latency", f"p{percent}") for percent in (50, 90, 99)),
+                ("deadline_misses", ""),
+                ("deadline_miss_rate", ""),
+                ("backlog", "largest"),
+                ("backlog", "last"),
+            },
+        ),
+    ],
+)
+def test_what_a_stream_that_ended_in_its_scale_phase_says(scenario: str, names: set[tuple[str, str]]) -> None:
+    row = {"frame_type": FrameType.SCALE, "forward_ms": 1.0, "interval_ms": 1.0, "latency_ms": 1.0, "backlog": 3}
+    found = measured([dict(row)], scenario=scenario)
+    told = {key: value for key, value in found.items() if key[0] in ("latency", "backlog") or "deadline" in key[0]}
+    assert set(told) == names
+    for key, value in told.items():
+        words = f"a {key[1]} needs " if key[0] == "latency" else "no step frame was reached"
+        assert str(value).startswith(words), key
+
+
+def test_names_of_cases_say_what_they_differ_in() -> None:
+    """What was found out in the run's place of what was asked for; the camera's rate even where all have it."""
+
+    def label(facts: dict[str, object] | None = None, **changes: object) -> str:
+        given = Case.model_validate({"frames": 12_000, **changes})
+        both = (
+            case_record("x", case=given.model_dump(mode="json"), facts=facts or {}),
+            case_record("y", case=Case(frames=1, window=7).model_dump(mode="json"), facts=facts or {}),
+        )
+        return case_labels(both)[0]
+
+    assert label(window=7) == "12,000 frames"
+    assert label() == "12,000 frames, window None"
+    assert label({"window": 64}) == "12,000 frames, window 64"
+    for changes, facts, words in (
+        ({"backend": "paged"}, {"backend": "triton"}, "triton"),
+        ({"backend": "paged"}, None, "paged"),
+        ({"keyframe_interval": 4}, None, "interval 4"),
+        ({"keyframe_interval": 4}, {"keyframe_interval": 4}, "interval 4"),
+        ({"precision": "bfloat16"}, None, "bfloat16"),
+        ({"cache_precision": 8}, None, "8-bit cache"),
+        ({"size": [56, 42]}, None, "56×42"),
+        ({"limit_s": 2.5}, None, "at most 2.5 s"),
+        ({"scenario": "single_stream"}, None, "single stream"),
+        ({"scenario": "camera", "camera_hz": 12.5}, None, "camera 12.5 Hz"),
+    ):
+        assert label(facts, window=7, **changes) == f"12,000 frames, {words}", changes
+    chosen = [Case(keyframe_interval=interval).model_dump(mode="json") for interval in ("auto", 2)]
+    records = [case_record(str(number), case=case) for number, case in enumerate(chosen)]
+    records[0] = records[0].model_copy(update={"facts": {"keyframe_interval": 32}})
+    assert case_labels(records) == ("10,000 frames, interval auto (32)", "10,000 frames, interval 2")
+    narrow = [case_record(str(n), case=Case(cache_precision=n).model_dump(mode="json")) for n in (None, 8)]
+    assert case_labels(narrow)[0] == "10,000 frames, cache as it comes"
+    camera = case_record("z", case=Case(scenario="camera").model_dump(mode="json"))
+    assert case_labels([camera, camera]) == ("10,000 frames, camera 30 Hz",) * 2
+
+
+def test_the_network_of_the_formula_is_the_study_s_own(tmp_path: Path) -> None:
+    """A refinement more costs a step of the camera head's cache; without windows every frame is kept for ever."""
+    network = NetworkSize(CONFIGS["ci"], "bfloat16", 2)
+    streaming = StreamSettings(scale_frames=SCALE, keyframe_interval=1)
+    case = Case(frames=FRAMES, size=(56, 42))
+    setting = Setting(case, network, streaming, on_cpu=True)
+    assert setting.window == CONFIGS["ci"].window
+    assert setting.kept_frame_bytes() == kept_frame_bytes(network, streaming)
+    formula = setting.formula(20)
+    assert formula == dict(estimate(network, streaming, 42, 56, 20).cache_bytes)
+    assert formula != setting.formula(21)
+    flow = StreamSettings(flow=FlowSettings(threshold=1.0))
+    windowed = StreamSettings(windowed=WindowedSettings(size=32))
+    assert Setting(case, network, flow, on_cpu=True).formula(20) is None
+    assert Setting(case, network, flow, on_cpu=True).kept_frame_bytes() is not None
+    assert Setting(case, network, windowed, on_cpu=True).formula(20) is None
+    assert Setting(case, network, windowed, on_cpu=True).kept_frame_bytes() is None
 
 
 def test_checkpoints(tmp_path: Path) -> None:
