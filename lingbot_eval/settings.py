@@ -1,4 +1,4 @@
-"""Nested settings and facts, opened into dotted names, and where two of them differ."""
+"""What settings are; nested settings and facts, opened into dotted names, and where two of them differ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 LONGEST = 100
+
+
+class StrictModel(BaseModel):
+    """Settings or a record: nothing in it changes once it is made, and a key that it does not know is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def flattened(facts: Mapping[str, Any], *, lists: bool = False) -> dict[str, Any]:

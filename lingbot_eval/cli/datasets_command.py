@@ -79,8 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from lingbot_eval.datasets.card_table import download_word, markdown_table, size_in_words
-    from lingbot_eval.datasets.cards import card_names, load_card
+    from lingbot_eval.datasets.cards import card_names, download_word, load_card, markdown_table, size_in_words
 
     cards = [load_card(name) for name in card_names()]
     if args.json:
@@ -107,7 +106,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _card_lines(card: Card) -> list[str]:
-    from lingbot_eval.datasets.card_table import size_in_words
+    from lingbot_eval.datasets.cards import size_in_words
 
     protocol = card.protocol
     fields = {
@@ -268,7 +267,7 @@ def _check(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from lingbot_eval.datasets.convert.oxford_spires import prepare_scene, scenes_in
+    from lingbot_eval.datasets.convert import prepare_scene, scenes_in
     from lingbot_eval.errors import DataError
     from lingbot_eval.resources import expanded
 

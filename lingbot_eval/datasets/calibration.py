@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lingbot_eval.datasets.sequence import pinhole
 from lingbot_eval.errors import ConfigError, DataError, at, reason
 from lingbot_eval.files.text import numbered_lines, parse_number, read_text
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.files.yaml_documents import parse_value
+from lingbot_eval.geometry.cameras import pinhole
 from lingbot_eval.types import FloatArray
 
 _ONE_TIME = "expected one time in seconds, later than before"

@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lingbot_eval.datasets.calibration import numbers_of, read_document
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, inside, names_listed, natural_key
-from lingbot_eval.datasets.readers import Size, array_depth, image_size, png_depth
+from lingbot_eval.datasets.readers import Size, image_size
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.colmap import has_model, read_model
-from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
-from lingbot_eval.files.pose_tables import checked_matrices
+from lingbot_eval.files.pose_documents import nerfstudio_poses
 from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.geometry.lenses import MODELS, LensCamera
-from lingbot_eval.types import DepthMap, FloatArray
+from lingbot_eval.geometry.poses import finite_poses
+from lingbot_eval.types import FloatArray
 
 TRANSFORMS = "transforms.json"
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "colmap")
@@ -150,7 +148,6 @@ class CaptureAdapter(FileDataset):
             },
             index_files=index_files,
             notes=notes,
-            depth_reader=_depth,
             one_size=False,
         )
 
@@ -237,14 +234,10 @@ def _of_nerfstudio(path: Path) -> list[_Entry]:
     if not frames or wrong:
         place = f": frame {wrong[0]}" if wrong else ""
         raise DataError(f"{path}{place}: expected a list 'frames' of file_path and transform_matrix, found other JSON")
-    matrices = _stacked([frame.get("transform_matrix") for frame in frames])
-    if matrices is None:  # of two shapes, or one is none
-        matrices = np.array([_matrix(frame, f"{path}: frame {n}", path) for n, frame in enumerate(frames)])
-    poses = checked_matrices(matrices, [f"{path}: frame {n}" for n in range(len(frames))]) @ OPENGL_TO_OPENCV
     shared = _camera(document, path)
     entries = []
-    known = np.asarray(np.isfinite(poses).all(axis=(1, 2)))
-    for frame, pose, is_known in zip(frames, poses, known.tolist(), strict=True):
+    poses = nerfstudio_poses(frames, path)
+    for frame, pose, is_known in zip(frames, poses, finite_poses(poses).tolist(), strict=True):
         own = _camera({**document, **frame}, path) if "fl_x" in frame else shared
         depth = frame.get("depth_file_path")
         entries.append(
@@ -255,29 +248,6 @@ def _of_nerfstudio(path: Path) -> list[_Entry]:
 
 def _is_named(frame: dict[str, Any]) -> bool:
     return isinstance(frame.get("file_path"), str) and bool(frame["file_path"])
-
-
-def _stacked(matrices: list[Any]) -> FloatArray | None:
-    """(N, 3, 4) or (N, 4, 4) where all matrices are of one such shape, of numbers; else None."""
-    try:
-        found = np.array(matrices)
-    except ValueError:
-        return None
-    return found.astype(np.float64) if found.dtype.kind in "fi" and found.shape[1:] in ((3, 4), (4, 4)) else None
-
-
-def _matrix(frame: dict[str, Any], place: str, path: Path) -> FloatArray:
-    rows = frame.get("transform_matrix")
-    matrix = np.eye(4)
-    if not isinstance(rows, list) or len(rows) not in (3, 4):
-        raise DataError(f"{place}: expected transform_matrix as 4x4 or 3x4 numbers")
-    try:
-        matrix[: len(rows)] = np.array(numbers_of(frame, "transform_matrix", 4 * len(rows), path, lost=True)).reshape(
-            -1, 4
-        )
-    except DataError as error:
-        raise DataError(f"{place}: {str(error).partition(': ')[2]}") from None
-    return matrix
 
 
 def _camera(document: Mapping[str, Any], path: Path) -> LensCamera | None:
@@ -310,7 +280,3 @@ def _camera(document: Mapping[str, Any], path: Path) -> LensCamera | None:
     if numbers[0] <= 0 or numbers[1] <= 0:
         raise DataError(f"{path}: expected positive focal lengths, found {numbers[:2]}")
     return LensCamera(model, (size[0], size[1]), tuple(numbers))
-
-
-def _depth(path: Path, place: str, expected: Size | None) -> DepthMap:
-    return (array_depth if path.suffix == ".npy" else png_depth(1000.0))(path, place, expected)

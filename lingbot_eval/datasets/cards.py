@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lingbot_eval.datasets.prepare.resize import SizeSettings
 from lingbot_eval.datasets.protocol import Selection
@@ -15,6 +15,8 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.archives import ARCHIVES, ArchiveKind, inner_path
 from lingbot_eval.files.yaml_documents import load_mapping
 from lingbot_eval.resources import shared_file, shared_names
+from lingbot_eval.settings import StrictModel
+from lingbot_eval.tables import markdown_grid
 from lingbot_eval.validation import validated
 
 Text = Annotated[str, Field(min_length=1)]
@@ -34,11 +36,7 @@ Size = Annotated[int, Field(ge=1)]
 Checksum = Annotated[str, Field(pattern="^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Part):
+class Source(StrictModel):
     """Where the dataset comes from. url: None for what is made or brought by the user."""
 
     url: Text | None = None
@@ -46,7 +44,7 @@ class Source(_Part):
     citation: Text | None = None
 
 
-class DownloadFile(_Part):
+class DownloadFile(StrictModel):
     """A file at its official address, or one a part where ``{part}`` stands for the part's name.
 
     url: http, https or hf://datasets/owner/repository[@revision]/file. parts: folders under the root that need it.
@@ -86,7 +84,7 @@ class DownloadFile(_Part):
         return self
 
 
-class Download(_Part):
+class Download(StrictModel):
     """How one gets the dataset. page: the official page that offers it.
 
     files: what ``datasets fetch`` fetches. A part is a folder under the root that appears when all its files are
@@ -106,7 +104,7 @@ class Download(_Part):
         return self
 
 
-class Protocol(_Part):
+class Protocol(StrictModel):
     """How it is evaluated unless an experiment says otherwise (protocol.md section 2).
 
     split: a word for the record; the adapter's options choose it. stride: every so many frames. size: what the
@@ -120,7 +118,7 @@ class Protocol(_Part):
     min_depth: Metres = 0.0
     max_depth: Metres = 80.0
     metrics: tuple[Text, ...] = ()
-    thresholds: dict[str, Number] = {}
+    thresholds: dict[str, Number] = Field(default_factory=dict)
     notes: tuple[Text, ...] = ()
 
     @model_validator(mode="after")
@@ -130,7 +128,7 @@ class Protocol(_Part):
         return self
 
 
-class Published(_Part):
+class Published(StrictModel):
     """Numbers that somebody reported. source: who and where. scenes: how many they are the mean of; scene_names: which,
     where they are not all of the protocol.
 
@@ -147,7 +145,7 @@ class Published(_Part):
     conventions: Text | None = None
 
 
-class Card(_Part):
+class Card(StrictModel):
     """One dataset.
 
     layout: how it must lie under the root. download: None for what is made, or brought by the user.
@@ -162,9 +160,9 @@ class Card(_Part):
     layout: Text
     download: Download | None = None
     scenes: Text
-    expected_scenes: dict[str, Annotated[int, Field(ge=1)] | None] = {}
-    scenes_left_out: dict[str, Text] = {}
-    views_left_out: dict[str, Text] = {}
+    expected_scenes: dict[str, Annotated[int, Field(ge=1)] | None] = Field(default_factory=dict)
+    scenes_left_out: dict[str, Text] = Field(default_factory=dict)
+    views_left_out: dict[str, Text] = Field(default_factory=dict)
     protocol: Protocol
     published: tuple[Published, ...] = ()
 
@@ -204,3 +202,46 @@ def load_card(name: str, file: Path | None = None) -> Card:
     if card.name != name:
         raise ConfigError(f"{path}: name: expected '{name}' as the dataset, found '{card.name}'")
     return card
+
+
+def markdown_table() -> str:
+    """All shipped cards, one row each, as a Markdown table that ends with a line break."""
+    header = ("dataset", "name", "scenes", "protocol", "metrics", "download", "licence")
+    rows = [header, *(_row(load_card(name)) for name in card_names())]
+    return "".join(f"{line}\n" for line in markdown_grid(rows, ["left"] * len(header), padded=False))
+
+
+def size_in_words(size: SizeSettings) -> str:
+    """What frames are resized to, in a few words: ``width 518``, ``cover 504×280``."""
+    words = f"width {size.width}" if size.mode == "width" else f"{size.mode} {size.width}×{size.height}"
+    return words if size.filter == "bicubic" else f"{words}, {size.filter.capitalize()}"
+
+
+def download_word(card: Card) -> str | None:
+    """``fetch`` for what a command downloads, ``by hand`` for what takes a person, None for what is made or brought."""
+    if card.download is None:
+        return None
+    return "fetch" if card.download.files else "by hand"
+
+
+def _row(card: Card) -> tuple[str, ...]:
+    title = f"[{card.title}]({card.source.url})" if card.source.url else card.title
+    protocol = card.protocol
+    words = [f"stride {protocol.stride}", size_in_words(protocol.size)]
+    cells = (
+        title,
+        f"`{card.name}`",
+        _scenes(card),
+        ", ".join([*([protocol.split] if protocol.split else []), *words]),
+        ", ".join(protocol.metrics) or "–",
+        download_word(card) or "–",
+        card.source.licence,
+    )
+    return tuple(cell.replace("|", "\\|") for cell in cells)
+
+
+def _scenes(card: Card) -> str:
+    """How many scenes the protocol has: those listed, else as many as its published rows are the mean of."""
+    published = max((row.scenes or 0 for row in card.published), default=0)
+    count = len(card.expected_scenes) or published
+    return str(count) if count else "any"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.calibration import (
     checked_pinhole,
@@ -21,13 +20,15 @@ from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, existing_folder, folders_in, names_in, root_hint
 from lingbot_eval.datasets.readers import png_depth
 from lingbot_eval.datasets.reference_poses import moved, poses_by_number
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.association import associate
-from lingbot_eval.files.pose_matrices import checked_rigid, read_pose
+from lingbot_eval.files.pose_tables import checked_rigid, read_pose
 from lingbot_eval.files.trajectories import read_kitti
+from lingbot_eval.geometry.cameras import pinhole
 from lingbot_eval.geometry.lenses import LensCamera
 from lingbot_eval.geometry.poses import inverse, pose_matrix
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FloatArray
 
 MAX_TIME_DIFFERENCE = 0.02  # seconds between an image that is not synchronised and its GPS/INS packet
@@ -37,13 +38,11 @@ _EARTH_RADIUS = 6378137.0  # metres, of the development kit
 _DRIVE = re.compile(r"\d{4}_\d\d_\d\d_drive_\d{4}_(sync|extract)")
 
 
-class KittiOptions(BaseModel):
+class KittiOptions(StrictModel):
     """camera: ``image_2`` is the left colour camera, ``image_0`` the left grey one, whose poses the file has.
 
     None: image_2, or image_0 where only that is there.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     camera: Literal["image_0", "image_1", "image_2", "image_3"] | None = None
 
@@ -100,10 +99,8 @@ def _sequences(root: Path) -> list[str]:
     return [name for name in folders_in(folder) if re.fullmatch(r"\d\d", name)] if folder.is_dir() else []
 
 
-class KittiRawOptions(BaseModel):
+class KittiRawOptions(StrictModel):
     """camera: ``02`` is the left colour camera, ``00`` the left grey one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     camera: Literal["00", "01", "02", "03"] = "02"
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.calibration import checked_pinhole
 from lingbot_eval.datasets.file_dataset import FileDataset
@@ -25,8 +24,9 @@ from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.files.arrays import read_npz
 from lingbot_eval.files.colmap import has_model, read_model
-from lingbot_eval.files.pose_matrices import checked_rigid
+from lingbot_eval.files.pose_tables import checked_rigid
 from lingbot_eval.geometry.poses import inverse
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FloatArray
 
 VIEWS_LEFT_OUT: dict[str, frozenset[int]] = {
@@ -48,10 +48,8 @@ _KEYS = {"intrinsics": (3, 3), "extrinsics": (4, 4)}
 _MOST_BYTES = 100_000  # a calibration is a few hundred
 
 
-class Eth3dOptions(BaseModel):
+class Eth3dOptions(StrictModel):
     """views: ``protocol`` leaves out those that the published protocol does, ``all`` takes every one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     views: Literal["protocol", "all"] = "protocol"
 

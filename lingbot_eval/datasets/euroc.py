@@ -13,7 +13,7 @@ from lingbot_eval.datasets.listing import names_listed, shown
 from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
-from lingbot_eval.files.pose_matrices import checked_rigid
+from lingbot_eval.files.pose_tables import checked_rigid
 from lingbot_eval.files.text import numbered_lines
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.files.trajectories import read_trajectory

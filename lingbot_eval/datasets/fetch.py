@@ -27,6 +27,7 @@ from lingbot_eval.files.archives import ARCHIVES, Place, unpack, unpacked_limit
 from lingbot_eval.files.atomic import temporary_folder, write_text
 from lingbot_eval.files.downloads import HUB, check_file, download, file_sha256, from_hub, stated_size
 from lingbot_eval.files.json_documents import read_json
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.validation import nearest, validated
 
 WORK = ".lingbot-eval-fetch"
@@ -90,17 +91,13 @@ class FetchPlan:
         return sum(source.size is None for source in self.sources)
 
 
-class _FetchedFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _FetchedFile(StrictModel):
     size: int
     sha256: str
     when: str
 
 
-class _FetchedPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _FetchedPart(StrictModel):
     files: int
     bytes: int
 

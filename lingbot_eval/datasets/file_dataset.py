@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from lingbot_eval.datasets.image_folder import gap_notes, numbering_of
 from lingbot_eval.datasets.listing import existing_folder, names_in, numbered_files, scene_folders, shown, unknown_scene
@@ -19,13 +19,12 @@ from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.geometry.lenses import LensCamera
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import DepthMap, FloatArray
 
 
-class NoOptions(BaseModel):
+class NoOptions(StrictModel):
     """A dataset with nothing to choose."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FileDataset:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lingbot_eval.datasets.image_folder import (
     Numbering,
@@ -24,12 +24,14 @@ from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in,
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.readers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from lingbot_eval.datasets.reference_poses import facts_of, poses_by_time
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.datasets.structure_reference import StructureSequence, structure_in_words
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.pairing import image_stem
 from lingbot_eval.files.text import parse_number
 from lingbot_eval.files.trajectories import TrajectoryFormat, read_trajectory
+from lingbot_eval.geometry.cameras import pinhole
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FloatArray
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -39,7 +41,7 @@ _TIMES_ALONE = "times go by number, so that the others keep theirs"
 _TIMES_AND_POSES = "times go by number, and so do poses unless their file has one row for each image that is there"
 
 
-class FolderOptions(BaseModel):
+class FolderOptions(StrictModel):
     """How images become frames.
 
     timestamps: ``fps`` (position / fps, where a number missing among numbered names keeps its place), or the number
@@ -50,8 +52,6 @@ class FolderOptions(BaseModel):
     images. reference: ``sfm`` takes the poses that structure from motion finds in the selected images where there is no
     trajectory (`lingbot_eval.datasets.structure_reference`): a reference in a unit of its own, and no ground truth.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fps: Positive = 30.0
     timestamps: Literal["fps", "seconds_in_names", "nanoseconds_in_names"] = "fps"

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FrameSequence
 
 MAX_FRAMES = 10**9
 """A year of video at 30 Hz; start + stride · count still fits the machine's integers."""
 
 
-class Selection(BaseModel):
+class Selection(StrictModel):
     """Which frames of a scene are used: every ``stride``-th from ``start``, at most ``count``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     start: Annotated[int, Field(ge=0, le=MAX_FRAMES)] = 0
     stride: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 1

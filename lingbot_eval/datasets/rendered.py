@@ -12,11 +12,12 @@ from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER
 from lingbot_eval.datasets.readers import Size, array_depth, checked_size, opened_depth, png_depth, without_invalid
 from lingbot_eval.datasets.reference_poses import moved, poses_by_number
-from lingbot_eval.datasets.sequence import FileSequence, pinhole
+from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
 from lingbot_eval.files.pose_tables import checked_matrices, poses_of
 from lingbot_eval.files.trajectories import read_kitti
+from lingbot_eval.geometry.cameras import pinhole
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import DepthMap
 

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.calibration import checked_pinhole, numbers_of, read_document, read_numbers
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, names_in, shown
 from lingbot_eval.datasets.readers import image_size, opened_depth
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole, resized
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.colmap import read_model
 from lingbot_eval.files.pairing import image_stem
 from lingbot_eval.files.pose_tables import checked_matrices
+from lingbot_eval.geometry.cameras import pinhole, resized_intrinsics
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FloatArray
 
 SCANNET_COLOUR = (1296, 968)  # pixels of the images that intrinsic_color.txt is of
@@ -50,7 +51,7 @@ class ScanNetAdapter(FileDataset):
         if colour is not None and images:
             size = image_size(next(iter(images.values())), f"{self.name}: {scene}")
             if abs(2 * colour[0, 2] / size[0] - 1) > 0.2:  # no camera's axis is so far off: of images before resizing
-                colour = resized(colour, SCANNET_COLOUR, size)
+                colour = resized_intrinsics(colour, SCANNET_COLOUR, size)
                 notes = [f"intrinsics of {SCANNET_COLOUR[0]}x{SCANNET_COLOUR[1]} pixels are scaled to the images'"]
         return self.sequence(
             scene,
@@ -101,10 +102,8 @@ def _intrinsics(path: Path | None) -> FloatArray | None:
     return checked_pinhole(matrix, str(path))
 
 
-class ScanNetPPOptions(BaseModel):
+class ScanNetPPOptions(StrictModel):
     """camera: the telephone's video frames, or the photographs of the camera with a fisheye lens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     camera: Literal["iphone", "dslr"] = "iphone"
 
@@ -148,7 +147,7 @@ class ScanNetPPAdapter(FileDataset):
             if n in known:
                 numbers = np.array(numbers_of(known[n], "intrinsic", 9, path))
                 matrix = checked_pinhole(numbers.reshape(3, 3), f"{path}: frame {n}")
-                own = resized(matrix, *scale) if scale is not None and n in depths else None
+                own = resized_intrinsics(matrix, *scale) if scale is not None and n in depths else None
                 time = known[n].get("timestamp")
             seconds = float(time) if isinstance(time, int | float) else n / 60.0
             files.append(FrameFiles(image, seconds, poses.get(n), depths.get(n), matrix, own))

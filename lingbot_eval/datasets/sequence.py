@@ -25,9 +25,8 @@ from lingbot_eval.datasets.readers import (
     read_image,
 )
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.file_state import file_state
-from lingbot_eval.files.pose_matrices import read_pose
-from lingbot_eval.geometry.cameras import crop_intrinsics, scale_intrinsics
+from lingbot_eval.files.opening import file_state
+from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.geometry.lenses import LensCamera, carried, undistorted
 from lingbot_eval.types import FloatArray, Frame, Trajectory
 
@@ -259,18 +258,6 @@ def _and_more(count: int) -> str:
 
 def _pose(source: FrameFiles) -> FloatArray | None:
     return read_pose(source.pose) if isinstance(source.pose, Path) else source.pose
-
-
-def pinhole(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
-    """(3, 3) intrinsic matrix in pixels."""
-    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-
-
-def resized(intrinsics: FloatArray, old: Size, new: Size) -> FloatArray:
-    """(3, 3) intrinsics of images of ``new`` (width, height) pixels, which were ``old`` before they were resized."""
-    return crop_intrinsics(
-        scale_intrinsics(crop_intrinsics(intrinsics, -0.5, -0.5), new[0] / old[0], new[1] / old[1]), 0.5, 0.5
-    )
 
 
 def selected(dataset: str, scene: str, selection: Selection, total: int) -> range:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.text import numbered_lines
+from lingbot_eval.geometry.cameras import pinhole
+from lingbot_eval.settings import StrictModel
 
 COLOUR_INTRINSICS = pinhole(525.0, 525.0, 320.0, 240.0)
 DEPTH_INTRINSICS = pinhole(585.0, 585.0, 320.0, 240.0)  # of frame-*.depth.png, the sensor's own view
@@ -25,10 +25,8 @@ _SEQUENCE = re.compile(r"seq-\d+")
 _FILE = re.compile(r"frame-(\d{1,9})\.(color|depth\.proj|depth|pose)\.(png|jpg|jpeg|txt)", re.IGNORECASE)
 
 
-class SevenScenesOptions(BaseModel):
+class SevenScenesOptions(StrictModel):
     """split: which sequences ``scenes: all`` means; ``all`` takes every sequence on disk, split files or not."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: Literal["test", "train", "all"] = "test"
 

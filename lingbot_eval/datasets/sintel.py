@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from lingbot_eval.datasets.calibration import checked_pinhole
 from lingbot_eval.datasets.file_dataset import FileDataset
@@ -16,8 +15,9 @@ from lingbot_eval.datasets.readers import Size, checked_file, checked_size, with
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.files.opening import read_file
-from lingbot_eval.files.pose_matrices import checked_rigid
+from lingbot_eval.files.pose_tables import checked_rigid
 from lingbot_eval.geometry.poses import inverse
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import DepthMap, FloatArray
 
 _TAG = np.float32(202021.25).tobytes()  # "PIEH", little-endian, before every file of floats
@@ -26,10 +26,8 @@ _FRAME = rf"frame_{NUMBER}\."
 _IMAGE = re.compile(f"{_FRAME}png", re.IGNORECASE)
 
 
-class SintelOptions(BaseModel):
+class SintelOptions(StrictModel):
     """render: ``final`` with blur, fog and glare, as the field's tables take it, or ``clean``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     render: Literal["final", "clean"] = "final"
 

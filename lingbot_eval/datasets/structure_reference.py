@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
 from lingbot_eval.datasets.readers import image_size, read_image
 from lingbot_eval.datasets.sequence import FileSequence
@@ -19,6 +19,7 @@ from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.opening import open_file
 from lingbot_eval.geometry.structure import FEATURES, NEIGHBOURS, Mapper, pycolmap, structure_of
 from lingbot_eval.resources import user_cache
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Frame, Image, Trajectory
 
 _FORMAT = 1  # of the kept file, and of how COLMAP is called
@@ -28,10 +29,8 @@ _SEED = 0
 Entry = Annotated[tuple[FiniteFloat, ...], Field(min_length=16, max_length=16)]
 
 
-class _Kept(BaseModel):
+class _Kept(StrictModel):
     """A computed structure as the cache has it. poses: 16 numbers, row by row, by position of the image."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     poses: dict[int, Entry]
     models: tuple[int, ...]

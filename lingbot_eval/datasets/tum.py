@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import inside, names_listed, shown
 from lingbot_eval.datasets.readers import png_depth
 from lingbot_eval.datasets.reference_poses import moved, poses_by_time
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, pinhole
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.association import associate
 from lingbot_eval.files.text import numbered_lines, parse_number
 from lingbot_eval.files.trajectories import read_tum
+from lingbot_eval.geometry.cameras import pinhole
 from lingbot_eval.geometry.poses import orthogonalised
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FloatArray
 
 MAX_TIME_DIFFERENCE = 0.02  # seconds between an image and its pose or depth map
@@ -51,15 +53,13 @@ _DYNAMIC = re.compile(r"rgbd_dataset_freiburg3_(?:sitting|walking)_.*(?<!_valida
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
-class TumOptions(BaseModel):
+class TumOptions(StrictModel):
     """camera: of the sequences that ``scenes: all`` means. Validation sequences (no ground truth) are never meant.
 
     For recordings of one's own in this layout: intrinsics: fx, fy, cx, cy in pixels instead of the calibration that
     the folder's name stands for; every folder is then a scene. depth_scale: units of the depth maps a metre, 1000 for
     millimetres (the dataset's own are 5000).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     camera: Literal["freiburg1", "freiburg2", "freiburg3", "all"] = "freiburg1"
     intrinsics: tuple[Positive, Positive, float, float] | None = None

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lingbot_eval.datasets.listing import names_in, shown, unknown_scene
 from lingbot_eval.datasets.protocol import Selection
@@ -19,6 +19,7 @@ from lingbot_eval.datasets.sequence import selected
 from lingbot_eval.datasets.video_picture import Pictures, RawPicture
 from lingbot_eval.datasets.video_stream import UNCHECKED, Listing, Tally, decoded, faults_of, listing
 from lingbot_eval.errors import DataError
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FloatArray, Frame
 
 # What cameras, phones and editors write; any other file can be given as the root itself.
@@ -28,10 +29,8 @@ VIDEO_SUFFIXES = (
 )
 
 
-class VideoOptions(BaseModel):
+class VideoOptions(StrictModel):
     """fps: frames taken a second, by the stream's own timestamps; null takes every frame."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fps: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, NoReturn
 
-from lingbot_eval.errors import DataError, DependencyError, StoreError, reason
+from lingbot_eval.errors import DataError, DependencyError, reason
+from lingbot_eval.files.atomic import writing
 from lingbot_eval.files.opening import DAMAGE
 
 ArchiveKind = Literal["zip", "tar", "7z"]
@@ -149,10 +150,8 @@ class _Target:
         self.written += len(piece)
         if self.written > self._most:
             self.refuse(f"it unpacks to more than {self._most:,} bytes")
-        try:
+        with writing(self._folder):
             stream.write(piece)
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
         self._each(len(piece))
 
     def _placed(self, name: str) -> PurePosixPath | None:
@@ -181,23 +180,15 @@ class _Target:
     def _made(self, path: PurePosixPath) -> Path:
         full = self._folder / path
         if path.parent not in self._there:
-            try:
+            with writing(full.parent):
                 full.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise _unwritable(full.parent, error) from error
             self._there.add(path.parent)
         return full
 
 
 def _created(path: Path) -> IO[bytes]:
-    try:
+    with writing(path):
         return path.open("wb")  # over what another archive of the same dataset brought: a licence, say
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"cannot write {path}: {reason(error)}; free space or choose another folder, then run again")
 
 
 def _unpack_zip(archive: Path, target: _Target) -> None:

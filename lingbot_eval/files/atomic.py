@@ -16,9 +16,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import StoreError, reason
 
 _FOLDER = "lingbot-eval"  # of the names of temporary folders
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a StoreError that names ``path`` and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {reason(error)}; free space or choose another folder, then run again"
+        ) from error
 
 
 @contextmanager
@@ -28,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises StoreError, with what the system said, when the disk is full or the folder cannot be written;
     the temporary file is gone then and ``path`` is what it was.
     """
-    try:
+    with writing(path):
         # The suffix stays last: writers such as matplotlib and numpy choose the format by it.
         temporary, lock = _claimed_new(path.parent, f".{path.stem}", path.suffix, folder=False)
         try:
@@ -41,10 +52,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
             with suppress(OSError):
                 temporary.unlink()
             os.close(lock)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder, then run again"
-        ) from error
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 from lingbot_eval.errors import DataError, at, reason
 from lingbot_eval.files.opening import open_file
 from lingbot_eval.files.pairing import image_stem
-from lingbot_eval.files.pose_documents import colmap_image
+from lingbot_eval.files.pose_documents import colmap_images
 from lingbot_eval.files.pose_tables import poses_of
-from lingbot_eval.files.text import numbered_lines, parse_number
+from lingbot_eval.files.text import numbered_lines, parse_number, read_text
 from lingbot_eval.geometry.lenses import MODELS, LensCamera
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import FloatArray
@@ -69,8 +68,10 @@ def read_model(folder: Path) -> ColmapModel:
     """The model in a folder, of text and binary files the text. Raises DataError with the place."""
     kind = ".txt" if (folder / "images.txt").is_file() or not (folder / "images.bin").is_file() else ".bin"
     files = folder / f"cameras{kind}", folder / f"images{kind}"
+    images: list[_Image]
     if kind == ".txt":
-        cameras, images = read_cameras(files[0]), list(_images_of_text(files[1]))
+        cameras, said = read_cameras(files[0]), colmap_images(read_text(files[1], "list of images"), files[1])
+        images = [(at(files[1], line), numbers[1:], camera, name) for line, numbers, camera, name in said]
     else:
         cameras, images = _read_binary(*files)
     camera_of: dict[str, int] = {}
@@ -127,14 +128,6 @@ def _camera(model: str, size: tuple[int, int], numbers: list[float]) -> LensCame
 
 _Image = tuple[str, list[float], int, str]
 """Place for messages; qw qx qy qz tx ty tz, world-to-camera; number of the camera; name."""
-
-
-def _images_of_text(path: Path) -> Iterator[_Image]:
-    """Images of images.txt, of which every second line holds points. Raises DataError."""
-    for number, line in numbered_lines(path, "list of images"):
-        if not line.startswith("#") and (found := colmap_image(line)) is not None:
-            numbers, camera, name = found
-            yield at(path, number), numbers[1:], camera, name
 
 
 def _read_binary(cameras_file: Path, images_file: Path) -> tuple[dict[int, LensCamera], list[_Image]]:

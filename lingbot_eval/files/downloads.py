@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from lingbot_eval import __version__
-from lingbot_eval.errors import DataError, DependencyError, StoreError, reason
-from lingbot_eval.files.atomic import write_text
+from lingbot_eval.errors import DataError, DependencyError, reason
+from lingbot_eval.files.atomic import write_text, writing
 
 if TYPE_CHECKING:
     import requests
@@ -78,7 +78,7 @@ def download(
     level = log.level
     log.setLevel(logging.ERROR)  # it tells of hashes that nobody asked for
     try:
-        with _written(path):
+        with writing(path):
             pooch.retrieve(url, checksum, fname=path.name, path=path.parent, downloader=transfer)
     except ValueError as error:
         raise DataError(
@@ -247,7 +247,8 @@ def _receive(url: str, part: Path, size: int | None, hosts: set[str | None], pro
             )
         write_text(state, json.dumps(asdict(found)))
         most = size if found.length is None else found.length
-        with _written(part), part.open("r+b" if have else "wb") as stream:
+        # Errors of the network are no OSError here: urllib3's are its own.
+        with writing(part), part.open("r+b" if have else "wb") as stream:
             stream.seek(have)
             try:
                 # As it is sent, not as requests would decode it: a compressed archive is to stay one.
@@ -296,17 +297,6 @@ def _opened(method: str, url: str, headers: dict[str, str], hosts: set[str | Non
                 )
             at = following
         raise DataError(f"{url}: it redirects more than {_REDIRECTS} times")
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a StoreError. Errors of the network are none here: urllib3's are its own."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {reason(error)}; free space or choose another folder, then run again"
-        ) from error
 
 
 def _known(state: Path) -> _Version | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def colmap_image(line: str) -> tuple[list[float], int, str] | None:
     return (numbers[:8], int(numbers[8]), words[9].strip()) if one_word else None
 
 
-def read_colmap(text: str, path: Path) -> PoseRows:
-    """COLMAP's images.txt: world-to-camera, inverted. Raises DataError with file and line."""
-    numbers: list[list[float]] = []
-    names: list[str] = []
-    lines: list[int] = []
+def colmap_images(text: str, path: Path) -> Iterator[tuple[int, list[float], int, str]]:
+    """Line, eight numbers (as of `colmap_image`), camera and name of each image of COLMAP's images.txt.
+
+    Raises DataError with file and line.
+    """
     points_follow = False
     for number, line in enumerate(text.split("\n"), start=1):
         stripped = line.strip()
@@ -73,15 +74,19 @@ def read_colmap(text: str, path: Path) -> PoseRows:
         found = colmap_image(stripped)
         if found is None:
             raise DataError(f"{at(path, number)}: expected {_COLMAP_FIELDS}, found {stripped[:60]!r}")
-        numbers.append(found[0])
-        names.append(found[2])
-        lines.append(number)
+        yield number, *found
         points_follow = True
-    if not numbers:
+
+
+def read_colmap(text: str, path: Path) -> PoseRows:
+    """COLMAP's images.txt: world-to-camera, inverted. Raises DataError with file and line."""
+    images = list(colmap_images(text, path))
+    if not images:
         raise DataError(f"{path}: expected {_COLMAP_FIELDS}, found no images; is the file complete?")
-    values = np.array(numbers)
+    values = np.array([numbers for _, numbers, _, _ in images])
     world_to_camera = poses_of(values[:, 5:8], values[:, [2, 3, 4, 1]])
-    return PoseRows("colmap", inverse(world_to_camera), np.array(lines, dtype=np.int64), names=names)
+    lines = np.array([line for line, *_ in images], dtype=np.int64)
+    return PoseRows("colmap", inverse(world_to_camera), lines, names=[name for *_, name in images])
 
 
 def _looks_like_image(line: str) -> bool:
@@ -169,23 +174,35 @@ def read_nerfstudio(text: str, path: Path) -> PoseRows:
             f"{path}: expected a transforms.json with a list 'frames' of file_path and transform_matrix, found"
             f" {'no frames' if frames == [] else 'other JSON'}"
         )
-    matrices, names = [], []
-    for position, frame in enumerate(frames):
-        matrix = frame.get("transform_matrix") if isinstance(frame, dict) else None
-        found = _matrix(matrix)
-        if found is None:
-            raise DataError(f"{path}: frame {position}: expected transform_matrix as 4x4 or 3x4 numbers")
-        matrices.append(found)
-        name = frame.get("file_path")
-        names.append(name if isinstance(name, str) else None)
-    poses = checked_matrices(np.stack(matrices), [f"{path}: frame {position}" for position in range(len(matrices))])
-    named = [name for name in names if name is not None]
-    return PoseRows(
-        "nerfstudio",
-        poses @ OPENGL_TO_OPENCV,
-        np.arange(1, len(poses) + 1),
-        names=named if len(named) == len(poses) else None,
-    )
+    poses = nerfstudio_poses(frames, path)
+    names = [name for frame in frames if isinstance(name := frame.get("file_path"), str)]
+    lines = np.arange(1, len(poses) + 1)
+    return PoseRows("nerfstudio", poses, lines, names=names if len(names) == len(poses) else None)
+
+
+def nerfstudio_poses(frames: Sequence[Any], path: Path) -> FloatArray:
+    """(N, 4, 4) camera-to-world poses of a transforms.json in OpenCV axes, NaN throughout where one is lost.
+
+    Raises DataError with the frame.
+    """
+    given = [frame.get("transform_matrix") if isinstance(frame, dict) else None for frame in frames]
+    matrices = _stacked(given)
+    if matrices is None:  # of two shapes, or one is none
+        found = [_matrix(rows) for rows in given]
+        wrong = next((position for position, matrix in enumerate(found) if matrix is None), None)
+        if wrong is not None:
+            raise DataError(f"{path}: frame {wrong}: expected transform_matrix as 4x4 or 3x4 numbers")
+        matrices = np.array(found)
+    return checked_matrices(matrices, [f"{path}: frame {n}" for n in range(len(frames))]) @ OPENGL_TO_OPENCV
+
+
+def _stacked(matrices: list[Any]) -> FloatArray | None:
+    """(N, 3, 4) or (N, 4, 4) where all matrices are of one such shape, of numbers; else None."""
+    try:
+        found = np.array(matrices)
+    except ValueError:
+        return None
+    return found.astype(np.float64) if found.dtype.kind in "fi" and found.shape[1:] in ((3, 4), (4, 4)) else None
 
 
 def _matrix(rows: Any) -> FloatArray | None:

@@ -22,24 +22,12 @@ from lingbot_eval.files.pose_documents import (
     read_nerfstudio,
     read_numpy,
 )
-from lingbot_eval.files.pose_tables import ROTATION_TOLERANCE, TUM_FIELDS, PoseRows, read_table
+from lingbot_eval.files.pose_tables import TUM_FIELDS, PoseRows, read_table
 from lingbot_eval.files.text import decoded, kind_of_bytes, read_bytes
 from lingbot_eval.files.times import WORDS, TimeUnit, checked_scale, indistinguishable, read_stamps
-from lingbot_eval.geometry.poses import nearest_rotation
+from lingbot_eval.geometry.poses import finite_poses, nearest_rotation
 from lingbot_eval.geometry.quaternions import quaternion_from_rotation
 from lingbot_eval.types import FloatArray, Trajectory
-
-__all__ = [
-    "FORMATS",
-    "ROTATION_TOLERANCE",
-    "TUM_FIELDS",
-    "TrajectoryFile",
-    "TrajectoryFormat",
-    "read_kitti",
-    "read_trajectory",
-    "read_tum",
-    "write_tum",
-]
 
 TrajectoryFormat = Literal["auto", "tum", "kitti", "euroc", "colmap", "nerfstudio", "log", "numpy"]
 FORMATS: tuple[TrajectoryFormat, ...] = get_args(TrajectoryFormat)
@@ -193,7 +181,7 @@ def _timed(path: Path, found: PoseRows, time_scale: float | None, time_offset: f
     """Usable poses with their times in seconds, repeated times once."""
     count = len(found.poses)
     indices = np.arange(count) if found.indices is None else found.indices
-    usable = _finite(found.poses)
+    usable = finite_poses(found.poses)
     lost = int(np.count_nonzero(~usable))
     place = at(path, int(found.lines[0]))
     if lost == count:
@@ -256,11 +244,6 @@ def _timed(path: Path, found: PoseRows, time_scale: float | None, time_offset: f
     )
 
 
-def _finite(poses: FloatArray) -> NDArray[np.bool_]:
-    """(N,) whether all 16 numbers of (N, 4, 4) poses are finite."""
-    return np.asarray(np.isfinite(poses).all(axis=(1, 2)), dtype=np.bool_)
-
-
 def _check_order(path: Path, found: PoseRows, seconds: FloatArray) -> None:
     stamps = found.stamps or []
     same = indistinguishable(stamps, seconds) if found.names is None else None
@@ -314,23 +297,16 @@ def write_tum(path: Path, trajectory: Trajectory) -> None:
     TUM has no word for a pose that is not finite: such frames are left out, and a comment line names them. A trajectory
     without orientation is written as ``time x y z``.
     """
-    finite = np.isfinite(trajectory.camera_to_world).all(axis=(1, 2))
+    finite = finite_poses(trajectory.camera_to_world)
     poses = trajectory.camera_to_world[finite]
     columns = [trajectory.timestamps[finite], poses[:, :3, 3]]
-    header = ["# timestamp tx ty tz (positions without orientation)"]
+    lines = ["# timestamp tx ty tz (positions without orientation)"]
     if trajectory.has_orientation:
         columns.append(quaternion_from_rotation(nearest_rotation(poses[:, :3, :3])))
-        header = [f"# {TUM_FIELDS} (camera-to-world)"]
+        lines = [f"# {TUM_FIELDS} (camera-to-world)"]
     if not finite.all():
         left_out = ", ".join(str(index) for index in trajectory.indices[~finite])
-        header.append(f"# left out, not finite: frames {left_out}")
-    write_text(path, _lines([*header, *_joined(np.column_stack(columns))]))
-
-
-def _lines(lines: list[str]) -> str:
-    return "".join(line + "\n" for line in lines)
-
-
-def _joined(rows: FloatArray) -> list[str]:
+        lines.append(f"# left out, not finite: frames {left_out}")
     # repr is the shortest text that reads back as the same float64.
-    return [" ".join(map(repr, row)) for row in rows.tolist()]
+    lines += [" ".join(map(repr, row)) for row in np.column_stack(columns).tolist()]
+    write_text(path, "".join(f"{line}\n" for line in lines))

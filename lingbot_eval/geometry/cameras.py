@@ -8,6 +8,11 @@ from numpy.typing import NDArray
 from lingbot_eval.types import DepthMap, FloatArray
 
 
+def pinhole(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
+    """(3, 3) intrinsic matrix in pixels."""
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+
+
 def scale_intrinsics(intrinsics: FloatArray, scale_x: float, scale_y: float) -> FloatArray:
     """(3, 3) intrinsics after resizing the image by ``scale_x``, ``scale_y`` (new size / old size).
 
@@ -26,6 +31,19 @@ def crop_intrinsics(intrinsics: FloatArray, left: float, top: float) -> FloatArr
     return cropped
 
 
+def resized_intrinsics(
+    intrinsics: FloatArray, old: tuple[int, int], new: tuple[int, int], left: int = 0, top: int = 0
+) -> FloatArray:
+    """(3, 3) intrinsics of images that were resized from ``old`` to ``new`` (width, height) pixels, and then cut.
+
+    left, top: columns and rows that were cut away. Scaling is about the image's corner, which lies half a pixel before
+    the first pixel's centre.
+    """
+    from_corner = crop_intrinsics(intrinsics, -0.5, -0.5)
+    scaled = scale_intrinsics(from_corner, new[0] / old[0], new[1] / old[1])
+    return crop_intrinsics(scaled, left + 0.5, top + 0.5)
+
+
 def guessed_intrinsics(width: int, height: int) -> FloatArray:
     """(3, 3) intrinsics of a camera that nobody has calibrated: a guess to begin an estimate with.
 
@@ -33,7 +51,7 @@ def guessed_intrinsics(width: int, height: int) -> FloatArray:
     too long: phones have 0.7 to 0.8, cars' cameras 0.5 to 0.6.
     """
     focal = 0.7 * max(width, height)
-    return np.array([[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2], [0.0, 0.0, 1.0]])
+    return pinhole(focal, focal, (width - 1) / 2, (height - 1) / 2)
 
 
 def project(points: FloatArray, intrinsics: FloatArray) -> FloatArray:

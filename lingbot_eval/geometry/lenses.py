@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from lingbot_eval.geometry.cameras import pinhole
 from lingbot_eval.types import DepthMap, FloatArray, Image
 
 MODELS: dict[str, tuple[str, ...]] = {
@@ -49,7 +50,7 @@ class LensCamera:
         """(3, 3) pinhole matrix of the same focal lengths and centre."""
         of = self._named()
         fx, fy = of.get("fx", of.get("f", 0.0)), of.get("fy", of.get("f", 0.0))
-        return np.array([[fx, 0.0, of["cx"]], [0.0, fy, of["cy"]], [0.0, 0.0, 1.0]])
+        return pinhole(fx, fy, of["cx"], of["cy"])
 
     @property
     def bends(self) -> bool:

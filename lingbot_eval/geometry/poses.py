@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lingbot_eval.types import FloatArray
 
@@ -60,6 +61,11 @@ def nearest_rotation(matrix: FloatArray) -> FloatArray:
 def orthogonalised(pose: FloatArray) -> FloatArray:
     """(..., 4, 4) poses with the rotation part replaced by the nearest rotation (protocol.md section 1)."""
     return pose_matrix(nearest_rotation(pose[..., :3, :3]), pose[..., :3, 3])
+
+
+def finite_poses(poses: FloatArray) -> NDArray[np.bool_]:
+    """(N,) whether all 16 numbers of (N, 4, 4) poses are finite."""
+    return np.asarray(np.isfinite(poses).all(axis=(1, 2)))
 
 
 def path_length(positions: FloatArray) -> float:

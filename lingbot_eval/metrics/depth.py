@@ -6,13 +6,14 @@ from collections import Counter
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.metrics.base import DepthMetrics, MetricFamily, SceneContext, ScoredScene, because
 from lingbot_eval.metrics.depth_sample import DepthSample, SequenceAlignment
 from lingbot_eval.metrics.depth_sums import DepthSums, least_squares, median
 from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, DepthMap, Frame, Measurement, Prediction
 
 DepthAlignment = Literal["scale_only", "lstsq", "none"]
@@ -63,15 +64,13 @@ DECLARED = (
 )
 
 
-class DepthSettings(BaseModel):
+class DepthSettings(StrictModel):
     """Which conventions are computed. Depths in metres; truth is valid strictly between min_depth and max_depth.
 
     alignments: of each frame alone. sequence_alignments: one for the whole sequence (see depth_sample.py), on at most
     sample_pixels pixels spread evenly over all frames; () also leaves the curves out. ``video_metric``, ``video_scale``
     and ``video_scale_shift`` are the three under which papers print video depth, clipped at max_depth.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     alignments: Annotated[tuple[DepthAlignment, ...], Field(min_length=1)] = ("scale_only", "lstsq", "none")
     sequence_alignments: tuple[SequenceAlignment, ...] = ("sequence_scale", "sequence_lstsq", "trajectory_scale")

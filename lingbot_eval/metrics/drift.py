@@ -9,7 +9,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import umeyama
@@ -27,6 +27,7 @@ from lingbot_eval.metrics.segments import (
     step_measurements,
     step_quantities,
 )
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, DriftSeries, FloatArray, Measurement, Trajectory
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -57,7 +58,7 @@ DECLARED = (
 )
 
 
-class DriftSettings(BaseModel):
+class DriftSettings(StrictModel):
     """How drift is measured; lengths in metres of the reference, steps in matched frames.
 
     segment_lengths_m: None chooses them for the scene (see `segments.segment_lengths`). segment_every: a segment starts
@@ -67,8 +68,6 @@ class DriftSettings(BaseModel):
     error is aligned on. alignments: how the estimate is moved onto the reference; whatever that can move comes under
     each of them, intervals under the first.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     segment_lengths_m: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     segment_every: Frames = 10

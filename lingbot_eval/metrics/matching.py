@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.geometry.poses import orthogonalised, rotation_angle
+from lingbot_eval.geometry.poses import finite_poses, orthogonalised, rotation_angle
 from lingbot_eval.types import FloatArray, Trajectory
 
 RIGID_TOLERANCE = 0.1
@@ -80,11 +80,6 @@ def _nothing_turns(side: str, has_orientation: bool, poses: FloatArray, truth: F
         return None
     what = "path" if across > TURNING_SHARE * along else "camera"
     return f"the orientation of the {side} never changes while the {what} turns: it is taken as none"
-
-
-def finite_poses(poses: FloatArray) -> NDArray[np.bool_]:
-    """(N,) whether all 16 numbers of (N, 4, 4) poses are finite."""
-    return np.asarray(np.isfinite(poses).all(axis=(1, 2)))
 
 
 @np.errstate(over="ignore", invalid="ignore")

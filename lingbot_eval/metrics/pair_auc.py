@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.metrics.base import MetricFamily, ScoredScene
 from lingbot_eval.metrics.matching import match_poses
 from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 
 Definition = Literal["auc", "auc_first_camera"]
@@ -39,10 +40,8 @@ DECLARED = (
 )
 
 
-class PairAucSettings(BaseModel):
+class PairAucSettings(StrictModel):
     """Which definitions and thresholds (whole degrees) are computed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     definitions: Annotated[tuple[Definition, ...], Field(min_length=1)] = ("auc", "auc_first_camera")
     thresholds_deg: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (3, 5, 15, 30)

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.registration import icp, nearest, normals_at
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, DepthMap, FloatArray, Measurement
 
 Metres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -37,7 +38,7 @@ DECLARED = (
 )
 
 
-class PointSettings(BaseModel):
+class PointSettings(StrictModel):
     """How clouds are compared; lengths in metres.
 
     voxel_m: edge of the voxels that both clouds are thinned to, None for none. icp_m: farthest pair of the
@@ -45,8 +46,6 @@ class PointSettings(BaseModel):
     normal rests on, itself among them; None for no normals. max_points: a cloud that is collected from depth maps
     keeps at most that many points of each side.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     voxel_m: Metres | None = 4 / 512
     icp_m: Metres | None = 0.1

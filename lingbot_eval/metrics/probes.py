@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import relative, rotation_angle
@@ -16,6 +16,7 @@ from lingbot_eval.metrics.base import MetricFamily, ScoredScene
 from lingbot_eval.metrics.matching import match_poses
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.segments import pair_errors
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 
 DECLARED = (
@@ -31,7 +32,7 @@ MOST_RETURNS = 2000  # frames that are looked at for a return, spread evenly
 _Rows = NDArray[np.int64]
 
 
-class ProbeSettings(BaseModel):
+class ProbeSettings(StrictModel):
     """What counts as standing, turning and coming back; of the reference, between consecutive matched frames.
 
     still_m, still_deg: the camera stands where a step is no longer and turns no further. turn_deg: it turns on the spot
@@ -39,8 +40,6 @@ class ProbeSettings(BaseModel):
     a turn. return_m, return_deg: a frame is a return where it is as near as that to one of at least ``away`` frames
     before.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     still_m: Positive = 0.001
     still_deg: Positive = 0.05

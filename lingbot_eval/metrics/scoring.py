@@ -14,9 +14,10 @@ from lingbot_eval.files.association import associate, scale_of
 from lingbot_eval.files.pairing import Pairing, pair_trajectories
 from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.geometry.alignment import umeyama
+from lingbot_eval.geometry.poses import finite_poses
 from lingbot_eval.metrics.alignments import ALIGNMENTS, ANCHOR_FRAMES, Alignment
 from lingbot_eval.metrics.drift import DriftSettings, score_drift
-from lingbot_eval.metrics.matching import finite_poses, match_poses
+from lingbot_eval.metrics.matching import match_poses
 from lingbot_eval.metrics.meaning import FEW_PERCENT, match_notes, pose_notes
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.pair_auc import PairAucSettings, Progress, pair_measurements

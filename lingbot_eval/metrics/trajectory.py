@@ -9,11 +9,11 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3
-from lingbot_eval.geometry.poses import path_length, rotation_angle
+from lingbot_eval.geometry.poses import finite_poses, path_length, rotation_angle
 from lingbot_eval.metrics.alignments import (
     ALIGNMENTS,
     ANCHOR_FRAMES,
@@ -24,9 +24,10 @@ from lingbot_eval.metrics.alignments import (
     place_of,
 )
 from lingbot_eval.metrics.base import MetricFamily, ScoredScene, declared, trajectory_metrics
-from lingbot_eval.metrics.matching import MatchedPoses, finite_poses, match_poses
+from lingbot_eval.metrics.matching import MatchedPoses, match_poses
 from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.segments import pair_errors
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 
 DECLARED = (
@@ -48,15 +49,13 @@ DECLARED = (
 )
 
 
-class TrajectorySettings(BaseModel):
+class TrajectorySettings(StrictModel):
     """Which conventions are computed.
 
     alignments: how the estimate is moved onto the reference before the two are compared; every measurement that an
     alignment can move comes under each. anchor_frames: how many matched frames ``anchor`` aligns on.
     rpe_delta_frames: step of the relative pose error, in matched frames.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     alignments: Annotated[tuple[Alignment, ...], Field(min_length=1)] = ALIGNMENTS
     anchor_frames: Annotated[int, Field(ge=MIN_MATCHED)] = ANCHOR_FRAMES

@@ -8,11 +8,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from lingbot_eval.errors import StoreError, reason
+from lingbot_eval.files.atomic import writing as writing
 from lingbot_eval.files.opening import open_file
 from lingbot_eval.runs.records import StoredFile
 
@@ -47,17 +48,6 @@ def component(name: str) -> str:
 def one_component(names: Iterable[str]) -> str:
     """One path component for the names of a unit; two units never have the same one."""
     return component("/".join(map(component, names)))
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a StoreError that names ``path`` and says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder, then run again"
-        ) from error
 
 
 def missing_folders(folder: Path) -> tuple[Path, ...]:

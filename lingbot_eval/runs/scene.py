@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lingbot_eval.datasets.prepare.input_notes import input_notes
 from lingbot_eval.datasets.prepare.prefetch import prefetch_mapped
-from lingbot_eval.datasets.prepare.resize import prepare
+from lingbot_eval.datasets.prepare.resize import input_notes, prepare
 from lingbot_eval.datasets.protocol import Adapter
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import write_tum

@@ -11,8 +11,7 @@ import pytest
 import safetensors.numpy
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.datasets.card_table import markdown_table
-from lingbot_eval.datasets.cards import card_names, load_card
+from lingbot_eval.datasets.cards import card_names, load_card, markdown_table
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.resources import shared_names
 from lingbot_eval.runs.experiment import load_experiment

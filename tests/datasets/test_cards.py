@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from lingbot_eval import resources
-from lingbot_eval.datasets.card_table import markdown_table
-from lingbot_eval.datasets.cards import card_names, load_card
+from lingbot_eval.datasets.cards import card_names, load_card, markdown_table
 from lingbot_eval.datasets.eth3d import VIEWS_LEFT_OUT
 from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.errors import ConfigError

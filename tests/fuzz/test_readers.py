@@ -23,7 +23,7 @@ from lingbot_eval.datasets.readers import array_depth, image_size, png_depth, re
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import LingbotEvalError
 from lingbot_eval.files.depth_maps import read_depth_map
-from lingbot_eval.files.pose_matrices import read_pose
+from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.model.weights import load_checkpoint
 from lingbot_eval.resources import shared_file

@@ -16,7 +16,7 @@ from lingbot_eval.datasets.check.motion import check_step
 from lingbot_eval.datasets.check.scene_checks import check_depth_range, check_files, check_poses, check_times
 from lingbot_eval.datasets.check.video_checks import check_video
 from lingbot_eval.datasets.listing import shown
-from lingbot_eval.datasets.prepare.input_notes import input_notes
+from lingbot_eval.datasets.prepare.resize import input_notes
 from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.datasets.video import VideoSequence

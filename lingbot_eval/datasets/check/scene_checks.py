@@ -16,7 +16,7 @@ from lingbot_eval.datasets.readers import check_depth_file
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.pose_matrices import read_pose
+from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.geometry.poses import path_length
 from lingbot_eval.types import FloatArray
 

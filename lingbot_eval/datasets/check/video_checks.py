@@ -8,8 +8,7 @@ import numpy as np
 
 from lingbot_eval.datasets.check.findings import Finding, Watcher
 from lingbot_eval.datasets.check.scene_checks import check_times
-from lingbot_eval.datasets.prepare.input_notes import input_notes
-from lingbot_eval.datasets.prepare.resize import SizeSettings
+from lingbot_eval.datasets.prepare.resize import SizeSettings, input_notes
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
 

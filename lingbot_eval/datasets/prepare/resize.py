@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from lingbot_eval.geometry.cameras import crop_intrinsics, scale_intrinsics
+from lingbot_eval.errors import DataError
+from lingbot_eval.geometry.cameras import resized_intrinsics
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import DepthMap, FloatArray, Frame, Image
 
 PATCH = 14  # the model's patches: every side is a multiple (model.md section 1)
@@ -30,7 +32,7 @@ Side = Annotated[int, Field(ge=PATCH, le=8192)]
 _FILTERS = {"bicubic": PillowImage.Resampling.BICUBIC, "lanczos": PillowImage.Resampling.LANCZOS}
 
 
-class SizeSettings(BaseModel):
+class SizeSettings(StrictModel):
     """How large the method sees a frame (model.md section 1, protocol.md section 2).
 
     mode ``width``: resize to ``width``, the height follows the shape of the image and is rounded to a multiple of 14
@@ -39,8 +41,6 @@ class SizeSettings(BaseModel):
     mode ``cover``: the smallest scale that covers ``width`` × ``height``, then cut around the centre.
     mode ``exact``: resize each axis to ``width``, ``height``, whatever that does to the shape.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["width", "cover", "exact"] = "width"
     width: Side = 518
@@ -143,7 +143,7 @@ def prepare(frame: Frame, settings: SizeSettings) -> Frame:
     plan = size_plan(width, height, settings)
     intrinsics = None
     if frame.intrinsics is not None:
-        intrinsics = _prepared_intrinsics(frame.intrinsics, (width, height), plan)
+        intrinsics = resized_intrinsics(frame.intrinsics, (width, height), plan.resized, plan.left, plan.top)
     depth = frame.depth
     if depth is not None:
         columns, rows = _source_pixels(frame, intrinsics, (width, height), plan)
@@ -159,13 +159,6 @@ def _resized(image: Image, plan: SizePlan, settings: SizeSettings) -> Image:
     width, height = plan.size
     # A copy: arrays from elsewhere may be read-only, of any order, or written to later.
     return np.array(image[plan.top : plan.top + height, plan.left : plan.left + width], order="C")
-
-
-def _prepared_intrinsics(intrinsics: FloatArray, source: tuple[int, int], plan: SizePlan) -> FloatArray:
-    # Scaling is about the image's corner, which lies half a pixel before the first pixel's centre.
-    from_corner = crop_intrinsics(intrinsics, -0.5, -0.5)
-    scaled = scale_intrinsics(from_corner, plan.resized[0] / source[0], plan.resized[1] / source[1])
-    return crop_intrinsics(scaled, plan.left + 0.5, plan.top + 0.5)
 
 
 def _source_pixels(
@@ -195,3 +188,18 @@ def _sample(depth: DepthMap, columns: FloatArray, rows: FloatArray) -> DepthMap:
 def _nearest(positions: FloatArray) -> NDArray[np.int64]:
     # Half way between two pixels the first is taken, whatever the last bits of the division say.
     return np.ceil(np.round(positions, 6) - 0.5).astype(np.int64)
+
+
+def input_notes(facts: Mapping[str, Any], size: SizeSettings) -> list[str]:
+    """A line for each thing that the user must know of the frames: what was left out of them, what is cut off.
+
+    facts: of the sequence; its ``notes`` are lines, its ``image_sizes`` [width, height, images] of each size.
+    """
+    return [*facts.get("notes", ()), *crop_notes(facts.get("image_sizes", ()), size)]
+
+
+def refuse_faulty_images(facts: Mapping[str, Any]) -> None:
+    """Raises DataError where a method that sees the images could not reach the end (``image_faults`` of the facts)."""
+    faults = facts.get("image_faults", ())
+    if faults:
+        raise DataError("; ".join(faults))

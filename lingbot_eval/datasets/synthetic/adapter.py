@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.synthetic.plans import PLANS
 from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.geometry.cameras import pinhole
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FloatArray, Frame, Trajectory
 from lingbot_eval.validation import nearest
 
@@ -31,7 +33,7 @@ GENERATOR_VERSION = 1
 _SCENE = re.compile(r"([a-z_]+?)(?:-(\d{1,9}))?")
 
 
-class SyntheticOptions(BaseModel):
+class SyntheticOptions(StrictModel):
     """What is rendered.
 
     frames: of a sequence. width, height: pixels. fov: horizontal field of view in degrees. fps: frames a second.
@@ -42,8 +44,6 @@ class SyntheticOptions(BaseModel):
     many seeds of every kind ``scenes: all`` means. exposure_variation: greatest relative change of brightness along
     the sequence, 0 = none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     frames: Annotated[int, Field(ge=1, le=10_000_000)] = 300
     width: Annotated[int, Field(ge=16, le=4096)] = 224
@@ -124,7 +124,7 @@ class SyntheticSequence:
         """(3, 3) pinhole with square pixels; pixel (0, 0) is the centre of the top left pixel."""
         width, height = self.options.width, self.options.height
         focal = width / 2 / np.tan(np.radians(self.options.fov) / 2)
-        return np.array([[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2], [0.0, 0.0, 1.0]])
+        return pinhole(focal, focal, (width - 1) / 2, (height - 1) / 2)
 
     @cached_property
     def place(self) -> Scene:

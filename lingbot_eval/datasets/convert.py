@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown
 from lingbot_eval.datasets.readers import read_image
-from lingbot_eval.errors import ConfigError, DataError, StoreError
+from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.files.association import Clock, pair_times
-from lingbot_eval.files.atomic import atomic_path, write_text
+from lingbot_eval.files.atomic import atomic_path, write_text, writing
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.files.yaml_documents import load_mapping
+from lingbot_eval.geometry.lenses import LensCamera, undistorted
 from lingbot_eval.geometry.poses import inverse, pose_matrix
 from lingbot_eval.geometry.quaternions import rotation_from_quaternion
-from lingbot_eval.types import FloatArray, Image
+from lingbot_eval.types import FloatArray
 from lingbot_eval.validation import validated
 
 MAX_TIME_DIFFERENCE = 0.025  # seconds between an image and its pose, as in the dataset's own tools
@@ -55,34 +55,11 @@ class _Sensor(BaseModel):
     T_base_lidar_t_xyz_q_xyzw: Seven
 
 
-@dataclass(frozen=True, eq=False)
-class FisheyeCamera:
-    """The front camera. intrinsics: (3, 3) pixels. distortion: k1 … k4 of the equidistant model (Kannala-Brandt).
+def read_front_camera(path: Path) -> tuple[LensCamera, FloatArray]:
+    """The first camera of a ``sensor.yaml`` called like the front one, and its (4, 4) pose in the base's frame.
 
-    base_from_camera: (4, 4) pose of the camera in the base's frame.
+    Raises ConfigError with the key.
     """
-
-    width: int
-    height: int
-    intrinsics: FloatArray
-    distortion: FloatArray
-    base_from_camera: FloatArray
-
-    def sources(self) -> tuple[FloatArray, FloatArray]:
-        """Columns and rows, (H, W) each, of the distorted image that an undistorted one with the same K shows."""
-        v, u = np.indices((self.height, self.width), dtype=np.float64)
-        fx, fy, cx, cy = (self.intrinsics[place] for place in ((0, 0), (1, 1), (0, 2), (1, 2)))
-        x, y = (u - cx) / fx, (v - cy) / fy
-        radius = np.hypot(x, y)
-        angle = np.arctan(radius)
-        k1, k2, k3, k4 = self.distortion
-        bent = angle * (1 + k1 * angle**2 + k2 * angle**4 + k3 * angle**6 + k4 * angle**8)
-        scale = np.divide(bent, radius, out=np.ones_like(radius), where=radius > 1e-12)
-        return x * scale * fx + cx, y * scale * fy + cy
-
-
-def read_front_camera(path: Path) -> FisheyeCamera:
-    """The first camera of a ``sensor.yaml`` called like the front one. Raises ConfigError with the key."""
     document = load_mapping(path)
     sensor = validated(_Sensor, document.get("sensor", document), str(path))
     if sensor.camera_model != "OPENCV_FISHEYE":
@@ -92,16 +69,11 @@ def read_front_camera(path: Path) -> FisheyeCamera:
         labels = shown(camera.label for camera in sensor.cameras)
         raise ConfigError(f"{path}: cameras: expected one labelled cam_front, found {labels}")
     camera = cameras[0]
-    fx, fy, cx, cy = camera.intrinsics
-    return FisheyeCamera(
-        camera.image_width,
-        camera.image_height,
-        np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]),
-        np.array(camera.extra_params),
-        # base ← lidar ← camera
-        _transformation(sensor.T_base_lidar_t_xyz_q_xyzw, path)
-        @ inverse(_transformation(camera.T_cam_lidar_t_xyz_q_xyzw, path)),
-    )
+    size = camera.image_width, camera.image_height
+    lens = LensCamera(sensor.camera_model, size, (*camera.intrinsics, *camera.extra_params))
+    # base ← lidar ← camera
+    from_lidar = inverse(_transformation(camera.T_cam_lidar_t_xyz_q_xyzw, path))
+    return lens, _transformation(sensor.T_base_lidar_t_xyz_q_xyzw, path) @ from_lidar
 
 
 def scenes_in(raw: Path) -> list[str]:
@@ -123,7 +95,7 @@ def prepare_scene(raw: Path, scene: str, out: Path, each: Callable[[], None]) ->
     sensors = [path for path in (folder / "sensor.yaml", raw / "sensor.yaml") if path.is_file()]
     if not sensors:
         raise DataError(f"oxford_spires: expected sensor.yaml in {folder} or {raw}, found neither; download it")
-    camera = read_front_camera(sensors[0])
+    lens, on_base = read_front_camera(sensors[0])
     images, times = _images(folder / "raw" / CAMERA)
     truth = folder / "processed" / "trajectory" / "gt-tum.txt"
     trajectory = read_tum(truth)
@@ -131,34 +103,22 @@ def prepare_scene(raw: Path, scene: str, out: Path, each: Callable[[], None]) ->
     image_index, pose_index = pair_times(
         clock, trajectory.clock(str(truth)), MAX_TIME_DIFFERENCE, "is it of this scene?"
     )
-    poses = trajectory.camera_to_world[pose_index] @ camera.base_from_camera
+    poses = trajectory.camera_to_world[pose_index] @ on_base
     target = out / scene
-    try:
+    with writing(target):
         (target / "images").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error.strerror or error}; choose another folder") from error
-    columns, rows = camera.sources()
     for number, index in enumerate(image_index.tolist()):
         path = target / "images" / f"{number:06d}.png"
         if not path.is_file():
-            image = read_image(images[index], f"oxford_spires: {scene}", (camera.width, camera.height))
+            image = read_image(images[index], f"oxford_spires: {scene}", lens.size)
             with atomic_path(path) as temporary:
-                PillowImage.fromarray(_looked_up(image, columns, rows)).save(temporary, format="PNG", compress_level=3)
+                PillowImage.fromarray(undistorted(image, lens)).save(temporary, format="PNG", compress_level=3)
         each()
-    fx, fy, cx, cy = (float(camera.intrinsics[place]) for place in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    write_text(target / "intrinsics.txt", f"{fx!r} {fy!r} {cx!r} {cy!r} {camera.width} {camera.height}\n")
+    write_text(target / "intrinsics.txt", " ".join(map(repr, (*lens.numbers[:4], *lens.size))) + "\n")
     write_text(
         target / "poses_c2w.txt", "".join(" ".join(map(repr, pose)) + "\n" for pose in poses.reshape(-1, 16).tolist())
     )
     return len(poses)
-
-
-def _looked_up(image: Image, columns: FloatArray, rows: FloatArray) -> Image:
-    """(H, W, 3) uint8 by bilinear interpolation; black where the source does not reach."""
-    from scipy.ndimage import map_coordinates
-
-    channels = [map_coordinates(image[..., c].astype(np.float32), [rows, columns], order=1, cval=0.0) for c in range(3)]
-    return np.rint(np.stack(channels, axis=-1)).clip(0, 255).astype(np.uint8)
 
 
 def _images(folder: Path) -> tuple[list[Path], FloatArray]:

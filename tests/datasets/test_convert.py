@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.datasets.convert.oxford_spires import read_front_camera
+from lingbot_eval.datasets.convert import read_front_camera
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import ConfigError
@@ -143,10 +143,11 @@ def test_each_distortion_coefficient_has_its_power_of_the_angle(raw: Path, term:
     factors = [0.0] * 4
     factors[term] = 0.3
     (raw / "sensor.yaml").write_text(SENSOR.replace("[0.05, -0.01, 0.002, 0.0]", str(factors)))
-    columns, rows = read_front_camera(raw / "sensor.yaml").sources()
+    lens, _ = read_front_camera(raw / "sensor.yaml")
     x, y = (70 - 39.5) / 40, (10 - 29.5) / 41
+    column, row = lens.project(np.array(x), np.array(y))
     radius = np.hypot(x, y)
     angle = np.arctan(radius)
     bent = angle + 0.3 * angle ** (3 + 2 * term)
-    assert columns[10, 70] == pytest.approx(40 * bent * x / radius + 39.5, rel=1e-12)
-    assert rows[10, 70] == pytest.approx(41 * bent * y / radius + 29.5, rel=1e-12)
+    assert column == pytest.approx(40 * bent * x / radius + 39.5, rel=1e-12)
+    assert row == pytest.approx(41 * bent * y / radius + 29.5, rel=1e-12)
