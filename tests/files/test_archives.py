@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import stat
 import tarfile
 import zipfile
@@ -12,7 +13,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.archives import ARCHIVES, ArchiveKind, inner_path, unpack
+from lingbot_eval.files import archives
+from lingbot_eval.files.archives import ARCHIVES, ArchiveKind, inner_path, unpack, unpacked_limit
 
 FILES = {"scene/rgb/0.png": b"picture" * 5000, "scene/poses.txt": b"1 2 3\n", "scene/empty": b"", "other/x": b"x"}
 
@@ -249,3 +251,47 @@ def test_names_that_lead_nowhere_good(name: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         inner_path(name)
     assert inner_path("./a/b\\c/") == PurePosixPath("a/b/c")
+
+
+def test_kinds_go_by_the_ends_of_names() -> None:
+    assert ARCHIVES == {
+        ".zip": "zip",
+        ".7z": "7z",
+        ".tar": "tar",
+        ".tgz": "tar",
+        ".tar.gz": "tar",
+        ".tbz2": "tar",
+        ".tar.bz2": "tar",
+        ".txz": "tar",
+        ".tar.xz": "tar",
+    }
+
+
+def test_what_an_archive_may_unpack_to_grows_with_its_size(tmp_path: Path, out: Path) -> None:
+    """64 MiB of any archive, and fifty times its own size: depth maps that are mostly empty shrink to an eleventh."""
+    assert unpacked_limit(0) == 64 * 2**20
+    assert unpacked_limit(10**9) == 50 * 10**9 + 64 * 2**20
+    content = random.Random(0).randbytes(1_000_000)
+    # 1 MB that does not shrink, and 100 MB that do: 51 times as much, which is fine in an archive of its size.
+    write_zip(tmp_path / "a.zip", {"scene/random": content, "scene/zeros": bytes(100_000_000)})
+    assert unpack(tmp_path / "a.zip", "zip", out, everything) == 101_000_000
+
+
+def test_an_archive_of_too_many_entries_is_refused(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert archives._MAX_ENTRIES == 2_000_000
+    monkeypatch.setattr(archives, "_MAX_ENTRIES", 4)
+    write_zip(tmp_path / "a.zip", FILES)
+    unpack(tmp_path / "a.zip", "zip", out, everything)
+    write_zip(tmp_path / "a.zip", {**FILES, "other/y": b""})
+    # Those that are left out count: it is their number that takes the time.
+    with pytest.raises(DataError, match=r"it has more than 4 entries; it is not the archive that the card describes"):
+        unpack(tmp_path / "a.zip", "zip", out, lambda path: None)
+
+
+def test_a_7z_under_a_password_is_refused(tmp_path: Path, out: Path) -> None:
+    py7zr = pytest.importorskip("py7zr")
+    with py7zr.SevenZipFile(tmp_path / "a.7z", "w", password="word") as archive:
+        archive.writestr(b"secret", "scene/x")
+    with pytest.raises(DataError, match=r"refused: it is under a password"):
+        unpack(tmp_path / "a.7z", "7z", out, everything)
+    assert not tree(out)

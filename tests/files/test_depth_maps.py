@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.errors import DataError
+from lingbot_eval.files import depth_maps
 from lingbot_eval.files.depth_maps import read_depth_map
 
 
@@ -45,3 +46,26 @@ def test_what_is_no_depth_map_is_refused(tmp_path: Path) -> None:
             read_depth_map(path, 1000.0)
         assert path.name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("units", [1000.0, 5000.0, 256.0])
+def test_a_png_is_divided_by_its_unit(tmp_path: Path, units: float) -> None:
+    stored = np.array([[0, 1, 65535], [256, 1000, 5000]], np.uint16)
+    Image.fromarray(stored).save(tmp_path / "0.png")
+    np.save(tmp_path / "0.npy", stored.astype(np.float64))
+    np.testing.assert_allclose(read_depth_map(tmp_path / "0.png", units), stored / units, rtol=1e-6)
+    np.testing.assert_array_equal(read_depth_map(tmp_path / "0.npy", units), stored)  # metres already
+
+
+def test_sizes_beyond_any_camera_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert depth_maps.MAX_PIXELS == 1 << 26
+    np.save(tmp_path / "0.npy", np.ones((2, 3), np.float32))
+    Image.fromarray(np.ones((2, 3), np.uint16)).save(tmp_path / "0.png")
+    for most, fine in ((6, True), (5, False)):
+        monkeypatch.setattr(depth_maps, "MAX_PIXELS", most)
+        for name, says in (("0.npy", r"found float32 of shape \(2, 3\)"), ("0.png", "at 3x2")):
+            if fine:
+                assert read_depth_map(tmp_path / name, 1.0).shape == (2, 3)
+                continue
+            with pytest.raises(DataError, match=says):
+                read_depth_map(tmp_path / name, 1.0)

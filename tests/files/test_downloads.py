@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import random
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from lingbot_eval.errors import DataError, DependencyError, StoreError
 from lingbot_eval.files import downloads
-from lingbot_eval.files.downloads import download, stated_size
+from lingbot_eval.files.downloads import check_file, download, from_hub, stated_size
 from tests.support.file_server import FileServer, Served, file_server
 
 pytest.importorskip("pooch")
@@ -229,3 +230,106 @@ def test_a_folder_that_cannot_be_written_is_one_line(server: FileServer, tmp_pat
         download(f"{server.address}/a.zip", tmp_path / "file" / "a.zip")
     assert threading.active_count() < 20
     assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(("status", "comes"), [(429, True), (500, True), (401, False), (410, False)])
+def test_what_may_pass_is_tried_again_and_what_will_not_is_not(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, comes: bool
+) -> None:
+    """Five attempts in a row that bring nothing, each after a longer wait."""
+    waits: list[float] = []
+    monkeypatch.setattr(downloads, "PAUSE_S", 2.0)
+    monkeypatch.setattr(downloads.time, "sleep", waits.append)
+    server.files["/a.zip"] = Served(status=status)
+    with pytest.raises(DataError, match=f"HTTP {status}") as refusal:
+        get(server, tmp_path)
+    assert waits == ([4.0, 6.0, 8.0, 10.0] if comes else [])
+    assert len(server.asked) == (5 if comes else 1)
+    assert ("(it wants a login)" in str(refusal.value)) == (status == 401)
+
+
+def test_attempts_that_bring_something_are_not_counted(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(downloads, "PAUSE_S", 2.0)
+    monkeypatch.setattr(downloads.time, "sleep", waits.append)
+    server.files["/a.zip"] = Served(CONTENT, cut=400_000, cuts=7)
+    assert get(server, tmp_path) == CONTENT
+    assert waits == [2.0] * 7
+
+
+def test_a_file_is_held_to_its_size_and_hash(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"content")
+    md5, sha256 = hashlib.md5(b"content").hexdigest(), hashlib.sha256(b"content").hexdigest()
+    for checksum in (None, f"md5:{md5}", f"sha256:{sha256}"):
+        check_file(path, "there", 7, checksum)
+        check_file(path, "there", None, checksum)
+    with pytest.raises(DataError, match=f"expected MD5 0+ of there, found {md5} in .*a.zip; remove that file"):
+        check_file(path, "there", 7, "md5:" + "0" * 32)
+    with pytest.raises(DataError, match=f"expected SHA-256 0+ of there, found {sha256} in"):
+        check_file(path, "there", 7, "sha256:" + "0" * 64)
+    with pytest.raises(DataError, match="expected the 8 bytes of there, found 7 in"):
+        check_file(path, "there", 8, f"md5:{md5}")
+    # A memory of hashes is asked for SHA-256 alone.
+    check_file(path, "there", 7, "sha256:remembered", lambda _: "remembered")
+    check_file(path, "there", 7, f"md5:{md5}", lambda _: "remembered")
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [
+        ("hf://owner/repo/file.bin", ("owner/repo", "file.bin", None, None)),
+        ("hf://owner/repo@v1/in/folders/file.bin", ("owner/repo", "in/folders/file.bin", None, "v1")),
+        ("hf://owner/repo@/file.bin", ("owner/repo", "file.bin", None, None)),
+        ("hf://datasets/owner/repo@v1/file.bin", ("owner/repo", "file.bin", "dataset", "v1")),
+        ("hf://datasets/owner/repo/file.bin", ("owner/repo", "file.bin", "dataset", None)),
+    ],
+)
+def test_addresses_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, asked: tuple[object, ...]
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    seen: list[object] = []
+
+    def fetch(repository: str, name: str, *, repo_type: str | None, revision: str | None) -> str:
+        seen.extend([(repository, name, repo_type, revision), hub.utils.logging.get_verbosity()])
+        if revision is None:
+            raise ConnectionError
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(hub, "hf_hub_download", fetch)
+    before = hub.utils.logging.get_verbosity()
+    hub.utils.logging.set_verbosity(logging.INFO)
+    try:
+        if asked[3] is None:
+            with pytest.raises(DataError, match=r"could not be fetched from the hub \(ConnectionError\)"):
+                from_hub(address)
+        else:
+            assert from_hub(address) == tmp_path / str(asked[1])
+        # It is quiet meanwhile, and as it was afterwards.
+        assert seen == [asked, logging.ERROR]
+        assert hub.utils.logging.get_verbosity() == logging.INFO
+    finally:
+        hub.utils.logging.set_verbosity(before)
+
+
+@pytest.mark.parametrize("address", ["hf://owner/repo", "hf://owner", "hf://owner//file", "hf://datasets/owner/file"])
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(DataError, match=r"expected hf://owner/repo/file or hf://owner/repo@revision/file"):
+        from_hub(address)
+
+
+def test_pooch_is_quiet_meanwhile_and_as_it_was_afterwards(server: FileServer, tmp_path: Path) -> None:
+    import pooch
+
+    log, seen = pooch.get_logger(), []
+    before = log.level
+    log.setLevel(logging.INFO)
+    try:
+        get(server, tmp_path, progress=lambda *_: seen.append(log.level))
+        assert set(seen) == {logging.ERROR}
+        assert log.level == logging.INFO
+    finally:
+        log.setLevel(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.files.association import Clock, associate, pair_times
-from lingbot_eval.files.pairing import pair_trajectories
+from lingbot_eval.files.pairing import Pairing, pair_trajectories
 from lingbot_eval.files.times import EXPONENT, evident_unit, read_stamps
 from lingbot_eval.files.trajectories import TrajectoryFile, read_trajectory
 
@@ -275,3 +276,121 @@ def test_chance_pairs_of_long_recordings_do_not_hide_the_factor() -> None:
     assert "times 0.001, 4000 of them would pair: --time-scale 0.001 " in refused(
         Clock("gt", truth), Clock("est", guess)
     )
+
+
+def test_a_pairing_counts_what_met_and_says_how_much_was_covered(tmp_path: Path) -> None:
+    """Ten poses from 0 to 9 s; the estimate has 2.0, 2.3, 3.0 … 6.0 s: of six poses five meet one of five inside."""
+    truth = read_trajectory(file_of(tmp_path, "gt.txt", [f"{t}.0" for t in range(10)]))
+    guess = read_trajectory(file_of(tmp_path, "est.txt", ["2.0", "2.3", "3.0", "4.0", "5.0", "6.0"]))
+    met, whole, found = pair_trajectories(truth, guess, 0.25)
+    assert (found.rule, found.reference_poses, found.estimate_poses, found.matched, found.repeated) == (
+        "one to one by nearest timestamp within 0.25 s",
+        10,
+        6,
+        5,
+        0,
+    )
+    assert found.reference_poses_in_estimate_span == 5
+    assert (found.reference_span_s, found.estimate_span_s) == ((0.0, 9.0), (2.0, 6.0))
+    assert found.matched_percent == pytest.approx(500 / 6)
+    assert found.span_covered_percent == pytest.approx(400 / 9)
+    # Frame numbers are the estimate's rows, times and poses the reference's.
+    assert (met.indices.tolist(), met.timestamps.tolist()) == ([0, 2, 3, 4, 5], [2.0, 3.0, 4.0, 5.0, 6.0])
+    np.testing.assert_array_equal(met.camera_to_world, truth.camera_to_world[2:7])
+    assert whole.indices.tolist() == [0, 1, 2, 3, 4, 5]
+    apart = replace(found, estimate_span_s=(20.0, 30.0))
+    assert apart.span_covered_percent == 0.0
+    assert replace(found, reference_span_s=(3.0, 3.0)).span_covered_percent is None
+    assert replace(found, estimate_span_s=None).span_covered_percent is None
+
+
+def test_poses_with_one_time_are_counted_apart(tmp_path: Path) -> None:
+    truth = read_trajectory(file_of(tmp_path, "gt.txt", [f"{t}.0" for t in range(10)]))
+    guess = read_trajectory(file_of(tmp_path, "est.txt", ["2.0", "3.0", "3.0", "4.0", "4.5"]))
+    met, whole, found = pair_trajectories(truth, guess, 0.25)
+    assert (found.reference_poses, found.estimate_poses, found.matched, found.repeated) == (10, 5, 4, 1)
+    assert (found.reference_poses_in_estimate_span, found.estimate_span_s) == (3, (2.0, 4.5))
+    assert met.indices.tolist() == [0, 1, 2, 3]
+    assert met.timestamps.tolist() == [2.0, 3.0, 3.0, 4.0]
+    assert whole.timestamps.tolist() == [2.0, 3.0, 3.0, 4.0, 4.5]
+
+
+@pytest.mark.parametrize("oriented", ["gt", "est"])
+def test_each_side_of_a_pairing_keeps_its_orientation_or_none(tmp_path: Path, oriented: str) -> None:
+    for name in ("gt", "est"):
+        turn = " 0 0 0 1" if name == oriented else ""
+        for again in ("", "2 9 9 9" + turn + "\n"):  # a second pose of one time goes another way
+            lines = "".join(f"{t} {t} 0 0{turn}\n" + (again if t == 2 else "") for t in range(5))
+            (tmp_path / f"{name}{'' if not again else '2'}.txt").write_text(lines)
+    for estimate in ("est.txt", "est2.txt"):
+        truth, guess, found = pair_trajectories(
+            read_trajectory(tmp_path / "gt.txt"), read_trajectory(tmp_path / estimate)
+        )
+        assert (truth.has_orientation, guess.has_orientation) == (oriented == "gt", oriented == "est")
+        assert found.repeated == (estimate == "est2.txt")
+
+
+def test_counts_where_names_or_rows_pair(tmp_path: Path) -> None:
+    head = "{} 1 0 0 0 {} 0 0 1 {}\n\n"
+    (tmp_path / "a.txt").write_text("".join(head.format(i, i, f"{n}.jpg") for i, n in enumerate("abcde")))
+    (tmp_path / "b.txt").write_text("".join(head.format(i, i, f"{n}.png") for i, n in enumerate("ecz")))
+    files = read_trajectory(tmp_path / "a.txt"), read_trajectory(tmp_path / "b.txt")
+    found = pair_trajectories(*files)[2]
+    assert found == Pairing("by the images' names", 5, 3, 2)
+    assert found.matched_percent == pytest.approx(200 / 3)
+    assert found.span_covered_percent is None
+    row = "1 0 0 {} 0 1 0 0 0 0 1 0"
+    for name, lost in (("c.txt", 0), ("d.txt", 2)):
+        (tmp_path / name).write_text("\n".join(row.format("nan" if i == lost else i) for i in range(4)))
+    truth, guess = read_trajectory(tmp_path / "c.txt"), read_trajectory(tmp_path / "d.txt")
+    assert pair_trajectories(truth, guess)[2] == Pairing("row i with row i", 3, 3, 2)
+
+
+def test_two_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder, start in (("a", 0), ("b", 1000)):
+        (tmp_path / folder).mkdir()
+        file_of(tmp_path / folder, "poses.txt", [f"{start + t}.25" for t in range(7)])
+    file_of(tmp_path, "other.txt", [f"{2000 + 3 * t}.5" for t in range(9)])
+    first = read_trajectory(tmp_path / "a" / "poses.txt")
+    for second, named in (("b/poses.txt", str(tmp_path / "b" / "poses.txt")), ("other.txt", "other.txt")):
+        with pytest.raises(DataError) as refusal:
+            pair_trajectories(first, read_trajectory(tmp_path / second))
+        assert f" poses of {named} lies within" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("ahead", "word"), [(3600.0, "3600 s ahead"), (-3600.0, "3600 s behind")])
+def test_the_sign_of_an_offset_is_said(ahead: float, word: str) -> None:
+    said = refused(Clock("gt", grid()), Clock("est", grid() + ahead))
+    assert f"the estimate's clock is {word}: --time-offset {-ahead:.12g} " in said
+
+
+@pytest.mark.parametrize(
+    ("unit", "seconds"), [("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("0.5 s", 0.5), ("1e-09 s", 1e-9)]
+)
+def test_a_suggested_scale_reads_the_stamps_of_the_file(unit: str, seconds: float) -> None:
+    """What the reader has already turned to seconds is not scaled twice."""
+    said = refused(Clock("gt", grid(100, 0.05, 0.0)), Clock("est", grid(100, 0.05, 0.0) * 1e6, unit=unit, told=True))
+    assert f"times 1e-06, 100 of them would pair: --time-scale {seconds * 1e-6:.12g} " in said
+
+
+def test_half_of_a_series_must_pair_before_a_factor_is_named() -> None:
+    truth = grid(100, 0.05, 0.0)
+    others = 7000.0 + 77.7 * np.arange(100)
+    enough, few = (
+        np.concatenate([truth[:60] * 1e6, others[:40] * 1e6]),
+        np.concatenate([truth[:40] * 1e6, others[:60] * 1e6]),
+    )
+    assert "times 1e-06, 60 of them would pair" in refused(Clock("gt", truth), Clock("est", enough + 1e5))
+    assert "would pair" not in refused(Clock("gt", truth), Clock("est", few + 1e5))
+
+
+def test_what_a_file_says_of_its_stamps(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "a.txt", ["0", "2", "4"])
+    found = read_trajectory(path, time_scale=0.5)
+    assert (found.time_unit, found.told_scale, found.clock().told) == ("0.5 s", True, True)
+    found = read_trajectory(path)
+    assert (found.time_unit, found.told_scale, found.clock().told) == ("s", False, False)
+    assert (found.clock().name, found.clock("another").name, found.clock().what) == ("a.txt", "another", "poses")
+    found = read_trajectory(file_of(tmp_path, "b.txt", [str(DATE * 1000 + row) for row in range(3)]))
+    assert (found.time_unit, found.clock().unit, found.clock().why) == ("ms", "ms", found.why_unit)
+    assert found.why_unit is not None

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError, StoreError
+from lingbot_eval.files.text import folder_contents
 from lingbot_eval.files.trajectories import (
+    TrajectoryFile,
     read_kitti,
     read_trajectory,
     read_tum,
@@ -271,3 +273,85 @@ def test_times_in_an_archive_that_fit_no_poses_are_refused(tmp_path: Path, times
     np.savez(tmp_path / "a.npz", poses=np.tile(np.eye(4), (5, 1, 1)), times=times)
     with pytest.raises(DataError, match="expected one array of 5 finite times"):
         read_trajectory(tmp_path / "a.npz")
+
+
+IMAGE = "{} 1 0 0 0 {} 0 0 1 {}\n\n"
+
+
+def images(folder: Path, names: list[str]) -> TrajectoryFile:
+    """images.txt of COLMAP; image i stands at x = −i."""
+    return read_trajectory(written(folder, "".join(IMAGE.format(i, i, name) for i, name in enumerate(names))))
+
+
+def test_numbers_in_names_are_frames_and_their_gaps_are_said(tmp_path: Path) -> None:
+    found = images(tmp_path, ["img_0030.jpg", "img_0010.jpg", "img_0070.png", "img_0090.jpg"])
+    assert found.names == ("img_0010.jpg", "img_0030.jpg", "img_0070.png", "img_0090.jpg")
+    assert found.indices.tolist() == [0, 1, 3, 4]  # steps of 20, and 50 is missing
+    assert found.lines.tolist() == [3, 1, 5, 7]
+    assert found.positions[:, 0].tolist() == [-1, 0, -2, -3]
+    assert found.timestamps.tolist() == [0, 1, 3, 4]
+    assert (found.timed, found.rows, found.lost, len(found)) == (False, 5, 0, 4)
+    (note,) = [note for note in found.notes if "missing" in note]
+    assert note == "1 numbers are missing among the images' names: counted as frames without a pose"
+    whole = images(tmp_path, ["a7.jpg", "a9.jpg", "a8.jpg"])
+    assert not any("missing" in note for note in whole.notes)
+    assert images(tmp_path, ["a7.jpg"]).indices.tolist() == [0]
+
+
+def test_names_without_numbers_are_in_the_order_that_people_count_in(tmp_path: Path) -> None:
+    found = images(tmp_path, ["b10x.jpg", "b9x.jpg", "a2y.jpg", "b1x.jpg"])
+    assert found.names == ("a2y.jpg", "b1x.jpg", "b9x.jpg", "b10x.jpg")
+    assert found.indices.tolist() == [0, 1, 2, 3]
+    # One number twice says nothing of frames.
+    assert images(tmp_path, ["left/b10.jpg", "right/a10.jpg", "right/b9.jpg"]).names == (
+        "right/a10.jpg",
+        "right/b9.jpg",
+        "left/b10.jpg",
+    )
+
+
+def test_names_that_are_times_are_times(tmp_path: Path) -> None:
+    found = images(tmp_path, ["cam0/1403636579813555456.png", "cam0/1403636579763555584.png"])
+    assert found.timed
+    assert found.timestamps.tolist() == [1403636579.763555584, 1403636579.813555456]
+    assert found.positions[:, 0].tolist() == [-1, 0]
+    assert (found.time_unit, found.why_unit) == ("ns", None)
+
+
+def test_lost_and_repeated_rows_are_counted_and_named(tmp_path: Path) -> None:
+    rows = ["0 0 0 0", "1 nan 0 0", "2 1 0 0", "2 1 0 0", "2 5 0 0", "3 2 0 0", "4 inf 0 0", "5 0 0 0"]
+    found = read_tum(written(tmp_path, "# comment\n" + "\n".join(rows) + "\n"))
+    assert (found.rows, found.lost, found.repeated, len(found)) == (8, 2, 2, 4)
+    assert found.lines.tolist() == [2, 4, 7, 9]
+    assert found.indices.tolist() == [0, 2, 5, 7]
+    assert list(found.by_row()) == [0, 2, 5, 7]
+    assert found.others is not None
+    # Of the two that come again one goes another way.
+    assert (found.others.indices.tolist(), found.others.timestamps.tolist()) == ([4], [2.0])
+    assert found.others.positions.tolist() == [[5, 0, 0]]
+    assert not found.others.has_orientation
+    said = [
+        "poses.txt: 2 of 8 poses (first: line 3) are not finite or have a quaternion of length 0: left out as lost"
+        " frames",
+        "poses.txt: 2 of 8 poses (first: line 5) have the time of the row before: of each time the first row is kept",
+    ]
+    assert [note for note in found.notes if "of 8 poses" in note] == said
+
+
+@pytest.mark.parametrize(("repeated", "of"), [(2, 4), (3, 5)])
+def test_stamps_of_which_most_are_one_have_lost_their_digits(tmp_path: Path, repeated: int, of: int) -> None:
+    times = [1] * (repeated + 1) + list(range(2, of - repeated + 1))
+    path = written(tmp_path, "".join(f"{time} {row} 0 0\n" for row, time in enumerate(times)))
+    if 2 * repeated <= of:
+        assert read_tum(path).repeated == repeated
+    else:
+        refused(read_tum, path, f"{repeated} of {of} poses have the time of the row before", "such as 1 s", "digits")
+
+
+def test_a_folder_is_told_of_in_a_few_names(tmp_path: Path) -> None:
+    assert folder_contents(tmp_path) == f"its folder {tmp_path} is empty"
+    for name in "hgfedcba":
+        written(tmp_path, "", name)
+    assert folder_contents(tmp_path) == f"its folder {tmp_path} holds: a, b, c, d, e, f, g, h"
+    (tmp_path / "b2").mkdir()
+    assert folder_contents(tmp_path) == f"its folder {tmp_path} holds: a, b, b2/, c, d, e, f, g … (9 entries)"

@@ -97,3 +97,13 @@ def test_poses_move_with_their_points(seed: int) -> None:
     scaled = in_camera * [1.7, 1.7, 1.7, 1]
     np.testing.assert_allclose((moved @ scaled)[:3], sim3.apply_points((pose @ in_camera)[:3]), atol=1e-12)
     np.testing.assert_allclose(Sim3.identity().apply_poses(pose[None])[0], pose)
+
+
+@given(seeds, st.floats(1e-3, 1e3))
+def test_an_inverse_leads_back(seed: int, scale: float) -> None:
+    sim3 = random_sim3(seed, scale)
+    points = np.random.default_rng(seed).normal(size=(5, 3))
+    np.testing.assert_allclose(sim3.inverse().apply_points(sim3.apply_points(points)), points, atol=1e-9)
+    np.testing.assert_allclose(sim3.inverse().matrix() @ sim3.matrix(), np.eye(4), atol=1e-9)
+    whole = sim3.matrix() @ np.column_stack([points, np.ones(5)]).T
+    np.testing.assert_allclose(sim3.apply_points(points), whole[:3].T, atol=1e-9)

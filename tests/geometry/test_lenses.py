@@ -78,3 +78,27 @@ def test_models_agree_where_one_is_a_case_of_the_other() -> None:
     assert {model for model in MODELS if LensCamera(model, (1, 1), (1.0,) * len(MODELS[model])).bends} == {
         model for model in MODELS if not model.endswith("PINHOLE")
     }
+
+
+def test_a_thin_prism_by_hand() -> None:
+    """COLMAP's ThinPrismFisheyeCameraModel: the angle in place of the radius, then all the rest on top of it."""
+    k1, k2, p1, p2, k3, k4, sx, sy = 0.1, -0.05, 0.01, -0.02, 0.03, -0.04, 0.005, -0.007
+    lens = LensCamera("THIN_PRISM_FISHEYE", (320, 240), (*CENTRE, k1, k2, p1, p2, k3, k4, sx, sy))
+    angle = np.arctan(0.5)  # of the ray (0.3, 0.4, 1)
+    u, v, r2 = angle * 0.6, angle * 0.8, angle**2
+    radial = k1 * r2 + k2 * r2**2 + k3 * r2**3 + k4 * r2**4
+    expected_u = u + u * radial + 2 * p1 * u * v + p2 * (r2 + 2 * u * u) + sx * r2
+    expected_v = v + v * radial + 2 * p2 * u * v + p1 * (r2 + 2 * v * v) + sy * r2
+    column, row = lens.project(np.array([0.3, 0.0]), np.array([0.4, 0.0]))
+    fx, fy, cx, cy = CENTRE
+    np.testing.assert_allclose(column, [fx * expected_u + cx, cx])
+    np.testing.assert_allclose(row, [fy * expected_v + cy, cy])
+    short = LensCamera("SIMPLE_RADIAL_FISHEYE", (320, 240), (300.0, 158.0, 121.0, 0.1))
+    longer = LensCamera("RADIAL_FISHEYE", (320, 240), (300.0, 158.0, 121.0, 0.1, 0.0))
+    np.testing.assert_allclose(short.project(*np.ones((2, 1))), longer.project(*np.ones((2, 1))))
+
+
+def test_a_lens_without_numbers_bends_nothing_unless_it_is_a_fisheye() -> None:
+    assert not LensCamera("OPENCV", (320, 240), (*CENTRE, 0.0, 0.0, 0.0, 0.0)).bends
+    assert LensCamera("OPENCV", (320, 240), (*CENTRE, 0.0, 0.0, 0.0, 1e-3)).bends
+    assert LensCamera("OPENCV_FISHEYE", (320, 240), (*CENTRE, 0.0, 0.0, 0.0, 0.0)).bends

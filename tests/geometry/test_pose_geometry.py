@@ -9,9 +9,17 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation, Slerp
 
-from lingbot_eval.geometry.cameras import crop_intrinsics, project, scale_intrinsics
-from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
-from lingbot_eval.geometry.poses import inverse, nearest_rotation, orthogonalised, pose_matrix, relative, rotation_angle
+from lingbot_eval.geometry.cameras import crop_intrinsics, guessed_intrinsics, project, scale_intrinsics, world_points
+from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics, decode_rotation
+from lingbot_eval.geometry.poses import (
+    inverse,
+    nearest_rotation,
+    orthogonalised,
+    path_length,
+    pose_matrix,
+    relative,
+    rotation_angle,
+)
 from lingbot_eval.geometry.quaternions import (
     quaternion_from_rotation,
     rotation_between,
@@ -124,3 +132,41 @@ def test_rotations_are_those_of_scipy() -> None:
     np.testing.assert_allclose(rotation_between(matrices[:199], matrices[1:200], share), between, atol=1e-12)
     with pytest.raises(ValueError, match="zero"):
         rotation_from_quaternion(np.zeros(4))
+
+
+def test_quaternions_that_a_network_may_give() -> None:
+    half = np.sqrt(0.5)
+    given = [[0, 0, 3 * half, 3 * half], [0, 0, 0, 0], [np.nan, 0, 0, 1], [np.inf, 0, 0, 1]]
+    found = decode_rotation(np.array(given, np.float32))
+    np.testing.assert_allclose(found[0], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-6)
+    assert np.isnan(found[1:]).all()
+
+
+def test_a_field_of_view_of_nothing_is_infinitely_long() -> None:
+    camera = decode_intrinsics(np.array([0, 0, 0, 0, 0, 0, 1, 0, np.pi / 2]), 20, 30)
+    np.testing.assert_allclose(camera, [[15, 0, 15], [0, np.inf, 10], [0, 0, 1]])
+
+
+def test_pixels_come_back_to_where_their_points_are() -> None:
+    """Points of the world are projected; their depths along z in a map give them back."""
+    pose = poses(1, 5)[0]
+    camera = np.array([[4.0, 0, 2], [0, 5.0, 1], [0, 0, 1]])
+    rng = np.random.default_rng(0)
+    depth = rng.uniform(1, 9, (3, 5)).astype(np.float32)
+    pixels = np.array([0, 4, 7, 14])
+    for flat, point in zip(pixels, world_points(depth, pixels, camera, pose), strict=True):
+        seen = (inverse(pose) @ [*point, 1])[:3]
+        assert seen[2] == pytest.approx(depth.flat[flat], rel=1e-5)
+        np.testing.assert_allclose(project(seen, camera), [flat % 5, flat // 5], atol=1e-4)
+    assert world_points(depth, pixels, camera, pose).dtype == np.float32
+
+
+@pytest.mark.parametrize(("width", "height", "focal"), [(640, 480, 448.0), (480, 640, 448.0)])
+def test_a_camera_that_nobody_calibrated(width: int, height: int, focal: float) -> None:
+    expected = [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]
+    np.testing.assert_allclose(guessed_intrinsics(width, height), expected)
+
+
+def test_the_length_of_a_path() -> None:
+    assert path_length(np.array([[0, 0, 0], [3, 4, 0], [3, 4, 2.0]])) == 7
+    assert path_length(np.zeros((1, 3))) == path_length(np.zeros((0, 3))) == 0

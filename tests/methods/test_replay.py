@@ -328,5 +328,13 @@ def test_the_state_of_a_large_file_is_that_of_its_ends(tmp_path: Path) -> None:
         os.utime(path, ns=(0, 0))
         states.append(file_state(path))
     assert states[0] != states[1]
+    assert states[1].startswith(f"{WHOLE_BYTES + 10} bytes, 0, ")
+    # What lies between the ends is not read: there the time of change tells.
+    os.utime(path, ns=(0, 5))
+    assert file_state(path) == states[1].replace("bytes, 0, ", "bytes, 5, ")
+    with path.open("r+b") as stream:
+        stream.write(b"c")
+    os.utime(path, ns=(0, 0))
+    assert file_state(path) not in states
     assert file_state(tmp_path) == "no file"
     assert file_state(tmp_path / "none") == "none"

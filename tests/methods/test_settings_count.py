@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -238,8 +239,9 @@ def test_odometry_says_what_it_found_and_took(monkeypatch: pytest.MonkeyPatch) -
     }
     method.open(SimpleNamespace(facts=dict))
     assert "found" not in method.describe(), "of another scene"
-    list(method.predict(frames(given=False)))
+    guessed = list(method.predict(frames(given=False)))
     # 0.7 of the longer side, and the middle of the picture.
+    np.testing.assert_allclose(guessed[0].intrinsics, [[246.4, 0, 159.5], [0, 246.4, 119.5], [0, 0, 1]])
     assert method.describe()["found"]["focal_px"] == pytest.approx(1.1 * 0.7 * 320)
 
 
@@ -359,7 +361,9 @@ def test_weights_are_loaded_again_only_for_another_model(
         method.open(SimpleNamespace(length=9))  # type: ignore[arg-type]
     assert FakeModel.loaded == loads
     # Nothing is kept once it is closed, nor of weights that have lost bits on the way.
+    weights = weakref.ref(method._loaded)  # type: ignore[attr-defined]
     methods.close()
+    assert weights() is None
     method = methods.get(validated(METHODS.get("lingbot"), MODEL, "test"))
     method.open(SimpleNamespace(length=9))  # type: ignore[arg-type]
     assert FakeModel.loaded == loads + 1

@@ -99,6 +99,25 @@ def test_devices() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "device"),
+    [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")],
+)
+def test_of_two_gpus_each_can_be_had_and_no_third(monkeypatch: pytest.MonkeyPatch, name: str, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(name) == torch.device(device)
+    with pytest.raises(ConfigError, match="device cuda:2: this machine has 2 CUDA devices; use device auto or cpu"):
+        choose_device("cuda:2")
+    with pytest.raises(ConfigError, match="device gpu: expected auto, cpu, cuda or cuda:N"):
+        choose_device("gpu")
+    # A driver that counts GPUs and cannot use them.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="this machine has 0 CUDA devices"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
     "change",
     [{"output_groups": (0, 1, 2, 4)}, {"output_groups": (0, 0, 1, 2)}, {"camera_heads": 3}, {"embed_dim": 100}],
 )

@@ -211,10 +211,15 @@ def test_each_worker_has_a_gpu_of_its_own_as_far_as_they_go(
 
 
 def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is done, one that fails, one that an earlier stream did along; then the failure is not tried again."""
-    world = World()
+    """One that is done, one that an earlier stream did along, two that fail; then a failure is not tried again."""
+
+    def crash(scene: str, index: int) -> None:
+        if scene == "three":
+            raise RuntimeError("crash")
+
+    world = World(misbehave={"good": crash})
     world.install(monkeypatch)
-    world.adapter.scenes_there = {"one": {}, "two": {"broken_at": 5}}
+    world.adapter.scenes_there = {"one": {}, "two": {"broken_at": 5}, "three": {}}
     monkeypatch.setattr(workers, "fingerprint", lambda: "code")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
@@ -264,6 +269,7 @@ def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkey
             {"event": "finished"},
             {"event": "done", "skipped": False, "failed": True, "bad_input": False},
         ]
+        assert done(("synthetic, 24 frames", "three"))[-1]["bad_input"] is False, "nothing for the user to mend"
         # A failure of an earlier run is tried again.
         work = workers._Work(replace(job, begun_ns=time.time_ns() + 10**10), methods, said.append)
         world.adapter.scenes_there = {"one": {}, "two": {}}

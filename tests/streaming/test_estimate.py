@@ -313,3 +313,18 @@ def test_this_machine() -> None:
     found = this_machine(torch.device("cpu"))
     assert found.capability is None
     assert found.free_bytes > 2**20
+
+
+@pytest.mark.parametrize(("found", "bfloat16"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_gpu_is_described_as_torch_has_it(
+    monkeypatch: pytest.MonkeyPatch, found: tuple[int, int], bfloat16: bool
+) -> None:
+    device = torch.device("cuda:1")
+
+    def of(*values: object) -> object:
+        return lambda asked: values[int(asked == device)]
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", of((1, 2), (30, 40)))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", of((1, 0), found))
+    monkeypatch.setattr(torch.cuda, "get_device_name", of("another", "NVIDIA Something"))
+    assert this_machine(device) == Machine("NVIDIA Something", found, 30, bfloat16=bfloat16)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.streaming.estimate import NetworkSize, estimate
-from lingbot_eval.streaming.fit import RESERVED_BYTES, Fit, Stream, fit, memory_bytes, smaller_preset
+from lingbot_eval.streaming.fit import RESERVED_BYTES, Fit, Stream, fit, limit_memory, memory_bytes, smaller_preset
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings
 
 FULL = NetworkSize(CONFIGS["full"], "bfloat16")
@@ -104,3 +106,19 @@ def test_what_an_h200_limited_to_a_card_could_not_hold_does_not_fit(
     settings = EVERY.model_copy(update=changed)
     needs = estimate(NetworkSize(CONFIGS["full"], "float16"), settings, 378, 518, frames)
     assert needs.reserved_bytes > memory_bytes(card) - RESERVED_BYTES
+
+
+@pytest.mark.parametrize(("card", "share"), [(8_700_000_000, 0.4), (20_700_000_000, 1.0), (30_000_000_000, 1.0)])
+def test_torch_is_held_to_the_share_that_the_card_would_leave_it(
+    monkeypatch: pytest.MonkeyPatch, card: int, share: float
+) -> None:
+    told: list[object] = []
+    device = torch.device("cuda:1")
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda asked: SimpleNamespace(total_memory=20_000_000_000 * (asked == device)),
+    )
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: told.append(given))
+    limit_memory(device, card)
+    assert told == [(pytest.approx(share), device)]
