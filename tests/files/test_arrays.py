@@ -102,4 +102,4 @@ def test_a_stored_file_names_itself_and_what_it_should_hold(tmp_path: Path) -> N
         with pytest.raises(
             StoreError, match=rf"expected the numbers of a unit in .*a\.npz, found a damaged .*\({why}\)"
         ):
-            load_arrays(path, names, "numbers", make)  # type: ignore[arg-type]
+            load_arrays(path, names, "numbers", make)

@@ -25,8 +25,8 @@ NUMBERS = {
     "RADIAL_FISHEYE": 9,
     "THIN_PRISM_FISHEYE": 10,
 }
-TURN = (0.5, 0.5, 0.5, 0.5)
-"""Scalar first: the world's x, y, z are the camera's y, z, x."""
+TURN = (0.5**0.5, 0.0, 0.0, 0.5**0.5)
+"""Scalar first: a quarter turn about z, which takes the world's x to the camera's y."""
 PLACES = {"left/a.jpg": (1.0, 2.0, 3.0), "b.jpg": (4.0, 5.0, 6.0)}
 
 
@@ -73,17 +73,17 @@ def test_every_model_of_cameras(tmp_path: Path, write: object, model: str) -> No
 
 @pytest.mark.parametrize(("write", "kind"), [(write_text, "txt"), (write_binary, "bin")])
 def test_poses_are_of_the_camera_in_the_world(tmp_path: Path, write: object, kind: str) -> None:
-    """World to camera, x → R x + t: the camera stands at −Rᵀ t, which by hand is t with its numbers in turn."""
+    """World to camera, x → R x + t: the camera stands at −Rᵀ t."""
     assert not has_model(tmp_path)
     write(tmp_path)  # type: ignore[operator]
     assert has_model(tmp_path)
     found = read_model(tmp_path)
     assert found.files == (tmp_path / f"cameras.{kind}", tmp_path / f"images.{kind}")
     assert list(found.poses) == list(PLACES)
-    to_world = [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    to_world = [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]
     for name, (x, y, z) in PLACES.items():
         np.testing.assert_allclose(found.poses[name][:3, :3], to_world, atol=1e-15)
-        np.testing.assert_allclose(found.poses[name][:, 3], [-y, -z, -x, 1], atol=1e-15)
+        np.testing.assert_allclose(found.poses[name][:, 3], [-y, x, -z, 1], atol=1e-15)
     poses, cameras = found.by_stem()
     assert list(poses) == list(cameras) == ["a", "b"]
     assert cameras["a"] == found.cameras[7]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from functools import partial
 from pathlib import Path
@@ -355,3 +356,16 @@ def test_a_folder_is_told_of_in_a_few_names(tmp_path: Path) -> None:
     assert folder_contents(tmp_path) == f"its folder {tmp_path} holds: a, b, c, d, e, f, g, h"
     (tmp_path / "b2").mkdir()
     assert folder_contents(tmp_path) == f"its folder {tmp_path} holds: a, b, b2/, c, d, e, f, g … (9 entries)"
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"), [(["b.png", "a.png"], ("a.png", "b.png")), (["b.png", None], None), ([None, None], None)]
+)
+def test_frames_of_nerfstudio_are_named_where_all_are(
+    tmp_path: Path, paths: list[str | None], names: tuple[str, ...] | None
+) -> None:
+    frames = [
+        {"transform_matrix": np.eye(4).tolist()} | ({} if path is None else {"file_path": path}) for path in paths
+    ]
+    found = read_trajectory(written(tmp_path, json.dumps({"frames": frames}), "transforms.json"))
+    assert (found.format, found.names, len(found)) == ("nerfstudio", names, 2)
