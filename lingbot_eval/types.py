@@ -44,6 +44,7 @@ class Frame:
     depth: (H, W) float32 metres along z, 0 = no measurement; or None.
     intrinsics: (3, 3) float64 pinhole matrix of the image, in pixels; or None.
     depth_intrinsics: (3, 3) of the depth map where it is not registered to the image; None = as the image's.
+    left_out: (H, W) bool of the image, True where the dataset's mask says that nothing is to be kept; or None.
     """
 
     index: int
@@ -54,6 +55,7 @@ class Frame:
     depth: DepthMap | None = None
     intrinsics: FloatArray | None = None
     depth_intrinsics: FloatArray | None = None
+    left_out: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from lingbot_eval.types import FloatArray
 
 TRANSFORMS = "transforms.json"
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "colmap")
+MASKS = "masks"
 SCALES = ("images", "images_2", "images_4", "images_8")
 """Folders of the same images, the largest first."""
 
@@ -33,12 +34,16 @@ _NO_SUFFIX = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """What a model says of one image. name: its path as the model has it, in ``folders``, the first that has it."""
+    """What a model says of one image. name: its path as the model has it, in ``folders``, the first that has it.
+
+    masks: names that its mask may have; the first that is there is it.
+    """
 
     name: str
     pose: FloatArray | None
     camera: LensCamera | None
     depth: str | None = None
+    masks: tuple[str, ...] = ()
 
 
 class TanksAndTemplesAdapter(FileDataset):
@@ -97,15 +102,20 @@ class CaptureAdapter(FileDataset):
     def read(self, scene: str) -> FileSequence:
         """Images that the model has, in natural order of their names. Raises DataError when it is malformed."""
         folder = self.folders[scene]
+        finder = _Finder(folder, from_root=(folder / TRANSFORMS).is_file())
         if (folder / TRANSFORMS).is_file():
             index_files: tuple[Path, ...] = (folder / TRANSFORMS,)
-            entries = _of_nerfstudio(folder / TRANSFORMS)
+            entries = _of_nerfstudio(folder / TRANSFORMS, finder)
             what = "OpenGL axes in the file, columns y and z negated"
         else:
             model = read_model(next(folder / inner for inner in MODEL_FOLDERS if has_model(folder / inner)))
-            entries = [_Entry(name, model.poses.get(name), model.cameras[n]) for name, n in model.camera_of.items()]
+            # COLMAP calls the mask of a.jpg a.jpg.png (colmap.github.io/faq.html#mask-image-regions).
+            masks = f"{MASKS}/{{}}.png" if (folder / MASKS).is_dir() else ""
+            entries = [
+                _Entry(name, model.poses.get(name), model.cameras[n], masks=(masks.format(name),) if masks else ())
+                for name, n in model.camera_of.items()
+            ]
             index_files, what = model.files, "world-to-camera in the model, inverted"
-        finder = _Finder(folder, from_root=(folder / TRANSFORMS).is_file())
         entries.sort(key=lambda entry: natural_key(entry.name))
         there: dict[str, _Entry] = {}
         missing: list[str] = []
@@ -125,12 +135,15 @@ class CaptureAdapter(FileDataset):
         for position, (found, entry) in enumerate(there.items()):
             path = finder.path(found)
             pinhole, bent = cameras.of(entry.camera, found.rpartition("/")[0], path)
-            depth = None if entry.depth is None else finder.file(entry.depth)
-            own = None if depth is None else finder.path(depth)
-            files.append(FrameFiles(path, float(position), entry.pose, own, pinhole, None, bent, bent))
+            depth = None if entry.depth is None else finder.first(entry.depth)
+            mask = finder.first(*entry.masks) if entry.masks else None
+            files.append(FrameFiles(path, float(position), entry.pose, depth, pinhole, None, bent, bent, mask))
         twice = len(entries) - len(missing) - len(there)
         notes = [f"{len(missing)} of {len(entries)} entries have no file, such as {missing[0]}"] if missing else []
         notes += [f"{twice} entries have the image of another one: left out"] if twice else []
+        masked = sum(file.mask is not None for file in files)
+        if 0 < masked < len(files):
+            notes.append(f"{len(files) - masked} of {len(files)} images have no mask; all of them is kept")
         return self.sequence(
             scene,
             files,
@@ -140,6 +153,7 @@ class CaptureAdapter(FileDataset):
                 "depth": "uint16 millimetres or NumPy arrays" if any(entry.depth for entry in entries) else "none",
                 "intrinsics": "of each image's camera; lens distortion is removed, at the same focal length",
                 "timestamps": "position in the capture; it has no times",
+                "masks": "0 = left out of what is kept" if masked else "none",
                 "found": {
                     "entries": len(entries),
                     "entries_without_file": len(missing),
@@ -181,6 +195,11 @@ class _Finder:
             self._listed[head] = folder, names_listed(folder)
         names = self._listed[head][1]
         return next((name + suffix for suffix in ("", *_NO_SUFFIX) if tail + suffix in names), None)
+
+    def first(self, *names: str) -> Path | None:
+        """The path of the first of these that is there. Raises DataError for a path that leads out."""
+        tidy = (name.replace("\\", "/").removeprefix("./") for name in names)
+        return next((self.path(found) for name in tidy if (found := self.file(name)) is not None), None)
 
     def path(self, found: str) -> Path:
         """The path of what `image` or `file` found."""
@@ -226,7 +245,7 @@ def _resized(camera: LensCamera, size: Size, image: Path) -> LensCamera:
     return LensCamera(camera.model, size, tuple(numbers))
 
 
-def _of_nerfstudio(path: Path) -> list[_Entry]:
+def _of_nerfstudio(path: Path, finder: _Finder) -> list[_Entry]:
     """Entries of a transforms.json, those of ``test_frames`` among them. Raises DataError with the frame."""
     document = read_document(path)
     frames = [frame for key in ("frames", "test_frames") for frame in document.get(key) or []]
@@ -234,14 +253,25 @@ def _of_nerfstudio(path: Path) -> list[_Entry]:
     if not frames or wrong:
         place = f": frame {wrong[0]}" if wrong else ""
         raise DataError(f"{path}{place}: expected a list 'frames' of file_path and transform_matrix, found other JSON")
+    if "fl_x" not in document and "camera_angle_x" in document and not {"w", "h"} <= document.keys():
+        first = next((found for frame in frames if (found := finder.image(frame["file_path"])) is not None), None)
+        width, height = (0, 0) if first is None else image_size(finder.path(first), str(path))
+        document = {**document, "w": width, "h": height} if width else document
     shared = _camera(document, path)
     entries = []
     poses = nerfstudio_poses(frames, path)
     for frame, pose, is_known in zip(frames, poses, finite_poses(poses).tolist(), strict=True):
         own = _camera({**document, **frame}, path) if "fl_x" in frame else shared
         depth = frame.get("depth_file_path")
+        mask = frame.get("mask_path")
         entries.append(
-            _Entry(frame["file_path"], pose if is_known else None, own, depth if isinstance(depth, str) else None)
+            _Entry(
+                frame["file_path"],
+                pose if is_known else None,
+                own,
+                depth if isinstance(depth, str) else None,
+                (mask,) if isinstance(mask, str) else (),
+            )
         )
     return entries
 
@@ -255,7 +285,8 @@ def _camera(document: Mapping[str, Any], path: Path) -> LensCamera | None:
 
     Pixels count from the corner of the image there, and from the first one's centre here.
     """
-    model = str(document.get("camera_model", "OPENCV"))
+    # Instant NGP has a word of its own for COLMAP's.
+    model = str(document.get("camera_model", "OPENCV_FISHEYE" if document.get("is_fisheye") is True else "OPENCV"))
     if "fl_x" not in document and "camera_angle_x" in document and "w" in document:
         width, height, angle = (numbers_of(document, key, 1, path)[0] for key in ("w", "h", "camera_angle_x"))
         if not 0 < angle < math.pi or width < 1 or height < 1:
@@ -271,6 +302,15 @@ def _camera(document: Mapping[str, Any], path: Path) -> LensCamera | None:
     named = {"f": "fl_x", "fx": "fl_x", "fy": "fl_y" if "fl_y" in document else "fl_x"}
     if model in ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"):
         model = "OPENCV"  # which has all of their numbers
+    further = [
+        numbers_of(document, key, 1, path)[0] if key in document else 0.0 for key in ("k3", "k4") if model == "OPENCV"
+    ]
+    if any(further):
+        if further[1]:
+            raise DataError(
+                f"{path}: expected a perspective camera of k1, k2, k3, p1, p2, found k4 {further[1]:g}, too"
+            )
+        model = "FULL_OPENCV"
     numbers = []
     for name in MODELS[model]:
         key = named.get(name, name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.readers import (
@@ -25,6 +26,7 @@ from lingbot_eval.datasets.readers import (
     read_image,
 )
 from lingbot_eval.errors import DataError
+from lingbot_eval.files.masks import read_mask
 from lingbot_eval.files.opening import file_state
 from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.geometry.lenses import LensCamera, carried, undistorted
@@ -39,7 +41,8 @@ class FrameFiles:
     intrinsics: (3, 3) where this frame has its own. depth_intrinsics: (3, 3) where this depth map is not registered
     to the image; it may then be of another size. lens: of the camera that took the image, where it bends the picture:
     the frame's image is what a pinhole camera of the lens's ``intrinsics`` sees, which ``intrinsics`` must be.
-    depth_lens: of the camera whose pixels the depth map has; it is carried over to the image's.
+    depth_lens: of the camera whose pixels the depth map has; it is carried over to the image's. mask: an image of the
+    same shape, 0 where nothing is to be kept (as COLMAP and nerfstudio have it), or None.
     """
 
     image: Path
@@ -50,6 +53,7 @@ class FrameFiles:
     depth_intrinsics: FloatArray | None = None
     lens: LensCamera | None = None
     depth_lens: LensCamera | None = None
+    mask: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ class FileSequence:
             depth=depth_map,
             intrinsics=intrinsics,
             depth_intrinsics=source.depth_intrinsics if depth_map is not None else None,
+            left_out=None if source.mask is None or size is None else _left_out(source.mask, place, size, source.lens),
         )
 
     def reference(self) -> Trajectory | None:
@@ -247,9 +252,19 @@ class FileSequence:
                 yield source.pose
             if source.depth is not None:
                 yield source.depth
+            if source.mask is not None:
+                yield source.mask
 
     def _place(self, index: int) -> str:
         return f"{self.dataset}: {self.scene} frame {index}"
+
+
+def _left_out(mask: Path, place: str, size: Size, lens: LensCamera | None) -> NDArray[np.bool_]:
+    """(H, W) True where a mask is 0, and where a pinhole camera sees what the lens did not."""
+    kept = read_mask(mask, f"{place}: mask", size) > 0
+    if lens is not None:
+        kept = undistorted(np.repeat(kept[..., None], 3, axis=-1).astype(np.uint8) * 255, lens)[..., 0] > 127
+    return ~kept
 
 
 def _and_more(count: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreError, reason
 from lingbot_eval.files.atomic import atomic_path
+from lingbot_eval.files.masks import read_mask
 from lingbot_eval.files.opening import open_file
 from lingbot_eval.files.text import kind_of_bytes
 from lingbot_eval.resources import user_cache
@@ -198,31 +200,18 @@ class MaskFolder:
         Raises:
             DataError: a file that is no image, or of another shape than the image: sides in another proportion.
         """
-        from PIL import Image as Pictures
-
         path = self._files.get(Path(frame.source).stem)
-        if path is None:
-            return None
-        try:
-            with open_file(path) as stream, Pictures.open(stream) as picture:
-                values = np.asarray(picture.convert("L"))
-        except (OSError, ValueError, SyntaxError, Pictures.DecompressionBombError) as error:
-            raise DataError(f"mask {path} cannot be read: {reason(error)}") from error
-        height, width = size
-        # One pixel of rounding is no other shape.
-        if abs(values.shape[1] * height - values.shape[0] * width) > max(
-            values.shape[0] + width, values.shape[1] + height
-        ):
-            raise DataError(
-                f"mask {path}: expected the shape of the image as the method sees it, {width}x{height}, found "
-                f"{values.shape[1]}x{values.shape[0]}"
-            )
-        resized = Pictures.fromarray(values).resize((width, height), Pictures.Resampling.NEAREST)
-        return np.asarray(resized) > 0
+        return None if path is None else read_mask(path, "mask", (size[1], size[0])) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    prediction: Prediction
+    mask: Mask
 
 
 class LeftOut:
-    """Decides what of each frame is left out, and counts it.
+    """Decides what of each frame is left out, and counts it; what the dataset's own masks say is, too.
 
     Args:
         sky: ``heuristic``, an ONNX file, or None for no sky masks.
@@ -236,9 +225,10 @@ class LeftOut:
         self._sky = None if sky is None else open_sky(sky)
         self._masks = None if masks is None else MaskFolder(masks)
         self._pixels = self._left_out = self._without_mask = 0
-        self._last: tuple[Prediction, Mask] | None = None
+        self._last: _Found | None = None
         self._last_sky: Mask | None = None
         self._lacks_own = False  # a mask of the user's, of the last prediction
+        self._of_dataset = False  # whether a frame came with a mask
 
     def mask(self, frame: Frame, prediction: Prediction) -> Mask | None:
         """(H, W) of the depth, True where nothing is kept; None where all is; counted. Raises DataError."""
@@ -252,16 +242,22 @@ class LeftOut:
     def found(self, frame: Frame, prediction: Prediction) -> Mask | None:
         """As `mask`, and not counted: worked out once for a prediction, whoever asks. Raises DataError."""
         depth = prediction.depth
-        if depth is None or (self._sky is None and self._masks is None):
+        of_dataset = None if frame.left_out is None or depth is None else frame.left_out
+        if depth is None or (self._sky is None and self._masks is None and of_dataset is None):
             return None
-        if self._last is not None and self._last[0] is prediction:
-            return self._last[1]
+        if self._last is not None and self._last.prediction is prediction:
+            return self._last.mask
         found = np.zeros(depth.shape, dtype=bool)
         self._lacks_own = False
         self._last_sky = None
         if self._sky is not None and frame.image is not None and frame.image.shape[:2] == depth.shape:
             self._last_sky = self._sky.mask(frame.image, depth, prediction.depth_confidence)
             found |= self._last_sky
+        if of_dataset is not None and of_dataset.shape == depth.shape:
+            found |= of_dataset
+            self._of_dataset = True
+            if self._last_sky is not None:
+                self._last_sky = self._last_sky & ~of_dataset
         if self._masks is not None:
             own = self._masks.mask(frame, (depth.shape[0], depth.shape[1]))
             self._lacks_own = own is None
@@ -269,16 +265,17 @@ class LeftOut:
                 found |= own
                 if self._last_sky is not None:
                     self._last_sky = self._last_sky & ~own
-        self._last = prediction, found
+        self._last = _Found(prediction, found)
         return found
 
     def sky(self, prediction: Prediction) -> Mask | None:
         """(H, W) of what `mask` left out of this prediction, the sky alone; None where no sky was looked for."""
-        return self._last_sky if self._last is not None and self._last[0] is prediction else None
+        return self._last_sky if self._last is not None and self._last.prediction is prediction else None
 
     def words(self) -> str:
         """Who decides; "" where nothing is left out."""
-        return " and ".join(each.words() for each in (self._sky, self._masks) if each is not None)
+        words = [each.words() for each in (self._sky, self._masks) if each is not None]
+        return " and ".join([*words, *(["the dataset's masks"] if self._of_dataset else [])])
 
     def notes(self, scored: str) -> tuple[str, ...]:
         """Who decided and how much it was, and how many frames have no mask; scored: pixels, ``all`` or ``kept``."""

@@ -71,6 +71,32 @@ def test_masks_leave_pixels_out_of_scores_only_when_asked(tmp_path: Path, monkey
     assert any(note.endswith("scores take kept pixels alone") for note in notes)
 
 
+def test_masks_of_the_dataset_are_left_out_as_those_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Masked(HalfWrong):
+        """Frames come with a mask that leaves their left half out."""
+
+        def predict(self, frames: Any) -> Iterator[Prediction]:
+            left = np.tile(np.arange(SIDE) < SIDE // 2, (SIDE, 1))
+            for frame in frames:
+                object.__setattr__(frame, "left_out", left)
+                yield from super().predict([frame])
+
+    world = World()
+    world.install(monkeypatch)
+    monkeypatch.setattr(world, "create_method", lambda settings: Masked(settings.name))
+    found, notes = run(tmp_path / "all", {})
+    assert found["abs_rel", "none"].value == pytest.approx(2.0)
+    said = "50.0% of the pixels are left out of cloud and kept depth by the dataset's masks; scores take"
+    assert f"{said} all pixels" in notes
+    found, notes = run(tmp_path / "kept", {"scored": "kept"})
+    assert found["abs_rel", "none"].value == pytest.approx(0.0, abs=1e-6)
+    assert found["abs_rel", "none"].samples == FRAMES * SIDE * SIDE // 2
+    assert found["abs_rel", "none"].convention.endswith("; without the pixels that the dataset's masks leave out")
+    assert f"{said} kept pixels alone" in notes
+
+
 def test_nothing_to_leave_out_changes_no_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     World().install(monkeypatch)
     found, _ = run(tmp_path, {"scored": "kept"})

@@ -130,7 +130,7 @@ def crop_notes(sizes: Iterable[Sequence[int]], settings: SizeSettings) -> list[s
 def prepare(frame: Frame, settings: SizeSettings) -> Frame:
     """The frame as the method sees it: sides multiples of 14, depth in the image's own pixel grid.
 
-    Image: Pillow's filter. Depth: the nearest measurement at each new pixel's centre, never a mixture. Depth that is
+    Image: Pillow's filter. Depth and mask: the nearest at each new pixel's centre, never a mixture. Depth that is
     not registered to the image (``depth_intrinsics``) is looked up along each pixel's ray, which corrects focal
     length and principal point but not the distance between the two sensors; ``depth_intrinsics`` is None after it.
     A frame without an image takes its size from the depth; with neither, its intrinsics cannot be scaled and are
@@ -138,7 +138,7 @@ def prepare(frame: Frame, settings: SizeSettings) -> Frame:
     """
     pixels = frame.image if frame.image is not None else frame.depth
     if pixels is None:
-        return dataclasses.replace(frame, intrinsics=None, depth_intrinsics=None)
+        return dataclasses.replace(frame, intrinsics=None, depth_intrinsics=None, left_out=None)
     height, width = pixels.shape[:2]
     plan = size_plan(width, height, settings)
     intrinsics = None
@@ -148,8 +148,18 @@ def prepare(frame: Frame, settings: SizeSettings) -> Frame:
     if depth is not None:
         columns, rows = _source_pixels(frame, intrinsics, (width, height), plan)
         depth = _sample(depth, columns, rows)
-    image = None if frame.image is None else _resized(frame.image, plan, settings)
-    return dataclasses.replace(frame, image=image, depth=depth, intrinsics=intrinsics, depth_intrinsics=None)
+    left_out = frame.left_out
+    if left_out is not None:
+        columns, rows = _source_pixels(dataclasses.replace(frame, depth_intrinsics=None), None, (width, height), plan)
+        left_out = left_out[_nearest(rows)[:, None], _nearest(columns)[None, :]]
+    return dataclasses.replace(
+        frame,
+        image=None if frame.image is None else _resized(frame.image, plan, settings),
+        depth=depth,
+        intrinsics=intrinsics,
+        depth_intrinsics=None,
+        left_out=left_out,
+    )
 
 
 def _resized(image: Image, plan: SizePlan, settings: SizeSettings) -> Image:

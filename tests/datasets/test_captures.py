@@ -1,0 +1,151 @@
+"""Captures of other tools: their lenses, and their masks, by values."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import layout_trees as trees
+import numpy as np
+import pytest
+from PIL import Image
+
+from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.errors import DataError
+
+WIDTH, HEIGHT = trees.SIZE
+
+
+def opened(root: Path, scene: str = "garden") -> FileSequence:
+    sequence = open_adapter("capture", root, {}).open(scene, Selection())
+    assert isinstance(sequence, FileSequence)
+    return sequence
+
+
+def edited(root: Path, change: Callable[[dict[str, Any]], None], view: trees.View = trees.CAPTURE) -> FileSequence:
+    """A capture of nerfstudio's whose transforms.json was changed."""
+    trees.write_nerfstudio(root, view)
+    path = root / "garden/transforms.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    return opened(root)
+
+
+def test_fisheye_lenses_by_the_words_of_two_tools(tmp_path: Path) -> None:
+    view = trees.FISHEYE
+    assert view.lens is not None
+    numbers = dict(zip(("k1", "k2", "k3", "k4"), view.lens[1], strict=True)) | {"p1": 0.0, "p2": 0.0}
+
+    def of_nerfstudio(document: dict[str, Any]) -> None:
+        document.update(numbers, camera_model="OPENCV_FISHEYE")
+
+    def of_instant_ngp(document: dict[str, Any]) -> None:
+        del document["camera_model"]
+        document.update(numbers, is_fisheye=True)
+
+    for name, change in (("ns", of_nerfstudio), ("ngp", of_instant_ngp)):
+        frame = edited(tmp_path / name, change, view).frame(2)
+        assert frame.image is not None
+        expected = trees.paint(trees.hit(trees.pose(2), trees.rays(trees.CAMERA, trees.SIZE))[1]).astype(int)
+        inner = np.s_[8:-8, 8:-8]
+        assert np.median(np.abs(frame.image[inner] - expected[inner])) <= 2
+
+
+def test_a_third_radial_number_bends_the_picture(tmp_path: Path) -> None:
+    """Metashape's and RealityCapture's cameras have it; OpenCV counts it behind the tangential ones."""
+    k1, k2, p1, p2, k3 = 0.3, -0.9, 0.002, -0.003, 4.0
+    found = edited(tmp_path, lambda document: document.update(k1=k1, k2=k2, p1=p1, p2=p2, k3=k3, k4=0.0))
+    lens = found.files[0].lens
+    assert lens is not None
+    points = np.array([[0.3, -0.2, 1.0], [-0.45, 0.35, 1.0]])
+    seen = cv2.projectPoints(points, np.zeros(3), np.zeros(3), trees.CAMERA, np.array([k1, k2, p1, p2, k3]))[0][:, 0]
+    np.testing.assert_allclose(np.stack(lens.project(points[:, 0], points[:, 1]), axis=-1), seen, atol=1e-9)
+    with pytest.raises(
+        DataError, match=r"transforms\.json: expected a perspective camera of k1, .* found k4 0\.5, too"
+    ):
+        edited(tmp_path / "again", lambda document: document.update(k4=0.5))
+
+
+def test_a_field_of_view_without_a_size_is_of_the_images(tmp_path: Path) -> None:
+    angle = 2 * np.arctan(0.5 * WIDTH / 80)
+
+    def only_the_angle(document: dict[str, Any]) -> None:
+        frames = document.pop("frames")
+        document.clear()
+        document.update(camera_angle_x=angle, frames=frames)
+
+    frame = edited(tmp_path, only_the_angle).frame(0)
+    np.testing.assert_allclose(frame.intrinsics, [[80, 0, 47.5], [0, 80, 35.5], [0, 0, 1]])
+
+
+def mask(path: Path, size: tuple[int, int] = trees.SIZE) -> None:
+    """Black in the left quarter, where nothing is to be kept, and grey elsewhere."""
+    picture = np.full(size[::-1], 200, np.uint8)
+    picture[:, : size[0] // 4] = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+PINHOLE = trees.View(trees.CAMERA, trees.SIZE, ("radtan", (0.0, 0.0, 0.0, 0.0)))
+LEFT = np.arange(WIDTH) < WIDTH // 4
+
+
+def test_masks_of_nerfstudio_leave_out_what_is_black(tmp_path: Path) -> None:
+    def masked(document: dict[str, Any]) -> None:
+        for frame in document["frames"][:3]:  # images 4, 1 and 5
+            frame["mask_path"] = frame["file_path"].replace("images", "masks")
+
+    for k in (3, 0, 4):
+        mask(tmp_path / f"garden/masks/frame_{k + 1:05d}.png", (WIDTH // 2, HEIGHT // 2) if k == 4 else trees.SIZE)
+    sequence = edited(tmp_path, masked, PINHOLE)
+    frames = list(sequence.frames())
+    assert [frame.left_out is not None for frame in frames] == [True, False, False, True, True]
+    for index in (0, 3, 4):
+        np.testing.assert_array_equal(frames[index].left_out, np.tile(LEFT, (HEIGHT, 1)))
+    assert "2 of 5 images have no mask; all of them is kept" in sequence.notes
+    assert sequence.facts()["masks"] == "0 = left out of what is kept"
+    prepared = prepare(frames[0], SizeSettings(mode="exact", width=56, height=42))
+    np.testing.assert_array_equal(prepared.left_out, np.tile(np.arange(56) < 14, (42, 1)))
+    # Another mask makes what was kept stale.
+    before = sequence.fingerprint()
+    Image.new("L", trees.SIZE, 255).save(tmp_path / "garden/masks/frame_00001.png")
+    assert opened(tmp_path).fingerprint() != before
+    mask(tmp_path / "garden/masks/frame_00001.png", (HEIGHT, WIDTH))
+    with pytest.raises(DataError, match=r"garden frame 0: mask .*frame_00001\.png: expected the shape of the image"):
+        opened(tmp_path).frame(0)
+
+
+def test_masks_of_colmap_lie_beside_the_images_and_follow_the_lens(tmp_path: Path) -> None:
+    trees.write_colmap(tmp_path, trees.CAPTURE)
+    mask(tmp_path / "bicycle/masks/_DSC8680.JPG.png")
+    sequence = opened(tmp_path, "bicycle")
+    assert [file.mask is not None for file in sequence.files] == [False, True, False, False]
+    frame = sequence.frame(1)
+    assert frame.left_out is not None
+    # Undistorted as the image: what is left out is what a ray's pixel in the mask says.
+    assert trees.CAPTURE.lens is not None
+    rays = trees.rays(trees.CAMERA, trees.SIZE).reshape(-1, 3)
+    seen = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), trees.CAMERA, np.array(trees.CAPTURE.lens[1]))[0][:, 0]
+    columns = seen[:, 0].reshape(HEIGHT, WIDTH)
+    inside = (np.abs(seen[:, 0] - (WIDTH - 1) / 2) < WIDTH / 2 - 1) & (
+        np.abs(seen[:, 1] - (HEIGHT - 1) / 2) < HEIGHT / 2 - 1
+    )
+    sure = inside.reshape(HEIGHT, WIDTH) & (np.abs(columns - (WIDTH // 4 - 0.5)) > 0.6)
+    np.testing.assert_array_equal(frame.left_out[sure], (columns < WIDTH // 4 - 0.5)[sure])
+
+
+def test_a_mask_that_leads_out_of_the_capture_is_refused(tmp_path: Path) -> None:
+    def elsewhere(document: dict[str, Any]) -> None:
+        document["frames"][0]["mask_path"] = "../other/mask.png"
+
+    with pytest.raises(DataError, match=r"expected a path inside .*found '\.\./other'"):
+        edited(tmp_path, elsewhere)
+    shutil.rmtree(tmp_path / "garden")
