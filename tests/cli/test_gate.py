@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import subprocess
@@ -15,7 +16,9 @@ import yaml
 from lingbot_eval.cli.main import main
 from lingbot_eval.gating.baseline import load_baseline
 from lingbot_eval.runs.lock import directory_lock
-from tests.gate.sides import ATE, LATENCY, VALUES, rounds, write_run
+from lingbot_eval.runs.store import RunStore
+from tests.gate.sides import ATE, AUC, LATENCY, VALUES, rounds, write_run
+from tests.runs.store_records import make_unit_record
 
 REASON = ["--reason", "a first one"]
 
@@ -103,6 +106,52 @@ def test_an_update_keeps_what_was_edited(tmp_path: Path, baseline: Path, capsys:
     assert (read.history[0].who, read.history[0].reason) == ("tester", "a first one")
     assert read.history[-1].reason == "accepted"
     assert read.tolerances[0].match == "trajectory/*"
+
+
+def test_an_update_says_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By whom, of how many rounds, what was left out, and what speed still lacks."""
+    monkeypatch.setattr(getpass, "getuser", lambda: "somebody")
+    path = tmp_path / "b.yaml"
+    runs = [write_run(tmp_path / name, scenes=("desk", "floor"), step_ms=rounds(1, 1)[0]) for name in "abcd"]
+    store = RunStore.open(runs[0])
+    failed = make_unit_record(("tum", "floor", "lingbot"), status="failed", reason="crash", measurements=[])
+    with store.lock(), store.unit_writer("tum", "floor", "lingbot") as writer:
+        writer.finish(failed)
+    update = ["--baseline", str(path), "--update", "--reason", " why "]
+    assert main(["gate", str(runs[0]), *update]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{path}: written; 2 scenes, rounds of timings: 1\n"
+    assert said.err.splitlines() == [
+        "note: tum/floor/lingbot is in the baseline as it is: failed: crash",
+        "note: speed needs 3 rounds to be judged, better 10: give repeats of the run",
+    ]
+    change = load_baseline(path).history[0]
+    assert (change.who, change.reason, change.rounds, change.code["run"]) == ("somebody", "why", 1, "smoke")
+
+    worse = [write_run(tmp_path / f"w{n}", VALUES | {ATE: 0.6, AUC: 50.0}, ("desk", "floor")) for n in range(3)]
+    stranger = worse[0] / "units" / "tum" / "attic" / "lingbot"
+    stranger.mkdir(parents=True)
+    (stranger / "result.json").write_text("{")
+    assert main(["gate", *map(str, worse), *update, "--who", "me"]) == 0
+    said = capsys.readouterr()
+    words = "updated, 2 values replaced (the old ones are in its history); 2 scenes, rounds of timings: 3"
+    assert said.out == f"{path}: {words}\n"
+    (note,) = said.err.splitlines()
+    assert note.startswith(f"note: left out: {stranger / 'result.json'} ")
+    assert load_baseline(path).history[1].who == "me"
+    # Where nothing is judged by rounds, nobody is asked for any.
+    path.write_text(path.read_text().replace("kind: statistical, min_effect: 0.08, alpha: 0.01", "kind: shown"))
+    assert main(["gate", str(runs[1]), *update]) == 0
+    assert capsys.readouterr().err == ""
+
+    def nobody() -> str:
+        raise KeyError("no such user")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert main(["gate", str(runs[1]), *update]) == 0
+    assert load_baseline(path).history[-1].who == "unknown"
 
 
 def test_an_update_says_what_it_gives_up(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
