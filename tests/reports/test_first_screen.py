@@ -192,6 +192,31 @@ def test_published_numbers_stand_below_the_mean_of_their_method(tmp_path: Path) 
     assert found.table.notes[(found.table.cells[1][4].note or 0) - 1] == "not comparable: another machine"
 
 
+@pytest.mark.parametrize(("scenes", "rows"), [(29, 60), (30, 2)])
+def test_of_very_many_scenes_the_means_alone_are_seen(tmp_path: Path, scenes: int, rows: int) -> None:
+    """Sixty rows at most, means of two methods among them; a method of one scene keeps it, as it has no mean."""
+    values = {(f"s{number}", method): measured(1.0 + number) for number in range(scenes) for method in "ab"}
+    assert len(texts(first_table(store_of(tmp_path / "two", values)))) == rows
+    found = texts(first_table(store_of(tmp_path / "more", {**values, ("s0", "c"): measured(1.0), ("s1", "c"): None})))
+    assert len(found) == 3
+    alone = {(f"s{number}", f"m{number}"): measured(1.0) for number in range(61)}
+    assert len(texts(first_table(store_of(tmp_path / "alone", alone)))) == 61
+
+
+def test_published_numbers_of_other_averages_stand_elsewhere(tmp_path: Path) -> None:
+    """Beside a mean a published mean alone; of one scene below that scene."""
+    auc = [Measurement("auc", "auc_30", "", 50.0, "%", "words"), *measured(0.5)]
+    store = store_of(tmp_path, {("s", "a"): auc})
+
+    def row(metric: str, value: float, method: str = "a", run: str = "") -> tuple[str, PublishedRow]:
+        return run, PublishedRow("d", method, metric, "the paper", value, 0.6, "m", (1, 1), None)
+
+    given = [row("ate_m", 0.55), row("auc_30_micro", 60.0), row("ate_m", 9.0, "b"), row("ate_m", 8.0, "a", "else")]
+    found = texts(first_table(store, published=given))
+    assert [line[:3] for line in found] == [["d", "s", "a"], ["d", "published", "the paper"]]
+    assert sorted(cell for cell in found[1][3:] if cell) == ["0.55"]
+
+
 def test_a_metric_without_any_number_is_a_line_with_its_reason(tmp_path: Path) -> None:
     names = ("ate_rmse", "rpe_translation_rmse")
     gaps = [Measurement("trajectory", name, "sim3", None, "m", "RMSE", reason="no reference poses") for name in names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,12 +121,13 @@ def test_alike_runs_have_a_difference() -> None:
         ({"cards__d__published__0__values": {"forward_fps": 30.0}}, "speed of another machine"),
         ({"cards__d__published__0__values": {"sharpness": 30.0}}, "no metric of this name"),
         ({"cards__d__expected_scenes": {"a": None, "c": None}}, "other scenes than the protocol's"),
+        ({"cards__d__expected_scenes": {"a": None}}, "other scenes than the protocol's"),
         ({"cards__d__published__0__scenes": 3}, "mean of 2 scenes, the published one of 3"),
         ({"cards__d__published__0__scenes": None}, "does not say how many scenes"),
         ({"cards__d__published__0__conventions": "not known to us"}, "conventions are not known"),
         (
             {"cards__d__published__0__selection": {"start": 0, "stride": 5, "count": 320}},
-            "the published count is 320 frames",
+            "the published count is 320 frames, this run has all",
         ),
     ],
 )
@@ -134,6 +136,26 @@ def test_what_differs_is_said_instead(changes: dict[str, Any], says: str) -> Non
     assert ate.delta is None
     assert ate.reason is not None
     assert says in ate.reason
+
+
+@pytest.mark.parametrize(
+    ("delta", "reason", "text"),
+    [(0.25, None, "+0.2500"), (-0.25, None, "-0.2500"), (0.0, None, "0"), (0.25, "why", "not comparable: why")],
+)
+def test_a_difference_with_its_sign(delta: float, reason: str | None, text: str) -> None:
+    assert delta_text(PublishedRow("d", "m", "ate_m", "s", 1.0, 1.0 + delta, "m", (1, 1), reason)) == text
+
+
+def test_a_single_scene_is_its_own_mean_and_of_several_without_one_there_is_none() -> None:
+    results, (table,) = run(settings(cards__d__published__0__scenes=1), "lingbot-map.pt", (0.4, 0.8))
+    for rows_of_it, ours, scored in (
+        (table.rows[:1], 0.4, (1, 1)),
+        (table.rows[:2], None, None),
+        ((replace(table.rows[0], cells=(Cell(None, 1), Cell(50.0))),), None, (0, 1)),
+    ):
+        ate = published_rows(results, (replace(table, rows=rows_of_it),))[0]
+        assert (ate.ours, ate.scored) == (ours, scored)
+    assert published_rows(results, (replace(table, rows=table.rows[:1]),))[0].delta == pytest.approx(-0.1)
 
 
 def test_untrained_weights_and_failed_scenes_are_not_compared() -> None:
@@ -263,10 +285,19 @@ def test_runs_stored_without_cards_have_none() -> None:
     assert published_rows(*run({"name": "old"}, "w", (0.4, 0.8))) == ()
 
 
-def test_clouds_that_were_compared_otherwise_are_not_compared() -> None:
+@pytest.mark.parametrize(
+    ("used", "reason"),
+    [
+        ({}, "this run did not measure it"),
+        ({"threshold_m": 0.25}, "threshold_m is 0.25, the protocol's 0.05"),
+        ({"icp_m": 0.2}, "icp_m is 0.2, the protocol's 0.1"),
+        ({"voxel_m": 0.02}, "voxel_m is 0.02, the protocol's 0.0078125"),
+    ],
+)
+def test_clouds_that_were_compared_otherwise_are_not_compared(used: dict[str, float], reason: str) -> None:
     thresholds = {"icp_m": 0.1, "f1_m": 0.05, "voxel_m": 0.0078125}
-    points = {"icp_m": 0.1, "threshold_m": 0.25, "voxel_m": 0.0078125}
+    points = {"icp_m": 0.1, "threshold_m": 0.05, "voxel_m": 0.0078125} | used
     f1 = rows(
         settings(cards__d__protocol={"stride": 5, "size": SIZE, "thresholds": thresholds}, metrics={"points": points})
     )
-    assert f1[2].reason == "threshold_m is 0.25, the protocol's 0.05"
+    assert f1[2].reason == reason

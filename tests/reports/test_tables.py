@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_run import DESK, HOSTILE, LINGBOT, REPLAY, build_run, run_record, unit_record
@@ -15,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.reports.rendering import csv_table, latex_table, markdown_table, spreadsheet, table_data, text_table
-from lingbot_eval.reports.tables import RunResults, Table, long_table, read_results, wide_tables
+from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table, long_table, read_results, wide_tables
+from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.tables import latex_text, markdown_text, number_text, plain
 from lingbot_eval.types import Measurement
@@ -120,6 +122,187 @@ def test_the_long_table_has_everything_once(results: RunResults) -> None:
     assert len(table) == stored + 1  # the failed unit's own row
     assert (table["value"].isna() == table["reason"].notna()).all()
     assert set(table.loc[table["method"] == LINGBOT, "weights"]) == {"untrained (seed 0)"}
+
+
+COLUMNS = {
+    "summary: Summary": [
+        "trajectory/ate_rmse/sim3/m",
+        "trajectory/coverage//%",
+        "drift/segment_translation/sim3/%",
+        "auc/auc_30//%",
+        "throughput/forward_fps//fps",
+    ],
+    "depth-video: Depth of the whole sequence under its alignments": [
+        "depth/abs_rel/none/1",
+        "depth/abs_rel/sequence_scale/1",
+        "depth/delta_1_25/none/%",
+    ],
+    "trajectory: Trajectory": ["trajectory/ate_rmse/sim3/m", "trajectory/ate_rmse/se3/m", "trajectory/rpe/sim3/deg"],
+    "matching: Trajectory: coverage and matching": ["trajectory/coverage//%", "trajectory/path_length//m"],
+    "trajectory-alignments: Trajectory: further figures under other alignments": ["trajectory/ate_max/anchor/m"],
+    "auc: Relative poses of all pairs, camera-to-camera definition": ["auc/auc_30//%"],
+    "auc-first-camera: Relative poses of all pairs, first-camera definition": ["auc/auc_first_camera_30//%"],
+    "points: Point clouds": ["points/f1//%"],
+    "drift: Drift": ["drift/segment_translation/sim3/%"],
+    "drift-none: Drift, alignment none": ["drift/segment_translation/none/%"],
+    "drift-rpe: Drift: relative pose error by step": ["drift/rpe_translation/10 sim3/m"],
+    "drift-rpe-se3: Drift: relative pose error by step, alignment se3": ["drift/rpe_translation/10 se3/m"],
+    "depth-none: Depth, alignment none": ["depth/abs_rel/none/1", "depth/delta_1_25/none/%"],
+    "depth-sequence_scale: Depth, alignment sequence_scale": ["depth/abs_rel/sequence_scale/1"],
+    "depth-abs_rel_at_distance: Depth: abs_rel_at_distance": ["depth/abs_rel_at_distance/0 to 5 m/1"],
+    "depth-counts: Depth: frames and pixels scored": ["depth/frames/lstsq/frames", "depth/pixels//1"],
+    "memory: Memory": ["memory/weights//MiB"],
+    "throughput: Throughput": ["throughput/forward_fps//fps"],
+    "mine: Mine": ["mine/wobble/a/deg"],
+}
+
+
+def test_every_column_is_in_the_table_of_its_kind(tmp_path: Path) -> None:
+    """Papers' alignments of video depth come in the place of medians and least squares, where they were asked for."""
+    names = dict.fromkeys(name for members in COLUMNS.values() for name in members)
+    papers = ("depth/abs_rel/video_scale/1", "depth/abs_rel/video_metric/1", "depth/delta_1_25/video_scale/%")
+    for more in ((), papers):
+        stored = [
+            Measurement(family, name, variant, 1.0, unit, "c")
+            for family, name, variant, unit in (each.split("/") for each in (*names, *more))
+        ]
+        store = RunStore.create(
+            tmp_path / str(len(more)), run_record().model_copy(update={"units": [["d", "s", "m"]], "weights": {}})
+        )
+        with store.unit_writer("d", "s", "m") as writer:
+            writer.finish(unit_record(("d", "s"), "m", 5, stored))
+        found = {
+            f"{table.key}: {table.title}": ["/".join((c.family, c.name, c.variant, c.unit)) for c in table.columns]
+            for table in wide_tables(read_results(store))
+        }
+        video = "depth-video: Depth of the whole sequence under its alignments"
+        if more:
+            assert found[video] == ["depth/abs_rel/video_metric/1", "depth/abs_rel/video_scale/1", papers[2]]
+        else:
+            assert found == COLUMNS
+            assert list(found)[:2] == list(COLUMNS)[:2]
+
+
+def test_numbers_that_were_disturbed_carry_the_reason_and_so_does_their_mean(tmp_path: Path) -> None:
+    record = run_record().model_copy(update={"units": [["d", scene, "m"] for scene in "abc"], "weights": {"m": "w"}})
+    store = RunStore.create(tmp_path, record)
+    for number, (scene, beside) in enumerate((("a", 0), ("b", 1), ("c", 0))):
+        fps = Measurement("throughput", "forward_fps", "", 10.0 * (1 + number), "fps", "c", headline=True)
+        unit = unit_record(("d", scene), "m", 5, [ate(1.0), fps]).model_copy(
+            update={"host": HostRecord(name="h", beside=beside)}
+        )
+        with store.unit_writer("d", scene, "m") as writer:
+            writer.finish(unit)
+    (table,) = [table for table in wide_tables(read_results(store)) if table.key == "summary"]
+    notes = {
+        (row.scene, column.name): cell.note and table.notes[cell.note - 1]
+        for row in table.rows
+        for cell, column in zip(row.cells, table.columns, strict=True)
+    }
+    words = "measured while other units ran on the host"
+    assert {place for place, note in notes.items() if note} == {
+        (scene, "forward_fps") for scene in ("b", "mean", "median")
+    }
+    assert set(filter(None, notes.values())) == {words}
+    assert {row.scene: row.cells[1].value for row in table.rows} == {
+        "a": 10,
+        "b": 20,
+        "c": 30,
+        "mean": 20,
+        "median": 20,
+    }
+    assert {row.weights for row in table.rows} == {"w"}
+    assert [column.better for column in table.columns] == ["lower", "higher"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"stage": "stream", "reason": "crash", "failed_at_frame": 0}, "failed in stage stream at frame 0: crash"),
+        ({"reason": "crash"}, "failed: crash"),
+        ({"stage": "load"}, "failed in stage load: no reason was stored"),
+    ],
+)
+def test_a_failure_says_where(tmp_path: Path, facts: dict[str, Any], words: str) -> None:
+    store = store_of(tmp_path, {"a": None, "b": ate(1.0)})
+    with store.unit_writer("d", "a", "m") as writer:
+        writer.finish(unit_record(("d", "a"), "m", 5, []).model_copy(update={"status": "failed", **facts}))
+    results = read_results(store)
+    assert results.failure(("d", "a", "m")) == words
+    assert results.failure(("d", "b", "m")) is None
+    assert long_table(results)["reason"].tolist()[0] == words
+
+
+def known() -> Table:
+    """A failed scene, one with a gap, and their mean."""
+    columns = (Column("auc", "auc_30", "", "%", ("one", "two")), Column("depth", "abs_rel", "none", "1", ("three",)))
+    rows = (
+        Row("d", "a", "m", "scene", (Cell(None, 1), Cell(None, 1)), note=1, weights="untrained (seed 0)"),
+        Row("d", "b", "m", "scene", (Cell(25.5), Cell(None, 2)), weights="untrained (seed 0)"),
+        Row("d", "mean", "m", "mean", (Cell(25.5, scored=(1, 2)), Cell(None, 3, (0, 2))), weights="untrained (seed 0)"),
+        Row("d", "micro", "m", "micro", (Cell(20.0, scored=(1, 2)), Cell(0.5)), weights="none"),
+    )
+    return Table("auc", "Pairs", columns, rows, ("it broke", "no depth", "no scene was scored"))
+
+
+def test_the_whole_of_a_table_in_each_form() -> None:
+    table = known()
+    assert text_table(table).splitlines() == [
+        "Pairs (untrained weights: m)",
+        "",
+        "d / a · m (untrained weights)",
+        "  no scores: it broke",
+        "",
+        "d / b · m (untrained weights)",
+        "  auc_30 (%)    25.50",
+        "  abs_rel none  n/a  no depth",
+        "",
+        "d / mean · m (untrained weights)",
+        "  auc_30 (%)    25.50 (1 of 2)",
+        "  abs_rel none  n/a (0 of 2)  no scene was scored",
+        "",
+        "d / micro · m",
+        "  auc_30 (%)    20.00 (1 of 2)",
+        "  abs_rel none  0.5000",
+    ]
+    assert list(csv.reader(io.StringIO(csv_table(table)))) == [
+        [
+            *("dataset", "scene", "method", "weights", "row"),
+            *("auc_30 (%)", "scored scenes: auc_30 (%)", "abs_rel none", "scored scenes: abs_rel none", "reasons"),
+        ],
+        ["d", "a", "m", "untrained (seed 0)", "scene", "n/a", "", "n/a", "", "it broke"],
+        ["d", "b", "m", "untrained (seed 0)", "scene", "25.5", "", "n/a", "", "abs_rel none: no depth"],
+        [
+            *("d", "mean", "m", "untrained (seed 0)", "mean"),
+            *("25.5", "1 of 2", "n/a", "0 of 2", "abs_rel none: no scene was scored"),
+        ],
+        ["d", "micro", "m", "none", "micro", "20.0", "1 of 2", "0.5", "", ""],
+    ]
+    data = table_data(table)
+    assert (data["key"], data["title"], data["untrained_weights"]) == ("auc", "Pairs (untrained weights: m)", ["m"])
+    assert data["columns"][1] == {
+        "family": "depth",
+        "name": "abs_rel",
+        "variant": "none",
+        "unit": "1",
+        "conventions": ["three"],
+    }
+    assert data["rows"][2] == {
+        "dataset": "d",
+        "scene": None,
+        "method": "m",
+        "row": "mean",
+        "failure": None,
+        "values": [25.5, None],
+        "scored": [[1, 2], [0, 2]],
+        "reasons": [None, "no scene was scored"],
+    }
+    assert (data["rows"][0]["scene"], data["rows"][0]["failure"]) == ("a", "it broke")
+    legend = [line for line in markdown_table(table).splitlines() if line.startswith("- ")]
+    assert legend[:2] == ["- auc_30 (%): one; or two", "- abs_rel none (ratio, no unit): three"]
+    assert [line.partition(":")[0] for line in legend[2:]] == ["- mean, median", "- micro"]
+    body = markdown_table(table).splitlines()[4:8]
+    assert [line.split(" | ")[1] for line in body] == ["a", "b", "**mean**", "**micro**"]
 
 
 # Untrained weights

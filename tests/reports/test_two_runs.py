@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from lingbot_eval.reports.two_runs import (
     RunComparison,
     compare_runs,
     document,
+    figure_of,
     page,
     remarks,
     tables,
     title,
     write_runs,
 )
+from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement, Trajectory
 from tests.reports.fake_run import walk
@@ -196,6 +199,99 @@ def test_times_and_memory_are_not_compared_across_hardware(tmp_path: Path) -> No
         MeasurementPair("memory", "device_peak_allocated", "", "m", 3.0, 3.0, "different hardware"),
         MeasurementPair("trajectory", "ate_rmse", "", "m", 1.0, 1.0),
     )
+
+
+def test_all_that_differs_between_two_runs_is_said(tmp_path: Path) -> None:
+    """Weights, code, libraries, what was not checked, what is left out, what has no result, each of its own run."""
+    paths = []
+    for label, commit, weights, seconds in (("a", "c1", "w1", 5), ("b", "c2", "w2", 3)):
+        names = [["tum", "desk", "m"], ["tum", f"only-{label}", "m"], ["tum", f"gone-{label}", "m"]]
+        block = HARDWARE | {"git": {"commit": commit}, "libraries": {"torch": f"2.{seconds}"}, "python": label}
+        record = make_run_record(
+            key=label * 16, name=f"of {label}", units=names, environment=block, weights={"m": weights}
+        )
+        store = RunStore.create(tmp_path / label, record)
+        for scene in ("desk", f"only-{label}"):
+            with store.lock(), store.unit_writer("tum", scene, "m") as writer:
+                writer.finish(make_unit_record(("tum", scene, "m"), frames=9, predictions=seconds))
+        stray = store.path / "units" / "tum" / "stray" / "m"
+        stray.mkdir(parents=True)
+        (stray / "result.json").write_text("{")
+        paths.append(store.path)
+    found = compare_runs(paths[0], paths[1])
+    assert (found.paths, found.labels, found.names) == (tuple(map(str, paths)), ("A", "B"), ("of a", "of b"))
+    assert found.remarks == (
+        "different weights of m: A w1, B w2",
+        'torch: A "2.5", B "2.3"',
+        'code.commit: A "c1", B "c2"',
+        "times were taken in two runs, not in turn: compare backends by name for that",
+    )
+    (unit,) = found.units
+    assert unit.remarks == ("predictions: A 5 of 9 frames, B 3 of 9 frames",)
+    lines = [line for line in found.failures if "left out" not in line]
+    assert lines == [
+        "A tum/only-a/m: no counterpart in the other run",
+        "A tum/gone-a/m: no result yet",
+        "B tum/only-b/m: no counterpart in the other run",
+        "B tum/gone-b/m: no result yet",
+    ]
+    left_out = [line for line in found.failures if "left out" in line]
+    assert [line.partition(":")[0] for line in left_out] == ["A", "B"]
+    whole = document(found)
+    assert (whole["a"], whole["b"]) == found.paths
+    assert (whole["remarks"], whole["failures"]) == (list(found.remarks), list(found.failures))
+
+
+def test_times_of_a_disturbed_unit_are_not_compared(tmp_path: Path) -> None:
+    told = [measurement("throughput", "forward_fps", 12.0), measurement("trajectory", "ate_rmse", 1.0)]
+    a = write_run(tmp_path / "a", None, key="a" * 16, measurements=told)
+    b = write_run(tmp_path / "b", None, key="b" * 16, measurements=told, host=HostRecord(name="h", beside=1))
+    for first, second, label in ((a, b, "B"), (b, a, "A")):
+        (unit,) = compare_runs(first, second).units
+        assert [pair.reason for pair in unit.measurements] == [
+            f"{label}: measured while other units ran on the host",
+            None,
+        ]
+
+
+def test_positions_without_orientation_have_no_turn(tmp_path: Path) -> None:
+    bare = replace(moved(walk(FRAMES, 1), 3.0, 0.05), has_orientation=False)
+    (unit,) = two_runs(tmp_path, trajectory=bare).units
+    assert unit.differences is not None
+    assert np.isnan(unit.differences.rotation_deg).all()
+    assert unit.differences.position[90] == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize(("count", "reason"), [(3, None), (2, "the trajectories have 2 timestamps in common")])
+def test_three_common_frames_are_enough(tmp_path: Path, count: int, reason: str | None) -> None:
+    walked, rows = walk(FRAMES, 1), np.array([0, 40, 90])[:count]
+    few = Trajectory(walked.indices[rows], walked.timestamps[rows], walked.camera_to_world[rows])
+    (unit,) = two_runs(tmp_path, trajectory=few).units
+    assert (unit.reason or "").startswith(reason or "")
+    assert (unit.differences is None) == (count < 3)
+    if unit.differences is not None:
+        # Frames of the sequence, not rows of the shorter file.
+        assert unit.differences.indices.tolist() == [0, 120, 270]
+
+
+def test_a_change_is_a_share_of_what_a_has_whatever_its_sign(tmp_path: Path) -> None:
+    values = {"falls": (-2.0, -3.0), "rises": (-2.0, -1.0), "from_nothing": (0.0, 1.0)}
+    of = [[measurement("mine", name, pair[side]) for name, pair in values.items()] for side in (0, 1)]
+    paths = [write_run(tmp_path / k, None, key=k * 16, measurements=m) for k, m in zip("ab", of, strict=True)]
+    (table,) = [each for each in tables(compare_runs(*paths)) if each.title.startswith("Measurements")]
+    assert {row[1]: row[4:] for row in table.rows} == {
+        "falls": ("-1.000 m", "-50.00 %"),
+        "rises": ("1.000 m", "50.00 %"),
+        "from_nothing": ("1.000 m", "n/a"),
+    }
+
+
+def test_the_figure_says_where_the_hardware_differs(tmp_path: Path) -> None:
+    for environment, words in ((HARDWARE, "as stored"), ({"cpu_model": "other"}, "as stored (different hardware)")):
+        found = two_runs(tmp_path / words[-3:], environment=environment)
+        drawn = figure_of(found, found.units[0])
+        assert drawn is not None
+        assert [axes.get_title(loc="left") for axes in drawn.axes][-1] == f"Time of each frame on the device, {words}"
 
 
 def test_a_failed_unit_keeps_its_reason(tmp_path: Path) -> None:
