@@ -10,6 +10,8 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -17,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 from lingbot_eval import __version__
 from lingbot_eval.errors import DataError, DependencyError, reason
 from lingbot_eval.files.atomic import write_text, writing
+from lingbot_eval.files.text import kind_of_bytes
 
 if TYPE_CHECKING:
     import requests
@@ -26,6 +29,8 @@ TIMEOUT_S = 30.0
 """Seconds without a byte, or without an answer, after which a connection counts as cut."""
 PAUSE_S = 2.0
 """Seconds before the first new attempt; each further one without a byte waits as much longer."""
+LONGEST_WAIT_S = 120.0
+"""Seconds that a server may ask to wait before a new attempt; who asks for more is told of, and not waited for."""
 _ATTEMPTS = 5  # in a row that bring no byte
 _REDIRECTS = 5
 _CHUNK = 1 << 18
@@ -184,7 +189,14 @@ def _pooch() -> Any:
 
 
 class _CutError(Exception):
-    """The connection ended early, or never came to be; what has arrived stays."""
+    """The connection ended early, or never came to be; what has arrived stays.
+
+    wait: seconds that the server asks for.
+    """
+
+    def __init__(self, why: str, wait: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait = wait
 
 
 @dataclass(frozen=True)
@@ -207,10 +219,10 @@ def _bring(url: str, part: Path, size: int | None, hosts: set[str | None], progr
         except _CutError as error:
             after = part.stat().st_size if part.is_file() else 0
             idle = 0 if after > before else idle + 1
-            if idle >= _ATTEMPTS:
+            if idle >= _ATTEMPTS or error.wait > LONGEST_WAIT_S:
                 kept = f"the {after:,} bytes that came are kept: " if after else ""
                 raise DataError(f"{url}: {error}; {kept}run the same command again") from error
-            time.sleep(PAUSE_S * (1 + idle))
+            time.sleep(max(error.wait, PAUSE_S * (1 + idle)))
 
 
 def _receive(url: str, part: Path, size: int | None, hosts: set[str | None], progress: Progress) -> None:
@@ -237,9 +249,8 @@ def _receive(url: str, part: Path, size: int | None, hosts: set[str | None], pro
             have = 0
             found = _version(url, response, _length(response))
         else:
-            raise _refusal(url, status)
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise DataError(f"{url}: expected a file, found a web page (a login or form?); see the dataset's page")
+            raise _refusal(url, response)
+        _refuse_other(url, response)
         if size is not None and found.length not in (None, size):
             raise DataError(
                 f"{url}: expected {size:,} bytes as the card says, the server has {found.length:,}; "
@@ -253,6 +264,9 @@ def _receive(url: str, part: Path, size: int | None, hosts: set[str | None], pro
             try:
                 # As it is sent, not as requests would decode it: a compressed archive is to stay one.
                 for piece in response.raw.stream(_CHUNK, decode_content=False):
+                    if not have and (kind_of_bytes(piece[:1024]) or "").startswith("an HTML page"):
+                        part.unlink()
+                        raise DataError(_WEB_PAGE.format(url))
                     have += stream.write(piece)
                     progress(have, most)
                     if most is not None and have > most:
@@ -325,8 +339,38 @@ def _range(response: requests.Response) -> tuple[int | None, int | None]:
     return (None if start is None else int(start)), (None if total == "*" else int(total))
 
 
-def _refusal(url: str, status: int) -> Exception:
+_WEB_PAGE = "{}: expected a file, found a web page (a login or form?); see the dataset's page"
+
+
+def _refuse_other(url: str, response: requests.Response) -> None:
+    """Raises DataError for a web page, and for a file that the server packs although nobody asked for that."""
+    if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        raise DataError(_WEB_PAGE.format(url))
+    packed = response.headers.get("Content-Encoding", "identity").lower()
+    # Of a .tgz some servers say so of the file itself, which is then as it should be.
+    if packed not in ("", "identity") and not urlsplit(url).path.lower().endswith((".gz", ".tgz")):
+        raise DataError(
+            f"{url}: expected the file as it is, the server packs it on the way ({packed[:20]}), where it can neither"
+            " be continued nor compared; fetch it by hand"
+        )
+
+
+def _asked_wait(response: requests.Response) -> float:
+    """Seconds of ``Retry-After``, which has a number or a date; 0 without one."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):  # no date, or one without a time zone
+        return 0.0
+
+
+def _refusal(url: str, response: requests.Response) -> Exception:
+    status = response.status_code
     if status == 429 or status >= 500:
-        return _CutError(f"the server answers HTTP {status}")
+        wait = _asked_wait(response)
+        asks = f" and asks to come back in {wait:.0f} s" if wait else ""
+        return _CutError(f"the server answers HTTP {status}{asks}", wait)
     why = {401: " (it wants a login)", 403: " (forbidden: a login, a form, or not from here)", 404: " (not there)"}
     return DataError(f"{url}: expected the file, found HTTP {status}{why.get(status, '')}; see the dataset's page")

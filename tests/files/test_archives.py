@@ -107,6 +107,16 @@ def test_damage_is_one_line(tmp_path: Path, out: Path, name: str, damage: str) -
     assert "\n" not in str(refusal.value)
 
 
+def test_a_zip_with_sizes_of_64_bits_is_read(tmp_path: Path, out: Path) -> None:
+    """As archives of more than 4 GiB are written; each entry says so for itself."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, content in FILES.items():
+            with archive.open(name, "w", force_zip64=True) as stream:
+                stream.write(content)
+    assert unpack(tmp_path / "a.zip", "zip", out, everything) == sum(map(len, FILES.values()))
+    assert tree(out) == FILES
+
+
 def test_a_tar_does_not_end_at_a_damaged_header(tmp_path: Path, out: Path) -> None:
     write_tar(tmp_path / "a.tar", {"scene/a": b"a" * 512, "scene/b": b"b" * 50_000}, "w")
     content = bytearray((tmp_path / "a.tar").read_bytes())

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,17 @@ REFUSED = {
     "404": (Served(status=404), {}, "found HTTP 404 (not there)"),
     "a busy server": (Served(status=503), {}, "the server answers HTTP 503; run the same command again"),
     "a page": (Served(b"<html>", kind="text/html; charset=utf-8"), {}, "found a web page (a login or form?)"),
+    "a page in capitals": (Served(b"x", kind="Text/HTML"), {}, "found a web page (a login or form?)"),
+    "a page that calls itself a file": (
+        Served(b"\n<!DOCTYPE html><title>Virus scan warning</title>"),
+        {},
+        "found a web page (a login or form?)",
+    ),
+    "packed on the way": (
+        Served(CONTENT, headers={"Content-Encoding": "gzip"}),
+        {},
+        "expected the file as it is, the server packs it on the way (gzip)",
+    ),
     "file": (Served(location="file:///etc/passwd"), {}, "it redirects to file:///etc/passwd"),
     "another host": (Served(location="http://localhost:1/a.zip"), {}, "it redirects to localhost, which the card"),
     "a circle": (Served(location="/a.zip"), {}, "redirects more than 5 times"),
@@ -246,6 +259,41 @@ def test_what_may_pass_is_tried_again_and_what_will_not_is_not(
     assert waits == ([4.0, 6.0, 8.0, 10.0] if comes else [])
     assert len(server.asked) == (5 if comes else 1)
     assert ("(it wants a login)" in str(refusal.value)) == (status == 401)
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"),
+    [("30", [30.0] * 4), ("7", [7.0, 7.0, 8.0, 10.0]), ("soon", [4.0, 6.0, 8.0, 10.0]), ("86400", [])],
+)
+def test_a_server_is_given_the_time_that_it_asks_for(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, waited: list[float]
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(downloads, "PAUSE_S", 2.0)
+    monkeypatch.setattr(downloads.time, "sleep", waits.append)
+    server.files["/a.zip"] = Served(status=429, headers={"Retry-After": asked})
+    with pytest.raises(DataError, match="HTTP 429") as refusal:
+        get(server, tmp_path)
+    assert waits == waited
+    assert ("asks to come back in 86400 s; run the same command again" in str(refusal.value)) == (not waited)
+
+
+def test_a_date_to_come_back_at_is_waited_for(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(downloads.time, "sleep", waits.append)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    server.files["/a.zip"] = Served(status=503, headers={"Retry-After": date})
+    with pytest.raises(DataError, match="HTTP 503 and asks to come back in"):
+        get(server, tmp_path)
+    assert all(50 < wait < 61 for wait in waits)
+    assert len(waits) == 4
+
+
+def test_a_packed_archive_that_a_server_calls_packed_is_taken_as_it_is(server: FileServer, tmp_path: Path) -> None:
+    server.files["/a.tgz"] = Served(CONTENT, headers={"Content-Encoding": "x-gzip"})
+    assert get(server, tmp_path, "/a.tgz") == CONTENT
 
 
 def test_attempts_that_bring_something_are_not_counted(

@@ -18,7 +18,7 @@ class Served:
 
     cut: bytes after which each answer ends, that many answers at most. ranges: whether the server knows them. etag:
     its ETag, modified: its Last-Modified. status: instead of the file. location: where it redirects to. stall: seconds
-    that the first answer waits after half of it. stated: length that it claims.
+    that the first answer waits after half of it. stated: length that it claims. headers: further ones.
     """
 
     content: bytes = b""
@@ -32,6 +32,7 @@ class Served:
     stall: float = 0.0
     stated: int | None = None
     kind: str = "application/octet-stream"
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,7 +76,7 @@ def file_server() -> Iterator[FileServer]:
             self.send_response(302 if served.location else status)
             if served.location:
                 self.send_header("Location", served.location)
-            for name, value in (("ETag", served.etag), ("Last-Modified", served.modified)):
+            for name, value in (("ETag", served.etag), ("Last-Modified", served.modified), *served.headers.items()):
                 if value is not None:
                     self.send_header(name, value)
             if status in (206, 416):
