@@ -145,7 +145,7 @@ class RunResults:
         return self._units
 
     def names(self) -> tuple[Names, ...]:
-        """Every unit, stored or not, in the order of the plan."""
+        """Every unit, stored or not, in the order of the plan; what is stored and not planned is left out."""
         return self._names
 
     @cached_property
@@ -154,8 +154,7 @@ class RunResults:
 
     @cached_property
     def _names(self) -> tuple[Names, ...]:
-        planned = [(dataset, scene, method) for dataset, scene, method in self.record.units]
-        return tuple(dict.fromkeys([*planned, *self.by_names()]))
+        return tuple(dict.fromkeys((dataset, scene, method) for dataset, scene, method in self.record.units))
 
 
 def untrained_methods(weights: Mapping[str, str]) -> tuple[str, ...]:
@@ -330,9 +329,11 @@ def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median", "micro"], no
         given = [row.cells[position] for row in rows]
         scored = [cell.value for cell in given if cell.value is not None]
         share = (len(scored), len(rows))
-        if scored and kind == "micro":
-            # Weighted by the pairs or pixels of each scene, the mean is that of all of them pooled.
-            weights = [cell.samples or 0 for cell in given if cell.value is not None]
+        # Weighted by the pairs or pixels of each scene, the mean is that of all of them pooled.
+        weights = [cell.samples or 0 for cell in given if cell.value is not None]
+        if kind == "micro" and scored and not sum(weights):
+            cells.append(Cell(None, _gap("how much each scene rests on is not stored", notes).note, share))
+        elif kind == "micro" and scored:
             cells.append(Cell(statistics.fmean(scored, weights), scored=share, samples=sum(weights)))
         elif scored:
             middle = statistics.fmean(scored) if kind == "mean" else statistics.median(scored)

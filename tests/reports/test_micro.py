@@ -12,6 +12,7 @@ from lingbot_eval.metrics.pair_auc import PairAucSettings, count_pairs, pair_mea
 from lingbot_eval.reports.rendering import legend
 from lingbot_eval.reports.tables import read_results, wide_tables
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.types import Measurement
 
 
 def test_micro_pools_the_pairs(tmp_path: Path) -> None:
@@ -42,3 +43,16 @@ def test_micro_pools_the_pairs(tmp_path: Path) -> None:
     assert rows["micro"].value != pytest.approx(rows["mean"].value, rel=1e-4)
     assert rows["mean"].scored == (2, 3)
     assert any("over survivors" in entry for entry in legend(table))
+
+
+def test_scenes_whose_number_of_pairs_is_not_stored_are_not_pooled(tmp_path: Path) -> None:
+    record = run_record().model_copy(update={"units": [["d", scene, "m"] for scene in "ab"], "weights": {}})
+    store = RunStore.create(tmp_path, record)
+    for scene, samples in (("a", None), ("b", 0)):
+        auc = Measurement("auc", "auc_30", "", 50.0, "%", "words", samples=samples)
+        with store.unit_writer("d", scene, "m") as writer:
+            writer.finish(unit_record(("d", scene), "m", 5, [auc]))
+    table = next(table for table in wide_tables(read_results(store)) if table.key == "auc")
+    cells = {row.kind: row.cells[0] for row in table.rows}
+    assert (cells["mean"].value, cells["micro"].value) == (50.0, None)
+    assert table.notes[(cells["micro"].note or 0) - 1] == "how much each scene rests on is not stored"
