@@ -72,8 +72,15 @@ def test_a_stored_run_is_opened_reported_judged_and_compared(ran: lb.Run, tmp_pa
     lb.update_baseline(ran, tmp_path / "base.yaml", reason="first", who="me")
     verdict = lb.gate(ran, baseline=tmp_path / "base.yaml", require=["accuracy"])
     assert (verdict.of("accuracy"), verdict.exit_code) == ("held", 0)
+    assert verdict.required == ("accuracy",)
+    both = lb.gate(ran, baseline=tmp_path / "base.yaml", require=["memory", "accuracy"])
+    assert both.required == ("accuracy", "memory")
+    live = lb.gate(ran, against=[ran.path])
+    assert (live.run, live.baseline, live.of("accuracy")) == (str(ran.path), str(ran.path), "held")
     with pytest.raises(ConfigError, match="one of the two"):
         lb.gate(ran)
+    with pytest.raises(ConfigError, match="one of the two"):
+        lb.gate(ran, baseline=tmp_path / "base.yaml", against=ran)
     with pytest.raises(ConfigError, match="found 'precision'"):
         lb.gate(ran, baseline=tmp_path / "base.yaml", require=["precision"])
     (unit,) = lb.compare(ran, ran.path).units

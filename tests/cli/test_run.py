@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.cli.main import main
+from lingbot_eval.cli.run_command import headline
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.reports.reading import open_run
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.types import Measurement
 from tests.support.tiny import FRAMES, run_folder, write_experiment
 
 
@@ -49,6 +51,28 @@ def test_the_main_job(experiment: Path, capsys: pytest.CaptureFixture[str]) -> N
 
     assert main(["run", str(experiment), "--out", str(out), "--no-report"]) == 0
     assert "complete: 0 done, 2 done before, 0 failed" in capsys.readouterr().out
+
+
+def test_a_unit_in_a_line() -> None:
+    """The few numbers that are asked for, in the order of their families, or the reason where there is none."""
+    told = {
+        ("memory", "process_peak_rss", ""): (1234.5, "MiB"),
+        ("throughput", "forward_fps", ""): (None, "fps"),
+        ("throughput", "end_to_end_fps", ""): (12.3456, "fps"),
+        ("depth", "abs_rel", "scale_only"): (0.04321, "1"),
+        ("depth", "abs_rel", "lstsq"): (9.0, "1"),
+        ("trajectory", "coverage", ""): (100.0, "%"),
+        ("trajectory", "ate_rmse", "sim3"): (0.123456, "m"),
+        ("trajectory", "ate_rmse", "se3"): (9.0, "m"),
+    }
+    measurements = [
+        Measurement(*key, value, unit, "c", reason="not told" if value is None else None)
+        for key, (value, unit) in told.items()
+    ]
+    assert headline(measurements) == (
+        "ATE 0.1235 m, coverage 100 %, abs rel 0.04321, end to end 12.35 fps, forward: not told, "
+        "peak process memory 1234 MiB"
+    )
 
 
 def test_json(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.cli.main import main
+from lingbot_eval.errors import ConfigError
+from lingbot_eval.files import trajectories
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.poses import pose_matrix
+from lingbot_eval.metrics import scoring
 from lingbot_eval.types import Trajectory
 from tests.support.figure_reader import axes_titled, curve
 from tests.support.pose_files import write_kitti
@@ -477,6 +480,52 @@ def test_several_estimates_are_scored_and_drawn_beside_each_other(
 
 
 @needs_real
+def test_every_option_is_handed_on(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    files: list[tuple[Any, ...]] = []
+    scored: list[dict[str, Any]] = []
+    whole = trajectories.read_trajectory
+
+    def read(path: Path, format: str = "auto", **given: Any) -> Any:
+        files.append((path, format, given))
+        return whole(path, "tum")
+
+    def reached(reference: Any, estimate: Any, **given: Any) -> None:
+        scored.append({"reference": reference.path, "estimate": estimate.path, **given})
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr(trajectories, "read_trajectory", read)
+    monkeypatch.setattr(scoring, "score", reached)
+    words = ["--max-diff", "0.5", "--anchor-frames", "5", "--align", "se3", "--without", "auc", "--without", "drift"]
+    words += ["--gt-format", "kitti", "--time-scale", "0.25", "--time-offset", "-3"]
+    assert score(pair, *words, format="euroc") == 2
+    assert score(pair, format="auto") == 2
+    timed = {"time_scale": 0.25, "time_offset": -3.0}
+    untimed = {"time_scale": None, "time_offset": 0.0}
+    assert files == [
+        (pair[0], "kitti", {}),
+        (pair[1], "euroc", timed),
+        (pair[0], "auto", {}),
+        (pair[1], "auto", untimed),
+    ]
+    both = {"reference": pair[0], "estimate": pair[1], "progress": None}
+    assert scored == [
+        {**both, "align": "se3", "anchor_frames": 5, "max_difference": 0.5, "without": ["auc", "drift"]},
+        {**both, "align": "sim3", "anchor_frames": 8, "max_difference": 0.01, "without": []},
+    ]
+
+
+def test_one_estimate_that_cannot_be_scored_is_a_no(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = pair[1].read_text().splitlines()
+    (tmp_path / "short.txt").write_text("\n".join(lines[:3]) + "\n")
+    words = ["score", "--gt", str(pair[0]), "--est", str(pair[1]), str(tmp_path / "short.txt")]
+    assert main(words) == 1
+    assert main([*words, "--json"]) == 1
+    documents = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["estimates"]
+    assert [found["reason"] is None for found in documents] == [True, False]
+
+
 def test_kitti_reference_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert score((REAL / "KITTI_00_gt.txt", REAL / "KITTI_00_ORB.txt"), "--json", format="kitti") == 0
     found = document(capsys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lingbot_eval import api
 from lingbot_eval.comparison import backends as backends_module
 from lingbot_eval.comparison import contenders as frames_module
 from lingbot_eval.comparison import write as write_module
@@ -389,6 +390,26 @@ def test_the_figure_says_how_many_rounds_and_frames(
     times = next(axes for axes in drawn[1].axes if axes.get_title(loc="left").startswith("Time of each frame"))
     assert curve(times, "A sdpa float32").tolist() == [[0, 6], [1, 6]]
     assert [line.get_label() for line in times.lines if str(line.get_label()).startswith("B")] == []
+
+
+@pytest.mark.parametrize(("length", "total"), [(7, 7 * (2 * 3 + 1)), (None, None)])
+def test_progress_knows_the_frames_of_all_passes(
+    length: int | None, total: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three rounds each side has three passes, and both one in lockstep; of a video nobody knows."""
+    told: list[int | None] = []
+    asked: list[Request] = []
+
+    def compare(request: Request, selected: object, frames: PreparedFrames, each_frame: Callable[[], None]) -> str:
+        asked.append(request)
+        each_frame()
+        return "found"
+
+    monkeypatch.setattr(backends_module, "compare_backends", compare)
+    monkeypatch.setattr(frames_module, "open_scene", lambda unit: SimpleNamespace(length=length))
+    settings = experiment().model_dump(mode="json", exclude_unset=True)
+    found = api.compare_backends("sdpa", "paged", experiment=settings, rounds=3, each_frame=told.append)
+    assert (found, told, asked) == ("found", [total], [Request("sdpa", "paged", 3, True)])
 
 
 def test_the_first_streaming_model_of_an_experiment_is_compared() -> None:

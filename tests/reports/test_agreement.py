@@ -83,6 +83,15 @@ def test_noise_rarely_counts_as_growth() -> None:
     assert sum(growth is not None and growth.grows for growth in found) == 0
 
 
+def test_a_rise_that_may_be_chance_does_not_grow() -> None:
+    """However large it is: the interval's lower end decides."""
+    values = np.random.default_rng(0).lognormal(0, 1.5, size=40)
+    growth = trend(np.arange(40), values)
+    assert growth is not None
+    assert growth.slope * 39 / 1000 > 0.4 * np.median(values)
+    assert (growth.low < 0 < growth.slope < growth.high, growth.grows) == (True, False)
+
+
 def test_what_settles_after_a_start_does_not_grow() -> None:
     """Windows fill up at first: the difference rises for a while and then stays."""
     indices = np.arange(1000)
@@ -100,10 +109,11 @@ def test_a_decline_and_equality_do_not_grow() -> None:
     assert trend(np.arange(31), np.arange(31.0)) is None
 
 
-@pytest.mark.parametrize(("last", "grows"), [(1.3, False), (2.0, True)])
-def test_a_certain_rise_counts_only_when_it_is_material(last: float, grows: bool) -> None:
-    """Half of the median: 0.3 of 1.15 is less, 1 of 1.5 is more."""
-    growth = trend(np.arange(64), np.linspace(1.0, last, 64))
+@pytest.mark.parametrize(("last", "grows"), [(1.3, False), (1.64, False), (1.7, True), (2.0, True)])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_certain_rise_counts_only_when_it_is_material(last: float, every: int, grows: bool) -> None:
+    """Half of the median: 0.64 of 1.32 is less, 0.7 of 1.35 is more; from the first frame to the last, not a frame."""
+    growth = trend(every * np.arange(64), np.linspace(1.0, last, 64))
     assert growth is not None
     assert growth.low > 0
     assert growth.grows is grows

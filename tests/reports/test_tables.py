@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fake_run import DESK, HOSTILE, LINGBOT, REPLAY, build_run, run_record, unit
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lingbot_eval.reports import tables as tables_module
 from lingbot_eval.reports.rendering import csv_table, latex_table, markdown_table, spreadsheet, table_data, text_table
 from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table, long_table, read_results, wide_tables
 from lingbot_eval.runs.records import HostRecord
@@ -231,6 +233,18 @@ def test_a_failure_says_where(tmp_path: Path, facts: dict[str, Any], words: str)
     assert results.failure(("d", "a", "m")) == words
     assert results.failure(("d", "b", "m")) is None
     assert long_table(results)["reason"].tolist()[0] == words
+
+
+def test_a_unit_under_way_says_who_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(tmp_path, {"a": None, "b": None, "c": ate(1.0)})
+    (store.folder("d", "b", "m")).mkdir(parents=True)
+    (store.folder("d", "b", "m") / "result.json").write_text("{")
+    holders = [SimpleNamespace(names=("d", scene, "m"), words="process 7 on h") for scene in "ab"]
+    monkeypatch.setattr(tables_module, "read_claims", lambda path: holders)
+    results = read_results(store)
+    assert results.failure(("d", "a", "m")) == "being done by process 7 on h"
+    # Damage is said, whoever mends it.
+    assert "result.json is damaged" in (results.failure(("d", "b", "m")) or "")
 
 
 def known() -> Table:

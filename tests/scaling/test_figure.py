@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from lingbot_eval.scaling.figure import LETTERS, MOST_CASES, Curve, scaling_figure
 from lingbot_eval.scaling.records import COLUMNS, KINDS, CaseRecord
@@ -125,3 +126,35 @@ def test_on_a_cpu_the_process_stands_for_the_device() -> None:
     memory = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("Memory, colours as above"))
     solid = next(line for line in memory.lines if line.get_linestyle() == "-")
     assert np.asarray(solid.get_ydata()) == pytest.approx(np.ones(20))
+
+
+def test_what_the_figure_says_in_words_and_marks() -> None:
+    """Of cases beyond those that are drawn how many, of untrained weights and of no poses that it is so."""
+
+    def titled(curves: list[Curve], beginning: str) -> Axes:
+        return next(
+            axes for axes in scaling_figure("made up", curves).axes if axes.get_title(loc="left").startswith(beginning)
+        )
+
+    whole, full = curve("whole", 20, 1000), curve("full", 10, 5 * 10**8)
+    full = Curve(full.label, full.record.model_copy(update={"out_of_memory": True, "status": "failed"}), full.samples)
+    marks = [line for line in titled([whole, full], "Memory, colours as above").lines if line.get_marker() == "x"]
+    # Where it ended, at what its caches held then: four kinds of half a GB for each of ten frames.
+    assert [np.asarray(line.get_xydata()).tolist() for line in marks] == [[[9.0, pytest.approx(20.0)]]]
+    for count, more in ((MOST_CASES, ""), (MOST_CASES + 2, "; 2 more in the tables")):
+        cases = [curve(f"case {number}", 20 + number, 1000) for number in range(count)]
+        assert scaling_figure("made up", cases).get_suptitle() == f"made up{more}"
+    known = {"error_curve": [(10, 0.1)]}
+    for trained in ((True, True), (True, False)):
+        cases = [
+            Curve(each.label, each.record.model_copy(update={**known, "facts": {"trained": yes}}), each.samples)
+            for each, yes in zip((whole, full), trained, strict=True)
+        ]
+        errors = titled(cases, "Error so far")
+        assert errors.get_title(loc="left").endswith("says nothing of the method)") is not all(trained)
+        assert [text.get_text() for text in errors.texts] == []
+    without = titled([whole], "Error so far")
+    assert [text.get_text() for text in without.texts] == ["the input has no true poses"]
+    # A queue is there where a camera was asked for alone.
+    titles = [axes.get_title(loc="left") for axes in scaling_figure("made up", [whole]).axes]
+    assert not any(title.startswith("Backlog") for title in titles)

@@ -17,8 +17,8 @@ from studies import case_record, written
 
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.scaling.figure import Curve, scaling_figure
-from lingbot_eval.scaling.page import case_labels, growth_statement, remarks, tables
-from lingbot_eval.scaling.records import CaseRecord
+from lingbot_eval.scaling.page import case_labels, growth_statement, page, remarks, tables
+from lingbot_eval.scaling.records import CaseRecord, GrowthRecord, ScaleRecord
 from lingbot_eval.scaling.settings import Case
 from lingbot_eval.scaling.summary import (
     SampleLog,
@@ -31,7 +31,7 @@ from lingbot_eval.scaling.summary import (
 from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
 from lingbot_eval.tables import Table
-from lingbot_eval.types import FrameType, Trajectory
+from lingbot_eval.types import FrameType, Measurement, Trajectory
 
 SCALE, WINDOW, INTERVAL, FRAMES, CHECKPOINT = 8, 4, 3, 242, 150
 MIB = 2**20
@@ -195,6 +195,69 @@ def test_what_became_of_each_case_and_what_cases_differ_in() -> None:
         "full: failed (stream at frame 7): no memory",
         "broken: failed (open): no such file",
     )
+
+
+def test_the_page_says_how_each_number_was_measured_once_and_on_what() -> None:
+    """Scenarios that were asked for alone, what was sampled when, and what a measurement means."""
+    told = [
+        Measurement("throughput", "forward_latency", variant, 1.0, "ms", f"of steps, {variant}")
+        for variant in ("p50", "p90")
+    ]
+    told.append(Measurement("throughput", "forward_fps", "", 1.0, "fps", "frames by time"))
+    cases = [
+        case_record(
+            name,
+            case=Case(scenario="camera").model_dump(mode="json"),
+            sampling={"every frame": "times"},
+            measurements=told,
+            facts={"device": "cuda:0"},
+        )
+        for name in "ab"
+    ]
+    record = ScaleRecord(
+        key="k" * 16,
+        name="mine",
+        command="lingbot-eval scale mine.yaml",
+        study={},
+        cases=["a", "b"],
+        weights="w.pt",
+        environment={"torch": {"gpus": [{"name": "A"}]}, "libraries": {"torch": "2.9", "numpy": "2"}},
+        started="2026-01-01T00:00:00+00:00",
+    )
+    text = page(record, cases, None)
+    lines = text.splitlines()
+    assert lines[0] == "# Scaling: mine, weights w.pt"
+    assert not any(line.startswith("![") for line in lines)
+    measured = lines[lines.index("### How it was measured") + 2 :]
+    measured = measured[: measured.index("")]
+    assert [line.partition(":")[0] for line in measured] == [
+        "- growth",
+        "- camera",
+        "- every frame",
+        "- forward latency",
+        "- forward fps",
+        "- formula",
+        "- a stream cannot go on in its middle",
+    ]
+    assert "- forward latency: of steps, p50" in measured
+    assert "Measured on A; torch 2.9; all of it is in `scale.json`." in lines
+    assert "### Not to the end, or not as asked for" not in lines
+    assert page(record, cases, "f.png").splitlines()[2].endswith("(f.png)")
+
+
+def test_what_a_kept_frame_costs_is_that_of_the_device_where_it_was_measured() -> None:
+    cache = GrowthRecord(quantity="cache", unit="B", value=1000.0, low=900.0, high=1100.0)
+    device = GrowthRecord(quantity="device_allocated", unit="B", value=7000.0, low=7000.0, high=7000.0)
+    stepped = GrowthRecord(quantity="device_allocated", unit="B", reason="it grows in steps")
+    for given, where, expected in (
+        ([cache, device], "cuda:0", "+7 kB (7 to 7)"),
+        ([cache, stepped], "cuda:0", "+1 kB (0.9 to 1.1)"),
+        ([cache, device], "cpu", "+1 kB (0.9 to 1.1)"),
+        ([stepped], "cuda:0", "n/a"),
+        ([], "cpu", "n/a"),
+    ):
+        said = growth_statement(case_record("x", growth=given, facts={"device": where}))
+        assert said == expected
 
 
 @pytest.mark.parametrize("on_cpu", [False, True])

@@ -1,0 +1,166 @@
+"""What ``export``, ``render``, ``external check`` and ``datasets check`` print of results that are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lingbot_eval.api as api
+from lingbot_eval.cli.main import main
+from lingbot_eval.datasets.check import check as check_module
+from lingbot_eval.datasets.check.findings import DatasetCheck, Finding, SceneCheck
+from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.verification.wrapper import WrapperCheck
+from lingbot_eval.viewing.export import Exported
+from lingbot_eval.viewing.film import Films
+
+
+def test_export_lists_four_files_of_each_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = (*(Path("o/a") / f"{n}.ply" for n in range(4)), *(Path("o/b") / f"{n}.tum" for n in range(6)))
+    monkeypatch.setattr(api, "export", lambda *given, **settings: Exported(files, ("one scene has no cloud",)))
+    assert main(["export", "r", "-o", "o"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "o/a: 0.ply, 1.ply, 2.ply, 3.ply",
+        "o/b: 0.tum, 1.tum, 2.tum, 3.tum and 2 more",
+    ]
+    assert said.err == "note: one scene has no cloud\n"
+    assert main(["export", "r", "-o", "o", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == {
+        "schema_version": 1,
+        "out": "o",
+        "files": [str(file) for file in files],
+        "notes": ["one scene has no cloud"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "scale"),
+    [
+        ("2.5", 2.5),
+        ("-1e-3", -1e-3),
+        ("truth", "truth"),
+        ("0,1,2:3,4,5=6.5", ((0.0, 1.0, 2.0), (3.0, 4.0, 5.0), 6.5)),
+    ],
+)
+def test_a_scale_in_words(words: str, scale: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def export(*given: object, **settings: Any) -> Exported:
+        asked.append(settings)
+        return Exported((), ())
+
+    monkeypatch.setattr(api, "export", export)
+    assert main(["export", "r", "-o", "o", f"--scale={words}"]) == 0
+    assert [settings["scale"] for settings in asked] == [scale]
+    for wrong in ("", "1_0", "inf", "0,1:3,4=6", "1,2,3:4,5,6", "truths"):
+        assert main(["export", "r", "-o", "o", f"--scale={wrong}"]) == 2
+    assert len(asked) == 1
+
+
+def test_of_several_runs_each_has_its_folder_and_one_that_fails_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def render(run: Path, out: Path, *given: object, **settings: object) -> Films:
+        if run.name == "b":
+            raise ConfigError("nothing kept")
+        return Films((out / "film.mp4",), ("left out: s: no cloud",) if run.name == "c" else ())
+
+    monkeypatch.setattr(api, "render", render)
+    assert main(["render", "x/a", "-o", "o"]) == 0
+    assert capsys.readouterr().out == "o/film.mp4\n"
+    assert main(["render", "x/b", "-o", "o"]) == 2
+    assert capsys.readouterr().err == "error: nothing kept\n"
+    assert main(["render", "x/a", "x/b", "x/c", "-o", "o"]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["o/a/film.mp4", "o/c/film.mp4"]
+    notes = ["left out: x/b: nothing kept", "left out: s: no cloud"]
+    assert said.err.splitlines() == [f"error: {note}" for note in notes]
+    assert main(["render", "x/a", "x/b", "x/c", "-o", "o", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["files"], document["notes"]) == (["o/a/film.mp4", "o/c/film.mp4"], notes)
+
+
+def test_a_check_of_a_wrapper_line_by_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tuple(f"line {number}" for number in range(12))
+    checks = [
+        WrapperCheck("pipe", 10, 8, ("2 frames have no pose",), (), log),
+        WrapperCheck("job", 10, 10, (), ("one metre is 2 of the units",), log),
+    ]
+    monkeypatch.setattr(api, "check_wrapper", lambda words, **settings: iter(checks))
+    assert main(["external", "check", "it"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "pipe: PROBLEMS: 8 of 10 frames have a pose",
+        "  PROBLEM 2 frames have no pose",
+        "  its log ends:",
+        *(f"    line {number}" for number in range(2, 12)),
+        "job: fine: 10 of 10 frames have a pose",
+        "          one metre is 2 of the units",
+    ]
+    monkeypatch.setattr(api, "check_wrapper", lambda words, **settings: iter(checks[1:]))
+    assert main(["external", "check", "it", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["command"] == ["it"]
+    assert document["checks"][0]["poses"] == 10
+
+
+@pytest.mark.parametrize("problems", [0, 1, 2])
+def test_a_check_of_a_dataset_line_by_line(
+    problems: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = [Finding("problem", "poses", f"wrong {number}") for number in range(problems)]
+    scenes = (
+        SceneCheck("a", 3000, tuple(wrong), 2.0),
+        SceneCheck("b", None, (Finding("warning", "images", "odd"), Finding("note", "depth", "none")), 0.0),
+    )
+    found = DatasetCheck("folder", str(tmp_path), (Finding("note", "layout", "as said"),), scenes)
+    monkeypatch.setattr(check_module, "examine", lambda *given: found)
+    assert main(["datasets", "check", "folder", "--root", str(tmp_path)]) == (1 if problems else 0)
+    words = {0: "no problems", 1: "1 problem", 2: "2 problems"}[problems]
+    assert capsys.readouterr().out.splitlines() == [
+        f"folder in {tmp_path}",
+        "          layout: as said",
+        "a: 3000 frames, metadata checked at 1,500 images/s",
+        *(f"  PROBLEM poses: wrong {number}" for number in range(problems)),
+        "b: not readable",
+        "  warning images: odd",
+        "          depth: none",
+        f"2 scenes, {words}",
+    ]
+    assert main(["datasets", "check", "folder", "--root", str(tmp_path), "--json"]) == (1 if problems else 0)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["problems"], document["dataset"], document["root"]) == (problems, "folder", str(tmp_path))
+    assert [(scene["scene"], scene["frames"], scene["metadata_seconds"]) for scene in document["scenes"]] == [
+        ("a", 3000, 2.0),
+        ("b", None, 0.0),
+    ]
+
+
+def test_a_raw_scene_that_cannot_be_prepared_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import lingbot_eval.datasets.convert as convert
+
+    def prepare(raw: Path, scene: str, out: Path, each: object) -> int:
+        if scene == "b":
+            raise DataError("no poses")
+        return 7
+
+    monkeypatch.setattr(convert, "scenes_in", lambda raw: ("a", "b", "c"))
+    monkeypatch.setattr(convert, "prepare_scene", prepare)
+    words = ["datasets", "prepare", "oxford_spires", str(tmp_path), "out"]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["a: 7 images in out/a", "c: 7 images in out/c"]
+    assert "error: b: no poses" in said.err
+    assert main([*words, "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["prepared"], document["failed"], document["out"]) == ({"a": 7, "c": 7}, {"b": "no poses"}, "out")
+    assert main(["datasets", "prepare", "tum", str(tmp_path), "out"]) == 2
+    assert "only oxford_spires has something to prepare, found 'tum'" in capsys.readouterr().err
