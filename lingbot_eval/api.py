@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 _CAMERA_INTERVAL = 10  # frames
+_AHEAD = 2  # predictions that wait until the page has them: the stream goes on meanwhile
 PathLike = str | os.PathLike[str]
 
 
@@ -729,6 +730,7 @@ def _streamed(
     """A scene that grows while the model streams images into it."""
     from itertools import islice
 
+    from lingbot_eval.datasets.prepare.prefetch import prefetch
     from lingbot_eval.methods.model import Model, load_model
     from lingbot_eval.viewing.cloud import VoxelCloud
     from lingbot_eval.viewing.layers import Layer, LayeredScene
@@ -748,7 +750,9 @@ def _streamed(
     layer = Layer(label, VoxelCloud(points), length=length, network=network)
     truth = None if found is None else found.reference()
     title = text if found is None or found.name == text else f"{found.name} ({text})"
-    return LayeredScene(title, [layer], truth, live=True), Filling(layer, session.with_frames(given), camera)
+    return LayeredScene(title, [layer], truth, live=True), Filling(
+        layer, prefetch(session.with_frames(given), _AHEAD), camera
+    )
 
 
 def _images(text: str, root: PathLike | None, stride: int | None, count: int | None) -> Scene:

@@ -5,6 +5,7 @@ Nothing here knows how it is drawn: `lingbot_eval.viewing.page` does.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from array import array
@@ -458,13 +459,18 @@ def worst_of(placed: Sequence[Placed]) -> float:
 
 def ramp(values: FloatArray, name: str) -> Image:
     """(..., 3) uint8 of a colour map over [0, 1]; grey where there is no value."""
-    from matplotlib import colormaps
-
-    table = np.rint(np.asarray(colormaps[name](np.arange(256)))[:, :3] * 255).astype(np.uint8)
     known = np.isfinite(values)
-    picked: Image = table[np.rint(np.where(known, values, 0).clip(0, 1) * 255).astype(np.int64)]
+    picked: Image = _table(name)[np.rint(np.where(known, values, 0).clip(0, 1) * 255).astype(np.int64)]
     picked[~known] = _NEUTRAL
     return picked
+
+
+@functools.cache
+def _table(name: str) -> Image:
+    """(256, 3) of a colour map."""
+    from matplotlib import colormaps
+
+    return np.asarray(np.rint(np.asarray(colormaps[name](np.arange(256)))[:, :3] * 255), np.uint8)
 
 
 def depth_picture(depth: NDArray[np.float32]) -> Image:

@@ -179,12 +179,18 @@ class Viewer:
         """Draw what somebody asked for, and what has grown if its time has come: drawing has its share of what the
         process computes, by the process's own clock, so that it holds on a machine that others use, too. While nobody
         looks nothing is drawn; who comes later wakes the thread."""
-        asked = self._wake.is_set() or self._moved or self._controls.play.value
+        asked = self._wake.is_set() or self._controls.play.value
         self._wake.clear()
-        self._moved = False
-        grow = not self._whole and (self._nodes.scene.complete or time.process_time() >= self._draws_at)
-        if self.clients and (asked or grow):
+        ready = self._nodes.scene.complete or time.process_time() >= self._draws_at
+        grow = ready and not self._whole
+        if not self.clients or not (asked or ready):
+            return
+        moved, self._moved = self._moved, False
+        if asked or grow:
             self._step(grow=grow)
+        elif moved:
+            with self._server.atomic():
+                self._nodes.look_from(self._eyes())
 
     def _step(self, *, grow: bool = True) -> None:
         """Bring the page up to its controls, and to what has grown if ``grow``."""
@@ -299,7 +305,9 @@ class Viewer:
             return
         self._shown_picture = (layer.label, index)
         self._controls.picture(self._controls.image, image)
-        self._controls.picture(self._controls.depth, None if depth is None else depth_picture(depth))
+        # What is not shown needs no colours.
+        step = 1 if depth is None else max(1, depth.shape[0] // _IMAGE_PIXELS)
+        self._controls.picture(self._controls.depth, None if depth is None else depth_picture(depth[::step, ::step]))
 
     def _chosen(self) -> Layer | None:
         """The layer that picture, following and the worst frame are of: the first that is shown."""

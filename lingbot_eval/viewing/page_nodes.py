@@ -192,6 +192,11 @@ class Nodes:
         if self._truth is not None:
             self._truth.visible = "" not in look.hidden
 
+    def look_from(self, eyes: Sequence[FloatArray]) -> None:
+        """What was asked for last, from elsewhere."""
+        if self._look is not None:
+            self._choose(self._look, eyes)
+
     def remove(self) -> None:
         """Take everything out of the scene."""
         for drawn in self._drawn:

@@ -301,6 +301,7 @@ def test_detail_follows_whoever_looks_at_the_next_tick(shown: Shown, monkeypatch
     monkeypatch.setattr(shown.server, "get_clients", lambda: {0: SimpleNamespace(camera=camera)})
     eyes = []
     monkeypatch.setattr(shown.viewer._nodes, "draw", lambda look, *, grow, eyes: eyes_of(eyes))
+    monkeypatch.setattr(shown.viewer._nodes, "look_from", lambda eyes: eyes_of(eyes))
 
     def eyes_of(found: Any) -> None:
         eyes.extend(np.asarray(each).tolist() for each in found)
