@@ -12,6 +12,8 @@ from guests import WRAPPER
 
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
+from lingbot_eval.methods.external_config import ExternalConfig
+from lingbot_eval.verification import wrapper as wrapper_module
 from lingbot_eval.verification.wrapper import OPTIONS, SCENE, Mode, WrapperCheck
 
 
@@ -95,6 +97,22 @@ def test_the_command_prints_both_ways_and_its_verdict(capsys: pytest.CaptureFixt
     (check,) = json.loads(capsys.readouterr().out)["checks"]
     assert check["mode"] == "pipe"
     assert check["problems"][0].startswith("no answer to frame 4")
+
+
+def test_a_wrapper_is_run_in_every_way_with_the_time_that_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a frame as well: its first one may compile."""
+    asked: list[tuple[str, tuple[str, ...], float, float]] = []
+
+    def checked(config: ExternalConfig) -> str:
+        asked.append((config.mode, tuple(config.command), config.timeout_s, config.frame_timeout_s))
+        return config.mode
+
+    monkeypatch.setattr(wrapper_module, "_checked", checked)
+    words = [sys.executable, "it.py"]
+    assert list(lb.check_wrapper(words, timeout_s=7)) == ["pipe", "job"]
+    assert list(lb.check_wrapper(words, mode="job")) == ["job"]
+    assert [(mode, *limits) for mode, _, *limits in asked] == [("pipe", 7, 7), ("job", 7, 7), ("job", 600, 600)]
+    assert {command[1:] for _, command, *_ in asked} == {("it.py",)}
 
 
 def test_a_program_that_is_not_there_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:

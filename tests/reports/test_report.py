@@ -17,8 +17,10 @@ from PIL import Image
 from lingbot_eval import plots
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
+from lingbot_eval.reports import drawing
 from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure
 from lingbot_eval.reports.paths_figure import trajectory_figure
+from lingbot_eval.reports.reading import open_runs
 from lingbot_eval.reports.report import ReportOptions, write_report
 from lingbot_eval.reports.unit_data import Paths, read_unit_data
 from lingbot_eval.runs.panels import DepthPanels
@@ -128,6 +130,37 @@ def frames(count: int, **columns: np.ndarray) -> pd.DataFrame:
     table["index"] = np.arange(count)
     table["frame_type"] = ""
     return table.assign(**columns)
+
+
+def test_of_very_many_units_the_first_are_drawn_and_that_is_said(
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[str] = []
+    ticks: list[None] = []
+
+    def save(figures: object, label: str, folder: Path, stem: str) -> tuple[()]:
+        saved.append(stem)
+        return ()
+
+    monkeypatch.setattr(drawing, "_save", save)
+    runs = open_runs([store.path, store.path], labels=("a", "b"))
+    there = len(runs[0].results.units)
+    for many, drawn in ((2 * there, 2 * there), (2 * there - 1, 1)):
+        monkeypatch.setattr(drawing, "MANY_UNITS", many)
+        monkeypatch.setattr(drawing, "FEW_OF_MANY", 1)
+        ticks.clear()
+        saved.clear()
+        _, units = drawing.draw_units(runs, tmp_path, lambda: ticks.append(None))
+        assert len(ticks) == drawn
+        words = [problem for unit in units if unit.label == "Figures" for problem in unit.problems]
+        assert words == (
+            []
+            if drawn > 1
+            else [f"drawn of the first 1 of {2 * there} pairs of scene and method; the others have numbers alone"]
+        )
+        # Numbered by run and plan, where there are several runs.
+        assert saved[0].startswith("01-001-indoor-office-")
+        assert any(stem.startswith("02-") for stem in saved) == (drawn > 1)
 
 
 def test_the_view_from_above_is_the_plane_of_the_largest_extents() -> None:

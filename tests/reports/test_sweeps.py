@@ -92,6 +92,48 @@ def test_the_report_shows_it_behind_the_first_table(
     )
 
 
+def test_densities_have_the_strides_along_x_and_the_first_error_that_was_measured(folder: Path) -> None:
+    """The same units as of three strides; depth as papers compute it before that of medians, clouds where they are."""
+    run = open_run(folder)
+    record = run.results.record
+    strides = (4, 1, 2)
+    datasets = [
+        {**dataset, "selection": {"start": 0, "stride": stride, "count": None}}
+        for dataset, stride in zip(record.experiment["datasets"], strides, strict=True)
+    ]
+    added = [
+        Measurement("depth", "abs_rel", "scale_only", 0.5, "1", "c"),
+        Measurement("depth", "abs_rel", "video_scale", 0.25, "1", "c"),
+        Measurement("points", "chamfer", "", 0.125, "m", "c"),
+    ]
+    units = tuple(
+        replace(unit, record=unit.record.model_copy(update={"measurements": [*unit.record.measurements, *added]}))
+        for unit in run.results.units
+    )
+    record = record.model_copy(update={"experiment": {**record.experiment, "datasets": datasets}})
+    other = replace(run, results=replace(run.results, record=record, units=units), label="one")
+    (sweep,) = sweeps([other])
+    assert (sweep.kind, sweep.title, sweep.label, list(sweep.lines)) == (
+        "densities",
+        "synthetic",
+        "synthetic",
+        ["saved", "motionless"],
+    )
+    records = [unit.record for unit in units]
+    for stride, length in zip(strides, LENGTHS, strict=True):
+        (point,) = [point for point in sweep.lines["motionless"] if point.x == stride]
+        expected = ate(records, f"synthetic, {length} frames", "motionless")
+        assert point.values["trajectory", "ate_rmse", "sim3"] == pytest.approx(expected)
+    figure = sweep_figure(sweep)
+    assert figure is not None
+    assert [axes.get_xlabel() for axes in figure.axes] == ["every so many frames"] * 3
+    assert [sorted(axes.get_xticks()) for axes in figure.axes] == [[1, 2, 4]] * 3
+    drawn = [axes.lines[0].get_xydata().tolist() for axes in figure.axes[1:]]
+    assert drawn == [[[x, y] for x in (1, 2, 4)] for y in (0.25, 0.125)]
+    (both,) = sweeps([other, replace(other, label="two")])
+    assert list(both.lines) == ["saved · one", "motionless · one", "saved · two", "motionless · two"]
+
+
 def with_memory(run: Run, held: dict[str, tuple[float, int, int]]) -> Run:
     """The run's longest units again, by other methods: MiB held, window, interval."""
     last = [unit for unit in run.results.units if unit.record.method == "saved" and "12" in unit.record.dataset]
