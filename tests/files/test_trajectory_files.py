@@ -320,7 +320,7 @@ def test_names_that_are_times_are_times(tmp_path: Path) -> None:
 
 
 def test_lost_and_repeated_rows_are_counted_and_named(tmp_path: Path) -> None:
-    rows = ["0 0 0 0", "1 nan 0 0", "2 1 0 0", "2 1 0 0", "2 5 0 0", "3 2 0 0", "4 inf 0 0", "5 0 0 0"]
+    rows = ["0 0 0 0", "1 nan 0 0", "2 1 0 0", "2 5 0 0", "2 1 0 0", "3 2 0 0", "4 inf 0 0", "5 0 0 0"]
     found = read_tum(written(tmp_path, "# comment\n" + "\n".join(rows) + "\n"))
     assert (found.rows, found.lost, found.repeated, len(found)) == (8, 2, 2, 4)
     assert found.lines.tolist() == [2, 4, 7, 9]
@@ -328,7 +328,7 @@ def test_lost_and_repeated_rows_are_counted_and_named(tmp_path: Path) -> None:
     assert list(found.by_row()) == [0, 2, 5, 7]
     assert found.others is not None
     # Of the two that come again one goes another way.
-    assert (found.others.indices.tolist(), found.others.timestamps.tolist()) == ([4], [2.0])
+    assert (found.others.indices.tolist(), found.others.timestamps.tolist()) == ([3], [2.0])
     assert found.others.positions.tolist() == [[5, 0, 0]]
     assert not found.others.has_orientation
     said = [

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lingbot_eval.runs.snapshot import Contents, put_back, taken
+from lingbot_eval.types import FrameType
 
 
 class Item:
@@ -54,6 +55,7 @@ class Owner:
     items: list[Item] = field(default_factory=list)
     text: str = ""
     flag: bool = False
+    kind: FrameType = FrameType.SCALE
     nothing: int | None = 0
 
 
@@ -85,12 +87,13 @@ def test_everything_gathered_comes_into_the_new_owner_and_nothing_else() -> None
         items=[Item(7), Item(8)],
         text="said",
         flag=True,
+        kind=FrameType.KEPT,
         nothing=None,
     )
     new = Owner()
     inner, by_key = new.inner, new.by_key
     assert again(old, new) is new
-    assert (new.settings, new.path, new.function) == (Settings(1), Path("new"), None)
+    assert (new.settings, new.path, new.function, new.kind) == (Settings(1), Path("new"), None, FrameType.SCALE)
     assert new.inner is inner  # others may hold them already
     assert new.by_key is by_key
     assert inner.count == 3
