@@ -153,7 +153,8 @@ def count_pairs(
         raise UnscorableError(f"only {len(reference)} matched frames, at least 3 are needed")
     moved = []
     for name, poses in (("reference", reference), ("estimate", estimate)):
-        extent = float(np.ptp(poses[:, :3, 3], axis=0).max())
+        with np.errstate(over="ignore"):
+            extent = float(np.ptp(poses[:, :3, 3], axis=0).max())
         if not np.isfinite(extent):
             raise UnscorableError(f"the positions of the {name} are too large for float64")
         # What rounding alone makes of a camera that stands still.

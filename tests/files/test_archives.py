@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import stat
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import DataError, DependencyError, StoreError
 from lingbot_eval.files import archives
 from lingbot_eval.files.archives import ARCHIVES, ArchiveKind, inner_path, unpack, unpacked_limit
 
@@ -305,3 +306,28 @@ def test_a_7z_under_a_password_is_refused(tmp_path: Path, out: Path) -> None:
     with pytest.raises(DataError, match=r"refused: it is under a password"):
         unpack(tmp_path / "a.7z", "7z", out, everything)
     assert not tree(out)
+
+
+def test_a_disk_that_refuses_is_one_line(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_zip(tmp_path / "a.zip", {"scene/x": b"x" * 10, "file/y": b"y"})
+    (out / "file").write_bytes(b"in the way of a folder")
+    with pytest.raises(StoreError, match=r"cannot write .*/file: .*; free space or choose another folder"):
+        unpack(tmp_path / "a.zip", "zip", out, everything)
+    (out / "scene" / "x").unlink()
+    (out / "scene" / "x").mkdir()
+    with pytest.raises(StoreError, match=r"cannot write .*scene/x: "):
+        unpack(tmp_path / "a.zip", "zip", out, everything)
+
+
+def test_a_tar_is_held_to_what_it_announced_as_a_whole(tmp_path: Path, out: Path) -> None:
+    write_tar(tmp_path / "a.tgz", {"scene/x": bytes(300), "scene/y": bytes(300)})
+    with pytest.raises(DataError, match="it unpacks to more than 599 bytes"):
+        unpack(tmp_path / "a.tgz", "tar", out, everything, limit=599)
+    assert unpack(tmp_path / "a.tgz", "tar", out, everything, limit=600) == 600
+
+
+def test_without_py7zr_it_says_what_to_install(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.7z").write_bytes(b"7z")
+    monkeypatch.setitem(sys.modules, "py7zr", None)
+    with pytest.raises(DependencyError, match=r"a\.7z: needs py7zr; pip install 'lingbot-eval\[fetch\]'"):
+        unpack(tmp_path / "a.7z", "7z", out, everything)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -381,3 +382,61 @@ def test_pooch_is_quiet_meanwhile_and_as_it_was_afterwards(server: FileServer, t
         assert log.level == logging.INFO
     finally:
         log.setLevel(before)
+
+
+def answered(
+    monkeypatch: pytest.MonkeyPatch, status: int, headers: dict[str, str], body: bytes, fails: Exception | None = None
+) -> None:
+    """Whoever asks is answered so."""
+
+    def request(session: requests.Session, method: str, url: str, **settings: object) -> requests.Response:
+        found = requests.Response()
+
+        def stream(size: int, decode_content: bool) -> Iterator[bytes]:
+            yield body
+            if fails is not None:
+                raise fails
+
+        found.raw = SimpleNamespace(stream=stream, close=lambda: None, release_conn=lambda: None)
+        found.status_code, found.url = status, url
+        found.headers.update(headers)
+        return found
+
+    monkeypatch.setattr(requests.Session, "request", request)
+
+
+def test_a_part_that_is_all_there_is_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was cut off after its last byte: the server has nothing left to send."""
+    state = {"url": "http://x/a.zip", "length": 4, "etag": '"1"', "last_modified": None}
+    (tmp_path / "a.zip.part").write_bytes(b"done")
+    (tmp_path / "a.zip.part.json").write_text(json.dumps(state))
+    answered(monkeypatch, 416, {}, b"")
+    download("http://x/a.zip", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == b"done"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_server_that_sends_more_than_it_said_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered(monkeypatch, 200, {"Content-Length": "4"}, b"12345")
+    with pytest.raises(DataError, match="expected 4 bytes, the server sends more"):
+        download("http://x/a.zip", tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip.part").exists()
+    answered(monkeypatch, 200, {}, b"12345")
+    with pytest.raises(DataError, match="expected 3 bytes, the server sends more"):
+        download("http://x/a.zip", tmp_path / "a.zip", size=3)
+
+
+def test_a_server_that_ends_early_without_a_word_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "PAUSE_S", 0.0)
+    answered(monkeypatch, 200, {"Content-Length": "4"}, b"12")
+    with pytest.raises(
+        DataError, match=r"the connection ended after 2 of 4 bytes; the 2 bytes that came are kept: run"
+    ):
+        download("http://x/a.zip", tmp_path / "a.zip")
+    # A part of which the server does not say which part it is may be any other.
+    answered(monkeypatch, 206, {}, b"34")
+    with pytest.raises(DataError, match="expected the file, found HTTP 206"):
+        download("http://x/a.zip", tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip.part").exists()

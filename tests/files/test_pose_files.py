@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.errors import DataError, LingbotEvalError
+from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError
+from lingbot_eval.files import text
 from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
 from lingbot_eval.files.trajectories import FORMATS, TrajectoryFile, read_trajectory, write_tum
 from lingbot_eval.geometry.pose_reading import PoseReading, QuaternionOrder
@@ -514,3 +515,77 @@ def test_a_colmap_file_with_the_scalar_last_is_read_so(tmp_path: Path) -> None:
     sound, turned = (read_trajectory(tmp_path / name, "colmap") for name in ("sound.txt", "turned.txt"))
     read = PoseReading(quaternion="xyzw").of(turned, turned.format)
     np.testing.assert_allclose(read.camera_to_world, sound.camera_to_world, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("0 0 0\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n1 1 0\n1 0 0 0\n", ":7: expected 4 lines after"),
+        (2 * "3 0 0\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", ":6: frame 3 is in line 1 already; keep one pose"),
+    ],
+)
+def test_a_camera_log_that_is_cut_or_has_a_frame_twice(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "a.log").write_text(text)
+    with pytest.raises(DataError) as refusal:
+        read_trajectory(tmp_path / "a.log")
+    assert says in str(refusal.value)
+
+
+@pytest.mark.parametrize("columns", [4, 8, 12, 16])
+def test_an_archive_with_one_table_of_poses(tmp_path: Path, columns: int) -> None:
+    """Times in the first column, or matrices in rows without any."""
+    poses = some_poses(5)
+    times = 1.5 + np.arange(5)[:, None]
+    table = {
+        4: np.hstack([times, poses[:, :3, 3]]),
+        8: np.hstack([times, poses[:, :3, 3], quaternions(poses)]),
+        12: poses[:, :3].reshape(5, 12),
+        16: poses.reshape(5, 16),
+    }[columns]
+    np.savez(tmp_path / "a.npz", poses=table, other=np.zeros(3))
+    found = read_trajectory(tmp_path / "a.npz")
+    assert found.timed is (columns < 12)
+    assert found.timestamps.tolist() == (times[:, 0].tolist() if found.timed else [0, 1, 2, 3, 4])
+    assert found.has_orientation is (columns != 4)
+    np.testing.assert_allclose(found.positions, poses[:, :3, 3])
+    if found.has_orientation:
+        np.testing.assert_allclose(found.camera_to_world, poses, atol=1e-12)
+    (note,) = found.notes
+    assert note.startswith("a.npz: the poses are its array 'poses', taken as camera-to-world")
+    assert ("so they have none" in note) is (columns > 8)
+    if columns < 12:
+        table[2, 0] = np.nan
+        np.savez(tmp_path / "a.npz", poses=table)
+        with pytest.raises(DataError, match="expected finite times in the first column, found some that are not"):
+            read_trajectory(tmp_path / "a.npz")
+
+
+def test_a_binary_model_of_colmap_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "images.bin").write_bytes(bytes(100))
+    with pytest.raises(DataError, match=r"not text \(a binary model of COLMAP\?\); write it as images\.txt"):
+        read_trajectory(tmp_path / "images.bin")
+
+
+def test_positions_can_be_mirrored_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"{t} {t} 2 3\n" for t in range(4)))
+    found = read_trajectory(tmp_path / "a.txt")
+    assert PoseReading().of(found, "tum") is found
+    assert PoseReading(handedness="left").of(found, "tum").positions[1].tolist() == [1, -2, 3]
+    wrong = PoseReading(poses="world-to-camera", handedness="left", quaternion="wxyz")
+    with pytest.raises(ConfigError, match=r"^poses, quaternion: expected poses, found positions without orientation"):
+        wrong.of(found, "tum")
+
+
+def test_text_beyond_any_file_of_poses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its size, or by what it unpacks to."""
+    monkeypatch.setattr(text, "MAX_TEXT_BYTES", 3 << 20)
+    (tmp_path / "a.txt").write_bytes(b"# \n" * (1 << 20))
+    assert len(text.read_bytes(tmp_path / "a.txt", "trajectory")) == 3 << 20
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"# \n" * (1 << 20)))
+    assert len(text.read_bytes(tmp_path / "a.gz", "trajectory")) == 3 << 20
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"# \n" * (1 << 20) + b"#"))
+    with pytest.raises(DataError, match="has more than 3 MiB: expected a file of poses"):
+        read_trajectory(tmp_path / "a.gz")
+    (tmp_path / "a.txt").write_bytes(b"# \n" * (1 << 20) + b"#")
+    with pytest.raises(DataError, match="it has 3145729 bytes, expected at most 3145728"):
+        read_trajectory(tmp_path / "a.txt")

@@ -394,3 +394,32 @@ def test_what_a_file_says_of_its_stamps(tmp_path: Path) -> None:
     found = read_trajectory(file_of(tmp_path, "b.txt", [str(DATE * 1000 + row) for row in range(3)]))
     assert (found.time_unit, found.clock().unit, found.clock().why) == ("ms", "ms", found.why_unit)
     assert found.why_unit is not None
+
+
+@pytest.mark.parametrize("empty", ["gt", "est"])
+def test_a_clock_without_stamps_pairs_nothing_and_says_so(empty: str) -> None:
+    none = Clock(empty, np.empty(0), "frames")
+    assert none.span() == f"{empty}: no frames"
+    clocks = (none, Clock("est", grid())) if empty == "gt" else (Clock("gt", grid()), none)
+    found = pair_times(*clocks, 0.02)
+    assert [len(each) for each in found] == [0, 0]
+
+
+def test_the_span_names_the_unit_of_the_file_where_it_is_another() -> None:
+    assert Clock("a.txt", grid(3, 0.5, 1.0)).span() == "a.txt: 3 poses from 1.000 to 2.000 s"
+    assert (
+        Clock("a.txt", grid(3, 0.5, 1.0), "frames", "ms")
+        .span()
+        .endswith("3 frames from 1.000 to 2.000 s (stamps in ms)")
+    )
+
+
+def test_files_that_last_as_long_need_not_be_of_one_path() -> None:
+    """The same duration, other moments: beginning together pairs the two ends alone."""
+    truth = grid(50, 0.5)
+    guess = np.concatenate(
+        [[0.0], np.sort(np.random.default_rng(0).choice(np.arange(0.25, 24, 0.5), 40, False)), [24.5]]
+    )
+    said = refused(Clock("gt", truth), Clock("est", guess))
+    assert "last as long" not in said
+    assert "are both of one recording and one clock?" in said

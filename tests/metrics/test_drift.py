@@ -364,3 +364,27 @@ def test_the_anchored_final_error_is_the_last_one() -> None:
     assert value(found, "anchored_final_error") == pytest.approx(1.0, rel=1e-6)
     assert found.series is not None
     assert found.series.anchored_error_m[40] == pytest.approx(5.0, rel=1e-6)
+
+
+def test_a_straight_beginning_leaves_a_gap_and_its_reason() -> None:
+    """Frames on one line determine no alignment; from the first that lies beside it on there is one."""
+    turns, lengths = winding(60)
+    turns[:12] = 0.0
+    truth = steps_to_path(turns, lengths)
+    assert not truth[:14, :2, 3].any()
+    assert truth[14, 0, 3] != 0
+    found = score(truth, truth, anchor_frames=8)
+    assert found.series is not None
+    gaps = np.isnan(found.series.prefix_ate_m)
+    assert found.series.prefix_frame[gaps].tolist() == [frame for frame in found.series.prefix_frame if frame <= 13]
+    assert gaps.any()
+    assert np.isnan(found.series.anchored_error_m).all()
+    assert reason(found, "anchored_final_error").startswith("degenerate covariance: the first 8 matched frames lie")
+    assert value(found, "jumps") == 0
+
+
+@pytest.mark.parametrize("name", ["segment_translation", "segment_rotation"])
+def test_a_path_shorter_than_its_segments_has_none(name: str) -> None:
+    truth = steps_to_path(*winding(20))
+    found = score(truth, noisy(truth, 1), segment_lengths_m=(50.0, 30.0))
+    assert reason(found, name) == "the path is shorter than the shortest segment of 30 m"

@@ -170,3 +170,23 @@ def test_settings_are_strict() -> None:
     for wrong in ({"thresholds_deg": (3, 3)}, {"thresholds_deg": (0,)}, {"definitions": ("vggt",)}):
         with pytest.raises(ValidationError):
             PairAucSettings.model_validate(wrong)
+
+
+@pytest.mark.parametrize("setting", [{"thresholds_deg": (5, 3, 5)}, {"definitions": ("auc", "auc")}])
+def test_each_is_asked_for_once(setting: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="each once, found"):
+        PairAucSettings.model_validate(setting)
+
+
+def test_positions_beyond_float64_have_no_directions() -> None:
+    truth, estimate = random_poses(5, 0)
+    estimate[1, :3, 3], estimate[2, :3, 3] = 1.7e308, -1.7e308
+    for measured in pair_measurements(trajectory(truth), trajectory(estimate)):
+        assert measured.reason == "the positions of the estimate are too large for float64"
+
+
+def test_who_waits_is_told_how_many_pairs_are_done() -> None:
+    truth, estimate = random_poses(6, 0)
+    told: list[int] = []
+    count_pairs(truth, estimate, report=told.append)
+    assert told == [5, 9, 12, 14, 15]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.metrics.points import PointPairs, PointScore, PointSettings, score_points, voxel_means
 from lingbot_eval.metrics.registration import icp, nearest
@@ -153,3 +154,19 @@ def test_what_cannot_be_scored_has_its_reason(clouds: PointPairs, reason: str) -
     score = score_points(clouds)
     assert len(score.measurements) == 10
     assert all(m.reason is not None and reason in m.reason for m in score.measurements)
+
+
+def test_a_registration_needs_three_pairs() -> None:
+    cloud = surface(50)
+    far = cloud + np.array([100.0, 0, 0])
+    far[:2] = cloud[:2]
+    with pytest.raises(UnscorableError, match=r"ICP: only 2 predicted points lie within 0.1 m of a true one"):
+        icp(far, cloud, 0.1)
+
+
+@pytest.mark.parametrize("name", ["true", "predicted"])
+def test_clouds_have_three_columns(name: str) -> None:
+    right, wrong = np.zeros((5, 3)), np.zeros((5, 2))
+    clouds = PointPairs(wrong, right, 5) if name == "true" else PointPairs(right, wrong, 5)
+    with pytest.raises(ValueError, match=rf"expected {name} points of shape \(N, 3\), found \(5, 2\)"):
+        score_points(clouds)

@@ -12,9 +12,10 @@ from scipy.spatial.transform import Rotation
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.files.trajectories import write_tum
+from lingbot_eval.files.trajectories import TrajectoryFile, read_trajectory, write_tum
 from lingbot_eval.geometry.poses import inverse, pose_matrix
-from lingbot_eval.types import Trajectory
+from lingbot_eval.metrics.scoring import PoseScore
+from lingbot_eval.types import FloatArray, Trajectory
 
 
 def walk(count: int = 30) -> Trajectory:
@@ -106,3 +107,155 @@ def test_families_and_progress() -> None:
 def test_arguments_without_meaning_are_refused(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         lb.score(walk(), walk(), **wrong)  # type: ignore[arg-type]
+
+
+def test_arguments_reach_every_family() -> None:
+    truth = walk()
+    found = lb.score(truth, scaled(truth, 0.5), align="anchor", anchor_frames=5)
+    anchored = [m for m in found.measurements if "anchor" in m.variant and not m.name.endswith("95")]
+    assert {m.family for m in anchored} == {"trajectory", "drift"}
+    for measured in anchored:
+        assert "first 5 matched frames" in measured.convention, measured.name
+    assert found.align == "anchor"
+    # Intervals come under the first alignment, and always under Sim(3).
+    intervals = {m.variant for m in found.measurements if m.name == "rpe_translation_low95"}
+    assert {"1 frames", "1 frames anchor"} <= intervals
+    assert "1 frames none" not in intervals
+    (auc,) = [m for m in found.measurements if m.name == "auc_30"]
+    assert auc.value == pytest.approx(100)
+
+
+def file_of(folder: Path, name: str, times: FloatArray, poses: FloatArray, **read: float) -> TrajectoryFile:
+    write_tum(folder / name, Trajectory(np.arange(len(times)), times, poses))
+    return read_trajectory(folder / name, **read)  # type: ignore[arg-type]
+
+
+def path_at(times: FloatArray) -> FloatArray:
+    """A path that never repeats itself, looking along its way; metres and seconds."""
+    positions = np.stack([4 * np.sin(times), 3 * np.sin(1.7 * times + 1), 2 * np.cos(0.6 * times)], axis=1)
+    turns = Rotation.from_rotvec(np.stack([0.3 * np.sin(times), 0.5 * times, 0.2 * np.cos(times)], axis=1))
+    return pose_matrix(turns.as_matrix(), positions)
+
+
+TIMES = 0.1 * np.arange(100)
+
+
+def of_files(folder: Path, own: FloatArray, real: FloatArray, noise: float = 0.0, **read: float) -> PoseScore:
+    """own: the estimate's stamps. real: when its poses were taken."""
+    poses = path_at(real)
+    poses[:, :3, 3] += noise * np.random.default_rng(0).normal(size=(len(poses), 3))
+    return lb.score(
+        file_of(folder, "gt.txt", TIMES, path_at(TIMES)),
+        file_of(folder, "est.txt", own, poses, **read),
+        max_difference=0.02,
+    )
+
+
+def test_of_files_the_pairing_says_how_much_was_covered(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    gt = file_of(tmp_path, "gt.txt", TIMES, path_at(TIMES))
+    times = np.concatenate([TIMES[20:81], [8.06, 8.07]])
+    found = lb.score(gt, file_of(tmp_path, "est.txt", times, path_at(times)), progress=lambda *now: seen.append(now))
+    assert [(m.name, m.variant) for m in found.measurements[1:3]] == [("coverage", "matched"), ("coverage", "duration")]
+    matched, duration = found.measurements[1:3]
+    assert (matched.value, matched.samples) == (pytest.approx(100 * 61 / 63), 63)
+    assert (duration.value, duration.samples) == (pytest.approx(100 * 6.07 / 9.9), 100)
+    assert seen[-1] == (2 * 61 * 60 / 2, 2 * 61 * 60 / 2)
+    names = {m.name for m in found.measurements}
+    assert names.isdisjoint({"matched_frames", "dropped_frames", "unmatched_frames"})
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(("last", "noted"), [(49, True), (51, False)])
+def test_half_of_the_duration_must_be_covered(tmp_path: Path, last: int, noted: bool) -> None:
+    times = TIMES[: last + 1]
+    notes = [note for note in of_files(tmp_path, times, times).notes if "the numbers say nothing of the rest" in note]
+    assert notes == (
+        ["the estimate covers 49.5 % of the reference's duration: the numbers say nothing of the rest"] * noted
+    )
+
+
+def test_few_matches_are_held_against_all_poses_of_both_files(tmp_path: Path) -> None:
+    """Twelve of thirty reference poses met one of the hundred estimated."""
+    times = np.concatenate([TIMES[:12], TIMES[12:30] + 0.05])
+    gt = file_of(tmp_path, "gt.txt", times, path_at(times))
+    notes = lb.score(gt, file_of(tmp_path, "est.txt", TIMES, path_at(TIMES))).notes
+    assert any(
+        note.startswith("few poses match: 12 of 100 estimated and 30 reference poses are scored") for note in notes
+    )
+
+
+def test_poses_of_one_time_are_all_scored_and_said(tmp_path: Path) -> None:
+    times = np.concatenate([TIMES[:51], TIMES[50:]])
+    poses = path_at(times)
+    poses[51, :3, 3] += 0.5
+    gt = file_of(tmp_path, "gt.txt", TIMES, path_at(TIMES))
+    found = lb.score(gt, file_of(tmp_path, "est.txt", times, poses))
+    assert found.estimate is not None
+    assert found.pairing is not None
+    assert (len(found.estimate), found.pairing.matched) == (101, 101)
+    assert found["ate_rmse"].samples == 101
+    assert found.notes[0].startswith("1 of the 101 scored poses are others of a time that the estimate has twice")
+
+
+def clock_notes(found: PoseScore) -> list[str]:
+    return [note for note in found.notes if note.startswith("the clocks may differ")]
+
+
+@pytest.mark.parametrize(
+    ("own", "read", "says"),
+    [
+        (
+            TIMES + 0.5,
+            {},
+            ("both files last as long, and if they begin together (100 pairs)", "; --time-offset -0.5 ("),
+        ),
+        (TIMES / 2, {}, ("estimate's runs at 0.5 times the rate of the reference's (100 pairs)", "; --time-scale 2 (")),
+        (500 * TIMES, {"time_scale": 1e-3}, ("at 0.5 times the rate of", "; --time-scale 0.002 (in an experiment")),
+        (
+            TIMES / 2 + 2,
+            {},
+            ("at 0.5 times the rate of the reference's and they begin together", "--time-scale 2 --time-offset -4 ("),
+        ),
+    ],
+)
+def test_a_clock_under_which_the_path_fits_is_named(
+    tmp_path: Path, own: FloatArray, read: dict[str, float], says: tuple[str, ...]
+) -> None:
+    found = of_files(tmp_path, own, TIMES, noise=0.001, **read)
+    (note,) = clock_notes(found)
+    for part in (*says, f"instead of {found['ate_rmse'].value:.4g} m"):
+        assert part in note
+
+
+@pytest.mark.parametrize(
+    ("own", "real", "noise"),
+    [
+        (TIMES, TIMES, 0.0),
+        (TIMES + 0.1, TIMES, 0.2),  # not three times better
+        (TIMES + 0.02, TIMES, 0.0),  # within the difference that pairs
+        (TIMES[:9] + 0.5, TIMES[:9], 0.001),  # too few to tell
+        (TIMES, TIMES / 2, 0.001),  # half as many poses would pair
+    ],
+    ids=["right", "noise", "near", "few", "fewer pairs"],
+)
+def test_no_other_clock_is_named_without_evidence(
+    tmp_path: Path, own: FloatArray, real: FloatArray, noise: float
+) -> None:
+    assert clock_notes(of_files(tmp_path, own, real, noise)) == []
+
+
+def test_a_path_that_fits_well_enough_leaves_the_clock_alone(tmp_path: Path) -> None:
+    """A small shift of a long way: less than 2 % of its spread, however exactly another clock would fit."""
+    slow = TIMES / 20
+    gt = file_of(tmp_path, "gt.txt", TIMES, path_at(slow))
+    found = lb.score(gt, file_of(tmp_path, "est.txt", TIMES + 0.2, path_at(slow)), max_difference=0.02)
+    assert clock_notes(found) == []
+
+
+def test_exact_times_alone_can_be_asked_for(tmp_path: Path) -> None:
+    gt = file_of(tmp_path, "gt.txt", TIMES, path_at(TIMES))
+    times = np.where(np.arange(100) % 2 == 0, TIMES, TIMES + 1e-6)
+    found = lb.score(gt, file_of(tmp_path, "est.txt", times, path_at(times)), max_difference=0)
+    assert found.pairing is not None
+    assert found.pairing.matched == 50

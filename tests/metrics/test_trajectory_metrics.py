@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -320,3 +321,17 @@ def test_settings_are_strict() -> None:
     for wrong in ({"alignments": ("sim2",)}, {"alignments": ()}, {"anchor_frames": 2}, {"rpe_delta": 1}):
         with pytest.raises(ValidationError):
             TrajectorySettings.model_validate(wrong)
+
+
+def test_lengths_of_a_computed_reference_are_its_own() -> None:
+    """Where nobody measured the reference there are no metres to compare with: what fits the scale is all there is."""
+    truth, estimate = wandering(20)
+    reference = replace(trajectory(truth), computed_by="structure from motion (test)")
+    found = by_name(score_trajectory(reference, trajectory(estimate), 20))
+    for name in ("ate_rmse", "rpe_translation_rmse"):
+        for variant in ("se3", "none"):
+            assert found[name, variant].reason == (
+                "the reference is structure from motion (test): its unit of length is its own, not the metre"
+            )
+        for variant in ("sim3", "anchor"):
+            assert found[name, variant].value is not None
