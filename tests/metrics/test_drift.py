@@ -8,7 +8,8 @@ from scipy.spatial.transform import Rotation
 
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics.drift import DriftScore, DriftSettings, local_scale, score_drift
-from lingbot_eval.metrics.segments import segment_lengths
+from lingbot_eval.metrics.drift_events import collapse_step, jump_steps, step_errors
+from lingbot_eval.metrics.segments import Step, segment_lengths, step_pairs
 from lingbot_eval.metrics.trajectory import score_trajectory
 from lingbot_eval.statistics import rmse_interval
 from lingbot_eval.types import Trajectory
@@ -191,6 +192,8 @@ def test_a_planted_collapse_is_found_at_its_frame() -> None:
     found = score(truth, estimate)
     assert value(found, "collapsed") == 1
     assert value(found, "collapse_frame") == 300
+    assert found.series is not None
+    assert found.series.collapse_frame.tolist() == [300]
     assert value(score(truth, noisy(truth, 4)), "collapsed") == 0
 
 
@@ -388,3 +391,57 @@ def test_a_path_shorter_than_its_segments_has_none(name: str) -> None:
     truth = steps_to_path(*winding(20))
     found = score(truth, noisy(truth, 1), segment_lengths_m=(50.0, 30.0))
     assert reason(found, name) == "the path is shorter than the shortest segment of 30 m"
+
+
+def test_steps_of_a_slow_walk_have_a_ratio_too() -> None:
+    """From a hundredth of the usual step on; twice as long in the estimate."""
+    turns, lengths = winding(200)
+    lengths[80:120] = 0.05
+    truth = steps_to_path(turns, lengths)
+    estimate = steps_to_path(turns, np.where(lengths == 1, lengths, 2 * lengths))
+    assert local_scale(truth, estimate, 21)[90:110] == pytest.approx(np.full(20, 2.0))
+
+
+def test_of_two_poses_as_near_to_a_step_the_first_is_taken() -> None:
+    """From the beginning 15/16 and 17/16 of a metre: a metre lies in the middle."""
+    poses = np.tile(np.eye(4), (4, 1, 1))
+    poses[:, 2, 3] = [0.0, 0.9375, 1.0625, 9.0]
+    pairs = step_pairs(poses, Step(1.0, "m"))
+    assert (pairs.first.tolist(), pairs.last.tolist()) == ([0], [1])
+
+
+def test_a_jump_stands_out_from_twenty_five_steps_on_each_side() -> None:
+    """Thirteen of the 25 steps after the first one are small; the last of them decides."""
+    errors = np.array([2.0] + 12 * [1.0] + 13 * [0.01] + 40 * [1.0])
+    motion = np.ones(len(errors))
+    assert jump_steps(errors, motion, 10.0).tolist() == [0]
+    errors[25] = 1.0
+    assert jump_steps(errors, motion, 10.0).tolist() == []
+    assert jump_steps(errors[::-1].copy(), motion, 10.0).tolist() == []
+    errors[25] = 0.01
+    assert jump_steps(errors[::-1].copy(), motion, 10.0).tolist() == [len(errors) - 1]
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.15, None), (0.25, 40)])
+def test_a_collapse_is_a_fifth_of_the_motion_at_least(share: float, found: int | None) -> None:
+    """However good the trajectory was before."""
+    errors = np.array(40 * [0.001] + 40 * [share])
+    assert collapse_step(errors, np.ones(80), 10, 5.0) == found
+
+
+def test_errors_of_short_steps_are_held_against_the_usual_motion() -> None:
+    truth = np.tile(np.eye(4), (6, 1, 1))
+    truth[:, 2, 3] = [0.0, 1.0, 2.0, 2.25, 4.25, 4.25]
+    estimate = truth.copy()
+    estimate[3:, 0, 3] = 0.5
+    errors, motion = step_errors(truth, estimate)
+    assert errors.tolist() == [0, 0, 0.5, 0, 0]
+    assert motion.tolist() == [1, 1, 1, 2, 1]
+
+
+def test_prefixes_begin_with_ten_frames_and_end_with_all() -> None:
+    truth = steps_to_path(*winding(400))
+    found = score(truth, truth)
+    assert found.series is not None
+    frames = found.series.prefix_frame.tolist()
+    assert (frames[0], frames[-1], len(frames)) == (9, 400, 64)

@@ -87,3 +87,65 @@ def test_frames_that_lack_something_are_counted() -> None:
     assert "only 0 points" in (score_points(clouds).measurements[0].reason or "")
     with pytest.raises(DataError, match="frame 0: predicted depth of shape"):
         collector.add(frame, Prediction(0, 0.0, prediction.camera_to_world, np.ones((2, 2), np.float32)))
+
+
+def test_each_side_is_seen_through_its_own_camera() -> None:
+    """Without a camera of its own a method is taken to have used the frame's."""
+    frame, prediction = frame_pair(0)
+    own = np.array([[15.0, 0, 10], [0, 16.0, 9], [0, 0, 1]])
+    assert frame.depth is not None
+    rows, columns = np.nonzero(frame.depth)
+    z = 0.5 * frame.depth[rows, columns]
+    for given, camera in ((own, own), (None, K)):
+        collector = CloudCollector(10_000, (0.0, 80.0))
+        collector.add(frame, replace(prediction, camera_to_world=np.eye(4), intrinsics=given))
+        expected = [(columns - camera[0, 2]) / camera[0, 0] * z, (rows - camera[1, 2]) / camera[1, 1] * z, z]
+        np.testing.assert_allclose(collector.pairs().prediction, np.stack(expected, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "word"),
+    [
+        ({"has_orientation": False}, "estimated pose"),
+        ({"camera_to_world": None}, "estimated pose"),
+        ({"depth": None}, "predicted depth"),
+    ],
+)
+def test_a_prediction_that_cannot_be_placed_is_counted(lacks: dict[str, object], word: str) -> None:
+    collector = CloudCollector(1000, (0.0, 80.0))
+    frame, prediction = frame_pair(0)
+    collector.add(frame, replace(prediction, **lacks))  # type: ignore[arg-type]
+    collector.add(replace(frame, intrinsics=None), prediction)
+    assert collector.pairs().sampled == (
+        f"1 frames without {word} left out, 1 frames without reference intrinsics left out"
+    )
+    assert len(collector.pairs().truth) == 0
+
+
+def test_thinned_frames_do_not_all_begin_at_the_same_pixel() -> None:
+    """Every pixel of a frame would otherwise be of the same columns."""
+    collector = CloudCollector(100, (0.0, 80.0))
+    pixels = []
+    for index in range(40):
+        frame, prediction = frame_pair(0)
+        depth = np.arange(1, 24 * 32 + 1, dtype=np.float32).reshape(24, 32) / 100
+        before = len(collector._clouds)
+        collector.add(replace(frame, camera_to_world=np.eye(4), depth=depth), replace(prediction, depth=depth))
+        if index > 20:
+            first = collector._clouds[before][0]
+            pixels.append(round(float(first[0, 2]) * 100) - 1)
+    every = collector._every
+    assert len(set(pixels)) > 10
+    assert max(pixels) < every
+    assert 24 * 32 * 40 / every <= 100
+
+
+def test_depth_out_of_the_limits_is_no_point() -> None:
+    frame, prediction = frame_pair(0)
+    depth = np.full((24, 32), 3.0, np.float32)
+    depth[0, :6] = [1.0, 1.5, 5.0, 6.0, np.nan, 0.0]
+    guess = np.full((24, 32), 3.0, np.float32)
+    guess[1, :4] = [0.0, -1.0, np.nan, np.inf]
+    collector = CloudCollector(10_000, (1.0, 5.0))
+    collector.add(replace(frame, depth=depth), replace(prediction, depth=guess))
+    assert len(collector.pairs().truth) == 24 * 32 - 5 - 4

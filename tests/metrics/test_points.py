@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3
+from lingbot_eval.metrics import registration
 from lingbot_eval.metrics.points import PointPairs, PointScore, PointSettings, score_points, voxel_means
 from lingbot_eval.metrics.registration import icp, nearest
 
@@ -170,3 +171,51 @@ def test_clouds_have_three_columns(name: str) -> None:
     clouds = PointPairs(wrong, right, 5) if name == "true" else PointPairs(right, wrong, 5)
     with pytest.raises(ValueError, match=rf"expected {name} points of shape \(N, 3\), found \(5, 2\)"):
         score_points(clouds)
+
+
+def test_medians_are_of_the_points_of_their_own_side() -> None:
+    """Two thirds of the predicted points hover 30 cm above the true ones, none of which lacks its own."""
+    across, along = np.meshgrid(np.arange(12), np.arange(12))
+    plane = np.stack([across, along, 0 * across], axis=-1).reshape(-1, 3) * 1.0
+    up = np.array([0, 0, 0.3])
+    hovering = np.concatenate([plane + up, plane - up])
+    clouds = PointPairs(plane, np.concatenate([plane, hovering]), len(plane))
+    score = score_points(clouds, PointSettings(voxel_m=None, icp_m=None, threshold_m=0.1, normal_neighbours=None))
+    found = {(m.name, m.variant): m for m in score.measurements}
+    assert found["accuracy", "median"].value == pytest.approx(0.3)
+    assert found["accuracy", ""].value == pytest.approx(0.2)
+    assert found["completeness", "median"].value == found["completeness", ""].value == pytest.approx(0)
+    assert found["chamfer", ""].value == pytest.approx(0.1)
+    assert found["precision", ""].value == pytest.approx(100 / 3)
+    assert found["recall", ""].value == 100
+    assert found["f1", ""].value == pytest.approx(50)
+    samples = {name: m.samples for (name, _), m in found.items()}
+    assert samples == {
+        "accuracy": 432,
+        "completeness": 144,
+        "chamfer": 576,
+        "precision": 432,
+        "recall": 144,
+        "f1": 576,
+    }
+
+
+def test_normals_are_compared_on_both_sides_and_their_means_averaged() -> None:
+    """A third of the predicted points stands upright far away: its normals lie across those of the true plane."""
+    across, along = np.meshgrid(np.arange(12), np.arange(12))
+    plane = np.stack([across, along, 0 * across], axis=-1).reshape(-1, 3) * 1.0
+    wall = np.stack([0 * across + 40, along, across], axis=-1).reshape(-1, 3)[:72] * 1.0
+    clouds = PointPairs(plane, np.concatenate([plane, wall]), len(plane))
+    score = score_points(clouds, PointSettings(voxel_m=None, icp_m=None, normal_neighbours=8))
+    found = {m.variant: m for m in score.measurements if m.name == "normal_consistency"}
+    assert found[""].value == pytest.approx((2 / 3 + 1) / 2)
+    assert found["median"].value == pytest.approx(1)
+    assert found[""].samples == found["median"].samples == 216 + 144
+
+
+def test_a_registration_in_pieces_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud = surface(2000)
+    moved = cloud + np.array([0.02, -0.01, 0.015])
+    whole = icp(moved, cloud, 0.1)
+    monkeypatch.setattr(registration, "_CHUNK", 300)
+    np.testing.assert_allclose(icp(moved, cloud, 0.1), whole, atol=1e-12)

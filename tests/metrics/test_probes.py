@@ -132,3 +132,55 @@ def test_what_has_no_alignment_has_the_reason() -> None:
     assert all(isinstance(reason, str) for reason in found(reference, still).values())
     nothing = Trajectory(np.empty(0, np.int64), np.empty(0), np.empty((0, 4, 4)))
     assert "matched frames" in str(found(nothing, reference)["revisit_rotation"])
+
+
+def winding() -> np.ndarray:
+    """A hundred poses half a metre apart, none near another."""
+    poses = np.tile(np.eye(4), (100, 1, 1))
+    rows = np.arange(100)
+    poses[:, :3, :3] = Rotation.from_euler("y", 3 * rows[:, None], degrees=True).as_matrix().reshape(-1, 3, 3)
+    poses[:, :3, 3] = np.stack([0.5 * rows, np.sin(rows / 3), np.cos(rows / 5)], axis=1)
+    return poses
+
+
+def returns(truth: np.ndarray, estimate: np.ndarray | None = None) -> tuple[float | None, int | None]:
+    pair = [
+        Trajectory(np.arange(100), np.arange(100) / 10, poses)
+        for poses in (truth, truth if estimate is None else estimate)
+    ]
+    (measured,) = [m for m in score_probes(*pair) if m.name == "revisit_translation"]
+    return measured.value, measured.samples
+
+
+def test_a_return_is_near_alike_and_long_after() -> None:
+    truth = winding()
+    assert returns(truth)[0] is None
+    truth[36] = truth[7]  # 29 frames after
+    assert returns(truth)[0] is None
+    turned = truth.copy()
+    turned[50] = turned[10] @ pose(0.0, 6.0)  # looks elsewhere
+    assert returns(turned)[0] is None
+    aside = truth.copy()
+    aside[50] = aside[10] @ pose(0.06, 0.0)
+    assert returns(aside)[0] is None
+    truth[35] = truth[5]  # 30 frames after
+    truth[50] = truth[10] @ pose(0.04, 4.0)
+    assert returns(truth)[1] == 2
+    # The third time there is held against the first.
+    truth[70] = truth[5]
+    estimate = truth.copy()
+    estimate[35, 1, 3] += 0.3
+    found, samples = returns(truth, estimate)
+    assert samples == 3
+    assert found == pytest.approx(0.1, rel=0.02)
+
+
+@pytest.mark.parametrize(("steps", "found"), [(9, None), (10, 10), (11, 11)])
+def test_ten_steps_are_a_standstill(steps: int, found: int | None) -> None:
+    truth = winding()
+    truth[40 : 41 + steps] = truth[40]
+    whole = Trajectory(np.arange(100), np.arange(100) / 10, truth)
+    for name in ("standstill_translation", "standstill_drift"):
+        (measured,) = [m for m in score_probes(whole, whole) if m.name == name]
+        assert (measured.value is None) is (found is None)
+        assert measured.samples == (found if name == "standstill_translation" else 1) or found is None

@@ -335,3 +335,40 @@ def test_lengths_of_a_computed_reference_are_its_own() -> None:
             )
         for variant in ("sim3", "anchor"):
             assert found[name, variant].value is not None
+
+
+@pytest.mark.parametrize(("moved", "scored"), [(1e-7, False), (1e-4, True)])
+def test_a_micrometre_is_no_motion_and_a_tenth_of_a_millimetre_is(moved: float, scored: bool) -> None:
+    truth, estimate = wandering(10)
+    truth[:, :3, 3] *= moved / np.linalg.norm(np.ptp(truth[:, :3, 3], axis=0))
+    found = by_name(score_trajectory(trajectory(truth), trajectory(estimate), 10))
+    assert (found["ate_rmse", "sim3"].value is not None) is scored
+
+
+def test_an_estimate_in_one_point_has_the_distances_from_the_mean() -> None:
+    """Where that is so by design; every alignment puts it there."""
+    truth, estimate = wandering(10)
+    estimate[:, :3, 3] = [1.0, 2.0, 3.0]
+    score = score_trajectory(trajectory(truth), trajectory(estimate), 10, motionless=True)
+    positions = truth[:, :3, 3]
+    away = np.linalg.norm(positions - positions.mean(axis=0), axis=1)
+    np.testing.assert_allclose(score.position_error_m, away)
+    assert value(score, "ate_rmse", "sim3") == pytest.approx(np.sqrt(np.mean(away**2)))
+    assert value(score, "ate_share_of_motionless", "sim3") == pytest.approx(100)
+
+
+def test_counts_are_of_the_frames_of_the_sequence() -> None:
+    truth, estimate = wandering(10)
+    estimate[4, 0, 0] = np.nan
+    reference = trajectory(truth[:8], np.arange(8))
+    score = score_trajectory(reference, trajectory(estimate[2:], np.arange(2, 10)), 40)
+    for name, variant, expected in (
+        ("coverage", "", 100 * 7 / 40),
+        ("matched_frames", "", 5),
+        ("dropped_frames", "", 1),
+        ("dropped_frames", "not_rigid", 0),
+        ("unmatched_frames", "no_estimate", 2),
+        ("unmatched_frames", "no_reference", 2),
+    ):
+        measured = by_name(score)[name, variant]
+        assert (measured.value, measured.samples) == (pytest.approx(expected), 40), (name, variant)
