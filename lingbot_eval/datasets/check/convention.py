@@ -182,7 +182,11 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
             shift_shares=shift_shares,
         )
     scales = np.exp(np.linspace(-0.24, 0.24, 25))
-    shares = [float(np.mean([_share(pair, best.direction, best.axes, scale) for pair in pairs])) for scale in scales]
+    # Finer than TOLERANCE, under which a twentieth of the focal length hardly counts.
+    shares = [
+        float(np.mean([_share(pair, best.direction, best.axes, scale, close=_CLOSE) for pair in pairs]))
+        for scale in scales
+    ]
     return ConventionVerdict(
         tuple(fits),
         ties,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,13 @@ from PIL import Image
 
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.check.check import examine
+from lingbot_eval.datasets.check.convention import ConventionVerdict, convention_of
 from lingbot_eval.datasets.check.findings import Finding
 from lingbot_eval.datasets.check.motion import check_step
+from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
+from lingbot_eval.files.pose_tables import read_pose
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import layout_trees as trees
@@ -48,6 +53,65 @@ def test_a_sound_tree_has_no_problem(name: str, tmp_path: Path) -> None:
     if name in ("sintel", "scannet", "vkitti2", "replica"):
         (text,) = texts(found, "note", "convention")
         assert text.startswith("poses are camera-to-world, OpenCV axes")
+
+
+FAULTS: dict[str, tuple[str, str]] = {
+    "inverted": ("convention", "poses are world-to-camera, OpenCV axes"),
+    "opengl": ("convention", "poses are camera-to-world, OpenGL axes (y and z flipped)"),
+    "near": ("depth", "depth fits the poses when it is 5 times what is read"),
+    "constant": ("poses", "all 9 poses are the same"),
+}
+
+
+class Changed:
+    """An adapter whose scenes have a fault."""
+
+    def __init__(self, adapter: Adapter, fault: str) -> None:
+        self._adapter, self._fault = adapter, fault
+
+    def scenes(self) -> Sequence[str]:
+        return self._adapter.scenes()
+
+    def open(self, scene: str, selection: Selection) -> FileSequence:
+        sequence = self._adapter.open(scene, selection)
+        assert isinstance(sequence, FileSequence)
+        if self._fault == "near":
+            read = sequence.depth_reader
+            return replace(sequence, depth_reader=lambda *of: read(*of) / np.float32(5))
+        known = [read_pose(f.pose) if isinstance(f.pose, Path) else f.pose for f in sequence.files]
+        first = next(pose for pose in known if pose is not None)
+        change = {"inverted": np.linalg.inv, "opengl": lambda pose: pose @ trees.OPENGL, "constant": lambda pose: first}
+        files = [
+            replace(file, pose=first if pose is None else change[self._fault](pose))
+            for file, pose in zip(sequence.files, known, strict=True)
+        ]
+        return replace(sequence, files=files)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["sintel", "scannetpp", "vkitti2", "replica"])
+def test_each_fault_is_found_in_layouts_with_depth_and_poses(
+    name: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trees, "FRAMES", 9)
+    layout, root = trees.LAYOUTS[name], written(name, tmp_path / "data")
+    changed = Changed(open_adapter(layout.dataset, root, layout.options), fault)
+    (scene,) = examine(load_card(layout.dataset), changed, root, (layout.scene,)).scenes
+    check, says = FAULTS[fault]
+    (text,) = texts(scene.findings, "problem", check)
+    assert text.startswith(says)
+
+
+def test_a_right_focal_length_is_found_to_a_hundredth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a whole room it was found to 4 to 5 %, where 5 % is a problem."""
+    monkeypatch.setattr(trees, "FRAMES", 10)
+    layout, root = trees.LAYOUTS["replica"], written("replica", tmp_path / "data")
+    sequence = open_adapter("replica", root, {}).open(layout.scene, Selection())
+    assert isinstance(sequence, FileSequence)
+    verdict = convention_of(sequence)
+    assert isinstance(verdict, ConventionVerdict)
+    assert verdict.declared_focal == 80.0
+    assert verdict.fitted_focal == pytest.approx(80.0, rel=0.01)
 
 
 def test_depth_five_times_too_far_is_found_by_the_poses(tmp_path: Path) -> None:
