@@ -7,7 +7,9 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_run import (
@@ -25,11 +27,13 @@ from page_reader import read_page
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
-from lingbot_eval.reports.reading import Opened, open_run, open_runs
+from lingbot_eval.reports.reading import Opened, Run, open_run, open_runs, overview
 from lingbot_eval.reports.report import write_report
-from lingbot_eval.reports.sections import make_content
+from lingbot_eval.reports.sections import Folded, make_content, sections, state, warnings
 from lingbot_eval.reports.staging import REPLACED, staged
+from lingbot_eval.reports.tables import RunResults
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.tables import Table
 
 pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
@@ -295,3 +299,109 @@ def test_a_kill_between_old_and_new_leaves_a_page_and_no_mixture(
         found = {name: (tmp_path / name).read_text() for name in old}
         assert found["report.md"] in (REPLACED, found["figure.png"])
         assert (found["report.md"] == f"new {allowed}") == (allowed == 3)
+
+
+def read_run(label: str = "x", *, planned: int = 3, gaps: int = 0, writer: str | None = None, **changes: Any) -> Run:
+    """A run as it was read, of scenes a, b, …, the last of which have no result."""
+    names = [("d", scene, "m") for scene in "abcd"[:planned]]
+    left_out = changes.pop("left_out", ())
+    unchecked = changes.pop("unchecked", None)
+    record = run_record().model_copy(
+        update={"units": [list(each) for each in names], "weights": {"m": "w.pt"}, **changes}
+    )
+    found = dict.fromkeys(names[planned - gaps :], "not run yet")
+    store = RunStore(Path("nowhere"))
+    return Run(label, store, RunResults(record, (), found, tuple(left_out), unchecked), writer)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({}, None),
+        ({"status": "running"}, None),  # what is on the disk decides
+        ({"gaps": 2, "writer": "process 7"}, "it is still being written, by process 7; 1 of 3 {pairs}"),
+        ({"writer": "process 7"}, "it is still being written, by process 7; 3 of 3 {pairs}"),
+        ({"planned": 0}, "it is empty: nothing was planned"),
+        (
+            {"gaps": 2, "status": "running"},
+            "it was interrupted, no process writes it any more; 1 of 3 {pairs}; run its command again to go on",
+        ),
+        (
+            {"gaps": 2, "status": "complete", "left_out": ["one"]},
+            "it was complete, and results are not there any more: 1 of 3 {pairs}; run its command again for the others",
+        ),
+        (
+            {"gaps": 2, "status": "complete", "left_out": ["one", "two"]},
+            "1 of 3 {pairs}; run its command again for the others",
+        ),
+        ({"gaps": 3, "status": "incomplete"}, "0 of 3 {pairs}; run its command again for the others"),
+    ],
+)
+def test_why_a_run_is_not_whole(given: dict[str, Any], why: str | None) -> None:
+    run = read_run(**given)
+    words = None if why is None else why.format(pairs="pairs of scene and method are stored")
+    assert run.incomplete == words
+    assert run.state == ("complete" if words is None else f"incomplete: {words}")
+    assert (run.planned, run.scored) == (given.get("planned", 3), given.get("planned", 3) - given.get("gaps", 0))
+    if given.get("planned", 3):
+        (row,) = overview([run]).to_dict("records")
+        assert row == {
+            "run": "x",
+            "state": run.state,
+            "scored": run.scored,
+            "planned": run.planned,
+            "untrained": "",
+            "started": "2026-01-01T00:00:00+00:00",
+            "finished": "2026-01-01T01:00:00+00:00",
+            "command": run.results.record.command,
+        }
+
+
+def test_what_a_reader_is_warned_of_before_any_number() -> None:
+    """Each of its own run, in this order; of one run alone nobody needs its name."""
+    environments = ({"cpu_model": "one"}, {"torch": {"gpus": [{"name": "A"}]}})
+    cards = ({"cards": {"d": {"n": 1}}}, {"cards": {"d": {"n": 2}}})
+    a = read_run("a", left_out=["a part"], weights={"m": "untrained (seed 0)"}, environment=environments[0])
+    b = read_run("b", gaps=1, unchecked="older", status="incomplete", environment=environments[1])
+    a, b = (
+        replace(run, results=replace(run.results, record=run.results.record.model_copy(update={"experiment": card})))
+        for run, card in zip((a, b), cards, strict=True)
+    )
+    content = make_content(Opened((a, b), ("c is damaged",)))
+    assert [(text.lead, text.text) for text in warnings(content) if text.warning] == [
+        ("Left out", "a run could not be read: c is damaged"),
+        ("Left out", "a: a part of the run is not used: a part"),
+        ("Not checked", "b: for damage: older"),
+        (
+            "Incomplete",
+            "b: 2 of 3 pairs of scene and method are stored; run its command again for the others",
+        ),
+        ("Untrained weights", "a: m. Accuracy figures of these methods say nothing about the trained model."),
+        ("Different datasets", "the card of d changed between these runs: scenes or protocol may differ"),
+    ]
+    assert content.title == "a, b — untrained weights, incomplete"
+    assert content.left_out == ("c is damaged", "a part")
+    assert state(content) == (
+        "a: 3 of 3 pairs of scene and method scored, 2026-01-01, on one; "
+        "b: 2 of 3 pairs of scene and method scored, 2026-01-01, on A"
+    )
+    alone = make_content(Opened((b,), ()))
+    assert [text.text.partition(":")[0] for text in warnings(alone)] == [
+        "for damage",
+        "2 of 3 pairs of scene and method are stored; run its command again for the others",
+    ]
+    assert (alone.title, state(alone)[:6]) == ("b — incomplete", "2 of 3")
+    (rows,) = [section for section in sections(alone) if section.key == "runs"]
+    (folded,) = rows.blocks
+    assert isinstance(folded, Folded)
+    assert folded.summary == "6 entries"
+    (facts,) = folded.blocks
+    assert isinstance(facts, Table)
+    assert [[cell.text for cell in row] for row in facts.cells] == [
+        ["key", "5f0c2d7e91ab4433"],
+        ["state", b.state],
+        ["scored", "2 of 3 pairs of scene and method"],
+        ["started", "2026-01-01T00:00:00+00:00"],
+        ["finished", "2026-01-01T01:00:00+00:00"],
+        ["weights of m", "w.pt"],
+    ]
