@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a study file (YAML), or the name of a shipped one ({STUDY}, scaling_full)",
     )
     add_study_options(parser, "defaults.frames=2000 or sweep.backend='[sdpa, paged]'")
+    parser.add_argument(
+        "--allow-commands",
+        action="store_true",
+        help="let a method of kind external run the command that the study names, as you, with your rights",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the cases and the memory they would take")
 
 
@@ -48,13 +53,15 @@ def run(args: argparse.Namespace) -> int:
             output.as_json({"name": study.name, "predicted": checks_data(checks), "warnings": warning_lines(checks)})
         else:
             output.line(f"{study.name}: {len(cases)} case{'s' * (len(cases) != 1)}")
+            if study.method is not None and study.method.runs_command is not None:
+                output.line(f"command of {study.method.name} (runs with --allow-commands): {study.method.runs_command}")
             print_checks(checks)
         return DONE
     for warning in warning_lines(checks):
         output.note(warning)
     parallel = parallel_of(args)
     progress = Progress(len(cases), quiet=args.json, together=parallel is not None)
-    outcome = execute(study, args.out, _command(args), progress, parallel)
+    outcome = execute(study, args.out, _command(args), progress, parallel, allow_commands=args.allow_commands)
     for left in outcome.units.left_out:
         output.note(f"left out: {left.reason}")
     records = outcome.records
@@ -132,9 +139,7 @@ class Progress:
             output.note(f"{self._label(unit)}: {record.predictions} frames in {record.seconds:.1f} s")
 
     def _label(self, case: Case) -> str:
-        from lingbot_eval.scaling.settings import case_name
-
-        return f"[{self._seen}/{self._cases}] {case_name(case)}"
+        return f"[{self._seen}/{self._cases}] {case.name}"
 
     def _open(self, total: int | None, label: str) -> None:
         from tqdm import tqdm
@@ -150,12 +155,13 @@ class Progress:
 def _check(study: Study, case: Case) -> UnitCheck:
     from lingbot_eval.cli.run_check import UnitCheck, predicted
     from lingbot_eval.errors import LingbotEvalError
-    from lingbot_eval.scaling.case import case_method
-    from lingbot_eval.scaling.settings import case_name
+    from lingbot_eval.scaling.case import model_of
 
-    names = (study.name, case_name(case), study.model.config)
+    if study.method is not None:
+        return UnitCheck((study.name, case.name, study.method.name))
+    names = (study.name, case.name, study.model.config)
     try:
-        return predicted(names, case_method(study, case), case.size, case.frames)
+        return predicted(names, model_of(study, case), case.size, case.frames)
     except LingbotEvalError as error:
         # The case itself will record it as its failure, and the others run.
         return UnitCheck(names, reason=str(error))
@@ -165,7 +171,7 @@ def _command(args: argparse.Namespace) -> str:
     from lingbot_eval.runs.experiment import repeated
 
     words = ["lingbot-eval", "scale", args.study]
-    words += study_words(args)
+    words += [*study_words(args), *(["--allow-commands"] if args.allow_commands else [])]
     return repeated(words, args.study, args.overrides)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,12 +133,7 @@ def execute(
     DependencyError when a method cannot be had at all. A run that is refused before its first unit leaves no directory.
     Raises ConfigError for a method that runs a command, unless allow_commands.
     """
-    if plan.commands and not allow_commands:
-        name, line = next(iter(plan.commands.items()))
-        raise ConfigError(
-            f"method '{name}' runs the command {shortened(line)!r}, which the user must allow: if you trust it, pass"
-            " --allow-commands (in Python allow_commands=True)"
-        )
+    refuse_commands(plan.commands, allow_commands)
     record = RunRecord(
         key=plan.key,
         name=plan.experiment.name,
@@ -155,6 +150,16 @@ def execute(
     )
     tasks = scene_tasks(plan.units, plan.experiment)
     return run_tasks(RunStore.create(out, record), record, tasks, observer, parallel)
+
+
+def refuse_commands(commands: Mapping[str, str], allowed: bool) -> None:
+    """Raises ConfigError for commands, by the method that runs them, that the user has not allowed."""
+    if commands and not allowed:
+        name, line = next(iter(commands.items()))
+        raise ConfigError(
+            f"method '{name}' runs the command {shortened(line)!r}, which the user must allow: if you trust it, pass"
+            " --allow-commands (in Python allow_commands=True)"
+        )
 
 
 def run_tasks(

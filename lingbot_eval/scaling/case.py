@@ -20,7 +20,7 @@ from lingbot_eval.runs.stream import Output, Pace
 from lingbot_eval.runs.unit_writer import UnitWriter
 from lingbot_eval.scaling.inputs import CaseFrames
 from lingbot_eval.scaling.records import CaseRecord
-from lingbot_eval.scaling.settings import SCENARIOS, Case, Scenario, Study, case_name
+from lingbot_eval.scaling.settings import SCENARIOS, Case, Scenario, Study
 from lingbot_eval.scaling.summary import (
     SampleLog,
     Setting,
@@ -48,8 +48,13 @@ class CaseMethod(LingbotConfig):
         return False
 
 
-def case_method(study: Study, case: Case) -> CaseMethod:
-    """The method of a case."""
+def case_method(study: Study, case: Case) -> MethodSettings:
+    """The method of a case: the study's own, else the streaming model."""
+    return model_of(study, case) if study.method is None else study.method
+
+
+def model_of(study: Study, case: Case) -> CaseMethod:
+    """The streaming model of a case."""
     taken = ("backend", "window", "keyframe_interval", "cache_precision")
     changes = {name: getattr(case, name) for name in taken}
     return CaseMethod(
@@ -75,7 +80,7 @@ class CaseTask:
 
     @property
     def names(self) -> Names:
-        return (case_name(self.unit),)
+        return (self.unit.name,)
 
     @property
     def method(self) -> MethodSettings:
@@ -87,7 +92,7 @@ class CaseTask:
         return Pace(case.camera_hz if case.scenario == "camera" else None, case.frames, case.limit_s)
 
     def is_done(self, record: CaseRecord) -> bool:
-        return True
+        return self.method.repeatable
 
     def beginnings(self, sequence: FrameSequence) -> list[tuple[int, CaseTask]]:
         return []
@@ -102,8 +107,6 @@ class CaseTask:
         yield from sequence.frames()
 
     def scorer(self, method: Method, sequence: FrameSequence, writer: UnitWriter) -> CaseScorer:
-        if not isinstance(method, LingbotMethod):
-            raise TypeError("a case streams the streaming model")
         return CaseScorer(self.study, self.unit, method)
 
     @property
@@ -132,8 +135,8 @@ class CaseTask:
         truth, guess = attempt.reference, scorer.poses.trajectory()
         measured = case_measurements(self.unit, log, attempt.warm_up_s)
         attempt.scores = {
-            "measurements": list(measured),
-            "growth": list(case_growth(setting, log)),
+            "measurements": [*measured, *(() if setting is not None else attempt.resources)],
+            "growth": [] if setting is None else list(case_growth(setting, log)),
             "checkpoints": list(case_checkpoints(setting, log, self.study.checkpoints, truth, guess)),
             "error_curve": list(error_curve(truth, guess)),
         }
@@ -148,7 +151,7 @@ class CaseTask:
             stopped = f"its limit of {case.limit_s:g} s ended it after {attempt.frames} of {case.frames} frames"
         nothing: dict[str, Any] = {"measurements": [], "growth": [], "checkpoints": [], "error_curve": []}
         return CaseRecord(
-            name=case_name(case),
+            name=case.name,
             case=case.model_dump(mode="json"),
             status="ok" if failure is None else "failed",
             stage=failure.stage if failure else None,
@@ -161,7 +164,7 @@ class CaseTask:
             predictions=attempt.predictions,
             facts={} if scorer is None else scorer.facts(attempt.method_facts),
             input=attempt.facts,
-            sampling=self._sampling("not asked" if scorer is None else scorer.probe.driver_source),
+            sampling=self._sampling(scorer),
             started=attempt.started,
             seconds=attempt.seconds,
             wait_s=attempt.wait_s,
@@ -169,29 +172,38 @@ class CaseTask:
             **(attempt.scores or nothing),
         )
 
-    def _sampling(self, driver: str) -> dict[str, str]:
+    def _sampling(self, scorer: CaseScorer | None) -> dict[str, str]:
+        every, now_and_then = "forward and interval times", f"every {self.study.sample_every} frames and at checkpoints"
+        if self.study.method is not None:
+            return {"every frame": every, **({} if self.method.runs_command else {now_and_then: "process"})}
         return {
-            "every frame": "forward and interval times, cache by kind and as allocated, allocated on the device",
-            f"every {self.study.sample_every} frames and at checkpoints": "reserved on the device, driver, process",
-            "driver": driver,
+            "every frame": f"{every}, cache by kind and as allocated, allocated on the device",
+            now_and_then: "reserved on the device, driver, process",
+            "driver": "not asked" if scorer is None else scorer.probe.driver_source,
         }
 
 
 @dataclass
 class CaseScorer:
-    """What is kept of every frame of a case: its sample and its pose."""
+    """What is kept of every frame of a case: its sample and its pose. setting: None for another method than ours."""
 
     study: Study
     case: Case
-    method: LingbotMethod
+    method: Method
     log: SampleLog = field(default_factory=SampleLog)
     poses: PoseLog = field(default_factory=PoseLog)
 
     def __post_init__(self) -> None:
+        self.setting: Setting | None = None
+        # What runs elsewhere has a memory of its own.
+        self.here = self.study.method is None or self.study.method.runs_command is None
+        self.probe = MemoryProbe("cpu")
+        if not isinstance(self.method, LingbotMethod):
+            return
         described = self.method.describe()
         device = torch.device(described["device"])
         model = self.study.model
-        asked = case_method(self.study, self.case).streaming
+        asked = model_of(self.study, self.case).streaming
         resolved = {name: described[name] for name in ("keyframe_interval", "backend")}
         network = NetworkSize(CONFIGS[model.config], self.case.precision, model.camera_iterations, model.point_head)
         self.setting = Setting(self.case, network, asked.model_copy(update=resolved), on_cpu=device.type == "cpu")
@@ -200,6 +212,8 @@ class CaseScorer:
 
     def facts(self, described: dict[str, Any]) -> dict[str, Any]:
         """What the record says of what ran."""
+        if self.setting is None:
+            return {**described, "scenario": SCENARIOS[self.case.scenario]}
         told = ("weights", "trained", "device", "backend", "attention", "precision", "keyframe_interval", "window")
         return {
             "config": self.study.model.config,
@@ -213,24 +227,23 @@ class CaseScorer:
         """Keep one frame; returns its row of the samples."""
         prediction = output.prediction
         cost, kind = prediction.cost, prediction.frame_type
-        if cost is None or kind is None or prediction.camera_to_world is None:
-            raise TypeError(f"frame {prediction.index}: the streaming model tells pose, type and cost of every frame")
-        self.poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
+        if prediction.camera_to_world is not None:
+            self.poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
         row: dict[str, float | int | None] = {
             "index": prediction.index,
             "frame_type": kind,
-            "kept": self.log.latest("kept") + (kind is not FrameType.UNKEPT),
-            "forward_ms": 1e3 * cost.forward_s,
+            "kept": None if kind is None else self.log.latest("kept") + (kind is not FrameType.UNKEPT),
+            "forward_ms": None if cost is None else 1e3 * cost.forward_s,
             "interval_ms": 1e3 * output.interval_s,
             # As fast as they are taken only the pace means something.
             "latency_ms": None if self.case.scenario == "offline" else 1e3 * output.latency_s,
             "backlog": output.backlog,
-            **{f"cache_{name}_bytes": size for name, size in cost.cache_bytes.items()},
-            "cache_allocated_bytes": cost.cache_allocated,
-            "device_allocated_bytes": cost.device_bytes,
         }
+        if cost is not None:
+            row |= {f"cache_{name}_bytes": size for name, size in cost.cache_bytes.items()}
+            row |= {"cache_allocated_bytes": cost.cache_allocated, "device_allocated_bytes": cost.device_bytes}
         done = prediction.index + 1
-        if done % self.study.sample_every == 0 or done in self.study.checkpoints:
+        if self.here and (done % self.study.sample_every == 0 or done in self.study.checkpoints):
             sample = self.probe.sample()
             row |= {
                 "device_reserved_bytes": sample.reserved,

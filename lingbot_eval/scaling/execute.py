@@ -14,7 +14,7 @@ from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.plots import save
 from lingbot_eval.runs import execute as engine
-from lingbot_eval.runs.execute import Outcome, Parallel, run_tasks
+from lingbot_eval.runs.execute import Outcome, Parallel, refuse_commands, run_tasks
 from lingbot_eval.runs.plan import adapter_of, content_key
 from lingbot_eval.runs.records import Names, utc_now
 from lingbot_eval.runs.store import StoredUnit, run_directory
@@ -22,7 +22,7 @@ from lingbot_eval.scaling.case import CaseTask
 from lingbot_eval.scaling.inputs import CaseFrames, FrameSource, Size, open_source
 from lingbot_eval.scaling.page import case_labels, page, title
 from lingbot_eval.scaling.records import CaseRecord, ScaleRecord, ScaleStore
-from lingbot_eval.scaling.settings import Case, DatasetInput, Study, case_name
+from lingbot_eval.scaling.settings import Case, DatasetInput, Study
 from lingbot_eval.validation import validated
 
 LOADING = 4
@@ -46,17 +46,27 @@ def in_order(study: Study) -> tuple[Case, ...]:
 
 
 def execute(
-    study: Study, out: Path, command: str, observer: Observer, parallel: Parallel | None = None
+    study: Study,
+    out: Path,
+    command: str,
+    observer: Observer,
+    parallel: Parallel | None = None,
+    *,
+    allow_commands: bool = False,
 ) -> Outcome[ScaleRecord, CaseRecord]:
     """Do what is not done yet of ``study``, under ``out``; ``command`` repeats it.
 
-    parallel: as of `lingbot_eval.runs.execute.run_tasks`.
+    parallel, allow_commands: as of `lingbot_eval.runs.execute.execute`.
 
     A case that was cut by a kill goes on from its last saved state. Raises StoreError, CheckpointError, ConfigError and
     DataError for what no case could survive.
     """
+    method = study.method
+    if method is not None:
+        refuse_commands({} if method.runs_command is None else {method.name: method.runs_command}, allow_commands)
+        method = method.on_this_machine()
     device = choose_device(study.device)
-    study = study.model_copy(update={"device": str(device)})
+    study = study.model_copy(update={"device": str(device), "method": method})
     record = _record(study, command)
     store = ScaleStore(run_directory(out, record))
     store.begin(record)
@@ -74,7 +84,7 @@ def reopen(path: Path, settings: str) -> tuple[ScaleStore, Callable[[Names], Cas
 
 def _tasks(study: Study, observer: Observer | None) -> dict[Names, CaseTask]:
     sources = _Sources(study, observer, workers=LOADING if study.device.startswith("cuda") else 0)
-    return {(case_name(case),): CaseTask(study, case, sources.open) for case in in_order(study)}
+    return {(case.name,): CaseTask(study, case, sources.open) for case in in_order(study)}
 
 
 def write_scaling(path: Path) -> tuple[Path, ...]:
@@ -123,19 +133,23 @@ class _Sources:
 
 
 def _record(study: Study, command: str) -> ScaleRecord:
-    weights = LingbotConfig(kind="lingbot", model=study.model).weights()
+    if study.method is None:
+        weights = LingbotConfig(kind="lingbot", model=study.model).weights().label
+    else:
+        found = study.method.weights()
+        weights = f"of {study.method.name}: {'none' if found is None else found.label}"
     resolved = study.model_dump(mode="json")
     block = environment()
     # Times and memory of another machine, or of another torch, are another run's: one record states one environment.
     machine = {name: block[name] for name in ("cpu_model", "libraries", "torch")}
-    content = {"scale": resolved, "weights": weights.label, "input": _input_fingerprint(study), "machine": machine}
+    content = {"scale": resolved, "weights": weights, "input": _input_fingerprint(study), "machine": machine}
     return ScaleRecord(
         key=content_key(content, of_study=True),
         name=study.name,
         command=command,
         study=resolved,
-        cases=[case_name(case) for case in in_order(study)],
-        weights=weights.label,
+        cases=[case.name for case in in_order(study)],
+        weights=weights,
         environment=block,
         started=utc_now(),
     )

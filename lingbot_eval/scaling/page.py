@@ -47,12 +47,9 @@ def tables(cases: Sequence[CaseRecord]) -> tuple[Table, ...]:
     latency = [
         (label, case) for label, case in zip(labels, cases, strict=True) if _value(case, "latency", "p50") is not None
     ]
-    found = [
-        _cases_table(labels, cases),
-        Table(
-            "Growth a kept frame", columns(_GROWTH, left=3), _growth_rows(labels, cases), legend=_missing(labels, cases)
-        ),
-    ]
+    found = [_cases_table(labels, cases)]
+    if growing := _growth_rows(labels, cases):
+        found.append(Table("Growth a kept frame", columns(_GROWTH, left=3), growing, legend=_missing(labels, cases)))
     if latency:
         found.append(Table("Latency", columns(_LATENCY), [_latency(label, case) for label, case in latency]))
     found += [
@@ -245,12 +242,13 @@ def _or_reason(case: CaseRecord, name: str, variant: str, unit: str) -> str:
 
 
 def _conventions(cases: Sequence[CaseRecord]) -> list[str]:
-    lines = [f"growth: {CONVENTION}"]
+    lines = [f"growth: {CONVENTION}"] if any(case.growth for case in cases) else []
     lines += [f"{name.replace('_', ' ')}: {words}" for name, words in SCENARIOS.items() if _asked(cases, name)]
     for case in cases:
         lines += [f"{when}: {what}" for when, what in case.sampling.items()]
         lines += [f"{m.name.replace('_', ' ')}: {m.convention}" for m in case.measurements if m.variant in ("", "p50")]
-    lines.append("formula: cache bytes in view by model.md section 7, for the frames kept so far")
+    if any(point.formula_bytes for case in cases for point in case.checkpoints):
+        lines.append("formula: cache bytes in view by model.md section 7, for the frames kept so far")
     lines.append("a stream cannot go on in its middle: a case that was cut was run again from its first frame")
     return list(dict.fromkeys(lines))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.methods.base import MethodSettings
 from lingbot_eval.methods.lingbot_config import ModelSettings
-from lingbot_eval.runs.experiment import DatasetConfig, override_words, settings_document
+from lingbot_eval.runs.experiment import DatasetConfig, MethodConfig, override_words, settings_document
 from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.validation import validated
@@ -27,6 +28,8 @@ SCENARIOS: Mapping[Scenario, str] = {
 """After MLPerf's."""
 Precision = Literal["float32", "bfloat16", "float16"]
 Interval = Positive | Literal["auto"]
+OF_THE_MODEL = ("backend", "keyframe_interval", "window", "precision", "cache_precision")
+"""What cases set that another method does not have."""
 
 
 class _Settings(BaseModel):
@@ -53,6 +56,24 @@ class Case(_Settings):
     size: tuple[Side, Side] = (518, 378)
     camera_hz: Annotated[float, Field(gt=0, le=10_000)] = 30.0
     limit_s: Annotated[float, Field(gt=0)] | None = None
+    _method: str = PrivateAttr(default="")
+
+    def of(self, method: MethodSettings | None) -> Self:
+        """The case as one of a study of ``method``, which its name then has; None: of the streaming model."""
+        case = self.model_copy()
+        case._method = "" if method is None else method.name
+        return case
+
+    @property
+    def name(self) -> str:
+        """All that cases of a study differ in."""
+        hertz = f"{self.camera_hz:g}hz" if self.scenario == "camera" else ""
+        window = "" if self.window is None else f"-window{self.window}"
+        cache = "" if self.cache_precision is None else f"-cache{self.cache_precision}"
+        model = f"interval-{self.keyframe_interval}{window}-{self.backend}-{self.precision}{cache}"
+        limit = "" if self.limit_s is None else f"-limit{self.limit_s:g}s"
+        of = self._method or model
+        return f"{self.scenario.replace('_', '-')}{hertz}-{self.frames}-{of}-{self.size[0]}x{self.size[1]}{limit}"
 
 
 class Sweep(_Settings):
@@ -124,14 +145,16 @@ Input = Annotated[SyntheticInput | NoiseInput | DatasetInput, Field(discriminato
 class Study(_Settings):
     """A whole study file.
 
-    streaming: what no case changes (scale_frames, flow, windowed). defaults: of all cases. cases: each names what it
-    has differently; sweep: each of them with every combination of these. checkpoints: frame counts at which errors and
-    memory are stated, those beyond a case's length apart. sample_every: frames between two looks at what is dear to
-    ask: reserved, driver's and process memory.
+    method: of any kind, as an experiment writes it, in place of the streaming model; model and device are the latter's,
+    and so are streaming and the axes OF_THE_MODEL. streaming: what no case changes (scale_frames, flow, windowed).
+    defaults: of all cases. cases: each names what it has differently; sweep: each of them with every combination of
+    these. checkpoints: frame counts at which errors and memory are stated, those beyond a case's length apart.
+    sample_every: frames between two looks at what is dear to ask: reserved, driver's and process memory.
     """
 
     kind: Literal["scale"]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    method: MethodConfig | None = None
     model: ModelSettings = ModelSettings()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     streaming: StreamSettings = StreamSettings()
@@ -158,6 +181,22 @@ class Study(_Settings):
         return checkpoints
 
     @model_validator(mode="after")
+    def _one_method(self) -> Study:
+        if self.method is None:
+            return self
+        if self.method.kind == "lingbot":
+            raise ValueError("method: the streaming model is what a study streams without one: give model and device")
+        parts = {"": self, "defaults.": self.defaults, "sweep.": self.sweep}
+        parts |= {f"cases.{position}.": case for position, case in enumerate(self.cases)}
+        ours = {"model", "device", "streaming", *OF_THE_MODEL}
+        given = [f"{where}{name}" for where, part in parts.items() for name in sorted(part.model_fields_set & ours)]
+        if given:
+            raise ValueError(
+                f"{given[0]}: is the streaming model's, and the study streams {self.method.name!r}: leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _cases_differ(self) -> Study:
         swept = self.sweep.axes()
         for position, case in enumerate(self.cases):
@@ -166,7 +205,7 @@ class Study(_Settings):
                 raise ValueError(f"cases.{position}.{both[0]}: the sweep sets it, too; keep one of them")
         for case in self.all_cases():
             StreamSettings(backend=case.backend, cache_precision=case.cache_precision)  # which go together
-        names = [case_name(case) for case in self.all_cases()]
+        names = [case.name for case in self.all_cases()]
         again = sorted({name for name in names if names.count(name) > 1})
         if again:
             raise ValueError(f"cases: {again[0]} is there more than once; leave one out")
@@ -179,7 +218,7 @@ class Study(_Settings):
             changed = {name: getattr(case, name) for name in case.model_fields_set}
             for values in itertools.product(*swept.values()):
                 combination = dict(zip(swept, values, strict=True))
-                yield self.defaults.model_copy(update={**changed, **combination})
+                yield self.defaults.model_copy(update={**changed, **combination}).of(self.method)
 
 
 def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
@@ -201,16 +240,3 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
             ways = " ".join(f"--set cases.{position}.{name}=…" for position in range(len(study.cases)))
             raise ConfigError(f"--set {override}: changes nothing, as every case sets {name}; use {ways}")
     return study
-
-
-def case_name(case: Case) -> str:
-    """A name that says all that cases differ in, fit for a folder."""
-    window = "" if case.window is None else f"-window{case.window}"
-    hertz = f"{case.camera_hz:g}hz" if case.scenario == "camera" else ""
-    limit = "" if case.limit_s is None else f"-limit{case.limit_s:g}s"
-    size = f"{case.size[0]}x{case.size[1]}"
-    cache = "" if case.cache_precision is None else f"-cache{case.cache_precision}"
-    return (
-        f"{case.scenario.replace('_', '-')}{hertz}-{case.frames}-interval-{case.keyframe_interval}{window}"
-        f"-{case.backend}-{case.precision}{cache}-{size}{limit}"
-    )

@@ -159,9 +159,10 @@ class Setting:
 
 def case_measurements(case: Case, log: SampleLog, warm_up_s: float | None) -> tuple[Measurement, ...]:
     """The families ``throughput`` and ``memory`` of one case, as far as it came."""
-    types = [FrameType(int(number)) for number in log.column("frame_type")]
+    types = [None if math.isnan(number) else FrameType(int(number)) for number in log.column("frame_type")]
     forward, interval = ((log.column(name) / 1e3).tolist() for name in ("forward_ms", "interval_ms"))
-    pace = throughput_measurements(forward, types, interval, warm_up_s)
+    told = not any(map(math.isnan, forward))
+    pace = throughput_measurements(forward if told else None, types, interval, warm_up_s)
     if case.scenario == "camera":
         waits = "the frames come at the camera's pace, and the waits between them are not the harness's"
         pace = tuple(replace(m, value=None, reason=waits) if m.name == "harness_overhead" else m for m in pace)
@@ -196,11 +197,11 @@ def case_growth(setting: Setting, log: SampleLog) -> tuple[GrowthRecord, ...]:
 
 
 def case_checkpoints(
-    setting: Setting, log: SampleLog, checkpoints: Sequence[int], truth: Trajectory | None, guess: Trajectory
+    setting: Setting | None, log: SampleLog, checkpoints: Sequence[int], truth: Trajectory | None, guess: Trajectory
 ) -> tuple[CheckpointRecord, ...]:
-    """The stream at each of ``checkpoints`` that it reached, and at its end."""
-    reached = [frames for frames in checkpoints if frames < len(log)]
-    reached += [len(log)] if len(log) else []
+    """The stream at each of ``checkpoints`` that it reached, and at its end. setting: None where no formula holds."""
+    end = log.latest("index") + 1
+    reached = [*(frames for frames in checkpoints if frames < end), end]
     return tuple(_checkpoint(setting, log, frames, truth, guess) for frames in reached)
 
 
@@ -216,7 +217,7 @@ def error_curve(truth: Trajectory | None, guess: Trajectory) -> tuple[tuple[int,
     return tuple((index + 1, error) for index, error in pairs if np.isfinite(error))
 
 
-def _latency(case: Case, log: SampleLog, types: Sequence[FrameType]) -> tuple[Measurement, ...]:
+def _latency(case: Case, log: SampleLog, types: Sequence[FrameType | None]) -> tuple[Measurement, ...]:
     if case.scenario == "offline":
         return ()
     steps = np.array([kind is not FrameType.SCALE for kind in types], dtype=bool)
@@ -266,17 +267,20 @@ def _peaks(log: SampleLog) -> tuple[Measurement, ...]:
 
 
 def _checkpoint(
-    setting: Setting, log: SampleLog, frames: int, truth: Trajectory | None, guess: Trajectory
+    setting: Setting | None, log: SampleLog, frames: int, truth: Trajectory | None, guess: Trajectory
 ) -> CheckpointRecord:
-    rows = slice(max(0, frames - NEAR), frames)
+    # A method may leave frames out.
+    until = int(np.searchsorted(log.column("index"), frames))
+    rows = slice(max(0, until - NEAR), until)
     steps = log.column("frame_type")[rows] != FrameType.SCALE
 
     def near(name: str) -> float | None:
         values = log.column(name)[rows][steps]
+        values = values[np.isfinite(values)]
         return float(np.median(values)) if len(values) else None
 
     def last(name: str) -> int | None:
-        values = log.column(name)[:frames]
+        values = log.column(name)[:until]
         values = values[np.isfinite(values)]
         return int(values[-1]) if len(values) else None
 
@@ -287,7 +291,7 @@ def _checkpoint(
         forward_ms=near("forward_ms"),
         interval_ms=near("interval_ms"),
         cache_bytes={kind: last(f"cache_{kind}_bytes") or 0 for kind in KINDS},
-        formula_bytes=setting.formula(frames),
+        formula_bytes=None if setting is None else setting.formula(frames),
         cache_allocated_bytes=last("cache_allocated_bytes"),
         device_allocated_bytes=last("device_allocated_bytes"),
         device_reserved_bytes=last("device_reserved_bytes"),

@@ -116,15 +116,15 @@ CASES = {
         frozenset({"--open"}),
     ),
     "scale": Case(
-        "scale scaling --set name=x --set device=cpu --out O --scheduler S --share-host",
+        "scale scaling --set name=x --set device=cpu --out O --scheduler S --share-host --allow-commands",
         "lingbot_eval.scaling.execute:execute",
         (
             [
                 Path("O"),
-                "lingbot-eval scale scaling --set name=x --set device=cpu --out O",
+                "lingbot-eval scale scaling --set name=x --set device=cpu --out O --allow-commands",
                 Parallel(1, None, "S", True),
             ],
-            {},
+            {"allow_commands": True},
         ),
         frozenset({"--dry-run", "--workers", "--shard"}),
     ),
@@ -208,9 +208,10 @@ def test_every_option_is_passed_on(name: str, tmp_path: Path, monkeypatch: pytes
         raise ConfigError("as far as this")
 
     # What opens a dataset is one of those that are asked.
+    name_of_module, _, function = case.function.partition(":")
+    module = importlib.import_module(name_of_module)  # before what it imports is another
     monkeypatch.setattr("lingbot_eval.datasets.registry.open_adapter", lambda *given: given)
-    module, _, function = case.function.partition(":")
-    monkeypatch.setattr(importlib.import_module(module), function, reached)
+    monkeypatch.setattr(module, function, reached)
     assert main(words) == 2
     ((args, kwargs),) = seen
     kwargs = {key: value for key, value in kwargs.items() if not callable(value) and key != "observer"}

@@ -13,7 +13,7 @@ from torch import Tensor
 from lingbot_eval.runs.store import read_table
 from lingbot_eval.runs.unit_writer import UnitWriter
 from lingbot_eval.scaling.records import SCALE_LAYOUT, CaseRecord
-from lingbot_eval.scaling.settings import Case, Study, case_name
+from lingbot_eval.scaling.settings import Case, Study
 from lingbot_eval.streaming.policy import CachePolicy, is_keyframe
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.types import FrameType
@@ -76,7 +76,7 @@ class Quiet:
         self.lines.append(f"left out: {reason}")
 
     def skipped(self, unit: Case) -> None:
-        self.lines.append(f"kept {case_name(unit)}")
+        self.lines.append(f"kept {unit.name}")
 
     def finished(self, unit: Case, record: CaseRecord) -> None:
         self.lines.append(f"{record.status} {record.name}")

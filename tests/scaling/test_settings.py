@@ -14,9 +14,9 @@ from studies import study
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.lingbot_config import ModelSettings
 from lingbot_eval.runs.stream import Pace
-from lingbot_eval.scaling.case import CaseTask, case_method
+from lingbot_eval.scaling.case import CaseTask, model_of
 from lingbot_eval.scaling.execute import in_order
-from lingbot_eval.scaling.settings import Case, NoiseInput, Study, Sweep, case_name, load_study
+from lingbot_eval.scaling.settings import Case, NoiseInput, Study, Sweep, load_study
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.validation import validated
 
@@ -67,12 +67,12 @@ def test_every_axis_of_a_case_and_every_setting_of_a_study_reaches_the_method() 
         },
     )
     (case,) = given.all_cases()
-    method = case_method(given, case)
+    method = model_of(given, case)
     assert {name: getattr(method.streaming, name) for name in axes} == axes
     assert (method.streaming.scale_frames, method.streaming.windowed) == (4, given.streaming.windowed)
     assert (method.model, method.device, method.precision, method.heads) == (given.model, "cpu", "bfloat16", "float32")
     task = CaseTask(given, case, lambda case: pytest.fail("not opened"))
-    assert (task.names, task.method) == ((case_name(case),), method)
+    assert (task.names, task.method) == ((case.name,), method)
     assert task.pace == Pace(hertz=20.0, frames=30, limit_s=7.5)
     # A camera does not wait for a state to be saved.
     assert (task.saves, method.overlapped, method.leaves_the_cpu_free) == (False, False, False)
@@ -80,7 +80,7 @@ def test_every_axis_of_a_case_and_every_setting_of_a_study_reaches_the_method() 
         other = case.model_copy(update={"scenario": scenario, "limit_s": None})
         task = CaseTask(given, other, lambda case: pytest.fail("not opened"))
         assert task.pace == Pace(hertz=None, frames=30, limit_s=None)
-        assert (task.saves, case_method(given, other).overlapped) == (True, overlapped)
+        assert (task.saves, model_of(given, other).overlapped) == (True, overlapped)
 
 
 def test_what_is_left_out_is_as_the_documentation_says() -> None:
@@ -98,6 +98,7 @@ def test_what_is_left_out_is_as_the_documentation_says() -> None:
     }
     bare = validated(Study, {"kind": "scale", "name": "x"}, "test")
     assert bare.model_dump(exclude={"model", "streaming", "defaults", "cases", "sweep"}) == {
+        "method": None,
         "kind": "scale",
         "name": "x",
         "device": "auto",
@@ -154,9 +155,9 @@ def test_every_case_of_the_measured_study_is_one_of_the_shipped_study() -> None:
 
 def test_8_bit_caches_are_an_axis() -> None:
     loaded = load_study("scaling", ["sweep.cache_precision=[null, 8]", "sweep.backend=[sdpa]"])
-    names = [case_name(case) for case in loaded.all_cases()]
+    names = [case.name for case in loaded.all_cases()]
     assert [name.rpartition("-float32")[2] for name in names] == ["-224x168", "-cache8-224x168"]
-    assert [case_method(loaded, case).streaming.cache_precision for case in loaded.all_cases()] == [None, 8]
+    assert [model_of(loaded, case).streaming.cache_precision for case in loaded.all_cases()] == [None, 8]
     with pytest.raises(ConfigError, match="FlashInfer reads no 8-bit numbers"):
         load_study("scaling", ["sweep.backend=[sdpa, flashinfer]", "defaults.cache_precision=8"])
 
@@ -203,8 +204,8 @@ def test_names_say_every_difference() -> None:
         "size": (28, 14),
         "limit_s": 4.0,
     }
-    names = {case_name(base.model_copy(update={key: value})) for key, value in changes.items()}
-    names |= {case_name(base), case_name(base.model_copy(update={"scenario": "camera", "camera_hz": 10.0}))}
+    names = {base.model_copy(update={key: value}).name for key, value in changes.items()}
+    names |= {base.name, base.model_copy(update={"scenario": "camera", "camera_hz": 10.0}).name}
     assert set(changes) | {"camera_hz"} == set(Case.model_fields)
     assert len(names) == len(changes) + 2
     assert all(re.fullmatch(r"[\w.-]+", name) for name in names)

@@ -32,7 +32,7 @@ def test_another_process_finds_the_same_cases(tmp_path: Path) -> None:
     study = validated(Study, SETTINGS, "test").model_copy(update={"device": "cpu"})
     _, find = module.reopen(tmp_path, study.model_dump_json(exclude_unset=True))
     for case in module.in_order(study):
-        task = find((module.case_name(case),))
+        task = find((case.name,))
         assert task.unit == case
         assert module.CaseTask(study, case, task.opened).method == task.method
 
