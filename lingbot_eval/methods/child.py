@@ -45,7 +45,8 @@ class Child:
     """One running program.
 
     Its standard error, and standard output where that is no pipe, go to a log. Every process that it starts inherits a
-    mark in the environment: what leaves the process group, or outlives the program, is found by it.
+    mark in the environment, and the log: what leaves the process group, or outlives the program, is found by one of
+    them.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Child:
         finally:
             os.close(writing)
         self.started = time.monotonic()
+        self._pipe = _end_of_pipe("self", reading)
         self._log = _Log(reading, log)
         self._memory = _Memory(self._process.pid, with_gpu)
         self._left_running = 0
@@ -107,7 +109,10 @@ class Child:
         Raises:
             TimeoutError: it did not.
             OSError: nobody reads there any more.
+            ProtocolError: there is something from the program that nobody has asked for.
         """
+        if self.has_said_more():
+            raise ProtocolError("the program had sent more than one answer before; give each message one")
         descriptor = _there(self._process.stdin)
         left = memoryview(struct.pack(">I", len(data)) + data)
         total = len(left)
@@ -136,6 +141,12 @@ class Child:
                 " messages may go to standard output"
             )
         return self._exactly(size, deadline)
+
+    def has_said_more(self) -> bool:
+        """Whether something unread is there."""
+        poll = select.poll()
+        poll.register(_there(self._process.stdout), select.POLLIN)
+        return any(event & select.POLLIN for _, event in poll.poll(0))
 
     def close_input(self) -> None:
         """Tell the program that nothing comes any more."""
@@ -244,15 +255,24 @@ class Child:
                 left = self._living()
 
     def _living(self) -> list[psutil.Process]:
-        """Every process of the group or with the mark that has not ended."""
+        """Every process of the group, with the mark or with the log's pipe that has not ended."""
         found = []
         for process in psutil.process_iter():
             # A process of somebody else, or one that ends right now, is none of these.
             with suppress(psutil.Error, OSError):
                 ours = os.getpgid(process.pid) == self._process.pid or self._mark in process.environ()
+                ours = ours or self._pipe in {_end_of_pipe(process.pid, number) for number in range(3)} - {""}
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
+
+
+def _end_of_pipe(pid: int | str, descriptor: int) -> str:
+    """The name of what a process has open; "" where that cannot be told."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{descriptor}")  # noqa: PTH115 - a string that is no path
+    except OSError:
+        return ""
 
 
 def _there(stream: IO[bytes] | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -445,17 +446,16 @@ class ExternalMethod(BaseMethod):
 
 
 def refuse_odd_files(folder: Path) -> None:
-    """Raises StreamError for anything under ``folder`` that is no plain file or folder of its own: a link leads out."""
-    for root, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(root, name)
-            found = path.lstat()
-            plain = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
-            if not plain:
-                raise StreamError(
-                    f"{path.relative_to(folder.parent)}: expected plain files in the job folder, found a link or a"
-                    " device, which may lead out of it; write the file itself"
-                )
+    """Raises StreamError where a job's ``folder``, or anything in it, is no plain file or folder: a link leads out."""
+    inside = (Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
+    for path in itertools.chain((folder.parent, folder), inside):
+        found = path.lstat()
+        plain = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
+        if not plain:
+            raise StreamError(
+                f"{path.relative_to(folder.parent.parent)}: expected plain files in the job folder, found a link or a"
+                " device, which may lead out of it; write the file itself"
+            )
 
 
 def _said(frame: Frame) -> dict[str, Any]:

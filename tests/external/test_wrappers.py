@@ -86,6 +86,7 @@ REFUSED = {
     "huge": "found the beginning of one of 4294967295",
     "bomb": "promises 4294967295 more than it has",
     "garbage": "the kind 0xc1 of MessagePack",
+    "two_answers": "no answer to frame 1: the program had sent more than one answer before; give each message one",
     "prints": "nothing but messages may go to standard output",
 }
 
@@ -96,6 +97,7 @@ JOBS = {
     "no_rotation": "(first: row 4)",
     "outside": "output/trajectory.tum: expected plain files in the job folder, found a link",
     "outside_folder": "output/depth: expected plain files in the job folder, found a link",
+    "outside_output": "job/output: expected plain files in the job folder, found a link",
     "hard_link": "output/depth/000000.npy: expected plain files in the job folder, found a link",
     "huge_file": "events.jsonl cannot be read: it has 1099511627776 bytes",
     "job_protocol": "expected protocol 1, found 99",
@@ -181,8 +183,8 @@ def test_a_flood_of_words_stops_nothing_and_fills_nothing(
 def test_children_that_outlive_the_program_are_ended_and_said(run_wrapper: RunWrapper, mode: str) -> None:
     record = run_wrapper("children", mode=mode)
     assert record.status == "ok"
-    assert record.method_facts["found"]["left_running"] == 2
-    assert "the program left 2 processes running, which were ended" in record.method_facts["notes"]
+    assert record.method_facts["found"]["left_running"] == 3
+    assert "the program left 3 processes running, which were ended" in record.method_facts["notes"]
 
 
 def test_the_memory_of_children_counts(run_wrapper: RunWrapper) -> None:

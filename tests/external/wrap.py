@@ -106,11 +106,15 @@ def floods() -> None:
 
 
 def children() -> None:
-    """One in the group, one in a session of its own whose parent is gone: both ignore being asked to end."""
+    """One in the group, and two in sessions of their own whose parents are gone, one of them without the environment.
+
+    The first ignores being asked to end.
+    """
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     subprocess.Popen([sys.executable, "-c", stubborn + SLEEPER])
     middle = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], start_new_session=True)"
-    subprocess.run([sys.executable, "-c", middle], check=True)
+    for env in (None, {}):
+        subprocess.run([sys.executable, "-c", middle], check=True, env=env)
     time.sleep(0.5)  # so that whoever looks at memory from time to time sees them
 
 
@@ -150,6 +154,9 @@ def raw(fault: str) -> None:
             answer(b"\xdd\xff\xff\xff\xff" + b"\xc0" * 100)
         elif fault == "garbage":
             answer(b"\xc1")
+        elif fault == "two_answers":
+            for _ in range(2):
+                answer({"type": "poses", "poses": []})
         elif fault == "prints":
             sys.stdout.write("frame 0 done\n")
             sys.stdout.flush()
@@ -173,6 +180,9 @@ def spoil_job(fault: str) -> None:
     elif fault == "outside_folder":
         (output / "depth").rmdir()
         (output / "depth").symlink_to(Path(os.environ["OUTSIDE"]).parent)
+    elif fault == "outside_output":
+        output.rename(output.with_name("mine"))
+        output.symlink_to(output.with_name("mine"))
     elif fault == "hard_link":
         os.link(output.parent / "frames" / "000000.png", output / "depth" / "000000.npy")
     elif fault == "huge_file":
@@ -186,7 +196,7 @@ def spoil_job(fault: str) -> None:
 
 if __name__ == "__main__":
     wanted = sys.argv[1]
-    if wanted in ("protocol", "half", "half_and_hangs", "huge", "bomb", "garbage", "prints"):
+    if wanted in ("protocol", "half", "half_and_hangs", "huge", "bomb", "garbage", "prints", "two_answers"):
         raw(wanted)
     else:
         serve(Known(wanted))
