@@ -31,6 +31,7 @@ Rows = NDArray[np.int64]
 
 FEATURES = 1500
 LAYERS = 3
+CONTRAST = 0.005  # of a feature; dark and blurred pictures have no stronger ones, and of many the strongest are kept
 RATIO = 0.8  # of the nearest descriptor's distance to the second's: Lowe's
 ALIKE = 0.75  # cosine of descriptors that are taken for one point where geometry has said where to look
 NEAREST = 3  # features tried for a point whose place is foretold
@@ -104,7 +105,7 @@ class Odometry:
     _kept: int = 0
 
     def __post_init__(self) -> None:
-        self._sift: Any = self.cv2.SIFT_create(nfeatures=FEATURES, nOctaveLayers=LAYERS, contrastThreshold=0.015)
+        self._sift: Any = self.cv2.SIFT_create(nfeatures=FEATURES, nOctaveLayers=LAYERS, contrastThreshold=CONTRAST)
         self.cv2.setRNGSeed(self.seed)
 
     def step(self, index: int, image: Image, intrinsics: FloatArray) -> Iterator[tuple[int, FloatArray | None]]:

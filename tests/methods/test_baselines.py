@@ -99,6 +99,19 @@ def test_before_a_plane_odometry_waits_until_the_frames_between_tell() -> None:
     assert np.degrees(rotation_angle(wrong)).max() < 3.0
 
 
+@pytest.mark.parametrize("spoil", ["dark", "blurred"])
+def test_a_bad_picture_costs_no_frame(room: list[Frame], spoil: str) -> None:
+    cv2 = pytest.importorskip("cv2")
+
+    def spoiled(image: Any) -> Any:
+        return (0.2 * image).astype(np.uint8) if spoil == "dark" else cv2.GaussianBlur(image, (0, 0), 3.0)
+
+    frames = [replace(frame, image=spoiled(frame.image)) for frame in room]
+    found = values(frames, predicted("vo", frames)[0])
+    assert found["coverage"] == 100.0
+    assert (found["ate_share_of_motionless"] or 100.0) < 8.0
+
+
 def _as_predictions(frames: Iterable[Frame]) -> list[Prediction]:
     return [Prediction(frame.index, frame.timestamp, frame.camera_to_world) for frame in frames]
 
