@@ -1,0 +1,243 @@
+"""Bundle adjustment against scenes that are known, SciPy's rotations and differences in place of derivatives."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from lingbot_eval.errors import StreamError
+from lingbot_eval.geometry.poses import rotation_angle
+from lingbot_eval.methods.bundle import (
+    HUBER,
+    Observations,
+    _cost,
+    _linearised,
+    _robust,
+    adjust,
+    adjust_view,
+    exponential,
+    reprojection_errors,
+)
+from lingbot_eval.methods.odometry import FEWEST, SOUGHT, Odometry
+from lingbot_eval.methods.registry import OpenMethod
+from lingbot_eval.types import FloatArray
+
+
+def scene(views: int = 5, points: int = 60, seed: int = 0) -> tuple[FloatArray, FloatArray, Observations]:
+    """Cameras beside each other that look at a cloud four to eight units away; every point is seen by all."""
+    rng = np.random.default_rng(seed)
+    cloud = np.column_stack([rng.uniform(-2, 2, (points, 2)), rng.uniform(4, 8, points)])
+    poses = np.tile(np.eye(4), (views, 1, 1))
+    poses[:, :3, :3] = Rotation.from_rotvec(0.05 * rng.normal(size=(views, 3))).as_matrix()
+    poses[:, :3, 3] = np.column_stack([-0.4 * np.arange(views), 0.1 * rng.normal(size=(views, 2))])
+    poses[0] = np.eye(4)
+    view, point = (each.ravel() for each in np.meshgrid(np.arange(views), np.arange(points), indexing="ij"))
+    local = np.einsum("kij,kj->ki", poses[view, :3, :3], cloud[point]) + poses[view, :3, 3]
+    return poses, cloud, Observations(view, point, local[:, :2] / local[:, 2:], np.full(len(view), 500.0))
+
+
+def test_a_twist_turns_and_then_moves() -> None:
+    twists = np.random.default_rng(0).normal(size=(20, 6))
+    twists[0] = 0.0
+    twists[1, 3:] = [1e-9, 0, 0]
+    found = exponential(twists)
+    np.testing.assert_allclose(found[:, :3, :3], Rotation.from_rotvec(twists[:, 3:]).as_matrix(), atol=1e-12)
+    np.testing.assert_array_equal(found[:, :3, 3], twists[:, :3])
+    np.testing.assert_array_equal(found[:, 3], np.tile([0, 0, 0, 1], (20, 1)))
+
+
+def test_errors_are_distances_in_the_image_and_infinite_behind_the_camera() -> None:
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    poses[1, 2, 3] = -3.0  # the second camera stands three units ahead
+    points = np.array([[2.0, 4.0, 4.0], [2.0, 4.0, 4.0], [0.0, 0.0, 2.0]])
+    rays = np.array([[0.5, 1.0], [2.3, 4.4], [0.0, 0.0]])
+    found = reprojection_errors(poses, points, np.array([0, 1, 1]), rays)
+    np.testing.assert_allclose(found, [0.0, 0.5, np.inf])
+
+
+def test_derivatives_are_those_of_small_changes() -> None:
+    poses, points, seen = scene(views=3, points=4)
+    points = points[seen.point] + 0.05
+    _, by_pose, by_point, before = _linearised(poses, points, seen.view, seen.rays)
+    assert before.tolist() == [1.0] * len(points)
+    small = 1e-6
+    for number in range(6):
+        twist = np.zeros((1, 6))
+        twist[0, number] = small
+        plus, minus = (
+            _linearised(exponential(sign * twist) @ poses, points, seen.view, seen.rays)[0] for sign in (1, -1)
+        )
+        np.testing.assert_allclose(by_pose[:, :, number], (plus - minus) / (2 * small), atol=1e-6)
+    for axis in range(3):
+        step = small * np.eye(3)[axis]
+        plus, minus = (_linearised(poses, points + sign * step, seen.view, seen.rays)[0] for sign in (1, -1))
+        np.testing.assert_allclose(by_point[:, :, axis], (plus - minus) / (2 * small), atol=1e-6)
+    behind = points.copy()
+    behind[0, 2] = -5.0
+    assert _linearised(poses, behind, seen.view, seen.rays)[3][0] == 0.0
+
+
+def test_mistakes_count_linearly_and_no_more_than_a_clear_one() -> None:
+    """Huber's estimator in standard deviations: squares up to 1.5, then lines; at 100 it ends."""
+    sizes = np.array([0.5, HUBER, 4.0, 99.0, 5000.0])
+    poses, points = np.eye(4)[None], np.array([[0.0, 0.0, 1.0]])
+    for size in sizes:
+        seen = Observations(np.array([0]), np.array([0]), np.array([[size / 10, 0.0]]), np.array([10.0]))
+        counted = min(size, 100.0)
+        expected = counted**2 if counted <= HUBER else HUBER * (2 * counted - HUBER)
+        assert _cost(poses, points, seen, 1.0, 0.0) == pytest.approx(expected)
+    seen = Observations(np.array([0]), np.array([0]), np.zeros((1, 2)), np.ones(1))
+    assert _cost(poses, points, seen, np.exp(0.3), 0.1) == pytest.approx(9)  # three standard deviations of doubt
+    behind = np.array([[0.0, 0.0, -1.0]])
+    assert _cost(poses, behind, seen, 1.0, 0.0) == pytest.approx(HUBER * (200 - HUBER))
+    weights = _robust(np.array([[0.03, 0.04], [0.3, 0.4]]), np.array([20.0, 20.0]))
+    np.testing.assert_allclose(weights, [20.0, 20 * np.sqrt(HUBER / 10)])
+
+
+def test_views_and_points_come_back_to_where_they_were() -> None:
+    poses, points, seen = scene()
+    rng = np.random.default_rng(1)
+    shaken = exponential(0.02 * rng.normal(size=(len(poses), 6))) @ poses
+    shaken[:2] = poses[:2]
+    found, cloud, focal = adjust(shaken, points + 0.1 * rng.normal(size=points.shape), seen, 2, iterations=30)
+    assert focal == 1.0
+    np.testing.assert_array_equal(found[:2], poses[:2])
+    np.testing.assert_allclose(found, poses, atol=1e-5)
+    np.testing.assert_allclose(cloud, points, atol=1e-4)
+
+
+def test_of_one_view_that_is_held_the_scale_is_free_and_nothing_else() -> None:
+    poses, points, seen = scene()
+    rng = np.random.default_rng(2)
+    shaken = exponential(0.02 * rng.normal(size=(len(poses), 6))) @ poses
+    shaken[0] = poses[0]
+    found, cloud, _ = adjust(shaken, points + 0.05 * rng.normal(size=points.shape), seen, 1, iterations=40)
+    scale = np.linalg.norm(cloud) / np.linalg.norm(points)
+    assert scale == pytest.approx(1, abs=0.1)
+    np.testing.assert_allclose(cloud / scale, points, atol=1e-3)
+    np.testing.assert_allclose(found[:, :3, 3] / scale, poses[:, :3, 3], atol=1e-3)
+
+
+def test_one_clear_mistake_moves_little() -> None:
+    poses, points, seen = scene()
+    rays = seen.rays.copy()
+    rays[70] += 0.3
+    wrong = Observations(seen.view, seen.point, rays, seen.weights)
+    found, cloud, _ = adjust(poses, points, wrong, 2, iterations=30)
+    np.testing.assert_allclose(found, poses, atol=2e-3)
+    others = np.arange(len(points)) != seen.point[70]
+    np.testing.assert_allclose(cloud[others], points[others], atol=0.02)
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_a_focal_length_in_doubt_is_found(share: float) -> None:
+    """Rays that were made with a focal length too short are too long, by as much."""
+    poses, points, seen = scene(views=8, points=100)
+    # A way that turns and goes ahead, without which the focal length could be any.
+    poses = poses.copy()
+    poses[:, 2, 3] += -0.3 * np.arange(8)
+    poses[:, :3, :3] = Rotation.from_euler("y", -4 * np.arange(8)[:, None], degrees=True).as_matrix().reshape(-1, 3, 3)
+    local = np.einsum("kij,kj->ki", poses[seen.view, :3, :3], points[seen.point]) + poses[seen.view, :3, 3]
+    assert (local[:, 2] > 0.5).all()
+    rays = local[:, :2] / local[:, 2:]
+    wrong = Observations(seen.view, seen.point, rays * share, seen.weights)
+    _, _, focal = adjust(poses, points, wrong, 1, iterations=60, doubt=0.2)
+    assert focal == pytest.approx(share, rel=5e-3)
+    _, _, held = adjust(poses, points, wrong, 1, iterations=10, doubt=1e-5)
+    assert held == pytest.approx(1, abs=1e-3)
+
+
+def test_a_view_is_placed_by_points_that_are_known() -> None:
+    poses, points, seen = scene()
+    mine = seen.view == 3
+    start = exponential(np.array([[0.1, -0.1, 0.05, 0.03, -0.05, 0.02]]))[0] @ poses[3]
+    found = adjust_view(start, points[seen.point[mine]], seen.rays[mine], seen.weights[mine])
+    np.testing.assert_allclose(found, poses[3], atol=1e-6)
+    assert rotation_angle(found[:3, :3] @ start[:3, :3].T) > 0.05
+
+
+@pytest.mark.parametrize("keys", [5, SOUGHT, SOUGHT + 1, 200])
+def test_a_lost_frame_is_looked_for_in_the_latest_keyframes_and_some_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, keys: int
+) -> None:
+    seeds: list[int] = []
+    opencv: Any = SimpleNamespace(SIFT_create=lambda *_, **__: None, setRNGSeed=seeds.append)
+    odometry: Any = Odometry(opencv, seed=7)
+    assert seeds == [7]
+    # Keyframe k sees the points 100 k …; every seventh sees too few.
+    odometry.keyframes = [
+        SimpleNamespace(point=np.concatenate([[-1], 100 * k + np.arange(3 if k % 7 == 6 else FEWEST)]))
+        for k in range(keys)
+    ]
+    asked: list[int] = []
+
+    def tracked(view: object, rows: FloatArray, foretold: object) -> bool:
+        assert foretold is None
+        assert len(rows) == FEWEST
+        asked.append(int(rows[0]) // 100)
+        return len(asked) == stop
+
+    monkeypatch.setattr(odometry, "_tracked", tracked)
+    stop = -1
+    assert not odometry._found_again(None)
+    assert odometry.relocated == 0
+    assert asked == sorted(asked, reverse=True)
+    usable = [k for k in range(keys) if k % 7 != 6]
+    if keys <= SOUGHT:
+        assert asked == usable[::-1]
+    else:
+        assert len(asked) <= SOUGHT
+        assert [k for k in asked if k >= keys - SOUGHT // 2] == [k for k in usable[::-1] if k >= keys - SOUGHT // 2]
+        assert min(asked) < keys - SOUGHT // 2
+    asked.clear()
+    stop = 2
+    assert odometry._found_again(None)
+    assert (odometry.relocated, asked) == (1, usable[::-1][:2])
+
+
+class Kept:
+    """A method, its settings, and what was done with it."""
+
+    def __init__(self, name: str, log: list[str], fails: BaseException | None = None, takes_over: bool = False) -> None:
+        self.name, self.log, self.fails, self.takes_over = name, log, fails, takes_over
+
+    def create(self) -> Kept:
+        self.log.append(f"create {self.name}")
+        return self
+
+    def create_from(self, other: Kept) -> Kept | None:
+        return self if self.takes_over else None
+
+    def close(self) -> None:
+        self.log.append(f"close {self.name}")
+        if self.fails is not None:
+            raise self.fails
+
+
+def test_one_method_is_open_at_a_time() -> None:
+    log: list[str] = []
+    a, b, c = Kept("a", log), Kept("b", log), Kept("c", log, takes_over=True)
+    held: Any = OpenMethod()
+    held.close()
+    assert held.get(a) is held.get(a) is a
+    assert held.get(b) is b
+    assert held.get(c) is c
+    held.close()
+    held.close()
+    assert log == ["create a", "close a", "create b", "close b", "close c"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\nmore"), SystemExit(3)])
+def test_a_method_that_fails_to_close_is_let_go_of(error: BaseException) -> None:
+    log: list[str] = []
+    held: Any = OpenMethod()
+    held.get(Kept("a", log, error))
+    with pytest.raises(StreamError, match=r"^method 'a' failed to close: ") as refusal:
+        held.close()
+    assert "\n" not in str(refusal.value)
+    held.close()
+    assert log == ["create a", "close a"]
