@@ -46,6 +46,12 @@ class Sim3:
         return pose_matrix(self.scale * self.rotation, self.translation)
 
 
+def aligned_rmse(source: FloatArray, target: FloatArray) -> float:
+    """RMSE of (N, 3) points after Sim(3) alignment, in the target's unit. Raises UnscorableError as `umeyama`."""
+    moved = umeyama(source, target, with_scale=True).apply_points(source)
+    return float(np.sqrt(np.mean(np.sum((moved - target) ** 2, axis=1))))
+
+
 @np.errstate(over="ignore", invalid="ignore")
 def umeyama(source: FloatArray, target: FloatArray, with_scale: bool) -> Sim3:
     """The similarity (or, without scale, rigid motion) with the least squared error from source to target points.

@@ -68,6 +68,11 @@ def finite_poses(poses: FloatArray) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(poses).all(axis=(1, 2)))
 
 
+def spread(positions: FloatArray) -> float:
+    """RMS distance of (N, 3) positions from their mean, in their unit."""
+    return float(np.sqrt(np.mean(np.sum((positions - positions.mean(axis=0)) ** 2, axis=1))))
+
+
 def path_length(positions: FloatArray) -> float:
     """Sum of the straight steps between (N, 3) consecutive positions, in their unit; 0 for fewer than two."""
     return float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())

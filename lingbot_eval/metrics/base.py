@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -25,6 +26,7 @@ from lingbot_eval.types import (
 
 if TYPE_CHECKING:
     from lingbot_eval.metrics.trajectory import TrajectoryScore
+
 
 Family = Literal["trajectory", "depth"]
 MIN_PIXELS = 100
@@ -159,7 +161,7 @@ FAMILIES: Registry[type[MetricFamily]] = Registry(
         "drift": f"{_ROOM}.drift:DriftFamily",
         "auc": f"{_ROOM}.pair_auc:PairAucFamily",
         "depth": f"{_ROOM}.depth:DepthFamily",
-        "points": f"{_ROOM}.point_cloud:PointFamily",
+        "points": f"{_ROOM}.points:PointFamily",
         "probes": f"{_ROOM}.probes:ProbeFamily",
     },
 )
@@ -308,3 +310,35 @@ class DepthMetrics:
                 return float(np.mean(values))
 
             yield found.measured(compute, len(values))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is measured, apart from how it came out: the fields of Measurement that do not depend on the data."""
+
+    family: str
+    name: str
+    variant: str
+    unit: str
+    convention: str
+
+    def value(self, value: float, samples: int | None = None) -> Measurement:
+        """A result; a number that left float64's range becomes a reason instead."""
+        if not math.isfinite(value):
+            return self.failed("the numbers are too large for float64: the result is not finite", samples)
+        return Measurement(
+            self.family, self.name, self.variant, float(value), self.unit, self.convention, samples=samples
+        )
+
+    def failed(self, reason: str, samples: int | None = None) -> Measurement:
+        """No result, with the reason."""
+        return Measurement(
+            self.family, self.name, self.variant, None, self.unit, self.convention, samples=samples, reason=reason
+        )
+
+    def attempt(self, compute: Callable[[], float], samples: int | None = None) -> Measurement:
+        """The result of ``compute``, or the reason of the UnscorableError that it raises."""
+        try:
+            return self.value(compute(), samples)
+        except UnscorableError as error:
+            return self.failed(str(error), samples)

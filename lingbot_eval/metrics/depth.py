@@ -9,10 +9,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.metrics.base import DepthMetrics, MetricFamily, SceneContext, ScoredScene, because
-from lingbot_eval.metrics.depth_sample import DepthSample, SequenceAlignment
-from lingbot_eval.metrics.depth_sums import DepthSums, least_squares, median
-from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.metrics.base import DepthMetrics, MetricFamily, Quantity, SceneContext, ScoredScene, because
+from lingbot_eval.metrics.depth_sample import DepthSample, DepthSums, SequenceAlignment, least_squares, median
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, DepthMap, Frame, Measurement, Prediction
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,12 +14,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lingbot_eval.errors import UnscorableError
-from lingbot_eval.geometry.alignment import umeyama
-from lingbot_eval.metrics.alignments import ALIGNMENTS, ANCHOR_FRAMES, Alignment, alignment_in_words, alignment_of
-from lingbot_eval.metrics.base import MetricFamily, ScoredScene
-from lingbot_eval.metrics.drift_events import collapse_step, jump_steps, step_errors
-from lingbot_eval.metrics.matching import MatchedPoses, match_poses
-from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.geometry.alignment import aligned_rmse, umeyama
+from lingbot_eval.geometry.poses import relative
+from lingbot_eval.metrics.base import MetricFamily, Quantity, ScoredScene
+from lingbot_eval.metrics.matching import (
+    ALIGNMENTS,
+    ANCHOR_FRAMES,
+    Alignment,
+    MatchedPoses,
+    alignment_in_words,
+    alignment_of,
+    match_poses,
+)
 from lingbot_eval.metrics.segments import (
     Segments,
     Step,
@@ -168,9 +176,6 @@ class _Track:
     @cached_property
     def anchored(self) -> FloatArray:
         """(M,) position errors after alignment on the first frames; NaN where those do not determine one."""
-        return self._anchored()
-
-    def _anchored(self) -> FloatArray:
         count = self.settings.anchor_frames
         truth, guess = self.reference[:, :3, 3], self.aligned[:, :3, 3]
         try:
@@ -210,11 +215,8 @@ def prefix_errors(truth: FloatArray, guess: FloatArray) -> tuple[NDArray[np.int6
     ends = np.unique(np.linspace(min(MIN_PREFIX, count), count, PREFIXES).astype(np.int64))
     errors = np.full(len(ends), np.nan)
     for k, end in enumerate(ends):
-        try:
-            move = umeyama(guess[:end], truth[:end], with_scale=True)
-        except UnscorableError:  # a straight beginning: the curve has a gap there
-            continue
-        errors[k] = np.sqrt(np.mean(np.sum((move.apply_points(guess[:end]) - truth[:end]) ** 2, axis=1)))
+        with contextlib.suppress(UnscorableError):  # a straight beginning: the curve has a gap there
+            errors[k] = aligned_rmse(guess[:end], truth[:end])
     return ends - 1, errors
 
 
@@ -389,3 +391,52 @@ class DriftFamily(MetricFamily):
         score = score_drift(scene.truth, scene.estimate, self.settings)
         scene.drift = score.series
         return scene.explained(score.measurements)
+
+
+SURROUNDINGS = 25  # steps before and after that a jump stands out from
+MIN_JUMP = 0.5  # of the motion: smaller ones are noise of a very good trajectory
+MIN_COLLAPSE = 0.2
+
+
+def step_errors(reference: FloatArray, aligned: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Translation errors and true motions (M − 1,) in metres of the steps of (M, 4, 4) poses.
+
+    The error is the distance between the true and the estimated step, both seen from their own camera. The motion of a
+    step is at least the median motion, so that standstills do not make errors look large.
+    """
+    true_steps, steps = (relative(poses[:-1], poses[1:])[:, :3, 3] for poses in (reference, aligned))
+    motion = np.linalg.norm(true_steps, axis=1)
+    moving = motion[motion > 0]
+    floor = float(np.median(moving)) if len(moving) else 1.0
+    return np.asarray(np.linalg.norm(steps - true_steps, axis=1)), np.maximum(motion, floor)
+
+
+def jump_steps(errors: FloatArray, motion: FloatArray, factor: float) -> NDArray[np.int64]:
+    """Steps whose error is above ``factor`` × the median of their surroundings and above half of their motion."""
+    candidates = np.flatnonzero(errors > MIN_JUMP * motion)
+    found = []
+    for step in candidates:
+        start = max(0, step - SURROUNDINGS)
+        around = np.concatenate([errors[start:step], errors[step + 1 : step + 1 + SURROUNDINGS]])
+        if len(around) and errors[step] > factor * float(np.median(around)):
+            found.append(step)
+    return np.array(found, dtype=np.int64)
+
+
+def collapse_step(errors: FloatArray, motion: FloatArray, window: int, factor: float) -> int | None:
+    """The first step of a lasting breakdown; None when there is none.
+
+    With e = errors / motion: the first step k ≥ window with e_k above limit_k = max(``factor`` × median(e_0 … e_{k−1}),
+    0.2) where the median of the ``window`` steps from k on is above limit_k as well. A single jump does not pass the
+    median; a fault that lasts does.
+    """
+    shares = errors / motion
+    past = sorted(shares[:window].tolist())
+    for step in range(window, len(shares) - window + 1):
+        middle = len(past) // 2
+        median = past[middle] if len(past) % 2 else (past[middle - 1] + past[middle]) / 2
+        limit = max(factor * median, MIN_COLLAPSE)
+        if shares[step] > limit and float(np.median(shares[step : step + window])) > limit:
+            return step
+        insort(past, float(shares[step]))
+    return None

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lingbot_eval.errors import UnscorableError
-from lingbot_eval.geometry.alignment import umeyama
+from lingbot_eval.geometry.alignment import aligned_rmse, umeyama
 from lingbot_eval.geometry.pose_reading import OPENGL, PoseReading, camera_in_body, mirrored, reordered
-from lingbot_eval.geometry.poses import inverse, nearest_rotation, pose_matrix, rotation_angle
+from lingbot_eval.geometry.poses import inverse, nearest_rotation, pose_matrix, rotation_angle, spread
 from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_vector, rotation_vector
 from lingbot_eval.metrics.matching import MatchedPoses
 from lingbot_eval.types import FloatArray
@@ -77,7 +77,7 @@ def _is_mirror_image_as_well(truth: FloatArray, guess: FloatArray, best: _Hypoth
     reading = best.reading
     fitted = reading.to_camera not in (None, OPENGL)
     if reading.handedness == "left" or not (
-        fitted or _ate(truth[:, :3, 3], guess[:, :3, 3]) > POOR * _spread(truth[:, :3, 3])
+        fitted or _ate(truth[:, :3, 3], guess[:, :3, 3]) > POOR * spread(truth[:, :3, 3])
     ):
         return False
     return _as_well(truth, mirrored(guess), guess, best.poses)
@@ -86,7 +86,7 @@ def _is_mirror_image_as_well(truth: FloatArray, guess: FloatArray, best: _Hypoth
 def _as_well(truth: FloatArray, positions: FloatArray, rotations: FloatArray, best: FloatArray) -> bool:
     """Whether the positions of some poses and the rotations of others fit about as well as the best poses do."""
     share, best_share = (
-        _ate(truth[:, :3, 3], poses[:, :3, 3]) / _spread(truth[:, :3, 3]) for poses in (positions, best)
+        _ate(truth[:, :3, 3], poses[:, :3, 3]) / spread(truth[:, :3, 3]) for poses in (positions, best)
     )
     turns, best_turns = (_rotation_misfit(truth, poses) for poses in (rotations, best))
     return share < max(CLEARLY * best_share, POOR / 2) and turns < CLEARLY * best_turns + ROUNDING
@@ -94,12 +94,7 @@ def _as_well(truth: FloatArray, positions: FloatArray, rotations: FloatArray, be
 
 def _moves(poses: FloatArray) -> bool:
     largest = float(np.abs(poses[:, :3, 3]).max())
-    return largest < LARGEST and _spread(poses[:, :3, 3]) > 1e-9 * largest
-
-
-def _spread(positions: FloatArray) -> float:
-    """RMS distance of (N, 3) positions from their mean."""
-    return float(np.sqrt(np.mean(np.sum((positions - positions.mean(axis=0)) ** 2, axis=1))))
+    return largest < LARGEST and spread(poses[:, :3, 3]) > 1e-9 * largest
 
 
 def _best(truth: FloatArray, guess: FloatArray) -> _Hypothesis | None:
@@ -130,12 +125,12 @@ def _with_arm(truth: FloatArray, so_far: _Hypothesis, hypotheses: list[_Hypothes
     An arm shows in the positions alone, so the rotations' own errors must not drown it.
     """
     otherwise = so_far if so_far.reading.changes else None
-    before = _ate(truth[:, :3, 3], so_far.poses[:, :3, 3]) / _spread(truth[:, :3, 3])
+    before = _ate(truth[:, :3, 3], so_far.poses[:, :3, 3]) / spread(truth[:, :3, 3])
     if before <= POOR_ARM / 2 or not (bodies := _bodies(truth, hypotheses, so_far.misfit)):
         return otherwise
     body = _simplest(bodies)
     raised = np.sqrt(len(truth) / (len(truth) - 13 / 3))
-    after = raised * _ate(truth[:, :3, 3], body.poses[:, :3, 3]) / _spread(truth[:, :3, 3])
+    after = raised * _ate(truth[:, :3, 3], body.poses[:, :3, 3]) / spread(truth[:, :3, 3])
     told = _from_rotations(truth, body.poses) > CLEARLY * after
     return body if told and after < before / CLEARLY and body.misfit < so_far.misfit else otherwise
 
@@ -146,7 +141,7 @@ def _accepted(truth: FloatArray, guess: FloatArray, found: _Hypothesis, so_far: 
         return None
     truth_positions = truth[:, :3, 3]
     before, then = (_ate(truth_positions, poses[:, :3, 3]) for poses in (guess, found.poses))
-    if then > 1.2 * before + 0.01 * _spread(truth_positions):
+    if then > 1.2 * before + 0.01 * spread(truth_positions):
         return None
     turns, turns_found = (_rotation_misfit(truth, poses) for poses in (guess, found.poses))
     if turns_found > TIE * turns + ROUNDING:
@@ -171,7 +166,7 @@ def _rotation_rms(truth: FloatArray, guess: FloatArray, world: FloatArray) -> fl
 def _from_rotations(truth: FloatArray, guess: FloatArray) -> float:
     """RMSE of the true positions, as a share of their spread, that is left by the estimate's rotations and an arm."""
     alone = pose_matrix(guess[:, :3, :3], np.zeros((len(guess), 3)))
-    return float(np.sqrt(_arm(truth, alone, np.eye(3))[3] / len(truth))) / _spread(truth[:, :3, 3])
+    return float(np.sqrt(_arm(truth, alone, np.eye(3))[3] / len(truth))) / spread(truth[:, :3, 3])
 
 
 def _simplest(found: list[_Hypothesis]) -> _Hypothesis:
@@ -217,7 +212,7 @@ def _errors(truth: FloatArray, guess: FloatArray, world: FloatArray) -> tuple[fl
     turned = turned - turned.mean(axis=0)
     size = float(np.sum(turned**2))
     scale = max(0.0, float(np.sum(turned * target)) / size) if size > 0 else 0.0
-    positions = float(np.sqrt(np.mean(np.sum((scale * turned - target) ** 2, axis=1)))) / _spread(truth[:, :3, 3])
+    positions = float(np.sqrt(np.mean(np.sum((scale * turned - target) ** 2, axis=1)))) / spread(truth[:, :3, 3])
     return positions, _rotation_rms(truth, guess, world)
 
 
@@ -272,7 +267,7 @@ def _bodies(truth: FloatArray, hypotheses: list[_Hypothesis], limit: float) -> l
     for hypothesis, (world, camera, scale, _) in sorted(first, key=lambda guess: guess[1][3])[:2]:
         world, camera = _refined(truth, hypothesis.poses, world, camera, scale)
         body = _with_camera(truth, hypothesis, world, camera, 3.0, 6)
-        near = np.linalg.norm(camera[:3, 3]) < LONGEST_ARM * _spread(hypothesis.poses[:, :3, 3])
+        near = np.linalg.norm(camera[:3, 3]) < LONGEST_ARM * spread(hypothesis.poses[:, :3, 3])
         if near and _from_rotations(truth, body.poses) > CLEARLY * body.misfit:  # see _accepted
             found.append(body)
     return found
@@ -339,13 +334,13 @@ def _refined(
     """World rotation and camera that fit positions and rotations together, by least squares from a first guess."""
     some = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), 100)).astype(np.int64))
     truth, guess = truth[some], guess[some]
-    spread = _spread(truth[:, :3, 3])
+    size = spread(truth[:, :3, 3])
     centre = truth[:, :3, 3].mean(axis=0)
 
     def parts(x: FloatArray) -> tuple[FloatArray, FloatArray]:
         turned_world = rotation_from_vector(x[:3]) @ world
         turn = camera[:3, :3] @ rotation_from_vector(x[3:6])
-        return turned_world, pose_matrix(turn, camera[:3, 3] + x[6:9] * spread / scale)
+        return turned_world, pose_matrix(turn, camera[:3, 3] + x[6:9] * size / scale)
 
     def residuals(x: FloatArray) -> FloatArray:
         turned_world, moved = parts(x)
@@ -353,7 +348,7 @@ def _refined(
         turned = cameras[:, :3, 3] @ turned_world.T
         off = (x[9] + 1) * scale * (turned - turned.mean(axis=0)) - (truth[:, :3, 3] - centre)
         turns = rotation_vector(np.swapaxes(truth[:, :3, :3], 1, 2) @ turned_world @ cameras[:, :3, :3])
-        return np.concatenate([(off / spread).ravel(), turns.ravel()])
+        return np.concatenate([(off / size).ravel(), turns.ravel()])
 
     return parts(_gauss_newton(residuals, np.zeros(10)))
 
@@ -388,9 +383,6 @@ def _words(matched: MatchedPoses, reading: PoseReading) -> str:
     found = [_SAYS[word] for word in (reading.poses, reading.quaternion, reading.handedness) if word in _SAYS]
     if reading.to_camera == OPENGL:
         found.append("of a camera with OpenGL's axes (y up, z backward)")
-    elif reading.quaternion is not None:
-        other = "xyzw" if reading.quaternion == "wxyz" else "wxyz"
-        either = f"; the same fits where the reference's are the other way round (--gt-quaternion {other})"
     elif reading.to_camera is not None:
         camera = camera_in_body(reading.to_camera)
         arm = float(np.linalg.norm(camera[:3, 3]))
@@ -440,16 +432,15 @@ def _figures(reference: FloatArray, estimate: FloatArray) -> tuple[float, float]
 def _ate(truth: FloatArray, guess: FloatArray) -> float:
     """RMSE in metres after Sim(3) alignment; that of an estimate in one point where there is none."""
     try:
-        aligned = umeyama(guess, truth, with_scale=True).apply_points(guess)
+        return aligned_rmse(guess, truth)
     except UnscorableError:
-        return _spread(truth)
-    return float(np.sqrt(np.mean(np.sum((aligned - truth) ** 2, axis=1))))
+        return spread(truth)
 
 
 def _mirror_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) -> tuple[str, ...]:
     """For positions that only a mirror image fits, whatever the rotations say."""
-    positions, spread = truth[:, :3, 3], _spread(truth[:, :3, 3])
-    proper, image = (_ate(positions, poses[:, :3, 3]) / spread for poses in (guess, mirrored(guess)))
+    positions, size = truth[:, :3, 3], spread(truth[:, :3, 3])
+    proper, image = (_ate(positions, poses[:, :3, 3]) / size for poses in (guess, mirrored(guess)))
     if not (proper > POOR and image < min(GOOD, proper / CLEARLY)):
         return ()
     ate, then = (_ate(matched.reference[:, :3, 3], p[:, :3, 3]) for p in (matched.estimate, mirrored(matched.estimate)))
@@ -468,7 +459,7 @@ def _mirror_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) ->
 def _reference_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) -> tuple[str, ...]:
     """For a reference whose quaternions were read in the other order: no reading of the estimate makes up for that."""
     plain = _misfit(truth, guess)
-    if plain <= POOR or _ate(truth[:, :3, 3], guess[:, :3, 3]) > POOR * _spread(truth[:, :3, 3]):
+    if plain <= POOR or _ate(truth[:, :3, 3], guess[:, :3, 3]) > POOR * spread(truth[:, :3, 3]):
         return ()
     for order, words in (("wxyz", "first (w x y z)"), ("xyzw", "last (x y z w)")):
         if _misfit(reordered(truth, order == "wxyz"), guess) < min(POOR, plain / CLEARLY):
@@ -481,7 +472,7 @@ def _reference_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray)
 
 def _wandering_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) -> tuple[str, ...]:
     """For positions that agree while rotations do not, under no constant turn."""
-    share = _ate(truth[:, :3, 3], guess[:, :3, 3]) / _spread(truth[:, :3, 3])
+    share = _ate(truth[:, :3, 3], guess[:, :3, 3]) / spread(truth[:, :3, 3])
     cameras = guess @ pose_matrix(_constant_turn(_turn_vectors(guess), _turn_vectors(truth)), np.zeros(3))
     world = _mean_rotation(truth[:, :3, :3] @ np.swapaxes(cameras[:, :3, :3], 1, 2))
     off = float(np.degrees(_errors(truth, cameras, world)[1]))
@@ -496,7 +487,7 @@ def _wandering_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray)
 
 def _two_frames_note(matched: MatchedPoses, truth: FloatArray, guess: FloatArray) -> tuple[str, ...]:
     """For positions that agree, and rotations that agree, but under different turns of the world."""
-    share = _ate(truth[:, :3, 3], guess[:, :3, 3]) / _spread(truth[:, :3, 3])
+    share = _ate(truth[:, :3, 3], guess[:, :3, 3]) / spread(truth[:, :3, 3])
     world = _mean_rotation(truth[:, :3, :3] @ np.swapaxes(guess[:, :3, :3], 1, 2))
     positions, rotations = _errors(truth, guess, world)
     if share > POOR / 2 or rotations > np.radians(WANDERING_DEG) or positions < np.sin(np.radians(WANDERING_DEG)):

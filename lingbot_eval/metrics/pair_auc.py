@@ -13,9 +13,8 @@ from pydantic import Field, field_validator
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import inverse
-from lingbot_eval.metrics.base import MetricFamily, ScoredScene
+from lingbot_eval.metrics.base import MetricFamily, Quantity, ScoredScene
 from lingbot_eval.metrics.matching import match_poses
-from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 

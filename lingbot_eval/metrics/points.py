@@ -1,20 +1,24 @@
-"""Point cloud accuracy: Umeyama, voxel grid, ICP, then distances both ways (protocol.md section 1, "Point cloud")."""
+"""Point cloud accuracy: clouds of depth maps, Umeyama, voxels, ICP, distances both ways (protocol.md section 1)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lingbot_eval.errors import UnscorableError
+from lingbot_eval.errors import DataError, UnscorableError
 from lingbot_eval.geometry.alignment import Sim3, umeyama
-from lingbot_eval.metrics.measuring import Quantity
-from lingbot_eval.metrics.registration import icp, nearest, normals_at
+from lingbot_eval.geometry.cameras import world_points
+from lingbot_eval.metrics.base import MetricFamily, Quantity, SceneContext, ScoredScene, because
 from lingbot_eval.settings import StrictModel
-from lingbot_eval.types import Declaration, DepthMap, FloatArray, Measurement
+from lingbot_eval.types import Declaration, DepthMap, FloatArray, Frame, Measurement, Prediction
+
+if TYPE_CHECKING:
+    from scipy.spatial import KDTree
+
 
 Metres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Mask = NDArray[np.bool_]
@@ -232,3 +236,175 @@ def _quantities(settings: PointSettings, sampled: str) -> dict[tuple[str, str], 
         for variant, statistic in (("", "mean"), ("median", "median")):
             words["normal_consistency", variant] = ("1", f"{statistic} {rest}")
     return {key: Quantity("points", *key, unit, f"{text}; {how}") for key, (unit, text) in words.items()}
+
+
+MAX_ITERATIONS = 30
+CONVERGED = 1e-6  # relative change of the share of pairs and of their RMSE, Open3D's criteria
+_CHUNK = 1 << 18  # points a query: bounds what a query allocates, whatever the size of the cloud
+_WORKERS = 2
+
+
+def tree_of(points: FloatArray) -> KDTree:
+    """A tree over (N, 3) points; built by sliding midpoints, several times faster than by medians."""
+    # Slow to load, and its families are asked for what they declare where nothing of theirs is measured.
+    from scipy.spatial import KDTree
+
+    return KDTree(points, balanced_tree=False, compact_nodes=False)
+
+
+def nearest(target: FloatArray, points: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
+    """(M,) distances of (M, 3) points to the nearest of (N, 3) target points, and (M,) rows of those."""
+    tree = tree_of(target)
+    distances, rows = np.empty(len(points)), np.empty(len(points), dtype=np.int64)
+    for start in range(0, len(points), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        distances[chunk], rows[chunk] = tree.query(points[chunk], workers=_WORKERS)
+    return distances, rows
+
+
+def normals_at(points: FloatArray, rows: NDArray[np.int64], neighbours: int) -> FloatArray:
+    """(K, 3) unit normals, of either sign, at ``rows`` (K,) of (N, 3) points: across the plane of each point's nearest
+    ``neighbours``, itself among them. Open3D's ``estimate_normals`` does the same, with 30 unless told otherwise.
+    """
+    tree = tree_of(points)
+    normals = np.empty((len(rows), 3))
+    for start in range(0, len(rows), _CHUNK // 8):
+        chunk = slice(start, start + _CHUNK // 8)
+        _, near = tree.query(points[rows[chunk]], k=range(1, min(neighbours, len(points)) + 1), workers=_WORKERS)
+        around = points[near] - points[near].mean(axis=1, keepdims=True)
+        # Eigenvalues ascend: the first vector is the direction in which the neighbours spread least.
+        normals[chunk] = np.linalg.eigh(np.swapaxes(around, 1, 2) @ around)[1][:, :, 0]
+    return normals
+
+
+def icp(source: FloatArray, target: FloatArray, farthest: float) -> FloatArray:
+    """(4, 4) rigid motion from (M, 3) source to (N, 3) target points, from the identity.
+
+    farthest: pairs further apart than this count for nothing. Raises UnscorableError where there are too few pairs
+    or they lie on a line.
+    """
+    tree = tree_of(target)
+    moved, motion = source, np.eye(4)
+    last_share, last_rmse = 0.0, 0.0
+    for _ in range(MAX_ITERATIONS):
+        rows, partners, rmse = _pairs(tree, moved, farthest)
+        share = len(rows) / len(source)
+        if abs(share - last_share) < CONVERGED and abs(rmse - last_rmse) < CONVERGED:
+            break
+        last_share, last_rmse = share, rmse
+        step = umeyama(moved[rows], target[partners], with_scale=False)
+        moved = step.apply_points(moved)
+        motion = step.matrix() @ motion
+    return motion
+
+
+def _pairs(tree: KDTree, moved: FloatArray, farthest: float) -> tuple[Any, Any, float]:
+    """Rows of source and target that are pairs, and the RMSE of their distances."""
+    rows, partners, squares = [], [], 0.0
+    for start in range(0, len(moved), _CHUNK):
+        found = tree.query(moved[start : start + _CHUNK], distance_upper_bound=farthest, workers=_WORKERS)
+        distances, indices = np.asarray(found[0]), np.asarray(found[1])
+        near = np.flatnonzero(np.isfinite(distances))
+        rows.append(near + start)
+        partners.append(indices[near])
+        squares += float(np.sum(distances[near] ** 2))
+    count = sum(len(part) for part in rows)
+    if count < 3:
+        raise UnscorableError(f"ICP: only {count} predicted points lie within {farthest:g} m of a true one")
+    return np.concatenate(rows), np.concatenate(partners), float(np.sqrt(squares / count))
+
+
+class CloudCollector:
+    """Back-projects the pixels valid in both truth and prediction (protocol.md section 1, "Point cloud").
+
+    Every k-th of them is kept; k doubles each time there are more than ``capacity``, 24 bytes each. limits: metres,
+    true depth strictly between them is valid.
+    """
+
+    def __init__(self, capacity: int, limits: tuple[float, float]) -> None:
+        self._capacity = capacity
+        self._limits = limits
+        self._clouds: list[tuple[DepthMap, DepthMap]] = []  # (n, 3) float32: truth, prediction
+        self._every = 1
+        self._kept = 0
+        self._without: dict[str, int] = {}
+
+    def add(self, frame: Frame, prediction: Prediction) -> None:
+        """Take one frame; one that lacks something is counted with it. A method without intrinsics uses the frame's.
+
+        Raises DataError when the shapes of the depth maps differ.
+        """
+        truth, guess = frame.depth, prediction.depth
+        intrinsics = prediction.intrinsics if prediction.intrinsics is not None else frame.intrinsics
+        pose = prediction.camera_to_world if prediction.has_orientation else None
+        needed = {
+            "true depth": truth,
+            "predicted depth": guess,
+            "reference pose": frame.camera_to_world,
+            "estimated pose": pose,
+            "reference intrinsics": frame.intrinsics,
+            "intrinsics": intrinsics,
+        }
+        missing = next((name for name, value in needed.items() if value is None), None)
+        true_pose, true_intrinsics = frame.camera_to_world, frame.intrinsics
+        if truth is None or guess is None or true_pose is None or pose is None:
+            self._count(str(missing))
+            return
+        if true_intrinsics is None or intrinsics is None:
+            self._count(str(missing))
+            return
+        if truth.shape != guess.shape:
+            raise DataError(
+                f"frame {frame.index}: predicted depth of shape {guess.shape} does not match the true depth of shape"
+                f" {truth.shape}; both must be at the prepared image size"
+            )
+        valid = (truth > self._limits[0]) & (truth < self._limits[1]) & (guess > 0) & np.isfinite(guess)
+        offset = int(len(self._clouds) * 0.6180339887 % 1 * self._every)
+        pixels = np.flatnonzero(valid)[offset :: self._every]
+        if not len(pixels):
+            return
+        own = true_intrinsics if frame.depth_intrinsics is None else frame.depth_intrinsics
+        true_points = world_points(truth, pixels, own, true_pose)
+        points = world_points(guess, pixels, intrinsics, pose)
+        self._clouds.append((true_points, points))
+        self._kept += len(pixels)
+        while self._kept > self._capacity:
+            self._every *= 2
+            self._clouds = [(t[::2].copy(), p[::2].copy()) for t, p in self._clouds]
+            self._kept = sum(len(t) for t, _ in self._clouds)
+
+    def _count(self, missing: str) -> None:
+        self._without[missing] = self._without.get(missing, 0) + 1
+
+    def pairs(self) -> PointPairs:
+        """Both clouds, row by row from the same pixels; what they were thinned to is in ``sampled``."""
+        truth, points = (
+            np.concatenate([cloud[side] for cloud in self._clouds]) if self._clouds else np.empty((0, 3), np.float32)
+            for side in range(2)
+        )
+        words = [f"every {self._every}th valid pixel"] if self._every > 1 else []
+        words += [f"{count} frames without {name} left out" for name, count in self._without.items()]
+        return PointPairs(truth, points, len(truth), sampled=", ".join(words))
+
+
+class PointFamily(MetricFamily):
+    """Point clouds of all frames against each other. Off unless asked for: it keeps up to 10 million points a scene,
+    240 MB, and takes up to a minute and 2 GB to compare them."""
+
+    Settings = PointSettings
+    on = False
+
+    def __init__(self, settings: PointSettings, context: SceneContext) -> None:
+        super().__init__(settings, context)
+        self._clouds = CloudCollector(settings.max_points, context.depth_limits) if context.gives_depth else None
+
+    def add(self, frame: Frame, prediction: Prediction) -> dict[str, float | None]:
+        if self._clouds is not None:
+            self._clouds.add(frame, prediction)
+        return {}
+
+    def compute(self, scene: ScoredScene) -> list[Measurement]:
+        if self._clouds is None:
+            nothing = PointPairs(np.empty((0, 3)), np.empty((0, 3)), 0)
+            return because(score_points(nothing, self.settings).measurements, "the method gives no depth")
+        return list(score_points(self._clouds.pairs(), self.settings).measurements)

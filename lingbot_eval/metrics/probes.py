@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -11,10 +12,8 @@ from pydantic import Field
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import relative, rotation_angle
-from lingbot_eval.metrics.alignments import alignment_of
-from lingbot_eval.metrics.base import MetricFamily, ScoredScene
-from lingbot_eval.metrics.matching import match_poses
-from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.metrics.base import MetricFamily, Quantity, ScoredScene
+from lingbot_eval.metrics.matching import alignment_of, match_poses
 from lingbot_eval.metrics.segments import pair_errors
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
@@ -71,9 +70,10 @@ def score_probes(
     for quantity, errors, part, combine in _quantities(settings):
         try:
             values = errors(scored)[part]
-            found.append(quantity.value(float(combine(values)), len(values)))
         except UnscorableError as error:
             found.append(quantity.failed(str(error), 0))
+        else:
+            found.append(quantity.value(float(combine(values)), len(values)))
     return tuple(found)
 
 
@@ -86,17 +86,20 @@ class _Scored:
         moved = np.linalg.norm(steps[:, :3, 3], axis=1)
         turned = np.degrees(rotation_angle(steps[:, :3, :3]))
         on_the_spot = moved <= settings.still_m
-        self.standing = _runs(on_the_spot & (turned <= settings.still_deg), settings.frames)
-        self.turning = _runs(on_the_spot & (turned >= settings.turn_deg), settings.frames)
+        self.runs = {
+            "standing": _runs(on_the_spot & (turned <= settings.still_deg), settings.frames),
+            "turning": _runs(on_the_spot & (turned >= settings.turn_deg), settings.frames),
+        }
 
-    def steps(self, runs: list[tuple[int, int]], what: str) -> tuple[FloatArray, FloatArray]:
-        """Errors (metres, degrees) of every step in the runs. Raises UnscorableError where there is none."""
-        first = self._checked(np.concatenate([np.arange(a, b) for a, b in runs] or [np.empty(0, np.int64)]), what)
+    def steps(self, kind: str, what: str) -> tuple[FloatArray, FloatArray]:
+        """Errors (metres, degrees) of every step in runs of a kind. Raises UnscorableError where there is none."""
+        rows = [np.arange(a, b) for a, b in self.runs[kind]]
+        first = self._checked(np.concatenate(rows or [np.empty(0, np.int64)]), what)
         return pair_errors(self.reference, self.aligned, first, first + 1)
 
-    def ends(self, runs: list[tuple[int, int]], what: str) -> tuple[FloatArray, FloatArray]:
-        """Errors from the beginning to the end of each run. Raises UnscorableError where there is none."""
-        first, last = (self._checked(np.array([run[side] for run in runs], np.int64), what) for side in (0, 1))
+    def ends(self, kind: str, what: str) -> tuple[FloatArray, FloatArray]:
+        """Errors from the beginning to the end of each such run. Raises UnscorableError where there is none."""
+        first, last = self._checked(np.array(self.runs[kind], np.int64).reshape(-1, 2), what).T
         return pair_errors(self.reference, self.aligned, first, last)
 
     def returns(self) -> tuple[FloatArray, FloatArray]:
@@ -141,10 +144,8 @@ _Combine = Callable[[FloatArray], float]
 def _quantities(settings: ProbeSettings) -> Iterator[tuple[Quantity, _Errors, int, _Combine]]:
     """What is measured, whose errors it is of, metres (0) or degrees (1), and what is made of them."""
     s = settings
-    still, turned = (
-        f"at most {s.still_m:g} m and {s.still_deg:g}°",
-        f"at most {s.still_m:g} m and at least {s.turn_deg:g}°",
-    )
+    still = f"at most {s.still_m:g} m and {s.still_deg:g}°"
+    turned = f"at most {s.still_m:g} m and at least {s.turn_deg:g}°"
     standing = f"where the reference stands for {s.frames} frames or more (steps of {still})"
     turning = f"where the reference turns on the spot for {s.frames} frames or more (steps of {turned})"
     back = (
@@ -154,18 +155,8 @@ def _quantities(settings: ProbeSettings) -> Iterator[tuple[Quantity, _Errors, in
     stands = f"never stands for {s.frames} frames (steps of {still})"
     turns = f"never turns on the spot for {s.frames} frames (steps of {turned})"
 
-    def still_steps(scored: _Scored) -> tuple[FloatArray, FloatArray]:
-        return scored.steps(scored.standing, stands)
-
-    def still_ends(scored: _Scored) -> tuple[FloatArray, FloatArray]:
-        return scored.ends(scored.standing, stands)
-
-    def turn_steps(scored: _Scored) -> tuple[FloatArray, FloatArray]:
-        return scored.steps(scored.turning, turns)
-
-    def turn_ends(scored: _Scored) -> tuple[FloatArray, FloatArray]:
-        return scored.ends(scored.turning, turns)
-
+    still_steps, still_ends = (partial(of, kind="standing", what=stands) for of in (_Scored.steps, _Scored.ends))
+    turn_steps, turn_ends = (partial(of, kind="turning", what=turns) for of in (_Scored.steps, _Scored.ends))
     entries: tuple[tuple[str, str, str, _Errors, int, _Combine], ...] = (
         ("standstill_translation", "m/frame", f"mean motion a frame {standing}", still_steps, 0, np.mean),
         ("standstill_rotation", "deg/frame", f"mean rotation a frame {standing}", still_steps, 1, np.mean),

@@ -13,13 +13,12 @@ from lingbot_eval.errors import ConfigError, UnscorableError
 from lingbot_eval.files.association import associate, scale_of
 from lingbot_eval.files.pairing import Pairing, pair_trajectories
 from lingbot_eval.files.trajectories import TrajectoryFile
-from lingbot_eval.geometry.alignment import umeyama
-from lingbot_eval.geometry.poses import finite_poses
-from lingbot_eval.metrics.alignments import ALIGNMENTS, ANCHOR_FRAMES, Alignment
+from lingbot_eval.geometry.alignment import aligned_rmse
+from lingbot_eval.geometry.poses import finite_poses, spread
+from lingbot_eval.metrics.base import Quantity
 from lingbot_eval.metrics.drift import DriftSettings, score_drift
-from lingbot_eval.metrics.matching import match_poses
+from lingbot_eval.metrics.matching import ALIGNMENTS, ANCHOR_FRAMES, Alignment, match_poses
 from lingbot_eval.metrics.meaning import FEW_PERCENT, match_notes, pose_notes
-from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.pair_auc import PairAucSettings, Progress, pair_measurements
 from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, plugin_measurements, score_trajectory
 from lingbot_eval.types import DriftSeries, FloatArray, Measurement, Trajectory
@@ -214,12 +213,10 @@ def _clock_notes(
             continue
         truth, guess = reference.positions[rows], estimate.positions[guessed]
         try:
-            aligned = umeyama(guess, truth, with_scale=True).apply_points(guess)
+            then = aligned_rmse(guess, truth)
         except UnscorableError:
             continue
-        spread = float(np.sqrt(np.mean(np.sum((truth - truth.mean(axis=0)) ** 2, axis=1))))
-        then = float(np.sqrt(np.mean(np.sum((aligned - truth) ** 2, axis=1))))
-        if now.value >= max(_CLEARLY * then, _GOOD * spread):
+        if now.value >= max(_CLEARLY * then, _GOOD * spread(truth)):
             found.append((then, len(rows), factor, offset))
     if not found:
         return ()

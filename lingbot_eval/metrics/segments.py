@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import relative, rotation_angle
-from lingbot_eval.metrics.alignments import Alignment, alignment_in_words
-from lingbot_eval.metrics.measuring import Quantity
+from lingbot_eval.metrics.base import Quantity
+from lingbot_eval.metrics.matching import Alignment, alignment_in_words
 from lingbot_eval.statistics import RESAMPLES, rmse_interval
 from lingbot_eval.types import FloatArray, Measurement
 

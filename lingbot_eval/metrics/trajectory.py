@@ -13,19 +13,19 @@ from pydantic import Field
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3
-from lingbot_eval.geometry.poses import finite_poses, path_length, rotation_angle
-from lingbot_eval.metrics.alignments import (
+from lingbot_eval.geometry.poses import finite_poses, path_length, rotation_angle, spread
+from lingbot_eval.metrics.base import MetricFamily, Quantity, ScoredScene, declared, trajectory_metrics
+from lingbot_eval.metrics.matching import (
     ALIGNMENTS,
     ANCHOR_FRAMES,
     MIN_MATCHED,
     Alignment,
+    MatchedPoses,
     alignment_in_words,
     alignment_of,
+    match_poses,
     place_of,
 )
-from lingbot_eval.metrics.base import MetricFamily, ScoredScene, declared, trajectory_metrics
-from lingbot_eval.metrics.matching import MatchedPoses, match_poses
-from lingbot_eval.metrics.measuring import Quantity
 from lingbot_eval.metrics.segments import pair_errors
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
@@ -252,9 +252,8 @@ def _shares(
             found += [quantity.failed(reasons[name], count) for quantity in (of_motionless, of_path)]
             continue
         error = _rmse(_position_errors(matched, transforms[name]))
-        motionless = _rmse(np.linalg.norm(truth - truth.mean(axis=0), axis=1))
-        path = path_length(truth)
-        found += [of_motionless.value(100 * error / motionless, count), of_path.value(100 * error / path, count)]
+        shares = 100 * error / spread(truth), 100 * error / path_length(truth)
+        found += [of_motionless.value(shares[0], count), of_path.value(shares[1], count)]
     return found
 
 

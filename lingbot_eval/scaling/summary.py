@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.metrics.alignments import MIN_MATCHED
 from lingbot_eval.metrics.drift import prefix_errors
-from lingbot_eval.metrics.matching import match_poses
+from lingbot_eval.metrics.matching import MIN_MATCHED, match_poses
 from lingbot_eval.metrics.trajectory import TrajectorySettings, score_trajectory
 from lingbot_eval.profiling.timing import summarise, throughput_measurements
 from lingbot_eval.scaling.records import COLUMNS, KINDS, CheckpointRecord, GrowthRecord

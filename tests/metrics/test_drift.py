@@ -7,8 +7,15 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.geometry.poses import pose_matrix
-from lingbot_eval.metrics.drift import DriftScore, DriftSettings, local_scale, score_drift
-from lingbot_eval.metrics.drift_events import collapse_step, jump_steps, step_errors
+from lingbot_eval.metrics.drift import (
+    DriftScore,
+    DriftSettings,
+    collapse_step,
+    jump_steps,
+    local_scale,
+    score_drift,
+    step_errors,
+)
 from lingbot_eval.metrics.segments import Step, segment_lengths, step_pairs
 from lingbot_eval.metrics.trajectory import score_trajectory
 from lingbot_eval.statistics import rmse_interval

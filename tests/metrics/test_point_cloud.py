@@ -11,8 +11,7 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.cameras import project
 from lingbot_eval.geometry.poses import pose_matrix
-from lingbot_eval.metrics.point_cloud import CloudCollector, world_points
-from lingbot_eval.metrics.points import PointSettings, score_points
+from lingbot_eval.metrics.points import CloudCollector, PointSettings, score_points, world_points
 from lingbot_eval.types import Frame, Prediction
 
 K = np.array([[30.0, 0, 16], [0, 32.0, 12], [0, 0, 1]])

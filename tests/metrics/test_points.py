@@ -11,9 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3
-from lingbot_eval.metrics import registration
-from lingbot_eval.metrics.points import PointPairs, PointScore, PointSettings, score_points, voxel_means
-from lingbot_eval.metrics.registration import icp, nearest
+from lingbot_eval.metrics import points as clouds
+from lingbot_eval.metrics.points import PointPairs, PointScore, PointSettings, icp, nearest, score_points, voxel_means
 
 DATA = Path(__file__).parents[1] / "data"
 FIGURES = json.loads((DATA / "metrics_figures.json").read_text())["points"]
@@ -217,5 +216,5 @@ def test_a_registration_in_pieces_is_that_of_the_whole(monkeypatch: pytest.Monke
     cloud = surface(2000)
     moved = cloud + np.array([0.02, -0.01, 0.015])
     whole = icp(moved, cloud, 0.1)
-    monkeypatch.setattr(registration, "_CHUNK", 300)
+    monkeypatch.setattr(clouds, "_CHUNK", 300)
     np.testing.assert_allclose(icp(moved, cloud, 0.1), whole, atol=1e-12)
