@@ -222,6 +222,12 @@ def _words(shift: _Shift, before: int, after: int) -> str:
     return f"{effect:.1%} {side}, by chance {low:+.1%} to {high:+.1%} ({before} rounds before, {after} now)"
 
 
+def stretches(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(K, 2) first position and end (not in it) of every stretch of True in (N,)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return edges.reshape(-1, 2).astype(np.int64)
+
+
 # How a series grows
 
 

@@ -6,8 +6,8 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -78,36 +78,38 @@ def names_in(folder: Path) -> list[str]:
     return sorted(_listed(folder), key=natural_key)
 
 
-def _listed(folder: Path) -> list[str]:
+@contextmanager
+def _listing(folder: Path) -> Iterator[None]:
     try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise DataError(f"folder {shortened(folder)} cannot be listed: {reason(error)}") from error
+
+
+def _listed(folder: Path) -> list[str]:
+    with _listing(folder):
         return os.listdir(folder)  # noqa: PTH208 – names only, no Path a file
-    except OSError as error:
-        raise DataError(f"folder {folder} cannot be listed: {error.strerror or error}") from error
 
 
 def names_listed(folder: Path) -> frozenset[str]:
     """Names in a folder, to ask which are there; none for a folder that is not. Raises DataError as `names_in`."""
-    try:
-        return frozenset(os.listdir(folder))  # noqa: PTH208 – names only, no Path a file
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise DataError(f"folder {shortened(folder)} cannot be listed: {reason(error)}") from error
+    with _listing(folder):
+        try:
+            return frozenset(os.listdir(folder))  # noqa: PTH208 – names only, no Path a file
+        except (FileNotFoundError, NotADirectoryError):
+            return frozenset()
 
 
 def folders_in(folder: Path) -> list[str]:
     """Names of the folders in a folder (links followed; left out are hidden ones and those that systems add), in
     natural order.
     """
-    try:
-        with os.scandir(folder) as entries:
-            names = [
-                entry.name
-                for entry in entries
-                if entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in _NOT_OF_DATASETS
-            ]
-    except OSError as error:
-        raise DataError(f"folder {folder} cannot be listed: {error.strerror or error}") from error
+    with _listing(folder), os.scandir(folder) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in _NOT_OF_DATASETS
+        ]
     return sorted(names, key=natural_key)
 
 
@@ -119,6 +121,11 @@ def shown(names: Iterable[str], limit: int = 12) -> str:
     rest = f" … ({len(listed)} in all)" if len(listed) > limit else ""
     # A name from elsewhere may hold a line break; a message is one line.
     return ", ".join(name if name.isprintable() else repr(name) for name in listed[:limit]) + rest
+
+
+def and_more(count: int) -> str:
+    """What follows the first of several lines of one kind; "" for the only one."""
+    return f" (and {count} more like it)" if count else ""
 
 
 def root_hint(root: Path, is_root: Callable[[Path], bool]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lingbot_eval.datasets.listing import and_more
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.readers import (
     COLOURS,
@@ -224,7 +225,7 @@ class FileSequence:
                 views.append(source.image.name)
             sizes[size] += 1
             first.setdefault(size, index)
-        faults = [] if not unreadable else [unreadable[0] + _and_more(len(unreadable) - 1)]
+        faults = [] if not unreadable else [unreadable[0] + and_more(len(unreadable) - 1)]
         if self.one_size and len(sizes) > 1:
             counts = [f"{count} of {size[0]}x{size[1]}" for size, count in sizes.most_common(4)]
             shapes = {(size[0] > size[1]) - (size[0] < size[1]) for size in sizes}
@@ -265,10 +266,6 @@ def _left_out(mask: Path, place: str, size: Size, lens: LensCamera | None) -> ND
     if lens is not None:
         kept = undistorted(np.repeat(kept[..., None], 3, axis=-1).astype(np.uint8) * 255, lens)[..., 0] > 127
     return ~kept
-
-
-def _and_more(count: int) -> str:
-    return f" (and {count} more like it)" if count else ""
 
 
 def _pose(source: FrameFiles) -> FloatArray | None:

@@ -120,25 +120,17 @@ class Tally:
     def damage(self) -> str | None:
         """One line on what is damaged or missing; None where nothing is."""
         parts = []
+        smeared = f", and the {self.after_damage} after them up to the next key frame may be smeared"
+        smeared = smeared if self.after_damage else ""
         if self.marked:
-            follow = (
-                f", and the {self.after_damage} after them up to the next key frame may be smeared"
-                if self.after_damage
-                else ""
-            )
             parts.append(
                 f"{self.marked} of {self.decoded} frames are damaged (found by the decoder, the first at"
-                f" {self.first_marked:.3f} s): they are kept as decoded{follow}"
+                f" {self.first_marked:.3f} s): they are kept as decoded{smeared}"
             )
         if self.lost:
-            smeared = (
-                f", and the {self.after_damage} after them up to the next key frame may be smeared"
-                if self.after_damage and not self.marked
-                else ""
-            )
             parts.append(
                 f"{self.lost} frames that the file lists could not be decoded (the first at {self.first_lost:.3f} s):"
-                f" they are missing{smeared}"
+                f" they are missing{'' if self.marked else smeared}"
             )
         if self.unlisted:
             parts.append(f"{self.unlisted} decoded frames have a time that the file does not list: they are left out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.geometry.quaternions import rotation_from_quaternion
 from lingbot_eval.types import FloatArray
 
@@ -24,12 +25,8 @@ def decode_rotation(quaternion: NDArray[np.floating]) -> FloatArray:
 
 def decode_camera_to_world(encoding: NDArray[np.floating]) -> FloatArray:
     """(..., 9) encodings [t, quaternion scalar last, fov_y, fov_x] → (..., 4, 4) float64 camera-to-world."""
-    encoding = np.asarray(encoding, dtype=np.float64)
-    matrix = np.zeros((*encoding.shape[:-1], 4, 4))
-    matrix[..., :3, :3] = decode_rotation(encoding[..., 3:7])
-    matrix[..., :3, 3] = encoding[..., :3]
-    matrix[..., 3, 3] = 1
-    return matrix
+    numbers: FloatArray = np.asarray(encoding, dtype=np.float64)
+    return pose_matrix(decode_rotation(numbers[..., 3:7]), numbers[..., :3])
 
 
 def decode_intrinsics(encoding: NDArray[np.floating], height: int, width: int) -> FloatArray:

@@ -16,6 +16,7 @@ from lingbot_eval.metrics.base import MetricFamily, Quantity, ScoredScene
 from lingbot_eval.metrics.matching import alignment_of, match_poses
 from lingbot_eval.metrics.segments import pair_errors
 from lingbot_eval.settings import StrictModel
+from lingbot_eval.statistics import stretches
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 
 DECLARED = (
@@ -99,7 +100,7 @@ class _Scored:
 
     def ends(self, kind: str, what: str) -> tuple[FloatArray, FloatArray]:
         """Errors from the beginning to the end of each such run. Raises UnscorableError where there is none."""
-        first, last = self._checked(np.array(self.runs[kind], np.int64).reshape(-1, 2), what).T
+        first, last = self._checked(self.runs[kind], what).T
         return pair_errors(self.reference, self.aligned, first, last)
 
     def returns(self) -> tuple[FloatArray, FloatArray]:
@@ -131,10 +132,10 @@ class _Scored:
         return rows
 
 
-def _runs(mask: NDArray[np.bool_], least: int) -> list[tuple[int, int]]:
-    """First and last frame of every stretch of at least ``least`` steps that are in the mask."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= least]
+def _runs(mask: NDArray[np.bool_], least: int) -> NDArray[np.int64]:
+    """(K, 2) first and last frame of every stretch of at least ``least`` steps that are in the mask."""
+    runs = stretches(mask)
+    return runs[runs[:, 1] - runs[:, 0] >= least]
 
 
 _Errors = Callable[[_Scored], tuple[FloatArray, FloatArray]]

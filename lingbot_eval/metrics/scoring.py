@@ -19,7 +19,7 @@ from lingbot_eval.metrics.base import Quantity
 from lingbot_eval.metrics.drift import DriftSettings, score_drift
 from lingbot_eval.metrics.matching import ALIGNMENTS, ANCHOR_FRAMES, Alignment, match_poses
 from lingbot_eval.metrics.meaning import FEW_PERCENT, match_notes, pose_notes
-from lingbot_eval.metrics.pair_auc import PairAucSettings, Progress, pair_measurements
+from lingbot_eval.metrics.pair_auc import Progress, pair_measurements
 from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, plugin_measurements, score_trajectory
 from lingbot_eval.types import DriftSeries, FloatArray, Measurement, Trajectory
 from lingbot_eval.validation import validated
@@ -32,15 +32,6 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 MAX_DIFFERENCE = 0.01  # seconds, as evo pairs
 
 _OF_A_SEQUENCE = ("coverage", "matched_frames", "dropped_frames", "unmatched_frames")
-
-
-@dataclass(frozen=True, eq=False)
-class PoseSettings:
-    """How poses are scored; a family that is None is left out."""
-
-    trajectory: TrajectorySettings | None = None
-    drift: DriftSettings | None = None
-    auc: PairAucSettings | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,17 +124,31 @@ def score(
     if not 0 <= max_difference < float("inf"):
         raise ConfigError(f"max_difference: expected seconds, 0 or more, found {max_difference}")
     shared = {"alignments": tuple(dict.fromkeys((align, *ALIGNMENTS))), "anchor_frames": anchor_frames}
-    settings = PoseSettings(
-        None if "trajectory" in without else validated(TrajectorySettings, shared, "score"),
-        None if "drift" in without else validated(DriftSettings, shared, "score"),
-        None if "auc" in without else PairAucSettings(),
-    )
-    if not (isinstance(reference, TrajectoryFile) and isinstance(estimate, TrajectoryFile)):
-        return score_poses(reference, estimate, len(estimate), settings, progress)
-    truth, guess, pairing = pair_trajectories(reference, estimate, max_difference)
-    scored = score_poses(truth, guess, len(estimate), settings, progress, pairing.reference_poses)
+    of_trajectory = None if "trajectory" in without else validated(TrajectorySettings, shared, "score")
+    of_drift = None if "drift" in without else validated(DriftSettings, shared, "score")
+    truth, guess, pairing, total = reference, estimate, None, len(estimate)
+    if isinstance(reference, TrajectoryFile) and isinstance(estimate, TrajectoryFile):
+        truth, guess, pairing = pair_trajectories(reference, estimate, max_difference)
+    found: list[Measurement] = []
+    trajectory: TrajectoryScore | None = None
+    drift: DriftSeries | None = None
+    if of_trajectory is not None:
+        trajectory = score_trajectory(truth, guess, total, of_trajectory)
+        found += trajectory.measurements
+    if of_drift is not None:
+        drifted = score_drift(truth, guess, of_drift)
+        found += drifted.measurements
+        drift = drifted.series
+    if "auc" not in without:
+        found += pair_measurements(truth, guess, progress=progress)
+    if of_trajectory is not None:
+        found += plugin_measurements(truth, guess, of_trajectory)
+    notes = notes_on(truth, guess, total, None if pairing is None else pairing.reference_poses)
+    scored = PoseScore(align, tuple(found), notes, trajectory, drift)
+    if pairing is None or not (isinstance(reference, TrajectoryFile) and isinstance(estimate, TrajectoryFile)):
+        return scored
     # Counts of a scene are about the frames of a sequence; here the pairing says what met what.
-    kept = [m for m in scored.measurements if m.name not in _OF_A_SEQUENCE]
+    kept = [m for m in found if m.name not in _OF_A_SEQUENCE]
     return replace(
         scored,
         measurements=(*kept[:1], *_coverage(pairing), *kept[1:]),
@@ -151,7 +156,7 @@ def score(
             *_repeated_notes(pairing),
             *_span_notes(pairing),
             *_clock_notes(reference, estimate, scored, max_difference),
-            *scored.notes,
+            *notes,
         ),
         pairing=pairing,
         estimate=guess,
@@ -245,37 +250,6 @@ def _other_clocks(times: FloatArray, own: FloatArray, max_difference: float) -> 
         together = float(times[0] - own[0] * factor)
         if abs(together) > max_difference:
             yield factor, together
-
-
-def score_poses(
-    reference: Trajectory,
-    estimate: Trajectory,
-    total_frames: int,
-    settings: PoseSettings,
-    progress: Progress | None = None,
-    reference_poses: int | None = None,
-) -> PoseScore:
-    """As :func:`score`, with every setting. total_frames: of the sequence, to which coverage refers.
-
-    reference_poses: that there are, where the reference holds only those that met a pose of the estimate.
-    """
-    measurements: list[Measurement] = []
-    trajectory: TrajectoryScore | None = None
-    drift: DriftSeries | None = None
-    first = settings.trajectory or settings.drift
-    if settings.trajectory is not None:
-        trajectory = score_trajectory(reference, estimate, total_frames, settings.trajectory)
-        measurements += trajectory.measurements
-    if settings.drift is not None:
-        drifted = score_drift(reference, estimate, settings.drift)
-        measurements += drifted.measurements
-        drift = drifted.series
-    if settings.auc is not None:
-        measurements += pair_measurements(reference, estimate, settings.auc, progress)
-    if settings.trajectory is not None:
-        measurements += plugin_measurements(reference, estimate, settings.trajectory)
-    notes = notes_on(reference, estimate, total_frames, reference_poses)
-    return PoseScore(first.alignments[0] if first else "sim3", tuple(measurements), notes, trajectory, drift)
 
 
 def notes_on(

@@ -169,37 +169,32 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
     # Depth in another unit, or poses of another convention, fit no better one step on.
     expected = (best.direction, best.axes) == EXPECTED or not clear
     shift, shift_shares = _shift(pairs, sequence) if expected and factor is None else (0, (0.0, 0.0))
-    if factor is not None or not clear:
-        return ConventionVerdict(
-            tuple(fits),
-            ties,
-            False,
-            len(pairs),
-            float(declared),
-            image_focal,
-            depth_factor=factor,
-            shift=shift,
-            shift_shares=shift_shares,
-        )
+    clear = clear and factor is None
+    verdict = ConventionVerdict(
+        tuple(fits),
+        ties,
+        clear,
+        len(pairs),
+        float(declared),
+        image_focal,
+        depth_factor=factor,
+        shift=shift,
+        shift_shares=shift_shares,
+    )
+    if not clear:
+        return verdict
     scales = np.exp(np.linspace(-0.24, 0.24, 25))
     # Finer than TOLERANCE, under which a twentieth of the focal length hardly counts.
     shares = [
         float(np.mean([_share(pair, best.direction, best.axes, scale, close=_CLOSE) for pair in pairs]))
         for scale in scales
     ]
-    return ConventionVerdict(
-        tuple(fits),
-        ties,
-        True,
-        len(pairs),
-        float(declared),
-        image_focal,
-        tuple(map(float, scales)),
-        tuple(shares),
-        _peak(scales, shares, float(declared)),
-        _evidence(pairs, fits[1 + len(ties)] if (best.direction, best.axes) == EXPECTED else best),
-        shift=shift,
-        shift_shares=shift_shares,
+    return dataclasses.replace(
+        verdict,
+        focal_scales=tuple(map(float, scales)),
+        focal_shares=tuple(shares),
+        fitted_focal=_peak(scales, shares, float(declared)),
+        evidence=_evidence(pairs, verdict.runner_up if verdict.is_expected else best),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from lingbot_eval.datasets.check.convention import ConventionVerdict
+from lingbot_eval.datasets.listing import and_more
 
 Level = Literal["problem", "warning", "note"]
 
@@ -70,5 +71,4 @@ def gathered(level: Level, check: str, texts: Sequence[str]) -> list[Finding]:
     """One finding for many of a kind: the first, and how many more there are; none for none."""
     if not texts:
         return []
-    more = f" (and {len(texts) - 1} more like it)" if len(texts) > 1 else ""
-    return [Finding(level, check, texts[0] + more)]
+    return [Finding(level, check, texts[0] + and_more(len(texts) - 1))]

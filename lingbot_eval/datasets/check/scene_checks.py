@@ -18,6 +18,7 @@ from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.geometry.poses import path_length
+from lingbot_eval.statistics import stretches
 from lingbot_eval.types import FloatArray
 
 ROTATION_WARNING = 1e-2  # deviation of R R^T from the identity; KinectFusion's poses stay below
@@ -168,9 +169,9 @@ def _rotations(poses: FloatArray) -> list[Finding]:
     worst = int(np.argmax(deviation))
     mirrored = int((np.linalg.det(rotations) < 0).sum())
     path = path_length(poses[:, :3, 3])
-    still = np.concatenate([[False], (np.diff(poses, axis=0) == 0).all(axis=(1, 2)), [False]])
-    edges = np.flatnonzero(np.diff(still.astype(np.int8)))
-    starts, longest = edges[::2], int((edges[1::2] - edges[::2]).max(initial=0)) + 1
+    still = (np.diff(poses, axis=0) == 0).all(axis=(1, 2))
+    starts, ends = stretches(still).T
+    longest = int((ends - starts).max(initial=0)) + 1
     findings = [
         Finding(
             "note",
@@ -181,7 +182,7 @@ def _rotations(poses: FloatArray) -> list[Finding]:
     if longest == len(poses) > 1:
         findings.append(Finding("problem", "poses", f"all {len(poses)} poses are the same: is this the trajectory?"))
     elif longest >= _LONGEST_STILL:
-        first = int(starts[np.argmax(edges[1::2] - edges[::2])])
+        first = int(starts[np.argmax(ends - starts)])
         text = (
             f"the pose is exactly the same {longest} times from pose {first} on ({int(still.sum())} in all repeat the"
             " one before): was tracking lost, and the last pose kept?"
@@ -198,8 +199,7 @@ def _rotations(poses: FloatArray) -> list[Finding]:
 
 
 def _gaps(missing: NDArray[np.bool_], what: str) -> str:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], missing, [False]]).astype(np.int8)))
-    starts, ends = edges[::2], edges[1::2]
+    starts, ends = stretches(missing).T
     longest = int(np.argmax(ends - starts))
     return (
         f"{int(missing.sum())} of {len(missing)} frames have no {what}, in {len(starts)} gaps; the longest has"

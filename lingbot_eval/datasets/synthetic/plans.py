@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lingbot_eval.statistics import stretches
 from lingbot_eval.types import FloatArray
 
 Generator = np.random.Generator
@@ -52,21 +53,15 @@ def walls_around(free: tuple[Rectangle, ...]) -> Iterator[Wall]:
     for x0, y0, x1, y1 in free:
         inside[x_lines.index(x0) + 1 : x_lines.index(x1) + 1, y_lines.index(y0) + 1 : y_lines.index(y1) + 1] = True
     for i, x in enumerate(x_lines):
-        for a, b in _runs(inside[i + 1, 1:-1] & ~inside[i, 1:-1]):  # interior towards +x
+        for a, b in stretches(inside[i + 1, 1:-1] & ~inside[i, 1:-1]):  # interior towards +x
             yield Wall((x, y_lines[a]), (x, y_lines[b]))
-        for a, b in _runs(inside[i, 1:-1] & ~inside[i + 1, 1:-1]):
+        for a, b in stretches(inside[i, 1:-1] & ~inside[i + 1, 1:-1]):
             yield Wall((x, y_lines[b]), (x, y_lines[a]))
     for j, y in enumerate(y_lines):
-        for a, b in _runs(inside[1:-1, j + 1] & ~inside[1:-1, j]):  # interior towards +y
+        for a, b in stretches(inside[1:-1, j + 1] & ~inside[1:-1, j]):  # interior towards +y
             yield Wall((x_lines[b], y), (x_lines[a], y))
-        for a, b in _runs(inside[1:-1, j] & ~inside[1:-1, j + 1]):
+        for a, b in stretches(inside[1:-1, j] & ~inside[1:-1, j + 1]):
             yield Wall((x_lines[a], y), (x_lines[b], y))
-
-
-def _runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Half-open runs of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    return ((int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True))
 
 
 def contains(free: tuple[Rectangle, ...], points: FloatArray) -> np.ndarray:
