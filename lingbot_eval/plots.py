@@ -41,19 +41,48 @@ _FEW = 300  # up to here every value can be followed by eye
 MOST_POINTS = 4000  # more than twice the pixels of a line's width: drawn as an envelope from here on
 
 
-def new_figure(width: float, height: float, title: str) -> Figure:
-    """A figure of its own (no pyplot, no global state), inches; the title is taken as text, never as a formula."""
+def new_figure(width: float, height: float, title: str, *, arranged: bool = True) -> Figure:
+    """A figure of its own (no pyplot, no global state), inches; the title is taken as text, never as a formula.
+
+    arranged: whether matplotlib finds the room for its panels when it is saved.
+    """
     # The object interface, not pyplot: no window system is looked for and no global state is left behind.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained" if arranged else None, facecolor="white")
     FigureCanvasAgg(figure)
     text = plain(title)
     if len(text) > _LONGEST_TITLE:
         text = text[: _LONGEST_TITLE - 1] + "…"
-    figure.suptitle(text, fontsize=12, parse_math=False)
+    figure.suptitle(text, fontsize=12, parse_math=False, **({} if arranged else {"y": 1 - 0.08 / height, "va": "top"}))
     return figure
+
+
+def stacked_panels(
+    width: float, height: float, count: int, title: str, *, below: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels one below the other along one x axis.
+
+    Every figure of a kind has its panels at the same places: matplotlib's search for room takes as long as all else.
+
+    Args:
+        width: of the figure, inches.
+        height: likewise.
+        count: of panels.
+        title: as of `new_figure`.
+        below: inches kept free under the panels, for a legend.
+
+    Returns:
+        The figure, and its panels from top to bottom.
+    """
+    figure = new_figure(width, height, title, arranged=False)
+    top, bottom, gap = 0.66, 0.52 + below, 0.36  # inches
+    panel = (height - top - bottom - (count - 1) * gap) / count
+    figure.subplots_adjust(
+        left=0.85 / width, right=1 - 0.2 / width, top=1 - top / height, bottom=bottom / height, hspace=gap / panel
+    )
+    return figure, list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
 
 
 def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
@@ -113,8 +142,10 @@ def save(figure: Figure, path: Path) -> None:
         if layout is not None:
             # Here: savefig would draw all of the figure once more for it.
             layout.execute(figure)
-            figure.set_layout_engine("none")
-        figure.savefig(temporary, format=ending[1:], metadata=_METADATA[ending])
+            figure.set_layout_engine(None)
+        # A fifth of the time that the smallest file takes, for a tenth more bytes.
+        smaller = {"pil_kwargs": {"compress_level": 3}} if ending == ".png" else {}
+        figure.savefig(temporary, format=ending[1:], metadata=_METADATA[ending], **smaller)
 
 
 def draw_series(axes: Axes, x: FloatArray, y: FloatArray, label: str, color: str) -> None:

@@ -6,6 +6,7 @@ Every text is from anywhere and comes out as itself: no markup, no formula of a 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import re
@@ -252,6 +253,7 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in plain(text))
 
 
+@functools.lru_cache(1 << 15)
 def spreadsheet_text(text: str) -> str:
     """A text that a spreadsheet would run as a formula gets the quote that tells it not to."""
     one_line = plain(text)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from fnmatch import fnmatchcase
+from sys import intern
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -182,7 +183,7 @@ def _averageable(value: float) -> float:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One number with everything that is needed to read it: a result is this or a reason, never a bare 0 or NaN.
 
@@ -205,7 +206,7 @@ class Measurement:
     variant: str
     value: Annotated[float, Field(strict=True), AfterValidator(_averageable)] | None
     unit: str
-    convention: str
+    convention: Annotated[str, AfterValidator(intern)]  # of ten thousand units in memory, once
     samples: Annotated[int, Field(strict=True, ge=0, lt=2**53)] | None = None
     reason: str | None = None
     better: Direction | None = None

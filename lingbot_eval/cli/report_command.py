@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DONE, SOME_MISSING = 0, 1
 RUNS = Path("runs")
+_NOTES = 20  # that a terminal shows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,9 +107,11 @@ def _show(runs: Sequence[Path], written: WrittenReport, *, as_json: bool) -> Non
         )
         return
     if tables:
-        output.line(text_table(tables[0]))
-    for note in notes:
+        output.line(text_table(written.content.page_tables[0]))
+    for note in notes[:_NOTES]:
         output.line(f"note: {note}")
+    if more := len(notes[_NOTES:]):
+        output.line(f"note: {more} more remarks are on the page")
     output.line(f"report: {written.files[0]} ({len(written.files) - 1} more files beside it)")
 
 

@@ -6,6 +6,7 @@ gate lets them become. Everything that shows or judges measurements asks here, a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -72,6 +73,7 @@ def published_as(name: str) -> tuple[Key, str] | None:
     return None
 
 
+@functools.lru_cache(4096)
 def declaration(family: str, name: str, variant: str = "") -> Declaration:
     """What the family's file says of a measurement: the first declaration that fits, else one of nothing."""
     own = _DECLARED.get(family) if family in _DECLARED.names() else ()
@@ -84,6 +86,7 @@ def with_declaration(measured: Measurement) -> Measurement:
     Records written before built-in metrics declared themselves read so, too.
     """
     declared = declaration(measured.family, measured.name, measured.variant)
-    return replace(
-        measured, better=measured.better or declared.better, headline=measured.headline or declared.headline > 0
-    )
+    better, headline = measured.better or declared.better, measured.headline or declared.headline > 0
+    if (better, headline) == (measured.better, measured.headline):
+        return measured
+    return replace(measured, better=better, headline=headline)

@@ -16,7 +16,7 @@ from lingbot_eval.plots import (
     draw_series,
     legend_above,
     limit_to_bulk,
-    new_figure,
+    stacked_panels,
     style,
 )
 from lingbot_eval.reports.agreement import Differences, TimeSeries
@@ -37,8 +37,7 @@ def comparison_figure(
         ("depth", "relative", "Depth difference, median over pixels"),
     )
     there = [entry for entry in quantities if any(_values(pair, entry[0]) is not None for _, pair in pairs)]
-    figure = new_figure(11, 0.9 + 2.3 * (len(there) + 1), title)
-    panels = figure.subplots(len(there) + 1, 1, sharex=True, squeeze=False)[:, 0]
+    figure, panels = stacked_panels(11, 0.9 + 2.3 * (len(there) + 1), len(there) + 1, title)
     for axes, (name, unit, text) in zip(panels, there, strict=False):
         _draw_differences(axes, [(label, pair.indices, _values(pair, name)) for label, pair in pairs])
         style(axes, "", unit, text)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lingbot_eval.errors import LingbotEvalError
 from lingbot_eval.reports.reading import Run
 from lingbot_eval.reports.rendering import method_label
-from lingbot_eval.reports.tables import Names
+from lingbot_eval.reports.tables import FewOfMany, Names
 from lingbot_eval.reports.two_runs import RunComparison, figure_of
 from lingbot_eval.reports.unit_data import Line, UnitData, read_unit_data
 from lingbot_eval.runs.disk import writing
@@ -76,10 +76,6 @@ class Drawn:
         return DESCRIPTIONS[self.kind]
 
 
-MANY_UNITS, FEW_OF_MANY = 1000, 100
-"""A unit's figures take a third of a second: of ten thousand units an hour, and a page that nobody can open."""
-
-
 @dataclass(frozen=True)
 class UnitFigures:
     """Figures of one scene, or of one method on it (of one run where there are several), and what could not be drawn;
@@ -100,17 +96,14 @@ def unit_figures(run: Run, names: Names) -> dict[str, Figure]:
 
 
 def draw_units(
-    runs: Sequence[Run], folder: Path, drawn: Callable[[], object] = lambda: None
+    runs: Sequence[Run], folder: Path, drawn: Callable[[], object] = lambda: None, few: FewOfMany | None = None
 ) -> tuple[tuple[UnitFigures, ...], tuple[UnitFigures, ...]]:
     """Draw every stored unit of every run into ``folder/figures``: ``(scene by scene, unit by unit)``.
 
     A scene's figures show all its methods and runs. File names are numbered by the plan,
-    so that a later report of the same runs gives the same ones. ``drawn`` is called after each unit. Of more than
-    MANY_UNITS the first FEW_OF_MANY are drawn, and that is said. Raises StoreError when the disk refuses; damaged files
-    are problems of their unit.
+    so that a later report of the same runs gives the same ones. ``drawn`` is called after each unit. few: of very many
+    units those to be drawn. Raises StoreError when the disk refuses; damaged files are problems of their unit.
     """
-    total = sum(len(run.results.units) for run in runs)
-    left = total if total <= MANY_UNITS else FEW_OF_MANY
     scenes: dict[tuple[str, str], list[Line]] = {}
     clouds: dict[tuple[str, str], list[Drawn]] = {}
     single: list[UnitFigures] = []
@@ -118,9 +111,8 @@ def draw_units(
         prefix = [f"{run_number:02d}"] if len(runs) > 1 else []
         for number, names in enumerate(run.results.names(), start=1):
             unit = run.results.by_names().get(names)
-            if unit is None or not left:
+            if unit is None or (few is not None and (*names, run.label if prefix else "") not in few.rows):
                 continue
-            left -= 1
             data = read_unit_data(run.store, unit)
             label = run.unit_label(names) + (f" · {run.label}" if prefix else "")
             stem = "-".join([*prefix, f"{number:03d}", *(slug(name) for name in names)])
@@ -133,9 +125,6 @@ def draw_units(
     found = [
         _scene(number, names, scenes[names], clouds[names], folder) for number, names in enumerate(scenes, start=1)
     ]
-    if total > MANY_UNITS:
-        words = f"drawn of the first {FEW_OF_MANY} of {total} pairs of scene and method; the others have numbers alone"
-        single.append(UnitFigures("Figures", (), (words,)))
     return tuple(found), tuple(single)
 
 

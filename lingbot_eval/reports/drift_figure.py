@@ -17,7 +17,7 @@ from lingbot_eval.plots import (
     draw_series,
     legend_above,
     limit_to_bulk,
-    new_figure,
+    stacked_panels,
     style,
 )
 from lingbot_eval.types import DriftSeries, FloatArray
@@ -28,8 +28,9 @@ def drift_figure(series: DriftSeries, title: str) -> Figure | None:
     frame. Segments are drawn at the frame where they start, their mean over all lengths that start there."""
     if not len(series.frame):
         return None
-    figure = new_figure(11, 11, title)
-    panels = figure.subplots(5, 1, sharex=True)
+    figure, panels = stacked_panels(11, 11, 5, title)
+    # The third has a second axis at its right.
+    figure.subplots_adjust(right=1 - 0.65 / 11)
     growth, anchored, segments, scale, steps = panels
     frame = series.frame.astype(np.float64)
     _draw_growth(growth, series)

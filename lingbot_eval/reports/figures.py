@@ -22,6 +22,7 @@ from lingbot_eval.plots import (
     legend_above,
     limit_to_bulk,
     new_figure,
+    stacked_panels,
     style,
     thinned,
 )
@@ -44,8 +45,7 @@ def error_figure(frames: pd.DataFrame, title: str) -> Figure | None:
     there = [entry for entry in wanted if frames[entry[0]].notna().any()]
     if not there:
         return None
-    figure = new_figure(11, 0.9 + 2.3 * len(there), title)
-    panels = figure.subplots(len(there), 1, sharex=True, squeeze=False)[:, 0]
+    figure, panels = stacked_panels(11, 0.9 + 2.3 * len(there), len(there), title)
     index = frames["index"].to_numpy(np.float64)
     for axes, (column, label, name, color, unit) in zip(panels, there, strict=True):
         values = frames[column].to_numpy(np.float64)
@@ -67,8 +67,7 @@ def cost_figure(frames: pd.DataFrame, title: str) -> Figure | None:
     there = [draw for draw, columns in parts if frames[list(columns)].notna().any(axis=None)]
     if not there:
         return None
-    figure = new_figure(11, 0.9 + 2.5 * len(there), title)
-    panels = figure.subplots(len(there), 1, sharex=True, squeeze=False)[:, 0]
+    figure, panels = stacked_panels(11, 0.9 + 2.5 * len(there), len(there), title)
     for axes, draw in zip(panels, there, strict=True):
         draw(axes, frames)
         legend_above(axes)

@@ -19,11 +19,12 @@ from lingbot_eval.tables import MISSING, Cell, Column, Table, number_text, plain
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FRAMES = "; frame-src 'self' file:"  # scenes in three dimensions, from the report's folder alone
+_CSV = "text/csv;charset=utf-8"
 _GROUPED = "dataset"
 """Title of a first column that is shown as a line above its rows."""
 
 
-def html_page(content: Content, measurements: str, folder: Path) -> str:
+def html_page(content: Content, measurements: str | None, folder: Path) -> str:
     """The page.
 
     Every text from a run is escaped by the template engine, and the page's security policy lets nothing be loaded
@@ -31,7 +32,7 @@ def html_page(content: Content, measurements: str, folder: Path) -> str:
 
     Args:
         content: what it says.
-        measurements: CSV text of every number, offered for download from inside the page.
+        measurements: CSV text of every number, offered for download from inside the page; None of too many.
         folder: the report's, where the figures are read from.
 
     Returns:
@@ -50,7 +51,7 @@ def html_page(content: Content, measurements: str, folder: Path) -> str:
             f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
             f"base-uri 'none'; form-action 'none'{_FRAMES if content.spaces else ''}"
         ),
-        measurements=data_uri(measurements.encode(errors="backslashreplace"), "text/csv;charset=utf-8"),
+        measurements=measurements and data_uri(measurements.encode(errors="backslashreplace"), _CSV),
         version=lingbot_eval.__version__,
     )
 

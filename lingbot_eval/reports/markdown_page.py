@@ -21,8 +21,8 @@ from lingbot_eval.reports.sections import (
 from lingbot_eval.tables import Table, fenced, markdown_text
 
 
-def markdown_page(content: Content, measurements: str) -> str:
-    """The page, with links relative to the report's folder. measurements: file of all numbers there."""
+def markdown_page(content: Content, measurements: str | None) -> str:
+    """The page, with links relative to the report's folder. measurements: file of all numbers there, if any."""
     lines = [f"# {markdown_text(content.title)}", "", markdown_text(state(content)), ""]
     for warning in warnings(content):
         lines += _block(warning)
@@ -30,7 +30,8 @@ def markdown_page(content: Content, measurements: str) -> str:
         lines += [f"## {section.title}", ""]
         for block in section.blocks:
             lines += _block(block)
-    lines += [f"All numbers at full precision, one a row: [{measurements}]({quote(measurements)})", ""]
+    if measurements is not None:
+        lines += [f"All numbers at full precision, one a row: [{measurements}]({quote(measurements)})", ""]
     return "\n".join(lines)
 
 

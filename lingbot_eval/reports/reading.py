@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.reports.rendering import method_label
 from lingbot_eval.reports.side_by_side import merged
-from lingbot_eval.reports.tables import Names, RunResults, Table, long_table, read_results, wide_tables
+from lingbot_eval.reports.tables import Names, RunResults, Table, long_table, read_results
 from lingbot_eval.reports.unit_data import UnitData, read_unit_data
 from lingbot_eval.runs.lock import writer_of
 from lingbot_eval.runs.store import RunStore
@@ -201,7 +201,7 @@ def series(run: Run, dataset: str, scene: str, method: str) -> UnitData:
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     """The report's tables; of several runs the same tables, in which every row says its run."""
-    made = [(run.label, wide_tables(run.results)) for run in runs]
+    made = [(run.label, run.results.tables) for run in runs]
     return made[0][1] if len(made) == 1 else merged(made)
 
 

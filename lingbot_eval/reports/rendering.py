@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval import tables
@@ -91,24 +92,7 @@ def pieces(table: Table, most: int) -> tuple[Table, ...]:
     if there_are <= most:
         return (table,)
     size = -(-there_are // -(-there_are // most))
-    return tuple(_piece(table, slice(start, start + size)) for start in range(0, there_are, size))
-
-
-def _piece(table: Table, part: slice) -> Table:
-    notes: dict[str, int] = {}
-
-    def moved(note: int | None) -> int | None:
-        return None if note is None else notes.setdefault(table.notes[note - 1], len(notes) + 1)
-
-    rows = tuple(
-        replace(
-            row,
-            note=moved(row.note),
-            cells=tuple(replace(cell, note=moved(cell.note)) for cell in row.cells[part]),
-        )
-        for row in table.rows
-    )
-    return replace(table, columns=table.columns[part], rows=rows, notes=tuple(notes))
+    return tuple(table.cut(table.rows, slice(start, start + size)) for start in range(0, there_are, size))
 
 
 def text_table(table: Table) -> str:
@@ -134,14 +118,19 @@ def text_table(table: Table) -> str:
 def csv_table(table: Table) -> str:
     """Comma-separated, numbers at full precision; ``n/a`` where there is none, and the reasons in the last column."""
     labels = [title for column in table.columns for title in (column.label, f"scored scenes: {column.label}")]
-    run = ["run"] if table.several_runs else []
-    names = [*run, "dataset", "scene", "method", "weights", "row"]
-    rows: list[list[tables.Cell | str]] = []
+    names = [*(["run"] if table.several_runs else []), "dataset", "scene", "method", "weights", "row"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([spreadsheet_text(title) for title in (*names, *labels, "reasons")])
     for row in table.rows:
-        values = [value for cell in row.cells for value in (tables.Cell(cell.value), _scored_text(cell))]
-        own = [*([row.run] if run else []), row.dataset, row.scene, row.method, row.weights, row.kind]
-        rows.append([*own, *values, _reasons(row, table)])
-    return tables.Table(title_of(table), tables.columns([*names, *labels, "reasons"]), rows).csv()
+        own = [*([row.run] if table.several_runs else []), row.dataset, row.scene, row.method, row.weights]
+        numbers = [
+            text
+            for cell in row.cells
+            for text in (MISSING if cell.value is None else repr(cell.value), _scored_text(cell))
+        ]
+        writer.writerow([*map(spreadsheet_text, own), row.kind, *numbers, spreadsheet_text(_reasons(row, table))])
+    return stream.getvalue()
 
 
 def table_data(table: Table) -> dict[str, Any]:

@@ -77,19 +77,21 @@ def write_report(
         for name in (FOLDER, "tables"):
             with writing(out_dir):
                 (stage / name).mkdir()
-        content = make_content(opened, *draw_units(opened.runs, stage, drawn))
+        content = make_content(opened)
+        scenes, units = draw_units(opened.runs, stage, drawn, content.few)
+        content = replace(content, scenes=scenes, units=units)
         if (pair := _pair(content)) is not None:
             content = replace(content, pair=pair, agreement=draw_agreement(pair, stage))
         content = replace(content, sweeps=draw_sweeps(content.runs, stage))
         if wanted.interactive:
             content = replace(content, spaces=write_spaces(content.runs, stage))
-        numbers = measurements(opened.runs)
-        if not content.several:
-            numbers = numbers.drop(columns="run")
-        texts = _tables(content) | {MEASUREMENTS_FILE: spreadsheet(numbers)}
-        texts[MARKDOWN_FILE] = markdown_page(content, MEASUREMENTS_FILE)
+        texts = _tables(content)
+        if content.few is None:
+            numbers = measurements(opened.runs)
+            texts[MEASUREMENTS_FILE] = spreadsheet(numbers if content.several else numbers.drop(columns="run"))
+        texts[MARKDOWN_FILE] = markdown_page(content, MEASUREMENTS_FILE if content.few is None else None)
         if wanted.html:
-            texts[HTML_FILE] = html_page(content, texts[MEASUREMENTS_FILE], stage)
+            texts[HTML_FILE] = html_page(content, texts.get(MEASUREMENTS_FILE), stage)
         for name, text in texts.items():
             write_text(stage / name, text)
         if wanted.notebook:
@@ -117,5 +119,5 @@ def _pair(content: Content) -> RunComparison | None:
 def _tables(content: Content) -> dict[str, str]:
     """Texts by path below the report's folder."""
     texts = {f"tables/{slug(table.key)}.csv": csv_table(table) for table in content.tables}
-    latex = "\n".join(latex_table(table) for table in content.tables)
+    latex = "\n".join(latex_table(table) for table in content.page_tables)
     return texts | {"tables/tables.tex": _LATEX_HEAD + latex}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from lingbot_eval import tables
@@ -17,7 +18,7 @@ from lingbot_eval.reports.reading import Opened, Run
 from lingbot_eval.reports.reading import tables as tables_of
 from lingbot_eval.reports.rendering import method_label, pieces, shown, title_of
 from lingbot_eval.reports.side_by_side import Setting, environments, settings
-from lingbot_eval.reports.tables import RunResults, Table, wide_tables
+from lingbot_eval.reports.tables import FewOfMany, RunResults, Table, few_of_many
 from lingbot_eval.reports.two_runs import RunComparison, remarks
 from lingbot_eval.reports.two_runs import tables as tables_of_two
 
@@ -27,6 +28,8 @@ MOST_COLUMNS = 9
 """Numbers side by side that fit on a page of 1280 pixels, beside the names of a row."""
 _PICTURES, _REMARKS = 2, 4
 """How many are seen before anything is unfolded."""
+_LISTED = 200
+"""Reasons, remarks and facts of units that a page holds at most."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Content:
-    """One report. scenes: figures of scenes, with all their methods and runs. units: of each run's units.
-    spaces: scenes in three dimensions. pair: one run against the other, where there are two with a scene in common;
-    agreement: its figures. sweeps: errors against what the runs sweep."""
+    """One report.
+
+    tables: with every row; a page shows `page_tables`. scenes: figures of scenes, with all their methods and runs.
+    units: of each run's units. spaces: scenes in three dimensions. pair: one run against the other, where there are two
+    with a scene in common; agreement: its figures. sweeps: errors against what the runs sweep.
+    """
 
     opened: Opened
     tables: tuple[Table, ...]
-    scenes: tuple[UnitFigures, ...]
-    units: tuple[UnitFigures, ...]
+    scenes: tuple[UnitFigures, ...] = ()
+    units: tuple[UnitFigures, ...] = ()
     spaces: tuple[Space, ...] = ()
     pair: RunComparison | None = None
     agreement: tuple[Drawn, ...] = ()
@@ -125,13 +131,23 @@ class Content:
         """Methods with untrained weights, with the run's label where there are several."""
         return tuple(self.of_run(run, method) for run in self.runs for method in run.results.untrained)
 
-    @property
+    @cached_property
+    def few(self) -> FewOfMany | None:
+        """What a page shows of very many units; None where it shows all."""
+        return few_of_many(self.tables)
+
+    @cached_property
+    def page_tables(self) -> tuple[Table, ...]:
+        """The tables as far as a page shows them."""
+        return self.tables if self.few is None else tuple(self.few.part(table) for table in self.tables)
+
+    @cached_property
     def left_out(self) -> tuple[str, ...]:
         """One line for each run, unit or file that is there and could not be used."""
         units = (reason for run in self.runs for reason in run.results.left_out)
         return (*self.opened.skipped, *units, *(reason for unit in self.units for reason in unit.damaged))
 
-    @property
+    @cached_property
     def notes(self) -> tuple[str, ...]:
         """What scenes, methods and scores say of their numbers."""
         return tuple(
@@ -146,9 +162,9 @@ class Content:
         return f"{run.label}: {text}" if self.several else text
 
 
-def make_content(opened: Opened, scenes: tuple[UnitFigures, ...] = (), units: tuple[UnitFigures, ...] = ()) -> Content:
-    """The content of a report of these runs with these figures."""
-    return Content(opened, tables_of(opened.runs), scenes, units)
+def make_content(opened: Opened) -> Content:
+    """The content of a report of these runs, before any figure is drawn."""
+    return Content(opened, tables_of(opened.runs))
 
 
 def state(content: Content) -> str:
@@ -161,8 +177,10 @@ def warnings(content: Content) -> Iterator[Text]:
     for reason in content.opened.skipped:
         yield Text(f"a run could not be read: {reason}", "Left out", warning=True)
     for run in content.runs:
-        for reason in run.results.left_out:
+        for reason in run.results.left_out[:_LISTED]:
             yield Text(content.of_run(run, f"a part of the run is not used: {reason}"), "Left out", warning=True)
+        if more := len(run.results.left_out[_LISTED:]):
+            yield Text(content.of_run(run, f"{more} more parts of the run are not used"), "Left out", warning=True)
         if run.results.unchecked:
             yield Text(content.of_run(run, f"for damage: {run.results.unchecked}"), "Not checked", warning=True)
         if run.incomplete:
@@ -174,6 +192,13 @@ def warnings(content: Content) -> Iterator[Text]:
     for name in side_by_side.differing_cards(content.results):
         text = f"the card of {name} changed between these runs: scenes or protocol may differ"
         yield Text(text, "Different datasets", warning=True)
+    if content.few is not None:
+        total = sum(row.kind == "scene" for row in content.tables[0].rows)
+        text = (
+            f"means are over all {total} pairs of scene and method. One by one this page shows {content.few.words}; "
+            "every pair has its row in the files under tables/, and its conventions and samples in its result.json"
+        )
+        yield Text(text, "A part of very many")
     differing = [column.label for table in content.tables for column in table.columns if len(column.conventions) > 1]
     if differing:
         text = "these columns were computed by more than one convention, which the legends below their tables give: "
@@ -205,7 +230,7 @@ def _results(content: Content) -> Iterator[Block]:
         yield Text("Nothing was planned, so there are no results.")
         return
     beside = [(run.label if content.several else "", row) for run, row in _published_numbers(content)]
-    first = headline(content.tables, beside)
+    first = headline(content.page_tables, beside)
     yield first.table
     yield from first.more
     if content.sweeps:
@@ -233,7 +258,9 @@ def _failures(content: Content) -> Iterator[Block]:
     ]
     found += [(unit.label, problem) for unit in content.units for problem in unit.problems]
     found += [("Note", note) for note in content.notes]
-    yield from _some_seen(found, _REMARKS, lambda some: Listing(tuple(some)), "more")
+    yield from _some_seen(found[:_LISTED], _REMARKS, lambda some: Listing(tuple(some)), "more")
+    if more := len(found[_LISTED:]):
+        yield Text(f"{more} more: each failure is in tables/, each remark in its unit's result.json")
 
 
 def _published(content: Content) -> Iterator[Block]:
@@ -312,7 +339,7 @@ def _figures(content: Content) -> Iterator[Block]:
 
 def _tables(content: Content) -> Iterator[Block]:
     """Every number under its stored name, few enough columns in each table to be read without scrolling."""
-    for table in content.tables:
+    for table in content.page_tables:
         parts = tuple(_untitled(shown(part)) for part in pieces(table, MOST_COLUMNS))
         yield Folded(title_of(table), parts)
 
@@ -323,9 +350,14 @@ def _facts(content: Content) -> Iterator[Block]:
         records = [unit.record for unit in run.results.units]
         methods = {record.method: record.method_facts for record in reversed(records)}
         sequences = {f"{record.dataset} / {record.scene}": record.sequence for record in records}
-        for title, found in (("Methods", methods), ("Sequences", sequences)):
+        shown = dict(list(sequences.items())[:_LISTED])
+        for title, found in (("Methods", methods), (f"Sequences{_of(shown, sequences)}", shown)):
             if found:
                 yield Folded(content.of_run(run, title), (Code(_pretty(found), "json"),))
+
+
+def _of(shown: Sized, all_of_them: Sized) -> str:
+    return f", the first {len(shown)} of {len(all_of_them)}" if len(shown) < len(all_of_them) else ""
 
 
 def _commands(content: Content) -> Iterator[Block]:
@@ -346,9 +378,7 @@ def _some_seen(things: Sequence[T], count: int, block: Callable[[Sequence[T]], B
 def _published_numbers(content: Content, *, others: bool = False) -> tuple[tuple[Run, PublishedRow], ...]:
     """Published numbers of the methods, or of others, beside those of each run."""
     return tuple(
-        (run, row)
-        for run in content.runs
-        for row in published_rows(run.results, wide_tables(run.results), others=others)
+        (run, row) for run in content.runs for row in published_rows(run.results, run.results.tables, others=others)
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NO_WEIGHTS = "none"
+MANY_UNITS, FEW_OF_MANY = 100, 20
+"""Of more units than the first a page shows the second number, and the means over all: a unit's figures take a
+megabyte of it and the better part of a second, and nobody reads ten thousand rows."""
 
 Names = tuple[str, str, str]  # dataset, scene, method
 ColumnKey = tuple[str, str, str, str]  # family, name, variant, unit
@@ -28,7 +31,7 @@ _OTHER_ALIGNMENTS = ("se3", "anchor", "none")
 _SIDE_BY_SIDE = ("ate_rmse", "rpe_translation_rmse", "rpe_rotation_rmse")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """A number, or the footnote that says why there is none.
 
@@ -86,6 +89,11 @@ class Row:
         """Whether the method ran with untrained weights."""
         return is_untrained(self.weights)
 
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """Dataset, scene, method and the run's label."""
+        return self.dataset, self.scene, self.method, self.run
+
 
 @dataclass(frozen=True)
 class Table:
@@ -97,16 +105,61 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def untrained(self) -> tuple[str, ...]:
         """Methods with untrained weights, which every rendering says; with the run's label where there are several."""
         names = (f"{row.method} of {row.run}" if row.run else row.method for row in self.rows if row.untrained)
         return tuple(dict.fromkeys(names))
 
-    @property
+    @cached_property
     def several_runs(self) -> bool:
         """Whether rows say which run they are of."""
         return any(row.run for row in self.rows)
+
+    def cut(self, rows: Iterable[Row], columns: slice = slice(None)) -> Table:
+        """A part of the table, with the notes that it needs."""
+        notes: dict[str, int] = {}
+
+        def moved(note: int | None) -> int | None:
+            return None if note is None else notes.setdefault(self.notes[note - 1], len(notes) + 1)
+
+        kept = tuple(
+            replace(
+                row,
+                note=moved(row.note),
+                cells=tuple(replace(cell, note=moved(cell.note)) for cell in row.cells[columns]),
+            )
+            for row in rows
+        )
+        return replace(self, columns=self.columns[columns], rows=kept, notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class FewOfMany:
+    """The rows of many that a page shows: names of each, and what they were chosen by, in words."""
+
+    rows: frozenset[tuple[str, str, str, str]]
+    words: str
+
+    def part(self, table: Table) -> Table:
+        """Those rows and the means over all."""
+        return table.cut(row for row in table.rows if row.kind != "scene" or row.names in self.rows)
+
+
+def few_of_many(tables: Sequence[Table]) -> FewOfMany | None:
+    """What a page shows of very many scenes: those that went worst by the first headline; None where they are few."""
+    rows = [row for row in (tables[0].rows if tables else ()) if row.kind == "scene"]
+    if len(rows) <= MANY_UNITS:
+        return None
+    judged = [position for position, column in enumerate(tables[0].columns) if column.better is not None]
+    words = f"the first {FEW_OF_MANY}"
+    if judged:
+        column, sign = tables[0].columns[judged[0]], 1 if tables[0].columns[judged[0]].better == "lower" else -1
+        scored = [(row, value) for row in rows if (value := row.cells[judged[0]].value) is not None]
+        if scored:
+            rows = [row for row, _ in sorted(scored, key=lambda pair: -sign * pair[1])]
+            words = f"the {FEW_OF_MANY} with the {'largest' if sign > 0 else 'smallest'} {column.label}"
+    return FewOfMany(frozenset(row.names for row in rows[:FEW_OF_MANY]), words)
 
 
 @dataclass(frozen=True)
@@ -147,6 +200,11 @@ class RunResults:
     def names(self) -> tuple[Names, ...]:
         """Every unit, stored or not, in the order of the plan; what is stored and not planned is left out."""
         return self._names
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The summary, then one table a group of measurements; none without a single measurement."""
+        return tuple(_tables(self))
 
     @cached_property
     def _units(self) -> dict[Names, StoredUnit]:
@@ -196,23 +254,24 @@ def long_table(results: RunResults) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns, dtype=object).astype({"value": "float64", "samples": "Int64"})
 
 
-def wide_tables(results: RunResults) -> tuple[Table, ...]:
-    """The summary, then one table a group of measurements; none without a single measurement."""
+def _tables(results: RunResults) -> Iterator[Table]:
     columns = _columns(results)
     headlines = sorted(
         (column for column in columns if column.headline),
         key=lambda column: headline_place(column.family, column.name, column.variant),
     )
-    tables = [_table(results, "summary", "Summary", headlines)] if headlines else []
+    wanted = [("summary", "Summary", headlines)] if headlines else []
     beside = _video_depth(columns)
     if beside:
-        tables.append(_table(results, "depth-video", "Depth of the whole sequence under its alignments", beside))
-    for (key, title), members in _grouped(columns).items():
-        tables.append(_table(results, key, title, members))
-    if not tables and results.names():
+        wanted.append(("depth-video", "Depth of the whole sequence under its alignments", beside))
+    wanted += [(key, title, members) for (key, title), members in _grouped(columns).items()]
+    if not wanted and results.names():
         # A run of failures only still has its rows and reasons.
-        tables.append(_table(results, "summary", "Summary", []))
-    return tuple(tables)
+        wanted.append(("summary", "Summary", []))
+    places = {(column.family, column.name, column.variant, column.unit): n for n, column in enumerate(columns)}
+    units = [_Unit(results, names, places) for names in results.names()]
+    for key, title, members in wanted:
+        yield _table(units, key, title, [(column, columns.index(column)) for column in members])
 
 
 def _video_depth(columns: Iterable[Column]) -> list[Column]:
@@ -285,12 +344,46 @@ def _grouped(columns: Iterable[Column]) -> dict[tuple[str, str], list[Column]]:
     return groups
 
 
-def _table(results: RunResults, key: str, title: str, columns: Sequence[Column]) -> Table:
+class _Unit:
+    """One planned unit, with its measurements in the order of all columns."""
+
+    def __init__(self, results: RunResults, names: Names, places: Mapping[ColumnKey, int]) -> None:
+        self.names = names
+        self.failure = results.failure(names)
+        self.weights = results.record.weights.get(names[2], NO_WEIGHTS)
+        unit = results.by_names().get(names)
+        self._disturbed = unit.record.disturbed if unit else None
+        self._measured: list[Measurement | None] = [None] * len(places)
+        self._pixels = 0
+        for measurement in unit.record.measurements if unit else ():
+            self._measured[places[_key(measurement)]] = measurement
+            if (measurement.family, measurement.name) == ("depth", "abs_rel"):
+                self._pixels = max(self._pixels, measurement.samples or 0)
+
+    def row(self, columns: Sequence[tuple[Column, int]], notes: dict[str, int]) -> Row:
+        """Its row in a table of these columns, each with its place among all; reasons are added to the notes."""
+        cells = []
+        for column, place in columns:
+            measurement = self._measured[place]
+            if measurement is not None and measurement.value is not None:
+                all_pixels = self._pixels if column.family == "depth" else None
+                note = None
+                if self._disturbed is not None and rests_on_hardware(column.family, column.name):
+                    note = notes.setdefault(self._disturbed, len(notes) + 1)
+                cells.append(Cell(measurement.value, note, samples=all_pixels or measurement.samples))
+                continue
+            reason = measurement.reason if measurement is not None else None
+            cells.append(_gap(self.failure or reason or f"not measured for {self.names[2]}", notes))
+        note = _gap(self.failure, notes).note if self.failure else None
+        return Row(*self.names, kind="scene", cells=tuple(cells), note=note, weights=self.weights)
+
+
+def _table(units: Sequence[_Unit], key: str, title: str, placed: Sequence[tuple[Column, int]]) -> Table:
+    columns = tuple(column for column, _ in placed)
     notes: dict[str, int] = {}
     rows: list[Row] = []
-    names = results.names()
-    for dataset in dict.fromkeys(name[0] for name in names):
-        scenes = [_scene_row(results, name, columns, notes) for name in names if name[0] == dataset]
+    for dataset in dict.fromkeys(unit.names[0] for unit in units):
+        scenes = [unit.row(placed, notes) for unit in units if unit.names[0] == dataset]
         rows += scenes
         for method in dict.fromkeys(row.method for row in scenes):
             own = [row for row in scenes if row.method == method]
@@ -299,28 +392,7 @@ def _table(results: RunResults, key: str, title: str, columns: Sequence[Column])
                 # Shares and means over pairs or pixels: those of all scenes pooled follow from them.
                 if columns and (key == "depth-video" or all(column.family == "auc" for column in columns)):
                     rows.append(_aggregate(own, "micro", notes))
-    return Table(key, title, tuple(columns), tuple(rows), tuple(notes))
-
-
-def _scene_row(results: RunResults, names: Names, columns: Sequence[Column], notes: dict[str, int]) -> Row:
-    failure = results.failure(names)
-    unit = results.by_names().get(names)
-    measured = {_key(measurement): measurement for measurement in unit.record.measurements} if unit else {}
-    pixels = max((m.samples or 0 for m in measured.values() if (m.family, m.name) == ("depth", "abs_rel")), default=0)
-    cells = []
-    for column in columns:
-        measurement = measured.get((column.family, column.name, column.variant, column.unit))
-        if measurement is not None and measurement.value is not None:
-            all_pixels = pixels if column.family == "depth" else None
-            disturbed = unit.record.disturbed if unit and rests_on_hardware(column.family, column.name) else None
-            note = None if disturbed is None else notes.setdefault(disturbed, len(notes) + 1)
-            cells.append(Cell(measurement.value, note, samples=all_pixels or measurement.samples))
-            continue
-        reason = measurement.reason if measurement is not None else None
-        cells.append(_gap(failure or reason or f"not measured for {names[2]}", notes))
-    note = _gap(failure, notes).note if failure else None
-    weights = results.record.weights.get(names[2], NO_WEIGHTS)
-    return Row(*names, kind="scene", cells=tuple(cells), note=note, weights=weights)
+    return Table(key, title, columns, tuple(rows), tuple(notes))
 
 
 def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median", "micro"], notes: dict[str, int]) -> Row:

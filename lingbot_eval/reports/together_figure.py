@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lingbot_eval.plots import LINE_COLOURS, limit_to_bulk, new_figure, rolling_median, style
+from lingbot_eval.plots import LINE_COLOURS, limit_to_bulk, rolling_median, stacked_panels, style
 from lingbot_eval.reports.unit_data import Line
 from lingbot_eval.tables import plain
 from lingbot_eval.types import FloatArray
@@ -25,6 +25,7 @@ _COLUMNS = (
     ("forward_ms", "ms", "Forward time on the device"),
 )
 _LONGEST_LABEL = 60
+_NAMES_A_ROW = 3
 _FEW = 300  # values that can be told apart: longer series are drawn as rolling medians
 
 
@@ -45,8 +46,8 @@ def together_figure(lines: Sequence[Line], title: str) -> Figure | None:
     panels = [panel for panel in (_growth(lines), *(_column(lines, *column) for column in _COLUMNS)) if panel]
     if not panels:
         return None
-    figure = new_figure(11, 1.1 + 2.5 * len(panels), title)
-    drawn = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    names = 0.1 + 0.22 * -(-len(lines) // _NAMES_A_ROW)
+    figure, drawn = stacked_panels(11, 1.1 + 2.5 * len(panels), len(panels), title, below=names)
     handles: dict[int, Line2D] = {}
     for axes, panel in zip(drawn, panels, strict=True):
         for number, x, y in panel.curves:
@@ -62,8 +63,8 @@ def together_figure(lines: Sequence[Line], title: str) -> Figure | None:
     legend = figure.legend(
         [handles[number] for number in sorted(handles)],
         [str(handles[number].get_label()) for number in sorted(handles)],
-        loc="outside lower center",
-        ncols=min(3, len(handles)),
+        loc="lower center",
+        ncols=min(_NAMES_A_ROW, len(handles)),
         fontsize=9,
         frameon=False,
     )

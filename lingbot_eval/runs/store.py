@@ -186,7 +186,7 @@ class Store(Generic[RunT, ResultT]):
 
     def write_run(self, record: RunT) -> None:
         """Write or replace the run's record. Raises StoreError."""
-        write_record(self._run_file, record)
+        write_record(self._run_file, record, indent=2)
 
     def read_run(self) -> RunT:
         """The run's record. Raises StoreError naming the file when it is damaged."""

@@ -94,8 +94,8 @@ def test_a_whole_run_is_not_called_incomplete(tmp_path: Path) -> None:
     ("damage", "says"),
     [
         (lambda text: text[: len(text) // 2], "text that is not JSON"),
-        (lambda text: text.replace('"schema_version": 2', '"schema_version": 99'), "schema version 1 to 2, found 99"),
-        (lambda text: text.replace('"value": ', '"value": "much", "x": ', 1), "expected a stored record"),
+        (lambda text: text.replace('"schema_version":2', '"schema_version":99'), "schema version 1 to 2, found 99"),
+        (lambda text: text.replace('"value":', '"value":"much","x":', 1), "expected a stored record"),
         (lambda _: "[]", "expected a stored record"),
     ],
 )

@@ -10,7 +10,7 @@ from fake_run import DESK, LINGBOT, OFFICE, drifted, run_record, unit_record, wa
 
 from lingbot_eval.metrics.pair_auc import PairAucSettings, count_pairs, pair_measurements
 from lingbot_eval.reports.rendering import legend
-from lingbot_eval.reports.tables import read_results, wide_tables
+from lingbot_eval.reports.tables import read_results
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement
 
@@ -32,7 +32,7 @@ def test_micro_pools_the_pairs(tmp_path: Path) -> None:
             with store.unit_writer(*scene, LINGBOT) as writer:
                 writer.finish(unit_record(scene, LINGBOT, len(reference), list(found)))
         write_failed(store, ("indoor", "hall"), LINGBOT)
-    table = next(table for table in wide_tables(read_results(store)) if table.key == "auc")
+    table = next(table for table in read_results(store).tables if table.key == "auc")
     rows = {row.kind: row.cells[0] for row in table.rows if row.kind != "scene"}
     assert list(rows) == ["mean", "median", "micro"]
     assert rows["micro"].value == pytest.approx(pooled / pairs)

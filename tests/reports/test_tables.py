@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from lingbot_eval.reports import tables as tables_module
 from lingbot_eval.reports.rendering import csv_table, latex_table, markdown_table, spreadsheet, table_data, text_table
-from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table, long_table, read_results, wide_tables
+from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table, long_table, read_results
 from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.tables import latex_text, markdown_text, number_text, plain
@@ -32,7 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
 
 @pytest.fixture(scope="module")
 def tables(results: RunResults) -> dict[str, Table]:
-    return {table.key: table for table in wide_tables(results)}
+    return {table.key: table for table in results.tables}
 
 
 def ate(value: float | None, reason: str | None = None) -> Measurement:
@@ -55,7 +55,7 @@ def store_of(root: Path, ates: dict[str, Measurement | None]) -> RunStore:
 
 def test_means_are_over_scored_scenes_and_say_how_many(tmp_path: Path) -> None:
     ates = {"a": ate(1.0), "b": ate(2.0), "c": ate(6.0), "d": ate(None, "static reference"), "e": None}
-    summary = wide_tables(read_results(store_of(tmp_path, ates)))[0]
+    summary = read_results(store_of(tmp_path, ates)).tables[0]
     cells = {row.scene: row.cells[0] for row in summary.rows}
     assert cells["mean"].value == pytest.approx(3.0)
     assert cells["median"].value == pytest.approx(2.0)
@@ -68,7 +68,7 @@ def test_means_are_over_scored_scenes_and_say_how_many(tmp_path: Path) -> None:
 
 
 def test_one_scene_has_no_mean(tmp_path: Path) -> None:
-    summary = wide_tables(read_results(store_of(tmp_path, {"a": ate(1.0)})))[0]
+    summary = read_results(store_of(tmp_path, {"a": ate(1.0)})).tables[0]
     assert [row.kind for row in summary.rows] == ["scene"]
 
 
@@ -98,7 +98,7 @@ def test_every_gap_has_its_reason_in_every_rendering(tables: dict[str, Table]) -
 
 
 def test_a_run_of_failures_only_still_has_its_table(tmp_path: Path) -> None:
-    (table,) = wide_tables(read_results(store_of(tmp_path, {"a": None, "b": None})))
+    (table,) = read_results(store_of(tmp_path, {"a": None, "b": None})).tables
     assert [row.scene for row in table.rows if row.kind == "scene"] == ["a", "b"]
     assert "a <sup>1</sup>" in markdown_table(table)
     assert r"a\textsuperscript{1}" in latex_table(table)
@@ -113,7 +113,7 @@ def test_a_damaged_unit_is_a_gap_that_names_its_file(tmp_path: Path) -> None:
     file.write_text("{")
     read = read_results(store)
     assert str(file) in (read.failure(("d", "b", "m")) or "")
-    summary = wide_tables(read)[0]
+    summary = read.tables[0]
     assert next(row for row in summary.rows if row.kind == "mean").cells[0].scored == (1, 2)
     assert long_table(read)["reason"].str.contains("expected a stored record").sum() == 1
 
@@ -175,7 +175,7 @@ def test_every_column_is_in_the_table_of_its_kind(tmp_path: Path) -> None:
             writer.finish(unit_record(("d", "s"), "m", 5, stored))
         found = {
             f"{table.key}: {table.title}": ["/".join((c.family, c.name, c.variant, c.unit)) for c in table.columns]
-            for table in wide_tables(read_results(store))
+            for table in read_results(store).tables
         }
         video = "depth-video: Depth of the whole sequence under its alignments"
         if more:
@@ -195,7 +195,7 @@ def test_numbers_that_were_disturbed_carry_the_reason_and_so_does_their_mean(tmp
         )
         with store.unit_writer("d", scene, "m") as writer:
             writer.finish(unit)
-    (table,) = [table for table in wide_tables(read_results(store)) if table.key == "summary"]
+    (table,) = [table for table in read_results(store).tables if table.key == "summary"]
     notes = {
         (row.scene, column.name): cell.note and table.notes[cell.note - 1]
         for row in table.rows
@@ -366,7 +366,7 @@ def test_no_name_breaks_out_of_its_cell(name: str) -> None:
 def test_a_name_is_no_formula_for_a_spreadsheet(tmp_path: Path, name: str) -> None:
     measured = replace(ate(-0.5), name=name, convention=name)
     results = read_results(store_of(tmp_path, {name: measured}))
-    texts = [csv_table(table) for table in wide_tables(results)] + [spreadsheet(long_table(results))]
+    texts = [csv_table(table) for table in results.tables] + [spreadsheet(long_table(results))]
     for text in texts:
         (row,) = csv.DictReader(io.StringIO(text))
         assert row["scene"].startswith("'")

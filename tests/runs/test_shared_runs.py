@@ -13,7 +13,7 @@ from lingbot_eval.gating.judge import judge
 from lingbot_eval.gating.runs import read_runs
 from lingbot_eval.gating.tolerances import default_tolerances
 from lingbot_eval.reports.rendering import csv_table, shown, text_table
-from lingbot_eval.reports.tables import read_results, wide_tables
+from lingbot_eval.reports.tables import read_results
 from lingbot_eval.runs.execute import _streams
 from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.scene import reopen, scene_tasks
@@ -45,7 +45,7 @@ def test_disturbed_times_pass_no_gate_and_enter_no_baseline(tmp_path: Path, host
 
 def test_tables_and_comparisons_say_what_was_disturbed(tmp_path: Path) -> None:
     quiet, busy = write_run(tmp_path / "quiet", host=ALONE), write_run(tmp_path / "busy", host=BESIDE)
-    (table,) = (each for each in wide_tables(read_results(RunStore.open(busy))) if each.key == "throughput")
+    (table,) = (each for each in read_results(RunStore.open(busy)).tables if each.key == "throughput")
     (cell,) = table.rows[0].cells
     assert cell.value == VALUES[LATENCY]
     assert cell.note is not None
@@ -59,7 +59,7 @@ def test_tables_and_comparisons_say_what_was_disturbed(tmp_path: Path) -> None:
     found = {f"{pair.family}/{pair.name}": pair.reason for pair in unit.measurements}
     assert mark in str(found["throughput/forward_latency"])
     assert found["trajectory/ate_rmse"] is None
-    assert not [each for each in wide_tables(read_results(RunStore.open(quiet))) if any(mark in n for n in each.notes)]
+    assert not [each for each in read_results(RunStore.open(quiet)).tables if any(mark in n for n in each.notes)]
 
 
 def test_a_report_of_a_run_in_progress_says_what_runs_where(tmp_path: Path) -> None:
@@ -98,20 +98,6 @@ def test_a_reader_is_told_once_of_all_that_was_noted(tmp_path: Path) -> None:
     ):
         assert make_unit_record(measurements=[measured], host=host, **notes).remarks == (*words, *more)
     assert make_unit_record(sequence={"notes": "no list"}).remarks == ()
-
-
-def test_of_very_many_units_a_few_are_drawn_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lingbot_eval.reports import drawing
-
-    monkeypatch.setattr(drawing, "MANY_UNITS", 2)
-    monkeypatch.setattr(drawing, "FEW_OF_MANY", 1)
-    run = write_run(tmp_path, scenes=("desk", "room", "hall"))
-    monkeypatch.setattr(drawing, "_save", lambda figures, label, folder, stem: ())
-    scenes, units = drawing.draw_units([lb.open_run(run)], tmp_path)
-    assert len(scenes) == 1
-    words = "drawn of the first 1 of 3 pairs of scene and method; the others have numbers alone"
-    assert [unit.problems for unit in units if unit.label == "Figures"] == [(words,)]
-    assert len(units) == 2
 
 
 def test_another_process_finds_the_same_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
