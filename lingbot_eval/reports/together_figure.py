@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def together_figure(lines: Sequence[Line], title: str) -> Figure | None:
     handles: dict[int, Line2D] = {}
     for axes, panel in zip(drawn, panels, strict=True):
         for number, x, y in panel.curves:
-            look = {
+            look: dict[str, Any] = {
                 "color": LINE_COLOURS[number % len(LINE_COLOURS)],
                 "linestyle": _DASHES[number // len(LINE_COLOURS) % 4],
             }

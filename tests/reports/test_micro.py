@@ -52,7 +52,7 @@ def test_scenes_whose_number_of_pairs_is_not_stored_are_not_pooled(tmp_path: Pat
         auc = Measurement("auc", "auc_30", "", 50.0, "%", "words", samples=samples)
         with store.unit_writer("d", scene, "m") as writer:
             writer.finish(unit_record(("d", scene), "m", 5, [auc]))
-    table = next(table for table in wide_tables(read_results(store)) if table.key == "auc")
+    table = next(table for table in read_results(store).tables if table.key == "auc")
     cells = {row.kind: row.cells[0] for row in table.rows}
     assert (cells["mean"].value, cells["micro"].value) == (50.0, None)
     assert table.notes[(cells["micro"].note or 0) - 1] == "how much each scene rests on is not stored"
