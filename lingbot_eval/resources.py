@@ -4,13 +4,18 @@ package, and paths that users write with ``~``.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lingbot_eval
-from lingbot_eval.errors import ConfigError
+from lingbot_eval.errors import ConfigError, StoreError
+from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.json_documents import read_json
 from lingbot_eval.validation import nearest
 
 Kind = Literal["datasets", "experiments", "reports"]
@@ -79,6 +84,29 @@ def user_cache(kind: str) -> Path:
     """Folder of what is computed once and kept for the user, made by who writes: ``kind`` under ``XDG_CACHE_HOME``."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "lingbot-eval" / kind
+
+
+def remembered(kind: str, name: str) -> dict[str, Any]:
+    """What `remember` kept; nothing where there is none, or no whole one."""
+    with suppress(OSError, ValueError):
+        found = read_json(user_cache(kind) / f"{name}.json")
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def remember(kind: str, name: str, found: Mapping[str, Any]) -> None:
+    """Keep for the user's next process what took time to find out; a cache that cannot be written costs time alone.
+
+    Args:
+        kind: Folder of the user's cache.
+        name: Of the file there, without its ending.
+        found: Plain JSON values.
+    """
+    file = user_cache(kind) / f"{name}.json"
+    with suppress(OSError, StoreError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(found))
 
 
 def shared_folder(kind: Kind) -> Path:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from lingbot_eval.errors import ConfigError
@@ -65,21 +63,24 @@ class Method(Protocol):
         ...
 
 
-StreamState = tuple[dict[str, Any], list[Callable[[], NDArray[np.uint8]]]]
-"""A stream in its middle: plain values as JSON has them, and bytes, each made when it is asked for: one at a time."""
-
-
 class SavesStreams(Protocol):
     """What a method offers besides whose settings say `MethodSettings.saves_streams`."""
 
-    def stream_state(self) -> StreamState | None:
-        """The stream as it is, once all predictions that there are were taken; None where it cannot be left here."""
+    def predict(self, frames: Iterable[Frame | None]) -> Iterator[Prediction]:
+        """As `Method.predict`; at None all the predictions leave that there are."""
         ...
 
-    def go_on_from(self, values: dict[str, Any], content: Callable[[int], NDArray[np.uint8]]) -> None:
+    def stream_state(self) -> Any:
+        """The stream as it is, once all predictions that there are were taken; None where it cannot be left here.
+
+        Plain values, nested, with the stream's own tensors among them: the next step changes those.
+        """
+        ...
+
+    def go_on_from(self, state: Any) -> None:
         """Have the next ``predict`` go on from a state of the same settings, with the frames that come after it.
 
-        content: the bytes of the state by their number.
+        In place of each tensor it has a function that reads its bytes: (N,) uint8.
         """
         ...
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from lingbot_eval.methods.base import StreamState
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model
 from lingbot_eval.methods.stepper import Stepper, warm_up
@@ -99,32 +96,16 @@ class LingbotMethod:
             session.restore(state)
         return self._stream.drive(frames)
 
-    def stream_state(self) -> StreamState | None:
+    def stream_state(self) -> dict[str, Any] | None:
+        """None in the scale phase, and of windows."""
         stream = self._stream
         if stream is None or not stream.is_at_rest or not isinstance(stream.session, StreamingSession):
             return None
-        contents: list[Callable[[], NDArray[np.uint8]]] = []
+        return stream.session.state()
 
-        def plain(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                contents.append(lambda: value.contiguous().flatten().view(torch.uint8).cpu().numpy())
-                return {"content": len(contents) - 1}
-            if isinstance(value, dict):
-                return {key: plain(inner) for key, inner in value.items()}
-            return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-        return plain(stream.session.state()), contents
-
-    def go_on_from(self, values: dict[str, Any], content: Callable[[int], NDArray[np.uint8]]) -> None:
-
-        def restored(value: Any) -> Any:
-            if isinstance(value, dict):
-                if value.keys() == {"content"}:
-                    return lambda: torch.from_numpy(content(value["content"]))
-                return {key: restored(inner) for key, inner in value.items()}
-            return [restored(inner) for inner in value] if isinstance(value, list) else value
-
-        self._left_at = restored(values)
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """The next stream begins there."""
+        self._left_at = state
 
     def resources(self) -> tuple[Measurement, ...]:
         """Memory of weights, caches by kind and as allocated, and the device's own, in MiB."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 import os
 import time
@@ -12,17 +11,14 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from lingbot_eval.errors import CheckpointError, ConfigError, DataError, DependencyError, StoreError, is_out_of_memory
+from lingbot_eval.errors import CheckpointError, ConfigError, DataError, DependencyError, is_out_of_memory
 from lingbot_eval.files import downloads
-from lingbot_eval.files.atomic import write_text
-from lingbot_eval.files.json_documents import read_json
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.model.checkpoint_files import (
     INDEX_SUFFIX,
@@ -34,7 +30,7 @@ from lingbot_eval.model.checkpoint_files import (
     shard_names,
     shown,
 )
-from lingbot_eval.resources import PUBLIC, SHIPPED, expanded, shipped_weights, user_cache
+from lingbot_eval.resources import PUBLIC, SHIPPED, expanded, remember, remembered, shipped_weights
 from lingbot_eval.validation import nearest
 
 CPU = torch.device("cpu")
@@ -149,21 +145,17 @@ def _state(path: Path) -> _State:
 
 @functools.lru_cache(maxsize=64)
 def _sha256(path: Path, state: _State) -> str:
-    kept = user_cache("hashes") / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
     entry = {"path": str(path), "state": list(state)}
     if state[0] >= _REMEMBERED_FROM:
-        with suppress(OSError, ValueError):
-            found = read_json(kept)
-            if isinstance(found, dict) and {**found, **entry} == found and len(str(found.get("sha256"))) == 64:
-                return str(found["sha256"])
+        found = remembered("hashes", name)
+        if {**found, **entry} == found and len(str(found.get("sha256"))) == 64:
+            return str(found["sha256"])
     with WAIT.part("hash weights"), path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     settled = time.time_ns() - max(state[1:3]) > _SETTLED_NS and _state(path) == state
     if state[0] >= _REMEMBERED_FROM and settled:
-        # A cache that cannot be written costs time, no result.
-        with suppress(OSError, StoreError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_text(kept, json.dumps({**entry, "sha256": digest}))
+        remember("hashes", name, {**entry, "sha256": digest})
     return digest
 
 

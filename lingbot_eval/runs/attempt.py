@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar, cast
@@ -33,7 +33,7 @@ from lingbot_eval.runs.saved import SavedState
 from lingbot_eval.runs.snapshot import Contents, put_back, taken
 from lingbot_eval.runs.stream import Output, Pace, SceneStream
 from lingbot_eval.runs.unit_writer import UnitWriter
-from lingbot_eval.types import Frame, FrameSequence, Measurement, Trajectory
+from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction, Trajectory
 
 TRACEBACK_FILE = "traceback.txt"
 
@@ -308,7 +308,7 @@ def _stream(
         for _ in range(left_at.frames):
             each_frame()
         way.pass_over(left_at.frames)
-        rest = None if saved is None else _Saving(task, attempt, writer, behind, saved)
+        rest = saved and _Saving(cast(SavesStreams, method), task, attempt, writer, behind, saved)
         attempt.stream = stream = SceneStream(
             method, lambda: task.frames(sequence, method), task.pace, rest, left_at.frames, left_at.seconds
         )
@@ -360,9 +360,8 @@ def _go_on(
         for name, gathered in task.gathered(attempt).items():
             put_back(record.values["gathered"][name], gathered, saved.content, task.kinds)
         writer.go_on_with(saved.files(record))
-        offset = int(record.values["offset"])
         method = cast(SavesStreams, attempt.method)
-        method.go_on_from(record.values["stream"], lambda number: saved.content(offset + number))
+        method.go_on_from(put_back(record.values["stream"], None, saved.content, {}))
     except (StoreError, KeyError, TypeError, ValueError):
         saved.remove()
         attempt.scorer = task.scorer(attempt.method, sequence, writer)
@@ -376,31 +375,34 @@ def _go_on(
 class _Saving:
     """Saves a unit between two of its frames (a `lingbot_eval.runs.stream.Rest`)."""
 
+    method: SavesStreams
     task: Task[Any, Any]
     attempt: Attempt
     writer: UnitWriter
     behind: BackgroundWorker[Output]
     saved: SavedState
 
+    def predict(self, frames: Iterable[Frame | None]) -> Iterator[Prediction]:
+        return self.method.predict(frames)
+
     def due(self) -> bool:
         return self.saved.due()
 
     def at_rest(self, given: int, seconds: float) -> None:
         self.behind.wait()
-        found = cast(SavesStreams, self.attempt.method).stream_state()
-        if found is None or self.attempt.predictions != given:
+        state = self.method.stream_state()
+        if state is None or self.attempt.predictions != given:
             return
         contents: Contents = []
         gathered = self.task.gathered(self.attempt)
         values = {
             "gathered": {name: taken(each, contents, self.task.kinds) for name, each in gathered.items()},
-            "stream": found[0],
-            "offset": len(contents),
+            "stream": taken(state, contents, {}),
             "went_on_at": list(self.attempt.went_on_at),
         }
         # A disk that is full stops no stream: it ends as it would have without a state.
         with suppress(StoreError):
-            self.saved.save(given, seconds, values, [*contents, *found[1]], self.writer.files_so_far())
+            self.saved.save(given, seconds, values, contents, self.writer.files_so_far())
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, Any]:

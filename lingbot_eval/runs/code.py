@@ -5,16 +5,11 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import lingbot_eval
-from lingbot_eval.errors import StoreError
-from lingbot_eval.files.atomic import write_text
-from lingbot_eval.files.json_documents import read_json
-from lingbot_eval.resources import user_cache
+from lingbot_eval.resources import remember, remembered
 
 # They show, judge or examine what was computed, or compute something else: a change there makes no result stale.
 _NOT_OF_A_RUN = frozenset(
@@ -44,7 +39,12 @@ def code_digest(*, of_study: bool = False) -> str:
     package = Path(lingbot_eval.__file__).parent
     left_out = _NOT_OF_A_STUDY if of_study else _NOT_OF_A_RUN
     digest = hashlib.sha256()
-    before, now = _remembered(), {}
+    # Parsing all sources takes over a second, of which a start has ten: digests are kept by the hash of the source, and
+    # by that of this file, which says how to parse.
+    way = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:32]
+    kept = remembered("code", way)
+    before = {key: each for key, each in kept.items() if isinstance(each, str) and len(each) == 64}
+    now: dict[str, str] = {}
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)
         places = {name.as_posix(), *(parent.as_posix() for parent in name.parents)}
@@ -55,25 +55,8 @@ def code_digest(*, of_study: bool = False) -> str:
         now[key] = before.get(key) or parsed_digest(content)
         digest.update(f"{name.as_posix()}\0{now[key]}\0".encode())
     if not now.keys() <= before.keys():
-        # A cache that cannot be written costs time, no result.
-        with suppress(OSError, StoreError):
-            _kept().parent.mkdir(parents=True, exist_ok=True)
-            write_text(_kept(), json.dumps(before | now if len(before) < _MOST_REMEMBERED else now))
+        remember("code", way, before | now if len(before) < _MOST_REMEMBERED else now)
     return digest.hexdigest()
-
-
-def _kept() -> Path:
-    """Where digests of parsed sources are kept, by the hash of the source; of this very way to parse."""
-    return user_cache("code") / f"{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:32]}.json"
-
-
-def _remembered() -> dict[str, str]:
-    """Parsing all sources takes over a second, of which a start has ten."""
-    with suppress(OSError, ValueError):
-        found = read_json(_kept())
-        if isinstance(found, dict) and all(isinstance(each, str) and len(each) == 64 for each in found.values()):
-            return found
-    return {}
 
 
 def parsed_digest(source: bytes) -> str:

@@ -97,7 +97,7 @@ class SavedState:
                 values=values,
                 files=written_files(partial),
             )
-            write_record(partial / STATE_FILE, record)
+            write_record(partial / STATE_FILE, record, indent=2)
             move_into_place(partial, self._folder)
         self._last = time.monotonic()
 

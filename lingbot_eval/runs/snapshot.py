@@ -1,5 +1,7 @@
 """What a half-done unit has gathered, as plain values and arrays, and put back into objects that were made anew.
 
+Tensors go as their bytes, one at a time, and come back as functions that read them: a cache has gigabytes.
+
 A file names no class: objects are made as ever, from their settings, and what others of their kind had gathered is put
 into them. What is no gathered value (settings, functions, open files, paths) stays as the new object has it.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from array import array
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -42,6 +45,9 @@ def taken(value: Any, contents: Contents, kinds: Mapping[str, type]) -> Any:
     if isinstance(value, np.ndarray):
         contents.append(lambda: value)
         return {"array": len(contents) - 1}
+    if _is_tensor(value):
+        contents.append(lambda: value.contiguous().flatten().view(_torch().uint8).cpu().numpy())
+        return {"tensor": len(contents) - 1}
     if isinstance(value, array | bytearray | bytes):
         contents.append(lambda: np.frombuffer(value, np.uint8))
         return {"bytes": len(contents) - 1}
@@ -53,6 +59,15 @@ def taken(value: Any, contents: Contents, kinds: Mapping[str, type]) -> Any:
         if type(value) is kind:
             return {"made": name, "of": _attributes(value, contents, kinds)}
     return {"of": _attributes(value, contents, kinds)} if _gathers(value) else _NOTHING
+
+
+def _torch() -> Any:
+    """PyTorch, which is slow to load; None where nobody has loaded it."""
+    return sys.modules.get("torch")
+
+
+def _is_tensor(value: Any) -> bool:
+    return _torch() is not None and isinstance(value, _torch().Tensor)
 
 
 def _held(value: Any, contents: Contents, kinds: Mapping[str, type]) -> Any:
@@ -91,6 +106,8 @@ def put_back(tree: Any, into: Any, content: Callable[[int], NDArray[Any]], kinds
         return float(tree["float"])
     if "array" in tree:
         return content(tree["array"])
+    if "tensor" in tree:
+        return lambda: _torch().from_numpy(content(tree["tensor"]))
     if "bytes" in tree:
         read = content(tree["bytes"]).tobytes()
         if isinstance(into, array):

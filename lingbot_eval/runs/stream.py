@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 from lingbot_eval.errors import StreamError
 from lingbot_eval.methods.base import Method
@@ -40,6 +40,10 @@ class Pace:
 
 class Rest(Protocol):
     """What is done now and then between two frames, in time that is not the stream's."""
+
+    def predict(self, frames: Iterable[Frame | None]) -> Iterator[Prediction]:
+        """The method's own; at None it hands out all the predictions that there are."""
+        ...
 
     def due(self) -> bool:
         """Whether it is time."""
@@ -133,7 +137,10 @@ class SceneStream:
             with closing(self._frames()) as source:
                 for _ in range(self._first):
                     next(source, None)
-                for prediction in self._method.predict(self._tapped(source)):
+                frames = self._tapped(source)
+                rest = self._rest
+                predictions = self._method.predict(frames) if rest is None else rest.predict(self._rested(frames, rest))
+                for prediction in predictions:
                     given = self._take(prediction.index, last)
                     frame = given.frame
                     if not abs(prediction.timestamp - frame.timestamp) <= SAME_FRAME_S:
@@ -150,16 +157,24 @@ class SceneStream:
             if self._second is not None:
                 self._second.close()
 
-    def _tapped(self, source: Iterator[Frame]) -> Iterator[Frame]:
-        limit_s = self._pace.limit_s
+    def _rested(self, frames: Iterator[Frame], rest: Rest) -> Iterator[Frame | None]:
+        """The frames with a None wherever the stream rests before the next one."""
         while True:
-            if self._rest is not None and self.given > self._first and self._rest.due():
-                yield cast(Frame, None)  # a method that saves its streams hands out all that there is
+            if self.given > self._first and rest.due():
+                yield None
                 began = time.perf_counter()
-                self._rest.at_rest(self.given, began - self._begun)
+                rest.at_rest(self.given, began - self._begun)
                 took = time.perf_counter() - began
                 self._begun += took
                 self._rested_s += took
+            frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    def _tapped(self, source: Iterator[Frame]) -> Iterator[Frame]:
+        limit_s = self._pace.limit_s
+        while True:
             self._asked = self.given + 1
             frame = next(source, None)
             self.exhausted = frame is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.model import Model
+from lingbot_eval.runs.snapshot import Contents, put_back, taken
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings
 from lingbot_eval.types import Frame, Prediction
 
@@ -69,16 +71,17 @@ def test_a_stream_goes_on_to_the_same_bits(model: Model, name: str) -> None:
         assert method.stream_state() is None  # the scale phase holds its frame back
         yield from FRAMES[1:LEFT_AT]
         yield None
-        found = method.stream_state()
-        assert found is not None
-        states.append((found[0], [content().copy() for content in found[1]]))
+        contents: Contents = []
+        tree = taken(method.stream_state(), contents, {})
+        states.append((json.loads(json.dumps(tree)), [content().copy() for content in contents]))
         yield from FRAMES[LEFT_AT:]
 
     # Leaving it changes nothing for the stream itself.
     assert all(map(same, method.predict(frames()), whole))
-    ((values, contents),) = states
+    ((tree, arrays),) = states
+    assert all(array.dtype == np.uint8 for array in arrays)
     other = opened(model, STREAMS[name])
-    other.go_on_from(values, contents.__getitem__)
+    other.go_on_from(put_back(tree, None, arrays.__getitem__, {}))
     rest = list(other.predict(FRAMES[LEFT_AT:]))
     assert len(rest) == COUNT - LEFT_AT
     assert all(map(same, rest, whole[LEFT_AT:]))
