@@ -308,7 +308,7 @@ def _stream(
         for _ in range(left_at.frames):
             each_frame()
         way.pass_over(left_at.frames)
-        rest = saved and _Saving(cast(SavesStreams, method), task, attempt, writer, behind, saved)
+        rest = _Saving(cast(SavesStreams, method), task, attempt, writer, behind, saved) if saved else None
         attempt.stream = stream = SceneStream(
             method, lambda: task.frames(sequence, method), task.pace, rest, left_at.frames, left_at.seconds
         )

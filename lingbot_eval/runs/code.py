@@ -14,7 +14,7 @@ from lingbot_eval.resources import remember, remembered
 # They show, judge or examine what was computed, or compute something else: a change there makes no result stale.
 _NOT_OF_A_RUN = frozenset(
     {
-        *("cli", "comparison", "datasets/check", "datasets/convert", "gating", "reports", "scaling", "verification"),
+        *("cli", "comparison", "datasets/check", "datasets/convert.py", "gating", "reports", "scaling", "verification"),
         *("viewing", "tables.py", "plots.py", "settings.py"),
         *("runs/claims.py", "runs/cluster.py", "runs/host.py", "runs/lock.py", "runs/workers.py"),
     }

@@ -245,7 +245,7 @@ SOURCES = {
     "verification/run.py": (False, False),
     "cli/main.py": (False, False),
     "datasets/check/check.py": (False, False),
-    "datasets/convert/oxford_spires.py": (False, False),
+    "datasets/convert.py": (False, False),
     "runs/workers.py": (False, False),
     "runs/lock.py": (False, False),
     "tables.py": (False, False),
