@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
     "validation": {"errors"},
-    "resources": {"errors", "validation"},
+    "resources": {"errors", "validation", "files"},
     "registry": {"errors", "validation"},
     # Copied beside other people's code: it stands alone.
     "external": set(),
@@ -106,6 +106,8 @@ ONLY: dict[tuple[str, str], set[str]] = {
     ("gating", "machine"): {"lingbot_eval.machine.environment"},
     # A figure is written whole or not at all, as every file.
     ("plots", "files"): {"lingbot_eval.files.atomic"},
+    # So is what is kept for the user's next process.
+    ("resources", "files"): {"lingbot_eval.files.atomic", "lingbot_eval.files.json_documents"},
     # A method prepares images; it never asks whose they are.
     ("methods", "datasets"): {"lingbot_eval.datasets.prepare.resize", "lingbot_eval.datasets.prepare.prefetch"},
     # Reports read what runs stored; nothing that runs anything.
