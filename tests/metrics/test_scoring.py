@@ -259,3 +259,20 @@ def test_exact_times_alone_can_be_asked_for(tmp_path: Path) -> None:
     found = lb.score(gt, file_of(tmp_path, "est.txt", times, path_at(times)), max_difference=0)
     assert found.pairing is not None
     assert found.pairing.matched == 50
+
+
+@pytest.mark.parametrize(("count", "named"), [(9, 0), (10, 1)])
+def test_ten_poses_can_tell_another_clock(tmp_path: Path, count: int, named: int) -> None:
+    times, poses = TIMES[:count], path_at(TIMES[:count] * 4)
+    gt = file_of(tmp_path, "gt.txt", times, poses)
+    found = lb.score(gt, file_of(tmp_path, "est.txt", times + 0.4, poses), max_difference=0.02)
+    assert len(clock_notes(found)) == named
+
+
+def test_what_pairs_within_the_difference_that_was_asked_for_is_one_clock(tmp_path: Path) -> None:
+    """40 ms apart, 50 are allowed: that the path would fit without them is what was asked for."""
+    gt = file_of(tmp_path, "gt.txt", TIMES, path_at(TIMES))
+    found = lb.score(gt, file_of(tmp_path, "est.txt", TIMES + 0.04, path_at(TIMES)), max_difference=0.05)
+    assert clock_notes(found) == []
+    later = lb.score(gt, file_of(tmp_path, "est.txt", TIMES + 0.14, path_at(TIMES)), max_difference=0.05)
+    assert len(clock_notes(later)) == 1
