@@ -222,5 +222,5 @@ class VirtualKitti2Adapter(FileDataset):
         """A part of a scene where its archive was unpacked: in one folder with the images, or in one of its own."""
         rgb = folder.parent.parent
         name = next((part for part in ("depth", "textgt") if part in inner), "textgt")
-        other = rgb.parent / rgb.name.replace("_rgb", f"_{name}") / folder.parent.name / folder.name / inner
+        other = rgb.parent / f"{rgb.name.removesuffix('rgb')}{name}" / folder.parent.name / folder.name / inner
         return folder / inner if (folder / inner).exists() or not other.exists() else other

@@ -15,6 +15,7 @@ import layout_trees as trees
 import numpy as np
 import pytest
 
+from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence
@@ -349,10 +350,57 @@ def test_scans_under_frames_and_of_smaller_images(tree: Callable[[str], Path], t
     assert "intrinsics of 1296x968 pixels are scaled to the images'" in said(sequence)
 
 
-def test_the_first_frame_of_a_film_is_at_second_0(tree: Callable[[str], Path]) -> None:
-    times = opened("sintel", tree("sintel")).timestamps()
-    assert times[0] == 0.0
-    assert np.diff(times) == pytest.approx(1 / 24)
+_TUM = [1548266470.01, 1548266470.04333, 1548266470.07667, 1548266470.11, 1548266470.14333]
+_KITTI_RAW = [1317042145.009643894 + k / 10 for k in range(trees.FRAMES)]  # 2011-09-26 13:02:25 UTC
+TIMES: dict[str, list[float]] = {
+    "tum_dynamics": _TUM,
+    "bonn": _TUM,
+    "sintel": [0, 1 / 24, 2 / 24, 3 / 24, 4 / 24],
+    "scannet": [0, 1 / 30, 2 / 30, 3 / 30, 4 / 30],
+    "scannetpp": [100.5, 100.5 + 1 / 6, 100.5 + 2 / 6, 101.0, 100.5 + 4 / 6],
+    "scannetpp dslr": [0, 1, 2, 3, 4],
+    "euroc": [1403636579.763555584 + k / 20 for k in range(trees.FRAMES)],
+    "kitti_raw": _KITTI_RAW,
+    "kitti_raw extract": _KITTI_RAW,
+    "kitti_depth": [0.8, 1.6, 2.4, 3.2, 4.0],
+    "vkitti2": [0, 0.1, 0.2, 0.3, 0.4],
+    "replica": [0, 1 / 30, 2 / 30, 3 / 30, 4 / 30],
+    "tartanair": [0, 0.1, 0.2, 0.3, 0.4],
+    "tartanair v2": [0, 0.1, 0.2, 0.3, 0.4],
+    "long3d": [1760000000.05 + k / 10 for k in range(trees.FRAMES)],
+    "waymo": [0, 0.1, 0.2, 0.3, 0.4],
+    "waymo opencv": [0, 0.1, 0.2, 0.3, 0.4],
+    "vbr_full": [366.56045814 + k / 10 for k in range(trees.FRAMES)],
+    "capture": [0, 1, 2, 3, 4],
+    "capture colmap": [0, 1, 2, 3],
+}
+
+
+@pytest.mark.parametrize("name", trees.LAYOUTS)
+def test_times_cameras_and_depth_by_their_values(name: str, tree: Callable[[str], Path]) -> None:
+    layout = trees.LAYOUTS[name]
+    sequence = opened(name, tree(name))
+    np.testing.assert_allclose(sequence.timestamps(), TIMES[name], rtol=0, atol=1e-6)
+    frame = sequence.frame(2)
+    if layout.dataset != "long3d":  # which has none
+        np.testing.assert_allclose(frame.intrinsics, layout.view.camera, atol=1e-6)
+        assert frame.image is not None
+        height, width = frame.image.shape[:2]
+        # The corner of the first pixel stays where it is: half a pixel before its centre.
+        scale = np.array([168 / width, 112 / height])
+        expected = np.diag([*scale, 1.0]) @ layout.view.camera
+        expected[:2, 2] += (scale - 1) / 2
+        prepared = prepare(frame, SizeSettings(mode="exact", width=168, height=112))
+        np.testing.assert_allclose(prepared.intrinsics, expected, atol=1e-6)
+    if layout.has_depth:
+        own = frame.intrinsics if frame.depth_intrinsics is None else frame.depth_intrinsics
+        assert own is not None
+        if layout.view.depth_camera is not None:
+            np.testing.assert_allclose(own, layout.view.depth_camera, atol=1e-6)
+        assert frame.depth is not None
+        truth = layout.view.depth(layout.frames[2])
+        assert frame.depth[5, 7] == pytest.approx(truth[5, 7], rel=layout.depth_error)
+        assert frame.depth[0, 0] == 0 or layout.depth_error == 1e-6  # 16-bit maps have 0 there: no measurement
 
 
 def test_one_frame_without_an_aligned_pose_changes_no_other(tree: Callable[[str], Path], tmp_path: Path) -> None:
@@ -461,9 +509,12 @@ def test_transforms_of_other_tools(tree: Callable[[str], Path], tmp_path: Path) 
     assert frame.depth[10, 10] == 2.5
 
 
-def test_archives_of_virtual_kitti_in_folders_of_their_own(tree: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["vkitti_2.0.3_", ""])
+def test_archives_of_virtual_kitti_in_folders_of_their_own(
+    before: str, tree: Callable[[str], Path], tmp_path: Path
+) -> None:
     for part, moved in (("rgb", "frames/rgb"), ("depth", "frames/depth"), ("textgt", None)):
-        folder = tmp_path / f"vkitti_2.0.3_{part}" / "Scene01" / "15-deg-left"
+        folder = tmp_path / f"{before}{part}" / "Scene01" / "15-deg-left"
         folder.mkdir(parents=True)
         source = tree("vkitti2") / "Scene01" / "15-deg-left"
         if moved:
