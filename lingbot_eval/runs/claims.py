@@ -73,8 +73,6 @@ class Claims:
         self.begun_ns = 0
 
     def __enter__(self) -> Self:
-        with writing(self._folder):
-            self._folder.mkdir(exist_ok=True)
         if self._folder.is_symlink():
             raise StoreError(f"{self._folder}: expected a folder of this run, found a symbolic link; remove it")
         self._join()
@@ -125,18 +123,23 @@ class Claims:
         if path is None:
             return
         with suppress(OSError):
-            ours = os.path.samestat(os.fstat(descriptor), path.stat())
-            os.close(descriptor)
-            if ours:
-                path.unlink()
+            try:
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
 
     def _make(self, path: Path, names: Names) -> str | None:
         """The new claim's token; None where there is one."""
         with writing(path):
             try:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+                descriptor = self._created(path)
             except FileExistsError:
                 return None
+            except FileNotFoundError:
+                # The first to come, or whoever went last has just removed the folder.
+                self._folder.mkdir(exist_ok=True)
+                descriptor = self._created(path)
             token = uuid.uuid4().hex
             try:
                 told: dict[str, Any] = {"names": names, "host": socket.gethostname(), "pid": os.getpid()}
@@ -151,13 +154,17 @@ class Claims:
                 self._held[names] = path, os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         return token
 
+    @staticmethod
+    def _created(path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+
     def _take_away(self, path: Path, found: Holder | None, there: os.stat_result) -> None:
         """Remove a claim whose holder is gone, and no other that came in its place: of several that try, the one that
         made the mark may, and nobody else removes a claim that is not its own."""
         mark = self._folder / f"{_GONE}{path.name}"
         with suppress(OSError):
             try:
-                os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
+                os.close(self._created(mark))
             except FileExistsError:
                 # Whoever made it may have died over it.
                 if self._now() - mark.stat().st_mtime > STALE_S:
@@ -197,29 +204,31 @@ class Claims:
                         os.utime(descriptor)
 
 
-def read_claims(run: Path) -> tuple[Holder, ...]:
+def read_claims(run: Path, now: float | None = None) -> tuple[Holder, ...]:
     """Claims whose holders live as far as can be told from here; changes nothing.
 
-    Heartbeats of other hosts are held against this host's clock.
+    now: seconds by the file system's clock, which heartbeats are held against; this host's clock for whoever may not
+    write there.
     """
-    return tuple(holder for _, holder in _claims(run) if holder is not None)
+    return tuple(holder for _, holder in _claims(run, now) if holder is not None)
 
 
-def remove_dead_claims(run: Path) -> None:
-    """Remove what killed processes left, and the folder where nobody is at work."""
+def remove_dead_claims(run: Path, now: float) -> None:
+    """Remove what killed processes left, and the folder where nobody is at work. now: by the file system's clock."""
     with suppress(OSError):
-        for path, holder in _claims(run):
+        for path, holder in _claims(run, now):
             if holder is None:
                 path.unlink(missing_ok=True)
         (run / CLAIMS).rmdir()
 
 
-def _claims(run: Path) -> Iterator[tuple[Path, Holder | None]]:
+def _claims(run: Path, now: float | None) -> Iterator[tuple[Path, Holder | None]]:
     """Every claim, with its holder where that one lives; not those that are just being written."""
+    now = time.time() if now is None else now
     for path in sorted((run / CLAIMS).glob("*-*")):
         with suppress(OSError):
             holder = None if path.name.startswith(_GONE) else _read(path)
-            fresh = time.time() - path.stat().st_mtime <= STALE_S
+            fresh = now - path.stat().st_mtime <= STALE_S
             if holder is None and fresh:
                 continue
             yield path, holder if holder is not None and fresh and not holder.ended else None

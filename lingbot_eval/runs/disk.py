@@ -136,15 +136,18 @@ def move_into_place(partial: Path, final: Path) -> None:
     """
     sync_tree(partial)
     replaced = final.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex}")
-    had_older = final.is_dir()
-    if had_older:
-        final.rename(replaced)
+    had_older = False
+    if final.is_dir():
+        with suppress(FileNotFoundError):  # another process is just replacing it, too
+            final.rename(replaced)
+            had_older = True
     try:
         partial.rename(final)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             shutil.rmtree(partial, ignore_errors=True)
-        else:
+        # A network file system that asks twice, as the first answer was lost, finds that nothing is left to rename.
+        elif error.errno != errno.ENOENT or partial.exists() or not final.is_dir():
             if had_older:
                 replaced.rename(final)
             raise

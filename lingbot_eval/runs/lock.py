@@ -27,8 +27,8 @@ _PATIENCE_S, _PAUSE_S = 0.5, 0.02  # whoever asks who writes holds a shared lock
 
 
 @contextmanager
-def directory_lock(run: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the run directory, and ``RUN/.lock`` in it, for the block.
+def directory_lock(run: Path, *, shared: bool = False) -> Iterator[float]:
+    """Hold the run directory, and ``RUN/.lock`` in it, for the block; gives the time by the file system's clock.
 
     shared: beside others that hold it so; they tell each other by claims (`lingbot_eval.runs.claims`) who does what.
 
@@ -44,13 +44,16 @@ def directory_lock(run: Path, *, shared: bool = False) -> Iterator[None]:
         _acquire(folder, run, run, may_lack=True, shared=shared)
         descriptor = _locked_file(run, shared=shared)
         try:
+            with writing(run / LOCK_FILE):
+                os.utime(descriptor)
+                now = os.fstat(descriptor).st_mtime
             if not shared:
-                # A file system's locks need not reach other hosts; claims do.
-                if _sharers(run):
+                # A file system's locks need not reach other hosts; claims do. Nor do hosts have one clock.
+                if _sharers(run, now):
                     raise _busy(run)
                 with writing(run / LOCK_FILE):
                     _replace_text(descriptor, json.dumps(_this_process()))
-            yield
+            yield now
         finally:
             # The holder's name is left in the file: it is read only while somebody holds the lock.
             os.close(descriptor)
@@ -80,8 +83,8 @@ def writer_of(run: Path) -> str | None:
     return _words(_sharers(run)) or None
 
 
-def _sharers(run: Path) -> list[Holder]:
-    return [holder for holder in read_claims(run) if not holder.names]
+def _sharers(run: Path, now: float | None = None) -> list[Holder]:
+    return [holder for holder in read_claims(run, now) if not holder.names]
 
 
 def _words(holders: list[Holder]) -> str:

@@ -157,9 +157,13 @@ class Store(Generic[RunT, ResultT]):
         Raises StoreError naming the process that holds the lock, when the directory cannot be written, or when a link
         stands where results go.
         """
-        with directory_lock(self.path):
-            remove_partials(self.path, self.layout.units, self.layout.depth, self._living_partials)
-            remove_dead_claims(self.path)
+        with directory_lock(self.path) as now:
+
+            def living() -> set[str]:
+                return {f"{PARTIAL_PREFIX}{holder.token}" for holder in read_claims(self.path, now)}
+
+            remove_partials(self.path, self.layout.units, self.layout.depth, living)
+            remove_dead_claims(self.path, now)
             for folder in (self.path, self.path / REPORT):
                 refuse_links(self.path, folder)
                 remove_abandoned(folder)
@@ -170,9 +174,6 @@ class Store(Generic[RunT, ResultT]):
         """Be one of several writers for the block, each of units that it has claimed. Raises StoreError as `lock`."""
         with directory_lock(self.path, shared=True), Claims(self.path) as claims:
             yield claims
-
-    def _living_partials(self) -> set[str]:
-        return {f"{PARTIAL_PREFIX}{holder.token}" for holder in read_claims(self.path)}
 
     def discard(self) -> bool:
         """Remove the directory if it holds no result, and the folders above that were made for it.

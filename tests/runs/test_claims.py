@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -157,6 +158,32 @@ def test_one_alone_or_several_together(tmp_path: Path) -> None:
     with Claims(tmp_path), pytest.raises(BusyError), directory_lock(tmp_path):
         pass
     assert writer_of(tmp_path) is None
+
+
+@pytest.mark.parametrize("ahead_s", [-1000.0, 1000.0])
+def test_hosts_need_not_have_one_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
+    """What a host of another time takes for dead, or for alive, the file system knows better."""
+    with Claims(tmp_path) as far:
+        far.take(UNIT)
+        for path in (tmp_path / CLAIMS).iterdir():
+            change(path, system="another boot")
+        here = time.time
+        monkeypatch.setattr(time, "time", lambda: here() + ahead_s)
+        with pytest.raises(BusyError), directory_lock(tmp_path):
+            pass
+        for path in (tmp_path / CLAIMS).iterdir():
+            os.utime(path, (1, here() - STALE_S - 10))
+        with directory_lock(tmp_path):
+            pass
+
+
+def test_a_folder_of_claims_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
+    with Claims(tmp_path) as one:
+        shutil.rmtree(tmp_path / CLAIMS)  # as the last to go does while another comes
+        assert one.take(UNIT) is not None
+        with Claims(tmp_path) as other:
+            assert other.take(UNIT) is None
+    assert not (tmp_path / CLAIMS).exists()
 
 
 def test_the_next_to_lock_removes_what_the_dead_left(tmp_path: Path) -> None:

@@ -183,6 +183,29 @@ def test_a_unit_is_on_the_disk_before_it_is_in_its_place(store: RunStore, monkey
     assert done[-1] == "desk"  # the folder that the unit is in now
 
 
+@pytest.mark.parametrize("fate", ["another process is replacing it, too", "the answer to the rename was lost"])
+def test_a_unit_comes_to_its_place_whoever_else_is_at_it(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    rename, final = Path.rename, store.folder(*NAMES)
+
+    def renamed(self: Path, target: Path) -> Path:
+        if fate.startswith("another") and self == final:
+            rename(self, self.with_name("gone"))  # a moment before us
+        moved = rename(self, target)
+        if fate.startswith("the answer") and target == final:
+            rename(self, target)  # a network file system asks again
+        return moved
+
+    for _ in range(2):  # the second replaces the first
+        with store.unit_writer(*NAMES) as writer:
+            writer.finish(make_unit_record())
+        monkeypatch.setattr(Path, "rename", renamed)
+    assert store.read_unit(*NAMES).record == make_unit_record().model_copy(
+        update={name: getattr(store.read_unit(*NAMES).record, name) for name in ("files", "run_key")}
+    )
+
+
 @pytest.mark.parametrize(("limit", "rows"), [("200", "3"), ("2000", "100"), ("20000", "5000")])
 def test_a_full_disk_is_one_line_and_leaves_nothing(store: RunStore, limit: str, rows: str) -> None:
     with start(WRITE_PAST_LIMIT, str(store.path), limit, rows) as writer:
