@@ -10,7 +10,6 @@ along z is the same along the same ray.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -82,8 +81,7 @@ class Eth3dAdapter(FileDataset):
         kept = {number: image for number, image in images.items() if number not in without}
         left_out = sorted(number for number in images if number in without)
         if is_release:
-            release = read_release(folder, list(kept.values()))
-            frames, notes, index_files = release.frames, release.notes, release.index_files
+            frames, notes, index_files = _release(folder, list(kept.values()))
         else:
             cameras = [folder / "custom_undistorted_cam" / f"{image.stem}.npz" for image in kept.values()]
             pairs = enumerate(zip(kept.values(), cameras, strict=True))
@@ -141,17 +139,11 @@ def _calibration(path: Path) -> tuple[FloatArray, FloatArray]:
     return found["intrinsics"].astype(np.float64), found["extrinsics"].astype(np.float64)
 
 
-@dataclass(frozen=True)
-class Release:
-    """The views of one scene. notes: what must be said, a line each. index_files: that decided what they are."""
+def _release(folder: Path, images: Sequence[Path]) -> tuple[list[FrameFiles], tuple[str, ...], tuple[Path, ...]]:
+    """Frames of ``images``, what must be said of them, a line each, and the files that decided what they are.
 
-    frames: list[FrameFiles]
-    notes: tuple[str, ...]
-    index_files: tuple[Path, ...]
-
-
-def read_release(folder: Path, images: Sequence[Path]) -> Release:
-    """Poses, cameras and depth of ``images``. Raises DataError for files that are malformed or of other images."""
+    Raises DataError for files that are malformed or of other images.
+    """
     model = read_model(folder / CALIBRATION)
     poses, cameras = model.by_stem()
     missing = [image.name for image in images if image.stem not in poses]
@@ -189,4 +181,4 @@ def read_release(folder: Path, images: Sequence[Path]) -> Release:
         f" {_DISTORTED_CALIBRATION}, which carries it over, is not there: unpack {folder.name}_dslr_jpg.7z",
     )
     files = model.files if distorted is None else (*model.files, *distorted.files)
-    return Release(frames, notes if odd else (), files)
+    return frames, notes if odd else (), files

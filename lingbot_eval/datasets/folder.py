@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.image_folder import (
     Numbering,
     capture_folders,
@@ -20,16 +21,15 @@ from lingbot_eval.datasets.image_folder import (
     numbering,
     time_notes,
 )
-from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown, unknown_scene
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown
 from lingbot_eval.datasets.readers import HEIF_SUFFIXES, IMAGE_SUFFIXES
-from lingbot_eval.datasets.reference_poses import facts_of, poses_by_time
+from lingbot_eval.datasets.reference_poses import poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.datasets.structure_reference import StructureSequence, structure_in_words
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.pairing import image_stem
 from lingbot_eval.files.text import parse_number
-from lingbot_eval.files.trajectories import TrajectoryFormat, read_trajectory
+from lingbot_eval.files.trajectories import TrajectoryFile, TrajectoryFormat, read_trajectory
 from lingbot_eval.geometry.cameras import pinhole
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FloatArray
@@ -81,75 +81,69 @@ class _Scene(NamedTuple):
     notes: list[str]
 
 
-class FolderAdapter:
+class FolderAdapter(FileDataset):
     """Images directly in the root are one scene, named like the root; otherwise each capture in it is one.
 
     Which files are frames, and which folders captures: `lingbot_eval.datasets.image_folder`.
     """
 
     name = "folder"
+    licence = "the user's own data"
     Options = FolderOptions
 
     def __init__(self, root: Path, options: FolderOptions) -> None:
-        self._root = root
-        self._options = options
-        self._found: dict[str, _Scene] = {}
+        super().__init__(root, options)
+        self._places: dict[str, _Scene] = {}
         # Now, so that whoever plans a run hears that pycolmap is missing.
         self._structure = structure_in_words() if options.reference == "sfm" else None
 
     def scenes(self) -> tuple[str, ...]:
         """Raises DataError when there is no image in the root nor in any folder in it."""
-        return tuple(self._folders())
+        self._places = self._folders()
+        return tuple(self._places)
 
-    def open(self, scene: str, selection: Selection) -> FileSequence:
+    def read(self, scene: str) -> FileSequence:
         """One folder of images in natural order (``2.png`` before ``10.png``)."""
-        # As in `FileDataset.open`.
-        if scene not in self._found:
-            self._found = self._folders()
-            if scene not in self._found:
-                raise unknown_scene("folder", scene, self._found)
-        folder, inside, notes = self._found[scene]
+        folder, inside, notes = self._places[scene]
         found = images_in(inside)
         names = self._in_order(found.names)
-        by_position = self._options.timestamps == "fps"
+        options = self.options
+        by_position = options.timestamps == "fps"
         numbered = numbering(names) if by_position else None
         images = [inside / name for name in names]
         times = self._times(images, numbered)
-        poses, facts, has_orientation = self._poses(folder, images, times, numbered)
-        chosen = selection.indices(len(images))
-        if not chosen:
-            raise DataError(
-                f"folder: scene {scene} has {len(images)} images and the selection starts at {selection.start}:"
-                " no frame is left; start earlier"
-            )
-        options = self._options
-        by_fps = f"position / {options.fps:g} Hz"
-        return (FileSequence if self._structure is None else StructureSequence)(
-            dataset="folder",
-            scene=scene,
-            root=self._root,
-            files=[FrameFiles(images[i], float(times[i]), poses.get(i)) for i in chosen],
-            intrinsics=None if options.intrinsics is None else pinhole(*options.intrinsics),
-            conventions={
-                **facts,
-                "depth": "none",
+        trajectory = None
+        if options.trajectory is not None:
+            trajectory = read_trajectory(folder / options.trajectory, options.trajectory_format)
+        poses: dict[int, FloatArray] = {}
+        words = "none"
+        if trajectory is not None:
+            poses, words = self._poses(trajectory, folder, images, times, numbered)
+        elif self._structure is not None:
+            words = f"reference: {self._structure}, scale free, not ground truth; camera-to-world"
+        whole = self.sequence(
+            scene,
+            [FrameFiles(image, float(times[i]), poses.get(i)) for i, image in enumerate(images)],
+            None if options.intrinsics is None else pinhole(*options.intrinsics),
+            {
+                "poses": words,
                 "intrinsics": "none" if options.intrinsics is None else "given in the options",
-                "timestamps": by_fps if options.timestamps == "fps" else options.timestamps.replace("_", " "),
-                "licence": "the user's own data",
+                "timestamps": f"position / {options.fps:g} Hz" if by_position else options.timestamps.replace("_", " "),
             },
-            index_files=() if options.trajectory is None else (folder / options.trajectory,),
+            trajectory=trajectory,
             notes=(
                 *notes,
                 *found.notes,
-                *gap_notes(numbered, _TIMES_ALONE if options.trajectory is None else _TIMES_AND_POSES),
+                *gap_notes(numbered, _TIMES_ALONE if trajectory is None else _TIMES_AND_POSES),
                 *(time_notes(names) if by_position else ()),
                 *(() if self._structure is None else (_of_structure(self._structure),)),
             ),
-            has_orientation=has_orientation,
+            has_orientation=trajectory is None or trajectory.has_orientation,
         )
+        return whole if self._structure is None else StructureSequence.of(whole)
 
     def _folders(self) -> dict[str, _Scene]:
-        root = existing_folder(self._root, "root of dataset folder").resolve()
+        root = existing_folder(self.root, "root of dataset folder").resolve()
         if has_images(root):
             return {root.name or "images": _Scene(root, root, folders_beside(root))}
         captures, notes = capture_folders(root)
@@ -167,16 +161,17 @@ class FolderAdapter:
 
     def _in_order(self, names: Sequence[str]) -> list[str]:
         """By the times in the names where there are such, else as they are: in natural order."""
-        if self._options.timestamps == "fps":
+        if self.options.timestamps == "fps":
             return list(names)
         return sorted(names, key=lambda name: _number_in_name(Path(name)))
 
     def _times(self, images: list[Path], numbered: Numbering | None) -> FloatArray:
         """Seconds of each image; a number that is missing among numbered images keeps its place in time."""
-        if self._options.timestamps == "fps":
+        if self.options.timestamps == "fps":
             positions = np.arange(len(images)) if numbered is None else np.array(numbered.positions, np.float64)
-            return positions / self._options.fps
-        unit = _NAME_UNITS[self._options.timestamps]
+            seconds: FloatArray = positions / self.options.fps
+            return seconds
+        unit = _NAME_UNITS[self.options.timestamps]
         times = np.array([_number_in_name(image) / unit for image in images])
         wrong = np.flatnonzero(~(np.diff(times) > 0))
         if len(wrong):
@@ -188,35 +183,33 @@ class FolderAdapter:
         return times
 
     def _poses(
-        self, folder: Path, images: list[Path], times: FloatArray, numbered: Numbering | None
-    ) -> tuple[dict[int, FloatArray], dict[str, Any], bool]:
-        """Poses by image, facts for the record, and whether the poses have an orientation."""
-        options = self._options
-        if self._structure is not None:
-            return {}, {"poses": f"reference: {self._structure}, scale free, not ground truth; camera-to-world"}, True
-        if options.trajectory is None:
-            return {}, {"poses": "none"}, True
-        path = folder / options.trajectory
-        trajectory = read_trajectory(path, options.trajectory_format)
-        poses = trajectory.camera_to_world
+        self,
+        trajectory: TrajectoryFile,
+        folder: Path,
+        images: list[Path],
+        times: FloatArray,
+        numbered: Numbering | None,
+    ) -> tuple[dict[int, FloatArray], str]:
+        """Poses by image, and what they are, in words."""
+        poses, within = trajectory.camera_to_world, self.options.max_time_difference
         if trajectory.timed:
             advice = "set options.timestamps or options.fps"
-            name = f"images in {folder.name}"
-            matched = poses_by_time(trajectory, times, options.max_time_difference, name, advice)
-            how = f"nearest in time to the image, one to one, within {options.max_time_difference:g} s"
+            matched = poses_by_time(trajectory, times, within, f"images in {folder.name}", advice)
+            how = f"nearest in time to the image, one to one, within {within:g} s"
         elif trajectory.names is not None:
             row_of = {image_stem(name): row for row, name in enumerate(trajectory.names)}
             stems = [image_stem(image.name) for image in images]
             matched = {i: poses[row_of[stem]] for i, stem in enumerate(stems) if stem in row_of}
             how = "by the images' names"
         else:
-            rows, how = _rows(path, trajectory.rows, len(times), numbered)
+            rows, how = _rows(trajectory.path, trajectory.rows, len(times), numbered)
             of_row = trajectory.by_row()
             matched = {i: of_row[row] for i, row in enumerate(rows) if row in of_row}
         if not matched:
-            raise DataError(f"{path}: none of its {len(poses)} poses is of an image in {folder}; is it of this scene?")
-        words = f"{trajectory.format} file, {how}; taken as camera-to-world, metres"
-        return matched, {"poses": words, **facts_of(trajectory, len(matched))}, trajectory.has_orientation
+            raise DataError(
+                f"{trajectory.path}: none of its {len(poses)} poses is of an image in {folder}; is it of this scene?"
+            )
+        return matched, f"{trajectory.format} file, {how}; taken as camera-to-world, metres"
 
 
 def _of_structure(words: str) -> str:

@@ -54,6 +54,11 @@ class StructureSequence(FileSequence):
 
     poses_come_later: ClassVar[bool] = True
 
+    @classmethod
+    def of(cls, sequence: FileSequence) -> StructureSequence:
+        """The same frames, whose poses are computed."""
+        return cls(**{field.name: getattr(sequence, field.name) for field in fields(sequence)})
+
     def reference(self) -> Trajectory | None:
         """The poses, computed now unless they are kept.
 
