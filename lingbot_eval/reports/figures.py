@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MIB = 2**20
+# Of the depth panels, in inches: width of one, where they begin, where their colour bars do.
+_WIDE, _PANELS, _BARS = 2.42, (0.35, 2.87, 5.39, 8.72), (7.9, 11.23)
 _CACHE_KINDS = (("anchor", BLUE), ("window", SKY), ("memory", ORANGE), ("camera_head", PURPLE))
 
 
@@ -136,10 +140,18 @@ def depth_figure(panels: DepthPanels, title: str) -> Figure | None:
     ratio = panels.truth.shape[1] / panels.truth.shape[2]
     if not panels.truth.any():
         return _depth_alone(panels, count, ratio, title)
-    figure = new_figure(12, 0.8 + count * (2.6 * ratio + 0.12), title)
-    grid = figure.subplots(count, 4, squeeze=False)
+    pitch = 2.6 * ratio + 0.12
+    height = 0.8 + count * pitch
+    figure = new_figure(12, height, title, arranged=False)
+
+    def place(row: int, x: float, wide: float) -> tuple[float, float, float, float]:
+        top = 0.66 + row * pitch
+        return x / 12, 1 - (top + _WIDE * ratio) / height, wide / 12, _WIDE * ratio / height
+
+    grid = np.array([[figure.add_axes(place(row, x, _WIDE)) for x in _PANELS] for row in range(count)])
     for row in range(count):
-        _draw_depth_row(figure, grid[row], panels, row)
+        bars = [place(row, x, 0.11) for x in _BARS]
+        _draw_depth_row(figure, grid[row], bars, panels, row)
     for axes, name in zip(grid[0], ("image", "truth", "prediction (scale_only)", "|prediction − truth|"), strict=True):
         axes.set_title(name, fontsize=10)
     return figure
@@ -157,11 +169,17 @@ def _depth_alone(panels: DepthPanels, count: int, ratio: float, title: str) -> F
         grid[0, column].set_title(f"frame {panels.index[column]}", fontsize=10)
         shown = grid[1, column].imshow(depth[column], cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
     _bare(grid)
-    _colour_bar(figure, shown, list(grid[1]), "depth [method's own unit]")
+    _name_bar(figure.colorbar(shown, ax=list(grid[1]), extend="both", pad=0.01), "depth [method's own unit]")
     return figure
 
 
-def _draw_depth_row(figure: Figure, axes: NDArray[np.object_], panels: DepthPanels, row: int) -> None:
+def _draw_depth_row(
+    figure: Figure,
+    axes: NDArray[np.object_],
+    bars: Sequence[tuple[float, float, float, float]],
+    panels: DepthPanels,
+    row: int,
+) -> None:
     truth = _masked(panels.truth[row])
     prediction = _masked(panels.prediction[row])
     error = np.ma.abs(prediction - truth)
@@ -172,9 +190,9 @@ def _draw_depth_row(figure: Figure, axes: NDArray[np.object_], panels: DepthPane
     axes[0].set_ylabel(f"frame {panels.index[row]}", fontsize=10)
     for position, values in ((1, truth), (2, prediction)):
         shown = axes[position].imshow(values, cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
-    _colour_bar(figure, shown, [axes[1], axes[2]], "depth [m]")
+    _name_bar(figure.colorbar(shown, cax=figure.add_axes(bars[0]), extend="both"), "depth [m]")
     shown = axes[3].imshow(error, cmap="magma", vmin=0, vmax=worst if worst > 0 else 1)
-    _colour_bar(figure, shown, [axes[3]], "error [m]")
+    _name_bar(figure.colorbar(shown, cax=figure.add_axes(bars[1]), extend="max"), "error [m]")
     _bare(axes)
 
 
@@ -183,8 +201,7 @@ def _bare(axes: NDArray[np.object_]) -> None:
         panel.set(xticks=[], yticks=[], facecolor="#C8C8C8")
 
 
-def _colour_bar(figure: Figure, shown: object, axes: list[Axes], label: str) -> None:
-    bar = figure.colorbar(shown, ax=axes, extend="both" if len(axes) > 1 else "max", pad=0.01)  # type: ignore[arg-type]
+def _name_bar(bar: Colorbar, label: str) -> None:
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
