@@ -121,7 +121,7 @@ class Model:
             ConfigError: interval ``auto`` for a stream of unknown length.
         """
         iterations = self._settings.model.camera_iterations
-        session = open_session(self.network, streaming, frames=frames, camera_iterations=iterations)
+        session = open_session(self.network, streaming, frames=frames, camera_iterations=iterations, checks_late=True)
         return Stepper(session, self._device, transfer_for(self._device, overlapped=overlapped))
 
 

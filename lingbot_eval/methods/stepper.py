@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
@@ -38,6 +39,7 @@ class _Submitted:
     cache_bytes: Mapping[str, int]
     cache_allocated: int
     device_bytes: int | None
+    outputs: tuple[Tensor | None, ...]
     arrival: Arrival
 
 
@@ -66,6 +68,7 @@ class Stepper:
         """
         self.given += 1
         image = self._transfer.upload(_image(frame))
+        self._settle()
         span = begin_span(str(self._device))
         outputs = self.session.step(image)
         span.stop()
@@ -75,6 +78,7 @@ class Stepper:
 
     def finish(self) -> tuple[Prediction, ...]:
         """End the stream: the predictions still under way or held back."""
+        self._settle()
         self._last = begin_span(str(self._device))
         outputs = self.session.finish()
         self._last.stop()
@@ -102,11 +106,11 @@ class Stepper:
         spans = tuple(span for _, span in done)
         if self._last is not None:
             spans = (*spans, self._last)
-        tensors = [
+        tensors = tuple(
             tensor
             for out in outputs
             for tensor in (out.pose, out.depth, out.depth_confidence, out.points, out.points_confidence)
-        ]
+        )
         self._submitted.append(
             _Submitted(
                 frames=tuple(frame for frame, _ in done),
@@ -115,13 +119,22 @@ class Stepper:
                 cache_bytes=self.session.used_bytes(),
                 cache_allocated=self.session.allocated_bytes(),
                 device_bytes=torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else None,
+                outputs=tensors,
                 arrival=self._transfer.download(tensors),
             )
         )
 
+    def _settle(self) -> None:
+        """Outputs of the last step that the session has computed again are fetched again."""
+        if self.session.settle():
+            last = self._submitted.pop()
+            self._submitted.append(replace(last, arrival=self._transfer.download(last.outputs)))
+
     def _ready(self, unfinished: int) -> tuple[Prediction, ...]:
         """Predictions of all submitted steps but the last ``unfinished``."""
         ready: list[Prediction] = []
+        if not unfinished:
+            self._settle()
         while len(self._submitted) > unfinished:
             ready += _predictions(self._submitted.popleft())
         return tuple(ready)

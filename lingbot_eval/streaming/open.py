@@ -25,20 +25,31 @@ class Session(Protocol):
 
     def finish(self) -> tuple[FrameOutput, ...]: ...
 
+    def settle(self) -> bool: ...
+
     def used_bytes(self) -> dict[str, int]: ...
 
     def allocated_bytes(self) -> int: ...
 
 
 def open_session(
-    model: GeometricContextTransformer, settings: StreamSettings, *, frames: int | None, camera_iterations: int
+    model: GeometricContextTransformer,
+    settings: StreamSettings,
+    *,
+    frames: int | None,
+    camera_iterations: int,
+    checks_late: bool = False,
 ) -> Session:
     """A stream of ``frames`` images (None where the length is not known), whole or in windows.
+
+    checks_late: see `StreamingSession`; windows, which read what they join, check at once.
 
     Raises ConfigError for interval ``auto`` without a length.
     """
 
-    def whole() -> StreamingSession:
-        return StreamingSession(model, settings, frames=frames, camera_iterations=camera_iterations)
+    def whole(*, checks_late: bool = False) -> StreamingSession:
+        return StreamingSession(
+            model, settings, frames=frames, camera_iterations=camera_iterations, checks_late=checks_late
+        )
 
-    return WindowedSession(settings, whole, frames) if settings.windowed else whole()
+    return WindowedSession(settings, whole, frames) if settings.windowed else whole(checks_late=checks_late)

@@ -31,6 +31,12 @@ class PassOutput:
     dense: DenseOutput
     in_range: Tensor | None = None
 
+    def tensors(self) -> list[Tensor]:
+        """What is said of the frames, in one order."""
+        dense = self.dense
+        found = self.poses, dense.depth, dense.depth_confidence, dense.points, dense.points_confidence
+        return [tensor for tensor in found if tensor is not None]
+
 
 class PassRunner:
     """Runs passes of one stream; captures the second of those that have the same shape, and replays it from then on."""

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from lingbot_eval.errors import StreamError
 from lingbot_eval.machine.gpu import on_device
+from lingbot_eval.model.aggregator import PassInputs
 from lingbot_eval.model.config import PATCH_SIZE
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.flow import Viewpoint, mean_displacement, viewpoint
-from lingbot_eval.streaming.passes import PassRunner
+from lingbot_eval.streaming.passes import PassOutput, PassRunner
 from lingbot_eval.streaming.policy import CachePolicy, Step, is_keyframe
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, stream_interval
 from lingbot_eval.streaming.stores import StreamStores, build_stores
@@ -50,6 +51,10 @@ class StreamingSession:
     """One stream through the model. Images of one size go in, outputs come out as soon as they are known.
 
     The scale phase holds back its first frames until all of them are there; after it every step returns its frame.
+
+    Whether a pass stayed in float16's range is known when the device is done with it. A session that checks late does
+    not wait for that before ``step`` returns, but before the next one begins: its outputs are to be read after
+    ``settle``.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class StreamingSession:
         *,
         frames: int | None = None,
         camera_iterations: int = 4,
+        checks_late: bool = False,
     ) -> None:
         """``frames``: length of the stream, needed for the ``auto`` interval alone. Raises ConfigError without it."""
         self._model = model
@@ -72,6 +78,9 @@ class StreamingSession:
         self._waiting: list[Tensor] = []
         self._last_kept: tuple[int, Viewpoint] | None = None
         self._finished = False
+        # Flow keyframes read the outputs at once.
+        self._checks_late = checks_late and not settings.flow
+        self._unchecked: tuple[int, PassInputs, PassOutput] | None = None
         # The frame from which on the stream is computed in bfloat16, having left float16's range.
         self.bfloat16_from: int | None = None
 
@@ -84,6 +93,7 @@ class StreamingSession:
         """
         if self._finished:
             raise StreamError("the stream is finished; open a new session for more frames")
+        self.settle()
         self._check_size(image)
         image = image.to(self._model.device, torch.float32)
         if self._policy.frames:
@@ -94,8 +104,33 @@ class StreamingSession:
     @torch.inference_mode()
     def finish(self) -> tuple[FrameOutput, ...]:
         """End the stream: the outputs still held back (a stream shorter than its scale phase)."""
+        self.settle()
         self._finished = True
         return self._enter_scale() if self._waiting else ()
+
+    @torch.inference_mode()
+    def settle(self) -> bool:
+        """Wait until it is known that the last pass stayed in float16's range; nothing is to be waited for in others.
+
+        Returns:
+            Whether its outputs were computed again, in bfloat16 and in place.
+
+        Raises:
+            StreamError: it did not, and the model may not leave float16.
+        """
+        unchecked, self._unchecked = self._unchecked, None
+        if unchecked is None:
+            return False
+        frame, inputs, out = unchecked
+        if out.in_range:
+            return False
+        with on_device(self._model.device):
+            stores = self._stores_of_stream()
+            self._leave_float16(frame, stores)
+            again = self._passes.run(inputs, stores)
+            for mine, theirs in zip(out.tensors(), again.tensors(), strict=True):
+                mine.copy_(theirs)
+        return True
 
     def state(self) -> dict[str, Any]:
         """All that later frames rest on, between two steps after the scale phase: plain values and the caches' tensors.
@@ -167,9 +202,10 @@ class StreamingSession:
         )
         inputs = self._model.place(images, placement)
         out = self._passes.run(inputs, stores)
-        if out.in_range is not None and not out.in_range:
-            self._leave_float16(step.frame, stores)
-            out = self._passes.run(inputs, stores)
+        if out.in_range is not None:
+            self._unchecked = step.frame, inputs, out
+        if not self._checks_late:
+            self.settle()
         dense = out.dense
         return tuple(
             FrameOutput(

@@ -84,6 +84,10 @@ class WindowedSession:
         ready, self._held = ready + self._held, []
         return tuple(ready)
 
+    def settle(self) -> bool:
+        """False: every pass is checked at once."""
+        return False
+
     def _full(self) -> bool:
         if self._settings.flow:
             return self._session.kept_frames >= self._windowed.size

@@ -233,7 +233,10 @@ def test_a_session_streams_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) ->
 
     asked: list[Any] = []
 
-    def opened(network: object, streaming: StreamSettings, *, frames: int | None, camera_iterations: int) -> None:
+    def opened(
+        network: object, streaming: StreamSettings, *, frames: int | None, camera_iterations: int, checks_late: bool
+    ) -> None:
+        assert checks_late
         asked.append((streaming, frames, camera_iterations))
         raise ConfigError("as far as this")
 

@@ -163,6 +163,9 @@ class Emptying:
         self._frames += 1
         return self._inner.step(image)
 
+    def settle(self) -> bool:
+        return False
+
     def finish(self) -> tuple[FrameOutput, ...]:
         return self._inner.finish()
 
@@ -464,6 +467,9 @@ class Forgetful:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.10 GiB.\nGPU 0 has …")
         self._left -= 1
         return self._inner.step(image)
+
+    def settle(self) -> bool:
+        return False
 
     def finish(self) -> tuple[FrameOutput, ...]:
         return self._inner.finish()

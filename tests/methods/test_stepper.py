@@ -41,7 +41,8 @@ class LateTransfer(HostTransfer):
 
     def download(self, tensors: Sequence[Tensor | None]) -> Late:
         self._number += 1
-        return Late(self._number, tensors, self._log)
+        # As they are now: what is written to them later does not come.
+        return Late(self._number, [None if tensor is None else tensor.clone() for tensor in tensors], self._log)
 
 
 class Session:
@@ -50,19 +51,31 @@ class Session:
     interval = 1
     bfloat16_from: int | None = None
 
-    def __init__(self, log: list[str]) -> None:
+    def __init__(self, log: list[str], again: int | None = None) -> None:
         self.seen = 0
         self.log = log
+        self.again = again
+        self.unsettled: FrameOutput | None = None
 
     def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
         self.log.append(f"step {self.seen}")
         self.seen += 1
         if self.seen < 3:
             return ()
-        return tuple(self._output(i) for i in ((0, 1, 2) if self.seen == 3 else (self.seen - 1,)))
+        outputs = tuple(self._output(i) for i in ((0, 1, 2) if self.seen == 3 else (self.seen - 1,)))
+        self.unsettled = outputs[-1]
+        return outputs
 
     def finish(self) -> tuple[FrameOutput, ...]:
         return tuple(self._output(i) for i in range(self.seen)) if self.seen < 3 else ()
+
+    def settle(self) -> bool:
+        """The last frame that was given is computed again, in place, where it is to be."""
+        again = self.unsettled is not None and self.unsettled.index == self.again
+        if self.unsettled is not None and again:
+            self.unsettled.depth.neg_()
+        self.unsettled = None
+        return again
 
     def used_bytes(self) -> dict[str, int]:
         return {"anchor": self.seen}
@@ -145,6 +158,16 @@ def test_outputs_are_taken_a_step_later_when_one_is_in_flight() -> None:
     steps = stream(0, 4, log)
     assert [[prediction.index for prediction in step] for step in steps] == [[], [], [0, 1, 2], [3], []]
     assert log == ["step 0", "step 1", "step 2", "take 1", "step 3", "take 2"]
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+@pytest.mark.parametrize("again", [2, 4, 5])
+def test_what_the_session_computes_again_is_fetched_again(in_flight: int, again: int) -> None:
+    stepper = Stepper(Session([], again), CPU, LateTransfer(in_flight, []))
+    found = list(stepper.drive([*map(frame, range(5)), None, frame(5)]))
+    assert [float(prediction.depth[0, 0]) for prediction in found if prediction.depth is not None] == [
+        -index if index == again else index for index in range(6)
+    ]
 
 
 @pytest.mark.usefixtures("ticking")

@@ -104,6 +104,9 @@ class FakeSession:
         self._waiting += 1
         return self.finish() if self._waiting == self._scale else ()
 
+    def settle(self) -> bool:
+        return False
+
     def finish(self) -> tuple[FrameOutput, ...]:
         if self._policy.frames or not self._waiting:
             return ()

@@ -52,7 +52,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, misbehave: Callable[[str, int], None]
     """Sessions that compute nothing; ``misbehave`` gets backend and frame of every step. Returns what was opened."""
     opened: list[str] = []
 
-    def open_fake(model: Any, settings: Any, *, frames: int, camera_iterations: int) -> FakeSession:
+    def open_fake(model: Any, settings: Any, *, frames: int, camera_iterations: int, checks_late: bool) -> FakeSession:
         opened.append(settings.backend)
         # The first session of a case is its warm-up's.
         real = opened.count(settings.backend) % 2 == 0

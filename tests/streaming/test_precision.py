@@ -40,8 +40,10 @@ def images() -> Tensor:
     return found
 
 
-def stream(model: GeometricContextTransformer, settings: StreamSettings) -> tuple[list[FrameOutput], int | None]:
-    session = open_session(model, settings, frames=14, camera_iterations=1)
+def stream(
+    model: GeometricContextTransformer, settings: StreamSettings, *, late: bool = False
+) -> tuple[list[FrameOutput], int | None]:
+    session = open_session(model, settings, frames=14, camera_iterations=1, checks_late=late)
     outputs = [out for image in images() for out in session.step(image)]
     return [*outputs, *session.finish()], session.bfloat16_from
 
@@ -63,17 +65,43 @@ def test_a_stream_stops_where_a_value_leaves_float16() -> None:
 
 @pytest.mark.parametrize("backend", ["sdpa", "paged"])
 @pytest.mark.parametrize("cache_precision", [None, 8])
-def test_or_goes_on_in_bfloat16(backend: str, cache_precision: int | None) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_or_goes_on_in_bfloat16(backend: str, cache_precision: int | None, late: bool) -> None:
     """The bright frame is computed again; nothing of the first try stays, and the past is still seen."""
     chosen = settings(backend=backend, cache_precision=cache_precision)
     model = network(torch.float16, leaves=True)
-    found, left_at = stream(model, chosen)
+    found, left_at = stream(model, chosen, late=late)
     wanted, never = stream(network(torch.bfloat16), chosen)
     assert (left_at, never) == (BRIGHT, None)
     assert model.trunk_dtype is torch.bfloat16
     assert [out.index for out in found] == list(range(14))
     assert all(out.depth.isfinite().all() and out.pose.isfinite().all() for out in found)
     assert max(apart(found, wanted)) < 0.05
+
+
+def test_outputs_that_are_checked_late_are_right_once_it_is_settled() -> None:
+    session = open_session(
+        network(torch.float16, leaves=True), settings(), frames=14, camera_iterations=1, checks_late=True
+    )
+    for image in images()[:BRIGHT]:
+        session.step(image)
+    (out,) = session.step(images()[BRIGHT])
+    assert not out.depth.isfinite().all()
+    assert session.bfloat16_from is None
+    assert session.settle()
+    assert out.depth.isfinite().all()
+    assert out.pose.isfinite().all()
+    assert session.bfloat16_from == BRIGHT
+    assert not session.settle()
+
+
+@pytest.mark.parametrize("then", ["step", "finish"])
+def test_a_stream_that_is_checked_late_stops_before_anything_follows(then: str) -> None:
+    session = open_session(network(torch.float16), settings(), frames=14, camera_iterations=1, checks_late=True)
+    for image in images()[: BRIGHT + 1]:
+        session.step(image)
+    with pytest.raises(StreamError, match=f"frame {BRIGHT}: a value left the range"):
+        session.step(images()[0]) if then == "step" else session.finish()
 
 
 def test_windows_say_the_frame_of_the_stream() -> None:
