@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,40 @@ SIZES_KEPT = 2
 """Image sizes whose position maps stay: a stream never changes its own."""
 
 
-def position_map(channels: int, rows: int, columns: int, aspect: float) -> Tensor:
-    """(channels, rows, columns) float32 sinusoids of the pixel's place in an image of aspect W/H."""
+class PositionMap(NamedTuple):
+    """Sinusoids of the pixel's place: its first half of channels depends on the column alone, the other on the row.
+
+    across: (1, channels / 2, 1, columns). down: (1, channels / 2, rows, 1). In full it would be as large as what it is
+    added to.
+    """
+
+    across: Tensor
+    down: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.down.shape[2], self.across.shape[3]
+
+    def add_to(self, x: Tensor) -> Tensor:
+        """``x``, (S, channels, rows, columns), which is changed."""
+        half = self.across.shape[1]
+        x[:, :half] += self.across
+        x[:, half:] += self.down
+        return x
+
+
+def position_map(channels: int, rows: int, columns: int, aspect: float) -> PositionMap:
+    """Of a map of an image of aspect W/H, in float32."""
     diagonal = (aspect**2 + 1) ** 0.5
-    span_x, span_y = aspect / diagonal, 1 / diagonal
-    last_x, last_y = span_x * (columns - 1) / columns, span_y * (rows - 1) / rows
-    u = torch.linspace(-last_x, last_x, columns, dtype=torch.float64)
-    v = torch.linspace(-last_y, last_y, rows, dtype=torch.float64)
-    quarter = channels // 4
-    omega = POSITION_BASE ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    across = (omega[:, None] * u)[:, None, :].expand(-1, rows, -1)
-    down = (omega[:, None] * v)[:, :, None].expand(-1, -1, columns)
-    return torch.cat([across.sin(), across.cos(), down.sin(), down.cos()]).float()
+    omega = POSITION_BASE ** (-torch.arange(channels // 4, dtype=torch.float64) / (channels // 4))
+
+    def waves(count: int, span: float) -> Tensor:
+        last = span * (count - 1) / count
+        phase = omega[:, None] * torch.linspace(-last, last, count, dtype=torch.float64)
+        return POSITION_WEIGHT * torch.cat([phase.sin(), phase.cos()]).float()
+
+    return PositionMap(waves(columns, aspect / diagonal)[None, :, None, :], waves(rows, 1 / diagonal)[None, :, :, None])
 
 
 def _upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -105,14 +127,14 @@ class DenseHead(nn.Module):
         )
         self.scratch = Scratch(channels, config.dpt_features, outputs)
         self._widths = (*channels, config.dpt_features // 2)
-        self._positions: dict[tuple[int, int, torch.device], tuple[Tensor, ...]] = {}
+        self._positions: dict[tuple[int, int, torch.device], tuple[PositionMap, ...]] = {}
 
     def position_maps(self) -> tuple[Tensor, ...]:
-        """The maps that are kept now, of the last sizes."""
-        return tuple(known for maps in self._positions.values() for known in maps)
+        """What of them is kept now, of the last sizes."""
+        return tuple(tensor for maps in self._positions.values() for known in maps for tensor in known)
 
-    def positions(self, height: int, width: int) -> tuple[Tensor, ...]:
-        """What :meth:`decode` adds for H×W images: one (1, channels, rows, columns) a level, and one at image size."""
+    def positions(self, height: int, width: int) -> tuple[PositionMap, ...]:
+        """What :meth:`decode` adds for H×W images: a map a level, and one at image size."""
         device = self.norm.weight.device
         key = height, width, device
         known = self._positions.get(key)
@@ -120,17 +142,15 @@ class DenseHead(nn.Module):
             if len(self._positions) >= SIZES_KEPT:
                 self._positions.clear()  # other image sizes: the maps of the last ones are not needed again
             grid = (height // PATCH_SIZE, width // PATCH_SIZE)
+            sizes = zip(self._widths, (*[grid] * len(self.projects), (height, width)), strict=True)
             known = tuple(
-                (POSITION_WEIGHT * position_map(channels, *sides, width / height))[None]
-                .to(device)
-                # The layout in which tokens come.
-                .contiguous(memory_format=torch.channels_last)
-                for channels, sides in zip(self._widths, (*[grid] * len(self.projects), (height, width)), strict=True)
+                PositionMap(*(half.to(device) for half in position_map(channels, *sides, width / height)))
+                for channels, sides in sizes
             )
             self._positions[key] = known
         return known
 
-    def decode(self, tokens: list[Tensor], positions: tuple[Tensor, ...]) -> Tensor:
+    def decode(self, tokens: list[Tensor], positions: tuple[PositionMap, ...]) -> Tensor:
         """Four (S, T, 2C) tensors and :meth:`positions` of their images → (S, outputs, H, W) float32.
 
         A function of its arguments and the weights alone.
@@ -139,17 +159,17 @@ class DenseHead(nn.Module):
         for level, project, resize, place in zip(
             tokens, self.projects, self.resize_layers, positions[:-1], strict=True
         ):
-            x = self.norm(level[:, SPECIAL_TOKENS:]).transpose(1, 2).unflatten(2, place.shape[-2:])
-            maps.append(resize(project(x) + place))
+            x = self.norm(level[:, SPECIAL_TOKENS:]).transpose(1, 2).unflatten(2, place.size)
+            maps.append(resize(place.add_to(project(x))))
         s = self.scratch
         fine, medium, coarse = s.layer1_rn(maps[0]), s.layer2_rn(maps[1]), s.layer3_rn(maps[2])
         x = s.refinenet4(s.layer4_rn(maps[3]), None, coarse.shape[-2:])
         x = s.refinenet3(x, coarse, medium.shape[-2:])
         x = s.refinenet2(x, medium, fine.shape[-2:])
         x = s.refinenet1(x, fine, (2 * fine.shape[-2], 2 * fine.shape[-1]))
-        height, width = positions[-1].shape[-2:]
-        x = _upsample(s.output_conv1(x), (height, width))
-        return cast(Tensor, s.output_conv2(x + positions[-1]))
+        x = s.output_conv1(x)  # a line each: what was there before goes before the next, larger one comes
+        x = positions[-1].add_to(_upsample(x, positions[-1].size))
+        return cast(Tensor, s.output_conv2(x))
 
     def forward(self, tokens: list[Tensor], height: int, width: int) -> Tensor:
         """Four (S, T, 2C) tensors of H×W images → (S, outputs, H, W) float32."""

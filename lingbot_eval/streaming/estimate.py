@@ -23,7 +23,6 @@ from lingbot_eval.streaming.policy import is_keyframe, kept_frames, view_of
 from lingbot_eval.streaming.settings import StreamSettings, overlap_frames, stream_interval, window_span
 from lingbot_eval.streaming.stores import block_cache_shape, camera_cache_shape
 
-FLOAT_BYTES = 4
 CONTIGUOUS = ("auto", "sdpa", "triton")
 
 # Live tensors of one pass, counted operator by operator on the meta device for `full`, `mini` and `ci` at 224×168,
@@ -32,8 +31,8 @@ CONTIGUOUS = ("auto", "sdpa", "triton")
 TRUNK_BYTES = 46  # a token and channel, inside a block of the aggregator; and TRUNK_NUMBERS in the products' precision
 TRUNK_NUMBERS = 9
 OUTPUT_BYTES = 32  # a token and channel, the four outputs that wait for the dense heads
-HEAD_BYTES = 150  # a pixel of the one frame in a dense head, and HEAD_FEATURE_BYTES more a feature
-HEAD_FEATURE_BYTES = 5
+HEAD_BYTES = 180  # a pixel of the one frame in a dense head, and HEAD_FEATURE_BYTES more a feature
+HEAD_FEATURE_BYTES = 3
 WORKSPACES_BYTES = 200_000_000
 """The matrix library's, 32 MiB each of two of its parts, for the three streams that a stream computes on."""
 RESERVED_SHARE = 1.05
@@ -59,10 +58,10 @@ class StreamEstimate:
     frames: length of the stream; interval: keyframe interval. kept_least, kept: frames kept in one cache (of the whole
     stream, or of a full window), at least and at most: flow keyframes decide by the images. windows: 1 for an unbroken
     stream; with flow keyframes at most that many. cache_bytes: in view when the cache is fullest, by kind;
-    cache_allocated: with the stores' headroom. activation_bytes: live tensors of the largest pass, constants kept for
-    the image size, the kernels' workspace. growth_bytes: what moving a store to a larger buffer takes, between passes.
-    captured_bytes: live tensors of a step, which a captured pass keeps for its replays; torch counts them as reserved
-    alone.
+    cache_allocated: with the stores' headroom; cache_at_first: that at the scale phase. activation_bytes: live tensors
+    of the scale phase and the kernels' workspace. growth_bytes: what moving a store to a larger buffer takes, between
+    passes. step_bytes: live tensors of a step, which a captured pass keeps for its replays; torch counts them as
+    reserved alone then.
     """
 
     frames: int
@@ -72,22 +71,26 @@ class StreamEstimate:
     windows: int
     cache_bytes: dict[str, int]
     cache_allocated: int
+    cache_at_first: int
     weights_bytes: int
     activation_bytes: int
     growth_bytes: int
-    captured_bytes: int
+    step_bytes: int
 
     @property
     def peak_bytes(self) -> int:
         """The most that is there at one time."""
-        return self.weights_bytes + self.cache_allocated + max(self.activation_bytes, self.growth_bytes)
+        return self._most(max(self.step_bytes, self.growth_bytes))
 
     @property
     def reserved_bytes(self) -> int:
         """What torch takes of a GPU for it at most: a store grows beside what a captured pass keeps, the matrix library
         keeps workspaces, and the allocator rounds."""
-        passing = max(self.activation_bytes, self.growth_bytes + self.captured_bytes)
-        return int((self.weights_bytes + self.cache_allocated + passing + WORKSPACES_BYTES) * RESERVED_SHARE)
+        return int((self._most(self.step_bytes + self.growth_bytes) + WORKSPACES_BYTES) * RESERVED_SHARE)
+
+    def _most(self, late: int) -> int:
+        """Where the scale phase comes upon empty caches, and ``late`` bytes upon full ones."""
+        return self.weights_bytes + max(self.cache_at_first + self.activation_bytes, self.cache_allocated + late)
 
 
 def estimate(network: NetworkSize, settings: StreamSettings, height: int, width: int, frames: int) -> StreamEstimate:
@@ -107,13 +110,21 @@ def estimate(network: NetworkSize, settings: StreamSettings, height: int, width:
     passing = settings.flow is not None or steps > kept - scale
     entered = kept + (settings.flow is not None or (steps > 0 and not is_keyframe(longest - 1, scale, interval)))
     whole = scale + window
-    if settings.backend in CONTIGUOUS:
-        tokens = contiguous_tokens(blocks, whole, entered)
-    else:
-        tokens = paged_tokens(blocks, whole, entered, passing=passing)
-    held = tokens * blocks.token_bytes
-    # 8-bit keys and values are read by way of a copy of one layer in the products' precision.
-    copied = tokens * replace(blocks, layers=1, quantized=False).token_bytes if blocks.quantized else 0
+
+    def tokens(entered: int, *, passing: bool) -> int:
+        """Room in the blocks' store when so many frames have entered."""
+        if settings.backend in CONTIGUOUS:
+            return contiguous_tokens(blocks, whole, entered)
+        return paged_tokens(blocks, whole, entered, passing=passing)
+
+    def activations(count: int, tokens: int) -> int:
+        """Of a pass of so many frames. 8-bit keys and values are read by way of a copy of one layer in the products'
+        precision."""
+        copied = tokens * replace(blocks, layers=1, quantized=False).token_bytes if blocks.quantized else 0
+        workspace = WORKSPACE_BYTES if settings.backend == "flashinfer" else 0
+        return _activation_bytes(network, count, height, width, copied) + workspace
+
+    first, last = tokens(scale, passing=False), tokens(entered, passing=passing)
     return StreamEstimate(
         frames=frames,
         interval=interval,
@@ -121,13 +132,13 @@ def estimate(network: NetworkSize, settings: StreamSettings, height: int, width:
         kept=kept,
         windows=windows,
         cache_bytes=blocks.bytes_in_view(view_of(scale, kept, window)) | {"camera_head": kept * camera.token_bytes},
-        cache_allocated=held + append_tokens(entered) * camera.token_bytes,
+        cache_allocated=last * blocks.token_bytes + append_tokens(entered) * camera.token_bytes,
+        cache_at_first=first * blocks.token_bytes + append_tokens(scale) * camera.token_bytes,
         weights_bytes=weights_bytes(network),
-        activation_bytes=_activation_bytes(network, scale, height, width, copied)
-        + (WORKSPACE_BYTES if settings.backend == "flashinfer" else 0),
+        activation_bytes=activations(scale, first),
         # Before a pass, while a store grows, the old and the new buffer of one layer are there together.
-        growth_bytes=held // blocks.layers if kept - scale > window else 0,
-        captured_bytes=_activation_bytes(network, 1, height, width, copied),
+        growth_bytes=last * blocks.token_bytes // blocks.layers if kept - scale > window else 0,
+        step_bytes=activations(1, last),
     )
 
 
@@ -181,12 +192,10 @@ def _kept_room(settings: StreamSettings) -> int:
 
 def _activation_bytes(network: NetworkSize, scale: int, height: int, width: int, copied: int) -> int:
     config = network.config
-    pixels, patches = height * width, (height // PATCH_SIZE) * (width // PATCH_SIZE)
-    tokens = scale * (SPECIAL_TOKENS + patches)
+    pixels = height * width
+    tokens = scale * (SPECIAL_TOKENS + (height // PATCH_SIZE) * (width // PATCH_SIZE))
     trunk = (TRUNK_BYTES + TRUNK_NUMBERS * PRECISIONS[network.precision].itemsize) * tokens * config.embed_dim + copied
     head = OUTPUT_BYTES * tokens * config.embed_dim
     head += (HEAD_BYTES + HEAD_FEATURE_BYTES * config.dpt_features) * pixels
     head += scale * pixels * (FRAME_BYTES + POINT_BYTES * network.point_head)
-    # Position maps that each dense head keeps for the image size, at the image's own and at the patches' resolution.
-    kept = FLOAT_BYTES * (config.dpt_features // 2 * pixels + sum(config.dpt_channels) * patches)
-    return max(trunk, head) + kept * (1 + network.point_head)
+    return max(trunk, head)

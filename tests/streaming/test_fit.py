@@ -27,7 +27,7 @@ def fitted(card: str, settings: StreamSettings = EVERY, *streams: Stream) -> Fit
     [
         ("16GB", {}),
         ("12GB", {"cache_precision": 8}),
-        ("8GB", {"cache_precision": 8, "window": 24}),
+        ("8GB", {"cache_precision": 8, "window": 32}),
         ("6GB", {"cache_precision": 8, "keyframe_interval": "auto", "window": 8}),
     ],
 )
@@ -54,7 +54,7 @@ def test_each_change_says_what_it_costs_where_that_was_measured() -> None:
 def test_every_stream_must_fit() -> None:
     short = Stream(378, 518, 100)
     assert fitted("8GB", EVERY, short, LONG).chosen.changed == fitted("8GB").chosen.changed
-    assert fitted("8GB", EVERY, short).chosen.changed["window"] == 40
+    assert fitted("8GB", EVERY, short).chosen.changed["window"] == 48
 
 
 def test_what_the_backend_or_the_keyframes_rule_out_is_not_tried() -> None:
