@@ -538,3 +538,31 @@ def test_the_record_states_itself(tmp_path: Path, world: World) -> None:
     assert record["experiment"]["datasets"][0]["scenes"] == ["one", "two"]
     assert record["environment"]["libraries"]["numpy"] == np.__version__
     assert outcome.path.name == f"fake-{record['key'][:12]}"
+
+
+def test_a_fault_in_storing_a_frame_belongs_to_the_frame_and_to_the_store(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = UnitWriter.append_row
+
+    def broken(self: UnitWriter, row: Any) -> None:
+        if row["index"] == 11:
+            raise RuntimeError("no such column")
+        append(self, row)
+
+    monkeypatch.setattr(UnitWriter, "append_row", broken)
+    record = units(run(tmp_path, experiment(dataset={"scenes": ["one"]})))["one", "good"]
+    assert (record.stage, record.failed_at_frame, record.predictions) == ("store", 11, 11)
+    assert record.reason == "RuntimeError: no such column"
+
+
+@pytest.mark.parametrize(("last", "frames"), [(FRAMES, FRAMES), (6, FRAMES + 5)])
+def test_of_a_scene_that_gives_fewer_frames_than_it_says_those_that_came_count(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, last: int, frames: int
+) -> None:
+    """All that came were taken, or the method stopped before: then nobody knows better than the scene."""
+    monkeypatch.setattr(FakeSequence, "length", FRAMES + 5)
+    world.methods = {"last": last}
+    record = units(run(tmp_path, experiment(dataset={"scenes": ["one"]})))["one", "good"]
+    assert (record.status, record.frames, record.predictions) == ("ok", frames, last)
+    assert value(record, "coverage") == pytest.approx(100 * last / frames)

@@ -231,3 +231,11 @@ def test_settings_that_cannot_work(settings_: dict[str, int]) -> None:
 def test_a_window_must_go_on_after_its_scale_frames() -> None:
     with pytest.raises(ValidationError, match="the smallest that works is 9"):
         StreamSettings(scale_frames=8, windowed=WindowedSettings(size=8))
+
+
+@pytest.mark.parametrize("overlap", [2, 5, 30])
+def test_a_stream_that_fits_one_window_is_not_held_back(overlap: int) -> None:
+    """However much windows share: none comes that could repeat a frame."""
+    steps, _, session = run(windowed(2, 12, overlap_size=overlap), 6)
+    assert steps == [[], [0, 1], [2], [3], [4], [5], []]
+    assert session.windows == 1

@@ -230,3 +230,20 @@ def test_metadata_is_checked_at_two_thousand_images_a_second(tmp_path: Path) -> 
     rate = sequence.length / (time.process_time() - started)
     assert all(finding.level != "problem" for finding in findings)
     assert rate > 500
+
+
+def test_mirror_images_and_repeated_poses_are_told_apart(tmp_path: Path) -> None:
+    """Determinant −1 is a problem however orthogonal the matrix is."""
+
+    def findings(poses: np.ndarray) -> list[Finding]:
+        files = [FrameFiles(tmp_path / f"{number}.png", float(number), pose=pose) for number, pose in enumerate(poses)]
+        return check_poses(FileSequence("tum", "s", tmp_path, files, None, {}))
+
+    poses = np.stack([field_trees.pose(number) for number in range(6)])
+    assert [finding.level for finding in findings(poses)] == ["note"]
+    mirrored = poses.copy()
+    mirrored[[1, 4], :3, 0] *= -1
+    (problem,) = [finding for finding in findings(mirrored) if finding.level == "problem"]
+    assert (problem.check, problem.text) == ("poses", "2 rotation matrices are mirror images (determinant -1)")
+    (problem,) = [finding for finding in findings(poses[[2] * 6]) if finding.level == "problem"]
+    assert problem.text == "all 6 poses are the same: is this the trajectory?"
