@@ -12,7 +12,6 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.errors import StreamError
 from lingbot_eval.geometry.poses import rotation_angle
 from lingbot_eval.methods.bundle import (
-    HUBER,
     Observations,
     _cost,
     _linearised,
@@ -83,19 +82,19 @@ def test_derivatives_are_those_of_small_changes() -> None:
 
 def test_mistakes_count_linearly_and_no_more_than_a_clear_one() -> None:
     """Huber's estimator in standard deviations: squares up to 1.5, then lines; at 100 it ends."""
-    sizes = np.array([0.5, HUBER, 4.0, 99.0, 5000.0])
+    sizes = np.array([0.5, 1.5, 4.0, 99.0, 5000.0])
     poses, points = np.eye(4)[None], np.array([[0.0, 0.0, 1.0]])
     for size in sizes:
         seen = Observations(np.array([0]), np.array([0]), np.array([[size / 10, 0.0]]), np.array([10.0]))
         counted = min(size, 100.0)
-        expected = counted**2 if counted <= HUBER else HUBER * (2 * counted - HUBER)
+        expected = counted**2 if counted <= 1.5 else 1.5 * (2 * counted - 1.5)
         assert _cost(poses, points, seen, 1.0, 0.0) == pytest.approx(expected)
     seen = Observations(np.array([0]), np.array([0]), np.zeros((1, 2)), np.ones(1))
     assert _cost(poses, points, seen, np.exp(0.3), 0.1) == pytest.approx(9)  # three standard deviations of doubt
     behind = np.array([[0.0, 0.0, -1.0]])
-    assert _cost(poses, behind, seen, 1.0, 0.0) == pytest.approx(HUBER * (200 - HUBER))
+    assert _cost(poses, behind, seen, 1.0, 0.0) == pytest.approx(1.5 * (200 - 1.5))
     weights = _robust(np.array([[0.03, 0.04], [0.3, 0.4]]), np.array([20.0, 20.0]))
-    np.testing.assert_allclose(weights, [20.0, 20 * np.sqrt(HUBER / 10)])
+    np.testing.assert_allclose(weights, [20.0, 20 * np.sqrt(1.5 / 10)])
 
 
 def test_views_and_points_come_back_to_where_they_were() -> None:

@@ -239,3 +239,15 @@ def test_a_stream_that_fits_one_window_is_not_held_back(overlap: int) -> None:
     steps, _, session = run(windowed(2, 12, overlap_size=overlap), 6)
     assert steps == [[], [0, 1], [2], [3], [4], [5], []]
     assert session.windows == 1
+
+
+@pytest.mark.parametrize("quaternion", [[0.0, 0, 0, 0], [float("nan"), 0, 0, 1]])
+def test_a_turn_that_is_none_stays_as_the_network_gave_it(quaternion: list[float]) -> None:
+    rng = np.random.default_rng(3)
+    pose = encoding(rng)
+    pose[3:7] = quaternion
+    join = Sim3(2.0, Rotation.random(random_state=1).as_matrix(), np.array([1.0, 2, 3]))
+    moved = apply_join(output(0, pose, 1.5), join)
+    np.testing.assert_array_equal(moved.pose[3:7].numpy(), np.array(quaternion, np.float32))
+    np.testing.assert_allclose(moved.pose[:3].numpy(), 2.0 * join.rotation @ pose[:3] + [1, 2, 3], atol=1e-5)
+    assert torch.equal(moved.depth, torch.full((4, 5), 3.0))
