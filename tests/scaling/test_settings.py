@@ -6,17 +6,22 @@ import itertools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from studies import study
 
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.methods.lingbot_config import ModelSettings
+from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.runs.stream import Pace
-from lingbot_eval.scaling.case import CaseTask, model_of
+from lingbot_eval.scaling import case as case_module
+from lingbot_eval.scaling.case import CaseScorer, CaseTask, model_of
 from lingbot_eval.scaling.execute import in_order
 from lingbot_eval.scaling.settings import Case, NoiseInput, Study, Sweep, load_study
+from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.validation import validated
 
@@ -81,6 +86,46 @@ def test_every_axis_of_a_case_and_every_setting_of_a_study_reaches_the_method() 
         task = CaseTask(given, other, lambda case: pytest.fail("not opened"))
         assert task.pace == Pace(hertz=None, frames=30, limit_s=None)
         assert (task.saves, model_of(given, other).overlapped) == (True, overlapped)
+
+
+@pytest.mark.parametrize(("device", "on_cpu"), [("cpu", True), ("cuda:1", False)])
+def test_what_was_resolved_is_what_the_formula_is_of(
+    device: str, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what was asked for: auto is an interval of every frame for the first frames of a long stream."""
+    monkeypatch.setattr(case_module, "MemoryProbe", lambda name: SimpleNamespace(device=name))
+    given = study(
+        model={"config": "ci", "camera_iterations": 2, "point_head": True},
+        defaults={"keyframe_interval": "auto", "backend": "auto", "frames": 900, "precision": "bfloat16", "window": 5},
+    )
+    (case,) = given.all_cases()
+    told = {"device": device, "keyframe_interval": 3, "backend": "paged", "attention": "x", "weights": "w"}
+    told |= {"trained": False, "precision": "bfloat16", "window": 5, "unasked": 1}
+
+    class Described(LingbotMethod):
+        """Nothing but what it says of itself."""
+
+        weights_bytes = 77
+
+        def __init__(self) -> None:
+            pass
+
+        def describe(self) -> dict[str, Any]:
+            return told
+
+    scorer = CaseScorer(given, case, Described())
+    setting = scorer.setting
+    assert setting is not None
+    assert (setting.streaming.keyframe_interval, setting.streaming.backend) == (3, "paged")
+    assert (setting.window, setting.on_cpu, scorer.probe.device) == (5, on_cpu, device)  # type: ignore[attr-defined]
+    assert setting.network == NetworkSize(CONFIGS["ci"], "bfloat16", 2, True)
+    told.pop("unasked")
+    assert scorer.facts(told) == told | {
+        "config": "ci",
+        "weights_bytes": 77,
+        "scale_frames": 8,
+        "scenario": "frames are given as fast as they are taken, one step in flight while the next is prepared",
+    }
 
 
 def test_what_is_left_out_is_as_the_documentation_says() -> None:

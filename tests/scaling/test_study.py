@@ -20,7 +20,7 @@ from lingbot_eval.errors import CheckpointError, StoreError
 from lingbot_eval.methods import model as model_module
 from lingbot_eval.methods import registry, stepper
 from lingbot_eval.model.build import build_model
-from lingbot_eval.model.config import ConfigName
+from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
 from lingbot_eval.runs import plan, stream, unit_writer
@@ -30,6 +30,8 @@ from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import FIGURE, PAGE, execute, write_scaling
 from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, ScaleStore
 from lingbot_eval.scaling.settings import Study
+from lingbot_eval.streaming.estimate import NetworkSize, estimate
+from lingbot_eval.streaming.settings import StreamSettings
 from tests.support.killing import exit_code
 
 
@@ -234,6 +236,23 @@ def test_the_record_says_what_was_asked_and_what_ran(tmp_path: Path, monkeypatch
     }
     assert first.input["source"] == "uniform random pixels, seed 0"
     assert (first.status, first.bad_input, first.out_of_memory, first.stopped) == ("ok", False, False, None)
+
+
+def test_the_formula_is_that_of_the_study_s_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of so many refinements, whose caches the camera head holds, at the interval that was resolved."""
+    plant(monkeypatch, lambda backend, frame: None)
+    found = []
+    for iterations in (1, 2):
+        model = {"config": "ci", "camera_iterations": iterations}
+        (record,) = run(tmp_path, study(model=model, defaults={"keyframe_interval": 2})).records
+        for point in record.checkpoints:
+            streaming = StreamSettings(keyframe_interval=2)
+            network = NetworkSize(CONFIGS["ci"], "float32", iterations)
+            assert point.formula_bytes == dict(estimate(network, streaming, 42, 56, point.frames).cache_bytes)
+        found.append(record.checkpoints[-1].formula_bytes)
+    assert found[0] is not None
+    assert found[1] is not None
+    assert 2 * found[0]["camera_head"] == found[1]["camera_head"]
 
 
 def test_a_size_has_its_own_frames_made_once_for_cases_in_a_row(
