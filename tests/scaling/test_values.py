@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from studies import case_record, written
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.scaling.figure import Curve, scaling_figure
 from lingbot_eval.scaling.page import case_labels, growth_statement, page, remarks, tables
-from lingbot_eval.scaling.records import CaseRecord, GrowthRecord, ScaleRecord
+from lingbot_eval.scaling.records import CaseRecord, CheckpointRecord, GrowthRecord, ScaleRecord
 from lingbot_eval.scaling.settings import Case
 from lingbot_eval.scaling.summary import (
     SampleLog,
@@ -203,6 +204,8 @@ def test_the_page_says_how_each_number_was_measured_once_and_on_what() -> None:
         Measurement("throughput", "forward_latency", variant, 1.0, "ms", f"of steps, {variant}")
         for variant in ("p50", "p90")
     ]
+    nothing: dict[str, Any] = dict.fromkeys(CheckpointRecord.model_fields)
+    nothing |= {"formula_bytes": {"anchor": 4}, "ate_reason": "no poses"}
     told.append(Measurement("throughput", "forward_fps", "", 1.0, "fps", "frames by time"))
     cases = [
         case_record(
@@ -211,6 +214,8 @@ def test_the_page_says_how_each_number_was_measured_once_and_on_what() -> None:
             sampling={"every frame": "times"},
             measurements=told,
             facts={"device": "cuda:0"},
+            growth=[GrowthRecord(quantity="cache", unit="B", reason="it grows in steps")],
+            checkpoints=[CheckpointRecord(**(nothing | {"frames": 1, "kept": 1, "cache_bytes": {"anchor": 2}}))],
         )
         for name in "ab"
     ]
@@ -243,6 +248,10 @@ def test_the_page_says_how_each_number_was_measured_once_and_on_what() -> None:
     assert "Measured on A; torch 2.9; all of it is in `scale.json`." in lines
     assert "### Not to the end, or not as asked for" not in lines
     assert page(record, cases, "f.png").splitlines()[2].endswith("(f.png)")
+    # Of a method without such caches neither is told.
+    bare = [case.model_copy(update={"growth": [], "checkpoints": []}) for case in cases]
+    text = page(record, bare, None)
+    assert not any(words in text for words in ("Growth a kept frame", "- growth: ", "- formula: "))
 
 
 def test_what_a_kept_frame_costs_is_that_of_the_device_where_it_was_measured() -> None:
