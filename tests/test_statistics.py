@@ -81,6 +81,23 @@ def test_shifts_of_rounds_by_hand(
     assert found.reason.startswith(f"{words} ({len(before)} rounds before, {len(after)} now)")
 
 
+def test_ends_of_a_shift_are_these_ranks_and_no_others() -> None:
+    """Of rounds of which no two differ alike: the fourth of 36 from either end, of pairs the fifth of 55 means."""
+    odd = [0.0, 0.011, 0.023, 0.042, 0.068, 0.101]
+    later = [0.2, 0.2137, 0.2291, 0.2453, 0.2647, 0.2859]
+    between = sorted(b - a for a in odd for b in later)
+    assert len({round(each, 9) for each in between}) == 36
+    found = judge_rounds(held_still(odd), held_still(later), 0.08, 0.01)
+    assert ends(found) == pytest.approx([(between[17] + between[18]) / 2, between[3], between[32]], abs=1e-9)
+    steps = [0.1 + 0.001 * 1.7**k for k in range(10)]
+    means = sorted((steps[i] + steps[j]) / 2 for i in range(10) for j in range(i, 10))
+    assert len({round(each, 9) for each in means}) == 55
+    before = [0.5 * k for k in range(10)]
+    after = [x + step for x, step in zip(before, steps, strict=True)]
+    paired = judge_rounds(held_still(before), held_still(after), 0.08, 0.01, in_turn=True)
+    assert ends(paired) == pytest.approx([means[27], means[4], means[50]], abs=1e-9)
+
+
 def test_a_round_is_the_median_of_its_blocks_and_a_block_of_its_frames() -> None:
     """Of 43 frames: five blocks of eight, three of whose frames and two of which are far off, and a rest left out."""
     block = [1.0, 1.0, 1.0, 1.0, 1.0, 9.0, 9.0, 9.0]

@@ -11,8 +11,8 @@ from lingbot_eval.runs.experiment import Experiment
 FRAMES = 14
 
 
-def experiment(frames: int = FRAMES, **streaming: Any) -> Experiment:
-    """``ci`` with a small window at 28×28 over a made-up room."""
+def experiment(frames: int = FRAMES, width: int = 28, **streaming: Any) -> Experiment:
+    """``ci`` with a small window at width×28 over a made-up room."""
     return Experiment.model_validate(
         {
             "name": "tiny",
@@ -20,8 +20,8 @@ def experiment(frames: int = FRAMES, **streaming: Any) -> Experiment:
                 {
                     "name": "synthetic",
                     "scenes": ["room", "corridor"],
-                    "options": {"frames": frames, "width": 28, "height": 28},
-                    "size": {"mode": "exact", "width": 28, "height": 28},
+                    "options": {"frames": frames, "width": width, "height": 28},
+                    "size": {"mode": "exact", "width": width, "height": 28},
                 }
             ],
             "methods": [

@@ -83,6 +83,12 @@ def test_a_float32_sdpa_side_is_the_reference_itself() -> None:
     assert len(compared("paged", "paged", with_reference=False).pairs) == 1
 
 
+def test_a_size_is_width_by_height() -> None:
+    chosen = select(experiment(4, width=42), None, None)
+    found = compare_backends(Request("sdpa", "paged", 1, False), chosen, PreparedFrames(chosen.unit), lambda: None)
+    assert (found.size, found.frames, found.scene, found.dataset) == ((42, 28), 4, "room", "synthetic")
+
+
 def test_equal_sides_are_equal_to_the_last_bit() -> None:
     (pair,) = compared("sdpa", "sdpa", frames=40).pairs
     for summary in pair.differences.summaries():
@@ -542,8 +548,8 @@ def test_other_failures_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_keyframes_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """One side keeps every frame, the other every third."""
-    chosen = selected(12)
-    work = Bench(chosen.method, CPU, 12)
+    chosen = selected(15)
+    work = Bench(chosen.method, CPU, 15)
     open_stream = Bench.open
 
     def opened(self: Bench, contender: Contender) -> Stepper:
@@ -555,7 +561,8 @@ def test_keyframes_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Bench, "open", opened)
     (pair,) = lockstep(work, [SDPA, PAGED], [(SDPA, PAGED)], PreparedFrames(chosen.unit), lambda: None)
-    assert pair.keyframes_differ == 6  # of the nine step frames 3 … 11, three are kept by both
+    # Of the twelve step frames 3 … 14 four are kept by both, as are the three scale frames.
+    assert pair.keyframes_differ == 8
 
 
 def side(contender: Contender, rounds: list[list[float]]) -> Side:

@@ -81,6 +81,7 @@ def test_an_outside_program_at_a_cameras_pace(tmp_path: Path, capsys: pytest.Cap
     assert alone["command_peak_rss", ""] > 5
     assert ("largest_process", "") not in alone, "that is the harness's memory, not the program's"
     assert (single["frames"], single["predictions"]) == (FRAMES, FRAMES - 1)
+    assert single["sampling"] == {"every frame": "forward and interval times"}, "its memory is not the harness's"
     assert [point["frames"] for point in single["checkpoints"]] == [10, FRAMES]
     assert single["checkpoints"][0]["ate_m"] is not None
     assert single["facts"]["program"] == {"name": "slow", "version": "1"}
@@ -95,12 +96,16 @@ def test_a_floor_needs_no_time(tmp_path: Path) -> None:
     assert main(words) == 0
     (record,) = tmp_path.glob("runs/*/cases/*/case.json")
     case = json.loads(record.read_text())
-    assert (case["status"], case["predictions"]) == ("ok", 5)
+    assert (case["status"], case["predictions"], case["growth"]) == ("ok", 5, [])
+    assert list(case["sampling"]) == ["every frame", "every 20 frames and at checkpoints"]
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"model": {"config": "ci"}}, "model: is the streaming model's"),
+        ({"streaming": {"scale_frames": 3}}, "streaming: is the streaming model's"),
+        ({"defaults": {"precision": "bfloat16"}}, "defaults.precision: is the streaming model's"),
         ({"device": "cpu"}, "device: is the streaming model's, and the study streams 'slow one': leave it out"),
         ({"sweep": {"backend": ["sdpa"]}}, "sweep.backend: is the streaming model's"),
         ({"cases": [{"window": 3}]}, "cases.0.window: is the streaming model's"),

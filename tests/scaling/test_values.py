@@ -359,6 +359,30 @@ def test_what_a_stream_that_ended_in_its_scale_phase_says(scenario: str, names: 
         assert str(value).startswith(words), key
 
 
+def test_a_method_that_leaves_frames_out_is_told_at_the_frames_numbers() -> None:
+    """Another than ours: no caches, no types of frames, a time on the device of some frames alone."""
+    log = SampleLog()
+    for index in sorted({*range(29)} - {5}):
+        forward = {} if index == 7 else {"forward_ms": 2.0}
+        log.append(
+            {"index": index, "interval_ms": float(index), "latency_ms": 3.0, "process_bytes": 1000 + index, **forward}
+        )
+    points = case_checkpoints(None, log, [10, 28, 29, 30], None, poses())
+    # The thirtieth frame has no prediction, and the stream is told up to the last that has.
+    assert [point.frames for point in points] == [10, 28, 29]
+    first = points[0]
+    assert (first.interval_ms, first.process_bytes, first.forward_ms) == (4.0, 1009, 2.0)
+    assert (first.formula_bytes, first.kept, first.cache_allocated_bytes) == (None, 0, None)
+    assert (first.ate_m, first.ate_reason) == (None, "the input has no true poses")
+    assert (points[-1].interval_ms, points[-1].process_bytes) == (14.5, 1028)
+    case = Case(frames=30, scenario="single_stream", size=(56, 42))
+    told = {m.name: m.reason or m.value for m in case_measurements(case, log, None) if m.variant in ("", "p50")}
+    assert told["forward_fps"] == "the method does not report its time on the device"
+    assert told["end_to_end_interval"] == 15.0
+    assert told["largest_process"] == pytest.approx(1028 / MIB)
+    assert "largest_cache_allocated" not in told
+
+
 def test_names_of_cases_say_what_they_differ_in() -> None:
     """What was found out in the run's place of what was asked for; the camera's rate even where all have it."""
 

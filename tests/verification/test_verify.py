@@ -133,6 +133,8 @@ def test_bad_folders_are_one_line(one_case: Path, tmp_path: Path, capsys: pytest
         ({"frames": -1}, "frames: input should be greater than or equal to 1, found -1"),
         ({"frames": "x"}, "frames: "),
         ({"rows": [0, 99]}, "expected rows among its 3 frames"),
+        ({"rows": [3]}, r"expected rows among its 3 frames, found \[3\]"),
+        ({"rows": [-1]}, "rows.0: "),
         ({"rows": []}, "expected rows among its 3 frames"),
     ],
 )
