@@ -12,11 +12,12 @@ from pydantic import Field
 
 from lingbot_eval.errors import DataError, UnscorableError
 from lingbot_eval.geometry.structure import Images, Mapper, Structure, pycolmap
-from lingbot_eval.methods.base import BaseMethod, Method, MethodSettings
+from lingbot_eval.methods.base import Method
+from lingbot_eval.methods.calibrating import CalibratingConfig, CalibratingMethod
 from lingbot_eval.types import FloatArray, Frame, FrameSequence, Prediction, StepCost
 
 
-class SfmConfig(MethodSettings):
+class SfmConfig(CalibratingConfig):
     """Structure from motion by pycolmap.
 
     mapper: ``global`` places all images at once, ``incremental`` one after the other. intrinsics: ``auto`` holds the
@@ -27,15 +28,9 @@ class SfmConfig(MethodSettings):
     kind: Literal["sfm"]
     name: Annotated[str, Field(min_length=1)] = "sfm"
     mapper: Mapper = "global"
-    intrinsics: Literal["auto", "fixed", "refined"] = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     def create(self) -> Method:
         return StructureFromMotion(self)
-
-    @property
-    def gives_depth(self) -> bool:
-        return False
 
     def on_this_machine(self) -> SfmConfig:
         """Raises DependencyError where pycolmap is missing."""
@@ -43,16 +38,12 @@ class SfmConfig(MethodSettings):
         return self
 
 
-class StructureFromMotion(BaseMethod):
+class StructureFromMotion(CalibratingMethod):
     """All poses after the last frame; images that COLMAP does not register have none. No depth."""
-
-    gives_depth = False
 
     def __init__(self, settings: SfmConfig) -> None:
         super().__init__(settings)
         self._version = str(pycolmap().__version__)
-        self._nominal = False
-        self._camera = "not known before the first frame"
         self._structure: Structure | None = None
 
     def describe(self) -> Mapping[str, Any]:
@@ -60,7 +51,7 @@ class StructureFromMotion(BaseMethod):
         facts = {
             **super().describe(),
             "pycolmap": self._version,
-            "camera": self._camera,
+            "camera": self.camera,
             "causal": "no: every pose is of the whole sequence; seconds a frame are the total by the frames",
         }
         found = self._structure
@@ -76,7 +67,6 @@ class StructureFromMotion(BaseMethod):
 
     def open(self, sequence: FrameSequence) -> None:
         super().open(sequence)
-        self._nominal = sequence.facts().get("intrinsics_source") == "nominal"
         self._structure = None
 
     def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
@@ -112,13 +102,9 @@ class StructureFromMotion(BaseMethod):
             yield Prediction(frame.index, frame.timestamp, pose, intrinsics=intrinsics, cost=cost)
 
     def _intrinsics(self, seen: list[Frame]) -> tuple[FloatArray | None, bool]:
-        """Those of all frames, and whether to estimate the focal length; says in the record where they come from."""
+        """Those of all frames, and whether to estimate the focal length."""
         given = [frame.intrinsics for frame in seen if frame.intrinsics is not None]
         camera = given[0] if len(given) == len(seen) and np.ptp(np.stack(given), axis=0).max() < 1e-6 else None
-        wanted = self.settings.intrinsics
-        refine = wanted == "refined" or camera is None or (wanted == "auto" and self._nominal)
-        source = "the dataset's, nominal" if self._nominal else "the dataset's, calibrated"
         if camera is None:
-            source = "COLMAP's guess" if not given else "COLMAP's guess, as the frames' own differ"
-        self._camera = f"{source}; focal length {'estimated along with the poses' if refine else 'held'}"
-        return camera, refine
+            return None, self.refines("COLMAP's guess" if not given else "COLMAP's guess, as the frames' own differ")
+        return camera, self.refines(None)

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from lingbot_eval.errors import DataError, DependencyError
 from lingbot_eval.geometry.cameras import guessed_intrinsics
-from lingbot_eval.methods.base import BaseMethod, Method, MethodSettings
+from lingbot_eval.methods.base import Method
+from lingbot_eval.methods.calibrating import CalibratingConfig, CalibratingMethod
 from lingbot_eval.methods.odometry import Odometry
 from lingbot_eval.types import FloatArray, Frame, FrameSequence, Prediction, StepCost
 
@@ -20,7 +21,7 @@ DOUBT_OF_NOMINAL, DOUBT_OF_GUESS = 0.05, 0.3
 """Standard deviation of a focal length, as a share of it: of a data sheet's, of one that nobody has given."""
 
 
-class VoConfig(MethodSettings):
+class VoConfig(CalibratingConfig):
     """Visual odometry on OpenCV's parts.
 
     intrinsics: ``auto`` takes the dataset's as they are where they were calibrated, and estimates the focal length
@@ -30,15 +31,9 @@ class VoConfig(MethodSettings):
 
     kind: Literal["vo"]
     name: Annotated[str, Field(min_length=1)] = "vo"
-    intrinsics: Literal["auto", "fixed", "refined"] = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     def create(self) -> Method:
         return VisualOdometry(self)
-
-    @property
-    def gives_depth(self) -> bool:
-        return False
 
     def on_this_machine(self) -> VoConfig:
         """Raises DependencyError where OpenCV is missing."""
@@ -46,22 +41,18 @@ class VoConfig(MethodSettings):
         return self
 
 
-class VisualOdometry(BaseMethod):
+class VisualOdometry(CalibratingMethod):
     """Poses frame by frame, in a scale of its own; a lost frame has none. No depth."""
-
-    gives_depth = False
 
     def __init__(self, settings: VoConfig) -> None:
         super().__init__(settings)
         self._cv2 = opencv()
-        self._nominal = False
         self._odometry: Odometry | None = None
-        self._intrinsics = "not known before the first frame"
         self._focal = 0.0
 
     def describe(self) -> Mapping[str, Any]:
         """Settings, where the intrinsics come from, and what became of the frames."""
-        facts = {**super().describe(), "opencv": self._cv2.__version__, "camera": self._intrinsics}
+        facts = {**super().describe(), "opencv": self._cv2.__version__, "camera": self.camera}
         odometry = self._odometry
         if odometry is not None:
             facts["found"] = {
@@ -75,7 +66,6 @@ class VisualOdometry(BaseMethod):
 
     def open(self, sequence: FrameSequence) -> None:
         super().open(sequence)
-        self._nominal = sequence.facts().get("intrinsics_source") == "nominal"
         self._odometry = None
 
     def warm_up(self, frame: Frame) -> float:
@@ -115,15 +105,11 @@ class VisualOdometry(BaseMethod):
         return frame.image, guessed_intrinsics(width, height) if frame.intrinsics is None else frame.intrinsics
 
     def _doubt(self, frame: Frame) -> float:
-        """How much the focal length is in doubt; says in the record where it comes from."""
-        given = frame.intrinsics is not None
-        source = "the dataset's, nominal" if self._nominal else "the dataset's, calibrated"
-        if not given:
-            source = "guessed: focal length 0.7 of the longer side, principal point in the middle"
-        wanted = self.settings.intrinsics
-        refined = wanted == "refined" or (wanted == "auto" and (self._nominal or not given))
-        self._intrinsics = f"{source}; focal length {'estimated along with the poses' if refined else 'held'}"
-        return (DOUBT_OF_NOMINAL if given else DOUBT_OF_GUESS) if refined else 0.0
+        """How much the focal length is in doubt."""
+        if frame.intrinsics is not None:
+            return DOUBT_OF_NOMINAL if self.refines(None) else 0.0
+        guess = "guessed: focal length 0.7 of the longer side, principal point in the middle"
+        return DOUBT_OF_GUESS if self.refines(guess) else 0.0
 
 
 def opencv() -> ModuleType:

@@ -249,6 +249,15 @@ def test_structure_from_motion_of_a_room(model: tuple[list[Frame], list[Predicti
     assert {p.cost.forward_s for p in predictions if p.cost is not None} == {predictions[0].cost.forward_s}  # type: ignore[union-attr]
 
 
+def test_what_is_fixed_is_not_estimated_though_nobody_gave_it(room: list[Frame]) -> None:
+    frames = [replace(frame, intrinsics=None) for frame in room[::3]]
+    guess = {"vo": 0.7 * SIZE[0], "sfm": 1.2 * SIZE[0]}
+    for kind, focal in guess.items():
+        _, facts = predicted(kind, frames, intrinsics="fixed")
+        assert facts["camera"].endswith("; focal length held")
+        assert np.allclose(facts["found"]["focal_px"], focal, atol=0.01)
+
+
 @pytest.mark.slow
 def test_structure_from_motion_is_the_same_twice(
     model: tuple[list[Frame], list[Prediction], dict[str, Any]],
