@@ -9,7 +9,7 @@ is still awaited, and there is no closing of loops.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -99,6 +99,7 @@ class Odometry:
     _first: View | None = None
     _awaiting: deque[tuple[int, View | None]] = field(default_factory=deque)
     _anchored: bool = False
+    _origin: FloatArray = field(default_factory=lambda: np.eye(4))
     _likely: tuple[View, TwoViews] | None = None
     _before: View | None = None
     _motion: FloatArray = field(default_factory=lambda: np.eye(4))
@@ -121,16 +122,15 @@ class Odometry:
             camera of the first that has a pose, and the median depth of the first map is 1.
         """
         view = self._seen(index, image, intrinsics)
-        if self.keyframes:
-            yield index, self._placed(view)
-        else:
-            yield from self._begin(view)
+        yield from self._in_world([(index, self._placed(view))] if self.keyframes else self._begin(view))
 
     def finish(self) -> Iterator[tuple[int, FloatArray | None]]:
         """Decide what still waits for the first map: of a camera that stood still that is where it stood."""
-        while self._awaiting:
-            index, moved = self._awaiting.popleft()
-            yield index, self._unmoved(moved)
+        yield from self._in_world((index, self._unmoved(moved)) for index, moved in self._awaiting)
+        self._awaiting.clear()
+
+    def _in_world(self, found: Iterable[tuple[int, FloatArray | None]]) -> Iterator[tuple[int, FloatArray | None]]:
+        return ((index, None if pose is None else self._origin @ pose) for index, pose in found)
 
     @property
     def points(self) -> int:
@@ -182,19 +182,46 @@ class Odometry:
             # They are where the first is, which stays what the others are compared with.
             self._anchored = True
         elif not self._anchored:
-            # Out of the first frame's sight: the world begins anew, and what was before has no place in it.
+            # Out of the first frame's sight: the world begins anew, and what was before has no place in it, unless the
+            # camera has only turned since.
+            turned = next(self._turned(view) for _, view in self._awaiting if view is not None)
             while self._awaiting[0][1] is None:
-                self.lost += 1
-                yield self._awaiting.popleft()[0], None
+                self.lost += turned is None
+                yield self._awaiting.popleft()[0], None if turned is None else np.eye(4)
             index, self._first = self._awaiting.popleft()
             self._awaiting.appendleft((index, None))
+            self._origin = self._origin if turned is None else self._origin @ inverse(turned)
             return
         index, moved = self._awaiting.popleft()
         yield index, self._unmoved(moved)
 
     def _unmoved(self, moved: View | None) -> FloatArray | None:
-        self.lost += moved is not None
-        return np.eye(4) if moved is None else None
+        """Camera-to-world of a frame that no map will place: where the first is, unless it has left that place."""
+        turned = np.eye(4) if moved is None else self._turned(moved)
+        self.lost += turned is None
+        return None if turned is None else inverse(turned)
+
+    def _turned(self, view: View) -> FloatArray | None:
+        """World-to-camera of a view that stands where the first does and is turned; None where it is not so."""
+        first = self._first
+        if first is None:
+            return None
+        mine, its = matched(view.descriptors, first.descriptors)
+        seen, before = (
+            np.pad(rays, ((0, 0), (0, 1)), constant_values=1.0) for rays in (view.rays[mine], first.rays[its])
+        )
+        good = np.ones(len(mine), dtype=bool)
+        pose, none = np.eye(4), np.zeros(len(mine), int)
+        for _ in range(3):
+            if good.sum() < FEWEST:
+                return None
+            # Wahba's problem, on directions of length 1 (Markley 1988).
+            one, other = (rays[good] / np.linalg.norm(rays[good], axis=1, keepdims=True) for rays in (seen, before))
+            left, _, right = np.linalg.svd(one.T @ other)
+            pose[:3, :3] = left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
+            away = reprojection_errors(pose[None], before, none, view.rays[mine]) * view.focal
+            good = away < 3 * max(STILL_PIXELS, float(np.median(away)))
+        return pose if np.median(away) <= STILL_PIXELS else None
 
     def _chosen(self, found: list[TwoViews]) -> tuple[TwoViews | None, bool]:
         """The one that the frames between the two views bear out best, and whether that is clear.

@@ -124,6 +124,25 @@ def test_a_camera_that_stands_stays_where_it_is(room: list[Frame]) -> None:
     assert len(posed(predicted("vo", long)[0])) == 36, "standing costs no frame, however long"
 
 
+def test_a_camera_that_only_turns_is_where_it_stood(room: list[Frame]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    image, camera = room[0].image, room[0].intrinsics
+    assert image is not None
+    assert camera is not None
+    frames, turns = [], np.radians(np.linspace(0, 25, 40))
+    for index, angle in enumerate(turns):
+        (turn, _), pose = cv2.Rodrigues(np.array([0.0, angle, 0.0])), np.eye(4)
+        picture = cv2.warpPerspective(image, camera @ turn @ np.linalg.inv(camera), SIZE, borderMode=cv2.BORDER_REFLECT)
+        pose[:3, :3] = turn.T
+        frames.append(replace(room[0], index=index, timestamp=float(index), image=picture, camera_to_world=pose))
+    found = posed(predicted("vo", frames)[0])
+    assert len(found) == len(frames)
+    assert np.abs(found.positions).max() == 0
+    true = np.stack([frame.camera_to_world for frame in frames if frame.camera_to_world is not None])
+    apart = np.swapaxes(true[:, :3, :3], 1, 2) @ found.camera_to_world[:, :3, :3]
+    assert np.degrees(rotation_angle(apart)).max() < 0.3
+
+
 def test_standing_in_the_middle_moves_nothing(room: list[Frame]) -> None:
     order = [*range(8), 7, 7, 7, *range(8, 12)]
     frames = [replace(room[source], index=index, timestamp=float(index)) for index, source in enumerate(order)]
