@@ -49,11 +49,6 @@ def shown(table: Table) -> tables.Table:
     return tables.Table(title_of(table), columns, rows, table.notes, legend(table))
 
 
-def markdown_table(table: Table) -> str:
-    """A Markdown section: table, footnotes, and a legend of units and conventions."""
-    return shown(table).markdown(padded=False)
-
-
 def latex_table(table: Table) -> str:
     """One ``table`` environment (packages booktabs and graphicx), footnotes and legend below it."""
     return shown(table).latex()

@@ -73,10 +73,6 @@ class StoredUnit(Generic[ResultT]):
         """What the unit kept to be looked at."""
         return Reconstruction(self.folder, self.record.files)
 
-    def is_result_of(self, input_fingerprint: str) -> bool:
-        """Whether it went well and was made from this very input; if not it is to be run again."""
-        return self.record.status == "ok" and self.record.is_made_from(input_fingerprint)
-
 
 @dataclass(frozen=True)
 class LeftOutUnit:

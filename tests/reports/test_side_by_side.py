@@ -16,7 +16,7 @@ from page_reader import read_page
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.reports.reading import Run, failures, measurements, open_run, open_runs, overview, series, tables
-from lingbot_eval.reports.rendering import csv_table, latex_table, markdown_table, table_data, text_table
+from lingbot_eval.reports.rendering import csv_table, latex_table, shown, table_data, text_table
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.side_by_side import differing_cards, environments, settings
 from lingbot_eval.reports.together_figure import together_figure
@@ -82,7 +82,7 @@ def test_every_rendering_says_the_run(pair: tuple[Run, ...]) -> None:
     summary = tables(pair)[0]
     rows = list(csv.DictReader(io.StringIO(csv_table(summary))))
     assert [row["run"] for row in rows[:3]] == ["one", "one", "two"]
-    assert "| dataset | scene | method | run |" in markdown_table(summary)
+    assert "| dataset | scene | method | run |" in shown(summary).markdown(padded=False)
     assert re.search(r"d & b & m & two &", latex_table(summary))
     assert latex_table(summary).count(r"\begin{tabular}{llll") == 1
     assert "d / b · m · two" in text_table(summary)
@@ -103,7 +103,7 @@ def test_untrained_weights_are_told_of_their_run_alone(tmp_path: Path) -> None:
     ]
     summary = tables(open_runs(paths, ["raw", "good"]))[0]
     assert summary.untrained == ("m of raw",)
-    lines = [line for line in markdown_table(summary).splitlines() if "| a |" in line]
+    lines = [line for line in shown(summary).markdown(padded=False).splitlines() if "| a |" in line]
     assert ["(untrained weights)" in line for line in lines] == [True, False]
 
 

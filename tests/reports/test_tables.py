@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.reports import tables as tables_module
-from lingbot_eval.reports.rendering import csv_table, latex_table, markdown_table, spreadsheet, table_data, text_table
+from lingbot_eval.reports.rendering import csv_table, latex_table, shown, spreadsheet, table_data, text_table
 from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table, long_table, read_results
 from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.store import RunStore
@@ -60,7 +60,7 @@ def test_means_are_over_scored_scenes_and_say_how_many(tmp_path: Path) -> None:
     assert cells["mean"].value == pytest.approx(3.0)
     assert cells["median"].value == pytest.approx(2.0)
     assert cells["mean"].scored == cells["median"].scored == (3, 5)
-    assert "3.000 (3 of 5)" in markdown_table(summary)
+    assert "3.000 (3 of 5)" in shown(summary).markdown(padded=False)
     assert r"3.000 (3 of 5)" in latex_table(summary)
     reasons = [summary.notes[(cells[scene].note or 0) - 1] for scene in "de"]
     assert reasons[0] == "static reference"
@@ -88,11 +88,13 @@ def test_every_gap_has_its_reason_in_every_rendering(tables: dict[str, Table]) -
                 assert (value is None) == bool(reason)
         json.dumps(data, allow_nan=False)
         assert "nan" not in csv_table(table).lower()
-        assert "||" not in markdown_table(table).replace(" ", "").replace("|---", "")
+        assert "||" not in shown(table).markdown(padded=False).replace(" ", "").replace("|---", "")
     summary = tables["summary"]
     failed = next(row for row in summary.rows if (row.dataset, row.scene) == DESK and row.method == LINGBOT)
     assert all(cell.value is None for cell in failed.cells)
-    for rendered in map(str, (markdown_table(summary), csv_table(summary), latex_table(summary), text_table(summary))):
+    for rendered in map(
+        str, (shown(summary).markdown(padded=False), csv_table(summary), latex_table(summary), text_table(summary))
+    ):
         assert "failed in stage stream at frame 812: CUDA out of memory" in rendered
         assert "only 2 matched frames, at least 3 are needed" in rendered
 
@@ -100,7 +102,7 @@ def test_every_gap_has_its_reason_in_every_rendering(tables: dict[str, Table]) -
 def test_a_run_of_failures_only_still_has_its_table(tmp_path: Path) -> None:
     (table,) = read_results(store_of(tmp_path, {"a": None, "b": None})).tables
     assert [row.scene for row in table.rows if row.kind == "scene"] == ["a", "b"]
-    assert "a <sup>1</sup>" in markdown_table(table)
+    assert "a <sup>1</sup>" in shown(table).markdown(padded=False)
     assert r"a\textsuperscript{1}" in latex_table(table)
     assert csv_table(table).count("not run yet") == 2
     assert text_table(table).count("not run yet") == 2
@@ -312,10 +314,10 @@ def test_the_whole_of_a_table_in_each_form() -> None:
         "reasons": [None, "no scene was scored"],
     }
     assert (data["rows"][0]["scene"], data["rows"][0]["failure"]) == ("a", "it broke")
-    legend = [line for line in markdown_table(table).splitlines() if line.startswith("- ")]
+    legend = [line for line in shown(table).markdown(padded=False).splitlines() if line.startswith("- ")]
     assert legend[:2] == ["- auc_30 (%): one; or two", "- abs_rel none (ratio, no unit): three"]
     assert [line.partition(":")[0] for line in legend[2:]] == ["- mean, median", "- micro"]
-    body = markdown_table(table).splitlines()[4:8]
+    body = shown(table).markdown(padded=False).splitlines()[4:8]
     assert [line.split(" | ")[1] for line in body] == ["a", "b", "**mean**", "**micro**"]
 
 
@@ -324,10 +326,10 @@ def test_the_whole_of_a_table_in_each_form() -> None:
 
 def test_untrained_weights_are_in_every_title_and_row(tables: dict[str, Table]) -> None:
     for table in tables.values():
-        assert f"untrained weights: {LINGBOT}" in markdown_table(table).splitlines()[0]
+        assert f"untrained weights: {LINGBOT}" in shown(table).markdown(padded=False).splitlines()[0]
         assert f"untrained weights: {LINGBOT}" in latex_table(table)
         assert f"untrained weights: {LINGBOT}" in table_data(table)["title"]
-        assert markdown_table(table).count(f"{LINGBOT} (untrained weights)") >= 3
+        assert shown(table).markdown(padded=False).count(f"{LINGBOT} (untrained weights)") >= 3
         rows = list(csv.DictReader(io.StringIO(csv_table(table))))
         assert {row["weights"] for row in rows if row["method"] == LINGBOT} == {"untrained (seed 0)"}
 
@@ -337,7 +339,7 @@ def test_untrained_weights_are_in_every_title_and_row(tables: dict[str, Table]) 
 
 def test_a_hostile_scene_name_stays_text(tables: dict[str, Table]) -> None:
     for table in tables.values():
-        markdown = markdown_table(table)
+        markdown = shown(table).markdown(padded=False)
         assert "<script" not in markdown
         assert r"&lt;script&gt;alert(1)&lt;/script&gt;\|\_&amp;\$" in markdown
         body = [line for line in markdown.splitlines() if line.startswith("| ")]

@@ -35,7 +35,9 @@ def write_unit(store: RunStore, names: tuple[str, str, str] = NAMES, **changes: 
 
 def is_done(store: RunStore, input_fingerprint: str, names: tuple[str, str, str] = NAMES) -> bool:
     found = store.find_unit(*names)
-    return isinstance(found, StoredUnit) and found.is_result_of(input_fingerprint)
+    return (
+        isinstance(found, StoredUnit) and found.record.status == "ok" and found.record.is_made_from(input_fingerprint)
+    )
 
 
 def everything_under(folder: Path) -> set[str]:
