@@ -479,7 +479,6 @@ def test_several_estimates_are_scored_and_drawn_beside_each_other(
     assert "draws one estimate, found 2" in capsys.readouterr().err
 
 
-@needs_real
 def test_every_option_is_handed_on(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     files: list[tuple[Any, ...]] = []
     scored: list[dict[str, Any]] = []
@@ -526,6 +525,7 @@ def test_one_estimate_that_cannot_be_scored_is_a_no(
     assert [found["reason"] is None for found in documents] == [True, False]
 
 
+@needs_real
 def test_kitti_reference_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert score((REAL / "KITTI_00_gt.txt", REAL / "KITTI_00_ORB.txt"), "--json", format="kitti") == 0
     found = document(capsys)
