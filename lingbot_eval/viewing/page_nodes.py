@@ -21,7 +21,6 @@ from lingbot_eval.geometry.quaternions import quaternion_from_rotation
 from lingbot_eval.types import FloatArray, Image
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import (
-    DOUBLINGS,
     METHOD_COLOURS,
     RANGES,
     SURENESS,
@@ -308,9 +307,10 @@ class Nodes:
             order = np.lexsort((-apart, ~rows["base"], ~wanted))
             wanted[order] &= np.cumsum(rows["count"][order]) <= look.budget
         self.shown = int(rows["count"][wanted].sum())
-        finest = np.full(self._groups + 1, DOUBLINGS)
-        np.minimum.at(finest, rows["group"][wanted], rows["level"][wanted])
-        size = np.where(wanted, look.size * rows["edge"] * 2.0 ** finest[rows["group"]], rows["size"])
+        # On surfaces the distance between points goes with the root of their number.
+        every = np.bincount(rows["group"], rows["count"])
+        larger = np.sqrt(every / np.maximum(np.bincount(rows["group"], rows["count"] * wanted), 1))
+        size = np.where(wanted, look.size * rows["edge"] * larger[rows["group"]], rows["size"])
         # Below a node that is hidden nothing has to be told.
         visible = np.where(open_, wanted, rows["visible"])
         for at in np.flatnonzero(visible != rows["visible"]).tolist():
