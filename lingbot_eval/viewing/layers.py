@@ -337,10 +337,10 @@ class Cutter:
         while self._done < len(cloud):
             least = self._done + max(1.0, self._done * _SHARE_OF_A_BLOCK)
             at = int(np.searchsorted(ends, least))
-            if at == len(ends):
-                if not whole:
-                    return
-                at -= 1
+            if at == len(ends) and not whole:
+                return
+            # Of a stream everything new is one step: more of them would cost it more.
+            at = min(at, len(ends) - 1) if whole else len(ends) - 1
             voxels = np.arange(self._done, int(ends[at]))
             depths = layer.depths(cloud, voxels)
             if self.edges is None:

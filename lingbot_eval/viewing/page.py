@@ -45,7 +45,7 @@ PORT = 8080
 
 _TICK_S = 0.5  # between two looks at a scene that grows, or at where it is looked at from
 _SHARE = 1 / 40  # of what the process computes is spent on drawing a scene that grows
-_LONGEST_PAUSE_S = 5.0  # of computing, after something large
+_LONGEST_PAUSE_S = 30.0  # of computing, after something large
 _PLOT_POINTS = 300
 _BUDGETS = (100_000, 300_000, 1_000_000)  # points of a layer that are offered
 _IMAGE_PIXELS = 240  # height
@@ -518,7 +518,8 @@ class _Controls:
             *(self.frame, self.play, self.colouring, self.size, self.sureness, self.ranges, self.speed, self.history),
             *(self.follow, self.trail, self.frusta, self.frustum, self.budget, self.sky),
         ):
-            handle.on_update(lambda _: changed())
+            # A frame that the viewer itself set is drawn already.
+            handle.on_update(lambda event: changed() if event.client is not None else None)
 
     def choose(self, labels: list[str], truth: bool, last: int, sky: bool) -> None:
         """Widgets for the layers of a scene, at its last frame. sky: whether it is shown at first."""

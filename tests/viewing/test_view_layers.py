@@ -119,6 +119,9 @@ def test_layers_come_onto_the_truth_and_say_their_error() -> None:
     assert none is None
     np.testing.assert_allclose(alone[1].positions, alone[0].positions, atol=1e-9)
     # While it grows nothing that was sent may move: the truth comes to the estimate.
+    assert LayeredScene("s", layers, truth_of(12)).unit == "m"
+    for truth_or_none, live in ((None, False), (truth_of(12), True)):
+        assert LayeredScene("s", layers, truth_or_none, live).unit == "units of the model"
     growing, moved = LayeredScene("s", layers[1:], truth_of(12), live=True).placed()
     assert moved is not None
     assert growing[0].move.scale == 1

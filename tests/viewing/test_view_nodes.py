@@ -220,6 +220,18 @@ def test_with_a_small_budget_the_nearest_is_shown_finest_to_whoever_looks(page: 
     assert len(page.points()) == SIDE**2 + 2500
 
 
+def test_what_is_hidden_takes_nothing_of_the_budget(page: Page, nodes: Nodes) -> None:
+    for look in (Look(LAST, sureness=0, budget=1000, hidden=frozenset({"a"})), Look(LAST, sureness=3, budget=1000)):
+        nodes.draw(look)
+        assert 900 < nodes.shown == len(page.points()) <= 1000
+    far_off = np.array([0.0, 5.5, -100.0]), np.array([0.0, 0, 1])
+    for hidden in ("a", "bb"):
+        nodes.draw(Look(LAST, sureness=0, hidden=frozenset({hidden})))
+        found = nodes.nearest(*far_off)
+        assert found is not None
+        assert np.abs(page.points() - found).sum(axis=1).min() < 1e-3
+
+
 def test_sky_is_shown_where_it_is_asked_for_whatever_the_other_filters_say(page: Page, walls: Nodes) -> None:
     walls.draw(Look(1, sureness=0))
     assert walls.has_sky
