@@ -110,7 +110,6 @@ class Viewer:
         self._measured: list[Any] = []
         self._shown_picture: tuple[str, int] | None = None
         self._seen_before = 0  # points of the scene
-        self._moved = False  # whoever looks
         self._played = time.monotonic()
         self._draws_at = 0.0  # of the process's CPU time: what has grown is drawn from then on
         budgets = tuple(sorted({points, *(each for each in _BUDGETS if each < points)}))
@@ -120,7 +119,7 @@ class Viewer:
         self._step()
         self._thread = threading.Thread(target=self._work, name="viewer", daemon=True)
         self._thread.start()
-        self._server.on_client_connect(self._came)
+        self._server.on_client_connect(lambda _: self._changed())
 
     def stop(self) -> None:
         """End the server; the page stays in the browser as it is."""
@@ -147,14 +146,6 @@ class Viewer:
 
     def _changed(self) -> None:
         self._wake.set()
-
-    def _came(self, client: viser.ClientHandle) -> None:
-        client.camera.on_update(self._moved_on)
-        self._changed()
-
-    def _moved_on(self, _: object) -> None:
-        """Somebody looks from elsewhere: the next tick sees to it, as there are many such moves a second."""
-        self._moved = True
 
     def _ask(self, what: Callable[[], None]) -> None:
         """Have the page's thread do something."""
@@ -185,10 +176,10 @@ class Viewer:
         grow = ready and not self._whole
         if not self.clients or not (asked or ready):
             return
-        moved, self._moved = self._moved, False
         if asked or grow:
             self._step(grow=grow)
-        elif moved:
+        elif self._nodes.eyes != self._eyes():
+            # Somebody looks from elsewhere: there are many such moves a second, and a tick sees to all of them.
             with self._server.atomic():
                 self._nodes.look_from(self._eyes())
 
@@ -245,9 +236,9 @@ class Viewer:
             self._nodes.draw(self._controls.look(self._labels), eyes=self._eyes())
         self._look_around()
 
-    def _eyes(self) -> list[FloatArray]:
-        """(3,) of everybody who looks."""
-        return [np.asarray(client.camera.position) for client in self._server.get_clients().values()]
+    def _eyes(self) -> list[tuple[float, ...]]:
+        """Where everybody who looks is."""
+        return [tuple(client.camera.position) for client in self._server.get_clients().values()]
 
     def _look_around(self) -> None:
         """Begin with an overview of what is there."""

@@ -46,6 +46,7 @@ _FRUSTUM_PIXELS = 100
 _TRUTH_POINTS = 2000
 _TRUTH_POINTS_LIVE = 300  # it is fitted, and sent, anew while the path grows
 _NOW_COLOUR = (255, 140, 0)
+Eye = tuple[float, ...]
 _SKY = (-1,)  # key of the sky's class
 _FINEST = 1 / 1000
 """Radians between two points as they are looked at: about a pixel. Where they are nearer a finer level is not shown."""
@@ -129,6 +130,7 @@ class Nodes:
         surroundings: up, centre, extent.
         points: that were sent and are there.
         shown: of them, those that are seen.
+        eyes: where it is looked at from.
     """
 
     def __init__(self, api: viser.SceneApi, scene: LayeredScene) -> None:
@@ -146,6 +148,7 @@ class Nodes:
         self.truth: FloatArray | None = None
         self.surroundings = surroundings((), None)
         self.points = self.shown = 0
+        self.eyes: list[Eye] = []
         self._sent: list[_Sent] = []
         self._rows = np.empty(0, _ROW)
         self._groups = 0
@@ -155,13 +158,13 @@ class Nodes:
         """Whether anything was taken for sky."""
         return any(_SKY in drawn.classes for drawn in self._drawn)
 
-    def draw(self, look: Look, *, grow: bool = True, eyes: Sequence[FloatArray] = ()) -> None:
+    def draw(self, look: Look, *, grow: bool = True, eyes: Sequence[Eye] = ()) -> None:
         """Bring the nodes up to what is asked for, and to what is there if ``grow``.
 
         Args:
             look: what is asked for.
             grow: whether to look for new points.
-            eyes: (3,) where it is looked at from; from nowhere all levels of detail are shown.
+            eyes: where it is looked at from; from nowhere all levels of detail are shown.
         """
         grew = grow and not self._whole
         if grew:
@@ -191,7 +194,7 @@ class Nodes:
         if self._truth is not None:
             self._truth.visible = "" not in look.hidden
 
-    def look_from(self, eyes: Sequence[FloatArray]) -> None:
+    def look_from(self, eyes: Sequence[Eye]) -> None:
         """What was asked for last, from elsewhere."""
         if self._look is not None:
             self._choose(self._look, eyes)
@@ -293,12 +296,13 @@ class Nodes:
         hidden = [placed.layer.label in look.hidden for placed in self.placed]
         return np.array([not hidden[sent.layer] and look.shows_class(sent.key) for sent in self._sent], np.bool_)
 
-    def _choose(self, look: Look, eyes: Sequence[FloatArray]) -> None:
+    def _choose(self, look: Look, eyes: Sequence[Eye]) -> None:
         """Show the blocks of the time whose points are apart as they are looked at, the nearest and coarsest of them
         first, as many as the budget lets; where finer ones are not shown points are larger."""
         rows, open_ = self._rows, self._open(look)
         wanted = look.shows(rows["first"], rows["last"]) & open_
         apart = 2.0 ** (rows["level"] + 1) * rows["edge"]  # points without this block
+        self.eyes = list(eyes)
         if len(eyes):
             away = [np.maximum(np.maximum(rows["low"] - eye, eye - rows["high"]), 0) for eye in eyes]
             apart = apart / np.maximum(np.linalg.norm(away, axis=2).min(axis=0), rows["edge"])

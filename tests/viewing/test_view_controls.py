@@ -297,25 +297,22 @@ def test_a_budget_bounds_the_points_of_all_methods_at_the_same_frame(shown: Show
 
 
 def test_detail_follows_whoever_looks_at_the_next_tick(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    camera = SimpleNamespace(position=(0, 0, 0), on_update=lambda do: setattr(camera, "moves", do))
+    camera = SimpleNamespace(position=np.array([0.0, 0, 0]))
     monkeypatch.setattr(shown.server, "get_clients", lambda: {0: SimpleNamespace(camera=camera)})
-    eyes = []
-    monkeypatch.setattr(shown.viewer._nodes, "draw", lambda look, *, grow, eyes: eyes_of(eyes))
-    monkeypatch.setattr(shown.viewer._nodes, "look_from", lambda eyes: eyes_of(eyes))
+    asked: list[Any] = []
+    choose = shown.viewer._nodes._choose
 
-    def eyes_of(found: Any) -> None:
-        eyes.extend(np.asarray(each).tolist() for each in found)
+    def counted(look: Any, eyes: Any) -> None:
+        asked.append([list(eye) for eye in eyes])
+        choose(look, eyes)
 
-    shown.viewer._came(SimpleNamespace(camera=camera))  # type: ignore[arg-type]
+    monkeypatch.setattr(shown.viewer._nodes, "_choose", counted)
     shown.viewer._look()
-    for _ in range(3):
-        camera.position = (0, 0, -7)
-        camera.moves(None)
-    assert eyes == [[0, 0, 0]]
+    camera.position = np.array([0.0, 0, -7])
     assert shown.viewer._pause() == pytest.approx(0.5)
     for _ in range(3):
         shown.viewer._look()
-    assert eyes == [[0, 0, 0], [0, 0, -7]]
+    assert asked == [[[0, 0, 0]], [[0, 0, -7]]]
 
 
 @pytest.mark.parametrize("live", [False, True])

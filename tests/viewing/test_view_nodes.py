@@ -205,18 +205,18 @@ def test_a_budget_thins_evenly_with_larger_points_and_sends_none_again(
 @pytest.mark.parametrize(("z", "near", "far"), [(10.0, SIDE**2, SIDE**2), (-85.0, SIDE**2, 2500), (-185.0, 2500, 625)])
 def test_what_is_farther_away_is_coarser(page: Page, walls: Nodes, z: float, near: int, far: int) -> None:
     """Where every second point would do, a thousandth of the distance apart: 0.1 m from 100 m on."""
-    walls.draw(Look(1, sureness=0), eyes=[np.array([2.5, 2.5, z])])
+    walls.draw(Look(1, sureness=0), eyes=[(2.5, 2.5, z)])
     depth = page.points()[:, 2]
     assert ((depth < 15).sum(), (depth > 15).sum()) == (near, far)
 
 
 def test_with_a_small_budget_the_nearest_is_shown_finest_to_whoever_looks(page: Page, walls: Nodes) -> None:
     for z, first_is_finer in ((0.0, True), (30.0, False)):
-        walls.draw(Look(1, sureness=0, budget=12_000), eyes=[np.array([2.5, 2.5, z])])
+        walls.draw(Look(1, sureness=0, budget=12_000), eyes=[(2.5, 2.5, z)])
         depth = page.points()[:, 2]
         assert ((depth < 15).sum() > (depth > 15).sum()) == first_is_finer
         assert 11_000 < len(depth) <= 12_000
-    walls.draw(Look(1, sureness=0), eyes=[np.array([2.5, 2.5, z]) for z in (-85.0, 2000.0)])
+    walls.draw(Look(1, sureness=0), eyes=[(2.5, 2.5, z) for z in (-85.0, 2000.0)])
     assert len(page.points()) == SIDE**2 + 2500
 
 
