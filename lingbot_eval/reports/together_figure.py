@@ -47,7 +47,7 @@ def together_figure(lines: Sequence[Line], title: str) -> Figure | None:
     if not panels:
         return None
     names = 0.1 + 0.22 * -(-len(lines) // _NAMES_A_ROW)
-    figure, drawn = stacked_panels(11, 1.1 + 2.5 * len(panels), len(panels), title, below=names)
+    figure, drawn = stacked_panels(11, 0.8 + 2.5 * len(panels) + names, len(panels), title, below=names)
     handles: dict[int, Line2D] = {}
     for axes, panel in zip(drawn, panels, strict=True):
         for number, x, y in panel.curves:

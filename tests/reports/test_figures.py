@@ -228,6 +228,18 @@ def test_lines_side_by_side_keep_their_names() -> None:
         assert (line.get_color(), line.get_linestyle()) == (drawn.get_color(), drawn.get_linestyle())
 
 
+def test_the_names_of_many_lines_take_no_room_from_their_panels() -> None:
+    heights = []
+    for count in (2, 12, 100):
+        lines = [Line(f"line {number}", table(forward_ms=values(number)), None) for number in range(count)]
+        figure = together_figure(lines, "t")
+        panel = axes_titled(figure, "Forward time on the device").get_window_extent()
+        legend = figure.legends[0].get_window_extent()
+        heights.append(panel.height)
+        assert 0 < legend.y1 < panel.y0, "the names stand below the panel"
+    assert heights == pytest.approx([heights[0]] * 3)
+
+
 def test_a_line_that_lacks_a_column_leaves_the_others_their_names() -> None:
     tables = [table(position_error_m=values(first), forward_ms=values(first)) for first in (1, 2, 3)]
     tables[0]["forward_ms"] = np.nan
