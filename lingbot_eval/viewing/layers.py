@@ -53,7 +53,8 @@ class Block:
     (index into SURENESS) and of depth (index into RANGES), and of one level of detail.
 
     cloud: of them. number: of the step of time. level: with it and the coarser ones of its class and time, points are
-    as far apart as voxels doubled so often. base: there is no coarser one. voxels: (n,) their numbers in the cloud.
+    as far apart as voxels doubled so often. base: there is no coarser one. voxels: (n,) their numbers in the cloud,
+    which are of its ``generation``.
     """
 
     cloud: VoxelCloud
@@ -65,6 +66,12 @@ class Block:
     level: int
     base: bool
     voxels: NDArray[np.int64]
+    generation: int
+
+    @property
+    def void(self) -> bool:
+        """Whether the cloud's voxels doubled since: the numbers mean others, or none. Its layer's lock must be held."""
+        return self.generation != self.cloud.generation
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,7 +366,8 @@ class Cutter:
                 of = levels[classes == key] if len(chosen) >= _LEAST_SPLIT else np.zeros(len(chosen), np.int64)
                 for level in np.unique(of)[::-1].tolist():
                     part, (sureness, range_) = chosen[of == level], divmod(key, len(RANGES))
-                    yield Block(cloud, self._blocks, first, last, sureness, range_, level, level == of.max(), part)
+                    step = self._blocks, first, last
+                    yield Block(cloud, *step, sureness, range_, level, level == of.max(), part, self.generation)
             self._blocks += 1
             self._done = int(ends[at])
 

@@ -179,7 +179,8 @@ class Nodes:
             if before is not None and before.colouring != look.colouring:
                 with placed.layer.lock:
                     for sent in self._sent:
-                        if sent.layer == number:
+                        # What is void is sent anew, in these colours, when new points are looked for.
+                        if sent.layer == number and not sent.block.void:
                             sent.handle.colors = self._colours(number, sent.block, look)
             for key, node in drawn.classes.items():
                 node.visible = look.shows_class(key)
@@ -216,7 +217,7 @@ class Nodes:
         for number, placed in enumerate(self.placed):
             with placed.layer.lock:
                 blocks = [self._sent[at].block for at in seen if self._sent[at].layer == number]
-                chosen = [block.cloud.positions[block.voxels] for block in blocks]
+                chosen = [block.cloud.positions[block.voxels] for block in blocks if not block.void]
             if not chosen:
                 continue
             points = placed.move.apply_points(np.concatenate(chosen).astype(np.float64))

@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 
 from lingbot_eval.types import Frame, Prediction, Trajectory
 from lingbot_eval.viewing import layers
-from lingbot_eval.viewing.cloud import VoxelCloud
+from lingbot_eval.viewing.cloud import LEAST_VOXELS, VoxelCloud
 from lingbot_eval.viewing.layers import METHOD_COLOURS, RANGES, SURENESS, Layer, LayeredScene
 from lingbot_eval.viewing.page_nodes import Look, Nodes
 
@@ -152,6 +152,29 @@ def test_path_pictures_colours_and_sizes_follow_their_controls(page: Page, nodes
         assert (colours == METHOD_COLOURS[number]).all()
     nodes.draw(Look(LAST, frustum=0.06))
     assert page.seen("/0 a/cameras/3")[0].scale == pytest.approx(2 * scale)
+
+
+def test_voxels_that_doubled_since_the_last_look_are_not_asked_by_their_old_numbers(page: Page) -> None:
+    made = Layer("a", VoxelCloud(LEAST_VOXELS, 0.01), length=2)
+    rng = np.random.default_rng(0)
+
+    def grow(index: int, count: int) -> None:
+        made.add(Frame(index, index / 10, None, ""), Prediction(index, index / 10, np.eye(4)))
+        points = rng.uniform([0, 0, 3], [1, 1, 4], (count, 3)).astype(np.float32)
+        made.cloud.add(points, np.zeros((count, 3), np.uint8), points[:, 0], index)
+
+    nodes = Nodes(page, LayeredScene("s", [made]))  # type: ignore[arg-type]
+    grow(0, LEAST_VOXELS - 1)
+    nodes.draw(Look(0, sureness=0))
+    assert nodes.nearest(np.zeros(3), np.array([0, 0, 1.0])) is not None
+    grow(1, LEAST_VOXELS)
+    assert made.cloud.generation > 0
+    assert nodes.nearest(np.zeros(3), np.array([0, 0, 1.0])) is None
+    nodes.draw(Look(0, sureness=0, colouring="confidence"), grow=False)
+    assert not any(node.colors.any() for node in page.seen("/block "))
+    nodes.draw(Look(0, sureness=0, colouring="confidence"))
+    assert all(node.colors.any() for node in page.seen("/block "))
+    assert nodes.nearest(np.zeros(3), np.array([0, 0, 1.0])) is not None
 
 
 EDGE, SIDE = 0.05, 100
