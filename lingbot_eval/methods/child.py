@@ -258,6 +258,8 @@ class Child:
         """Every process of the group, with the mark or with the log's pipe that has not ended."""
         found = []
         for process in psutil.process_iter():
+            if process.pid == os.getpid():
+                continue  # started without a standard input, it has the log's pipe in that place
             # A process of somebody else, or one that ends right now, is none of these.
             with suppress(psutil.Error, OSError):
                 ours = os.getpgid(process.pid) == self._process.pid or self._mark in process.environ()

@@ -449,7 +449,12 @@ def refuse_odd_files(folder: Path) -> None:
     """Raises StreamError where a job's ``folder``, or anything in it, is no plain file or folder: a link leads out."""
     inside = (Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
     for path in itertools.chain((folder.parent, folder), inside):
-        found = path.lstat()
+        try:
+            found = path.lstat()
+        except OSError as error:
+            raise StreamError(
+                f"{path.relative_to(folder.parent.parent)}: expected a folder of results, found none: {reason(error)}"
+            ) from error
         plain = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
         if not plain:
             raise StreamError(

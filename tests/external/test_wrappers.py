@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -98,6 +99,7 @@ JOBS = {
     "outside": "output/trajectory.tum: expected plain files in the job folder, found a link",
     "outside_folder": "output/depth: expected plain files in the job folder, found a link",
     "outside_output": "job/output: expected plain files in the job folder, found a link",
+    "no_output": "job/output: expected a folder of results, found none: No such file or directory",
     "hard_link": "output/depth/000000.npy: expected plain files in the job folder, found a link",
     "huge_file": "events.jsonl cannot be read: it has 1099511627776 bytes",
     "job_protocol": "expected protocol 1, found 99",
@@ -425,6 +427,24 @@ class W(Wrapper):
         return Pose(frame.index, np.eye(4), depth, depth / 4)
 serve(W())
 """
+
+
+WITHOUT_INPUT = """
+import os, sys
+from pathlib import Path
+from lingbot_eval.methods.child import Child
+os.close(0)  # the next file that is opened takes its number, as where a service starts a run
+child = Child([sys.executable, "-c", "import time; time.sleep(60)"], {}, Path(sys.argv[1]), pipe=False, with_gpu=False)
+child.stop()
+print(child.facts()["signal"])
+"""
+
+
+def test_a_run_without_a_standard_input_ends_its_programs_and_not_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_INPUT, str(tmp_path / "log.txt")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "15", "")
 
 
 @pytest.mark.parametrize("mode", ["pipe", "job"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -183,6 +184,8 @@ def spoil_job(fault: str) -> None:
     elif fault == "outside_output":
         output.rename(output.with_name("mine"))
         output.symlink_to(output.with_name("mine"))
+    elif fault == "no_output":
+        shutil.rmtree(output)
     elif fault == "hard_link":
         os.link(output.parent / "frames" / "000000.png", output / "depth" / "000000.npy")
     elif fault == "huge_file":
