@@ -212,6 +212,7 @@ class _Cameras:
 
     def __init__(self, scene: str) -> None:
         self._scene = scene
+        self._sizes: dict[tuple[Size, str], Size] = {}
         self._known: dict[tuple[int, str], tuple[FloatArray, LensCamera | None]] = {}
 
     def of(self, camera: LensCamera | None, folder: str, image: Path) -> tuple[FloatArray | None, LensCamera | None]:
@@ -222,8 +223,11 @@ class _Cameras:
         if camera is None:
             return None, None
         key = id(camera), folder
-        if key not in self._known:  # one image stands for all: each has its header read when it is decoded
-            lens = _resized(camera, image_size(image, f"capture: {self._scene}"), image)
+        if key not in self._known:
+            alike = camera.size, folder
+            if alike not in self._sizes:  # one image stands for all: each has its header read when it is decoded
+                self._sizes[alike] = image_size(image, f"capture: {self._scene}")
+            lens = _resized(camera, self._sizes[alike], image)
             self._known[key] = lens.intrinsics, lens if lens.bends else None
         return self._known[key]
 

@@ -72,7 +72,7 @@ class DriftSettings(StrictModel):
     segment_lengths_m: None chooses them for the scene (see `segments.segment_lengths`). segment_every: a segment starts
     at every so many frames. rpe_frames, rpe_metres: steps of the relative pose errors. scale_window: steps whose median
     ratio is the local scale. jump_factor: a jump is a step whose error is so many times the median of its surroundings.
-    collapse_window, collapse_factor: see `drift_events.collapse_step`. anchor_frames: frames that the anchored
+    collapse_window, collapse_factor: see `collapse_step`. anchor_frames: frames that the anchored
     error is aligned on. alignments: how the estimate is moved onto the reference; whatever that can move comes under
     each of them, intervals under the first.
     """

@@ -86,6 +86,21 @@ def test_a_field_of_view_without_a_size_is_of_the_images(tmp_path: Path) -> None
     np.testing.assert_allclose(frame.intrinsics, [[80, 0, 47.5], [0, 80, 35.5], [0, 0, 1]])
 
 
+def test_a_damaged_image_is_said_and_does_not_close_a_capture_whose_images_have_cameras_of_their_own(
+    tmp_path: Path,
+) -> None:
+    def own(document: dict[str, Any]) -> None:
+        shared = {key: document[key] for key in document.keys() - {"frames"}}
+        for number, frame in enumerate(document["frames"]):
+            frame.update(shared, fl_x=100.0 + number)
+        (tmp_path / "garden/images/frame_00003.png").write_bytes(b"cut")
+
+    sequence = edited(tmp_path, own)
+    (fault,) = sequence.facts()["image_faults"]
+    assert "frame_00003.png" in fault
+    assert len({frame.intrinsics[0, 0] for frame in (sequence.frame(0), sequence.frame(1))}) == 2
+
+
 def mask(path: Path, size: tuple[int, int] = trees.SIZE) -> None:
     """Black in the left quarter, where nothing is to be kept, and grey elsewhere."""
     picture = np.full(size[::-1], 200, np.uint8)

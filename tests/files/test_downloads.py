@@ -262,9 +262,18 @@ def test_what_may_pass_is_tried_again_and_what_will_not_is_not(
     assert ("(it wants a login)" in str(refusal.value)) == (status == 401)
 
 
+FAR = "Mon, 20 Nov 99999999999999999999 19:12:08 GMT"  # no clock has such a year
+
+
 @pytest.mark.parametrize(
     ("asked", "waited"),
-    [("30", [30.0] * 4), ("7", [7.0, 7.0, 8.0, 10.0]), ("soon", [4.0, 6.0, 8.0, 10.0]), ("86400", [])],
+    [
+        ("30", [30.0] * 4),
+        ("7", [7.0, 7.0, 8.0, 10.0]),
+        ("soon", [4.0, 6.0, 8.0, 10.0]),
+        (FAR, [4.0, 6.0, 8.0, 10.0]),
+        ("86400", []),
+    ],
 )
 def test_a_server_is_given_the_time_that_it_asks_for(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, waited: list[float]
