@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Protocol
 
 from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.opening import file_state
 from lingbot_eval.machine.environment import environment
+from lingbot_eval.methods.base import METHODS
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.plots import save
+from lingbot_eval.registry import Plugin
 from lingbot_eval.runs import execute as engine
 from lingbot_eval.runs.execute import Outcome, Parallel, refuse_commands, run_tasks
 from lingbot_eval.runs.plan import adapter_of, content_key
 from lingbot_eval.runs.records import Names, utc_now
 from lingbot_eval.runs.store import StoredUnit, run_directory
 from lingbot_eval.scaling.case import CaseTask
-from lingbot_eval.scaling.inputs import CaseFrames, FrameSource, Size, open_source
+from lingbot_eval.scaling.inputs import DATASET, SCENE, CaseFrames, FrameSource, Size, open_source
 from lingbot_eval.scaling.page import case_labels, page, title
 from lingbot_eval.scaling.records import CaseRecord, ScaleRecord, ScaleStore
 from lingbot_eval.scaling.settings import Case, DatasetInput, Study
@@ -62,11 +66,11 @@ def execute(
     DataError for what no case could survive.
     """
     method = study.method
-    if method is not None:
+    if method is None:
+        study = study.model_copy(update={"device": str(choose_device(study.device))})
+    else:
         refuse_commands({} if method.runs_command is None else {method.name: method.runs_command}, allow_commands)
-        method = method.on_this_machine()
-    device = choose_device(study.device)
-    study = study.model_copy(update={"device": str(device), "method": method})
+        study = study.model_copy(update={"method": method.on_this_machine()})
     record = _record(study, command)
     store = ScaleStore(run_directory(out, record))
     store.begin(record)
@@ -83,7 +87,8 @@ def reopen(path: Path, settings: str) -> tuple[ScaleStore, Callable[[Names], Cas
 
 
 def _tasks(study: Study, observer: Observer | None) -> dict[Names, CaseTask]:
-    sources = _Sources(study, observer, workers=LOADING if study.device.startswith("cuda") else 0)
+    free = study.device.startswith("cuda") if study.method is None else study.method.leaves_the_cpu_free
+    sources = _Sources(study, observer, workers=LOADING if free else 0)
     return {(case.name,): CaseTask(study, case, sources.open) for case in in_order(study)}
 
 
@@ -133,16 +138,24 @@ class _Sources:
 
 
 def _record(study: Study, command: str) -> ScaleRecord:
-    if study.method is None:
-        weights = LingbotConfig(kind="lingbot", model=study.model).weights().label
-    else:
-        found = study.method.weights()
-        weights = f"of {study.method.name}: {'none' if found is None else found.label}"
+    method = study.method
+    found = (method or LingbotConfig(kind="lingbot", model=study.model)).weights()
+    weights = "none" if found is None else found.label
+    if method is not None:
+        weights = f"of {method.name}: {weights}"
+    files = () if method is None else method.input_files(DATASET, SCENE)
     resolved = study.model_dump(mode="json")
     block = environment()
     # Times and memory of another machine, or of another torch, are another run's: one record states one environment.
     machine = {name: block[name] for name in ("cpu_model", "libraries", "torch")}
-    content = {"scale": resolved, "weights": weights, "input": _input_fingerprint(study), "machine": machine}
+    content = {
+        "scale": resolved,
+        "weights": [weights, None if found is None else found.sha256],
+        "input": _input_fingerprint(study),
+        "plugins": [[plugin.name, plugin.sha256] for plugin in _plugins_of(study)],
+        "files": [[str(path), file_state(path)] for path in files],
+        "machine": machine,
+    }
     return ScaleRecord(
         key=content_key(content, of_study=True),
         name=study.name,
@@ -153,6 +166,13 @@ def _record(study: Study, command: str) -> ScaleRecord:
         environment=block,
         started=utc_now(),
     )
+
+
+def _plugins_of(study: Study) -> list[Plugin]:
+    """Those that bring its dataset or its method."""
+    found = [DATASETS.plugin(study.input.dataset.name)] if isinstance(study.input, DatasetInput) else []
+    found += [] if study.method is None else [METHODS.plugin(study.method.kind)]
+    return [plugin for plugin in found if plugin is not None]
 
 
 def _input_fingerprint(study: Study) -> str | None:

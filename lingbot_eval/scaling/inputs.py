@@ -28,6 +28,9 @@ MOST_WORKERS = 8
 FRAME_RATE = 30.0
 """Frames a second that the timestamps of a pool say; the scenario decides when a frame really comes."""
 
+DATASET, SCENE = "input", "of the case"
+"""What a method is told."""
+
 Size = tuple[int, int]
 
 
@@ -55,8 +58,8 @@ class CaseFrames:
 
     source: FrameSource
     length: int
-    dataset: str = "input"
-    scene: str = "of the case"
+    dataset: str = DATASET
+    scene: str = SCENE
 
     def frames(self, *, images: bool = True, depth: bool = True) -> Generator[Frame, None, None]:
         """As `FrameSource` has them, images with them."""

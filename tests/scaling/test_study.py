@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from studies import FakeSession, Quiet, study
+from studies import SIZE, FakeSession, Quiet, study
 
+from lingbot_eval import registry as plugins
 from lingbot_eval.errors import CheckpointError, StoreError
 from lingbot_eval.methods import model as model_module
 from lingbot_eval.methods import registry, stepper
+from lingbot_eval.methods.base import METHODS
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
@@ -32,6 +34,7 @@ from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord,
 from lingbot_eval.scaling.settings import Study
 from lingbot_eval.streaming.estimate import NetworkSize, estimate
 from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.validation import validated
 from tests.support.killing import exit_code
 
 
@@ -428,3 +431,60 @@ def test_a_killed_study_goes_on_with_the_case_that_was_cut(tmp_path: Path, monke
     assert observer.frames == 40  # from its first frame: a stream's caches do not outlive it
     assert [record.predictions for record in outcome.records] == [40, 40]
     assert not list(folder.glob("cases/.partial-*"))
+
+
+PLUGIN = """
+import numpy as np
+import lingbot_eval as lb
+@lb.method("stands")
+class Stands(lb.Method):
+    def predict(self, frames):
+        for frame in frames:
+            yield lb.Prediction(frame.index, frame.timestamp, np.eye(4))
+"""
+GUEST = {"kind": "scale", "name": "guest", "input": {"kind": "noise", "pool": 4}, "checkpoints": [9]}
+GUEST |= {"defaults": {"frames": 9, "size": SIZE}}
+
+
+@pytest.mark.parametrize("kind", ["plugin", "trajectory"])
+def test_another_plugin_or_trajectory_is_another_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The same settings once more: what they name has changed, and a case of before is no result of it."""
+    file = tmp_path / "changes"
+    method: dict[str, Any] = {"kind": "stands", "name": "guest"}
+    texts = [PLUGIN, f"{PLUGIN}# changed", PLUGIN]
+    if kind == "trajectory":
+        method = {"kind": "replay", "name": "guest", "trajectory": str(file), "format": "kitti"}
+        texts = ["".join(f"1 0 0 {i * step} 0 1 0 0 0 0 1 0\n" for i in range(9)) for step in (1, 2, 1)]
+    found = []
+    for text in texts:
+        source = file.with_suffix(".py") if kind == "plugin" else file
+        source.write_text(text)
+        with monkeypatch.context() as registries:
+            registries.setattr(plugins, "_PLUGINS", dict(plugins._PLUGINS))
+            registries.setattr(METHODS, "_added", dict(METHODS._added))
+            if kind == "plugin":
+                plugins.load_plugins([str(source)])
+            outcome = run(tmp_path / "runs", validated(Study, GUEST | {"method": method}, "test"))
+        assert [(record.status, record.predictions) for record in outcome.records] == [("ok", 9)]
+        found.append((outcome.path, outcome.done))
+    assert [done for _, done in found] == [1, 1, 0]
+    assert found[0][0] == found[2][0] != found[1][0]
+
+
+def test_another_process_finds_the_study_of_a_guest_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings go there as they were given: what is the model's is not among them."""
+    sent: list[str] = []
+    before = execute_module.run_tasks
+
+    def noted(*given: Any) -> Outcome[ScaleRecord, CaseRecord]:
+        sent.append(given[-1])
+        return before(*given)
+
+    monkeypatch.setattr(execute_module, "run_tasks", noted)
+    method = {"kind": "constant_velocity", "name": "floor"}
+    outcome = run(tmp_path, validated(Study, GUEST | {"method": method}, "test"))
+    store, task_of = execute_module.reopen(outcome.path, *sent)
+    (case,) = store.read_units().units
+    assert task_of((case.record.name,)).method.name == "floor"
