@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -188,8 +188,12 @@ class Odometry:
             while self._awaiting[0][1] is None:
                 self.lost += turned is None
                 yield self._awaiting.popleft()[0], None if turned is None else np.eye(4)
+            first = self._first
+            assert first is not None
             index, self._first = self._awaiting.popleft()
-            self._awaiting.appendleft((index, None))
+            # Who came back to where the first stood has seen what that saw.
+            rest = ((n, replace(first, index=n) if view is None else view) for n, view in self._awaiting)
+            self._awaiting = deque([(index, None), *rest])
             self._origin = self._origin if turned is None else self._origin @ inverse(turned)
             return
         index, moved = self._awaiting.popleft()

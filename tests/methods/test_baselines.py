@@ -124,13 +124,22 @@ def test_a_camera_that_stands_stays_where_it_is(room: list[Frame]) -> None:
     assert len(posed(predicted("vo", long)[0])) == 36, "standing costs no frame, however long"
 
 
-def test_a_camera_that_only_turns_is_where_it_stood(room: list[Frame]) -> None:
+TURNS = {
+    "away": np.linspace(0, 25, 40),
+    "there and back": np.concatenate(
+        [np.linspace(0, 20, 12), np.linspace(20, 0, 12), np.zeros(3), np.linspace(2, 25, 12)]
+    ),
+}
+
+
+@pytest.mark.parametrize("way", TURNS)
+def test_a_camera_that_only_turns_is_where_it_stood(room: list[Frame], way: str) -> None:
     cv2 = pytest.importorskip("cv2")
     image, camera = room[0].image, room[0].intrinsics
     assert image is not None
     assert camera is not None
-    frames, turns = [], np.radians(np.linspace(0, 25, 40))
-    for index, angle in enumerate(turns):
+    frames = []
+    for index, angle in enumerate(np.radians(TURNS[way])):
         (turn, _), pose = cv2.Rodrigues(np.array([0.0, angle, 0.0])), np.eye(4)
         picture = cv2.warpPerspective(image, camera @ turn @ np.linalg.inv(camera), SIZE, borderMode=cv2.BORDER_REFLECT)
         pose[:3, :3] = turn.T
