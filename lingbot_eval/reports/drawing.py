@@ -128,10 +128,16 @@ def draw_units(
     return tuple(found), tuple(single)
 
 
-def draw_agreement(found: RunComparison, folder: Path) -> tuple[Drawn, ...]:
-    """Draw how far two runs agree on each scene, into ``folder/figures``. Raises StoreError when the disk refuses."""
+def draw_agreement(found: RunComparison, folder: Path, few: FewOfMany | None = None) -> tuple[Drawn, ...]:
+    """Draw how far two runs agree on each scene, into ``folder/figures``.
+
+    few: of very many units those to be drawn, of either run. Raises StoreError when the disk refuses.
+    """
     drawn: list[Drawn] = []
     for number, unit in enumerate(found.units, start=1):
+        sides = zip(unit.methods, found.labels, strict=True)
+        if few is not None and few.rows.isdisjoint((unit.dataset, unit.scene, *side) for side in sides):
+            continue
         figure = figure_of(found, unit)
         if figure is not None:
             drawn += _save(iter([("agreement", figure)]), unit.label, folder, f"{number:03d}-{slug(unit.label)}")

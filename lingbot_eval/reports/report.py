@@ -81,7 +81,7 @@ def write_report(
         scenes, units = draw_units(opened.runs, stage, drawn, content.few)
         content = replace(content, scenes=scenes, units=units)
         if (pair := _pair(content)) is not None:
-            content = replace(content, pair=pair, agreement=draw_agreement(pair, stage))
+            content = replace(content, pair=pair, agreement=draw_agreement(pair, stage, content.few))
         content = replace(content, sweeps=draw_sweeps(content.runs, stage))
         if wanted.interactive:
             content = replace(content, spaces=write_spaces(content.runs, stage))

@@ -77,6 +77,19 @@ def test_of_many_units_a_few_are_drawn_and_shown_and_all_are_in_the_tables(
         assert sum(scene in results for scene in scenes) == FEW
 
 
+@pytest.mark.usefixtures("coarse_pictures")
+def test_of_two_runs_of_many_units_the_few_are_held_against_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MANY_UNITS", 3)
+    monkeypatch.setattr(tables, "FEW_OF_MANY", 1)
+    one = build_run(tmp_path / "one", frames=12).path
+    runs = [multiply(one, tmp_path / name, 2) for name in "ab"]
+    figures = [file.name for file in write_report(runs, tmp_path / "out").files if file.suffix == ".png"]
+    assert sum(name.endswith("-error.png") for name in figures) == 1
+    assert sum(name.endswith("-agreement.png") for name in figures) == 1
+
+
 def test_each_figure_of_a_scene_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawings = counted_drawings(monkeypatch)
     run = multiply(build_run(tmp_path / "one", frames=12).path, tmp_path / "few", 1)

@@ -22,6 +22,7 @@ from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure
 from lingbot_eval.reports.paths_figure import trajectory_figure
 from lingbot_eval.reports.reading import open_runs
 from lingbot_eval.reports.report import ReportOptions, write_report
+from lingbot_eval.reports.tables import FewOfMany
 from lingbot_eval.reports.unit_data import Paths, read_unit_data
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.records import FRAME_COLUMNS
@@ -132,7 +133,7 @@ def frames(count: int, **columns: np.ndarray) -> pd.DataFrame:
     return table.assign(**columns)
 
 
-def test_of_very_many_units_the_first_are_drawn_and_that_is_said(
+def test_each_unit_is_drawn_under_its_number_or_of_very_many_those_asked_for(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[str] = []
@@ -144,23 +145,16 @@ def test_of_very_many_units_the_first_are_drawn_and_that_is_said(
 
     monkeypatch.setattr(drawing, "_save", save)
     runs = open_runs([store.path, store.path], labels=("a", "b"))
-    there = len(runs[0].results.units)
-    for many, drawn in ((2 * there, 2 * there), (2 * there - 1, 1)):
-        monkeypatch.setattr(drawing, "MANY_UNITS", many)
-        monkeypatch.setattr(drawing, "FEW_OF_MANY", 1)
+    there = [unit.record.names for unit in runs[0].results.units]
+    few = FewOfMany(frozenset({(*there[-1], "b")}), "the one")
+    for asked, drawn, first in ((None, 2 * len(there), "01-001-indoor-office-"), (few, 1, "02-")):
         ticks.clear()
         saved.clear()
-        _, units = drawing.draw_units(runs, tmp_path, lambda: ticks.append(None))
-        assert len(ticks) == drawn
-        words = [problem for unit in units if unit.label == "Figures" for problem in unit.problems]
-        assert words == (
-            []
-            if drawn > 1
-            else [f"drawn of the first 1 of {2 * there} pairs of scene and method; the others have numbers alone"]
-        )
+        _, units = drawing.draw_units(runs, tmp_path, lambda: ticks.append(None), asked)
+        assert len(ticks) == len(units) == drawn
         # Numbered by run and plan, where there are several runs.
-        assert saved[0].startswith("01-001-indoor-office-")
-        assert any(stem.startswith("02-") for stem in saved) == (drawn > 1)
+        assert saved[0].startswith(first)
+        assert any(stem.startswith("01-") for stem in saved) == (asked is None)
 
 
 def test_the_view_from_above_is_the_plane_of_the_largest_extents() -> None:
