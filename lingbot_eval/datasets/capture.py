@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lingbot_eval.datasets.calibration import numbers_of, read_document
@@ -142,7 +142,7 @@ class CaptureAdapter(FileDataset):
         notes = [f"{len(missing)} of {len(entries)} entries have no file, such as {missing[0]}"] if missing else []
         notes += [f"{twice} entries have the image of another one: left out"] if twice else []
         masked = sum(file.mask is not None for file in files)
-        if 0 < masked < len(files):
+        if masked < len(files) and any(entry.masks for entry in entries):
             notes.append(f"{len(files) - masked} of {len(files)} images have no mask; all of them is kept")
         return self.sequence(
             scene,
@@ -176,7 +176,7 @@ class _Finder:
 
     def image(self, name: str) -> str | None:
         """`file` of an image, or of its largest smaller copy; None where there is neither."""
-        name = name.replace("\\", "/").removeprefix("./")
+        name = _tidy(name)
         if self._from_root:
             first, _, rest = name.partition("/")
             tried = (name, *(f"{scale}/{rest}" for scale in SCALES)) if first in SCALES else (name,)
@@ -198,13 +198,17 @@ class _Finder:
 
     def first(self, *names: str) -> Path | None:
         """The path of the first of these that is there. Raises DataError for a path that leads out."""
-        tidy = (name.replace("\\", "/").removeprefix("./") for name in names)
-        return next((self.path(found) for name in tidy if (found := self.file(name)) is not None), None)
+        return next((self.path(found) for name in names if (found := self.file(_tidy(name))) is not None), None)
 
     def path(self, found: str) -> Path:
         """The path of what `image` or `file` found."""
         head, _, tail = found.rpartition("/")
         return self._listed[head][0] / tail
+
+
+def _tidy(name: str) -> str:
+    """One spelling for each file: of Windows' slashes, doubled ones and ``./``; ``..`` stays, to be refused."""
+    return PurePosixPath(name.replace("\\", "/")).as_posix()
 
 
 class _Cameras:

@@ -101,6 +101,18 @@ def test_a_damaged_image_is_said_and_does_not_close_a_capture_whose_images_have_
     assert len({frame.intrinsics[0, 0] for frame in (sequence.frame(0), sequence.frame(1))}) == 2
 
 
+def test_one_image_by_several_spellings_is_one_frame(tmp_path: Path) -> None:
+    def spelt(document: dict[str, Any]) -> None:
+        first = document["frames"][0]
+        ways = ("./images/{}", "images/./{}", "images//{}", "images\\{}")
+        name = first["file_path"].rpartition("/")[2]
+        document["frames"] += [{**first, "file_path": way.format(name)} for way in ways]
+
+    sequence = edited(tmp_path, spelt)
+    assert sequence.length == 5
+    assert "4 entries have the image of another one: left out" in sequence.notes
+
+
 def mask(path: Path, size: tuple[int, int] = trees.SIZE) -> None:
     """Black in the left quarter, where nothing is to be kept, and grey elsewhere."""
     picture = np.full(size[::-1], 200, np.uint8)
@@ -129,6 +141,9 @@ def test_masks_of_nerfstudio_leave_out_what_is_black(tmp_path: Path) -> None:
     assert sequence.facts()["masks"] == "0 = left out of what is kept"
     prepared = prepare(frames[0], SizeSettings(mode="exact", width=56, height=42))
     np.testing.assert_array_equal(prepared.left_out, np.tile(np.arange(56) < 14, (42, 1)))
+    (tmp_path / "garden/masks").rename(tmp_path / "garden/elsewhere")
+    assert "5 of 5 images have no mask; all of them is kept" in opened(tmp_path).notes
+    (tmp_path / "garden/elsewhere").rename(tmp_path / "garden/masks")
     # Another mask makes what was kept stale.
     before = sequence.fingerprint()
     Image.new("L", trees.SIZE, 255).save(tmp_path / "garden/masks/frame_00001.png")
