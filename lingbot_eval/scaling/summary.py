@@ -122,8 +122,8 @@ class SampleLog:
             values.append(math.nan if value is None else value)
 
     def latest(self, name: str) -> int:
-        """A count as it was last; 0 before the first."""
-        return int(self._values[name][-1]) if len(self) else 0
+        """A count as it was last known; 0 before the first."""
+        return next((int(value) for value in reversed(self._values[name]) if math.isfinite(value)), 0)
 
     def column(self, name: str) -> FloatArray:
         """(N,) float64, NaN where not measured; frame types as their numbers."""

@@ -473,6 +473,19 @@ def test_another_plugin_or_trajectory_is_another_study(
     assert found[0][0] == found[2][0] != found[1][0]
 
 
+def test_a_guest_may_tell_the_type_of_some_frames_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "np.eye(4), frame_type=FrameType.KEPT if frame.index % 2 else None"
+    source = tmp_path / "guest.py"
+    source.write_text("from lingbot_eval.types import FrameType" + PLUGIN.replace("np.eye(4)", told))
+    monkeypatch.setattr(plugins, "_PLUGINS", dict(plugins._PLUGINS))
+    monkeypatch.setattr(METHODS, "_added", dict(METHODS._added))
+    plugins.load_plugins([str(source)])
+    outcome = run(tmp_path / "runs", validated(Study, GUEST | {"method": {"kind": "stands", "name": "guest"}}, "test"))
+    assert [(record.status, record.reason) for record in outcome.records] == [("ok", None)]
+    samples = read_table(next(outcome.path.rglob(SAMPLES_FILE)), SCALE_LAYOUT)
+    assert samples["kept"].dropna().tolist() == [1, 2, 3, 4]
+
+
 def test_another_process_finds_the_study_of_a_guest_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its settings go there as they were given: what is the model's is not among them."""
     sent: list[str] = []
