@@ -80,6 +80,7 @@ class FileDataset:
 
         Where copies may be nested otherwise, a root that is a scene itself is one, too.
         """
+        self._found = frozenset()  # of another listing, whose folders may be gone
         if self.nesting and self.root.is_dir() and self.is_scene(self.root.absolute()):
             self.root = self.root.absolute()  # its own name counts
             self.folders = {"/".join(self.root.parts[-self.levels :]): self.root}

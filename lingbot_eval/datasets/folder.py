@@ -99,6 +99,7 @@ class FolderAdapter(FileDataset):
 
     def scenes(self) -> tuple[str, ...]:
         """Raises DataError when there is no image in the root nor in any folder in it."""
+        self._found = frozenset()  # as in `scenes_on_disk`
         self._places = self._folders()
         return tuple(self._places)
 

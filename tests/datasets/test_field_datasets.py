@@ -346,6 +346,22 @@ def test_scenes_options_and_selections(name: str, root: Path) -> None:
         open_adapter(name, None, {})
 
 
+@pytest.mark.parametrize("name", ["neural_rgbd", "folder"])
+def test_a_scene_that_went_meanwhile_is_unknown(name: str, root: Path) -> None:
+    for scene in ("kitchen", "attic"):
+        trees.write_neural_rgbd(root, scene)
+        if name == "folder":
+            (root / scene / "images").rename(root / f"{scene} pictures")
+            shutil.rmtree(root / scene)
+    dataset = adapter(name, root)
+    gone, other = sorted(dataset.scenes())
+    dataset.open(gone, Selection())
+    shutil.rmtree(root / gone)
+    assert list(dataset.scenes()) == [other]
+    with pytest.raises(DataError, match=rf"'?{gone}'?.*{other}"):
+        dataset.open(gone, Selection())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_opening_reads_no_image(name: str, root: Path) -> None:
     trees.WRITERS[name](root)
