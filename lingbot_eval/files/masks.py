@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
 
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.files.opening import open_file
@@ -21,6 +22,8 @@ def read_mask(path: Path, what: str, size: tuple[int, int]) -> NDArray[np.uint8]
     try:
         with open_file(path) as stream, PillowImage.open(stream) as picture:
             mask = picture.convert("L")
+    except UnidentifiedImageError:  # which quotes an open file rather than a name
+        raise DataError(f"{what} {path} cannot be read: expected an image, found a file of another kind") from None
     except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
         raise DataError(f"{what} {path} cannot be read: {reason(error)}") from error
     width, height = size

@@ -177,7 +177,7 @@ def test_a_mask_of_another_shape_or_none_at_all_is_refused(tmp_path: Path) -> No
     with pytest.raises(DataError, match="expected the shape of the image as the method sees it, 32x24, found 32x32"):
         keep(tmp_path / "kept", masks=str(folder))
     (folder / "0001.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"mask .*0001\.png cannot be read"):
+    with pytest.raises(DataError, match=r"mask .*0001\.png cannot be read: expected an image, found a file of"):
         keep(tmp_path / "again", masks=str(folder))
 
 
