@@ -37,7 +37,7 @@ LAST_LINES = 40
 
 _TAIL_BYTES = 32 << 10
 _LONGEST_LINE = 300
-_SAMPLES_S = 0.1
+_SAMPLES_S, _FIRST_SAMPLE_S = 0.1, 0.004
 _SAMPLES_TO_ONE_OF_THE_GPU = 10
 
 
@@ -358,7 +358,8 @@ class _Memory:
             self.peak_resident = max(self.peak_resident, sum(sizes.values()))
             if self._asks_gpu and sizes and number % _SAMPLES_TO_ONE_OF_THE_GPU == 0:
                 self._look_at_gpu(sizes)
-            if self._ended.wait(_SAMPLES_S):
+            # A program of a few hundredths of a second is looked at as well, and after its first page.
+            if self._ended.wait(min(_SAMPLES_S, _FIRST_SAMPLE_S * 2 ** min(number, 10))):
                 return
 
     def _sizes(self) -> Iterator[tuple[int, int]]:
