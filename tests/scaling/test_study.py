@@ -20,7 +20,8 @@ from lingbot_eval import registry as plugins
 from lingbot_eval.errors import CheckpointError, StoreError
 from lingbot_eval.methods import model as model_module
 from lingbot_eval.methods import registry, stepper
-from lingbot_eval.methods.base import METHODS
+from lingbot_eval.methods.base import METHODS, WeightFile
+from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
@@ -198,6 +199,10 @@ def test_other_files_and_other_weights_are_another_run(tmp_path: Path, monkeypat
     found.add(run(tmp_path / "runs", study(input=given)).path)
     found.add(run(tmp_path / "runs", study(input=given, model={"config": "ci", "seed": 1})).path)
     assert len(found) == 3
+    for file in (WeightFile("w.pt", "a" * 64), WeightFile("w.pt", "b" * 64), WeightFile("v.pt", "b" * 64)):
+        monkeypatch.setattr(LingbotConfig, "weights", lambda self, file=file: file)
+        found.add(run(tmp_path / "runs", study(input=given)).path)
+    assert len(found) == 6
 
 
 def test_the_record_says_what_was_asked_and_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
