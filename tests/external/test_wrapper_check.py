@@ -79,6 +79,7 @@ PROBLEMS: list[tuple[str, Mode, str]] = [
 def test_what_is_wrong_is_said(fault: str, mode: Mode, words: str) -> None:
     check = checked(fault, mode)
     assert any(words in problem for problem in check.problems), check.problems
+    assert check.notes == ()  # what its poses may mean is said of a wrapper that is right alone
     assert all("\n" not in problem for problem in check.problems)
 
 

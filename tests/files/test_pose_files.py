@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -586,6 +587,13 @@ def test_text_beyond_any_file_of_poses_is_refused(tmp_path: Path, monkeypatch: p
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"# \n" * (1 << 20) + b"#"))
     with pytest.raises(DataError, match="has more than 3 MiB: expected a file of poses"):
         read_trajectory(tmp_path / "a.gz")
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(64 << 20)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="has more than 3 MiB: expected a file of poses"):
+        read_trajectory(tmp_path / "bomb.gz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
     (tmp_path / "a.txt").write_bytes(b"# \n" * (1 << 20) + b"#")
     with pytest.raises(DataError, match="it has 3145729 bytes, expected at most 3145728"):
         read_trajectory(tmp_path / "a.txt")

@@ -108,9 +108,10 @@ TIMED = ["forward_ms", "interval_ms", "process_bytes"]
 
 def test_a_killed_case_goes_on(tmp_path: Path) -> None:
     whole = study_of(tmp_path / "whole").records[0]
-    assert exit_code(cut, study_of, tmp_path / "cut", LAST) == -signal.SIGKILL
+    for last in (LAST, LAST + 2):
+        assert exit_code(cut, study_of, tmp_path / "cut", last) == -signal.SIGKILL
     found = study_of(tmp_path / "cut").records[0]
-    assert found.went_on_at == [LAST]
+    assert found.went_on_at == [LAST, LAST + 2]
     assert (found.frames, found.predictions, found.growth) == (FRAMES, FRAMES, found.growth)
     assert [c.kept for c in found.checkpoints] == [c.kept for c in whole.checkpoints]
     assert [c.cache_bytes for c in found.checkpoints] == [c.cache_bytes for c in whole.checkpoints]
