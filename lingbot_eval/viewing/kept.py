@@ -354,6 +354,15 @@ def add_frame(
     Returns:
         Numbers of the new voxels, as `VoxelCloud.add`.
     """
+
+    def put(cloud: VoxelCloud, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+        points = world_points(depth, pixels, intrinsics, camera_to_world)
+        colours = np.full((len(pixels), 3), GREY, np.uint8)
+        if image is not None and image.shape[:2] == depth.shape:
+            colours = image.reshape(-1, 3)[pixels]
+        sure = np.ones(len(pixels), np.float32) if confidence is None else confidence.reshape(-1)[pixels]
+        return cloud.add(points, colours, sure, frame)
+
     height, width = depth.shape
     # Steps of the golden ratio: over the frames every pixel has its turn.
     start = int(frame * 0.6180339887 % 1 * step * step)
@@ -367,28 +376,9 @@ def add_frame(
             is_sky = heuristic_sky(values, None if confidence is None else confidence.reshape(-1)[pixels])
         else:
             is_sky = above.reshape(-1)[pixels]
-        _add_pixels(sky, depth, confidence, image, intrinsics, camera_to_world, frame, pixels[usable & is_sky])
+        put(sky, pixels[usable & is_sky])
         usable &= ~is_sky
-    return _add_pixels(cloud, depth, confidence, image, intrinsics, camera_to_world, frame, pixels[usable])
-
-
-def _add_pixels(
-    cloud: VoxelCloud,
-    depth: DepthMap,
-    confidence: DepthMap | None,
-    image: Image | None,
-    intrinsics: FloatArray,
-    camera_to_world: FloatArray,
-    frame: int,
-    pixels: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """These (n,) pixels of a frame, as `add_frame`."""
-    points = world_points(depth, pixels, intrinsics, camera_to_world)
-    colours = np.full((len(pixels), 3), GREY, np.uint8)
-    if image is not None and image.shape[:2] == depth.shape:
-        colours = image.reshape(-1, 3)[pixels]
-    sure = np.ones(len(pixels), np.float32) if confidence is None else confidence.reshape(-1)[pixels]
-    return cloud.add(points, colours, sure, frame)
+    return put(cloud, pixels[usable])
 
 
 def depth_file(index: int) -> str:
