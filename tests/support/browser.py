@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -58,8 +57,8 @@ class Browser:
             time.sleep(0.1)
 
     def text(self) -> str:
-        """Every word on the page."""
-        return self.driver.find_element(By.TAG_NAME, "body").text
+        """Every word on the page; none while it is not built yet."""
+        return self.driver.execute_script("return document.body ? document.body.innerText : ''")
 
     def box(self, label: str) -> WebElement:
         """The check box with a label."""
