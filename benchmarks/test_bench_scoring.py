@@ -6,7 +6,7 @@ import numpy as np
 from pytest_benchmark.fixture import BenchmarkFixture
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.files.association import associate
+from lingbot_eval.files.times import associate
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics.depth import DepthScorer
 from lingbot_eval.metrics.trajectory import score_trajectory

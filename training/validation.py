@@ -8,8 +8,7 @@ from torch import Tensor
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import umeyama
-from lingbot_eval.geometry.pose_encoding import decode_camera_to_world
-from lingbot_eval.geometry.poses import path_length
+from lingbot_eval.geometry.poses import decode_camera_to_world, path_length
 from lingbot_eval.metrics.pair_auc import count_pairs
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.types import FloatArray

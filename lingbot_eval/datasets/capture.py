@@ -19,7 +19,7 @@ from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.colmap import has_model, read_model
 from lingbot_eval.files.pose_documents import nerfstudio_poses
 from lingbot_eval.files.trajectories import read_trajectory
-from lingbot_eval.geometry.lenses import MODELS, LensCamera
+from lingbot_eval.geometry.cameras import MODELS, LensCamera
 from lingbot_eval.geometry.poses import finite_poses
 from lingbot_eval.types import FloatArray
 

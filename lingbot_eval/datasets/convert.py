@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown
 from lingbot_eval.datasets.readers import read_image
 from lingbot_eval.errors import ConfigError, DataError
-from lingbot_eval.files.association import Clock, pair_times
 from lingbot_eval.files.atomic import atomic_path, write_text, writing
+from lingbot_eval.files.times import Clock, pair_times
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.files.yaml_documents import load_mapping
-from lingbot_eval.geometry.lenses import LensCamera, undistorted
-from lingbot_eval.geometry.poses import inverse, pose_matrix
-from lingbot_eval.geometry.quaternions import rotation_from_quaternion
+from lingbot_eval.geometry.cameras import LensCamera, undistorted
+from lingbot_eval.geometry.poses import inverse, pose_matrix, rotation_from_quaternion
 from lingbot_eval.types import FloatArray
 from lingbot_eval.validation import validated
 

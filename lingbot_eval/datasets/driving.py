@@ -22,11 +22,10 @@ from lingbot_eval.datasets.readers import png_depth
 from lingbot_eval.datasets.reference_poses import moved, poses_by_number
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.association import associate
 from lingbot_eval.files.pose_tables import checked_rigid, read_pose
+from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import read_kitti
-from lingbot_eval.geometry.cameras import pinhole
-from lingbot_eval.geometry.lenses import LensCamera
+from lingbot_eval.geometry.cameras import LensCamera, pinhole
 from lingbot_eval.geometry.poses import inverse, pose_matrix
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import FloatArray

@@ -17,7 +17,7 @@ from lingbot_eval.files.pose_tables import checked_rigid
 from lingbot_eval.files.text import numbered_lines
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.files.trajectories import read_trajectory
-from lingbot_eval.geometry.lenses import LensCamera
+from lingbot_eval.geometry.cameras import LensCamera
 from lingbot_eval.types import FloatArray
 
 MAX_TIME_DIFFERENCE = 0.01  # seconds between an image and its pose

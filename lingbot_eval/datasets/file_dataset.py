@@ -18,7 +18,7 @@ from lingbot_eval.datasets.reference_poses import facts_of
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import TrajectoryFile
-from lingbot_eval.geometry.lenses import LensCamera
+from lingbot_eval.geometry.cameras import LensCamera
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import DepthMap, FloatArray
 

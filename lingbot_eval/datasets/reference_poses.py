@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.association import Clock, pair_times
+from lingbot_eval.files.times import Clock, pair_times
 from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.types import FloatArray
 

@@ -30,7 +30,7 @@ from lingbot_eval.errors import DataError
 from lingbot_eval.files.masks import read_mask
 from lingbot_eval.files.opening import file_state
 from lingbot_eval.files.pose_tables import read_pose
-from lingbot_eval.geometry.lenses import LensCamera, carried, undistorted
+from lingbot_eval.geometry.cameras import LensCamera, carried, undistorted
 from lingbot_eval.types import FloatArray, Frame, Trajectory
 
 

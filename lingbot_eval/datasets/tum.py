@@ -17,8 +17,8 @@ from lingbot_eval.datasets.readers import png_depth
 from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
-from lingbot_eval.files.association import associate
 from lingbot_eval.files.text import numbered_lines, parse_number
+from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.cameras import pinhole
 from lingbot_eval.geometry.poses import orthogonalised

@@ -16,7 +16,7 @@ from lingbot_eval.files.pairing import image_stem
 from lingbot_eval.files.pose_documents import colmap_images
 from lingbot_eval.files.pose_tables import poses_of
 from lingbot_eval.files.text import numbered_lines, parse_number, read_text
-from lingbot_eval.geometry.lenses import MODELS, LensCamera
+from lingbot_eval.geometry.cameras import MODELS, LensCamera
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import FloatArray
 

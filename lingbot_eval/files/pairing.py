@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.errors import ConfigError, DataError
-from lingbot_eval.files.association import pair_times
+from lingbot_eval.files.times import pair_times
 from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.types import Trajectory
 

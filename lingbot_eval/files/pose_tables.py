@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.text import parse_number, read_text
-from lingbot_eval.geometry.poses import pose_matrix
-from lingbot_eval.geometry.quaternions import rotation_from_quaternion
+from lingbot_eval.geometry.poses import pose_matrix, rotation_from_quaternion
 from lingbot_eval.types import FloatArray
 
 # Real files carry 3 to 9 digits and some were scaled by a hair; a similarity or a projection matrix is far beyond.

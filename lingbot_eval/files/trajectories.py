@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.errors import ConfigError, DataError, at
-from lingbot_eval.files.association import Clock
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.pose_documents import (
     is_colmap,
@@ -24,9 +23,8 @@ from lingbot_eval.files.pose_documents import (
 )
 from lingbot_eval.files.pose_tables import TUM_FIELDS, PoseRows, read_table
 from lingbot_eval.files.text import decoded, kind_of_bytes, read_bytes
-from lingbot_eval.files.times import WORDS, TimeUnit, checked_scale, indistinguishable, read_stamps
-from lingbot_eval.geometry.poses import finite_poses, nearest_rotation
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation
+from lingbot_eval.files.times import WORDS, Clock, TimeUnit, checked_scale, indistinguishable, read_stamps
+from lingbot_eval.geometry.poses import finite_poses, nearest_rotation, quaternion_from_rotation
 from lingbot_eval.types import FloatArray, Trajectory
 
 TrajectoryFormat = Literal["auto", "tum", "kitti", "euroc", "colmap", "nerfstudio", "log", "numpy"]

@@ -10,8 +10,14 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.geometry.poses import inverse, nearest_rotation, orthogonalised, pose_matrix
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
+from lingbot_eval.geometry.poses import (
+    inverse,
+    nearest_rotation,
+    orthogonalised,
+    pose_matrix,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+)
 from lingbot_eval.types import FloatArray, Trajectory
 
 TrajectoryT = TypeVar("TrajectoryT", bound=Trajectory)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.association import Clock, pair_times
 from lingbot_eval.files.depth_maps import read_depth_map
 from lingbot_eval.files.text import folder_contents
+from lingbot_eval.files.times import Clock, pair_times
 from lingbot_eval.files.trajectories import TrajectoryFile, read_trajectory
 from lingbot_eval.methods.replay_config import FrameNumbers, ReplayConfig, scene_path
 from lingbot_eval.types import DepthMap, Frame, FrameSequence, Measurement, Prediction

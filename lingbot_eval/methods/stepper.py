@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
+from lingbot_eval.geometry.poses import decode_camera_to_world, decode_intrinsics
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.transfer import Arrival, Transfer
 from lingbot_eval.profiling.spans import Span, begin_span

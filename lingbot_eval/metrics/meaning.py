@@ -13,8 +13,16 @@ import numpy as np
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import aligned_rmse, umeyama
 from lingbot_eval.geometry.pose_reading import OPENGL, PoseReading, camera_in_body, mirrored, reordered
-from lingbot_eval.geometry.poses import inverse, nearest_rotation, pose_matrix, rotation_angle, spread
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_vector, rotation_vector
+from lingbot_eval.geometry.poses import (
+    inverse,
+    nearest_rotation,
+    pose_matrix,
+    quaternion_from_rotation,
+    rotation_angle,
+    rotation_from_vector,
+    rotation_vector,
+    spread,
+)
 from lingbot_eval.metrics.matching import MatchedPoses
 from lingbot_eval.types import FloatArray
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, DataError, StoreError, UnscorableError
-from lingbot_eval.files.association import associate
 from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import TrajectoryFile, read_tum
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.machine.environment import hardware, rests_on_hardware, section

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from lingbot_eval.errors import LingbotEvalError, UnscorableError
-from lingbot_eval.files.association import associate
+from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.runs.panels import DepthPanels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics
+from lingbot_eval.geometry.poses import decode_camera_to_world, decode_intrinsics
 from lingbot_eval.types import FloatArray
 
 STRIDE = 8

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.geometry.alignment import Sim3
-from lingbot_eval.geometry.pose_encoding import decode_rotation
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation
+from lingbot_eval.geometry.poses import decode_rotation, quaternion_from_rotation
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.types import FloatArray, FrameType
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.trajectories import read_trajectory
-from lingbot_eval.geometry.quaternions import rotation_between
+from lingbot_eval.geometry.poses import rotation_between
 from lingbot_eval.types import DepthMap, FloatArray
 
 Vector = tuple[float, float, float]

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, DependencyError, StoreError, reason
-from lingbot_eval.geometry.poses import nearest_rotation
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation
+from lingbot_eval.geometry.poses import nearest_rotation, quaternion_from_rotation
 from lingbot_eval.types import FloatArray, Image
 from lingbot_eval.validation import nearest
 from lingbot_eval.viewing.export_colmap import write_colmap_binary, write_colmap_text, write_images

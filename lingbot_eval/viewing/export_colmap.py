@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.cameras import project
-from lingbot_eval.geometry.poses import inverse, orthogonalised
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation
+from lingbot_eval.geometry.poses import inverse, orthogonalised, quaternion_from_rotation
 from lingbot_eval.types import DepthMap, FloatArray, Image
 from lingbot_eval.viewing.scaled import ScaledScene
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.errors import StoreError, UnscorableError
-from lingbot_eval.files.association import associate
+from lingbot_eval.files.times import associate
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.types import FloatArray, Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import VoxelCloud

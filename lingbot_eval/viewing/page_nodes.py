@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation
+from lingbot_eval.geometry.poses import quaternion_from_rotation
 from lingbot_eval.types import FloatArray, Image
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import lingbot_eval
 from lingbot_eval.errors import ConfigError, DataError, UnscorableError
-from lingbot_eval.files.association import associate
+from lingbot_eval.files.times import associate
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.types import DepthMap, FloatArray, Image, Trajectory
 from lingbot_eval.viewing.cloud import CONFIDENT_SHARE, VoxelCloud, confidence_words

@@ -15,7 +15,7 @@ from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.errors import DataError
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation
+from lingbot_eval.geometry.poses import quaternion_from_rotation
 
 SCENE = "courtyard"
 # fx fy cx cy k1 k2 p1 p2 k3 k4 sx1 sy1, COLMAP's pixels (the first one's centre is at 0.5).

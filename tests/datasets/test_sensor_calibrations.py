@@ -10,7 +10,7 @@ import pytest
 
 from lingbot_eval.datasets.euroc import sensor_of
 from lingbot_eval.errors import DataError
-from lingbot_eval.geometry.lenses import LensCamera
+from lingbot_eval.geometry.cameras import LensCamera
 
 PATH = Path("sensor.yaml")
 NUMBERS, LENS = [458.5, 457.25, 367.0, 248.0], [-0.28, 0.07, 0.001, -0.002]

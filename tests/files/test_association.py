@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.association import associate
+from lingbot_eval.files.times import associate
 
 # Whole numbers: differences are exact, so the oracle and the code agree on ties.
 stamps = st.lists(st.integers(0, 60), max_size=14, unique=True).map(lambda xs: np.array(sorted(xs), dtype=np.float64))

@@ -10,7 +10,7 @@ import pytest
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.colmap import has_model, read_cameras, read_model
-from lingbot_eval.geometry.lenses import MODELS, LensCamera
+from lingbot_eval.geometry.cameras import MODELS, LensCamera
 
 # src/colmap/sensor/models.h
 NUMBERS = {

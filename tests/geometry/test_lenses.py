@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lingbot_eval.geometry.lenses import MODELS, LensCamera, carried, undistorted
+from lingbot_eval.geometry.cameras import MODELS, LensCamera, carried, undistorted
 
 CENTRE = (300.0, 310.0, 158.0, 121.0)
 LENSES = {

@@ -10,18 +10,18 @@ from scipy.linalg import expm
 from scipy.spatial.transform import Rotation, Slerp
 
 from lingbot_eval.geometry.cameras import crop_intrinsics, guessed_intrinsics, project, scale_intrinsics, world_points
-from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_intrinsics, decode_rotation
 from lingbot_eval.geometry.poses import (
+    decode_camera_to_world,
+    decode_intrinsics,
+    decode_rotation,
     inverse,
     nearest_rotation,
     orthogonalised,
     path_length,
     pose_matrix,
+    quaternion_from_rotation,
     relative,
     rotation_angle,
-)
-from lingbot_eval.geometry.quaternions import (
-    quaternion_from_rotation,
     rotation_between,
     rotation_from_quaternion,
     rotation_from_vector,

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.files.association import associate
+from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import read_kitti, read_tum
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.pose_reading import OPENGL, PoseReading, camera_in_body
-from lingbot_eval.geometry.poses import inverse, pose_matrix
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
+from lingbot_eval.geometry.poses import inverse, pose_matrix, quaternion_from_rotation, rotation_from_quaternion
 from lingbot_eval.metrics.matching import match_poses
 from lingbot_eval.metrics.meaning import match_notes, pose_notes
 from lingbot_eval.types import FloatArray, Trajectory

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.geometry.alignment import Sim3
-from lingbot_eval.geometry.pose_encoding import decode_camera_to_world, decode_rotation
+from lingbot_eval.geometry.poses import decode_camera_to_world, decode_rotation
 from lingbot_eval.streaming.flow import Viewpoint, mean_displacement
 from lingbot_eval.streaming.joining import apply_join, join_to
 from lingbot_eval.streaming.open import open_session

@@ -19,8 +19,7 @@ from lingbot_eval.datasets.check.convention_figure import write_convention_figur
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence
-from lingbot_eval.geometry.poses import inverse
-from lingbot_eval.geometry.quaternions import quaternion_from_rotation
+from lingbot_eval.geometry.poses import inverse, quaternion_from_rotation
 
 SCENE = "redkitchen/seq-01"
 REAL = Path(__file__).parents[4] / "shared" / "data" / "7scenes"
