@@ -443,10 +443,8 @@ def gate(
         StoreError: a run that cannot be read.
     """
     from lingbot_eval.gating.baseline import load_baseline, side_of
-    from lingbot_eval.gating.judge import judge
-    from lingbot_eval.gating.runs import read_runs, run_directories
-    from lingbot_eval.gating.sides import FAMILIES
-    from lingbot_eval.gating.tolerances import default_tolerances
+    from lingbot_eval.gating.judge import default_tolerances, judge
+    from lingbot_eval.gating.sides import FAMILIES, read_runs, run_directories
 
     if (baseline is None) == (against is None):
         raise ConfigError("gate: give a baseline file, or runs to judge against: one of the two")
@@ -485,9 +483,8 @@ def update_baseline(
     Raises:
         ConfigError, StoreError: as `gate`.
     """
-    from lingbot_eval.gating.baseline import load_baseline, save_baseline
-    from lingbot_eval.gating.runs import read_runs, run_directories
-    from lingbot_eval.gating.update import updated
+    from lingbot_eval.gating.baseline import load_baseline, save_baseline, updated
+    from lingbot_eval.gating.sides import read_runs, run_directories
 
     side = read_runs(run_directories([_run_path(each) for each in _several(runs)]))
     for line in side.problems:

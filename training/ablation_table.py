@@ -15,9 +15,8 @@ import numpy as np
 from pydantic import Field, RootModel, model_validator
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.gating.judge import Finding, judge
+from lingbot_eval.gating.judge import Finding, default_tolerances, judge
 from lingbot_eval.gating.sides import Meaning, Side, SideUnit, metric_id
-from lingbot_eval.gating.tolerances import default_tolerances
 from lingbot_eval.validation import validated
 
 AS_TRAINED = "as trained"

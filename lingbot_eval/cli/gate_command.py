@@ -70,8 +70,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _write(args: argparse.Namespace, verdict: Verdict) -> None:
     from lingbot_eval.files.atomic import write_text
-    from lingbot_eval.gating.junit import junit_xml
-    from lingbot_eval.gating.summary import document, markdown
+    from lingbot_eval.gating.summary import document, junit_xml, markdown
 
     if args.junit is not None:
         write_text(args.junit, junit_xml(verdict))
@@ -85,8 +84,8 @@ def _write(args: argparse.Namespace, verdict: Verdict) -> None:
 
 def _update(args: argparse.Namespace) -> int:
     from lingbot_eval.api import update_baseline
-    from lingbot_eval.gating.tolerances import Statistical
-    from lingbot_eval.gating.update import given_up
+    from lingbot_eval.gating.baseline import given_up
+    from lingbot_eval.gating.judge import Statistical
     from lingbot_eval.statistics import FEWEST_ROUNDS
 
     old, new = update_baseline(

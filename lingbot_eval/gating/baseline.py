@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.yaml_documents import MAX_BYTES, load_mapping
-from lingbot_eval.gating.samples import from_text, to_text
-from lingbot_eval.gating.sides import SAMPLED, Meaning, Names, Side, SideUnit
-from lingbot_eval.gating.tolerances import Tolerance
+from lingbot_eval.gating.judge import Tolerance, default_tolerances, judged_by
+from lingbot_eval.gating.sides import SAMPLED, Meaning, Names, Side, SideUnit, from_text, to_text
+from lingbot_eval.runs.records import utc_now
 from lingbot_eval.validation import validated
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -143,7 +143,9 @@ def side_of(baseline: Baseline) -> Side:
     """The baseline as one of two sides."""
     units: dict[Names, SideUnit] = {}
     for unit in baseline.units:
-        meanings = {metric: unit.metrics.get(metric) or baseline.metrics[metric] for metric in _metrics(unit)}
+        meanings = {
+            metric: unit.metrics.get(metric) or baseline.metrics[metric] for metric in (*unit.values, *unit.reasons)
+        }
         units[unit.dataset, unit.scene, unit.method] = SideUnit(
             failure=unit.failure,
             values=unit.values,
@@ -190,10 +192,6 @@ def _unit(names: Names, unit: SideUnit, shared: Mapping[str, Meaning]) -> Baseli
     )
 
 
-def _metrics(unit: BaselineUnit) -> tuple[str, ...]:
-    return (*unit.values, *unit.reasons)
-
-
 class _Line(dict[str, Any]):
     """A mapping that is written on one line."""
 
@@ -207,3 +205,61 @@ class _Dumper(yaml.SafeDumper):
 
 _Dumper.add_representer(_Line, lambda dumper, line: dumper.represent_mapping(_MAP, line, flow_style=True))
 _MAP = "tag:yaml.org,2002:map"
+
+
+KEPT_VALUES = 10
+"""Updates of which the replaced values are kept; of older ones who, when and why."""
+
+
+def updated(old: Baseline | None, side: Side, who: str, reason: str) -> Baseline:
+    """The baseline that follows ``old`` (None: the first one).
+
+    Raises ConfigError for a run with gaps: what a baseline lacks would never be judged again.
+    """
+    if side.gaps:
+        names, why = next(iter(side.gaps.items()))
+        more = f" (and {len(side.gaps) - 1} more)" if len(side.gaps) > 1 else ""
+        raise ConfigError(f"a baseline needs a whole run; {'/'.join(names)}: {why}{more}; run it again, then --update")
+    if all(unit.failure is not None for unit in side.units.values()):
+        raise ConfigError("a baseline needs a run that measured something; every scene of this one failed")
+    change = Change(
+        when=utc_now(),
+        who=who,
+        reason=reason,
+        code=dict(side.code),
+        rounds=max(1, len(side.started)),
+        replaced={} if old is None else _replaced(old, side),
+    )
+    history = () if old is None else old.history
+    entries = [*history, change]
+    entries = [entry.model_copy(update={"replaced": {}}) for entry in entries[:-KEPT_VALUES]] + entries[-KEPT_VALUES:]
+    return baseline_of(side, default_tolerances() if old is None else old.tolerances, entries)
+
+
+def _replaced(old: Baseline, new: Side) -> dict[str, dict[str, float]]:
+    """What is judged and changes; what is only shown changes with every run."""
+    found: dict[str, dict[str, float]] = {}
+    for names, unit in side_of(old).units.items():
+        now: Mapping[str, float] = new.units[names].values if names in new.units else {}
+        values = {
+            metric: value
+            for metric, value in unit.values.items()
+            if now.get(metric) != value and judged_by(metric, unit.meanings, old.tolerances) is not None
+        }
+        if values:
+            found["/".join(names)] = values
+    return found
+
+
+def given_up(old: Baseline, new: Baseline) -> tuple[str, ...]:
+    """What ``old`` judged and ``new`` cannot judge any more, a line for each scene."""
+    now = {(unit.dataset, unit.scene, unit.method): unit for unit in new.units}
+    lines = []
+    for names, unit in side_of(old).units.items():
+        judged = [metric for metric in unit.values if judged_by(metric, unit.meanings, new.tolerances) is not None]
+        if names not in now:
+            lines.append(f"{'/'.join(names)} is not in the run and leaves the baseline")
+        elif gone := [metric for metric in judged if metric not in now[names].values]:
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            lines.append(f"{'/'.join(names)} has no number of {gone[0]}{more}, which was judged until now")
+    return tuple(lines)

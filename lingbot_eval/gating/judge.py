@@ -1,26 +1,208 @@
-"""Holds a run against a baseline metric by metric; what cannot be compared is said to be so, and never passes."""
+"""Holds a run against a baseline metric by metric; what cannot be compared is said to be so, and never passes.
+
+First tolerances, as a baseline file writes them and by default as the metrics declare them; then what must be equal
+before two numbers may be held against each other, and what merely is worth a note; then the verdict.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Annotated, Any, Literal
 
-from lingbot_eval.gating.comparable import notes, why_not_this_machine, why_not_this_unit
-from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Names, Side, SideUnit, family_of
-from lingbot_eval.gating.tolerances import (
-    Absolute,
-    Relative,
-    Shown,
-    Statistical,
-    Status,
-    Tolerance,
-    default_tolerances,
-    judge_values,
-    tolerance_for,
-)
-from lingbot_eval.metrics.declarations import declaration
-from lingbot_eval.statistics import FEWEST_ROUNDS, judge_rounds, too_few_rounds
-from lingbot_eval.types import Direction
+from pydantic import Field, TypeAdapter
+
+from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Names, Side, SideUnit, family_of, metric_id
+from lingbot_eval.machine.environment import hardware, rests_on_hardware, section
+from lingbot_eval.metrics.declarations import declaration, declarations
+from lingbot_eval.runs.records import StoredRecord
+from lingbot_eval.settings import differing_in_both, flattened, short
+from lingbot_eval.statistics import ALPHA, FEWEST_ROUNDS, MIN_EFFECT, judge_rounds, too_few_rounds
+from lingbot_eval.types import Declaration, Direction
+
+Status = Literal["held", "better", "regression", "incomparable", "new", "shown"]
+"""held: within the tolerance. better: outside it on the good side. incomparable: cannot be judged. new: not in the
+baseline. shown: printed, never judged."""
+
+Share = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+
+
+class _Tolerance(StoredRecord):
+    """match: ``family/name`` or ``family/name/variant``, with ``*`` and ``?`` as in file names."""
+
+    match: Annotated[str, Field(min_length=1)]
+    better: Direction | Literal["same"] | None = None
+    """Overrides what the metric declares; ``same``: a change either way is a regression."""
+
+
+class Absolute(_Tolerance):
+    """May be worse by ``worse_by``, in the metric's own unit."""
+
+    kind: Literal["absolute"]
+    worse_by: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Relative(_Tolerance):
+    """May be worse by the share ``worse_by`` of the baseline's value, and always by ``floor`` in the metric's unit,
+    so that a baseline of almost nothing leaves room for rounding."""
+
+    kind: Literal["relative"]
+    worse_by: Share
+    floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class Statistical(_Tolerance):
+    """For what has raw samples (the medians of forward_latency and end_to_end_interval): see statistics.py.
+
+    min_effect: share below which a slow-down does not matter. alpha: chance of calling the same code slower.
+    """
+
+    kind: Literal["statistical"]
+    min_effect: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = MIN_EFFECT
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = ALPHA
+
+
+class Shown(_Tolerance):
+    """Printed beside the baseline's value and not judged."""
+
+    kind: Literal["shown"]
+
+
+Tolerance = Annotated[Absolute | Relative | Statistical | Shown, Field(discriminator="kind")]
+
+_TOLERANCES: TypeAdapter[Tolerance] = TypeAdapter(Tolerance)
+_OF_ALL = Relative(kind="relative", match="*", worse_by=0.01, floor=1e-6)
+
+
+@cache
+def default_tolerances() -> tuple[Tolerance, ...]:
+    """What the metrics declare, in the order in which they are tried, then the tolerance of everything else."""
+    declared = [
+        _TOLERANCES.validate_python({"match": _match(family, metric), **metric.tolerance})
+        for family, metric in declarations()
+        if metric.tolerance is not None
+    ]
+    return (*declared, _OF_ALL)
+
+
+def _match(family: str, metric: Declaration) -> str:
+    any_variant = "" if metric.name.endswith("*") else "*"
+    return metric_id(family, metric.name, any_variant if metric.variant is None else metric.variant)
+
+
+def tolerance_for(metric: str, tolerances: Iterable[Tolerance]) -> Tolerance | None:
+    """The first tolerance whose pattern fits ``family/name/variant``; None when none does."""
+    return next((tolerance for tolerance in tolerances if fnmatchcase(metric, tolerance.match)), None)
+
+
+def judge_values(
+    baseline: float, run: float, tolerance: Absolute | Relative, better: Direction | Literal["same"]
+) -> Status:
+    """held, better or regression. A value exactly at the limit holds."""
+    allowed = tolerance.worse_by
+    if isinstance(tolerance, Relative):
+        allowed = max(tolerance.floor, tolerance.worse_by * abs(baseline))
+    worse = run - baseline if better == "lower" else baseline - run
+    if better == "same":
+        return "regression" if abs(worse) > allowed else "held"
+    if worse > allowed:
+        return "regression"
+    return "better" if -worse > allowed else "held"
+
+
+# Where the same file lies on another machine; its content is in checkpoint_sha256.
+_PATHS_OF_WEIGHTS = ("model.checkpoint", "weights")
+# Free text, and what a run counted: results of what was compared, not conditions of comparing.
+_NO_CONDITION = ("notes", "name", "licence", "found")
+# Of the environment's torch section: updates that change speed while the hardware stays.
+_OF_GPUS = ("driver", "cudnn", "cuda_build")
+# What was asked for, and what that stood for.
+_BACKENDS = {"backend", "streaming.backend"}
+# Older records have FlashInfer's kernel in the backend's name; which one ran, attention says in old and new ones.
+_BACKENDS_ONCE = {"flashinfer-fa2": "flashinfer", "flashinfer-fa3": "flashinfer"}
+
+
+def numerics(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for accuracy beside the method's own settings (device kind, precision, backend): settings that
+    change the arithmetic by far more than another processor's order of summation does."""
+    state = section(environment, "torch")
+    return {
+        "float32_matmul_precision": state.get("float32_matmul_precision", "unknown"),
+        "cudnn_tf32": state.get("cudnn_tf32", "no GPU"),
+        "NVIDIA_TF32_OVERRIDE": section(environment, "variables").get("NVIDIA_TF32_OVERRIDE", "not set"),
+    }
+
+
+def why_not_this_machine(baseline: Side, run: Side, metric: str) -> str | None:
+    """Why a metric cannot be compared between the two machines; None when it can."""
+    family: Family = family_of(metric)
+    if family != "accuracy" and not rests_on_hardware(*metric.split("/")[:2]):
+        return None
+    facts = numerics if family == "accuracy" else hardware
+    found = differences(facts(baseline.environment), facts(run.environment))
+    if not found:
+        return None
+    return f"different {'arithmetic' if family == 'accuracy' else 'hardware'}: {'; '.join(found)}"
+
+
+def why_not_this_unit(baseline: SideUnit, run: SideUnit) -> str | None:
+    """Why nothing of a scene can be compared: other input, settings or weights. None when it can.
+
+    A fact that only one of the two recorded is no difference (see :func:`notes`): the other's code did not know it.
+    """
+    found = [f"input: {line}" for line in differences(_input(baseline), _input(run))]
+    found += [f"settings: {line}" for line in differences(_settings(baseline), _settings(run))]
+    return "; ".join(found) or None
+
+
+def notes(baseline: Side, run: Side) -> tuple[str, ...]:
+    """What differs and may explain a change, though the numbers stay comparable."""
+    lines = []
+    for name in ("python", "libraries"):
+        lines += [
+            f"{line}"
+            for line in differences(
+                _as_mapping(name, baseline.environment.get(name)), _as_mapping(name, run.environment.get(name))
+            )
+        ]
+    lines += differences(
+        *({key: section(side.environment, "torch").get(key) for key in _OF_GPUS} for side in (baseline, run))
+    )
+    for names in baseline.units.keys() & run.units.keys():
+        old, new = baseline.units[names], run.units[names]
+        for what, one, other in (("input", _input(old), _input(new)), ("settings", _settings(old), _settings(new))):
+            only = sorted(set(flattened(one)) ^ set(flattened(other)))
+            if only and old.failure is None and new.failure is None:
+                lines.append(f"{what} recorded on one side only: {', '.join(only)}")
+    return tuple(dict.fromkeys(lines))
+
+
+def differences(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """``key: baseline 16, run 8`` for each key of both whose values differ, inner mappings opened."""
+    pairs = differing_in_both(baseline, run)
+    return [f"{key}: baseline {short(old)}, run {short(new)}" for key, (old, new) in pairs.items()]
+
+
+def _input(unit: SideUnit) -> dict[str, Any]:
+    return {key: value for key, value in unit.input.items() if key not in _NO_CONDITION}
+
+
+def _settings(unit: SideUnit) -> dict[str, Any]:
+    asked = {key: value for key, value in unit.settings.items() if key not in _NO_CONDITION}
+    facts = {key: value for key, value in flattened(asked).items() if key not in _PATHS_OF_WEIGHTS}
+    if "device" in facts:
+        # cuda:0 or cuda:1 is a matter of the host; which GPUs it has is in the hardware.
+        facts["device"] = str(facts["device"]).partition(":")[0]
+    for key in _BACKENDS & facts.keys():
+        facts[key] = _BACKENDS_ONCE.get(str(facts[key]), facts[key])
+    return facts
+
+
+def _as_mapping(name: str, value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {name: value}
+
 
 SCENE = "scene"
 """Stands for a metric in a finding about a scene as a whole."""
@@ -265,11 +447,3 @@ def _in_turn(baseline: Sequence[str], run: Sequence[str]) -> bool:
     order = [side for _, side in sorted([(t, 0) for t in baseline] + [(t, 1) for t in run])]
     pairs = zip(order[::2], order[1::2], strict=False)
     return len(baseline) == len(run) > 0 and all(one != other for one, other in pairs)
-
-
-def counts(findings: Iterable[Finding]) -> Mapping[Status, int]:
-    """How many findings there are of each status."""
-    found: dict[Status, int] = {}
-    for finding in findings:
-        found[finding.status] = found.get(finding.status, 0) + 1
-    return found

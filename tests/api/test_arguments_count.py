@@ -109,8 +109,8 @@ CASES: dict[str, Case] = {
             {},
         ),
         {
-            "lingbot_eval.gating.runs:run_directories": lambda paths: paths,
-            "lingbot_eval.gating.runs:read_runs": lambda paths: paths,
+            "lingbot_eval.gating.sides:run_directories": lambda paths: paths,
+            "lingbot_eval.gating.sides:read_runs": lambda paths: paths,
             "lingbot_eval.gating.baseline:load_baseline": lambda path: SimpleNamespace(
                 name=str(path), tolerances="the file's"
             ),
@@ -123,19 +123,19 @@ CASES: dict[str, Case] = {
         "lingbot_eval.gating.judge:judge",
         ([[Path("B"), Path("C")], [Path("A")], "default", None], {}),
         {
-            "lingbot_eval.gating.runs:run_directories": lambda paths: paths,
-            "lingbot_eval.gating.runs:read_runs": lambda paths: paths,
-            "lingbot_eval.gating.tolerances:default_tolerances": lambda: "default",
+            "lingbot_eval.gating.sides:run_directories": lambda paths: paths,
+            "lingbot_eval.gating.sides:read_runs": lambda paths: paths,
+            "lingbot_eval.gating.judge:default_tolerances": lambda: "default",
         },
         frozenset({"baseline", "require"}),
     ),
     "update_baseline": Case(
         {"runs": "A", "baseline": "/nowhere/F", "reason": "why", "who": "me"},
-        "lingbot_eval.gating.update:updated",
+        "lingbot_eval.gating.baseline:updated",
         ([None, SimpleNamespace(problems=()), "me", "why"], {}),
         {
-            "lingbot_eval.gating.runs:run_directories": lambda paths: paths,
-            "lingbot_eval.gating.runs:read_runs": lambda paths: SimpleNamespace(problems=()),
+            "lingbot_eval.gating.sides:run_directories": lambda paths: paths,
+            "lingbot_eval.gating.sides:read_runs": lambda paths: SimpleNamespace(problems=()),
         },
         frozenset({"left_out"}),
     ),

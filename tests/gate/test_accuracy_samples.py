@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from lingbot_eval.gating.baseline import load_baseline
-from lingbot_eval.gating.judge import judge
+from lingbot_eval.gating.judge import default_tolerances, judge
 from lingbot_eval.gating.sides import Meaning, Side
-from lingbot_eval.gating.tolerances import default_tolerances
 from tests.gate.sides import ATE, NAMES, side, unit
 
 DEFAULTS = default_tolerances()

@@ -11,11 +11,17 @@ import yaml
 
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.yaml_documents import MAX_BYTES
-from lingbot_eval.gating.baseline import Baseline, baseline_text, load_baseline, save_baseline, side_of
-from lingbot_eval.gating.judge import judge
+from lingbot_eval.gating.baseline import (
+    Baseline,
+    baseline_text,
+    given_up,
+    load_baseline,
+    save_baseline,
+    side_of,
+    updated,
+)
+from lingbot_eval.gating.judge import Shown, default_tolerances, judge
 from lingbot_eval.gating.sides import Meaning
-from lingbot_eval.gating.tolerances import Shown, default_tolerances
-from lingbot_eval.gating.update import given_up, updated
 from tests.gate.sides import ATE, AUC, LATENCY, MACHINE, NAMES, VALUES, WEIGHTS, side, unit
 
 FLOOR = ("tum", "floor <script>&", "lingbot")

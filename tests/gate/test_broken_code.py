@@ -15,8 +15,7 @@ import yaml
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.files.yaml_documents import load_mapping
-from lingbot_eval.gating.runs import read_runs
-from lingbot_eval.gating.sides import family_of
+from lingbot_eval.gating.sides import family_of, read_runs
 from lingbot_eval.geometry.poses import decode_camera_to_world
 from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.methods.lingbot_config import LingbotConfig

@@ -8,11 +8,9 @@ from xml.etree import ElementTree as Xml
 
 import pytest
 
-from lingbot_eval.gating.judge import Verdict, judge
-from lingbot_eval.gating.junit import junit_xml
+from lingbot_eval.gating.judge import Verdict, default_tolerances, judge
 from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Side
-from lingbot_eval.gating.summary import document, markdown
-from lingbot_eval.gating.tolerances import default_tolerances
+from lingbot_eval.gating.summary import document, junit_xml, markdown
 from tests.gate.sides import ATE, LATENCY, MACHINE, NAMES, VALUES, rounds, side, unit
 
 HOSTILE = ("out door", "<script>alert(1)</script> & \x00\x1b[31m \"|'", "a]]>b")

@@ -11,9 +11,7 @@ import pandas as pd
 import pytest
 
 from lingbot_eval.errors import ConfigError, StoreError
-from lingbot_eval.gating.runs import read_runs, run_directories
-from lingbot_eval.gating.samples import round_of
-from lingbot_eval.gating.sides import Meaning
+from lingbot_eval.gating.sides import Meaning, read_runs, round_of, run_directories
 from lingbot_eval.runs.lock import directory_lock, writer_of
 from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.store import RunStore

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from lingbot_eval.gating.samples import MOST_BLOCKS, from_text, thinned, to_text
-from lingbot_eval.gating.tolerances import Statistical
+from lingbot_eval.gating.judge import Statistical
+from lingbot_eval.gating.sides import MOST_BLOCKS, from_text, thinned, to_text
 from lingbot_eval.statistics import BLOCK_FRAMES, FEWEST_BLOCKS, judge_rounds
 from lingbot_eval.types import FloatArray
 from tests.gate.sides import rounds

@@ -11,9 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from lingbot_eval.gating.judge import Finding, Verdict, judge
+from lingbot_eval.gating.judge import (
+    Absolute,
+    Finding,
+    Relative,
+    Shown,
+    Statistical,
+    Tolerance,
+    Verdict,
+    default_tolerances,
+    judge,
+)
 from lingbot_eval.gating.sides import FAMILIES, Meaning, Side
-from lingbot_eval.gating.tolerances import Absolute, Relative, Shown, Statistical, Tolerance, default_tolerances
 from tests.gate.sides import (
     ATE,
     AUC,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lingbot_eval.comparison.contenders import Bench, Contender, PreparedFrames, select
-from lingbot_eval.gating.tolerances import Statistical
+from lingbot_eval.gating.judge import Statistical
 from lingbot_eval.methods.stepper import WARM_UP_STEPS, Stepper
 from lingbot_eval.runs.experiment import load_experiment
 from lingbot_eval.statistics import judge_rounds

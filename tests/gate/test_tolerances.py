@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lingbot_eval.gating.tolerances import (
+from lingbot_eval.gating.judge import (
     Absolute,
     Relative,
     Shown,

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.gating.tolerances import default_tolerances, tolerance_for
+from lingbot_eval.gating.judge import default_tolerances, tolerance_for
 from lingbot_eval.reports.reading import open_run, tables
 from tests.golden.conftest import HERE, NUMBER, STORED, Golden, PageText, differences, json_text, table_text
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 import lingbot_eval as lb
-from lingbot_eval.gating.judge import judge
-from lingbot_eval.gating.runs import read_runs
-from lingbot_eval.gating.tolerances import default_tolerances
+from lingbot_eval.gating.judge import default_tolerances, judge
+from lingbot_eval.gating.sides import read_runs
 from lingbot_eval.reports.rendering import csv_table, shown, text_table
 from lingbot_eval.reports.tables import read_results
 from lingbot_eval.runs.execute import _streams
