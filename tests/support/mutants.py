@@ -53,7 +53,7 @@ ALSO = {
     "scaling": ["tests/cli/test_scale.py"],
     "datasets": ["tests/cli/test_datasets.py"],
     "model": ["tests/streaming", "tests/verification"],
-    "verification": ["tests/cli"],
+    "verification": ["tests/external/test_wrapper_check.py", "tests/cli"],
 }
 EVERYWHERE = ["tests/test_end_to_end.py"]
 ROOMLESS = ["tests/test_hardware.py", "tests/test_validation.py", "tests/cli/test_main.py"]
