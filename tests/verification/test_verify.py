@@ -13,8 +13,11 @@ import torch
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.geometry.alignment import Sim3
+from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import FlowSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import WindowedSession
+from lingbot_eval.types import FrameType
 from lingbot_eval.verification import reproduce as reproduce_module
 from lingbot_eval.verification import run as run_module
 from lingbot_eval.verification.cases import Case, Unsupported, load_cases, shipped_cases
@@ -456,3 +459,198 @@ def test_chosen_cases_come_in_the_order_in_which_they_were_asked_for(one_case: P
     assert list(load_cases(one_case, ("c", "b")).cases) == ["c", "b"]
     with pytest.raises(ConfigError, match="no case x, y; there are a, b, c"):
         load_cases(one_case, ("x", "a", "y"))
+
+
+def made_up(index: int, kind: FrameType, *, points: bool, flow: float | None = None) -> FrameOutput:
+    """Values that tell the frame and what they are."""
+    image = torch.full((4, 6), float(index))
+    return FrameOutput(
+        index,
+        kind,
+        torch.arange(9.0) + 10 * index,
+        image + 0.1,
+        image + 0.2,
+        points=torch.full((4, 6, 3), index + 0.3) if points else None,
+        points_confidence=image + 0.4 if points else None,
+        flow_pixels=flow,
+    )
+
+
+class Late:
+    """A session whose outputs come two frames late, the last ones at the end; every second one judged by flow."""
+
+    def __init__(self, points: bool) -> None:
+        self.points, self.seen = points, 0
+        self.held: list[FrameOutput] = []
+        self.images: list[torch.Tensor] = []
+
+    def step(self, image: torch.Tensor) -> list[FrameOutput]:
+        self.images.append(image)
+        kind = (FrameType.SCALE, FrameType.KEPT, FrameType.UNKEPT)[min(self.seen, 1 + self.seen % 2)]
+        flow = 0.5 * self.seen if self.seen % 2 else None
+        self.held.append(made_up(self.seen, kind, points=self.points, flow=flow))
+        self.seen += 1
+        return [self.held.pop(0)] if len(self.held) > 2 else []
+
+    def finish(self) -> list[FrameOutput]:
+        return self.held
+
+
+class LateWindows(Late, WindowedSession):
+    """The same, said to have been cut into windows."""
+
+    def __init__(self, joins: list[Sim3]) -> None:
+        Late.__init__(self, points=False)
+        self.joins = joins
+
+    @property
+    def windows(self) -> int:
+        return len(self.joins)
+
+
+@pytest.mark.parametrize(("rows", "points"), [(None, False), ((0, 3, 4), True), ((2,), False)])
+def test_arrays_of_a_stream_are_those_of_its_rows(
+    monkeypatch: pytest.MonkeyPatch, rows: tuple[int, ...] | None, points: bool
+) -> None:
+    session = Late(points)
+    monkeypatch.setattr(reproduce_module, "open_session", lambda *args, **settings: session)
+    case = Case(kind="streaming", frames=6, height=14, width=28, scale_frames=1, window=1, rows=rows, image_phase=0.3)
+    arrays = reproduce(case, Setup("sdpa", "float32", torch.device("cpu")), None)  # type: ignore[arg-type]
+    taken = list(range(6) if rows is None else rows)
+    assert [torch.equal(image, formula_image(frame, case)) for frame, image in enumerate(session.images)] == [True] * 6
+    shapes = {"pose_enc": (9,), "depth": (4, 6, 1), "depth_conf": (4, 6), "frame_type": (), "flow_pixels": ()}
+    shapes |= {"world_points": (4, 6, 3), "world_points_conf": (4, 6)} if points else {}
+    assert {name: array.shape for name, array in arrays.items()} == {
+        name: (len(taken), *shape) for name, shape in shapes.items()
+    }
+    offsets = {"depth": 0.1, "depth_conf": 0.2} | ({"world_points": 0.3, "world_points_conf": 0.4} if points else {})
+    for name, offset in offsets.items():
+        assert arrays[name].reshape(len(taken), -1)[:, 0] == pytest.approx([row + offset for row in taken]), name
+    assert arrays["pose_enc"].tolist() == [[number + 10.0 * row for number in range(9)] for row in taken]
+    assert arrays["frame_type"].dtype == np.uint8
+    kinds = (FrameType.SCALE, FrameType.KEPT, FrameType.UNKEPT)
+    assert arrays["frame_type"].tolist() == [int(kinds[min(row, 1 + row % 2)]) for row in taken]
+    np.testing.assert_array_equal(arrays["flow_pixels"], [0.5 * row if row % 2 else np.nan for row in taken])
+
+
+JOINS = [Sim3.identity(), Sim3(2.5, np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), np.array([3.0, 4, 5]))]
+
+
+@pytest.mark.parametrize(
+    ("joins", "flow", "again"), [(JOINS, 5.0, False), (JOINS[:1], 5.0, True), (JOINS[:1], None, False)]
+)
+def test_one_flow_window_is_a_stream(
+    monkeypatch: pytest.MonkeyPatch, joins: list[Sim3], flow: float | None, again: bool
+) -> None:
+    """Which the reference returns as the network gave it, without joins; several windows have theirs."""
+    told: list[Any] = []
+
+    def opened(model: Any, settings: Any, **given: Any) -> Late:
+        told.append(settings.windowed)
+        return Late(points=False) if settings.windowed is None else LateWindows(joins)
+
+    monkeypatch.setattr(reproduce_module, "open_session", opened)
+    sizes = {"frames": 6, "height": 14, "width": 14, "scale_frames": 2, "window": 4, "window_size": 5}
+    case = Case.model_validate({"kind": "windowed", "overlap_size": 2, "flow_threshold": flow, **sizes})
+    arrays = reproduce(case, Setup("sdpa", "float32", torch.device("cpu")), None)  # type: ignore[arg-type]
+    assert [windowed is None for windowed in told] == ([False, True] if again else [False])
+    if again:
+        assert not {"chunk_scales", "chunk_transforms"} & arrays.keys()
+        return
+    assert arrays["chunk_scales"].tolist() == [join.scale for join in joins]
+    wanted = [np.eye(4), [[0, -1, 0, 3], [1, 0, 0, 4], [0, 0, 1, 5], [0, 0, 0, 1]]][: len(joins)]
+    np.testing.assert_array_equal(arrays["chunk_transforms"], wanted)
+
+
+def test_a_difference_at_its_tolerance_is_near_enough() -> None:
+    exact = compare("c", "a", np.array([1 + 1e-4, 2.0]) - 1, np.array([0.0, 1.0]), "float32")
+    assert exact.largest == pytest.approx(1e-4)
+    for precision, cache, tolerance in (("bfloat16", None, 1e-2), ("float32", 8, 2e-3), ("float16", 8, 1e-2)):
+        for factor, verdict in ((0.999, "pass"), (1.001, "fail")):
+            found = compare("c", "a", np.full(3, 1 + factor * tolerance), np.ones(3), precision, cache_precision=cache)
+            assert (found.verdict, found.median_relative) == (verdict, pytest.approx(factor * tolerance))
+
+
+@pytest.mark.parametrize(("cache_precision", "verdict"), [(8, "incomparable"), (None, "fail")])
+def test_a_cache_in_8_bits_is_low_precision(
+    one_case: Path, monkeypatch: pytest.MonkeyPatch, cache_precision: Any, verdict: str
+) -> None:
+    edit(one_case, flow_threshold=5.0)
+    cases = load_cases(one_case)
+    found = cases.reference("stream_short")
+    found["frame_type"] = found["frame_type"] + np.uint8(1)
+    monkeypatch.setattr(run_module, "reference_model", lambda case, setup: None)
+    monkeypatch.setattr(run_module, "reproduce", lambda case, setup, model: found)
+    results = list(run_module.verify(cases, Setup("sdpa", "float32", torch.device("cpu"), cache_precision)))
+    (other,) = [(r.array, r.verdict, r.reason) for r in results if r.verdict != "pass"]
+    assert other == (
+        ("", "incomparable", "low precision chose other keyframes, first at row 0")
+        if verdict == "incomparable"
+        else ("frame_type", "fail", "3 entries differ")
+    )
+    # A number of frames of its own is no other choice of keyframes, and a case without flow has none to choose.
+    assert other_keyframes({"frame_type": np.zeros(2)}, {"frame_type": np.ones(3)}) == ""
+    assert other_keyframes({}, {"frame_type": np.ones(3)}) == other_keyframes({"frame_type": np.ones(3)}, {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"kind": "backwards"}, "kind = 'backwards' is not supported"),
+        ({"model": "huge"}, "model = 'huge' is not supported"),
+        ({"brand_new": 3}, "brand_new = 3 is not supported"),
+    ],
+)
+def test_why_a_case_is_not_supported(
+    one_case: Path, change: dict[str, object], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(one_case, **change)
+    assert main(["verify", str(one_case)]) == 2
+    printed = capsys.readouterr()
+    _, _, row, last = printed.out.splitlines()
+    assert row == f"{'stream_short':<24} {'':<22} {'':>10} {'':>11}  unsupported ({reason})"
+    assert last.startswith("0 cases hold (0 arrays), 0 arrays failed, 1 cases not supported, 0 not comparable; ")
+    said = "error: expected cases to compare, found none that could be; see the reasons above"
+    assert printed.err.splitlines() == [said]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, 0) for name in ("frames", "height", "width", "scale_frames", "window", "keyframe_interval")),
+        *((name, 0) for name in ("camera_iterations", "max_non_keyframe_gap", "window_size")),
+        *((name, 0) for name in ("overlap_size", "overlap_keyframes")),
+        ("flow_threshold", -0.1),
+    ],
+)
+def test_numbers_that_no_case_may_have(one_case: Path, name: str, value: float) -> None:
+    edit(one_case, **{name: value})
+    with pytest.raises(DataError, match=rf"case stream_short: {name}.*, found {value}$"):
+        load_cases(one_case)
+    edit(one_case, **{name: 1})
+    assert isinstance(load_cases(one_case).cases["stream_short"], Case)
+
+
+def test_what_is_asked_of_the_command_is_what_is_run(
+    one_case: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[Path, list[str], Setup]] = []
+
+    def verified(cases: Any, setup: Setup) -> Any:
+        asked.append((cases.folder, list(cases.cases), setup))
+        return iter([Comparison("a", "depth", 0.0, None, "pass")])
+
+    monkeypatch.setattr(run_module, "verify", verified)
+    cpu = torch.device("cpu")
+    words = ["verify", "--case", "stream_short", "--case", "stages", "--dtype", "float16", "--backend", "paged"]
+    assert main([*words, "--cache-precision", "8", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["dtype"], document["backend"], document["cache_precision"]) == ("float16", "paged", 8)
+    assert main(["verify", str(one_case)]) == 0
+    head, _, _, last = capsys.readouterr().out.splitlines()
+    assert head == "backend sdpa, float32, cpu"
+    assert last.startswith("1 cases hold (1 arrays), 0 arrays failed, 0 cases not supported, 0 not comparable; 0 s")
+    assert asked == [
+        (shipped_cases(), ["stream_short", "stages"], Setup("paged", "float16", cpu, 8)),
+        (one_case, ["stream_short"], Setup("sdpa", "float32", cpu)),
+    ]
