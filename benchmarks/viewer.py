@@ -95,7 +95,7 @@ class Walk:
 
 def stream(model: Any, walk: Walk, variant: str) -> tuple[float, float, str]:
     """Seconds of wall and of the process's CPU for all frames, and words on what was shown."""
-    from lingbot_eval.datasets.prepare.prefetch import prefetch
+    from lingbot_eval.datasets.prepare import prefetch
     from lingbot_eval.viewing.cloud import VoxelCloud
     from lingbot_eval.viewing.layers import Layer, LayeredScene
     from lingbot_eval.viewing.live import Filling

@@ -727,7 +727,7 @@ def _streamed(
     """A scene that grows while the model streams images into it."""
     from itertools import islice
 
-    from lingbot_eval.datasets.prepare.prefetch import prefetch
+    from lingbot_eval.datasets.prepare import prefetch
     from lingbot_eval.methods.model import Model, load_model
     from lingbot_eval.viewing.cloud import VoxelCloud
     from lingbot_eval.viewing.layers import Layer, LayeredScene

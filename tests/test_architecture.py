@@ -109,7 +109,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
     # So is what is kept for the user's next process.
     ("resources", "files"): {"lingbot_eval.files.atomic", "lingbot_eval.files.json_documents"},
     # A method prepares images; it never asks whose they are.
-    ("methods", "datasets"): {"lingbot_eval.datasets.prepare.resize", "lingbot_eval.datasets.prepare.prefetch"},
+    ("methods", "datasets"): {"lingbot_eval.datasets.prepare"},
     # Reports read what runs stored; nothing that runs anything.
     ("reports", "runs"): {
         "lingbot_eval.runs.store",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from lingbot_eval.datasets.cards import Card
-    from lingbot_eval.datasets.check.findings import DatasetCheck, SceneCheck
+    from lingbot_eval.datasets.check.check import DatasetCheck, SceneCheck
     from lingbot_eval.datasets.fetch import FetchPlan
 
 FINE, PROBLEMS = 0, 1
@@ -166,7 +166,7 @@ def _fetch(args: argparse.Namespace) -> int:
         agreed = bool(plan.parts) and not args.dry_run and (args.yes or _answer(plan))
         return agreed
 
-    bar = _FetchBar()
+    bar = _Bar("B")
     try:
         plan = fetch_dataset(args.name, args.root, args.scenes, card=args.card, agree=agree, progress=bar)
     finally:
@@ -213,10 +213,12 @@ def _answer(plan: FetchPlan) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-class _FetchBar:
+class _Bar:
     """A bar for each thing that is done, on a terminal's standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        """unit: what is counted: ``B``, ``frame``."""
+        self._unit = unit
         self._what = ""
         self._bar: tqdm[Any] | None = None
 
@@ -230,8 +232,8 @@ class _FetchBar:
                 total=total,
                 initial=done,
                 desc=output.printable(what),
-                unit="B",
-                unit_scale=True,
+                unit=self._unit,
+                unit_scale=self._unit == "B",
                 file=sys.stderr,
                 leave=False,
                 disable=None,
@@ -253,7 +255,9 @@ def _check(args: argparse.Namespace) -> int:
     card = load_card(args.name)
     root = expanded(args.root)
     adapter = open_adapter(args.name, root, _options(args.option))
-    checked = examine(card, adapter, root, tuple(args.scene), _Bar() if args.decode else None)
+    bar = _Bar("frame")
+    checked = examine(card, adapter, root, tuple(args.scene), bar if args.decode else None)
+    bar.close()
     figures = _figures(checked, args.figures) if args.figures is not None else []
     if args.json:
         output.as_json(_document(checked, figures))
@@ -375,7 +379,7 @@ def _figures(checked: DatasetCheck, folder: Path) -> list[Path]:
     for scene in checked.scenes:
         if scene.convention is None:
             continue
-        from lingbot_eval.datasets.check.convention_figure import write_convention_figure
+        from lingbot_eval.datasets.check.convention import write_convention_figure
 
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -384,29 +388,3 @@ def _figures(checked: DatasetCheck, folder: Path) -> list[Path]:
         write_convention_figure(path, f"{checked.dataset} / {scene.scene}", scene.convention)
         files.append(path)
     return files
-
-
-class _Bar:
-    """A `lingbot_eval.datasets.check.check.Watcher` that draws a bar on a terminal's standard error."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
-
-    def scene(self, name: str, frames: int | None) -> None:
-        """A bar of its own for each scene."""
-        from tqdm import tqdm
-
-        # disable=None: tqdm shows itself on a terminal only.
-        self._bar = tqdm(
-            total=frames, desc=output.printable(name), unit="frame", file=sys.stderr, leave=False, disable=None
-        )
-
-    def frame(self) -> None:
-        """One further."""
-        if self._bar is not None:
-            self._bar.update()
-
-    def done(self) -> None:
-        """The bar goes away."""
-        if self._bar is not None:
-            self._bar.close()

@@ -9,8 +9,7 @@ from typing import Literal
 
 import torch
 
-from lingbot_eval.datasets.prepare.prefetch import prefetch
-from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.prepare import SizeSettings, prefetch, prepare
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lingbot_eval.datasets.prepare.resize import SizeSettings
+from lingbot_eval.datasets.prepare import SizeSettings
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.errors import ConfigError

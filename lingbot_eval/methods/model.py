@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
-from lingbot_eval.datasets.prepare.prefetch import prefetch
-from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.prepare import SizeSettings, prefetch, prepare
 from lingbot_eval.errors import DataError
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings, Precision
 from lingbot_eval.methods.stepper import Stepper

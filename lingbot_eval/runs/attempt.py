@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from lingbot_eval.datasets.prepare.resize import refuse_faulty_images
+from lingbot_eval.datasets.prepare import refuse_faulty_images
 from lingbot_eval.errors import (
     CheckpointError,
     DataError,

@@ -12,7 +12,7 @@ from typing import Any
 
 import lingbot_eval
 from lingbot_eval.datasets.cards import Card, load_card
-from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import DATASETS, open_adapter
 from lingbot_eval.errors import DataError, UnknownSceneError

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lingbot_eval.datasets.prepare.prefetch import prefetch_mapped
-from lingbot_eval.datasets.prepare.resize import input_notes, prepare
+from lingbot_eval.datasets.prepare import input_notes, prefetch_mapped, prepare
 from lingbot_eval.datasets.protocol import Adapter
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import write_tum

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lingbot_eval.datasets.prepare.resize import prepare
+from lingbot_eval.datasets.prepare import prepare
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import Unit, input_fingerprint, open_scene

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lingbot_eval.datasets.cards import load_card
-from lingbot_eval.datasets.prepare.prefetch import prefetch_mapped
-from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.prepare import SizeSettings, prefetch_mapped, prepare
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import DataError

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import LingbotEvalError, UnscorableError

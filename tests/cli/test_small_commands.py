@@ -11,7 +11,8 @@ import pytest
 import lingbot_eval.api as api
 from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.check import check as check_module
-from lingbot_eval.datasets.check.findings import DatasetCheck, Finding, SceneCheck
+from lingbot_eval.datasets.check.check import DatasetCheck, SceneCheck
+from lingbot_eval.datasets.check.scene_checks import Finding
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.verification.wrapper import WrapperCheck
 from lingbot_eval.viewing.export import Exported

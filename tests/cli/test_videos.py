@@ -81,7 +81,7 @@ def test_the_doctor_says_what_each_video_is(folder: Path, capsys: pytest.Capture
 def test_the_doctor_decodes_the_first_minute_unless_asked_for_all(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lingbot_eval.datasets.check.video_checks.FRAMES_TRIED", 10)
+    monkeypatch.setattr("lingbot_eval.datasets.check.check.FRAMES_TRIED", 10)
     command = ["datasets", "check", "video", "--root", str(folder / "plain.mp4")]
     assert main(command) == 0
     assert "decode: 10 frames decoded of 24; --decode reads them all" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence

@@ -15,7 +15,7 @@ import layout_trees as trees
 import numpy as np
 import pytest
 
-from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare
+from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence

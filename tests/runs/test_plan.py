@@ -229,7 +229,7 @@ SOURCES = {
     "metrics/depth.py": (True, True),
     "runs/attempt.py": (True, True),
     "datasets/tum.py": (True, True),
-    "datasets/prepare/resize.py": (True, True),
+    "datasets/prepare.py": (True, True),
     "streaming/policy.py": (True, True),
     "viewing/kept.py": (True, True),
     "viewing/cloud.py": (True, True),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingbot_eval.datasets.prepare.prefetch import prefetch
+from lingbot_eval.datasets.prepare import prefetch
 from lingbot_eval.errors import DataError, StreamError
 from lingbot_eval.runs import stream as stream_module
 from lingbot_eval.runs.scene import AHEAD

@@ -1,22 +1,29 @@
-"""Examines a dataset on disk: what its card promises against what is there, scene by scene."""
+"""Examines a dataset on disk, scene by scene: what its card promises against what is there; videos by decoding them."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lingbot_eval.datasets.cards import Card
 from lingbot_eval.datasets.check.convention import ConventionVerdict, convention_of
-from lingbot_eval.datasets.check.findings import DatasetCheck, Finding, SceneCheck, Watcher, gathered
-from lingbot_eval.datasets.check.motion import check_step
-from lingbot_eval.datasets.check.scene_checks import check_depth_range, check_files, check_poses, check_times
-from lingbot_eval.datasets.check.video_checks import check_video
+from lingbot_eval.datasets.check.scene_checks import (
+    Finding,
+    check_depth_range,
+    check_files,
+    check_poses,
+    check_step,
+    check_times,
+    gathered,
+)
 from lingbot_eval.datasets.listing import shown
-from lingbot_eval.datasets.prepare.resize import input_notes
+from lingbot_eval.datasets.prepare import SizeSettings, input_notes
 from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.datasets.video import VideoSequence
@@ -26,8 +33,39 @@ from lingbot_eval.types import FrameSequence
 LITTLE_DISK = 1 << 30  # bytes
 
 
+Progress = Callable[[str, int, int | None], object]
+"""Told which scene is decoded, how many of its frames are done, and how many there are (None: not known)."""
+
+
+@dataclass(frozen=True)
+class SceneCheck:
+    """Everything found about one scene. frames: None when it could not be opened. seconds: of the metadata checks."""
+
+    scene: str
+    frames: int | None
+    findings: tuple[Finding, ...]
+    seconds: float
+    convention: ConventionVerdict | None = None
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """Everything found about a dataset under one root. findings: of the dataset as a whole."""
+
+    dataset: str
+    root: str
+    findings: tuple[Finding, ...]
+    scenes: tuple[SceneCheck, ...]
+
+    @property
+    def problems(self) -> int:
+        """How many findings are problems."""
+        every = [*self.findings, *(finding for scene in self.scenes for finding in scene.findings)]
+        return sum(finding.level == "problem" for finding in every)
+
+
 def examine(
-    card: Card, adapter: Adapter, root: Path, scenes: Sequence[str] = (), decoding: Watcher | None = None
+    card: Card, adapter: Adapter, root: Path, scenes: Sequence[str] = (), decoding: Progress | None = None
 ) -> DatasetCheck:
     """Check everything; what is wrong is in the result, nothing is raised for bad data.
 
@@ -71,7 +109,7 @@ def _against_card(card: Card, scenes: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def _scene(card: Card, adapter: Adapter, scene: str, watcher: Watcher | None) -> SceneCheck:
+def _scene(card: Card, adapter: Adapter, scene: str, decoding: Progress | None) -> SceneCheck:
     started = time.perf_counter()
     try:
         sequence = adapter.open(scene, Selection())
@@ -83,13 +121,13 @@ def _scene(card: Card, adapter: Adapter, scene: str, watcher: Watcher | None) ->
         findings += check_files(sequence) + check_poses(sequence) + check_times(sequence)
     seconds = time.perf_counter() - started
     if isinstance(sequence, VideoSequence):
-        findings += check_video(sequence, card.protocol.size, watcher)
+        findings += check_video(sequence, card.protocol.size, decoding)
         return SceneCheck(scene, sequence.length, tuple(findings), seconds)
     if isinstance(sequence, FileSequence):
         found, convention = _convention(sequence, card.protocol.max_depth)
         findings += found
-    if watcher is not None:
-        findings += _decoded(sequence, watcher)
+    if decoding is not None:
+        findings += _decoded(sequence, decoding)
     findings += [Finding("warning", "scene", text) for text in input_notes(sequence.facts(), card.protocol.size)]
     return SceneCheck(scene, sequence.length, tuple(findings), seconds, convention)
 
@@ -179,18 +217,16 @@ def convention_findings(verdict: ConventionVerdict, depth_scale: float | None = 
     return tuple(found)
 
 
-def _decoded(sequence: FrameSequence, watcher: Watcher) -> list[Finding]:
-    watcher.scene(sequence.scene, sequence.length)
+def _decoded(sequence: FrameSequence, decoding: Progress) -> list[Finding]:
     problems: list[str] = []
     frames = 0
-    for attempt in _attempts(sequence):
+    for number, attempt in enumerate(_attempts(sequence), start=1):
         try:
             attempt()
             frames += 1
         except DataError as error:
             problems.append(str(error))
-        watcher.frame()
-    watcher.done()
+        decoding(sequence.scene, number, sequence.length)
     note = Finding("note", "decode", f"{frames} frames decoded")
     # A first image without a size is the fault of every frame, in the same words.
     return [*gathered("problem", "decode", list(dict.fromkeys(problems))), note]
@@ -201,3 +237,63 @@ def _attempts(sequence: FrameSequence) -> Sequence[Callable[[], object]]:
     if isinstance(sequence, FileSequence):
         return [lambda index=index: sequence.frame(index) for index in range(sequence.length)]  # type: ignore[misc]
     return [lambda: sum(1 for _ in sequence.frames())]
+
+
+FRAMES_TRIED = 1800
+"""Decoded without being asked to: a minute of video at 30 frames a second."""
+
+_MIXED = 0.05  # of the median interval: what rounding to a container's ticks makes
+
+
+def check_video(sequence: VideoSequence, size: SizeSettings, decoding: Progress | None) -> list[Finding]:
+    """What the header says, and damage in the first minute; with ``decoding``, in the whole file.
+
+    size: what the protocol prepares frames to.
+    """
+    findings = [Finding("note", "video", _header(sequence)), Finding("note", "picture", _picture(sequence))]
+    findings += check_times(sequence, "was the recording paused, or are frames missing?")
+    problems, count = _played(sequence, decoding)
+    # After decoding: interlaced frames may come later than the first.
+    said = [text for text in input_notes(sequence.facts(), size) if text != sequence.damage]
+    findings += [Finding("warning", "video", text) for text in said]
+    findings += [Finding("problem", "decode", text) for text in problems]
+    part = "" if count >= sequence.length or problems else f" of {sequence.length}; --decode reads them all"
+    return [*findings, Finding("note", "decode", f"{count} frames decoded{part}")]
+
+
+def _header(sequence: VideoSequence) -> str:
+    listed, times = sequence.listed, sequence.timestamps()
+    width, height = listed.picture_size
+    rate = ""
+    if len(times) > 1:
+        steps = np.diff(times)
+        constant = float(np.abs(steps - np.median(steps)).max()) <= max(_MIXED * float(np.median(steps)), 1.1e-3)
+        rate = f", {(len(times) - 1) / (times[-1] - times[0]):.4g} frames a second{'' if constant else ' on average'}"
+    return (
+        f"{len(times)} frames of {width}x{height}{rate}, {times[-1]:.2f} s, {listed.codec} ({listed.pixel_format}),"
+        f" {listed.colours.words}"
+    )
+
+
+def _picture(sequence: VideoSequence) -> str:
+    listed = sequence.listed
+    width, height = listed.coded_size
+    pixels = "square pixels" if listed.aspect == 1 else f"pixels {listed.aspect.numerator}:{listed.aspect.denominator}"
+    made = "" if listed.aspect == 1 else ", made square"
+    return f"stored as {width}x{height}, {pixels}{made}; display matrix: {listed.turn.words}"
+
+
+def _played(sequence: VideoSequence, decoding: Progress | None) -> tuple[list[str], int]:
+    """What is wrong, and how many frames were decoded."""
+    count = 0
+    problems = []
+    try:
+        for _ in itertools.islice(sequence.frames(), FRAMES_TRIED if decoding is None else None):
+            count += 1
+            if decoding is not None:
+                decoding(sequence.scene, count, sequence.length)
+    except DataError as error:
+        problems.append(str(error))
+    if sequence.damage is not None:
+        problems.append(sequence.damage)
+    return problems, count

@@ -9,13 +9,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image as PillowImage
 
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.geometry.cameras import project
 from lingbot_eval.geometry.poses import inverse, orthogonalised, relative, rotation_angle
+from lingbot_eval.plots import BLACK, BLUE, GREY, SKY, VERMILION, new_figure, save, style
 from lingbot_eval.types import DepthMap, FloatArray, Frame
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PAIRS = 12
 SAMPLES = 6000  # pixels of a frame
@@ -55,6 +62,13 @@ AXES: dict[str, FloatArray] = {
 EXPECTED = ("camera-to-world", "OpenCV axes")
 
 
+# Of the figure.
+_FIT, _MISS, _OTHER, _BEST = SKY, VERMILION, GREY, BLUE
+_SHOWN_WIDTH = 640  # pixels of the photograph in the picture
+_SHOWN_POINTS = 4000
+_BARS = 8
+
+
 @dataclass(frozen=True)
 class Fit:
     """How well one hypothesis fits. share: of sampled pixels, those that land on a surface at their own depth."""
@@ -69,20 +83,13 @@ class Fit:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """One pair of frames for the figure: the second with the first's pixels carried into it as the poses stand.
-
-    pixels: (N, 2) in the second image; fits: (N,) 1.0 where they lie on a surface, by the poses as they are read.
-    other: the best hypothesis, or the runner-up where the best is how they are read; other_pixels, other_fits: by it.
-    """
+class Pair:
+    """Two frames. points: (3, N) rays of pixels of the first at unit depth, before the focal length; depth: (N,)."""
 
     first: Frame
     second: Frame
-    pixels: FloatArray
-    fits: FloatArray
-    other: Fit
-    other_pixels: FloatArray
-    other_fits: FloatArray
+    points: FloatArray
+    depth: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +101,7 @@ class ConventionVerdict:
     focal_scales, focal_shares: share of fitting pixels when the depth map's focal length is multiplied so.
     declared_focal, image_focal, fitted_focal: pixels; fitted_focal is None where the test cannot tell.
     depth_factor: what depth must be multiplied with to fit the poses, where it is clearly of another unit.
+    shown: the pair of frames for the figure, which tells the poses as they are read from another hypothesis.
     shift: frames later than their own whose poses fit the frames clearly better (negative: earlier); 0 for none.
     shift_shares: share of pixels that fit closely with the poses as they are, and shifted so.
     """
@@ -107,7 +115,7 @@ class ConventionVerdict:
     focal_scales: tuple[float, ...] = ()
     focal_shares: tuple[float, ...] = ()
     fitted_focal: float | None = None
-    evidence: Evidence | None = None
+    shown: Pair | None = None
     depth_factor: float | None = None
     shift: int = 0
     shift_shares: tuple[float, float] = (0.0, 0.0)
@@ -122,6 +130,11 @@ class ConventionVerdict:
         return next(fit for fit in self.fits[1:] if fit not in self.ties)
 
     @property
+    def other(self) -> Fit:
+        """What the poses as they are read are shown against: the best fit, or the runner-up where that is they."""
+        return self.runner_up if self.is_expected else self.best
+
+    @property
     def is_expected(self) -> bool:
         """Whether the poses are camera-to-world in OpenCV axes, as everything here takes them."""
         return (self.best.direction, self.best.axes) == EXPECTED
@@ -131,14 +144,6 @@ class ConventionVerdict:
         """Whether depth was measured with the focal length that it is declared to have."""
         fitted = self.fitted_focal
         return fitted is None or abs(fitted / self.declared_focal - 1) <= FOCAL_TOLERANCE
-
-
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    first: Frame
-    second: Frame
-    points: FloatArray  # (3, N) rays of the first's pixels at unit depth, before the focal length
-    depth: FloatArray  # (N,)
 
 
 def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
@@ -200,11 +205,11 @@ def convention_of(sequence: FileSequence) -> ConventionVerdict | str:
         focal_scales=tuple(map(float, scales)),
         focal_shares=tuple(shares),
         fitted_focal=fitted,
-        evidence=_evidence(pairs, verdict.runner_up if verdict.is_expected else best),
+        shown=_shown(pairs, verdict.other),
     )
 
 
-def _depth_factor(pairs: Sequence[_Pair], as_read: float) -> float | None:
+def _depth_factor(pairs: Sequence[Pair], as_read: float) -> float | None:
     """The factor under which depth fits poses read as expected, far better than anything does as it is; else None."""
 
     def share(factor: float, close: float) -> float:
@@ -215,7 +220,7 @@ def _depth_factor(pairs: Sequence[_Pair], as_read: float) -> float | None:
     return factor if share(factor, TOLERANCE) >= max(LEAST_SHARE, LEAST_LEAD * as_read) else None
 
 
-def _shift(pairs: Sequence[_Pair], sequence: FileSequence) -> tuple[int, tuple[float, float]]:
+def _shift(pairs: Sequence[Pair], sequence: FileSequence) -> tuple[int, tuple[float, float]]:
     """By how many frames the poses are out of step with the images, 0 for none; shares as they are, and shifted.
 
     A pair is judged with the poses of the frames so many later. Where the motion never changes all shifts fit alike,
@@ -243,7 +248,7 @@ def _shift(pairs: Sequence[_Pair], sequence: FileSequence) -> tuple[int, tuple[f
     return best, shares
 
 
-def _with_poses(pair: _Pair, first: FloatArray, second: FloatArray) -> _Pair:
+def _with_poses(pair: Pair, first: FloatArray, second: FloatArray) -> Pair:
     return dataclasses.replace(
         pair,
         first=dataclasses.replace(pair.first, camera_to_world=first),
@@ -251,7 +256,7 @@ def _with_poses(pair: _Pair, first: FloatArray, second: FloatArray) -> _Pair:
     )
 
 
-def _pairs(sequence: FileSequence) -> list[_Pair] | str:
+def _pairs(sequence: FileSequence) -> list[Pair] | str:
     there = not sequence.poses_come_later and any(file.depth is not None for file in sequence.files)
     reference = sequence.reference() if there else None
     posed = [] if reference is None else reference.indices.tolist()  # a file of a pose may say that it is lost
@@ -273,7 +278,7 @@ def _pairs(sequence: FileSequence) -> list[_Pair] | str:
             return "needs intrinsics; this dataset has none"
         points, depth = _sampled(a)
         if len(depth):
-            pairs.append(_Pair(a, b, points, depth))
+            pairs.append(Pair(a, b, points, depth))
     return pairs or "needs frames between which the camera moves and depth is measured; this scene has none"
 
 
@@ -294,7 +299,7 @@ def _depth_camera(frame: Frame) -> FloatArray:
 
 
 def _share(
-    pair: _Pair,
+    pair: Pair,
     direction: str,
     axes: str,
     focal_scale: float = 1.0,
@@ -309,7 +314,7 @@ def _share(
     return float(_fits(moved, camera, pair.second.depth, close).mean())
 
 
-def _moved(pair: _Pair, rays: FloatArray, direction: str, axes: str, depth_factor: float = 1.0) -> FloatArray:
+def _moved(pair: Pair, rays: FloatArray, direction: str, axes: str, depth_factor: float = 1.0) -> FloatArray:
     """(N, 3) points of the first frame in the second's OpenCV camera axes, if the poses are what is said.
 
     In units of depth as it is read, which is ``depth_factor`` times too small.
@@ -351,17 +356,93 @@ def _peak(scales: FloatArray, shares: Sequence[float], declared: float) -> float
     return declared * float(scales[top]) * float(np.exp(offset * step))
 
 
-def _evidence(pairs: Sequence[_Pair], other: Fit) -> Evidence:
-    # Neither the easiest pair nor the hardest: the middle one of those that tell the two apart.
+def _shown(pairs: Sequence[Pair], other: Fit) -> Pair:
+    """Neither the easiest pair nor the hardest: the middle one of those that tell the two apart."""
     apart = sorted(pairs, key=lambda pair: abs(_share(pair, *EXPECTED) - _share(pair, other.direction, other.axes)))
-    pair = apart[len(apart) // 2]
-    found: list[FloatArray] = []
-    for direction, axes in (EXPECTED, (other.direction, other.axes)):
-        moved = _moved(pair, pair.points, direction, axes)
-        assert pair.second.intrinsics is not None
-        in_front: FloatArray = np.where(moved[:, 2:] > 0, moved, np.nan)
-        found += [
-            project(in_front, pair.second.intrinsics),
-            _fits(moved, _depth_camera(pair.second), pair.second.depth),
-        ]
-    return Evidence(pair.first, pair.second, found[0], found[1], other, found[2], found[3])
+    return apart[len(apart) // 2]
+
+
+def write_convention_figure(path: Path, title: str, verdict: ConventionVerdict) -> None:
+    """Write the picture, whole or not at all. Raises StoreError."""
+    said = f"poses are {verdict.best.name}" if verdict.clear else "no convention stands out"
+    figure = new_figure(13, 8.6, f"{title}: {said}")
+    (bars, focal), (as_read, as_best) = figure.subplots(2, 2)
+    _draw_bars(bars, verdict)
+    _draw_focal(focal, verdict)
+    if verdict.shown is None:
+        for axes in (as_read, as_best):
+            axes.set_axis_off()
+    else:
+        other, word = verdict.other, "runner-up" if verdict.is_expected else "best fit"
+        _draw_landing(as_read, verdict.shown, *EXPECTED, f"as the poses are read: {', '.join(EXPECTED)}")
+        _draw_landing(as_best, verdict.shown, other.direction, other.axes, f"{word}: {other.name}")
+    save(figure, path)
+
+
+def _draw_bars(axes: Axes, verdict: ConventionVerdict) -> None:
+    fits = list(verdict.fits[:_BARS])
+    expected = next(fit for fit in verdict.fits if (fit.direction, fit.axes) == EXPECTED)
+    if expected not in fits:
+        fits[-1] = expected
+    fits = fits[::-1]
+    colors = [_BEST if fit is verdict.best else _OTHER for fit in fits]
+    drawn = axes.barh([fit.name for fit in fits], [100 * fit.share for fit in fits], color=colors)
+    axes.bar_label(drawn, fmt="%.0f %%", padding=3, fontsize=9)
+    for label, fit in zip(axes.get_yticklabels(), fits, strict=True):
+        label.set_fontsize(9)
+        label.set_fontweight("bold" if fit is expected else "normal")
+    axes.set_xlim(0, 1.15 * max(100 * verdict.best.share, 1.0))
+    style(
+        axes,
+        f"pixels that land on a surface at their own depth (%), {verdict.pairs} pairs of frames",
+        title="Which convention do depth and poses agree with? (bold: expected)",
+    )
+
+
+def _draw_focal(axes: Axes, verdict: ConventionVerdict) -> None:
+    style(
+        axes,
+        "focal length of the depth map (pixels)",
+        "pixels that fit (%)",
+        "Which focal length does the depth map have?",
+    )
+    if not verdict.focal_scales:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "not asked: no convention stands out", ha="center", transform=axes.transAxes)
+        return
+    focal = verdict.declared_focal * np.array(verdict.focal_scales)
+    axes.plot(focal, 100 * np.array(verdict.focal_shares), color=_BEST, marker=".")
+    axes.axvline(verdict.declared_focal, color=BLACK, linestyle="--", label=f"as read: {verdict.declared_focal:.0f}")
+    if verdict.image_focal != verdict.declared_focal:
+        axes.axvline(verdict.image_focal, color=GREY, linestyle=":", label=f"image: {verdict.image_focal:.0f}")
+    if verdict.fitted_focal is not None:
+        axes.axvline(verdict.fitted_focal, color=_MISS, label=f"fits best: {verdict.fitted_focal:.0f}")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=9, frameon=False)
+
+
+def _draw_landing(axes: Axes, pair: Pair, direction: str, convention: str, title: str) -> None:
+    """The pair's second picture, with the first's pixels where a hypothesis carries them."""
+    image, intrinsics = pair.second.image, pair.second.intrinsics
+    assert image is not None
+    assert intrinsics is not None
+    moved = _moved(pair, pair.points, direction, convention)
+    fits = _fits(moved, _depth_camera(pair.second), pair.second.depth)
+    pixels = project(np.where(moved[:, 2:] > 0, moved, np.nan), intrinsics)
+    height, width = image.shape[:2]
+    scale = min(1.0, _SHOWN_WIDTH / width)
+    small = PillowImage.fromarray(image).convert("L").resize((round(width * scale), round(height * scale)))
+    axes.imshow(small, cmap="gray", vmin=-120, vmax=300, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    inside = np.isfinite(pixels).all(axis=1) & (pixels >= 0).all(axis=1) & (pixels < [width, height]).all(axis=1)
+    share = float(fits.mean())
+    step = max(1, int(inside.sum()) // _SHOWN_POINTS)
+    for value, color, word in ((0.0, _MISS, "elsewhere"), (1.0, _FIT, "on a surface")):
+        chosen = pixels[inside & (fits == value)][::step]
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=2.5, color=color, linewidths=0, label=word)
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(fontsize=9, markerscale=5, loc="lower right")
+    frames = f"frame {pair.first.index} carried into frame {pair.second.index}"
+    axes.set_title(f"{title}\n{frames}: {share:.0%} fit", fontsize=10, loc="left")

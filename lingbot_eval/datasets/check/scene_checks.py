@@ -1,4 +1,4 @@
-"""Checks of one scene by its metadata: no image is decoded, only headers are read."""
+"""Checks of one scene: by its files and headers, which decodes no image; and whether poses and images are in step."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
-from lingbot_eval.datasets.check.findings import Finding, gathered
+from lingbot_eval.datasets.listing import and_more
 from lingbot_eval.datasets.readers import check_depth_file
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.pose_tables import read_pose
-from lingbot_eval.geometry.poses import path_length
+from lingbot_eval.geometry.poses import orthogonalised, path_length, relative, rotation_angle
 from lingbot_eval.statistics import stretches
 from lingbot_eval.types import FloatArray
 
@@ -27,6 +30,28 @@ _NEAREST_ANYWHERE = 0.1  # metres: half of a picture is never nearer
 _LONGEST_STILL = 10  # frames in a row with one and the same pose, from which on it is said
 _DEPTH_MAPS_LOOKED_AT = 5
 _LONG_GAP = 10.0  # times the median interval
+
+
+Level = Literal["problem", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. level: ``problem`` makes numbers wrong or impossible, ``warning`` may, ``note`` is for the record.
+
+    check: its kind in a word, e.g. ``images``, ``poses``, ``convention``.
+    """
+
+    level: Level
+    check: str
+    text: str
+
+
+def gathered(level: Level, check: str, texts: Sequence[str]) -> list[Finding]:
+    """One finding for many of a kind: the first, and how many more there are; none for none."""
+    if not texts:
+        return []
+    return [Finding(level, check, texts[0] + and_more(len(texts) - 1))]
 
 
 def check_files(sequence: FileSequence) -> list[Finding]:
@@ -235,3 +260,83 @@ def _within(path: str, root: str) -> bool:
 
 def _paths(*candidates: object) -> list[Path]:
     return [path for path in candidates if isinstance(path, Path)]
+
+
+_FRAMES = 160  # looked at, in a row
+_FEWEST = 60  # of which something can be concluded
+_LATEST = 15  # frames by which poses are tried
+_THUMBNAIL = (48, 36)
+_MOST_PIXELS = 4_000_000  # of an image: larger ones take too long
+_CLEAR, _LEAD = 0.6, 0.2  # correlation of the best shift, and how far ahead of none it is
+
+
+def check_step(sequence: FileSequence) -> list[Finding]:
+    """Poses some frames later or earlier than the images, by how fast both change. Raises nothing.
+
+    Motion that is even tells nothing, and nothing is said of it.
+    """
+    try:
+        # Poses that come later would be computed, which takes as long as a run does.
+        reference = None if sequence.poses_come_later else sequence.reference()
+        first = None if reference is None else _liveliest(reference.camera_to_world, np.diff(reference.indices) == 1)
+        sizes = sequence.headers.sizes
+        if reference is None or first is None or any(width * height > _MOST_PIXELS for width, height in sizes):
+            return []
+        rows = slice(first, first + _FRAMES)
+        moved = _speeds(reference.camera_to_world[rows])
+        changed = _changes(sequence, reference.indices[rows].tolist())
+    except DataError:
+        return []  # found elsewhere
+    shifts = range(-_LATEST, _LATEST + 1)
+    fits = [_correlation(moved, changed, shift) for shift in shifts]
+    best = int(np.argmax(fits))
+    if fits[best] < _CLEAR or fits[best] < fits[_LATEST] + _LEAD:
+        return []
+    shift = shifts[best]
+    seconds = abs(shift) * float(np.median(np.diff(sequence.timestamps())))
+    text = (
+        f"poses and images look out of step: pictures change as the poses of {abs(shift)} frames"
+        f" {'later' if shift > 0 else 'earlier'} ({seconds:.3g} s) move (correlation {fits[best]:.2f}, as they are"
+        f" {fits[_LATEST]:.2f}); check which pose is of which image"
+    )
+    return [Finding("warning", "poses", text)]
+
+
+def _liveliest(poses: FloatArray, next_to: FloatArray) -> int | None:
+    """Where the stretch of frames begins whose speed varies most; None where none is long enough."""
+    length = min(_FRAMES, len(poses))
+    if length < _FEWEST:
+        return None
+    speeds = _speeds(poses)
+    starts = [s for s in range(0, len(poses) - length + 1, max(1, length // 2)) if next_to[s : s + length - 1].all()]
+    return max(starts, key=lambda start: float(np.std(speeds[start : start + length - 1])), default=None)
+
+
+def _speeds(poses: FloatArray) -> FloatArray:
+    """(N - 1,) how much each pose differs from the one before: angle and distance, each by its mean."""
+    found = np.zeros(len(poses) - 1)
+    rigid = orthogonalised(poses)
+    distances = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
+    for steps in (rotation_angle(relative(rigid[:-1], rigid[1:])), distances):
+        mean = float(steps.mean())
+        found += steps / mean if mean > 0 else 0.0
+    return found
+
+
+def _changes(sequence: FileSequence, indices: list[int]) -> FloatArray:
+    """(N - 1,) mean difference of the pictures of frames, small and grey, their brightness taken off."""
+    small = []
+    for index in indices:
+        image = sequence.frame(index).image
+        assert image is not None
+        grey = np.asarray(PillowImage.fromarray(image).convert("L").resize(_THUMBNAIL, PillowImage.Resampling.BOX))
+        small.append(grey - float(grey.mean()))
+    return np.asarray(np.abs(np.diff(np.stack(small), axis=0)).mean(axis=(1, 2)), np.float64)
+
+
+def _correlation(moved: FloatArray, changed: FloatArray, shift: int) -> float:
+    """Pearson's, of the changes with the speeds ``shift`` steps later."""
+    a = moved[max(0, shift) : len(moved) + min(0, shift)]
+    b = changed[max(0, -shift) : len(changed) + min(0, -shift)]
+    spread = float(a.std() * b.std())
+    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 0.0

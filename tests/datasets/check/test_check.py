@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.datasets.cards import load_card
-from lingbot_eval.datasets.check.check import examine
-from lingbot_eval.datasets.check.findings import DatasetCheck, Finding
-from lingbot_eval.datasets.check.scene_checks import check_depth_range, check_files, check_poses, check_times
+from lingbot_eval.datasets.check.check import DatasetCheck, Progress, examine
+from lingbot_eval.datasets.check.scene_checks import Finding, check_depth_range, check_files, check_poses, check_times
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.readers import png_depth
 from lingbot_eval.datasets.registry import open_adapter
@@ -29,28 +28,12 @@ import field_trees
 SCENE = "redkitchen/seq-01"
 
 
-class Counter:
-    """A watcher that counts."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def scene(self, name: str, frames: int | None) -> None:
-        self.heard.append(f"{name} {frames}")
-
-    def frame(self) -> None:
-        self.heard.append("frame")
-
-    def done(self) -> None:
-        self.heard.append("done")
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return dataset_trees.write_seven_scenes(tmp_path / "7scenes")
 
 
-def check(root: Path, name: str = "seven_scenes", decoding: Counter | None = None, *scenes: str) -> DatasetCheck:
+def check(root: Path, name: str = "seven_scenes", decoding: Progress | None = None, *scenes: str) -> DatasetCheck:
     return examine(load_card(name), open_adapter(name, root, {}), root, scenes, decoding)
 
 
@@ -142,19 +125,19 @@ def test_decoding_finds_what_headers_do_not_tell(root: Path) -> None:
     content[len(content) // 2 : len(content) // 2 + 16] = bytes(16)
     path.write_bytes(content)
     assert not found(check(root, "seven_scenes", None, SCENE), "images")
-    watcher = Counter()
-    checked = check(root, "seven_scenes", watcher, SCENE)
+    heard: list[tuple[str, int, int | None]] = []
+    checked = check(root, "seven_scenes", lambda *told: heard.append(told), SCENE)
     (line,) = found(checked, "decode")
     assert f"image {path} is damaged" in line
     assert found(checked, "decode", "note") == ["3 frames decoded"]
-    assert watcher.heard == [f"{SCENE} 4", "frame", "frame", "frame", "frame", "done"]
+    assert heard == [(SCENE, done, 4) for done in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize(("damaged", "more"), [(1, ""), (2, " (and 1 more like it)"), (3, " (and 2 more like it)")])
 def test_findings_of_a_kind_are_one_line_with_the_count_of_the_others(root: Path, damaged: int, more: str) -> None:
     for path in sorted((root / SCENE).glob("*.color.png"))[:damaged]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    checked = check(root, "seven_scenes", Counter(), SCENE)
+    checked = check(root, "seven_scenes", lambda *told: None, SCENE)
     for kind in ("images", "decode"):  # cut off: seen without decoding, too
         (line,) = found(checked, kind)
         assert "frame 0: image" in line
@@ -165,7 +148,7 @@ def test_findings_of_a_kind_are_one_line_with_the_count_of_the_others(root: Path
 
 def test_a_first_image_that_nothing_can_be_asked_of_is_one_fault(root: Path) -> None:
     (root / SCENE / "frame-000000.color.png").write_bytes(b"")
-    (line,) = found(check(root, "seven_scenes", Counter(), SCENE), "decode")
+    (line,) = found(check(root, "seven_scenes", lambda *told: None, SCENE), "decode")
     assert "frame-000000.color.png is empty" in line
     assert "more like it" not in line
 

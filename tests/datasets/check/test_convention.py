@@ -14,8 +14,7 @@ from PIL import Image
 from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.check.check import convention_findings, examine
-from lingbot_eval.datasets.check.convention import AXES, ConventionVerdict, convention_of
-from lingbot_eval.datasets.check.convention_figure import write_convention_figure
+from lingbot_eval.datasets.check.convention import AXES, ConventionVerdict, convention_of, write_convention_figure
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence

@@ -16,8 +16,7 @@ from PIL import Image
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.check.check import examine
 from lingbot_eval.datasets.check.convention import ConventionVerdict, convention_of
-from lingbot_eval.datasets.check.findings import Finding
-from lingbot_eval.datasets.check.motion import check_step
+from lingbot_eval.datasets.check.scene_checks import Finding, check_step
 from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingbot_eval.datasets.prepare.resize import SizeSettings, prepare, size_plan
+from lingbot_eval.datasets.prepare import SizeSettings, prepare, size_plan
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import ConfigError
