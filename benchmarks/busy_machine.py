@@ -35,7 +35,7 @@ WINDOW_S = 1.0
 def worker(setting: str) -> None:
     """Streams frames for a window whenever a line comes in, and answers with the frames a second."""
     if setting == "ours":
-        from lingbot_eval.machine.cpu import threads_that_share
+        from lingbot_eval.machine.environment import threads_that_share
 
         with threads_that_share():
             import torch

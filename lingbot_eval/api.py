@@ -548,17 +548,18 @@ def compare_backends(
     Raises:
         ConfigError, DataError, CheckpointError: as `plan_run`.
     """
-    from lingbot_eval.comparison.backends import Request, compare_backends
+    from lingbot_eval.comparison.backends import compare_backends
     from lingbot_eval.comparison.contenders import PreparedFrames, select
     from lingbot_eval.runs.experiment import load_experiment
 
-    request = Request(a, b, rounds, with_reference=with_reference)
     selected = select(load_experiment(experiment, set), scene, frames)
     images = PreparedFrames(selected.unit)
     prepared()
     length = images.sequence.length
     total = None if length is None else length * (2 * rounds + 1)
-    return compare_backends(request, selected, images, lambda: each_frame(total))
+    return compare_backends(
+        a, b, selected, images, lambda: each_frame(total), rounds=rounds, with_reference=with_reference
+    )
 
 
 def verify(

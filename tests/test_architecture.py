@@ -100,8 +100,6 @@ ONLY: dict[tuple[str, str], set[str]] = {
     ("runs", "machine"): {
         "lingbot_eval.machine.environment",
         "lingbot_eval.machine.wait",
-        "lingbot_eval.machine.nvml",
-        "lingbot_eval.machine.cpu",
     },
     ("gating", "machine"): {"lingbot_eval.machine.environment"},
     # A figure is written whole or not at all, as every file.

@@ -71,8 +71,7 @@ def _backends(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from lingbot_eval.api import compare_backends
-    from lingbot_eval.comparison.backend_page import document, failures, tables, title
-    from lingbot_eval.comparison.write import prepare_folder, write_backends
+    from lingbot_eval.comparison.page import document, failures, prepare_folder, tables, title, write_backends
     from lingbot_eval.runs.disk import missing_folders, remove_empty
 
     out = args.out or Path(f"compare-{_slug(args.a)}-{_slug(args.b)}")

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from lingbot_eval import __version__
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, reason, shortage, shortened
-from lingbot_eval.machine.cpu import threads_that_share
+from lingbot_eval.machine.environment import threads_that_share
 from lingbot_eval.machine.wait import WAIT, process_age_s
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.validation import nearest

@@ -6,8 +6,8 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from lingbot_eval.comparison.contenders import (
     parse_contender,
     reference_contender,
 )
-from lingbot_eval.comparison.outcome import Failure, Pair, Ratio, Side, memory_guarded, time_ratio
 from lingbot_eval.machine.environment import environment
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.stepper import Stepper, warm_up
@@ -28,7 +27,126 @@ from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.memory import reset_peaks
 from lingbot_eval.reports.agreement import Differences, pose_differences
 from lingbot_eval.runs.poses import PoseLog
-from lingbot_eval.types import DepthMap, Frame, FrameType, Prediction
+from lingbot_eval.statistics import FEWEST_ROUNDS, judge_rounds
+from lingbot_eval.types import DepthMap, FloatArray, Frame, FrameType, Prediction
+
+Stage = Literal["warm-up", "alone", "together"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A side ran out of device memory. frame: the one that it could not take, None while the network was loaded.
+
+    stage: on its own (``warm-up``, ``alone``), or only beside the others (``together``), which says nothing against it.
+    """
+
+    stage: Stage
+    frame: int | None
+    reason: str
+
+    def text(self) -> str:
+        """In words."""
+        where = "while loading the network" if self.frame is None else f"at frame {self.frame}"
+        how = {"warm-up": "in the warm-up", "alone": "on its own", "together": "beside the others"}[self.stage]
+        return f"out of device memory {where}, {how}: {self.reason}"
+
+
+class Failing(Protocol):
+    """What can run out of device memory."""
+
+    failure: Failure | None
+
+
+@contextmanager
+def memory_guarded(failing: Failing, stage: Stage, frame: Callable[[], int | None]) -> Iterator[None]:
+    """Turns the device's refusal of memory inside the block into the failure of whom it befell, at ``frame()``."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        failing.failure = Failure(stage, frame(), " ".join(str(error).split()).partition(". ")[0])
+
+
+@dataclass
+class Side:
+    """One contender and what was measured of it.
+
+    weights_bytes: of its network. warm_up_s: first streams of a few frames, compilation included.
+    step_ms: one (N,) a round, milliseconds of every frame, device synchronised, NaN from the frame on that it failed
+    at; scale frames carry equal shares of their pass.
+    cache_bytes: in view at its fullest, by kind; cache_allocated: the most that was held.
+    device_bytes: peak above what was there before its own pass, None on a CPU. failure: why it has no full measurement.
+    """
+
+    contender: Contender
+    weights_bytes: int | None = None
+    warm_up_s: float | None = None
+    step_ms: list[FloatArray] = field(default_factory=list)
+    cache_bytes: dict[str, int] = field(default_factory=dict)
+    cache_allocated: int | None = None
+    device_bytes: int | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two sides held against each other, frame by frame.
+
+    keyframes_differ: frames that one kept and the other did not. ended: why they could not be compared to the end.
+    """
+
+    first: Contender
+    second: Contender
+    differences: Differences
+    keyframes_differ: int
+    ended: Failure | None
+
+
+_VERDICTS = {"held": "no difference", "better": "faster", "regression": "slower", "incomparable": None}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time of B / time of A, of the step frames, over rounds in turn; what the gate would say of it.
+
+    low, high: what it may be by chance, each end missed with the chance `statistics.ALPHA`. verdict: ``slower`` or
+    ``faster`` (B, by more than `statistics.MIN_EFFECT` and by more than chance), ``no difference``. All None where
+    reason says why there is none.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    verdict: str | None = None
+    reason: str | None = None
+
+
+def step_median(step_ms: FloatArray, scale_frames: int) -> float | None:
+    """Median of a round's (N,) milliseconds without its scale frames; None when no step frame was reached."""
+    steps = step_ms[scale_frames:]
+    steps = steps[np.isfinite(steps)]
+    return float(np.median(steps)) if len(steps) else None
+
+
+def time_ratio(first: Side, second: Side, scale_frames: int) -> Ratio | str:
+    """How long ``second`` takes against ``first``, or why that cannot be said."""
+    for side in (first, second):
+        if side.failure is not None:
+            return f"{side.contender.label}: {side.failure.text()}"
+    ratios = []
+    for one, other in zip(first.step_ms, second.step_ms, strict=True):
+        before, after = step_median(one, scale_frames), step_median(other, scale_frames)
+        if before is None or after is None:
+            return "the stream ends with its scale phase: there is no step to time"
+        ratios.append(after / before)
+    value = float(np.median(ratios))
+    if len(ratios) < FEWEST_ROUNDS:
+        return Ratio(value, reason=f"an interval needs {FEWEST_ROUNDS} rounds, there are {len(ratios)}")
+    first_ms, second_ms = ([step_ms[scale_frames:] for step_ms in side.step_ms] for side in (first, second))
+    found = judge_rounds(first_ms, second_ms, in_turn=True)
+    if found.effect is None or found.low is None or found.high is None:
+        return Ratio(value, reason=found.reason)
+    reason = found.reason if found.status == "incomparable" else None
+    return Ratio(1 + found.effect, 1 + found.low, 1 + found.high, _VERDICTS[found.status], reason)
 
 
 def race(bench: Bench, sides: list[Side], frames: PreparedFrames, rounds: int, each_frame: Callable[[], None]) -> None:
@@ -218,19 +336,6 @@ def _compare(lanes: list[_Lane], logs: list[_PairLog], index: int) -> int:
     return index
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for. a, b: ``BACKEND[:PRECISION][:8]``. rounds: timed passes of each side.
-
-    with_reference: whether both are also held against float32.
-    """
-
-    a: str
-    b: str
-    rounds: int
-    with_reference: bool
-
-
 @dataclass(frozen=True, eq=False)
 class BackendComparison:
     """Everything found out. untrained: whether the outputs are those of untrained weights.
@@ -257,21 +362,29 @@ class BackendComparison:
 
 
 def compare_backends(
-    request: Request, selected: Selected, frames: PreparedFrames, each_frame: Callable[[], None]
+    a: str,
+    b: str,
+    selected: Selected,
+    frames: PreparedFrames,
+    each_frame: Callable[[], None],
+    *,
+    rounds: int,
+    with_reference: bool,
 ) -> BackendComparison:
-    """Race the two, then hold their outputs against each other and against a float32 reference.
+    """Race the two, then hold their outputs against each other and, with_reference, against a float32 reference.
 
-    each_frame: called after every frame of every timed pass and of the pass in lockstep. Running out of device memory
-    becomes a result. Raises ConfigError for a backend or precision that there is not, DependencyError or ConfigError
-    for one that cannot be had here, DataError for frames that cannot be read.
+    a, b: ``BACKEND[:PRECISION][:8]``. rounds: timed passes of each side. each_frame: called after every frame of every
+    timed pass and of the pass in lockstep. Running out of device memory becomes a result. Raises ConfigError for a
+    backend or precision that there is not, DependencyError or ConfigError for one that cannot be had here, DataError
+    for frames that cannot be read.
     """
     device = choose_device(selected.method.device)
     bench = Bench(selected.method, device, frames.sequence.length)
-    a, b = (parse_contender(*given, selected.method, device) for given in (("A", request.a), ("B", request.b)))
-    sides = [Side(a), Side(b)]
-    race(bench, sides, frames, request.rounds, each_frame)
+    first, second = (parse_contender(*given, selected.method, device) for given in (("A", a), ("B", b)))
+    sides = [Side(first), Side(second)]
+    race(bench, sides, frames, rounds, each_frame)
     # Built after the race: its weights are not on the device while the others' memory is measured.
-    pairs = lockstep(bench, *_drawn(a, b, with_reference=request.with_reference), frames, each_frame)
+    pairs = lockstep(bench, *_drawn(first, second, with_reference=with_reference), frames, each_frame)
     image = frames.first().image
     if image is None:
         raise TypeError("a frame that was streamed has an image")
@@ -286,7 +399,7 @@ def compare_backends(
         untrained=selected.method.model.checkpoint is None,
         streaming=selected.method.streaming.model_dump(mode="json", exclude={"backend", "cache_precision"}),
         device=str(device),
-        rounds=request.rounds,
+        rounds=rounds,
         scale_frames=scale_frames,
         sides=(sides[0], sides[1]),
         pairs=pairs,

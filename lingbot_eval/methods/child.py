@@ -23,7 +23,7 @@ import psutil
 
 from lingbot_eval.errors import ConfigError, DependencyError, reason
 from lingbot_eval.external import ProtocolError
-from lingbot_eval.machine.nvml import processes_bytes
+from lingbot_eval.machine.environment import processes_bytes
 from lingbot_eval.profiling.memory import mebibytes
 from lingbot_eval.types import Measurement
 

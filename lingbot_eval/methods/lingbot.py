@@ -12,7 +12,7 @@ from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model
 from lingbot_eval.methods.stepper import Stepper, warm_up
 from lingbot_eval.model.build import PRECISIONS, choose_device, resolve_precision
-from lingbot_eval.profiling.memory import device_memory, device_memory_measurements, mebibytes, reset_peaks
+from lingbot_eval.profiling.memory import device_memory_measurements, mebibytes, reset_peaks
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import stream_interval
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
@@ -119,7 +119,7 @@ class LingbotMethod:
             mebibytes("weights", self.weights_bytes, "parameters on the device"),
             *kinds,
             mebibytes("cache_allocated", held, "cache buffers held at the end, headroom included"),
-            *device_memory_measurements(device_memory(str(self._device))),
+            *device_memory_measurements(str(self._device)),
         )
 
     def files(self) -> Mapping[str, Path]:

@@ -13,8 +13,7 @@ from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.poses import decode_camera_to_world, decode_intrinsics
 from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.methods.transfer import Arrival, Transfer
-from lingbot_eval.profiling.spans import Span, begin_span
-from lingbot_eval.profiling.timing import timed
+from lingbot_eval.profiling.timing import Span, begin_span, timed
 from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.types import Frame, FrameType, Image, Prediction, StepCost

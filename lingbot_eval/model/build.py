@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lingbot_eval.errors import ConfigError, DependencyError, is_out_of_memory
-from lingbot_eval.machine.cpu import multiplies_bfloat16
+from lingbot_eval.machine.environment import multiplies_bfloat16
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.model.config import CONFIGS, ConfigName, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer

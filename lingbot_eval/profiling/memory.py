@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from lingbot_eval.errors import DependencyError
-from lingbot_eval.machine.nvml import NvmlModule, process_bytes
+from lingbot_eval.machine.environment import process_bytes
 from lingbot_eval.types import Declaration, Measurement
 
 _MIB = 2**20
@@ -24,27 +22,6 @@ DECLARED = (
 )
 
 
-@dataclass(frozen=True)
-class ProcessMemory:
-    """Resident set size in bytes: now, and the largest since the process started."""
-
-    resident: int
-    peak_resident: int
-
-
-@dataclass(frozen=True)
-class DeviceMemory:
-    """Bytes on one GPU. peaks: since :func:`reset_peaks`. driver: what the driver books for this process now,
-    None exactly when driver_reason says why it does not tell."""
-
-    allocated: int
-    reserved: int
-    peak_allocated: int
-    peak_reserved: int
-    driver: int | None
-    driver_reason: str | None = None
-
-
 def process_resident_bytes() -> int:
     """Resident set size of this process now, in bytes; cheap enough to ask at every frame."""
     import psutil
@@ -52,14 +29,21 @@ def process_resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def process_memory() -> ProcessMemory:
-    """Memory of this process, as the system books it."""
+def process_memory_measurements() -> tuple[Measurement, ...]:
+    """``process_rss`` and ``process_peak_rss`` of this process in MiB, as the system books them."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     peak_bytes = peak if sys.platform == "darwin" else 1024 * peak
     resident = process_resident_bytes()
-    # The kernel updates the peak lazily, so it can lag behind what is resident now.
-    return ProcessMemory(resident, max(peak_bytes, resident))
+    return (
+        mebibytes("process_rss", resident, "resident set size of the process at the end of the stream"),
+        mebibytes(
+            "process_peak_rss",
+            # The kernel updates the peak lazily, so it can lag behind what is resident now.
+            max(peak_bytes, resident),
+            "largest resident set size since the process started, earlier scenes of the same process included",
+        ),
+    )
 
 
 def reset_peaks(device: str) -> None:
@@ -70,64 +54,43 @@ def reset_peaks(device: str) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def device_memory(device: str, nvml: NvmlModule | None = None) -> DeviceMemory | None:
-    """Memory on ``device`` now; None on a CPU, where the process figures say it all.
-
-    nvml: a stand-in for the module ``pynvml``, for tests.
-    """
-    if not device.startswith("cuda"):
-        return None
+def driver_bytes(device: str) -> tuple[int | None, str | None]:
+    """What the driver books for this process on a GPU (``cuda:0``), or None and the reason it does not tell."""
     import torch
 
-    driver, reason = driver_bytes(f"GPU-{torch.cuda.get_device_properties(device).uuid}", nvml)
-    return DeviceMemory(
-        allocated=torch.cuda.memory_allocated(device),
-        reserved=torch.cuda.memory_reserved(device),
-        peak_allocated=torch.cuda.max_memory_allocated(device),
-        peak_reserved=torch.cuda.max_memory_reserved(device),
-        driver=driver,
-        driver_reason=reason,
-    )
-
-
-def driver_bytes(gpu_uuid: str, nvml: NvmlModule | None = None) -> tuple[int | None, str | None]:
-    """What the driver books for this process on the GPU, or None and the reason it does not tell."""
     try:
-        return process_bytes(gpu_uuid, nvml), None
+        return process_bytes(f"GPU-{torch.cuda.get_device_properties(device).uuid}"), None
     except DependencyError as error:
         return None, str(error)
 
 
-def process_memory_measurements(memory: ProcessMemory) -> tuple[Measurement, ...]:
-    """``process_rss`` and ``process_peak_rss`` in MiB."""
+def device_memory_measurements(device: str) -> tuple[Measurement, ...]:
+    """``device_peak_allocated``, ``device_peak_reserved`` (since `reset_peaks`) and ``driver_process`` (now) in MiB; on
+    a CPU, where the process figures say it all, the reason why not."""
+    allocated = reserved = driver = None
+    reason: str | None = "ran on the CPU"
+    if device.startswith("cuda"):
+        import torch
+
+        allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+        driver, reason = driver_bytes(device)
     return (
-        mebibytes("process_rss", memory.resident, "resident set size of the process at the end of the stream"),
         mebibytes(
-            "process_peak_rss",
-            memory.peak_resident,
-            "largest resident set size since the process started, earlier scenes of the same process included",
+            "device_peak_allocated", allocated, "largest sum of live tensors on the device during the stream", reason
+        ),
+        mebibytes(
+            "device_peak_reserved",
+            reserved,
+            "largest amount the allocator held on the device during the stream",
+            reason,
+        ),
+        mebibytes(
+            "driver_process",
+            driver,
+            "what the driver books for the process after the stream (NVML), CUDA context and kernels included",
+            reason,
         ),
     )
-
-
-def device_memory_measurements(memory: DeviceMemory | None) -> tuple[Measurement, ...]:
-    """``device_peak_allocated``, ``device_peak_reserved``, ``driver_process`` in MiB; on a CPU the reason why not."""
-    names: Mapping[str, tuple[int | None, str]] = {
-        "device_peak_allocated": (
-            memory.peak_allocated if memory else None,
-            "largest sum of live tensors on the device during the stream",
-        ),
-        "device_peak_reserved": (
-            memory.peak_reserved if memory else None,
-            "largest amount the allocator held on the device during the stream",
-        ),
-        "driver_process": (
-            memory.driver if memory else None,
-            "what the driver books for the process after the stream (NVML), CUDA context and kernels included",
-        ),
-    }
-    otherwise = "ran on the CPU" if memory is None else memory.driver_reason
-    return tuple(mebibytes(name, size, convention, otherwise) for name, (size, convention) in names.items())
 
 
 def mebibytes(name: str, size: int | None, convention: str, reason: str | None = None) -> Measurement:
@@ -141,3 +104,43 @@ def mebibytes(name: str, size: int | None, convention: str, reason: str | None =
         convention=convention,
         reason=(reason or "not measured") if size is None else None,
     )
+
+
+class MemoryProbe:
+    """Looks at the memory of the process and of one device while a stream runs.
+
+    How the driver is asked is found out once: NVML for this process where it answers. Inside a container process ids
+    are hidden from NVML; then CUDA's own figure stands in, which counts all that is in use on the device, whoever uses
+    it.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._by_process = False
+        self.driver_source = "not asked: ran on the CPU"
+        if device.startswith("cuda"):
+            found, reason = driver_bytes(device)
+            self._by_process = found is not None
+            self.driver_source = (
+                "NVML's figure for this process"
+                if self._by_process
+                else f"cudaMemGetInfo: all that is in use on the device, other processes included ({reason})"
+            )
+
+    def sample(self) -> dict[str, int | None]:
+        """Bytes now: ``process_bytes``, and on a GPU ``device_reserved_bytes`` (held by torch's allocator) and
+        ``driver_bytes`` (see ``driver_source``).
+
+        Takes some hundred microseconds on a GPU; nothing is waited for on the device.
+        """
+        found: dict[str, int | None] = {"process_bytes": process_resident_bytes()}
+        if self._device.startswith("cuda"):
+            import torch
+
+            if self._by_process:
+                driver, _ = driver_bytes(self._device)
+            else:
+                free, total = torch.cuda.mem_get_info(self._device)
+                driver = total - free
+            found |= {"device_reserved_bytes": torch.cuda.memory_reserved(self._device), "driver_bytes": driver}
+        return found

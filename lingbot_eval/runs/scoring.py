@@ -11,7 +11,7 @@ import numpy as np
 from lingbot_eval.metrics.base import FAMILIES, SceneContext, ScoredScene
 from lingbot_eval.metrics.scoring import notes_on
 from lingbot_eval.metrics.trajectory import TrajectoryScore
-from lingbot_eval.profiling.memory import process_memory, process_memory_measurements, process_resident_bytes
+from lingbot_eval.profiling.memory import process_memory_measurements, process_resident_bytes
 from lingbot_eval.profiling.timing import throughput_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.panels import DepthPanels, PanelKeeper
@@ -153,7 +153,7 @@ class SceneScorer:
                 for m in measurements
             ]
         measurements += self._throughput(warm_up_s)
-        measurements += process_memory_measurements(process_memory())
+        measurements += process_memory_measurements()
         columns = _error_columns(scene.trajectory) if scene.trajectory is not None else {}
         notes = notes_on(scene.truth, scene.estimate, total_frames)
         if self._scoring.motionless:

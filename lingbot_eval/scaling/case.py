@@ -12,7 +12,7 @@ from lingbot_eval.methods.base import Method, MethodSettings
 from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.config import CONFIGS
-from lingbot_eval.profiling.probe import MemoryProbe
+from lingbot_eval.profiling.memory import MemoryProbe
 from lingbot_eval.runs.attempt import Attempt, Row
 from lingbot_eval.runs.poses import PoseLog
 from lingbot_eval.runs.records import Names
@@ -244,11 +244,6 @@ class CaseScorer:
             row |= {"cache_allocated_bytes": cost.cache_allocated, "device_allocated_bytes": cost.device_bytes}
         done = prediction.index + 1
         if self.here and (done % self.study.sample_every == 0 or done in self.study.checkpoints):
-            sample = self.probe.sample()
-            row |= {
-                "device_reserved_bytes": sample.reserved,
-                "driver_bytes": sample.driver,
-                "process_bytes": sample.process,
-            }
+            row |= self.probe.sample()
         self.log.append(row)
         return row

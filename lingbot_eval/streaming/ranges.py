@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lingbot_eval.errors import DependencyError, StreamError
-from lingbot_eval.machine.cpu import multiplies_bfloat16
+from lingbot_eval.machine.environment import multiplies_bfloat16
 from lingbot_eval.machine.gpu import AMPERE, LARGE_TILES, capability, has_triton, multiprocessors
 from lingbot_eval.streaming.cache import CacheReader
 from lingbot_eval.streaming.staging import stage

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lingbot_eval.machine.cpu import multiplies_bfloat16
+from lingbot_eval.machine.environment import multiplies_bfloat16
 from lingbot_eval.machine.gpu import AMPERE, capability
 from lingbot_eval.streaming.estimate import StreamEstimate, progress
 from lingbot_eval.streaming.settings import TRAINED_VIEWS, StreamSettings, resolve_interval, window_span

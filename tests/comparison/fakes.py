@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lingbot_eval.comparison.backends import BackendComparison, Request, compare_backends
+from lingbot_eval.comparison.backends import BackendComparison, compare_backends
 from lingbot_eval.comparison.contenders import PreparedFrames, Selected, select
 from lingbot_eval.runs.experiment import Experiment
 
@@ -47,5 +47,6 @@ def compared(
 ) -> BackendComparison:
     """Two backends on the room."""
     chosen = selected(frames, **streaming)
-    request = Request(a, b, rounds, with_reference)
-    return compare_backends(request, chosen, PreparedFrames(chosen.unit), lambda: None)
+    return compare_backends(
+        a, b, chosen, PreparedFrames(chosen.unit), lambda: None, rounds=rounds, with_reference=with_reference
+    )

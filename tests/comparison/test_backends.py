@@ -18,15 +18,18 @@ from torch import Tensor
 from lingbot_eval import api
 from lingbot_eval.comparison import backends as backends_module
 from lingbot_eval.comparison import contenders as frames_module
-from lingbot_eval.comparison import write as write_module
-from lingbot_eval.comparison.backend_page import document, failures, page, tables, title
+from lingbot_eval.comparison import page as write_module
 from lingbot_eval.comparison.backends import (
     BackendComparison,
-    Request,
+    Failure,
+    Pair,
+    Ratio,
+    Side,
     compare_backends,
     depth_difference,
     lockstep,
     race,
+    time_ratio,
 )
 from lingbot_eval.comparison.contenders import (
     Bench,
@@ -36,8 +39,7 @@ from lingbot_eval.comparison.contenders import (
     reference_contender,
     select,
 )
-from lingbot_eval.comparison.outcome import Failure, Pair, Ratio, Side, time_ratio
-from lingbot_eval.comparison.write import prepare_folder, write_backends
+from lingbot_eval.comparison.page import document, failures, page, prepare_folder, tables, title, write_backends
 from lingbot_eval.errors import ConfigError, DependencyError
 from lingbot_eval.methods import stepper as stepper_module
 from lingbot_eval.methods.lingbot_config import LingbotConfig
@@ -85,7 +87,9 @@ def test_a_float32_sdpa_side_is_the_reference_itself() -> None:
 
 def test_a_size_is_width_by_height() -> None:
     chosen = select(experiment(4, width=42), None, None)
-    found = compare_backends(Request("sdpa", "paged", 1, False), chosen, PreparedFrames(chosen.unit), lambda: None)
+    found = compare_backends(
+        "sdpa", "paged", chosen, PreparedFrames(chosen.unit), lambda: None, rounds=1, with_reference=False
+    )
     assert (found.size, found.frames, found.scene, found.dataset) == ((42, 28), 4, "room", "synthetic")
 
 
@@ -407,10 +411,19 @@ def test_progress_knows_the_frames_of_all_passes(
 ) -> None:
     """Of three rounds each side has three passes, and both one in lockstep; of a video nobody knows."""
     told: list[int | None] = []
-    asked: list[Request] = []
+    asked: list[tuple[str, str, int, bool]] = []
 
-    def compare(request: Request, selected: object, frames: PreparedFrames, each_frame: Callable[[], None]) -> str:
-        asked.append(request)
+    def compare(
+        a: str,
+        b: str,
+        selected: object,
+        frames: PreparedFrames,
+        each_frame: Callable[[], None],
+        *,
+        rounds: int,
+        with_reference: bool,
+    ) -> str:
+        asked.append((a, b, rounds, with_reference))
         each_frame()
         return "found"
 
@@ -418,7 +431,7 @@ def test_progress_knows_the_frames_of_all_passes(
     monkeypatch.setattr(frames_module, "open_scene", lambda unit: SimpleNamespace(length=length))
     settings = experiment().model_dump(mode="json", exclude_unset=True)
     found = api.compare_backends("sdpa", "paged", experiment=settings, rounds=3, each_frame=told.append)
-    assert (found, told, asked) == ("found", [total], [Request("sdpa", "paged", 3, True)])
+    assert (found, told, asked) == ("found", [total], [("sdpa", "paged", 3, True)])
 
 
 def test_the_first_streaming_model_of_an_experiment_is_compared() -> None:
@@ -679,5 +692,6 @@ def method(**settings: object) -> LingbotConfig:
 
 def test_a_backend_that_cannot_be_had_is_one_clear_line() -> None:
     chosen = selected(4)
+    images = PreparedFrames(chosen.unit)
     with pytest.raises(DependencyError, match="backend sdpa works meanwhile"):
-        compare_backends(Request("sdpa", "flashinfer:bfloat16", 1, False), chosen, PreparedFrames(chosen.unit), print)
+        compare_backends("sdpa", "flashinfer:bfloat16", chosen, images, print, rounds=1, with_reference=False)

@@ -14,7 +14,7 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.methods.transfer import DeviceTransfer
 from lingbot_eval.model.build import build_model
-from lingbot_eval.profiling.probe import MemoryProbe
+from lingbot_eval.profiling.memory import MemoryProbe
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.types import Frame, Prediction

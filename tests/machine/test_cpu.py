@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import lingbot_eval
-from lingbot_eval.machine import cpu as processor
-from lingbot_eval.machine.cpu import SPIN_COUNT, chosen_variables, threads_that_share, usable_cores
+from lingbot_eval.machine import environment as processor
+from lingbot_eval.machine.environment import SPIN_COUNT, chosen_variables, threads_that_share, usable_cores
 
 NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY")
 NAMES += ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT", "OMP_DYNAMIC")

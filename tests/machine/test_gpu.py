@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lingbot_eval.machine import cpu as processor
+from lingbot_eval.machine import environment as processor
 from lingbot_eval.machine import gpu as hardware
 from lingbot_eval.machine.gpu import has_triton, on_device, tf32_products
 from lingbot_eval.streaming import ranges

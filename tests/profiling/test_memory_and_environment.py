@@ -9,10 +9,11 @@ import platform
 import resource
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import cast
 
 import numpy as np
 import psutil
@@ -21,25 +22,23 @@ import torch
 
 import lingbot_eval
 from lingbot_eval.errors import DataError, DependencyError, is_out_of_memory
-from lingbot_eval.machine import cpu
 from lingbot_eval.machine import environment as environment_module
-from lingbot_eval.machine.cpu import threads_that_share
 from lingbot_eval.machine.environment import (
+    device_count,
+    driver_version,
     environment,
     git_state,
     gpu_names,
     hardware,
     machine_name,
+    processes_bytes,
     rests_on_hardware,
+    threads_that_share,
 )
-from lingbot_eval.machine.nvml import device_count, driver_version, processes_bytes
 from lingbot_eval.profiling import memory
 from lingbot_eval.profiling.memory import (
-    DeviceMemory,
-    device_memory,
     device_memory_measurements,
     driver_bytes,
-    process_memory,
     process_memory_measurements,
     process_resident_bytes,
 )
@@ -86,102 +85,125 @@ def process(pid: int, used: int | None) -> SimpleNamespace:
     return SimpleNamespace(pid=pid, usedGpuMemory=used)
 
 
-def test_the_driver_tells_of_this_process_only() -> None:
-    nvml = FakeNvml([process(1, 111), process(os.getpid(), 222)])
-    assert driver_bytes("GPU-abc", nvml) == (222, None)
+Use = Callable[[FakeNvml], FakeNvml]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Puts a stand-in in the driver's place, and a GPU that it may know."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
+
+    def use(nvml: FakeNvml) -> FakeNvml:
+        monkeypatch.setitem(sys.modules, "pynvml", cast(ModuleType, nvml))
+        return nvml
+
+    return use
+
+
+def test_the_driver_tells_of_this_process_only(gpu: Use) -> None:
+    nvml = gpu(FakeNvml([process(1, 111), process(os.getpid(), 222)]))
+    assert driver_bytes("cuda:0") == (222, None)
     assert nvml.open_count == 0
 
 
 @pytest.mark.parametrize(
     ("nvml", "uuid", "reason"),
     [
-        (FakeNvml([process(1, 111)]), "GPU-abc", "container"),
-        (FakeNvml([process(os.getpid(), None)]), "GPU-abc", "per process"),
-        (FakeNvml([]), "GPU-other", "Not Found"),
-        (FakeNvml([], broken=True), "GPU-abc", "Driver Not Loaded"),
+        (FakeNvml([process(1, 111)]), "abc", "container"),
+        (FakeNvml([process(os.getpid(), None)]), "abc", "per process"),
+        (FakeNvml([]), "other", "Not Found"),
+        (FakeNvml([], broken=True), "abc", "Driver Not Loaded"),
     ],
 )
-def test_a_driver_that_does_not_tell_gives_the_reason(nvml: FakeNvml, uuid: str, reason: str) -> None:
-    size, why = driver_bytes(uuid, nvml)
+def test_a_driver_that_does_not_tell_gives_the_reason(
+    monkeypatch: pytest.MonkeyPatch, gpu: Use, nvml: FakeNvml, uuid: str, reason: str
+) -> None:
+    gpu(nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=uuid))
+    size, why = driver_bytes("cuda:0")
     assert size is None
     assert reason in (why or "")
     assert nvml.open_count == 0
 
 
-def test_the_driver_tells_of_a_tree_of_processes_on_all_gpus() -> None:
+def test_the_driver_tells_of_a_tree_of_processes_on_all_gpus(gpu: Use) -> None:
     own = os.getpid()
-    nvml = FakeNvml([process(1, 111), process(own, 222), process(own + 1, 333)])
-    assert processes_bytes({own, own + 1}, nvml) == 2 * 555
-    assert processes_bytes({own}, FakeNvml([])) == 0
-    assert processes_bytes({own + 1}, FakeNvml([process(own, 5)])) == 0  # others use it, and ids mean what they say
+    gpu(FakeNvml([process(1, 111), process(own, 222), process(own + 1, 333)]))
+    assert processes_bytes({own, own + 1}) == 2 * 555
+    gpu(FakeNvml([]))
+    assert processes_bytes({own}) == 0
+    gpu(FakeNvml([process(own, 5)]))
+    assert processes_bytes({own + 1}) == 0  # others use it, and ids mean what they say
     for nvml, reason in (
         (FakeNvml([process(2**22 + 1, 5)]), "another world"),
         (FakeNvml([process(own, None)]), "per process"),
         (FakeNvml([], broken=True), "Driver Not Loaded"),
     ):
+        gpu(nvml)
         with pytest.raises(DependencyError, match=reason):
-            processes_bytes({own}, nvml)
+            processes_bytes({own})
         assert nvml.open_count == 0
 
 
-def test_driver_versions_come_as_text_or_bytes() -> None:
-    assert driver_version(FakeNvml([], "575.57")) == "575.57"
-    assert driver_version(FakeNvml([], b"470.1")) == "470.1"
-    assert "Driver Not Loaded" in driver_version(FakeNvml([], broken=True))
+@pytest.mark.parametrize(
+    ("nvml", "version"),
+    [
+        (FakeNvml([], "575.57"), "575.57"),
+        (FakeNvml([], b"470.1"), "470.1"),
+        (FakeNvml([], broken=True), "unknown (NVML does not answer: Driver Not Loaded)"),
+    ],
+)
+def test_driver_versions_come_as_text_or_bytes(gpu: Use, nvml: FakeNvml, version: str) -> None:
+    gpu(nvml)
+    assert driver_version() == version
 
 
-def test_device_figures_in_mebibytes_and_reasons() -> None:
-    peaks = {"device_peak_allocated": 3.0, "device_peak_reserved": 4.0}
-    memory = DeviceMemory(1, 2, 3 * 2**20, 4 * 2**20, 5 * 2**20)
-    found = {m.name: m.value for m in device_memory_measurements(memory)}
-    assert found == peaks | {"driver_process": 5.0}
-    hidden = device_memory_measurements(replace(memory, driver=None, driver_reason="hidden"))
-    assert {m.name: m.reason or m.value for m in hidden} == peaks | {"driver_process": "hidden"}
-    assert device_memory("cpu") is None
-    assert {m.reason for m in device_memory_measurements(None)} == {"ran on the CPU"}
-
-
-def test_memory_of_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six figures, each under its own name; peaks are reset there and nowhere else."""
+def test_memory_of_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch, gpu: Use) -> None:
+    """Figures in mebibytes, each under its own name, or a reason; peaks are reset there and nowhere else."""
     asked: list[str] = []
-    figures = {"memory_allocated": 11, "memory_reserved": 12, "max_memory_allocated": 13, "max_memory_reserved": 14}
+    figures = {"memory_allocated": 1, "memory_reserved": 2, "max_memory_allocated": 3, "max_memory_reserved": 4}
     for name, size in figures.items():
-        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size if device == "cuda:1" else 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size * 2**20 if device == "cuda:1" else 0)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
-    nvml = FakeNvml([process(os.getpid(), 222)])
-    assert device_memory("cuda:1", nvml) == DeviceMemory(11, 12, 13, 14, 222, None)
-    refused = device_memory("cuda:1", FakeNvml([process(os.getpid(), None)]))
-    assert refused == DeviceMemory(11, 12, 13, 14, None, "the driver does not tell memory per process on this system")
+    peaks = {"device_peak_allocated": 3.0, "device_peak_reserved": 4.0}
+    gpu(FakeNvml([process(os.getpid(), 5 * 2**20)]))
+    assert {m.name: m.value for m in device_memory_measurements("cuda:1")} == peaks | {"driver_process": 5.0}
+    gpu(FakeNvml([process(os.getpid(), None)]))
+    hidden = {m.name: m.reason or m.value for m in device_memory_measurements("cuda:1")}
+    assert hidden == peaks | {"driver_process": "the driver does not tell memory per process on this system"}
+    assert {m.reason for m in device_memory_measurements("cpu")} == {"ran on the CPU"}
     memory.reset_peaks("cpu")
     memory.reset_peaks("cuda:1")
     assert asked == ["cuda:1"]
 
 
 @pytest.mark.parametrize(("nvml", "count"), [(FakeNvml([]), 2), (FakeNvml([], broken=True), 0)])
-def test_gpus_that_the_driver_knows(nvml: FakeNvml, count: int) -> None:
-    assert device_count(nvml) == count
+def test_gpus_that_the_driver_knows(gpu: Use, nvml: FakeNvml, count: int) -> None:
+    gpu(nvml)
+    assert device_count() == count
     assert nvml.open_count == 0
 
 
+@pytest.mark.usefixtures("gpu")
 def test_without_the_package_there_is_no_driver_and_the_record_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert device_count() == 0
     assert driver_version() == "unknown (NVML needs the package nvidia-ml-py: pip install nvidia-ml-py)"
-    assert driver_bytes("GPU-abc") == (None, "NVML needs the package nvidia-ml-py: pip install nvidia-ml-py")
+    assert driver_bytes("cuda:0") == (None, "NVML needs the package nvidia-ml-py: pip install nvidia-ml-py")
 
 
-def test_the_process_grows_by_what_it_touches() -> None:
+def test_the_process_grows_by_what_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
     before = process_resident_bytes()
     # Mapped anew: an array could lie in memory that earlier tests gave back to the allocator, not to the system.
     block = np.frombuffer(mmap.mmap(-1, 64 * 2**20), np.uint8)
     block[:] = 1
     assert process_resident_bytes() - before > 48 * 2**20
-    memory = process_memory()
-    assert memory.peak_resident >= memory.resident > block.nbytes
-    now, peak = process_memory_measurements(memory)
+    monkeypatch.setattr(memory, "process_resident_bytes", lambda: before + block.nbytes)
+    now, peak = process_memory_measurements()
     assert now.unit == peak.unit == "MiB"
-    assert now.value == pytest.approx(memory.resident / 1048576)
+    assert now.value == pytest.approx((before + block.nbytes) / 1048576)
+    assert peak.value is not None
+    assert peak.value >= now.value
 
 
 def test_the_environment_is_plain_json_and_names_what_matters() -> None:
@@ -227,7 +249,7 @@ def test_only_named_variables_are_recorded(monkeypatch: pytest.MonkeyPatch) -> N
     named = "OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_WAIT_POLICY OMP_PROC_BIND OMP_DYNAMIC"
     named += " GOMP_SPINCOUNT GOMP_CPU_AFFINITY KMP_AFFINITY KMP_BLOCKTIME CUDA_VISIBLE_DEVICES CUDA_LAUNCH_BLOCKING"
     named += " CUBLAS_WORKSPACE_CONFIG NVIDIA_TF32_OVERRIDE PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF TORCH_LOGS"
-    monkeypatch.setattr(cpu, "_chosen", {})
+    monkeypatch.setattr(environment_module, "_chosen", {})
     for number, name in enumerate(named.split()):
         monkeypatch.setenv(name, str(number))
     monkeypatch.setenv("MY_SECRET_TOKEN", "hunter2")
@@ -238,10 +260,10 @@ def test_only_named_variables_are_recorded(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_NUM_THREADS"])
 def test_what_the_program_set_itself_is_not_said_to_be_the_users(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    for each in (*cpu._OF_WAITING, *cpu._OF_COUNT):
+    for each in (*environment_module._OF_WAITING, *environment_module._OF_COUNT):
         monkeypatch.delenv(each, raising=False)
-    monkeypatch.setattr(cpu, "_chosen", {})
-    monkeypatch.setattr(cpu, "_quota", lambda: 2.0)
+    monkeypatch.setattr(environment_module, "_chosen", {})
+    monkeypatch.setattr(environment_module, "_quota", lambda: 2.0)
     modules = {key: module for key, module in sys.modules.items() if key != "torch"}
     with monkeypatch.context() as before_torch:
         before_torch.setattr(sys, "modules", modules)
@@ -250,14 +272,16 @@ def test_what_the_program_set_itself_is_not_said_to_be_the_users(monkeypatch: py
     found = environment()
     inside.__exit__(None, None, None)
     assert name not in found["variables"]
-    assert f"{name}={2 if name == 'OMP_NUM_THREADS' else cpu.SPIN_COUNT}" in found["torch"]["threads_wait"]
+    assert (
+        f"{name}={2 if name == 'OMP_NUM_THREADS' else environment_module.SPIN_COUNT}" in found["torch"]["threads_wait"]
+    )
     assert name not in os.environ
-    monkeypatch.setattr(cpu, "_chosen", {})
+    monkeypatch.setattr(environment_module, "_chosen", {})
     monkeypatch.setenv(name, "7")
     assert environment()["variables"][name] == "7"
 
 
-def test_gpus_are_described_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_described_one_by_one(monkeypatch: pytest.MonkeyPatch, gpu: Use) -> None:
     """Memory in GiB, major before minor; speed and memory are comparable between such machines alone."""
     gpus = [
         SimpleNamespace(name="A", total_memory=80 * 2**30, major=9, minor=0),
@@ -267,7 +291,8 @@ def test_gpus_are_described_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpus[index])
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
-    found = environment(FakeNvml([], "575.57"))
+    gpu(FakeNvml([], "575.57"))
+    found = environment()
     assert found["torch"]["gpus"] == [
         {"name": "A", "memory_gib": 80.0, "compute_capability": "9.0"},
         {"name": "B", "memory_gib": 24.0, "compute_capability": "8.6"},
@@ -277,7 +302,7 @@ def test_gpus_are_described_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for benchmark, tf32 in ((True, False), (False, True)):
         monkeypatch.setattr(backend, "benchmark", benchmark)
         monkeypatch.setattr(backend, "allow_tf32", tf32)
-        state = environment(FakeNvml([]))["torch"]
+        state = environment()["torch"]
         assert (state["cudnn_benchmark"], state["cudnn_tf32"]) == (benchmark, tf32)
     assert gpu_names(found) == ["A", "B"]
     assert machine_name(found) == "A + B"
@@ -358,8 +383,7 @@ def test_the_peak_is_in_bytes_whatever_the_system_counts_in(
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(memory, "process_resident_bytes", lambda: 1_000_000)
     monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3_000_000))
-    assert process_memory().peak_resident == peak
-    (measured,) = [m for m in process_memory_measurements(process_memory()) if m.name == "process_peak_rss"]
+    (measured,) = [m for m in process_memory_measurements() if m.name == "process_peak_rss"]
     assert (measured.value, measured.unit) == (pytest.approx(peak / 2**20), "MiB")
 
 

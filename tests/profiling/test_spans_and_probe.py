@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from test_memory_and_environment import FakeNvml, process
+from test_memory_and_environment import FakeNvml, Use, gpu, process
 
-from lingbot_eval.profiling import spans
-from lingbot_eval.profiling.probe import MemoryProbe
-from lingbot_eval.profiling.spans import begin_span
+from lingbot_eval.profiling import timing
+from lingbot_eval.profiling.memory import MemoryProbe
+from lingbot_eval.profiling.timing import begin_span
 
 
 def test_a_span_is_the_time_until_it_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([100.0, 102.5, 109.0])
-    monkeypatch.setattr(spans, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(now)))
     span = begin_span("cpu")
     assert span.seconds() == 0
     span.stop()
@@ -59,32 +58,33 @@ def test_on_a_gpu_nothing_is_waited_for_before_somebody_asks(monkeypatch: pytest
 def test_a_cpu_has_the_process_alone() -> None:
     probe = MemoryProbe("cpu")
     sample = probe.sample()
-    assert sample.process > 10**6
-    assert sample.reserved is None
-    assert sample.driver is None
+    assert sample.keys() == {"process_bytes"}
+    assert (sample["process_bytes"] or 0) > 10**6
     assert probe.driver_source == "not asked: ran on the CPU"
+
+
+__all__ = ["gpu"]
 
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def properties(device: str) -> Any:
-        return SimpleNamespace(uuid="abc")
-
-    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (600, 1000))
 
 
 @pytest.mark.usefixtures("fake_gpu")
-def test_the_driver_is_asked_for_this_process_where_it_answers() -> None:
-    probe = MemoryProbe("cuda:0", FakeNvml([process(1, 111), process(os.getpid(), 350)]))
-    assert (probe.sample().reserved, probe.sample().driver) == (300, 350)
+def test_the_driver_is_asked_for_this_process_where_it_answers(gpu: Use) -> None:
+    gpu(FakeNvml([process(1, 111), process(os.getpid(), 350)]))
+    probe = MemoryProbe("cuda:0")
+    sample = probe.sample()
+    assert (sample["device_reserved_bytes"], sample["driver_bytes"]) == (300, 350)
     assert "this process" in probe.driver_source
 
 
 @pytest.mark.usefixtures("fake_gpu")
-def test_in_a_container_the_whole_device_stands_in_and_says_so() -> None:
-    probe = MemoryProbe("cuda:0", FakeNvml([process(1, 111)]))
-    assert probe.sample().driver == 400
+def test_in_a_container_the_whole_device_stands_in_and_says_so(gpu: Use) -> None:
+    gpu(FakeNvml([process(1, 111)]))
+    probe = MemoryProbe("cuda:0")
+    assert probe.sample()["driver_bytes"] == 400
     assert "other processes included" in probe.driver_source
     assert "container" in probe.driver_source

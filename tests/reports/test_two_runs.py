@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.comparison.write import prepare_folder
+from lingbot_eval.comparison.page import prepare_folder
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.reports.report import ReportOptions, write_report

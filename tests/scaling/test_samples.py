@@ -11,7 +11,7 @@ from studies import study, written
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.methods.base import Method
-from lingbot_eval.profiling.probe import MemoryProbe, MemorySample
+from lingbot_eval.profiling.memory import MemoryProbe
 from lingbot_eval.runs.store import read_table
 from lingbot_eval.runs.stream import Output
 from lingbot_eval.scaling.case import CaseScorer
@@ -76,9 +76,10 @@ class Probe:
     def __init__(self) -> None:
         self.asked = 0
 
-    def sample(self) -> MemorySample:
+    def sample(self) -> dict[str, int]:
         self.asked += 1
-        return MemorySample(process=100 + self.asked, reserved=200 + self.asked, driver=300 + self.asked)
+        figures = {"process_bytes": 100, "device_reserved_bytes": 200, "driver_bytes": 300}
+        return {name: size + self.asked for name, size in figures.items()}
 
 
 @pytest.mark.parametrize(("scenario", "latency"), [("offline", None), ("single_stream", 5.0), ("camera", 5.0)])

@@ -44,7 +44,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from matplotlib.figure import Figure
 from lingbot_eval.cli.main import COMMANDS, main
-import lingbot_eval.api, lingbot_eval.reports.report, lingbot_eval.gating.judge, lingbot_eval.comparison.write
+import lingbot_eval.api, lingbot_eval.reports.report, lingbot_eval.gating.judge, lingbot_eval.comparison.page
 import lingbot_eval.runs.execute, lingbot_eval.reports.figures, lingbot_eval.reports.drift_figure
 import lingbot_eval.reports.agreement_figure, matplotlib.backends.backend_agg
 import evo.core.metrics, evo.core.trajectory, pandas
