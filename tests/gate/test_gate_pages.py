@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from xml.etree import ElementTree as Xml
 
 import pytest
 
-from lingbot_eval.gating.judge import Verdict, default_tolerances, judge
+from lingbot_eval.gating.judge import Finding, Status, Verdict, default_tolerances, judge
 from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Side
 from lingbot_eval.gating.summary import document, junit_xml, markdown
 from tests.gate.sides import ATE, LATENCY, MACHINE, NAMES, VALUES, rounds, side, unit
@@ -160,3 +161,111 @@ def test_the_document_is_plain_json() -> None:
         "run": 0.6,
         "reason": "may be worse by 1 %",
     }
+
+
+def found(
+    metric: str,
+    status: Status,
+    baseline: float | None,
+    run: float | None,
+    reason: str = "why",
+    unit_of_it: str = "m",
+    scene: str = "desk",
+) -> Finding:
+    family: Family = "memory" if metric.startswith("memory") else "accuracy"
+    return Finding(("tum", scene, "lingbot"), family, metric, unit_of_it, status, baseline, run, reason)
+
+
+MADE_UP = Verdict(
+    "runs/now",
+    "before.yaml",
+    (
+        found("trajectory/a", "regression", 0.5, 0.6, "may be worse by 1 %"),
+        found("trajectory/b", "better", 0.5, 0.4, "may be worse by 2 %"),
+        found("auc/c", "held", 60.0, 61.0, unit_of_it="%"),
+        found("scene", "incomparable", None, None, "there is no result", "", "floor"),
+        found("depth/d", "new", None, 0.25, "not in the baseline", "1"),
+        found("depth/e", "shown", 0.0, 2.0, "not judged", "1"),
+        found("depth/f", "shown", 3.0, None, "not judged", "1"),
+        found("memory/g", "regression", 0.0, 24.0, "may be worse by 0.1 %", "MiB"),
+        found("memory/h", "held", 900.0, 901.0, unit_of_it="MiB"),
+        found("memory/i", "incomparable", 900.0, 901.0, "different hardware: x", "MiB"),
+        found("memory/j", "incomparable", 900.0, 901.0, "different hardware: x", "MiB"),
+    ),
+    ("accuracy", "speed"),
+    ("a note", "another"),
+)
+"""Every status, two families that decide, of one of which there is nothing."""
+PAGE = [
+    "## Gate: regression",
+    "Run runs/now against baseline before.yaml.",
+    "### Verdicts",
+    "| family | verdict | decides | held | better | regression | could not be judged | new | not judged |",
+    "| accuracy | REGRESSION | yes | 1 | 1 | 1 | 1 | 1 | 2 |",
+    "| speed | not judged | yes | 0 | 0 | 0 | 0 | 0 | 0 |",
+    "| memory | REGRESSION | no | 1 | 0 | 1 | 2 | 0 | 0 |",
+    "### Regressions",
+    "| scene | metric | baseline | run | change | why |",
+    "| tum/desk/lingbot | trajectory/a | 0.5000 m | 0.6000 m | +20.00% | may be worse by 1 % |",
+    "| tum/desk/lingbot | memory/g | 0 MiB | 24.00 MiB | | may be worse by 0.1 % |",
+    "### Better than the baseline",
+    "| scene | metric | baseline | run | change | why |",
+    "| tum/desk/lingbot | trajectory/b | 0.5000 m | 0.4000 m | -20.00% | may be worse by 2 % |",
+    "### Could not be judged",
+    "- tum/floor/lingbot: scene: there is no result",
+    "- tum/desk/lingbot: memory/i, memory/j: different hardware: x",
+    "### New",
+    "- tum/desk/lingbot: depth/d: not in the baseline",
+    "An improvement becomes the new standard with `--update --reason …`.",
+    "### Notes",
+    "- a note",
+    "- another",
+]
+
+
+def test_every_line_of_the_page() -> None:
+    lines = [re.sub(" +", " ", line) for line in markdown(MADE_UP).splitlines()]
+    assert [line for line in lines if line and not line.startswith("| -")] == PAGE
+
+
+def test_every_case_of_the_file_for_ci() -> None:
+    root = Xml.fromstring(junit_xml(MADE_UP))
+    assert (root.tag, root.get("name")) == ("testsuites", "lingbot-eval gate")
+    counts = ("name", "tests", "failures", "errors", "skipped")
+    assert [tuple(suite.get(count) for count in counts) for suite in root] == [
+        ("accuracy", "7", "1", "1", "3"),
+        ("speed", "1", "0", "1", "0"),
+        ("memory", "4", "0", "0", "3"),
+    ]
+    cases = [
+        (case.get("classname"), case.get("name"), case.get("time"), *((tag.tag, tag.get("message")) for tag in case))
+        for suite in root
+        for case in suite
+    ]
+    desk = "tum.desk.lingbot"
+    other = "could not be judged: baseline 900.0, run 901.0 MiB; different hardware: x"
+    assert cases == [
+        (
+            f"accuracy.{desk}",
+            "trajectory/a",
+            "0",
+            ("failure", "REGRESSION: baseline 0.5, run 0.6 m; may be worse by 1 %"),
+        ),
+        (f"accuracy.{desk}", "trajectory/b", "0"),
+        (f"accuracy.{desk}", "auc/c", "0"),
+        ("accuracy.tum.floor.lingbot", "scene", "0", ("error", "could not be judged: there is no result")),
+        (f"accuracy.{desk}", "depth/d", "0", ("skipped", "new: baseline None, run 0.25 1; not in the baseline")),
+        (f"accuracy.{desk}", "depth/e", "0", ("skipped", "not judged: baseline 0.0, run 2.0 1; not judged")),
+        (f"accuracy.{desk}", "depth/f", "0", ("skipped", "not judged: baseline 3.0, run None 1; not judged")),
+        (
+            *("speed.speed.any.any", "verdict", "0"),
+            ("error", "could not be judged: nothing of speed is in the baseline"),
+        ),
+        (
+            *(f"memory.{desk}", "memory/g", "0"),
+            ("skipped", "REGRESSION: baseline 0.0, run 24.0 MiB; may be worse by 0.1 %"),
+        ),
+        (f"memory.{desk}", "memory/h", "0"),
+        (f"memory.{desk}", "memory/i", "0", ("skipped", other)),
+        (f"memory.{desk}", "memory/j", "0", ("skipped", other)),
+    ]
