@@ -119,9 +119,9 @@ def test_bad_folders_are_one_line(one_case: Path, tmp_path: Path, capsys: pytest
     for content, text in {
         "{": "not readable as JSON",
         "[" * 100_000: "not readable as JSON",
-        "{}": "expected cases named",
+        "{}": "expected cases named in letters, digits, '_', '-' and '.', found none",
         "[1]": "expected an object",
-        '{"../x": {}}': "expected cases named in letters",
+        '{"../x": {}}': "expected cases named in letters, digits, '_', '-' and '.', found '../x'",
     }.items():
         (one_case / "cases.json").write_text(content, encoding="utf-8")
         assert text in message(str(one_case))
@@ -261,6 +261,7 @@ EIGHT = [0, 1, 8, 9, 10, 11, 18, 19]
         ("depth", GROWING, ONES, "bfloat16", {"one_stream": False}, "pass", ""),
         ("depth", STEADY, ONES, "bfloat16", {}, "pass", ""),  # less than twice as much
         ("depth", SMALL, ONES, "bfloat16", {}, "pass", ""),  # a tenth of the tolerance at most
+        ("depth", ONES + 1.3 * (SMALL - ONES), ONES, "bfloat16", {}, "fail", "difference grows"),
         ("depth", GROWING[::3], ONES[::3], "bfloat16", {}, "pass", ""),  # of 7 frames nothing is said
         ("depth", GROWING[EIGHT], ONES[EIGHT], "bfloat16", {}, "fail", "difference grows"),
         ("a", TYPES, TYPES, "bfloat16", {}, "pass", ""),
