@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -32,13 +33,12 @@ if TYPE_CHECKING:
     from lingbot_eval.viewing.export import Exported
     from lingbot_eval.viewing.film import Films, FilmSettings
     from lingbot_eval.viewing.layers import Colouring, LayeredScene
-    from lingbot_eval.viewing.live import Filling
+    from lingbot_eval.viewing.live import Camera, LiveScene, LiveViewer, Pairs
     from lingbot_eval.viewing.page import OpenScene, Viewer
     from lingbot_eval.viewing.scaled import Scale
 
 RUNS = Path("runs")
 _CAMERA_INTERVAL = 10  # frames
-_AHEAD = 2  # predictions that wait until the page has them: the stream goes on meanwhile
 PathLike = str | os.PathLike[str]
 
 
@@ -635,8 +635,11 @@ def view(
     colour: Colouring = "picture",
     points: int | None = None,
     port: int = 8080,
-) -> Viewer | None:
+) -> Viewer | LiveViewer | None:
     """Look at a reconstruction in the browser; of images, while the model makes it.
+
+    The page of images lives in a process of its own, which ends with this one; what it cannot take in time it does
+    without, and the stream does not wait.
 
     Args:
         what: a run directory, or a run: each dataset and scene of it is chosen on the page, its methods beside each
@@ -669,6 +672,7 @@ def view(
     from lingbot_eval.runs.store import RUN_FILE
     from lingbot_eval.viewing.cloud import LEAST_VOXELS, MAX_VOXELS
     from lingbot_eval.viewing.layers import COLOURINGS
+    from lingbot_eval.viewing.live import LiveViewer
     from lingbot_eval.viewing.page import Viewer, need_viser, write_page
 
     need_viser()
@@ -685,13 +689,15 @@ def view(
             write_page(Path(html), next(iter(scenes.values()))(), colouring=colour, points=budget)
             return None
         return Viewer(title, scenes, port=port, colouring=colour, points=budget)
-    scene, filling = _streamed(what, root, model, config, device, frames, stride, budget, sky)
+    scene, pairs, camera = _streamed(what, root, model, config, device, frames, stride, budget, sky)
     if html is None:
-        return Viewer(scene.title, {scene.title: lambda: scene}, port=port, colouring=colour, filling=filling)
-    filling.wait()
-    if filling.error is not None:
-        raise filling.error
-    write_page(Path(html), scene, colouring=colour, points=budget)
+        return LiveViewer(scene, pairs, camera, port=port, colouring=colour)
+    layer = scene.layer()
+    with closing(pairs):
+        for pair in pairs:
+            layer.add(*pair)
+    layer.complete = True
+    write_page(Path(html), scene.layered(layer), colouring=colour, points=budget)
     return None
 
 
@@ -724,18 +730,13 @@ def _streamed(
     stride: int | None,
     points: int,
     sky: str,
-) -> tuple[LayeredScene, Filling]:
-    """A scene that grows while the model streams images into it."""
+) -> tuple[LiveScene, Pairs, Camera | None]:
+    """A scene that grows while the model streams images into it, what it grows of, and the camera if it is one's."""
     from itertools import islice
 
-    from lingbot_eval.datasets.prepare import prefetch
     from lingbot_eval.methods.model import Model, load_model
-    from lingbot_eval.viewing.cloud import VoxelCloud
-    from lingbot_eval.viewing.layers import Layer, LayeredScene
-    from lingbot_eval.viewing.live import Camera, Filling, is_camera, numbered
-    from lingbot_eval.viewing.masks import HEURISTIC, open_sky
+    from lingbot_eval.viewing.live import Camera, LiveScene, is_camera, numbered
 
-    network = None if sky == HEURISTIC else open_sky(sky)
     text = os.fspath(what)
     camera = Camera(text) if is_camera(text) else None
     found = None if camera is not None else _images(text, root, stride, frames)
@@ -745,12 +746,9 @@ def _streamed(
     session = loaded.session(frames=length, keyframe_interval="auto" if length else _CAMERA_INTERVAL)
     given: Iterable[Any] = found if found is not None else numbered(islice(camera or (), frames))
     label = f"{loaded.config}, {loaded.weights}"
-    layer = Layer(label, VoxelCloud(points), length=length, network=network)
     truth = None if found is None else found.reference()
     title = text if found is None or found.name == text else f"{found.name} ({text})"
-    return LayeredScene(title, [layer], truth, live=True), Filling(
-        layer, prefetch(session.with_frames(given), _AHEAD), camera
-    )
+    return LiveScene(title, label, length, truth, sky, points), session.with_frames(given), camera
 
 
 def _images(text: str, root: PathLike | None, stride: int | None, count: int | None) -> Scene:

@@ -153,14 +153,15 @@ class Layer:
         if self.network is not None and depth is not None and frame.image is not None:
             above = self.network.mask(frame.image, depth, prediction.depth_confidence)
         with self.lock:
-            self.newest = Newest(prediction.index, frame.image, depth)
+            if frame.image is not None or depth is not None:
+                self.newest = Newest(prediction.index, frame.image, depth)
             if pose is None or not sound:
                 return
             self.index.append(prediction.index)
             self.timestamps.append(prediction.timestamp)
             self.poses.frombytes(np.ascontiguousarray(pose, np.float64).tobytes())
             pixels = frame.image if depth is None else depth
-            view = _USUAL_VIEW
+            view = self.views[-1] if self.views else _USUAL_VIEW
             if intrinsics is not None and pixels is not None:
                 view = _view(intrinsics, pixels.shape[1], pixels.shape[0])
             self.views.append(view)

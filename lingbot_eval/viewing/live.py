@@ -1,58 +1,243 @@
-"""What fills a layer while it is looked at: a method's frames and predictions in a thread, and cameras as a source."""
+"""A page that is filled while a method streams: it lives in a process of its own. And cameras as a source of frames.
+
+The process that streams launches kernels from Python, so that every other thread of it takes from its frame rate. It
+only hands over, frame by frame, what the page needs: cloud, drawing and server are in the child, which loads no torch.
+"""
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+import struct
+import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from io import BufferedReader
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from lingbot_eval.errors import DataError, one_line, reason
-from lingbot_eval.types import Frame, Prediction
-from lingbot_eval.viewing.layers import Layer
+import lingbot_eval
+from lingbot_eval.errors import DataError, DependencyError, LingbotEvalError, one_line, reason
+from lingbot_eval.types import Frame, Prediction, Trajectory
+from lingbot_eval.viewing.cloud import MAX_VOXELS, VoxelCloud
+from lingbot_eval.viewing.layers import Colouring, Layer, LayeredScene
+from lingbot_eval.viewing.masks import HEURISTIC, open_sky
+from lingbot_eval.viewing.page import PORT, Viewer
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
 _RATE_OVER = 20  # frames over which the rate is told
 _GIVE_UP_S = 10.0  # without a frame
+_WAITING = 8  # frames that may wait for the page's process; of what comes then it gets the poses alone
+_GRACE_S = 10.0  # for the page's process to end
+_NICE = 10  # where cores are few the stream comes first
+_LARGE = 1 << 14  # bytes of an array that is handed over as it lies in memory
+
+Pairs = Generator[tuple[Frame, Prediction], None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class LiveScene:
+    """What a page that grows is of.
+
+    title: of it. label: of the method. length: frames that will come, where that is known. truth: poses, or None. sky:
+    as of `lingbot_eval.viewing.masks.open_sky`. points: of the cloud at most.
+    """
+
+    title: str
+    label: str
+    length: int | None = None
+    truth: Trajectory | None = None
+    sky: str = HEURISTIC
+    points: int = MAX_VOXELS
+
+    def layer(self) -> Layer:
+        """The layer that is filled. Raises ConfigError, DependencyError as `open_sky`."""
+        network = None if self.sky == HEURISTIC else open_sky(self.sky)
+        return Layer(self.label, VoxelCloud(self.points), length=self.length, network=network)
+
+    def layered(self, layer: Layer) -> LayeredScene:
+        """The scene of it."""
+        return LayeredScene(self.title, [layer], self.truth, live=True)
+
+
+class LiveViewer:
+    """A page that grows while images are streamed; made by `lingbot_eval.view`.
+
+    Attributes:
+        address: of the page.
+        moved: the port that was asked for, where another program has it.
+        filling: the stream.
+    """
+
+    def __init__(
+        self,
+        scene: LiveScene,
+        pairs: Pairs,
+        source: Camera | None = None,
+        *,
+        port: int = PORT,
+        colouring: Colouring = "picture",
+    ) -> None:
+        """Start the page's process, and when its server is there the stream.
+
+        Args:
+            scene: that is shown.
+            pairs: each frame as the method saw it, and its prediction.
+            source: where the frames come from, if that is a camera: what it drops is told.
+            port: to listen at; the next free one where another program has it.
+            colouring: of points, to begin with.
+
+        Raises:
+            DependencyError: viser or what ``sky`` needs is not installed, or the process cannot be started.
+            ConfigError: a sky network that is none.
+        """
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._process = _start(self._said)
+        self._stopping = False
+        self._fault: LingbotEvalError | None = None
+        self._ended = threading.Event()
+        self._waiting: SimpleQueue[object] = SimpleQueue()
+        self._left_out = 0  # frames of which the page got the pose alone
+        self._sender = threading.Thread(target=self._send, name="to the page", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="from the page", daemon=True)
+        self._sender.start()
+        self._waiting.put((scene, port, colouring))
+        try:
+            answer = self._answer()
+            if isinstance(answer, LingbotEvalError):
+                raise answer
+        except BaseException:
+            self._end()
+            raise
+        self.address, self.moved = answer
+        self.filling = Filling(pairs, self._give, scene.length, source)
+        self._listener.start()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Until `stop`, or so many seconds. Returns whether it ended. Raises LingbotEvalError when its process died."""
+        ended = self._ended.wait(seconds)
+        if self._fault is not None:
+            raise self._fault
+        return ended
+
+    def stop(self) -> None:
+        """End stream and server; the page stays in the browser as it is."""
+        self._stopping = True
+        self.filling.stop()
+        self._end()
+
+    def _give(self, status: str, pair: tuple[Frame, Prediction] | None) -> None:
+        """Hand a frame over, and words on the stream; None at its end. It waits for nothing."""
+        if pair is not None:
+            frame, prediction = pair
+            prediction = replace(prediction, points=None, points_confidence=None, cost=None)
+            image = frame.image
+            if self._waiting.qsize() >= _WAITING:
+                self._left_out += 1
+                image, prediction = None, replace(prediction, depth=None, depth_confidence=None)
+            pair = Frame(frame.index, frame.timestamp, image, "", intrinsics=frame.intrinsics), prediction
+        if self._left_out:
+            status += f"; this page was behind: of {self._left_out} frames it shows the pose alone"
+        self._waiting.put((status, pair))
+
+    def _send(self) -> None:
+        """Write what waits: a slow reader blocks this thread alone, and without the interpreter's lock."""
+        stream = _there(self._process.stdin)
+        with suppress(OSError):
+            while (message := self._waiting.get()) is not None:
+                _write(stream.fileno(), message)
+
+    def _answer(self) -> Any:
+        """What the process says next, or the error that ended it."""
+        try:
+            return pickle.load(_there(self._process.stdout))
+        except (EOFError, pickle.UnpicklingError):
+            code = self._process.wait()
+            self._said.seek(0)
+            last = self._said.read()[-2000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
+            how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+            return LingbotEvalError(f"the page's process ended with {how}{f': {last}' if last else ''}; start it again")
+
+    def _listen(self) -> None:
+        """It says nothing more, but what ended it."""
+        fault = self._answer()
+        if not self._stopping:
+            self._fault = fault
+        self._ended.set()
+        self.filling.close()
+
+    def _end(self) -> None:
+        """End the process: by the pipe's end, or else by force."""
+        self._waiting.put(None)
+        self._sender.join(_GRACE_S)
+        if self._sender.is_alive():
+            self._process.kill()
+            self._sender.join()
+        with suppress(OSError):
+            _there(self._process.stdin).close()
+        try:
+            self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._listener.is_alive():
+            self._listener.join()
+        _there(self._process.stdout).close()
+        self._said.close()
 
 
 class Filling:
-    """Puts a stream's frames into a layer, in a thread of its own.
+    """A stream in a thread of its own, which gives away what comes.
 
     Attributes:
-        frames: that were taken.
+        frames: that came.
         error: what ended it, where that is not the end of the stream.
     """
 
     def __init__(
-        self, layer: Layer, pairs: Generator[tuple[Frame, Prediction], None, None], source: Camera | None = None
+        self,
+        pairs: Pairs,
+        give: Callable[[str, tuple[Frame, Prediction] | None], None],
+        length: int | None = None,
+        source: Camera | None = None,
     ) -> None:
         """Start.
 
         Args:
-            layer: to be filled.
             pairs: each frame as the method saw it, and its prediction.
-            source: where the frames come from, if that is a camera: what it drops is told.
+            give: takes words on the stream, and each of these pairs; None at the end.
+            length: how many will come, where that is known.
+            source: where the frames come from, if that is a camera.
         """
         self.frames = 0
         self.error: Exception | None = None
-        self._layer, self._pairs, self._source = layer, pairs, source
+        self._pairs, self._give, self._length, self._source = pairs, give, length, source
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End it after the frame in hand."""
+    def close(self) -> None:
+        """End it after the frame in hand, without waiting for that."""
         self._stopped = True
         if self._source is not None:
             self._source.close()
-        self._thread.join(10)
+
+    def stop(self) -> None:
+        """End it after the frame in hand."""
+        self.close()
+        self.wait(_GRACE_S)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Until its end, or so many seconds. Returns whether it ended."""
@@ -60,26 +245,23 @@ class Filling:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        layer = self._layer
-        times: list[float] = []
+        times: deque[float] = deque(maxlen=_RATE_OVER + 1)
         try:
             with closing(self._pairs):
-                for frame, prediction in self._pairs:
-                    layer.add(frame, prediction)
+                for pair in self._pairs:
                     self.frames += 1
-                    times = [*times[-_RATE_OVER:], time.monotonic()]
-                    layer.status = self._status(times)
+                    times.append(time.monotonic())
+                    self._give(self._status(times), pair)
                     if self._stopped:
                         break
-            layer.status = f"{self.frames} frames, complete" if not self._stopped else f"{self.frames} frames, stopped"
+            words = f"{self.frames} frames, {'stopped' if self._stopped else 'complete'}"
         except Exception as error:  # noqa: BLE001  # of a thread: the command says it
             self.error = error
-            layer.status = f"ended after {self.frames} frames: {one_line(error)}"
-        finally:
-            layer.complete = True
+            words = f"ended after {self.frames} frames: {one_line(error)}"
+        self._give(words, None)
 
-    def _status(self, times: list[float]) -> str:
-        of = f" of {self._layer.length}" if self._layer.length else ""
+    def _status(self, times: deque[float]) -> str:
+        of = f" of {self._length}" if self._length else ""
         text = f"live: {self.frames}{of} frames"
         if len(times) > 1 and times[-1] > times[0]:
             text += f", {(len(times) - 1) / (times[-1] - times[0]):.1f} a second"
@@ -189,3 +371,110 @@ def _opened(address: str) -> InputContainer:
     if sys.platform == "darwin":
         return av.open(number, mode="r", format="avfoundation", timeout=_GIVE_UP_S)
     return av.open(f"/dev/video{number}", mode="r", format="v4l2", timeout=_GIVE_UP_S)
+
+
+def _start(said: IO[bytes]) -> subprocess.Popen[bytes]:
+    """The page's process. Raises DependencyError where the system refuses."""
+    package = str(Path(lingbot_eval.__file__).parents[1])
+    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lingbot_eval.viewing.live"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # a key that interrupts is for the parent, whose end ends the child
+        )
+    except OSError as error:
+        raise DependencyError(f"cannot start a process for the page: {reason(error)}") from error
+
+
+def _there(stream: IO[bytes] | None) -> IO[bytes]:
+    if stream is None:
+        raise TypeError("the page's process has pipes")
+    return stream
+
+
+def _write(pipe: int, message: object) -> None:
+    """Write a message: large arrays as they lie in memory, all in one call, during which other threads run."""
+    arrays: list[memoryview] = []
+
+    def apart(array: pickle.PickleBuffer) -> bool:
+        raw = array.raw()
+        if raw.nbytes >= _LARGE:
+            arrays.append(raw)
+        return raw.nbytes < _LARGE
+
+    head = pickle.dumps(message, 5, buffer_callback=apart)
+    sizes = struct.pack(f"{2 + len(arrays)}q", len(arrays), len(head), *(array.nbytes for array in arrays))
+    left = [memoryview(sizes), memoryview(head), *arrays]
+    while left:
+        written = os.writev(pipe, left)
+        while left and written >= left[0].nbytes:
+            written -= left.pop(0).nbytes
+        if written:
+            left[0] = left[0][written:]
+
+
+# What follows runs in the child.
+
+
+def _read(stream: BufferedReader) -> Any:
+    """The next message. Raises EOFError where none comes any more."""
+
+    def exactly(size: int) -> bytearray:
+        data = bytearray(size)
+        if stream.readinto(data) < size:
+            raise EOFError
+        return data
+
+    (count,) = struct.unpack("q", exactly(8))
+    sizes = struct.unpack(f"{1 + count}q", exactly(8 * (1 + count)))
+    head, *arrays = map(exactly, sizes)
+    return pickle.loads(head, buffers=arrays)
+
+
+def _fill(layer: Layer, stream: BufferedReader, viewer: Viewer) -> None:
+    """Until the pipe's end, which is the parent's at the latest."""
+    try:
+        while True:
+            layer.status, pair = _read(stream)
+            if pair is None:
+                layer.complete = True
+            else:
+                layer.add(*pair)
+    except EOFError:
+        viewer.stop()
+    except Exception as error:  # noqa: BLE001  # of a thread: the parent is told
+        viewer.fail(error)
+
+
+def _main() -> None:
+    """The page's process: reads what a `LiveViewer` hands over, and answers with the address, or what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICE)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+
+    def answer(what: object) -> None:
+        with suppress(OSError):
+            pickle.dump(what, answers)
+            answers.flush()
+
+    stream = os.fdopen(0, "rb")
+    try:
+        scene, port, colouring = _read(stream)
+        layer = scene.layer()
+        viewer = Viewer(scene.title, {scene.title: lambda: scene.layered(layer)}, port=port, colouring=colouring)
+        answer((viewer.address, viewer.moved))
+        threading.Thread(target=_fill, args=(layer, stream, viewer), name="fill", daemon=True).start()
+        viewer.wait()
+    except LingbotEvalError as error:
+        answer(error)
+    except EOFError:
+        pass
+
+
+if __name__ == "__main__":
+    _main()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,6 @@ from lingbot_eval.viewing.layers import (
     shrunk,
     worst_of,
 )
-from lingbot_eval.viewing.live import Filling
 from lingbot_eval.viewing.page_nodes import Look, Nodes
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ HOST = "127.0.0.1"
 PORT = 8080
 
 _TICK_S = 0.5  # between two looks at a scene that grows, or at where it is looked at from
-_SHARE = 1 / 40  # of what the process computes is spent on drawing a scene that grows
-_LONGEST_PAUSE_S = 30.0  # of computing, after something large
 _PLOT_POINTS = 300
 _BUDGETS = (100_000, 300_000, 1_000_000)  # points of a layer that are offered
 _IMAGE_PIXELS = 240  # height
@@ -66,8 +64,10 @@ class Viewer:
     Attributes:
         address: of the page.
         moved: the port that was asked for, where another program has it.
-        filling: what fills a layer meanwhile, or None.
+        filling: None: nothing is streamed in this process (see `lingbot_eval.viewing.live.LiveViewer`).
     """
+
+    filling = None
 
     def __init__(
         self,
@@ -77,7 +77,6 @@ class Viewer:
         port: int = PORT,
         colouring: Colouring = "picture",
         points: int = MAX_VOXELS,
-        filling: Filling | None = None,
     ) -> None:
         """Start the server and show the first scene.
 
@@ -87,13 +86,11 @@ class Viewer:
             port: to listen at; the next free one where another program has it.
             colouring: of points, to begin with.
             points: of each layer at most; a cloud of more is shown with larger voxels.
-            filling: what fills a layer meanwhile; `stop` ends it.
 
         Raises:
             DependencyError: viser is not installed (extra ``view``).
             StoreError, DataError: the first scene cannot be opened.
         """
-        self.filling = filling
         self._scenes = scenes
         self._points = points
         first = next(iter(scenes))
@@ -111,7 +108,6 @@ class Viewer:
         self._shown_picture: tuple[str, int] | None = None
         self._seen_before = 0  # points of the scene
         self._played = time.monotonic()
-        self._draws_at = 0.0  # of the process's CPU time: what has grown is drawn from then on
         budgets = tuple(sorted({points, *(each for each in _BUDGETS if each < points)}))
         self._controls = _Controls(self._server, title, tuple(scenes), colouring, budgets, self._changed)
         self._buttons()
@@ -123,8 +119,6 @@ class Viewer:
 
     def stop(self) -> None:
         """End the server; the page stays in the browser as it is."""
-        if self.filling is not None:
-            self.filling.stop()
         self._ended.set()
         self._wake.set()
         if threading.current_thread() is not self._thread:
@@ -158,8 +152,12 @@ class Viewer:
                 self._wake.wait(self._pause())
                 self._look()
         except Exception as error:  # noqa: BLE001  # of a thread: `wait` raises it where it can be told
-            self._fault = error
-            self._ended.set()
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End it: `wait` raises this."""
+        self._fault = error
+        self._ended.set()
 
     def _pause(self) -> float | None:
         if self._controls.play.value:
@@ -167,33 +165,28 @@ class Viewer:
         return _TICK_S if self.clients or not self._whole else None
 
     def _look(self) -> None:
-        """Draw what somebody asked for, and what has grown if its time has come: drawing has its share of what the
-        process computes, by the process's own clock, so that it holds on a machine that others use, too. While nobody
-        looks nothing is drawn; who comes later wakes the thread."""
+        """Draw what somebody asked for, and what has grown. While nobody looks nothing is drawn; who comes later wakes
+        the thread."""
         asked = self._wake.is_set() or self._controls.play.value
         self._wake.clear()
-        ready = self._nodes.scene.complete or time.process_time() >= self._draws_at
-        grow = ready and not self._whole
-        if not self.clients or not (asked or ready):
+        if not self.clients:
             return
-        if asked or grow:
-            self._step(grow=grow)
+        if asked or not self._whole:
+            self._step()
         elif self._nodes.eyes != self._eyes():
             # Somebody looks from elsewhere: there are many such moves a second, and a tick sees to all of them.
             with self._server.atomic():
                 self._nodes.look_from(self._eyes())
 
-    def _step(self, *, grow: bool = True) -> None:
-        """Bring the page up to its controls, and to what has grown if ``grow``."""
-        began = time.thread_time()
+    def _step(self) -> None:
+        """Bring the page up to its controls, and to what has grown."""
         while not self._asked.empty():
             self._asked.get()()
-        if grow:
-            # Before it is looked at: the last look at a scene that grew must see all of it.
-            self._whole = self._nodes.scene.complete
+        # Before it is looked at: the last look at a scene that grew must see all of it.
+        self._whole = self._nodes.scene.complete
         controls = self._controls
         now = time.monotonic()
-        newest = self._last_frame() if grow else int(controls.frame.max)
+        newest = self._last_frame()
         if newest > controls.frame.max:
             at_the_end = controls.frame.value >= controls.frame.max
             controls.frame.max = newest
@@ -204,7 +197,7 @@ class Viewer:
             self._played = now
         look = controls.look(self._labels)
         with self._server.atomic():
-            self._nodes.draw(look, grow=grow, eyes=self._eyes())
+            self._nodes.draw(look, eyes=self._eyes())
             self._describe(look)
         if self._nodes.surroundings is not self._surveyed:
             # Whoever looked at a scene before there was anything of it gets a view of it, later nobody is moved.
@@ -216,8 +209,6 @@ class Viewer:
         self._seen_before = self._nodes.points
         if controls.follow.value:
             self._follow(look.now)
-        spent, now_s = time.thread_time() - began, time.process_time()
-        self._draws_at = min(max(self._draws_at, now_s) + spent / _SHARE, now_s + _LONGEST_PAUSE_S)
 
     def _show(self, scene: LayeredScene) -> None:
         for layer in scene.layers:
@@ -727,12 +718,10 @@ def _plain(text: str) -> str:
 
 def need_viser() -> None:
     """Raises DependencyError without the extra ``view``."""
-    try:
-        import viser  # noqa: F401  # whether it is there
-    except ImportError as error:
+    if find_spec("viser") is None:
         raise DependencyError(
             "the viewer needs viser: pip install 'lingbot-eval[view]' (films and exports need it not)"
-        ) from error
+        )
 
 
 def _serve(port: int, title: str) -> viser.ViserServer:

@@ -158,15 +158,14 @@ class Nodes:
         """Whether anything was taken for sky."""
         return any(_SKY in drawn.classes for drawn in self._drawn)
 
-    def draw(self, look: Look, *, grow: bool = True, eyes: Sequence[Eye] = ()) -> None:
-        """Bring the nodes up to what is asked for, and to what is there if ``grow``.
+    def draw(self, look: Look, *, eyes: Sequence[Eye] = ()) -> None:
+        """Bring the nodes up to what is asked for, and to what is there.
 
         Args:
             look: what is asked for.
-            grow: whether to look for new points.
             eyes: where it is looked at from; from nowhere all levels of detail are shown.
         """
-        grew = grow and not self._whole
+        grew = not self._whole
         if grew:
             self._whole = self.scene.complete  # before it is looked at: what comes later is seen next time
             self._place()

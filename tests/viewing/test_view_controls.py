@@ -335,9 +335,7 @@ def test_sky_is_shown_at_first_where_nobody_left_it_out(
 
 def test_playing_goes_on_frame_by_frame_and_begins_again(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [page_module.time.monotonic()]
-    monkeypatch.setattr(
-        page_module, "time", SimpleNamespace(monotonic=lambda: now[0], process_time=float, thread_time=float)
-    )
+    monkeypatch.setattr(page_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     shown.widgets["play"].value = True
     shown.widgets["frame"].value = LAST - 1
     seen = []
@@ -348,43 +346,20 @@ def test_playing_goes_on_frame_by_frame_and_begins_again(shown: Shown, monkeypat
     assert seen == [LAST, 0, 1, 2]
 
 
-def test_what_grows_is_drawn_in_a_share_of_the_computing_and_for_somebody(
-    servers: list[Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The clocks are those of the process and of the thread: a drawing takes 0.1 s of both."""
-    clock = [0.0]
-    drawn: list[float] = []
+def test_what_grows_is_drawn_for_somebody(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     growing = layer("a")
     growing.complete = False
     shown = Shown(servers, monkeypatch, first=lambda: LayeredScene("first", [growing], live=True))
-    draw = shown.viewer._nodes.draw
-
-    def slowly(look: Any, **given: Any) -> None:
-        draw(look, **given)
-        clock[0] += 0.1
-        drawn.append(clock[0])
-
-    def now() -> float:
-        return clock[0]
-
-    monkeypatch.setattr(shown.viewer._nodes, "draw", slowly)
-    monkeypatch.setattr(page_module, "time", SimpleNamespace(monotonic=now, process_time=now, thread_time=now))
-    shown.viewer._draws_at = 0.0
-    for _ in range(1000):
-        clock[0] += 0.01
+    shown.viewer._wake.clear()
+    pose = growing.poses[-16:]
+    growing.index.append(LAST + 1)
+    growing.timestamps.append(9.0)
+    growing.poses.extend(pose)
+    for clients, last in ((0, LAST), (1, LAST + 1)):
+        monkeypatch.setattr(Viewer, "clients", clients)
         shown.viewer._look()
-    assert not drawn  # nobody looks
-    monkeypatch.setattr(Viewer, "clients", 1)
-    for _ in range(1000):
-        clock[0] += 0.01
-        shown.viewer._look()
-    count = len(drawn)
-    assert 2 <= count <= 4
-    assert np.diff(drawn).min() > 3.9
-    # What somebody asks for is drawn at once.
-    shown.viewer._changed()
-    shown.viewer._look()
-    assert len(drawn) == count + 1
+        assert shown.widgets["frame"].value == last
+    assert shown.viewer._pause() == pytest.approx(0.5)
 
 
 def test_a_written_page_plays_from_the_first_frame_to_the_last_and_escapes_its_names(

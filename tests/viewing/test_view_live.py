@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from lingbot_eval.errors import DataError
+from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError
 from lingbot_eval.types import Frame, Prediction
 from lingbot_eval.viewing import live
-from lingbot_eval.viewing.layers import Cutter, Layer
-from lingbot_eval.viewing.live import Camera, Filling, is_camera, numbered
+from lingbot_eval.viewing.layers import Layer
+from lingbot_eval.viewing.live import Camera, Filling, LiveScene, LiveViewer, is_camera, numbered
 
 K = np.array([[30.0, 0, 19.5], [0, 30.0, 14.5], [0, 0, 1]])
 
@@ -33,17 +42,26 @@ def pairs(count: int, fail_at: int = -1) -> Iterator[tuple[Frame, Prediction]]:
         yield Frame(index, index / 10, image, ""), Prediction(index, index / 10, pose, depth, None, K)
 
 
-def test_a_layer_fills_in_its_own_thread() -> None:
-    layer = Layer("a", length=6)
-    filling = Filling(layer, pairs(6))
+class Taken:
+    """Takes what a stream gives away."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.indices: list[int] = []
+
+    def __call__(self, status: str, pair: tuple[Frame, Prediction] | None) -> None:
+        self.said.append(status)
+        self.indices += [] if pair is None else [pair[0].index]
+
+
+def test_a_stream_goes_by_in_its_own_thread() -> None:
+    taken = Taken()
+    filling = Filling(pairs(6), taken, length=6)
     assert filling.wait(20)
-    assert (filling.frames, filling.error, layer.complete) == (6, None, True)
-    assert layer.index.tolist() == list(range(6))
-    assert layer.status == "6 frames, complete"
-    assert len(layer.cloud) > 1000
-    assert layer.newest is not None
-    assert layer.newest.index == 5
-    assert sum(len(block.voxels) for block in Cutter().cut(layer, layer.cloud, whole=True)) == len(layer.cloud)
+    assert (filling.frames, filling.error) == (6, None)
+    assert taken.indices == list(range(6))
+    assert taken.said[0] == "live: 1 of 6 frames"
+    assert taken.said[-1] == "6 frames, complete"
 
 
 class Upper:
@@ -71,43 +89,137 @@ def test_of_images_that_stream_the_sky_is_apart(network: Upper | None) -> None:
 
 
 def test_what_ends_the_stream_is_kept_and_said() -> None:
-    layer = Layer("a")
-    filling = Filling(layer, pairs(6, fail_at=3))
+    taken = Taken()
+    filling = Filling(pairs(6, fail_at=3), taken)
     assert filling.wait(20)
     assert filling.frames == 3
     assert isinstance(filling.error, DataError)
-    assert layer.status == "ended after 3 frames: frame 3: expected an image, found none"
-    assert layer.complete
-
-
-def test_a_viewer_that_holds_the_layer_for_long_only_delays_one_frame() -> None:
-    """The viewer's copy of new points is all that a stream can wait for."""
-    layer = Layer("a")
-    started = threading.Event()
-
-    def slowly() -> Iterator[tuple[Frame, Prediction]]:
-        for pair in pairs(4):
-            yield pair
-            started.set()
-
-    filling = Filling(layer, slowly())
-    assert started.wait(10)
-    with layer.lock:
-        before = filling.frames
-        time.sleep(0.2)
-        assert filling.frames <= before + 1
-    assert filling.wait(10)
-    assert filling.frames == 4
+    assert taken.said[-1] == "ended after 3 frames: frame 3: expected an image, found none"
 
 
 def test_it_stops_when_it_is_told() -> None:
-    layer = Layer("a")
-    filling = Filling(layer, pairs(10**9))
-    time.sleep(0.1)
+    taken = Taken()
+    filling = Filling(pairs(10**9), taken)
     filling.stop()
     assert filling.wait(0)
-    assert layer.complete
-    assert layer.status.endswith("frames, stopped")
+    assert taken.said[-1].endswith("frames, stopped")
+
+
+def test_what_is_handed_over_arrives_as_it_was() -> None:
+    """Through a pipe that holds a part of a frame, as of large arrays and of small ones."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (378, 518, 3), dtype=np.uint8)
+    depth = rng.uniform(0, 5, (378, 518)).astype(np.float32)
+    given = ("words", (Frame(3, 0.3, image, ""), Prediction(3, 0.3, np.eye(4), depth, depth[::2, ::2].T, K)))
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as stream:
+
+        def write() -> None:
+            for message in (given, ("the end", None)):
+                live._write(writing, message)
+            os.write(writing, struct.pack("2q", 0, 100) + b"broken off")
+            os.close(writing)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        status, (frame, prediction) = live._read(stream)
+        assert status == "words"
+        np.testing.assert_array_equal(frame.image, image)
+        np.testing.assert_array_equal(prediction.depth, depth)
+        np.testing.assert_array_equal(prediction.depth_confidence, depth[::2, ::2].T)
+        np.testing.assert_array_equal(prediction.intrinsics, K)
+        assert live._read(stream) == ("the end", None)
+        with pytest.raises(EOFError):
+            live._read(stream)
+        thread.join()
+
+
+def test_the_page_fills_in_a_process_that_loads_no_torch_and_no_key_ends() -> None:
+    more = threading.Event()
+
+    def slowly() -> Iterator[tuple[Frame, Prediction]]:
+        yield from pairs(6)
+        more.wait(60)
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        viewer = LiveViewer(LiveScene("t", "m", length=6), slowly(), port=port)
+    process = viewer._process
+    try:
+        assert viewer.moved == port
+        with urllib.request.urlopen(viewer.address, timeout=20) as answer:
+            assert b"<title>Viser</title>" in answer.read()
+        loaded = " ".join(each.path for each in psutil.Process(process.pid).memory_maps())
+        assert "numpy" in loaded
+        assert "torch" not in loaded
+        process.send_signal(signal.SIGINT)
+        assert not viewer.wait(0.5)
+        more.set()
+        assert viewer.filling.wait(20)
+        # Nobody else ended it: that is told in one line, and nothing waits for it.
+        process.kill()
+        with pytest.raises(LingbotEvalError, match=r"^the page's process ended with signal 9; start it again$"):
+            viewer.wait(20)
+    finally:
+        more.set()
+        viewer.stop()
+
+
+def test_what_the_pages_process_cannot_use_is_raised_here() -> None:
+    with pytest.raises(ConfigError, match=r"expected heuristic or an ONNX file, found .*absent.onnx"):
+        LiveViewer(LiveScene("t", "m", sky="absent.onnx"), pairs(0), port=0)
+
+
+def test_a_page_that_is_behind_gets_poses_alone_and_says_so_and_the_stream_does_not_wait() -> None:
+    viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
+    try:
+        viewer._process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        large = np.zeros((600, 800), np.float32)
+        for index in range(200):
+            frame = Frame(index, index / 10, np.zeros((600, 800, 3), np.uint8), "")
+            viewer._give(f"frame {index}", (frame, Prediction(index, index / 10, np.eye(4), large, large, K)))
+        assert time.monotonic() - began < 5
+        viewer._process.send_signal(signal.SIGCONT)
+        waiting = []
+        while not viewer._waiting.empty():
+            waiting.append(viewer._waiting.get())
+    finally:
+        viewer.stop()
+    assert waiting[-1][0].startswith("frame 199; this page was behind: of 19")
+    assert [pair[1].index for _, pair in waiting] == list(range(200 - len(waiting), 200))
+    bare = [pair for _, pair in waiting if pair[1].depth is None]
+    assert len(bare) > 180
+    assert all(frame.image is None and prediction.camera_to_world is not None for frame, prediction in bare)
+
+
+def test_a_pose_alone_is_on_the_path_and_the_picture_stays() -> None:
+    layer = Layer("a", length=6)
+    for frame, prediction in pairs(3):
+        alone = frame.index == 2
+        frame = replace(frame, image=None) if alone else frame
+        layer.add(frame, replace(prediction, depth=None) if alone else prediction)
+    assert layer.index.tolist() == [0, 1, 2]
+    assert layer.views[2] == layer.views[1]
+    assert layer.newest is not None
+    assert layer.newest.index == 1
+
+
+def test_no_page_outlives_a_stream_that_was_killed() -> None:
+    """Whose own process had no time for anything."""
+    words = (
+        "import time; from lingbot_eval.viewing.live import *\n"
+        "viewer = LiveViewer(LiveScene('t', 'm'), (time.sleep(60) for _ in [0]), port=0)\n"
+        "print(viewer._process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE)
+    with parent:
+        assert parent.stdout is not None
+        page = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        page.wait(20)
 
 
 @pytest.fixture

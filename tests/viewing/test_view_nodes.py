@@ -170,8 +170,6 @@ def test_voxels_that_doubled_since_the_last_look_are_not_asked_by_their_old_numb
     grow(1, LEAST_VOXELS)
     assert made.cloud.generation > 0
     assert nodes.nearest(np.zeros(3), np.array([0, 0, 1.0])) is None
-    nodes.draw(Look(0, sureness=0, colouring="confidence"), grow=False)
-    assert not any(node.colors.any() for node in page.seen("/block "))
     nodes.draw(Look(0, sureness=0, colouring="confidence"))
     assert all(node.colors.any() for node in page.seen("/block "))
     assert nodes.nearest(np.zeros(3), np.array([0, 0, 1.0])) is not None
