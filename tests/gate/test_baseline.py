@@ -109,12 +109,18 @@ def test_values_of_long_ago_go_and_the_reasons_stay() -> None:
 
 
 def test_a_baseline_needs_a_whole_run() -> None:
-    with pytest.raises(ConfigError, match=r"tum/desk/lingbot: damaged: x .and 1 more"):
-        updated(None, side({}, gaps={NAMES: "damaged: x", FLOOR: "y"}), "me", "why")
-    with pytest.raises(ConfigError, match="every scene of this one failed"):
-        updated(None, side({NAMES: unit({}, failure="crash")}), "me", "why")
-    with pytest.raises(ConfigError, match=r"tum/desk/lingbot: damaged: x; run it again"):
-        updated(None, side(gaps={NAMES: "damaged: x"}), "me", "why")
+    whole, again = "a baseline needs a whole run; tum/desk/lingbot: damaged: x", "; run it again, then --update"
+    for given, words in (
+        (side({}, gaps={NAMES: "damaged: x", FLOOR: "y"}), f"{whole} (and 1 more){again}"),
+        (side(gaps={NAMES: "damaged: x"}), f"{whole}{again}"),
+        (
+            side({NAMES: unit({}, failure="crash")}),
+            "a baseline needs a run that measured something; every scene of this one failed",
+        ),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            updated(None, given, "me", "why")
+        assert str(refused.value) == words
     # One that fails is in the baseline as it is, beside one that works.
     assert len(updated(None, side({NAMES: unit(), FLOOR: unit({}, failure="crash")}), "me", "why").units) == 2
 
@@ -180,8 +186,11 @@ def test_what_has_a_reason_needs_its_meaning_as_well(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such baseline.*--update"):
-        load_baseline(tmp_path / "none.yaml")
+    path = tmp_path / "none.yaml"
+    with pytest.raises(ConfigError) as refused:
+        load_baseline(path)
+    how = f'lingbot-eval gate RUN --baseline {path} --update --reason "first"'
+    assert str(refused.value) == f"{path}: no such baseline; write it from a run that is as it should be: {how}"
     with pytest.raises(ConfigError, match=r"expected a file, found a folder|is a folder|cannot be read"):
         load_baseline(tmp_path)
 
@@ -191,8 +200,13 @@ def test_what_is_too_large_to_read_is_not_written(tmp_path: Path) -> None:
     save_baseline(path, first())
     before = path.read_bytes()
     huge = updated(None, side({NAMES: unit(failure=None, input={"text": "x" * MAX_BYTES})}), "me", "why")
-    with pytest.raises(ConfigError, match="more than"):
+    with pytest.raises(ConfigError) as refused:
         save_baseline(path, huge)
+    size = len(baseline_text(huge).encode())
+    assert str(refused.value) == (
+        f"{path}: the baseline would have {size} bytes, more than the {MAX_BYTES} of a file that people edit; give "
+        "fewer runs, or gate a smaller experiment"
+    )
     with pytest.raises(StoreError):
         save_baseline(tmp_path / "no folder" / "b.yaml", first())
     assert path.read_bytes() == before

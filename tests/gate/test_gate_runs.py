@@ -242,7 +242,9 @@ def test_repeats_on_another_machine_are_none(tmp_path: Path) -> None:
     record = store.read_run()
     store.write_run(record.model_copy(update={"environment": {**record.environment, "cpu_usable": 64}}))
     with pytest.raises(
-        ConfigError, match=r'one machine, found .*"cpu_usable": 2.* in .*a/.*"cpu_usable": 64.* in .*b/'
+        ConfigError,
+        match=r'^expected repeats on one machine, found \{.*"cpu_usable": 2.*\} in .*a/\S+ and '
+        r'\{.*"cpu_usable": 64.*\} in .*b/',
     ):
         read_runs(paths)
 
@@ -253,19 +255,24 @@ def test_a_folder_of_runs_and_no_run_at_all(tmp_path: Path) -> None:
     assert run_directories([run, tmp_path / "runs"]) == (run,)
     other = write_run(tmp_path / "others")
     assert run_directories([tmp_path / "others", run]) == (other, run)
-    with pytest.raises(ConfigError, match="no such folder"):
-        run_directories([tmp_path / "none"])
-    with pytest.raises(ConfigError, match="a folder without either"):
-        run_directories([tmp_path])
+    expected = "expected a run directory (with run.json) or a folder of repeats of one run, found"
+    for path, what in ((tmp_path / "none", "no such folder"), (tmp_path, "a folder without either")):
+        with pytest.raises(ConfigError) as refused:
+            run_directories([path])
+        assert str(refused.value) == f"{expected} {what}: {path}; start one with: lingbot-eval run"
 
 
 def test_a_run_that_is_being_written_is_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path)
     assert writer_of(path) is None
     with directory_lock(path):
-        assert "process" in (writer_of(path) or "")
-        with pytest.raises(StoreError, match="still being written by process"):
+        writer = writer_of(path)
+        assert writer is not None
+        assert writer.startswith("process ")
+        with pytest.raises(StoreError) as refused:
             read_runs([path])
+        words = f"run {path} is still being written by {writer}; wait until it ends, then gate it"
+        assert str(refused.value) == words
     assert read_runs([path]).units
     # Looking does not keep a writer out afterwards.
     with directory_lock(path):
@@ -274,8 +281,10 @@ def test_a_run_that_is_being_written_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_run_is_refused(tmp_path: Path) -> None:
     store = RunStore.create(tmp_path, make_run_record())
-    with pytest.raises(StoreError, match=r"is empty: expected results of 1 scene"):
+    with pytest.raises(StoreError) as refused:
         read_runs([store.path])
+    count = len(store.read_run().units)
+    assert str(refused.value) == f"run {store.path} is empty: expected results of {count} scenes, found none; run it"
 
 
 def test_a_damaged_record_is_named_and_skipped(tmp_path: Path) -> None:
@@ -302,4 +311,6 @@ def test_a_run_that_was_killed_has_gaps(tmp_path: Path) -> None:
     store = RunStore.open(path)
     record = store.read_run()
     store.write_run(record.model_copy(update={"units": [*record.units, ["tum", "floor", "lingbot"]]}))
-    assert "did not get to it" in read_runs([path]).gaps["tum", "floor", "lingbot"]
+    assert read_runs([path]).gaps == {
+        ("tum", "floor", "lingbot"): "there is no result: the run did not get to it",
+    }

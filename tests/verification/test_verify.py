@@ -241,6 +241,7 @@ EIGHT = [0, 1, 8, 9, 10, 11, 18, 19]
         ("a", WANTED, HOLES, "float32", {}, "fail", "not finite where the reference is, or the other way round"),
         ("a", HOLES, HOLES, "float32", {}, "pass", ""),
         ("a", np.full(3, np.nan), np.full(3, np.nan), "float32", {}, "pass", ""),
+        ("a", np.full(3, np.nan), np.full(3, np.nan), "bfloat16", {}, "pass", ""),
         ("a", WANTED * 1.009, WANTED, "bfloat16", {}, "pass", ""),
         ("a", WANTED * 1.011, WANTED, "float16", {}, "fail", "median relative difference above 0.01"),
         # 8-bit caches are looser than float32 and tighter than half precision, whose tolerance holds for both.
@@ -280,6 +281,17 @@ def test_verdicts(
     result = compare("c", name, found, wanted, precision, **settings)
     assert (result.case, result.array, result.verdict) == ("c", name, verdict)
     assert result.reason.startswith(reason) if reason else not result.reason
+
+
+@pytest.mark.parametrize("where", [(slice(15, None), 0), 17])
+def test_one_far_pixel_of_each_frame_or_one_far_frame_is_no_growth(where: Any) -> None:
+    odd = np.ones((20, 3))
+    odd[where] += 1
+    assert compare("c", "depth", odd, np.ones((20, 3)), "bfloat16").verdict == "pass"
+    odd[15:] += 2e-3
+    assert compare("c", "depth", odd, np.ones((20, 3)), "bfloat16").verdict == "fail"
+    # Frames that differ at first, and less and less.
+    assert compare("c", "depth", GROWING[::-1], ONES, "bfloat16").verdict == "pass"
 
 
 def test_both_numbers_of_a_comparison() -> None:
