@@ -754,9 +754,9 @@ def _streamed(
 def _images(text: str, root: PathLike | None, stride: int | None, count: int | None) -> Scene:
     """The images that words name: a folder, a video file, DATASET/SCENE. Raises ConfigError when they name nothing."""
     from lingbot_eval.datasets.opened import open_dataset
-    from lingbot_eval.datasets.readers import HEIF_SUFFIXES, IMAGE_SUFFIXES
     from lingbot_eval.datasets.registry import DATASETS
     from lingbot_eval.datasets.video import VIDEO_SUFFIXES
+    from lingbot_eval.files.images import HEIF_SUFFIXES, IMAGE_SUFFIXES
 
     path = expanded(Path(text))
     name, _, scene = text.partition("/")

@@ -15,9 +15,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.datasets.synthetic.paths import CameraPath
 from lingbot_eval.datasets.synthetic.plans import PLANS
-from lingbot_eval.datasets.synthetic.scene import build_scene
+from lingbot_eval.datasets.synthetic.scene import CameraPath, build_scene
 from lingbot_eval.types import FloatArray
 from training.scene_arrays import scene_arrays
 

@@ -15,9 +15,9 @@ from PIL import Image as PillowImage
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown
-from lingbot_eval.datasets.readers import read_image
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.files.atomic import atomic_path, write_text, writing
+from lingbot_eval.files.images import read_image
 from lingbot_eval.files.times import Clock, pair_times
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.files.yaml_documents import load_mapping

@@ -18,11 +18,11 @@ import numpy as np
 from lingbot_eval.datasets.calibration import checked_pinhole
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, shown
-from lingbot_eval.datasets.readers import raw_float_depth
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.files.arrays import read_npz
 from lingbot_eval.files.colmap import has_model, read_model
+from lingbot_eval.files.depth_maps import raw_float_depth
 from lingbot_eval.files.pose_tables import checked_rigid
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.settings import StrictModel

@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from lingbot_eval.datasets.image_folder import gap_notes, numbering_of
 from lingbot_eval.datasets.listing import existing_folder, names_in, numbered_files, scene_folders, shown, unknown_scene
 from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.datasets.readers import DepthReader, Size, array_depth, png_depth
 from lingbot_eval.datasets.reference_poses import facts_of
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError
+from lingbot_eval.files.depth_maps import DepthReader, array_depth, png_depth
+from lingbot_eval.files.images import Size
 from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.geometry.cameras import LensCamera
 from lingbot_eval.settings import StrictModel

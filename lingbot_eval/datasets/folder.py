@@ -22,11 +22,11 @@ from lingbot_eval.datasets.image_folder import (
     time_notes,
 )
 from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown
-from lingbot_eval.datasets.readers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from lingbot_eval.datasets.reference_poses import poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.datasets.structure_reference import StructureSequence, structure_in_words
 from lingbot_eval.errors import DataError
+from lingbot_eval.files.images import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from lingbot_eval.files.pairing import image_stem
 from lingbot_eval.files.text import parse_number
 from lingbot_eval.files.trajectories import TrajectoryFile, TrajectoryFormat, read_trajectory

@@ -10,10 +10,11 @@ from PIL import Image as PillowImage
 from lingbot_eval.datasets.calibration import numbers_of, read_document, read_numbers, read_rows
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER
-from lingbot_eval.datasets.readers import Size, array_depth, checked_size, opened_depth, png_depth, without_invalid
 from lingbot_eval.datasets.reference_poses import moved, poses_by_number
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.errors import DataError
+from lingbot_eval.files.depth_maps import array_depth, checked_size, opened_depth, png_depth, without_invalid
+from lingbot_eval.files.images import Size
 from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
 from lingbot_eval.files.pose_tables import checked_matrices, poses_of
 from lingbot_eval.files.trajectories import read_kitti

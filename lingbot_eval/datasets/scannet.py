@@ -10,10 +10,11 @@ import numpy as np
 from lingbot_eval.datasets.calibration import checked_pinhole, numbers_of, read_document, read_numbers
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, names_in, shown
-from lingbot_eval.datasets.readers import image_size, opened_depth
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.colmap import read_model
+from lingbot_eval.files.depth_maps import opened_depth
+from lingbot_eval.files.images import image_size
 from lingbot_eval.files.pairing import image_stem
 from lingbot_eval.files.pose_tables import checked_matrices
 from lingbot_eval.geometry.cameras import pinhole, resized_intrinsics

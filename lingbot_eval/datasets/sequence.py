@@ -16,18 +16,9 @@ from numpy.typing import NDArray
 
 from lingbot_eval.datasets.listing import and_more
 from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.datasets.readers import (
-    COLOURS,
-    MILLIMETRES,
-    DepthReader,
-    Size,
-    checked_file,
-    image_header,
-    image_size,
-    read_image,
-)
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.masks import read_mask
+from lingbot_eval.files.depth_maps import MILLIMETRES, DepthReader
+from lingbot_eval.files.images import COLOURS, Size, checked_file, image_header, image_size, read_image, read_mask
 from lingbot_eval.files.opening import file_state
 from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.geometry.cameras import LensCamera, carried, undistorted
@@ -216,12 +207,11 @@ class FileSequence:
         views: list[str] = []
         for index, source in enumerate(self.files):
             try:
-                header = image_header(source.image, self._place(index))
+                size, further = image_header(source.image, self._place(index))
             except DataError as error:
                 unreadable.append(str(error))
                 continue
-            size = header.size
-            if header.views:
+            if further:
                 views.append(source.image.name)
             sizes[size] += 1
             first.setdefault(size, index)

@@ -11,9 +11,10 @@ import numpy as np
 from lingbot_eval.datasets.calibration import checked_pinhole
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import NUMBER, names_listed
-from lingbot_eval.datasets.readers import Size, checked_file, checked_size, without_invalid
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.errors import DataError, reason
+from lingbot_eval.files.depth_maps import checked_size, without_invalid
+from lingbot_eval.files.images import Size, checked_file
 from lingbot_eval.files.opening import read_file
 from lingbot_eval.files.pose_tables import checked_rigid
 from lingbot_eval.geometry.poses import inverse

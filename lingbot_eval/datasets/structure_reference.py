@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, FiniteFloat, ValidationError
 
-from lingbot_eval.datasets.readers import image_size, read_image
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.errors import DataError, StoreError, UnscorableError, reason
 from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.images import image_size, read_image
 from lingbot_eval.files.opening import open_file
 from lingbot_eval.geometry.structure import FEATURES, NEIGHBOURS, Mapper, pycolmap, structure_of
 from lingbot_eval.resources import user_cache

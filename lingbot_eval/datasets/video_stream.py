@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.datasets.readers import MAX_PIXELS, checked_file, not_fetched
 from lingbot_eval.datasets.video_damage import SliceEnds, announced_size, ends_inside_a_packet
 from lingbot_eval.datasets.video_picture import Colours, Deinterlacer, Turn, colours_of, square_size, turn_of
 from lingbot_eval.errors import DataError
+from lingbot_eval.files.images import MAX_PIXELS, checked_file, not_fetched
 from lingbot_eval.types import FloatArray
 
 if TYPE_CHECKING:

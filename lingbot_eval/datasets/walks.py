@@ -10,10 +10,10 @@ from lingbot_eval.datasets.calibration import checked_pinhole, read_matrix, read
 from lingbot_eval.datasets.euroc import sensor_of
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, names_in, shown, timed_files
-from lingbot_eval.datasets.readers import image_size
 from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
+from lingbot_eval.files.images import image_size
 from lingbot_eval.files.trajectories import TrajectoryFile, read_kitti, read_tum
 from lingbot_eval.geometry.cameras import pinhole
 from lingbot_eval.types import FloatArray

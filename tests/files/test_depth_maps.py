@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.files import depth_maps
+from lingbot_eval.files import depth_maps, images
 from lingbot_eval.files.depth_maps import read_depth_map
 
 
@@ -58,12 +58,13 @@ def test_a_png_is_divided_by_its_unit(tmp_path: Path, units: float) -> None:
 
 
 def test_sizes_beyond_any_camera_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert depth_maps.MAX_PIXELS == 1 << 26
+    assert depth_maps.MAX_PIXELS == images.MAX_PIXELS == 64_000_000
     np.save(tmp_path / "0.npy", np.ones((2, 3), np.float32))
     Image.fromarray(np.ones((2, 3), np.uint16)).save(tmp_path / "0.png")
     for most, fine in ((6, True), (5, False)):
         monkeypatch.setattr(depth_maps, "MAX_PIXELS", most)
-        for name, says in (("0.npy", r"found float32 of shape \(2, 3\)"), ("0.png", "at 3x2")):
+        monkeypatch.setattr(images, "MAX_PIXELS", most)
+        for name, says in (("0.npy", r"found float32 of shape \(2, 3\)"), ("0.png", "claims 3x2 pixels")):
             if fine:
                 assert read_depth_map(tmp_path / name, 1.0).shape == (2, 3)
                 continue

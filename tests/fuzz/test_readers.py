@@ -19,10 +19,10 @@ from torch import nn
 
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.datasets.readers import array_depth, image_size, png_depth, read_image
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import LingbotEvalError
-from lingbot_eval.files.depth_maps import read_depth_map
+from lingbot_eval.files.depth_maps import array_depth, png_depth, read_depth_map
+from lingbot_eval.files.images import image_size, read_image
 from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.model.weights import load_checkpoint

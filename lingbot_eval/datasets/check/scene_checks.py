@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from lingbot_eval.datasets.listing import and_more
-from lingbot_eval.datasets.readers import check_depth_file
 from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
+from lingbot_eval.files.depth_maps import check_depth_file
 from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.geometry.poses import orthogonalised, path_length, relative, rotation_angle
 from lingbot_eval.statistics import stretches

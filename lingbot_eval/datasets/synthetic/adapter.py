@@ -23,9 +23,8 @@ from lingbot_eval.types import FloatArray, Frame, Trajectory
 from lingbot_eval.validation import nearest
 
 if TYPE_CHECKING:
-    from lingbot_eval.datasets.synthetic.paths import CameraPath
     from lingbot_eval.datasets.synthetic.render import Renderer
-    from lingbot_eval.datasets.synthetic.scene import Scene
+    from lingbot_eval.datasets.synthetic.scene import CameraPath, Scene
 
 GENERATOR_VERSION = 1
 """Part of every fingerprint: raise it when the same settings give other pictures."""
@@ -135,7 +134,7 @@ class SyntheticSequence:
 
     @cached_property
     def _path(self) -> CameraPath:
-        from lingbot_eval.datasets.synthetic.paths import CameraPath
+        from lingbot_eval.datasets.synthetic.scene import CameraPath
 
         return CameraPath(self.place.walk, self.seed)
 

@@ -15,6 +15,9 @@ from lingbot_eval.types import FloatArray
 
 Generator = np.random.Generator
 Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
+Wall = tuple[tuple[float, float], tuple[float, float]]
+"""A straight piece of wall from a start to an end on the floor, the interior to the right of that direction seen from
+above, so that for somebody inside who looks at it the start is on the left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +39,6 @@ class Plan:
     light_spacing: float = 3.0
 
 
-@dataclass(frozen=True)
-class Wall:
-    """A straight piece of wall from ``start`` to ``end`` on the floor, the interior to the right of that direction
-    seen from above, so that for somebody inside who looks at it ``start`` is on the left."""
-
-    start: tuple[float, float]
-    end: tuple[float, float]
-
-
 def walls_around(free: tuple[Rectangle, ...]) -> Iterator[Wall]:
     """Walls around the union of rectangles, collinear neighbours merged."""
     x_lines = sorted({x for r in free for x in (r[0], r[2])})
@@ -54,14 +48,14 @@ def walls_around(free: tuple[Rectangle, ...]) -> Iterator[Wall]:
         inside[x_lines.index(x0) + 1 : x_lines.index(x1) + 1, y_lines.index(y0) + 1 : y_lines.index(y1) + 1] = True
     for i, x in enumerate(x_lines):
         for a, b in stretches(inside[i + 1, 1:-1] & ~inside[i, 1:-1]):  # interior towards +x
-            yield Wall((x, y_lines[a]), (x, y_lines[b]))
+            yield (x, y_lines[a]), (x, y_lines[b])
         for a, b in stretches(inside[i, 1:-1] & ~inside[i + 1, 1:-1]):
-            yield Wall((x, y_lines[b]), (x, y_lines[a]))
+            yield (x, y_lines[b]), (x, y_lines[a])
     for j, y in enumerate(y_lines):
         for a, b in stretches(inside[1:-1, j + 1] & ~inside[1:-1, j]):  # interior towards +y
-            yield Wall((x_lines[b], y), (x_lines[a], y))
+            yield (x_lines[b], y), (x_lines[a], y)
         for a, b in stretches(inside[1:-1, j] & ~inside[1:-1, j + 1]):
-            yield Wall((x_lines[a], y), (x_lines[b], y))
+            yield (x_lines[a], y), (x_lines[b], y)
 
 
 def contains(free: tuple[Rectangle, ...], points: FloatArray) -> np.ndarray:

@@ -1,21 +1,219 @@
-"""From a floor plan to textured, lit rectangles: walls, floor, ceiling, furniture, pictures, lamps."""
+"""From a floor plan to a place: textured rectangles with light baked on them, and the way of the camera through it.
+
+Walls, floor, ceiling, furniture, pictures, lamps. Light is baked once a scene into a small brightness map for every
+rectangle: it does not depend on the view, so that a point has the same colour in every frame. The way is a smooth
+closed walk with a wandering gaze, of any distance, every frame by itself.
+"""
 
 from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from scipy.ndimage import gaussian_filter1d
 
-from lingbot_eval.datasets.synthetic.lighting import LightMaps, bake
-from lingbot_eval.datasets.synthetic.materials import TextureSet, build_textures
-from lingbot_eval.datasets.synthetic.paths import Walk
+from lingbot_eval.datasets.synthetic.materials import TextureSet, build_textures, fractal_noise
 from lingbot_eval.datasets.synthetic.plans import PLANS, Plan, Wall, contains, walls_around
 from lingbot_eval.types import FloatArray
 
 Generator = np.random.Generator
+
+TABLE_SPACING = 0.02  # metres between the points of a walk
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """A closed smooth curve on the floor. points: (K, 2) metres, about TABLE_SPACING apart; length: metres a lap."""
+
+    points: FloatArray
+    length: float
+
+    @classmethod
+    def along(cls, corners: FloatArray, rounding: float) -> Walk:
+        """The closed polygon through ``corners`` (M, 2), its corners rounded over about ``rounding`` metres."""
+        dense = _resample(corners, TABLE_SPACING)
+        for axis in (0, 1):
+            dense[:, axis] = gaussian_filter1d(dense[:, axis], rounding / TABLE_SPACING, mode="wrap")
+        points = _resample(dense, TABLE_SPACING)
+        length = float(np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=1).sum())
+        return cls(points, length)
+
+
+def _resample(corners: FloatArray, spacing: float) -> FloatArray:
+    closed = np.concatenate([corners, corners[:1]])
+    distance = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])
+    count = max(16, round(distance[-1] / spacing))
+    at = np.arange(count) * (distance[-1] / count)
+    return np.stack([np.interp(at, distance, closed[:, axis]) for axis in (0, 1)], axis=1)
+
+
+class CameraPath:
+    """Poses along a walk as a function of the distance walked; laps follow each other with other small motions."""
+
+    def __init__(self, walk: Walk, seed: int) -> None:
+        self.walk = walk
+        count = len(walk.points)
+        knots = np.arange(count + 1) * (walk.length / count)
+        closed = np.concatenate([walk.points, walk.points[:1]])
+        self._position = CubicSpline(knots, closed, bc_type="periodic")
+        step = self._position(knots[:-1], 1)
+        heading = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
+        turn = _wrapped(heading[0] - heading[-1]) + heading[-1] - heading[0]  # ±2π a lap, or 0
+        ramp = turn * np.arange(count) / count
+        # The head turns before and after the feet do: a wider smoothing than the walk's own corners.
+        smooth = gaussian_filter1d(heading - ramp, 0.35 / TABLE_SPACING, mode="wrap")
+        self._heading = CubicSpline(knots, np.append(smooth, smooth[0]), bc_type="periodic")
+        self._turn = turn
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 77]))
+        # amplitude, and the wavelengths in metres of walking that it is spread over
+        self._yaw = _wander(rng, np.radians(24.0), (2.5, 9.0))
+        self._pitch = _wander(rng, np.radians(9.0), (2.0, 7.0), offset=np.radians(rng.uniform(2.0, 10.0)))
+        self._roll = _wander(rng, np.radians(2.0), (1.2, 4.0))
+        self._side = _wander(rng, 0.09, (2.0, 6.0))
+        self._height = _wander(rng, 0.05, (0.9, 3.0), offset=rng.uniform(1.35, 1.65))
+
+    def camera_to_world(self, distance: float) -> FloatArray:
+        """(4, 4) pose, OpenCV camera axes, after walking ``distance`` metres."""
+        at = distance % self.walk.length
+        x, y = self._position(at)
+        heading = float(self._heading(at)) + self._turn * distance / self.walk.length
+        side = self._side(distance)
+        tangent = self._position(at, 1)
+        tangent = tangent / np.hypot(*tangent)
+        yaw, pitch, roll = heading + self._yaw(distance), self._pitch(distance), self._roll(distance)
+        # Camera axes for a level gaze along the yaw, then pitched down and rolled about the optical axis.
+        forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), -np.sin(pitch)])
+        right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
+        down = np.cross(forward, right)
+        pose = np.eye(4)
+        pose[:3, 0] = np.cos(roll) * right + np.sin(roll) * down
+        pose[:3, 1] = np.cos(roll) * down - np.sin(roll) * right
+        pose[:3, 2] = forward
+        pose[:3, 3] = (x - side * tangent[1], y + side * tangent[0], self._height(distance))
+        return pose
+
+
+def _wander(
+    rng: Generator, amplitude: float, wavelengths: tuple[float, float], offset: float = 0.0
+) -> Callable[[float], float]:
+    """A smooth endless function that stays within ``offset ± amplitude``: a few sines of unrelated wavelengths."""
+    frequency: FloatArray = 2 * np.pi / rng.uniform(*wavelengths, 4)
+    phase = rng.uniform(0, 2 * np.pi, 4)
+    weights = rng.uniform(0.5, 1.0, 4)
+    weights = amplitude * weights / weights.sum()
+    return lambda distance: offset + float(weights @ np.sin(frequency * distance + phase))
+
+
+def _wrapped(angle: float) -> float:
+    return float((angle + np.pi) % (2 * np.pi) - np.pi)
+
+
+LAMP_REACH = 7.0  # metres; beyond it a lamp's share is below what an 8-bit picture shows
+AMBIENT = 0.45
+BRIGHTEST = 1.1
+
+
+@dataclass(frozen=True, eq=False)
+class LightMaps:
+    """Brightness at grid points of every face, bilinear between them, all in one array.
+
+    values: (total,) float32 factors on the colour. offset, columns: (N,) where a face's row-major map starts and
+    its row length. density: (N, 2) grid steps a metre along right and down.
+    """
+
+    values: NDArray[np.float32]
+    offset: NDArray[np.int32]
+    columns: NDArray[np.int32]
+    density: NDArray[np.float64]
+
+
+def bake(faces: Faces, lamps: FloatArray, walls: Sequence[Wall], footprints: FloatArray, rng: Generator) -> LightMaps:
+    """Brightness maps of all faces. lamps: (L, 4) position and power; footprints: (F, 3) x, y, radius on the floor."""
+    stains = fractal_noise(rng, (512, 512), 1.4)
+    normals = faces.normal
+    maps: list[NDArray[np.float32]] = []
+    for number, size in enumerate(faces.size):
+        steps = np.maximum(np.ceil(size / (0.12 if number == 0 else 0.2)).astype(int), 1)
+        shape = (int(steps[1]) + 2, int(steps[0]) + 2)  # a spare row and column, so that look-ups never leave the map
+        if faces.glow[number]:
+            maps.append(np.full(shape, 1.35, np.float32))
+            continue
+        right = np.arange(shape[1], dtype=np.float32) * (size[0] / steps[0])
+        down = np.arange(shape[0], dtype=np.float32) * (size[1] / steps[1])
+        light = np.full(shape, AMBIENT, np.float32)
+        centre = faces.origin[number] + (faces.right[number] * size[0] + faces.down[number] * size[1]) / 2
+        near = np.linalg.norm(lamps[:, :3] - centre, axis=1) < LAMP_REACH + float(np.hypot(*size)) / 2
+        for lamp in lamps[near]:
+            _add_lamp(light, lamp, faces, number, (right, down, normals[number]))
+        light = BRIGHTEST * np.tanh(light / BRIGHTEST)  # lamps close together must not burn out to white
+        shift = rng.integers(0, 512, 2)
+        rows, columns = (shift[0] + np.arange(shape[0])) % 512, (shift[1] + np.arange(shape[1])) % 512
+        light *= 1.0 + 0.07 * stains[rows[:, None], columns[None, :]]
+        edge_s, edge_t = np.minimum(right, size[0] - right), np.minimum(down, size[1] - down)
+        light *= (1 - 0.22 * np.exp(-edge_t / 0.2))[:, None] * (1 - 0.15 * np.exp(-edge_s / 0.2))[None, :]
+        maps.append(light)
+    _shade_floor(maps[0], faces, walls, footprints)
+    counts = np.array([m.size for m in maps])
+    shapes = np.array([m.shape for m in maps])
+    return LightMaps(
+        np.concatenate([m.ravel() for m in maps]),
+        np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32),
+        shapes[:, 1].astype(np.int32),
+        (shapes[:, ::-1] - 2) / faces.size,
+    )
+
+
+def _add_lamp(
+    light: NDArray[np.float32],
+    lamp: FloatArray,
+    faces: Faces,
+    number: int,
+    frame: tuple[NDArray[np.float32], NDArray[np.float32], FloatArray],
+) -> None:
+    right, down, normal = frame
+    offset = lamp[:3] - faces.origin[number]
+    height = float(offset @ normal)
+    if not -0.1 < height < LAMP_REACH:
+        return
+    s, t = float(offset @ faces.right[number]), float(offset @ faces.down[number])
+    s0, s1 = np.searchsorted(right, (s - LAMP_REACH, s + LAMP_REACH))
+    t0, t1 = np.searchsorted(down, (t - LAMP_REACH, t + LAMP_REACH))
+    if s0 == s1 or t0 == t1:
+        return
+    squared = (right[None, s0:s1] - s) ** 2 + (down[t0:t1, None] - t) ** 2 + np.float32(height**2)
+    # Half of it regardless of the angle: light that has bounced off the other walls.
+    facing = 0.45 + 0.55 * max(height, 0.0) / np.sqrt(squared + 1e-3)
+    fade = np.clip(1.0 - squared / LAMP_REACH**2, 0.0, 1.0)
+    light[t0:t1, s0:s1] += (lamp[3] * 2.8) * facing * fade / (squared + 1.3)
+
+
+def _shade_floor(light: NDArray[np.float32], faces: Faces, walls: Sequence[Wall], footprints: FloatArray) -> None:
+    """Darken the floor (face 0) near walls and around whatever stands on it."""
+    x0, y1 = faces.origin[0, :2]
+    step = faces.size[0] / (np.array(light.shape[::-1]) - 2)
+    x = x0 + np.arange(light.shape[1]) * step[0]
+    y = y1 - np.arange(light.shape[0]) * step[1]
+    reach = 0.8
+
+    def darken(low: FloatArray, high: FloatArray, strength: float) -> None:
+        columns = slice(*np.searchsorted(x, (low[0] - reach, high[0] + reach)))
+        rows = slice(*np.searchsorted(-y, (-high[1] - reach, -low[1] + reach)))
+        dx = np.clip(np.maximum(low[0] - x[columns], x[columns] - high[0]), 0, None)
+        dy = np.clip(np.maximum(low[1] - y[rows], y[rows] - high[1]), 0, None)
+        light[rows, columns] *= 1 - strength * np.exp(-np.hypot(dy[:, None], dx[None, :]) / 0.18)
+
+    for wall in walls:
+        ends = np.array(wall)
+        darken(ends.min(axis=0), ends.max(axis=0), 0.35)
+    for centre_x, centre_y, radius in footprints:
+        centre = np.array([centre_x, centre_y])
+        darken(centre - 0.7 * radius, centre + 0.7 * radius, 0.45)
+
 
 PICTURE_GAP = 0.02  # metres between a wall and what hangs on it
 
@@ -137,8 +335,9 @@ class _Parts:
         main = self.pick("wall")
         for wall in self.walls:
             texture = main if self.rng.random() < 0.6 else self.pick("wall")
-            along = np.subtract(wall.end, wall.start)
-            self.add((*wall.start, height), (*along, 0.0), (0, 0, -height), "wall", texture)
+            start, end = wall
+            along = np.subtract(end, start)
+            self.add((*start, height), (*along, 0.0), (0, 0, -height), "wall", texture)
         for x0, y0, x1, y1 in self.plan.doorways:
             corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
             self.prism(corners, (self.plan.door_height, height), "wall", main)
@@ -260,6 +459,6 @@ class _Parts:
 
 
 def _line(wall: Wall) -> tuple[FloatArray, FloatArray, float]:
-    start, end = np.array(wall.start), np.array(wall.end)
+    start, end = np.array(wall)
     length = float(np.linalg.norm(end - start))
     return start, (end - start) / length, length

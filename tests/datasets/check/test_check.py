@@ -17,9 +17,9 @@ from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.check.check import DatasetCheck, Progress, examine
 from lingbot_eval.datasets.check.scene_checks import Finding, check_depth_range, check_files, check_poses, check_times
 from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.datasets.readers import png_depth
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
+from lingbot_eval.files.depth_maps import png_depth
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import dataset_trees

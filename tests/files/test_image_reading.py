@@ -15,16 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lingbot_eval.datasets.readers import (
-    array_depth,
-    image_header,
-    image_size,
-    png_depth,
-    raw_float_depth,
-    read_depth,
-    read_image,
-)
 from lingbot_eval.errors import DataError
+from lingbot_eval.files.depth_maps import array_depth, png_depth, raw_float_depth
+from lingbot_eval.files.images import image_header, image_size, read_image
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -234,7 +227,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="here: image"):
         read_image(tmp_path, "here")
     with pytest.raises(DataError, match=r"none\.png does not exist"):
-        read_depth(tmp_path / "none.png", "here", 1000.0, (4, 4))
+        png_depth(1000.0)(tmp_path / "none.png", "here", (4, 4))
 
 
 def encoded(suffix: str) -> bytes:
@@ -286,7 +279,7 @@ def test_depth_is_read_in_metres(tmp_path: Path) -> None:
     path = tmp_path / "depth.png"
     raw = np.array([[0, 5000, 65535], [1, 65534, 250]], np.uint16)
     Image.fromarray(raw).save(path)
-    depth = read_depth(path, "here", 5000.0, (3, 2))
+    depth = png_depth(5000.0)(path, "here", (3, 2))
     assert depth.dtype == np.float32
     np.testing.assert_allclose(depth, [[0, 1, 0], [0.0002, 13.1068, 0.05]], rtol=1e-6)
 
@@ -296,7 +289,7 @@ def test_a_cut_off_image_is_told_without_decoding_it(tmp_path: Path, kind: str) 
     path = tmp_path / f"x.{kind.lower()}"
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path, kind)
-    assert image_header(path, "frame 0").size == (60, 40)
+    assert image_header(path, "frame 0")[0] == (60, 40)
     path.write_bytes(path.read_bytes()[:-600])
     with pytest.raises(DataError, match="cut off") as found:
         image_header(path, "frame 0")
@@ -308,7 +301,7 @@ def test_what_phones_append_to_a_jpeg_is_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     Image.new("RGB", (60, 40), "red").save(path)
     path.write_bytes(path.read_bytes() + b"\0" * 500)
-    assert image_header(path, "frame 0").size == (60, 40)
+    assert image_header(path, "frame 0")[0] == (60, 40)
     assert read_image(path, "frame 0").shape == (40, 60, 3)
 
 

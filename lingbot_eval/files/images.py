@@ -1,15 +1,14 @@
-"""Reading one image, depth map or pose file, or saying in one line what is wrong with it."""
+"""Reading one image or mask, or saying in one line what is wrong with it."""
 
 from __future__ import annotations
 
-import math
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 from PIL.BmpImagePlugin import BmpImageFile
@@ -18,9 +17,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from lingbot_eval.errors import DataError, reason
-from lingbot_eval.files.depth_maps import read_depth_map
 from lingbot_eval.files.opening import DAMAGE, open_file
-from lingbot_eval.types import DepthMap, Image
+from lingbot_eval.types import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".jfif")
 HEIF_SUFFIXES = (".heic", ".heif", ".hif", ".avif")
@@ -50,8 +48,6 @@ _TURNS = {
 _BOMB = (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning)
 
 Size = tuple[int, int]
-DepthReader = Callable[[Path, str, Size | None], DepthMap]
-"""Reads (H, W) float32 metres of a file; the frame, for messages; (width, height) of its image, None for any size."""
 
 
 def checked_file(path: Path, what: str) -> None:
@@ -132,12 +128,12 @@ def not_fetched(head: bytes, what: str) -> str | None:
 
 
 @contextmanager
-def _opened(path: Path, what: str, place: str, *, whole: bool = True) -> Iterator[tuple[PillowImage.Image, bytes]]:
+def opened_image(path: Path, what: str, *, whole: bool = True) -> Iterator[tuple[PillowImage.Image, bytes]]:
     """An image file whose header has been read, and its first bytes; all faults of reading it become DataError.
 
-    whole: whether a file that is cut off is one.
+    what: begins the message, as ``SCENE frame 12: image``. whole: whether a file that is cut off is a fault.
     """
-    checked_file(path, f"{place}: {what}")
+    checked_file(path, what)
     head = b""
     try:
         with open_file(path) as stream:
@@ -146,23 +142,21 @@ def _opened(path: Path, what: str, place: str, *, whole: bool = True) -> Iterato
             with PillowImage.open(stream, formats=_formats(head)) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise DataError(
-                        f"{place}: {what} {path} claims {picture.width}x{picture.height} pixels, at most {MAX_PIXELS}"
+                        f"{what} {path} claims {picture.width}x{picture.height} pixels, at most {MAX_PIXELS}"
                         " are read; make it smaller"
                     )
                 missing = _missing_end(path, picture) if whole else None
                 if missing is not None:
-                    raise DataError(f"{place}: {what} {path} is cut off ({missing}); copy or download it again")
+                    raise DataError(f"{what} {path} is cut off ({missing}); copy or download it again")
                 yield picture, head
     except UnidentifiedImageError:
-        raise DataError(f"{place}: {what} {path} {_what_else(head)}") from None
+        raise DataError(f"{what} {path} {_what_else(head)}") from None
     except _BOMB:
-        raise DataError(f"{place}: {what} {path} claims more than {MAX_PIXELS} pixels; make it smaller") from None
+        raise DataError(f"{what} {path} claims more than {MAX_PIXELS} pixels; make it smaller") from None
     except PermissionError as error:
-        raise DataError(f"{place}: {what} {path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{what} {path} cannot be read: {error.strerror}") from error
     except DAMAGE as error:
-        raise DataError(
-            f"{place}: {what} {path} is damaged or cut off ({reason(error)}); copy or download it again"
-        ) from error
+        raise DataError(f"{what} {path} is damaged or cut off ({reason(error)}); copy or download it again") from error
 
 
 def _missing_end(path: Path, picture: PillowImage.Image) -> str | None:
@@ -272,7 +266,7 @@ def _whole_chunks(path: Path, size: int) -> bool:
 @contextmanager
 def _picture(path: Path, place: str, *, whole: bool = True) -> Iterator[tuple[PillowImage.Image, int]]:
     """One picture of 8 bits a channel and how it is to be turned (1 … 8): the one rule for what an image is."""
-    with _opened(path, "image", place, whole=whole) as (picture, head):
+    with opened_image(path, f"{place}: image", whole=whole) as (picture, head):
         bits = head[24] if picture.format == "PNG" else _tiff_bits(picture) if picture.format == "TIFF" else 8
         # Pillow turns some 16-bit colour files into 8 bits without a word.
         if bits > 8 or picture.mode not in _EIGHT_BIT_MODES:
@@ -345,21 +339,14 @@ def _late_png_orientation(picture: PngImageFile) -> int:
         stream.seek(place)
 
 
-@dataclass(frozen=True)
-class ImageHeader:
-    """What a file says of its image. views: further pictures in it that are no smaller copies and are not read."""
+def image_header(path: Path, place: str) -> tuple[Size, int]:
+    """What is known of the image that `read_image` gives without decoding it: by its header, and by its end.
 
-    size: Size
-    views: int = 0
-
-
-def image_header(path: Path, place: str) -> ImageHeader:
-    """What is known of the image that `read_image` gives without decoding it: its header, and whether its end is there.
-
-    Raises DataError for whatever these tell that `read_image` would refuse.
+    Returns its size, and how many further pictures the file has that are no smaller copies and are not read. Raises
+    DataError for whatever these tell that `read_image` would refuse.
     """
     with _picture(path, place) as (picture, orientation):
-        return ImageHeader(_upright_size(picture, orientation), _views(picture))
+        return _upright_size(picture, orientation), _views(picture)
 
 
 def image_size(path: Path, place: str) -> Size:
@@ -423,95 +410,24 @@ def _over_white(picture: PillowImage.Image) -> PillowImage.Image:
     return picture.convert("RGB")
 
 
-def read_depth(path: Path, place: str, units_a_metre: float, expected: Size | None) -> DepthMap:
-    """(H, W) float32 metres of a 16-bit grey PNG; 0 and 65535, which mean "no measurement", become 0.
+def read_mask(path: Path, what: str, size: Size) -> NDArray[np.uint8]:
+    """(H, W) uint8 of a mask, brought to ``size`` (width, height) by the nearest pixel.
 
-    Raises DataError for a missing, damaged or cut off file, another size than ``expected`` (width, height), and
-    anything but 16-bit grey.
+    Raises DataError, which begins with ``what``, for a file that is no image, or of another shape: sides in another
+    proportion.
     """
-    with _opened(path, "depth map", place) as (picture, head):
-        header = (head[24], head[25]) if picture.format == "PNG" else None
-        if header != (16, 0):
-            found = f"{header[0]}-bit PNG of colour type {header[1]}" if header else f"{picture.format} {picture.mode}"
-            raise DataError(f"{place}: depth map {path}: expected a 16-bit grey PNG, found {found}")
-        checked_size(picture.size, expected, f"{place}: depth map {path}")
-        raw = np.asarray(picture).astype(np.uint16)
-    depth = raw.astype(np.float32) / np.float32(units_a_metre)
-    depth[raw == np.iinfo(np.uint16).max] = 0.0
-    return depth
-
-
-@contextmanager
-def opened_depth(path: Path, place: str) -> Iterator[PillowImage.Image]:
-    """A depth map that is an image, its header read. Raises DataError."""
-    with _opened(path, "depth map", place) as (picture, _):
-        yield picture
-
-
-def check_depth_file(path: Path, place: str) -> None:
-    """Raises DataError for a depth map that is missing, empty, or an image that is damaged by its header or cut off."""
-    checked_file(path, f"{place}: depth map")
-    if path.suffix.lower() in (".png", ".tif", ".tiff"):
-        with _opened(path, "depth map", place):
-            pass
-
-
-def png_depth(units_a_metre: float, nearest: float = 0.0, farthest: float = math.inf) -> DepthReader:
-    """Reader of 16-bit PNG depth; values outside ``nearest`` … ``farthest`` metres become 0."""
-
-    def read(path: Path, place: str, expected: Size | None) -> DepthMap:
-        depth = read_depth(path, place, units_a_metre, expected)
-        depth[(depth < nearest) | (depth > farthest)] = 0.0
-        return depth
-
-    return read
-
-
-MILLIMETRES = png_depth(1000.0)
-
-
-def raw_float_depth(path: Path, place: str, expected: Size | None) -> DepthMap:
-    """(H, W) float32 metres of a file of nothing but little-endian float32 values, row by row (ETH3D names it .JPG).
-
-    Values that are not finite or not positive mean "no measurement" and become 0. Raises DataError when the file is
-    missing or has another number of values than ``expected`` (width, height).
-    """
-    assert expected is not None, "a file of nothing but values has no size"
-    width, height = expected
-    checked_file(path, f"{place}: depth map")
     try:
-        size = path.stat().st_size
-        if size != 4 * width * height:
-            with path.open("rb") as stream:
-                is_jpeg = stream.read(3) == b"\xff\xd8\xff"
-            raise DataError(
-                f"{place}: depth map {path}: expected {4 * width * height} bytes (float32 of {width}x{height} pixels as"
-                f" the image), found {size}{' of a JPEG image' if is_jpeg else ''}; are image and depth of one kind?"
-            )
-        depth = np.fromfile(path, dtype="<f4").reshape(height, width).astype(np.float32)
-    except OSError as error:
-        raise DataError(f"{place}: depth map {path} cannot be read: {error.strerror or error}") from error
-    return without_invalid(depth)
-
-
-def array_depth(path: Path, place: str, expected: Size | None) -> DepthMap:
-    """(H, W) float32 metres of an ``.npy`` file; what is not finite or not positive becomes 0. Raises DataError."""
-    checked_file(path, f"{place}: depth map")
-    depth = read_depth_map(path, 1.0)
-    checked_size((depth.shape[1], depth.shape[0]), expected, f"{place}: depth map {path}")
-    return without_invalid(depth)
-
-
-def checked_size(size: Size, expected: Size | None, what: str) -> None:
-    """Raises DataError, which begins with ``what``, where a depth map is of another size than its image."""
-    if expected is not None and size != expected:
+        with open_file(path) as stream, PillowImage.open(stream) as picture:
+            mask = picture.convert("L")
+    except UnidentifiedImageError:  # which quotes an open file rather than a name
+        raise DataError(f"{what} {path} cannot be read: expected an image, found a file of another kind") from None
+    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
+        raise DataError(f"{what} {path} cannot be read: {reason(error)}") from error
+    width, height = size
+    # One pixel of rounding is no other shape.
+    if abs(mask.width * height - mask.height * width) > max(mask.height + width, mask.width + height):
         raise DataError(
-            f"{what}: expected {expected[0]}x{expected[1]} pixels as the image, found {size[0]}x{size[1]}; does it"
-            " belong to this sequence?"
+            f"{what} {path}: expected the shape of the image as the method sees it, {width}x{height}, found"
+            f" {mask.width}x{mask.height}"
         )
-
-
-def without_invalid(depth: DepthMap) -> DepthMap:
-    """The depth map itself, with 0 for what is not finite or not positive."""
-    depth[~(np.isfinite(depth) & (depth > 0))] = 0.0
-    return depth
+    return np.asarray(mask.resize(size, PillowImage.Resampling.NEAREST))
