@@ -16,8 +16,7 @@ from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lingbot_eval.files.pairing import Pairing
-    from lingbot_eval.files.trajectories import TrajectoryFile
+    from lingbot_eval.files.trajectories import Pairing, TrajectoryFile
     from lingbot_eval.geometry.pose_reading import PoseReading
     from lingbot_eval.metrics.scoring import PoseScore
     from lingbot_eval.types import Measurement
@@ -137,7 +136,7 @@ def _scored(
 
 def _reading(args: argparse.Namespace, side: str) -> PoseReading:
     """What the options say of one file's poses. Raises ConfigError for a camera that is none."""
-    from lingbot_eval.files.text import read_text
+    from lingbot_eval.files.reading import read_text
     from lingbot_eval.geometry.pose_reading import PoseReading
     from lingbot_eval.validation import validated
 

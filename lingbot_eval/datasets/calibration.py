@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, DataError, at, reason
-from lingbot_eval.files.text import numbered_lines, parse_number, read_text
+from lingbot_eval.files.reading import numbered_lines, parse_number, read_text
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.files.yaml_documents import parse_value
 from lingbot_eval.geometry.cameras import pinhole

@@ -15,9 +15,8 @@ from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, inside, names_listed, natural_key
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
-from lingbot_eval.files.colmap import has_model, read_model
 from lingbot_eval.files.images import Size, image_size
-from lingbot_eval.files.pose_documents import nerfstudio_poses
+from lingbot_eval.files.pose_documents import has_model, nerfstudio_poses, read_model
 from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.geometry.cameras import MODELS, LensCamera
 from lingbot_eval.geometry.poses import finite_poses

@@ -16,9 +16,8 @@ from lingbot_eval.datasets.calibration import (
     read_rows,
     read_times,
 )
-from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.file_dataset import FileDataset, moved, poses_by_number
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, existing_folder, folders_in, names_in, root_hint
-from lingbot_eval.datasets.reference_poses import moved, poses_by_number
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.depth_maps import png_depth

@@ -21,8 +21,8 @@ from lingbot_eval.datasets.listing import IMAGE, NUMBER, shown
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, reason
 from lingbot_eval.files.arrays import read_npz
-from lingbot_eval.files.colmap import has_model, read_model
 from lingbot_eval.files.depth_maps import raw_float_depth
+from lingbot_eval.files.pose_documents import has_model, read_model
 from lingbot_eval.files.pose_tables import checked_rigid
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.settings import StrictModel

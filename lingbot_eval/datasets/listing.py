@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lingbot_eval.errors import DataError, UnknownSceneError, reason
-from lingbot_eval.files.text import parse_number
+from lingbot_eval.files.reading import parse_number
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.types import FloatArray
 from lingbot_eval.validation import nearest

@@ -19,8 +19,8 @@ from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.depth_maps import MILLIMETRES, DepthReader
 from lingbot_eval.files.images import COLOURS, Size, checked_file, image_header, image_size, read_image, read_mask
-from lingbot_eval.files.opening import file_state
 from lingbot_eval.files.pose_tables import read_pose
+from lingbot_eval.files.reading import file_state
 from lingbot_eval.geometry.cameras import LensCamera, carried, undistorted
 from lingbot_eval.types import FloatArray, Frame, Trajectory
 

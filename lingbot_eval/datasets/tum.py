@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from lingbot_eval.datasets.file_dataset import FileDataset
+from lingbot_eval.datasets.file_dataset import FileDataset, moved, poses_by_time
 from lingbot_eval.datasets.listing import inside, names_listed, shown
-from lingbot_eval.datasets.reference_poses import moved, poses_by_time
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.depth_maps import png_depth
-from lingbot_eval.files.text import numbered_lines, parse_number
+from lingbot_eval.files.reading import numbered_lines, parse_number
 from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.cameras import pinhole

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, NoReturn
 
 from lingbot_eval.errors import DataError, DependencyError, reason
 from lingbot_eval.files.atomic import writing
-from lingbot_eval.files.opening import DAMAGE
+from lingbot_eval.files.reading import DAMAGE
 
 ArchiveKind = Literal["zip", "tar", "7z"]
 ARCHIVES: dict[str, ArchiveKind] = {

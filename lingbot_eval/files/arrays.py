@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.errors import StoreError, reason
-from lingbot_eval.files.opening import DAMAGE, open_file
+from lingbot_eval.files.reading import DAMAGE, open_file
 
 Made = TypeVar("Made")
 

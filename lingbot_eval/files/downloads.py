@@ -19,7 +19,7 @@ from urllib.parse import urljoin, urlsplit
 from lingbot_eval import __version__
 from lingbot_eval.errors import DataError, DependencyError, reason
 from lingbot_eval.files.atomic import write_text, writing
-from lingbot_eval.files.text import kind_of_bytes
+from lingbot_eval.files.reading import kind_of_bytes
 
 if TYPE_CHECKING:
     import requests

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from lingbot_eval.errors import DataError, reason
-from lingbot_eval.files.opening import DAMAGE, open_file
+from lingbot_eval.files.reading import DAMAGE, open_file
 from lingbot_eval.types import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".jfif")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lingbot_eval.errors import reason
-from lingbot_eval.files.opening import read_file
+from lingbot_eval.files.reading import read_file
 
 MAX_BYTES = 1 << 28
 """A record of ten thousand scenes has 1 MB."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.errors import DataError, at
-from lingbot_eval.files.text import parse_number, read_text
+from lingbot_eval.files.reading import parse_number, read_text
 from lingbot_eval.geometry.poses import pose_matrix, rotation_from_quaternion
 from lingbot_eval.types import FloatArray
 

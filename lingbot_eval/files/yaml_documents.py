@@ -11,7 +11,7 @@ import yaml
 
 from lingbot_eval.errors import ConfigError, at, reason
 from lingbot_eval.files.json_documents import MAX_DEPTH, depth
-from lingbot_eval.files.opening import read_file
+from lingbot_eval.files.reading import read_file
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000

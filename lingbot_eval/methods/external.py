@@ -19,8 +19,8 @@ from lingbot_eval.errors import DataError, StreamError, reason, shortened
 from lingbot_eval.external import JOB_VARIABLE, PROTOCOL, ProtocolError, pack, unpack, write_png
 from lingbot_eval.files.depth_maps import read_depth_map
 from lingbot_eval.files.json_documents import parse_json
-from lingbot_eval.files.opening import read_file
 from lingbot_eval.files.pose_tables import rigid
+from lingbot_eval.files.reading import read_file
 from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.methods.base import BaseMethod
 from lingbot_eval.methods.child import GRACE_S, Child

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator
 
 from lingbot_eval.errors import ConfigError, reason
-from lingbot_eval.files.opening import open_file
+from lingbot_eval.files.reading import open_file
 from lingbot_eval.methods.base import Method, MethodSettings, WeightFile
 from lingbot_eval.resources import expanded
 

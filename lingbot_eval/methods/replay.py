@@ -9,7 +9,7 @@ from typing import Any
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.depth_maps import read_depth_map
-from lingbot_eval.files.text import folder_contents
+from lingbot_eval.files.reading import folder_contents
 from lingbot_eval.files.times import Clock, pair_times
 from lingbot_eval.files.trajectories import TrajectoryFile, read_trajectory
 from lingbot_eval.methods.replay_config import FrameNumbers, ReplayConfig, scene_path

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, UnscorableError
-from lingbot_eval.files.pairing import Pairing, pair_trajectories
 from lingbot_eval.files.times import associate, scale_of
-from lingbot_eval.files.trajectories import TrajectoryFile
+from lingbot_eval.files.trajectories import Pairing, TrajectoryFile, pair_trajectories
 from lingbot_eval.geometry.alignment import aligned_rmse
 from lingbot_eval.geometry.poses import finite_poses, spread
 from lingbot_eval.metrics.base import Quantity

@@ -16,7 +16,7 @@ from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import DATASETS, open_adapter
 from lingbot_eval.errors import DataError, UnknownSceneError
-from lingbot_eval.files.opening import file_state
+from lingbot_eval.files.reading import file_state
 from lingbot_eval.methods.base import METHODS, MethodSettings, WeightFile
 from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.metrics.depth import DepthSettings

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.json_documents import MAX_BYTES, parse_json
-from lingbot_eval.files.opening import read_file
+from lingbot_eval.files.reading import read_file
 from lingbot_eval.runs.records import SCHEMA_VERSION
 
 RecordT = TypeVar("RecordT", bound=BaseModel)

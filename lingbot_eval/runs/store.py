@@ -17,8 +17,7 @@ from typing_extensions import TypeVar
 
 from lingbot_eval.errors import BusyError, StoreError, reason
 from lingbot_eval.files.atomic import remove_abandoned
-from lingbot_eval.files.opening import open_file
-from lingbot_eval.files.text import parse_number, parse_whole
+from lingbot_eval.files.reading import open_file, parse_number, parse_whole
 from lingbot_eval.runs.claims import Claims, read_claims, remove_dead_claims
 from lingbot_eval.runs.disk import (
     PARTIAL_PREFIX,

@@ -10,7 +10,7 @@ from typing import Protocol
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.files.opening import file_state
+from lingbot_eval.files.reading import file_state
 from lingbot_eval.machine.environment import environment
 from lingbot_eval.methods.base import METHODS
 from lingbot_eval.methods.lingbot_config import LingbotConfig

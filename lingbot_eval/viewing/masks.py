@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreError, reason
 from lingbot_eval.files.atomic import atomic_path
 from lingbot_eval.files.images import read_mask
-from lingbot_eval.files.opening import open_file
-from lingbot_eval.files.text import kind_of_bytes
+from lingbot_eval.files.reading import kind_of_bytes, open_file
 from lingbot_eval.resources import user_cache
 from lingbot_eval.types import DepthMap, Frame, Image, Prediction
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingbot_eval.datasets.euroc import sensor_of
+from lingbot_eval.datasets.walks import sensor_of
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.cameras import LensCamera
 

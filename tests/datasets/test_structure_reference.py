@@ -15,7 +15,7 @@ from PIL import Image
 
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
-from lingbot_eval.datasets import structure_reference
+from lingbot_eval.datasets import folder
 from lingbot_eval.errors import ConfigError, DependencyError, UnscorableError
 from lingbot_eval.geometry.structure import Structure
 from lingbot_eval.metrics.trajectory import score_trajectory
@@ -51,9 +51,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         poses = {number: pose for number, pose in enumerate(truth(count)) if number != UNREGISTERED}
         return Structure(poses, {}, (count - 1,), 100, 0.5)
 
-    monkeypatch.setattr(structure_reference, "structure_of", structure)
+    monkeypatch.setattr(folder, "structure_of", structure)
     # Whether it is there or not.
-    monkeypatch.setattr(structure_reference, "pycolmap", lambda: SimpleNamespace(__version__="made up"))
+    monkeypatch.setattr(folder, "pycolmap", lambda: SimpleNamespace(__version__="made up"))
     return calls
 
 
@@ -160,7 +160,7 @@ def test_no_model_fails_the_scene_with_the_reason(
     def nothing(images: Any, *_: Any, **__: Any) -> Structure:
         raise UnscorableError("structure from motion: no model of the 12 images; they share too little")
 
-    monkeypatch.setattr(structure_reference, "structure_of", nothing)
+    monkeypatch.setattr(folder, "structure_of", nothing)
     run = lb.run(experiment(photos), out=tmp_path / "runs")
     assert (run.planned, run.scored) == (2, 0)
     for file in (tmp_path / "runs").rglob("result.json"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.colmap import has_model, read_cameras, read_model
+from lingbot_eval.files.pose_documents import has_model, read_cameras, read_model
 from lingbot_eval.geometry.cameras import MODELS, LensCamera
 
 # src/colmap/sensor/models.h

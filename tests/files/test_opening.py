@@ -12,8 +12,7 @@ import pytest
 from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError, StoreError
 from lingbot_eval.files.depth_maps import read_depth_map
 from lingbot_eval.files.json_documents import read_json
-from lingbot_eval.files.opening import open_file
-from lingbot_eval.files.text import parse_number, read_text
+from lingbot_eval.files.reading import open_file, parse_number, read_text
 from lingbot_eval.files.yaml_documents import load_mapping
 from lingbot_eval.runs.drift_file import load_drift
 from lingbot_eval.runs.records import RunRecord

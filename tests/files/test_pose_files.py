@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError
-from lingbot_eval.files import text
+from lingbot_eval.files import reading as text
 from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
 from lingbot_eval.files.trajectories import FORMATS, TrajectoryFile, read_trajectory, write_tum
 from lingbot_eval.geometry.pose_reading import PoseReading, QuaternionOrder

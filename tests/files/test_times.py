@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.errors import ConfigError, DataError
-from lingbot_eval.files.pairing import Pairing, pair_trajectories
 from lingbot_eval.files.times import EXPONENT, Clock, associate, evident_unit, pair_times, read_stamps
-from lingbot_eval.files.trajectories import TrajectoryFile, read_trajectory
+from lingbot_eval.files.trajectories import Pairing, TrajectoryFile, pair_trajectories, read_trajectory
 
 DATE = 1_400_000_000
 UNITS = ("s", "ms", "us", "ns")

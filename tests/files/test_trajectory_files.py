@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError, StoreError
-from lingbot_eval.files.text import folder_contents
+from lingbot_eval.files.reading import folder_contents
 from lingbot_eval.files.trajectories import (
     TrajectoryFile,
     read_kitti,

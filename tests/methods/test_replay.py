@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from lingbot_eval.errors import ConfigError, DataError
-from lingbot_eval.files.opening import WHOLE_BYTES, file_state
+from lingbot_eval.files.reading import WHOLE_BYTES, file_state
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.replay import ReplayMethod
