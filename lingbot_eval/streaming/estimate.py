@@ -172,17 +172,16 @@ def _windows(settings: StreamSettings, interval: int, frames: int) -> tuple[int,
     if settings.windowed is None:
         return frames, 1
     span = window_span(settings, interval)
-    windows = 1 + -(-max(0, frames - span) // progress(settings, interval, frames))
+    windows = 1 + -(-max(0, frames - span) // progress(settings, interval))
     if settings.flow:
         # A window that keeps few of its frames may run to the end of the stream.
         return frames, 1
     return min(span, frames), windows
 
 
-def progress(settings: StreamSettings, interval: int, frames: int) -> int:
+def progress(settings: StreamSettings, interval: int) -> int:
     """Frames by which each window starts later than the one before."""
-    overlap = min(overlap_frames(settings, interval), max(1, frames - 1))
-    return max(1, window_span(settings, interval) - overlap)
+    return max(1, window_span(settings, interval) - overlap_frames(settings, interval))
 
 
 def _kept_room(settings: StreamSettings) -> int:

@@ -98,7 +98,7 @@ def _windows(estimate: StreamEstimate, settings: StreamSettings) -> str | None:
             f"windowed mode has no effect: the {estimate.frames} frames fit one window, which spans {span}; "
             "leave streaming.windowed out, or make windows smaller"
         )
-    ahead = progress(settings, estimate.interval, estimate.frames)
+    ahead = progress(settings, estimate.interval)
     if 2 * ahead >= span:
         return None
     return (
