@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import viser
+import zstandard
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from websockets.sync.client import connect
 
 from lingbot_eval.types import Frame, Prediction
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import Layer, LayeredScene
+from lingbot_eval.viewing.live import LiveScene, LiveViewer
 from lingbot_eval.viewing.page import Viewer, write_page
 from tests.support.browser import Browser, browser
 
@@ -107,11 +116,7 @@ def test_filters_show_and_hide_without_sending_points(chromium: Browser, viewer:
     sent = points_sent(viewer)
 
     # Least sure points are hidden until they are asked for.
-    choice = chromium.box("confidence")
-    chromium.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", choice)
-    choice.click()
-    chromium.until(lambda: bool(options(chromium, "all")), "the choices")
-    chromium.click(options(chromium, "all")[0])
+    choose(chromium, "confidence", "all")
     chromium.until(lambda: chromium.count(YELLOW) > 20, "points of little confidence")
 
     # The farthest class of depth goes with its slider's upper thumb.
@@ -134,31 +139,11 @@ def points_sent(viewer: Viewer) -> list[int]:
     return [number for number, message in buffer.message_from_id.items() if "PointCloud" in type(message).__name__]
 
 
-def test_other_scenes_colours_views_and_a_distance(chromium: Browser, viewer: Viewer) -> None:
+def test_distances_colours_and_other_scenes(chromium: Browser, viewer: Viewer) -> None:
     chromium.open(viewer.address)
-    chromium.until(lambda: chromium.count(BLUE) > 300, "the walls")
-    choice = chromium.box("colour")
-    chromium.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", choice)
-    choice.click()
-    chromium.until(lambda: bool(options(chromium, "method")), "the choices")
-    chromium.click(options(chromium, "method")[0])
-    chromium.until(lambda: chromium.count(BLUE) == 0 and chromium.count((31, 119, 180)) > 300, "colours of methods")
+    chromium.until(lambda: chromium.count(RED) > 300 and chromium.count(BLUE) > 300, "the walls")
 
-    # Between two frames, and between two points of the wall that is looked at from the front.
-    for name in ("front", "between these frames"):
-        chromium.click(chromium.driver.find_element(By.XPATH, f"//button[normalize-space()='{name}']"))
-    chromium.until(lambda: "along the path" in chromium.text(), "a distance")
-
-    chromium.click(chromium.box("scene"))
-    chromium.until(lambda: bool(options(chromium, "b")), "the scenes")
-    chromium.click(options(chromium, "b")[0])
-    chromium.until(lambda: chromium.box("blue</b>") is None, "the other scene")
-    check_quiet(chromium)
-
-
-def test_two_clicks_measure_a_distance(chromium: Browser, viewer: Viewer) -> None:
-    chromium.open(viewer.address)
-    chromium.until(lambda: chromium.count(RED) > 300, "the wall")
+    # Between two points of the wall that is looked at from the front, and between two frames.
     chromium.click(chromium.driver.find_element(By.XPATH, "//button[normalize-space()='front']"))
     chromium.click(chromium.box("click two points"))
     chromium.until(lambda: viewer._controls.measure.value, "the mode")
@@ -173,6 +158,106 @@ def test_two_clicks_measure_a_distance(chromium: Browser, viewer: Viewer) -> Non
     length = float(np.linalg.norm(viewer._clicked[1] - viewer._clicked[0]))
     assert 3 < length < 5  # the wall's width is 4
     assert f"{length:.4g} units of the model" in chromium.text()
+    chromium.click(chromium.driver.find_element(By.XPATH, "//button[normalize-space()='between these frames']"))
+    chromium.until(lambda: "along the path" in chromium.text(), "a distance")
+
+    choose(chromium, "colour", "method")
+    chromium.until(lambda: chromium.count(BLUE) == 0 and chromium.count((31, 119, 180)) > 300, "colours of methods")
+    choose(chromium, "scene", "b")
+    chromium.until(lambda: chromium.box("blue</b>") is None, "the other scene")
+    check_quiet(chromium)
+
+
+def growing(more: threading.Event) -> Iterator[tuple[Frame, Prediction]]:
+    """Five walls beside each other, red and in part less sure, under a blue sky; ``more`` lets go on after the second."""
+    height, width = 150, 200
+    matrix = np.array([[100.0, 0, 100], [0, 100.0, 75], [0, 0, 1]])
+    image = np.full((height, width, 3), RED, np.uint8)
+    depth, sure = np.full((height, width), 4, np.float32), np.full((height, width), 5, np.float32)
+    image[:, ::4], sure[:, ::4] = YELLOW, 1  # of a pixel's width: among so many confident points
+    image[:2], depth[:2] = BLUE, 6
+    for index in range(5):
+        if index == 2:
+            more.wait(60)
+        pose = np.eye(4)
+        pose[0, 3] = 8 * index
+        yield Frame(index, index / 10, image, ""), Prediction(index, index / 10, pose, depth, sure, matrix)
+
+
+@contextmanager
+def points_of(address: str) -> Iterator[list[str]]:
+    """Names of the nodes of points that the server sends, each time it does."""
+    names: list[str] = []
+    protocol: Any = f"viser-v{viser.__version__}"
+    with connect(address.replace("http", "ws"), subprotocols=[protocol], max_size=None) as socket:
+
+        def read() -> None:
+            for found in socket:
+                size = int.from_bytes(found[8:16], "little")
+                inner = zstandard.ZstdDecompressor().decompress(
+                    found[16 : 16 + size], max_output_size=int.from_bytes(found[:8], "little")
+                )
+                said = msgspec.msgpack.decode(inner)["messages"]
+                names.extend(each["name"] for each in said if each["type"] == "PointCloudMessage")
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        yield names
+    reader.join(20)
+
+
+def test_a_stream_grows_on_the_page_and_the_controls_act_meanwhile(chromium: Browser) -> None:
+    more = threading.Event()
+    viewer = LiveViewer(LiveScene("a walk", "m", length=5), growing(more), port=0)
+    try:
+        with points_of(viewer.address) as sent:
+            chromium.open(viewer.address)
+            chromium.until(lambda: "live: 2 of 5 frames" in chromium.text(), "the first frames")
+            chromium.until(lambda: chromium.count(RED) > 300, "the first walls")
+            before = shown(chromium)
+            chromium.click(chromium.box("pictures"))
+            choose(chromium, "confidence", "all")
+            chromium.until(lambda: shown(chromium)[0] > 1.2 * before[0], "points of little confidence")
+            assert shown(chromium)[1] == before[1]
+            more.set()
+            chromium.until(lambda: "5 frames, complete" in chromium.text(), "the last frame")
+            chromium.until(lambda: shown(chromium)[1] > 2.4 * before[1], "all points")
+            assert "frame 4 of 4" in chromium.text()
+            assert len(sent) == len(set(sent)) > 0
+            complete = list(sent)
+
+            # A browser that came at the beginning sees all of it from where it likes.
+            chromium.click(chromium.driver.find_element(By.XPATH, "//button[normalize-space()='overview']"))
+            chromium.until(lambda: chromium.count(BLUE) > 20, "the sky")
+            chromium.click(chromium.box("sky"))
+            chromium.until(lambda: chromium.count(BLUE) == 0, "no sky")
+            every, red = shown(chromium), chromium.count(RED)
+            choose(chromium, "points at most", "100,000")
+            chromium.until(lambda: shown(chromium)[0] <= 100_000 < every[0], "fewer points")
+            field = chromium.driver.find_element(By.XPATH, "//label[.='frame']/following::input[@type='text'][1]")
+            chromium.enter(field, "1")
+            chromium.until(lambda: "frame 1 of 4" in chromium.text(), "the first two")
+            chromium.until(lambda: 0 < chromium.count(RED) < 0.8 * red, "two of the walls")
+            assert sent == complete
+            check_quiet(chromium)
+    finally:
+        more.set()
+        viewer.stop()
+
+
+def shown(chromium: Browser) -> tuple[int, int]:
+    """Points that are seen, and that are there, in the page's own words."""
+    found = re.search(r"([0-9,]+) of ([0-9,]+) points", chromium.text())
+    return (0, 0) if found is None else (int(found[1].replace(",", "")), int(found[2].replace(",", "")))
+
+
+def choose(chromium: Browser, label: str, text: str) -> None:
+    """One of the choices of a widget."""
+    choice = chromium.box(label)
+    chromium.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", choice)
+    choice.click()
+    chromium.until(lambda: bool(options(chromium, text)), "the choices")
+    chromium.click(options(chromium, text)[0])
 
 
 def test_an_html_page_opens_from_a_file_and_plays(chromium: Browser, tmp_path: Path) -> None:
