@@ -177,7 +177,10 @@ def test_two_sides_measured_live(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ([], "one of the arguments --baseline --against is required"),
         (["--baseline", "{b}", "--against", "{r}"], "not allowed with"),
         (["--against", "{r}", "--update", "--reason", "x"], "--update writes a baseline"),
-        (["--baseline", "{b}", "--update"], 'needs --reason "…"'),
+        (
+            ["--baseline", "{b}", "--update"],
+            '--update needs --reason "…": the history says why the numbers changed\n',
+        ),
         (["--baseline", "{b}", "--update", "--reason", "  "], 'needs --reason "…"'),
         (["--baseline", "{b}", "--reason", "x"], "--reason has no meaning without --update"),
         (["--baseline", "{b}", "--update", "--reason", "x", "--junit", "j"], "--junit has no meaning with"),

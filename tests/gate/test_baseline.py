@@ -224,4 +224,24 @@ def test_tolerances_are_one_line_each() -> None:
         "- {match: trajectory/ate_max/*, kind: relative, worse_by: 0.02, floor: 0.0}",
     ):
         assert line in lines, lines
-    assert "schema_version: 1\nname: made up\n" in text
+    assert text.startswith(
+        "# A baseline of lingbot-eval gate. Edit the tolerances by hand; let `lingbot-eval gate RUN --baseline FILE "
+        "--update\n"
+        '# --reason "why"` write the rest. Tolerances: the first whose match fits counts. kind: absolute or relative '
+        "(worse_by),\n"
+        "# statistical (min_effect, alpha), shown (never judged); better: lower, higher or same overrides a metric's "
+        "direction.\n"
+        "schema_version: 1\nname: made up\n"
+    )
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_what_is_no_number_is_no_value(tmp_path: Path, number: float) -> None:
+    document = yaml.safe_load(baseline_text(first()))
+    document["units"][0]["values"][ATE] = number
+    with pytest.raises(ConfigError, match=rf"units\.0\.values\.{ATE}"):
+        load_baseline(edited(tmp_path, units=document["units"]))
+    document = yaml.safe_load(baseline_text(first()))
+    document["history"][0]["replaced"] = {"a/b/c": {ATE: number}}
+    with pytest.raises(ConfigError, match=r"history\.0\.replaced"):
+        load_baseline(edited(tmp_path, history=document["history"]))

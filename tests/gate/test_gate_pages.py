@@ -229,7 +229,10 @@ def test_every_line_of_the_page() -> None:
 
 
 def test_every_case_of_the_file_for_ci() -> None:
-    root = Xml.fromstring(junit_xml(MADE_UP))
+    text = junit_xml(MADE_UP)
+    assert text.startswith('<?xml version="1.0" encoding="utf-8"?>\n<testsuites name="lingbot-eval gate">\n')
+    assert text.endswith("</testsuites>\n")
+    root = Xml.fromstring(text)
     assert (root.tag, root.get("name")) == ("testsuites", "lingbot-eval gate")
     counts = ("name", "tests", "failures", "errors", "skipped")
     assert [tuple(suite.get(count) for count in counts) for suite in root] == [

@@ -218,6 +218,8 @@ def test_where_no_error_can_be_told_there_is_a_reason() -> None:
     # The middle of five frames, and the latest of what is looked at now and then.
     assert (first.forward_ms, first.interval_ms, first.kept) == (3.0, 4.0, 5)
     assert (first.process_bytes, first.device_allocated_bytes) == (2**21 * 8, 2**22 * 7)
+    # What is held may become less: it is the latest, not the most.
+    assert (first.cache_allocated_bytes, last.cache_allocated_bytes) == (5 * 2**20, 2**20)
     (end,) = case_checkpoints(None, samples, [], path(9), path(9))
     assert end.ate_m == pytest.approx(0, abs=1e-9)
     assert end.ate_reason is None
