@@ -261,7 +261,7 @@ def report(
         StoreError: no run can be read, or the disk refuses.
         ConfigError: labels that do not fit, or no ``out`` for several runs.
     """
-    from lingbot_eval.reports.report import ReportOptions, write_report
+    from lingbot_eval.reports.report import write_report
     from lingbot_eval.runs.store import REPORT
 
     paths = [_run_path(each) for each in _several(runs)]
@@ -269,8 +269,16 @@ def report(
         if len(paths) != 1:
             raise ConfigError(f"a report of {len(paths)} runs needs a folder: give out")
         out = paths[0] / REPORT
-    wanted = ReportOptions(html, notebook or notebook_page, notebook_page, tuple(labels), interactive)
-    return write_report(paths, Path(out), wanted, drawn)
+    return write_report(
+        paths,
+        Path(out),
+        labels,
+        html=html,
+        notebook=notebook,
+        notebook_page=notebook_page,
+        interactive=interactive,
+        drawn=drawn,
+    )
 
 
 def export(

@@ -52,10 +52,8 @@ def new_figure(width: float, height: float, title: str, *, arranged: bool = True
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained" if arranged else None, facecolor="white")
     FigureCanvasAgg(figure)
-    text = plain(title)
-    if len(text) > _LONGEST_TITLE:
-        text = text[: _LONGEST_TITLE - 1] + "…"
-    figure.suptitle(text, fontsize=12, parse_math=False, **({} if arranged else {"y": 1 - 0.08 / height, "va": "top"}))
+    place: dict[str, Any] = {} if arranged else {"y": 1 - 0.08 / height, "va": "top"}
+    figure.suptitle(plain(title, _LONGEST_TITLE), fontsize=12, parse_math=False, **place)
     return figure
 
 
@@ -143,8 +141,8 @@ def save(figure: Figure, path: Path) -> None:
             # Here: savefig would draw all of the figure once more for it.
             layout.execute(figure)
             figure.set_layout_engine(None)
-        # A fifth of the time that the smallest file takes, for a tenth more bytes.
-        smaller: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if ending == ".png" else {}
+        # A seventh of the time that the smallest file takes, for a sixth more bytes.
+        smaller: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if ending == ".png" else {}
         figure.savefig(temporary, format=ending[1:], metadata=_METADATA[ending], **smaller)
 
 

@@ -235,9 +235,15 @@ def reasons(gaps: Iterable[tuple[str, str | None]]) -> Mapping[str, list[str]]:
 # Texts from anywhere
 
 
-def plain(text: str) -> str:
-    """One line without control characters: line breaks and terminal escapes in a name become spaces."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+def plain(text: str, longest: int | None = None) -> str:
+    """One line without control characters: line breaks and terminal escapes in a name become spaces.
+
+    longest: characters; what is longer ends in an ellipsis.
+    """
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    line = " ".join(text.split())
+    return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
 
 
 def markdown_text(text: str) -> str:

@@ -10,8 +10,7 @@ import pandas as pd
 from IPython.display import display
 
 from lingbot_eval.reports.drawing import unit_figures
-from lingbot_eval.reports.reading import failures, measurements, open_runs, overview, series
-from lingbot_eval.reports.side_by_side import environments, settings
+from lingbot_eval.reports.reading import environments, failures, measurements, open_runs, overview, series, settings
 
 # Names of scenes are shown as they are, never as formulas.
 pd.set_option("display.html.use_mathjax", False, "display.max_colwidth", None, "display.max_rows", 100)

@@ -131,7 +131,6 @@ ONLY: dict[tuple[str, str], set[str]] = {
     },
     ("comparison", "reports"): {
         "lingbot_eval.reports.agreement",
-        "lingbot_eval.reports.agreement_figure",
         "lingbot_eval.reports.staging",
         "lingbot_eval.reports.two_runs",
     },

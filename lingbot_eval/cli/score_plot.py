@@ -9,8 +9,8 @@ import numpy as np
 
 from lingbot_eval.metrics.trajectory import TrajectoryScore
 from lingbot_eval.plots import check_ending, save
-from lingbot_eval.reports.paths_figure import trajectory_figure
-from lingbot_eval.reports.unit_data import Paths
+from lingbot_eval.reports.reading import Paths
+from lingbot_eval.reports.scene_figures import trajectory_figure
 from lingbot_eval.types import DriftSeries, Trajectory
 
 _ALIGNED = {"sim3": "Sim(3)-aligned", "se3": "SE(3)-aligned", "anchor": "aligned on its first poses", "none": ""}
@@ -35,7 +35,7 @@ def draw(path: Path, estimates: Sequence[tuple[str, Paths]], title: str) -> None
 def draw_drift(path: Path, series: DriftSeries, title: str) -> None:
     """Write the drift figure. Raises ConfigError for another file type, StoreError as atomic_path."""
     check_ending(path, "--drift-plot")
-    from lingbot_eval.reports.drift_figure import drift_figure
+    from lingbot_eval.reports.figures import drift_figure
 
     figure = drift_figure(series, title)
     if figure is not None:

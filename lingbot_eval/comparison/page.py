@@ -15,8 +15,14 @@ from lingbot_eval.files.atomic import write_text
 from lingbot_eval.machine.environment import machine_name
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.plots import save
-from lingbot_eval.reports.agreement import AGREEMENT_HEADER, AGREEMENT_LEGEND, TimeSeries, agreement_row, missing
-from lingbot_eval.reports.agreement_figure import comparison_figure
+from lingbot_eval.reports.agreement import (
+    AGREEMENT_HEADER,
+    AGREEMENT_LEGEND,
+    TimeSeries,
+    agreement_row,
+    comparison_figure,
+    missing,
+)
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.reports.two_runs import NUMBERS, PAGE
 from lingbot_eval.runs.disk import writing

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lingbot_eval.errors import LingbotEvalError
-from lingbot_eval.reports.reading import Run
+from lingbot_eval.plots import save
+from lingbot_eval.reports.figures import cost_figure, depth_figure, drift_figure, error_figure
+from lingbot_eval.reports.reading import Run, UnitData, read_unit_data
 from lingbot_eval.reports.rendering import method_label
+from lingbot_eval.reports.scene_figures import cloud_figure, together_figure, trajectory_figure
+from lingbot_eval.reports.sweep_figure import sweep_figure, sweeps
 from lingbot_eval.reports.tables import FewOfMany, Names
 from lingbot_eval.reports.two_runs import RunComparison, figure_of
-from lingbot_eval.reports.unit_data import Line, UnitData, read_unit_data
 from lingbot_eval.runs.disk import writing
 from lingbot_eval.viewing.kept import CLOUD_FILE, Reconstruction
 
@@ -91,8 +94,7 @@ def unit_figures(run: Run, names: Names) -> dict[str, Figure]:
     """Matplotlib figures of one unit, by kind (keys of CAPTIONS). Raises StoreError when it is not there."""
     data = read_unit_data(run.store, run.store.read_unit(*names))
     label = run.unit_label(names)
-    line = Line(label, data.frames, data.drift, data.paths)
-    return dict((*_scene_figures([line], label), *_cloud_figure(data, label), *_figures(data, label)))
+    return dict((*_scene_figures([(label, data)], label), *_cloud_figure(data, label), *_figures(data, label)))
 
 
 def draw_units(
@@ -104,7 +106,7 @@ def draw_units(
     so that a later report of the same runs gives the same ones. ``drawn`` is called after each unit. few: of very many
     units those to be drawn. Raises StoreError when the disk refuses; damaged files are problems of their unit.
     """
-    scenes: dict[tuple[str, str], list[Line]] = {}
+    scenes: dict[tuple[str, str], list[tuple[str, UnitData]]] = {}
     clouds: dict[tuple[str, str], list[Drawn]] = {}
     single: list[UnitFigures] = []
     for run_number, run in enumerate(runs, start=1):
@@ -120,7 +122,8 @@ def draw_units(
             clouds.setdefault(names[:2], []).extend(_save(_cloud_figure(data, label), label, folder, stem))
             single.append(UnitFigures(label, figures, data.problems, data.damaged))
             line = method_label(names[2], run.results.untrained) + (f" · {run.label}" if prefix else "")
-            scenes.setdefault(names[:2], []).append(Line(line, data.frames, data.drift, data.paths))
+            # Pictures and clouds are drawn, and too large to be kept of all.
+            scenes.setdefault(names[:2], []).append((line, replace(data, panels=None, kept=None)))
             drawn()
     found = [
         _scene(number, names, scenes[names], clouds[names], folder) for number, names in enumerate(scenes, start=1)
@@ -146,8 +149,6 @@ def draw_agreement(found: RunComparison, folder: Path, few: FewOfMany | None = N
 
 def draw_sweeps(runs: Sequence[Run], folder: Path) -> tuple[Drawn, ...]:
     """Draw errors against what the runs sweep, into ``folder/figures``. Raises StoreError when the disk refuses."""
-    from lingbot_eval.reports.sweep_figure import sweep_figure, sweeps
-
     drawn: list[Drawn] = []
     for number, sweep in enumerate(sweeps(runs), start=1):
         figure = sweep_figure(sweep)
@@ -200,15 +201,11 @@ def slug(name: str) -> str:
 
 
 def _figures(data: UnitData, title: str) -> Iterator[tuple[str, Figure]]:
-    # matplotlib is slow to load, and a report of failures only needs none.
-    from lingbot_eval.reports.drift_figure import drift_figure
-    from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure
-
     draw: Mapping[str, Callable[[], Figure | None]] = {
-        "error": lambda: error_figure(data.frames, title) if data.frames is not None else None,
+        "error": lambda: error_figure(data.columns, title) if data.columns is not None else None,
         "drift": lambda: drift_figure(data.drift, title) if data.drift is not None else None,
         "depth": lambda: depth_figure(data.panels, title) if data.panels is not None else None,
-        "cost": lambda: cost_figure(data.frames, title) if data.frames is not None else None,
+        "cost": lambda: cost_figure(data.columns, title) if data.columns is not None else None,
     }
     for kind, make in draw.items():
         figure = make()
@@ -219,8 +216,6 @@ def _figures(data: UnitData, title: str) -> Iterator[tuple[str, Figure]]:
 def _save(figures: Iterator[tuple[str, Figure]], label: str, folder: Path, stem: str) -> tuple[Drawn, ...]:
     saved = []
     for kind, figure in figures:
-        from lingbot_eval.plots import save
-
         file = Path(FOLDER) / f"{stem}-{kind}.png"
         save(figure, folder / file)
         saved.append(Drawn(kind, label, file))
@@ -228,35 +223,27 @@ def _save(figures: Iterator[tuple[str, Figure]], label: str, folder: Path, stem:
 
 
 def _scene(
-    number: int, names: tuple[str, str], lines: Sequence[Line], clouds: Sequence[Drawn], folder: Path
+    number: int, names: tuple[str, str], units: Sequence[tuple[str, UnitData]], clouds: Sequence[Drawn], folder: Path
 ) -> UnitFigures:
     """What all methods and runs did on one scene."""
     label = " / ".join(names)
     stem = "-".join([f"{number:03d}", *(slug(name) for name in names)])
-    title = label if len(lines) > 1 else f"{label} · {lines[0].label}"
-    drawn = _save(_scene_figures(lines, title), title, folder, stem)
+    title = label if len(units) > 1 else f"{label} · {units[0][0]}"
+    drawn = _save(_scene_figures(units, title), title, folder, stem)
     # The paths, then what was built along them.
     return UnitFigures(label, (*drawn[:1], *clouds, *drawn[1:]), ())
 
 
 def _cloud_figure(data: UnitData, title: str) -> Iterator[tuple[str, Figure]]:
     if data.kept is not None:
-        from lingbot_eval.reports.paths_figure import cloud_figure
-
         yield "cloud", cloud_figure(data.kept, data.paths, title)
 
 
-def _scene_figures(lines: Sequence[Line], title: str) -> Iterator[tuple[str, Figure]]:
-    paths = [(line.label, line.paths) for line in lines if line.paths is not None]
+def _scene_figures(units: Sequence[tuple[str, UnitData]], title: str) -> Iterator[tuple[str, Figure]]:
+    paths = [(label, unit.paths) for label, unit in units if unit.paths is not None]
     if paths:
-        # As in _figures: matplotlib only where something is drawn.
-        from lingbot_eval.reports.paths_figure import trajectory_figure
-
         yield "trajectory", trajectory_figure(paths, title)
-    there = [line for line in lines if line.frames is not None or line.drift is not None]
-    if len(there) > 1:
-        from lingbot_eval.reports.together_figure import together_figure
-
-        figure = together_figure(there, title)
-        if figure is not None:
-            yield "together", figure
+    there = [(label, unit) for label, unit in units if unit.columns is not None or unit.drift is not None]
+    figure = together_figure(there, title) if len(there) > 1 else None
+    if figure is not None:
+        yield "together", figure

@@ -1,4 +1,4 @@
-"""The figures of one unit: error along the sequence, cost along the sequence, depth panels."""
+"""The figures of one unit: error, drift and cost along the sequence, depth panels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colorbar import Colorbar
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lingbot_eval.plots import (
@@ -29,9 +26,14 @@ from lingbot_eval.plots import (
     thinned,
 )
 from lingbot_eval.runs.panels import DepthPanels
+from lingbot_eval.runs.store import Columns
+from lingbot_eval.types import DriftSeries, FloatArray
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.figure import Figure
+
 
 _MIB = 2**20
 # Of the depth panels, in inches: width of one, where they begin, where their colour bars do.
@@ -39,20 +41,20 @@ _WIDE, _PANELS, _BARS = 2.42, (0.35, 2.87, 5.39, 8.72), (7.9, 11.23)
 _CACHE_KINDS = (("anchor", BLUE), ("window", SKY), ("memory", ORANGE), ("camera_head", PURPLE))
 
 
-def error_figure(frames: pd.DataFrame, title: str) -> Figure | None:
+def error_figure(frames: Columns, title: str) -> Figure | None:
     """Position, rotation and depth error along the sequence; None when the frame table has none of them."""
     wanted = (
         ("position_error_m", "position error [m]", "Distance to the reference after Sim(3) alignment", VERMILION, "m"),
         ("rotation_error_deg", "rotation error [deg]", "Angle to the reference after Sim(3) alignment", BLUE, "deg"),
         ("depth_abs_rel", "abs_rel", "Depth error of each frame alone, scale_only alignment", GREEN, ""),
     )
-    there = [entry for entry in wanted if frames[entry[0]].notna().any()]
+    there = [entry for entry in wanted if np.isfinite(frames[entry[0]]).any()]
     if not there:
         return None
     figure, panels = stacked_panels(11, 0.9 + 2.3 * len(there), len(there), title)
-    index = frames["index"].to_numpy(np.float64)
+    index = frames["index"].astype(np.float64)
     for axes, (column, label, name, color, unit) in zip(panels, there, strict=True):
-        values = frames[column].to_numpy(np.float64)
+        values = frames[column]
         draw_series(axes, index, values, "each frame", color)
         style(axes, "frame" if axes is panels[-1] else "", label, name)
         limit_to_bulk(axes, values, unit)
@@ -61,14 +63,14 @@ def error_figure(frames: pd.DataFrame, title: str) -> Figure | None:
     return figure
 
 
-def cost_figure(frames: pd.DataFrame, title: str) -> Figure | None:
+def cost_figure(frames: Columns, title: str) -> Figure | None:
     """Milliseconds and memory along the sequence; None when the frame table has neither."""
     parts = [
         (_draw_milliseconds, ("forward_ms", "interval_ms")),
         (_draw_cache, tuple(f"cache_{kind}_bytes" for kind, _ in _CACHE_KINDS)),
         (_draw_memory, ("process_bytes", "device_bytes")),
     ]
-    there = [draw for draw, columns in parts if frames[list(columns)].notna().any(axis=None)]
+    there = [draw for draw, columns in parts if any(np.isfinite(frames[name]).any() for name in columns)]
     if not there:
         return None
     figure, panels = stacked_panels(11, 0.9 + 2.5 * len(there), len(there), title)
@@ -80,14 +82,14 @@ def cost_figure(frames: pd.DataFrame, title: str) -> Figure | None:
     return figure
 
 
-def _draw_milliseconds(axes: Axes, frames: pd.DataFrame) -> None:
-    index = frames["index"].to_numpy(np.float64)
+def _draw_milliseconds(axes: Axes, frames: Columns) -> None:
+    index = frames["index"].astype(np.float64)
     drawn = []
     for column, label, color in (("interval_ms", "end to end", ORANGE), ("forward_ms", "forward on the device", BLUE)):
-        if frames[column].notna().any():
-            draw_series(axes, index, frames[column].to_numpy(np.float64), label, color)
-            drawn.append(frames[column].to_numpy(np.float64))
-    scale = index[(frames["frame_type"] == "scale").to_numpy(dtype=bool)]
+        if np.isfinite(frames[column]).any():
+            draw_series(axes, index, frames[column], label, color)
+            drawn.append(frames[column])
+    scale = index[frames["frame_type"] == "scale"]
     if len(scale):
         # They enter in one pass and leave in one burst: their times are shares, not latencies.
         axes.axvspan(scale.min() - 0.5, scale.max() + 0.5, color=GREY, alpha=0.25, label="scale frames")
@@ -95,11 +97,11 @@ def _draw_milliseconds(axes: Axes, frames: pd.DataFrame) -> None:
     limit_to_bulk(axes, np.concatenate(drawn), "ms")
 
 
-def _draw_cache(axes: Axes, frames: pd.DataFrame) -> None:
-    index = frames["index"].to_numpy(np.float64)
+def _draw_cache(axes: Axes, frames: Columns) -> None:
+    index = frames["index"].astype(np.float64)
     kept = thinned(len(index))
-    kinds = [(kind, color) for kind, color in _CACHE_KINDS if frames[f"cache_{kind}_bytes"].notna().any()]
-    layers = [np.nan_to_num(frames[f"cache_{kind}_bytes"].to_numpy(np.float64))[kept] / _MIB for kind, _ in kinds]
+    kinds = [(kind, color) for kind, color in _CACHE_KINDS if np.isfinite(frames[f"cache_{kind}_bytes"]).any()]
+    layers = [np.nan_to_num(frames[f"cache_{kind}_bytes"])[kept] / _MIB for kind, _ in kinds]
     axes.stackplot(
         index[kept],
         *layers,
@@ -112,14 +114,14 @@ def _draw_cache(axes: Axes, frames: pd.DataFrame) -> None:
     style(axes, "", "MiB", "Key/value cache in use, stacked")
 
 
-def _draw_memory(axes: Axes, frames: pd.DataFrame) -> None:
-    index = frames["index"].to_numpy(np.float64)
+def _draw_memory(axes: Axes, frames: Columns) -> None:
+    index = frames["index"].astype(np.float64)
     largest = 0.0
     for column, label, color in (
         ("process_bytes", "process (resident)", BLACK),
         ("device_bytes", "device (allocated)", VERMILION),
     ):
-        values = frames[column].to_numpy(np.float64) / _MIB
+        values = frames[column] / _MIB
         if np.isfinite(values).any():
             draw_series(axes, index, values, label, color)
             largest = max(largest, float(np.nanmax(values)))
@@ -209,3 +211,94 @@ def _name_bar(bar: Colorbar, label: str) -> None:
 def _masked(depth: NDArray[np.float32]) -> np.ma.MaskedArray[tuple[int, ...], np.dtype[np.float64]]:
     values = depth.astype(np.float64)
     return np.ma.masked_where(~(np.isfinite(values) & (values > 0)), values)
+
+
+def drift_figure(series: DriftSeries, title: str) -> Figure | None:
+    """Growing errors, segment drift, local scale and step errors, with jumps and collapse marked; None without any
+    frame. Segments are drawn at the frame where they start, their mean over all lengths that start there."""
+    if not len(series.frame):
+        return None
+    figure, panels = stacked_panels(11, 11, 5, title)
+    # The third has a second axis at its right.
+    figure.subplots_adjust(right=1 - 0.65 / 11)
+    growth, anchored, segments, scale, steps = panels
+    frame = series.frame.astype(np.float64)
+    _draw_growth(growth, series)
+    draw_series(anchored, frame, series.anchored_error_m, "each frame", ORANGE)
+    anchored.set_ylim(bottom=0)
+    style(anchored, "", "m", "Position error after alignment on the first frames alone")
+    _draw_segments(segments, series)
+    scale.axhline(1.0, color=GREY, linewidth=0.8)
+    draw_series(scale, frame, series.local_scale, "estimate / reference", PURPLE)
+    style(scale, "", "ratio", "Local scale: median ratio of step lengths, whole sequence = 1")
+    _bulk_around_one(scale, series.local_scale)
+    draw_series(steps, frame, series.step_error_m, "each step", VERMILION)
+    style(steps, "frame", "m", "Translation error of each step")
+    limit_to_bulk(steps, series.step_error_m, "m")
+    for axes in panels:
+        _mark_events(axes, series, named=axes is steps)
+        axes.margins(x=0.01)
+        if axes.get_legend_handles_labels()[0]:
+            legend_above(axes)
+    return figure
+
+
+def _draw_growth(axes: Axes, series: DriftSeries) -> None:
+    known = np.isfinite(series.prefix_ate_m)
+    axes.plot(
+        series.prefix_frame[known],
+        series.prefix_ate_m[known],
+        color=BLUE,
+        linewidth=1.8,
+        label="prefix up to here",
+    )
+    axes.set_ylim(bottom=0)
+    style(axes, "", "m", "ATE of growing prefixes, each aligned on itself")
+
+
+def _draw_segments(axes: Axes, series: DriftSeries) -> None:
+    style(axes, "", "translation [%]", "Drift of the segments that start here")
+    if not len(series.segment_frame):
+        axes.text(0.5, 0.5, "the path is shorter than every segment", transform=axes.transAxes, ha="center", fontsize=9)
+        return
+    starts, which = np.unique(series.segment_frame, return_inverse=True)
+    count = np.bincount(which)
+    axes.plot(
+        starts,
+        np.bincount(which, series.segment_translation) / count,
+        color=GREEN,
+        linewidth=1.4,
+        label=f"translation, mean of {series.segment_length_m.min():g}…{series.segment_length_m.max():g} m",
+    )
+    axes.set_ylim(bottom=0)
+    turns = axes.twinx()
+    turns.plot(
+        starts,
+        np.bincount(which, series.segment_rotation) / count,
+        color=BLACK,
+        linewidth=1.0,
+        linestyle="--",
+    )
+    # In the legend of the panel, whose own axes have no such line.
+    axes.plot([], [], color=BLACK, linewidth=1.0, linestyle="--", label="rotation (right)")
+    turns.set_ylabel("rotation [deg/m]", fontsize=10)
+    turns.tick_params(labelsize=9)
+    turns.set_ylim(bottom=0)
+    turns.spines["top"].set_visible(False)
+
+
+def _bulk_around_one(axes: Axes, values: FloatArray) -> None:
+    finite = values[np.isfinite(values)]
+    if len(finite):
+        low, high = np.percentile(finite, [1, 99])
+        reach = max(0.02, 1.4 * max(abs(high - 1), abs(1 - low)))
+        axes.set_ylim(max(0.0, 1 - reach), 1 + reach)
+
+
+def _mark_events(axes: Axes, series: DriftSeries, *, named: bool) -> None:
+    for number, jump in enumerate(series.jump_frame[:200]):
+        label = f"jumps ({len(series.jump_frame)})" if named and number == 0 else None
+        axes.axvline(float(jump), color=GREY, linewidth=0.9, linestyle=":", label=label)
+    for collapse in series.collapse_frame:
+        label = f"collapse (frame {collapse})" if named else None
+        axes.axvline(float(collapse), color=BLACK, linewidth=1.4, linestyle="-.", label=label)

@@ -13,20 +13,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lingbot_eval.errors import ConfigError, StoreError
+import numpy as np
+
+from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, UnscorableError
+from lingbot_eval.files.association import associate
+from lingbot_eval.files.trajectories import read_tum
+from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.reports.rendering import method_label
-from lingbot_eval.reports.side_by_side import merged
-from lingbot_eval.reports.tables import Names, RunResults, Table, long_table, read_results
-from lingbot_eval.reports.unit_data import UnitData, read_unit_data
+from lingbot_eval.reports.tables import (
+    MEASUREMENT_COLUMNS,
+    Names,
+    RunResults,
+    Table,
+    measurement_rows,
+    merged,
+    read_results,
+)
 from lingbot_eval.runs.lock import writer_of
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.runs.panels import DepthPanels
+from lingbot_eval.runs.store import Columns, RunStore, StoredUnit
+from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE
+from lingbot_eval.settings import flattened
+from lingbot_eval.types import DriftSeries, FloatArray
+from lingbot_eval.viewing.film import ShownVoxels, shown_voxels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +51,12 @@ if TYPE_CHECKING:
     from lingbot_eval.runs.execute import Outcome
 
 SHORT_KEY = 6  # digits of a run's key that tell runs of one name apart
+SAME_FRAME_S = 1e-6
+"""Files of one unit, and of the same frames in two runs, carry the frames' own timestamps with all their digits."""
+_LONGEST_VALUE = 160
+
+T = TypeVar("T")
+_Stored = tuple[FloatArray, FloatArray, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -110,6 +133,55 @@ class Run:
         return f"{dataset} / {scene} · {method_label(method, self.results.untrained)}"
 
 
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """Camera positions of one unit.
+
+    estimate: (N, 3), moved onto the reference, or in its own world and scale. alignment: in words; "" for none.
+    reference: (M, 3) metres, or None when there is none.
+    error: (N,) metres to the reference's position of the same frame, NaN where it has none; None without a reference.
+    to_reference: what moved the estimate; None where nothing did.
+    down: (3,) the world's direction in which the cameras' y axes point on average; None where it is not known. Only of
+    a path without a reference: the model's world is that of the first camera, whose y axis points down.
+    """
+
+    estimate: FloatArray
+    reference: FloatArray | None
+    alignment: str = ""
+    error: FloatArray | None = None
+    to_reference: Sim3 | None = None
+    down: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class KeptScene:
+    """The cloud that a method built, and its cameras: (N, 4, 4) camera-to-world, in the method's world as the cloud."""
+
+    voxels: ShownVoxels
+    camera_to_world: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class UnitData:
+    """One unit's stored series; None for what it has not. columns: the table of frames. problems: one line for each
+    thing that is there and could not be used; damaged: those of them that are files which cannot be read."""
+
+    columns: Columns | None = None
+    paths: Paths | None = None
+    panels: DepthPanels | None = None
+    drift: DriftSeries | None = None
+    kept: KeptScene | None = None
+    problems: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> pd.DataFrame | None:
+        """The table of frames, one row a frame."""
+        import pandas as pd
+
+        return None if self.columns is None else pd.DataFrame(self.columns)
+
+
 @dataclass(frozen=True)
 class Opened:
     """Runs that could be read, and one line for each that could not."""
@@ -153,9 +225,10 @@ def measurements(runs: Sequence[Run]) -> pd.DataFrame:
     the reason where there is no value; a failed or missing scene is a row of its own."""
     import pandas as pd
 
-    parts = [long_table(run.results).assign(run=run.label) for run in runs]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return table[["run", *(name for name in table.columns if name != "run")]] if parts else table
+    rows = [(run.label, *row) for run in runs for row in measurement_rows(run.results)]
+    # As objects: a name from a file system need not be UTF-8, which pandas' own strings refuse where pyarrow is there.
+    table = pd.DataFrame(rows, columns=["run", *MEASUREMENT_COLUMNS], dtype=object)
+    return table.astype({"value": "float64", "samples": "Int64"})
 
 
 def overview(runs: Sequence[Run]) -> pd.DataFrame:
@@ -199,6 +272,37 @@ def series(run: Run, dataset: str, scene: str, method: str) -> UnitData:
     return read_unit_data(run.store, run.store.read_unit(dataset, scene, method))
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One setting or fact: its dotted name, and its value in every run, as short text; "–" where it has none."""
+
+    name: str
+    values: tuple[str, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the runs have more than one value."""
+        return len(set(self.values)) > 1
+
+
+def settings(runs: Sequence[RunResults]) -> tuple[Setting, ...]:
+    """Every setting of the resolved experiments, without the cards stored with them (``datasets show`` prints them)."""
+    shown = [{key: value for key, value in run.record.experiment.items() if key != "cards"} for run in runs]
+    return _rows(shown)
+
+
+def environments(runs: Sequence[RunResults]) -> tuple[Setting, ...]:
+    """Every fact of the machines and libraries that the runs ran on."""
+    return _rows([run.record.environment for run in runs])
+
+
+def differing_cards(runs: Sequence[RunResults]) -> tuple[str, ...]:
+    """Names of the dataset cards that changed between two runs which both used them."""
+    cards = [run.record.experiment.get("cards", {}) for run in runs]
+    names = dict.fromkeys(name for given in cards for name in given)
+    return tuple(name for name in names if len({_short(given[name], None) for given in cards if name in given}) > 1)
+
+
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     """The report's tables; of several runs the same tables, in which every row says its run."""
     made = [(run.label, run.results.tables) for run in runs]
@@ -226,3 +330,82 @@ def _told_apart(runs: Sequence[Run], *, fixed: bool) -> tuple[Run, ...]:
 def _check_labels(labels: Sequence[str], runs: int) -> None:
     if labels and (len(labels) != runs or len(set(labels)) != runs):
         raise ConfigError(f"expected {runs} labels, one for each run and all different; found {list(labels)}")
+
+
+def read_unit_data(store: RunStore, unit: StoredUnit) -> UnitData:
+    """Everything of a unit that figures need. Raises nothing for damaged files: see ``problems``."""
+    damaged: list[str] = []
+
+    def attempt(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except LingbotEvalError as error:
+            damaged.append(str(error))
+            return None
+
+    columns = attempt(lambda: store.read_columns(unit))
+    panels = attempt(lambda: store.read_panels(unit))
+    drift = attempt(lambda: store.read_drift(unit))
+    estimate = attempt(lambda: _positions(unit.file(ESTIMATE_FILE)))
+    reference = attempt(lambda: _positions(unit.file(REFERENCE_FILE)))
+    kept = attempt(lambda: _kept(unit))
+    paths = None
+    problems = list(damaged)
+    if estimate is not None:
+        try:
+            paths = _paths(estimate, reference)
+        except UnscorableError as error:
+            problems.append(f"trajectory drawn without the reference: {error}")
+            paths = _alone(estimate)
+    return UnitData(columns, paths, panels, drift, kept, tuple(problems), tuple(damaged))
+
+
+def _positions(path: Path | None) -> _Stored | None:
+    """Timestamps (N,), positions (N, 3) and mean camera y axis (3,) of a trajectory file; None without a file."""
+    if path is None:
+        return None
+    stored = read_tum(path)
+    poses = stored.camera_to_world
+    return stored.timestamps, poses[:, :3, 3], poses[:, :3, 1].mean(axis=0)
+
+
+def _kept(unit: StoredUnit) -> KeptScene | None:
+    """What was kept to be looked at; None without a cloud or without poses that look somewhere."""
+    cloud, poses = unit.reconstruction.cloud(), unit.reconstruction.poses
+    if cloud is None or not len(cloud) or poses is None or not len(poses) or not poses.has_orientation:
+        return None
+    return KeptScene(shown_voxels(cloud), poses.camera_to_world)
+
+
+def _paths(estimate: _Stored, reference: _Stored | None) -> Paths:
+    times, positions, _ = estimate
+    if reference is None:
+        return _alone(estimate)
+    in_reference, in_estimate = associate(reference[0], times, SAME_FRAME_S)
+    if len(in_reference) < 3:
+        raise UnscorableError(f"only {len(in_reference)} frames have both poses")
+    move = umeyama(positions[in_estimate], reference[1][in_reference], with_scale=True)
+    moved = move.apply_points(positions)
+    if not np.isfinite(moved).all():
+        raise UnscorableError("the aligned positions are not finite")
+    error = np.full(len(moved), np.nan)
+    error[in_estimate] = np.linalg.norm(moved[in_estimate] - reference[1][in_reference], axis=1)
+    return Paths(moved, reference[1], "Sim(3)-aligned", error, move)
+
+
+def _alone(estimate: _Stored) -> Paths:
+    _, positions, down = estimate
+    return Paths(positions, None, down=down)
+
+
+def _rows(documents: Sequence[Mapping[str, Any]]) -> tuple[Setting, ...]:
+    flat = [flattened(document, lists=True) for document in documents]
+    names = dict.fromkeys(name for document in flat for name in document)
+    return tuple(
+        Setting(name, tuple(_short(document[name]) if name in document else "–" for document in flat)) for name in names
+    )
+
+
+def _short(value: Any, longest: int | None = _LONGEST_VALUE) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lingbot_eval import tables
-from lingbot_eval.reports.tables import Cell, Column, Row, Table
-from lingbot_eval.tables import MISSING, plain, spreadsheet_text
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lingbot_eval.reports.tables import MEASUREMENT_COLUMNS, Cell, Column, Row, RunResults, Table, measurement_rows
+from lingbot_eval.tables import plain
 
 
 def title_of(table: Table) -> str:
@@ -47,11 +42,6 @@ def shown(table: Table) -> tables.Table:
     names = name_header(table)
     columns = tables.columns([*names, *(column.label for column in table.columns)], left=len(names))
     return tables.Table(title_of(table), columns, rows, table.notes, legend(table))
-
-
-def latex_table(table: Table) -> str:
-    """One ``table`` environment (packages booktabs and graphicx), footnotes and legend below it."""
-    return shown(table).latex()
 
 
 def legend(table: Table) -> tuple[str, ...]:
@@ -114,18 +104,24 @@ def csv_table(table: Table) -> str:
     """Comma-separated, numbers at full precision; ``n/a`` where there is none, and the reasons in the last column."""
     labels = [title for column in table.columns for title in (column.label, f"scored scenes: {column.label}")]
     names = [*(["run"] if table.several_runs else []), "dataset", "scene", "method", "weights", "row"]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([spreadsheet_text(title) for title in (*names, *labels, "reasons")])
+    rows: list[list[tables.Cell | str]] = []
     for row in table.rows:
-        own = [*([row.run] if table.several_runs else []), row.dataset, row.scene, row.method, row.weights]
-        numbers = [
-            text
-            for cell in row.cells
-            for text in (MISSING if cell.value is None else repr(cell.value), _scored_text(cell))
-        ]
-        writer.writerow([*map(spreadsheet_text, own), row.kind, *numbers, spreadsheet_text(_reasons(row, table))])
-    return stream.getvalue()
+        own = [*([row.run] if table.several_runs else []), row.dataset, row.scene, row.method, row.weights, row.kind]
+        numbers = (each for cell in row.cells for each in (tables.Cell(cell.value), _scored_text(cell)))
+        rows.append([*own, *numbers, _reasons(row, table)])
+    return tables.Table("", tables.columns([*names, *labels, "reasons"]), rows).csv()
+
+
+def measurements_csv(runs: Sequence[tuple[str, RunResults]]) -> str:
+    """Every measurement of the runs, given with their labels, one a row; several runs have a column of their own."""
+    several = len(runs) > 1
+    rows = [
+        [each if isinstance(each, str) else tables.Cell(each) for each in ((label, *row) if several else row)]
+        for label, results in runs
+        for row in measurement_rows(results)
+    ]
+    titles = ["run", *MEASUREMENT_COLUMNS] if several else MEASUREMENT_COLUMNS
+    return tables.Table("", tables.columns(titles), rows).csv()
 
 
 def table_data(table: Table) -> dict[str, Any]:
@@ -174,13 +170,3 @@ def _reasons(row: Row, table: Table) -> str:
         return table.notes[row.note - 1]
     pairs = zip(row.cells, table.columns, strict=True)
     return "; ".join(f"{column.label}: {table.notes[cell.note - 1]}" for cell, column in pairs if cell.note)
-
-
-def spreadsheet(table: pd.DataFrame) -> str:
-    """A table as comma-separated text: numbers as they are, ``n/a`` where there is none, no text a formula."""
-    safe = table.copy()
-    for name, values in table.items():
-        if values.dtype.kind not in "fiub":
-            safe[name] = [spreadsheet_text(value) if isinstance(value, str) else value for value in values]
-    text: str = safe.to_csv(index=False, na_rep=MISSING, header=[spreadsheet_text(str(name)) for name in table.columns])
-    return text

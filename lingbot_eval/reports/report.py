@@ -9,10 +9,9 @@ from pathlib import Path
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.reports.drawing import FOLDER, draw_agreement, draw_sweeps, draw_units, slug, write_spaces
-from lingbot_eval.reports.html_page import html_page
-from lingbot_eval.reports.markdown_page import markdown_page
-from lingbot_eval.reports.reading import measurements, open_readable
-from lingbot_eval.reports.rendering import csv_table, latex_table, spreadsheet
+from lingbot_eval.reports.pages import html_page, markdown_page
+from lingbot_eval.reports.reading import open_readable
+from lingbot_eval.reports.rendering import csv_table, measurements_csv, shown
 from lingbot_eval.reports.sections import Content, make_content
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.reports.two_runs import RunComparison, compare_opened
@@ -22,18 +21,6 @@ HTML_FILE, MARKDOWN_FILE, NOTEBOOK_FILE, NOTEBOOK_PAGE = "report.html", "report.
 MEASUREMENTS_FILE = "tables/measurements.csv"
 
 _LATEX_HEAD = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}; with other letters than ASCII: XeLaTeX.\n\n"
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What to write besides Markdown, tables and figures. labels: of the runs, else they are called by name.
-    interactive: scenes in three dimensions, a page each."""
-
-    html: bool = True
-    notebook: bool = False
-    notebook_page: bool = False
-    labels: tuple[str, ...] = ()
-    interactive: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,10 +34,18 @@ class WrittenReport:
 def write_report(
     runs: Sequence[Path],
     out_dir: Path,
-    wanted: ReportOptions = ReportOptions(),
+    labels: Sequence[str] = (),
+    *,
+    html: bool = True,
+    notebook: bool = False,
+    notebook_page: bool = False,
+    interactive: bool = False,
     drawn: Callable[[], object] = lambda: None,
 ) -> WrittenReport:
-    """Write the report of the run directories ``runs`` into ``out_dir`` (made when missing).
+    """Write the report of the run directories ``runs`` into ``out_dir`` (made when missing): Markdown, tables, figures.
+
+    labels: of the runs, else they are called by name. html: also one page with everything inside. notebook: also an
+    executed notebook; notebook_page: it as a page, too. interactive: also scenes in three dimensions, a page each.
 
     Reads stored records only, so it works while a run goes on and after a part of it failed or was damaged: those
     scenes are in the tables with their reasons, and among several runs one that cannot be read is named and left out.
@@ -59,15 +54,15 @@ def write_report(
     labels that do not fit,
     DependencyError when a notebook or scenes in three dimensions are wanted and their libraries are missing.
     """
-    if wanted.notebook:
+    if notebook or notebook_page:
         from lingbot_eval.reports.notebook import require
 
         require()
-    if wanted.interactive:
+    if interactive:
         from lingbot_eval.viewing.page import need_viser
 
         need_viser()
-    opened = open_readable(runs, wanted.labels)
+    opened = open_readable(runs, labels)
     if not opened.runs:
         raise StoreError("; ".join(opened.skipped))
     for run in runs:
@@ -83,21 +78,20 @@ def write_report(
         if (pair := _pair(content)) is not None:
             content = replace(content, pair=pair, agreement=draw_agreement(pair, stage, content.few))
         content = replace(content, sweeps=draw_sweeps(content.runs, stage))
-        if wanted.interactive:
+        if interactive:
             content = replace(content, spaces=write_spaces(content.runs, stage))
         texts = _tables(content)
         if content.few is None:
-            numbers = measurements(opened.runs)
-            texts[MEASUREMENTS_FILE] = spreadsheet(numbers if content.several else numbers.drop(columns="run"))
+            texts[MEASUREMENTS_FILE] = measurements_csv([(run.label, run.results) for run in opened.runs])
         texts[MARKDOWN_FILE] = markdown_page(content, MEASUREMENTS_FILE if content.few is None else None)
-        if wanted.html:
+        if html:
             texts[HTML_FILE] = html_page(content, texts.get(MEASUREMENTS_FILE), stage)
         for name, text in texts.items():
             write_text(stage / name, text)
-        if wanted.notebook:
+        if notebook or notebook_page:
             from lingbot_eval.reports.notebook import write_notebook
 
-            page = stage / NOTEBOOK_PAGE if wanted.notebook_page else None
+            page = stage / NOTEBOOK_PAGE if notebook_page else None
             write_notebook(content.runs, stage / NOTEBOOK_FILE, page)
         found = sorted(file.relative_to(stage) for file in stage.rglob("*") if file.is_file())
     # False comes before True: the page that a reader opens, then the rest by name.
@@ -119,5 +113,5 @@ def _pair(content: Content) -> RunComparison | None:
 def _tables(content: Content) -> dict[str, str]:
     """Texts by path below the report's folder."""
     texts = {f"tables/{slug(table.key)}.csv": csv_table(table) for table in content.tables}
-    latex = "\n".join(latex_table(table) for table in content.page_tables)
+    latex = "\n".join(shown(table).latex() for table in content.page_tables)
     return texts | {"tables/tables.tex": _LATEX_HEAD + latex}

@@ -10,14 +10,12 @@ from typing import Any, TypeVar
 
 from lingbot_eval import tables
 from lingbot_eval.machine.environment import machine_name
-from lingbot_eval.reports import side_by_side
 from lingbot_eval.reports.drawing import Drawn, Space, UnitFigures
 from lingbot_eval.reports.headline import headline
 from lingbot_eval.reports.published import PublishedRow, delta_text, published_rows
-from lingbot_eval.reports.reading import Opened, Run
+from lingbot_eval.reports.reading import Opened, Run, Setting, differing_cards, environments, settings
 from lingbot_eval.reports.reading import tables as tables_of
 from lingbot_eval.reports.rendering import method_label, pieces, shown, title_of
-from lingbot_eval.reports.side_by_side import Setting, environments, settings
 from lingbot_eval.reports.tables import FewOfMany, RunResults, Table, few_of_many
 from lingbot_eval.reports.two_runs import RunComparison, remarks
 from lingbot_eval.reports.two_runs import tables as tables_of_two
@@ -189,7 +187,7 @@ def warnings(content: Content) -> Iterator[Text]:
         names = ", ".join(content.untrained)
         text = f"{names}. Accuracy figures of these methods say nothing about the trained model."
         yield Text(text, "Untrained weights", warning=True)
-    for name in side_by_side.differing_cards(content.results):
+    for name in differing_cards(content.results):
         text = f"the card of {name} changed between these runs: scenes or protocol may differ"
         yield Text(text, "Different datasets", warning=True)
     if content.few is not None:

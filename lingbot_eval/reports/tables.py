@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lingbot_eval.machine.environment import rests_on_hardware
 from lingbot_eval.metrics.declarations import headline_place
@@ -14,9 +14,6 @@ from lingbot_eval.runs.claims import read_claims
 from lingbot_eval.runs.records import RunRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit
 from lingbot_eval.types import Direction, Measurement
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NO_WEIGHTS = "none"
 MANY_UNITS, FEW_OF_MANY = 100, 20
@@ -60,6 +57,11 @@ class Column:
     conventions: tuple[str, ...]
     headline: bool = False
     better: Direction | None = None
+
+    @property
+    def key(self) -> ColumnKey:
+        """Family, name, variant and unit."""
+        return self.family, self.name, self.variant, self.unit
 
     @property
     def label(self) -> str:
@@ -235,23 +237,22 @@ def read_results(store: RunStore) -> RunResults:
     return RunResults(store.read_run(), stored.units, gaps, left_out, stored.unchecked)
 
 
-def long_table(results: RunResults) -> pd.DataFrame:
-    """Every stored measurement, one a row, with unit, convention, samples and reason; failures as rows of their own."""
-    import pandas as pd
+MEASUREMENT_COLUMNS = (
+    *("dataset", "scene", "method", "weights", "family", "name", "variant", "value", "unit"),
+    *("samples", "reason", "convention"),
+)
 
-    columns = ["dataset", "scene", "method", "weights", "family", "name", "variant", "value", "unit"]
-    columns += ["samples", "reason", "convention"]
-    rows: list[dict[str, object]] = []
+
+def measurement_rows(results: RunResults) -> Iterator[tuple[str | float | None, ...]]:
+    """Every stored measurement, one a row under MEASUREMENT_COLUMNS; failures as rows of their own."""
     for names in results.names():
-        weights = results.record.weights.get(names[2], NO_WEIGHTS)
-        place: dict[str, object] = dict(zip(columns, (*names, weights), strict=False))
+        place = (*names, results.record.weights.get(names[2], NO_WEIGHTS))
         failure = results.failure(names)
         if failure is not None:
-            rows.append(place | {"reason": failure})
+            yield (*place, *(failure if name == "reason" else None for name in MEASUREMENT_COLUMNS[len(place) :]))
         unit = results.by_names().get(names)
-        rows += [place | asdict(measurement) for measurement in (unit.record.measurements if unit else [])]
-    # As objects: a name from a file system need not be UTF-8, which pandas' own strings refuse where pyarrow is there.
-    return pd.DataFrame(rows, columns=columns, dtype=object).astype({"value": "float64", "samples": "Int64"})
+        for measurement in unit.record.measurements if unit else ():
+            yield (*place, *(getattr(measurement, name) for name in MEASUREMENT_COLUMNS[len(place) :]))
 
 
 def _tables(results: RunResults) -> Iterator[Table]:
@@ -268,7 +269,7 @@ def _tables(results: RunResults) -> Iterator[Table]:
     if not wanted and results.names():
         # A run of failures only still has its rows and reasons.
         wanted.append(("summary", "Summary", []))
-    places = {(column.family, column.name, column.variant, column.unit): n for n, column in enumerate(columns)}
+    places = {column.key: n for n, column in enumerate(columns)}
     units = [_Unit(results, names, places) for names in results.names()]
     for key, title, members in wanted:
         yield _table(units, key, title, [(column, columns.index(column)) for column in members])
@@ -418,3 +419,68 @@ def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median", "micro"], no
 
 def _gap(reason: str, notes: dict[str, int]) -> Cell:
     return Cell(None, notes.setdefault(reason, len(notes) + 1))
+
+
+# Several runs in one set of tables
+
+
+_KINDS = ("scene", "mean", "median", "micro")  # in the order of a table
+
+
+def merged(runs: Sequence[tuple[str, tuple[Table, ...]]]) -> tuple[Table, ...]:
+    """One table for each that any run has, of the columns of all; rows of one scene and method are neighbours.
+
+    A column that a run lacks is a gap with that reason. Scenes, methods and columns keep the order of their first run.
+    """
+    keys = dict.fromkeys(table.key for _, tables in runs for table in tables)
+    return tuple(
+        _merge([(label, table) for label, tables in runs for table in tables if table.key == key]) for key in keys
+    )
+
+
+def _merge(runs: Sequence[tuple[str, Table]]) -> Table:
+    columns = _columns_of_all([table for _, table in runs])
+    notes: dict[str, int] = {}
+    rows = [_moved(row, label, table, columns, notes) for label, table in runs for row in table.rows]
+    first: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        for part in ((row.dataset,), (row.dataset, row.scene), (row.dataset, row.method)):
+            first.setdefault(part, len(first))
+
+    def rank(row: Row) -> tuple[int, ...]:
+        dataset, method = first[(row.dataset,)], first[row.dataset, row.method]
+        if row.kind == "scene":
+            return dataset, 0, first[row.dataset, row.scene], method, 0
+        return dataset, 1, method, 0, _KINDS.index(row.kind)
+
+    # The sort is stable: where all of that is equal, runs stay in the order they were given in.
+    key, title = runs[0][1].key, runs[0][1].title
+    return Table(key, title, columns, tuple(sorted(rows, key=rank)), tuple(notes))
+
+
+def _columns_of_all(tables: Sequence[Table]) -> tuple[Column, ...]:
+    found: dict[ColumnKey, Column] = {}
+    for table in tables:
+        for column in table.columns:
+            first = found.setdefault(column.key, column)
+            sentences = tuple(dict.fromkeys((*first.conventions, *column.conventions)))
+            found[column.key] = replace(first, conventions=sentences)
+    return tuple(found.values())
+
+
+def _moved(row: Row, label: str, table: Table, columns: Sequence[Column], notes: dict[str, int]) -> Row:
+    """The row under other columns, its footnotes numbered among those of all runs."""
+
+    def note(text: str) -> int:
+        return notes.setdefault(text, len(notes) + 1)
+
+    given = dict(zip((column.key for column in table.columns), row.cells, strict=True))
+    reason = table.notes[row.note - 1] if row.note else None
+    cells = []
+    for column in columns:
+        cell = given.get(column.key)
+        if cell is None:
+            cells.append(Cell(None, note(reason or "not measured in this run")))
+        else:
+            cells.append(replace(cell, note=note(table.notes[cell.note - 1]) if cell.note else None))
+    return replace(row, cells=tuple(cells), note=note(reason) if reason else None, run=label)

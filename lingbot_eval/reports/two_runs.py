@@ -17,6 +17,7 @@ from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import TrajectoryFile, read_tum
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.machine.environment import hardware, rests_on_hardware, section
+from lingbot_eval.plots import save
 from lingbot_eval.reports.agreement import (
     AGREEMENT_HEADER,
     AGREEMENT_LEGEND,
@@ -24,26 +25,24 @@ from lingbot_eval.reports.agreement import (
     Summary,
     TimeSeries,
     agreement_row,
+    comparison_figure,
     missing,
     pose_differences,
     summarise,
 )
-from lingbot_eval.reports.reading import Run, open_runs
+from lingbot_eval.reports.reading import SAME_FRAME_S, Run, open_runs
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.runs.records import UnitRecord
-from lingbot_eval.runs.store import StoredUnit
+from lingbot_eval.runs.store import Columns, StoredUnit
 from lingbot_eval.runs.unit_writer import ESTIMATE_FILE
 from lingbot_eval.settings import differing, short
 from lingbot_eval.tables import MISSING, Table, columns, markdown_text, number_text, quantity, reasons
 from lingbot_eval.types import Measurement
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 PAGE, NUMBERS = "compare.md", "compare.json"
-SAME_FRAME_S = 1e-6
-"""Both files carry the frames' own timestamps, with all their digits."""
 ERROR_COLUMNS = (("position_error_m", "m"), ("rotation_error_deg", "deg"), ("depth_abs_rel", "1"))
 
 
@@ -177,12 +176,12 @@ def _unit(runs: tuple[Run, Run], pair: tuple[StoredUnit, StoredUnit], *, same_ha
             return UnitComparison(**common, reason=f"{name} failed: {record.reason}")
     common["measurements"] = _measurements(a, b, labels, same_hardware=same_hardware)
     try:
-        tables = [run.store.read_frames(unit) for run, unit in zip(runs, pair, strict=True)]
+        tables = [run.store.read_columns(unit) for run, unit in zip(runs, pair, strict=True)]
         common["errors"] = _errors(*tables)
         common["times"] = tuple(
-            TimeSeries(label, table["index"].to_numpy(np.float64), milliseconds)
+            TimeSeries(label, table["index"].astype(np.float64), table["forward_ms"])
             for label, table in zip(labels, tables, strict=True)
-            if np.isfinite(milliseconds := table["forward_ms"].to_numpy(np.float64)).any()
+            if np.isfinite(table["forward_ms"]).any()
         )
         differences, scale = _trajectories(*(_estimate(unit) for unit in pair), table=tables[0])
         return UnitComparison(**common, differences=differences, scale=scale)
@@ -190,11 +189,11 @@ def _unit(runs: tuple[Run, Run], pair: tuple[StoredUnit, StoredUnit], *, same_ha
         return UnitComparison(**common, reason=str(error))
 
 
-def _trajectories(a: TrajectoryFile, b: TrajectoryFile, *, table: pd.DataFrame) -> tuple[Differences, float]:
+def _trajectories(a: TrajectoryFile, b: TrajectoryFile, *, table: Columns) -> tuple[Differences, float]:
     """B against A after Sim(3); frames are told by their timestamps. Raises UnscorableError."""
     times_a, times_b = a.timestamps, b.timestamps
     in_a, in_b = associate(times_a, times_b, SAME_FRAME_S)
-    rows, in_pairs = associate(table["timestamp"].to_numpy(np.float64), times_a[in_a], SAME_FRAME_S)
+    rows, in_pairs = associate(table["timestamp"], times_a[in_a], SAME_FRAME_S)
     in_a, in_b = in_a[in_pairs], in_b[in_pairs]
     if len(in_a) < 3:
         raise UnscorableError(f"the trajectories have {len(in_a)} timestamps in common, an alignment needs 3")
@@ -203,7 +202,7 @@ def _trajectories(a: TrajectoryFile, b: TrajectoryFile, *, table: pd.DataFrame) 
     rotation, position = pose_differences(move.apply_poses(poses_b), poses_a)
     if not (a.has_orientation and b.has_orientation):
         rotation = np.full(len(rotation), np.nan)
-    return Differences(table["index"].to_numpy(np.int64)[rows], rotation, position), move.scale
+    return Differences(table["index"][rows], rotation, position), move.scale
 
 
 def _estimate(unit: StoredUnit) -> TrajectoryFile:
@@ -213,13 +212,12 @@ def _estimate(unit: StoredUnit) -> TrajectoryFile:
     return read_tum(path)
 
 
-def _errors(a: pd.DataFrame, b: pd.DataFrame) -> tuple[Summary, ...]:
+def _errors(a: Columns, b: Columns) -> tuple[Summary, ...]:
     """|B − A| of what both tables have, frame by frame."""
-    merged = a.merge(b, on="index", suffixes=("_a", "_b"))
-    indices = merged["index"].to_numpy(np.int64)
+    indices, in_a, in_b = np.intersect1d(a["index"], b["index"], return_indices=True)
     found = []
     for column, unit in ERROR_COLUMNS:
-        values = np.abs(merged[f"{column}_b"].to_numpy(np.float64) - merged[f"{column}_a"].to_numpy(np.float64))
+        values = np.abs(b[column][in_b] - a[column][in_a])
         if np.isfinite(values).any():
             found.append(summarise(column, unit, indices, values))
     return tuple(found)
@@ -460,9 +458,6 @@ def figure_of(found: RunComparison, unit: UnitComparison) -> Figure | None:
     """Agreement and time along the sequence of one scene; None where it has none."""
     if unit.differences is None:
         return None
-    # matplotlib is slow to load.
-    from lingbot_eval.reports.agreement_figure import comparison_figure
-
     a, b = found.labels
     return comparison_figure(
         f"{title(found)}: {unit.label}",
@@ -474,8 +469,6 @@ def figure_of(found: RunComparison, unit: UnitComparison) -> Figure | None:
 
 def write_runs(found: RunComparison, out: Path) -> tuple[Path, ...]:
     """Page, numbers, and one figure for each scene that can be compared. Raises StoreError."""
-    from lingbot_eval.plots import save
-
     figures: dict[int, str] = {}
     with staged(out) as stage:
         for position, unit in enumerate(found.units):

@@ -6,13 +6,14 @@ import csv
 import io
 import math
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import TypeVar
 
 from lingbot_eval.errors import BusyError, StoreError, reason
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 REPORT = "report"  # where a run's report goes unless it is told otherwise
+
+Columns = Mapping[str, NDArray[Any]]
+"""A table of frames by the names of its columns, all of one length."""
 
 RunT = TypeVar("RunT", bound=JobRecord, default=RunRecord)
 ResultT = TypeVar("ResultT", bound=ResultRecord, default=UnitRecord)
@@ -295,11 +299,16 @@ class Store(Generic[RunT, ResultT]):
             raise StoreError(f"{'; '.join(damaged)}; {again}")
         return StoredUnit(folder, record)
 
-    def read_table(self, unit: StoredUnit[ResultT]) -> pd.DataFrame:
-        """One row a frame: ``index`` int64, ``frame_type`` text, the rest float64 with NaN for empty cells.
+    def read_columns(self, unit: StoredUnit[ResultT]) -> Columns:
+        """The unit's table of frames by column: ``index`` int64, ``frame_type`` text, the rest float64 with NaN for
+        empty cells.
 
         Raises StoreError naming the file when it is missing or damaged.
         """
+        return read_columns(unit.folder / self.layout.table, self.layout)
+
+    def read_table(self, unit: StoredUnit[ResultT]) -> pd.DataFrame:
+        """As :meth:`read_columns`, one row a frame."""
         return read_table(unit.folder / self.layout.table, self.layout)
 
 
@@ -356,12 +365,20 @@ def find_runs(root: Path) -> tuple[Path, ...]:
 
 
 def read_table(path: Path, layout: Layout) -> pd.DataFrame:
+    """A table of frames, one row a frame. Raises StoreError as `read_columns`."""
+    import pandas as pd
+
+    return pd.DataFrame(read_columns(path, layout))
+
+
+def read_columns(path: Path, layout: Layout) -> Columns:
+    """A table of frames by column. Raises StoreError naming the file when it is missing or damaged."""
     try:
         with (
             open_file(path, links=False) as content,
             io.TextIOWrapper(content, encoding="utf-8", newline="") as stream,
         ):
-            return _table(csv.reader(stream, strict=True), layout.columns)
+            return _columns(csv.reader(stream, strict=True), layout.columns)
     except (OSError, ValueError, OverflowError, csv.Error) as error:
         raise StoreError(
             f"expected the table of frames of a {layout.unit} in {path}, found a damaged one "
@@ -369,10 +386,8 @@ def read_table(path: Path, layout: Layout) -> pd.DataFrame:
         ) from error
 
 
-def _table(lines: Iterator[list[str]], expected: tuple[str, ...]) -> pd.DataFrame:
+def _columns(lines: Iterator[list[str]], expected: tuple[str, ...]) -> Columns:
     """Not pandas.read_csv: it takes short and long lines in silence, and reads numbers a last digit off."""
-    import pandas as pd
-
     header = next(lines, [])
     if header != list(expected):
         raise ValueError(f"columns {header}")
@@ -380,7 +395,7 @@ def _table(lines: Iterator[list[str]], expected: tuple[str, ...]) -> pd.DataFram
     for number, row in enumerate(rows, start=2):
         if len(row) != len(expected):
             raise ValueError(f"line {number} has {len(row)} cells, not {len(expected)}")
-    columns: dict[str, Any] = {}
+    columns: dict[str, NDArray[Any]] = {}
     for name, cells in zip(expected, zip(*rows, strict=True) if rows else ((),) * len(header), strict=True):
         if name == "frame_type":
             columns[name] = np.array(cells, dtype=object)
@@ -388,4 +403,4 @@ def _table(lines: Iterator[list[str]], expected: tuple[str, ...]) -> pd.DataFram
             columns[name] = np.array([parse_whole(cell) for cell in cells], dtype=np.int64)
         else:
             columns[name] = np.array([parse_number(cell) if cell else math.nan for cell in cells], dtype=np.float64)
-    return pd.DataFrame(columns)
+    return columns

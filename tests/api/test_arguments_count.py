@@ -15,7 +15,6 @@ import lingbot_eval as lb
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.gating.sides import FAMILIES
-from lingbot_eval.reports.report import ReportOptions
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
 
 
@@ -57,14 +56,20 @@ CASES: dict[str, Case] = {
     "report": Case(
         {"runs": ["A", "B"], "out": "O", "labels": ["a", "b"], "html": False, "notebook": True, "interactive": True},
         "lingbot_eval.reports.report:write_report",
-        ([[Path("A"), Path("B")], Path("O"), ReportOptions(False, True, False, ("a", "b"), True)], {}),
+        (
+            [[Path("A"), Path("B")], Path("O"), ["a", "b"]],
+            {"html": False, "notebook": True, "notebook_page": False, "interactive": True},
+        ),
         {},
         frozenset({"notebook_page", "drawn"}),
     ),
     "report as a page of a notebook": Case(
         {"runs": "A", "notebook_page": True},
         "lingbot_eval.reports.report:write_report",
-        ([[Path("A")], Path("A/report"), ReportOptions(True, True, True, (), False)], {}),
+        (
+            [[Path("A")], Path("A/report"), ()],
+            {"html": True, "notebook": False, "notebook_page": True, "interactive": False},
+        ),
         {},
         frozenset({"out", "labels", "html", "notebook", "interactive", "drawn"}),
     ),

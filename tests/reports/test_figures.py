@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.alignment import Sim3
-from lingbot_eval.reports.drift_figure import drift_figure
-from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure
-from lingbot_eval.reports.paths_figure import cloud_figure, trajectory_figure
-from lingbot_eval.reports.together_figure import together_figure
-from lingbot_eval.reports.unit_data import KeptScene, Line, Paths, _paths, _positions
+from lingbot_eval.reports.figures import cost_figure, depth_figure, drift_figure, error_figure
+from lingbot_eval.reports.reading import KeptScene, Paths, UnitData, _paths, _positions
+from lingbot_eval.reports.scene_figures import cloud_figure, together_figure, trajectory_figure
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.records import FRAME_COLUMNS
 from lingbot_eval.types import DriftSeries, Trajectory
@@ -25,12 +22,12 @@ MIB = 2**20
 FRAMES = np.arange(2.0, 14.0, 2.0)  # neither from 0 nor by 1: a number is not its position
 
 
-def table(**columns: np.ndarray) -> pd.DataFrame:
+def table(**columns: np.ndarray) -> dict[str, np.ndarray]:
     """A frame table of the frames FRAMES: the first two are scale frames."""
-    frames = pd.DataFrame({name: np.full(len(FRAMES), np.nan) for name in FRAME_COLUMNS})
+    frames = {name: np.full(len(FRAMES), np.nan) for name in FRAME_COLUMNS}
     frames["index"] = FRAMES.astype(np.int64)
-    frames["frame_type"] = ["scale", "scale", "kept", "unkept", "kept", "unkept"]
-    return frames.assign(**columns)
+    frames["frame_type"] = np.array(["scale", "scale", "kept", "unkept", "kept", "unkept"], object)
+    return frames | columns
 
 
 def values(first: float) -> np.ndarray:
@@ -209,7 +206,7 @@ def test_lines_side_by_side_keep_their_names() -> None:
         table(position_error_m=values(first), depth_abs_rel=values(10 + first), forward_ms=values(100 + first))
         for first in (1, 2)
     ]
-    figure = together_figure([Line("a", tables[0], one), Line("b", tables[1], other)], "t")
+    figure = together_figure([("a", UnitData(tables[0], drift=one)), ("b", UnitData(tables[1], drift=other))], "t")
     growth = axes_titled(figure, "ATE of growing prefixes, each aligned on itself")
     assert curve(growth, "a") == pytest.approx(np.array([[6, 0.25], [12, 0.75]]))
     assert curve(growth, "b") == pytest.approx(np.array([[6, 1.25], [12, 1.75]]))
@@ -231,7 +228,7 @@ def test_lines_side_by_side_keep_their_names() -> None:
 def test_the_names_of_many_lines_take_no_room_from_their_panels() -> None:
     heights = []
     for count in (2, 12, 100):
-        lines = [Line(f"line {number}", table(forward_ms=values(number)), None) for number in range(count)]
+        lines = [(f"line {number}", UnitData(table(forward_ms=values(number)))) for number in range(count)]
         figure = together_figure(lines, "t")
         panel = axes_titled(figure, "Forward time on the device").get_window_extent()
         legend = figure.legends[0].get_window_extent()
@@ -242,8 +239,8 @@ def test_the_names_of_many_lines_take_no_room_from_their_panels() -> None:
 
 def test_a_line_that_lacks_a_column_leaves_the_others_their_names() -> None:
     tables = [table(position_error_m=values(first), forward_ms=values(first)) for first in (1, 2, 3)]
-    tables[0]["forward_ms"] = np.nan
-    figure = together_figure([Line(name, one, None) for name, one in zip("abc", tables, strict=True)], "t")
+    tables[0]["forward_ms"][:] = np.nan
+    figure = together_figure([(name, UnitData(one)) for name, one in zip("abc", tables, strict=True)], "t")
     times = axes_titled(figure, "Forward time on the device")
     assert set(curves(times)) == {"b", "c"}
     for name, first in (("b", 2), ("c", 3)):
@@ -252,11 +249,10 @@ def test_a_line_that_lacks_a_column_leaves_the_others_their_names() -> None:
 
 def test_a_long_series_is_drawn_with_its_rolling_median() -> None:
     index = np.arange(1000)
-    frames = pd.DataFrame({name: np.full(1000, np.nan) for name in FRAME_COLUMNS}).assign(
-        index=index, frame_type="kept"
-    )
+    frames = {name: np.full(1000, np.nan) for name in FRAME_COLUMNS}
+    frames |= {"index": index, "frame_type": np.full(1000, "kept", object)}
     slow = index / 10 + 40.0 * (index % 7 == 0)  # a mean would be drawn 6 above the median
-    axes = axes_titled(cost_figure(frames.assign(forward_ms=slow), "t"), "Time of each frame")
+    axes = axes_titled(cost_figure(frames | {"forward_ms": slow}, "t"), "Time of each frame")
     assert curve(axes, "forward on the device")[:, 1] == pytest.approx(slow)
     median = curve(axes, "median of 9")
     assert median[:, 1] == pytest.approx(median[:, 0] / 10, abs=0.15)
@@ -305,19 +301,19 @@ def test_the_cameras_mean_down_comes_from_the_stored_poses(tmp_path: Path) -> No
 
 
 def test_long_lines_side_by_side_are_rolling_medians_and_say_so() -> None:
-    def long(first: float, count: int) -> pd.DataFrame:
+    def long(first: float, count: int) -> dict[str, np.ndarray]:
         index = np.arange(count)
-        frames = pd.DataFrame({name: np.full(count, np.nan) for name in FRAME_COLUMNS})
+        frames = {name: np.full(count, np.nan) for name in FRAME_COLUMNS}
         # Every seventh is far off: a mean would be drawn 6 above the median.
-        return frames.assign(index=index, position_error_m=first + index / 10 + 40.0 * (index % 7 == 0))
+        return frames | {"index": index, "position_error_m": first + index / 10 + 40.0 * (index % 7 == 0)}
 
-    lines = [Line("a", long(1, 301), None), Line("b", long(2, 4000), None)]
+    lines = [("a", UnitData(long(1, 301))), ("b", UnitData(long(2, 4000)))]
     title = "Distance to the reference after Sim(3) alignment, rolling median of up to 20 frames"
     axes = axes_titled(together_figure(lines, "t"), title)
     for name, first in (("a", 1), ("b", 2)):
         drawn = curve(axes, name)
         assert drawn[:, 1] == pytest.approx(first + drawn[:, 0] / 10, abs=0.2)
-    shorter = together_figure([Line("a", long(1, 300), None), Line("b", long(2, 300), None)], "t")
+    shorter = together_figure([("a", UnitData(long(1, 300))), ("b", UnitData(long(2, 300)))], "t")
     axes = axes_titled(shorter, "Distance to the reference after Sim(3) alignment")
     assert len(curve(axes, "a")) == 300
 
@@ -327,7 +323,7 @@ def test_long_lines_side_by_side_are_rolling_medians_and_say_so() -> None:
 )
 def test_a_line_is_called_what_it_is_in_one_short_line(label: str, shown: str) -> None:
     frames = table(forward_ms=values(1))
-    figure = together_figure([Line(label, frames, None), Line("other", frames, None)], "t")
+    figure = together_figure([(label, UnitData(frames)), ("other", UnitData(frames))], "t")
     assert figure is not None
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [shown, "other"]
 

@@ -18,7 +18,7 @@ from lingbot_eval.reports.headline import Headline, headline
 from lingbot_eval.reports.published import PublishedRow
 from lingbot_eval.reports.reading import open_runs, tables
 from lingbot_eval.reports.rendering import pieces
-from lingbot_eval.reports.report import ReportOptions, WrittenReport, write_report
+from lingbot_eval.reports.report import WrittenReport, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS, sections
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement
@@ -309,9 +309,7 @@ def test_scenes_in_three_dimensions_are_pages_beside_that_the_report_shows_and_l
     monkeypatch.setattr(viewing, "write_page", write_page)
     stores = [build_kept(tmp_path / name) for name in "xy"]
     out = tmp_path / "out"
-    written = write_report(
-        [store.path for store in stores], out, ReportOptions(interactive=True, labels=("one", "two"))
-    )
+    written = write_report([store.path for store in stores], out, interactive=True, labels=("one", "two"))
     page, markdown = (written.files[position].read_text() for position in (0, 1))
     assert [(scene.title, [layer.label for layer in scene.layers]) for scene in shown] == [
         ("indoor / office", [f"{LINGBOT} · one", f"{LINGBOT} · two"])

@@ -15,10 +15,10 @@ from fake_run import DESK, HOSTILE, HOSTILE_SCENE, LINGBOT, REPLAY, build_failur
 from page_reader import PageReader, read_page
 from PIL import Image
 
-from lingbot_eval.reports.html_page import html_page
+from lingbot_eval.reports.pages import html_page
 from lingbot_eval.reports.reading import open_run
 from lingbot_eval.reports.rendering import legend, pieces
-from lingbot_eval.reports.report import ReportOptions, WrittenReport, write_report
+from lingbot_eval.reports.report import WrittenReport, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS
 from lingbot_eval.runs.store import RunStore
 
@@ -199,7 +199,7 @@ def test_published_numbers_have_their_difference_or_the_reason(tmp_path: Path) -
 
 
 def test_a_page_can_be_left_out(store: RunStore, tmp_path: Path) -> None:
-    names = {file.name for file in write_report([store.path], tmp_path, ReportOptions(html=False)).files}
+    names = {file.name for file in write_report([store.path], tmp_path, html=False).files}
     assert "report.html" not in names
     assert "report.md" in names
 

@@ -19,11 +19,10 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
 from lingbot_eval.reports import drawing
 from lingbot_eval.reports.figures import cost_figure, depth_figure, error_figure
-from lingbot_eval.reports.paths_figure import trajectory_figure
-from lingbot_eval.reports.reading import open_runs
-from lingbot_eval.reports.report import ReportOptions, write_report
+from lingbot_eval.reports.reading import Paths, open_runs, read_unit_data
+from lingbot_eval.reports.report import write_report
+from lingbot_eval.reports.scene_figures import trajectory_figure
 from lingbot_eval.reports.tables import FewOfMany
-from lingbot_eval.reports.unit_data import Paths, read_unit_data
 from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.records import FRAME_COLUMNS
 from lingbot_eval.runs.store import RunStore
@@ -41,7 +40,7 @@ def written(store: RunStore) -> list[Path]:
 
 
 def pages_of(store: RunStore, out: Path) -> list[Path]:
-    files = write_report([store.path], out, ReportOptions(html=False)).files
+    files = write_report([store.path], out, html=False).files
     assert files[0].name == "report.md"
     return list(files)
 
@@ -126,11 +125,11 @@ def test_a_full_disk_while_drawing_is_not_taken_for_damage(
 # Figures
 
 
-def frames(count: int, **columns: np.ndarray) -> pd.DataFrame:
-    table = pd.DataFrame({name: np.full(count, np.nan) for name in FRAME_COLUMNS})
+def frames(count: int, **columns: np.ndarray) -> dict[str, np.ndarray]:
+    table = {name: np.full(count, np.nan) for name in FRAME_COLUMNS}
     table["index"] = np.arange(count)
-    table["frame_type"] = ""
-    return table.assign(**columns)
+    table["frame_type"] = np.full(count, "", object)
+    return table | columns
 
 
 def test_each_unit_is_drawn_under_its_number_or_of_very_many_those_asked_for(

@@ -8,19 +8,29 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from fake_run import DESK, LINGBOT, OFFICE, build_run, run_record, unit_record
 from page_reader import read_page
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.reports.reading import Run, failures, measurements, open_run, open_runs, overview, series, tables
-from lingbot_eval.reports.rendering import csv_table, latex_table, shown, table_data, text_table
+from lingbot_eval.reports.reading import (
+    Run,
+    UnitData,
+    differing_cards,
+    environments,
+    failures,
+    measurements,
+    open_run,
+    open_runs,
+    overview,
+    series,
+    settings,
+    tables,
+)
+from lingbot_eval.reports.rendering import csv_table, shown, table_data, text_table
 from lingbot_eval.reports.report import write_report
-from lingbot_eval.reports.side_by_side import differing_cards, environments, settings
-from lingbot_eval.reports.together_figure import together_figure
-from lingbot_eval.reports.unit_data import Line
+from lingbot_eval.reports.scene_figures import together_figure
 from lingbot_eval.runs.records import RunRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import DriftSeries, Measurement
@@ -83,8 +93,8 @@ def test_every_rendering_says_the_run(pair: tuple[Run, ...]) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_table(summary))))
     assert [row["run"] for row in rows[:3]] == ["one", "one", "two"]
     assert "| dataset | scene | method | run |" in shown(summary).markdown(padded=False)
-    assert re.search(r"d & b & m & two &", latex_table(summary))
-    assert latex_table(summary).count(r"\begin{tabular}{llll") == 1
+    assert re.search(r"d & b & m & two &", shown(summary).latex())
+    assert shown(summary).latex().count(r"\begin{tabular}{llll") == 1
     assert "d / b · m · two" in text_table(summary)
     assert table_data(summary)["rows"][2]["run"] == "two"
 
@@ -203,7 +213,11 @@ def test_two_runs_on_one_page(
 
 def test_methods_of_one_scene_are_drawn_side_by_side_with_their_growing_error() -> None:
     count = 400
-    frames = pd.DataFrame({"index": range(count), "position_error_m": 0.1, "depth_abs_rel": np.nan, "forward_ms": 5.0})
+    frames = {"index": np.arange(count)}
+    frames |= {
+        name: np.full(count, value)
+        for name, value in (("position_error_m", 0.1), ("depth_abs_rel", np.nan), ("forward_ms", 5.0))
+    }
     empty = np.array([])
     none = empty.astype(np.int64)
 
@@ -213,7 +227,8 @@ def test_methods_of_one_scene_are_drawn_side_by_side_with_their_growing_error() 
             np.arange(count), *[np.zeros(count)] * 3, steps, slope * steps, none, empty, empty, empty, none, none
         )
 
-    lines = [Line("_a $x$", frames, drift(0.01)), Line("b", frames, drift(0.02)), Line("c", None, None)]
+    units = [UnitData(frames, drift=drift(0.01)), UnitData(frames, drift=drift(0.02)), UnitData()]
+    lines = list(zip(("_a $x$", "b", "c"), units, strict=True))
     figure = together_figure(lines, "scene") or pytest.fail("nothing drawn")
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]
     assert ["growing prefixes" in title for title in titles] == [True, False, False]

@@ -11,14 +11,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from fake_run import DESK, HOSTILE, LINGBOT, REPLAY, build_run, run_record, unit_record
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.reports import tables as tables_module
-from lingbot_eval.reports.rendering import csv_table, latex_table, shown, spreadsheet, table_data, text_table
-from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table, long_table, read_results
+from lingbot_eval.reports.rendering import csv_table, measurements_csv, shown, table_data, text_table
+from lingbot_eval.reports.tables import (
+    MEASUREMENT_COLUMNS,
+    Cell,
+    Column,
+    Row,
+    RunResults,
+    Table,
+    measurement_rows,
+    read_results,
+)
 from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.tables import latex_text, markdown_text, number_text, plain
@@ -61,7 +71,7 @@ def test_means_are_over_scored_scenes_and_say_how_many(tmp_path: Path) -> None:
     assert cells["median"].value == pytest.approx(2.0)
     assert cells["mean"].scored == cells["median"].scored == (3, 5)
     assert "3.000 (3 of 5)" in shown(summary).markdown(padded=False)
-    assert r"3.000 (3 of 5)" in latex_table(summary)
+    assert r"3.000 (3 of 5)" in shown(summary).latex()
     reasons = [summary.notes[(cells[scene].note or 0) - 1] for scene in "de"]
     assert reasons[0] == "static reference"
     assert "not run yet" in reasons[1]
@@ -93,7 +103,7 @@ def test_every_gap_has_its_reason_in_every_rendering(tables: dict[str, Table]) -
     failed = next(row for row in summary.rows if (row.dataset, row.scene) == DESK and row.method == LINGBOT)
     assert all(cell.value is None for cell in failed.cells)
     for rendered in map(
-        str, (shown(summary).markdown(padded=False), csv_table(summary), latex_table(summary), text_table(summary))
+        str, (shown(summary).markdown(padded=False), csv_table(summary), shown(summary).latex(), text_table(summary))
     ):
         assert "failed in stage stream at frame 812: CUDA out of memory" in rendered
         assert "only 2 matched frames, at least 3 are needed" in rendered
@@ -103,7 +113,7 @@ def test_a_run_of_failures_only_still_has_its_table(tmp_path: Path) -> None:
     (table,) = read_results(store_of(tmp_path, {"a": None, "b": None})).tables
     assert [row.scene for row in table.rows if row.kind == "scene"] == ["a", "b"]
     assert "a <sup>1</sup>" in shown(table).markdown(padded=False)
-    assert r"a\textsuperscript{1}" in latex_table(table)
+    assert r"a\textsuperscript{1}" in shown(table).latex()
     assert csv_table(table).count("not run yet") == 2
     assert text_table(table).count("not run yet") == 2
     assert all("not run yet" in row["failure"] for row in table_data(table)["rows"] if row["row"] == "scene")
@@ -117,11 +127,12 @@ def test_a_damaged_unit_is_a_gap_that_names_its_file(tmp_path: Path) -> None:
     assert str(file) in (read.failure(("d", "b", "m")) or "")
     summary = read.tables[0]
     assert next(row for row in summary.rows if row.kind == "mean").cells[0].scored == (1, 2)
-    assert long_table(read)["reason"].str.contains("expected a stored record").sum() == 1
+    reasons = [dict(zip(MEASUREMENT_COLUMNS, row, strict=True))["reason"] or "" for row in measurement_rows(read)]
+    assert sum("expected a stored record" in str(reason) for reason in reasons) == 1
 
 
 def test_the_long_table_has_everything_once(results: RunResults) -> None:
-    table = long_table(results)
+    table = pd.DataFrame(measurement_rows(results), columns=MEASUREMENT_COLUMNS)
     stored = sum(len(unit.record.measurements) for unit in results.units)
     assert len(table) == stored + 1  # the failed unit's own row
     assert (table["value"].isna() == table["reason"].notna()).all()
@@ -234,7 +245,7 @@ def test_a_failure_says_where(tmp_path: Path, facts: dict[str, Any], words: str)
     results = read_results(store)
     assert results.failure(("d", "a", "m")) == words
     assert results.failure(("d", "b", "m")) is None
-    assert long_table(results)["reason"].tolist()[0] == words
+    assert dict(zip(MEASUREMENT_COLUMNS, next(measurement_rows(results)), strict=True))["reason"] == words
 
 
 def test_a_unit_under_way_says_who_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +338,7 @@ def test_the_whole_of_a_table_in_each_form() -> None:
 def test_untrained_weights_are_in_every_title_and_row(tables: dict[str, Table]) -> None:
     for table in tables.values():
         assert f"untrained weights: {LINGBOT}" in shown(table).markdown(padded=False).splitlines()[0]
-        assert f"untrained weights: {LINGBOT}" in latex_table(table)
+        assert f"untrained weights: {LINGBOT}" in shown(table).latex()
         assert f"untrained weights: {LINGBOT}" in table_data(table)["title"]
         assert shown(table).markdown(padded=False).count(f"{LINGBOT} (untrained weights)") >= 3
         rows = list(csv.DictReader(io.StringIO(csv_table(table))))
@@ -345,7 +356,7 @@ def test_a_hostile_scene_name_stays_text(tables: dict[str, Table]) -> None:
         body = [line for line in markdown.splitlines() if line.startswith("| ")]
         # Unescaped bars only: as many cells in every line.
         assert {len(re.findall(r"(?<!\\)\|", line)) for line in body} == {len(table.columns) + 4}
-        latex = latex_table(table)
+        latex = shown(table).latex()
         assert "<" not in latex
         assert r"\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{}\textbar{}\_\&\$" in latex
         rows = list(csv.DictReader(io.StringIO(csv_table(table))))
@@ -368,7 +379,7 @@ def test_no_name_breaks_out_of_its_cell(name: str) -> None:
 def test_a_name_is_no_formula_for_a_spreadsheet(tmp_path: Path, name: str) -> None:
     measured = replace(ate(-0.5), name=name, convention=name)
     results = read_results(store_of(tmp_path, {name: measured}))
-    texts = [csv_table(table) for table in results.tables] + [spreadsheet(long_table(results))]
+    texts = [csv_table(table) for table in results.tables] + [measurements_csv([("", results)])]
     for text in texts:
         (row,) = csv.DictReader(io.StringIO(text))
         assert row["scene"].startswith("'")

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.comparison.page import prepare_folder
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.trajectories import write_tum
-from lingbot_eval.reports.report import ReportOptions, write_report
+from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.two_runs import (
     MeasurementPair,
     RunComparison,
@@ -356,7 +356,7 @@ def test_a_report_of_two_runs_holds_one_against_the_other(tmp_path: Path) -> Non
     turned[:, :3, :3] = turned[:, :3, :3] @ Rotation.from_euler("z", 5, degrees=True).as_matrix()
     other = Trajectory(moved.indices, moved.timestamps, turned)
     b = write_run(tmp_path / "b", other, key="b" * 16, measurements=[measurement("trajectory", "ate_rmse", 3.0)])
-    written = write_report([a, b], tmp_path / "report", ReportOptions(html=False, labels=("old", "new")))
+    written = write_report([a, b], tmp_path / "report", html=False, labels=("old", "new"))
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     section = text.partition("## One run against the other")[2].partition("\n## ")[0]
     assert "| tum / desk · lingbot | rotation | 5.000 deg |" in section
@@ -366,8 +366,8 @@ def test_a_report_of_two_runs_holds_one_against_the_other(tmp_path: Path) -> Non
         "001-tum-desk-lingbot-agreement.png"
     ]
     # One run, or two of different scenes, are not held against each other.
-    write_report([a], tmp_path / "one", ReportOptions(html=False))
+    write_report([a], tmp_path / "one", html=False)
     assert "One run against the other" not in (tmp_path / "one" / "report.md").read_text(encoding="utf-8")
     store = RunStore.create(tmp_path / "c", make_run_record(key="c" * 16, units=[["tum", "office", "lingbot"]]))
-    write_report([a, store.path], tmp_path / "two", ReportOptions(html=False))
+    write_report([a, store.path], tmp_path / "two", html=False)
     assert "One run against the other" not in (tmp_path / "two" / "report.md").read_text(encoding="utf-8")

@@ -45,8 +45,8 @@ sys.path.insert(0, sys.argv[1])
 from matplotlib.figure import Figure
 from lingbot_eval.cli.main import COMMANDS, main
 import lingbot_eval.api, lingbot_eval.reports.report, lingbot_eval.gating.judge, lingbot_eval.comparison.page
-import lingbot_eval.runs.execute, lingbot_eval.reports.figures, lingbot_eval.reports.drift_figure
-import lingbot_eval.reports.agreement_figure, matplotlib.backends.backend_agg
+import lingbot_eval.runs.execute, lingbot_eval.reports.figures, lingbot_eval.reports.scene_figures
+import lingbot_eval.reports.agreement, matplotlib.backends.backend_agg
 import evo.core.metrics, evo.core.trajectory, pandas
 if len(sys.argv) > 2:
     import lingbot_eval.scaling.execute, lingbot_eval.scaling.figure

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Pictures
+from scipy.spatial import cKDTree
 
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.types import Frame, Prediction
 from lingbot_eval.validation import validated
-from lingbot_eval.viewing.film import PRESETS, FilmSettings, Renderer, render_film, save_still
+from lingbot_eval.viewing.film import PRESETS, FilmSettings, Renderer, render_film, save_still, spacing
 from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
 
 K = np.array([[40.0, 0, 15.5], [0, 40.0, 11.5], [0, 0, 1]])
@@ -263,3 +264,14 @@ def test_every_setting_changes_the_picture(uneven: Reconstruction, name: str) ->
 
 def test_every_setting_of_a_film_is_here() -> None:
     assert set(FilmSettings.model_fields) == {*LOOK, "fps", "frames"}  # both of which a film as a whole shows
+
+
+@pytest.mark.parametrize("count", [2, 3, 40, 7001])
+def test_the_spacing_is_that_of_a_search_through_all_pairs(count: int) -> None:
+    rng = np.random.default_rng(count)
+    positions = np.concatenate([rng.normal(size=(count - 1, 3)), [[900.0, 0, 0]]]).astype(np.float32)
+    asked = positions[:: -(-count // 5000)].astype(np.float64)
+    distances, _ = cKDTree(positions.astype(np.float64)).query(asked, k=[2])
+    for voxel in (1e-3, 0.3):
+        assert spacing(positions, voxel) == pytest.approx(2 * np.median(distances), rel=1e-12)
+    assert spacing(positions[:1], 0.1) == 0

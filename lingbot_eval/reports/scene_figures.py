@@ -1,4 +1,4 @@
-"""Where the camera went: estimates beside the reference, their error as colour; clouds from above."""
+"""The figures of a scene: where the camera went, clouds from above, and what several methods or runs did on it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lingbot_eval.plots import BLACK, GREY, LINE_COLOURS, VERMILION, legend_above, new_figure, style, thinned
-from lingbot_eval.reports.unit_data import KeptScene, Paths
+from lingbot_eval.plots import (
+    BLACK,
+    GREY,
+    LINE_COLOURS,
+    VERMILION,
+    legend_above,
+    limit_to_bulk,
+    new_figure,
+    rolling_median,
+    stacked_panels,
+    style,
+    thinned,
+)
+from lingbot_eval.reports.reading import KeptScene, Paths, UnitData
+from lingbot_eval.runs.store import Columns
 from lingbot_eval.tables import plain
 from lingbot_eval.types import FloatArray
 
@@ -18,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
 
 UPRIGHT = 0.7
 """Least part of the cameras' mean y axis along one world axis that says which way is down: within 45 degrees."""
@@ -25,7 +40,7 @@ _A_ROW = 3  # panels of several estimates side by side
 _COLOURS = "plasma"  # from dark to light: read in grey, too
 _LIGHTEST = 0.88  # its end is too light for a line on white
 _BULK = 98.0  # percentile of the errors that the colours reach
-_LONGEST_LABEL = 48
+_LONGEST_NAME = 48
 _PICTURE = (960, 640)  # pixels of a cloud
 _ANGLE = 35.0  # degrees, vertical: narrow, so that what is high leans little
 
@@ -61,14 +76,29 @@ def trajectory_figure(estimates: Sequence[tuple[str, Paths]], title: str, *, alo
     columns = min(len(panels), _A_ROW)
     rows = math.ceil(len(panels) / columns)
     along = along and any(paths.error is not None for _, paths in estimates)
-    figure = new_figure(max(4.4, 3.9 * columns), 0.9 + 3.7 * rows + 2.2 * along, title)
-    grid = figure.add_gridspec(rows + along, columns, height_ratios=[3.7] * rows + [2.2] * along)
-    drawn = [figure.add_subplot(grid[divmod(number, columns)]) for number in range(len(panels))]
     scale = error_scale([paths.error for _, paths in estimates if paths.error is not None])
+    width, height = max(4.4, 3.9 * columns), 0.9 + 3.7 * rows + 2.2 * along
+    figure = new_figure(width, height, title, arranged=False)
+    # In inches: what is free around the panels, and between them.
+    left, right, top, bottom, apart, below = 0.68, 0.2 if scale is None else 1.0, 0.55, 0.82, 0.76, 0.78
+    wide = (width - left - right - (columns - 1) * apart) / columns
+    high = (height - top - bottom - (rows + along - 1) * below) / (rows + along)
+    grid = figure.add_gridspec(
+        rows + along,
+        columns,
+        height_ratios=[3.7] * rows + [2.2] * along,
+        left=left / width,
+        right=1 - right / width,
+        top=1 - top / height,
+        bottom=bottom / height,
+        wspace=apart / wide,
+        hspace=below / high,
+    )
+    drawn = [figure.add_subplot(grid[divmod(number, columns)]) for number in range(len(panels))]
     for axes, (name, paths, view) in zip(drawn, panels, strict=True):
         _draw_paths(axes, paths, view, scale)
         where = f"{'xyz'[view.across]}–{'xyz'[view.up]} plane"
-        panel = f"{view.name}: {where}" if len(estimates) == 1 else f"{_short(name)}, {where}"
+        panel = f"{view.name}: {where}" if len(estimates) == 1 else f"{plain(name, _LONGEST_NAME)}, {where}"
         unit = "m" if paths.reference is not None else "method's own unit"
         down = ", pointing down" if view.turned else ""
         style(axes, f"{'xyz'[view.across]} [{unit}]", f"{'xyz'[view.up]} [{unit}{down}]", panel)
@@ -77,9 +107,11 @@ def trajectory_figure(estimates: Sequence[tuple[str, Paths]], title: str, *, alo
         if view.turned:
             axes.invert_yaxis()
     if scale is not None:
-        add_error_bar(figure, drawn, scale)
+        place = drawn[columns - 1].get_position()
+        low = drawn[-1].get_position().y0
+        add_error_bar(figure, (1 - 0.84 / width, low, 0.16 / width, place.y1 - low), scale)
     labels = {label: line for axes in drawn for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(labels.values()), list(labels), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.legend(list(labels.values()), list(labels), loc="lower center", ncols=4, fontsize=9, frameon=False)
     if along:
         _draw_along(figure.add_subplot(grid[rows, :]), estimates)
     return figure
@@ -90,7 +122,7 @@ def _draw_along(axes: Axes, estimates: Sequence[tuple[str, Paths]]) -> None:
         if paths.error is not None:
             chosen = thinned(len(paths.error))
             color = LINE_COLOURS[number % len(LINE_COLOURS)]
-            axes.plot(chosen, paths.error[chosen], color=color, linewidth=1.0, label=_short(name))
+            axes.plot(chosen, paths.error[chosen], color=color, linewidth=1.0, label=plain(name, _LONGEST_NAME))
     style(axes, "pose of the estimate", "position error [m]", "Distance to the reference along the estimate")
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
@@ -110,11 +142,11 @@ def error_scale(errors: Sequence[FloatArray]) -> Normalize | None:
     return Normalize(0.0, top if top > 0 else 1.0, clip=True)
 
 
-def add_error_bar(figure: Figure, axes: list[Axes], scale: Normalize) -> None:
-    """A bar that says what the colours of a path mean."""
+def add_error_bar(figure: Figure, place: tuple[float, float, float, float], scale: Normalize) -> None:
+    """A bar that says what the colours of a path mean. place: left, bottom, width, height as shares of the figure."""
     from matplotlib.cm import ScalarMappable
 
-    bar = figure.colorbar(ScalarMappable(scale, _error_colours()), ax=axes, extend="max", pad=0.02, shrink=0.9)
+    bar = figure.colorbar(ScalarMappable(scale, _error_colours()), cax=figure.add_axes(place), extend="max")
     bar.set_label("distance to the reference [m]", fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
@@ -151,11 +183,6 @@ def _error_colours() -> Colormap:
     from matplotlib.colors import ListedColormap
 
     return ListedColormap(colormaps[_COLOURS](np.linspace(0, _LIGHTEST, 256))).with_extremes(bad=GREY)
-
-
-def _short(name: str) -> str:
-    text = plain(name)
-    return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
 
 
 def _views(paths: Paths) -> tuple[_View, _View]:
@@ -246,8 +273,11 @@ def cloud_figure(kept: KeptScene, paths: Paths | None, title: str) -> Figure:
     view = View.of_angle(pose, _ANGLE, width, height)
     picture = Splats(positions, colours, voxels.edge).draw(view, Style(background=(255, 255, 255), eye_dome=0.03))
 
-    figure = new_figure(7.8, 4.6, title)
-    axes = figure.subplots()
+    # In inches: beside the picture is the bar, below it the legend.
+    wide, high, left, bottom = 7.8, 4.6, 0.65, 0.38
+    tall = high - bottom - 0.55
+    figure = new_figure(wide, high, title, arranged=False)
+    axes = figure.add_axes((left / wide, bottom / high, tall * width / height / wide, tall / high))
     # Paler than it is, so that the path stands out.
     axes.imshow((0.2 * 255 + 0.8 * picture.image).astype(np.uint8))
     pixels, _ = view.project(centres)
@@ -273,6 +303,100 @@ def cloud_figure(kept: KeptScene, paths: Paths | None, title: str) -> Figure:
     axes.set_title("The cloud from above, without what is higher than the cameras", fontsize=10, loc="left")
     axes.spines[:].set_visible(False)
     if scale is not None:
-        add_error_bar(figure, [axes], scale)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+        add_error_bar(
+            figure, (axes.get_position().x1 + 0.12 / wide, 0.6 / high, 0.16 / wide, (tall - 0.3) / high), scale
+        )
+    figure.legend(loc="lower center", ncols=3, fontsize=9, frameon=False)
     return figure
+
+
+_DASHES = ("-", "--", ":", "-.")
+_COLUMNS = (
+    ("position_error_m", "m", "Distance to the reference after Sim(3) alignment"),
+    ("depth_abs_rel", "", "Depth error (abs_rel) of each frame alone, scale_only alignment"),
+    ("forward_ms", "ms", "Forward time on the device"),
+)
+_LONGEST_LABEL = 60
+_NAMES_A_ROW = 3
+_FEW = 300  # values that can be told apart: longer series are drawn as rolling medians
+
+
+_Curves = list[tuple[int, FloatArray, FloatArray]]
+"""Number of the unit, frame numbers and values of every unit that has some."""
+
+
+def together_figure(units: Sequence[tuple[str, UnitData]], title: str) -> Figure | None:
+    """Units by label, a line each, drawn over each other; None when fewer than two have anything to draw.
+
+    A series of more than 300 frames is drawn as a rolling median, as its panel's title says.
+    """
+    data = [unit for _, unit in units]
+    found = [_growth(data), *(_column(data, *column) for column in _COLUMNS)]
+    panels = [panel for panel in found if len(panel[2]) > 1]
+    if not panels:
+        return None
+    names = 0.1 + 0.22 * -(-len(units) // _NAMES_A_ROW)
+    figure, drawn = stacked_panels(11, 0.8 + 2.5 * len(panels) + names, len(panels), title, below=names)
+    handles: dict[int, Line2D] = {}
+    for axes, (words, unit, curves) in zip(drawn, panels, strict=True):
+        for number, x, y in curves:
+            look: dict[str, Any] = {
+                "color": LINE_COLOURS[number % len(LINE_COLOURS)],
+                "linestyle": _DASHES[number // len(LINE_COLOURS) % 4],
+            }
+            (curve,) = axes.plot(x, y, linewidth=1.4, label=_legend_text(units[number][0]), **look)
+            handles.setdefault(number, curve)
+        limit_to_bulk(axes, np.concatenate([y for _, _, y in curves]), unit)
+        axes.margins(x=0.01)
+        style(axes, "frame" if axes is drawn[-1] else "", unit, words)
+    legend = figure.legend(
+        [handles[number] for number in sorted(handles)],
+        [str(handles[number].get_label()) for number in sorted(handles)],
+        loc="lower center",
+        ncols=min(_NAMES_A_ROW, len(handles)),
+        fontsize=9,
+        frameon=False,
+    )
+    for entry in legend.get_texts():
+        entry.set_parse_math(False)
+    return figure
+
+
+def _growth(units: Sequence[UnitData]) -> tuple[str, str, _Curves]:
+    """Title, unit and curves of the panel of growing errors."""
+    series = [(number, unit.drift) for number, unit in enumerate(units) if unit.drift is not None]
+    curves = [
+        (number, drift.prefix_frame.astype(np.float64), drift.prefix_ate_m)
+        for number, drift in series
+        if np.isfinite(drift.prefix_ate_m).any()
+    ]
+    return "ATE of growing prefixes, each aligned on itself", "m", curves
+
+
+def _column(units: Sequence[UnitData], column: str, unit: str, title: str) -> tuple[str, str, _Curves]:
+    """Title, unit and curves of the panel of a column of frames.csv."""
+    curves, longest = [], 1
+    for number, each in enumerate(units):
+        if each.columns is None:
+            continue
+        x, y, stretch = _smoothed(each.columns, column)
+        if len(y):
+            curves.append((number, x, y))
+            longest = max(longest, stretch)
+    return title + (f", rolling median of up to {longest} frames" if longest > 1 else ""), unit, curves
+
+
+def _legend_text(label: str) -> str:
+    """Names from anywhere: one line, not too long, and not taken for one of matplotlib's hidden labels ("_…")."""
+    text = plain(label, _LONGEST_LABEL)
+    return f" {text}" if text.startswith("_") else text
+
+
+def _smoothed(frames: Columns, column: str) -> tuple[FloatArray, FloatArray, int]:
+    """Frame numbers, values and how many were taken together; NaN left out."""
+    known = np.isfinite(frames[column])
+    x, y = frames["index"][known].astype(np.float64), frames[column][known]
+    if len(y) <= _FEW:
+        return x, y, 1
+    stretch = max(9, len(y) // 200)
+    return *rolling_median(x, y, stretch), stretch
