@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError
 from lingbot_eval.registry import load_plugins
@@ -42,38 +42,26 @@ _CAMERA_INTERVAL = 10  # frames
 PathLike = str | os.PathLike[str]
 
 
-class Observer(Protocol):
-    """Watches a run go by."""
+class Observer:
+    """Watches a run go by; this one does nothing at each step."""
 
     def planned(self, plan: Plan) -> None:
         """Everything is decided, nothing is written yet."""
-        ...
 
-    def started(self, unit: Unit, frames: int | None) -> None: ...
+    def started(self, unit: Unit, frames: int | None) -> None:
+        """A unit begins; frames: of it, None where nobody knows."""
 
-    def frame(self) -> None: ...
+    def frame(self) -> None:
+        """One frame further."""
 
-    def finished(self, unit: Unit, record: UnitRecord) -> None: ...
+    def finished(self, unit: Unit, record: UnitRecord) -> None:
+        """A unit has its result, which may be a failure."""
 
-    def skipped(self, unit: Unit) -> None: ...
+    def skipped(self, unit: Unit) -> None:
+        """A unit was done before."""
 
-    def left_out(self, unit: Unit, reason: str) -> None: ...
-
-
-class _Nobody:
-    """Watches nothing."""
-
-    def planned(self, plan: Plan) -> None: ...
-
-    def started(self, unit: Unit, frames: int | None) -> None: ...
-
-    def frame(self) -> None: ...
-
-    def finished(self, unit: Unit, record: UnitRecord) -> None: ...
-
-    def skipped(self, unit: Unit) -> None: ...
-
-    def left_out(self, unit: Unit, reason: str) -> None: ...
+    def left_out(self, unit: Unit, reason: str) -> None:
+        """A unit's result cannot be used; it begins anew."""
 
 
 def plan_run(experiment: PathLike | Mapping[str, Any], set: Mapping[str, Any] | Sequence[str] = ()) -> Plan:
@@ -180,7 +168,7 @@ def run(
     from lingbot_eval.runs.execute import execute
 
     load_plugins(plugins)
-    watching = observer or _Nobody()
+    watching = observer or Observer()
     plan = plan_run(experiment, set)
     watching.planned(plan)
     repeat = command or _repeat(experiment, set, out)

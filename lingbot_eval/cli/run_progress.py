@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from lingbot_eval.api import Observer
 from lingbot_eval.cli import output
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from lingbot_eval.runs.records import UnitRecord
 
 
-class Progress:
-    """A `lingbot_eval.api.Observer` for people; ``quiet`` leaves only failures."""
+class Progress(Observer):
+    """For people; ``quiet`` leaves only failures."""
 
     def __init__(
         self, *, quiet: bool, announce: Callable[[Progress, Plan], None], parallel: Parallel | None = None

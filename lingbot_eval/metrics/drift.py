@@ -150,7 +150,7 @@ class _Track:
 
     @cached_property
     def segments(self) -> Segments:
-        """The benchmark's segments. Raises UnscorableError where there is no orientation."""
+        """The benchmark's segments, maybe none. Raises UnscorableError where there is no orientation."""
         return kitti_segments(self.oriented().reference, self.aligned, self.lengths_m, self.settings.segment_every)
 
     @cached_property
@@ -327,11 +327,17 @@ def _segment_words(settings: DriftSettings, part: str, after: str) -> str:
 
 
 def _segment_translation(track: _Track) -> float:
-    return float(np.mean(track.segments.checked(track.lengths_m).translation_percent))
+    return _mean_of_segments(track, track.segments.translation_percent)
 
 
 def _segment_rotation(track: _Track) -> float:
-    return float(np.mean(track.segments.checked(track.lengths_m).rotation_deg_per_m))
+    return _mean_of_segments(track, track.segments.rotation_deg_per_m)
+
+
+def _mean_of_segments(track: _Track, values: FloatArray) -> float:
+    if not len(values):
+        raise UnscorableError(f"the path is shorter than the shortest segment of {min(track.lengths_m):g} m")
+    return float(np.mean(values))
 
 
 def _scale_drift(track: _Track) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 Metres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Mask = NDArray[np.bool_]
 
 MIN_POINTS = 100
 ICP_POINTS = 200_000  # six numbers are sought: more points only take longer
@@ -58,50 +57,36 @@ class PointSettings(StrictModel):
     max_points: Annotated[int, Field(ge=1000, le=20_000_000)] = 10_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class PointScore:
-    """Measurements of family ``points``, and the motions that brought the prediction to the truth (None: not scored).
-
-    umeyama: from the prediction's world to the truth's. icp: (4, 4) rigid, applied after it.
-    """
-
-    measurements: tuple[Measurement, ...]
-    umeyama: Sim3 | None = None
-    icp: FloatArray | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class PointPairs:
-    """Two clouds and which of their points belong together.
-
-    truth: (N, 3) metres. prediction: (M, 3), in any world and scale. pairs: row i of the first ``pairs`` rows of both
-    belongs to row i. truth_mask, prediction_mask: (N,), (M,) coverage: which points are compared at the end; points
-    outside still serve as neighbours. None is all of them. sampled: a word on thinning, for the convention.
-    """
-
-    truth: FloatArray | DepthMap
-    prediction: FloatArray | DepthMap
-    pairs: int
-    truth_mask: Mask | None = None
-    prediction_mask: Mask | None = None
-    sampled: str = ""
-
-
-def score_points(clouds: PointPairs, settings: PointSettings | None = None) -> PointScore:
+def score_points(
+    truth: FloatArray | DepthMap,
+    prediction: FloatArray | DepthMap,
+    pairs: int,
+    settings: PointSettings | None = None,
+    sampled: str = "",
+) -> tuple[Measurement, ...]:
     """Accuracy, completeness, chamfer, precision, recall, F1 and normal consistency of a predicted cloud.
 
     Points that are not finite are left out before anything else. Too few points or pairs, or pairs on one line, come
     back as the reason.
+
+    Args:
+        truth: (N, 3) metres.
+        prediction: (M, 3), in any world and scale.
+        pairs: so many first rows of both belong together, row by row.
+        settings: how they are compared.
+        sampled: a word on thinning, for the convention.
+
+    Returns:
+        Measurements of family ``points``.
     """
     settings = settings or PointSettings()
-    quantities = _quantities(settings, clouds.sampled)
+    quantities = _quantities(settings, sampled)
     try:
-        transform, moved, aligned, truth = _aligned(clouds, settings)
+        _, _, truth, aligned = aligned_clouds(truth, prediction, pairs, settings)
     except UnscorableError as error:
-        return PointScore(tuple(quantity.failed(str(error), 0) for quantity in quantities.values()))
-    # Coverage decides which points are asked about; the whole other cloud answers.
-    to_truth, true_rows = nearest(truth.points, aligned.points[aligned.mask])
-    to_prediction, rows = nearest(aligned.points, truth.points[truth.mask])
+        return tuple(quantity.failed(str(error), 0) for quantity in quantities.values())
+    to_truth, true_rows = nearest(truth, aligned)
+    to_prediction, rows = nearest(aligned, truth)
     accuracy, completeness = float(np.mean(to_truth)), float(np.mean(to_prediction))
     precision, recall = (100.0 * float(np.mean(d < settings.threshold_m)) for d in (to_truth, to_prediction))
     f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
@@ -124,69 +109,44 @@ def score_points(clouds: PointPairs, settings: PointSettings | None = None) -> P
         looked_at = sum(map(len, agree))
         found["normal_consistency", ""] = float(np.mean([np.mean(side) for side in agree])), looked_at
         found["normal_consistency", "median"] = float(np.mean([np.median(side) for side in agree])), looked_at
-    measurements = tuple(quantities[name].value(*result) for name, result in found.items())
-    return PointScore(measurements, transform, moved)
+    return tuple(quantities[name].value(*result) for name, result in found.items())
 
 
-def _agreement(cloud: _Cloud, other: _Cloud, partners: NDArray[np.int64], neighbours: int) -> FloatArray:
+def _agreement(cloud: FloatArray, other: FloatArray, partners: NDArray[np.int64], neighbours: int) -> FloatArray:
     """(K,) |cosines| between normals of a cloud and of their partners in the other, of an even sample of its points."""
-    asked = np.flatnonzero(cloud.mask)
-    every = -(-len(asked) // NORMAL_POINTS)
-    own = normals_at(cloud.points, asked[::every], neighbours)
-    return np.asarray(np.abs(np.einsum("ki,ki->k", own, normals_at(other.points, partners[::every], neighbours))))
+    every = -(-len(cloud) // NORMAL_POINTS)
+    own = normals_at(cloud, np.arange(0, len(cloud), every), neighbours)
+    return np.asarray(np.abs(np.einsum("ki,ki->k", own, normals_at(other, partners[::every], neighbours))))
 
 
-@dataclass(frozen=True, eq=False)
-class _Cloud:
-    points: FloatArray  # (K, 3)
-    mask: Mask  # (K,)
-
-
-def _aligned(clouds: PointPairs, settings: PointSettings) -> tuple[Sim3, FloatArray, _Cloud, _Cloud]:
-    """Similarity, registration, and both clouds in the truth's world, thinned."""
-    for name, points in (("true", clouds.truth), ("predicted", clouds.prediction)):
+def aligned_clouds(
+    truth: FloatArray | DepthMap, prediction: FloatArray | DepthMap, pairs: int, settings: PointSettings
+) -> tuple[Sim3, FloatArray, FloatArray, FloatArray]:
+    """From the prediction's world to the truth's a similarity and, after it, a rigid (4, 4) registration; and both
+    clouds in the truth's world, thinned, the true one first. Raises UnscorableError for too few pairs or pairs on one
+    line."""
+    for name, points in (("true", truth), ("predicted", prediction)):
         if points.ndim != 2 or points.shape[1] != 3:
             raise ValueError(f"expected {name} points of shape (N, 3), found {points.shape}")
-    rows = slice(0, clouds.pairs)
-    both = np.isfinite(clouds.truth[rows]).all(axis=1) & np.isfinite(clouds.prediction[rows]).all(axis=1)
-    if np.count_nonzero(both) < MIN_POINTS:
+    known, usable = (np.asarray(np.isfinite(points).all(axis=1)) for points in (truth, prediction))
+    both = np.flatnonzero(known[:pairs] & usable[:pairs])
+    if len(both) < MIN_POINTS:
         raise UnscorableError(
-            f"only {np.count_nonzero(both)} points valid in both truth and prediction, at least {MIN_POINTS} are needed"
+            f"only {len(both)} points valid in both truth and prediction, at least {MIN_POINTS} are needed"
         )
-    transform = umeyama(
-        clouds.prediction[rows][both].astype(np.float64), clouds.truth[rows][both].astype(np.float64), with_scale=True
-    )
-    truth = _thinned(_usable(clouds.truth, clouds.truth_mask, "true"), settings.voxel_m)
-    guess = _usable(clouds.prediction, clouds.prediction_mask, "predicted")
-    guess = _thinned(_Cloud(transform.apply_points(guess.points), guess.mask), settings.voxel_m)
+    transform = umeyama(prediction[both].astype(np.float64), truth[both].astype(np.float64), with_scale=True)
+    target = truth[known].astype(np.float64)
+    moved = transform.apply_points(prediction[usable].astype(np.float64))
+    if settings.voxel_m is not None:
+        target, moved = voxel_means(target, settings.voxel_m), voxel_means(moved, settings.voxel_m)
     if settings.icp_m is None:
-        return transform, np.eye(4), guess, truth
-    every = -(-len(guess.points) // ICP_POINTS)
-    moved = icp(guess.points[::every], truth.points, settings.icp_m)
-    points = guess.points @ moved[:3, :3].T + moved[:3, 3]
-    return transform, moved, _Cloud(points, guess.mask), truth
+        return transform, np.eye(4), target, moved
+    motion = icp(moved[:: -(-len(moved) // ICP_POINTS)], target, settings.icp_m)
+    return transform, motion, target, moved @ motion[:3, :3].T + motion[:3, 3]
 
 
-def _usable(points: FloatArray | DepthMap, mask: Mask | None, name: str) -> _Cloud:
-    mask = np.ones(len(points), dtype=bool) if mask is None else mask
-    finite = np.isfinite(points).all(axis=1)
-    cloud = _Cloud(points[finite].astype(np.float64), mask[finite])
-    if np.count_nonzero(cloud.mask) == 0:
-        raise UnscorableError(f"no {name} point inside the coverage mask is finite")
-    return cloud
-
-
-def _thinned(cloud: _Cloud, voxel_m: float | None) -> _Cloud:
-    if voxel_m is None:
-        return cloud
-    points, voxel = voxel_means(cloud.points, voxel_m)
-    covered = np.zeros(len(points), dtype=bool)
-    covered[voxel[cloud.mask]] = True
-    return _Cloud(points, covered)
-
-
-def voxel_means(points: FloatArray, edge: float) -> tuple[FloatArray, NDArray[np.int64]]:
-    """One point a voxel, the mean of the (N, 3) points in it, and the voxel of each point (N,).
+def voxel_means(points: FloatArray, edge: float) -> FloatArray:
+    """One point a voxel, the mean of the (N, 3) points in it.
 
     Voxels are cubes of ``edge`` from the cloud's lower corner less half an edge, as Open3D cuts them. Raises
     UnscorableError where the cloud is so large that its voxels cannot be numbered.
@@ -203,8 +163,7 @@ def voxel_means(points: FloatArray, edge: float) -> tuple[FloatArray, NDArray[np
         cells *= int(extent[axis])
         cells += ((points[:, axis] - corner[axis]) / edge).astype(np.int64)
     _, voxel, count = np.unique(cells, return_inverse=True, return_counts=True)
-    means = np.stack([np.bincount(voxel, points[:, axis]) / count for axis in range(3)], axis=1)
-    return means, voxel.astype(np.int64)
+    return np.stack([np.bincount(voxel, points[:, axis]) / count for axis in range(3)], axis=1)
 
 
 def _quantities(settings: PointSettings, sampled: str) -> dict[tuple[str, str], Quantity]:
@@ -314,97 +273,78 @@ def _pairs(tree: KDTree, moved: FloatArray, farthest: float) -> tuple[Any, Any, 
     return np.concatenate(rows), np.concatenate(partners), float(np.sqrt(squares / count))
 
 
-class CloudCollector:
-    """Back-projects the pixels valid in both truth and prediction (protocol.md section 1, "Point cloud").
-
-    Every k-th of them is kept; k doubles each time there are more than ``capacity``, 24 bytes each. limits: metres,
-    true depth strictly between them is valid.
-    """
-
-    def __init__(self, capacity: int, limits: tuple[float, float]) -> None:
-        self._capacity = capacity
-        self._limits = limits
-        self._clouds: list[tuple[DepthMap, DepthMap]] = []  # (n, 3) float32: truth, prediction
-        self._every = 1
-        self._kept = 0
-        self._without: dict[str, int] = {}
-
-    def add(self, frame: Frame, prediction: Prediction) -> None:
-        """Take one frame; one that lacks something is counted with it. A method without intrinsics uses the frame's.
-
-        Raises DataError when the shapes of the depth maps differ.
-        """
-        truth, guess = frame.depth, prediction.depth
-        intrinsics = prediction.intrinsics if prediction.intrinsics is not None else frame.intrinsics
-        pose = prediction.camera_to_world if prediction.has_orientation else None
-        needed = {
-            "true depth": truth,
-            "predicted depth": guess,
-            "reference pose": frame.camera_to_world,
-            "estimated pose": pose,
-            "reference intrinsics": frame.intrinsics,
-            "intrinsics": intrinsics,
-        }
-        missing = next((name for name, value in needed.items() if value is None), None)
-        true_pose, true_intrinsics = frame.camera_to_world, frame.intrinsics
-        if truth is None or guess is None or true_pose is None or pose is None:
-            self._count(str(missing))
-            return
-        if true_intrinsics is None or intrinsics is None:
-            self._count(str(missing))
-            return
-        if truth.shape != guess.shape:
-            raise DataError(
-                f"frame {frame.index}: predicted depth of shape {guess.shape} does not match the true depth of shape"
-                f" {truth.shape}; both must be at the prepared image size"
-            )
-        valid = (truth > self._limits[0]) & (truth < self._limits[1]) & (guess > 0) & np.isfinite(guess)
-        offset = int(len(self._clouds) * 0.6180339887 % 1 * self._every)
-        pixels = np.flatnonzero(valid)[offset :: self._every]
-        if not len(pixels):
-            return
-        own = true_intrinsics if frame.depth_intrinsics is None else frame.depth_intrinsics
-        true_points = world_points(truth, pixels, own, true_pose)
-        points = world_points(guess, pixels, intrinsics, pose)
-        self._clouds.append((true_points, points))
-        self._kept += len(pixels)
-        while self._kept > self._capacity:
-            self._every *= 2
-            self._clouds = [(t[::2].copy(), p[::2].copy()) for t, p in self._clouds]
-            self._kept = sum(len(t) for t, _ in self._clouds)
-
-    def _count(self, missing: str) -> None:
-        self._without[missing] = self._without.get(missing, 0) + 1
-
-    def pairs(self) -> PointPairs:
-        """Both clouds, row by row from the same pixels; what they were thinned to is in ``sampled``."""
-        truth, points = (
-            np.concatenate([cloud[side] for cloud in self._clouds]) if self._clouds else np.empty((0, 3), np.float32)
-            for side in range(2)
-        )
-        words = [f"every {self._every}th valid pixel"] if self._every > 1 else []
-        words += [f"{count} frames without {name} left out" for name, count in self._without.items()]
-        return PointPairs(truth, points, len(truth), sampled=", ".join(words))
+_NEEDED = ("true depth", "predicted depth", "reference pose", "estimated pose", "reference intrinsics")
 
 
 class PointFamily(MetricFamily):
-    """Point clouds of all frames against each other. Off unless asked for: it keeps up to 10 million points a scene,
-    240 MB, and takes up to a minute and 2 GB to compare them."""
+    """Point clouds of all frames against each other (protocol.md section 1, "Point cloud"): the pixels valid in both
+    truth and prediction, back-projected. Off unless asked for: it keeps up to 10 million points a scene, 240 MB, and
+    takes up to a minute and 2 GB to compare them.
+
+    Every k-th pixel is kept; k doubles each time there are more than ``max_points``, 24 bytes each.
+    """
 
     Settings = PointSettings
     on = False
 
     def __init__(self, settings: PointSettings, context: SceneContext) -> None:
         super().__init__(settings, context)
-        self._clouds = CloudCollector(settings.max_points, context.depth_limits) if context.gives_depth else None
+        self._clouds: list[tuple[DepthMap, DepthMap]] = []  # (n, 3) float32: truth, prediction
+        self._every = 1
+        self._kept = 0
+        self._without: Counter[str] = Counter()
 
     def add(self, frame: Frame, prediction: Prediction) -> dict[str, float | None]:
-        if self._clouds is not None:
-            self._clouds.add(frame, prediction)
+        """Take one frame; one that lacks something is counted with it. A method without intrinsics uses the frame's.
+
+        Raises DataError when the shapes of the depth maps differ.
+        """
+        if not self.context.gives_depth:
+            return {}
+        truth, true_pose, true_intrinsics = frame.depth, frame.camera_to_world, frame.intrinsics
+        guess = prediction.depth
+        pose = prediction.camera_to_world if prediction.has_orientation else None
+        if truth is None or guess is None or true_pose is None or pose is None or true_intrinsics is None:
+            needed = (truth, guess, true_pose, pose, true_intrinsics)
+            self._without[next(name for name, value in zip(_NEEDED, needed, strict=True) if value is None)] += 1
+            return {}
+        if truth.shape != guess.shape:
+            raise DataError(
+                f"frame {frame.index}: predicted depth of shape {guess.shape} does not match the true depth of shape"
+                f" {truth.shape}; both must be at the prepared image size"
+            )
+        near, far = self.context.depth_limits
+        valid = (truth > near) & (truth < far) & (guess > 0) & np.isfinite(guess)
+        offset = int(len(self._clouds) * 0.6180339887 % 1 * self._every)
+        pixels = np.flatnonzero(valid)[offset :: self._every]
+        if not len(pixels):
+            return {}
+        own = true_intrinsics if frame.depth_intrinsics is None else frame.depth_intrinsics
+        true_points = world_points(truth, pixels, own, true_pose)
+        intrinsics = true_intrinsics if prediction.intrinsics is None else prediction.intrinsics
+        points = world_points(guess, pixels, intrinsics, pose)
+        self._clouds.append((true_points, points))
+        self._kept += len(pixels)
+        while self._kept > self.settings.max_points:
+            self._every *= 2
+            self._clouds = [(t[::2].copy(), p[::2].copy()) for t, p in self._clouds]
+            self._kept = sum(len(t) for t, _ in self._clouds)
         return {}
 
+    def clouds(self) -> tuple[DepthMap, DepthMap]:
+        """True and predicted points so far, row by row from the same pixels."""
+        nothing = np.empty((0, 3), np.float32)
+        truth, points = (np.concatenate([nothing, *(cloud[side] for cloud in self._clouds)]) for side in range(2))
+        return truth, points
+
+    @property
+    def sampled(self) -> str:
+        """What the clouds were thinned to, and which frames are not in them."""
+        words = [f"every {self._every}th valid pixel"] if self._every > 1 else []
+        words += [f"{count} frames without {name} left out" for name, count in self._without.items()]
+        return ", ".join(words)
+
     def compute(self, scene: ScoredScene) -> list[Measurement]:
-        if self._clouds is None:
-            nothing = PointPairs(np.empty((0, 3)), np.empty((0, 3)), 0)
-            return because(score_points(nothing, self.settings).measurements, "the method gives no depth")
-        return list(score_points(self._clouds.pairs(), self.settings).measurements)
+        truth, points = self.clouds()
+        found = score_points(truth, points, len(truth), self.settings, self.sampled)
+        return list(found) if self.context.gives_depth else because(found, "the method gives no depth")

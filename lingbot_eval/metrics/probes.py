@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -66,118 +65,102 @@ def score_probes(
         aligned = alignment_of(matched, "sim3").apply_poses(matched.estimate)
     except UnscorableError as error:
         return tuple(quantity.failed(str(error), 0) for quantity, *_ in _quantities(settings))
-    scored = _Scored(matched.reference, aligned, settings)
+    errors = _errors(matched.reference, aligned, settings)
     found = []
-    for quantity, errors, part, combine in _quantities(settings):
-        try:
-            values = errors(scored)[part]
-        except UnscorableError as error:
-            found.append(quantity.failed(str(error), 0))
+    for quantity, kind, part, combine in _quantities(settings):
+        pairs = errors[kind]
+        if isinstance(pairs, str):
+            found.append(quantity.failed(f"the reference {pairs}", 0))
         else:
-            found.append(quantity.value(float(combine(values)), len(values)))
+            found.append(quantity.value(float(combine(pairs[part])), len(pairs[part])))
     return tuple(found)
 
 
-class _Scored:
-    """A matched pair of trajectories in metres, and where the reference stands, turns and comes back."""
-
-    def __init__(self, reference: FloatArray, aligned: FloatArray, settings: ProbeSettings) -> None:
-        self.reference, self.aligned, self.settings = reference, aligned, settings
-        steps = relative(reference[:-1], reference[1:])
-        moved = np.linalg.norm(steps[:, :3, 3], axis=1)
-        turned = np.degrees(rotation_angle(steps[:, :3, :3]))
-        on_the_spot = moved <= settings.still_m
-        self.runs = {
-            "standing": _runs(on_the_spot & (turned <= settings.still_deg), settings.frames),
-            "turning": _runs(on_the_spot & (turned >= settings.turn_deg), settings.frames),
-        }
-
-    def steps(self, kind: str, what: str) -> tuple[FloatArray, FloatArray]:
-        """Errors (metres, degrees) of every step in runs of a kind. Raises UnscorableError where there is none."""
-        rows = [np.arange(a, b) for a, b in self.runs[kind]]
-        first = self._checked(np.concatenate(rows or [np.empty(0, np.int64)]), what)
-        return pair_errors(self.reference, self.aligned, first, first + 1)
-
-    def ends(self, kind: str, what: str) -> tuple[FloatArray, FloatArray]:
-        """Errors from the beginning to the end of each such run. Raises UnscorableError where there is none."""
-        first, last = self._checked(self.runs[kind], what).T
-        return pair_errors(self.reference, self.aligned, first, last)
-
-    def returns(self) -> tuple[FloatArray, FloatArray]:
-        """Errors between frames and their first visit to the place. Raises UnscorableError where there is none."""
-        from scipy.spatial import KDTree
-
-        settings, poses = self.settings, self.reference
-        tree = KDTree(poses[:, :3, 3])
-        first, last = [], []
-        for row in np.unique(np.linspace(0, len(poses) - 1, min(len(poses), MOST_RETURNS)).astype(np.int64)):
-            near = np.array(tree.query_ball_point(poses[row, :3, 3], settings.return_m), np.int64)
-            near = np.sort(near[near <= row - settings.away])
-            angles = np.degrees(rotation_angle(np.swapaxes(poses[near, :3, :3], 1, 2) @ poses[row, :3, :3]))
-            alike = near[angles <= settings.return_deg]
-            if len(alike):
-                first.append(alike[0])
-                last.append(row)
-        what = (
-            f"never comes back within {settings.return_m:g} m and {settings.return_deg:g}° after {settings.away} frames"
-        )
-        return pair_errors(
-            poses, self.aligned, self._checked(np.array(first, np.int64), what), np.array(last, np.int64)
-        )
-
-    @staticmethod
-    def _checked(rows: _Rows, what: str) -> _Rows:
-        if not len(rows):
-            raise UnscorableError(f"the reference {what}")
-        return rows
+_Errors = tuple[FloatArray, FloatArray] | str
+"""Metres and degrees of pairs of poses; where the reference has no such pair, what it never does."""
 
 
-def _runs(mask: NDArray[np.bool_], least: int) -> NDArray[np.int64]:
-    """(K, 2) first and last frame of every stretch of at least ``least`` steps that are in the mask."""
-    runs = stretches(mask)
-    return runs[runs[:, 1] - runs[:, 0] >= least]
+def _errors(reference: FloatArray, aligned: FloatArray, settings: ProbeSettings) -> dict[str, _Errors]:
+    """Errors of every step and of the ends of runs in which the reference stands or turns, and of its returns."""
+    steps = relative(reference[:-1], reference[1:])
+    moved = np.linalg.norm(steps[:, :3, 3], axis=1)
+    turned = np.degrees(rotation_angle(steps[:, :3, :3]))
+    on_the_spot = moved <= settings.still_m
+    found: dict[str, _Errors] = {}
+
+    def add(kind: str, first: _Rows, last: _Rows, never: str) -> None:
+        found[kind] = pair_errors(reference, aligned, first, last) if len(first) else never
+
+    for kind, mask, never in (
+        (
+            "standing",
+            on_the_spot & (turned <= settings.still_deg),
+            f"never stands for {settings.frames} frames (steps of {_still(settings)})",
+        ),
+        (
+            "turning",
+            on_the_spot & (turned >= settings.turn_deg),
+            f"never turns on the spot for {settings.frames} frames (steps of {_turned(settings)})",
+        ),
+    ):
+        runs = stretches(mask)
+        runs = runs[runs[:, 1] - runs[:, 0] >= settings.frames]
+        rows = np.concatenate([np.empty(0, np.int64), *(np.arange(a, b) for a, b in runs)])
+        add(f"{kind} steps", rows, rows + 1, never)
+        add(f"{kind} ends", runs[:, 0], runs[:, 1], never)
+    words = f"within {settings.return_m:g} m and {settings.return_deg:g}° after {settings.away} frames"
+    first, last = _returns(reference, settings)
+    add("returns", first, last, f"never comes back {words}")
+    return found
 
 
-_Errors = Callable[[_Scored], tuple[FloatArray, FloatArray]]
-_Combine = Callable[[FloatArray], float]
+def _returns(poses: FloatArray, settings: ProbeSettings) -> tuple[_Rows, _Rows]:
+    """Frames that come back, each with the first visit to its place before it."""
+    from scipy.spatial import KDTree
+
+    tree = KDTree(poses[:, :3, 3])
+    first, last = [], []
+    for row in np.unique(np.linspace(0, len(poses) - 1, min(len(poses), MOST_RETURNS)).astype(np.int64)):
+        near = np.array(tree.query_ball_point(poses[row, :3, 3], settings.return_m), np.int64)
+        near = np.sort(near[near <= row - settings.away])
+        angles = np.degrees(rotation_angle(np.swapaxes(poses[near, :3, :3], 1, 2) @ poses[row, :3, :3]))
+        alike = near[angles <= settings.return_deg]
+        if len(alike):
+            first.append(alike[0])
+            last.append(row)
+    return np.array(first, np.int64), np.array(last, np.int64)
 
 
-def _quantities(settings: ProbeSettings) -> Iterator[tuple[Quantity, _Errors, int, _Combine]]:
+def _still(settings: ProbeSettings) -> str:
+    return f"at most {settings.still_m:g} m and {settings.still_deg:g}°"
+
+
+def _turned(settings: ProbeSettings) -> str:
+    return f"at most {settings.still_m:g} m and at least {settings.turn_deg:g}°"
+
+
+def _quantities(settings: ProbeSettings) -> Iterator[tuple[Quantity, str, int, Callable[[FloatArray], float]]]:
     """What is measured, whose errors it is of, metres (0) or degrees (1), and what is made of them."""
     s = settings
-    still = f"at most {s.still_m:g} m and {s.still_deg:g}°"
-    turned = f"at most {s.still_m:g} m and at least {s.turn_deg:g}°"
-    standing = f"where the reference stands for {s.frames} frames or more (steps of {still})"
-    turning = f"where the reference turns on the spot for {s.frames} frames or more (steps of {turned})"
+    standing = f"where the reference stands for {s.frames} frames or more (steps of {_still(s)})"
+    turning = f"where the reference turns on the spot for {s.frames} frames or more (steps of {_turned(s)})"
     back = (
         f"between each frame and the first of those, {s.away} frames before it or more, whose true pose is within"
         f" {s.return_m:g} m and {s.return_deg:g}° of its own"
     )
-    stands = f"never stands for {s.frames} frames (steps of {still})"
-    turns = f"never turns on the spot for {s.frames} frames (steps of {turned})"
-
-    still_steps, still_ends = (partial(of, kind="standing", what=stands) for of in (_Scored.steps, _Scored.ends))
-    turn_steps, turn_ends = (partial(of, kind="turning", what=turns) for of in (_Scored.steps, _Scored.ends))
-    entries: tuple[tuple[str, str, str, _Errors, int, _Combine], ...] = (
-        ("standstill_translation", "m/frame", f"mean motion a frame {standing}", still_steps, 0, np.mean),
-        ("standstill_rotation", "deg/frame", f"mean rotation a frame {standing}", still_steps, 1, np.mean),
-        ("standstill_drift", "m", f"largest motion from beginning to end {standing}", still_ends, 0, np.max),
-        ("rotation_translation", "m/frame", f"mean motion a frame {turning}", turn_steps, 0, np.mean),
-        ("rotation_drift", "m", f"largest motion from beginning to end {turning}", turn_ends, 0, np.max),
-        ("rotation_error", "deg", f"largest rotation error from beginning to end {turning}", turn_ends, 1, np.max),
-        (
-            "revisit_translation",
-            "m",
-            f"mean translation of the relative pose error {back}",
-            _Scored.returns,
-            0,
-            np.mean,
-        ),
-        ("revisit_rotation", "deg", f"mean rotation of the relative pose error {back}", _Scored.returns, 1, np.mean),
+    entries: tuple[tuple[str, str, str, str, int, Callable[[FloatArray], float]], ...] = (
+        ("standstill_translation", "m/frame", f"mean motion a frame {standing}", "standing steps", 0, np.mean),
+        ("standstill_rotation", "deg/frame", f"mean rotation a frame {standing}", "standing steps", 1, np.mean),
+        ("standstill_drift", "m", f"largest motion from beginning to end {standing}", "standing ends", 0, np.max),
+        ("rotation_translation", "m/frame", f"mean motion a frame {turning}", "turning steps", 0, np.mean),
+        ("rotation_drift", "m", f"largest motion from beginning to end {turning}", "turning ends", 0, np.max),
+        ("rotation_error", "deg", f"largest rotation error from beginning to end {turning}", "turning ends", 1, np.max),
+        ("revisit_translation", "m", f"mean translation of the relative pose error {back}", "returns", 0, np.mean),
+        ("revisit_rotation", "deg", f"mean rotation of the relative pose error {back}", "returns", 1, np.mean),
     )
-    for name, unit, words, errors, part, combine in entries:
+    for name, unit, words, kind, part, combine in entries:
         convention = f"{words}, after Sim(3) alignment over all matched frames"
-        yield Quantity("probes", name, "sim3", unit, convention), errors, part, combine
+        yield Quantity("probes", name, "sim3", unit, convention), kind, part, combine
 
 
 class ProbeFamily(MetricFamily):

@@ -42,12 +42,6 @@ class Segments:
     translation_percent: FloatArray
     rotation_deg_per_m: FloatArray
 
-    def checked(self, lengths_m: tuple[float, ...]) -> Segments:
-        """Itself. Raises UnscorableError where there is none."""
-        if not len(self.start):
-            raise UnscorableError(f"the path is shorter than the shortest segment of {min(lengths_m):g} m")
-        return self
-
 
 def path_distance(reference: FloatArray) -> FloatArray:
     """(M,) metres travelled along (M, 4, 4) poses."""
@@ -91,21 +85,8 @@ def pair_errors(
     return np.linalg.norm(error[:, :3, 3], axis=1), np.degrees(rotation_angle(error[:, :3, :3]))
 
 
-@dataclass(frozen=True, eq=False)
-class StepPairs:
-    """K pairs of poses one step apart. first, last: (K,) rows."""
-
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-
-    @property
-    def shortest_block(self) -> int:
-        """Twice the step, in pairs: neighbours that share a part of the path depend on each other."""
-        return 2 * math.ceil(float(np.median(self.last - self.first)))
-
-
-def step_pairs(reference: FloatArray, step: Step) -> StepPairs:
-    """All (overlapping) pairs one step apart.
+def step_pairs(reference: FloatArray, step: Step) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows (K,) of the first and of the last pose of all (overlapping) pairs one step apart.
 
     Frames: exactly so many apart. Metres: from each pose to that further along the path whose distance comes nearest to
     the step, where that is within METRE_TOLERANCE of the step (evo's all_pairs with a relative tolerance). reference:
@@ -116,7 +97,7 @@ def step_pairs(reference: FloatArray, step: Step) -> StepPairs:
         first = np.arange(max(0, count - int(step.size)))
         if not len(first):
             raise UnscorableError(f"the path is shorter than a step of {step}")
-        return StepPairs(first, first + int(step.size))
+        return first, first + int(step.size)
     distance = path_distance(reference)
     if distance[-1] < step.size * (1 - METRE_TOLERANCE):
         raise UnscorableError(f"the path of {distance[-1]:.3g} m is shorter than a step of {step}")
@@ -133,7 +114,7 @@ def step_pairs(reference: FloatArray, step: Step) -> StepPairs:
             f"no two poses are {step} of path apart within {_TOLERANCE}: neighbours are"
             f" {float(np.median(np.diff(distance))):.3g} m apart (median)"
         )
-    return StepPairs(first[near], last[near])
+    return first[near], last[near]
 
 
 def step_measurements(
@@ -145,17 +126,18 @@ def step_measurements(
     """
     quantities = step_quantities(step, alignment, anchor_frames, interval=interval)
     try:
-        pairs = step_pairs(reference, step)
+        first, last = step_pairs(reference, step)
     except UnscorableError as error:
         return [quantity.failed(str(error), 0) for part in quantities for quantity in part]
     found = []
-    errors_of_parts = pair_errors(reference, aligned, pairs.first, pairs.last)
-    for (rmse, *ends), errors in zip(quantities, errors_of_parts, strict=True):
+    # Twice the step, in pairs: neighbours that share a part of the path depend on each other.
+    shortest_block = 2 * math.ceil(float(np.median(last - first)))
+    for (rmse, *ends), errors in zip(quantities, pair_errors(reference, aligned, first, last), strict=True):
         found.append(rmse.value(float(np.sqrt(np.mean(errors**2))), len(errors)))
         if not ends:
             continue
         try:
-            limits = rmse_interval(errors, pairs.shortest_block)
+            limits = rmse_interval(errors, shortest_block)
         except UnscorableError as error:
             found += [quantity.failed(str(error), len(errors)) for quantity in ends]
             continue

@@ -413,8 +413,8 @@ def test_of_two_poses_as_near_to_a_step_the_first_is_taken() -> None:
     """From the beginning 15/16 and 17/16 of a metre: a metre lies in the middle."""
     poses = np.tile(np.eye(4), (4, 1, 1))
     poses[:, 2, 3] = [0.0, 0.9375, 1.0625, 9.0]
-    pairs = step_pairs(poses, Step(1.0, "m"))
-    assert (pairs.first.tolist(), pairs.last.tolist()) == ([0], [1])
+    first, last = step_pairs(poses, Step(1.0, "m"))
+    assert (first.tolist(), last.tolist()) == ([0], [1])
 
 
 def test_a_jump_stands_out_from_twenty_five_steps_on_each_side() -> None:

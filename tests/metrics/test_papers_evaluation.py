@@ -14,7 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.metrics.depth import DepthScorer, DepthSettings
-from lingbot_eval.metrics.points import PointPairs, PointSettings, score_points
+from lingbot_eval.metrics.points import PointSettings, score_points
 
 MAX_DEPTH = 6.0
 
@@ -170,8 +170,8 @@ def test_clouds_with_normals() -> None:
     world = Rotation.random(random_state=4).as_matrix()
     prediction = 0.3 * (truth + 0.03 * rng.normal(size=truth.shape)) @ world.T + [1.0, -2.0, 0.5]
     settings = PointSettings(voxel_m=0.2, icp_m=0.5)
-    score = score_points(PointPairs(truth, prediction, len(truth)), settings)
-    found = {f"{m.name} {m.variant}".strip(): m.value for m in score.measurements}
+    score = score_points(truth, prediction, len(truth), settings)
+    found = {f"{m.name} {m.variant}".strip(): m.value for m in score}
     for name, expected in papers_cloud(truth, prediction, 0.2, 0.5).items():
         assert found[name] == pytest.approx(expected, rel=1e-6), name
 
@@ -180,10 +180,8 @@ def test_normals_are_those_of_the_surface() -> None:
     """A plane agrees with itself whatever its normals' signs; beside a wall across it, the cosine is 0."""
     floor = np.array([[x, y, 0.0] for x, y in product(np.arange(12.0), repeat=2)])
     plain = PointSettings(voxel_m=None, icp_m=None, normal_neighbours=9)
-    score = score_points(PointPairs(floor, floor.copy(), len(floor)), plain)
-    found = {(m.name, m.variant): m.value for m in score.measurements}
+    score = score_points(floor, floor.copy(), len(floor), plain)
+    found = {(m.name, m.variant): m.value for m in score}
     assert found["normal_consistency", ""] == pytest.approx(1, abs=1e-9)
-    off = score_points(
-        PointPairs(floor, floor.copy(), len(floor)), plain.model_copy(update={"normal_neighbours": None})
-    )
-    assert "normal_consistency" not in {m.name for m in off.measurements}
+    off = score_points(floor, floor.copy(), len(floor), plain.model_copy(update={"normal_neighbours": None}))
+    assert "normal_consistency" not in {m.name for m in off}

@@ -11,10 +11,16 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.cameras import project
 from lingbot_eval.geometry.poses import pose_matrix
-from lingbot_eval.metrics.points import CloudCollector, PointSettings, score_points, world_points
+from lingbot_eval.metrics.base import SceneContext
+from lingbot_eval.metrics.points import PointFamily, PointSettings, score_points, world_points
 from lingbot_eval.types import Frame, Prediction
 
 K = np.array([[30.0, 0, 16], [0, 32.0, 12], [0, 0, 1]])
+
+
+def family(points: int, limits: tuple[float, float]) -> PointFamily:
+    """One that keeps at most so many points, of depth between the limits."""
+    return PointFamily(PointSettings().model_copy(update={"max_points": points}), SceneContext(limits))
 
 
 def frame_pair(index: int) -> tuple[Frame, Prediction]:
@@ -30,20 +36,20 @@ def frame_pair(index: int) -> tuple[Frame, Prediction]:
 
 
 def test_pixels_become_the_points_they_show() -> None:
-    collector = CloudCollector(10_000, (0.0, 80.0))
+    collector = family(10_000, (0.0, 80.0))
     frame, prediction = frame_pair(0)
     collector.add(frame, prediction)
-    clouds = collector.pairs()
+    truth, points = collector.clouds()
     assert frame.depth is not None
     assert frame.camera_to_world is not None
     rows, columns = np.nonzero(frame.depth > 0)
     z = frame.depth[rows, columns].astype(np.float64)
     camera = np.stack([(columns - K[0, 2]) * z / K[0, 0], (rows - K[1, 2]) * z / K[1, 1], z], axis=1)
     expected = camera @ frame.camera_to_world[:3, :3].T + frame.camera_to_world[:3, 3]
-    np.testing.assert_allclose(clouds.truth, expected, atol=1e-5)
-    np.testing.assert_allclose(clouds.prediction, 0.5 * expected, atol=1e-5)
-    score = score_points(clouds, PointSettings(voxel_m=None))
-    assert max(m.value or 0 for m in score.measurements if m.unit == "m") < 1e-5
+    np.testing.assert_allclose(truth, expected, atol=1e-5)
+    np.testing.assert_allclose(points, 0.5 * expected, atol=1e-5)
+    found = score_points(truth, points, len(truth), PointSettings(voxel_m=None))
+    assert max(m.value or 0 for m in found if m.unit == "m") < 1e-5
 
 
 def test_projection_leads_back_to_the_pixel() -> None:
@@ -55,7 +61,7 @@ def test_projection_leads_back_to_the_pixel() -> None:
 
 
 def test_true_depth_of_another_camera_is_seen_through_that_camera() -> None:
-    collector = CloudCollector(10_000, (0.0, 80.0))
+    collector = family(10_000, (0.0, 80.0))
     frame, prediction = frame_pair(0)
     assert frame.depth is not None
     own = np.array([[60.0, 0, 15], [0, 64.0, 11], [0, 0, 1]])
@@ -63,27 +69,26 @@ def test_true_depth_of_another_camera_is_seen_through_that_camera() -> None:
     rows, columns = np.nonzero(frame.depth)
     z = frame.depth[rows, columns]
     expected = np.stack([(columns - 15) / 60 * z, (rows - 11) / 64 * z, z], axis=1)
-    np.testing.assert_allclose(collector.pairs().truth, expected, atol=1e-5)
+    np.testing.assert_allclose(collector.clouds()[0], expected, atol=1e-5)
 
 
 def test_memory_is_bounded_and_said() -> None:
-    collector = CloudCollector(1000, (0.0, 80.0))
+    collector = family(1000, (0.0, 80.0))
     for index in range(12):
         collector.add(*frame_pair(index))
-    clouds = collector.pairs()
-    assert 400 <= len(clouds.truth) <= 1000
-    assert clouds.sampled == "every 16th valid pixel"
-    np.testing.assert_allclose(clouds.prediction, 0.5 * clouds.truth, atol=1e-5)
+    truth, points = collector.clouds()
+    assert 400 <= len(truth) <= 1000
+    assert collector.sampled == "every 16th valid pixel"
+    np.testing.assert_allclose(points, 0.5 * truth, atol=1e-5)
 
 
 def test_frames_that_lack_something_are_counted() -> None:
-    collector = CloudCollector(1000, (0.0, 80.0))
+    collector = family(1000, (0.0, 80.0))
     frame, prediction = frame_pair(0)
     collector.add(Frame(0, 0.0, None, "made", None, frame.depth, K), prediction)
     collector.add(frame, Prediction(1, 0.0, prediction.camera_to_world, None))
-    clouds = collector.pairs()
-    assert clouds.sampled == "1 frames without reference pose left out, 1 frames without predicted depth left out"
-    assert "only 0 points" in (score_points(clouds).measurements[0].reason or "")
+    assert collector.sampled == "1 frames without reference pose left out, 1 frames without predicted depth left out"
+    assert "only 0 points" in (score_points(*collector.clouds(), 0)[0].reason or "")
     with pytest.raises(DataError, match="frame 0: predicted depth of shape"):
         collector.add(frame, Prediction(0, 0.0, prediction.camera_to_world, np.ones((2, 2), np.float32)))
 
@@ -96,10 +101,10 @@ def test_each_side_is_seen_through_its_own_camera() -> None:
     rows, columns = np.nonzero(frame.depth)
     z = 0.5 * frame.depth[rows, columns]
     for given, camera in ((own, own), (None, K)):
-        collector = CloudCollector(10_000, (0.0, 80.0))
+        collector = family(10_000, (0.0, 80.0))
         collector.add(frame, replace(prediction, camera_to_world=np.eye(4), intrinsics=given))
         expected = [(columns - camera[0, 2]) / camera[0, 0] * z, (rows - camera[1, 2]) / camera[1, 1] * z, z]
-        np.testing.assert_allclose(collector.pairs().prediction, np.stack(expected, axis=1), atol=1e-5)
+        np.testing.assert_allclose(collector.clouds()[1], np.stack(expected, axis=1), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -111,19 +116,17 @@ def test_each_side_is_seen_through_its_own_camera() -> None:
     ],
 )
 def test_a_prediction_that_cannot_be_placed_is_counted(lacks: dict[str, object], word: str) -> None:
-    collector = CloudCollector(1000, (0.0, 80.0))
+    collector = family(1000, (0.0, 80.0))
     frame, prediction = frame_pair(0)
     collector.add(frame, replace(prediction, **lacks))  # type: ignore[arg-type]
     collector.add(replace(frame, intrinsics=None), prediction)
-    assert collector.pairs().sampled == (
-        f"1 frames without {word} left out, 1 frames without reference intrinsics left out"
-    )
-    assert len(collector.pairs().truth) == 0
+    assert collector.sampled == (f"1 frames without {word} left out, 1 frames without reference intrinsics left out")
+    assert len(collector.clouds()[0]) == 0
 
 
 def test_thinned_frames_do_not_all_begin_at_the_same_pixel() -> None:
     """Every pixel of a frame would otherwise be of the same columns."""
-    collector = CloudCollector(100, (0.0, 80.0))
+    collector = family(100, (0.0, 80.0))
     pixels = []
     for index in range(40):
         frame, prediction = frame_pair(0)
@@ -145,6 +148,6 @@ def test_depth_out_of_the_limits_is_no_point() -> None:
     depth[0, :6] = [1.0, 1.5, 5.0, 6.0, np.nan, 0.0]
     guess = np.full((24, 32), 3.0, np.float32)
     guess[1, :4] = [0.0, -1.0, np.nan, np.inf]
-    collector = CloudCollector(10_000, (1.0, 5.0))
+    collector = family(10_000, (1.0, 5.0))
     collector.add(replace(frame, depth=depth), replace(prediction, depth=guess))
-    assert len(collector.pairs().truth) == 24 * 32 - 5 - 4
+    assert len(collector.clouds()[0]) == 24 * 32 - 5 - 4

@@ -1,4 +1,4 @@
-"""Differences of poses and their trends, against SciPy's rotations and series whose growth is known; and their figure."""
+"""Differences of poses and their trends, against SciPy's rotations and series whose growth is known; their figure."""
 
 from __future__ import annotations
 
