@@ -223,6 +223,11 @@ def mebibytes(size: int | None) -> str:
     return MISSING if size is None else number_text(size / 2**20, "MiB")
 
 
+def footnote(notes: dict[str, int], text: str | None) -> int | None:
+    """The number of a footnote among those so far, by text; a new one is added. None for no text."""
+    return None if text is None else notes.setdefault(text, len(notes) + 1)
+
+
 def reasons(gaps: Iterable[tuple[str, str | None]]) -> Mapping[str, list[str]]:
     """Each reason once, with all that is missing for it. gaps: (what, why there is no number, or None)."""
     found: dict[str, list[str]] = {}

@@ -1,16 +1,20 @@
-"""The first table of a page: what a researcher came for, under its usual names, published numbers beside it."""
+"""The first table of a page: what a researcher came for, under its usual names, published numbers beside it.
+
+A published number has the difference beside it where both were computed alike, else why they were not; everything
+comes from the stored run: its card's published rows and protocol as they were when it ran.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from lingbot_eval import tables
 from lingbot_eval.metrics.declarations import Key, published_as, titles
-from lingbot_eval.reports.published import PublishedRow
 from lingbot_eval.reports.rendering import name_header, row_names, shares_legend
-from lingbot_eval.reports.tables import Cell, Column, Row, Table
-from lingbot_eval.tables import plain
+from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table
+from lingbot_eval.tables import number_text, plain
 
 _ONLY_WHERE_PUBLISHED = frozenset({("auc", "auc_first_camera_30", "")})
 _GIGABYTES = 2**20 / 1e9  # in a MiB
@@ -21,6 +25,35 @@ _MOST_ROWS = 60
 _ORDER = ("mean", "scene")  # means first: of many scenes they are what is read
 
 
+_THE_MODEL = "LingBot-Map"
+_Stored = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One published number beside ours.
+
+    ours: the average over scenes, None where there is none. scored: (n, m) scenes in it. reason: why the two cannot
+    be compared; None exactly when ``delta`` means something. whose: the method that the number was published for.
+    """
+
+    dataset: str
+    method: str
+    metric: str
+    source: str
+    published: float
+    ours: float | None
+    unit: str
+    scored: tuple[int, int] | None
+    reason: str | None
+    whose: str = ""
+
+    @property
+    def delta(self) -> float | None:
+        """Ours less the published number, in its unit."""
+        return None if self.reason is not None or self.ours is None else self.ours - self.published
+
+
 @dataclass(frozen=True)
 class Headline:
     """The table, what has no place in it on a page, and one line for each reason why a metric that readers look for is
@@ -29,16 +62,6 @@ class Headline:
     table: tables.Table
     missing: tuple[str, ...]
     more: tuple[tables.Table, ...] = ()
-
-
-@dataclass
-class _Notes:
-    """Footnotes, each once."""
-
-    texts: dict[str, int] = field(default_factory=dict)
-
-    def number(self, text: str | None) -> int | None:
-        return None if text is None else self.texts.setdefault(text, len(self.texts) + 1)
 
 
 @dataclass(frozen=True)
@@ -89,7 +112,7 @@ def _shown(
     there: Sequence[_Found], rows: Sequence[Row], given: Sequence[Table], published: Sequence[tuple[str, PublishedRow]]
 ) -> tables.Table:
     """The rows with some of the columns."""
-    notes = _Notes()
+    notes: dict[str, int] = {}
     several = bool(given) and given[0].several_runs
     names = name_header(given[0]) if given else ["dataset", "scene", "method"]
     lines: list[list[tables.Cell | str]] = []
@@ -99,7 +122,7 @@ def _shown(
             lines += _published_lines(row, published, there, notes, several)
     titles = [each.title for each in there] or ["result"]
     legend = [*(_entry(each) for each in there), *shares_legend(rows)]
-    return tables.Table("", tables.columns([*names, *titles], left=len(names)), lines, tuple(notes.texts), legend)
+    return tables.Table("", tables.columns([*names, *titles], left=len(names)), lines, tuple(notes), legend)
 
 
 def _columns(given: Sequence[Table], published: set[Key | None]) -> Iterator[_Found]:
@@ -140,13 +163,13 @@ def _first(rows: Sequence[Row], row: Row) -> int:
 
 
 def _line(
-    row: Row, rows: Sequence[Row], table: Table, there: Sequence[_Found], notes: _Notes
+    row: Row, rows: Sequence[Row], table: Table, there: Sequence[_Found], notes: dict[str, int]
 ) -> list[tables.Cell | str]:
     dataset, scene, *rest = row_names(row, table)
     line: list[tables.Cell | str] = [dataset, tables.Cell(scene, strong=row.kind != "scene"), *rest]
     if not there:
         why = table.notes[row.note - 1] if row.note else "nothing was measured"
-        return [*line, tables.Cell(None, note=notes.number(why))]
+        return [*line, tables.Cell(None, note=tables.footnote(notes, why))]
     beside = [other for other in rows if (other.dataset, other.scene, other.kind) == (row.dataset, row.scene, row.kind)]
     for each in there:
         cell, reason = each.cells[_name(row)]
@@ -154,7 +177,7 @@ def _line(
         scored, of = cell.scored or (1, 1)
         share = "" if scored == of else f"{scored} of {of}"
         strong = _is_best(cell, [each.cells[_name(other)][0] for other in beside], each.column)
-        line.append(tables.Cell(each.number(cell.value), each.unit, notes.number(reason), share, strong))
+        line.append(tables.Cell(each.number(cell.value), each.unit, tables.footnote(notes, reason), share, strong))
     return line
 
 
@@ -170,7 +193,7 @@ def _published_lines(
     row: Row,
     published: Sequence[tuple[str, PublishedRow]],
     there: Sequence[_Found],
-    notes: _Notes,
+    notes: dict[str, int],
     several: bool,
 ) -> Iterator[list[tables.Cell | str]]:
     """What was published for the method of this row, a line a source."""
@@ -184,7 +207,7 @@ def _published_lines(
                 cells.append("")
                 continue
             reason = None if number.reason is None else f"not comparable: {number.reason}"
-            cells.append(tables.Cell(f"{number.published:g}", note=notes.number(reason)))
+            cells.append(tables.Cell(f"{number.published:g}", note=tables.footnote(notes, reason)))
         if any(cells):
             yield [plain(row.dataset), "published", plain(source), *([plain(row.run)] if several else []), *cells]
 
@@ -205,3 +228,137 @@ def _missing(found: Sequence[_Found], there: Sequence[_Found], rows: Sequence[Ro
     ]
     for reason, names in tables.reasons(gaps).items():
         yield f"{', '.join(names)}: {reason}"
+
+
+# Published numbers beside ours
+
+
+def published_rows(results: RunResults, tables: tuple[Table, ...], *, others: bool = False) -> tuple[PublishedRow, ...]:
+    """Every published number of the run's datasets for the methods that ran; () for runs stored without cards.
+
+    The streaming model is set beside rows of LingBot-Map, another method beside rows of its own name.
+    others: those of other methods instead, as far as they can be compared, each beside every method that ran.
+    """
+    experiment = results.record.experiment
+    cards, datasets = experiment.get("cards", {}), experiment.get("datasets", [])
+    methods = experiment.get("methods", [])
+    rows: list[PublishedRow] = []
+    for dataset in datasets:
+        card = cards.get(dataset.get("name"), {})
+        for method in methods:
+            for published in card.get("published", []):
+                if _is_of(published["method"], method) != others:
+                    rows += _rows(results, tables, dataset, card, method, published)
+    return tuple(row for row in rows if not others or row.delta is not None)
+
+
+def delta_text(row: PublishedRow) -> str:
+    """The difference with its sign, or why there is none."""
+    if row.delta is None:
+        return f"not comparable: {row.reason}"
+    text = number_text(row.delta, row.unit)
+    return text if row.delta <= 0 else f"+{text}"
+
+
+def _is_of(published: str, method: Mapping[str, Any]) -> bool:
+    if method.get("kind") == "lingbot":
+        return published.startswith(_THE_MODEL)
+    return published.lower() == str(method.get("name", "")).lower()
+
+
+def _rows(
+    results: RunResults, tables: tuple[Table, ...], dataset: _Stored, card: _Stored, method: _Stored, published: _Stored
+) -> Iterator[PublishedRow]:
+    """The numbers of one published row; dataset: as it was run. All as stored."""
+    names = dataset.get("label") or dataset.get("name", ""), method.get("name", "")
+    for metric, value in published["values"].items():
+        ours, scored, unit = _average(tables, *names, metric)
+        reason = _not_alike(results, dataset, card, method, published, metric)
+        if ours is None or scored is None:
+            reason = reason or "this run did not measure it"
+        else:
+            reason = reason or _not_all(scored, published.get("scenes"))
+        source, whose = published["source"], published["method"]
+        yield PublishedRow(*names, metric, source, value, ours, unit, scored, reason, whose)
+
+
+def _average(
+    tables: tuple[Table, ...], dataset: str, method: str, metric: str
+) -> tuple[float | None, tuple[int, int] | None, str]:
+    """Our average over scenes, how many are in it, and its unit."""
+    declared = published_as(metric)
+    if declared is None:
+        return None, None, "1"
+    key, average = declared
+    for table in tables:
+        wanted = [c for c in table.columns if (c.family, c.name, c.variant) == key]
+        own = [row for row in table.rows if (row.dataset, row.method) == (dataset, method)]
+        if not wanted or not own:
+            continue
+        position = table.columns.index(wanted[0])
+        scenes = [row for row in own if row.kind == "scene"]
+        # A single scene has no row of means: it is its own.
+        chosen = [row for row in own if row.kind == average] or (scenes if len(scenes) == 1 else [])
+        if chosen:
+            cell = chosen[0].cells[position]
+            scored = cell.scored or ((1, 1) if cell.value is not None else (0, 1))
+            return cell.value, scored, wanted[0].unit
+    return None, None, "1"
+
+
+def _not_alike(
+    results: RunResults, dataset: _Stored, card: _Stored, method: _Stored, published: _Stored, metric: str
+) -> str | None:
+    """Why a published number was computed on something else than ours; None where both are alike."""
+    protocol = card.get("protocol", {})
+    if method.get("name") in results.untrained:
+        return "the weights are untrained"
+    config = method.get("model", {}).get("config", "full")
+    if config != "full":
+        return f"the model is '{config}', the published one 'full'"
+    declared = published_as(metric)
+    if declared is None:
+        return "this run has no metric of this name"
+    if metric.endswith("_fps"):
+        return "speed of another machine"
+    wanted = published.get("selection") or {"start": 0, "stride": protocol.get("stride"), "count": None}
+    selection = dataset.get("selection", {})
+    for key in ("stride", "count", "start"):
+        here, there = selection.get(key), wanted.get(key)
+        if here != there:
+            words = {"count": "every frame" if there is None else f"{there} frames"}
+            return f"the published {key} is {words.get(key, there)}, this run has {here or 'all'}"
+    expected = set(published.get("scene_names") or card.get("expected_scenes", {}))
+    if expected and expected != set(dataset.get("scenes", ())):
+        return "other scenes than the protocol's"
+    if dataset.get("size") != protocol.get("size"):
+        return "frames were prepared to another size than the protocol's"
+    trajectory = results.record.experiment.get("metrics", {}).get("trajectory") or {}
+    if metric.startswith("rpe") and trajectory.get("rpe_delta_frames", 1) != 1:
+        return f"RPE over {trajectory['rpe_delta_frames']} frames, the published one over 1"
+    if "not known" in (published.get("conventions") or "not known"):
+        return "the source's conventions are not known"
+    if declared[0][0] == "points":
+        return _other_points(results.record.experiment, protocol.get("thresholds", {}))
+    return None
+
+
+def _other_points(experiment: Mapping[str, Any], thresholds: Mapping[str, float]) -> str | None:
+    """Why clouds were compared otherwise than the card says; None where alike."""
+    used = experiment.get("metrics", {}).get("points")
+    if used is None:
+        return None  # not measured at all, which is said elsewhere
+    for setting, name in (("voxel_m", "voxel_m"), ("icp_m", "icp_m"), ("threshold_m", "f1_m")):
+        if used.get(setting) != thresholds.get(name):
+            return f"{setting} is {used.get(setting)}, the protocol's {thresholds.get(name)}"
+    return None
+
+
+def _not_all(scored: tuple[int, int], published_scenes: int | None) -> str | None:
+    if scored[0] < scored[1]:
+        return f"only {scored[0]} of {scored[1]} scenes were scored"
+    if published_scenes is None:
+        return "the source does not say how many scenes"
+    if scored[1] != published_scenes:
+        return f"mean of {scored[1]} scenes, the published one of {published_scenes}"
+    return None

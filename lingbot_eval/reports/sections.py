@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 from lingbot_eval import tables
 from lingbot_eval.machine.environment import machine_name
 from lingbot_eval.reports.drawing import Drawn, Space, UnitFigures
-from lingbot_eval.reports.headline import headline
-from lingbot_eval.reports.published import PublishedRow, delta_text, published_rows
+from lingbot_eval.reports.headline import PublishedRow, delta_text, headline, published_rows
 from lingbot_eval.reports.reading import Opened, Run, Setting, differing_cards, environments, settings
 from lingbot_eval.reports.reading import tables as tables_of
 from lingbot_eval.reports.rendering import method_label, pieces, shown, title_of
@@ -287,7 +286,7 @@ def _published_table(
         share = "" if row.scored is None else f"{row.scored[0]} of {row.scored[1]}"
         delta = tables.Cell(delta_text(row))
         if row.delta is None:
-            delta = tables.Cell(None, note=notes.setdefault(delta_text(row), len(notes) + 1))
+            delta = tables.Cell(None, note=tables.footnote(notes, delta_text(row)))
         lines.append(
             [
                 *(row.dataset, method),

@@ -13,6 +13,7 @@ from lingbot_eval.metrics.declarations import headline_place
 from lingbot_eval.runs.claims import read_claims
 from lingbot_eval.runs.records import RunRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit
+from lingbot_eval.tables import footnote
 from lingbot_eval.types import Direction, Measurement
 
 NO_WEIGHTS = "none"
@@ -123,7 +124,7 @@ class Table:
         notes: dict[str, int] = {}
 
         def moved(note: int | None) -> int | None:
-            return None if note is None else notes.setdefault(self.notes[note - 1], len(notes) + 1)
+            return None if note is None else footnote(notes, self.notes[note - 1])
 
         kept = tuple(
             replace(
@@ -370,7 +371,7 @@ class _Unit:
                 all_pixels = self._pixels if column.family == "depth" else None
                 note = None
                 if self._disturbed is not None and rests_on_hardware(column.family, column.name):
-                    note = notes.setdefault(self._disturbed, len(notes) + 1)
+                    note = footnote(notes, self._disturbed)
                 cells.append(Cell(measurement.value, note, samples=all_pixels or measurement.samples))
                 continue
             reason = measurement.reason if measurement is not None else None
@@ -418,7 +419,7 @@ def _aggregate(rows: Sequence[Row], kind: Literal["mean", "median", "micro"], no
 
 
 def _gap(reason: str, notes: dict[str, int]) -> Cell:
-    return Cell(None, notes.setdefault(reason, len(notes) + 1))
+    return Cell(None, footnote(notes, reason))
 
 
 # Several runs in one set of tables
@@ -470,17 +471,13 @@ def _columns_of_all(tables: Sequence[Table]) -> tuple[Column, ...]:
 
 def _moved(row: Row, label: str, table: Table, columns: Sequence[Column], notes: dict[str, int]) -> Row:
     """The row under other columns, its footnotes numbered among those of all runs."""
-
-    def note(text: str) -> int:
-        return notes.setdefault(text, len(notes) + 1)
-
     given = dict(zip((column.key for column in table.columns), row.cells, strict=True))
     reason = table.notes[row.note - 1] if row.note else None
     cells = []
     for column in columns:
         cell = given.get(column.key)
         if cell is None:
-            cells.append(Cell(None, note(reason or "not measured in this run")))
+            cells.append(_gap(reason or "not measured in this run", notes))
         else:
-            cells.append(replace(cell, note=note(table.notes[cell.note - 1]) if cell.note else None))
-    return replace(row, cells=tuple(cells), note=note(reason) if reason else None, run=label)
+            cells.append(replace(cell, note=footnote(notes, table.notes[cell.note - 1] if cell.note else None)))
+    return replace(row, cells=tuple(cells), note=footnote(notes, reason), run=label)

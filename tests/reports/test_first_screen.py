@@ -14,8 +14,7 @@ from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_run, run_record, unit_
 
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.metrics.declarations import titles
-from lingbot_eval.reports.headline import Headline, headline
-from lingbot_eval.reports.published import PublishedRow
+from lingbot_eval.reports.headline import Headline, PublishedRow, headline
 from lingbot_eval.reports.reading import open_runs, tables
 from lingbot_eval.reports.rendering import pieces
 from lingbot_eval.reports.report import WrittenReport, write_report

@@ -11,7 +11,7 @@ import pytest
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.metrics.declarations import published_as
-from lingbot_eval.reports.published import PublishedRow, delta_text, published_rows
+from lingbot_eval.reports.headline import PublishedRow, delta_text, published_rows
 from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table
 from lingbot_eval.resources import shared_names
 from lingbot_eval.runs.experiment import experiment_path, load_experiment
