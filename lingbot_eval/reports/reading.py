@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, UnscorableError
-from lingbot_eval.files.association import associate
+from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.reports.rendering import method_label
