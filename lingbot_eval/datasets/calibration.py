@@ -62,7 +62,7 @@ def read_times(path: Path, last: int, *, in_order: bool = True) -> FloatArray:
             raise DataError(f"{at(path, number)}: {_ONE_TIME}, found {word[:40]!r}")
     if len(words) <= last:
         raise DataError(f"{path}: expected a time for each image up to number {last}, found {len(words)}")
-    seconds = read_stamps(words, "s", 1e-9 if dates and dates == len(words) else None).seconds
+    seconds, _, _ = read_stamps(words, "s", 1e-9 if dates and dates == len(words) else None)
     wrong = np.flatnonzero(~(np.diff(seconds) > 0))
     if in_order and len(wrong):
         row = int(wrong[0]) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,15 @@ import numpy as np
 from pydantic import BaseModel
 
 from lingbot_eval.datasets.image_folder import gap_notes, numbering_of
-from lingbot_eval.datasets.listing import existing_folder, names_in, numbered_files, scene_folders, shown, unknown_scene
+from lingbot_eval.datasets.listing import (
+    existing_folder,
+    names_in,
+    names_listed,
+    natural_key,
+    scene_folders,
+    shown,
+    unknown_scene,
+)
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, selected
 from lingbot_eval.errors import DataError
@@ -81,17 +90,14 @@ def facts_of(trajectory: TrajectoryFile, used: int) -> dict[str, Any]:
     return {"found": found, **({"notes": list(trajectory.notes)} if trajectory.notes else {})}
 
 
-class NoOptions(StrictModel):
-    """A dataset with nothing to choose."""
-
-
 class FileDataset:
     """A dataset whose frames are image files. A subclass says how it lies on disk and which files make a frame.
 
     Attributes:
         name: given by the decorator ``dataset``.
         layout: in words, for messages: ``SCENE/images/NNNN.png beside poses.txt``.
-        Options: a pydantic model of the dataset's own options; an instance is ``self.options``.
+        Options: a pydantic model of the dataset's own options; an instance is ``self.options``; by
+            default there are none.
         card: what a card may say (title, licence as ``source: {licence: …}``, ``protocol``, ``published`` …); what is
             left out has the card's defaults.
         depth_units_per_metre: of 16-bit PNG depth; ``.npy`` depth is in metres.
@@ -106,7 +112,7 @@ class FileDataset:
 
     name: ClassVar[str] = ""
     layout: ClassVar[str] = "a folder of images for each scene"
-    Options: ClassVar[type[BaseModel]] = NoOptions
+    Options: ClassVar[type[BaseModel]] = StrictModel
     card: ClassVar[Mapping[str, Any]] = {}
     depth_units_per_metre: ClassVar[float] = 1000.0
     marks: ClassVar[tuple[str, ...]] = ()
@@ -251,8 +257,34 @@ class FileDataset:
         )
 
     def numbered(self, folder: Path, pattern: str, *, optional: bool = False) -> dict[int, Path]:
-        """`numbered_files` of this dataset."""
-        return numbered_files(folder, pattern, self.name, optional=optional)
+        """Number → file, in order of the numbers, of the names in ``folder`` that match ``pattern``, in any case.
+
+        Hidden files are none of them: ``._1.png`` is what macOS leaves of ``1.png``.
+
+        Args:
+            folder: of the files.
+            pattern: a regular expression whose group 1 is the number.
+            optional: whether the folder may be missing.
+
+        Raises:
+            DataError: two files have one number, as ``1.png`` beside ``000001.PNG``.
+        """
+        if optional and not folder.is_dir():
+            return {}
+        found: dict[int, str] = {}
+        wanted = re.compile(pattern, re.IGNORECASE)
+        for name in names_listed(existing_folder(folder, f"folder of {self.name}")):
+            match = wanted.fullmatch(name)
+            if match is None or name.startswith("."):
+                continue
+            number = int(match[1])
+            if number in found:
+                twice = sorted((found[number], name), key=natural_key)
+                raise DataError(
+                    f"{self.name}: {folder}: two files for number {number}: {shown(twice)}; remove one of them"
+                )
+            found[number] = name
+        return {number: folder / found[number] for number in sorted(found)}
 
     def by_number(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
@@ -219,14 +219,6 @@ class FolderOptions(StrictModel):
         return self
 
 
-class _Scene(NamedTuple):
-    """folder: where the trajectory is looked for. inside: where the images are. notes: what was left out beside it."""
-
-    folder: Path
-    inside: Path
-    notes: list[str]
-
-
 class FolderAdapter(FileDataset):
     """Images directly in the root are one scene, named like the root; otherwise each capture in it is one.
 
@@ -239,7 +231,8 @@ class FolderAdapter(FileDataset):
 
     def __init__(self, root: Path, options: FolderOptions) -> None:
         super().__init__(root, options)
-        self._places: dict[str, _Scene] = {}
+        # Where the trajectory is looked for, where the images are, and what was left out beside them.
+        self._places: dict[str, tuple[Path, Path, list[str]]] = {}
         # Now, so that whoever plans a run hears that pycolmap is missing.
         self._structure = structure_in_words() if options.reference == "sfm" else None
 
@@ -252,8 +245,8 @@ class FolderAdapter(FileDataset):
     def read(self, scene: str) -> FileSequence:
         """One folder of images in natural order (``2.png`` before ``10.png``)."""
         folder, inside, notes = self._places[scene]
-        found = images_in(inside)
-        names = self._in_order(found.names)
+        names, left_out = images_in(inside)
+        names = self._in_order(names)
         options = self.options
         by_position = options.timestamps == "fps"
         numbered = numbering(names) if by_position else None
@@ -280,7 +273,7 @@ class FolderAdapter(FileDataset):
             trajectory=trajectory,
             notes=(
                 *notes,
-                *found.notes,
+                *left_out,
                 *gap_notes(numbered, _TIMES_ALONE if trajectory is None else _TIMES_AND_POSES),
                 *(time_notes(names) if by_position else ()),
                 *(() if self._structure is None else (_of_structure(self._structure),)),
@@ -289,14 +282,14 @@ class FolderAdapter(FileDataset):
         )
         return whole if self._structure is None else StructureSequence.of(whole)
 
-    def _folders(self) -> dict[str, _Scene]:
+    def _folders(self) -> dict[str, tuple[Path, Path, list[str]]]:
         root = existing_folder(self.root, "root of dataset folder").resolve()
         if has_images(root):
-            return {root.name or "images": _Scene(root, root, folders_beside(root))}
+            return {root.name or "images": (root, root, folders_beside(root))}
         captures, notes = capture_folders(root)
         if captures:
             # The trajectory lies in the scene's folder, beside images/ where there is such a folder in it.
-            return {name: _Scene(root / name, inside, notes) for name, inside in captures.items()}
+            return {name: (root / name, inside, notes) for name, inside in captures.items()}
         for name in folders_in(root):
             if any(has_images(root / name / inner) for inner in folders_in(root / name)):
                 hint = f"found some under {name}: the root is one level too high, use {root / name}"

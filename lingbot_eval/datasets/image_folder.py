@@ -57,21 +57,16 @@ _SERIES = 3
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Images:
-    """Frames of a folder: their names in natural order, and what was left out of them, a line each."""
-
-    names: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
 def has_images(folder: Path) -> bool:
     """Whether there is a photograph in it, of a kind that is read here or not. Raises DataError when not listed."""
     return any(not name.startswith(".") for name, _ in _entries(folder))
 
 
-def images_in(folder: Path) -> Images:
-    """The frames of a folder. Raises DataError for photographs of a kind that cannot be read here."""
+def images_in(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of a folder's frames in natural order, and what was left out of them, a line each.
+
+    Raises DataError for photographs of a kind that cannot be read here.
+    """
     notes: list[str] = []
     entries = _entries(folder)
     hidden = [name for name, _ in entries if name.startswith(".")]
@@ -95,7 +90,7 @@ def images_in(folder: Path) -> Images:
             f"{folder}: {len(cannot)} of {len(names)} images cannot be read ({shown(cannot, 4)}): {reasons};"
             " leaving them out would leave holes in the sequence"
         )
-    return Images(tuple(names), (*notes, *_doubts(names)))
+    return names, [*notes, *_doubts(names)]
 
 
 def _doubts(names: Sequence[str]) -> list[str]:

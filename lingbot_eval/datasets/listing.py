@@ -19,7 +19,7 @@ from lingbot_eval.types import FloatArray
 from lingbot_eval.validation import nearest
 
 NUMBER = r"(\d{1,10})"
-"""The number in the name of a file, for the patterns of `numbered_files`."""
+"""The number in the name of a file, for the patterns of `FileDataset.numbered`."""
 IMAGE = r"\.(?:png|jpg|jpeg)"
 """The ending of an image, likewise."""
 
@@ -75,7 +75,8 @@ def shortened(path: Path) -> str:
 
 def names_in(folder: Path) -> list[str]:
     """Names in a folder, in natural order. Raises DataError when it cannot be listed."""
-    return sorted(_listed(folder), key=natural_key)
+    with _listing(folder):
+        return sorted(os.listdir(folder), key=natural_key)  # noqa: PTH208 – names only, no Path a file
 
 
 @contextmanager
@@ -84,11 +85,6 @@ def _listing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(f"folder {shortened(folder)} cannot be listed: {reason(error)}") from error
-
-
-def _listed(folder: Path) -> list[str]:
-    with _listing(folder):
-        return os.listdir(folder)  # noqa: PTH208 – names only, no Path a file
 
 
 def names_listed(folder: Path) -> frozenset[str]:
@@ -204,30 +200,6 @@ def _folders_inside(folders: Iterable[Path]) -> list[Path]:
     return found[:_FOLDERS_TRIED]
 
 
-def numbered_files(folder: Path, pattern: str, dataset: str, *, optional: bool = False) -> dict[int, Path]:
-    """Number → file, in order of the numbers, of the names in ``folder`` that match ``pattern``, in any case.
-
-    Hidden files are none of them: ``._1.png`` is what macOS leaves of ``1.png``.
-
-    pattern: a regular expression whose group 1 is the number. optional: whether the folder may be missing. Raises
-    DataError when two files have one number, as ``1.png`` beside ``000001.PNG``.
-    """
-    found: dict[int, str] = {}
-    if optional and not folder.is_dir():
-        return {}
-    wanted = re.compile(pattern, re.IGNORECASE)
-    for name in _listed(existing_folder(folder, f"folder of {dataset}")):
-        match = wanted.fullmatch(name)
-        if match is None or name.startswith("."):
-            continue
-        number = int(match[1])
-        if number in found:
-            twice = sorted((found[number], name), key=natural_key)
-            raise DataError(f"{dataset}: {folder}: two files for number {number}: {shown(twice)}; remove one of them")
-        found[number] = name
-    return {number: folder / found[number] for number in sorted(found)}
-
-
 def timed_files(folder: Path, dataset: str) -> tuple[list[Path], FloatArray]:
     """Images of ``folder`` whose names are times, in order of these, and the times in seconds.
 
@@ -240,7 +212,7 @@ def timed_files(folder: Path, dataset: str) -> tuple[list[Path], FloatArray]:
             raise DataError(f"{dataset}: {folder / name}: expected a time in seconds as the name, found {stem[:40]!r}")
     if not names:
         return [], np.empty(0)
-    stamped = sorted(zip(read_stamps(stems, "s").seconds.tolist(), names, strict=True))
+    stamped = sorted(zip(read_stamps(stems, "s")[0].tolist(), names, strict=True))
     for (before, first), (time, second) in itertools.pairwise(stamped):
         if time == before:
             raise DataError(

@@ -135,7 +135,7 @@ class VideoSequence:
         What is left to the loader is work on its pixels alone, such as bringing HDR to SDR.
         """
         del depth  # a video has none
-        self._passes[:] = [tally := Tally()]
+        self._passes[:] = [tally := Tally(self.listed)]
         index_of = {int(position): index for index, position in enumerate(self.chosen)}
         pictures = Pictures(self.listed.aspect, self.listed.colours)
         size = None

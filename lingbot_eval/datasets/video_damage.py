@@ -13,6 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from lingbot_eval.errors import DataError
+
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.codeccontext import VideoCodecContext
@@ -26,7 +28,20 @@ _BOXES = frozenset(
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
-def announced_size(path: Path) -> int | None:
+def refuse_cut_off(path: Path) -> None:
+    """Raises DataError for a file that is shorter than its headers say."""
+    try:
+        announced, found = _announced_size(path), path.stat().st_size
+    except OSError as error:
+        raise DataError(f"video: {path} cannot be read: {error.strerror or error}") from error
+    if announced is not None and found < announced:
+        raise DataError(
+            f"video: {path} is cut off: its headers announce {announced} bytes, found {found};"
+            " copy or download it again"
+        )
+
+
+def _announced_size(path: Path) -> int | None:
     """Bytes that an MP4, MOV, MKV, WebM or AVI file must have by its own headers; None where they do not tell.
 
     Raises OSError when the file cannot be read.

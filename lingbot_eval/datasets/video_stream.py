@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lingbot_eval.datasets.video_damage import SliceEnds, announced_size, ends_inside_a_packet
+from lingbot_eval.datasets.video_damage import SliceEnds, ends_inside_a_packet, refuse_cut_off
 from lingbot_eval.datasets.video_picture import Colours, Deinterlacer, Turn, colours_of, square_size, turn_of
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.images import MAX_PIXELS, checked_file, not_fetched
@@ -102,18 +102,61 @@ class Listing:
         return (int(missing[places].sum()), len(places), float(self.times[places[0]])) if len(places) else None
 
 
-@dataclass
 class Tally:
-    """What one pass of decoding has met so far. Times are seconds of the first of a kind."""
+    """One pass of decoding: which frame of the list each decoded one is, and what was met so far.
 
-    decoded: int = 0
-    marked: int = 0
-    first_marked: float | None = None
-    after_damage: int = 0
-    lost: int = 0
-    first_lost: float | None = None
-    unlisted: int = 0
-    interlaced: int = 0
+    Times are seconds of the first of a kind.
+    """
+
+    def __init__(self, listed: Listing) -> None:
+        self.decoded = self.marked = self.after_damage = self.lost = self.unlisted = self.interlaced = 0
+        self.first_marked: float | None = None
+        self.first_lost: float | None = None
+        self._listed = listed
+        # The first position that has not come yet; a frame is looked for from there on, as times may come again.
+        self._next = 0
+        self._damaged = False
+
+    def position(self, frame: av.VideoFrame, damaged: bool) -> int | None:
+        """Where a decoded frame stands; None for one that the list does not have."""
+        position = self._find(frame)
+        if position is None:
+            self.unlisted += self._listed.whole
+            return None
+        self._miss(position)
+        self._next = position + 1
+        self.decoded += 1
+        if damaged:
+            self.marked += 1
+            if self.first_marked is None:
+                self.first_marked = float(self._listed.times[position])
+            self._damaged = True
+        elif frame.key_frame:
+            self._damaged = False
+        elif self._damaged:
+            self.after_damage += 1
+        return position
+
+    def end(self) -> None:
+        """The stream is over: what has not come is missing."""
+        if self._listed.whole:
+            self._miss(len(self._listed.times))
+
+    def _find(self, frame: av.VideoFrame) -> int | None:
+        stamps = self._listed.stamps
+        if stamps is None:
+            return self._next if self._next < len(self._listed.times) else None
+        if self._next < len(stamps) and stamps[self._next] == frame.pts:
+            return self._next
+        later = np.flatnonzero(stamps[self._next :] == frame.pts)
+        return self._next + int(later[0]) if len(later) else None
+
+    def _miss(self, position: int) -> None:
+        if position > self._next:
+            self.lost += position - self._next
+            if self.first_lost is None:
+                self.first_lost = float(self._listed.times[self._next])
+            self._damaged = True
 
     @property
     def damage(self) -> str | None:
@@ -147,7 +190,7 @@ def listing(path: Path, needed: int | None) -> Listing:
         DataError: the file is not there, no video, cut off, or its first frame cannot be decoded.
     """
     checked_file(path, "video:")
-    _refuse_cut_off(path)
+    refuse_cut_off(path)
     status = path.stat()
     return _listing(path, needed, status.st_size, status.st_mtime_ns)
 
@@ -162,7 +205,8 @@ def _listing(path: Path, needed: int | None, size: int, changed: int) -> Listing
             raise DataError(f"video: {path} has no frame; is the file complete?")
         context = stream.codec_context
         rate = _rate(stream)
-        order = _ordered(packets, Fraction(stream.time_base or 1), rate, reordered=bool(context.has_b_frames))
+        tick, reordered = Fraction(stream.time_base or 1), bool(context.has_b_frames)
+        times, stamps, repeated, restarts = _ordered(packets, tick, rate, reordered=reordered)
         coded = (context.width, context.height)
         index, codec, announced = stream.index, context.name, stream.frames
         aspect, lasts = stream.sample_aspect_ratio, _announced_seconds(container, stream)
@@ -189,15 +233,15 @@ def _listing(path: Path, needed: int | None, size: int, changed: int) -> Listing
         interlaced=bool(first.interlaced_frame),
         announced_rate=rate,
         announced_frames=announced or None,
-        times=order.times,
+        times=times,
         # A stream whose first frame has a time that no packet has keeps times of its own: its frames are counted.
-        stamps=order.stamps if order.stamps is not None and first.pts in order.stamps else None,
+        stamps=stamps if stamps is not None and first.pts in stamps else None,
         whole=whole,
-        repeated=order.repeated,
-        restarts=order.restarts,
+        repeated=repeated,
+        restarts=restarts,
         cut=ends_inside_a_packet(path),
         doubted_aspect=aspect if aspect and aspect != pixels else None,
-        missing_end=_missing_end(order.times, lasts) if whole else None,
+        missing_end=_missing_end(times, lasts) if whole else None,
     )
 
 
@@ -213,73 +257,17 @@ def decoded(listed: Listing, tally: Tally) -> Iterator[tuple[int, av.VideoFrame]
     Raises:
         DataError: the file cannot be read any further.
     """
-    # Position 0 is the first that has not come yet; a frame is looked for from there on, as times may come again.
-    place = _Places(listed, tally)
     woven = Deinterlacer()
     with opened(listed.path) as container:
         stream, _ = played_stream(container, listed.path)
         stream.thread_type = "FRAME" if stream.codec_context.name in _IN_THREADS else "NONE"
         for frame, damaged in _frames(container, stream, continuous=not listed.restarts):
-            position = place.of(frame, damaged)
+            position = tally.position(frame, damaged)
             if position is not None:
                 yield from woven.put(position, frame)
             tally.interlaced = woven.used
         yield from woven.rest()
-    place.end()
-
-
-class _Places:
-    """Which frame of the list a decoded one is."""
-
-    def __init__(self, listed: Listing, tally: Tally) -> None:
-        self._times, self._stamps, self._tally = listed.times, listed.stamps, tally
-        self._whole = listed.whole
-        self._next = 0
-        self._damaged = False
-
-    def of(self, frame: av.VideoFrame, damaged: bool) -> int | None:
-        """Its position; None for a frame that the list does not have."""
-        position = self._find(frame)
-        if position is None:
-            self._tally.unlisted += self._whole
-            return None
-        self._miss(position)
-        self._next = position + 1
-        self._count(frame, position, damaged)
-        return position
-
-    def end(self) -> None:
-        """The stream is over: what has not come is missing."""
-        if self._whole:
-            self._miss(len(self._times))
-
-    def _find(self, frame: av.VideoFrame) -> int | None:
-        if self._stamps is None:
-            return self._next if self._next < len(self._times) else None
-        if self._next < len(self._stamps) and self._stamps[self._next] == frame.pts:
-            return self._next
-        later = np.flatnonzero(self._stamps[self._next :] == frame.pts)
-        return self._next + int(later[0]) if len(later) else None
-
-    def _miss(self, position: int) -> None:
-        if position > self._next:
-            self._tally.lost += position - self._next
-            if self._tally.first_lost is None:
-                self._tally.first_lost = float(self._times[self._next])
-            self._damaged = True
-
-    def _count(self, frame: av.VideoFrame, position: int, damaged: bool) -> None:
-        tally = self._tally
-        tally.decoded += 1
-        if damaged:
-            tally.marked += 1
-            if tally.first_marked is None:
-                tally.first_marked = float(self._times[position])
-            self._damaged = True
-        elif frame.key_frame:
-            self._damaged = False
-        elif self._damaged:
-            tally.after_damage += 1
+    tally.end()
 
 
 def _frames(
@@ -425,31 +413,21 @@ def _packets(
     return packets, True
 
 
-@dataclass(frozen=True, eq=False)
-class _Order:
-    """Frames in the order in which they are shown; as in Listing."""
-
-    times: FloatArray
-    stamps: NDArray[np.int64] | None
-    repeated: int = 0
-    restarts: int = 0
-
-
 def _ordered(
     packets: list[tuple[int | None, int | None]], tick: Fraction, rate: float | None, *, reordered: bool
-) -> _Order:
-    """Order packets by the time at which they are shown.
+) -> tuple[FloatArray, NDArray[np.int64] | None, int, int]:
+    """Times, stamps, repeated and restarts, as of `Listing`, of packets in the order in which they are shown.
 
     Where the clock jumps back (recordings one behind the other), times go on after the last by one usual interval.
     """
     interval = 1.0 / (rate or _USUAL_RATE)
     shown = [pts for pts, _ in packets if pts is not None]
     if len(shown) < len(packets):
-        return _Order(np.arange(len(packets), dtype=np.float64) * interval, None)
+        return np.arange(len(packets), dtype=np.float64) * interval, None, 0, 0
     # Times that increase in file order though frames are shown in another are those of decoding: AVI has no others.
     of_decoding = reordered and len(shown) > 2 and all(a < b for a, b in itertools.pairwise(shown))
     if of_decoding:
-        return _Order((np.array(shown) - shown[0]).astype(np.float64) * float(tick), None)
+        return (np.array(shown) - shown[0]).astype(np.float64) * float(tick), None, 0, 0
     times: list[FloatArray] = []
     stamps: list[NDArray[np.int64]] = []
     start = 0.0
@@ -459,7 +437,7 @@ def _ordered(
         stamps.append(kept)
         start = float(times[-1][-1]) + interval
     count = sum(len(part) for part in stamps)
-    return _Order(np.concatenate(times), np.concatenate(stamps), len(packets) - count, len(stamps) - 1)
+    return np.concatenate(times), np.concatenate(stamps), len(packets) - count, len(stamps) - 1
 
 
 def _without_jumps(packets: list[tuple[int | None, int | None]]) -> Iterator[list[int]]:
@@ -521,18 +499,6 @@ def _first_frame(path: Path) -> tuple[av.VideoFrame, Colours]:
         for frame, _ in _frames(container, stream):
             return frame, colours_of(frame, stream.codec_context)
     raise DataError(f"video: {path}: no frame can be decoded; is the file damaged? copy or download it again")
-
-
-def _refuse_cut_off(path: Path) -> None:
-    try:
-        announced, found = announced_size(path), path.stat().st_size
-    except OSError as error:
-        raise DataError(f"video: {path} cannot be read: {error.strerror or error}") from error
-    if announced is not None and found < announced:
-        raise DataError(
-            f"video: {path} is cut off: its headers announce {announced} bytes, found {found};"
-            " copy or download it again"
-        )
 
 
 def _what_else(path: Path, detail: str) -> str:

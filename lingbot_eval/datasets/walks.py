@@ -101,7 +101,7 @@ def listed_images(index: Path) -> tuple[list[Path], FloatArray, int]:
         raise DataError(f"{index}: none of its {missing} images is in {folder}, which holds {shown(sorted(there), 4)}")
     if not words:
         return [], np.empty(0), missing
-    times = read_stamps(words, "ns").seconds
+    times, _, _ = read_stamps(words, "ns")
     wrong = np.flatnonzero(~(np.diff(times) > 0))
     if len(wrong):
         raise DataError(f"{at(index, lines[int(wrong[0]) + 1])}: expected increasing times; sort the list")

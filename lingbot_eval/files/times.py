@@ -29,33 +29,28 @@ _LONGEST_STEP = 1e4  # seconds between poses that count from the start of a reco
 _USUAL_STEPS = (1e-3, 1e3)
 
 
-@dataclass(frozen=True, eq=False)
-class Stamps:
-    """Times of a file.
-
-    seconds: (N,). unit: as the file has them, None where the user gave a scale. why: what contradicts the usual unit,
-    or None.
-    """
-
-    seconds: FloatArray
-    unit: TimeUnit | None
-    why: str | None = None
-
-
-def read_stamps(words: Sequence[str], usual: TimeUnit, scale: float | None = None, offset: float = 0.0) -> Stamps:
+def read_stamps(
+    words: Sequence[str], usual: TimeUnit, scale: float | None = None, offset: float = 0.0
+) -> tuple[FloatArray, TimeUnit | None, str | None]:
     """Stamps as a file writes them, in seconds.
 
-    usual: the unit of the file's format, believed unless the stamps contradict it. scale: seconds to one unit of the
-    stamps where the user says so; then nothing is concluded. offset: seconds that are added. All words are finite
-    numbers.
+    Args:
+        words: finite numbers.
+        usual: the unit of the file's format, believed unless the stamps contradict it.
+        scale: seconds to one unit of the stamps where the user says so; then nothing is concluded.
+        offset: seconds that are added.
+
+    Returns:
+        (N,) seconds; their unit in the file, None where the user gave a scale; what contradicts the usual one, or None.
     """
     values = np.array([float(word) for word in words])
-    if scale is not None:
-        seconds = _scaled(words, Decimal(repr(scale)))
-        return Stamps(seconds + offset if offset else seconds, None)
-    unit, why = evident_unit(values, usual)
-    seconds = values if unit == "s" else _scaled(words, Decimal(10) ** -EXPONENT[unit])
-    return Stamps(seconds + offset if offset else seconds, unit, why)
+    unit, why = evident_unit(values, usual) if scale is None else (None, None)
+    if unit == "s":
+        seconds = values
+    else:
+        factor = Decimal(10) ** -EXPONENT[unit] if unit is not None else Decimal(repr(scale))
+        seconds = _scaled(words, factor)
+    return (seconds + offset if offset else seconds), unit, why
 
 
 def evident_unit(values: FloatArray, usual: TimeUnit) -> tuple[TimeUnit, str | None]:

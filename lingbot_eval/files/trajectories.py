@@ -198,18 +198,17 @@ def _timed(path: Path, found: PoseRows, time_scale: float | None, time_offset: f
             raise DataError(f"{path}: a time scale or offset has nothing to change: format {found.format} has no times")
         return _file(path, found, usable, indices, indices.astype(np.float64), notes, rows=rows, lost=lost)
     usual = _USUAL_UNIT.get(found.format, "s")
-    stamps = read_stamps(found.stamps, usual, time_scale, time_offset)
-    seconds = stamps.seconds
+    seconds, unit, why = read_stamps(found.stamps, usual, time_scale, time_offset)
     if not np.isfinite(seconds).all():
         row = int(np.argmin(np.isfinite(seconds)))
         raise DataError(f"{at(path, int(found.lines[row]))}: the time {found.stamps[row]} in seconds is beyond float64")
     if found.names is not None:  # images come in any order, and their names in any unit
-        stamps = replace(stamps, why=None)
+        why = None
         order = np.argsort(seconds, kind="stable")
         found = _ordered(found, order.tolist(), None)
         seconds, usable = seconds[order], usable[order]
-    if stamps.unit is not None and stamps.why is not None:
-        notes.append(f"{path.name}: stamps are read as {WORDS[stamps.unit]}, not {WORDS[usual]}: {stamps.why}")
+    if unit is not None and why is not None:
+        notes.append(f"{path.name}: stamps are read as {WORDS[unit]}, not {WORDS[usual]}: {why}")
     _check_order(path, found, seconds)
     first_of_time = np.concatenate([[True], np.diff(seconds[usable]) > 0])
     kept = np.flatnonzero(usable)[first_of_time]
@@ -236,8 +235,8 @@ def _timed(path: Path, found: PoseRows, time_scale: float | None, time_offset: f
         if len(again)
         else None,
         timed=True,
-        time_unit=f"{time_scale:g} s" if stamps.unit is None else stamps.unit,
-        why_unit=stamps.why,
+        time_unit=f"{time_scale:g} s" if unit is None else unit,
+        why_unit=why,
         told_scale=time_scale is not None,
         repeated=repeated,
     )

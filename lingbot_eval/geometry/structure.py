@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -136,14 +136,11 @@ def structure_of(
     refine: bool,
     mapper: Mapper = "global",
     seed: int = 0,
-    each: Callable[[], None] | None = None,
 ) -> Structure:
-    """`Images.structure` of images that are decoded as they are asked for; ``each`` is called after each."""
+    """`Images.structure` of images that are decoded as they are asked for."""
     with Images() as kept:
         for image in images:
             kept.add(image)
-            if each is not None:
-                each()
         return kept.structure(intrinsics, refine=refine, mapper=mapper, seed=seed)
 
 

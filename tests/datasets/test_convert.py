@@ -13,7 +13,7 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.convert import read_front_camera
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
-from lingbot_eval.errors import ConfigError
+from lingbot_eval.errors import DataError
 
 SCENE = "2024-03-12-keble-college-02"
 SENSOR = """
@@ -104,7 +104,7 @@ def test_it_goes_on_where_it_was_broken_off(raw: Path, tmp_path: Path) -> None:
 )
 def test_wrong_calibrations_are_named(raw: Path, old: str, new: str, says: str) -> None:
     (raw / "sensor.yaml").write_text(SENSOR.replace(old, new))
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(DataError, match=says):
         read_front_camera(raw / "sensor.yaml")
 
 

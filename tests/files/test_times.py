@@ -46,10 +46,10 @@ def stamp(seconds: float, unit: str) -> str:
 @pytest.mark.parametrize("step", [0.005, 0.033, 0.5])
 def test_dates_say_their_unit(unit: str, usual: str, step: float) -> None:
     words = [stamp(DATE + step * row, unit) for row in range(30)]
-    found = read_stamps(words, usual)  # type: ignore[arg-type]
-    assert found.unit == unit
-    assert (found.why is None) == (unit == usual)
-    np.testing.assert_allclose(found.seconds, grid(30, step), rtol=0, atol=1e-3)
+    seconds, said, why = read_stamps(words, usual)  # type: ignore[arg-type]
+    assert said == unit
+    assert (why is None) == (unit == usual)
+    np.testing.assert_allclose(seconds, grid(30, step), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_times_from_the_start(values: np.ndarray, usual: str, unit: str) -> None
 def test_nanoseconds_keep_the_digits_that_pair_them() -> None:
     """The same moments as EuRoC and as TUM write them are the same float64."""
     words = [f"{DATE + row}{(row * 123_456_789) % 10**9:09d}" for row in range(100)]
-    ns = read_stamps(words, "ns").seconds
-    s = read_stamps([f"{word[:-9]}.{word[-9:]}" for word in words], "s").seconds
+    ns, _, _ = read_stamps(words, "ns")
+    s = read_stamps([f"{word[:-9]}.{word[-9:]}" for word in words], "s")[0]
     np.testing.assert_array_equal(ns, s)
 
 
