@@ -276,7 +276,15 @@ def test_what_a_study_prints_last(
     monkeypatch.setattr(execute_module, "write_scaling", lambda path: (path / "scale.md", path / "scale.png"))
     monkeypatch.setattr(scale_command, "_check", lambda study, case: None)
     monkeypatch.setattr("lingbot_eval.cli.run_check.warning_lines", lambda checks: ["slow here"])
-    words = ["scale", "--set", "device=cpu", "--set", "sweep.backend=[sdpa]"]
+    words = [
+        "scale",
+        "--set",
+        "device=cpu",
+        "--set",
+        "sweep={backend: [sdpa]}",
+        "--set",
+        "cases=[{frames: 5}, {frames: 6}, {frames: 7}]",
+    ]
     assert main(words) == code
     printed = capsys.readouterr()
     out = printed.out.splitlines()
@@ -292,7 +300,11 @@ def test_what_a_study_prints_last(
         "left out: damaged",
         "note: two: its limit ended it",
     ]
-    assert len([line for line in said if "the same command tries them again" in line]) == failed
+    again = "1 of 3 cases failed; the same command tries them again"
+    assert [line for line in said if "cases failed" in line] == [again] * failed
+    outcome.bad_input = True
+    assert main(words) == 2 * code
+    capsys.readouterr()
     outcome.pending = 3
     main(words)
     last = capsys.readouterr().out.splitlines()[-1]
