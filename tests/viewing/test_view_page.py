@@ -169,7 +169,7 @@ def test_distances_colours_and_other_scenes(chromium: Browser, viewer: Viewer) -
 
 
 def growing(more: threading.Event) -> Iterator[tuple[Frame, Prediction]]:
-    """Five walls beside each other, red and in part less sure, under a blue sky; ``more`` lets go on after the second."""
+    """Five walls beside each other, red, in part less sure, under a blue sky; ``more`` lets go on after two."""
     height, width = 150, 200
     matrix = np.array([[100.0, 0, 100], [0, 100.0, 75], [0, 0, 1]])
     image = np.full((height, width, 3), RED, np.uint8)
