@@ -130,6 +130,12 @@ def pixel_step(width: int, height: int, frames: int | None) -> int:
     return max(1, round(math.sqrt(width * height / points)))
 
 
+def pixels_of(frame: int, step: int) -> tuple[slice, slice]:
+    """Rows and columns of the pixels of a frame that give points: over the frames every pixel has its turn."""
+    start = int(frame * 0.6180339887 % 1 * step * step)  # steps of the golden ratio
+    return slice(start // step, None, step), slice(start % step, None, step)
+
+
 @dataclass(frozen=True, eq=False)
 class Cameras:
     """Pinhole cameras of frames. index: (N,) int64, increasing. timestamps: (N,) seconds.
@@ -364,10 +370,8 @@ def add_frame(
         return cloud.add(points, colours, sure, frame)
 
     height, width = depth.shape
-    # Steps of the golden ratio: over the frames every pixel has its turn.
-    start = int(frame * 0.6180339887 % 1 * step * step)
-    rows, columns = np.arange(start // step, height, step), np.arange(start % step, width, step)
-    pixels = rows[:, None] * width + columns
+    rows, columns = pixels_of(frame, step)
+    pixels = np.arange(height)[rows, None] * width + np.arange(width)[columns]
     values = depth.reshape(-1)[pixels]
     usable = np.isfinite(values) & (values > 0)
     if sky is not None:

@@ -143,8 +143,8 @@ class Layer:
         layer.pictures = {picture.index: picture.image for picture in kept.thumbnails()}
         return layer
 
-    def add(self, frame: Frame, prediction: Prediction) -> None:
-        """Take a frame, as the method saw it, and its prediction."""
+    def add(self, frame: Frame, prediction: Prediction, *, pictured: bool = True) -> None:
+        """Take a frame, as the method saw it, and its prediction. pictured: image and depth are shown as pictures."""
         pose, depth, intrinsics = prediction.camera_to_world, prediction.depth, prediction.intrinsics
         if intrinsics is None:
             intrinsics = frame.intrinsics
@@ -153,7 +153,7 @@ class Layer:
         if self.network is not None and depth is not None and frame.image is not None:
             above = self.network.mask(frame.image, depth, prediction.depth_confidence)
         with self.lock:
-            if frame.image is not None or depth is not None:
+            if pictured:
                 self.newest = Newest(prediction.index, frame.image, depth)
             if pose is None or not sound:
                 return
@@ -162,7 +162,7 @@ class Layer:
             self.poses.frombytes(np.ascontiguousarray(pose, np.float64).tobytes())
             pixels = frame.image if depth is None else depth
             view = self.views[-1] if self.views else _USUAL_VIEW
-            if intrinsics is not None and pixels is not None:
+            if pictured and intrinsics is not None and pixels is not None:
                 view = _view(intrinsics, pixels.shape[1], pixels.shape[0])
             self.views.append(view)
             self.oriented &= prediction.has_orientation
@@ -171,7 +171,7 @@ class Layer:
                 confidence = prediction.depth_confidence
                 given = depth, confidence, frame.image, intrinsics, pose, prediction.index, step
                 add_frame(self.cloud, *given, sky=self.sky, above=above)
-            if frame.image is not None and prediction.frame_type is not FrameType.UNKEPT:
+            if pictured and frame.image is not None and prediction.frame_type is not FrameType.UNKEPT:
                 self._offer(prediction.index, frame.image)
 
     def _offer(self, index: int, image: Image) -> None:

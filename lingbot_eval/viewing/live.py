@@ -6,6 +6,7 @@ only hands over, frame by frame, what the page needs: cloud, drawing and server 
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import signal
@@ -28,8 +29,9 @@ import numpy as np
 
 import lingbot_eval
 from lingbot_eval.errors import DataError, DependencyError, LingbotEvalError, one_line, reason
-from lingbot_eval.types import Frame, Prediction, Trajectory
+from lingbot_eval.types import Frame, FrameType, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import MAX_VOXELS, VoxelCloud
+from lingbot_eval.viewing.kept import pixel_step, pixels_of
 from lingbot_eval.viewing.layers import Colouring, Layer, LayeredScene
 from lingbot_eval.viewing.masks import HEURISTIC, open_sky
 from lingbot_eval.viewing.page import PORT, Viewer
@@ -41,6 +43,7 @@ _RATE_OVER = 20  # frames over which the rate is told
 _GIVE_UP_S = 10.0  # without a frame
 _WAITING = 8  # frames that may wait for the page's process; of what comes then it gets the poses alone
 _GRACE_S = 10.0  # for the page's process to end
+_PICTURE_S = 0.25  # between two frames that go whole, to be shown as pictures; the others are thinned
 _NICE = 10  # where cores are few the stream comes first
 _LARGE = 1 << 14  # bytes of an array that is handed over as it lies in memory
 
@@ -110,6 +113,8 @@ class LiveViewer:
         self._ended = threading.Event()
         self._waiting: SimpleQueue[object] = SimpleQueue()
         self._left_out = 0  # frames of which the page got the pose alone
+        self._scene = scene
+        self._pictured = -math.inf  # when the last frame went whole
         self._sender = threading.Thread(target=self._send, name="to the page", daemon=True)
         self._listener = threading.Thread(target=self._listen, name="from the page", daemon=True)
         self._sender.start()
@@ -140,17 +145,24 @@ class LiveViewer:
 
     def _give(self, status: str, pair: tuple[Frame, Prediction] | None) -> None:
         """Hand a frame over, and words on the stream; None at its end. It waits for nothing."""
+        pictured = False
         if pair is not None:
             frame, prediction = pair
+            frame = Frame(frame.index, frame.timestamp, frame.image, "", intrinsics=frame.intrinsics)
             prediction = replace(prediction, points=None, points_confidence=None, cost=None)
-            image = frame.image
+            now = time.monotonic()
+            pause = _PICTURE_S * (2 if prediction.frame_type is FrameType.UNKEPT else 1)
             if self._waiting.qsize() >= _WAITING:
                 self._left_out += 1
-                image, prediction = None, replace(prediction, depth=None, depth_confidence=None)
-            pair = Frame(frame.index, frame.timestamp, image, "", intrinsics=frame.intrinsics), prediction
+                frame, prediction = replace(frame, image=None), replace(prediction, depth=None, depth_confidence=None)
+            elif self._scene.sky != HEURISTIC or now - self._pictured >= pause:
+                self._pictured, pictured = now, True
+            else:
+                frame, prediction = thinned(frame, prediction, self._scene.length)
+            pair = frame, prediction
         if self._left_out:
             status += f"; this page was behind: of {self._left_out} frames it shows the pose alone"
-        self._waiting.put((status, pair))
+        self._waiting.put((status, pair, pictured))
 
     def _send(self) -> None:
         """Write what waits: a slow reader blocks this thread alone, and without the interpreter's lock."""
@@ -196,6 +208,32 @@ class LiveViewer:
             self._listener.join()
         _there(self._process.stdout).close()
         self._said.close()
+
+
+def thinned(frame: Frame, prediction: Prediction, length: int | None) -> tuple[Frame, Prediction]:
+    """A frame with those pixels alone that give points to a layer, as a smaller image of the same camera.
+
+    Args:
+        frame: as the method saw it.
+        prediction: of it.
+        length: of the stream, as the layer's.
+    """
+    depth, sure, image = prediction.depth, prediction.depth_confidence, frame.image
+    intrinsics = frame.intrinsics if prediction.intrinsics is None else prediction.intrinsics
+    if depth is None or intrinsics is None:
+        return replace(frame, image=None), replace(prediction, depth=None, depth_confidence=None)
+    step = pixel_step(depth.shape[1], depth.shape[0], length)
+    rows, columns = pixels_of(prediction.index, step)
+    smaller = intrinsics.copy()
+    smaller[:2, 2] -= columns.start, rows.start
+    smaller[:2] /= step
+    fits = image is not None and image.shape[:2] == depth.shape
+    return replace(frame, image=image[rows, columns] if image is not None and fits else None), replace(
+        prediction,
+        depth=depth[rows, columns],
+        depth_confidence=None if sure is None else sure[rows, columns],
+        intrinsics=smaller,
+    )
 
 
 class Filling:
@@ -439,11 +477,11 @@ def _fill(layer: Layer, stream: BufferedReader, viewer: Viewer) -> None:
     """Until the pipe's end, which is the parent's at the latest."""
     try:
         while True:
-            layer.status, pair = _read(stream)
+            layer.status, pair, pictured = _read(stream)
             if pair is None:
                 layer.complete = True
             else:
-                layer.add(*pair)
+                layer.add(*pair, pictured=pictured)
     except EOFError:
         viewer.stop()
     except Exception as error:  # noqa: BLE001  # of a thread: the parent is told

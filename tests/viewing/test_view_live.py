@@ -25,8 +25,9 @@ import pytest
 from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError
 from lingbot_eval.types import Frame, Prediction
 from lingbot_eval.viewing import live
+from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import Layer
-from lingbot_eval.viewing.live import Camera, Filling, LiveScene, LiveViewer, is_camera, numbered
+from lingbot_eval.viewing.live import Camera, Filling, LiveScene, LiveViewer, is_camera, numbered, thinned
 
 K = np.array([[30.0, 0, 19.5], [0, 30.0, 14.5], [0, 0, 1]])
 
@@ -37,7 +38,7 @@ def pairs(count: int, fail_at: int = -1) -> Iterator[tuple[Frame, Prediction]]:
             raise DataError("frame 3: expected an image, found none")
         pose = np.eye(4)
         pose[0, 3] = 0.1 * index
-        image = np.full((30, 40, 3), index, np.uint8)
+        image = np.full((30, 40, 3), index % 256, np.uint8)
         depth = np.full((30, 40), 2.0, np.float32)
         yield Frame(index, index / 10, image, ""), Prediction(index, index / 10, pose, depth, None, K)
 
@@ -189,10 +190,36 @@ def test_a_page_that_is_behind_gets_poses_alone_and_says_so_and_the_stream_does_
     finally:
         viewer.stop()
     assert waiting[-1][0].startswith("frame 199; this page was behind: of 19")
-    assert [pair[1].index for _, pair in waiting] == list(range(200 - len(waiting), 200))
-    bare = [pair for _, pair in waiting if pair[1].depth is None]
+    assert [pair[1].index for _, pair, _ in waiting] == list(range(200 - len(waiting), 200))
+    bare = [pair for _, pair, _ in waiting if pair[1].depth is None]
     assert len(bare) > 180
     assert all(frame.image is None and prediction.camera_to_world is not None for frame, prediction in bare)
+
+
+@pytest.mark.parametrize(("length", "step"), [(None, 8), (40, 4), (1, 1)])
+def test_a_thinned_frame_gives_the_points_of_the_whole_one(length: int | None, step: int) -> None:
+    rng = np.random.default_rng(0)
+    whole, thin = Layer("a", VoxelCloud(voxel_size=0.001), length=length), Layer("a", VoxelCloud(voxel_size=0.001))
+    thin.length = length
+    matrix = np.array([[300.0, 2, 255], [0, 310, 187], [0, 0, 1]])
+    for index in range(2):
+        image = rng.integers(0, 255, (388, 520, 3), dtype=np.uint8)
+        depth = rng.uniform(1, 5, (388, 520)).astype(np.float32)
+        pair = (
+            Frame(index, index / 10, image, ""),
+            Prediction(index, index / 10, np.eye(4), depth, depth / 9, matrix),
+        )
+        whole.add(*pair)
+        smaller = thinned(*pair, length)
+        thin.add(*smaller, pictured=False)
+        assert smaller[1].depth is not None
+        assert smaller[1].depth.size == pytest.approx(depth.size / step**2, rel=0.03)
+        np.testing.assert_array_equal(thinned(*smaller, length)[1].depth, smaller[1].depth)
+    for name in ("positions", "colours", "confidence", "first_frame"):
+        for cloud, other in ((whole.cloud, thin.cloud), (whole.sky, thin.sky)):
+            np.testing.assert_allclose(getattr(cloud, name), getattr(other, name), rtol=1e-5, atol=1e-6)
+    assert not thin.pictures
+    assert thin.newest is None
 
 
 def test_a_pose_alone_is_on_the_path_and_the_picture_stays() -> None:
@@ -200,7 +227,7 @@ def test_a_pose_alone_is_on_the_path_and_the_picture_stays() -> None:
     for frame, prediction in pairs(3):
         alone = frame.index == 2
         frame = replace(frame, image=None) if alone else frame
-        layer.add(frame, replace(prediction, depth=None) if alone else prediction)
+        layer.add(frame, replace(prediction, depth=None) if alone else prediction, pictured=not alone)
     assert layer.index.tolist() == [0, 1, 2]
     assert layer.views[2] == layer.views[1]
     assert layer.newest is not None
