@@ -14,12 +14,11 @@ import time
 
 import torch
 
+from lingbot_eval.methods.base import free_device_memory
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.model import Model
-from lingbot_eval.methods.registry import free_device_memory
 from lingbot_eval.model.config import CONFIGS
-from lingbot_eval.streaming.estimate import NetworkSize
-from lingbot_eval.streaming.fit import Stream, fit, limit_memory, memory_bytes
+from lingbot_eval.streaming.estimate import NetworkSize, Stream, fit, limit_memory, memory_bytes
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.types import Frame
 

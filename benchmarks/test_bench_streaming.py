@@ -7,17 +7,12 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from lingbot_eval.model.build import build_model
-from lingbot_eval.streaming.append import AppendStore
-from lingbot_eval.streaming.backends import Backend
-from lingbot_eval.streaming.buffers import CacheShape
-from lingbot_eval.streaming.cache import CacheStore
-from lingbot_eval.streaming.contiguous import ContiguousStore
-from lingbot_eval.streaming.executors import TorchExecutor
-from lingbot_eval.streaming.paged import PagedStore
+from lingbot_eval.streaming.cache import CacheShape, CacheStore
+from lingbot_eval.streaming.contiguous import AppendStore, ContiguousStore, SlicedAttention
+from lingbot_eval.streaming.paged import PagedStore, TorchExecutor
 from lingbot_eval.streaming.policy import CachePolicy
-from lingbot_eval.streaming.ranges import SlicedAttention
 from lingbot_eval.streaming.session import StreamingSession
-from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.streaming.settings import Backend, StreamSettings
 
 CPU = torch.device("cpu")
 WINDOW = 16
@@ -48,7 +43,7 @@ def camera_shape() -> CacheShape:
 
 STORES = {
     "sdpa": lambda: ContiguousStore(block_shape(), WINDOW, SlicedAttention()),
-    "paged": lambda: PagedStore(block_shape(), WINDOW, TorchExecutor(block_shape(), FRAME_TOKENS - SPECIAL_TOKENS)),
+    "paged": lambda: PagedStore(block_shape(), WINDOW, TorchExecutor(block_shape())),
     "camera": lambda: AppendStore(camera_shape()),
 }
 

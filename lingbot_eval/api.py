@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from lingbot_eval.runs.plan import Plan, Unit
     from lingbot_eval.runs.records import UnitRecord
     from lingbot_eval.runs.store import RunStore, StoredUnit
-    from lingbot_eval.streaming.backends import Backend
-    from lingbot_eval.streaming.fit import Fit
+    from lingbot_eval.streaming.estimate import Fit
+    from lingbot_eval.streaming.settings import Backend
     from lingbot_eval.verification.compare import Comparison
     from lingbot_eval.verification.wrapper import WrapperCheck
     from lingbot_eval.viewing.export import Exported
@@ -105,9 +105,8 @@ def fit(
     from lingbot_eval.model.build import choose_device
     from lingbot_eval.model.config import CONFIGS
     from lingbot_eval.runs.plan import open_scene, prepared_size
-    from lingbot_eval.streaming.estimate import NetworkSize
-    from lingbot_eval.streaming.fit import Stream, memory_bytes
-    from lingbot_eval.streaming.fit import fit as fit_streams
+    from lingbot_eval.streaming.estimate import NetworkSize, Stream, memory_bytes
+    from lingbot_eval.streaming.estimate import fit as fit_streams
 
     wanted = memory_bytes(memory)
     plan = plan_run(experiment, set)

@@ -16,14 +16,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from lingbot_eval.machine.gpu import has_triton
-from lingbot_eval.model import fused
-from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
-from lingbot_eval.model.rope import Rotation, StreamRotary, frame_rotation
-from lingbot_eval.streaming import buffers
-from lingbot_eval.streaming.buffers import CacheShape, LayerBuffers, scatter, widen
-from lingbot_eval.streaming.contiguous import ContiguousStore
+from lingbot_eval.model import blocks
+from lingbot_eval.model.blocks import (
+    Rotation,
+    StreamRotary,
+    add_and_norm,
+    frame_rotation,
+    norm_and_rotate,
+    scaled_add,
+    to_norm,
+)
+from lingbot_eval.streaming import cache
+from lingbot_eval.streaming.cache import CacheShape, LayerBuffers, scatter, widen
+from lingbot_eval.streaming.contiguous import ContiguousStore, SlicedAttention, TritonAttention
 from lingbot_eval.streaming.policy import CachePolicy
-from lingbot_eval.streaming.ranges import SlicedAttention, TritonAttention
 
 if not has_triton() or "triton" in sys.modules or torch.cuda.is_available():
     pytest.skip("needs Triton, not yet imported, and no GPU", allow_module_level=True)
@@ -83,7 +89,7 @@ def test_a_store_under_its_kernels(monkeypatch: pytest.MonkeyPatch, quantized: b
         wanted = plain.attend(0, query, key, value)
         store.begin(step)
         with monkeypatch.context() as patch:
-            patch.setattr(buffers, "runs_triton", lambda device: True)
+            patch.setattr(cache, "runs_triton", lambda device: True)
             found = store.attend(0, query, key.contiguous(), value)
         torch.testing.assert_close(found, wanted, rtol=1e-2, atol=2e-3)
     for one, other in zip(store._buffers._layers[0], plain._buffers._layers[0], strict=True):
@@ -111,7 +117,7 @@ def test_8_bits_are_widened_where_they_are_seen(dtype: torch.dtype, monkeypatch:
     scatter(key, value, torch.arange(60).flip(0), numbers, scales)
     wanted = widen(numbers, scales, dtype)
     held.aim(torch.arange(1), range(5, 41))
-    monkeypatch.setattr(buffers, "runs_triton", lambda device: True)
+    monkeypatch.setattr(cache, "runs_triton", lambda device: True)
     assert torch.equal(held.layer(0)[:, 5:41], wanted[:, 5:41])
     assert not held.layer(0)[:, 41:].any()
 
@@ -136,7 +142,7 @@ def test_fused_operations(rotation: Rotation, monkeypatch: pytest.MonkeyPatch) -
         return [to_norm(x, norm, torch.float16), total, after, scaled_add(x, y, gamma), *rotated]
 
     plain = all_of_them()
-    monkeypatch.setattr(fused, "fuses", lambda x: True)
+    monkeypatch.setattr(blocks, "fuses", lambda x: True)
     for one, other in zip(all_of_them(), plain, strict=True):
         assert one.dtype is other.dtype
         tolerance = 2e-3 if one.dtype is torch.float16 else 1e-5

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.command import reported
+from training import reported
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -20,8 +20,8 @@ from lingbot_eval.files.atomic import write_text
 from lingbot_eval.runs.records import UnitRecord, is_untrained
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement
-from training.ablation_table import Scores, markdown, read_scores
-from training.command import reported
+from training import reported
+from training.ablations import Scores, markdown, read_scores
 from training.recipe import RECIPES
 from training.scene_jobs import training_jobs
 

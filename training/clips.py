@@ -1,4 +1,7 @@
-"""Training clips: frames of banked sequences with varied stride, light and handedness, and what is true of them."""
+"""Training clips: frames of banked sequences with varied stride, light and handedness, and what is true of them.
+
+Rotations, quaternions and relative poses are of tensors and differentiable; quaternions are scalar last.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,144 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lingbot_eval.model.config import PATCH_SIZE
-from training.bank import Bank, Sequences
-from training.rigid import quaternion_of, relative_to_first, turned
+from training.raycast import NOTHING, RayCaster
+from training.scene_jobs import SceneJob
+
+
+def rotation_of(quaternion: Tensor) -> Tensor:
+    """(..., 4) quaternions of any length but zero → (..., 3, 3)."""
+    x, y, z, w = F.normalize(quaternion, dim=-1).unbind(-1)
+    rows = (
+        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
+        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
+        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
+    )  # fmt: skip
+    return torch.unflatten(torch.stack(rows, dim=-1), -1, (3, 3))
+
+
+def quaternion_of(rotation: Tensor) -> Tensor:
+    """(..., 3, 3) → (..., 4) unit quaternions, w ≥ 0; of four formulas the one with the largest divisor."""
+    m = rotation
+    xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
+    yz, zx, xy = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
+    sxy, sxz, syz = m[..., 1, 0] + m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 2, 1] + m[..., 1, 2]
+    candidates = torch.stack(
+        [
+            torch.stack([1 + xx - yy - zz, sxy, sxz, yz], dim=-1),
+            torch.stack([sxy, 1 - xx + yy - zz, syz, zx], dim=-1),
+            torch.stack([sxz, syz, 1 - xx - yy + zz, xy], dim=-1),
+            torch.stack([yz, zx, xy, 1 + xx + yy + zz], dim=-1),
+        ],
+        dim=-2,
+    )
+    best = candidates.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    picked = candidates.take_along_dim(best[..., None, None], dim=-2)[..., 0, :]
+    unit = F.normalize(picked, dim=-1)
+    return torch.where(unit[..., 3:] < 0, -unit, unit)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Quaternion product: the rotation b, then a."""
+    av, aw, bv, bw = a[..., :3], a[..., 3:], b[..., :3], b[..., 3:]
+    vector = aw * bv + bw * av + torch.linalg.cross(av, bv)
+    return torch.cat([vector, aw * bw - (av * bv).sum(-1, keepdim=True)], dim=-1)
+
+
+def conjugate(quaternion: Tensor) -> Tensor:
+    """The inverse of a unit quaternion."""
+    return torch.cat([-quaternion[..., :3], quaternion[..., 3:]], dim=-1)
+
+
+def rotate_back(quaternion: Tensor, vector: Tensor) -> Tensor:
+    """Rᵀ v for unit quaternions."""
+    u, w = -quaternion[..., :3], quaternion[..., 3:]
+    twice: Tensor = 2 * torch.linalg.cross(u, torch.linalg.cross(u, vector) + w * vector)
+    return vector + twice
+
+
+def relative_to_first(poses: Tensor) -> Tensor:
+    """(B, F, 4, 4) camera-to-world → the same with each first frame's camera as the world."""
+    first = poses[:, :1]
+    turned = first[..., :3, :3].transpose(-1, -2)
+    out = poses.clone()
+    out[..., :3, :3] = turned @ poses[..., :3, :3]
+    out[..., :3, 3:] = turned @ (poses[..., :3, 3:] - first[..., :3, 3:])
+    return out
+
+
+def turned(rotation: Tensor, vectors: Tensor) -> Tensor:
+    """(..., 3, 3) rotations of (..., n, 3) vectors, without the matrix units, which would round the truth to TF32."""
+    products: Tensor = rotation[..., None, :, :] * vectors[..., None, :]
+    return products.sum(-1)
+
+
+POSES_AT_ONCE = 80
+FARTHEST = 0.01 / NOTHING
+"""Metres, far beyond every scene, that a ray which hits something stays below; half precision holds them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """N sequences of L frames.
+
+    images: (N, L, 3, H, W) uint8. depths: (N, L, H, W) float16 metres along z. poses: (N, L, 4, 4) float64
+    camera-to-world, metres. focals: (N,) float64 pixels, square, the principal point in the middle of the image.
+    """
+
+    images: Tensor
+    depths: Tensor
+    poses: Tensor
+    focals: Tensor
+
+
+class Bank:
+    """At most ``capacity`` sequences of one size; the oldest are overwritten."""
+
+    def __init__(self, capacity: int, frames: int, size: tuple[int, int], device: torch.device) -> None:
+        """size: (height, width)."""
+        height, width = size
+        self._size = size
+        self._capacity = capacity
+        self.frames = frames
+        self.device = device
+        self._written = 0
+        self.refused = 0
+        """Walks that were not taken because a ray hit nothing: one infinite depth would spoil every batch it is in."""
+        self._held = Sequences(
+            images=torch.empty((capacity, frames, 3, height, width), dtype=torch.uint8, device=device),
+            depths=torch.empty((capacity, frames, height, width), dtype=torch.float16, device=device),
+            poses=torch.empty((capacity, frames, 4, 4), dtype=torch.float64, device=device),
+            focals=torch.empty((capacity,), dtype=torch.float64, device=device),
+        )
+
+    def __len__(self) -> int:
+        return min(self._written, self._capacity)
+
+    @torch.no_grad()
+    def add(self, job: SceneJob) -> None:
+        """Render every walk of a job into the ring."""
+        height, width = self._size
+        caster = RayCaster(job.scene, self.device)
+        for poses, fov in zip(torch.from_numpy(job.poses).to(self.device), job.fovs, strict=True):
+            focal = width / 2 / float(torch.tan(torch.tensor(fov / 2, dtype=torch.float64)))
+            parts = [caster.render(part, focal, (width, height)) for part in torch.split(poses, POSES_AT_ONCE)]
+            images, depths = (torch.cat(part) for part in zip(*parts, strict=True))
+            if not float(depths.max()) < FARTHEST:
+                self.refused += 1
+                continue
+            slot = self._written % self._capacity
+            self._held.images[slot] = images
+            self._held.depths[slot] = depths.half()
+            self._held.poses[slot] = poses
+            self._held.focals[slot] = focal
+            self._written += 1
+
+    def take(self, which: Tensor, frames: Tensor) -> Sequences:
+        """Sequences ``which`` (B,), of each its frames (B, F): copies."""
+        held, row = self._held, which[:, None]
+        return Sequences(
+            held.images[row, frames], held.depths[row, frames], held.poses[row, frames], held.focals[which]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,52 +180,58 @@ class Clips:
         return self.images.shape[-1] / 2 / (self.encoding[:, 0, 8] / 2).tan()
 
 
-@dataclass(frozen=True)
-class ClipShape:
-    """clips: B. frames: F. size: (height, width), the bank's or half of it. strides: inclusive range of frames apart.
-    scale_frames: the anchor."""
-
-    clips: int
-    frames: int
-    size: tuple[int, int]
-    strides: tuple[int, int]
-    scale_frames: int
-
-
 @torch.no_grad()
-def draw_clips(bank: Bank, length: int, shape: ClipShape, generator: torch.Generator) -> Clips:
-    """Random clips of a bank of sequences of ``length`` frames. generator: on the CPU, decides everything but noise."""
-    count = shape.clips
-    which = torch.randint(len(bank), (count,), generator=generator)
-    low, high = shape.strides
-    high = max(low, min(high, (length - 1) // max(shape.frames - 1, 1)))
-    stride = torch.randint(low, high + 1, (count,), generator=generator)
-    room = length - (shape.frames - 1) * stride
-    start = (torch.rand(count, generator=generator) * room).long()
-    frames = start[:, None] + stride[:, None] * torch.arange(shape.frames)
+def draw_clips(
+    bank: Bank,
+    generator: torch.Generator,
+    *,
+    clips: int,
+    frames: int,
+    size: tuple[int, int],
+    strides: tuple[int, int],
+    anchor: int,
+) -> Clips:
+    """Random clips of a bank.
+
+    Args:
+        bank: the sequences.
+        generator: on the CPU, decides everything but noise.
+        clips: how many.
+        frames: of each.
+        size: (height, width), the bank's or half of it.
+        strides: inclusive range of frames apart.
+        anchor: frames that the unit of length is taken from.
+    """
+    which = torch.randint(len(bank), (clips,), generator=generator)
+    low, high = strides
+    high = max(low, min(high, (bank.frames - 1) // max(frames - 1, 1)))
+    stride = torch.randint(low, high + 1, (clips,), generator=generator)
+    room = bank.frames - (frames - 1) * stride
+    start = (torch.rand(clips, generator=generator) * room).long()
+    taken = start[:, None] + stride[:, None] * torch.arange(frames)
     device = bank.device
-    mirror = (torch.rand(count, generator=generator) < 0.5).to(device)
-    clips = true_clips(_mirrored(bank.take(which.to(device), frames.to(device)), mirror), shape)
-    return replace(clips, images=_relit(clips.images, generator))
+    mirror = (torch.rand(clips, generator=generator) < 0.5).to(device)
+    found = true_clips(_mirrored(bank.take(which.to(device), taken.to(device)), mirror), size, anchor)
+    return replace(found, images=_relit(found.images, generator))
 
 
 @torch.no_grad()
-def true_clips(sequences: Sequences, shape: ClipShape) -> Clips:
-    """Sequences of F frames as they are."""
+def true_clips(sequences: Sequences, size: tuple[int, int], anchor: int) -> Clips:
+    """Sequences of F frames as they are, at ``size``; the first ``anchor`` frames give the unit of length."""
     images, depths = sequences.images.float() / 255, sequences.depths.float()
-    fold = images.shape[-1] // shape.size[1]
+    fold = images.shape[-1] // size[1]
     if fold > 1:
         images = torch.unflatten(F.avg_pool2d(images.flatten(0, 1), fold), 0, images.shape[:2])
         depths = F.avg_pool2d(depths, fold)
     poses = relative_to_first(sequences.poses).float()
     focal = sequences.focals.float() / fold
-    anchor = min(shape.scale_frames, images.shape[1])
+    anchor = min(anchor, images.shape[1])
     every = 4
     near = _world_points(depths[:, :anchor], poses[:, :anchor], focal, every, every // 2)
     scale = near.norm(dim=-1).mean(dim=(1, 2))
     poses[..., :3, 3] /= scale[:, None, None]
     depths = depths / scale[:, None, None, None]
-    height, width = shape.size
+    height, width = size
     fov = torch.stack([2 * torch.atan(height / 2 / focal), 2 * torch.atan(width / 2 / focal)], dim=-1)
     encoding = torch.cat(
         [poses[..., :3, 3], quaternion_of(poses[..., :3, :3]), fov[:, None].expand(-1, poses.shape[1], -1)], dim=-1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lingbot_eval.datasets.synthetic.materials import MIP_LEVELS, TEXTURE_SIZE
 from lingbot_eval.datasets.synthetic.render import CRACK, NEAR
-from training.scene_arrays import SCENE_PARTS
+from training.scene_jobs import SCENE_PARTS
 
 FACES_AT_ONCE = 16
 NOTHING = 1e-6

@@ -1,6 +1,7 @@
 """Scenes and camera paths for training, built in order by worker processes; imports no torch, so workers start fast.
 
-Training and validation scenes have seeds that no test scene has: an evaluation names scenes below TEST_SEEDS.
+Training and validation scenes have seeds that no test scene has: an evaluation names scenes below TEST_SEEDS. A scene
+travels from the process that builds it to the device as plain arrays.
 """
 
 from __future__ import annotations
@@ -16,9 +17,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingbot_eval.datasets.synthetic.plans import PLANS
-from lingbot_eval.datasets.synthetic.scene import CameraPath, build_scene
+from lingbot_eval.datasets.synthetic.scene import CameraPath, Scene, build_scene
 from lingbot_eval.types import FloatArray
-from training.scene_arrays import scene_arrays
+
+SCENE_PARTS = (
+    "origin", "right", "down", "size", "texture", "tiling", "tint", "light", "light_offset", "light_columns",
+    "light_density", "texels", "level_offset",
+)  # fmt: skip
+
+
+def scene_arrays(scene: Scene) -> dict[str, NDArray[np.generic]]:
+    """What the ray caster needs of a scene; keys are SCENE_PARTS."""
+    faces, maps, textures = scene.faces, scene.light_maps, scene.textures
+    return {
+        "origin": faces.origin,
+        "right": faces.right,
+        "down": faces.down,
+        "size": faces.size,
+        "texture": faces.texture,
+        "tiling": faces.tiling,
+        "tint": faces.tint,
+        "light": maps.values,
+        "light_offset": maps.offset,
+        "light_columns": maps.columns,
+        "light_density": maps.density,
+        "texels": textures.texels,
+        "level_offset": textures.level_offset,
+    }
+
 
 TEST_SEEDS = range(1_000)
 VALIDATION_SEEDS = range(900_000, 901_000)

@@ -15,15 +15,22 @@ from torch import Tensor
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.machine.gpu import tf32_products
 from lingbot_eval.model.config import CONFIGS, ConfigName
-from training.bank import Bank
-from training.batches import BatchMaker
-from training.journal import Journal
-from training.learner import Learner
-from training.recipe import RECIPES
+from training.clips import Bank
+from training.learner import Learner, SkipLimit
+from training.recipe import RECIPES, BatchMaker
 from training.scene_jobs import JobSupply, Order, training_jobs, validation_jobs
-from training.skips import SkipLimit
-from training.state import WEIGHTS, Progress, export_weights, load_state, save_state
-from training.travel import Origin, about_run, export, read_start
+from training.state import (
+    WEIGHTS,
+    Journal,
+    Origin,
+    Progress,
+    about_run,
+    export,
+    export_weights,
+    load_state,
+    read_start,
+    save_state,
+)
 from training.validation import Validator
 
 GENERATOR_KEY = "generator"
@@ -100,7 +107,7 @@ class _Run:
         self._begin()
         self._supply = stack.enter_context(JobSupply(self._orders(), settings.workers))
         self._bank = self._new_bank(self._recipe.bank_capacity, self._recipe.bank_frames)
-        self._batches = BatchMaker(self._bank, self._recipe.bank_frames, self._learner.precision)
+        self._batches = BatchMaker(self._bank, self._learner.precision)
         self._taken = 0
 
     def go(self, report: Report) -> Path:
@@ -196,7 +203,7 @@ class _Run:
         bank = self._new_bank(self._recipe.validation_scenes, frames)
         for _ in range(self._recipe.validation_scenes):
             bank.add(next(self._supply))
-        return Validator(bank, frames, CONFIGS[self._settings.config].window)
+        return Validator(bank, CONFIGS[self._settings.config].window)
 
     def _log(self, sums: dict[str, Tensor], steps: int, seconds: float, report: Report) -> None:
         """A row about the last ``steps`` steps. Raises TrainingError where too many of them were skipped."""

@@ -12,11 +12,9 @@ from lingbot_eval.geometry.poses import decode_camera_to_world, path_length
 from lingbot_eval.metrics.pair_auc import count_pairs
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.types import FloatArray
-from training.bank import Bank
-from training.clips import ClipShape, true_clips
-from training.forward import ClipPlan, run_clips
+from training.clips import Bank, true_clips
+from training.forward import ClipPlan, StreamShape, run_clips
 from training.recipe import ITERATIONS, SCALE_FRAMES
-from training.visibility import StreamShape
 
 DELTA = float(np.log(1.25))
 
@@ -24,10 +22,9 @@ DELTA = float(np.log(1.25))
 class Validator:
     """Medians over held-out walks of one length, streamed at interval 1."""
 
-    def __init__(self, bank: Bank, frames: int, window: int) -> None:
+    def __init__(self, bank: Bank, window: int) -> None:
         self._bank = bank
-        self._frames = frames
-        self._shape = StreamShape(frames, SCALE_FRAMES, window, 1)
+        self._shape = StreamShape(bank.frames, SCALE_FRAMES, window, 1)
         self._plan: ClipPlan | None = None
 
     @torch.no_grad()
@@ -39,11 +36,11 @@ class Validator:
         device = self._bank.device
         if self._plan is None or self._plan.size != size:
             self._plan = ClipPlan(self._shape, size, torch.empty(0, dtype=precision, device=device))
-        frames = torch.arange(self._frames, device=device)[None]
+        frames = torch.arange(self._bank.frames, device=device)[None]
         found: list[dict[str, float]] = []
         for number in range(len(self._bank)):
             sequence = self._bank.take(torch.tensor([number], device=device), frames)
-            clips = true_clips(sequence, ClipShape(1, self._frames, size, (1, 1), SCALE_FRAMES))
+            clips = true_clips(sequence, size, SCALE_FRAMES)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
                 out = run_clips(model, clips.images, self._plan, ITERATIONS, frames[0])
             found.append(

@@ -6,10 +6,63 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
+import torch
+
+from benchmarks.stages.bench import StreamBench
+from benchmarks.stages.measure import Rates, StageTimes, measure
+from benchmarks.stages.work import Work
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError, LingbotEvalError
-from lingbot_eval.streaming.backends import BACKENDS
+from lingbot_eval.machine.environment import environment
+from lingbot_eval.machine.gpu import on_device
+from lingbot_eval.model.build import build_model, choose_device
+from lingbot_eval.streaming.settings import BACKENDS, StreamSettings
+from lingbot_eval.streaming.stores import resolve_backend
+from lingbot_eval.tables import Align, markdown_grid
+
+MILLI, GIGA = 1e3, 1e9
+
+
+def floor_seconds(work: Work, rates: Rates) -> tuple[float, str]:
+    """The longer of counted operations over the measured matrix rate and counted bytes over the copy rate."""
+    computing = work.flops / rates.flops[work.arithmetic]
+    moving = work.bytes / rates.copy_bytes
+    return max((computing, "operations"), (moving, "bytes"))
+
+
+def markdown(times: StageTimes) -> str:
+    """One row a stage, their sum, and the whole step, for a terminal and for docs/measurements.md."""
+    rows = [["stage", "measured ms", "floor ms", "floor / measured", "bound by", "10⁹ operations", "GB"]]
+    floors = {name: floor_seconds(work, times.rates) for name, work in times.work.items()}
+    for name, work in times.work.items():
+        rows.append(_row(name, times.stages[name], *floors[name], work.flops, work.bytes))
+    floor, bytes_moved = sum(floor for floor, _ in floors.values()), sum(work.bytes for work in times.work.values())
+    flops = sum(work.flops for work in times.work.values())
+    rows.append(_row("sum", sum(times.stages.values()), floor, "", flops, bytes_moved))
+    pass_ms = "not captured" if times.device is None else f"{MILLI * times.device:.2f} ms on the device"
+    rates = ", ".join(f"{kind} {rate / 1e12:.3g} TFLOP/s" for kind, rate in times.rates.flops.items())
+    aligns: list[Align] = ["left", "right", "right", "right", "right", "right", "right"]
+    lines = [
+        *markdown_grid(rows, aligns, padded=False),
+        "",
+        f"Whole step, heads side by side: {pass_ms}; waited for {MILLI * times.step:.2f} ms "
+        f"({1 / times.step:.1f} frames/s); one after the other {MILLI * times.pace:.2f} ms ({1 / times.pace:.1f} "
+        "frames/s).",
+        f"Rates of this machine: {rates}, copy {times.rates.copy_bytes / 1e12:.3g} TB/s.",
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, seconds: float, floor: float, bound: str, flops: float, moved: float) -> list[str]:
+    times_ms = [f"{MILLI * seconds:.2f}", f"{MILLI * floor:.2f}", f"{floor / seconds:.0%}"]
+    return [name, *times_ms, bound, count(flops / GIGA), f"{moved / GIGA:.3g}"]
+
+
+def count(value: float) -> str:
+    """Four digits, whole numbers from a thousand on: large counts have no exponent."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -35,19 +88,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table; 0."""
-    from dataclasses import asdict
-
-    import torch
-
-    from benchmarks.stages.bench import StreamBench
-    from benchmarks.stages.measure import measure
-    from benchmarks.stages.table import markdown
-    from lingbot_eval.machine.environment import environment
-    from lingbot_eval.machine.gpu import on_device
-    from lingbot_eval.model.build import build_model, choose_device
-    from lingbot_eval.streaming.settings import StreamSettings
-    from lingbot_eval.streaming.stores import resolve_backend
-
     size = _size(args.size)
     settings = StreamSettings(backend=args.backend)
     if args.frame <= settings.scale_frames:

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.model.protocols import Placement
-from lingbot_eval.streaming.buffers import CacheShape
-from lingbot_eval.streaming.cache import CacheStore
+from lingbot_eval.streaming.cache import CacheShape, CacheStore
 from lingbot_eval.streaming.passes import PassOutput, PassRunner
 from lingbot_eval.streaming.policy import CachePolicy
 from lingbot_eval.streaming.settings import StreamSettings
@@ -43,8 +41,7 @@ class StreamBench:
         """One kept frame, as the session runs it."""
         step = self.policy.keep()
         self.stores.begin(step)
-        placement = Placement(step.clock, starts_stream=False, scale_phase=False)
-        return self.runner.run(self.model.place(self.images[index % IMAGES], placement), self.stores)
+        return self.runner.run(self.model.aggregator.place(self.images[index % IMAGES], step.clock), self.stores)
 
     def visible_tokens(self) -> int:
         """Tokens that a kept frame sees now."""

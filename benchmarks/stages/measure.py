@@ -1,10 +1,10 @@
-"""Measures every stage of a step, the whole step, and what the host adds."""
+"""Measures every stage of a step, the whole step, what the host adds, and what the machine can do at best."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,13 +12,78 @@ import torch
 from torch import Tensor
 
 from benchmarks.stages.bench import StreamBench
-from benchmarks.stages.clock import event, seconds_each
-from benchmarks.stages.rates import Rates, measure_rates
 from benchmarks.stages.work import STAGES, StepShape, Work, least_work
+from lingbot_eval.machine.gpu import tf32_products
 from lingbot_eval.methods.stepper import WARM_UP_STEPS
 from lingbot_eval.model.network import camera_tokens
-from lingbot_eval.model.protocols import Placement
 from lingbot_eval.profiling.timing import synchroniser
+
+WARM_UP = 3
+ROUNDS = 20
+
+
+def seconds_each(variants: Sequence[Callable[[], object]], device: torch.device, rounds: int = ROUNDS) -> float:
+    """Median seconds of one of ``variants``: the same work on different inputs, so that no cache serves it twice.
+
+    On a GPU all of them are captured into one graph, so that launching costs nothing; must run in inference mode.
+    """
+    for work in list(variants) * WARM_UP:
+        work()
+    if device.type != "cuda":
+        return statistics.median(_on_host(variants) for _ in range(rounds)) / len(variants)
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for work in variants:
+            work()
+    for _ in range(WARM_UP):
+        graph.replay()
+    return statistics.median(_on_device(graph) for _ in range(rounds)) / len(variants)
+
+
+def _on_host(variants: Sequence[Callable[[], object]]) -> float:
+    start = time.perf_counter()
+    for work in variants:
+        work()
+    return time.perf_counter() - start
+
+
+def _on_device(graph: torch.cuda.CUDAGraph) -> float:
+    start, end = event(), event()
+    start.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+def event() -> torch.cuda.Event:
+    """A mark in the device's stream that carries the time."""
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+@dataclass(frozen=True)
+class Rates:
+    """flops: operations a second of matrix products, by kind of arithmetic. copy_bytes: bytes read and written."""
+
+    flops: dict[str, float]
+    copy_bytes: float
+
+
+@torch.inference_mode()
+def measure_rates(device: torch.device, kinds: tuple[str, ...]) -> Rates:
+    """Rates on random data. kinds: ``bfloat16``, ``float16``, ``float32`` or ``tf32``."""
+    side, size = (8192, 2**30) if device.type == "cuda" else (1024, 2**26)
+    flops = {}
+    for kind in kinds:
+        dtype = torch.float32 if kind == "tf32" else getattr(torch, kind)
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        with tf32_products(allowed=kind == "tf32"):
+            flops[kind] = 2 * side**3 / seconds_each([partial(torch.matmul, a, b)], device)
+    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return Rates(flops, 2 * size / seconds_each([lambda: target.copy_(source)], device))
+
 
 STEPS = 60
 BURST = 15
@@ -88,7 +153,7 @@ def _whole(bench: StreamBench) -> float | None:
         return None
     step = bench.policy.keep()
     bench.stores.begin(step)
-    inputs = bench.model.place(bench.images[0], Placement(step.clock, starts_stream=False, scale_phase=False))
+    inputs = bench.model.aggregator.place(bench.images[0], step.clock)
     times = []
     for _ in range(STEPS):
         start, end = event(), event()
@@ -105,8 +170,7 @@ def _variants(bench: StreamBench) -> dict[str, list[Callable[[], object]]]:
     model, (height, width) = bench.model, bench.size
     shape, channels = bench.block_shape, model.config.embed_dim
     grid = model.aggregator.constants(height, width)
-    placement = Placement(bench.policy.kept - 1, starts_stream=False, scale_phase=False)
-    rotation = model.place(bench.images[0], placement).rotation
+    rotation = model.aggregator.place(bench.images[0], bench.policy.kept - 1).rotation
     generator = torch.Generator(model.device).manual_seed(2)
 
     def random(*size: int) -> Tensor:

@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.model.config import PATCH_SIZE, SPECIAL_TOKENS, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.model.protocols import Placement
 
 STAGES = ("backbone", "frame blocks", "global attention", "global rest", "camera head", "depth head")
 
@@ -64,7 +63,7 @@ def least_work(config: ModelConfig, shape: StepShape, precision: str, heads: str
     image = torch.empty(1, 3, shape.height, shape.width, device="meta")
     stream = torch.empty(1, shape.tokens, config.embed_dim, device="meta")
     tokens = [torch.empty(1, shape.tokens, config.token_dim, device="meta") for _ in range(4)]
-    inputs = model.place(image, Placement(0, starts_stream=False, scale_phase=False))
+    inputs = model.aggregator.place(image, 1)
     grid = aggregator.constants(shape.height, shape.width)
 
     def rest() -> None:

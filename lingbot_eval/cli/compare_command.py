@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError, LingbotEvalError
-from lingbot_eval.streaming.backends import BACKENDS
+from lingbot_eval.streaming.settings import BACKENDS
 from lingbot_eval.validation import nearest
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from lingbot_eval.tables import Column, Table, columns
 
 if TYPE_CHECKING:
     from lingbot_eval.runs.plan import Plan, Unit
-    from lingbot_eval.streaming.estimate import StreamEstimate
-    from lingbot_eval.streaming.fit import Fit
+    from lingbot_eval.streaming.estimate import Fit, StreamEstimate
     from lingbot_eval.viewing.kept import KeepSettings
 
 _MIB = 2**20
@@ -223,8 +222,7 @@ def predicted(
     """The prediction for ``frames`` frames of ``size`` (width, height). Raises ConfigError for a device not there."""
     from lingbot_eval.model.build import PRECISIONS, choose_device, resolve_precision
     from lingbot_eval.model.config import CONFIGS
-    from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
-    from lingbot_eval.streaming.settings_check import check, distance, this_machine
+    from lingbot_eval.streaming.estimate import NetworkSize, check, distance, estimate, kept_frame_bytes, this_machine
     from lingbot_eval.streaming.stores import resolve_backend
 
     model, device = method.model, choose_device(method.device)

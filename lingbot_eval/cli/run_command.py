@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lingbot_eval.runs.execute import Outcome
     from lingbot_eval.runs.plan import Plan
     from lingbot_eval.runs.records import UnitRecord
-    from lingbot_eval.streaming.fit import Fit
+    from lingbot_eval.streaming.estimate import Fit
     from lingbot_eval.types import Measurement
 
 DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import DataError
-from lingbot_eval.streaming.backends import BACKENDS
+from lingbot_eval.streaming.settings import BACKENDS
 
 VERDICTS = ("pass", "fail", "unsupported", "incomparable")
 

@@ -21,7 +21,7 @@ from lingbot_eval.comparison.contenders import (
     reference_contender,
 )
 from lingbot_eval.machine.environment import environment
-from lingbot_eval.methods.registry import free_device_memory
+from lingbot_eval.methods.base import free_device_memory
 from lingbot_eval.methods.stepper import Stepper, warm_up
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.memory import reset_peaks

@@ -18,8 +18,7 @@ from lingbot_eval.model.build import PRECISIONS, resolve_precision
 from lingbot_eval.model.network import HeadPrecision, rounds_heads
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import Unit, make_plan, open_scene
-from lingbot_eval.streaming.backends import BACKENDS, Backend
-from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.streaming.settings import BACKENDS, Backend, StreamSettings
 from lingbot_eval.streaming.stores import resolve_backend
 from lingbot_eval.types import Frame, FrameSequence
 from lingbot_eval.validation import nearest, validated

@@ -27,7 +27,7 @@ from lingbot_eval.reports.staging import staged
 from lingbot_eval.reports.two_runs import NUMBERS, PAGE
 from lingbot_eval.runs.disk import writing
 from lingbot_eval.statistics import ALPHA
-from lingbot_eval.streaming.settings_check import distance
+from lingbot_eval.streaming.estimate import distance
 from lingbot_eval.streaming.stores import attention_name
 from lingbot_eval.tables import MISSING, Table, columns, markdown_text, mebibytes, number_text, quantity
 from lingbot_eval.types import FloatArray

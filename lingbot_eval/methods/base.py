@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field, create_model
 
-from lingbot_eval.errors import ConfigError
+from lingbot_eval.errors import ConfigError, StreamError, one_line
 from lingbot_eval.registry import Registry, check_subclass
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
 
@@ -93,13 +96,11 @@ class WeightFile:
     sha256: str | None
 
 
-class MethodSettings(BaseModel):
+class MethodSettings(StrictModel):
     """A method as an experiment file writes it. Each kind answers for itself what a plan must know before it is built.
 
     kind: which method. name: under which its results are filed; each method of an experiment has its own.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     name: Annotated[str, Field(min_length=1)] = ""
@@ -183,10 +184,8 @@ class MethodSettings(BaseModel):
         return ()
 
 
-class Settings(BaseModel):
+class Settings(StrictModel):
     """Settings of a plugin's own: fixed once made, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BaseMethod:
@@ -253,11 +252,11 @@ METHODS: Registry[type[MethodSettings]] = Registry(
     {
         "lingbot": "lingbot_eval.methods.lingbot_config:LingbotConfig",
         "external": "lingbot_eval.methods.external_config:ExternalConfig",
-        "replay": "lingbot_eval.methods.replay_config:ReplayConfig",
-        "vo": "lingbot_eval.methods.vo:VoConfig",
-        "sfm": "lingbot_eval.methods.sfm:SfmConfig",
-        "motionless": "lingbot_eval.methods.floors:MotionlessConfig",
-        "constant_velocity": "lingbot_eval.methods.floors:ConstantVelocityConfig",
+        "replay": "lingbot_eval.methods.replay:ReplayConfig",
+        "vo": "lingbot_eval.methods.baselines:VoConfig",
+        "sfm": "lingbot_eval.methods.baselines:SfmConfig",
+        "motionless": "lingbot_eval.methods.baselines:MotionlessConfig",
+        "constant_velocity": "lingbot_eval.methods.baselines:ConstantVelocityConfig",
     },
 )
 
@@ -321,3 +320,41 @@ def _settings_type(kind: str, cls: type[BaseMethod]) -> type[MethodSettings]:
         **fields,
     )
     return made
+
+
+class OpenMethod:
+    """Keeps the method used last, so that its weights serve scene after scene; never two at once."""
+
+    def __init__(self) -> None:
+        self._held: tuple[MethodSettings, Method] | None = None
+
+    def get(self, settings: MethodSettings) -> Method:
+        """The method of these settings; another one that is held is closed first. Raises as `MethodSettings.create`."""
+        if self._held is None or self._held[0] != settings:
+            taken_over = self._held and settings.create_from(self._held[1])
+            self.close()
+            self._held = (settings, taken_over or settings.create())
+        return self._held[1]
+
+    def close(self) -> None:
+        """Let go of the method and of what it left on the device.
+
+        Raises:
+            StreamError: The method failed while it was closed; it is let go of all the same.
+        """
+        held, self._held = self._held, None
+        try:
+            if held is not None:
+                held[1].close()
+        except (Exception, SystemExit) as error:
+            raise StreamError(f"method '{held[0].name if held else ''}' failed to close: {one_line(error)}") from error
+        finally:
+            free_device_memory()
+
+
+def free_device_memory() -> None:
+    """Give back what a failed method left on the device, once nothing refers to it any more."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

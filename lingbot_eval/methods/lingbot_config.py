@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.base import Method, MethodSettings, WeightFile
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.resources import PUBLIC, SHIPPED, SHIPPED_CONFIG
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.streaming.settings import StreamSettings, stream_interval
 
 Precision = Literal["float32", "bfloat16", "float16", "auto"]
 
 
-class ModelSettings(BaseModel):
+class ModelSettings(StrictModel):
     """Which network and weights.
 
     checkpoint: a file as ``torch.save`` or safetensors write it, whatever its name, the ``.index.json`` of several or
@@ -24,8 +25,6 @@ class ModelSettings(BaseModel):
     weights untrained, drawn from ``seed``, and everything written says so.
     camera_iterations: refinement passes of the camera head.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: ConfigName = "full"
     checkpoint: str | None = None
@@ -69,12 +68,12 @@ class LingbotConfig(MethodSettings):
     memory_gb: Annotated[float, Field(gt=0.7, allow_inf_nan=False)] | None = None
 
     def create(self) -> Method:
-        from lingbot_eval.methods.lingbot import LingbotMethod
+        from lingbot_eval.methods.model import LingbotMethod
 
         return LingbotMethod(self)
 
     def create_from(self, last: Method) -> Method | None:
-        from lingbot_eval.methods.lingbot import LingbotMethod
+        from lingbot_eval.methods.model import LingbotMethod
 
         return last.with_settings(self) if isinstance(last, LingbotMethod) else None
 
@@ -102,7 +101,7 @@ class LingbotConfig(MethodSettings):
             return ""
         import torch
 
-        from lingbot_eval.streaming.fit import smaller_preset
+        from lingbot_eval.streaming.estimate import smaller_preset
 
         there = self.memory_gb and int(self.memory_gb * 1e9)
         smaller = smaller_preset(there or torch.cuda.get_device_properties(self.device).total_memory)

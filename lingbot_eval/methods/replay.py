@@ -2,18 +2,116 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from lingbot_eval.errors import DataError
+from pydantic import Field, field_validator
+
+from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.files.depth_maps import read_depth_map
 from lingbot_eval.files.reading import folder_contents
 from lingbot_eval.files.times import Clock, pair_times
-from lingbot_eval.files.trajectories import TrajectoryFile, read_trajectory
-from lingbot_eval.methods.replay_config import FrameNumbers, ReplayConfig, scene_path
-from lingbot_eval.types import DepthMap, Frame, FrameSequence, Measurement, Prediction
+from lingbot_eval.files.trajectories import TrajectoryFile, TrajectoryFormat, read_trajectory
+from lingbot_eval.geometry.pose_reading import Handedness, PoseReading, PosesMeaning, QuaternionOrder, ToCamera
+from lingbot_eval.methods.base import BaseMethod, Method, MethodSettings
+from lingbot_eval.resources import expanded
+from lingbot_eval.settings import StrictModel
+from lingbot_eval.types import DepthMap, Frame, FrameSequence, Prediction
+
+_PLACEHOLDERS = ("dataset", "scene")
+
+
+class FrameNumbers(StrictModel):
+    """How saved files count the frames of a selection: frame i of the selection is number ``start + i · stride``."""
+
+    start: Annotated[int, Field(ge=0)] = 0
+    stride: Annotated[int, Field(ge=1)] = 1
+
+
+class ReplayConfig(MethodSettings):
+    """Predictions that somebody else's method wrote.
+
+    trajectory: a file's path with ``{dataset}`` and ``{scene}``, relative to the current directory, ``~`` expanded;
+    format: found from the content unless it is named. max_time_difference_s: how far a
+    pose's timestamp may be from its frame's. time_scale: seconds to one unit of the file's stamps (None: found from
+    them). time_offset: seconds added to its times. poses, quaternion, handedness, to_camera: what the file's poses mean
+    where they are not camera-to-world poses in its format's order (see PoseReading).
+    depth: a folder's path, likewise, with one map a frame named by the frame's number: ``000012.npy`` (floats,
+    metres or the method's own scale) or ``000012.png`` (16 bit, ``depth_units_per_metre`` to the metre, 0 = none),
+    at the prepared image size; frames may be missing. frame_numbers: which KITTI row and which depth file belong
+    to frame i; left out, they count the selected frames 0, 1, 2 … and a KITTI file must have exactly as many rows.
+    """
+
+    kind: Literal["replay"]
+    name: Annotated[str, Field(min_length=1)] = "replay"
+    trajectory: Annotated[str, Field(min_length=1)]
+    format: TrajectoryFormat = "auto"
+    max_time_difference_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
+    time_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    time_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    poses: PosesMeaning = "camera-to-world"
+    quaternion: QuaternionOrder | None = None
+    handedness: Handedness = "right"
+    to_camera: ToCamera = None
+    depth: Annotated[str, Field(min_length=1)] | None = None
+    depth_units_per_metre: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
+    frame_numbers: FrameNumbers | None = None
+
+    @field_validator("trajectory", "depth")
+    @classmethod
+    def _known_placeholders(cls, pattern: str | None) -> str | None:
+        for name in re.findall(r"\{([^{}]*)\}", pattern or ""):
+            if name not in _PLACEHOLDERS:
+                raise ValueError(f"unknown placeholder {{{name}}} in {pattern!r}; there are {{dataset}} and {{scene}}")
+        return pattern
+
+    @property
+    def reading(self) -> PoseReading:
+        """What the file's poses mean."""
+        return PoseReading(
+            poses=self.poses, quaternion=self.quaternion, handedness=self.handedness, to_camera=self.to_camera
+        )
+
+    def create(self) -> Method:
+        return ReplayMethod(self)
+
+    @property
+    def needs_images(self) -> bool:
+        return False
+
+    @property
+    def gives_depth(self) -> bool:
+        return self.depth is not None
+
+    def check(self, sequence: FrameSequence) -> None:
+        """Reads and matches the scene's trajectory. Raises DataError as the unit would."""
+        method = self.create()
+        try:
+            method.open(sequence)
+        finally:
+            method.close()
+
+    def input_files(self, dataset: str, scene: str) -> Iterator[Path]:
+        yield scene_path(self.trajectory, dataset, scene)
+        if self.depth is not None:
+            folder = scene_path(self.depth, dataset, scene)
+            yield from sorted(folder.iterdir()) if folder.is_dir() else ()
+
+
+def scene_path(pattern: str, dataset: str, scene: str) -> Path:
+    """The path that a pattern means for one scene; a scene in folders (``a/b``) becomes folders.
+
+    Raises ConfigError for a name that would lead out of the pattern's folder, such as ``../x`` or ``/x``.
+    """
+    for name in (dataset, scene):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ConfigError(
+                f"{name!r} cannot be put into the path {pattern!r}: it leads out of the folder; rename it"
+            )
+    return expanded(pattern.replace("{dataset}", dataset).replace("{scene}", scene))
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,26 +125,19 @@ class _Scene:
     unused_depth_files: int
 
 
-class ReplayMethod:
+class ReplayMethod(BaseMethod):
     """Gives back saved poses (and depth) frame by frame; frames for which nothing was saved are left out."""
 
+    needs_images = False
+
     def __init__(self, config: ReplayConfig) -> None:
+        super().__init__(config)
         self._config = config
         self._scene: _Scene | None = None
 
-    @property
-    def name(self) -> str:
-        """The name that the experiment gave it."""
-        return self._config.name
-
-    @property
-    def needs_images(self) -> bool:
-        """Never: nothing is computed."""
-        return False
-
     def describe(self) -> Mapping[str, Any]:
         """The configuration and, once opened, how the saved poses met the frames."""
-        facts: dict[str, Any] = self._config.model_dump(mode="json")
+        facts = dict(super().describe())
         if self._scene is None:
             return facts
         scene, frames = self._scene, self._scene.frames
@@ -96,10 +187,6 @@ class ReplayMethod:
             depth_of_frame, unused = _depth_files(folder, sequence, self._config.frame_numbers or FrameNumbers())
         self._scene = _Scene(poses, row_of_frame, depth_of_frame, sequence.length, unused)
 
-    def warm_up(self, frame: Frame) -> float:
-        """Nothing to warm up: 0 seconds."""
-        return 0.0
-
     def predict(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
         """Saved predictions in frame order. Raises DataError for a depth map that cannot be read or does not fit."""
         if self._scene is None:
@@ -118,14 +205,6 @@ class ReplayMethod:
                 depth=depth,
                 has_orientation=scene.poses.has_orientation,
             )
-
-    def resources(self) -> tuple[Measurement, ...]:
-        """Nothing: no device is used."""
-        return ()
-
-    def files(self) -> Mapping[str, Path]:
-        """None."""
-        return {}
 
     def close(self) -> None:
         """Forget the scene."""

@@ -1,22 +1,121 @@
-"""The driver of the session: frames in, predictions out with their cost; every measured stream is one of these."""
+"""The driver of the session: frames in, predictions out with their cost; every measured stream is one of these.
+
+Pixels go to the device and outputs back beside the computation where the device has a way for it. One code path for
+both kinds of device: a step uploads, computes and downloads in this order. On a CPU that is all in place. On a GPU
+copies run from and to pinned memory on streams of their own, and up to ``in_flight`` steps may be unfinished while the
+host goes on to the next: so the device computes one frame while the next one travels to it, the one before travels
+back, and the host prepares what follows.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.poses import decode_camera_to_world, decode_intrinsics
-from lingbot_eval.methods.registry import free_device_memory
-from lingbot_eval.methods.transfer import Arrival, Transfer
+from lingbot_eval.methods.base import free_device_memory
 from lingbot_eval.profiling.timing import Span, begin_span, timed
-from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
+from lingbot_eval.streaming.windowed import Session
 from lingbot_eval.types import Frame, FrameType, Image, Prediction, StepCost
+
+HostArray = NDArray[np.float32]
+
+
+Arrival = Callable[[], tuple[HostArray | None, ...]]
+"""Outputs on their way to the host: them, in the order given, once they are there; None for what was None."""
+
+
+class HostTransfer:
+    """Copies between host and CPU: there is nowhere to copy to, and nothing to overlap."""
+
+    in_flight = 0
+    """Steps that may be unfinished when the host begins another."""
+
+    def upload(self, image: Image) -> Tensor:
+        """(3, H, W) float32 in [0, 1] on the device from (H, W, 3) uint8 RGB; the bytes travel, not the floats.
+
+        What the caller queues next on the current stream waits for it.
+        """
+        return _normalised(torch.from_numpy(np.ascontiguousarray(image)))
+
+    def download(self, tensors: Sequence[Tensor | None]) -> Arrival:
+        """Begin to fetch ``tensors`` as they will be when the work queued so far is done.
+
+        They have to be the caller's own: nothing queued later may write to them.
+        """
+        arrays = _arrays(tensors)
+        return lambda: arrays
+
+
+class DeviceTransfer:
+    """A GPU's. in_flight: 1 overlaps a step with the next one; 0 waits for each, as somebody who needs it now would.
+
+    Pinned memory comes from torch's own pool, which hands a piece out again only when the copies that used it are
+    done; so an array of outputs lives as long as somebody holds it, and the amount is bounded by what is held.
+    """
+
+    def __init__(self, device: torch.device, in_flight: int = 1) -> None:
+        self.in_flight = in_flight
+        self._device = device
+        self._to_device = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._to_host = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def upload(self, image: Image) -> Tensor:
+        """As of `HostTransfer`."""
+        pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
+        np.copyto(pinned.numpy(), image)
+        with torch.cuda.stream(self._to_device):
+            pixels = _normalised(pinned.to(self._device, non_blocking=True))
+        compute = torch.cuda.current_stream(self._device)
+        compute.wait_stream(self._to_device)
+        # Allocated on one stream, used on another: its memory must not go to a new upload before that use.
+        pixels.record_stream(compute)
+        return pixels
+
+    def download(self, tensors: Sequence[Tensor | None]) -> Arrival:
+        """As of `HostTransfer`."""
+        self._to_host.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._to_host):
+            copies = [None if tensor is None else self._fetched(tensor) for tensor in tensors]
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record(self._to_host)
+
+        def arrived() -> tuple[HostArray | None, ...]:
+            done.synchronize()
+            return _arrays(copies)
+
+        return arrived
+
+    def _fetched(self, tensor: Tensor) -> Tensor:
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        copy.copy_(tensor, non_blocking=True)
+        tensor.record_stream(self._to_host)
+        return copy
+
+
+Transfer = HostTransfer | DeviceTransfer
+
+
+def transfer_for(device: torch.device, *, overlapped: bool = True) -> Transfer:
+    """The transfer of a device; ``overlapped``: whether a GPU's steps may overlap."""
+    return DeviceTransfer(device, in_flight=1 if overlapped else 0) if device.type == "cuda" else HostTransfer()
+
+
+def _arrays(tensors: Sequence[Tensor | None]) -> tuple[HostArray | None, ...]:
+    return tuple(None if tensor is None else tensor.numpy() for tensor in tensors)
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    return pixels.permute(2, 0, 1).float().div_(255.0)
+
 
 WARM_UP_STEPS = 4
 """Frames after the scale phase: enough for kept and passing ones, and for the pass that a CUDA graph records."""
@@ -161,7 +260,7 @@ def warm_up(begin: Callable[[], Stepper], frame: Frame, scale_frames: int, devic
 
 
 def _predictions(step: _Submitted) -> list[Prediction]:
-    arrays = step.arrival.arrays()
+    arrays = step.arrival()
     cost = StepCost(
         forward_s=sum(span.seconds() for span in step.spans) / len(step.frames),
         cache_bytes=step.cache_bytes,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from lingbot_eval.settings import StrictModel
 
 PATCH_SIZE = 14
 HEAD_DIM = 64
@@ -19,7 +21,7 @@ Quartered = Annotated[int, Field(ge=4, multiple_of=4)]
 """Channels that the position map fills in four equal parts."""
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(StrictModel):
     """Sizes of one network; every configuration has the same code paths and key names.
 
     embed_dim: C, channels of backbone and aggregator (heads of 64). groups: pairs of frame and global blocks.
@@ -27,8 +29,6 @@ class ModelConfig(BaseModel):
     ``pos_embed``. dpt_channels, dpt_features: widths of the depth (and point) head.
     window: the pose-reference window that a stream of this configuration has unless told otherwise.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     embed_dim: Annotated[int, Field(ge=HEAD_DIM, multiple_of=HEAD_DIM)]
     groups: Positive

@@ -1,4 +1,4 @@
-"""Triton kernels of the fused steps (`lingbot_eval.model.fused`); imported only where a CUDA device runs them."""
+"""Triton kernels of the fused steps (`lingbot_eval.model.blocks`); imported only where a CUDA device runs them."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ from lingbot_eval.model.checkpoint_files import (
     read_shards,
     shard_files,
     shard_names,
-    shown,
 )
+from lingbot_eval.model.pickles import shown
 from lingbot_eval.resources import PUBLIC, SHIPPED, expanded, remember, remembered, shipped_weights
 from lingbot_eval.validation import nearest
 
@@ -228,10 +228,10 @@ def fitting(model: nn.Module, path: Path) -> tuple[dict[str, Load], tuple[str, .
             f"{path}: expected a state dict of tensors, found none{''.join(f'; {note}' for note in _left_out(content))}"
         )
     expected = dict(model.state_dict())
-    chosen = _choose(expected, content)
-    loads, skipped = _without_absent_heads(expected, chosen.loads)
+    chosen, notes = _choose(expected, content)
+    loads, skipped = _without_absent_heads(expected, chosen)
     _check_fit(path, expected, loads)
-    return loads, (*chosen.notes, *skipped)
+    return loads, (*notes, *skipped)
 
 
 def draw_untrained(model: nn.Module, seed: int, device: torch.device = CPU) -> WeightSource:
@@ -263,19 +263,11 @@ def _drawn(name: str, shape: torch.Size, seed: int) -> Tensor:
     return torch.randn(shape, generator=generator).mul_(spread)
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """The network's tensors among those of a file, by the network's names, with unknown ones that stand beside them.
+def _choose(expected: Iterable[str], content: Content) -> tuple[dict[str, Load], tuple[str, ...]]:
+    """The network's tensors among those of a file, wherever they lie and whatever stands before their names.
 
-    notes: what was taken off the names and what was left unread.
-    """
-
-    loads: dict[str, Load]
-    notes: tuple[str, ...]
-
-
-def _choose(expected: Iterable[str], content: Content) -> _Chosen:
-    """Find the network's tensors, wherever in the file they lie and whatever stands before their names.
+    By the network's names, with unknown ones that stand beside them; and notes: what was taken off the names and what
+    was left unread.
 
     Containers and wrappers are alike here: both put words before a name (``state_dict.model.``, ``module.``). The words
     that most of the network's names stand behind are taken off; words of wrappers further inside go, too.
@@ -286,7 +278,7 @@ def _choose(expected: Iterable[str], content: Content) -> _Chosen:
         for prefix, name in _readings(full, wanted):
             found.setdefault(prefix, {}).setdefault(name, full)
     if not found:
-        return _Chosen(dict(content.tensors), _left_out(content))
+        return dict(content.tensors), _left_out(content)
     prefix = min(found, key=lambda words: (-len(found[words]), _is_average(words)))
     taken = found[prefix]
     used, folders = set(taken.values()), {content.folders[full] for full in taken.values()}
@@ -306,7 +298,7 @@ def _choose(expected: Iterable[str], content: Content) -> _Chosen:
         notes.append(f"{len(unread)} tensors elsewhere in the file are not read, such as {shown(unread[0])}")
     loads = {name: content.tensors[full] for name, full in taken.items()}
     loads |= {full.removeprefix(prefix): content.tensors[full] for full in content.tensors if full in unknown}
-    return _Chosen(loads, (*notes, *_left_out(content)))
+    return loads, (*notes, *_left_out(content))
 
 
 def _readings(full: str, wanted: set[str]) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,7 @@ from lingbot_eval.errors import (
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.json_documents import parse_json
 from lingbot_eval.machine.wait import WAIT
-from lingbot_eval.methods.base import Method, MethodSettings, SavesStreams
-from lingbot_eval.methods.registry import OpenMethod
+from lingbot_eval.methods.base import Method, MethodSettings, OpenMethod, SavesStreams
 from lingbot_eval.runs.background import BackgroundWorker
 from lingbot_eval.runs.disk import writing
 from lingbot_eval.runs.records import Names, ResultRecord, utc_now

@@ -19,7 +19,7 @@ from lingbot_eval.errors import (
 )
 from lingbot_eval.machine.environment import environment
 from lingbot_eval.machine.wait import WAIT
-from lingbot_eval.methods.registry import OpenMethod
+from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.runs.attempt import Attempt, Task, attempt_unit
 from lingbot_eval.runs.claims import read_claims
 from lingbot_eval.runs.plan import Plan

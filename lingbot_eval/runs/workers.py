@@ -32,7 +32,7 @@ import lingbot_eval
 from lingbot_eval import errors
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, one_line, reason
 from lingbot_eval.machine.environment import chosen_variables, device_count, environment, hardware, threads_that_share
-from lingbot_eval.methods.registry import OpenMethod
+from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.registry import load_plugins, plugins
 from lingbot_eval.runs.attempt import TRACEBACK_FILE, Attempt, Failure, Stage, Task
 from lingbot_eval.runs.claims import Claims

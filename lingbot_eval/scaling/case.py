@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 from lingbot_eval.methods.base import Method, MethodSettings
-from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.model import LingbotMethod
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.profiling.memory import MemoryProbe
 from lingbot_eval.runs.attempt import Attempt, Row

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.model.aggregator import PassInputs
+from lingbot_eval.model.blocks import Rotation
 from lingbot_eval.model.network import DenseOutput, GeometricContextTransformer, camera_tokens
-from lingbot_eval.model.rope import Rotation
 from lingbot_eval.streaming.stores import StreamStores
 
 

@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.errors import StreamError
+from lingbot_eval.geometry.poses import decode_camera_to_world, decode_intrinsics
 from lingbot_eval.machine.gpu import on_device
 from lingbot_eval.model.aggregator import PassInputs
 from lingbot_eval.model.config import PATCH_SIZE
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.model.protocols import Placement
-from lingbot_eval.streaming.flow import Viewpoint, mean_displacement, viewpoint
 from lingbot_eval.streaming.passes import PassOutput, PassRunner
 from lingbot_eval.streaming.policy import CachePolicy, Step, is_keyframe
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, stream_interval
 from lingbot_eval.streaming.stores import StreamStores, build_stores
-from lingbot_eval.types import FrameType
+from lingbot_eval.types import FloatArray, FrameType
 
 
 @dataclass(frozen=True)
@@ -197,10 +196,7 @@ class StreamingSession:
         stores = self._open_stores((images.shape[-2], images.shape[-1]))
         self._follow_precision(step.frame, stores)
         stores.begin(step)
-        placement = Placement(
-            clock=step.clock, starts_stream=step.frame == 0, scale_phase=step.frame_type is FrameType.SCALE
-        )
-        inputs = self._model.place(images, placement)
+        inputs = self._model.aggregator.place(images, step.clock)
         out = self._passes.run(inputs, stores)
         if out.in_range is not None:
             self._unchecked = step.frame, inputs, out
@@ -280,3 +276,41 @@ class StreamingSession:
                 "resize all frames alike or open a new session"
             )
         self._size = (height, width)
+
+
+STRIDE, NEAREST = 8, 1e-6
+"""Pixels between those of which flow keyframes ask how far they moved, and the least depth of a point."""
+
+
+@dataclass(frozen=True, eq=False)
+class Viewpoint:
+    """The camera of one frame: (4, 4) camera-to-world in the model's scale, (3, 3) intrinsics in pixels."""
+
+    camera_to_world: FloatArray
+    intrinsics: FloatArray
+
+
+def viewpoint(pose: Tensor, height: int, width: int) -> Viewpoint:
+    """The camera of a (9,) pose encoding of an H×W image."""
+    encoding = pose.double().cpu().numpy()
+    return Viewpoint(decode_camera_to_world(encoding), decode_intrinsics(encoding, height, width))
+
+
+def mean_displacement(depth: Tensor, here: Viewpoint, there: Viewpoint) -> float:
+    """Mean Euclidean displacement in pixels of every 8th pixel of (H, W) ``depth`` seen from ``there``.
+
+    Over points with depth > 1e-6 in both cameras; 0 when there is none.
+    """
+    z = depth[::STRIDE, ::STRIDE].double().cpu().numpy()
+    v, u = np.mgrid[0 : depth.shape[0] : STRIDE, 0 : depth.shape[1] : STRIDE].astype(np.float64)
+    # A collapsed field of view (infinite focal length) gives NaN here, which keeps nothing: the gap rule decides.
+    with np.errstate(invalid="ignore", over="ignore"):
+        rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(here.intrinsics).T
+        points = rays * z[..., None]
+        world = points @ here.camera_to_world[:3, :3].T + here.camera_to_world[:3, 3]
+        seen = (world - there.camera_to_world[:3, 3]) @ there.camera_to_world[:3, :3]
+        pixels = seen @ there.intrinsics.T
+        projected = pixels[..., :2] / np.maximum(pixels[..., 2:], NEAREST)
+        distance = np.hypot(projected[..., 0] - u, projected[..., 1] - v)
+    valid = (z > NEAREST) & (seen[..., 2] > NEAREST)
+    return float(distance[valid].mean()) if valid.any() else 0.0

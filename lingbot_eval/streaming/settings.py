@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.streaming.backends import Backend
+from lingbot_eval.settings import StrictModel
+
+Backend = Literal["auto", "sdpa", "triton", "paged", "flashinfer"]
+"""``sdpa``: contiguous keys, torch's attention. ``triton``: contiguous keys, this project's kernel (CUDA). ``paged``:
+pages, gathered by torch (any device; the oracle). ``flashinfer``: pages, FlashInfer's kernels, fa3 on a Hopper GPU and
+fa2 on others. ``auto``: the fastest that can be had (`lingbot_eval.streaming.stores.resolve_backend`)."""
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
 
 TRAINED_VIEWS = 320
 """Frames that the temporal rotary was trained on; ``auto`` keeps no more than that many (model.md section 6)."""
@@ -15,27 +23,23 @@ TRAINED_VIEWS = 320
 Positive = Annotated[int, Field(ge=1)]
 
 
-class FlowSettings(BaseModel):
+class FlowSettings(StrictModel):
     """Keyframes by how far the image has moved since the last one (model.md section 6, "Flow keyframes").
 
     threshold: mean displacement in pixels above which a frame is kept. max_gap: frames after which one is kept
     whatever it shows.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     threshold: Annotated[float, Field(gt=0)]
     max_gap: Positive = 30
 
 
-class WindowedSettings(BaseModel):
+class WindowedSettings(StrictModel):
     """Windows of fresh caches and clocks, joined afterwards (model.md section 6, "Windowed mode").
 
     size: kept frames a window, scale frames included. overlap_keyframes: kept frames that neighbours share;
     overlap_size: the same in frames; with neither, the scale frames.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: Positive = 64
     overlap_size: Positive | None = None
@@ -48,7 +52,7 @@ class WindowedSettings(BaseModel):
         return self
 
 
-class StreamSettings(BaseModel):
+class StreamSettings(StrictModel):
     """How frames enter and which are kept (model.md section 6).
 
     scale_frames: the anchor context, entering together. window: last kept frames seen whole, None for the model
@@ -56,8 +60,6 @@ class StreamSettings(BaseModel):
     ceil(N/320); flow replaces it. windowed: None is one stream from end to end. backend: where keys and values live.
     cache_precision: 8 keeps those of the global blocks in 8 bits, with a scale a token and head; None as they come.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scale_frames: Positive = 8
     window: Positive | None = None

@@ -9,17 +9,18 @@ import torch
 
 from lingbot_eval.model.config import HEAD_DIM, PATCH_SIZE, SPECIAL_TOKENS, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.streaming.append import AppendStore
-from lingbot_eval.streaming.backends import Backend
-from lingbot_eval.streaming.buffers import CacheShape
-from lingbot_eval.streaming.cache import CacheStore
-from lingbot_eval.streaming.contiguous import ContiguousStore
-from lingbot_eval.streaming.executors import TorchExecutor
-from lingbot_eval.streaming.flashinfer import FlashInferExecutor, kernel_of
-from lingbot_eval.streaming.paged import PagedStore
+from lingbot_eval.streaming.cache import CacheShape, CacheStore
+from lingbot_eval.streaming.contiguous import (
+    AppendStore,
+    ContiguousStore,
+    attends_by_products,
+    sdpa_attention,
+    triton_attention,
+    triton_why_not,
+)
+from lingbot_eval.streaming.paged import FlashInferExecutor, PagedStore, TorchExecutor, kernel_of
 from lingbot_eval.streaming.policy import Step
-from lingbot_eval.streaming.ranges import attends_by_products, sdpa_attention, triton_attention, triton_why_not
-from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.streaming.settings import Backend, StreamSettings
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,10 @@ def attention_name(backend: Backend, dtype: torch.dtype, device: torch.device) -
 
 
 def _block_store(shape: CacheShape, window: int, backend: Backend) -> CacheStore:
-    page_tokens = shape.frame_tokens - shape.special_tokens
     if backend == "sdpa":
         return ContiguousStore(shape, window, sdpa_attention(shape.dtype, shape.device))
     if backend == "triton":
         return ContiguousStore(shape, window, triton_attention(shape.dtype, shape.device))
     if backend == "paged":
-        return PagedStore(shape, window, TorchExecutor(shape, page_tokens))
-    return PagedStore(shape, window, FlashInferExecutor(shape, page_tokens))
+        return PagedStore(shape, window, TorchExecutor(shape))
+    return PagedStore(shape, window, FlashInferExecutor(shape))

@@ -12,15 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lingbot_eval.geometry.alignment import Sim3
-from lingbot_eval.model.build import empty_model, ready
+from lingbot_eval.model.build import empty_model, fill_by_formula, ready
 from lingbot_eval.model.config import CONFIGS
-from lingbot_eval.model.formula import fill_by_formula
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.streaming.backends import Backend
-from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.session import FrameOutput
-from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
-from lingbot_eval.streaming.windowed import WindowedSession
+from lingbot_eval.streaming.settings import Backend, FlowSettings, StreamSettings, WindowedSettings
+from lingbot_eval.streaming.windowed import WindowedSession, open_session
 from lingbot_eval.verification.cases import Case
 
 Arrays = dict[str, NDArray[Any]]

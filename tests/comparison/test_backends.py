@@ -47,9 +47,9 @@ from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.reports.agreement import Differences
 from lingbot_eval.runs.experiment import Experiment
-from lingbot_eval.streaming.open import Session
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.streaming.windowed import Session
 from tests.comparison.fakes import FRAMES, compared, experiment, selected
 from tests.support.figure_reader import axes_titled, curve
 

@@ -13,12 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lingbot_eval.methods.lingbot import LingbotMethod
-from lingbot_eval.model.rope import Rotation, StreamRotary
-from lingbot_eval.streaming.append import AppendStore
-from lingbot_eval.streaming.contiguous import ContiguousStore
+from lingbot_eval.methods.model import LingbotMethod
+from lingbot_eval.model.blocks import Rotation, StreamRotary
+from lingbot_eval.streaming.contiguous import AppendStore, ContiguousStore, SlicedAttention
 from lingbot_eval.streaming.policy import Step, View
-from lingbot_eval.streaming.ranges import SlicedAttention
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.stores import StreamStores
 from lingbot_eval.types import Frame, FrameType, Prediction

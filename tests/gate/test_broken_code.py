@@ -17,16 +17,15 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.files.yaml_documents import load_mapping
 from lingbot_eval.gating.sides import family_of, read_runs
 from lingbot_eval.geometry.poses import decode_camera_to_world
-from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.model import LingbotMethod
 from lingbot_eval.metrics.declarations import declaration
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.resources import shared_file
 from lingbot_eval.types import Frame
 from tests.gate.broken import FAULTS
-from training.ablation_table import AS_TRAINED
-from training.ablations import ABLATIONS, held_out, run_ablation
+from training.ablations import ABLATIONS, AS_TRAINED, held_out, run_ablation
 from training.clips import Clips
 
 SMALL = (

@@ -11,18 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from lingbot_eval.cli.main import main
+from lingbot_eval.model.blocks import add_and_norm, frame_rotation, norm_and_rotate, scaled_add, to_norm
 from lingbot_eval.model.build import build_model
-from lingbot_eval.model.fused import add_and_norm, norm_and_rotate, scaled_add, to_norm
-from lingbot_eval.model.rope import frame_rotation
-from lingbot_eval.streaming.backends import Backend
-from lingbot_eval.streaming.buffers import CacheShape
-from lingbot_eval.streaming.executors import TorchExecutor
-from lingbot_eval.streaming.flashinfer import FlashInferExecutor, why_not
-from lingbot_eval.streaming.pages import PageTable
+from lingbot_eval.streaming.cache import CacheShape
+from lingbot_eval.streaming.contiguous import MaskedAttention, TritonAttention, VarlenAttention
+from lingbot_eval.streaming.paged import FlashInferExecutor, PageTable, TorchExecutor, flashinfer_why_not
 from lingbot_eval.streaming.passes import PassRunner, launch
-from lingbot_eval.streaming.ranges import MaskedAttention, TritonAttention, VarlenAttention
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
-from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.streaming.settings import Backend, StreamSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -32,7 +28,7 @@ def device() -> torch.device:
 
 
 def need_flashinfer() -> None:
-    reason = why_not(torch.bfloat16, device())
+    reason = flashinfer_why_not(torch.bfloat16, device())
     if reason is not None:
         pytest.skip(reason)
 
@@ -60,8 +56,8 @@ def test_flashinfer_equals_torch_on_random_pages(page_tokens: int, pages: int, l
     query = torch.randn(page_tokens + 6, 16, 64, dtype=torch.bfloat16, device=device(), generator=generator)
     order = torch.randperm(pages + 5, generator=torch.Generator().manual_seed(pages))[:pages]
     table = PageTable(tuple(order.tolist()), last, (), (), pages + 5)
-    oracle = TorchExecutor(CacheShape(1, 16, 64, page_tokens + 6, 6, torch.float32, device()), page_tokens)
-    executor = FlashInferExecutor(shape, page_tokens)
+    oracle = TorchExecutor(CacheShape(1, 16, 64, page_tokens + 6, 6, torch.float32, device()))
+    executor = FlashInferExecutor(shape)
     for each in (oracle, executor):
         each.plan(table, len(query))
     wanted = oracle.run(query.float(), keys.float(), values.float())

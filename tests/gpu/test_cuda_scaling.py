@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.methods.stepper import Stepper
-from lingbot_eval.methods.transfer import DeviceTransfer
+from lingbot_eval.methods.stepper import DeviceTransfer, Stepper
 from lingbot_eval.model.build import build_model
 from lingbot_eval.profiling.memory import MemoryProbe
 from lingbot_eval.streaming.session import StreamingSession

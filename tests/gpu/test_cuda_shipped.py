@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from lingbot_eval.model.build import build_model
-from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.session import StreamingSession
-from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.streaming.settings import Backend, StreamSettings
 from training.ablations import held_out
 from training.clips import Clips
 from training.validation import delta_125, pose_scores

@@ -13,8 +13,8 @@ import torch
 from lingbot_eval.machine import environment as processor
 from lingbot_eval.machine import gpu as hardware
 from lingbot_eval.machine.gpu import has_triton, on_device, tf32_products
-from lingbot_eval.streaming import ranges
-from lingbot_eval.streaming.ranges import ProductAttention, SlicedAttention, sdpa_attention, triton_why_not
+from lingbot_eval.streaming import contiguous
+from lingbot_eval.streaming.contiguous import ProductAttention, SlicedAttention, sdpa_attention, triton_why_not
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
 
 GPU = torch.device("cuda", 1)
@@ -43,10 +43,10 @@ def test_before_ampere_torch_serves_half_precision(
 ) -> None:
     """Neither Triton nor flash attention runs there; ``auto`` must find what does."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(ranges, "has_triton", lambda: True)
+    monkeypatch.setattr(contiguous, "has_triton", lambda: True)
     monkeypatch.setattr(hardware, "has_triton", lambda: True)
     assert resolve_backend("auto", torch.float16, GPU) == "sdpa"
-    monkeypatch.setattr(ranges, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(contiguous, "multiplies_bfloat16", lambda: True)
     for dtype in (torch.float16, torch.bfloat16):
         assert type(sdpa_attention(dtype, GPU)) is SlicedAttention
     line = triton_why_not(torch.float16, GPU)
@@ -57,7 +57,7 @@ def test_before_ampere_torch_serves_half_precision(
 
 def test_from_ampere_on_triton_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    monkeypatch.setattr(ranges, "has_triton", lambda: True)
+    monkeypatch.setattr(contiguous, "has_triton", lambda: True)
     assert resolve_backend("auto", torch.float16, GPU) == "triton"
     assert resolve_backend("auto", torch.float32, GPU) == "sdpa"
 

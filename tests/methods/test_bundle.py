@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import StreamError
 from lingbot_eval.geometry.poses import rotation_angle
+from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.methods.bundle import (
     Observations,
     _cost,
@@ -22,7 +23,6 @@ from lingbot_eval.methods.bundle import (
     reprojection_errors,
 )
 from lingbot_eval.methods.odometry import FEWEST, SOUGHT, Odometry
-from lingbot_eval.methods.registry import OpenMethod
 from lingbot_eval.types import FloatArray
 
 

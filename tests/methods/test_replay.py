@@ -16,8 +16,7 @@ from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.files.reading import WHOLE_BYTES, file_state
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.methods.base import Method
-from lingbot_eval.methods.replay import ReplayMethod
-from lingbot_eval.methods.replay_config import ReplayConfig, scene_path
+from lingbot_eval.methods.replay import ReplayConfig, ReplayMethod, scene_path
 from lingbot_eval.metrics.trajectory import score_trajectory
 from lingbot_eval.types import Frame, FrameSequence, Prediction, Trajectory
 from tests.support.pose_files import write_kitti

@@ -18,13 +18,11 @@ from test_replay import Recording
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.structure import Structure
-from lingbot_eval.methods import lingbot, sfm, vo
+from lingbot_eval.methods import baselines
 from lingbot_eval.methods import model as model_module
-from lingbot_eval.methods.base import METHODS, WeightFile
+from lingbot_eval.methods.base import METHODS, OpenMethod, WeightFile
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.registry import OpenMethod
-from lingbot_eval.methods.replay import ReplayMethod
-from lingbot_eval.methods.replay_config import ReplayConfig
+from lingbot_eval.methods.replay import ReplayConfig, ReplayMethod
 from lingbot_eval.model.build import PRECISIONS, resolve_precision
 from lingbot_eval.types import Frame
 from lingbot_eval.validation import validated
@@ -179,8 +177,8 @@ def test_odometry_doubts_a_focal_length_as_the_settings_say(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], given: bool, nominal: bool, doubted: str
 ) -> None:
     """A guess is doubted more than what a maker of cameras says."""
-    monkeypatch.setattr(vo, "Odometry", Seen)
-    monkeypatch.setattr(vo, "opencv", lambda: SimpleNamespace(__version__="1"))
+    monkeypatch.setattr(baselines, "Odometry", Seen)
+    monkeypatch.setattr(baselines, "opencv", lambda: SimpleNamespace(__version__="1"))
     method = method_of("vo", nominal=nominal, seed=7, **settings)
     list(method.predict(frames(given=given)))
     assert Seen.asked["seed"] == 7
@@ -202,8 +200,8 @@ def test_odometry_doubts_a_focal_length_as_the_settings_say(
 def test_structure_from_motion_is_asked_as_the_settings_say(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], given: bool, nominal: bool, refine: bool
 ) -> None:
-    monkeypatch.setattr(sfm, "pycolmap", lambda: SimpleNamespace(__version__="1"))
-    monkeypatch.setattr(sfm, "Images", Seen)
+    monkeypatch.setattr(baselines, "pycolmap", lambda: SimpleNamespace(__version__="1"))
+    monkeypatch.setattr(baselines, "Images", Seen)
     method = method_of("sfm", nominal=nominal, **settings)
     found = list(method.predict(frames(given=given)))
     assert [prediction.camera_to_world is None for prediction in found] == [False, True]
@@ -218,9 +216,9 @@ def test_structure_from_motion_is_asked_as_the_settings_say(
 
 
 def test_odometry_says_what_it_found_and_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vo, "Odometry", Seen)
-    monkeypatch.setattr(vo, "opencv", lambda: SimpleNamespace(__version__="4.9"))
-    monkeypatch.setattr(vo, "time", Clock)
+    monkeypatch.setattr(baselines, "Odometry", Seen)
+    monkeypatch.setattr(baselines, "opencv", lambda: SimpleNamespace(__version__="4.9"))
+    monkeypatch.setattr(baselines, "time", Clock)
     method = method_of("vo")
     found = list(method.predict(frames(given=True)))
     assert [(p.index, p.timestamp, p.camera_to_world is None) for p in found] == [(0, 0.0, False), (1, 1.0, True)]
@@ -246,9 +244,9 @@ def test_odometry_says_what_it_found_and_took(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_structure_from_motion_says_what_it_found_and_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sfm, "pycolmap", lambda: SimpleNamespace(__version__="3.12"))
-    monkeypatch.setattr(sfm, "Images", Seen)
-    monkeypatch.setattr(sfm, "time", Clock)
+    monkeypatch.setattr(baselines, "pycolmap", lambda: SimpleNamespace(__version__="3.12"))
+    monkeypatch.setattr(baselines, "Images", Seen)
+    monkeypatch.setattr(baselines, "time", Clock)
     method = method_of("sfm", nominal=True)
     found = list(method.predict(frames(given=True)))
     assert [(p.index, p.timestamp) for p in found] == [(0, 0.0), (1, 1.0)]
@@ -351,8 +349,8 @@ class FakeModel:
 def test_weights_are_loaded_again_only_for_another_model(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], loads: int
 ) -> None:
-    monkeypatch.setattr(lingbot, "Model", FakeModel)
-    monkeypatch.setattr(lingbot, "choose_device", torch.device)
+    monkeypatch.setattr(model_module, "Model", FakeModel)
+    monkeypatch.setattr(model_module, "choose_device", torch.device)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(FakeModel, "loaded", 0)
     methods = OpenMethod()

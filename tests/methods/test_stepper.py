@@ -11,38 +11,34 @@ from torch import Tensor
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.methods import stepper as stepper_module
-from lingbot_eval.methods import transfer
-from lingbot_eval.methods.stepper import Stepper
-from lingbot_eval.methods.transfer import HostArray, HostTransfer
+from lingbot_eval.methods.stepper import Arrival, HostArray, HostTransfer, Stepper
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.types import Frame, FrameType, Prediction
 
 CPU = torch.device("cpu")
 
 
-class Late:
-    """Outputs that are not there before somebody asks; writes down who asked when."""
-
-    def __init__(self, number: int, tensors: Sequence[Tensor | None], log: list[str]) -> None:
-        self._number, self._tensors, self._log = number, tensors, log
-
-    def arrays(self) -> tuple[HostArray | None, ...]:
-        self._log.append(f"take {self._number}")
-        return tuple(None if tensor is None else tensor.numpy() for tensor in self._tensors)
-
-
 class LateTransfer(HostTransfer):
-    """A GPU's behaviour without one: the outputs of a step are under way while the next one is given."""
+    """A GPU's behaviour without one: the outputs of a step are under way while the next one is given.
+
+    They are not there before somebody asks; it writes down who asked when.
+    """
 
     def __init__(self, in_flight: int, log: list[str]) -> None:
         self.in_flight = in_flight
         self._log = log
         self._number = 0
 
-    def download(self, tensors: Sequence[Tensor | None]) -> Late:
+    def download(self, tensors: Sequence[Tensor | None]) -> Arrival:
         self._number += 1
         # As they are now: what is written to them later does not come.
-        return Late(self._number, [None if tensor is None else tensor.clone() for tensor in tensors], self._log)
+        number, arrays = self._number, [None if tensor is None else tensor.clone().numpy() for tensor in tensors]
+
+        def arrived() -> tuple[HostArray | None, ...]:
+            self._log.append(f"take {number}")
+            return tuple(arrays)
+
+        return arrived
 
 
 class Session:
@@ -210,9 +206,9 @@ def test_at_none_all_leaves_that_there_is_and_then_the_stream_is_at_rest() -> No
 def test_steps_of_a_gpu_overlap_unless_somebody_needs_each_at_once(
     monkeypatch: pytest.MonkeyPatch, device: str, overlapped: bool, in_flight: int
 ) -> None:
-    monkeypatch.setattr(transfer, "DeviceTransfer", lambda device, in_flight: (str(device), in_flight))
-    assert transfer.transfer_for(torch.device(device), overlapped=overlapped) == (device, in_flight)
-    assert isinstance(transfer.transfer_for(CPU, overlapped=overlapped), HostTransfer)
+    monkeypatch.setattr(stepper_module, "DeviceTransfer", lambda device, in_flight: (str(device), in_flight))
+    assert stepper_module.transfer_for(torch.device(device), overlapped=overlapped) == (device, in_flight)
+    assert isinstance(stepper_module.transfer_for(CPU, overlapped=overlapped), HostTransfer)
 
 
 def test_a_frame_without_an_image_is_named() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lingbot_eval.model.camera_head import POSE_NUMBERS, CameraHead
+from lingbot_eval.model.network import POSE_NUMBERS, CameraHead
 from tests.streaming.networks import TINY
 
 

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.model.build import build_model, choose_device
 from lingbot_eval.model.config import CONFIGS, ModelConfig
-from lingbot_eval.model.dense_head import ResidualUnit, position_map
-from lingbot_eval.model.network import GeometricContextTransformer, HeadPrecision
+from lingbot_eval.model.network import GeometricContextTransformer, HeadPrecision, ResidualUnit, position_map
 from tests.streaming.networks import TINY, tiny_network
 
 KEYS = Path(__file__).parents[1] / "data" / "full_state_dict.json"

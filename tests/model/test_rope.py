@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingbot_eval.model.rope import StreamRotary, frame_rotation
+from lingbot_eval.model.blocks import StreamRotary, frame_rotation
 
 CPU = torch.device("cpu")
 

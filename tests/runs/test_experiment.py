@@ -9,7 +9,7 @@ import pytest
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.replay_config import ReplayConfig
+from lingbot_eval.methods.replay import ReplayConfig
 from lingbot_eval.resources import shared_names
 from lingbot_eval.runs.experiment import experiment_path, load_experiment, repeated
 

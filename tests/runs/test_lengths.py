@@ -11,9 +11,9 @@ from fakes import FRAMES, Quiet, World, experiment
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.base import BaseMethod, MethodSettings, _settings_type
-from lingbot_eval.methods.floors import MotionlessConfig
+from lingbot_eval.methods.baselines import MotionlessConfig
 from lingbot_eval.methods.lingbot_config import LingbotConfig
-from lingbot_eval.methods.replay_config import ReplayConfig
+from lingbot_eval.methods.replay import ReplayConfig
 from lingbot_eval.runs.execute import Outcome, execute
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import make_plan

@@ -20,7 +20,7 @@ import pytest
 
 import lingbot_eval as lb
 from lingbot_eval.errors import ConfigError, StoreError
-from lingbot_eval.methods.registry import OpenMethod
+from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.runs import workers
 from lingbot_eval.runs.claims import CLAIMS, Claims
 from lingbot_eval.runs.execute import Parallel

@@ -13,8 +13,8 @@ import pytest
 from studies import study
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.methods.lingbot_config import ModelSettings
+from lingbot_eval.methods.model import LingbotMethod
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.runs.stream import Pace
 from lingbot_eval.scaling import case as case_module

@@ -18,8 +18,8 @@ from studies import SIZE, FakeSession, Quiet, study
 
 from lingbot_eval import registry as plugins
 from lingbot_eval.errors import CheckpointError, StoreError
+from lingbot_eval.methods import base, stepper
 from lingbot_eval.methods import model as model_module
-from lingbot_eval.methods import registry, stepper
 from lingbot_eval.methods.base import METHODS, WeightFile
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.model.build import build_model
@@ -128,7 +128,7 @@ def test_memory_that_runs_out_is_a_data_point(tmp_path: Path, monkeypatch: pytes
 
     freed: list[None] = []
     opened = plant(monkeypatch, full)
-    for module in (stepper, registry):
+    for module in (stepper, base):
         monkeypatch.setattr(module, "free_device_memory", lambda: freed.append(None))
     builds = count_builds(monkeypatch)
     outcome = run(tmp_path, study(sweep={"backend": ["sdpa", "paged"]}))

@@ -6,8 +6,8 @@ from functools import cache
 
 import torch
 
+from lingbot_eval.model.build import fill_by_formula
 from lingbot_eval.model.config import ModelConfig
-from lingbot_eval.model.formula import fill_by_formula
 from lingbot_eval.model.network import GeometricContextTransformer
 
 TINY = ModelConfig(

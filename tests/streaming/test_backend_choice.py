@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lingbot_eval.errors import ConfigError, DependencyError
-from lingbot_eval.streaming import flashinfer
-from lingbot_eval.streaming.flashinfer import why_not
+from lingbot_eval.streaming import paged
+from lingbot_eval.streaming.paged import flashinfer_why_not
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
@@ -27,13 +27,13 @@ CPU = torch.device("cpu")
     ],
 )
 def test_why_flashinfer_cannot_serve(monkeypatch: pytest.MonkeyPatch, version: str | None, line: str) -> None:
-    monkeypatch.setattr(flashinfer, "flashinfer_version", lambda: version)
-    assert why_not(torch.bfloat16, CPU) == line
+    monkeypatch.setattr(paged, "flashinfer_version", lambda: version)
+    assert flashinfer_why_not(torch.bfloat16, CPU) == line
 
 
 def test_float32_is_no_precision_of_flashinfer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flashinfer, "flashinfer_version", lambda: "0.6.13")
-    line = why_not(torch.float32, torch.device("cuda", 0))
+    monkeypatch.setattr(paged, "flashinfer_version", lambda: "0.6.13")
+    line = flashinfer_why_not(torch.float32, torch.device("cuda", 0))
     assert line is not None
     assert "needs precision bfloat16 or float16, found torch.float32" in line
 
@@ -48,7 +48,7 @@ def test_the_card_chooses_the_kernel_of_flashinfer(
     monkeypatch: pytest.MonkeyPatch, card: tuple[int, int], kernel: str
 ) -> None:
     """The record's ``attention`` says which one ran; nobody else can choose."""
-    monkeypatch.setattr(flashinfer, "capability", lambda device: card)
+    monkeypatch.setattr(paged, "capability", lambda device: card)
     device = torch.device("cuda", 0)
     assert resolve_backend("flashinfer", torch.bfloat16, device) == "flashinfer"
     assert attention_name("flashinfer", torch.bfloat16, device) == f"flashinfer-{kernel}"

@@ -19,17 +19,18 @@ from torch.utils._pytree import tree_leaves
 from lingbot_eval.model.build import PRECISIONS, build_model
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer, camera_tokens
-from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming.estimate import (
     WORKSPACES_BYTES,
+    Machine,
     NetworkSize,
+    check,
     estimate,
     kept_frame_bytes,
+    this_machine,
     weights_bytes,
 )
-from lingbot_eval.streaming.open import open_session
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
-from lingbot_eval.streaming.settings_check import Machine, check, this_machine
+from lingbot_eval.streaming.windowed import open_session
 from tests.streaming.networks import TINY, tiny_network
 
 HEIGHT, WIDTH = 28, 42
@@ -239,7 +240,7 @@ def live_bytes(network: NetworkSize, height: int, width: int, scale: int) -> int
     with torch.inference_mode():
         for counting in (False, True):  # the first pass makes what is kept for the size
             with LiveTensors() as live:
-                inputs = model.place(frames, Placement(0, starts_stream=True, scale_phase=True))
+                inputs = model.aggregator.place(frames, 0)
                 tokens = model.trunk(inputs, NoCache())
                 maps = model.maps(tokens, height, width)
                 model.poses(camera_tokens(tokens), NoCache(), network.camera_iterations)

@@ -9,8 +9,17 @@ import torch
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.model.config import CONFIGS
-from lingbot_eval.streaming.estimate import NetworkSize, estimate
-from lingbot_eval.streaming.fit import RESERVED_BYTES, Fit, Stream, fit, limit_memory, memory_bytes, smaller_preset
+from lingbot_eval.streaming.estimate import (
+    RESERVED_BYTES,
+    Fit,
+    NetworkSize,
+    Stream,
+    estimate,
+    fit,
+    limit_memory,
+    memory_bytes,
+    smaller_preset,
+)
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings
 
 FULL = NetworkSize(CONFIGS["full"], "bfloat16")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.errors import StreamError
-from lingbot_eval.streaming.pages import PageManager, PageTable
+from lingbot_eval.streaming.paged import PageManager, PageTable
 from lingbot_eval.streaming.policy import CachePolicy, Step
 
 FATES = st.lists(st.sampled_from(["keep", "pass", "late"]), max_size=60)

@@ -13,7 +13,6 @@ import torch
 
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.model.protocols import Placement
 from lingbot_eval.streaming import passes, session
 from lingbot_eval.streaming.passes import CapturedPass, PassRunner, launch
 from lingbot_eval.streaming.policy import CachePolicy
@@ -94,7 +93,7 @@ def fresh_network() -> GeometricContextTransformer:
 def one_pass(model: GeometricContextTransformer, height: int, width: int) -> CapturedPass:
     stores = build_stores(model, (height, width), SETTINGS, 4)
     stores.begin(CachePolicy(2).enter_scale(1))
-    inputs = model.place(torch.rand(1, 3, height, width), Placement(0, starts_stream=True, scale_phase=True))
+    inputs = model.aggregator.place(torch.rand(1, 3, height, width), 0)
     launch(model, inputs, stores, 4)
     return CapturedPass(model, inputs, stores, 4)
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.errors import ConfigError, StreamError
-from lingbot_eval.methods.lingbot import LingbotMethod
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
+from lingbot_eval.methods.model import LingbotMethod
 from lingbot_eval.model.build import resolve_precision
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.streaming.open import open_session
+from lingbot_eval.streaming.estimate import distance
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import StreamSettings, WindowedSettings
-from lingbot_eval.streaming.settings_check import distance
+from lingbot_eval.streaming.windowed import open_session
 from lingbot_eval.validation import validated
 from tests.streaming.networks import tiny_network
 

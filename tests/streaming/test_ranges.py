@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
 from lingbot_eval.errors import DependencyError, StreamError
-from lingbot_eval.streaming import ranges
-from lingbot_eval.streaming.ranges import (
+from lingbot_eval.streaming import contiguous
+from lingbot_eval.streaming.contiguous import (
     MaskedAttention,
     ProductAttention,
     RangeAttention,
@@ -57,7 +57,7 @@ def varlen(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType(VARLEN)
     module.varlen_attn = varlen_attn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, VARLEN, module)
-    monkeypatch.setattr(ranges, "has_varlen", lambda: True)
+    monkeypatch.setattr(contiguous, "has_varlen", lambda: True)
 
 
 class Kernels:
@@ -124,8 +124,8 @@ class Launch:
 
 
 def on_a_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], multiprocessors: int = 132) -> None:
-    monkeypatch.setattr(ranges, "capability", lambda device: capability if device.type == "cuda" else (0, 0))
-    monkeypatch.setattr(ranges, "multiprocessors", lambda device: multiprocessors)
+    monkeypatch.setattr(contiguous, "capability", lambda device: capability if device.type == "cuda" else (0, 0))
+    monkeypatch.setattr(contiguous, "multiprocessors", lambda device: multiprocessors)
 
 
 @pytest.mark.usefixtures("varlen")
@@ -164,8 +164,8 @@ def test_this_project_s_kernel_is_told_the_range_in_tiles_and_parts(
     """Two programs a multiprocessor, for each of two heads."""
     kernels = Kernels()
     kernels.install(monkeypatch)
-    monkeypatch.setattr(ranges, "capability", lambda device: card)
-    monkeypatch.setattr(ranges, "multiprocessors", lambda device: multiprocessors)
+    monkeypatch.setattr(contiguous, "capability", lambda device: card)
+    monkeypatch.setattr(contiguous, "multiprocessors", lambda device: multiprocessors)
     attention = TritonAttention(CPU)
     assert attention.capture_key() is None
     attention.plan(START, END, CAPACITY)
@@ -223,7 +223,7 @@ def test_a_range_comes_before_its_attention(monkeypatch: pytest.MonkeyPatch, mad
 
 def test_cudnn_is_none_of_the_kernels() -> None:
     """It plans anew at every length."""
-    assert ranges.KERNELS == [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    assert contiguous.KERNELS == [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @pytest.mark.usefixtures("varlen")
@@ -241,9 +241,9 @@ def test_which_of_torch_s_kernels_serves_a_gpu(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, card: tuple[int, int], installed: bool, kernel: type
 ) -> None:
     on_a_card(monkeypatch, card)
-    monkeypatch.setattr(ranges, "has_varlen", lambda: installed)
+    monkeypatch.setattr(contiguous, "has_varlen", lambda: installed)
     asked: list[torch.device] = []
-    monkeypatch.setattr(ranges, "VarlenAttention", lambda device: asked.append(device) or kernel)
+    monkeypatch.setattr(contiguous, "VarlenAttention", lambda device: asked.append(device) or kernel)
     found = sdpa_attention(dtype, GPU)
     assert (found is kernel) if kernel is VarlenAttention else (type(found) is kernel)
     assert asked == ([GPU] if kernel is VarlenAttention else [])
@@ -281,10 +281,10 @@ def test_why_triton_cannot_serve(
     line: str | None,
 ) -> None:
     on_a_card(monkeypatch, card)
-    monkeypatch.setattr(ranges, "has_triton", lambda: installed)
+    monkeypatch.setattr(contiguous, "has_triton", lambda: installed)
     assert triton_why_not(dtype, device) == line
     made: list[torch.device] = []
-    monkeypatch.setattr(ranges, "TritonAttention", made.append)
+    monkeypatch.setattr(contiguous, "TritonAttention", made.append)
     if line is None:
         triton_attention(dtype, device)
         assert made == [device]
@@ -296,6 +296,6 @@ def test_why_triton_cannot_serve(
 
 def test_attention_over_lengths_is_asked_of_torch_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(ranges.importlib.util, "find_spec", lambda name: asked.append(name))
-    assert not ranges.has_varlen()
+    monkeypatch.setattr(contiguous.importlib.util, "find_spec", lambda name: asked.append(name))
+    assert not contiguous.has_varlen()
     assert asked == [VARLEN]

@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 
 from lingbot_eval.errors import ConfigError, StreamError
 from lingbot_eval.model.network import DenseOutput, camera_tokens
-from lingbot_eval.model.protocols import Placement
-from lingbot_eval.streaming.backends import Backend
 from lingbot_eval.streaming.policy import CachePolicy, is_keyframe
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
-from lingbot_eval.streaming.settings import StreamSettings, resolve_interval
+from lingbot_eval.streaming.settings import Backend, StreamSettings, resolve_interval
 from lingbot_eval.types import FrameType
 from tests.streaming.dense import DenseMaskedStore
 from tests.streaming.networks import tiny_network
@@ -51,8 +49,7 @@ def dense_stream(settings: StreamSettings, frames: torch.Tensor) -> list[tuple[t
             step = policy.pass_by()
         blocks.begin(step)
         camera.begin(step)
-        placement = Placement(step.clock, starts_stream=frame == 0, scale_phase=frame == 0)
-        tokens = model.trunk(model.place(frames[frame : frame + step.count], placement), blocks)
+        tokens = model.trunk(model.aggregator.place(frames[frame : frame + step.count], step.clock), blocks)
         poses = model.poses(camera_tokens(tokens), camera, 4)[-1]
         outputs.append((poses, model.maps(tokens, HEIGHT, WIDTH)))
         frame += step.count

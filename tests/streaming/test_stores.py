@@ -10,15 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lingbot_eval.errors import StreamError
-from lingbot_eval.streaming import append, contiguous
-from lingbot_eval.streaming.append import AppendStore
-from lingbot_eval.streaming.buffers import CacheShape, quantize, widen
-from lingbot_eval.streaming.cache import CacheStore
-from lingbot_eval.streaming.contiguous import ContiguousStore
-from lingbot_eval.streaming.executors import TorchExecutor
-from lingbot_eval.streaming.paged import PagedStore
+from lingbot_eval.streaming import contiguous
+from lingbot_eval.streaming.cache import CacheShape, CacheStore, quantize, widen
+from lingbot_eval.streaming.contiguous import (
+    QUERIES_AT_ONCE,
+    AppendStore,
+    ContiguousStore,
+    MaskedAttention,
+    ProductAttention,
+    SlicedAttention,
+)
+from lingbot_eval.streaming.paged import PagedStore, TorchExecutor
 from lingbot_eval.streaming.policy import CachePolicy, Step
-from lingbot_eval.streaming.ranges import QUERIES_AT_ONCE, MaskedAttention, ProductAttention, SlicedAttention
 from tests.streaming.dense import DenseMaskedStore
 
 LAYERS, HEADS, DIM, SPECIAL = 2, 2, 4, 2
@@ -60,7 +63,7 @@ FATES = st.lists(st.sampled_from(["keep", "pass", "late"]), max_size=24)
 @settings(max_examples=60)
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(SPECIAL + 1, 6), FATES)
 def test_both_stores_equal_the_dense_oracle(scale: int, window: int, tokens: int, fates: list[str]) -> None:
-    paged = PagedStore(shape(tokens), window, TorchExecutor(shape(tokens), tokens - SPECIAL))
+    paged = PagedStore(shape(tokens), window, TorchExecutor(shape(tokens)))
     stores: list[CacheStore] = [
         DenseMaskedStore(LAYERS, tokens, SPECIAL),  # type: ignore[list-item]  # the oracle keeps no books
         ContiguousStore(shape(tokens), window, SlicedAttention()),
@@ -79,7 +82,7 @@ def test_camera_store_equals_the_dense_oracle(scale: int, window: int, fates: li
 
 def test_growth_by_chunks_keeps_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contiguous, "MEMORY_CHUNK_FRAMES", 3)
-    monkeypatch.setattr(append, "CHUNK_FRAMES", 4)
+    monkeypatch.setattr(contiguous, "CHUNK_FRAMES", 4)
     grown = ContiguousStore(shape(4), 2, SlicedAttention())
     play([DenseMaskedStore(LAYERS, 4, SPECIAL), grown], CachePolicy(2), 2, ["keep", "keep", "late", "pass"] * 6, 4)  # type: ignore[list-item]  # as above
     play([DenseMaskedStore(LAYERS, 1, 1), AppendStore(shape(1, special=1))], CachePolicy(2), 2, ["keep"] * 15, 1)  # type: ignore[list-item]  # as above
@@ -117,7 +120,7 @@ def test_the_camera_store_counts_every_kept_frame_however_it_was_kept() -> None:
 
 STORES = {
     "sdpa": lambda: ContiguousStore(shape(4), 2, SlicedAttention()),
-    "paged": lambda: PagedStore(shape(4), 2, TorchExecutor(shape(4), 4 - SPECIAL)),
+    "paged": lambda: PagedStore(shape(4), 2, TorchExecutor(shape(4))),
     "camera": lambda: AppendStore(shape(1, special=1)),
 }
 
@@ -150,7 +153,7 @@ def test_a_frame_that_is_not_kept_leaves_no_trace(name: str) -> None:
 def test_stores_of_8_bits_hold_the_nearest_numbers(scale: int, window: int, tokens: int, fates: list[str]) -> None:
     """Whatever comes and goes, growth included, what is seen are the rounded keys and values: to the oracle's bit."""
     contiguous_store = ContiguousStore(reduced(tokens), window, SlicedAttention())
-    paged = PagedStore(reduced(tokens), window, TorchExecutor(reduced(tokens), tokens - SPECIAL))
+    paged = PagedStore(reduced(tokens), window, TorchExecutor(reduced(tokens)))
     oracle = DenseMaskedStore(LAYERS, tokens, SPECIAL)
     remember = oracle.attend
 

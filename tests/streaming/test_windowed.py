@@ -12,10 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.poses import decode_camera_to_world, decode_rotation
-from lingbot_eval.streaming.flow import Viewpoint, mean_displacement
-from lingbot_eval.streaming.joining import apply_join, join_to
-from lingbot_eval.streaming.open import open_session
-from lingbot_eval.streaming.session import FrameOutput
+from lingbot_eval.streaming.session import FrameOutput, Viewpoint, mean_displacement
 from lingbot_eval.streaming.settings import (
     FlowSettings,
     StreamSettings,
@@ -23,7 +20,7 @@ from lingbot_eval.streaming.settings import (
     overlap_frames,
     window_span,
 )
-from lingbot_eval.streaming.windowed import WindowedSession
+from lingbot_eval.streaming.windowed import WindowedSession, apply_join, join_to, open_session
 from lingbot_eval.types import FrameType
 from tests.streaming.networks import tiny_network
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.gating.judge import Absolute, Relative, default_tolerances, judge_values, judged_by
 from lingbot_eval.metrics.declarations import declaration
-from training.ablation_table import AS_TRAINED, METRICS, markdown, read_scores, regressions
+from training.ablations import AS_TRAINED, METRICS, markdown, read_scores, regressions
 from training.card import TARGETS
 
 SHARES = st.floats(0.001, 1)

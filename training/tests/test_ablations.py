@@ -15,12 +15,11 @@ from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.resources import shared_file
 from tests.streaming.networks import tiny_network
 from training import ablations
-from training.ablation_table import markdown, read_scores
-from training.ablations import ABLATIONS, FIRST_SEED, Ablation, held_out, main, run_ablation
-from training.initial import draw_initial
+from training.ablations import ABLATIONS, FIRST_SEED, Ablation, held_out, main, markdown, read_scores, run_ablation
+from training.forward import HIDDEN, SPECIALS, WHOLE, StreamShape, visibility
+from training.learner import draw_initial
 from training.scene_jobs import TEST_SEEDS
 from training.state import export_weights
-from training.visibility import HIDDEN, SPECIALS, WHOLE, StreamShape, visibility
 
 SEEN = visibility(StreamShape(frames=12, scale_frames=3, window=4, interval=1))
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.bank import Bank
-from training.clips import ClipShape, draw_clips
+from training.clips import Bank, draw_clips
 from training.scene_jobs import build_job, training_jobs
 
 CPU = torch.device("cpu")
@@ -36,7 +35,7 @@ def test_what_is_true_of_a_clip_is_finite(size: tuple[int, int]) -> None:
         bank.add(build_job(training_jobs(24, 1, 7), number))
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
-        clips = draw_clips(bank, 24, ClipShape(8, 8, size, (1, 3), 4), generator)
+        clips = draw_clips(bank, generator, clips=8, frames=8, size=size, strides=(1, 3), anchor=4)
         for name in ("images", "log_depth", "poses", "encoding", "points", "scale", "focal"):
             assert torch.isfinite(getattr(clips, name)).all(), name
         assert np.log(1e-3) < float(clips.log_depth.min())

@@ -14,11 +14,9 @@ from torch import nn
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement
 from tests.runs.store_records import make_run_record, make_unit_record
-from training.ablation_table import METRICS
-from training.ablations import ABLATIONS
+from training.ablations import ABLATIONS, METRICS
 from training.card import TARGETS, main
-from training.state import export_weights
-from training.travel import Origin, about_run
+from training.state import Origin, about_run, export_weights
 
 SCENES = ("room-100", "loop-100", "office-100")
 

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
 from tests.streaming.networks import tiny_network
-from training.forward import ClipPlan, run_clips
-from training.masked_caches import ClipCache
-from training.visibility import HIDDEN, SPECIALS, WHOLE, StreamShape, visibility
+from training.forward import HIDDEN, SPECIALS, WHOLE, ClipCache, ClipPlan, StreamShape, run_clips, visibility
 
 SHAPES = st.builds(
     StreamShape,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from training.auxiliary import LAGS, Displacements
-from training.matching import matching_loss
+from training.losses import LAGS, Displacements, matching_loss
 
 ROWS, COLUMNS, FRAMES = 4, 6, 3
 PATCHES = ROWS * COLUMNS

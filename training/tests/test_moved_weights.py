@@ -10,11 +10,10 @@ from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.network import GeometricContextTransformer
 from tests.streaming.networks import TINY
 from training.clips import Clips
-from training.forward import ClipPlan, run_clips
+from training.forward import ClipPlan, StreamShape, run_clips
 from training.learner import Learner
 from training.recipe import ITERATIONS, RECIPES
 from training.tests.test_targets import clips
-from training.visibility import StreamShape
 
 SIZE = (28, 42)
 FRAMES = torch.arange(4)

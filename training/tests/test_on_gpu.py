@@ -12,17 +12,13 @@ import pytest
 import torch
 
 from tests.streaming.networks import TINY
-from training.bank import Bank
-from training.clips import ClipShape, draw_clips
-from training.forward import ClipPlan
-from training.journal import CSV
-from training.learner import Learner
+from training.clips import Bank, draw_clips
+from training.forward import ClipPlan, StreamShape
+from training.learner import Learner, SkipCount
 from training.recipe import RECIPES
 from training.scene_jobs import build_job, training_jobs
-from training.skips import SkipCount
-from training.state import load_state
+from training.state import CSV, load_state
 from training.trainer import TrainingSettings, train
-from training.visibility import StreamShape
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 SIZE = (56, 84)
@@ -34,7 +30,9 @@ def test_a_gpu_renders_and_learns_as_a_cpu_does() -> None:
     for device in (torch.device("cpu"), torch.device("cuda")):
         bank = Bank(1, 40, SIZE, device)
         bank.add(job)
-        clips = draw_clips(bank, 40, ClipShape(1, 40, SIZE, (1, 1), 8), torch.Generator().manual_seed(0))
+        clips = draw_clips(
+            bank, torch.Generator().manual_seed(0), clips=1, frames=40, size=SIZE, strides=(1, 1), anchor=8
+        )
         learner = Learner(TINY, RECIPES["tiny"], 0, device)
         like = torch.empty(0, dtype=learner.precision, device=device)
         terms = learner.learn(clips, ClipPlan(StreamShape(40, 8, 4, 2), SIZE, like), torch.arange(8).to(device), 1e-3)
@@ -65,7 +63,8 @@ def test_replayed_steps_are_the_launched_ones() -> None:
     begun = torch.cat([p.detach().flatten() for p in replayed.model.parameters()])
     gradients = []
     for plan, frames in zip(plans * 2, (torch.arange(i, i + 8) for i in range(4)), strict=True):
-        batch = draw_clips(bank, 40, ClipShape(1, 24, SIZE, (1, 1), 8), generator), plan, frames.to(cuda)
+        clips = draw_clips(bank, generator, clips=1, frames=24, size=SIZE, strides=(1, 1), anchor=8)
+        batch = clips, plan, frames.to(cuda)
         terms = replayed.learn(*batch, 0.0)
         wanted = launched.differentiate(*batch)
         for name, value in wanted.items():
@@ -86,7 +85,7 @@ def test_a_replayed_step_that_is_not_finite_changes_nothing_and_is_counted() -> 
     cuda = torch.device("cuda")
     bank = Bank(1, 40, SIZE, cuda)
     bank.add(build_job(training_jobs(40, 1, 0), 3))
-    good = draw_clips(bank, 40, ClipShape(1, 24, SIZE, (1, 1), 8), torch.Generator().manual_seed(0))
+    good = draw_clips(bank, torch.Generator().manual_seed(0), clips=1, frames=24, size=SIZE, strides=(1, 1), anchor=8)
     bad = replace(good, log_depth=good.log_depth.clone())
     bad.log_depth[0, 0, 3, 3] = torch.inf
     learner = Learner(TINY, RECIPES["tiny"], 0, cuda)

@@ -10,7 +10,7 @@ from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.synthetic.adapter import SyntheticAdapter, SyntheticOptions
 from lingbot_eval.datasets.synthetic.scene import build_scene
 from training.raycast import RayCaster
-from training.scene_arrays import scene_arrays
+from training.scene_jobs import scene_arrays
 
 CPU = torch.device("cpu")
 

@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from tests.streaming.networks import TINY
-from training.forward import ClipPlan
-from training.learner import Learner
+from training.forward import ClipPlan, StreamShape
+from training.learner import Learner, SkipCount, SkipCounter, SkipLimit, TrainingError
 from training.recipe import RECIPES
-from training.skips import SkipCount, SkipCounter, SkipLimit, TrainingError
 from training.tests.test_targets import clips
-from training.visibility import StreamShape
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,19 @@ import torch
 from scipy.spatial.transform import Rotation as Reference
 
 from lingbot_eval.model.config import PATCH_SIZE
-from training.auxiliary import LAGS, MATCH_DIM, Auxiliary, true_displacements
-from training.bank import Bank
-from training.clips import Clips, ClipShape, draw_clips
+from training.clips import (
+    Bank,
+    Clips,
+    conjugate,
+    draw_clips,
+    product,
+    quaternion_of,
+    rotate_back,
+    rotation_of,
+    turned,
+)
 from training.forward import ClipOutput
-from training.losses import LossWeights, losses
-from training.rigid import conjugate, product, quaternion_of, rotate_back, rotation_of, turned
+from training.losses import LAGS, MATCH_DIM, Auxiliary, LossWeights, losses, true_displacements
 from training.scene_jobs import (
     TEST_SEEDS,
     TRAINING_SEEDS,
@@ -35,7 +42,9 @@ def clips(size: tuple[int, int] = SIZE) -> Clips:
     for number in (0, 3):
         bank.add(build_job(training_jobs(20, 1, 0), number))
     # Four of two sequences: some are mirrored, some are not.
-    return draw_clips(bank, 20, ClipShape(4, FRAMES, size, (1, 1), 8), torch.Generator().manual_seed(3))
+    return draw_clips(
+        bank, torch.Generator().manual_seed(3), clips=4, frames=FRAMES, size=size, strides=(1, 1), anchor=8
+    )
 
 
 def test_quaternions_are_scipy_s() -> None:

@@ -15,16 +15,13 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.model.build import build_model
 from tests.streaming.networks import TINY
 from training.__main__ import main
-from training.bank import Bank
-from training.clips import ClipShape, draw_clips
-from training.forward import ClipPlan, run_clips
-from training.journal import CSV, CURVE
+from training.clips import Bank, draw_clips
+from training.forward import ClipPlan, StreamShape, run_clips
 from training.learner import Learner
 from training.recipe import ITERATIONS, RECIPES
 from training.scene_jobs import build_job, training_jobs
-from training.state import STATE, WEIGHTS, load_state
+from training.state import CSV, CURVE, STATE, WEIGHTS, load_state
 from training.trainer import TrainingSettings, train
-from training.visibility import StreamShape
 
 CPU = torch.device("cpu")
 
@@ -99,7 +96,9 @@ def test_a_state_brings_back_the_learner_exactly() -> None:
 def batch() -> tuple[object, ClipPlan]:
     bank = Bank(1, 16, (56, 84), CPU)
     bank.add(build_job(training_jobs(16, 1, 0), 0))
-    clips = draw_clips(bank, 16, ClipShape(1, 8, (56, 84), (2, 2), 4), torch.Generator().manual_seed(0))
+    clips = draw_clips(
+        bank, torch.Generator().manual_seed(0), clips=1, frames=8, size=(56, 84), strides=(2, 2), anchor=4
+    )
     return clips, ClipPlan(StreamShape(8, 4, 2, 1), (56, 84), clips.images)
 
 

@@ -13,12 +13,10 @@ from lingbot_eval.errors import CheckpointError
 from lingbot_eval.model.build import build_model
 from tests.streaming.networks import TINY
 from training.__main__ import main
-from training.journal import CSV, CURVE
 from training.learner import Learner
 from training.recipe import RECIPES
-from training.state import WEIGHTS
+from training.state import CSV, CURVE, EXPORTED, WEIGHTS, Origin, about_run, export, read_start
 from training.trainer import TrainingSettings, train
-from training.travel import EXPORTED, Origin, about_run, export, read_start
 
 CPU = torch.device("cpu")
 

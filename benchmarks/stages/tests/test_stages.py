@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
-from benchmarks.stages.__main__ import main
+from benchmarks.stages import measure as measured
+from benchmarks.stages.__main__ import count, floor_seconds, main, markdown
 from benchmarks.stages.bench import StreamBench
-from benchmarks.stages.measure import StageTimes
-from benchmarks.stages.rates import Rates
-from benchmarks.stages.table import count, floor_seconds, markdown
+from benchmarks.stages.measure import Rates, StageTimes, measure
 from benchmarks.stages.work import STAGES, StepShape, Work, least_work
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import CONFIGS
@@ -94,3 +96,41 @@ def test_bad_input_is_one_line(options: list[str], says: str, capsys: pytest.Cap
 @pytest.mark.parametrize(("value", "text"), [(10006.3, "10,006"), (1000, "1,000"), (209.64, "209.6"), (1.728, "1.728")])
 def test_large_counts_have_no_exponent(value: float, text: str) -> None:
     assert count(value) == text
+
+
+def test_floors_belong_to_the_frame_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = build_model(
+        "mini", checkpoint=None, seed=0, point_head=False, device=torch.device("cpu"), precision="float32"
+    )
+    settings = StreamSettings(scale_frames=3, window=2, keyframe_interval=1, backend="sdpa")
+    timed_at: list[int] = []
+
+    def one_second(variants: object, device: object) -> float:
+        timed_at.append(bench.visible_tokens())
+        return 1.0
+
+    monkeypatch.setattr(measured, "WARM_UP_STEPS", 2)
+    monkeypatch.setattr(measured, "STEPS", 4)
+    monkeypatch.setattr(measured, "BURST", 2)
+    monkeypatch.setattr(measured, "seconds_each", one_second)
+    monkeypatch.setattr(measured, "measure_rates", lambda device, kinds: Rates(dict.fromkeys(kinds, 1.0), 1.0))
+    with torch.inference_mode():
+        bench = StreamBench(model, settings, (28, 42), 9)
+        times: StageTimes = measure(bench, "float32")
+    (visible,) = set(timed_at)
+    config = model.config
+    assert times.work["global attention"].flops == 4 * config.groups * 12 * visible * config.embed_dim
+
+
+def test_a_step_that_captures_anew_is_not_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def step(index: int) -> None:
+        taken.append(index)
+        # One slow step late in the run, as when a buffer grows.
+        time.sleep(0.3 if len(taken) == measured.WARM_UP_STEPS + measured.STEPS + 5 else 1e-4)
+
+    bench = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu")), step=step)
+    _, pace = measured._steps(cast(Any, bench))
+    assert len(taken) == measured.WARM_UP_STEPS + 2 * measured.STEPS
+    assert pace < 0.3 / measured.STEPS
