@@ -10,8 +10,8 @@ from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from lingbot_eval.datasets.prepare import SizeSettings, prepare
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.synthetic.plans import PLANS
 
 

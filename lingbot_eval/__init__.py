@@ -19,9 +19,9 @@ _PUBLIC = {
     "fetch": ("lingbot_eval.model.weights", "fetch"),
     "Model": ("lingbot_eval.methods.model", "Model"),
     "Session": ("lingbot_eval.methods.model", "Session"),
-    "open_dataset": ("lingbot_eval.datasets.opened", "open_dataset"),
-    "Dataset": ("lingbot_eval.datasets.opened", "Dataset"),
-    "Scene": ("lingbot_eval.datasets.opened", "Scene"),
+    "open_dataset": ("lingbot_eval.datasets.cards", "open_dataset"),
+    "Dataset": ("lingbot_eval.datasets.cards", "Dataset"),
+    "Scene": ("lingbot_eval.datasets.cards", "Scene"),
     # What users score.
     "read_trajectory": ("lingbot_eval.files.trajectories", "read_trajectory"),
     "score": ("lingbot_eval.metrics.scoring", "score"),
@@ -132,8 +132,8 @@ if TYPE_CHECKING:
         verify,
         view,
     )
+    from lingbot_eval.datasets.cards import Dataset, Scene, open_dataset
     from lingbot_eval.datasets.file_dataset import FileDataset, listed
-    from lingbot_eval.datasets.opened import Dataset, Scene, open_dataset
     from lingbot_eval.datasets.registry import dataset
     from lingbot_eval.datasets.sequence import FrameFiles
     from lingbot_eval.errors import LingbotEvalError, UnscorableError

@@ -14,8 +14,8 @@ from lingbot_eval.resources import expanded
 
 if TYPE_CHECKING:
     from lingbot_eval.comparison.backends import BackendComparison
+    from lingbot_eval.datasets.cards import Scene
     from lingbot_eval.datasets.fetch import FetchPlan
-    from lingbot_eval.datasets.opened import Scene
     from lingbot_eval.gating.baseline import Baseline
     from lingbot_eval.gating.judge import Verdict
     from lingbot_eval.methods.model import Model
@@ -748,7 +748,7 @@ def _streamed(
 
 def _images(text: str, root: PathLike | None, stride: int | None, count: int | None) -> Scene:
     """The images that words name: a folder, a video file, DATASET/SCENE. Raises ConfigError when they name nothing."""
-    from lingbot_eval.datasets.opened import open_dataset
+    from lingbot_eval.datasets.cards import open_dataset
     from lingbot_eval.datasets.registry import DATASETS
     from lingbot_eval.datasets.video import VIDEO_SUFFIXES
     from lingbot_eval.files.images import HEIF_SUFFIXES, IMAGE_SUFFIXES

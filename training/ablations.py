@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, RootModel, model_validator
 from torch import Tensor
 
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.synthetic.adapter import SyntheticAdapter, SyntheticOptions
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.atomic import write_text

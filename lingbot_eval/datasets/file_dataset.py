@@ -22,8 +22,7 @@ from lingbot_eval.datasets.listing import (
     shown,
     unknown_scene,
 )
-from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, selected
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, Selection, selected
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.depth_maps import DepthReader, array_depth, png_depth
 from lingbot_eval.files.images import Size

@@ -41,8 +41,7 @@ def prefetch(source: Iterable[T], ahead: int) -> Generator[T, None, None]:
     the source is closed if it is a generator. At most ``ahead`` elements wait besides the one that was handed out.
     Raises ValueError when ``ahead`` is less than 1.
     """
-    _check(ahead)
-    return _prefetched(source, ahead, None, 0)
+    return prefetch_mapped(lambda element: element, source, ahead, 0)
 
 
 def prefetch_mapped(
@@ -54,35 +53,36 @@ def prefetch_mapped(
     than ``ahead`` elements in hand. With no workers the thread of the source does both, for machines whose cores have
     other work. Raises ValueError when ``ahead`` is less than 1 or ``workers`` less than 0.
     """
-    _check(ahead)
-    if workers < 0:
-        raise ValueError(f"expected 0 workers or more, found {workers}")
-    if workers == 0:
-        return _prefetched(map(function, source), ahead, None, 0, closes=source)
-    return _prefetched(source, ahead, function, workers)
-
-
-def _check(ahead: int) -> None:
     if ahead < 1:
         raise ValueError(f"expected to decode at least 1 element ahead, found {ahead}")
+    if workers < 0:
+        raise ValueError(f"expected 0 workers or more, found {workers}")
+    return _prefetched(function, iter(source), ahead, workers)
 
 
 def _prefetched(
-    source: Iterable[Any], ahead: int, function: Callable[[Any], Any] | None, workers: int, closes: Any = None
-) -> Generator[Any, None, None]:
-    iterator = iter(source)
+    function: Callable[[S], T], iterator: Iterator[S], ahead: int, workers: int
+) -> Generator[T, None, None]:
     pending: deque[Future[Any]] = deque()
     with ExitStack() as threads:
         # Shut down in this order: whoever waits for a read that will not come any more is told so first.
-        if function is not None:
+        if workers:
             appliers = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
             threads.callback(appliers.shutdown, wait=True)
         reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         threads.callback(reader.shutdown, wait=True, cancel_futures=True)
 
+        def read() -> Any:
+            return next(iterator, _END)
+
+        def apply(made: Callable[[], Any]) -> Any:
+            element = made()
+            return element if element is _END else function(element)
+
         def order_one() -> None:
-            read: Future[Any] = reader.submit(next, iterator, _END)
-            pending.append(read if function is None else appliers.submit(_applied, function, read))
+            pending.append(
+                appliers.submit(apply, reader.submit(read).result) if workers else reader.submit(apply, read)
+            )
 
         try:
             for _ in range(ahead):
@@ -97,18 +97,8 @@ def _prefetched(
                 future.cancel()
             # Leaving the threads waits for the element in the making; only then may the source be closed.
             threads.close()
-            _close(iterator)
-            _close(closes)
-
-
-def _applied(function: Callable[[Any], Any], read: Future[Any]) -> Any:
-    element = read.result()
-    return element if element is _END else function(element)
-
-
-def _close(iterator: Iterator[Any] | None) -> None:
-    if isinstance(iterator, Generator):
-        iterator.close()
+            if isinstance(iterator, Generator):
+                iterator.close()
 
 
 PATCH = 14  # the model's patches: every side is a multiple (model.md section 1)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import refuse_impossible
-from lingbot_eval.datasets.protocol import Adapter
+from lingbot_eval.datasets.sequence import Adapter
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.registry import Registry, check_subclass
 from lingbot_eval.resources import expanded

@@ -1,4 +1,4 @@
-"""A scene made of files, one image a frame: what the adapters of image datasets have in common."""
+"""The frames of a scene: which of them are selected, and a scene made of files, one image a frame."""
 
 from __future__ import annotations
 
@@ -9,20 +9,52 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from lingbot_eval.datasets.listing import and_more
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.depth_maps import MILLIMETRES, DepthReader
 from lingbot_eval.files.images import COLOURS, Size, checked_file, image_header, image_size, read_image, read_mask
 from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.files.reading import file_state
 from lingbot_eval.geometry.cameras import LensCamera, carried, undistorted
-from lingbot_eval.types import FloatArray, Frame, Trajectory
+from lingbot_eval.settings import StrictModel
+from lingbot_eval.types import FloatArray, Frame, FrameSequence, Trajectory
+
+MAX_FRAMES = 10**9
+"""A year of video at 30 Hz; start + stride · count still fits the machine's integers."""
+
+
+class Selection(StrictModel):
+    """Which frames of a scene are used: every ``stride``-th from ``start``, at most ``count``."""
+
+    start: Annotated[int, Field(ge=0, le=MAX_FRAMES)] = 0
+    stride: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 1
+    count: Annotated[int, Field(ge=1, le=MAX_FRAMES)] | None = None
+
+    def indices(self, total: int) -> range:
+        """Source indices of the selected frames of ``total``."""
+        stop = total if self.count is None else min(total, self.start + self.stride * self.count)
+        return range(min(self.start, total), stop, self.stride)
+
+
+class Adapter(Protocol):
+    """One dataset on disk (or generated). Reads only: never resizes, never scores."""
+
+    @property
+    def name(self) -> str: ...
+
+    def scenes(self) -> tuple[str, ...]:
+        """Scenes found under the root, in order. Raises DataError when the root is missing, saying what is there."""
+        ...
+
+    def open(self, scene: str, selection: Selection) -> FrameSequence:
+        """Raises DataError for an unknown scene (listing those there are) or a malformed one (file and line)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)

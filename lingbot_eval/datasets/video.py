@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lingbot_eval.datasets.listing import names_in, shown, unknown_scene
-from lingbot_eval.datasets.protocol import Selection
-from lingbot_eval.datasets.sequence import selected
+from lingbot_eval.datasets.sequence import Selection, selected
 from lingbot_eval.datasets.video_picture import Pictures, RawPicture
 from lingbot_eval.datasets.video_stream import UNCHECKED, Listing, Tally, decoded, faults_of, listing
 from lingbot_eval.errors import DataError

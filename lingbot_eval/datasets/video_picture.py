@@ -193,26 +193,33 @@ class Pictures:
         return made.to_ndarray()
 
     def _new_graph(self, frame: av.VideoFrame, wanted: str) -> Graph:
-        import av.filter
-
         colours = self._colours
-
         width, height = square_size(frame.width, frame.height, self._aspect)
         # bitexact: the same pixels on every processor. Exact rounding matters where pixels are resized, and costs much.
         exact = "" if (width, height) == (frame.width, frame.height) else "+accurate_rnd+full_chroma_int"
         settings = f"{width}:{height}:flags=bicubic+bitexact{exact}"
         if colours.matrix is not None:
             settings += f":in_color_matrix={colours.matrix}"
-        graph = av.filter.Graph()
-        graph.link_nodes(
-            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
+        return _graph(
+            frame,
             # Newer scalers refuse a frame whose transfer or primaries they do not know; they are brought in later.
-            graph.add("setparams", "color_primaries=unknown:color_trc=unknown"),
-            graph.add("scale", settings),
-            graph.add("format", wanted),
-            graph.add("buffersink"),
-        ).configure()
-        return graph
+            ("setparams", "color_primaries=unknown:color_trc=unknown"),
+            ("scale", settings),
+            ("format", wanted),
+        )
+
+
+def _graph(frame: av.VideoFrame, *steps: tuple[str, str]) -> Graph:
+    """Filters, each with its settings, for frames such as this one."""
+    import av.filter
+
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
+        *(graph.add(name, settings) for name, settings in steps),
+        graph.add("buffersink"),
+    ).configure()
+    return graph
 
 
 class Deinterlacer:
@@ -233,7 +240,7 @@ class Deinterlacer:
             yield tag, frame
             return
         if self._graph is None:
-            self._graph = self._new_graph(frame)
+            self._graph = _graph(frame, ("bwdif", "mode=send_frame:parity=auto:deint=interlaced"))
         self._waiting.append((tag, frame))
         self._graph.push(frame)
         yield from self._ready()
@@ -254,18 +261,6 @@ class Deinterlacer:
                 return
             tag, _ = self._waiting.popleft()
             yield tag, woven  # type: ignore[misc]
-
-    @staticmethod
-    def _new_graph(frame: av.VideoFrame) -> Graph:
-        import av.filter
-
-        graph = av.filter.Graph()
-        graph.link_nodes(
-            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
-            graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced"),
-            graph.add("buffersink"),
-        ).configure()
-        return graph
 
 
 def to_sdr(codes: NDArray[np.uint16], transfer: str, *, wide: bool) -> Image:

@@ -198,11 +198,12 @@ def nerfstudio_poses(frames: Sequence[Any], path: Path) -> FloatArray:
     given = [frame.get("transform_matrix") if isinstance(frame, dict) else None for frame in frames]
     matrices = _stacked(given)
     if matrices is None:  # of two shapes, or one is none
-        found = [_matrix(rows) for rows in given]
-        wrong = next((position for position, matrix in enumerate(found) if matrix is None), None)
-        if wrong is not None:
-            raise DataError(f"{path}: frame {wrong}: expected transform_matrix as 4x4 or 3x4 numbers")
-        matrices = np.array(found)
+        matrices = np.tile(np.eye(4), (len(given), 1, 1))
+        for position, rows in enumerate(given):
+            found = _stacked([rows])
+            if found is None:
+                raise DataError(f"{path}: frame {position}: expected transform_matrix as 4x4 or 3x4 numbers")
+            matrices[position, : found.shape[1]] = found
     return checked_matrices(matrices, [f"{path}: frame {n}" for n in range(len(frames))]) @ OPENGL_TO_OPENCV
 
 
@@ -213,19 +214,6 @@ def _stacked(matrices: list[Any]) -> FloatArray | None:
     except ValueError:
         return None
     return found.astype(np.float64) if found.dtype.kind in "fi" and found.shape[1:] in ((3, 4), (4, 4)) else None
-
-
-def _matrix(rows: Any) -> FloatArray | None:
-    if not (isinstance(rows, list) and len(rows) in (3, 4) and all(isinstance(row, list) for row in rows)):
-        return None
-    if not all(len(row) == 4 and all(type(value) in (int, float) for value in row) for row in rows):
-        return None
-    try:
-        matrix = np.eye(4)
-        matrix[: len(rows)] = np.array(rows, dtype=np.float64)
-    except OverflowError:  # an integer of hundreds of digits
-        return None
-    return matrix
 
 
 def read_numpy(data: bytes, path: Path) -> PoseRows:

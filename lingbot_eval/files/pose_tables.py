@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.reading import parse_number, read_text
-from lingbot_eval.geometry.poses import pose_matrix, rotation_from_quaternion
+from lingbot_eval.geometry.poses import ROTATION_TOLERANCE, not_rigid, pose_matrix, rotation_from_quaternion
 from lingbot_eval.types import FloatArray
 
-# Real files carry 3 to 9 digits and some were scaled by a hair; a similarity or a projection matrix is far beyond.
-ROTATION_TOLERANCE = 0.05
 TUM_FIELDS = "timestamp tx ty tz qx qy qz qw"
 EUROC_FIELDS = "timestamp_ns,x,y,z,qw,qx,qy,qz[,…]"
 KITTI_FIELDS = "12 numbers (3x4 matrix, row by row) or 16 (4x4)"
@@ -111,20 +109,6 @@ def read_table(text: str, path: Path, format: TableFormat | None) -> PoseRows:
     return _kitti(table) if found == "kitti" else _stamped(table, found)
 
 
-def rigid(pose: FloatArray) -> str | None:
-    """Why a finite (4, 4) matrix is no rigid motion; None where it is one, to within ``ROTATION_TOLERANCE``."""
-    rotation = pose[:3, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
-        if not deviation <= ROTATION_TOLERANCE:
-            return f"R^T R deviates from the identity by {deviation:.3g} (at most {ROTATION_TOLERANCE})"
-        if np.linalg.det(rotation) <= 0:
-            return "the determinant is negative (a mirror image)"
-    if np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6:
-        return "the last line is not 0 0 0 1"
-    return None
-
-
 def checked_matrices(matrices: FloatArray, places: Sequence[str]) -> FloatArray:
     """(N, 4, 4) of (N, 3, 4) or (N, 4, 4) matrices, NaN throughout where any number is not finite.
 
@@ -144,7 +128,7 @@ def checked_matrices(matrices: FloatArray, places: Sequence[str]) -> FloatArray:
         row = int(np.flatnonzero(~lost)[np.argmax(suspect)])
         raise DataError(
             f"{places[row]}: expected a rigid pose (rotation and translation), found a matrix that is none:"
-            f" {rigid(poses[row])}; write poses as [R|t] without scale"
+            f" {not_rigid(poses[row])}; write poses as [R|t] without scale"
         )
     return poses
 
@@ -343,7 +327,7 @@ def _is_blocks(values: FloatArray) -> bool:
 def _matrix_fault(row: FloatArray) -> str | None:
     first = np.eye(4)
     first[: len(row) // 4] = row.reshape(-1, 4)
-    return rigid(first) if np.isfinite(first).all() else None
+    return not_rigid(first) if np.isfinite(first).all() else None
 
 
 def _stamped(table: _Table, format: TableFormat) -> PoseRows:
@@ -398,7 +382,7 @@ def checked_rigid(pose: FloatArray, place: str) -> FloatArray:
     """A (4, 4) pose as it is. Raises DataError when it is no rigid motion; rotations may be off by a little."""
     if not np.isfinite(pose).all():
         raise DataError(f"{place}: expected a rigid 4x4 pose, found numbers that are not finite")
-    fault = rigid(pose)
+    fault = not_rigid(pose)
     if fault is not None:
         raise DataError(
             f"{place}: expected a rigid 4x4 pose (rotation, translation, last line 0 0 0 1), found a matrix that is"

@@ -16,24 +16,6 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
     return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
 
 
-def scale_intrinsics(intrinsics: FloatArray, scale_x: float, scale_y: float) -> FloatArray:
-    """(3, 3) intrinsics after resizing the image by ``scale_x``, ``scale_y`` (new size / old size).
-
-    Focal lengths and principal point are multiplied (protocol.md section 2: "intrinsics scale with each axis").
-    With pixel centres at integers this moves the principal point by (scale − 1)/2 of a pixel, at most half a
-    pixel when shrinking; the reference results were made so, and it is kept for comparability.
-    """
-    return np.diag([scale_x, scale_y, 1.0]) @ np.asarray(intrinsics, dtype=np.float64)
-
-
-def crop_intrinsics(intrinsics: FloatArray, left: float, top: float) -> FloatArray:
-    """(3, 3) intrinsics after ``left`` columns and ``top`` rows of pixels were cut away."""
-    cropped = np.array(intrinsics, dtype=np.float64)
-    cropped[0, 2] -= left
-    cropped[1, 2] -= top
-    return cropped
-
-
 def resized_intrinsics(
     intrinsics: FloatArray, old: tuple[int, int], new: tuple[int, int], left: int = 0, top: int = 0
 ) -> FloatArray:
@@ -42,9 +24,11 @@ def resized_intrinsics(
     left, top: columns and rows that were cut away. Scaling is about the image's corner, which lies half a pixel before
     the first pixel's centre.
     """
-    from_corner = crop_intrinsics(intrinsics, -0.5, -0.5)
-    scaled = scale_intrinsics(from_corner, new[0] / old[0], new[1] / old[1])
-    return crop_intrinsics(scaled, left + 0.5, top + 0.5)
+    from_corner = np.array(intrinsics, dtype=np.float64)
+    from_corner[:2, 2] += 0.5
+    resized = np.diag([new[0] / old[0], new[1] / old[1], 1.0]) @ from_corner
+    resized[:2, 2] -= [left + 0.5, top + 0.5]
+    return resized
 
 
 def guessed_intrinsics(width: int, height: int) -> FloatArray:

@@ -13,6 +13,7 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.geometry.poses import (
     inverse,
     nearest_rotation,
+    not_rigid,
     orthogonalised,
     pose_matrix,
     quaternion_from_rotation,
@@ -35,7 +36,6 @@ WORLD_TO_CAMERA = ("colmap",)
 """Formats that write inverse poses with quaternions; their readers turn them round."""
 
 _MIRROR = np.diag([1.0, -1.0, 1.0])
-_RIGID = 0.05  # largest entry of |RᵀR − I| of a matrix that somebody wrote by hand
 
 
 def _numbers(given: object) -> object:
@@ -76,11 +76,9 @@ def _unit(values: list[float]) -> tuple[float, ...]:
 
 
 def _from_matrix(matrix: FloatArray) -> tuple[float, ...]:
-    rotation = matrix[:3, :3]
-    off = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
-    if off > _RIGID or np.linalg.det(rotation) <= 0 or not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
+    if not_rigid(matrix) is not None:
         raise ValueError("expected a rigid 4x4 matrix: a rotation, a translation, and 0 0 0 1 in its last row")
-    return (*matrix[:3, 3].tolist(), *quaternion_from_rotation(nearest_rotation(rotation)).tolist())
+    return (*matrix[:3, 3].tolist(), *quaternion_from_rotation(nearest_rotation(matrix[:3, :3])).tolist())
 
 
 ToCamera = Annotated[tuple[float, float, float, float, float, float, float] | None, BeforeValidator(_numbers)]

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from lingbot_eval.types import FloatArray
 
+# Real files carry 3 to 9 digits and some were scaled by a hair; a similarity or a projection matrix is far beyond.
+ROTATION_TOLERANCE = 0.05
+
 
 def pose_matrix(rotation: FloatArray, translation: FloatArray) -> FloatArray:
     """(..., 4, 4) poses from (..., 3, 3) rotations and (..., 3) translations."""
@@ -18,6 +21,20 @@ def pose_matrix(rotation: FloatArray, translation: FloatArray) -> FloatArray:
     pose[..., :3, 3] = translation
     pose[..., 3, 3] = 1.0
     return pose
+
+
+def not_rigid(pose: FloatArray) -> str | None:
+    """Why a finite (4, 4) matrix is no rigid motion; None where it is one, to within ``ROTATION_TOLERANCE``."""
+    rotation = pose[:3, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
+        if not deviation <= ROTATION_TOLERANCE:
+            return f"R^T R deviates from the identity by {deviation:.3g} (at most {ROTATION_TOLERANCE})"
+        if np.linalg.det(rotation) <= 0:
+            return "the determinant is negative (a mirror image)"
+    if np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6:
+        return "the last line is not 0 0 0 1"
+    return None
 
 
 def inverse(pose: FloatArray) -> FloatArray:

@@ -19,9 +19,9 @@ from lingbot_eval.errors import DataError, StreamError, reason, shortened
 from lingbot_eval.external import JOB_VARIABLE, PROTOCOL, ProtocolError, pack, unpack, write_png
 from lingbot_eval.files.depth_maps import read_depth_map
 from lingbot_eval.files.json_documents import parse_json
-from lingbot_eval.files.pose_tables import rigid
 from lingbot_eval.files.reading import read_file
 from lingbot_eval.files.trajectories import read_trajectory
+from lingbot_eval.geometry.poses import not_rigid
 from lingbot_eval.methods.base import BaseMethod
 from lingbot_eval.methods.child import GRACE_S, Child
 from lingbot_eval.methods.external_config import UNKNOWN, ExternalConfig
@@ -304,7 +304,7 @@ class ExternalMethod(BaseMethod):
     ) -> Prediction:
         """Raises StreamError for a pose that is none, or depth that is not finite."""
         wrong = "it is not finite; leave out a frame that has no pose" if not np.isfinite(pose).all() else None
-        wrong = wrong or rigid(pose)
+        wrong = wrong or not_rigid(pose)
         if wrong is not None:
             raise self._refused(f"frame {frame.index}: expected a camera-to-world pose: {wrong}")
         for name, found in (("depth", depth), ("confidence", confidence)):

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from lingbot_eval.datasets.prepare import SizeSettings
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.yaml_documents import load_mapping, parse_value
 from lingbot_eval.methods.base import METHODS, MethodSettings

@@ -13,8 +13,8 @@ from typing import Any
 import lingbot_eval
 from lingbot_eval.datasets.cards import Card, load_card
 from lingbot_eval.datasets.prepare import SizeSettings, prepare
-from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import DATASETS, open_adapter
+from lingbot_eval.datasets.sequence import Adapter, Selection
 from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.files.reading import file_state
 from lingbot_eval.methods.base import METHODS, MethodSettings, WeightFile

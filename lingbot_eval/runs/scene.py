@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lingbot_eval.datasets.prepare import input_notes, prefetch_mapped, prepare
-from lingbot_eval.datasets.protocol import Adapter
+from lingbot_eval.datasets.sequence import Adapter
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.methods.base import Method, MethodSettings

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import DATASETS
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.reading import file_state
 from lingbot_eval.machine.environment import environment

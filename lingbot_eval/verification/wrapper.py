@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from lingbot_eval.datasets.prepare import SizeSettings, prepare
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import LingbotEvalError, UnscorableError
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.methods.external_config import ExternalConfig

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.runs.store import RunStore

@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.datasets.prepare import SizeSettings, prepare
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
-from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.datasets.sequence import FileSequence, Selection
 from lingbot_eval.errors import DataError
 
 WIDTH, HEIGHT = trees.SIZE

@@ -11,8 +11,8 @@ from PIL import Image
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.convert import read_front_camera
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
 
 SCENE = "2024-03-12-keble-college-02"

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import open_adapter
-from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.datasets.sequence import Adapter, FileSequence, Selection
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.types import Frame
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.datasets.listing import natural_key
-from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Adapter, Selection
 from lingbot_eval.errors import ConfigError, DataError
 
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import tests.datasets.dataset_trees as trees
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import DATASETS, open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
 
 SYNTHETIC = {"frames": 6, "width": 32, "height": 24}

@@ -13,9 +13,8 @@ import layout_trees
 import pytest
 import test_eth3d_release
 
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
-from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.datasets.sequence import FileSequence, Selection
 from lingbot_eval.errors import DataError
 
 Case = tuple[str, str, dict[str, Any], Callable[[Path], object]]

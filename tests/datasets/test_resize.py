@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lingbot_eval.datasets.prepare import SizeSettings, prepare, size_plan
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.types import Frame
 from lingbot_eval.validation import validated

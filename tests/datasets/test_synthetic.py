@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.synthetic.adapter import SyntheticSequence
 from lingbot_eval.datasets.synthetic.plans import PLANS, walls_around
 from lingbot_eval.datasets.synthetic.render import Renderer
@@ -197,7 +197,7 @@ def test_loaders_render_in_any_order_and_thread() -> None:
 
 DIGEST = """
 import hashlib, sys
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.registry import open_adapter
 digest = hashlib.sha256()
 adapter = open_adapter("synthetic", None, {"frames": 40, "width": 96, "height": 72})

@@ -8,8 +8,8 @@ import dataset_trees as trees
 import numpy as np
 import pytest
 
-from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Adapter, Selection
 from lingbot_eval.errors import DataError
 
 SCENE = trees.TUM_SCENE

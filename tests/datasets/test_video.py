@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Adapter, Selection
 from lingbot_eval.errors import DataError
 from tests.datasets.videos import HEIGHT, WIDTH, brightness, number_in, opened, write_video
 

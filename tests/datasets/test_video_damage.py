@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
 from tests.datasets.videos import altered, noisy, number_in, opened, packets_of, picture, write_video
 

@@ -11,8 +11,8 @@ from typing import Any
 import av
 import numpy as np
 
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.video import VideoSequence
 
 WIDTH, HEIGHT = 64, 48

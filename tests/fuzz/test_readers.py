@@ -18,8 +18,8 @@ from PIL import Image
 from torch import nn
 
 from lingbot_eval.datasets.cards import load_card
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import LingbotEvalError
 from lingbot_eval.files.depth_maps import array_depth, png_depth, read_depth_map
 from lingbot_eval.files.images import image_size, read_image

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation, Slerp
 
-from lingbot_eval.geometry.cameras import crop_intrinsics, guessed_intrinsics, project, scale_intrinsics, world_points
+from lingbot_eval.geometry.cameras import guessed_intrinsics, project, resized_intrinsics, world_points
 from lingbot_eval.geometry.poses import (
     decode_camera_to_world,
     decode_intrinsics,
@@ -101,8 +101,10 @@ def test_projection_by_hand() -> None:
 def test_intrinsics_follow_the_image() -> None:
     point = np.array([0.3, -0.2, 2.0])
     pixel = project(point, K)
-    np.testing.assert_allclose(project(point, scale_intrinsics(K, 0.5, 0.25)), pixel * [0.5, 0.25])
-    np.testing.assert_allclose(project(point, crop_intrinsics(K, 10, 4)), pixel - [10, 4])
+    smaller = resized_intrinsics(K, (640, 480), (320, 120))
+    np.testing.assert_allclose(project(point, smaller), (pixel + 0.5) * [0.5, 0.25] - 0.5)  # from corner to corner
+    cut = resized_intrinsics(K, (640, 480), (640, 480), 10, 4)
+    np.testing.assert_allclose(project(point, cut), pixel - [10, 4])
 
 
 def test_an_encoding_by_hand() -> None:

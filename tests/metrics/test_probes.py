@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.geometry.poses import relative, rotation_angle
 from lingbot_eval.metrics.probes import ProbeSettings, score_probes
 from lingbot_eval.types import Trajectory

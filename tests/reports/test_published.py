@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lingbot_eval.datasets.cards import load_card
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.metrics.declarations import published_as
 from lingbot_eval.reports.headline import PublishedRow, delta_text, published_rows
 from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table

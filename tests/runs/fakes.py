@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import plan

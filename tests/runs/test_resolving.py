@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fakes import World, experiment
 
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.runs.plan import _depth_range, _open_each, make_plan

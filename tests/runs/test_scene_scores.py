@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fakes import FRAMES, FakeSequence, experiment
 
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.runs import scene as scene_module

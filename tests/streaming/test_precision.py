@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError, StreamError
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.model import LingbotMethod

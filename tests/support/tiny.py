@@ -39,8 +39,8 @@ def experiment_file(folder: Path, **changes: object) -> Path:
 
 def write_experiment(folder: Path, **changes: object) -> Path:
     """The experiment's file, with its estimates beside it."""
-    from lingbot_eval.datasets.protocol import Selection
     from lingbot_eval.datasets.registry import open_adapter
+    from lingbot_eval.datasets.sequence import Selection
 
     (folder / "estimates").mkdir(parents=True)
     adapter = open_adapter("synthetic", None, {"frames": FRAMES, "width": 56, "height": 42})

@@ -14,8 +14,8 @@ import pytest
 
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
 from lingbot_eval.methods.external_config import ExternalConfig
 from lingbot_eval.types import Frame, FrameSequence, Prediction, Trajectory

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.synthetic.adapter import SyntheticAdapter, SyntheticOptions
 from lingbot_eval.datasets.synthetic.scene import build_scene
 from training.raycast import RayCaster

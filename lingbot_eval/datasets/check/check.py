@@ -24,8 +24,7 @@ from lingbot_eval.datasets.check.scene_checks import (
 )
 from lingbot_eval.datasets.listing import shown
 from lingbot_eval.datasets.prepare import SizeSettings, input_notes
-from lingbot_eval.datasets.protocol import Adapter, Selection
-from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.datasets.sequence import Adapter, FileSequence, Selection
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
 from lingbot_eval.types import FrameSequence

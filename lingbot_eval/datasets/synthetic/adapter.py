@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from lingbot_eval.datasets.protocol import Selection
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.synthetic.plans import PLANS
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.geometry.cameras import pinhole

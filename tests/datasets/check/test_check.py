@@ -16,9 +16,8 @@ from PIL import Image
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.check.check import DatasetCheck, Progress, examine
 from lingbot_eval.datasets.check.scene_checks import Finding, check_depth_range, check_files, check_poses, check_times
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
+from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, Selection
 from lingbot_eval.files.depth_maps import png_depth
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -15,9 +15,8 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.check.check import convention_findings, examine
 from lingbot_eval.datasets.check.convention import AXES, ConventionVerdict, convention_of, write_convention_figure
-from lingbot_eval.datasets.protocol import Selection
 from lingbot_eval.datasets.registry import open_adapter
-from lingbot_eval.datasets.sequence import FileSequence
+from lingbot_eval.datasets.sequence import FileSequence, Selection
 from lingbot_eval.geometry.poses import inverse, quaternion_from_rotation
 
 SCENE = "redkitchen/seq-01"

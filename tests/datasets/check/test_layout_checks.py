@@ -17,9 +17,8 @@ from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.check.check import examine
 from lingbot_eval.datasets.check.convention import ConventionVerdict, convention_of
 from lingbot_eval.datasets.check.scene_checks import Finding, check_step
-from lingbot_eval.datasets.protocol import Adapter, Selection
 from lingbot_eval.datasets.registry import open_adapter
-from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
+from lingbot_eval.datasets.sequence import Adapter, FileSequence, FrameFiles, Selection
 from lingbot_eval.files.pose_tables import read_pose
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
