@@ -159,6 +159,8 @@ def fetch(plan: FetchPlan, progress: Progress = lambda what, done, total: None) 
     work = plan.root / WORK
     with _writing(work), _only_one(work):
         _refuse_too_little_space(plan)
+        for left in work.glob("tmp*"):
+            left.unlink()  # of a download that was killed while pooch compared hashes
         record = _read_record(plan.root)
         for parts, sources in _batches(plan):
             files = {source: _bring(plan, source, record, progress) for source in sources}

@@ -67,27 +67,37 @@ def download(
     Raises:
         DataError: the server refuses or has something else, or does not answer after several attempts.
         StoreError: the disk refuses.
-        DependencyError: requests (extra ``fetch``) is not installed.
+        DependencyError: pooch (extra ``fetch``) is not installed.
     """
-    _requests()
-    if path.is_file() and _is_that(path, size, checksum):
-        return
-    part = path.with_name(f"{path.name}.part")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _bring(url, part, size, {*hosts, urlsplit(url).hostname}, progress)
-        if not _is_that(part, None, checksum):
-            part.unlink()
-            raise DataError(
-                f"{url}: expected {_in_words(checksum)}, found another file (removed); compare with the publisher's"
-                " page"
-            )
-        part.replace(path)
+    pooch = _pooch()
+    allowed = {*hosts, urlsplit(url).hostname}
+    if size is not None and path.is_file() and path.stat().st_size != size:
+        path.unlink()
+
+    def transfer(url: str, output_file: str, pooch: object) -> None:
+        part = path.with_name(f"{path.name}.part")
+        _bring(url, part, size, allowed, progress)
+        part.replace(output_file)
+
+    log = pooch.get_logger()
+    level = log.level
+    log.setLevel(logging.ERROR)  # it tells of hashes that nobody asked for
+    try:
+        with writing(path):
+            pooch.retrieve(url, checksum, fname=path.name, path=path.parent, downloader=transfer)
+    except ValueError as error:
+        raise DataError(
+            f"{url}: expected {_in_words(checksum)}, found another file (removed); compare with the publisher's page"
+        ) from error
+    finally:
+        log.setLevel(level)
 
 
 def stated_size(url: str, hosts: Iterable[str] = ()) -> int | None:
     """Bytes that the server says the file has; None where it does not say, or does not answer."""
-    requests = _requests()
+    _pooch()
+    import requests
+
     try:
         with _opened("HEAD", url, {}, {*hosts, urlsplit(url).hostname}) as response:
             return _length(response) if response.status_code == requests.codes.ok else None
@@ -170,18 +180,12 @@ def _in_words(checksum: str | None) -> str:
     return f"{'SHA-256' if algorithm == 'sha256' else algorithm.upper()} {value}"
 
 
-def _is_that(path: Path, size: int | None, checksum: str | None) -> bool:
-    algorithm, _, expected = (checksum or "").partition(":")
-    right = size is None or path.stat().st_size == size
-    return right and (checksum is None or _digest(path, algorithm) == expected)
-
-
-def _requests() -> Any:
+def _pooch() -> Any:
     try:
-        import requests
+        import pooch
     except ImportError as error:
-        raise DependencyError("downloads need requests; pip install 'lingbot-eval[fetch]'") from error
-    return requests
+        raise DependencyError("downloads need pooch; pip install 'lingbot-eval[fetch]'") from error
+    return pooch
 
 
 class _CutError(Exception):
@@ -279,7 +283,8 @@ def _receive(url: str, part: Path, size: int | None, hosts: set[str | None], pro
 @contextlib.contextmanager
 def _opened(method: str, url: str, headers: dict[str, str], hosts: set[str | None]) -> Iterator[requests.Response]:
     """The answer of ``url``, followed where it redirects to hosts that are allowed."""
-    requests = _requests()
+    import requests
+
     # As they are: a server that compresses what is compressed would make the length another.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"lingbot-eval/{__version__}", **headers}
     with contextlib.ExitStack() as stack:

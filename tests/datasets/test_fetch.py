@@ -31,7 +31,7 @@ from lingbot_eval.errors import ConfigError, DataError, StoreError
 from lingbot_eval.files import downloads
 from tests.support.file_server import FileServer, Served, file_server
 
-pytest.importorskip("requests")
+pytest.importorskip("pooch")
 
 XYZ, DESK = "rgbd_dataset_freiburg1_xyz", "rgbd_dataset_freiburg1_desk"
 

@@ -24,7 +24,8 @@ from lingbot_eval.files import downloads
 from lingbot_eval.files.downloads import check_file, download, from_hub, stated_size
 from tests.support.file_server import FileServer, Served, file_server
 
-requests = pytest.importorskip("requests")
+pytest.importorskip("pooch")
+import requests  # comes with pooch
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -222,14 +223,17 @@ def test_a_killed_download_goes_on(server: FileServer, tmp_path: Path) -> None:
     )
     words = [sys.executable, "-c", code, f"{server.address}/a.zip", str(tmp_path / "a.zip")]
     assert subprocess.run(words, timeout=60, check=False).returncode == -9
+    for left in tmp_path.glob("tmp*"):  # pooch's own, empty
+        assert left.stat().st_size == 0
+        left.unlink()
     have = (tmp_path / "a.zip.part").stat().st_size
     assert have > 500_000
     assert get(server, tmp_path) == CONTENT
     assert server.ranges("/a.zip")[-1] == f"bytes={have}-"
 
 
-def test_without_requests_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "requests", None)
+def test_without_pooch_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(DependencyError, match=r"pip install 'lingbot-eval\[fetch\]'"):
         download("http://127.0.0.1:1/a.zip", tmp_path / "a.zip")
 
@@ -373,6 +377,20 @@ def test_addresses_on_the_hub(
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(DataError, match=r"expected hf://owner/repo/file or hf://owner/repo@revision/file"):
         from_hub(address)
+
+
+def test_pooch_is_quiet_meanwhile_and_as_it_was_afterwards(server: FileServer, tmp_path: Path) -> None:
+    import pooch
+
+    log, seen = pooch.get_logger(), []
+    before = log.level
+    log.setLevel(logging.INFO)
+    try:
+        get(server, tmp_path, progress=lambda *_: seen.append(log.level))
+        assert set(seen) == {logging.ERROR}
+        assert log.level == logging.INFO
+    finally:
+        log.setLevel(before)
 
 
 def answered(
