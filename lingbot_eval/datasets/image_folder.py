@@ -17,7 +17,8 @@ from pathlib import Path
 
 from lingbot_eval.datasets.listing import folders_in, natural_key, shown
 from lingbot_eval.errors import DataError
-from lingbot_eval.files.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, kind_of_entry, unreadable_kind
+from lingbot_eval.files.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, unreadable_kind
+from lingbot_eval.files.reading import kind_of_entry
 
 _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".pef", ".srw")
 _OTHERS = (".jp2", ".j2k", ".jxl", ".jxr", ".ppm", ".pgm", ".pnm", ".tga")

@@ -79,6 +79,10 @@ class FrameFiles:
     depth_lens: LensCamera | None = None
     mask: Path | None = None
 
+    def camera_to_world(self) -> FloatArray | None:
+        """(4, 4) pose, read where it is in a file of its own; None for none, and for one that is lost."""
+        return read_pose(self.pose) if isinstance(self.pose, Path) else self.pose
+
 
 @dataclass(frozen=True)
 class Headers:
@@ -173,7 +177,7 @@ class FileSequence:
             timestamp=source.timestamp,
             image=image,
             source=str(source.image),
-            camera_to_world=_pose(source),
+            camera_to_world=source.camera_to_world(),
             depth=depth_map,
             intrinsics=intrinsics,
             depth_intrinsics=source.depth_intrinsics if depth_map is not None else None,
@@ -182,7 +186,9 @@ class FileSequence:
 
     def reference(self) -> Trajectory | None:
         """Poses of the frames that have one; None where no frame has."""
-        poses = {index: pose for index, source in enumerate(self.files) if (pose := _pose(source)) is not None}
+        poses = {
+            index: pose for index, source in enumerate(self.files) if (pose := source.camera_to_world()) is not None
+        }
         if not poses:
             return None
         indices = list(poses)
@@ -288,10 +294,6 @@ def _left_out(mask: Path, place: str, size: Size, lens: LensCamera | None) -> ND
     if lens is not None:
         kept = undistorted(np.repeat(kept[..., None], 3, axis=-1).astype(np.uint8) * 255, lens)[..., 0] > 127
     return ~kept
-
-
-def _pose(source: FrameFiles) -> FloatArray | None:
-    return read_pose(source.pose) if isinstance(source.pose, Path) else source.pose
 
 
 def selected(dataset: str, scene: str, selection: Selection, total: int) -> range:

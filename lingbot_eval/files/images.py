@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from lingbot_eval.errors import DataError, reason
-from lingbot_eval.files.reading import DAMAGE, open_file
+from lingbot_eval.files.reading import DAMAGE, kind_of_entry, open_file
 from lingbot_eval.types import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".jfif")
@@ -34,8 +35,11 @@ _MAIN_PICTURE = ("MPO", "HEIF")  # formats whose further pictures are views, gai
 _WIDTH, _HEIGHT, _SUBFILE, _BITS_PER_SAMPLE, _ORIENTATION = 256, 257, 254, 258, 0x0112  # TIFF and EXIF tags
 _MP_ENTRIES = 0xB002  # MPO: the list of its pictures
 _STRIPS, _TILES = (273, 279), (324, 325)  # TIFF: where the pixels are, and how many bytes each part has
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1")
-_AVIF_BRANDS = (b"avif", b"avis")
+_BRANDS = {
+    "HEIF": (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"),
+    "AVIF": (b"avif", b"avis"),
+}
+"""Formats of the same boxes, by the words that files of theirs begin with."""
 _TURNS = {
     2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
     3: PillowImage.Transpose.ROTATE_180,
@@ -69,12 +73,6 @@ def checked_file(path: Path, what: str) -> None:
         raise DataError(f"{what} {path} is empty (0 bytes), damaged or cut off; copy or download it again")
 
 
-def kind_of_entry(mode: int) -> str:
-    """What an entry of a folder is, in words, from its ``st_mode``."""
-    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
-    return next((name for test, name in kinds if test(mode)), "a device")
-
-
 def unreadable_kind(suffix: str) -> str | None:
     """Why files of this suffix (lower case, one of ``HEIF_SUFFIXES``) cannot be read here, and what to install."""
     needed = _needed_for("AVIF" if suffix == ".avif" else "HEIF")
@@ -97,19 +95,24 @@ def _needed_for(kind: str) -> str | None:
 
 def _formats(head: bytes) -> tuple[str, ...]:
     """Formats to try on a file that begins with ``head``: HEIF's reader is a library that only its files load."""
-    for kind, brands in (("HEIF", _HEIF_BRANDS), ("AVIF", _AVIF_BRANDS)):
-        if head[4:8] == b"ftyp" and head[8:12] in brands and _needed_for(kind) is None:
-            return (kind, "AVIF") if kind == "HEIF" and "AVIF" in PillowImage.OPEN else (kind,)
-    return _FORMATS
+    kind = _boxed(head)
+    if kind is None or _needed_for(kind) is not None:
+        return _FORMATS
+    return (kind, "AVIF") if kind == "HEIF" and "AVIF" in PillowImage.OPEN else (kind,)
+
+
+def _boxed(head: bytes) -> str | None:
+    """``HEIF`` or ``AVIF`` where a file begins as one; else None."""
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    return next((kind for kind, brands in _BRANDS.items() if brand in brands), None)
 
 
 def _what_else(head: bytes) -> str:
     """What a file is that is no image in a known format, and what to do."""
-    for kind, brands in (("HEIF", _HEIF_BRANDS), ("AVIF", _AVIF_BRANDS)):
-        if head[4:8] == b"ftyp" and head[8:12] in brands:
-            needed = _needed_for(kind)
-            damaged = f"begins as {kind} and is damaged or cut off; copy or download it again"
-            return damaged if needed is None else f"is {kind}, which needs {needed}"
+    if (kind := _boxed(head)) is not None:
+        needed = _needed_for(kind)
+        damaged = f"begins as {kind} and is damaged or cut off; copy or download it again"
+        return damaged if needed is None else f"is {kind}, which needs {needed}"
     if (fetched := not_fetched(head, "an image")) is not None:
         return fetched
     return f"is no image in a known format ({', '.join((*_FORMATS, 'HEIF', 'AVIF'))}), or damaged"
@@ -196,18 +199,24 @@ def _has_end_of_jpeg(path: Path) -> bool:
     return scan is not None and content.find(b"\xff\xd9", scan) >= 0
 
 
-def _scan_of_jpeg(content: bytes) -> int | None:
-    """Where the coded pixels of the first scan begin; None where the segments before it do not fit together."""
+def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, first byte and end of each segment of a JPEG; the coded pixels follow that of marker 0xDA, the last."""
     at = 2
     while at + 4 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
         if marker == 0xFF:  # padding
             at += 1
             continue
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        yield marker, at + 4, end
         if marker == 0xDA:
-            return at
-    return None
+            return
+        at = end
+
+
+def _scan_of_jpeg(content: bytes) -> int | None:
+    """Where the coded pixels of the first scan begin; None where the segments before it do not fit together."""
+    return next((end for marker, _, end in _segments(content) if marker == 0xDA), None)
 
 
 _ZEROS = bytes(48)
@@ -235,32 +244,33 @@ def _refuse_zeroed_jpeg(path: Path, place: str) -> None:
 
 def _zeros_are_coefficients(header: bytes) -> bool:
     """Whether the code of zero bits alone stands for a coefficient in an AC table of a sequential JPEG."""
-    at, found = 2, False
-    while at + 4 <= len(header):
-        marker, length = header[at + 1], int.from_bytes(header[at + 2 : at + 4], "big")
+    found = False
+    for marker, table, end in _segments(header):
         if marker in (0xC2, 0xC6, 0xC9, 0xCA, 0xCD, 0xCE):  # progressive or arithmetic
             return False
-        if marker == 0xC4:
-            table, end = at + 4, at + 2 + length
-            while table + 17 <= end:
-                if header[table] >> 4:
-                    found = found or header[table + 17] != 0
-                table += 17 + sum(header[table + 1 : table + 17])
-        at += 2 + length
+        while marker == 0xC4 and table + 17 <= end:
+            if header[table] >> 4:
+                found = found or header[table + 17] != 0
+            table += 17 + sum(header[table + 1 : table + 17])
     return found
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, first byte of the content and end of each chunk of a PNG before the last, as far as the file has headers."""
+    position = 8
+    while True:
+        stream.seek(position)
+        header = stream.read(8)
+        if len(header) < 8 or header[4:] == b"IEND":
+            return
+        start, position = position + 8, position + 12 + int.from_bytes(header[:4], "big")
+        yield header[4:], start, position
 
 
 def _whole_chunks(path: Path, size: int) -> bool:
     """Whether no chunk of a PNG reaches beyond the file. One that lacks its last, empty chunk lacks no pixel."""
     with open_file(path) as stream:
-        position = 8
-        while position + 8 <= size:
-            stream.seek(position)
-            chunk = stream.read(8)
-            position += 12 + int.from_bytes(chunk[:4], "big")
-            if chunk[4:] == b"IEND":
-                return True
-    return position <= size
+        return max((end for _, _, end in _chunks(stream)), default=8) <= size
 
 
 @contextmanager
@@ -323,18 +333,13 @@ def _late_png_orientation(picture: PngImageFile) -> int:
         return 1
     place = stream.tell()
     try:
-        position = 8
-        while True:
-            stream.seek(position)
-            chunk = stream.read(8)
-            if len(chunk) < 8 or chunk[4:] == b"IEND":
-                return 1
-            length = int.from_bytes(chunk[:4], "big")
-            if chunk[4:] == b"eXIf":
+        for kind, start, end in _chunks(stream):
+            if kind == b"eXIf":
+                stream.seek(start)
                 exif = PillowImage.Exif()
-                exif.load(stream.read(min(length, 1 << 16)))
+                exif.load(stream.read(min(end - start - 4, 1 << 16)))
                 return int(exif.get(_ORIENTATION, 1))
-            position += 12 + length
+        return 1
     finally:
         stream.seek(place)
 

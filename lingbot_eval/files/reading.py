@@ -41,12 +41,11 @@ DAMAGE = (
 """What libraries raise on damaged files: zipfile, its decoders, NumPy's reader of headers (Python's tokenizer among it)
 and Pillow. None of it tells more than that the file is damaged."""
 
-_KINDS = (
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+
+def kind_of_entry(mode: int) -> str:
+    """What an entry of a folder is, in words, from its ``st_mode``."""
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for test, name in kinds if test(mode)), "a device")
 
 
 def open_file(path: Path, *, links: bool = True) -> BufferedReader:
@@ -77,9 +76,8 @@ def open_file(path: Path, *, links: bool = True) -> BufferedReader:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        kind = next((words for is_kind, words in _KINDS if is_kind(mode)), None)
-        if kind is not None:
-            raise OSError(errno.EINVAL, f"it is {kind}, expected a file", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"it is {kind_of_entry(mode)}, expected a file", str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

@@ -27,9 +27,12 @@ from lingbot_eval.datasets.prepare import SizeSettings, input_notes
 from lingbot_eval.datasets.sequence import Adapter, FileSequence, Selection
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
-from lingbot_eval.types import FrameSequence
 
 LITTLE_DISK = 1 << 30  # bytes
+FRAMES_TRIED = 1800
+"""Decoded of a video without being asked to: a minute at 30 frames a second."""
+
+_MIXED = 0.05  # of the median interval: what rounding to a container's ticks makes
 
 
 Progress = Callable[[str, int, int | None], object]
@@ -115,16 +118,15 @@ def _scene(card: Card, adapter: Adapter, scene: str, decoding: Progress | None) 
     except DataError as error:
         return SceneCheck(scene, None, (Finding("problem", "layout", str(error)),), time.perf_counter() - started)
     findings = _count(card, scene, sequence.length)
-    convention = None
-    if isinstance(sequence, FileSequence):
-        findings += check_files(sequence) + check_poses(sequence) + check_times(sequence)
-    seconds = time.perf_counter() - started
     if isinstance(sequence, VideoSequence):
+        seconds = time.perf_counter() - started
         findings += check_video(sequence, card.protocol.size, decoding)
         return SceneCheck(scene, sequence.length, tuple(findings), seconds)
-    if isinstance(sequence, FileSequence):
-        found, convention = _convention(sequence, card.protocol.max_depth)
-        findings += found
+    assert isinstance(sequence, FileSequence), "nothing else is read from disk"
+    findings += check_files(sequence) + check_poses(sequence) + check_times(sequence)
+    seconds = time.perf_counter() - started
+    found, convention = _convention(sequence, card.protocol.max_depth)
+    findings += found
     if decoding is not None:
         findings += _decoded(sequence, decoding)
     findings += [Finding("warning", "scene", text) for text in input_notes(sequence.facts(), card.protocol.size)]
@@ -216,32 +218,19 @@ def convention_findings(verdict: ConventionVerdict, depth_scale: float | None = 
     return tuple(found)
 
 
-def _decoded(sequence: FrameSequence, decoding: Progress) -> list[Finding]:
+def _decoded(sequence: FileSequence, decoding: Progress) -> list[Finding]:
     problems: list[str] = []
     frames = 0
-    for number, attempt in enumerate(_attempts(sequence), start=1):
+    for index in range(sequence.length):
         try:
-            attempt()
+            sequence.frame(index)
             frames += 1
         except DataError as error:
             problems.append(str(error))
-        decoding(sequence.scene, number, sequence.length)
+        decoding(sequence.scene, index + 1, sequence.length)
     note = Finding("note", "decode", f"{frames} frames decoded")
     # A first image without a size is the fault of every frame, in the same words.
     return [*gathered("problem", "decode", list(dict.fromkeys(problems))), note]
-
-
-def _attempts(sequence: FrameSequence) -> Sequence[Callable[[], object]]:
-    """One try a frame where frames can be read singly; else one for the whole stream."""
-    if isinstance(sequence, FileSequence):
-        return [lambda index=index: sequence.frame(index) for index in range(sequence.length)]  # type: ignore[misc]
-    return [lambda: sum(1 for _ in sequence.frames())]
-
-
-FRAMES_TRIED = 1800
-"""Decoded without being asked to: a minute of video at 30 frames a second."""
-
-_MIXED = 0.05  # of the median interval: what rounding to a container's ticks makes
 
 
 def check_video(sequence: VideoSequence, size: SizeSettings, decoding: Progress | None) -> list[Finding]:

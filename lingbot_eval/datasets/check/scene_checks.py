@@ -19,7 +19,6 @@ from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.depth_maps import check_depth_file
-from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.geometry.poses import orthogonalised, path_length, relative, rotation_angle
 from lingbot_eval.statistics import stretches
 from lingbot_eval.types import FloatArray
@@ -90,7 +89,7 @@ def check_poses(sequence: FileSequence) -> list[Finding]:
     missing = np.array([source.pose is None for source in sequence.files])
     for source in sequence.files:
         try:
-            pose = read_pose(source.pose) if isinstance(source.pose, Path) else source.pose
+            pose = source.camera_to_world()
             if pose is not None:
                 poses.append(pose)
             elif source.pose is not None:
