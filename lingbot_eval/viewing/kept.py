@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ _BYTES_OF_A_VOXEL = 31
 _BYTES_OF_A_HEADER = 2048  # of the arrays in one file, about
 
 Place = Callable[[str], Path]
+T = TypeVar("T")
 
 
 class KeepSettings(BaseModel):
@@ -211,7 +212,7 @@ class Keeper:
         self._frames = frames
         self._cloud = VoxelCloud(settings.voxels) if settings.cloud else None
         self._sky = sky_cloud()
-        self._thumbnails = _Thumbnails() if settings.cloud else None
+        self._thumbnails: SmallPictures[bytes] = SmallPictures()
         self._rows: dict[str, array[Any]] = {name: array(kind) for name, (kind, _) in _CAMERA_ROWS.items()}
         self._without: dict[str, int] = {}
         self._wanted = 0  # frames whose depth was to go into the cloud or a file
@@ -238,8 +239,8 @@ class Keeper:
             self._add_camera(prediction, intrinsics, shape)
         if depth is not None:
             self._add_depth(frame, prediction, intrinsics)
-        if self._thumbnails is not None and frame.image is not None and prediction.frame_type is not FrameType.UNKEPT:
-            self._thumbnails.offer(prediction.index, frame.image)
+        if self._cloud is not None and frame.image is not None and prediction.frame_type is not FrameType.UNKEPT:
+            self._thumbnails.offer(prediction.index, frame.image, _jpeg)
         self._seen += 1
 
     def finish(self) -> tuple[str, ...]:
@@ -254,14 +255,14 @@ class Keeper:
             self._cloud.save(self._place(CLOUD_FILE))
         if len(self._sky):
             self._sky.save(self._place(SKY_FILE))
-        if self._thumbnails is not None and self._thumbnails.kept:
-            kept = self._thumbnails.kept
+        if self._thumbnails:
+            jpegs = list(self._thumbnails.values())
             _save(
                 self._place(THUMBNAILS_FILE),
                 {
-                    "index": np.array([picture.index for picture in kept], np.int64),
-                    "length": np.array([len(picture.jpeg) for picture in kept], np.int64),
-                    "jpeg": np.frombuffer(b"".join(picture.jpeg for picture in kept), np.uint8),
+                    "index": np.array(list(self._thumbnails), np.int64),
+                    "length": np.array([len(jpeg) for jpeg in jpegs], np.int64),
+                    "jpeg": np.frombuffer(b"".join(jpegs), np.uint8),
                 },
             )
         return (*self.left_out.notes(self._settings.scored), *self._lacking())
@@ -302,12 +303,11 @@ class Keeper:
             self._lack("a pose")
             return
         step = pixel_step(depth.shape[1], depth.shape[0], self._frames)
-        confidence = prediction.depth_confidence
-        add_frame(self._cloud, depth, confidence, frame.image, intrinsics, pose, prediction.index, step)
-        sky = self.left_out.sky(prediction)
-        if sky is not None and prediction.depth is not None:
-            depth = np.where(sky, prediction.depth, np.float32(0))
-            add_frame(self._sky, depth, confidence, frame.image, intrinsics, pose, prediction.index, step)
+        above, sky = self.left_out.sky(prediction), None
+        if above is not None and prediction.depth is not None:
+            depth, sky = np.where(above, prediction.depth, depth), self._sky
+        given = depth, prediction.depth_confidence, frame.image, intrinsics, pose, prediction.index, step
+        add_frame(self._cloud, *given, sky, above)
 
     def _lack(self, what: str) -> None:
         self._without[what] = self._without.get(what, 0) + 1
@@ -463,33 +463,40 @@ class Reconstruction:
         return Trajectory(indices, found.timestamps, found.camera_to_world, found.has_orientation)
 
 
-class _Thumbnails:
-    """Holds at most MAX_THUMBNAILS pictures: each time it is full, every other one goes."""
+class SmallPictures(dict[int, T]):
+    """Small pictures by frame, at most MAX_THUMBNAILS, evenly: each time it is full, every other one goes."""
 
-    def __init__(self) -> None:
-        self.kept: list[Thumbnail] = []
-        self._every = 1
-        self._offered = 0
+    _every = 1
+    _offered = 0
 
-    def offer(self, index: int, image: Image) -> None:
+    def offer(self, index: int, image: Image, made: Callable[[Image], T]) -> None:
+        """Take what is made of the small picture, if it is this frame's turn."""
         if self._offered % self._every == 0:
-            if len(self.kept) == MAX_THUMBNAILS:
-                self.kept = self.kept[::2]
+            if len(self) == MAX_THUMBNAILS:
+                for other in list(self)[1::2]:
+                    del self[other]
                 self._every *= 2
             # When it is full, the frame at hand is an even multiple of the old spacing: one of the new spacing.
-            self.kept.append(Thumbnail(index, _jpeg(image)))
+            self[index] = made(shrunk(image, THUMBNAIL_HEIGHT))
         self._offered += 1
+
+
+def shrunk(image: Image, height: int) -> Image:
+    """The picture at most so many pixels high."""
+    if image.shape[0] <= height:
+        return image
+    from PIL import Image as Pictures
+
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    picture = Pictures.fromarray(np.ascontiguousarray(image))
+    return np.asarray(picture.resize((width, height), Pictures.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 def _jpeg(image: Image) -> bytes:
     from PIL import Image as Pictures
 
-    picture = Pictures.fromarray(np.ascontiguousarray(image))
-    if picture.height > THUMBNAIL_HEIGHT:
-        width = max(1, round(picture.width * THUMBNAIL_HEIGHT / picture.height))
-        picture = picture.resize((width, THUMBNAIL_HEIGHT), Pictures.Resampling.BILINEAR, reducing_gap=2.0)
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=_JPEG_QUALITY)
+    Pictures.fromarray(np.ascontiguousarray(image)).save(stream, "JPEG", quality=_JPEG_QUALITY)
     return stream.getvalue()
 
 

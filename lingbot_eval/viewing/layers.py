@@ -21,7 +21,7 @@ from lingbot_eval.files.times import associate
 from lingbot_eval.geometry.alignment import Sim3, umeyama
 from lingbot_eval.types import FloatArray, Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import VoxelCloud
-from lingbot_eval.viewing.kept import MAX_THUMBNAILS, SKY_FILE, Reconstruction, add_frame, pixel_step, sky_cloud
+from lingbot_eval.viewing.kept import SKY_FILE, Reconstruction, SmallPictures, add_frame, pixel_step, sky_cloud
 from lingbot_eval.viewing.masks import SkyMasks
 
 Colouring = Literal["picture", "error", "confidence", "height", "frame", "method"]
@@ -102,7 +102,7 @@ class Layer:
     timestamps: array[float] = field(default_factory=lambda: array("d"))
     poses: array[float] = field(default_factory=lambda: array("d"))
     views: list[tuple[float, float]] = field(default_factory=list)
-    pictures: dict[int, Image] = field(default_factory=dict)
+    pictures: SmallPictures[Image] = field(default_factory=SmallPictures)
     newest: Newest | None = None
     reconstruction: Reconstruction | None = None
     length: int | None = None
@@ -111,8 +111,6 @@ class Layer:
     oriented: bool = True
     notes: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    _every: int = 1
-    _offered: int = 0
 
     @classmethod
     def stored(cls, label: str, kept: Reconstruction) -> Layer:
@@ -140,7 +138,7 @@ class Layer:
                 ):
                     views[index] = _view(matrix, width, height)
             layer.views.extend(views.get(index, _USUAL_VIEW) for index in layer.index)
-        layer.pictures = {picture.index: picture.image for picture in kept.thumbnails()}
+        layer.pictures.update((picture.index, picture.image) for picture in kept.thumbnails())
         return layer
 
     def add(self, frame: Frame, prediction: Prediction, *, pictured: bool = True) -> None:
@@ -172,16 +170,7 @@ class Layer:
                 given = depth, confidence, frame.image, intrinsics, pose, prediction.index, step
                 add_frame(self.cloud, *given, sky=self.sky, above=above)
             if pictured and frame.image is not None and prediction.frame_type is not FrameType.UNKEPT:
-                self._offer(prediction.index, frame.image)
-
-    def _offer(self, index: int, image: Image) -> None:
-        """Keep a bounded number of pictures, evenly: each time there are too many, every other one goes."""
-        if self._offered % self._every == 0:
-            if len(self.pictures) == MAX_THUMBNAILS:
-                self.pictures = dict(list(self.pictures.items())[::2])
-                self._every *= 2
-            self.pictures[index] = shrunk(image, 200)
-        self._offered += 1
+                self.pictures.offer(prediction.index, frame.image, np.copy)
 
     def trajectory(self) -> Trajectory:
         """The path so far, in the method's world; takes the lock."""
@@ -489,17 +478,6 @@ def depth_picture(depth: NDArray[np.float32]) -> Image:
         return np.full((*depth.shape, 3), _NEUTRAL[0], np.uint8)
     low, high = np.percentile(depth[known], (2, 98))
     return ramp(np.where(known, 1 - (depth - low) / (high - low or 1.0), np.nan), "turbo")
-
-
-def shrunk(image: Image, height: int) -> Image:
-    """The picture at most so many pixels high."""
-    if image.shape[0] <= height:
-        return image
-    from PIL import Image as Pictures
-
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
-    picture = Pictures.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.resize((width, height), Pictures.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 _USUAL_VIEW = (math.radians(60), 4 / 3)

@@ -22,8 +22,10 @@ from lingbot_eval.errors import DependencyError, LingbotEvalError
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.types import FloatArray, Image
 from lingbot_eval.viewing.cloud import MAX_VOXELS
+from lingbot_eval.viewing.kept import shrunk
 from lingbot_eval.viewing.layers import (
     COLOURINGS,
+    METHOD_COLOURS,
     RANGES,
     SURENESS,
     Colouring,
@@ -32,10 +34,9 @@ from lingbot_eval.viewing.layers import (
     Surroundings,
     coarser,
     depth_picture,
-    shrunk,
     worst_of,
 )
-from lingbot_eval.viewing.page_nodes import Look, Nodes
+from lingbot_eval.viewing.page_nodes import NOW_COLOUR, Look, Nodes
 
 if TYPE_CHECKING:
     import viser
@@ -581,18 +582,16 @@ class _Controls:
             return
         from viser import uplot
 
-        from lingbot_eval.viewing.layers import METHOD_COLOURS
-
         with self._plot_folder:
             self._plot = self._gui.add_uplot(
                 data,
                 (
                     uplot.Series(label="frame"),
-                    uplot.Series(label="now", stroke="#ff8c00", width=1, points=_NO_DOTS),
+                    uplot.Series(label="now", stroke=_hex(NOW_COLOUR), width=1, points=_NO_DOTS),
                     *(
                         uplot.Series(
                             label=p.layer.label[:20],
-                            stroke="#{:02x}{:02x}{:02x}".format(*METHOD_COLOURS[number % len(METHOD_COLOURS)]),
+                            stroke=_hex(METHOD_COLOURS[number % len(METHOD_COLOURS)]),
                             width=2,
                             points=_NO_DOTS,
                         )
@@ -656,7 +655,7 @@ def _captioned(page: str, scene: LayeredScene, colouring: Colouring) -> str:
     hidden = f"the {100 * SURENESS[2]:.0f} % of points with the least confidence in the run are hidden (scene tree)"
     text = html.escape(f"{scene.title} · {names} · colour: {colouring} · {scene.unit} · {hidden}")
     style = (
-        "position:fixed;left:8px;top:8px;z-index:9;max-width:min(34em,80vw);padding:4px 8px;font:12px sans-serif;"
+        "position:fixed;left:8px;bottom:52px;z-index:9;max-width:min(34em,80vw);padding:4px 8px;font:12px sans-serif;"
         "color:#333;background:rgba(255,255,255,.8);border-radius:4px;pointer-events:none"
     )
     page = page.replace("<title>Viser</title>", f"<title>{html.escape(scene.title)}</title>", 1)
@@ -705,6 +704,10 @@ def _view_from(around: Surroundings, name: str) -> FloatArray:
 def _set(handle: Any, value: Any) -> None:
     """Give a widget a value: viser's types say that it cannot be given."""
     handle.value = value
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _percent(share: float) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lingbot_eval.geometry.poses import quaternion_from_rotation
 from lingbot_eval.types import FloatArray, Image
 from lingbot_eval.viewing.cloud import VoxelCloud
+from lingbot_eval.viewing.kept import shrunk
 from lingbot_eval.viewing.layers import (
     METHOD_COLOURS,
     RANGES,
@@ -32,7 +33,6 @@ from lingbot_eval.viewing.layers import (
     Placed,
     colours_of,
     ramp,
-    shrunk,
     surroundings,
     worst_of,
 )
@@ -45,7 +45,7 @@ _MOST_FRUSTA = 40  # more hide the scene
 _FRUSTUM_PIXELS = 100
 _TRUTH_POINTS = 2000
 _TRUTH_POINTS_LIVE = 300  # it is fitted, and sent, anew while the path grows
-_NOW_COLOUR = (255, 140, 0)
+NOW_COLOUR = (226, 0, 150)  # of no method
 Eye = tuple[float, ...]
 _SKY = (-1,)  # key of the sky's class
 _FINEST = 1 / 1000
@@ -433,7 +433,7 @@ class Nodes:
                 aspect,
                 thickness=3,
                 thickness_units="screen",
-                color=_NOW_COLOUR,
+                color=NOW_COLOUR,
                 cast_shadow=False,
                 receive_shadow=False,
             )

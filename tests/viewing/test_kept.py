@@ -19,6 +19,7 @@ from lingbot_eval.viewing.kept import (
     Keeper,
     KeepSettings,
     Reconstruction,
+    SmallPictures,
     Thumbnail,
     pixel_step,
 )
@@ -116,7 +117,9 @@ def test_cameras_and_thumbnails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(pictures[0].image[:, :, 0].mean(axis=0), np.arange(WIDTH), atol=4)
     assert MAX_THUMBNAILS == 200
     tall = np.zeros((400, 300, 3), np.uint8)
-    assert Thumbnail(0, kept_module._jpeg(tall)).image.shape == (200, 150, 3)
+    few: SmallPictures[np.ndarray] = SmallPictures()
+    few.offer(0, tall, np.copy)
+    assert few[0].shape == (200, 150, 3)
     with pytest.raises(DataError, match="thumbnail of frame 3 cannot be read"):
         Thumbnail(3, b"GIF89a").image  # noqa: B018 - reading is what fails
 
