@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, DataError, at, reason
-from lingbot_eval.files.reading import numbered_lines, parse_number, read_text
+from lingbot_eval.files.reading import finite_number, numbered_lines, read_text
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.files.yaml_documents import parse_value
 from lingbot_eval.geometry.cameras import pinhole
@@ -33,16 +33,7 @@ def read_numbers(path: Path, expected: Sequence[str]) -> list[float]:
 
 def numbers(line: str, place: str) -> list[float]:
     """Finite numbers separated by blanks or commas. Raises DataError."""
-    values = []
-    for word in line.replace(",", " ").split():
-        try:
-            value = parse_number(word)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise DataError(f"{place}: expected a finite number, found {word[:40]!r}")
-        values.append(value)
-    return values
+    return [finite_number(word, place) for word in line.replace(",", " ").split()]
 
 
 def read_times(path: Path, last: int, *, in_order: bool = True) -> FloatArray:

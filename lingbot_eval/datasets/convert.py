@@ -21,7 +21,8 @@ from lingbot_eval.files.images import read_image
 from lingbot_eval.files.times import Clock, pair_times
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.cameras import LensCamera, undistorted
-from lingbot_eval.geometry.poses import inverse, pose_matrix, rotation_from_quaternion
+from lingbot_eval.geometry.pose_reading import camera_in_body
+from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.types import FloatArray
 
 MAX_TIME_DIFFERENCE = 0.025  # seconds between an image and its pose, as in the dataset's own tools
@@ -102,9 +103,9 @@ def prepare_scene(raw: Path, scene: str, out: Path, each: Callable[[], None]) ->
 
 
 def _transformation(document: Mapping[str, Any], key: str, path: Path) -> FloatArray:
-    values = np.array(numbers_of(document, key, 7, path))
+    values = tuple(numbers_of(document, key, 7, path))
     if np.linalg.norm(values[3:]) < 1e-6:
         raise DataError(
-            f"{path}: {key}: expected translation and unit quaternion (x y z qx qy qz qw), found {values.tolist()}"
+            f"{path}: {key}: expected translation and unit quaternion (x y z qx qy qz qw), found {list(values)}"
         )
-    return pose_matrix(rotation_from_quaternion(values[3:]), values[:3])
+    return camera_in_body(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -30,7 +29,7 @@ from lingbot_eval.errors import DataError, StoreError, UnscorableError, reason
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, image_size, read_image
 from lingbot_eval.files.pose_documents import image_stem
-from lingbot_eval.files.reading import open_file, parse_number
+from lingbot_eval.files.reading import finite_number, open_file
 from lingbot_eval.files.trajectories import TrajectoryFile, TrajectoryFormat, read_trajectory
 from lingbot_eval.geometry.cameras import pinhole
 from lingbot_eval.geometry.structure import FEATURES, NEIGHBOURS, Mapper, pycolmap, structure_of
@@ -246,9 +245,10 @@ class FolderAdapter(FileDataset):
         """One folder of images in natural order (``2.png`` before ``10.png``)."""
         folder, inside, notes = self._places[scene]
         names, left_out = images_in(inside)
-        names = self._in_order(names)
         options = self.options
         by_position = options.timestamps == "fps"
+        if not by_position:  # natural order is not that of numbers with a fraction
+            names.sort(key=lambda name: _number_in_name(Path(name)))
         numbered = numbering(names) if by_position else None
         images = [inside / name for name in names]
         times = self._times(images, numbered)
@@ -298,12 +298,6 @@ class FolderAdapter(FileDataset):
             hint = f"found {shown(names_in(root))}"
         kinds = ", ".join((*IMAGE_SUFFIXES, *HEIF_SUFFIXES))
         raise DataError(f"folder: expected images ({kinds}) in {root} or its folders, {hint}")
-
-    def _in_order(self, names: Sequence[str]) -> list[str]:
-        """By the times in the names where there are such, else as they are: in natural order."""
-        if self.options.timestamps == "fps":
-            return list(names)
-        return sorted(names, key=lambda name: _number_in_name(Path(name)))
 
     def _times(self, images: list[Path], numbered: Numbering | None) -> FloatArray:
         """Seconds of each image; a number that is missing among numbered images keeps its place in time."""
@@ -375,10 +369,4 @@ def _rows(path: Path, rows: int, images: int, numbered: Numbering | None) -> tup
 
 
 def _number_in_name(image: Path) -> float:
-    try:
-        number = parse_number(image.stem)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"folder: {image}: expected a timestamp as the image's name, found {image.stem[:40]!r}")
-    return number
+    return finite_number(image.stem, f"folder: {image}", "a timestamp as the image's name")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lingbot_eval.errors import DataError, UnknownSceneError, reason
-from lingbot_eval.files.reading import parse_number
+from lingbot_eval.files.reading import finite_number
 from lingbot_eval.files.times import read_stamps
 from lingbot_eval.types import FloatArray
 from lingbot_eval.validation import nearest
@@ -208,8 +207,7 @@ def timed_files(folder: Path, dataset: str) -> tuple[list[Path], FloatArray]:
     names = [name for name in names_in(folder) if name.lower().endswith(_IMAGES) and not name.startswith(".")]
     stems = [name.rpartition(".")[0] for name in names]
     for name, stem in zip(names, stems, strict=True):
-        if not _is_finite(stem):
-            raise DataError(f"{dataset}: {folder / name}: expected a time in seconds as the name, found {stem[:40]!r}")
+        finite_number(stem, f"{dataset}: {folder / name}", "a time in seconds as the name")
     if not names:
         return [], np.empty(0)
     stamped = sorted(zip(read_stamps(stems, "s")[0].tolist(), names, strict=True))
@@ -219,13 +217,6 @@ def timed_files(folder: Path, dataset: str) -> tuple[list[Path], FloatArray]:
                 f"{dataset}: {folder}: two images of one time: {shown((first, second))}; remove one of them"
             )
     return [folder / name for _, name in stamped], np.array([time for time, _ in stamped])
-
-
-def _is_finite(word: str) -> bool:
-    try:
-        return math.isfinite(parse_number(word))
-    except ValueError:
-        return False
 
 
 def unknown_scene(dataset: str, scene: str, scenes: Iterable[str]) -> UnknownSceneError:

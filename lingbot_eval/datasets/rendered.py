@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image as PillowImage
 
 from lingbot_eval.datasets.calibration import checked_pinhole, numbers_of, read_document, read_numbers, read_rows
 from lingbot_eval.datasets.file_dataset import FileDataset, moved, poses_by_number
@@ -166,12 +165,8 @@ def _tartanair_depth(path: Path, place: str, expected: Size | None) -> DepthMap:
         if picture.mode != "RGBA":
             raise DataError(f"{place}: depth map {path}: expected RGBA, the bytes of float32, found {picture.mode}")
         checked_size(picture.size, expected, f"{place}: depth map {path}")
-        return without_invalid(np.ascontiguousarray(_stored_order(picture)).view("<f4")[..., 0].copy())
-
-
-def _stored_order(picture: PillowImage.Image) -> np.ndarray:
-    """(H, W, 4) uint8 in the order of OpenCV, which wrote the file: blue first."""
-    return np.asarray(picture)[..., [2, 1, 0, 3]]
+        # OpenCV, which wrote the file, has blue first.
+        return without_invalid(np.ascontiguousarray(np.asarray(picture)[..., [2, 1, 0, 3]]).view("<f4")[..., 0].copy())
 
 
 class VirtualKitti2Adapter(FileDataset):

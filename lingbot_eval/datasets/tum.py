@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from lingbot_eval.datasets.listing import inside, names_listed, shown
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.depth_maps import png_depth
-from lingbot_eval.files.reading import numbered_lines, parse_number
+from lingbot_eval.files.reading import finite_number, numbered_lines
 from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.geometry.cameras import pinhole
@@ -231,12 +230,7 @@ def _listed(folder: Path, index: Path) -> tuple[FloatArray, list[Path]]:
             continue
         if len(fields) != 2:
             raise DataError(f"{at(index, number)}: expected 'timestamp filename', found {text[:60]!r}")
-        try:
-            time = parse_number(fields[0])
-        except ValueError:
-            time = math.nan
-        if not math.isfinite(time):
-            raise DataError(f"{at(index, number)}: expected a timestamp in seconds, found {fields[0][:40]!r}")
+        time = finite_number(fields[0], at(index, number), "a timestamp in seconds")
         if times and time <= times[-1]:
             raise DataError(
                 f"{at(index, number)}: expected increasing timestamps, found {time:.6f} after {times[-1]:.6f};"

@@ -256,7 +256,7 @@ def _zeros_are_coefficients(header: bytes) -> bool:
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, first byte of the content and end of each chunk of a PNG before the last, as far as the file has headers."""
+    """Kind, first byte of the content and end of each chunk of a PNG before its last, where the file has the header."""
     position = 8
     while True:
         stream.seek(position)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import lzma
+import math
 import os
 import stat
 import struct
@@ -244,6 +245,17 @@ def parse_number(word: str) -> float:
     if not word.isascii() or "_" in word or len(word) > _LONGEST_NUMBER:
         raise ValueError(f"expected a number, found {word[:40]!r}")
     return float(word)
+
+
+def finite_number(word: str, place: str, expected: str = "a finite number") -> float:
+    """A finite number as files write it. Raises DataError, which begins with ``place``, for what is none."""
+    try:
+        value = parse_number(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{place}: expected {expected}, found {word[:40]!r}")
+    return value
 
 
 def parse_whole(word: str) -> int:

@@ -72,7 +72,7 @@ def parse_value(text: str) -> Any:
         return _parsed(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"'{text[:60]}' is not a YAML value ({_problem(error)})") from None
-    except _TooMuchError as error:
+    except ConfigError as error:
         raise ConfigError(f"'{text[:60]}' is not a setting: it is {error}") from None
 
 
@@ -88,7 +88,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected a YAML file in UTF-8, found other bytes") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({reason(error)}); check the path") from None
-    except _TooMuchError as error:
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
@@ -99,19 +99,19 @@ def load_mapping(path: Path) -> dict[str, Any]:
     return document
 
 
-class _TooMuchError(Exception):
-    """A document that no person wrote for this; the text continues a sentence about it."""
-
-
 def _parsed(text: str) -> Any:
-    """What YAML text means. Raises yaml.YAMLError, and _TooMuchError for depth or aliases beyond any settings."""
+    """What YAML text means.
+
+    Raises yaml.YAMLError, and ConfigError, whose text continues a sentence about the document, for depth or aliases
+    beyond any settings.
+    """
     try:
         document = yaml.load(text, Loader=_StrictLoader)
     except RecursionError:
-        raise _TooMuchError("nested too deeply for a settings file") from None
+        raise ConfigError("nested too deeply for a settings file") from None
     _refuse_unfolding(document)
     if depth(document) > MAX_DEPTH:
-        raise _TooMuchError("nested too deeply for a settings file")
+        raise ConfigError("nested too deeply for a settings file")
     return document
 
 
@@ -133,7 +133,7 @@ def _refuse_unfolding(document: Any) -> None:
         value = stack.pop()
         nodes += 1
         if nodes > MAX_NODES:
-            raise _TooMuchError(f"unfolding into more than {MAX_NODES} values; write it without nested aliases")
+            raise ConfigError(f"unfolding into more than {MAX_NODES} values; write it without nested aliases")
         if isinstance(value, dict):
             stack.extend(value.values())
         elif isinstance(value, list):

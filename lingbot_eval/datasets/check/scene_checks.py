@@ -237,7 +237,8 @@ def _links(sequence: FileSequence) -> list[Finding]:
     files = [path for source in sequence.files for path in _paths(source.image, source.depth, source.pose)]
     outside = [
         f"{path} is a link that leads out of the root, to {target}; copy the file"
-        for path, target in _leaving(files, root)
+        for path in files
+        if path.is_symlink() and not _within(target := os.path.realpath(path), root)
     ]
     folders = sorted({path.parent for path in files})
     away = [
@@ -246,11 +247,6 @@ def _links(sequence: FileSequence) -> list[Finding]:
         if not _within(target := os.path.realpath(folder), root)
     ]
     return gathered("problem", "links", outside) + gathered("warning", "links", away)
-
-
-def _leaving(files: Sequence[Path], root: str) -> list[tuple[Path, str]]:
-    links = [path for path in files if path.is_symlink()]
-    return [(path, target) for path in links if not _within(target := os.path.realpath(path), root)]
 
 
 def _within(path: str, root: str) -> bool:

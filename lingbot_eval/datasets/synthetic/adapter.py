@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from lingbot_eval.datasets.sequence import Selection
+from lingbot_eval.datasets.sequence import Selection, selected
 from lingbot_eval.datasets.synthetic.plans import PLANS
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.geometry.cameras import pinhole
@@ -90,12 +90,7 @@ class SyntheticAdapter:
                 f"synthetic: no scene {scene!r}{nearest(kind, PLANS)}; there are {', '.join(PLANS)},"
                 " each also with a seed, such as room-7"
             )
-        indices = selection.indices(self._options.frames)
-        if not indices:
-            raise DataError(
-                f"synthetic: scene {scene} has {self._options.frames} frames and the selection starts at"
-                f" {selection.start}: no frame is left; start earlier or raise options.frames"
-            )
+        indices = selected(self.name, scene, selection, self._options.frames)
         seed = self._options.seed if match[2] is None else int(match[2])
         return SyntheticSequence(scene, kind, seed, self._options, indices)
 
