@@ -80,7 +80,11 @@ def stacked_panels(
     figure.subplots_adjust(
         left=0.85 / width, right=1 - 0.2 / width, top=1 - top / height, bottom=bottom / height, hspace=gap / panel
     )
-    return figure, list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    panels = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    for axes in panels:
+        axes.xaxis.set_label_coords(0.5, -0.34 / panel)
+        axes.yaxis.set_label_coords(-0.62 / (width - 1.05), 0.5)
+    return figure, panels
 
 
 def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
@@ -88,7 +92,9 @@ def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
     axes.set_xlabel(x, fontsize=10, parse_math=False)
     axes.set_ylabel(y, fontsize=10, parse_math=False)
     if title:
-        axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+        # Where it is told to be: matplotlib would go through all tick labels for it. A power of ten stands beside it.
+        axes.set_title(title, fontsize=10, loc="left", parse_math=False, y=1.0)
+        axes.yaxis.get_offset_text().set_horizontalalignment("right")
     axes.tick_params(labelsize=9)
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -141,6 +140,8 @@ def load_plugins(sources: Iterable[str] = ()) -> tuple[Plugin, ...]:
     Raises:
         ConfigError: a file or module that is not there, or whose code fails; one line with its name.
     """
+    from importlib.metadata import entry_points  # slow to load
+
     for point in entry_points(group=ENTRY_POINTS):
         if point.value not in _INSTALLED:
             with _loading(_plugin_of_module(point.module), f"installed plugin {point.name}"):

@@ -155,7 +155,7 @@ def depth_figure(panels: DepthPanels, title: str) -> Figure | None:
         bars = [place(row, x, 0.11) for x in _BARS]
         _draw_depth_row(figure, grid[row], bars, panels, row)
     for axes, name in zip(grid[0], ("image", "truth", "prediction (scale_only)", "|prediction − truth|"), strict=True):
-        axes.set_title(name, fontsize=10)
+        axes.set_title(name, fontsize=10, y=1.0)
     return figure
 
 

@@ -300,7 +300,7 @@ def cloud_figure(kept: KeptScene, paths: Paths | None, title: str) -> Figure:
     }
     axes.plot(*pixels[:1].T, label="start", **look)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
-    axes.set_title("The cloud from above, without what is higher than the cameras", fontsize=10, loc="left")
+    axes.set_title("The cloud from above, without what is higher than the cameras", fontsize=10, loc="left", y=1.0)
     axes.spines[:].set_visible(False)
     if scale is not None:
         add_error_bar(

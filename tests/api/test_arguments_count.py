@@ -158,7 +158,7 @@ CASES: dict[str, Case] = {
             "with_reference": False,
         },
         "lingbot_eval.comparison.backends:compare_backends",
-        ([("sdpa", "paged", 2, False), (("E", ["x=1"]), "S", 5), "unit of S"], {}),
+        (["sdpa", "paged", (("E", ["x=1"]), "S", 5), "unit of S"], {"rounds": 2, "with_reference": False}),
         {
             "lingbot_eval.runs.experiment:load_experiment": arguments,
             "lingbot_eval.comparison.contenders:select": lambda *given: SimpleNamespace(unit="unit of S", given=given),
@@ -193,8 +193,6 @@ def plain(value: Any) -> Any:
     """What is given on, in a form that can be compared."""
     if hasattr(value, "fps") and hasattr(value, "background"):
         return value.fps, tuple(value.background)
-    if hasattr(value, "with_reference"):
-        return value.a, value.b, value.rounds, value.with_reference
     if hasattr(value, "given"):
         return value.given
     if hasattr(value, "sequence"):
