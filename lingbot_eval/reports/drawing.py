@@ -18,6 +18,7 @@ from lingbot_eval.reports.sweep_figure import sweep_figure, sweeps
 from lingbot_eval.reports.tables import FewOfMany, Names
 from lingbot_eval.reports.two_runs import RunComparison, figure_of
 from lingbot_eval.runs.disk import writing
+from lingbot_eval.runs.store import Columns
 from lingbot_eval.viewing.kept import CLOUD_FILE, Reconstruction
 
 if TYPE_CHECKING:
@@ -99,8 +100,9 @@ def unit_figures(run: Run, names: Names) -> dict[str, Figure]:
 
 def draw_units(
     runs: Sequence[Run], folder: Path, drawn: Callable[[], object] = lambda: None, few: FewOfMany | None = None
-) -> tuple[tuple[UnitFigures, ...], tuple[UnitFigures, ...]]:
-    """Draw every stored unit of every run into ``folder/figures``: ``(scene by scene, unit by unit)``.
+) -> tuple[tuple[UnitFigures, ...], tuple[UnitFigures, ...], dict[Path, Columns]]:
+    """Draw every stored unit of every run into ``folder/figures``: scene by scene, unit by unit; and the tables of
+    frames that were read, by the unit's folder.
 
     A scene's figures show all its methods and runs. File names are numbered by the plan,
     so that a later report of the same runs gives the same ones. ``drawn`` is called after each unit. few: of very many
@@ -109,6 +111,7 @@ def draw_units(
     scenes: dict[tuple[str, str], list[tuple[str, UnitData]]] = {}
     clouds: dict[tuple[str, str], list[Drawn]] = {}
     single: list[UnitFigures] = []
+    tables: dict[Path, Columns] = {}
     for run_number, run in enumerate(runs, start=1):
         prefix = [f"{run_number:02d}"] if len(runs) > 1 else []
         for number, names in enumerate(run.results.names(), start=1):
@@ -124,11 +127,13 @@ def draw_units(
             line = method_label(names[2], run.results.untrained) + (f" · {run.label}" if prefix else "")
             # Pictures and clouds are drawn, and too large to be kept of all.
             scenes.setdefault(names[:2], []).append((line, replace(data, panels=None, kept=None)))
+            if data.columns is not None:
+                tables[unit.folder] = data.columns
             drawn()
     found = [
         _scene(number, names, scenes[names], clouds[names], folder) for number, names in enumerate(scenes, start=1)
     ]
-    return tuple(found), tuple(single)
+    return tuple(found), tuple(single), tables
 
 
 def draw_agreement(found: RunComparison, folder: Path, few: FewOfMany | None = None) -> tuple[Drawn, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from lingbot_eval.reports.sections import Content, make_content
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.reports.two_runs import RunComparison, compare_opened
 from lingbot_eval.runs.disk import refuse_links, writing
+from lingbot_eval.runs.store import Columns
 
 HTML_FILE, MARKDOWN_FILE, NOTEBOOK_FILE, NOTEBOOK_PAGE = "report.html", "report.md", "report.ipynb", "notebook.html"
 MEASUREMENTS_FILE = "tables/measurements.csv"
@@ -73,9 +74,9 @@ def write_report(
             with writing(out_dir):
                 (stage / name).mkdir()
         content = make_content(opened)
-        scenes, units = draw_units(opened.runs, stage, drawn, content.few)
+        scenes, units, tables = draw_units(opened.runs, stage, drawn, content.few)
         content = replace(content, scenes=scenes, units=units)
-        if (pair := _pair(content)) is not None:
+        if (pair := _pair(content, tables)) is not None:
             content = replace(content, pair=pair, agreement=draw_agreement(pair, stage, content.few))
         content = replace(content, sweeps=draw_sweeps(content.runs, stage))
         if interactive:
@@ -99,12 +100,12 @@ def write_report(
     return WrittenReport(tuple(out_dir / name for name in files), content)
 
 
-def _pair(content: Content) -> RunComparison | None:
+def _pair(content: Content, tables: Mapping[Path, Columns]) -> RunComparison | None:
     """One run against the other, where there are two that have something in common."""
     if len(content.runs) != 2:
         return None
     try:
-        return compare_opened(*content.runs)
+        return compare_opened(*content.runs, tables)
     except ConfigError:
         # Two runs of different scenes stand beside each other in the tables.
         return None

@@ -113,11 +113,13 @@ def compare_runs(a: Path, b: Path) -> RunComparison:
     Scenes are paired by dataset, scene and method; where each run has one method, by dataset and scene. Raises
     StoreError for what is no run, ConfigError when the two have no scene in common.
     """
-    return compare_opened(*open_runs([a, b], labels=("A", "B")))
+    first, second = open_runs([a, b], labels=("A", "B"))
+    return compare_opened(first, second)
 
 
-def compare_opened(a: Run, b: Run) -> RunComparison:
-    """As `compare_runs`, of runs that were read; they are called by their labels."""
+def compare_opened(a: Run, b: Run, tables: Mapping[Path, Columns] | None = None) -> RunComparison:
+    """As `compare_runs`, of runs that were read; they are called by their labels. tables: of frames that were read, by
+    the unit's folder."""
     runs = (a, b)
     pairs = _pairs(a, b)
     if not pairs and not _planned_in_common(a, b):
@@ -133,7 +135,7 @@ def compare_opened(a: Run, b: Run) -> RunComparison:
         untrained=tuple(f"{run.label} {method}" for run in runs for method in run.results.untrained),
         remarks=_run_remarks(runs, same_hardware=same_hardware),
         failures=_failures(runs, pairs),
-        units=tuple(_unit(runs, found, same_hardware=same_hardware) for found in pairs),
+        units=tuple(_unit(runs, found, tables or {}, same_hardware=same_hardware) for found in pairs),
     )
 
 
@@ -159,7 +161,13 @@ def _planned_in_common(a: Run, b: Run) -> bool:
     return not planned[0].isdisjoint(planned[1])
 
 
-def _unit(runs: tuple[Run, Run], pair: tuple[StoredUnit, StoredUnit], *, same_hardware: bool) -> UnitComparison:
+def _unit(
+    runs: tuple[Run, Run],
+    pair: tuple[StoredUnit, StoredUnit],
+    known: Mapping[Path, Columns],
+    *,
+    same_hardware: bool,
+) -> UnitComparison:
     a, b = (unit.record for unit in pair)
     labels = (runs[0].label, runs[1].label)
     settings = differing(a.method_facts, b.method_facts)
@@ -176,7 +184,10 @@ def _unit(runs: tuple[Run, Run], pair: tuple[StoredUnit, StoredUnit], *, same_ha
             return UnitComparison(**common, reason=f"{name} failed: {record.reason}")
     common["measurements"] = _measurements(a, b, labels, same_hardware=same_hardware)
     try:
-        tables = [run.store.read_columns(unit) for run, unit in zip(runs, pair, strict=True)]
+        tables = [
+            known[unit.folder] if unit.folder in known else run.store.read_columns(unit)
+            for run, unit in zip(runs, pair, strict=True)
+        ]
         common["errors"] = _errors(*tables)
         common["times"] = tuple(
             TimeSeries(label, table["index"].astype(np.float64), table["forward_ms"])

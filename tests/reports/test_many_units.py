@@ -85,9 +85,12 @@ def test_of_two_runs_of_many_units_the_few_are_held_against_each_other(
     monkeypatch.setattr(tables, "FEW_OF_MANY", 1)
     one = build_run(tmp_path / "one", frames=12).path
     runs = [multiply(one, tmp_path / name, 2) for name in "ab"]
+    opens = counted_opens(monkeypatch, tmp_path)
     figures = [file.name for file in write_report(runs, tmp_path / "out").files if file.suffix == ".png"]
     assert sum(name.endswith("-error.png") for name in figures) == 1
     assert sum(name.endswith("-agreement.png") for name in figures) == 1
+    # For its digest, and to be drawn, compared or both.
+    assert {count for path, count in opens.items() if path.endswith("frames.csv")} == {2}
 
 
 def test_each_figure_of_a_scene_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
