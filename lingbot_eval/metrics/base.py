@@ -32,6 +32,7 @@ Family = Literal["trajectory", "depth"]
 MIN_PIXELS = 100
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+DataT = TypeVar("DataT")
 
 
 @dataclass(frozen=True)
@@ -335,6 +336,10 @@ class Quantity:
         return Measurement(
             self.family, self.name, self.variant, None, self.unit, self.convention, samples=samples, reason=reason
         )
+
+    def of(self, data: DataT | str, compute: Callable[[DataT], float], samples: int | None = None) -> Measurement:
+        """The result of ``compute`` on the data, or the reason why there are none."""
+        return self.failed(data, samples) if isinstance(data, str) else self.value(compute(data), samples)
 
     def attempt(self, compute: Callable[[], float], samples: int | None = None) -> Measurement:
         """The result of ``compute``, or the reason of the UnscorableError that it raises."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -47,6 +46,10 @@ DECLARED = (
     Declaration("scale", None),
     Declaration("path_length", None),
 )
+
+
+SHOWN: Alignment = "sim3"
+"""Always computed: reports and series rest on it."""
 
 
 class TrajectorySettings(StrictModel):
@@ -100,41 +103,42 @@ def score_trajectory(
     """
     settings = settings or TrajectorySettings()
     matched = match_poses(reference, estimate)
-    transforms: dict[str, Sim3] = {}
-    reasons: dict[str, str] = {}
-    for name in _with_sim3(settings):
+    moves: dict[Alignment, Sim3 | str] = {}
+    errors: dict[Alignment, FloatArray | str] = {}
+    for name in dict.fromkeys((*settings.alignments, SHOWN)):
         try:
-            transforms[name] = alignment_of(matched, name, settings.anchor_frames)
+            moves[name] = place = alignment_of(matched, name, settings.anchor_frames)
         except UnscorableError as error:
-            reasons[name] = str(error)
-    places = dict(transforms)
-    if motionless:
-        for name in (name for name in _with_sim3(settings) if name in reasons):
-            with contextlib.suppress(UnscorableError):  # the reason is there already
-                places[name] = place_of(matched, name, settings.anchor_frames)
-    measurements = [
-        *_absolute(matched, settings, places, reasons),
-        *_relative(matched, settings, transforms, reasons),
-        *_shares(matched, settings, places, reasons),
-        *_context(matched, settings, transforms, reasons),
-        *_counts(reference, estimate, matched, total_frames),
-    ]
+            moves[name] = errors[name] = str(error)
+            if not motionless:
+                continue
+            try:
+                place = place_of(matched, name, settings.anchor_frames)
+            except UnscorableError:
+                continue  # the reason is there already
+        errors[name] = _position_errors(matched, place)
     positions = matched.reference[:, :3, 3]
-    if "sim3" not in transforms:
-        errors = _position_errors(matched, places["sim3"]) if "sim3" in places else np.empty(0)
-        return TrajectoryScore(tuple(measurements), matched.indices, positions, errors, alignments=transforms)
-    aligned = transforms["sim3"].apply_poses(matched.estimate)
-    difference = np.swapaxes(matched.reference[:, :3, :3], 1, 2) @ aligned[:, :3, :3]
-    return TrajectoryScore(
-        measurements=tuple(measurements),
-        indices=matched.indices,
-        reference_positions=positions,
-        position_error_m=_position_errors(matched, transforms["sim3"]),
-        rotation_error_deg=np.degrees(rotation_angle(difference))
-        if matched.without_orientation is None
-        else np.empty(0),
+    measurements = (
+        *_absolute({name: errors[name] for name in settings.alignments}, settings, len(matched)),
+        *_relative(matched, settings, moves),
+        *_shares(errors, settings, positions),
+        *_context(moves, settings, positions),
+        *_counts(reference, estimate, matched, total_frames),
+    )
+    transforms: dict[str, Sim3] = {name: move for name, move in moves.items() if not isinstance(move, str)}
+    shown = errors[SHOWN]
+    score = TrajectoryScore(
+        measurements,
+        matched.indices,
+        positions,
+        np.empty(0) if isinstance(shown, str) else shown,
         alignments=transforms,
     )
+    if SHOWN not in transforms or matched.without_orientation is not None:
+        return score
+    aligned = transforms[SHOWN].apply_poses(matched.estimate)
+    difference = np.swapaxes(matched.reference[:, :3, :3], 1, 2) @ aligned[:, :3, :3]
+    return replace(score, rotation_error_deg=np.degrees(rotation_angle(difference)))
 
 
 def plugin_measurements(reference: Trajectory, estimate: Trajectory, settings: TrajectorySettings) -> list[Measurement]:
@@ -148,11 +152,6 @@ def plugin_measurements(reference: Trajectory, estimate: Trajectory, settings: T
         return alignment_of(matched, name, settings.anchor_frames).apply_poses(matched.estimate)
 
     return list(trajectory_metrics(matched, reference.timestamps[rows], aligned))
-
-
-def _with_sim3(settings: TrajectorySettings) -> tuple[Alignment, ...]:
-    """The alignments asked for; Sim(3), which reports and series rest on, is always among them."""
-    return tuple(dict.fromkeys((*settings.alignments, "sim3")))
 
 
 def _position_errors(matched: MatchedPoses, transform: Sim3) -> FloatArray:
@@ -184,29 +183,21 @@ _STATISTICS: Mapping[str, tuple[str, Callable[[FloatArray], float]]] = {
 
 
 def _absolute(
-    matched: MatchedPoses, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
-) -> list[Measurement]:
-    count = len(matched.indices)
-    found = []
-    for name in settings.alignments:
-        errors = _position_errors(matched, transforms[name]) if name in transforms else None
+    errors: Mapping[Alignment, FloatArray | str], settings: TrajectorySettings, count: int
+) -> Iterator[Measurement]:
+    for name, of_name in errors.items():
         words = alignment_in_words(name, settings.anchor_frames)
         for statistic, (label, compute) in _STATISTICS.items():
             convention = f"{label} of the position errors of all matched frames, {words}"
-            quantity = Quantity("trajectory", statistic, name, "m", convention)
-            found.append(
-                quantity.failed(reasons[name], count) if errors is None else quantity.value(compute(errors), count)
-            )
-    return found
+            yield Quantity("trajectory", statistic, name, "m", convention).of(of_name, compute, count)
 
 
 def _relative(
-    matched: MatchedPoses, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
-) -> list[Measurement]:
+    matched: MatchedPoses, settings: TrajectorySettings, moves: Mapping[Alignment, Sim3 | str]
+) -> Iterator[Measurement]:
     delta = settings.rpe_delta_frames
     step = "consecutive matched frames" if delta == 1 else f"matched frames {delta} apart (pairs do not overlap)"
-    found = []
-    for name in _with_sim3(settings):
+    for name, move in moves.items():
         words = alignment_in_words(name, settings.anchor_frames)
         quantities = [
             Quantity(
@@ -218,68 +209,43 @@ def _relative(
             )
         ]
         try:
-            if name not in transforms:
-                raise UnscorableError(reasons[name])
-            errors = _relative_errors(matched, transforms[name], delta)
+            if isinstance(move, str):
+                raise UnscorableError(move)
+            errors = _relative_errors(matched, move, delta)
         except UnscorableError as error:
-            found += [quantity.failed(str(error)) for quantity in quantities]
+            yield from (quantity.failed(str(error)) for quantity in quantities)
             continue
-        found += [quantity.value(_rmse(e), len(e)) for quantity, e in zip(quantities, errors, strict=True)]
-    return found
+        yield from (quantity.value(_rmse(e), len(e)) for quantity, e in zip(quantities, errors, strict=True))
 
 
 def _shares(
-    matched: MatchedPoses, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
-) -> list[Measurement]:
+    errors: Mapping[Alignment, FloatArray | str], settings: TrajectorySettings, truth: FloatArray
+) -> Iterator[Measurement]:
     """What the absolute error means: beside that of an estimate which says nothing, and beside the way walked."""
-    count = len(matched.indices)
-    truth = matched.reference[:, :3, 3]
-    found = []
-    for name in _with_sim3(settings):
-        convention = f"RMSE of the position errors {alignment_in_words(name, settings.anchor_frames)}, as a share of "
-        of_motionless = Quantity(
-            "trajectory",
-            "ate_share_of_motionless",
-            name,
-            "%",
-            convention
-            + "that of an estimate that never moves: the RMS distance of the reference positions from their mean",
-        )
-        of_path = Quantity(
-            "trajectory", "ate_share_of_path", name, "%", convention + "the length of the reference path"
-        )
-        if name not in transforms:
-            found += [quantity.failed(reasons[name], count) for quantity in (of_motionless, of_path)]
-            continue
-        error = _rmse(_position_errors(matched, transforms[name]))
-        shares = 100 * error / spread(truth), 100 * error / path_length(truth)
-        found += [of_motionless.value(shares[0], count), of_path.value(shares[1], count)]
-    return found
+    for name, of_name in errors.items():
+        words = f"RMSE of the position errors {alignment_in_words(name, settings.anchor_frames)}, as a share of "
+        motionless = "that of an estimate that never moves: the RMS distance of the reference positions from their mean"
+        for key, whole, of_what in (
+            ("ate_share_of_motionless", spread, motionless),
+            ("ate_share_of_path", path_length, "the length of the reference path"),
+        ):
+            share = Quantity("trajectory", key, name, "%", words + of_what)
+            yield share.of(of_name, lambda e, whole=whole: 100 * _rmse(e) / whole(truth), len(truth))  # type: ignore[misc]
 
 
 def _context(
-    matched: MatchedPoses, settings: TrajectorySettings, transforms: Mapping[str, Sim3], reasons: Mapping[str, str]
-) -> list[Measurement]:
-    count = len(matched.indices)
+    moves: Mapping[Alignment, Sim3 | str], settings: TrajectorySettings, truth: FloatArray
+) -> Iterator[Measurement]:
     over = {
         "sim3": "the Sim(3) alignment over all matched frames",
         "anchor": f"the Sim(3) alignment on the first {settings.anchor_frames} matched frames",
     }
-    found = []
-    for name in _with_sim3(settings):
+    for name, move in moves.items():
         if name in over:
             words = f"factor by which {over[name]} multiplies the estimate's lengths"
-            scale = Quantity("trajectory", "scale", name, "1", words)
-            found.append(
-                scale.value(transforms[name].scale, count) if name in transforms else scale.failed(reasons[name], count)
-            )
+            yield Quantity("trajectory", "scale", name, "1", words).of(move, lambda found: found.scale, len(truth))
     length = Quantity("trajectory", "path_length", "", "m", "length of the reference path through the matched frames")
-    found.append(
-        length.value(path_length(matched.reference[:, :3, 3]), count)
-        if count
-        else length.failed("no matched frames", count)
-    )
-    return found
+    yield length.of(truth if len(truth) else "no matched frames", path_length, len(truth))
 
 
 def _counts(reference: Trajectory, estimate: Trajectory, matched: MatchedPoses, total_frames: int) -> list[Measurement]:
