@@ -200,7 +200,13 @@ def _draw_depth_row(
 
 def _bare(axes: NDArray[np.object_]) -> None:
     for panel in axes.reshape(-1):
-        panel.set(xticks=[], yticks=[], facecolor="#C8C8C8")
+        panel.set_facecolor("#C8C8C8")
+        # An axis that is not seen is not drawn at all; the label of a row is one's.
+        panel.xaxis.set_visible(False)
+        if panel.get_ylabel():
+            panel.set_yticks([])
+        else:
+            panel.yaxis.set_visible(False)
 
 
 def _name_bar(bar: Colorbar, label: str) -> None:

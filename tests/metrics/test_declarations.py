@@ -61,7 +61,7 @@ def test_every_stored_measurement_has_its_direction() -> None:
     """Without a frame each measurement still comes out, with its reason: all names there are, each as listed above."""
     metrics = MetricsConfig(points=PointSettings(), probes=ProbeSettings())
     score = SceneScorer(Scoring(metrics)).score(None, 0, None)
-    measurements = (*score.measurements, *device_memory_measurements(None))
+    measurements = (*score.measurements, *device_memory_measurements("cpu"))
     found = {(m.family, m.name): declaration(m.family, m.name, m.variant).better for m in measurements}
     assert found == EXPECTED
 
