@@ -417,7 +417,8 @@ def _start(said: IO[bytes]) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "lingbot_eval.viewing.live"],
+            # -P: no module of the folder in which the user stands.
+            [sys.executable, "-P", "-m", "lingbot_eval.viewing.live"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
@@ -510,8 +511,8 @@ def _main() -> None:
         viewer.wait()
     except LingbotEvalError as error:
         answer(error)
-    except EOFError:
-        pass
+    except Exception as error:  # noqa: BLE001  # whatever ends it, the parent says it
+        answer(LingbotEvalError(f"the page's process failed: {one_line(error)}"))
 
 
 if __name__ == "__main__":

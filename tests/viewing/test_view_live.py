@@ -173,6 +173,16 @@ def test_what_the_pages_process_cannot_use_is_raised_here() -> None:
         LiveViewer(LiveScene("t", "m", sky="absent.onnx"), pairs(0), port=0)
 
 
+def test_a_fault_of_the_page_is_told_in_one_line() -> None:
+    viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
+    try:
+        viewer._waiting.put(("", (None, None), True))  # which no stream sends
+        with pytest.raises(LingbotEvalError, match=r"^the page's process failed: AttributeError: 'NoneType' object"):
+            viewer.wait(20)
+    finally:
+        viewer.stop()
+
+
 def test_a_page_that_is_behind_gets_poses_alone_and_says_so_and_the_stream_does_not_wait() -> None:
     viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
     try:
