@@ -43,7 +43,7 @@ _RATE_OVER = 20  # frames over which the rate is told
 _GIVE_UP_S = 10.0  # without a frame
 _WAITING = 8  # frames that may wait for the page's process; of what comes then it gets the poses alone
 _GRACE_S = 10.0  # for the page's process to end
-_PICTURE_S = 0.25  # between two frames that go whole, to be shown as pictures; the others are thinned
+_PICTURE_S = 0.5  # between two frames that go whole, to be shown as pictures; the others are thinned
 _NICE = 10  # where cores are few the stream comes first
 _LARGE = 1 << 14  # bytes of an array that is handed over as it lies in memory
 
