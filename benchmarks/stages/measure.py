@@ -20,9 +20,11 @@ from lingbot_eval.profiling.timing import synchroniser
 
 WARM_UP = 3
 ROUNDS = 20
+HOST_SIZES = 1024, 2**26
+"""Of the matrix product's sides and of the copy, in bytes, that a CPU's rates are measured on."""
 
 
-def seconds_each(variants: Sequence[Callable[[], object]], device: torch.device, rounds: int = ROUNDS) -> float:
+def seconds_each(variants: Sequence[Callable[[], object]], device: torch.device) -> float:
     """Median seconds of one of ``variants``: the same work on different inputs, so that no cache serves it twice.
 
     On a GPU all of them are captured into one graph, so that launching costs nothing; must run in inference mode.
@@ -30,7 +32,7 @@ def seconds_each(variants: Sequence[Callable[[], object]], device: torch.device,
     for work in list(variants) * WARM_UP:
         work()
     if device.type != "cuda":
-        return statistics.median(_on_host(variants) for _ in range(rounds)) / len(variants)
+        return statistics.median(_on_host(variants) for _ in range(ROUNDS)) / len(variants)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -38,7 +40,7 @@ def seconds_each(variants: Sequence[Callable[[], object]], device: torch.device,
             work()
     for _ in range(WARM_UP):
         graph.replay()
-    return statistics.median(_on_device(graph) for _ in range(rounds)) / len(variants)
+    return statistics.median(_on_device(graph) for _ in range(ROUNDS)) / len(variants)
 
 
 def _on_host(variants: Sequence[Callable[[], object]]) -> float:
@@ -73,7 +75,7 @@ class Rates:
 @torch.inference_mode()
 def measure_rates(device: torch.device, kinds: tuple[str, ...]) -> Rates:
     """Rates on random data. kinds: ``bfloat16``, ``float16``, ``float32`` or ``tf32``."""
-    side, size = (8192, 2**30) if device.type == "cuda" else (1024, 2**26)
+    side, size = (8192, 2**30) if device.type == "cuda" else HOST_SIZES
     flops = {}
     for kind in kinds:
         dtype = torch.float32 if kind == "tf32" else getattr(torch, kind)

@@ -22,7 +22,7 @@ from lingbot_eval.streaming.settings import (
 )
 from lingbot_eval.streaming.windowed import WindowedSession, apply_join, join_to, open_session
 from lingbot_eval.types import FrameType
-from tests.streaming.networks import tiny_network
+from tests.streaming.networks import made_up_outputs, tiny_network
 
 HEIGHT, WIDTH = 28, 42
 
@@ -69,7 +69,8 @@ def test_every_frame_leaves_once_and_in_order(
         overlap_size=overlap,
         flow=FlowSettings(threshold=5.0, max_gap=3) if flow else None,
     )
-    steps, outputs, session = run(stream, count)
+    with made_up_outputs():
+        steps, outputs, session = run(stream, count)
     assert [out.index for out in outputs] == list(range(count))
     # No more than an overlap (and a scale phase, which enters at once) is ever held back.
     held, longest = 0, 0
@@ -85,7 +86,8 @@ def test_windows_start_where_the_specification_says(
     scale: int, more: int, interval: int, overlap: int | None, count: int
 ) -> None:
     stream = windowed(scale, scale + more, interval, overlap_size=overlap)
-    _, _, session = run(stream, count)
+    with made_up_outputs():
+        _, _, session = run(stream, count)
     span = scale + more * interval
     assert window_span(stream, interval) == span
     shared = min(overlap if overlap is not None else scale, max(1, count - 1))

@@ -28,11 +28,16 @@ def test_a_walk_with_a_ray_that_hits_nothing_is_refused_and_spoils_nothing() -> 
         assert torch.equal(getattr(before, name), getattr(after, name)), name
 
 
-@pytest.mark.parametrize("size", [SIZE, (56, 84)])
-def test_what_is_true_of_a_clip_is_finite(size: tuple[int, int]) -> None:
-    bank = Bank(6, 24, (56, 84), CPU)
+@pytest.fixture(scope="module")
+def bank() -> Bank:
+    held = Bank(6, 24, (56, 84), CPU)
     for number in range(6):
-        bank.add(build_job(training_jobs(24, 1, 7), number))
+        held.add(build_job(training_jobs(24, 1, 0), number))
+    return held
+
+
+@pytest.mark.parametrize("size", [SIZE, (56, 84)])
+def test_what_is_true_of_a_clip_is_finite(bank: Bank, size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
         clips = draw_clips(bank, generator, clips=8, frames=8, size=size, strides=(1, 3), anchor=4)

@@ -8,9 +8,8 @@ import torch
 
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.synthetic.adapter import SyntheticAdapter, SyntheticOptions
-from lingbot_eval.datasets.synthetic.scene import build_scene
+from training import scene_jobs
 from training.raycast import RayCaster
-from training.scene_jobs import scene_arrays
 
 CPU = torch.device("cpu")
 
@@ -21,7 +20,7 @@ def test_pictures_and_depths_are_those_of_the_evaluation(kind: str, seed: int) -
     sequence = SyntheticAdapter(None, options).open(kind, Selection(stride=20))
     frames = list(sequence.frames())
     poses = torch.from_numpy(np.stack([frame.camera_to_world for frame in frames]))
-    caster = RayCaster(scene_arrays(build_scene(kind, seed)), CPU)
+    caster = RayCaster(scene_jobs.scene_arrays(scene_jobs.build_scene(kind, seed)), CPU)
     images, depths = caster.render(poses, float(sequence.intrinsics[0, 0]), (112, 84))
     for frame, image, depth in zip(frames, images, depths, strict=True):
         off = np.abs(depth.numpy() / frame.depth - 1.0)
@@ -34,8 +33,8 @@ def test_pictures_and_depths_are_those_of_the_evaluation(kind: str, seed: int) -
 def level_views(kind: str, seed: int, focal: float, size: tuple[int, int]) -> tuple[RayCaster, torch.Tensor]:
     """Cameras that look straight at a wall, as high above the floor as puts its edge in the middle of a row of pixels:
     there rounding decides which side of the edge a pixel is on."""
-    scene = build_scene(kind, seed)
-    caster = RayCaster(scene_arrays(scene), CPU)
+    scene = scene_jobs.build_scene(kind, seed)
+    caster = RayCaster(scene_jobs.scene_arrays(scene), CPU)
     poses = []
     for point in scene.walk.points[:: len(scene.walk.points) // 8]:
         for forward in np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]]):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lingbot_eval.errors import CheckpointError
-from lingbot_eval.model.build import build_model
+from lingbot_eval.model.build import empty_model
+from lingbot_eval.model.weights import load_checkpoint
 from tests.streaming.networks import TINY
 from training.__main__ import main
 from training.learner import Learner
@@ -25,6 +26,13 @@ def ignore(row: dict[str, float]) -> None:
     """Nobody listens."""
 
 
+@pytest.fixture
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that is set up and stepped in a part of the time; what is asked is of the run and not of it."""
+    monkeypatch.setattr("training.trainer.CONFIGS", {"ci": TINY})
+
+
+@pytest.mark.usefixtures("_small")
 def test_a_second_run_goes_on_from_the_first(tmp_path: Path) -> None:
     first = TrainingSettings(out=tmp_path / "a", recipe="tiny", steps=3, log_seconds=0.0, export=tmp_path / "out")
     train(first, CPU, ignore)
@@ -43,8 +51,7 @@ def test_a_second_run_goes_on_from_the_first(tmp_path: Path) -> None:
     assert read_start(weights).origin == read_start(tmp_path / "out2").origin
 
     # As the evaluation loads it.
-    _, source = build_model("ci", checkpoint=str(weights), seed=0, point_head=False, device=CPU, precision="float32")
-    assert source.trained
+    assert load_checkpoint(empty_model(TINY, point_head=False), str(weights)).trained
 
 
 def test_a_start_is_the_average_of_the_run_before_to_half_precision(tmp_path: Path) -> None:
@@ -78,6 +85,7 @@ def test_weights_of_another_size_are_refused_in_one_line(tmp_path: Path, capsys:
     assert not (tmp_path / "b" / WEIGHTS).exists()
 
 
+@pytest.mark.usefixtures("_small")
 def test_a_run_within_minutes_ends_in_time(tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []
     settings = TrainingSettings(out=tmp_path, recipe="tiny", within_minutes=0.01)

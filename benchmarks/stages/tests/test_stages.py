@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from lingbot_eval.streaming.settings import StreamSettings
 FULL = CONFIGS["full"]
 
 
+@cache
 def full_step(visible: int) -> dict[str, Work]:
     return least_work(FULL, StepShape(378, 518, visible, 1000), "bfloat16", "tf32", 4)
 
@@ -67,7 +69,9 @@ def test_a_bench_stands_where_a_stream_would(backend: str) -> None:
     assert all(torch.isfinite(out.poses).all() for out in outputs)
 
 
-def test_the_command_measures_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_measures_every_stage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WARM_UP": 1, "ROUNDS": 2, "STEPS": 4, "BURST": 2, "HOST_SIZES": (64, 2**12)}.items():
+        monkeypatch.setattr(measured, name, value)
     command = ["--config", "mini", "--size", "56x42", "--frame", "12", "--device", "cpu", "--json"]
     assert main(command) == 0
     document = json.loads(capsys.readouterr().out)
