@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from lingbot_eval.datasets.calibration import checked_pinhole, numbers_of, read_document, read_numbers
 from lingbot_eval.datasets.file_dataset import FileDataset
-from lingbot_eval.datasets.listing import IMAGE, NUMBER, existing_folder, folders_in, names_in, shown
+from lingbot_eval.datasets.listing import IMAGE, NUMBER, existing_folder, folders_in, names_in, root_hint, shown
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.depth_maps import opened_depth
@@ -30,7 +29,6 @@ FRAMES_PER_SECOND = 30.0  # the sensor's rate; the dataset itself has no timesta
 
 _SPLIT_LINE = re.compile(r"sequence\s*(\d{1,9})", re.IGNORECASE)
 _SEQUENCE = re.compile(r"seq-\d+")
-_FILE = re.compile(r"frame-(\d{1,9})\.(color|depth\.proj|depth|pose)\.(png|jpg|jpeg|txt)", re.IGNORECASE)
 
 
 class SevenScenesOptions(StrictModel):
@@ -67,14 +65,26 @@ class SevenScenesAdapter(FileDataset):
     def read(self, scene: str) -> FileSequence:
         """One sequence, in whichever split it is. Raises DataError when it has no frames."""
         folder = self.root / scene
-        numbered = _frames_in(folder)
-        numbers = sorted(number for number, files in numbered.items() if "color" in files)
-        if not numbers:
+        images, registered, own, poses = (
+            self.numbered(folder, rf"frame-{NUMBER}\.{kind}")
+            for kind in (f"color{IMAGE}", r"depth\.proj\.png", r"depth\.png", r"pose\.txt")
+        )
+        if not images:
             raise DataError(
                 f"seven_scenes: scene {scene} in {folder} has no frames (frame-NNNNNN.color.png or .jpg);"
                 f" it holds {shown(names_in(folder), 6)}"
             )
-        files = [_frame_files(folder, number, numbered[number]) for number in numbers]
+        numbered = images.keys() | registered.keys() | own.keys() | poses.keys()
+        files = [
+            FrameFiles(
+                image,
+                n / FRAMES_PER_SECOND,
+                poses.get(n),
+                registered.get(n, own.get(n)),
+                depth_intrinsics=DEPTH_INTRINSICS if n in own and n not in registered else None,
+            )
+            for n, image in images.items()
+        ]
         return self.sequence(
             scene,
             files,
@@ -82,15 +92,15 @@ class SevenScenesAdapter(FileDataset):
             {
                 "poses": "KinectFusion, camera-to-world, metres, as in the files (rotations orthogonal to about 1e-3)",
                 "depth": "uint16 millimetres, 0 and 65535 invalid",
-                "depth_registered_frames": sum(f.depth is not None and f.depth_intrinsics is None for f in files),
+                "depth_registered_frames": sum(n in registered for n in images),
                 "depth_registration": "frame-*.depth.proj.png as it is; frame-*.depth.png (K = 585) looked up along the"
                 " colour camera's rays, the distance between the sensors not corrected",
                 "intrinsics": "nominal, of the colour camera: 525, 525, 320, 240 (585 is the depth camera's)",
                 "intrinsics_source": "nominal",
                 "timestamps": f"frame number / {FRAMES_PER_SECOND:g} Hz (nominal)",
-                "frames_without_image": len(numbered) - len(numbers),
+                "frames_without_image": len(numbered) - len(images),
             },
-            numbers=numbers,
+            numbers=list(images),
         )
 
     def _places(self) -> list[str]:
@@ -98,22 +108,8 @@ class SevenScenesAdapter(FileDataset):
         places = [name for name in folders_in(root) if self._on_disk(name)]
         if places:
             return places
-        raise DataError(f"seven_scenes: expected ROOT/SCENE/seq-NN folders under {root}, {self._shape_hint(root)}")
-
-    def _shape_hint(self, root: Path) -> str:
-        folders = folders_in(root)
-        if any(_SEQUENCE.fullmatch(name) for name in folders):
-            return f"found sequences directly in it: the root is one level too low, use {root.parent}"
-        names = names_in(root)
-        if any(_FILE.fullmatch(name) for name in names):
-            return f"found frames in it: the root is two levels too low, use {root.parent.parent}"
-        for name in folders:
-            if any(_sequences(root / name / inner) for inner in folders_in(root / name)):
-                return f"found them under {name}: the root is one level too high, use {root / name}"
-        archives = [name for name in names if name.endswith(".zip")]
-        if archives:
-            return f"found archives ({shown(archives, 4)}): unpack them, and the seq-NN.zip files inside them"
-        return f"found {shown(names)}"
+        hint = root_hint(root, lambda folder: any(_sequences(folder / name) for name in folders_in(folder)))
+        raise DataError(f"seven_scenes: expected {self.layout} (their seq-NN.zip unpacked, too) under {root}, {hint}")
 
     def _on_disk(self, place: str) -> list[str]:
         return _sequences(self.root / place)
@@ -140,37 +136,6 @@ class SevenScenesAdapter(FileDataset):
 
 def _sequences(folder: Path) -> list[str]:
     return [name for name in folders_in(folder) if _SEQUENCE.fullmatch(name)]
-
-
-def _frames_in(folder: Path) -> dict[int, dict[str, str]]:
-    """Frame number → kind of file → name."""
-    frames: dict[int, dict[str, str]] = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            match = _FILE.fullmatch(entry.name)
-            if match is None:
-                continue
-            kinds, kind = frames.setdefault(int(match[1]), {}), match[2].lower()
-            if kind in kinds:
-                raise DataError(
-                    f"seven_scenes: {folder}: two files for the {kind} of frame {int(match[1])}:"
-                    f" {shown(sorted((kinds[kind], entry.name)))}; remove one of them"
-                )
-            kinds[kind] = entry.name
-    return frames
-
-
-def _frame_files(folder: Path, number: int, files: dict[str, str]) -> FrameFiles:
-    registered = files.get("depth.proj")
-    depth = registered or files.get("depth")
-    pose = files.get("pose")
-    return FrameFiles(
-        image=folder / files["color"],
-        timestamp=number / FRAMES_PER_SECOND,
-        pose=None if pose is None else folder / pose,
-        depth=None if depth is None else folder / depth,
-        depth_intrinsics=DEPTH_INTRINSICS if depth is not None and registered is None else None,
-    )
 
 
 SCANNET_COLOUR = (1296, 968)  # pixels of the images that intrinsic_color.txt is of

@@ -256,7 +256,7 @@ def test_split_files_that_are_wrong(root: Path) -> None:
 
 def test_two_files_for_one_frame_are_refused(root: Path) -> None:
     shutil.copy(root / SCENE / "frame-000001.color.png", root / SCENE / "frame-1.color.png")
-    with pytest.raises(DataError, match=r"two files for the color of frame 1: .*frame-1\.color\.png"):
+    with pytest.raises(DataError, match=r"two files for number 1: frame-000001\.color\.png, frame-1\.color\.png"):
         adapter(root).open(SCENE, Selection())
 
 
