@@ -304,7 +304,7 @@ def export(
     from lingbot_eval.files.trajectories import read_trajectory
     from lingbot_eval.reports.staging import staged
     from lingbot_eval.runs.disk import component
-    from lingbot_eval.runs.source import Source
+    from lingbot_eval.runs.plan import opened_images
     from lingbot_eval.runs.store import RunStore
     from lingbot_eval.viewing.cloud import CONFIDENT_SHARE
     from lingbot_eval.viewing.export import Exported, known_formats, write_formats
@@ -324,7 +324,7 @@ def export(
             images = None
             if improved is not None or {"colmap", "colmap-binary", "nerfstudio"} & set(asked):
                 try:
-                    images = Source(record, unit.record).images
+                    images = opened_images(record, unit.record)
                 except LingbotEvalError as error:
                     notes.append(f"{name}: without images: {error}")
             scene = make_scaled(
@@ -373,7 +373,8 @@ def render(
         ConfigError: settings that are none, a pattern that nothing fits, nothing kept that could be drawn.
         StoreError: the run cannot be read, or the disk refuses; files appear whole or not at all.
     """
-    from lingbot_eval.runs.disk import component, writing
+    from lingbot_eval.files.atomic import writing
+    from lingbot_eval.runs.disk import component
     from lingbot_eval.runs.store import RunStore
     from lingbot_eval.viewing.film import Films, Renderer, render_film, save_still
 

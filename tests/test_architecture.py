@@ -111,13 +111,10 @@ ONLY: dict[tuple[str, str], set[str]] = {
     # Reports read what runs stored; nothing that runs anything.
     ("reports", "runs"): {
         "lingbot_eval.runs.store",
-        "lingbot_eval.runs.lock",  # for who is writing now
-        "lingbot_eval.runs.claims",  # and who does which unit
+        "lingbot_eval.runs.lock",  # for who is writing now, and who does which unit
         "lingbot_eval.runs.records",
-        "lingbot_eval.runs.panels",
-        "lingbot_eval.runs.unit_writer",
+        "lingbot_eval.runs.unit_files",
         "lingbot_eval.runs.disk",
-        "lingbot_eval.runs.drift_file",
         "lingbot_eval.runs.execute",  # a name for those who read types
     },
     # The gate judges stored records and reports show them; of metrics they take what these declare of themselves.

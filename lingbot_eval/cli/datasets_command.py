@@ -13,8 +13,6 @@ from lingbot_eval.registry import load_plugins
 from lingbot_eval.validation import nearest
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from lingbot_eval.datasets.cards import Card
     from lingbot_eval.datasets.check.check import DatasetCheck, SceneCheck
     from lingbot_eval.datasets.fetch import FetchPlan
@@ -23,8 +21,9 @@ FINE, PROBLEMS = 0, 1
 _MARKS = {"problem": "PROBLEM", "warning": "warning", "note": "       "}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def datasets_arguments(parser: argparse.ArgumentParser) -> None:
     """Sub-commands and their options."""
+    parser.set_defaults(do=run)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the datasets that can be read")
     listing.add_argument("--markdown", action="store_true", help="the documents' table, made from the cards")
@@ -166,11 +165,8 @@ def _fetch(args: argparse.Namespace) -> int:
         agreed = bool(plan.parts) and not args.dry_run and (args.yes or _answer(plan))
         return agreed
 
-    bar = _Bar("B")
-    try:
+    with output.Bars("B", unit_scale=True) as bar:
         plan = fetch_dataset(args.name, args.root, args.scenes, card=args.card, agree=agree, progress=bar)
-    finally:
-        bar.close()
     if args.json:
         files = [{"url": source.url, "bytes": source.size, "parts": source.parts} for source in plan.sources]
         document = {"dataset": card.name, "licence": card.source.licence, "root": str(plan.root), "files": files}
@@ -213,39 +209,6 @@ def _answer(plan: FetchPlan) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-class _Bar:
-    """A bar for each thing that is done, on a terminal's standard error."""
-
-    def __init__(self, unit: str) -> None:
-        """unit: what is counted: ``B``, ``frame``."""
-        self._unit = unit
-        self._what = ""
-        self._bar: tqdm[Any] | None = None
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        from tqdm import tqdm
-
-        if what != self._what or self._bar is None:
-            self.close()
-            self._what = what
-            self._bar = tqdm(
-                total=total,
-                initial=done,
-                desc=output.printable(what),
-                unit=self._unit,
-                unit_scale=self._unit == "B",
-                file=sys.stderr,
-                leave=False,
-                disable=None,
-            )
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        """The bar goes away."""
-        if self._bar is not None:
-            self._bar.close()
-
-
 def _check(args: argparse.Namespace) -> int:
     from lingbot_eval.datasets.cards import load_card
     from lingbot_eval.datasets.check.check import examine
@@ -255,9 +218,8 @@ def _check(args: argparse.Namespace) -> int:
     card = load_card(args.name)
     root = expanded(args.root)
     adapter = open_adapter(args.name, root, _options(args.option))
-    bar = _Bar("frame")
-    checked = examine(card, adapter, root, tuple(args.scene), bar if args.decode else None)
-    bar.close()
+    with output.Bars("frame") as bar:
+        checked = examine(card, adapter, root, tuple(args.scene), bar if args.decode else None)
     figures = _figures(checked, args.figures) if args.figures is not None else []
     if args.json:
         output.as_json(_document(checked, figures))
@@ -269,8 +231,6 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from lingbot_eval.datasets.convert import prepare_scene, scenes_in
     from lingbot_eval.errors import DataError
     from lingbot_eval.resources import expanded
@@ -285,7 +245,7 @@ def _prepare(args: argparse.Namespace) -> int:
     failed: dict[str, str] = {}
     for scene in scenes_in(raw):
         try:
-            with tqdm(desc=output.printable(scene), unit="image", file=sys.stderr, leave=False, disable=None) as bar:
+            with output.bar(None, scene, "image") as bar:
                 done[scene] = prepare_scene(raw, scene, out, lambda bar=bar: bar.update() and None)  # type: ignore[misc]
         except (DataError, ConfigError) as error:
             failed[scene] = str(error)
@@ -373,7 +333,8 @@ def _verdict(scene: SceneCheck) -> dict[str, Any] | None:
 
 def _figures(checked: DatasetCheck, folder: Path) -> list[Path]:
     """One picture a scene whose convention was tested. Raises StoreError when the disk refuses."""
-    from lingbot_eval.runs.disk import component, writing
+    from lingbot_eval.files.atomic import writing
+    from lingbot_eval.runs.disk import component
 
     files = []
     for scene in checked.scenes:

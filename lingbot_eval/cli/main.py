@@ -1,4 +1,4 @@
-"""``lingbot-eval``: one sub-command a module; the only place that catches the project's errors."""
+"""``lingbot-eval``: its commands by name; the only place that catches the project's errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import ModuleType
 from typing import Any, NoReturn
 
 from lingbot_eval import __version__
@@ -22,32 +21,29 @@ from lingbot_eval.machine.wait import WAIT, process_age_s
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.validation import nearest
 
-# name -> one-line help. The module lingbot_eval.cli.NAME_command has add_arguments(parser) and run(args) -> exit code,
-# and imports what is heavy (torch, matplotlib, evo) inside run, so that --help is instant.
+# name -> module of lingbot_eval.cli, one-line help. The module has NAME_arguments(parser), which puts under ``do`` what
+# takes the parsed words and returns the exit code; what is heavy (torch, matplotlib, evo) is imported there, so that
+# --help is instant.
 COMMANDS = {
-    "run": "run an experiment file: stream, score, store",
-    "report": "pages, tables, plots and a notebook of runs",
-    "render": "films and pictures of what a run reconstructed",
-    "export": "clouds, cameras, trajectories and depth of a run, for other programs",
-    "view": "look at a reconstruction in the browser",
-    "scale": "speed, memory and error against the length of the stream",
-    "compare": "two backends on the same frames, or two runs: agreement, speed, memory",
-    "datasets": "list, show, fetch, check or prepare datasets",
-    "score": "score a trajectory file against a reference",
-    "gate": "hold a run against a baseline: accuracy, speed, memory",
-    "external": "check a wrapper of another method",
-    "env": "show what this machine is, as every record says it",
-    "schema": "the JSON schema of experiment files, for editors",
-    "completion": "a script that completes commands and options in your shell",
-    "verify": "rebuild the reference cases and compare: can this machine be trusted?",
+    "run": ("run_command", "run an experiment file: stream, score, store"),
+    "report": ("result_commands", "pages, tables, plots and a notebook of runs"),
+    "render": ("scene_commands", "films and pictures of what a run reconstructed"),
+    "export": ("scene_commands", "clouds, cameras, trajectories and depth of a run, for other programs"),
+    "view": ("scene_commands", "look at a reconstruction in the browser"),
+    "scale": ("scale_command", "speed, memory and error against the length of the stream"),
+    "compare": ("result_commands", "two backends on the same frames, or two runs: agreement, speed, memory"),
+    "datasets": ("datasets_command", "list, show, fetch, check or prepare datasets"),
+    "score": ("score_command", "score a trajectory file against a reference"),
+    "gate": ("result_commands", "hold a run against a baseline: accuracy, speed, memory"),
+    "external": ("tool_commands", "check a wrapper of another method"),
+    "env": ("tool_commands", "show what this machine is, as every record says it"),
+    "schema": ("tool_commands", "the JSON schema of experiment files, for editors"),
+    "completion": ("tool_commands", "a script that completes commands and options in your shell"),
+    "verify": ("tool_commands", "rebuild the reference cases and compare: can this machine be trusted?"),
 }
 
 
 TRACEBACK_VARIABLE = "LINGBOT_EVAL_TRACEBACK"
-
-
-def _module(command: str) -> ModuleType:
-    return importlib.import_module(f"lingbot_eval.cli.{command}_command")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,11 +96,11 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     parser = _Parser(prog="lingbot-eval", description="Evaluate streaming 3D reconstruction.")
     parser.add_argument("--version", action="version", version=f"lingbot-eval {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
+    for name, (module, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if only not in (None, name):
             continue
-        _module(name).add_arguments(sub)
+        getattr(importlib.import_module(f"lingbot_eval.cli.{module}"), f"{name}_arguments")(sub)
         sub.add_argument("--json", action="store_true", help="print one JSON document instead of text")
         sub.add_argument(
             "--plugin",
@@ -131,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _libraries_hushed(), threads_that_share():
             if args.plugin:
                 load_plugins(args.plugin)
-            code = int(_module(args.command).run(args))
+            code = int(args.do(args))
         output.finish()
         return code
     except LingbotEvalError as error:

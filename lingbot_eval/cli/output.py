@@ -7,9 +7,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from lingbot_eval.errors import StoreError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def line(text: str = "") -> None:
@@ -69,6 +73,40 @@ def _write(stream: TextIO | None, text: str) -> None:
     shown = "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
     encoding = stream.encoding or "utf-8"
     stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def bar(total: int | None, label: str, unit: str, *, quiet: bool = False, **more: Any) -> tqdm[Any]:
+    """A bar on standard error, gone at its end; quiet, or where that is no terminal, nothing is shown."""
+    from tqdm import tqdm
+
+    # disable=None: tqdm shows itself on a terminal only.
+    shown = True if quiet else None
+    return tqdm(total=total, desc=printable(label), unit=unit, file=sys.stderr, leave=False, disable=shown, **more)
+
+
+class Bars:
+    """A bar for each thing that is done, one after the other; a context, at whose end the last one goes."""
+
+    def __init__(self, unit: str, *, quiet: bool = False, **more: Any) -> None:
+        self._unit, self._quiet, self._more = unit, quiet, more
+        self._label: str | None = None
+        self._bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        """So much of ``label`` is done."""
+        if label != self._label or self._bar is None:
+            if self._bar is not None:
+                self._bar.close()
+            self._label = label
+            self._bar = bar(total, label, self._unit, quiet=self._quiet, initial=done, **self._more)
+        self._bar.update(done - self._bar.n)
 
 
 def printable(text: str) -> str:

@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
-from lingbot_eval.cli.study_options import add_study_options, parallel_of, study_words
+from lingbot_eval.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lingbot_eval.cli.progress import Progress
     from lingbot_eval.cli.run_check import UnitCheck
-    from lingbot_eval.cli.run_progress import Progress
     from lingbot_eval.reports.reading import Run
-    from lingbot_eval.runs.execute import Outcome
+    from lingbot_eval.runs.execute import Outcome, Parallel
     from lingbot_eval.runs.plan import Plan
     from lingbot_eval.runs.records import UnitRecord
     from lingbot_eval.streaming.estimate import Fit
     from lingbot_eval.types import Measurement
 
 DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
+RUNS = Path("runs")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def run_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
+    parser.set_defaults(do=run)
     parser.add_argument("experiment", help="an experiment file (YAML), or the name of a shipped one such as smoke")
     add_study_options(parser, "datasets.0.selection.count=50")
     parser.add_argument("--root", metavar="PATH", help="the folder or file of the first dataset: --set datasets.0.root")
@@ -66,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
     0 all done; 1 some units failed, or the run's record was gone; 2 some failed on bad input.
     """
     from lingbot_eval.api import fit, plan_run
+    from lingbot_eval.api import report as write_report
     from lingbot_eval.api import run as run_experiment
+    from lingbot_eval.cli.progress import Progress
     from lingbot_eval.cli.run_check import check_units, fit_line, refused_units
-    from lingbot_eval.cli.run_progress import Progress
 
     overrides = _overrides(args)
     fits = {} if args.fit is None else fit(args.experiment, args.fit, overrides)
@@ -104,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         output.note(line)
     if not args.json:
         _print_summary(outcome, done)
-    report = _write_report(done) if args.report and not outcome.pending else None
+    report = list(write_report(done).files) if args.report and not outcome.pending else None
     if args.json:
         output.as_json(_document(outcome, done, report))
     elif outcome.pending:
@@ -226,12 +229,6 @@ def _print_plan(plan: Plan) -> None:
         output.line(f"  command of {method} (runs with --allow-commands): {line}")
 
 
-def _write_report(done: Run) -> list[Path]:
-    from lingbot_eval.api import report
-
-    return list(report(done).files)
-
-
 def _document(outcome: Outcome, done: Run, report: list[Path] | None) -> dict[str, Any]:
     return {
         "run": str(outcome.path),
@@ -273,3 +270,61 @@ def _result(record: UnitRecord) -> str:
         return headline(record.measurements)
     where = f" at frame {record.failed_at_frame}" if record.failed_at_frame is not None else ""
     return f"FAILED ({record.stage}{where}): {record.reason}"
+
+
+# What a study has, too
+
+
+def add_study_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """``--set``, ``--out`` and how units are spread; example: an override worth showing."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY.PATH=VALUE",
+        action="append",
+        default=[],
+        help=f"override a setting, e.g. {example} (may be given again)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="do units in so many processes of this machine, one a GPU where there are several; the same command may"
+        " run several times, on other hosts, too, that share the folder",
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="do the I-th of N shares (from 1), as one task of a job array",
+    )
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="have the workers of a Dask cluster do the units")
+    parser.add_argument(
+        "--share-host",
+        action="store_true",
+        help="with one of these: let timed units run beside others; their times are marked, and no gate takes them",
+    )
+    parser.add_argument("--out", type=Path, default=RUNS, metavar="DIR", help=f"where run directories go ({RUNS})")
+
+
+def study_words(args: argparse.Namespace) -> list[str]:
+    """The words that give these options again; what is as it is without them is left out."""
+    words = [word for override in args.overrides for word in ("--set", override)]
+    words += [word for plugin in args.plugin for word in ("--plugin", plugin)]
+    return words if args.out == RUNS else [*words, "--out", str(args.out)]
+
+
+def parallel_of(args: argparse.Namespace) -> Parallel | None:
+    """How the options spread the units; None for one after the other in this process. Raises ConfigError."""
+    from lingbot_eval.runs.execute import Parallel
+
+    if args.workers is None and args.shard is None and args.scheduler is None:
+        if args.share_host:
+            raise ConfigError("--share-host has no meaning without --workers, --shard or --scheduler")
+        return None
+    shard = None
+    if args.shard is not None:
+        words = args.shard.split("/")
+        if len(words) != 2 or not all(word.isascii() and word.isdecimal() for word in words):
+            raise ConfigError(f"--shard: expected I/N such as 1/8, found {args.shard!r}")
+        shard = int(words[0]), int(words[1])
+    return Parallel(1 if args.workers is None else args.workers, shard, args.scheduler, args.share_host)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
-from lingbot_eval.cli.study_options import add_study_options, parallel_of, study_words
+from lingbot_eval.cli.run_command import add_study_options, parallel_of, study_words
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from lingbot_eval.cli.run_check import UnitCheck
     from lingbot_eval.scaling.records import CaseRecord
     from lingbot_eval.scaling.settings import Case, Study
@@ -21,8 +18,9 @@ DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
 STUDY = "scaling"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def scale_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
+    parser.set_defaults(do=run)
     parser.add_argument(
         "study",
         nargs="?",
@@ -40,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 all cases done; 1 some failed (memory, too), or the study's record was gone; 2 some failed on bad input."""
+    from lingbot_eval.cli.progress import Progress
     from lingbot_eval.cli.run_check import checks_data, print_checks, warning_lines
     from lingbot_eval.scaling.execute import execute, in_order, write_scaling
     from lingbot_eval.scaling.page import growth_statement, remarks, tables, title
@@ -60,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     for warning in warning_lines(checks):
         output.note(warning)
     parallel = parallel_of(args)
-    progress = Progress(len(cases), quiet=args.json, together=parallel is not None)
+    progress = Progress(quiet=args.json, parallel=parallel)
+    progress.expect(len(cases))
     outcome = execute(study, args.out, _command(args), progress, parallel, allow_commands=args.allow_commands)
     for left in outcome.units.left_out:
         output.note(f"left out: {left.reason}")
@@ -87,75 +87,10 @@ def run(args: argparse.Namespace) -> int:
     return BAD_INPUT if outcome.bad_input else SOME_FAILED
 
 
-class Progress:
-    """A `lingbot_eval.scaling.execute.Observer` for people: a bar on a terminal, a line a case anywhere."""
-
-    def __init__(self, cases: int, *, quiet: bool, together: bool = False) -> None:
-        """together: whether cases run at the same time, under one bar."""
-        self._cases = cases
-        self._together = together
-        self._seen = 0
-        self._quiet = quiet
-        self._bar: tqdm[Any] | None = None
-
-    def preparing(self, case: Case, frames: int | None) -> None:
-        """A bar for the pool."""
-        self._open(frames, f"frames of {case.size[0]}×{case.size[1]}")
-
-    def started(self, unit: Case, frames: int | None) -> None:
-        """A bar for the stream."""
-        if self._together:
-            if self._bar is None:
-                self._open(None, "frames of all cases")
-            return
-        self._seen += 1
-        self._open(frames, self._label(unit))
-
-    def frame(self) -> None:
-        """One frame further."""
-        if self._bar is not None:
-            self._bar.update()
-
-    def left_out(self, unit: Case, reason: str) -> None:
-        """Said whatever is quiet: a result is made anew."""
-        output.note(f"left out: {reason}")
-
-    def skipped(self, unit: Case) -> None:
-        """Said, so that nobody wonders why it was so quick."""
-        self._seen += 1
-        if not self._quiet:
-            output.note(f"{self._label(unit)}: done before")
-
-    def finished(self, unit: Case, record: CaseRecord) -> None:
-        """The case's result in a line."""
-        if self._together:
-            self._seen += 1
-        elif self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        if record.status == "failed":
-            output.note(f"error: {self._label(unit)}: {record.reason}")
-        elif not self._quiet:
-            output.note(f"{self._label(unit)}: {record.predictions} frames in {record.seconds:.1f} s")
-
-    def _label(self, case: Case) -> str:
-        return f"[{self._seen}/{self._cases}] {case.name}"
-
-    def _open(self, total: int | None, label: str) -> None:
-        from tqdm import tqdm
-
-        if self._bar is not None:
-            self._bar.close()
-        # disable=None: tqdm shows itself on a terminal only.
-        self._bar = tqdm(
-            total=total, desc=label, unit="frame", file=sys.stderr, leave=False, disable=True if self._quiet else None
-        )
-
-
 def _check(study: Study, case: Case) -> UnitCheck:
     from lingbot_eval.cli.run_check import UnitCheck, predicted
     from lingbot_eval.errors import LingbotEvalError
-    from lingbot_eval.scaling.case import model_of
+    from lingbot_eval.scaling.execute import model_of
 
     if study.method is not None:
         return UnitCheck((study.name, case.name, study.method.name))

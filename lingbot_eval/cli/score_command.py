@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
@@ -19,15 +16,19 @@ if TYPE_CHECKING:
     from lingbot_eval.files.trajectories import Pairing, TrajectoryFile
     from lingbot_eval.geometry.pose_reading import PoseReading
     from lingbot_eval.metrics.scoring import PoseScore
-    from lingbot_eval.types import Measurement
+    from lingbot_eval.metrics.trajectory import TrajectoryScore
+    from lingbot_eval.reports.reading import Paths
+    from lingbot_eval.types import Measurement, Trajectory
 
 _FORMATS = ("auto", "tum", "kitti", "euroc", "colmap", "nerfstudio", "log", "numpy")
-_ALIGNMENTS = ("sim3", "se3", "anchor", "none")
+# Alignments, and how a picture says them.
+_ALIGNED = {"sim3": "Sim(3)-aligned", "se3": "SE(3)-aligned", "anchor": "aligned on its first poses", "none": ""}
 MANY_POSES = 20_000  # from here on the pairs of auc take so long that their progress is shown
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def score_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``score``."""
+    parser.set_defaults(do=run)
     parser.add_argument("--gt", type=Path, required=True, metavar="FILE", help="reference trajectory")
     parser.add_argument(
         "--est",
@@ -41,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=_FORMATS, default="auto", help="format of both files (default: found from their content)"
     )
     parser.add_argument("--gt-format", choices=_FORMATS, help="format of the reference, where it differs")
-    parser.add_argument("--align", choices=_ALIGNMENTS, default="sim3", help="alignment shown first (default: sim3)")
+    parser.add_argument(
+        "--align", choices=tuple(_ALIGNED), default="sim3", help="alignment shown first (default: sim3)"
+    )
     parser.add_argument(
         "--max-diff", type=float, default=0.01, metavar="S", help="largest time difference of a pair, in s (0.01)"
     )
@@ -160,8 +163,7 @@ def _progress(poses: int, *, quiet: bool) -> Iterator[Callable[[int, int], None]
     if poses <= MANY_POSES or quiet:
         yield None
         return
-    # disable=None: tqdm shows itself on a terminal only.
-    with tqdm(desc="pairs of auc", unit="pair", unit_scale=True, file=sys.stderr, leave=False, disable=None) as bar:
+    with output.bar(None, "pairs of auc", "pair", unit_scale=True) as bar:
 
         def show(done: int, there_are: int) -> None:
             bar.total = there_are
@@ -173,27 +175,48 @@ def _progress(poses: int, *, quiet: bool) -> Iterator[Callable[[int, int], None]
 def _draw(args: argparse.Namespace, found: Sequence[tuple[TrajectoryFile, PoseScore]]) -> None:
     """The pictures that are asked for, or why there is none."""
     if args.plot is not None:
-        from lingbot_eval.cli.score_plot import draw, paths_of
+        from lingbot_eval.plots import check_ending, save
+        from lingbot_eval.reports.scene_figures import trajectory_figure
 
         paths = []
         for file, scored in found:
             if scored["ate_rmse"].value is not None and scored.trajectory is not None and scored.estimate is not None:
-                paths.append((file.path.name, paths_of(scored.trajectory, scored.estimate, args.align)))
+                paths.append((file.path.name, _paths(scored.trajectory, scored.estimate, args.align)))
             else:
                 output.note(f"{file.path} is not drawn: there is nothing to show under {args.align}")
         if paths:
-            draw(args.plot, paths, f"{', '.join(name for name, _ in paths)} against {args.gt.name}")
+            check_ending(args.plot, "--plot")
+            title = f"{', '.join(name for name, _ in paths)} against {args.gt.name}"
+            save(trajectory_figure(paths, title, along=True), args.plot)
         else:
             output.note(f"{args.plot} is not written")
     if args.drift_plot is not None:
-        from lingbot_eval.cli.score_plot import draw_drift
+        from lingbot_eval.plots import check_ending, save
+        from lingbot_eval.reports.figures import drift_figure
 
         ((file, scored),) = found
         if scored.drift is not None:
-            draw_drift(args.drift_plot, scored.drift, f"{file.path.name} against {args.gt.name}")
+            check_ending(args.drift_plot, "--drift-plot")
+            figure = drift_figure(scored.drift, f"{file.path.name} against {args.gt.name}")
+            if figure is not None:
+                save(figure, args.drift_plot)
         else:
             why = "drift is left out" if "drift" in args.without else scored["ate_rmse", "sim3"].reason
             output.note(f"{args.drift_plot} is not drawn: {why}")
+
+
+def _paths(score: TrajectoryScore, estimate: Trajectory, alignment: str) -> Paths:
+    """Where a scored estimate went. alignment: a name in ``score.alignments``."""
+    import numpy as np
+
+    from lingbot_eval.reports.reading import Paths
+
+    move = score.alignments[alignment]
+    rows = np.searchsorted(estimate.indices, score.indices)
+    moved = move.apply_points(estimate.positions)
+    error = np.full(len(moved), np.nan)
+    error[rows] = np.linalg.norm(moved[rows] - score.reference_positions, axis=1)
+    return Paths(moved, score.reference_positions, _ALIGNED[alignment], error, move)
 
 
 def _file_facts(file: TrajectoryFile) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from lingbot_eval.methods.stepper import Stepper, warm_up
 from lingbot_eval.model.build import choose_device
 from lingbot_eval.profiling.memory import reset_peaks
 from lingbot_eval.reports.agreement import Differences, pose_differences
-from lingbot_eval.runs.poses import PoseLog
+from lingbot_eval.runs.scoring import PoseLog
 from lingbot_eval.statistics import FEWEST_ROUNDS, judge_rounds
 from lingbot_eval.types import DepthMap, FloatArray, Frame, FrameType, Prediction
 
@@ -51,14 +51,8 @@ class Failure:
         return f"out of device memory {where}, {how}: {self.reason}"
 
 
-class Failing(Protocol):
-    """What can run out of device memory."""
-
-    failure: Failure | None
-
-
 @contextmanager
-def memory_guarded(failing: Failing, stage: Stage, frame: Callable[[], int | None]) -> Iterator[None]:
+def memory_guarded(failing: Side | _Lane, stage: Stage, frame: Callable[[], int | None]) -> Iterator[None]:
     """Turns the device's refusal of memory inside the block into the failure of whom it befell, at ``frame()``."""
     try:
         yield
@@ -182,7 +176,7 @@ def _warm_up(bench: Bench, side: Side, frames: PreparedFrames) -> None:
 
 def _one_pass(bench: Bench, side: Side, frames: PreparedFrames, each_frame: Callable[[], None]) -> None:
     reset_peaks(str(bench.device))
-    before = _allocated(bench.device)
+    before = torch.cuda.memory_allocated(bench.device) if bench.device.type == "cuda" else None
     step_ms: dict[int, float] = {}
     opened: list[Stepper] = []
     with memory_guarded(side, "alone", lambda: _at(opened)):
@@ -207,10 +201,6 @@ def _one_pass(bench: Bench, side: Side, frames: PreparedFrames, each_frame: Call
 def _at(opened: list[Stepper]) -> int:
     """The frame that was given last."""
     return max(0, opened[0].given - 1) if opened else 0
-
-
-def _allocated(device: torch.device) -> int | None:
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
 
 
 SMALLEST_DEPTH = 1e-6

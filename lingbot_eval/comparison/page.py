@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lingbot_eval.comparison.backends import BackendComparison, Pair, Ratio, Side, step_median
-from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.atomic import write_text, writing
 from lingbot_eval.machine.environment import machine_name
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.plots import save
@@ -25,7 +25,6 @@ from lingbot_eval.reports.agreement import (
 )
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.reports.two_runs import NUMBERS, PAGE
-from lingbot_eval.runs.disk import writing
 from lingbot_eval.statistics import ALPHA
 from lingbot_eval.streaming.estimate import distance
 from lingbot_eval.streaming.stores import attention_name

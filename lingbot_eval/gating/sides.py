@@ -240,7 +240,7 @@ def _unit(store: RunStore, unit: StoredUnit) -> SideUnit:
             values[metric] = measured.value
     rounds: dict[str, tuple[FloatArray, ...]] = {}
     if any(metric in values for metric in SAMPLED):
-        frames = store.read_frames(unit)
+        frames = store.read_table(unit)
         for metric, column in SAMPLED.items():
             times = round_of(frames, column) if metric in values else None
             if times is not None:

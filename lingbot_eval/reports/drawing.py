@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lingbot_eval.errors import LingbotEvalError
+from lingbot_eval.files.atomic import writing
 from lingbot_eval.plots import save
 from lingbot_eval.reports.figures import cost_figure, depth_figure, drift_figure, error_figure
 from lingbot_eval.reports.reading import Run, UnitData, read_unit_data
@@ -17,8 +18,7 @@ from lingbot_eval.reports.scene_figures import cloud_figure, together_figure, tr
 from lingbot_eval.reports.sweep_figure import sweep_figure, sweeps
 from lingbot_eval.reports.tables import FewOfMany, Names
 from lingbot_eval.reports.two_runs import RunComparison, figure_of
-from lingbot_eval.runs.disk import writing
-from lingbot_eval.runs.store import Columns
+from lingbot_eval.runs.unit_files import Columns
 from lingbot_eval.viewing.kept import CLOUD_FILE, Reconstruction
 
 if TYPE_CHECKING:

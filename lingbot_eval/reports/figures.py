@@ -25,8 +25,7 @@ from lingbot_eval.plots import (
     style,
     thinned,
 )
-from lingbot_eval.runs.panels import DepthPanels
-from lingbot_eval.runs.store import Columns
+from lingbot_eval.runs.unit_files import Columns, DepthPanels
 from lingbot_eval.types import DriftSeries, FloatArray
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.errors import DependencyError, StoreError
-from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.atomic import write_text, writing
 from lingbot_eval.reports.reading import Run
 from lingbot_eval.resources import shared_folder
-from lingbot_eval.runs.disk import writing
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -38,9 +38,8 @@ from lingbot_eval.reports.tables import (
     read_results,
 )
 from lingbot_eval.runs.lock import writer_of
-from lingbot_eval.runs.panels import DepthPanels
-from lingbot_eval.runs.store import Columns, RunStore, StoredUnit
-from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE
+from lingbot_eval.runs.store import RunStore, StoredUnit
+from lingbot_eval.runs.unit_files import ESTIMATE_FILE, REFERENCE_FILE, Columns, DepthPanels
 from lingbot_eval.settings import flattened
 from lingbot_eval.types import DriftSeries, FloatArray
 from lingbot_eval.viewing.film import ShownVoxels, shown_voxels
@@ -84,7 +83,7 @@ class Run:
 
     def frames(self, dataset: str, scene: str, method: str) -> pd.DataFrame:
         """One row a frame of a unit: times, errors, cache (columns: docs, file formats). Raises StoreError."""
-        return self.store.read_frames(self.store.read_unit(dataset, scene, method))
+        return self.store.read_table(self.store.read_unit(dataset, scene, method))
 
     def report(self, out: str | os.PathLike[str] | None = None) -> Path:
         """Write the report of this run into ``out`` (default: ``report`` in the run); returns the page."""

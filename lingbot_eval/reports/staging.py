@@ -9,8 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.files.atomic import remove_abandoned, temporary_folder, write_text
-from lingbot_eval.runs.disk import writing
+from lingbot_eval.files.atomic import remove_abandoned, temporary_folder, write_text, writing
 
 _WHOLE_PAGES = (".html", ".ipynb")  # hold their figures
 _PAGES = (".md",)  # show files beside them

@@ -10,7 +10,7 @@ from typing import Literal
 
 from lingbot_eval.machine.environment import rests_on_hardware
 from lingbot_eval.metrics.declarations import headline_place
-from lingbot_eval.runs.claims import read_claims
+from lingbot_eval.runs.lock import read_claims
 from lingbot_eval.runs.records import RunRecord, is_untrained
 from lingbot_eval.runs.store import RunStore, StoredUnit
 from lingbot_eval.tables import footnote

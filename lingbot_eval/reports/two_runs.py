@@ -33,8 +33,8 @@ from lingbot_eval.reports.agreement import (
 from lingbot_eval.reports.reading import SAME_FRAME_S, Run, open_runs
 from lingbot_eval.reports.staging import staged
 from lingbot_eval.runs.records import UnitRecord
-from lingbot_eval.runs.store import Columns, StoredUnit
-from lingbot_eval.runs.unit_writer import ESTIMATE_FILE
+from lingbot_eval.runs.store import StoredUnit
+from lingbot_eval.runs.unit_files import ESTIMATE_FILE, Columns
 from lingbot_eval.settings import differing, short
 from lingbot_eval.tables import MISSING, Table, columns, markdown_text, number_text, quantity, reasons
 from lingbot_eval.types import Measurement

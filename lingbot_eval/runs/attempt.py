@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 from lingbot_eval.datasets.prepare import refuse_faulty_images
 from lingbot_eval.errors import (
@@ -21,29 +21,28 @@ from lingbot_eval.errors import (
     is_out_of_memory,
     one_line,
 )
-from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.atomic import write_text, writing
 from lingbot_eval.files.json_documents import parse_json
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.base import Method, MethodSettings, OpenMethod, SavesStreams
-from lingbot_eval.runs.background import BackgroundWorker
-from lingbot_eval.runs.disk import writing
-from lingbot_eval.runs.records import Names, ResultRecord, utc_now
-from lingbot_eval.runs.saved import SavedState
-from lingbot_eval.runs.snapshot import Contents, put_back, taken
-from lingbot_eval.runs.stream import Output, Pace, SceneStream
-from lingbot_eval.runs.unit_writer import UnitWriter
+from lingbot_eval.runs.records import HostRecord, Names, utc_now
+from lingbot_eval.runs.saved import Contents, SavedState, put_back, taken
+from lingbot_eval.runs.scoring import KeptPanel
+from lingbot_eval.runs.store import Store
+from lingbot_eval.runs.stream import BackgroundWorker, Output, Pace, SceneStream
+from lingbot_eval.runs.unit_files import UnitWriter
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction, Trajectory
+from lingbot_eval.viewing.kept import Thumbnail
 
 TRACEBACK_FILE = "traceback.txt"
 
+KINDS = {"panel": KeptPanel, "thumbnail": Thumbnail}
+"""Classes of objects in lists of what is gathered, by a name; see `lingbot_eval.runs.saved.taken`."""
 WAITING = 8
 """Predictions that may wait for scoring where the method leaves the cores free."""
 
 Stage = Literal["open", "warm-up", "stream", "score", "store"]
 Row = Mapping[str, object]
-
-UnitT_co = TypeVar("UnitT_co", covariant=True)
-ResultT = TypeVar("ResultT", bound=ResultRecord)
 
 
 @dataclass(frozen=True)
@@ -58,98 +57,85 @@ class Failure:
     traceback: str
 
 
-class Scorer(Protocol):
-    """Takes the outputs of a unit one by one."""
+class Task:
+    """What is to be done for one unit: where its frames come from, what is scored and stored of them, its record."""
 
-    def add(self, output: Output) -> Row:
-        """The output's row of the unit's table."""
-        ...
-
-
-class Task(Protocol[UnitT_co, ResultT]):
-    """What is to be done for one unit: where its frames come from, what is scored and stored of them, its record.
-
-    method: the settings of what streams. shorter: tasks of the same stream with fewer frames, which come right after
-    this one. measures_limits: whether what came before a failure is a result, too, and a lack of memory an answer that
-    costs no loaded weights.
-    """
+    unit: Any
+    shorter: tuple[Any, ...] = ()
+    """Tasks of the same stream with fewer frames, which come right after this one."""
+    measures_limits: ClassVar[bool] = False
+    """Whether what came before a failure is a result, too, and a lack of memory an answer that costs no loaded
+    weights."""
 
     @property
-    def unit(self) -> UnitT_co: ...
+    def names(self) -> Names:
+        """Under which its result is filed."""
+        found: Names = self.unit.names
+        return found
 
     @property
-    def names(self) -> Names: ...
+    def method(self) -> MethodSettings:
+        """The settings of what streams."""
+        raise NotImplementedError
 
     @property
-    def method(self) -> MethodSettings: ...
+    def pace(self) -> Pace:
+        """When frames are given."""
+        return Pace()
 
-    @property
-    def shorter(self) -> tuple[Any, ...]: ...
-
-    @property
-    def pace(self) -> Pace: ...
-
-    @property
-    def measures_limits(self) -> bool: ...
-
-    def is_done(self, record: ResultT) -> bool:
+    def is_done(self, record: Any) -> bool:
         """Whether a stored result that went well is of the input as it is now. Raises what opening it raises."""
-        ...
+        raise NotImplementedError
 
     def open(self) -> FrameSequence:
         """The frames. Raises DataError or ConfigError."""
-        ...
+        raise NotImplementedError
 
     def beginnings(self, sequence: FrameSequence) -> list[tuple[int, Any]]:
         """Tasks that this one's stream is through with on its way: after how many frames, rising, and which."""
-        ...
+        return []
 
     def facts(self, sequence: FrameSequence) -> dict[str, Any]:
         """What the record says of the input."""
-        ...
+        return dict(sequence.facts())
 
     def frames(self, sequence: FrameSequence, method: Method) -> Generator[Frame, None, None]:
         """The frames as the method and the scores need them, from the first on."""
-        ...
+        yield from sequence.frames()
 
-    def scorer(self, method: Method, sequence: FrameSequence, writer: UnitWriter) -> Scorer:
-        """For one pass, the method opened."""
-        ...
+    def scorer(self, method: Method, sequence: FrameSequence, writer: UnitWriter) -> Any:
+        """For one pass, the method opened: its ``add`` takes the outputs one by one and returns each one's row of the
+        unit's table."""
+        raise NotImplementedError
 
     def keep(self, output: Output, row: Row, writer: UnitWriter) -> None:
         """Store what is stored of each frame."""
-        ...
+        writer.append_row(row)
 
     def score(self, attempt: Attempt) -> None:
         """After the stream: put into ``attempt.scores`` what is measured."""
-        ...
+        raise NotImplementedError
 
     @property
     def input_key(self) -> str:
         """Of the input as it was opened; a study's is in the key of the run."""
-        ...
+        return ""
 
     @property
     def saves(self) -> bool:
         """Whether the unit can be saved in its middle; then `gathered` is all that its scores rest on."""
-        ...
-
-    @property
-    def kinds(self) -> Mapping[str, type]:
-        """Classes of objects in lists of what is gathered, by a name; see `lingbot_eval.runs.snapshot`."""
-        ...
+        raise NotImplementedError
 
     def gathered(self, attempt: Attempt) -> Mapping[str, Any]:
         """The objects that gather along the stream, by a name."""
-        ...
+        raise NotImplementedError
 
     def store(self, attempt: Attempt, writer: UnitWriter) -> None:
         """Write files beside the table and the record."""
-        ...
 
-    def record(self, attempt: Attempt) -> ResultT:
+    def record(self, attempt: Attempt) -> Any:
         """The result as it stands."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass
@@ -185,6 +171,22 @@ class Attempt:
         """Since it began."""
         return time.perf_counter() - self.begun
 
+    def told(self) -> dict[str, Any]:
+        """What the record of any unit says of its try."""
+        failure = self.failure
+        return {
+            "status": "ok" if failure is None else "failed",
+            "reason": None if failure is None else failure.reason,
+            "stage": None if failure is None else failure.stage,
+            "failed_at_frame": None if failure is None else failure.at_frame,
+            "frames": self.frames,
+            "predictions": self.predictions,
+            "started": self.started,
+            "seconds": self.seconds,
+            "wait_s": self.wait_s,
+            "went_on_at": list(self.went_on_at),
+        }
+
     @contextmanager
     def contained(self) -> Iterator[None]:
         """The boundary of the unit: whatever goes wrong inside becomes its result, and the other units run on.
@@ -211,30 +213,57 @@ class Attempt:
                 )
 
 
-class OnTheWay(Protocol):
-    """What is to be done along a stream for shorter ones, which are its beginnings."""
+@dataclass
+class Beginnings:
+    """Shorter units of the same stream: each is scored and stored as if it had ended there.
 
-    def due(self, frames: int) -> bool:
-        """Whether something is to be done once so many frames have their predictions."""
-        ...
+    One that cannot be is left to its own turn, where it is streamed by itself.
+    waiting: after how many frames, rising, and which. frames: of the whole stream. done: takes the records by name.
+    token, host: as of `lingbot_eval.runs.execute.attempt_stored`.
+    """
+
+    store: Store[Any, Any]
+    done: dict[Names, Any]
+    waiting: list[tuple[int, Task]] = field(default_factory=list)
+    frames: int | None = None
+    token: str | None = None
+    host: Callable[[], HostRecord | None] = lambda: None
 
     def pass_over(self, frames: int) -> None:
         """So many frames had their predictions before: what was to be done by then is not done any more."""
-        ...
+        self.waiting = [(end, task) for end, task in self.waiting if end > frames]
+
+    def due(self, frames: int) -> bool:
+        """Whether something is to be done once so many frames have their predictions."""
+        return bool(self.waiting) and self.waiting[0][0] <= frames
 
     def reach(self, frames: int, attempt: Attempt, writer: UnitWriter) -> None:
         """Do it. attempt, writer: of the longer unit, with the predictions of so many frames. Raises StoreError."""
-        ...
+        method = attempt.method
+        while self.due(frames) and method is not None:
+            end, task = self.waiting.pop(0)
+            part = replace(attempt, stage="score", scores=None, frames=end, resources=method.resources())
+            with part.contained():
+                sequence = task.open()
+                part.facts, part.reference = task.facts(sequence), sequence.reference()
+                task.score(part)
+                with self.store.unit_writer(*task.names, token=self.token) as own:
+                    own.begin_as(writer)
+                    task.store(part, own)
+                    record = task.record(part).model_copy(update={"host": self.host(), "stream_frames": self.frames})
+                    own.finish(record)
+                self.done[task.names] = record
+            attempt.scorer.paced = False
 
 
 def attempt_unit(
-    task: Task[Any, Any],
+    task: Task,
     attempt: Attempt,
     sequence: FrameSequence | None,
     methods: OpenMethod,
     writer: UnitWriter,
     each_frame: Callable[[], None],
-    way: OnTheWay,
+    way: Beginnings,
     saved: SavedState | None = None,
 ) -> None:
     """Stream the frames through the method and write everything but the record; a failure is kept, not raised.
@@ -260,13 +289,13 @@ def attempt_unit(
 
 
 def _stream(
-    task: Task[Any, Any],
+    task: Task,
     attempt: Attempt,
     sequence: FrameSequence,
     methods: OpenMethod,
     writer: UnitWriter,
     each_frame: Callable[[], None],
-    way: OnTheWay,
+    way: Beginnings,
     saved: SavedState | None,
 ) -> None:
     """All phases of a unit, one after the other; ``attempt.stage`` says which."""
@@ -303,13 +332,13 @@ def _stream(
         attempt.stage = "stream"
         waiting = WAITING if task.method.leaves_the_cpu_free else 0
         behind = BackgroundWorker(keep, waiting)
-        left_at = _go_on(task, attempt, sequence, writer, saved)
-        for _ in range(left_at.frames):
+        done_before, seconds_before = _go_on(task, attempt, sequence, writer, saved)
+        for _ in range(done_before):
             each_frame()
-        way.pass_over(left_at.frames)
+        way.pass_over(done_before)
         rest = _Saving(cast(SavesStreams, method), task, attempt, writer, behind, saved) if saved else None
         attempt.stream = stream = SceneStream(
-            method, lambda: task.frames(sequence, method), task.pace, rest, left_at.frames, left_at.seconds
+            method, lambda: task.frames(sequence, method), task.pace, rest, done_before, seconds_before
         )
         with closing(stream.outputs()) as outputs, behind:
             for output in outputs:
@@ -338,36 +367,31 @@ def _stream(
     task.store(attempt, writer)
 
 
-@dataclass(frozen=True)
-class _LeftAt:
-    """Where a stream is gone on with: frames that have their predictions, and its seconds so far."""
-
-    frames: int = 0
-    seconds: float = 0.0
-
-
 def _go_on(
-    task: Task[Any, Any], attempt: Attempt, sequence: FrameSequence, writer: UnitWriter, saved: SavedState | None
-) -> _LeftAt:
-    """Put what a saved state has into the attempt, the writer and the method; a state that is damaged is none."""
+    task: Task, attempt: Attempt, sequence: FrameSequence, writer: UnitWriter, saved: SavedState | None
+) -> tuple[int, float]:
+    """Put what a saved state has into the attempt, the writer and the method; a state that is damaged is none.
+
+    Returns how many frames have their predictions, and the stream's seconds so far.
+    """
     if saved is None or attempt.method is None:
-        return _LeftAt()
+        return 0, 0.0
     try:
         record = saved.load()
         if record is None:
-            return _LeftAt()
+            return 0, 0.0
         for name, gathered in task.gathered(attempt).items():
-            put_back(record.values["gathered"][name], gathered, saved.content, task.kinds)
+            put_back(record.values["gathered"][name], gathered, saved.content, KINDS)
         writer.go_on_with(saved.files(record))
         method = cast(SavesStreams, attempt.method)
         method.go_on_from(put_back(record.values["stream"], None, saved.content, {}))
     except (StoreError, KeyError, TypeError, ValueError):
         saved.remove()
         attempt.scorer = task.scorer(attempt.method, sequence, writer)
-        return _LeftAt()
+        return 0, 0.0
     attempt.predictions = record.frames
     attempt.went_on_at = (*record.values["went_on_at"], record.frames)
-    return _LeftAt(record.frames, record.seconds)
+    return record.frames, record.seconds
 
 
 @dataclass
@@ -375,7 +399,7 @@ class _Saving:
     """Saves a unit between two of its frames (a `lingbot_eval.runs.stream.Rest`)."""
 
     method: SavesStreams
-    task: Task[Any, Any]
+    task: Task
     attempt: Attempt
     writer: UnitWriter
     behind: BackgroundWorker[Output]
@@ -395,7 +419,7 @@ class _Saving:
         contents: Contents = []
         gathered = self.task.gathered(self.attempt)
         values = {
-            "gathered": {name: taken(each, contents, self.task.kinds) for name, each in gathered.items()},
+            "gathered": {name: taken(each, contents, KINDS) for name, each in gathered.items()},
             "stream": taken(state, contents, {}),
             "went_on_at": list(self.attempt.went_on_at),
         }
@@ -411,7 +435,7 @@ def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _first(task: Task[Any, Any], sequence: FrameSequence, method: Method) -> Frame:
+def _first(task: Task, sequence: FrameSequence, method: Method) -> Frame:
     """The first frame, for the warm-up; the stream decodes it again in its own time."""
     with closing(task.frames(sequence, method)) as frames:
         for frame in frames:

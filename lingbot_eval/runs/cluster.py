@@ -16,10 +16,11 @@ from typing import Any
 
 from lingbot_eval.errors import ConfigError, DependencyError, LingbotEvalError, StoreError, one_line, reason
 from lingbot_eval.registry import load_plugins
-from lingbot_eval.runs.claims import Claims
-from lingbot_eval.runs.execute import Observer, Tally
+from lingbot_eval.runs.execute import Done, Observer
+from lingbot_eval.runs.lock import Claims
 from lingbot_eval.runs.store import Store
-from lingbot_eval.runs.workers import Ended, Job, Slot, Stream, error_of, refuse_other_code, show
+from lingbot_eval.runs.worker import Job, refuse_other_code
+from lingbot_eval.runs.workers import Ended, Slot, Stream, error_of, show
 
 RESOURCE = "GPU"
 CONNECT_S = 20
@@ -31,9 +32,7 @@ _GUARD = threading.Lock()
 _SLOTS: dict[Job, Slot] = {}
 
 
-def run(
-    store: Store[Any, Any], streams: Sequence[Stream], observer: Observer[Any, Any], scheduler: str, job: Job
-) -> Tally:
+def run(store: Store[Any, Any], streams: Sequence[Stream], observer: Observer, scheduler: str, job: Job) -> list[Done]:
     """Have the cluster do the tasks, stream by stream.
 
     Raises DependencyError without the package, ConfigError for a cluster that cannot be used, StoreError where no
@@ -69,19 +68,19 @@ class _Submitted:
         client: Any,
         store: Store[Any, Any],
         streams: Sequence[Stream],
-        observer: Observer[Any, Any],
+        observer: Observer,
         scheduler: str,
         job: Job,
     ) -> None:
         self._client, self._store, self._observer, self._scheduler = client, store, observer, scheduler
         self._job = asdict(job)
         self._streams = list(streams)
-        self._tally = Tally()
+        self._done: list[Done] = []
         self._refused: set[str] = set()
         self._deaths: dict[str, int] = {}
         self._running: dict[Any, Stream] = {}
 
-    def run(self) -> Tally:
+    def run(self) -> list[Done]:
         from distributed import as_completed
 
         self._check_resources()
@@ -100,7 +99,7 @@ class _Submitted:
                 future = self._submit(again)
                 self._running[future] = again
                 left.add(future)
-        return self._tally
+        return self._done
 
     def _submit(self, stream: Stream) -> Any:
         # What a worker cannot write, another may.
@@ -153,8 +152,7 @@ class _Submitted:
             for names, event in found["events"]:
                 if tuple(names) == task.names:
                     show(self._store, task, event, self._observer)
-        for done in found["done"]:
-            self._tally.add(**done)
+        self._done += [Done(**each) for each in found["done"]]
         return None
 
     def _workers(self) -> list[str]:

@@ -7,13 +7,12 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from lingbot_eval.errors import StoreError, reason
-from lingbot_eval.files.atomic import writing as writing
 from lingbot_eval.files.reading import open_file
 from lingbot_eval.runs.records import StoredFile
 
@@ -60,41 +59,6 @@ def remove_empty(folders: Iterable[Path]) -> None:
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
-
-
-def lost_record(record: Path, results: str) -> str | None:
-    """A line where a run's record is not there and results of it are; None else. results: their folder beside it."""
-    if record.exists() or not any(files for _, _, files in os.walk(record.parent / results)):
-        return None
-    return (
-        f"{record} was not there beside results of this run: it is written anew, and whatever in {results} does not"
-        " belong to it is run again"
-    )
-
-
-def discard(run: Path, results: str, *records: str) -> bool:
-    """Remove a run directory without a result in it: a run that was refused leaves nothing behind.
-
-    Only for the holder of its lock. Best effort, as the refusal is what must be told.
-
-    Args:
-        run: The directory.
-        results: Name of its folder of results; with a file in there, everything stays.
-        records: Names of its other files.
-
-    Returns:
-        Whether it is gone.
-    """
-    for folder, _, files in os.walk(run / results, topdown=False):
-        if files:
-            return False
-        with suppress(OSError):
-            Path(folder).rmdir()
-    with suppress(OSError):
-        for name in records:
-            (run / name).unlink(missing_ok=True)
-        run.rmdir()
-    return not run.exists()
 
 
 def file_digest(path: Path) -> tuple[int, str]:
@@ -207,23 +171,3 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def remove_partials(run: Path, below: str, depth: int, living: Callable[[], Collection[str]] = tuple) -> None:
-    """Delete what interrupted writers left behind, ``depth`` levels below ``RUN/below``.
-
-    Only for the holder of the run's lock. living: names of partial folders that are being written all the same, where
-    the file system's locks do not reach other hosts; asked for once the folders are known.
-
-    Raises StoreError, also for a link where a unit's folder should be: what is behind it is not ours to delete.
-    """
-    partials = []
-    for folder in folders_below(run / below, depth):
-        refuse_links(run, folder)
-        if folder.name.startswith(PARTIAL_PREFIX):
-            partials.append(folder)
-    spared = living() if partials else ()
-    for folder in partials:
-        if folder.name not in spared:
-            with writing(folder):
-                shutil.rmtree(folder)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
 from lingbot_eval.errors import (
     BusyError,
@@ -20,23 +20,19 @@ from lingbot_eval.errors import (
 from lingbot_eval.machine.environment import environment
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.base import OpenMethod
-from lingbot_eval.runs.attempt import Attempt, Task, attempt_unit
-from lingbot_eval.runs.claims import read_claims
+from lingbot_eval.runs.attempt import Attempt, Beginnings, Task, attempt_unit
+from lingbot_eval.runs.lock import read_claims
 from lingbot_eval.runs.plan import Plan
 from lingbot_eval.runs.records import HostRecord, Names, RunRecord, utc_now
 from lingbot_eval.runs.saved import SavedState
 from lingbot_eval.runs.scene import scene_tasks
 from lingbot_eval.runs.store import LeftOutUnit, ResultT, RunStore, RunT, Store, StoredUnit, StoredUnits
-from lingbot_eval.runs.unit_writer import UnitWriter
-
-UnitT = TypeVar("UnitT", contravariant=True)
-RecordT = TypeVar("RecordT", contravariant=True)
 
 
-class Observer(Protocol[UnitT, RecordT]):
+class Observer(Protocol):
     """Watches units go by; the command line shows progress through it."""
 
-    def started(self, unit: UnitT, frames: int | None) -> None:
+    def started(self, unit: Any, frames: int | None) -> None:
         """A unit begins; frames: how many it will have, None when nobody knows yet."""
         ...
 
@@ -44,15 +40,15 @@ class Observer(Protocol[UnitT, RecordT]):
         """One more prediction of the unit that began last is stored."""
         ...
 
-    def finished(self, unit: UnitT, record: RecordT) -> None:
+    def finished(self, unit: Any, record: Any) -> None:
         """The unit that began last has its result."""
         ...
 
-    def skipped(self, unit: UnitT) -> None:
+    def skipped(self, unit: Any) -> None:
         """A unit was done before, from the same input."""
         ...
 
-    def left_out(self, unit: UnitT, reason: str) -> None:
+    def left_out(self, unit: Any, reason: str) -> None:
         """What is stored of a unit is not used, and the unit begins anew."""
         ...
 
@@ -80,17 +76,19 @@ class Parallel:
             raise ConfigError("scheduler: its workers do the units; give no workers or shard beside it")
 
 
-@dataclass
-class Tally:
-    """What became of the units that this process had done. bad_input: of each that failed."""
+@dataclass(frozen=True)
+class Done:
+    """What became of a unit that this process had done. skipped: it was done before."""
 
-    skipped: int = 0
-    bad_input: list[bool] = field(default_factory=list)
+    skipped: bool = False
+    failed: bool = False
+    bad_input: bool = False
 
-    def add(self, *, skipped: bool, failed: bool, bad_input: bool) -> None:
-        """Count one more."""
-        self.skipped += skipped
-        self.bad_input += [bad_input] if failed else []
+    @classmethod
+    def of(cls, attempt: Attempt | None) -> Done:
+        """attempt: as of `attempt_stored`."""
+        failure = None if attempt is None else attempt.failure
+        return cls(attempt is None, failure is not None, failure is not None and failure.bad_input)
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def execute(
     plan: Plan,
     out: Path,
     command: str,
-    observer: Observer[Any, Any],
+    observer: Observer,
     *,
     allow_commands: bool = False,
     parallel: Parallel | None = None,
@@ -165,8 +163,8 @@ def refuse_commands(commands: Mapping[str, str], allowed: bool) -> None:
 def run_tasks(
     store: Store[RunT, ResultT],
     record: RunT,
-    tasks: Sequence[Task[Any, Any]],
-    observer: Observer[Any, Any],
+    tasks: Sequence[Task],
+    observer: Observer,
     parallel: Parallel | None = None,
     reopen: str = "lingbot_eval.runs.scene:reopen",
     settings: str = "",
@@ -184,7 +182,7 @@ def run_tasks(
     with store.lock():
         record = record.model_copy(update={"started": store.read_run().started})
         store.write_run(record)
-        tally = Tally()
+        ended: list[Done] = []
         along: dict[Names, ResultT] = {}
         try:
             with closing(OpenMethod()) as methods:
@@ -194,21 +192,18 @@ def run_tasks(
                         observer.started(task.unit, other.frames)
                         observer.finished(task.unit, other)
                         continue
-                    attempt = attempt_stored(task, methods, store, observer, along)
-                    failure = None if attempt is None else attempt.failure
-                    bad_input = failure is not None and failure.bad_input
-                    tally.add(skipped=attempt is None, failed=failure is not None, bad_input=bad_input)
+                    ended.append(Done.of(attempt_stored(task, methods, store, observer, along)))
         except BaseException as error:
             _stopped(store, record, error)
             raise
-        return _finished(store, record, tasks, tally)
+        return _finished(store, record, tasks, ended)
 
 
 def _run_shared(
     store: Store[RunT, ResultT],
     record: RunT,
-    tasks: Sequence[Task[Any, Any]],
-    observer: Observer[Any, Any],
+    tasks: Sequence[Task],
+    observer: Observer,
     parallel: Parallel,
     reopen: tuple[str, str],
 ) -> Outcome[RunT, ResultT]:
@@ -224,7 +219,7 @@ def _run_shared(
             record = record.model_copy(update={"started": stored.started})
             if stored.status != "running":
                 store.write_run(record)
-            tally = workers.run(store, streams, observer, claims, parallel, reopen)
+            ended = workers.run(store, streams, observer, claims, parallel, reopen)
     except BaseException as error:
         with suppress(StoreError), store.lock():
             _stopped(store, record, error)
@@ -233,7 +228,7 @@ def _run_shared(
         with store.lock():
             pending = sum(not store.has_result(*task.names) for task in tasks)
             if not pending:
-                return _finished(store, record, own, tally)
+                return _finished(store, record, own, ended)
             store.write_run(_ended(record, complete=False))
     except BusyError:
         # Not counted by each of hundreds of processes: whoever ends last does.
@@ -242,22 +237,13 @@ def _run_shared(
     there = [unit for unit in found if isinstance(unit, StoredUnit)]
     left_out = [unit for unit in found if isinstance(unit, LeftOutUnit)]
     missing = tuple(task.names for task, unit in zip(own, found, strict=True) if not isinstance(unit, StoredUnit))
-    return Outcome(
-        path=store.path,
-        record=store.read_run(),
-        units=StoredUnits(tuple(there), tuple(left_out), missing),
-        done=len(own) - tally.skipped - len(tally.bad_input),
-        skipped=tally.skipped,
-        failed=len(own) - sum(unit.record.status == "ok" for unit in there),
-        bad_input=any(tally.bad_input),
-        lost_record=store.lost_record,
-        pending=pending,
-    )
+    units = StoredUnits(tuple(there), tuple(left_out), missing)
+    return _outcome(store, store.read_run(), units, own, ended, pending)
 
 
-def _streams(tasks: Sequence[Task[Any, Any]]) -> list[Sequence[Task[Any, Any]]]:
+def _streams(tasks: Sequence[Task]) -> list[Sequence[Task]]:
     """The tasks, those of one stream together: one process does them one after the other."""
-    found: list[Sequence[Task[Any, Any]]] = []
+    found: list[Sequence[Task]] = []
     start = 0
     while start < len(tasks):
         end = start + 1 + len(tasks[start].shorter)
@@ -276,34 +262,44 @@ def _stopped(store: Store[RunT, ResultT], record: RunT, error: BaseException) ->
 
 
 def _finished(
-    store: Store[RunT, ResultT], record: RunT, own: Sequence[Task[Any, Any]], tally: Tally
+    store: Store[RunT, ResultT], record: RunT, own: Sequence[Task], ended: Sequence[Done]
 ) -> Outcome[RunT, ResultT]:
     """The end of a run, by the holder of its lock. What is on the disk and sound counts, not what was done here.
 
     own: the tasks of this process's share.
     """
     stored = store.read_units()
-    good = {unit.record.names for unit in stored.units if unit.record.status == "ok"}
-    failed = sum(task.names not in good for task in own)
-    record = _ended(record, complete=good.issuperset(record.planned))
+    record = _ended(record, complete=stored.good.issuperset(record.planned))
     store.write_run(record)
+    return _outcome(store, record, stored, own, ended)
+
+
+def _outcome(
+    store: Store[RunT, ResultT],
+    record: RunT,
+    stored: StoredUnits[ResultT],
+    own: Sequence[Task],
+    ended: Sequence[Done],
+    pending: int = 0,
+) -> Outcome[RunT, ResultT]:
     return Outcome(
         path=store.path,
         record=record,
         units=stored,
-        done=len(own) - tally.skipped - len(tally.bad_input),
-        skipped=tally.skipped,
-        failed=failed,
-        bad_input=any(tally.bad_input),
+        done=len(own) - sum(each.skipped or each.failed for each in ended),
+        skipped=sum(each.skipped for each in ended),
+        failed=sum(task.names not in stored.good for task in own),
+        bad_input=any(each.bad_input for each in ended),
         lost_record=store.lost_record,
+        pending=pending,
     )
 
 
 def attempt_stored(
-    task: Task[Any, Any],
+    task: Task,
     methods: OpenMethod,
     store: Store[Any, Any],
-    observer: Observer[Any, Any],
+    observer: Observer,
     along: dict[Names, Any],
     attempt: Attempt | None = None,
     token: str | None = None,
@@ -316,7 +312,7 @@ def attempt_stored(
     """
     attempt = attempt or Attempt()
     sequence = None
-    way = _Beginnings(store, along, token=token, host=host)
+    way = Beginnings(store, along, token=token, host=host)
     found = store.find_unit(*task.names)
     if isinstance(found, LeftOutUnit):
         observer.left_out(task.unit, found.reason)
@@ -351,48 +347,8 @@ def attempt_stored(
     return attempt
 
 
-def _is_done(task: Task[Any, Any], found: StoredUnit[Any] | LeftOutUnit | None) -> bool:
+def _is_done(task: Task, found: StoredUnit[Any] | LeftOutUnit | None) -> bool:
     return isinstance(found, StoredUnit) and found.record.status == "ok" and task.is_done(found.record)
-
-
-@dataclass
-class _Beginnings:
-    """Shorter units of the same stream: each is scored and stored as if it had ended there.
-
-    One that cannot be is left to its own turn, where it is streamed by itself.
-    waiting: after how many frames, rising, and which. frames: of the whole stream. done: takes the records by name.
-    token, host: as of `attempt_stored`.
-    """
-
-    store: Store[Any, Any]
-    done: dict[Names, Any]
-    waiting: list[tuple[int, Task[Any, Any]]] = field(default_factory=list)
-    frames: int | None = None
-    token: str | None = None
-    host: Callable[[], HostRecord | None] = lambda: None
-
-    def pass_over(self, frames: int) -> None:
-        self.waiting = [(end, task) for end, task in self.waiting if end > frames]
-
-    def due(self, frames: int) -> bool:
-        return bool(self.waiting) and self.waiting[0][0] <= frames
-
-    def reach(self, frames: int, attempt: Attempt, writer: UnitWriter) -> None:
-        method = attempt.method
-        while self.due(frames) and method is not None:
-            end, task = self.waiting.pop(0)
-            part = replace(attempt, stage="score", scores=None, frames=end, resources=method.resources())
-            with part.contained():
-                sequence = task.open()
-                part.facts, part.reference = task.facts(sequence), sequence.reference()
-                task.score(part)
-                with self.store.unit_writer(*task.names, token=self.token) as own:
-                    own.begin_as(writer)
-                    task.store(part, own)
-                    record = task.record(part).model_copy(update={"host": self.host(), "stream_frames": self.frames})
-                    own.finish(record)
-                self.done[task.names] = record
-            attempt.scorer.paced = False
 
 
 def _ended(record: RunT, *, complete: bool) -> RunT:

@@ -46,11 +46,13 @@ _KEPT = {"name", "label", "scenes", "root", "card", "trajectory", "depth", "chec
 """Settings of which a record keeps what a variable held: what results are filed under, and paths that were read."""
 
 
-class _Settings(BaseModel):
+class StrictSettings(BaseModel):
+    """A section of a settings file: nothing unknown, nothing changed."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DatasetConfig(_Settings):
+class DatasetConfig(StrictSettings):
     """One dataset and what of it is used.
 
     name: of the adapter and of its card. card: a card of the user's own (a file, or a folder with NAME.yaml) in place
@@ -164,7 +166,7 @@ class MetricsConfig(BaseModel):
         return settings
 
 
-class Experiment(_Settings):
+class Experiment(StrictSettings):
     """A whole experiment file. Every method runs on every scene of every dataset.
 
     plugins: those that it needs, by name; they are never loaded from here, the user allows them (see registry.py).

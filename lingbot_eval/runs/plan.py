@@ -1,11 +1,17 @@
-"""From an experiment to a plan: every default filled in, every scene found and opened once, and the run's key."""
+"""From an experiment to a plan: every default filled in, every scene found and opened once, and the run's key.
+
+In the key is which code decides a result: the parsed sources of the rooms that compute, without comments and
+docstrings.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +21,93 @@ from lingbot_eval.datasets.cards import Card, load_card
 from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.registry import DATASETS, open_adapter
 from lingbot_eval.datasets.sequence import Adapter, Selection
-from lingbot_eval.errors import DataError, UnknownSceneError
+from lingbot_eval.errors import ConfigError, DataError, UnknownSceneError
 from lingbot_eval.files.reading import file_state
 from lingbot_eval.methods.base import METHODS, MethodSettings, WeightFile
 from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.registry import Plugin
-from lingbot_eval.resources import expanded
-from lingbot_eval.runs.code import code_digest
+from lingbot_eval.resources import expanded, remember, remembered
 from lingbot_eval.runs.experiment import DatasetConfig, Experiment
-from lingbot_eval.runs.serialisation import canonical_json
-from lingbot_eval.types import FrameSequence
+from lingbot_eval.runs.records import RunRecord, UnitRecord, canonical_json
+from lingbot_eval.types import FrameSequence, Image
+from lingbot_eval.validation import validated
+
+# They show, judge or examine what was computed, or compute something else: a change there makes no result stale.
+_NOT_OF_A_RUN = frozenset(
+    {
+        *("cli", "comparison", "datasets/check", "datasets/convert.py", "gating", "reports", "scaling", "verification"),
+        *("viewing", "tables.py", "plots.py", "settings.py"),
+        *("runs/cluster.py", "runs/lock.py", "runs/worker.py", "runs/workers.py"),
+    }
+)
+_KEEPS = frozenset({"viewing/cloud.py", "viewing/kept.py", "viewing/masks.py"})
+"""Of the viewing what decides the content of a run."""
+_MOST_REMEMBERED = 2000
+# A study's own room computes; how it is drawn does not.
+_NOT_OF_A_STUDY = (_NOT_OF_A_RUN - {"scaling"}) | {"scaling/page.py"}
+
+
+@functools.cache
+def code_digest(*, of_study: bool = False) -> str:
+    """SHA-256 over what the sources say to do.
+
+    Args:
+        of_study: whether a scaling study is keyed, rather than a run.
+
+    Returns:
+        Hex digest; a comment, a docstring, a line break or a blank changes nothing.
+    """
+    package = Path(lingbot_eval.__file__).parent
+    left_out = _NOT_OF_A_STUDY if of_study else _NOT_OF_A_RUN
+    digest = hashlib.sha256()
+    # Parsing all sources takes over a second, of which a start has ten: digests are kept by the hash of the source, and
+    # by that of this file, which says how to parse.
+    way = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:32]
+    kept = remembered("code", way)
+    before = {key: each for key, each in kept.items() if isinstance(each, str) and len(each) == 64}
+    now: dict[str, str] = {}
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        places = {name.as_posix(), *(parent.as_posix() for parent in name.parents)}
+        if left_out & places and not _KEEPS & places:
+            continue
+        content = path.read_bytes()
+        key = hashlib.sha256(content).hexdigest()
+        now[key] = before.get(key) or parsed_digest(content)
+        digest.update(f"{name.as_posix()}\0{now[key]}\0".encode())
+    if not now.keys() <= before.keys():
+        remember("code", way, before | now if len(before) < _MOST_REMEMBERED else now)
+    return digest.hexdigest()
+
+
+def parsed_digest(source: bytes) -> str:
+    """SHA-256 over a file's syntax tree without its strings that stand alone (docstrings)."""
+    return hashlib.sha256("".join(_words(ast.parse(source))).encode()).hexdigest()
+
+
+def _words(node: object) -> Iterator[str]:
+    """The tree in words of its own: ``ast.dump`` says one tree differently in different versions of Python."""
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for name, value in ast.iter_fields(node):
+            # Fields that later versions add are empty in code that does not use them.
+            if value is not None and value != []:
+                yield f" {name}="
+                yield from _words(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for inner in node:
+            if not _stands_alone(inner):
+                yield from _words(inner)
+        yield "]"
+    else:
+        yield repr(node)
+
+
+def _stands_alone(node: object) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 @dataclass(frozen=True)
@@ -73,7 +155,10 @@ def make_plan(experiment: Experiment) -> Plan:
     a missing checkpoint, ConfigError for options, masks or a device that do not exist.
     """
     experiment.keep.left_out()
-    cards = {dataset.name: _card_of(dataset) for dataset in experiment.datasets}
+    cards = {
+        dataset.name: load_card(dataset.name, None if dataset.card is None else expanded(dataset.card))
+        for dataset in experiment.datasets
+    }
     datasets = tuple(_resolved(dataset, cards[dataset.name], experiment) for dataset in experiment.datasets)
     methods = tuple(method.on_this_machine() for method in experiment.methods)
     weights = {method.name: found for method in methods if (found := method.weights()) is not None}
@@ -92,10 +177,6 @@ def make_plan(experiment: Experiment) -> Plan:
         key=plan_key(resolved, cards.values(), weights, used),
         cards=tuple(cards.values()),
     )
-
-
-def _card_of(dataset: DatasetConfig) -> Card:
-    return load_card(dataset.name, None if dataset.card is None else expanded(dataset.card))
 
 
 def adapter_of(dataset: DatasetConfig) -> Adapter:
@@ -232,3 +313,38 @@ def _scenes(dataset: DatasetConfig, card: Card, adapter: Adapter) -> tuple[str, 
             f"{', '.join(there) + ', which the protocol leaves out' if there else 'nothing'}; check root and scenes"
         )
     return found
+
+
+def opened_images(run: RunRecord, record: UnitRecord) -> Callable[[], Iterator[tuple[int, Image]]]:
+    """What a stored unit was made from, opened again: its images, where they are still there and the same.
+
+    Args:
+        run: the run's record, which has the settings.
+        record: the unit's.
+
+    Returns:
+        Begins a pass: index and image of each frame, at the size that the method saw. It raises DataError for an image
+        that is damaged.
+
+    Raises:
+        DataError: the scene is not there any more, or not as it was.
+        ConfigError: settings that this version, or this machine without a plugin, cannot read.
+    """
+    settings = {key: value for key, value in run.experiment.items() if key != "cards"}
+    experiment = validated(Experiment, settings, f"the experiment of run {run.name}")
+    datasets = {dataset.filed_as: dataset for dataset in experiment.datasets}
+    methods = {method.name: method for method in experiment.methods}
+    if record.dataset not in datasets or record.method not in methods:
+        raise ConfigError(f"run {run.name}: its experiment has no {record.dataset} with {record.method}")
+    unit = Unit(datasets[record.dataset], record.scene, methods[record.method])
+    sequence = open_scene(unit)
+    if unit.method.repeatable and input_fingerprint(unit, sequence) != record.input_fingerprint:
+        raise DataError(f"{record.dataset}/{record.scene}: the files are not those that were streamed")
+
+    def images() -> Iterator[tuple[int, Image]]:
+        for frame in sequence.frames(depth=False):
+            image = prepare(frame, unit.size).image
+            if image is not None:
+                yield frame.index, image
+
+    return images

@@ -12,16 +12,26 @@ Layout of a run directory::
     RUN/.lock                             held while a process writes here
 
 DATASET, SCENE and METHOD are percent-encoded so that any name is one path component. Each record ends with the SHA-256
-of its own content (runs/serialisation.py); a unit's record has that of its other files, and the key of its run.
+of its own content (runs/records.py); a unit's record has that of its other files, and the key of its run.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Required, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import from_json
+from typing_extensions import TypedDict
 
+from lingbot_eval.errors import StoreError, reason
+from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.json_documents import MAX_BYTES, parse_json
+from lingbot_eval.files.reading import read_file
 from lingbot_eval.metrics.declarations import with_declaration
 from lingbot_eval.types import Measurement
 
@@ -135,9 +145,10 @@ class ResultRecord(StoredRecord):
             return f"measured on other hardware than the run's record states: {'; '.join(self.host.differs)}"
         return "measured while other units ran on the host" if self.host.beside else None
 
-    def is_made_from(self, input_fingerprint: str) -> bool:
-        """Whether it is of this input; a study's input is in its key."""
-        return True
+    @property
+    def placed_remarks(self) -> tuple[str, ...]:
+        """What a reader of the numbers must know, with what it is on; of a case its page has it."""
+        return ()
 
 
 class UnitRecord(ResultRecord):
@@ -157,9 +168,6 @@ class UnitRecord(ResultRecord):
     def names(self) -> Names:
         return self.dataset, self.scene, self.method
 
-    def is_made_from(self, input_fingerprint: str) -> bool:
-        return self.input_fingerprint == input_fingerprint
-
     @property
     def remarks(self) -> tuple[str, ...]:
         """Everything that a reader of the numbers must know: notes of the scene, of the method, of the scores."""
@@ -170,50 +178,55 @@ class UnitRecord(ResultRecord):
         found = [str(note) for notes in told if isinstance(notes, list) for note in notes]
         return tuple(dict.fromkeys([*found, *([f"times and memory were {mark}"] if mark else [])]))
 
-
-class _Part(BaseModel):
-    """What is read of a stored experiment: of these types where it is there. The rest of it is shown as it is."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class _Published(_Part):
-    method: str
-    source: str
-    values: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
-    scenes: int | None = None
-    scene_names: list[str] = []
-    conventions: str | None = None
-    selection: dict[str, Any] | None = None
+    @property
+    def placed_remarks(self) -> tuple[str, ...]:
+        """Each with its scene, and with the method unless it is on the scene alone."""
+        of_scene = self.sequence.get("notes") or ()
+        place = f"{self.dataset}/{self.scene}"
+        return tuple(f"{place if text in of_scene else f'{place} with {self.method}'}: {text}" for text in self.remarks)
 
 
-class _Protocol(_Part):
-    thresholds: dict[str, Any] = {}
+# What is read of a stored experiment: of these types where it is there. The rest of it is shown as it is.
+class _Published(TypedDict, total=False):
+    method: Required[str]
+    source: Required[str]
+    values: Required[dict[str, Annotated[float, Field(allow_inf_nan=False)]]]
+    scenes: int | None
+    scene_names: list[str]
+    conventions: str | None
+    selection: dict[str, Any] | None
 
 
-class _Card(_Part):
-    published: list[_Published] = []
-    protocol: _Protocol = _Protocol()
-    expected_scenes: dict[str, Any] = {}
+class _Protocol(TypedDict, total=False):
+    thresholds: dict[str, Any]
 
 
-class _Dataset(_Part):
-    name: str = ""
-    label: str | None = None
-    selection: dict[str, Any] = {}
-    scenes: list[str] | str = []
+class _Card(TypedDict, total=False):
+    published: list[_Published]
+    protocol: _Protocol
+    expected_scenes: dict[str, Any]
 
 
-class _Method(_Part):
-    name: str = ""
-    model: dict[str, Any] = {}
+class _Dataset(TypedDict, total=False):
+    name: str
+    label: str | None
+    selection: dict[str, Any]
+    scenes: list[str] | str
 
 
-class _Experiment(_Part):
-    cards: dict[str, _Card] = {}
-    datasets: list[_Dataset] = []
-    methods: list[_Method] = []
-    metrics: dict[str, dict[str, Any] | None] = {}
+class _Method(TypedDict, total=False):
+    name: str
+    model: dict[str, Any]
+
+
+class _Experiment(TypedDict, total=False):
+    cards: dict[str, _Card]
+    datasets: list[_Dataset]
+    methods: list[_Method]
+    metrics: dict[str, dict[str, Any] | None]
+
+
+_EXPERIMENT = TypeAdapter(_Experiment)
 
 
 class JobRecord(StoredRecord):
@@ -249,8 +262,101 @@ class RunRecord(JobRecord):
     @classmethod
     def _readable(cls, experiment: dict[str, Any]) -> dict[str, Any]:
         try:
-            _Experiment.model_validate(experiment)
+            _EXPERIMENT.validate_python(experiment)
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
         return experiment
+
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+CHECKSUM = "sha256"
+_END = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
+
+
+def write_record(path: Path, record: BaseModel, *, indent: int | None = None) -> None:
+    """Write a record and its checksum, whole or not at all.
+
+    Args:
+        path: The file.
+        record: What to write.
+        indent: Blanks a level, for a file that people read; None writes one line, which is read five times as fast.
+
+    Raises:
+        StoreError: the disk refuses, or a value is not JSON (NaN).
+    """
+    try:
+        # Pydantic's own JSON mode would turn NaN into null in silence; json refuses it.
+        content = parse_json(json.dumps(record.model_dump(), allow_nan=False).encode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StoreError(
+            f"cannot store {path.name}: expected plain JSON values, found {reason(error)}; "
+            "give a reason in place of a number that does not exist"
+        ) from error
+    text = canonical_json(content)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if indent is None:
+        text = f'{text[:-1]},"{CHECKSUM}":"{digest}"}}'
+    else:
+        text = json.dumps(content | {CHECKSUM: digest}, indent=indent, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def read_record(path: Path, kind: type[RecordT]) -> RecordT:
+    """Read a record. Raises StoreError naming the file when it is missing, damaged, changed or of another version."""
+    try:
+        data = read_file(path, MAX_BYTES, links=False)
+        value = _as_written(data)
+        proven = value is not None
+        value = value or parse_json(data)
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}; is this a run directory?") from error
+    except ValueError as error:
+        raise _damaged(path, f"text that is not JSON ({reason(error)})") from error
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if isinstance(version, int) and not 1 <= version <= SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: expected a record of schema version 1 to {SCHEMA_VERSION}, found {version}; "
+            "read it with the lingbot_eval that wrote it, or run again"
+        )
+    if isinstance(value, dict) and not proven and version != 1 and value.pop(CHECKSUM, None) != _checksum(value):
+        raise _damaged(path, "a content that its checksum is not of: it was changed after it was written")
+    try:
+        return kind.model_validate(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise _damaged(path, f"{place + ': ' if place else ''}{reason(ValueError(first['msg']))}") from error
+
+
+def _as_written(data: bytes) -> dict[str, Any] | None:
+    """The content of a file in one line whose bytes are those that its checksum is of; None for any other.
+
+    That proves what `parse_json` looks for; of ten thousand units it is half a minute.
+    """
+    end = _END.search(data, max(0, len(data) - 100))
+    if end is None:
+        return None
+    content = data[: end.start()] + b"}"
+    if hashlib.sha256(content).hexdigest().encode() != end[1]:
+        return None
+    try:
+        value = from_json(content, allow_inf_nan=False)
+    except ValueError:
+        # A file name that is not UTF-8 is in it with lone surrogates.
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def canonical_json(content: Any) -> str:
+    """One text for one content: keys sorted, no spaces."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _damaged(path: Path, found: str) -> StoreError:
+    return StoreError(f"{path} is damaged: expected a stored record, found {found}; remove it and run again")

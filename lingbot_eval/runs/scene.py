@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from lingbot_eval.datasets.prepare import input_notes, prefetch_mapped, prepare
 from lingbot_eval.datasets.sequence import Adapter
@@ -16,18 +16,24 @@ from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.methods.base import Method, MethodSettings
 from lingbot_eval.metrics.base import FAMILIES
 from lingbot_eval.metrics.matching import usable_poses
-from lingbot_eval.runs.attempt import Attempt, Row, plain
-from lingbot_eval.runs.drift_file import DRIFT_FILE, save_drift
+from lingbot_eval.runs.attempt import Attempt, Row, Task, plain
 from lingbot_eval.runs.experiment import DatasetConfig, Experiment, MetricsConfig, load_experiment
-from lingbot_eval.runs.panels import KeptPanel
 from lingbot_eval.runs.plan import Unit, input_fingerprint, open_scene
 from lingbot_eval.runs.records import Names, UnitRecord
-from lingbot_eval.runs.scoring import SceneScore, SceneScorer, Scoring
+from lingbot_eval.runs.scoring import SceneScore, SceneScorer
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.runs.stream import Output, Pace
-from lingbot_eval.runs.unit_writer import ESTIMATE_FILE, REFERENCE_FILE, UnitWriter
+from lingbot_eval.runs.stream import Output
+from lingbot_eval.runs.unit_files import (
+    DRIFT_FILE,
+    ESTIMATE_FILE,
+    PANELS_FILE,
+    REFERENCE_FILE,
+    UnitWriter,
+    save_drift,
+    save_panels,
+)
 from lingbot_eval.types import LARGEST_VALUE, Frame, FrameSequence, Measurement, Trajectory
-from lingbot_eval.viewing.kept import Keeper, KeepSettings, Thumbnail
+from lingbot_eval.viewing.kept import Keeper, KeepSettings
 
 AHEAD, LOADING = 4, 4
 """Frames decoded and prepared before the method asks for them; threads that do so where the method leaves the cores
@@ -35,30 +41,24 @@ free, each with one frame more."""
 
 
 @dataclass
-class SceneTask:
-    """A `lingbot_eval.runs.attempt.Task`. shorter: those of the same stream with fewer frames, shortest first.
-    adapters: as of `lingbot_eval.runs.plan.open_scene`, shared by all tasks of a run."""
+class SceneTask(Task):
+    """shorter: those of the same stream with fewer frames, shortest first. adapters: as of
+    `lingbot_eval.runs.plan.open_scene`, shared by all tasks of a run."""
 
     unit: Unit
     metrics: MetricsConfig
     kept: KeepSettings
     shorter: tuple[SceneTask, ...] = ()
     adapters: dict[int, Adapter] = field(default_factory=dict)
-    pace: ClassVar[Pace] = Pace()
-    measures_limits: ClassVar[bool] = False
     _fingerprint: str = ""
     _keeper: Keeper | None = None
-
-    @property
-    def names(self) -> Names:
-        return self.unit.names
 
     @property
     def method(self) -> MethodSettings:
         return self.unit.method
 
     def is_done(self, record: UnitRecord) -> bool:
-        return record.is_made_from(input_fingerprint(self.unit, open_scene(self.unit, self.adapters)))
+        return record.input_fingerprint == input_fingerprint(self.unit, open_scene(self.unit, self.adapters))
 
     def beginnings(self, sequence: FrameSequence) -> list[tuple[int, SceneTask]]:
         whole = sequence.length
@@ -101,7 +101,7 @@ class SceneTask:
         depth, limits = self.metrics.depth, self.unit.dataset.depth_range
         if depth is not None and limits is not None:
             depth = depth.model_copy(update={"min_depth": limits[0], "max_depth": limits[1]})
-        scoring = Scoring(
+        return SceneScorer(
             self.metrics.model_copy(update={"depth": depth}),
             depth_limits=limits or (0.0, 80.0),
             gives_depth=self.method.gives_depth,
@@ -109,7 +109,6 @@ class SceneTask:
             motionless=self.method.motionless,
             left_out=self._keeper.left_out if self.kept.scored == "kept" else None,
         )
-        return SceneScorer(scoring)
 
     @property
     def input_key(self) -> str:
@@ -121,15 +120,11 @@ class SceneTask:
         foreign = any(self.metrics.of(name) is not None for name, _ in FAMILIES.added())
         return not foreign and self.kept.sky is None and self.kept.masks is None
 
-    @property
-    def kinds(self) -> Mapping[str, type]:
-        return {"panel": KeptPanel, "thumbnail": Thumbnail}
-
     def gathered(self, attempt: Attempt) -> Mapping[str, Any]:
         return {"scorer": attempt.scorer, "keeper": self._keeper}
 
     def keep(self, output: Output, row: Row, writer: UnitWriter) -> None:
-        writer.append_row(row)
+        super().keep(output, row, writer)
         if self._keeper is not None:
             self._keeper.add(output.frame, output.prediction)
 
@@ -151,7 +146,7 @@ class SceneTask:
             save_drift(writer.path(DRIFT_FILE), score.drift)
         panels = attempt.scorer.panels()
         if panels is not None:
-            writer.write_panels(panels)
+            save_panels(writer.path(PANELS_FILE), panels)
 
     def record(self, attempt: Attempt) -> UnitRecord:
         dataset, scene, method = self.unit.names
@@ -161,21 +156,12 @@ class SceneTask:
             dataset=dataset,
             scene=scene,
             method=method,
-            status="ok" if failure is None else "failed",
-            reason=failure.reason if failure else None,
-            stage=failure.stage if failure else None,
-            failed_at_frame=failure.at_frame if failure else None,
-            frames=attempt.frames,
-            predictions=attempt.predictions,
             input_fingerprint=self._fingerprint,
             sequence=attempt.facts,
             method_facts=attempt.method_facts,
             measurements=[_storable(measurement) for measurement in found],
             notes=list(score.notes) if failure is None else [],
-            started=attempt.started,
-            seconds=attempt.seconds,
-            wait_s=attempt.wait_s,
-            went_on_at=list(attempt.went_on_at),
+            **attempt.told(),
         )
 
 

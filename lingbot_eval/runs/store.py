@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
+import functools
 import os
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Generic
 
-import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import TypeVar
 
-from lingbot_eval.errors import BusyError, StoreError, reason
-from lingbot_eval.files.atomic import remove_abandoned
-from lingbot_eval.files.reading import open_file, parse_number, parse_whole
-from lingbot_eval.runs.claims import Claims, read_claims, remove_dead_claims
+from lingbot_eval.errors import BusyError, StoreError
+from lingbot_eval.files.atomic import remove_abandoned, writing
 from lingbot_eval.runs.disk import (
     PARTIAL_PREFIX,
     component,
     damage,
-    discard,
     folders_below,
-    lost_record,
     missing_folders,
     refuse_links,
     remove_empty,
-    remove_partials,
-    writing,
 )
-from lingbot_eval.runs.drift_file import DRIFT_FILE, load_drift
-from lingbot_eval.runs.lock import LOCK_FILE, directory_lock
-from lingbot_eval.runs.panels import DepthPanels, load_panels
-from lingbot_eval.runs.records import JobRecord, Names, ResultRecord, RunRecord, UnitRecord
+from lingbot_eval.runs.lock import LOCK_FILE, Claims, directory_lock, read_claims, remove_dead_claims
+from lingbot_eval.runs.records import JobRecord, Names, ResultRecord, RunRecord, UnitRecord, read_record, write_record
 from lingbot_eval.runs.saved import STATES
-from lingbot_eval.runs.serialisation import read_record, write_record
-from lingbot_eval.runs.unit_writer import PANELS_FILE, RUN_LAYOUT, Layout, UnitWriter
+from lingbot_eval.runs.unit_files import (
+    DRIFT_FILE,
+    PANELS_FILE,
+    RUN_LAYOUT,
+    Columns,
+    DepthPanels,
+    Layout,
+    UnitWriter,
+    load_drift,
+    load_panels,
+    read_columns,
+    read_table,
+)
 from lingbot_eval.viewing.kept import Reconstruction
 
 if TYPE_CHECKING:
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 REPORT = "report"  # where a run's report goes unless it is told otherwise
-
-Columns = Mapping[str, NDArray[Any]]
-"""A table of frames by the names of its columns, all of one length."""
 
 RunT = TypeVar("RunT", bound=JobRecord, default=RunRecord)
 ResultT = TypeVar("ResultT", bound=ResultRecord, default=UnitRecord)
@@ -99,6 +96,11 @@ class StoredUnits(Generic[ResultT]):
     missing: tuple[Names, ...]
     unchecked: str | None = None
 
+    @functools.cached_property
+    def good(self) -> frozenset[Names]:
+        """Names of those that have scores."""
+        return frozenset(unit.record.names for unit in self.units if unit.record.status == "ok")
+
 
 class Store(Generic[RunT, ResultT]):
     """One run directory. Writers hold :meth:`lock` around everything they write; readers need nothing.
@@ -125,7 +127,12 @@ class Store(Generic[RunT, ResultT]):
         self._made = missing_folders(self.path.parent)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self.lost_record = lost_record(self._run_file, self.layout.units)
+        results = self.path / self.layout.units
+        if not self._run_file.exists() and any(files for _, _, files in os.walk(results)):
+            self.lost_record = (
+                f"{self._run_file} was not there beside results of this run: it is written anew, and whatever in"
+                f" {self.layout.units} does not belong to it is run again"
+            )
         if not self._run_file.exists():
             try:
                 with directory_lock(self.path):
@@ -157,11 +164,7 @@ class Store(Generic[RunT, ResultT]):
         stands where results go.
         """
         with directory_lock(self.path) as now:
-
-            def living() -> set[str]:
-                return {f"{PARTIAL_PREFIX}{holder.token}" for holder in read_claims(self.path, now)}
-
-            remove_partials(self.path, self.layout.units, self.layout.depth, living)
+            self._remove_partials(now)
             remove_dead_claims(self.path, now)
             for folder in (self.path, self.path / REPORT):
                 refuse_links(self.path, folder)
@@ -175,14 +178,40 @@ class Store(Generic[RunT, ResultT]):
             yield claims
 
     def discard(self) -> bool:
-        """Remove the directory if it holds no result, and the folders above that were made for it.
+        """Remove the directory if it holds no result, and the folders above that were made for it: a run that was
+        refused leaves nothing behind. Best effort, as the refusal is what must be told.
 
         Only for the holder of the lock. Returns whether it is gone.
         """
-        gone = discard(self.path, self.layout.units, self.layout.run_file, LOCK_FILE)
-        if gone:
+        for folder, _, files in os.walk(self.path / self.layout.units, topdown=False):
+            if files:
+                return False
+            with suppress(OSError):
+                Path(folder).rmdir()
+        with suppress(OSError):
+            for name in (self.layout.run_file, LOCK_FILE):
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
             remove_empty(self._made)
-        return gone
+        return not self.path.exists()
+
+    def _remove_partials(self, now: float) -> None:
+        """Delete what interrupted writers left behind, but for what is being written all the same, where the file
+        system's locks do not reach other hosts. now: by the file system's clock.
+
+        Raises StoreError, also for a link where a unit's folder should be: what is behind it is not ours to delete.
+        """
+        partials = []
+        for folder in folders_below(self.path / self.layout.units, self.layout.depth):
+            refuse_links(self.path, folder)
+            if folder.name.startswith(PARTIAL_PREFIX):
+                partials.append(folder)
+        # Asked for once the folders are known.
+        living = {holder.token for holder in read_claims(self.path, now)} if partials else ()
+        for folder in partials:
+            if folder.name.removeprefix(PARTIAL_PREFIX) not in living:
+                with writing(folder):
+                    shutil.rmtree(folder)
 
     def write_run(self, record: RunT) -> None:
         """Write or replace the run's record. Raises StoreError."""
@@ -335,10 +364,6 @@ class RunStore(Store[RunRecord, UnitRecord]):
             raise StoreError(f"expected a run directory with {RUN_FILE}, found none at {path}; see lingbot-eval run")
         return cls(path)
 
-    def read_frames(self, unit: StoredUnit[UnitRecord]) -> pd.DataFrame:
-        """``frames.csv``, as :meth:`read_table`."""
-        return self.read_table(unit)
-
     def read_panels(self, unit: StoredUnit[UnitRecord]) -> DepthPanels | None:
         """The frames kept for the depth panels; None when the unit kept none. Raises StoreError when damaged."""
         path = unit.file(PANELS_FILE)
@@ -362,45 +387,3 @@ def run_directory(root: Path, record: JobRecord) -> Path:
 def find_runs(root: Path) -> tuple[Path, ...]:
     """Run directories directly under ``root``, by name; none when there is no such folder."""
     return tuple(sorted(file.parent for file in root.glob(f"*/{RUN_FILE}")))
-
-
-def read_table(path: Path, layout: Layout) -> pd.DataFrame:
-    """A table of frames, one row a frame. Raises StoreError as `read_columns`."""
-    import pandas as pd
-
-    return pd.DataFrame(read_columns(path, layout))
-
-
-def read_columns(path: Path, layout: Layout) -> Columns:
-    """A table of frames by column. Raises StoreError naming the file when it is missing or damaged."""
-    try:
-        with (
-            open_file(path, links=False) as content,
-            io.TextIOWrapper(content, encoding="utf-8", newline="") as stream,
-        ):
-            return _columns(csv.reader(stream, strict=True), layout.columns)
-    except (OSError, ValueError, OverflowError, csv.Error) as error:
-        raise StoreError(
-            f"expected the table of frames of a {layout.unit} in {path}, found a damaged one "
-            f"({reason(error)}); run that {layout.unit} again"
-        ) from error
-
-
-def _columns(lines: Iterator[list[str]], expected: tuple[str, ...]) -> Columns:
-    """Not pandas.read_csv: it takes short and long lines in silence, and reads numbers a last digit off."""
-    header = next(lines, [])
-    if header != list(expected):
-        raise ValueError(f"columns {header}")
-    rows = list(lines)
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(expected):
-            raise ValueError(f"line {number} has {len(row)} cells, not {len(expected)}")
-    columns: dict[str, NDArray[Any]] = {}
-    for name, cells in zip(expected, zip(*rows, strict=True) if rows else ((),) * len(header), strict=True):
-        if name == "frame_type":
-            columns[name] = np.array(cells, dtype=object)
-        elif name == "index":
-            columns[name] = np.array([parse_whole(cell) for cell in cells], dtype=np.int64)
-        else:
-            columns[name] = np.array([parse_number(cell) if cell else math.nan for cell in cells], dtype=np.float64)
-    return columns

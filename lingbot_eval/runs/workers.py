@@ -1,20 +1,15 @@
 """Units in processes of their own, several at a time: what dies takes nobody with it and is recorded as a failure.
 
 A slot does one unit after the other in one child process, which keeps the method's weights; a child that dies is
-replaced. A child is ``python -m lingbot_eval.runs.workers``: it reads a line of JSON for its job, then one for each
-unit, and answers in lines of JSON; results go through the run directory. What it prints goes to the unit's log.
+replaced. A child is ``python -m lingbot_eval.runs.worker``, which says how it is talked to.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import json
 import os
-import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,69 +17,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lingbot_eval
 from lingbot_eval import errors
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, one_line, reason
-from lingbot_eval.machine.environment import chosen_variables, device_count, environment, hardware, threads_that_share
-from lingbot_eval.methods.base import OpenMethod
-from lingbot_eval.registry import load_plugins, plugins
+from lingbot_eval.files.atomic import writing
+from lingbot_eval.machine.environment import chosen_variables, device_count
+from lingbot_eval.registry import plugins
 from lingbot_eval.runs.attempt import TRACEBACK_FILE, Attempt, Failure, Stage, Task
-from lingbot_eval.runs.claims import Claims
-from lingbot_eval.runs.code import code_digest
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, one_component, writing
-from lingbot_eval.runs.execute import Observer, Parallel, Tally, attempt_stored
-from lingbot_eval.runs.host import admitted, first_alone, present
-from lingbot_eval.runs.records import HostRecord, Names, ResultRecord
+from lingbot_eval.runs.disk import PARTIAL_PREFIX
+from lingbot_eval.runs.execute import Done, Observer, Parallel
+from lingbot_eval.runs.lock import Claims
+from lingbot_eval.runs.records import Names
 from lingbot_eval.runs.store import Store
-from lingbot_eval.settings import differing_in_both, short
+from lingbot_eval.runs.worker import GRACE_S, LOGS, Job, Tell, admitted, fingerprint, log_name
 
-LOGS = "logs"
-GRACE_S = 10.0
-"""What a child is given to put things away when it is interrupted, before SIGKILL."""
 _INSIDE = "LINGBOT_EVAL_WORKER"
 _LOOK_S = 1.0  # between two looks at units that other processes have claimed
 _TELL_S = 0.2  # between two words of a child on its frames
 _TRIES = 2
 
-Reopened = tuple[Store[Any, Any], Callable[[Names], Task[Any, Any]]]
-Tell = Callable[[dict[str, Any]], None]
-Stream = Sequence[Task[Any, Any]]
-TellOf = Callable[[Task[Any, Any], dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a process must know to do units of a run; all else is in the run directory.
-
-    run: that directory. reopen: ``module:function`` that opens it, and settings that are not in it. folder: current
-    directory, of which relative paths are. code: fingerprint of what computes. begun_ns: when the run was asked for, by
-    the file system's clock.
-    """
-
-    run: str
-    reopen: tuple[str, str]
-    plugins: tuple[str, ...]
-    folder: str
-    code: str
-    begun_ns: int
-    share_host: bool
-
-    def opened(self) -> Reopened:
-        """The store, and tasks by name. Raises StoreError, ConfigError."""
-        where, settings = self.reopen
-        module, _, function = where.partition(":")
-        return cast(Reopened, getattr(importlib.import_module(module), function)(Path(self.run), settings))
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Job:
-        """From plain values, as they travel."""
-        return cls(**{**values, "plugins": tuple(values["plugins"]), "reopen": tuple(values["reopen"])})
+Stream = Sequence[Task]
+TellOf = Callable[[Task, dict[str, Any]], None]
 
 
 def job_of(store: Store[Any, Any], reopen: tuple[str, str], claims: Claims, parallel: Parallel) -> Job:
@@ -105,30 +64,14 @@ def job_of(store: Store[Any, Any], reopen: tuple[str, str], claims: Claims, para
     return Job(run, reopen, sources, str(Path.cwd()), fingerprint(), claims.begun_ns, parallel.share_host)
 
 
-def fingerprint() -> str:
-    """Of the code that computes, plugins among it: processes that share a run have the same."""
-    parts = [lingbot_eval.__version__, code_digest(of_study=True), *sorted(plugin.sha256 for plugin in plugins())]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def refuse_other_code(job: Job) -> None:
-    """Raises ConfigError where this process would compute something else than the run's."""
-    own = fingerprint()
-    if own != job.code:
-        raise ConfigError(
-            f"the worker on {socket.gethostname()} has other code ({own[:12]}) than the run ({job.code[:12]}): install"
-            " the same lingbot_eval and plugins there, or begin the run again"
-        )
-
-
 def run(
     store: Store[Any, Any],
     streams: Sequence[Stream],
-    observer: Observer[Any, Any],
+    observer: Observer,
     claims: Claims,
     parallel: Parallel,
     reopen: tuple[str, str],
-) -> Tally:
+) -> list[Done]:
     """Do the tasks that nobody else does, stream by stream, and wait for those that somebody does.
 
     Raises StoreError where no slot can write any more, and what makes a run impossible for every unit.
@@ -167,7 +110,7 @@ class _Pool:
         self,
         store: Store[Any, Any],
         streams: Sequence[Stream],
-        observer: Observer[Any, Any],
+        observer: Observer,
         claims: Claims,
         parallel: Parallel,
         job: Job,
@@ -176,7 +119,7 @@ class _Pool:
         self._waiting: deque[Stream] = deque(streams)
         self._elsewhere: deque[Stream] = deque()
         self._left = len(streams)
-        self._tally = Tally()
+        self._done: list[Done] = []
         self._errors: list[BaseException] = []
         self._changed = threading.Condition()
         self._ending = False
@@ -186,7 +129,7 @@ class _Pool:
             variables = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices else {}
             self._slots.append(Slot(job, variables))
 
-    def run(self) -> Tally:
+    def run(self) -> list[Done]:
         threads = [threading.Thread(target=self._work, args=[slot], name="slot", daemon=True) for slot in self._slots]
         try:
             for thread in threads:
@@ -209,7 +152,7 @@ class _Pool:
                 thread.join()
         if self._errors and (self._left or not isinstance(self._errors[0], StoreError)):
             raise self._errors[0]
-        return self._tally
+        return self._done
 
     def _work(self, slot: Slot) -> None:
         stream = None
@@ -221,8 +164,7 @@ class _Pool:
                         self._elsewhere.append(stream)
                     else:
                         self._left -= 1
-                        for each in done:
-                            self._tally.add(**asdict(each))
+                        self._done += done
                     self._changed.notify_all()
         except Ended:
             pass
@@ -261,12 +203,12 @@ class _Pool:
         if self._ending:
             raise Ended
 
-    def _tell(self, task: Task[Any, Any], event: dict[str, Any]) -> None:
+    def _tell(self, task: Task, event: dict[str, Any]) -> None:
         with self._changed:
             show(self._store, task, event, self._observer)
 
 
-def show(store: Store[Any, Any], task: Task[Any, Any], event: dict[str, Any], observer: Observer[Any, Any]) -> None:
+def show(store: Store[Any, Any], task: Task, event: dict[str, Any], observer: Observer) -> None:
     """Pass on what a child says of its unit."""
     kind = event["event"]
     if kind == "started":
@@ -280,15 +222,6 @@ def show(store: Store[Any, Any], task: Task[Any, Any], event: dict[str, Any], ob
         observer.skipped(task.unit)
     elif kind == "finished":
         observer.finished(task.unit, store.read_result(*task.names))
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a unit ended. skipped: it was done before."""
-
-    skipped: bool = False
-    failed: bool = False
-    bad_input: bool = False
 
 
 class Slot:
@@ -307,7 +240,7 @@ class Slot:
         """Do the units of a stream; None where another process does them now.
 
         claims: of this process. tell: called with what is to be shown of a task. wait: as of
-        `lingbot_eval.runs.host.admitted`. Raises StoreError where nothing can be written from here, and other errors
+        `lingbot_eval.runs.worker.admitted`. Raises StoreError where nothing can be written from here, and other errors
         that the next unit would meet, too.
         """
         first = stream[0]
@@ -333,7 +266,7 @@ class Slot:
         if child is not None:
             child.stop()
 
-    def _in_child(self, task: Task[Any, Any], token: str, tell: Tell) -> Done:
+    def _in_child(self, task: Task, token: str, tell: Tell) -> Done:
         frames = 0
         started = False
         for number in range(_TRIES):
@@ -346,7 +279,7 @@ class Slot:
                 if event["event"] == "error":
                     raise error_of(event)
                 if event["event"] == "done":
-                    return Done(event["skipped"], event["failed"], event["bad_input"])
+                    return Done(**{name: event[name] for name in ("skipped", "failed", "bad_input")})
                 started = started or event["event"] == "started"
                 frames += event.get("count", 0)
                 tell(event)
@@ -359,7 +292,7 @@ class Slot:
             if number + 1 < _TRIES:
                 tell({"event": "left_out", "reason": f"its process {ending}: once more, in a new one"})
         seen = f"its process {ending} after {frames}{' or more' if frames else ''} predictions, twice"
-        why = f"{seen}; was it out of memory? see {LOGS}/{_log(task.names)}"
+        why = f"{seen}; was it out of memory? see {LOGS}/{log_name(task.names)}"
         stage: Stage = "stream" if started else "open"
         failure = Failure(stage, why, None, bad_input=False, out_of_memory=False, traceback=why)
         record = task.record(Attempt(failure=failure, predictions=frames, frames=frames))
@@ -380,10 +313,6 @@ def error_of(event: dict[str, Any]) -> Exception:
     return RuntimeError(event["text"])
 
 
-def _log(names: Names) -> str:
-    return f"{one_component(names)}.log"
-
-
 class _Child:
     """A process that does units, as its parent sees it."""
 
@@ -395,7 +324,7 @@ class _Child:
         inherited = {name: value for name, value in os.environ.items() if name not in chosen_variables()}
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lingbot_eval.runs.workers"],
+                [sys.executable, "-m", "lingbot_eval.runs.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
@@ -462,183 +391,3 @@ class _Child:
             if stream is not None:
                 stream.write(json.dumps(message) + "\n")
                 stream.flush()
-
-
-# What follows runs in the child.
-
-
-def main() -> int:
-    """Do units as the parent says, until it says nothing any more."""
-    # A shell that starts a run in the background lets it, and whatever it starts, ignore this signal.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what methods print is no answer
-
-    def say(message: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):
-            answers.write(json.dumps(message) + "\n")
-            answers.flush()
-
-    try:
-        job = Job.of(json.loads(sys.stdin.readline()))
-        with threads_that_share(), closing(OpenMethod()) as methods:
-            work = _Work(job, methods, say)
-            say({"event": "ready"})
-            units = _units(work)
-            while (unit := units.get()) is not None:
-                work.do(tuple(unit["names"]), unit["token"])
-    except LingbotEvalError as error:
-        say({"event": "error", "kind": type(error).__name__, "text": str(error)})
-        return 2
-    except OSError as error:
-        # Outside of any unit's own work: a disk that refuses, and no unit is to blame.
-        say({"event": "error", "kind": "StoreError", "text": f"cannot write: {error}; free space, then run again"})
-        return 2
-    except Exception as error:  # noqa: BLE001 - told to the parent, who ends the run with it
-        say({"event": "error", "kind": "", "text": f"{one_line(error)} in a worker process"})
-        return 3
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-def _units(work: _Work) -> queue.SimpleQueue[dict[str, Any] | None]:
-    """Lines of the parent as they come; when it is gone whatever runs is interrupted."""
-    found: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            found.put(json.loads(line))
-        found.put(None)
-        if work.busy:
-            os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(GRACE_S)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=read, name="parent", daemon=True).start()
-    return found
-
-
-class _Work:
-    """A run's units in this process. busy: whether one is being done."""
-
-    def __init__(self, job: Job, methods: OpenMethod, say: Tell) -> None:
-        load_plugins(source for source in job.plugins)
-        refuse_other_code(job)
-        self._job, self._methods, self._say = job, methods, say
-        self._store, self._task = job.opened()
-        self._frames, self._told = 0, 0.0
-        self._differs: list[str] | None = None
-        self._along: dict[Names, ResultRecord] = {}
-        self.busy = False
-
-    def do(self, names: Names, token: str) -> None:
-        """Do a unit, and say how it ended."""
-        self.busy = True
-        task = self._task(names)
-        with self._logged(names):
-            settled = self._along.pop(names, None) or self._settled_meanwhile(names)
-            skipped, failed, bad_input = False, settled is not None and settled.status == "failed", False
-            if settled is not None:
-                self.started(task.unit, settled.frames)
-                self.finished(task.unit, settled)
-            else:
-                attempt = self._attempt(task, token)
-                skipped, failure = attempt is None, None if attempt is None else attempt.failure
-                failed, bad_input = failure is not None, failure is not None and failure.bad_input
-        self.busy = False
-        self._say({"event": "done", "skipped": skipped, "failed": failed, "bad_input": bad_input})
-
-    def _attempt(self, task: Task[Any, Any], token: str) -> Attempt | None:
-        warming = first_alone(self._digest(task)) if task.method.leaves_the_cpu_free else nullcontext()
-        with present() as others:
-            return attempt_stored(
-                task,
-                self._methods,
-                self._store,
-                self,
-                self._along,
-                Attempt(warming=warming),
-                token,
-                lambda: self._host(task, others()),
-            )
-
-    # An observer.
-
-    def started(self, unit: Any, frames: int | None) -> None:
-        self._say({"event": "started", "frames": frames})
-
-    def preparing(self, unit: Any, frames: int | None) -> None:
-        """Nothing is shown of it."""
-
-    def frame(self) -> None:
-        self._frames += 1
-        if time.monotonic() - self._told > _TELL_S:
-            self._flush()
-
-    def finished(self, unit: Any, record: Any) -> None:
-        self._flush()
-        self._say({"event": "finished"})
-
-    def skipped(self, unit: Any) -> None:
-        self._say({"event": "skipped"})
-
-    def left_out(self, unit: Any, reason: str) -> None:
-        self._say({"event": "left_out", "reason": reason})
-
-    def _flush(self) -> None:
-        self._say({"event": "frames", "count": self._frames})
-        self._frames, self._told = 0, time.monotonic()
-
-    def _settled_meanwhile(self, names: Names) -> ResultRecord | None:
-        """A failure that another process of this run has found since it was begun: it is not tried by each of them."""
-        path = self._store.folder(*names) / self._store.layout.unit_file
-        with suppress(OSError, StoreError):
-            if path.stat().st_mtime_ns >= self._job.begun_ns:
-                record: ResultRecord = self._store.read_unit(*names).record
-                return record if record.status == "failed" else None
-        return None
-
-    def _host(self, task: Task[Any, Any], beside: int) -> HostRecord:
-        if self._differs is None and task.method.needs_images:
-            mine, stated = hardware(environment()), hardware(self._store.read_run().environment)
-            # A child sees one GPU of those that the run's record lists.
-            if set(map(str, mine["gpus"])) <= set(map(str, stated["gpus"])):
-                mine.pop("gpus")
-            self._differs = [
-                f"{name}: {short(there)}, here {short(here)}"
-                for name, (there, here) in differing_in_both(stated, mine).items()
-            ]
-        gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return HostRecord(name=socket.gethostname(), gpu=gpu, beside=beside, differs=self._differs or [])
-
-    def _digest(self, task: Task[Any, Any]) -> str:
-        text = f"{self._job.code} {task.method.model_dump_json(exclude={'name'})}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @contextmanager
-    def _logged(self, names: Names) -> Iterator[None]:
-        """What is printed meanwhile, also by libraries and at death, is in the unit's log."""
-        path = self._store.path / LOGS / _log(names)
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-            log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-        kept = os.dup(2)
-        try:
-            for descriptor in (1, 2):
-                os.dup2(log, descriptor)
-            yield
-        finally:
-            with suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            for descriptor in (1, 2):
-                os.dup2(kept, descriptor)
-            os.close(kept)
-            if os.fstat(log).st_size == 0:
-                path.unlink(missing_ok=True)
-            os.close(log)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,40 +1,236 @@
-"""Runs a study: an experiment whose units are cases."""
+"""Runs a study: an experiment whose units are cases, each one stream, sampled frame by frame as far as it comes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
+
+import torch
 
 from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.reading import file_state
 from lingbot_eval.machine.environment import environment
-from lingbot_eval.methods.base import METHODS
+from lingbot_eval.methods.base import METHODS, Method, MethodSettings
 from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.model import LingbotMethod
 from lingbot_eval.model.build import choose_device
+from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.plots import save
+from lingbot_eval.profiling.memory import MemoryProbe
 from lingbot_eval.registry import Plugin
 from lingbot_eval.runs import execute as engine
+from lingbot_eval.runs.attempt import Attempt, Task
 from lingbot_eval.runs.execute import Outcome, Parallel, refuse_commands, run_tasks
 from lingbot_eval.runs.plan import adapter_of, content_key
 from lingbot_eval.runs.records import Names, utc_now
-from lingbot_eval.runs.store import StoredUnit, run_directory
-from lingbot_eval.scaling.case import CaseTask
-from lingbot_eval.scaling.inputs import DATASET, SCENE, CaseFrames, FrameSource, Size, open_source
+from lingbot_eval.runs.scoring import PoseLog
+from lingbot_eval.runs.store import Store, StoredUnit, run_directory
+from lingbot_eval.runs.stream import Output, Pace
+from lingbot_eval.runs.unit_files import UnitWriter
+from lingbot_eval.scaling.inputs import DATASET, SCENE, CaseFrames, Size, open_source
 from lingbot_eval.scaling.page import case_labels, page, title
-from lingbot_eval.scaling.records import CaseRecord, ScaleRecord, ScaleStore
-from lingbot_eval.scaling.settings import Case, DatasetInput, Study
+from lingbot_eval.scaling.records import (
+    CaseRecord,
+    SampleLog,
+    ScaleRecord,
+    Setting,
+    case_checkpoints,
+    case_growth,
+    case_measurements,
+    error_curve,
+    scale_store,
+)
+from lingbot_eval.scaling.settings import SCENARIOS, Case, DatasetInput, Scenario, Study
+from lingbot_eval.streaming.estimate import NetworkSize
+from lingbot_eval.types import FrameSequence, FrameType
 from lingbot_eval.validation import validated
+
+
+class CaseMethod(LingbotConfig):
+    """The streaming model in a scenario."""
+
+    scenario: Scenario
+
+    @property
+    def overlapped(self) -> bool:
+        return self.scenario == "offline"
+
+    @property
+    def leaves_the_cpu_free(self) -> bool:
+        # Every frame is looked at before the next one: memory and latency are those of its moment.
+        return False
+
+
+def model_of(study: Study, case: Case) -> CaseMethod:
+    """The streaming model of a case."""
+    taken = ("backend", "window", "keyframe_interval", "cache_precision")
+    changes = {name: getattr(case, name) for name in taken}
+    return CaseMethod(
+        kind="lingbot",
+        model=study.model,
+        streaming=study.streaming.model_copy(update=changes),
+        device=study.device,
+        precision=case.precision,
+        heads="float32",
+        scenario=case.scenario,
+    )
+
+
+@dataclass
+class CaseTask(Task):
+    """opened: gives the frames (made for the first case of a size, then shared)."""
+
+    study: Study
+    unit: Case
+    opened: Callable[[Case], CaseFrames]
+    measures_limits: ClassVar[bool] = True
+
+    @property
+    def method(self) -> MethodSettings:
+        return model_of(self.study, self.unit) if self.study.method is None else self.study.method
+
+    @property
+    def pace(self) -> Pace:
+        case = self.unit
+        return Pace(case.camera_hz if case.scenario == "camera" else None, case.frames, case.limit_s)
+
+    def is_done(self, record: CaseRecord) -> bool:
+        return self.method.repeatable
+
+    def open(self) -> FrameSequence:
+        return self.opened(self.unit)
+
+    def scorer(self, method: Method, sequence: FrameSequence, writer: UnitWriter) -> CaseScorer:
+        return CaseScorer(self.study, self.unit, method)
+
+    @property
+    def saves(self) -> bool:
+        return self.unit.scenario != "camera"  # which does not wait
+
+    def gathered(self, attempt: Attempt) -> Mapping[str, Any]:
+        return {"log": attempt.scorer.log, "poses": attempt.scorer.poses}
+
+    def score(self, attempt: Attempt) -> None:
+        scorer: CaseScorer = attempt.scorer
+        setting, log = scorer.setting, scorer.log
+        if not len(log):
+            return
+        truth, guess = attempt.reference, scorer.poses.trajectory()
+        measured = case_measurements(self.unit, log, attempt.warm_up_s)
+        attempt.scores = {
+            "measurements": [*measured, *(() if setting is not None else attempt.resources)],
+            "growth": [] if setting is None else list(case_growth(setting, log)),
+            "checkpoints": list(case_checkpoints(setting, log, self.study.checkpoints, truth, guess)),
+            "error_curve": list(error_curve(truth, guess)),
+        }
+
+    def record(self, attempt: Attempt) -> CaseRecord:
+        failure, case, scorer = attempt.failure, self.unit, attempt.scorer
+        stopped = None
+        if attempt.stream is not None and attempt.stream.stopped:
+            stopped = f"its limit of {case.limit_s:g} s ended it after {attempt.frames} of {case.frames} frames"
+        nothing: dict[str, Any] = {"measurements": [], "growth": [], "checkpoints": [], "error_curve": []}
+        return CaseRecord(
+            name=case.name,
+            case=case.model_dump(mode="json"),
+            out_of_memory=failure.out_of_memory if failure else False,
+            bad_input=failure.bad_input if failure else False,
+            stopped=stopped,
+            facts={} if scorer is None else scorer.facts(attempt.method_facts),
+            input=attempt.facts,
+            sampling=self._sampling(scorer),
+            **attempt.told(),
+            **(attempt.scores or nothing),
+        )
+
+    def _sampling(self, scorer: CaseScorer | None) -> dict[str, str]:
+        every, now_and_then = "forward and interval times", f"every {self.study.sample_every} frames and at checkpoints"
+        if self.study.method is not None:
+            return {"every frame": every, **({} if self.method.runs_command else {now_and_then: "process"})}
+        return {
+            "every frame": f"{every}, cache by kind and as allocated, allocated on the device",
+            now_and_then: "reserved on the device, driver, process",
+            "driver": "not asked" if scorer is None else scorer.probe.driver_source,
+        }
+
+
+@dataclass
+class CaseScorer:
+    """What is kept of every frame of a case: its sample and its pose. setting: None for another method than ours."""
+
+    study: Study
+    case: Case
+    method: Method
+    log: SampleLog = field(default_factory=SampleLog)
+    poses: PoseLog = field(default_factory=PoseLog)
+
+    def __post_init__(self) -> None:
+        self.setting: Setting | None = None
+        # What runs elsewhere has a memory of its own.
+        self.here = self.study.method is None or self.study.method.runs_command is None
+        self.probe = MemoryProbe("cpu")
+        if not isinstance(self.method, LingbotMethod):
+            return
+        described = self.method.describe()
+        device = torch.device(described["device"])
+        model = self.study.model
+        asked = model_of(self.study, self.case).streaming
+        resolved = {name: described[name] for name in ("keyframe_interval", "backend")}
+        network = NetworkSize(CONFIGS[model.config], self.case.precision, model.camera_iterations, model.point_head)
+        self.setting = Setting(self.case, network, asked.model_copy(update=resolved), on_cpu=device.type == "cpu")
+        self.probe = MemoryProbe(str(device))
+        self.weights_bytes = self.method.weights_bytes
+
+    def facts(self, described: dict[str, Any]) -> dict[str, Any]:
+        """What the record says of what ran."""
+        if self.setting is None:
+            return {**described, "scenario": SCENARIOS[self.case.scenario]}
+        told = ("weights", "trained", "device", "backend", "attention", "precision", "keyframe_interval", "window")
+        return {
+            "config": self.study.model.config,
+            "weights_bytes": self.weights_bytes,
+            **{name: described[name] for name in told},
+            "scale_frames": self.setting.streaming.scale_frames,
+            "scenario": SCENARIOS[self.case.scenario],
+        }
+
+    def add(self, output: Output) -> dict[str, float | int | None]:
+        """Keep one frame; returns its row of the samples."""
+        prediction = output.prediction
+        cost, kind = prediction.cost, prediction.frame_type
+        if prediction.camera_to_world is not None:
+            self.poses.append(prediction.index, prediction.timestamp, prediction.camera_to_world)
+        row: dict[str, float | int | None] = {
+            "index": prediction.index,
+            "frame_type": kind,
+            "kept": None if kind is None else self.log.latest("kept") + (kind is not FrameType.UNKEPT),
+            "forward_ms": None if cost is None else 1e3 * cost.forward_s,
+            "interval_ms": 1e3 * output.interval_s,
+            # As fast as they are taken only the pace means something.
+            "latency_ms": None if self.case.scenario == "offline" else 1e3 * output.latency_s,
+            "backlog": output.backlog,
+        }
+        if cost is not None:
+            row |= {f"cache_{name}_bytes": size for name, size in cost.cache_bytes.items()}
+            row |= {"cache_allocated_bytes": cost.cache_allocated, "device_allocated_bytes": cost.device_bytes}
+        done = prediction.index + 1
+        if self.here and (done % self.study.sample_every == 0 or done in self.study.checkpoints):
+            row |= self.probe.sample()
+        self.log.append(row)
+        return row
+
 
 LOADING = 4
 """Threads that decode while a GPU computes."""
 PAGE, FIGURE = "scale.md", "scale.png"
 
 
-class Observer(engine.Observer[Case, CaseRecord], Protocol):
+class Observer(engine.Observer, Protocol):
     """Watches a study go by."""
 
     def preparing(self, case: Case, frames: int | None) -> None:
@@ -72,7 +268,7 @@ def execute(
         refuse_commands({} if method.runs_command is None else {method.name: method.runs_command}, allow_commands)
         study = study.model_copy(update={"method": method.on_this_machine()})
     record = _record(study, command)
-    store = ScaleStore(run_directory(out, record))
+    store = scale_store(run_directory(out, record))
     store.begin(record)
     tasks = tuple(_tasks(study, observer).values())
     # As it was given: what was left out is what sweeps and defaults fill in.
@@ -80,16 +276,16 @@ def execute(
     return run_tasks(store, record, tasks, observer, parallel, f"{__name__}:reopen", settings)
 
 
-def reopen(path: Path, settings: str) -> tuple[ScaleStore, Callable[[Names], CaseTask]]:
+def reopen(path: Path, settings: str) -> tuple[Store[ScaleRecord, CaseRecord], Callable[[Names], CaseTask]]:
     """As `lingbot_eval.runs.scene.reopen`, of a study."""
     tasks = _tasks(validated(Study, json.loads(settings), str(path)), None)
-    return ScaleStore(path), lambda names: tasks[names]
+    return scale_store(path), lambda names: tasks[names]
 
 
 def _tasks(study: Study, observer: Observer | None) -> dict[Names, CaseTask]:
     free = study.device.startswith("cuda") if study.method is None else study.method.leaves_the_cpu_free
     sources = _Sources(study, observer, workers=LOADING if free else 0)
-    return {(case.name,): CaseTask(study, case, sources.open) for case in in_order(study)}
+    return {case.names: CaseTask(study, case, sources.open) for case in in_order(study)}
 
 
 def write_scaling(path: Path) -> tuple[Path, ...]:
@@ -97,9 +293,9 @@ def write_scaling(path: Path) -> tuple[Path, ...]:
 
     Raises StoreError.
     """
-    from lingbot_eval.scaling.figure import Curve, scaling_figure
+    from lingbot_eval.scaling.page import Curve, scaling_figure
 
-    store = ScaleStore(path)
+    store = scale_store(path)
     with store.lock():
         record, cases = store.read_run(), [unit.record for unit in store.read_units().units]
         curves = [
@@ -123,7 +319,7 @@ class _Sources:
         self._study = study
         self._workers = workers
         self._observer = observer
-        self._held: tuple[Size, FrameSource] | None = None
+        self._held: tuple[Size, CaseFrames] | None = None
 
     def open(self, case: Case) -> CaseFrames:
         """The frames of a case."""
@@ -134,7 +330,7 @@ class _Sources:
                 self._observer.preparing(case, settings.pool)
             ready = (lambda: None) if self._observer is None else self._observer.frame
             self._held = case.size, open_source(settings, case.size, self._workers, ready)
-        return CaseFrames(self._held[1], case.frames)
+        return self._held[1].first(case.frames)
 
 
 def _record(study: Study, command: str) -> ScaleRecord:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
 from lingbot_eval.runs.plan import adapter_of
+from lingbot_eval.scaling.records import first_poses
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
 from lingbot_eval.types import FloatArray, Frame, FrameSequence, Image, Trajectory
 
@@ -33,42 +33,33 @@ DATASET, SCENE = "input", "of the case"
 Size = tuple[int, int]
 
 
-class FrameSource(Protocol):
-    """Frames at one size. facts: for the record."""
+@dataclass(frozen=True, eq=False)
+class CaseFrames:
+    """The first ``length`` frames of an input at one size, as a sequence; they are prepared already."""
 
-    @property
-    def facts(self) -> dict[str, object]: ...
+    known: Mapping[str, Any]
+    """Facts for the record."""
+    length: int = field(default=0, kw_only=True)
+    dataset: str = field(default=DATASET, kw_only=True)
+    scene: str = field(default=SCENE, kw_only=True)
 
-    def frames(self, count: int) -> Generator[Frame, None, None]:
-        """The first ``count`` frames, prepared.
+    def first(self, count: int) -> Self:
+        """The same input, ``count`` frames of it."""
+        return replace(self, length=count)
+
+    def frames(self, *, images: bool = True, depth: bool = True) -> Generator[Frame, None, None]:
+        """Prepared, images with them.
 
         Raises DataError where there are fewer: at once, or at the end of what only decoding counts (a video).
         """
-        ...
+        raise NotImplementedError
 
-    def reference(self, count: int) -> Trajectory | None:
-        """True poses of those of them that have one; None where none has."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class CaseFrames:
-    """The first ``length`` frames of a source, as a sequence; they are prepared already."""
-
-    source: FrameSource
-    length: int
-    dataset: str = DATASET
-    scene: str = SCENE
-
-    def frames(self, *, images: bool = True, depth: bool = True) -> Generator[Frame, None, None]:
-        """As `FrameSource` has them, images with them."""
-        return self.source.frames(self.length)
+    def reference(self) -> Trajectory | None:
+        """True poses of those frames that have one; None where none has."""
+        raise NotImplementedError
 
     def loaders(self, *, images: bool = True, depth: bool = True) -> Iterator[Callable[[], Frame]]:
         return (partial(_itself, frame) for frame in self.frames())
-
-    def reference(self) -> Trajectory | None:
-        return self.source.reference(self.length)
 
     def timestamps(self) -> FloatArray | None:
         """Nobody asks."""
@@ -79,7 +70,7 @@ class CaseFrames:
         return ""
 
     def facts(self) -> Mapping[str, Any]:
-        return self.source.facts
+        return self.known
 
 
 def pool_position(index: int, pool: int) -> int:
@@ -89,69 +80,59 @@ def pool_position(index: int, pool: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class PooledFrames:
+class PooledFrames(CaseFrames):
     """Prepared frames in memory, played forward and backward for as long as is asked."""
 
     pool: tuple[Frame, ...]
-    facts: dict[str, object]
 
-    def frames(self, count: int) -> Generator[Frame, None, None]:
-        for index in range(count):
-            frame = self.pool[pool_position(index, len(self.pool))]
-            yield dataclasses.replace(frame, index=index, timestamp=index / FRAME_RATE)
+    def frames(self, *, images: bool = True, depth: bool = True) -> Generator[Frame, None, None]:
+        for index in range(self.length):
+            yield replace(self._at(index), index=index, timestamp=index / FRAME_RATE)
 
-    def reference(self, count: int) -> Trajectory | None:
-        poses = {position: frame.camera_to_world for position, frame in enumerate(self.pool)}
-        found = [
-            (index, pose) for index in range(count) if (pose := poses[pool_position(index, len(self.pool))]) is not None
-        ]
+    def reference(self) -> Trajectory | None:
+        found = [(i, pose) for i in range(self.length) if (pose := self._at(i).camera_to_world) is not None]
         if not found:
             return None
         indices = np.array([index for index, _ in found], dtype=np.int64)
         return Trajectory(indices, indices / FRAME_RATE, np.stack([pose for _, pose in found]))
 
+    def _at(self, index: int) -> Frame:
+        return self.pool[pool_position(index, len(self.pool))]
+
 
 @dataclass(frozen=True, eq=False)
-class FileFrames:
+class FileFrames(CaseFrames):
     """A scene decoded and resized in the background while the stream runs. workers: threads for it; 0: one."""
 
     sequence: FrameSequence
     size: SizeSettings
-    facts: dict[str, object]
     workers: int
 
-    def frames(self, count: int) -> Generator[Frame, None, None]:
-        length = self.sequence.length
-        if length is None or length >= count:
-            length = 0
+    def frames(self, *, images: bool = True, depth: bool = True) -> Generator[Frame, None, None]:
+        there = self.sequence.length
+        if there is None or there >= self.length:
+            there = 0
             with closing(_loaded(self.sequence, self.size, self.workers)) as frames:
-                for frame in itertools.islice(frames, count):
-                    length += 1
+                for frame in itertools.islice(frames, self.length):
+                    there += 1
                     yield frame
-        if length < count:
+        if there < self.length:
             raise DataError(
-                f"{self.sequence.dataset}/{self.sequence.scene} has {length} frames, the case wants {count}; "
+                f"{self.sequence.dataset}/{self.sequence.scene} has {there} frames, the case wants {self.length}; "
                 "set input.pool to play it forward and backward, or ask for fewer frames"
             )
 
-    def reference(self, count: int) -> Trajectory | None:
+    def reference(self) -> Trajectory | None:
         whole = self.sequence.reference()
-        if whole is None:
-            return None
-        among = whole.indices < count
-        return replace(
-            whole,
-            indices=whole.indices[among],
-            timestamps=whole.timestamps[among],
-            camera_to_world=whole.camera_to_world[among],
-        )
+        return None if whole is None else first_poses(whole, self.length)
 
 
-def open_source(settings: Input, size: Size, workers: int, each_frame: Callable[[], None]) -> FrameSource:
-    """Frames of ``size`` (width, height); a pool is made now, ``each_frame`` called after each of its frames.
+def open_source(settings: Input, size: Size, workers: int, each_frame: Callable[[], None]) -> CaseFrames:
+    """An input at ``size`` (width, height), of which `CaseFrames.first` takes what a case wants.
 
-    workers: threads that may decode while the stream runs; 0 on a machine whose cores have the model to compute.
-    Raises DataError or ConfigError where the input cannot be had.
+    A pool is made now, ``each_frame`` called after each of its frames. workers: threads that may decode while the
+    stream runs; 0 on a machine whose cores have the model to compute. Raises DataError or ConfigError where the input
+    cannot be had.
     """
     if isinstance(settings, NoiseInput):
         return _noise(settings, size)
@@ -162,7 +143,7 @@ def open_source(settings: Input, size: Size, workers: int, each_frame: Callable[
         return _pooled(adapter.open(settings.scene, Selection()), settings.pool, prepared, each_frame)
     sequence = _scene(settings)
     if settings.pool is None:
-        return FileFrames(sequence, prepared, dict(sequence.facts()), workers)
+        return FileFrames(dict(sequence.facts()), sequence, prepared, workers)
     return _pooled(sequence, settings.pool, prepared, each_frame)
 
 
@@ -184,7 +165,7 @@ def _pooled(sequence: FrameSequence, pool: int, size: SizeSettings, each_frame: 
     if len(frames) < 2:
         raise DataError(f"{sequence.dataset}/{sequence.scene}: a pool needs 2 frames, found {len(frames)}")
     played = f"pool of {len(frames)} frames in memory, played forward and backward"
-    return PooledFrames(tuple(frames), {**sequence.facts(), "played": played})
+    return PooledFrames({**sequence.facts(), "played": played}, tuple(frames))
 
 
 def _loaded(sequence: FrameSequence, size: SizeSettings, workers: int) -> Generator[Frame, None, None]:
@@ -207,7 +188,7 @@ def _noise(settings: NoiseInput, size: Size) -> PooledFrames:
         "poses": "none",
         "played": f"pool of {settings.pool} frames in memory, played forward and backward",
     }
-    return PooledFrames(frames, facts)
+    return PooledFrames(facts, frames)
 
 
 def _itself(frame: Frame) -> Frame:

@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.base import MethodSettings
 from lingbot_eval.methods.lingbot_config import ModelSettings
-from lingbot_eval.runs.experiment import DatasetConfig, MethodConfig, override_words, settings_document
+from lingbot_eval.runs.experiment import DatasetConfig, MethodConfig, StrictSettings, override_words, settings_document
 from lingbot_eval.streaming.settings import Backend, StreamSettings
 from lingbot_eval.validation import validated
 
@@ -31,11 +31,7 @@ OF_THE_MODEL = ("backend", "keyframe_interval", "window", "precision", "cache_pr
 """What cases set that another method does not have."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Case(_Settings):
+class Case(StrictSettings):
     """One stream.
 
     frames: its length. scenario: ``single_stream`` gives the next frame when the last one's outputs are there
@@ -74,8 +70,13 @@ class Case(_Settings):
         of = self._method or model
         return f"{self.scenario.replace('_', '-')}{hertz}-{self.frames}-{of}-{self.size[0]}x{self.size[1]}{limit}"
 
+    @property
+    def names(self) -> tuple[str]:
+        """Under these its result is filed."""
+        return (self.name,)
 
-class Sweep(_Settings):
+
+class Sweep(StrictSettings):
     """Lists of values; every combination is run. An axis that is left out stays as the case has it."""
 
     frames: Annotated[tuple[Length, ...], Field(min_length=1)] | None = None
@@ -92,7 +93,7 @@ class Sweep(_Settings):
         return {name: values for name in type(self).model_fields if (values := getattr(self, name)) is not None}
 
 
-class SyntheticInput(_Settings):
+class SyntheticInput(StrictSettings):
     """A walk through a made-up place, rendered at each case's size.
 
     pool: frames that are rendered, before the clock starts; they are played forward, backward, forward …, and so are
@@ -106,7 +107,7 @@ class SyntheticInput(_Settings):
     step: Annotated[float, Field(gt=0, le=10)] = 0.05
 
 
-class NoiseInput(_Settings):
+class NoiseInput(StrictSettings):
     """Random pixels, different in every frame of the pool; no poses, so nothing is said of accuracy."""
 
     kind: Literal["noise"]
@@ -114,7 +115,7 @@ class NoiseInput(_Settings):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class DatasetInput(_Settings):
+class DatasetInput(StrictSettings):
     """One scene of a dataset, as an experiment names it; frames are cut and scaled to cover each case's size.
 
     pool: the first so many frames are decoded before the clock starts and played forward and backward, for cases
@@ -141,7 +142,7 @@ class DatasetInput(_Settings):
 Input = Annotated[SyntheticInput | NoiseInput | DatasetInput, Field(discriminator="kind")]
 
 
-class Study(_Settings):
+class Study(StrictSettings):
     """A whole study file.
 
     method: of any kind, as an experiment writes it, in place of the streaming model; model and device are the latter's,

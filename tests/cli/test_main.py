@@ -17,7 +17,7 @@ import pytest
 from lingbot_eval.cli import main as cli
 from lingbot_eval.cli import output, score_command
 from lingbot_eval.cli.main import main
-from lingbot_eval.cli.run_progress import Progress
+from lingbot_eval.cli.progress import Progress
 from lingbot_eval.errors import DataError
 
 ROOT = Path(__file__).parents[2]

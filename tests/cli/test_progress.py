@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from lingbot_eval.cli import run_progress, scale_command
-from lingbot_eval.cli.run_progress import Progress, waited
+from lingbot_eval.cli.progress import Progress, waited
 from lingbot_eval.runs.execute import Parallel
 from lingbot_eval.scaling.settings import Case
 from tests.runs.store_records import make_unit_record
@@ -40,7 +39,6 @@ BARS: list[Bar] = []
 @pytest.fixture(autouse=True)
 def bars(monkeypatch: pytest.MonkeyPatch) -> list[Bar]:
     BARS.clear()
-    monkeypatch.setattr(run_progress, "tqdm", Bar)
     monkeypatch.setattr("tqdm.tqdm", Bar)
     return BARS
 
@@ -50,7 +48,7 @@ def unit(scene: str) -> Any:
 
 
 def progress(count: int, **settings: Any) -> Progress:
-    found = Progress(quiet=settings.pop("quiet", False), announce=lambda progress, plan: None, **settings)
+    found = Progress(quiet=settings.pop("quiet", False), **settings)
     found.planned(SimpleNamespace(units=[unit(str(n)) for n in range(count)]))  # type: ignore[arg-type]
     return found
 
@@ -64,7 +62,7 @@ def test_a_run_says_a_line_a_unit(bars: list[Bar], capsys: pytest.CaptureFixture
     told.finished(unit("desk"), make_unit_record(seconds=2.25, wait_s={"load": 1.04, "total": 1.5, "x": 0.04}, **facts))
     told.skipped(unit("floor"))
     told.started(unit("room"), None)
-    failed = make_unit_record(status="failed", reason="crash", measurements=[], **facts)
+    failed = make_unit_record(scene="room", status="failed", reason="crash", measurements=[], **facts)
     told.finished(unit("room"), failed)
     told.left_out(unit("room"), "damaged")
     assert capsys.readouterr().err.splitlines() == [
@@ -124,45 +122,53 @@ def test_a_wait_in_words() -> None:
     assert waited(parts) == "3.5 s (start 0.1, first prediction 1.2)"
 
 
+def case_record(**told: Any) -> Any:
+    return SimpleNamespace(status="ok", predictions=18, frames=20, seconds=3.14, wait_s={}, placed_remarks=(), **told)
+
+
 def test_a_study_says_a_line_a_case(bars: list[Bar], capsys: pytest.CaptureFixture[str]) -> None:
-    told = scale_command.Progress(3, quiet=False)
+    told = Progress(quiet=False)
+    told.expect(3)
     case: Any = Case.model_validate(SIZE)
     told.preparing(case, 128)
     told.frame()
     told.started(case, 20)
     told.frame()
     told.frame()
-    told.finished(case, SimpleNamespace(status="ok", predictions=18, seconds=3.14))  # type: ignore[arg-type]
+    told.finished(case, case_record())
     told.skipped(case)
     told.started(case, 20)
-    told.finished(case, SimpleNamespace(status="failed", reason="no room"))  # type: ignore[arg-type]
+    told.finished(case, SimpleNamespace(status="failed", reason="no room", placed_remarks=()))  # type: ignore[arg-type]
     told.left_out(case, "damaged")
     assert capsys.readouterr().err.splitlines() == [
-        f"[1/3] {NAME}: 18 frames in 3.1 s",
+        f"[1/3] {NAME}: 18 of 20 frames in 3.1 s",
         f"[2/3] {NAME}: done before",
-        f"error: [3/3] {NAME}: no room",
-        "left out: damaged",
+        f"error: {NAME}: no room",
+        f"error: {NAME} begins anew: damaged",
     ]
     assert [(bar.made["total"], bar.made["desc"], bar.steps, bar.closed) for bar in bars] == [
         (128, "frames of 28×42", 1, True),
         (20, f"[1/3] {NAME}", 2, True),
         (20, f"[3/3] {NAME}", 0, True),
     ]
-    quiet = scale_command.Progress(1, quiet=True)
+    quiet = Progress(quiet=True)
+    quiet.expect(1)
     quiet.started(case, 20)
-    quiet.finished(case, SimpleNamespace(status="ok", predictions=18, seconds=3.14))  # type: ignore[arg-type]
+    quiet.finished(case, case_record())
     quiet.skipped(case)
     assert capsys.readouterr().err == ""
     assert bars[-1].made["disable"] is True
 
 
 def test_cases_at_the_same_time_share_a_bar(bars: list[Bar], capsys: pytest.CaptureFixture[str]) -> None:
-    told = scale_command.Progress(2, quiet=False, together=True)
+    told = Progress(quiet=False, parallel=Parallel(2))
+    told.expect(2)
     case: Any = Case.model_validate(SIZE)
     told.started(case, 20)
     told.started(case, 20)
     told.frame()
-    told.finished(case, SimpleNamespace(status="ok", predictions=20, seconds=1.0))  # type: ignore[arg-type]
-    told.finished(case, SimpleNamespace(status="ok", predictions=20, seconds=1.0))  # type: ignore[arg-type]
-    assert [(bar.made["total"], bar.made["desc"], bar.steps) for bar in bars] == [(None, "frames of all cases", 1)]
+    told.finished(case, case_record())
+    told.finished(case, case_record())
+    (bar,) = bars
+    assert (bar.made["total"], bar.made["desc"], bar.steps, bar.text, bar.closed) == (2, "units", 2, "1 frames", True)
     assert [line.partition(" ")[0] for line in capsys.readouterr().err.splitlines()] == ["[1/2]", "[2/2]"]

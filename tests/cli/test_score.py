@@ -180,7 +180,7 @@ def test_progress_of_long_pairs_is_shown_on_a_terminal_alone(
             self.n += more
             seen.append((self.n, self.total))
 
-    monkeypatch.setattr(command, "tqdm", Bar)
+    monkeypatch.setattr("tqdm.tqdm", Bar)
     assert score(pair) == 0
     assert seen[-1] == (2 * 105, 2 * 105), "15 poses have 105 pairs, under two definitions"
     assert len(seen) == 2 * 14

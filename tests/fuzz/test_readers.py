@@ -27,11 +27,8 @@ from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.model.weights import load_checkpoint
 from lingbot_eval.resources import shared_file
-from lingbot_eval.runs.drift_file import load_drift, save_drift
-from lingbot_eval.runs.panels import load_panels, save_panels
-from lingbot_eval.runs.records import RunRecord, UnitRecord
-from lingbot_eval.runs.serialisation import read_record, write_record
-from lingbot_eval.runs.store import read_table
+from lingbot_eval.runs.records import RunRecord, UnitRecord, read_record, write_record
+from lingbot_eval.runs.unit_files import load_drift, load_panels, read_table, save_drift, save_panels
 from lingbot_eval.scaling.records import COLUMNS, SAMPLES_FILE, SCALE_LAYOUT
 from lingbot_eval.types import DriftSeries
 from tests.datasets import dataset_trees, field_trees

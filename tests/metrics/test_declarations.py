@@ -12,7 +12,7 @@ from lingbot_eval.metrics.probes import ProbeSettings
 from lingbot_eval.profiling.memory import device_memory_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.records import UnitRecord
-from lingbot_eval.runs.scoring import SceneScorer, Scoring
+from lingbot_eval.runs.scoring import SceneScorer
 from tests.runs.store_records import make_unit_record
 
 LOWER = {
@@ -60,7 +60,7 @@ EXPECTED = {
 def test_every_stored_measurement_has_its_direction() -> None:
     """Without a frame each measurement still comes out, with its reason: all names there are, each as listed above."""
     metrics = MetricsConfig(points=PointSettings(), probes=ProbeSettings())
-    score = SceneScorer(Scoring(metrics)).score(None, 0, None)
+    score = SceneScorer(metrics).score(None, 0, None)
     measurements = (*score.measurements, *device_memory_measurements("cpu"))
     found = {(m.family, m.name): declaration(m.family, m.name, m.variant).better for m in measurements}
     assert found == EXPECTED

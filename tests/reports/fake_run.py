@@ -10,9 +10,9 @@ from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.metrics.trajectory import score_trajectory
 from lingbot_eval.profiling.memory import mebibytes
 from lingbot_eval.profiling.timing import throughput_measurements
-from lingbot_eval.runs.panels import DepthPanels
 from lingbot_eval.runs.records import RunRecord, UnitRecord
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.runs.unit_files import PANELS_FILE, DepthPanels, save_panels
 from lingbot_eval.types import FrameType, Measurement, Trajectory
 
 HOSTILE = "<script>alert(1)</script>|_&$"
@@ -110,7 +110,7 @@ def write_lingbot(store: RunStore, scene: tuple[str, str], frames: int, seed: in
         writer.fill_columns({"position_error_m": errors, "rotation_error_deg": angles})
         write_tum(writer.path("estimate.tum"), estimate)
         write_tum(writer.path("reference.tum"), reference)
-        writer.write_panels(panels(frames))
+        save_panels(writer.path(PANELS_FILE), panels(frames))
         measurements = [
             *score.measurements,
             *depth_measurements(),

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lingbot_eval.runs.background import BackgroundWorker
+from lingbot_eval.runs.stream import BackgroundWorker
 
 
 def running() -> int:

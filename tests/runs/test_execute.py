@@ -29,7 +29,7 @@ from lingbot_eval.runs.records import UnitRecord
 from lingbot_eval.runs.scoring import SceneScorer
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.runs.stream import Output
-from lingbot_eval.runs.unit_writer import UnitWriter
+from lingbot_eval.runs.unit_files import UnitWriter
 from lingbot_eval.types import FloatArray, Frame, Measurement, Prediction
 
 
@@ -85,7 +85,7 @@ def test_a_run_from_end_to_end(tmp_path: Path, world: World) -> None:
     assert value(first.record, "forward_fps") == pytest.approx(1000)
     assert value(first.record, "weights") == 1.0
 
-    table = store.read_frames(first)
+    table = store.read_table(first)
     assert table["index"].tolist() == list(range(FRAMES))
     assert table["frame_type"].tolist() == ["scale"] * 8 + ["kept"] * (FRAMES - 8)
     for kind, size in {"anchor": 10, "window": 20, "memory": range(FRAMES), "camera_head": 5}.items():
@@ -134,7 +134,7 @@ def test_times_of_some_predictions_are_no_rate(tmp_path: Path, world: World) -> 
     assert not isinstance(value(record, "forward_fps"), float)
     assert isinstance(value(record, "end_to_end_fps"), float)
     (unit, _) = RunStore.open(run_folder(tmp_path)).read_units().units
-    times = RunStore.open(run_folder(tmp_path)).read_frames(unit)["forward_ms"]
+    times = RunStore.open(run_folder(tmp_path)).read_table(unit)["forward_ms"]
     assert times.isna().to_numpy().nonzero()[0].tolist() == [3]
 
 

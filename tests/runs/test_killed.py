@@ -13,7 +13,7 @@ from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.plan import Unit, make_plan
 from lingbot_eval.runs.records import UnitRecord
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.runs.unit_writer import UnitWriter
+from lingbot_eval.runs.unit_files import UnitWriter
 from tests.support.killing import exit_code
 
 

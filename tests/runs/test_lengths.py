@@ -75,7 +75,7 @@ def test_one_stream_gives_what_streams_of_each_length_give(
         of_the_cloud = {"cloud.npz", "cameras.npz", "thumbnails.npz"} if length < FRAMES else set()
         assert set(record.files) == set(expected.files) - of_the_cloud
         tables = [
-            RunStore.open(each.path).read_frames(RunStore.open(each.path).read_units().units[position])
+            RunStore.open(each.path).read_table(RunStore.open(each.path).read_units().units[position])
             for each, position in ((outcome, (9, 14, 50).index(length)), (alone, 0))
         ]
         for column in ("index", "timestamp", "position_error_m", "depth_abs_rel", "cache_memory_bytes"):

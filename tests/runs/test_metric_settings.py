@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics.base import FAMILIES
 from lingbot_eval.runs.experiment import MetricsConfig
-from lingbot_eval.runs.scoring import SceneScorer, Scoring
+from lingbot_eval.runs.scoring import SceneScorer
 from lingbot_eval.runs.stream import Output
 from lingbot_eval.types import Frame, Prediction, Trajectory
 from lingbot_eval.validation import validated
@@ -55,7 +55,7 @@ def scene() -> tuple[Trajectory, list[Output]]:
 def measured(family: str, **settings: Any) -> list[tuple[str, str, float | None]]:
     """What a family measures, and the points of its curves."""
     off = {name: None for name in FAMILIES.names() if name != family}
-    scorer = SceneScorer(Scoring(validated(MetricsConfig, {**off, family: settings}, "test")))
+    scorer = SceneScorer(validated(MetricsConfig, {**off, family: settings}, "test"))
     reference, outputs = scene()
     for output in outputs:
         scorer.add(output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lingbot_eval.metrics.depth import DepthSettings
-from lingbot_eval.runs.panels import PanelKeeper
+from lingbot_eval.runs.scoring import PanelKeeper
 from lingbot_eval.types import Frame, Prediction
 
 IMAGE = np.zeros((2, 3, 3), np.uint8)

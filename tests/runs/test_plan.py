@@ -24,9 +24,8 @@ from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.model import weights as weight_files
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import shipped_weights
-from lingbot_eval.runs import code
 from lingbot_eval.runs import plan as plan_module
-from lingbot_eval.runs.plan import make_plan
+from lingbot_eval.runs.plan import code_digest, make_plan
 
 
 @pytest.fixture(autouse=True)
@@ -210,18 +209,18 @@ def test_remembered_digests_of_sources_change_no_key(tmp_path: Path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def of_new_process() -> str:
-        code.code_digest.cache_clear()
-        return code.code_digest()
+        code_digest.cache_clear()
+        return code_digest()
 
     first = of_new_process()
     (kept,) = tmp_path.glob("lingbot-eval/code/*.json")
     with monkeypatch.context() as once:
-        once.setattr(code, "parsed_digest", lambda content: pytest.fail("parsed again"))
+        once.setattr(plan_module, "parsed_digest", lambda content: pytest.fail("parsed again"))
         assert of_new_process() == first
     for damaged in ("", "[]", '{"a": 1}', '{"a": "0"}'):
         kept.write_text(damaged)
         assert of_new_process() == first
-    code.code_digest.cache_clear()
+    code_digest.cache_clear()
 
 
 SOURCES = {
@@ -235,13 +234,12 @@ SOURCES = {
     "viewing/cloud.py": (True, True),
     "viewing/masks.py": (True, True),
     "types.py": (True, True),
-    "scaling/case.py": (False, True),
+    "scaling/execute.py": (False, True),
     "scaling/page.py": (False, False),
-    "scaling/figure.py": (False, False),
     "viewing/page.py": (False, False),
     "reports/tables.py": (False, False),
     "gating/judge.py": (False, False),
-    "comparison/outcome.py": (False, False),
+    "comparison/backends.py": (False, False),
     "verification/run.py": (False, False),
     "cli/main.py": (False, False),
     "datasets/check/check.py": (False, False),
@@ -266,8 +264,8 @@ def test_code_that_computes_decides_the_key_and_code_that_shows_does_not(
     monkeypatch.setattr(lingbot_eval, "__file__", str(package / "__init__.py"))
 
     def digests() -> tuple[str, str]:
-        code.code_digest.cache_clear()
-        return code.code_digest(), code.code_digest(of_study=True)
+        code_digest.cache_clear()
+        return code_digest(), code_digest(of_study=True)
 
     found = {}
     for path in SOURCES:
@@ -276,5 +274,5 @@ def test_code_that_computes_decides_the_key_and_code_that_shows_does_not(
         assert digests() == before, f"{path}: words decide nothing"
         (package / path).write_text("ONE = 2\n")
         found[path] = tuple(old != new for old, new in zip(before, digests(), strict=True))
-    code.code_digest.cache_clear()
+    code_digest.cache_clear()
     assert found == SOURCES

@@ -16,7 +16,7 @@ import pytest
 
 import lingbot_eval as lb
 from lingbot_eval.runs import saved
-from lingbot_eval.runs.unit_writer import UnitWriter
+from lingbot_eval.runs.unit_files import UnitWriter
 from lingbot_eval.scaling.execute import execute as execute_study
 from tests.scaling.studies import Quiet, study
 from tests.support.killing import exit_code

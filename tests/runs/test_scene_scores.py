@@ -17,11 +17,9 @@ from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.runs import scene as scene_module
 from lingbot_eval.runs import scoring as scoring_module
 from lingbot_eval.runs.experiment import MetricsConfig
-from lingbot_eval.runs.panels import PanelKeeper
 from lingbot_eval.runs.plan import Unit
-from lingbot_eval.runs.poses import PoseLog
 from lingbot_eval.runs.scene import SceneTask
-from lingbot_eval.runs.scoring import MOTIONLESS, SceneScorer, Scoring
+from lingbot_eval.runs.scoring import MOTIONLESS, PanelKeeper, PoseLog, SceneScorer
 from lingbot_eval.runs.stream import Output
 from lingbot_eval.types import Frame, FrameType, Measurement, Prediction, StepCost, Trajectory
 from lingbot_eval.viewing.kept import KeepSettings
@@ -57,7 +55,7 @@ def by_name(measurements: tuple[Measurement, ...]) -> dict[tuple[str, str], Meas
 
 def test_a_row_says_what_the_frame_was_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring_module, "process_resident_bytes", lambda: 12345)
-    scorer = SceneScorer(Scoring(MetricsConfig()))
+    scorer = SceneScorer(MetricsConfig())
     caches = {"anchor": 1, "window": 2, "memory": 3, "camera_head": 4}
     cost = StepCost(0.25, caches, device_bytes=99, cache_allocated=77)
     assert scorer.add(output(6, FrameType.SCALE, cost, 0.5, (2.0, 2.0))) == {
@@ -82,12 +80,12 @@ def test_a_row_says_what_the_frame_was_and_cost(monkeypatch: pytest.MonkeyPatch)
         "process_bytes",
     }
     assert scorer.predictions == 2
-    assert SceneScorer(Scoring(NOTHING, is_timed=False)).add(output(0))["interval_ms"] is None
+    assert SceneScorer(NOTHING, is_timed=False).add(output(0))["interval_ms"] is None
 
 
 def test_times_are_those_of_the_stream_or_none() -> None:
     def scored(without: int | None = None, paced: bool = True, **scoring: Any) -> dict[tuple[str, str], Measurement]:
-        scorer = SceneScorer(Scoring(NOTHING, **scoring))
+        scorer = SceneScorer(NOTHING, **scoring)
         for index in range(12):
             kind = FrameType.SCALE if index < 2 else None if index == 5 else FrameType.UNKEPT
             scorer.add(output(index, kind, None if index == without else StepCost(0.001 * (index + 1)), 0.25))
@@ -114,7 +112,7 @@ def test_times_are_those_of_the_stream_or_none() -> None:
 
 
 def test_scores_of_poses_have_their_columns_drift_and_notes() -> None:
-    scorer = SceneScorer(Scoring(MetricsConfig(depth=None), motionless=True))
+    scorer = SceneScorer(MetricsConfig(depth=None), motionless=True)
     for index in range(12):
         scorer.add(output(index, camera_to_world=None if index == 3 else pose(index)))
     reference = Trajectory(np.arange(12), np.arange(12) / 10, np.stack([pose(index) for index in range(12)]))
@@ -127,7 +125,7 @@ def test_scores_of_poses_have_their_columns_drift_and_notes() -> None:
     assert score.drift is not None
     assert by_name(score.measurements)["coverage", ""].value == pytest.approx(100 * 11 / 24)
     # Nobody asked for poses: no columns, no drift.
-    nothing = SceneScorer(Scoring(NOTHING)).score(reference, 24, None)
+    nothing = SceneScorer(NOTHING).score(reference, 24, None)
     assert (nothing.columns, nothing.drift) == ({}, None)
     assert MOTIONLESS not in nothing.notes
 
@@ -250,8 +248,9 @@ def test_what_the_scorer_is_told_of_a_scene(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: tuple[float, float] | None
 ) -> None:
     found = task(MetricsConfig(depth={"max_depth": 7.0}), {"scored": "kept"}, depth_range=limits)  # type: ignore[arg-type]
-    told: list[Scoring] = []
-    monkeypatch.setattr(scene_module, "SceneScorer", told.append)
+    told: list[SimpleNamespace] = []
+    kept = lambda metrics, **given: told.append(SimpleNamespace(metrics=metrics, **given))  # noqa: E731
+    monkeypatch.setattr(scene_module, "SceneScorer", kept)
     writer: Any = SimpleNamespace(path=lambda name: tmp_path / name)
     for needs_images in (True, False):
         found.scorer(SimpleNamespace(needs_images=needs_images), FakeSequence("one", Selection()), writer)

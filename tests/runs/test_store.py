@@ -15,9 +15,9 @@ from store_records import NAMES, make_run_record, make_unit_record
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.runs.disk import component
-from lingbot_eval.runs.panels import DepthPanels, load_panels
 from lingbot_eval.runs.records import FRAME_COLUMNS, StoredFile
 from lingbot_eval.runs.store import RunStore, StoredUnit, find_runs
+from lingbot_eval.runs.unit_files import PANELS_FILE, DepthPanels, load_panels, save_panels
 from lingbot_eval.types import FrameType, Measurement
 
 
@@ -36,7 +36,9 @@ def write_unit(store: RunStore, names: tuple[str, str, str] = NAMES, **changes: 
 def is_done(store: RunStore, input_fingerprint: str, names: tuple[str, str, str] = NAMES) -> bool:
     found = store.find_unit(*names)
     return (
-        isinstance(found, StoredUnit) and found.record.status == "ok" and found.record.is_made_from(input_fingerprint)
+        isinstance(found, StoredUnit)
+        and found.record.status == "ok"
+        and found.record.input_fingerprint == input_fingerprint
     )
 
 
@@ -90,7 +92,7 @@ def test_a_unit_comes_back_as_written(store: RunStore) -> None:
         writer.append_row({"index": 0, "timestamp": 0.1, "frame_type": FrameType.SCALE, "position_error_m": None})
         writer.append_row({"index": 2, "timestamp": 0.3, "device_bytes": np.int64(5), "forward_ms": np.float32("nan")})
         writer.path("estimate.tum").write_text("0.1 0 0 0 0 0 0 1\n")
-        writer.write_panels(panels)
+        save_panels(writer.path(PANELS_FILE), panels)
         writer.finish(make_unit_record())
     (unit,) = store.read_units().units
     content = {path.name: path.read_bytes() for path in unit.folder.iterdir() if path.name != "result.json"}
@@ -99,7 +101,7 @@ def test_a_unit_comes_back_as_written(store: RunStore) -> None:
         name: StoredFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in content.items()
     }
     assert unit.record == make_unit_record(files=files, run_key=store.read_run().key)
-    frames = store.read_frames(unit)
+    frames = store.read_table(unit)
     assert tuple(frames.columns) == FRAME_COLUMNS
     assert frames["index"].tolist() == [0, 2]
     assert frames["timestamp"].tolist() == [0.1, 0.3]
@@ -120,7 +122,7 @@ def test_columns_known_at_the_end_are_filled_without_touching_the_rest(store: Ru
         writer.fill_columns({"position_error_m": {0: 0.5, 4: 0.25}, "rotation_error_deg": {3: math.nan}})
         writer.append_row({"index": 9, "timestamp": 2.0})
         writer.finish(make_unit_record())
-    frames = store.read_frames(store.read_unit(*NAMES))
+    frames = store.read_table(store.read_unit(*NAMES))
     assert frames["index"].tolist() == [0, 3, 4, 9]
     assert frames["forward_ms"].tolist()[:3] == [1 / 3, 1 / 6, 1 / 7]
     assert frames["position_error_m"].isna().tolist() == [False, True, False, True]
@@ -132,7 +134,7 @@ def test_columns_known_at_the_end_are_filled_without_touching_the_rest(store: Ru
 def test_an_empty_frame_table_has_its_columns(store: RunStore) -> None:
     with store.unit_writer(*NAMES) as writer:
         writer.finish(make_unit_record(frames=0, predictions=0))
-    frames = store.read_frames(store.read_unit(*NAMES))
+    frames = store.read_table(store.read_unit(*NAMES))
     assert tuple(frames.columns) == FRAME_COLUMNS
     assert len(frames) == 0
 
@@ -291,7 +293,7 @@ def test_a_damaged_frame_table_names_its_file(store: RunStore, table: str | None
         words = head + ",".join("w" for _ in FRAME_COLUMNS) + "\n"
         file.write_text({"TOO LONG": long, "CUT": head + "0,0.1,ke", "WORDS": words}.get(table, table))
     with pytest.raises(StoreError, match=r"frames\.csv"):
-        store.read_frames(unit)
+        store.read_table(unit)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"garbage" * 50])

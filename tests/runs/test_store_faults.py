@@ -248,7 +248,7 @@ def test_a_refusal_at_any_step_keeps_the_older_result(
         ):
             writer.finish(make_unit_record(input_fingerprint="input-2"))
     assert partials(store) == []
-    assert store.read_unit(*NAMES).record.is_made_from("input-1")
+    assert store.read_unit(*NAMES).record.input_fingerprint == "input-1"
 
 
 def test_a_failed_second_rename_puts_the_older_result_back(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +266,7 @@ def test_a_failed_second_rename_puts_the_older_result_back(store: RunStore, monk
         patch.setattr(os, "rename", refuse_the_second)
         with pytest.raises(StoreError), store.unit_writer(*NAMES) as writer:
             writer.finish(make_unit_record(input_fingerprint="input-2"))
-    assert store.read_unit(*NAMES).record.is_made_from("input-1")
+    assert store.read_unit(*NAMES).record.input_fingerprint == "input-1"
     assert partials(store) == []
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lingbot_eval.runs.drift_file import load_drift
 from lingbot_eval.runs.store import RunStore
-from lingbot_eval.scaling.records import ScaleStore
+from lingbot_eval.runs.unit_files import load_drift
+from lingbot_eval.scaling.records import scale_store
 
 STORED = Path(__file__).parents[1] / "golden" / "stored"
 
@@ -23,13 +23,13 @@ def test_a_run() -> None:
     for unit, ate in zip(stored.units, (0.016307988, 0.060722148), strict=True):
         values = [m.value for m in unit.record.measurements if (m.name, m.variant) == ("ate_rmse", "sim3")]
         assert values == [pytest.approx(ate, rel=1e-6)]
-        table = store.read_frames(unit)
+        table = store.read_table(unit)
         assert table["index"].tolist() == list(range(unit.record.predictions))
         assert len(load_drift(unit.folder / "drift.npz").frame) == 24
 
 
 def test_a_study() -> None:
-    store = ScaleStore(STORED / "study")
+    store = scale_store(STORED / "study")
     run, stored = store.read_run(), store.read_units()
     assert (run.schema_version, run.status, len(run.planned)) == (2, "complete", 2)
     assert (stored.left_out, stored.missing, stored.unchecked) == ((), (), None)
@@ -48,6 +48,6 @@ def test_a_changed_number_of_theirs_is_seen(tmp_path: Path, kind: str, table: st
     shutil.copytree(STORED / kind, tmp_path / kind)
     file = next((tmp_path / kind).rglob(table))
     file.write_text(file.read_text().replace("1", "2", 1))
-    store = RunStore(tmp_path / kind) if kind == "a" else ScaleStore(tmp_path / kind)
+    store = RunStore(tmp_path / kind) if kind == "a" else scale_store(tmp_path / kind)
     (left,) = store.read_units().left_out
     assert f"{file} is damaged: its content is not what was written (SHA-256)" in left.reason

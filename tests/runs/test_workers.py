@@ -21,13 +21,13 @@ import pytest
 import lingbot_eval as lb
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.methods.base import OpenMethod
-from lingbot_eval.runs import workers
-from lingbot_eval.runs.claims import CLAIMS, Claims
+from lingbot_eval.runs import worker, workers
 from lingbot_eval.runs.execute import Parallel
-from lingbot_eval.runs.host import present
+from lingbot_eval.runs.lock import CLAIMS, Claims
 from lingbot_eval.runs.plan import make_plan
 from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.store import RunStore
+from lingbot_eval.runs.worker import present
 from tests.runs.fakes import Quiet, World
 from tests.runs.fakes import experiment as fake_experiment
 from tests.runs.store_records import make_run_record
@@ -130,7 +130,7 @@ def test_without_the_options_nothing_of_it_is_loaded(tmp_path: Path) -> None:
     script = (
         "import sys; from lingbot_eval.cli.main import main\n"
         "code = main(['run', 'tiny.yaml', '--no-report', '--out', 'runs'])\n"
-        "loaded = {'dask', 'distributed', 'lingbot_eval.runs.workers', 'lingbot_eval.runs.host'} & set(sys.modules)\n"
+        "loaded = {'dask', 'distributed', 'lingbot_eval.runs.workers', 'lingbot_eval.runs.worker'} & set(sys.modules)\n"
         "sys.exit(code or len(loaded))"
     )
     done = subprocess.run(
@@ -204,9 +204,9 @@ def test_each_worker_has_a_gpu_of_its_own_as_far_as_they_go(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     store: Any = SimpleNamespace(path=tmp_path)
     with Claims(tmp_path) as claims:
-        tally = workers.run(store, [], Quiet(), claims, Parallel(workers=count), ("a", "b"))
+        ended = workers.run(store, [], Quiet(), claims, Parallel(workers=count), ("a", "b"))
     assert given == devices
-    assert (tally.skipped, tally.bad_input) == (0, [])
+    assert ended == []
     assert not (tmp_path / workers.LOGS).exists()
 
 
@@ -248,7 +248,7 @@ def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkey
         return [event for event in said if event["event"] not in ("frames", "left_out")]
 
     with closing(OpenMethod()) as methods, present():
-        work = workers._Work(job, methods, said.append)
+        work = worker._Work(job, methods, said.append)
         assert done(whole, part, broken) == [
             {"event": "started", "frames": 24},
             {"event": "finished"},
@@ -271,7 +271,7 @@ def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkey
         ]
         assert done(("synthetic, 24 frames", "three"))[-1]["bad_input"] is False, "nothing for the user to mend"
         # A failure of an earlier run is tried again.
-        work = workers._Work(replace(job, begun_ns=time.time_ns() + 10**10), methods, said.append)
+        work = worker._Work(replace(job, begun_ns=time.time_ns() + 10**10), methods, said.append)
         world.adapter.scenes_there = {"one": {}, "two": {}}
         assert done(broken)[-1] == {"event": "done", "skipped": False, "failed": False, "bad_input": False}
     for names in (whole, part, broken):

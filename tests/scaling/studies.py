@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lingbot_eval.runs.store import read_table
-from lingbot_eval.runs.unit_writer import UnitWriter
+from lingbot_eval.runs.unit_files import UnitWriter, read_table
 from lingbot_eval.scaling.records import SCALE_LAYOUT, CaseRecord
 from lingbot_eval.scaling.settings import Case, Study
 from lingbot_eval.streaming.policy import CachePolicy, is_keyframe

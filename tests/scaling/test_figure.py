@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from lingbot_eval.scaling.figure import LETTERS, MOST_CASES, Curve, scaling_figure
+from lingbot_eval.scaling.page import LETTERS, MOST_CASES, Curve, scaling_figure
 from lingbot_eval.scaling.records import COLUMNS, KINDS, CaseRecord
 from tests.support.figure_reader import axes_titled, layers
 from tests.support.figure_reader import curve as points

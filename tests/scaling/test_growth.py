@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lingbot_eval.model.config import CONFIGS
-from lingbot_eval.scaling.records import GrowthRecord
+from lingbot_eval.scaling.records import QUANTITIES, GrowthRecord, SampleLog, Setting, case_growth, growth, growth_text
 from lingbot_eval.scaling.settings import Case
-from lingbot_eval.scaling.summary import QUANTITIES, SampleLog, Setting, case_growth, growth, growth_text
 from lingbot_eval.statistics import robust_slope
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.settings import StreamSettings

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.scaling.inputs import FileFrames, FrameSource, open_source, pool_position
+from lingbot_eval.scaling.inputs import CaseFrames, FileFrames, open_source, pool_position
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
 from lingbot_eval.types import FrameSequence
 from lingbot_eval.validation import validated
@@ -24,7 +24,7 @@ SIZE = (70, 56)
 def nothing() -> None: ...
 
 
-def opened(settings: Input) -> FrameSource:
+def opened(settings: Input) -> CaseFrames:
     return open_source(settings, SIZE, 0, nothing)
 
 
@@ -44,19 +44,19 @@ def test_a_synthetic_pool_and_its_poses() -> None:
     counted: list[None] = []
     source = open_source(SyntheticInput(kind="synthetic", pool=4), SIZE, 0, lambda: counted.append(None))
     assert len(counted) == 4
-    frames = list(source.frames(9))
+    frames = list(source.first(9).frames())
     assert [frame.index for frame in frames] == list(range(9))
     assert all(frame.image is not None and frame.image.shape == (56, 70, 3) for frame in frames)
     assert frames[2].image is frames[4].image
     assert frames[1].image is not frames[2].image
-    truth = source.reference(9)
+    truth = source.first(9).reference()
     assert truth is not None
     for frame, pose in zip(frames, truth.camera_to_world, strict=True):
         np.testing.assert_array_equal(frame.camera_to_world, pose)
     # 30 a second, whatever the scenario makes of them; the same for frames and poses, and no more than were asked for.
     assert truth.timestamps.tolist() == [frame.timestamp for frame in frames] == [index / 30 for index in range(9)]
     assert truth.indices.tolist() == list(range(9))
-    assert source.facts["played"] == "pool of 4 frames in memory, played forward and backward"
+    assert source.facts()["played"] == "pool of 4 frames in memory, played forward and backward"
     assert np.linalg.norm(truth.positions[3] - truth.positions[0]) > 0.1
 
 
@@ -65,7 +65,7 @@ def first_of(document: dict[str, Any]) -> list[tuple[bytes, bytes]]:
     (kind,) = [each for each in (SyntheticInput, NoiseInput) if document["kind"] in str(each.model_fields["kind"])]
     return [
         (np.ascontiguousarray(frame.image).tobytes(), np.ascontiguousarray(frame.camera_to_world).tobytes())
-        for frame in opened(validated(kind, document, "test")).frames(4)
+        for frame in opened(validated(kind, document, "test")).first(4).frames()
     ]
 
 
@@ -88,17 +88,17 @@ def test_every_setting_of_an_input_changes_its_frames(base: dict[str, Any], sett
 
 def test_noise_is_noise() -> None:
     source = opened(NoiseInput(kind="noise", pool=3))
-    images = [frame.image for frame in source.frames(3)]
+    images = [frame.image for frame in source.first(3).frames()]
     assert all(image is not None and image.shape == (56, 70, 3) for image in images)
     assert all(50 < float(np.std(image)) < 90 for image in images if image is not None)
     assert not np.array_equal(images[0], images[1])
-    assert source.reference(3) is None
-    assert source.facts == {
+    assert source.first(3).reference() is None
+    assert source.facts() == {
         "source": "uniform random pixels, seed 0",
         "poses": "none",
         "played": "pool of 3 frames in memory, played forward and backward",
     }
-    again = next(opened(NoiseInput(kind="noise", pool=3)).frames(1))
+    again = next(opened(NoiseInput(kind="noise", pool=3)).first(1).frames())
     np.testing.assert_array_equal(again.image, images[0])
 
 
@@ -112,31 +112,31 @@ def folder_input(root: Path, **changes: object) -> DatasetInput:
 @pytest.mark.parametrize("workers", [0, 3])
 def test_a_dataset_streams_from_its_files(tmp_path: Path, workers: int) -> None:
     source = open_source(folder_input(tmp_path), SIZE, workers, nothing)
-    frames = list(source.frames(5))
+    frames = list(source.first(5).frames())
     assert [frame.index for frame in frames] == list(range(5))
     assert [int(frame.image[0, 0, 0]) for frame in frames if frame.image is not None] == [0, 40, 80, 120, 160]
     with pytest.raises(DataError, match=r"has 6 frames, the case wants 7.*input\.pool"):
-        list(source.frames(7))
+        list(source.first(7).frames())
 
 
 def test_poses_of_a_scene_are_those_of_the_frames_asked_for() -> None:
     dataset = {"name": "synthetic", "scenes": ["room"], "options": {"frames": 12, "width": 70, "height": 56}}
 
-    def of(**changes: Any) -> FrameSource:
+    def of(**changes: Any) -> CaseFrames:
         given = {"kind": "dataset", "dataset": dataset | changes.pop("dataset", {}), **changes}
         return opened(validated(DatasetInput, given, "test"))
 
     source = of()
-    truth, frames = source.reference(5), list(source.frames(5))
+    truth, frames = source.first(5).reference(), list(source.first(5).frames())
     assert truth is not None
     assert truth.indices.tolist() == [frame.index for frame in frames] == list(range(5))
     assert truth.timestamps.tolist() == [frame.timestamp for frame in frames]
     for frame, pose in zip(frames, truth.camera_to_world, strict=True):
         np.testing.assert_array_equal(frame.camera_to_world, pose)
     # A selection is the input's, as an experiment writes it.
-    later = of(dataset={"selection": {"start": 3, "stride": 2}}).reference(2)
+    later = of(dataset={"selection": {"start": 3, "stride": 2}}).first(2).reference()
     assert later is not None
-    whole = source.reference(12)
+    whole = source.first(12).reference()
     assert whole is not None
     np.testing.assert_array_equal(later.camera_to_world, whole.camera_to_world[[3, 5]])
     with pytest.raises(DataError, match="synthetic/room: a pool needs 2 frames, found 1"):
@@ -150,7 +150,7 @@ def test_frames_are_cut_to_cover_the_size_of_the_case(tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "0.png")
     dataset = {"name": "folder", "root": str(tmp_path), "scenes": [tmp_path.name]}
     source = opened(validated(DatasetInput, {"kind": "dataset", "dataset": dataset}, "test"))
-    (frame,) = source.frames(1)
+    (frame,) = source.first(1).frames()
     assert frame.image is not None
     assert frame.image.shape == (56, 70, 3)
     # Squeezed as well, it would be half and half; of the 125 columns at height 56 the middle 70 are left.
@@ -173,14 +173,14 @@ class Unknown:
 def test_a_scene_that_turns_out_too_short_is_no_whole_result(tmp_path: Path) -> None:
     source = opened(folder_input(tmp_path))
     assert isinstance(source, FileFrames)
-    frames = replace(source, sequence=Unknown(source.sequence)).frames(7)  # type: ignore[arg-type]
+    frames = replace(source, sequence=Unknown(source.sequence)).first(7).frames()  # type: ignore[arg-type]
     assert [next(frames).index for _ in range(6)] == list(range(6))
     with pytest.raises(DataError, match="has 6 frames, the case wants 7"):
         next(frames)
-    assert len(list(replace(source, sequence=Unknown(source.sequence)).frames(6))) == 6  # type: ignore[arg-type]
+    assert len(list(replace(source, sequence=Unknown(source.sequence)).first(6).frames())) == 6  # type: ignore[arg-type]
 
 
 def test_a_dataset_can_be_a_pool(tmp_path: Path) -> None:
     source = opened(folder_input(tmp_path, pool=3))
-    shades = [int(frame.image[0, 0, 0]) for frame in source.frames(7) if frame.image is not None]
+    shades = [int(frame.image[0, 0, 0]) for frame in source.first(7).frames() if frame.image is not None]
     assert shades == [0, 40, 80, 40, 0, 40, 80]

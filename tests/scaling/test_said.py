@@ -14,12 +14,11 @@ from lingbot_eval.cli import scale_command
 from lingbot_eval.cli.main import main
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.scaling import execute as execute_module
-from lingbot_eval.scaling.case import CaseTask
+from lingbot_eval.scaling.execute import CaseTask
 from lingbot_eval.scaling.page import title
-from lingbot_eval.scaling.records import GrowthRecord
-from lingbot_eval.scaling.settings import Case, Scenario
-from lingbot_eval.scaling.summary import (
+from lingbot_eval.scaling.records import (
     QUANTITIES,
+    GrowthRecord,
     SampleLog,
     Setting,
     case_checkpoints,
@@ -28,6 +27,7 @@ from lingbot_eval.scaling.summary import (
     error_curve,
     growth,
 )
+from lingbot_eval.scaling.settings import Case, Scenario
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.types import FrameType, Trajectory

@@ -17,9 +17,8 @@ from lingbot_eval.methods.lingbot_config import ModelSettings
 from lingbot_eval.methods.model import LingbotMethod
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.runs.stream import Pace
-from lingbot_eval.scaling import case as case_module
-from lingbot_eval.scaling.case import CaseScorer, CaseTask, model_of
-from lingbot_eval.scaling.execute import in_order
+from lingbot_eval.scaling import execute as execute_module
+from lingbot_eval.scaling.execute import CaseScorer, CaseTask, in_order, model_of
 from lingbot_eval.scaling.settings import Case, NoiseInput, Study, Sweep, load_study
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.settings import StreamSettings
@@ -93,7 +92,7 @@ def test_what_was_resolved_is_what_the_formula_is_of(
     device: str, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not what was asked for: auto is an interval of every frame for the first frames of a long stream."""
-    monkeypatch.setattr(case_module, "MemoryProbe", lambda name: SimpleNamespace(device=name))
+    monkeypatch.setattr(execute_module, "MemoryProbe", lambda name: SimpleNamespace(device=name))
     given = study(
         model={"config": "ci", "camera_iterations": 2, "point_head": True},
         defaults={"keyframe_interval": "auto", "backend": "auto", "frames": 900, "precision": "bfloat16", "window": 5},

@@ -15,11 +15,11 @@ from studies import Quiet, study
 from test_study import plant, run
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs import plan, unit_writer
+from lingbot_eval.runs import plan, unit_files
 from lingbot_eval.runs.execute import Outcome
 from lingbot_eval.runs.lock import directory_lock
 from lingbot_eval.scaling.execute import execute, write_scaling
-from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, ScaleStore
+from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, scale_store
 from tests.support.killing import exit_code
 
 CASE_FILE = SCALE_LAYOUT.unit_file
@@ -70,7 +70,7 @@ def test_damage_is_named_and_its_case_alone_runs_again(
 ) -> None:
     plant(monkeypatch, lambda backend, frame: None)
     before = run(tmp_path, study(**TWO))
-    store = ScaleStore(before.path)
+    store = scale_store(before.path)
     file, change = DAMAGE[what]
     change(store.folder(before.records[0].name) / file)
     opened, observer = plant(monkeypatch, lambda backend, frame: None), Quiet()
@@ -94,8 +94,8 @@ def test_a_case_of_another_study_is_not_taken_for_ones_own(tmp_path: Path, monke
     mine, other = run(tmp_path, study(**TWO)), run(tmp_path, study(**TWO, sample_every=5))
     name = mine.records[0].name
     assert name == other.records[0].name
-    shutil.rmtree(ScaleStore(mine.path).folder(name))
-    shutil.copytree(ScaleStore(other.path).folder(name), ScaleStore(mine.path).folder(name))
+    shutil.rmtree(scale_store(mine.path).folder(name))
+    shutil.copytree(scale_store(other.path).folder(name), scale_store(mine.path).folder(name))
     opened, observer = plant(monkeypatch, lambda backend, frame: None), Quiet()
     run(tmp_path, study(**TWO), observer)
     assert opened == ["sdpa", "sdpa"]
@@ -105,7 +105,7 @@ def test_a_case_of_another_study_is_not_taken_for_ones_own(tmp_path: Path, monke
 def test_what_is_not_planned_is_named_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, lambda backend, frame: None)
     outcome = run(tmp_path, study(**TWO))
-    folder = ScaleStore(outcome.path).folder(outcome.records[0].name)
+    folder = scale_store(outcome.path).folder(outcome.records[0].name)
     stranger = folder.with_name("a copy")
     shutil.copytree(folder, stranger)
     opened, observer = plant(monkeypatch, lambda backend, frame: None), Quiet()
@@ -125,7 +125,7 @@ def test_nothing_is_written_or_removed_behind_a_link(
 ) -> None:
     plant(monkeypatch, lambda backend, frame: None)
     outcome = run(tmp_path / "runs", study(**TWO))
-    store = ScaleStore(outcome.path)
+    store = scale_store(outcome.path)
     case = store.folder(outcome.records[0].name)
     here = {
         "cases": case.parent,
@@ -169,7 +169,7 @@ def write_until(call: int, out: Path) -> None:
         patch.setattr(os, name, counted)
 
     patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
-    patch.setattr(unit_writer, "ROWS_BETWEEN_FLUSHES", 10)
+    patch.setattr(unit_files, "ROWS_BETWEEN_FLUSHES", 10)
     plant(patch, lambda backend, frame: None)
     for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "fsync", "ftruncate"):
         killing(name)
@@ -196,7 +196,7 @@ def test_killed_at_any_change_of_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
         files = {str(file.relative_to(outcome.path)) for file in outcome.path.rglob("*") if file.is_file()}
         assert files == FILES, moment
         assert [path.name for path in out.iterdir()] == [outcome.path.name], moment
-        assert len(ScaleStore(outcome.path).read_units().units) == 2, moment
+        assert len(scale_store(outcome.path).read_units().units) == 2, moment
 
 
 FILES = {".lock", "scale.json", "scale.md", "scale.png"} | {

@@ -26,12 +26,12 @@ from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
-from lingbot_eval.runs import plan, stream, unit_writer
+from lingbot_eval.runs import plan, stream, unit_files
 from lingbot_eval.runs.execute import Outcome
-from lingbot_eval.runs.store import read_table
+from lingbot_eval.runs.unit_files import read_table
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import FIGURE, PAGE, execute, write_scaling
-from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, ScaleStore
+from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, scale_store
 from lingbot_eval.scaling.settings import Study
 from lingbot_eval.streaming.estimate import NetworkSize, estimate
 from lingbot_eval.streaming.settings import StreamSettings
@@ -90,7 +90,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, interval: int) -> None:
     assert record.facts["weights"] == "untrained (seed 0)"
     assert outcome.record.environment["libraries"]["torch"]
 
-    table = read_table(ScaleStore(outcome.path).folder(record.name) / SAMPLES_FILE, SCALE_LAYOUT)
+    table = read_table(scale_store(outcome.path).folder(record.name) / SAMPLES_FILE, SCALE_LAYOUT)
     assert table["index"].tolist() == list(range(frames))
     assert table["frame_type"].tolist()[:8] == ["scale"] * 8
     kept = 8 + -(-(frames - 8) // interval)
@@ -140,7 +140,7 @@ def test_memory_that_runs_out_is_a_data_point(tmp_path: Path, monkeypatch: pytes
     # What it measured until then is kept, and the next case goes on.
     assert first.predictions == 25
     assert [point.frames for point in first.checkpoints] == [10, 25]
-    folder = ScaleStore(outcome.path).folder(first.name)
+    folder = scale_store(outcome.path).folder(first.name)
     assert len(read_table(folder / SAMPLES_FILE, SCALE_LAYOUT)) == 25
     assert "OutOfMemoryError" in (folder / "traceback.txt").read_text()
     assert (second.status, second.predictions) == ("ok", 40)
@@ -180,7 +180,7 @@ def test_another_machine_is_another_run(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(execute_module, "environment", lambda change=change: block | change)
         paths.add(run(tmp_path, study()).path)
     assert len(paths) == 4
-    assert ScaleStore(here.path).read_run().environment["cpu_model"] == block["cpu_model"]
+    assert scale_store(here.path).read_run().environment["cpu_model"] == block["cpu_model"]
     # What neither times nor memory rest on is no reason to measure anew.
     monkeypatch.setattr(execute_module, "environment", lambda: block | {"python": "another", "git": "dirty"})
     assert run(tmp_path, study()).path == here.path
@@ -211,7 +211,7 @@ def test_the_record_says_what_was_asked_and_what_ran(tmp_path: Path, monkeypatch
         sweep={"precision": ["bfloat16", "float32"], "frames": [30, 20]}, defaults={"scenario": "single_stream"}
     )
     outcome = run(tmp_path, what)
-    record = ScaleStore(outcome.path).read_run()
+    record = scale_store(outcome.path).read_run()
     assert (record.name, record.command, record.weights) == ("small", "lingbot-eval scale small", "untrained (seed 0)")
     assert record.study == what.model_dump(mode="json")
     # Those of one precision together, each in the order of the sweep.
@@ -340,7 +340,7 @@ def test_finished_cases_are_kept_and_failed_ones_tried_again(tmp_path: Path, mon
 def test_results_without_their_samples_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, lambda backend, frame: None)
     outcome = run(tmp_path, study())
-    (ScaleStore(outcome.path).folder(outcome.records[0].name) / SAMPLES_FILE).unlink()
+    (scale_store(outcome.path).folder(outcome.records[0].name) / SAMPLES_FILE).unlink()
     opened = plant(monkeypatch, lambda backend, frame: None)
     run(tmp_path, study())
     assert len(opened) == 2
@@ -400,7 +400,7 @@ def test_what_stops_a_study_leaves_what_is_done(
     with pytest.raises(type(error)):
         run(tmp_path, what)
     (folder,) = tmp_path.iterdir()
-    assert ScaleStore(folder).read_run().status == "incomplete"
+    assert scale_store(folder).read_run().status == "incomplete"
     opened = plant(monkeypatch, lambda backend, frame: None)
     assert not run(tmp_path, what).failed
     assert opened == ["paged", "paged"]
@@ -409,7 +409,7 @@ def test_what_stops_a_study_leaves_what_is_done(
 def die_in_the_second_case(out: Path) -> None:
     patch = pytest.MonkeyPatch()
     patch.setattr(plan, "code_digest", lambda *, of_study=False: "code")
-    patch.setattr(unit_writer, "ROWS_BETWEEN_FLUSHES", 10)
+    patch.setattr(unit_files, "ROWS_BETWEEN_FLUSHES", 10)
 
     def die(backend: str, frame: int) -> None:
         if (backend, frame) == ("paged", 33):

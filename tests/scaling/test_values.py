@@ -17,18 +17,20 @@ import pytest
 from studies import case_record, written
 
 from lingbot_eval.model.config import CONFIGS
-from lingbot_eval.scaling.figure import Curve, scaling_figure
-from lingbot_eval.scaling.page import case_labels, growth_statement, page, remarks, tables
-from lingbot_eval.scaling.records import CaseRecord, CheckpointRecord, GrowthRecord, ScaleRecord
-from lingbot_eval.scaling.settings import Case
-from lingbot_eval.scaling.summary import (
+from lingbot_eval.scaling.page import Curve, case_labels, growth_statement, page, remarks, scaling_figure, tables
+from lingbot_eval.scaling.records import (
+    CaseRecord,
+    CheckpointRecord,
+    GrowthRecord,
     SampleLog,
+    ScaleRecord,
     Setting,
     case_checkpoints,
     case_growth,
     case_measurements,
     error_curve,
 )
+from lingbot_eval.scaling.settings import Case
 from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
 from lingbot_eval.tables import Table

@@ -49,7 +49,7 @@ import lingbot_eval.runs.execute, lingbot_eval.reports.figures, lingbot_eval.rep
 import lingbot_eval.reports.agreement, matplotlib.backends.backend_agg
 import evo.core.metrics, evo.core.trajectory, pandas
 if len(sys.argv) > 2:
-    import lingbot_eval.scaling.execute, lingbot_eval.scaling.figure
+    import lingbot_eval.scaling.execute, lingbot_eval.scaling.page
 # Pixels take most of a report's time, and no part in what is stored how.
 Figure.savefig = lambda figure, path, **_: Path(path).write_bytes(b"png" * 10_000)
 print(json.dumps("ready"), flush=True)

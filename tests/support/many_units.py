@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lingbot_eval.runs.serialisation import write_record
+from lingbot_eval.runs.records import write_record
 from lingbot_eval.runs.store import RunStore
 
 DATASETS = 4

@@ -94,7 +94,7 @@ def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
     with suppress(psutil.Error):
         for each in psutil.Process(process.pid).children(recursive=True):
             with suppress(psutil.Error):
-                if "lingbot_eval.runs.workers" in each.cmdline():
+                if "lingbot_eval.runs.worker" in each.cmdline():
                     found.append(each)
     return found
 
