@@ -250,13 +250,15 @@ def warm_up(begin: Callable[[], Stepper], frame: Frame, scale_frames: int, devic
     Returns:
         The seconds it took.
     """
-    with timed(str(device)) as elapsed:
+
+    def work() -> None:
         stepper = begin()
         for _ in range(scale_frames + WARM_UP_STEPS):
             stepper.step(frame)
-    del stepper
+
+    seconds = timed(work, str(device))
     free_device_memory()
-    return elapsed.seconds
+    return seconds
 
 
 def _predictions(step: _Submitted) -> list[Prediction]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,54 +86,27 @@ DECLARED = (
 )
 
 
-class Elapsed:
-    """Seconds of a :func:`timed` block; readable after the block."""
+def timed(work: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds that ``work`` takes somebody who waits for its result.
 
-    def __init__(self) -> None:
-        self._seconds: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Raises RuntimeError before the block has ended (a fault of the caller)."""
-        if self._seconds is None:
-            raise RuntimeError("the timed block has not ended yet")
-        return self._seconds
-
-    def stop(self, seconds: float) -> None:
-        """Set by the clock that made this."""
-        self._seconds = seconds
-
-
-@contextmanager
-def timed(device: str = "cpu") -> Iterator[Elapsed]:
-    """Time a block as somebody waiting for its result would.
-
-    Work queued before the block is waited for first, work queued inside it is waited for at its end, so a GPU's
-    asynchronous launches are neither missed nor charged to the wrong block.
+    What was queued before is waited for first, what it queues at its end, so a GPU's asynchronous launches are neither
+    missed nor charged to something else.
     """
     wait = synchroniser(device)
-    elapsed = Elapsed()
     wait()
     start = time.perf_counter()
-    yield elapsed
+    work()
     wait()
-    elapsed.stop(time.perf_counter() - start)
+    return time.perf_counter() - start
 
 
 def synchroniser(device: str) -> Callable[[], None]:
     """How to wait for everything queued on ``device`` (``cpu``, ``cuda``, ``cuda:1``); nothing to do on a CPU."""
     if not device.startswith("cuda"):
-        return _nothing
+        return lambda: None
     import torch
 
-    def wait() -> None:
-        torch.cuda.synchronize(device)
-
-    return wait
-
-
-def _nothing() -> None:
-    """A CPU has done its work when the call returns."""
+    return partial(torch.cuda.synchronize, device)
 
 
 def summarise(

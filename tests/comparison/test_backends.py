@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -453,9 +452,9 @@ def test_scale_frames_share_the_time_of_their_pass(monkeypatch: pytest.MonkeyPat
         seconds = next(clock) / 1e3
         return SimpleNamespace(stop=lambda: None, seconds=lambda: seconds)
 
-    @contextmanager
-    def timed(device: str) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(seconds=0.1)
+    def timed(work: Callable[[], object], device: str) -> float:
+        work()
+        return 0.1
 
     monkeypatch.setattr(stepper_module, "begin_span", span)
     monkeypatch.setattr(stepper_module, "timed", timed)
