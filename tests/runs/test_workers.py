@@ -220,11 +220,12 @@ def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkey
     world = World(misbehave={"good": crash})
     world.install(monkeypatch)
     world.adapter.scenes_there = {"one": {}, "two": {"broken_at": 5}, "three": {}}
-    monkeypatch.setattr(workers, "fingerprint", lambda: "code")
+    for module in (worker, workers):
+        monkeypatch.setattr(module, "fingerprint", lambda: "code")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     here = {"cpu_model": "mine", "torch": {"threads": 4, "gpus": [{"name": "B"}]}}
-    monkeypatch.setattr(workers, "environment", lambda: here)
+    monkeypatch.setattr(worker, "environment", lambda: here)
     plan = make_plan(fake_experiment(dataset={"lengths": [9, 24]}))
     record = make_run_record(
         units=[list(unit.names) for unit in plan.units],
