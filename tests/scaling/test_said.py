@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from studies import case_record, study
 from lingbot_eval.cli import scale_command
 from lingbot_eval.cli.main import main
 from lingbot_eval.model.config import CONFIGS
+from lingbot_eval.runs.attempt import Attempt
+from lingbot_eval.runs.stream import SceneStream
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import CaseTask
 from lingbot_eval.scaling.page import title
@@ -230,25 +233,22 @@ def test_a_cut_says_where_it_came(tmp_path: Path) -> None:
     given = study(defaults={"limit_s": 2.5, "frames": 40})
     (case,) = given.all_cases()
     task = CaseTask(given, case, lambda case: pytest.fail("not opened"))
-    attempt: Any = SimpleNamespace(
-        failure=None,
-        scorer=None,
-        stream=SimpleNamespace(stopped=True),
+    attempt = Attempt(
+        stream=cast(SceneStream, SimpleNamespace(stopped=True)),
         frames=17,
         predictions=16,
         facts={"source": "made up"},
         started="2026-01-01T00:00:00+00:00",
-        seconds=3.5,
+        begun=time.perf_counter() - 3.5,
         wait_s={"frames": 0.5},
-        went_on_at=[9],
-        scores={},
+        went_on_at=(9,),
     )
     record = task.record(attempt)
     assert record.stopped == "its limit of 2.5 s ended it after 17 of 40 frames"
-    assert (record.frames, record.predictions, record.seconds) == (17, 16, 3.5)
+    assert (record.frames, record.predictions, record.seconds) == (17, 16, pytest.approx(3.5, abs=1))
     assert (record.input, record.wait_s, record.went_on_at) == ({"source": "made up"}, {"frames": 0.5}, [9])
     assert (record.facts, record.measurements, record.sampling["driver"]) == ({}, [], "not asked")
-    attempt.stream.stopped = False
+    attempt.stream = None
     assert task.record(attempt).stopped is None
 
 
