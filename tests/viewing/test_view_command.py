@@ -19,7 +19,7 @@ from PIL import Image
 
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
-from lingbot_eval.errors import ConfigError, DataError, StoreError
+from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError, StoreError
 from lingbot_eval.viewing.kept import Reconstruction
 from lingbot_eval.viewing.layers import Layer, LayeredScene
 from lingbot_eval.viewing.page import Viewer, write_page
@@ -133,6 +133,18 @@ def test_what_the_command_says_and_returns_of_a_page(
     words = "7 frames" if error is None else "frame 3: no image"
     assert said.err.count(f"the stream ended: {words}; the page stays") == 1
     assert ("port 80 is in use" in said.err) is (moved is not None)
+
+
+def test_a_page_that_died_ends_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def died(seconds: float) -> bool:
+        raise LingbotEvalError("the page's process ended with signal 9; start it again")
+
+    ended: list[bool] = []
+    viewer = SimpleNamespace(address="http://127.0.0.1:81", moved=None, wait=died, stop=lambda: ended.append(True))
+    monkeypatch.setattr("lingbot_eval.api.view", lambda *_, **__: viewer)
+    assert main(["view", "images"]) == 2
+    assert ended == [True]
+    assert capsys.readouterr().err == "error: the page's process ended with signal 9; start it again\n"
 
 
 def test_a_server_is_told_to_listen_to_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
