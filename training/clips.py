@@ -17,17 +17,6 @@ from training.raycast import NOTHING, RayCaster
 from training.scene_jobs import SceneJob
 
 
-def rotation_of(quaternion: Tensor) -> Tensor:
-    """(..., 4) quaternions of any length but zero → (..., 3, 3)."""
-    x, y, z, w = F.normalize(quaternion, dim=-1).unbind(-1)
-    rows = (
-        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
-        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
-        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
-    )  # fmt: skip
-    return torch.unflatten(torch.stack(rows, dim=-1), -1, (3, 3))
-
-
 def quaternion_of(rotation: Tensor) -> Tensor:
     """(..., 3, 3) → (..., 4) unit quaternions, w ≥ 0; of four formulas the one with the largest divisor."""
     m = rotation

@@ -1,16 +1,53 @@
-"""Bundle adjustment of a few views and their points: Levenberg–Marquardt on the Schur complement, by NumPy alone."""
+"""What several views of points say by NumPy: matches, triangulation, two views, and bundle adjustment of a few.
+
+The adjustment is Levenberg–Marquardt on the Schur complement. What two views may be asks OpenCV, whose module is given.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lingbot_eval.geometry.poses import pose_matrix, rotation_angle
 from lingbot_eval.types import FloatArray
 
+Rows = NDArray[np.int64]
+
+RATIO = 0.8  # of the nearest descriptor's distance to the second's: Lowe's
+PIXELS = 2.0  # how far a point may be seen from where it should be
+FIRST_ANGLE = np.radians(1.5)  # median angle of rays at which the first map is made
+POINT_ANGLE = np.radians(0.8)  # of the rays to a new point
+FIRST_POINTS = 50
+CLEAR = 0.9  # of the best explanation's score: below that another one is none
 HUBER = 1.5
 """Residuals, in standard deviations of a feature's place, from which on an observation counts linearly."""
+
+
+@dataclass(eq=False)
+class View:
+    """A frame as odometry keeps it.
+
+    rays: (N, 2) x/z and y/z of its features. descriptors: (N, 128) of length 1. sizes: (N,) standard deviation of a
+    feature's place in ``rays``. focal: pixels. point: (N,) the mapped point that each feature is, −1 for none.
+    world_to_camera: (4, 4), None while it is not known.
+    """
+
+    index: int
+    rays: FloatArray
+    descriptors: NDArray[np.float32]
+    sizes: FloatArray
+    focal: float
+    point: Rows
+    world_to_camera: FloatArray | None = None
+
+    @property
+    def pose(self) -> FloatArray:
+        """World-to-camera of a view that has one."""
+        assert self.world_to_camera is not None
+        return self.world_to_camera
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,3 +255,132 @@ def _summed(values: FloatArray, rows: NDArray[np.int64], count: int) -> FloatArr
     flat = values.reshape(len(values), -1)
     sums = np.stack([np.bincount(rows, column, count) for column in flat.T], axis=1)
     return np.asarray(sums, np.float64).reshape(count, *values.shape[1:])
+
+
+def matched(mine: NDArray[np.float32], its: NDArray[np.float32]) -> tuple[Rows, Rows]:
+    """Rows of (N, D) and (M, D) descriptors of length 1 that are each other's nearest, much nearer than the next."""
+    none = np.empty(0, np.int64)
+    if len(mine) < 2 or len(its) < 2:
+        return none, none
+    alike = mine @ its.T
+    nearest = alike.argmax(axis=1)
+    rows = np.arange(len(mine))
+    first = alike[rows, nearest].copy()
+    back = alike.argmax(axis=0)
+    alike[rows, nearest] = -1.0
+    second = alike.max(axis=1)
+    # Distances of descriptors of length 1: d² = 2 − 2 · cosine.
+    good = (back[nearest] == rows) & (1 - first < RATIO**2 * (1 - second)) & (first > 0.6)
+    return rows[good], nearest[good]
+
+
+def triangulated(
+    first: FloatArray, second: FloatArray, rays: FloatArray, others: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """(K, 3) points that two views see along (K, 2) rays, by linear least squares, and (K,) angles of the rays.
+
+    first, second: (4, 4) world-to-camera.
+    """
+    rows = []
+    for pose, seen in ((first, rays), (second, others)):
+        rows += [seen[:, :1] * pose[2] - pose[0], seen[:, 1:] * pose[2] - pose[1]]
+    system = np.stack(rows, axis=1)
+    _, vectors = np.linalg.eigh(np.swapaxes(system, 1, 2) @ system)
+    solved = vectors[:, :, 0]
+    last = solved[:, 3:]
+    points = solved[:, :3] / np.where(np.abs(last) < 1e-12, 1e-12, last)
+    directions = []
+    for pose, seen in ((first, rays), (second, others)):
+        direction = np.concatenate([seen, np.ones((len(seen), 1))], axis=1) @ pose[:3, :3]
+        directions.append(direction / np.linalg.norm(direction, axis=1, keepdims=True))
+    sine = np.linalg.norm(np.cross(*directions), axis=1)
+    return points, np.asarray(np.arctan2(sine, np.einsum("ki,ki->k", *directions)))
+
+
+@dataclass(frozen=True, eq=False)
+class TwoViews:
+    """What two views may be. motion: world-to-camera (4, 4) of the second where the first is the world, moved by 1.
+
+    first, second: (K,) rows of their features. points: (K, 3). score: how many of the ``matches`` it explains, and how
+    well.
+    """
+
+    motion: FloatArray
+    first: Rows
+    second: Rows
+    points: FloatArray
+    score: float
+    matches: int
+
+
+def two_views(cv2: ModuleType, first: View, second: View, its: Rows, mine: Rows) -> list[TwoViews]:
+    """Explanations of two views that differ and fit nearly as well as the best; none without enough parallax.
+
+    its, mine: rows of features of the first and of the second that match.
+    """
+    rays, others = first.rays[its], second.rays[mine]
+    tolerance = PIXELS * 0.75 / second.focal
+    # In pixels: OpenCV's samplers miss most of what fits where numbers are as small as rays.
+    camera = np.diag([second.focal, second.focal, 1.0])
+    pixels, seen, wide = rays * second.focal, others * second.focal, tolerance * second.focal
+    essential, _ = cv2.findEssentialMat(pixels, seen, camera, method=cv2.USAC_MAGSAC, prob=0.9999, threshold=wide)
+    candidates: list[FloatArray] = []
+    if essential is not None and essential.shape == (3, 3):
+        one, two, move = cv2.decomposeEssentialMat(essential)
+        candidates += [pose_matrix(turn, sign * move[:, 0]) for turn in (one, two) for sign in (1, -1)]
+    plane, _ = cv2.findHomography(pixels, seen, cv2.USAC_MAGSAC, 2 * wide, confidence=0.9999)
+    if plane is not None and np.isfinite(plane).all():
+        _, turns, moves, _ = cv2.decomposeHomographyMat(plane, camera)
+        for turn, move in zip(turns, moves, strict=True):
+            length = float(np.linalg.norm(move))
+            if length > 1e-6:
+                candidates.append(pose_matrix(turn, move[:, 0] / length))
+    none = np.zeros(len(rays), int)
+    found: list[tuple[float, FloatArray, NDArray[np.bool_], FloatArray, FloatArray]] = []
+    for motion in candidates:
+        for last in (False, True):
+            points, angles = triangulated(np.eye(4), motion, rays, others)
+            errors = np.maximum(
+                reprojection_errors(np.eye(4)[None], points, none, rays),
+                reprojection_errors(motion[None], points, none, others),
+            )
+            near = errors < 2 * tolerance
+            if last or near.sum() < FIRST_POINTS:
+                break
+            motion = _refined(motion, points[near], rays[near], others[near], 1 / tolerance)
+        found.append((explained(errors, 2 * tolerance), motion, near, angles, points))
+    found.sort(key=lambda entry: -entry[0])
+    pairs: list[TwoViews] = []
+    for score, motion, near, angles, points in found:
+        good = near & (angles > POINT_ANGLE / 2)
+        if score < CLEAR * found[0][0] or any(_alike(motion, pair.motion) for pair in pairs):
+            continue
+        if good.sum() < FIRST_POINTS or near.sum() < 0.5 * len(rays) or np.median(angles[near]) < FIRST_ANGLE:
+            if not pairs:
+                return []
+            continue
+        pairs.append(TwoViews(motion, its[good], mine[good], points[good], score, len(rays)))
+    return pairs
+
+
+def _refined(motion: FloatArray, points: FloatArray, rays: FloatArray, others: FloatArray, weight: float) -> FloatArray:
+    """The motion between two views that explains their matches best; its translation has length 1."""
+    count = len(points)
+    view, point = np.repeat([0, 1], count), np.tile(np.arange(count), 2)
+    seen = Observations(view, point, np.concatenate([rays, others]), np.full(2 * count, weight))
+    poses, _, _ = adjust(np.stack([np.eye(4), motion]), points, seen, 1, iterations=5)
+    refined: FloatArray = poses[1]
+    length = float(np.linalg.norm(refined[:3, 3]))
+    refined[:3, 3] /= length if length > 1e-9 else 1.0
+    return refined
+
+
+def _alike(one: FloatArray, other: FloatArray) -> bool:
+    turned = rotation_angle(one[:3, :3].T @ other[:3, :3])
+    along = float(np.clip(one[:3, 3] @ other[:3, 3], -1.0, 1.0))
+    return bool(turned < np.radians(2.0) and along > np.cos(np.radians(20.0)))
+
+
+def explained(errors: FloatArray, largest: float) -> float:
+    """How many errors are below the largest that counts, and how far."""
+    return float(np.maximum(0.0, 1 - (errors / largest) ** 2).sum())

@@ -18,63 +18,41 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from lingbot_eval.geometry.poses import inverse, pose_matrix, rotation_angle
+from lingbot_eval.geometry.poses import inverse, pose_matrix
 from lingbot_eval.methods.bundle import (
+    FIRST_POINTS,
+    PIXELS,
+    POINT_ANGLE,
     Observations,
+    Rows,
+    TwoViews,
+    View,
     adjust,
     adjust_view,
+    explained,
+    matched,
     reprojection_errors,
+    triangulated,
+    two_views,
 )
 from lingbot_eval.types import FloatArray, Image
-
-Rows = NDArray[np.int64]
 
 FEATURES = 1500
 LAYERS = 3
 CONTRAST = 0.005  # of a feature; dark and blurred pictures have no stronger ones, and of many the strongest are kept
-RATIO = 0.8  # of the nearest descriptor's distance to the second's: Lowe's
 ALIKE = 0.75  # cosine of descriptors that are taken for one point where geometry has said where to look
 NEAREST = 3  # features tried for a point whose place is foretold
-PIXELS = 2.0  # how far a point may be seen from where it should be
 STILL_PIXELS = 1.0  # median motion of features up to which a camera stands
-FIRST_ANGLE = np.radians(1.5)  # median angle of rays at which the first map is made
-POINT_ANGLE = np.radians(0.8)  # of the rays to a new point
-FIRST_POINTS = 50
 FEWEST = 15  # points that a frame must see where they should be; with fewer it is lost
 KEPT_SHARE = 0.5  # of the last keyframe's points; a frame that sees fewer becomes a keyframe
 KEY_PIXELS = 40.0  # median motion since the last keyframe from which on a frame becomes one
 RECENT = 8  # keyframes whose points are looked for in a frame, and whose views are adjusted
 FIXED = 3  # of them, the oldest: they hold the scale
 SOUGHT = 24  # keyframes in which a lost frame is looked for
-CLEAR = 0.9  # of the best explanation's score: below that another one is none
 CLEARLY = 1.3  # times worse that another explanation must fit the frames between
 TRIED = 4  # frames between two views that are asked which explanation is right
 AWAITED = 32  # frames that may wait for the first map
 CALIBRATED_AT = (6, 9, 13, 19, 28)  # keyframes at which a focal length in doubt is estimated anew, by all of them
-
-
-@dataclass(eq=False)
-class View:
-    """A frame as odometry keeps it.
-
-    rays: (N, 2) x/z and y/z of its features. descriptors: (N, 128) of length 1. sizes: (N,) standard deviation of a
-    feature's place in ``rays``. focal: pixels. point: (N,) the mapped point that each feature is, −1 for none.
-    world_to_camera: (4, 4), None while it is not known.
-    """
-
-    index: int
-    rays: FloatArray
-    descriptors: NDArray[np.float32]
-    sizes: FloatArray
-    focal: float
-    point: Rows
-    world_to_camera: FloatArray | None = None
-
-    @property
-    def pose(self) -> FloatArray:
-        """World-to-camera of a view that has one."""
-        assert self.world_to_camera is not None
-        return self.world_to_camera
 
 
 @dataclass(eq=False)
@@ -246,7 +224,7 @@ class Odometry:
                     continue
                 where, rays, none = pair.points[its], view.rays[mine], np.zeros(len(mine), int)
                 pose = adjust_view(np.eye(4), where, rays, 1 / view.sizes[mine])
-                score += _fit(reprojection_errors(pose[None], where, none, rays), PIXELS / view.focal)
+                score += explained(reprojection_errors(pose[None], where, none, rays), PIXELS / view.focal)
                 count += len(mine)
             misfits.append(1 - score / count)
         best, second = sorted(range(len(found)), key=lambda row: misfits[row])[:2]
@@ -503,132 +481,3 @@ class Odometry:
         # SIFT finds a feature to a part of a pixel of its octave.
         sizes = np.maximum(1.0, 0.7 * 2.0**octave) / focal
         return View(index, rays, descriptors, sizes, focal, np.full(len(rays), -1))
-
-
-def matched(mine: NDArray[np.float32], its: NDArray[np.float32]) -> tuple[Rows, Rows]:
-    """Rows of (N, D) and (M, D) descriptors of length 1 that are each other's nearest, much nearer than the next."""
-    none = np.empty(0, np.int64)
-    if len(mine) < 2 or len(its) < 2:
-        return none, none
-    alike = mine @ its.T
-    nearest = alike.argmax(axis=1)
-    rows = np.arange(len(mine))
-    first = alike[rows, nearest].copy()
-    back = alike.argmax(axis=0)
-    alike[rows, nearest] = -1.0
-    second = alike.max(axis=1)
-    # Distances of descriptors of length 1: d² = 2 − 2 · cosine.
-    good = (back[nearest] == rows) & (1 - first < RATIO**2 * (1 - second)) & (first > 0.6)
-    return rows[good], nearest[good]
-
-
-def triangulated(
-    first: FloatArray, second: FloatArray, rays: FloatArray, others: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """(K, 3) points that two views see along (K, 2) rays, by linear least squares, and (K,) angles of the rays.
-
-    first, second: (4, 4) world-to-camera.
-    """
-    rows = []
-    for pose, seen in ((first, rays), (second, others)):
-        rows += [seen[:, :1] * pose[2] - pose[0], seen[:, 1:] * pose[2] - pose[1]]
-    system = np.stack(rows, axis=1)
-    _, vectors = np.linalg.eigh(np.swapaxes(system, 1, 2) @ system)
-    solved = vectors[:, :, 0]
-    last = solved[:, 3:]
-    points = solved[:, :3] / np.where(np.abs(last) < 1e-12, 1e-12, last)
-    directions = []
-    for pose, seen in ((first, rays), (second, others)):
-        direction = np.concatenate([seen, np.ones((len(seen), 1))], axis=1) @ pose[:3, :3]
-        directions.append(direction / np.linalg.norm(direction, axis=1, keepdims=True))
-    sine = np.linalg.norm(np.cross(*directions), axis=1)
-    return points, np.asarray(np.arctan2(sine, np.einsum("ki,ki->k", *directions)))
-
-
-@dataclass(frozen=True, eq=False)
-class TwoViews:
-    """What two views may be. motion: world-to-camera (4, 4) of the second where the first is the world, moved by 1.
-
-    first, second: (K,) rows of their features. points: (K, 3). score: how many of the ``matches`` it explains, and how
-    well.
-    """
-
-    motion: FloatArray
-    first: Rows
-    second: Rows
-    points: FloatArray
-    score: float
-    matches: int
-
-
-def two_views(cv2: ModuleType, first: View, second: View, its: Rows, mine: Rows) -> list[TwoViews]:
-    """Explanations of two views that differ and fit nearly as well as the best; none without enough parallax.
-
-    its, mine: rows of features of the first and of the second that match.
-    """
-    rays, others = first.rays[its], second.rays[mine]
-    tolerance = PIXELS * 0.75 / second.focal
-    # In pixels: OpenCV's samplers miss most of what fits where numbers are as small as rays.
-    camera = np.diag([second.focal, second.focal, 1.0])
-    pixels, seen, wide = rays * second.focal, others * second.focal, tolerance * second.focal
-    essential, _ = cv2.findEssentialMat(pixels, seen, camera, method=cv2.USAC_MAGSAC, prob=0.9999, threshold=wide)
-    candidates: list[FloatArray] = []
-    if essential is not None and essential.shape == (3, 3):
-        one, two, move = cv2.decomposeEssentialMat(essential)
-        candidates += [pose_matrix(turn, sign * move[:, 0]) for turn in (one, two) for sign in (1, -1)]
-    plane, _ = cv2.findHomography(pixels, seen, cv2.USAC_MAGSAC, 2 * wide, confidence=0.9999)
-    if plane is not None and np.isfinite(plane).all():
-        _, turns, moves, _ = cv2.decomposeHomographyMat(plane, camera)
-        for turn, move in zip(turns, moves, strict=True):
-            length = float(np.linalg.norm(move))
-            if length > 1e-6:
-                candidates.append(pose_matrix(turn, move[:, 0] / length))
-    none = np.zeros(len(rays), int)
-    found: list[tuple[float, FloatArray, NDArray[np.bool_], FloatArray, FloatArray]] = []
-    for motion in candidates:
-        for last in (False, True):
-            points, angles = triangulated(np.eye(4), motion, rays, others)
-            errors = np.maximum(
-                reprojection_errors(np.eye(4)[None], points, none, rays),
-                reprojection_errors(motion[None], points, none, others),
-            )
-            near = errors < 2 * tolerance
-            if last or near.sum() < FIRST_POINTS:
-                break
-            motion = _refined(motion, points[near], rays[near], others[near], 1 / tolerance)
-        found.append((_fit(errors, 2 * tolerance), motion, near, angles, points))
-    found.sort(key=lambda entry: -entry[0])
-    pairs: list[TwoViews] = []
-    for score, motion, near, angles, points in found:
-        good = near & (angles > POINT_ANGLE / 2)
-        if score < CLEAR * found[0][0] or any(_alike(motion, pair.motion) for pair in pairs):
-            continue
-        if good.sum() < FIRST_POINTS or near.sum() < 0.5 * len(rays) or np.median(angles[near]) < FIRST_ANGLE:
-            if not pairs:
-                return []
-            continue
-        pairs.append(TwoViews(motion, its[good], mine[good], points[good], score, len(rays)))
-    return pairs
-
-
-def _refined(motion: FloatArray, points: FloatArray, rays: FloatArray, others: FloatArray, weight: float) -> FloatArray:
-    """The motion between two views that explains their matches best; its translation has length 1."""
-    count = len(points)
-    view, point = np.repeat([0, 1], count), np.tile(np.arange(count), 2)
-    seen = Observations(view, point, np.concatenate([rays, others]), np.full(2 * count, weight))
-    poses, _, _ = adjust(np.stack([np.eye(4), motion]), points, seen, 1, iterations=5)
-    refined: FloatArray = poses[1]
-    length = float(np.linalg.norm(refined[:3, 3]))
-    refined[:3, 3] /= length if length > 1e-9 else 1.0
-    return refined
-
-
-def _alike(one: FloatArray, other: FloatArray) -> bool:
-    turned = rotation_angle(one[:3, :3].T @ other[:3, :3])
-    along = float(np.clip(one[:3, 3] @ other[:3, 3], -1.0, 1.0))
-    return bool(turned < np.radians(2.0) and along > np.cos(np.radians(20.0)))
-
-
-def _fit(errors: FloatArray, largest: float) -> float:
-    """How many errors are below the largest that counts, and how far."""
-    return float(np.maximum(0.0, 1 - (errors / largest) ** 2).sum())
