@@ -59,8 +59,8 @@ class TimingVerdict:
 
 
 @dataclass(frozen=True)
-class _Shift:
-    """Difference of the logarithms of the two sides' times, and its ends."""
+class Estimate:
+    """A number, and the ends of what it may be by chance."""
 
     value: float
     low: float
@@ -144,7 +144,7 @@ def _tested(
     alpha: float,
     *,
     in_turn: bool,
-) -> tuple[_Shift, float, float, Unit]:
+) -> tuple[Estimate, float, float, Unit]:
     """The shift, p of slower and of faster, and what was tested: the strongest test that there are samples for."""
     from scipy.stats import mannwhitneyu, wilcoxon
 
@@ -169,12 +169,12 @@ def _rank_of_pairs(pairs: int, alpha: float) -> int:
     return math.floor(pairs * (pairs + 1) / 4 - NormalDist().inv_cdf(1 - alpha) * spread)
 
 
-def _shift_of_pairs(differences: FloatArray, alpha: float) -> _Shift:
+def _shift_of_pairs(differences: FloatArray, alpha: float) -> Estimate:
     """Hodges' and Lehmann's centre of paired differences, with the ends that belong to Wilcoxon's signed ranks."""
     first, second = np.triu_indices(len(differences))
     means = np.sort((differences[first] + differences[second]) / 2)
     rank = _rank_of_pairs(len(differences), alpha)
-    return _Shift(float(np.median(means)), float(means[rank]), float(means[-1 - rank]))
+    return Estimate(float(np.median(means)), float(means[rank]), float(means[-1 - rank]))
 
 
 def _rank(before: int, after: int, alpha: float) -> int:
@@ -184,14 +184,14 @@ def _rank(before: int, after: int, alpha: float) -> int:
     return math.floor(pairs / 2 - NormalDist().inv_cdf(1 - alpha) * math.sqrt(pairs * (before + after + 1) / 12))
 
 
-def _shift_of_ranks(before: FloatArray, after: FloatArray, alpha: float) -> _Shift:
+def _shift_of_ranks(before: FloatArray, after: FloatArray, alpha: float) -> Estimate:
     """Hodges' and Lehmann's shift with the ends that belong to Mann–Whitney's test: a disturbed round is one rank."""
     differences = np.sort((after[:, None] - before[None, :]).ravel())
     rank = _rank(len(before), len(after), alpha)
-    return _Shift(float(np.median(differences)), float(differences[rank]), float(differences[-1 - rank]))
+    return Estimate(float(np.median(differences)), float(differences[rank]), float(differences[-1 - rank]))
 
 
-def _shift_of_few(old: list[FloatArray], new: list[FloatArray], alpha: float) -> _Shift:
+def _shift_of_few(old: list[FloatArray], new: list[FloatArray], alpha: float) -> Estimate:
     """Where there are too few rounds for ranks, often one: difference of medians, ends by Student's t.
 
     The spread between rounds is the baseline's, pooled with the run's where that has rounds enough to show its own.
@@ -212,10 +212,10 @@ def _shift_of_few(old: list[FloatArray], new: list[FloatArray], alpha: float) ->
     error = MEDIAN_ERROR * math.sqrt(squares / freedom * (1 / len(before) + factor**2 / len(after)))
     margin = float(student.ppf(1 - alpha, freedom)) * error
     shift = float(np.median(after) - np.median(before))
-    return _Shift(shift, shift - margin, shift + margin)
+    return Estimate(shift, shift - margin, shift + margin)
 
 
-def _words(shift: _Shift, before: int, after: int) -> str:
+def _words(shift: Estimate, before: int, after: int) -> str:
     low, high = (math.expm1(value) for value in (shift.low, shift.high))
     side = "slower" if shift.value > 0 else "faster"
     effect = abs(math.expm1(shift.value))
@@ -238,17 +238,9 @@ FEWEST_SLOPE_VALUES = 32
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class Slope:
-    """Theil–Sen slope over block medians, with its interval at CONFIDENCE; in units of y per unit of x."""
-
-    value: float
-    low: float
-    high: float
-
-
-def robust_slope(x: NDArray[np.int64] | FloatArray, y: FloatArray) -> Slope | None:
-    """Slope of finite ``y`` (N,) along rising ``x`` (N,); None for fewer than FEWEST_SLOPE_VALUES of them.
+def robust_slope(x: NDArray[np.int64] | FloatArray, y: FloatArray) -> Estimate | None:
+    """Slope of finite ``y`` (N,) along rising ``x`` (N,), its ends at CONFIDENCE, in units of y per unit of x; None for
+    fewer than FEWEST_SLOPE_VALUES of them.
 
     Theil–Sen, because times have outliers in one direction only; its interval (Sen 1968) assumes independent values,
     which the medians of up to SLOPE_BLOCKS stretches nearly are.
@@ -261,7 +253,7 @@ def robust_slope(x: NDArray[np.int64] | FloatArray, y: FloatArray) -> Slope | No
     medians = np.array([np.median(block) for block in np.array_split(y, blocks)])
     centres = np.array([np.mean(block) for block in np.array_split(x, blocks)])
     slope, _, low, high = theilslopes(medians, centres, alpha=CONFIDENCE)
-    return Slope(float(slope), float(low), float(high))
+    return Estimate(float(slope), float(low), float(high))
 
 
 # How far a mean error may be by chance

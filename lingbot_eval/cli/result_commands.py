@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import getpass
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +63,9 @@ def report(args: argparse.Namespace) -> int:
 
     1 when records could not be read and were left out, or are missing and nobody writes them any more.
     """
-    runs = [_run_directory(given) for given in args.runs] or [_latest()]
-    written = _write_report(args, runs)
+    with _seldom_collected():
+        runs = [_run_directory(given) for given in args.runs] or [_latest()]
+        written = _write_report(args, runs)
     content = written.content
     for reason in content.left_out:
         output.note(f"error: left out: {reason}")
@@ -74,6 +77,18 @@ def report(args: argparse.Namespace) -> int:
     _show_report(runs, written, as_json=args.json)
     gone = any(each.planned and each.incomplete and each.writer is None for each in content.runs)
     return SOME_MISSING if content.left_out or gone else DONE
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Libraries that load and figures that are drawn are many small objects, few of them garbage: to look for it as
+    often as usual takes a twelfth of a report's time. A figure that is done still goes before the second one after."""
+    usual = gc.get_threshold()
+    gc.set_threshold(50_000, 2, 2)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _write_report(args: argparse.Namespace, runs: Sequence[Path]) -> WrittenReport:

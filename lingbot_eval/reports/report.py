@@ -52,8 +52,8 @@ def write_report(
     scenes are in the tables with their reasons, and among several runs one that cannot be read is named and left out.
     Nothing is seen in ``out_dir`` before all of it is written. ``drawn`` is called after each scene and method.
     Raises StoreError when no run can be read, the disk refuses or a link stands in a run's folder, ConfigError for
-    labels that do not fit,
-    DependencyError when a notebook or scenes in three dimensions are wanted and their libraries are missing.
+    labels that do not fit, DependencyError when a notebook or scenes in three dimensions are wanted and their libraries
+    are missing.
     """
     if notebook or notebook_page:
         from lingbot_eval.reports.notebook import require

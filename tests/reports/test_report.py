@@ -149,7 +149,7 @@ def test_each_unit_is_drawn_under_its_number_or_of_very_many_those_asked_for(
     for asked, drawn, first in ((None, 2 * len(there), "01-001-indoor-office-"), (few, 1, "02-")):
         ticks.clear()
         saved.clear()
-        _, units = drawing.draw_units(runs, tmp_path, lambda: ticks.append(None), asked)
+        _, units, _ = drawing.draw_units(runs, tmp_path, lambda: ticks.append(None), asked)
         assert len(ticks) == len(units) == drawn
         # Numbered by run and plan, where there are several runs.
         assert saved[0].startswith(first)
