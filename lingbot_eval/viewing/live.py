@@ -115,6 +115,7 @@ class LiveViewer:
         self._left_out = 0  # frames of which the page got the pose alone
         self._scene = scene
         self._pictured = -math.inf  # when the last frame went whole
+        self._unseen: tuple[Frame, Prediction] | None = None  # the newest, whole, if it did not
         self._sender = threading.Thread(target=self._send, name="to the page", daemon=True)
         self._listener = threading.Thread(target=self._listen, name="from the page", daemon=True)
         self._sender.start()
@@ -150,18 +151,23 @@ class LiveViewer:
             frame, prediction = pair
             frame = Frame(frame.index, frame.timestamp, frame.image, "", intrinsics=frame.intrinsics)
             prediction = replace(prediction, points=None, points_confidence=None, cost=None)
+            self._unseen = frame, prediction
             now = time.monotonic()
             pause = _PICTURE_S * (2 if prediction.frame_type is FrameType.UNKEPT else 1)
             if self._waiting.qsize() >= _WAITING:
                 self._left_out += 1
                 frame, prediction = replace(frame, image=None), replace(prediction, depth=None, depth_confidence=None)
             elif self._scene.sky != HEURISTIC or now - self._pictured >= pause:
-                self._pictured, pictured = now, True
+                self._pictured, self._unseen, pictured = now, None, True
             else:
                 frame, prediction = thinned(frame, prediction, self._scene.length)
             pair = frame, prediction
         if self._left_out:
             status += f"; this page was behind: of {self._left_out} frames it shows the pose alone"
+        if pair is None and self._unseen is not None:
+            # The last picture stays on the page; its pose and points are there.
+            frame, prediction = self._unseen
+            self._waiting.put((status, (frame, replace(prediction, camera_to_world=None)), True))
         self._waiting.put((status, pair, pictured))
 
     def _send(self) -> None:

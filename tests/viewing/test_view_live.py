@@ -192,6 +192,7 @@ def test_a_page_that_is_behind_gets_poses_alone_and_says_so_and_the_stream_does_
         for index in range(200):
             frame = Frame(index, index / 10, np.zeros((600, 800, 3), np.uint8), "")
             viewer._give(f"frame {index}", (frame, Prediction(index, index / 10, np.eye(4), large, large, K)))
+        viewer._give("the end", None)
         assert time.monotonic() - began < 5
         viewer._process.send_signal(signal.SIGCONT)
         waiting = []
@@ -199,6 +200,12 @@ def test_a_page_that_is_behind_gets_poses_alone_and_says_so_and_the_stream_does_
             waiting.append(viewer._waiting.get())
     finally:
         viewer.stop()
+    assert waiting[-1] == ("the end" + waiting[-3][0].removeprefix("frame 199"), None, False)
+    _, (frame, prediction), pictured = waiting[-2]
+    assert pictured
+    assert (frame.index, prediction.camera_to_world) == (199, None)
+    assert prediction.depth is not None
+    del waiting[-2:]
     assert waiting[-1][0].startswith("frame 199; this page was behind: of 19")
     assert [pair[1].index for _, pair, _ in waiting] == list(range(200 - len(waiting), 200))
     bare = [pair for _, pair, _ in waiting if pair[1].depth is None]
