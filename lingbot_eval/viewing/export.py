@@ -22,7 +22,7 @@ from lingbot_eval.geometry.poses import nearest_rotation, quaternion_from_rotati
 from lingbot_eval.types import DepthMap, FloatArray, Image
 from lingbot_eval.validation import nearest
 from lingbot_eval.viewing.export_colmap import write_colmap_binary, write_colmap_text, write_images
-from lingbot_eval.viewing.scaled import ScaledScene
+from lingbot_eval.viewing.scaled import ScaledScene, numbers, stated
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _write_ply(scene: ScaledScene, path: Path) -> None:
         vertices[colour] = colours[:, column]
     vertices["confidence"], vertices["first_frame"] = confidence, first_frame
     header = ["ply", "format binary_little_endian 1.0"]
-    header += [f"comment {key}: {one_line(value)}" for key, value in scene.conventions().items()]
+    header += stated(scene.conventions(), "comment ")
     header.append(f"element vertex {len(vertices)}")
     header += [f"property {_PLY_WORDS[_PLY_POINT[name].str]} {name}" for name in _PLY_POINT.names or ()]
     with path.open("wb") as stream:
@@ -90,8 +90,8 @@ def write_glb(scene: ScaledScene, folder: Path) -> None:
 
 def write_tum(scene: ScaledScene, folder: Path) -> None:
     """``trajectory.tum``: time x y z qx qy qz qw, seconds, conventions as comments."""
-    rows = [_numbers(row) for row in np.column_stack(_times_positions_quaternions(scene)).tolist()]
-    comments = [f"# {key}: {one_line(value)}" for key, value in scene.conventions().items()]
+    rows = [numbers(row) for row in np.column_stack(_times_positions_quaternions(scene)).tolist()]
+    comments = stated(scene.conventions())
     _write_lines(folder / "trajectory.tum", [*comments, "# timestamp tx ty tz qx qy qz qw", *rows])
 
 
@@ -99,8 +99,8 @@ def write_kitti(scene: ScaledScene, folder: Path) -> None:
     """``trajectory_kitti.txt``: twelve numbers a line (KITTI knows no comments), its frames and times beside it."""
     poses = _finite_poses(scene)
     rows = scene.poses.camera_to_world[poses][:, :3].reshape(-1, 12).tolist()
-    _write_lines(folder / "trajectory_kitti.txt", [_numbers(row) for row in rows])
-    comments = [f"# {key}: {one_line(value)}" for key, value in scene.conventions().items()]
+    _write_lines(folder / "trajectory_kitti.txt", [numbers(row) for row in rows])
+    comments = stated(scene.conventions())
     frames = zip(scene.poses.indices[poses].tolist(), scene.poses.timestamps[poses].tolist(), strict=True)
     lines = [*comments, "# frame timestamp, line by line of trajectory_kitti.txt"]
     _write_lines(folder / "trajectory_kitti_frames.txt", [*lines, *(f"{index} {time!r}" for index, time in frames)])
@@ -109,7 +109,7 @@ def write_kitti(scene: ScaledScene, folder: Path) -> None:
 def write_euroc(scene: ScaledScene, folder: Path) -> None:
     """``trajectory_euroc.csv``: nanoseconds, position, quaternion with the scalar first, conventions as comments."""
     times, positions, quaternions = _times_positions_quaternions(scene)
-    comments = [f"#{key}: {one_line(value)}" for key, value in scene.conventions().items()]
+    comments = stated(scene.conventions(), "#")
     lines = [*comments, "#timestamp [ns], p_x, p_y, p_z, q_w, q_x, q_y, q_z"]
     ordered = np.column_stack([positions, quaternions[:, 3:], quaternions[:, :3]]).tolist()
     for time, row in zip(times[:, 0].tolist(), ordered, strict=True):
@@ -296,11 +296,6 @@ def known_formats(names: Iterable[str]) -> tuple[str, ...]:
     return asked
 
 
-def one_line(text: str) -> str:
-    """Text from names of files for one line of a header."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def _finite_poses(scene: ScaledScene) -> Image:
     return np.asarray(np.isfinite(scene.poses.camera_to_world).all(axis=(1, 2)))
 
@@ -311,10 +306,6 @@ def _times_positions_quaternions(scene: ScaledScene) -> tuple[FloatArray, FloatA
     poses = scene.poses.camera_to_world[finite]
     quaternions = quaternion_from_rotation(nearest_rotation(poses[:, :3, :3]))
     return scene.poses.timestamps[finite, None], poses[:, :3, 3], quaternions
-
-
-def _numbers(row: list[float]) -> str:
-    return " ".join(map(repr, row))  # the shortest text that reads back as the same number
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

@@ -19,7 +19,7 @@ from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.cameras import project
 from lingbot_eval.geometry.poses import inverse, orthogonalised, quaternion_from_rotation
 from lingbot_eval.types import DepthMap, FloatArray, Image
-from lingbot_eval.viewing.scaled import ScaledScene
+from lingbot_eval.viewing.scaled import ScaledScene, numbers, stated
 
 MAX_POINTS = 100_000
 LONGEST_TRACK = 8
@@ -77,8 +77,8 @@ def write_colmap_text(scene: ScaledScene, folder: Path) -> None:
         images.append(f"# {len(model.views)} images")
     points.append("# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX of each observation")
     for number, view in enumerate(model.views, start=1):
-        cameras.append(f"{number} PINHOLE {view.size[0]} {view.size[1]} {_numbers(view.camera)}")
-        images.append(f"{number} {_numbers([*view.quaternion, *view.world_to_camera[:3, 3]])} {number} {view.name}")
+        cameras.append(f"{number} PINHOLE {view.size[0]} {view.size[1]} {numbers(view.camera)}")
+        images.append(f"{number} {numbers([*view.quaternion, *view.world_to_camera[:3, 3]])} {number} {view.name}")
         seen = zip(view.pixels.tolist(), view.seen.tolist(), strict=True)
         images.append(" ".join(f"{x:.3f} {y:.3f} {point + 1}" for (x, y), point in seen))
     (image_of, place_of), starts = model.tracks()
@@ -86,7 +86,7 @@ def write_colmap_text(scene: ScaledScene, folder: Path) -> None:
         own = slice(starts[point], starts[point + 1])
         track = zip(image_of[own].tolist(), place_of[own].tolist(), strict=True)
         words = " ".join(f"{image} {place}" for image, place in track)
-        points.append(f"{point + 1} {_numbers(position)} {colour[0]} {colour[1]} {colour[2]} 0 {words}")
+        points.append(f"{point + 1} {numbers(position)} {colour[0]} {colour[1]} {colour[2]} 0 {words}")
     for name, lines in (("cameras", cameras), ("images", images), ("points3D", points)):
         text = "".join(line + "\n" for line in lines)
         (home / f"{name}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -161,8 +161,7 @@ def _prepared(scene: ScaledScene, home: Path) -> tuple[Path, _Model, list[str]]:
         "observations": "projections of the cloud's points where nothing hides them; no feature was matched",
     }
     (home / "conventions.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    words = ((key, "".join(c if c.isprintable() else "?" for c in value)) for key, value in facts.items())
-    return inner, model, [f"# {key}: {value}" for key, value in words]
+    return inner, model, stated(facts)
 
 
 def _model(scene: ScaledScene) -> _Model:
@@ -239,7 +238,3 @@ def _visible(
         np.minimum.at(nearest, cells, distance)
         open_ = distance < nearest[cells] * _BEHIND
     return ahead[open_], pixels[open_]
-
-
-def _numbers(row: object) -> str:
-    return " ".join(repr(float(value)) for value in row)  # type: ignore[attr-defined]  # a row of numbers

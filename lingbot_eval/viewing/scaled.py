@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -104,6 +104,16 @@ class ScaledScene:
                 f"{self.title}: expected kept depth, found none; set keep.depth (all, kept or n), run again"
             )
         return (found for index in self.depth_indices if (found := self.depth_of(index)) is not None)
+
+
+def stated(facts: Mapping[str, str], mark: str = "# ") -> list[str]:
+    """Facts as comments of a file, a line each: what comes from names of files is on one line, too."""
+    return [f"{mark}{key}: {''.join(c if c.isprintable() else '?' for c in text)}" for key, text in facts.items()]
+
+
+def numbers(row: Iterable[float]) -> str:
+    """Numbers for a line of a file, each the shortest text that reads back as the same one."""
+    return " ".join(repr(float(value)) for value in row)
 
 
 def make_scaled(
