@@ -81,7 +81,7 @@ CASES: dict[str, Case] = {
         {
             **OPENED,
             "lingbot_eval.files.trajectories:read_trajectory": arguments,
-            "lingbot_eval.runs.plan:Source": lambda *_: SimpleNamespace(images="images"),
+            "lingbot_eval.runs.plan:opened_images": lambda *_: "images",
         },
         frozenset({"written"}),
     ),
