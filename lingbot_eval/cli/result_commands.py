@@ -82,7 +82,7 @@ def report(args: argparse.Namespace) -> int:
 @contextmanager
 def _seldom_collected() -> Iterator[None]:
     """Libraries that load and figures that are drawn are many small objects, few of them garbage: to look for it as
-    often as usual takes a twelfth of a report's time. A figure that is done still goes before the second one after."""
+    often as usual takes a twelfth of the time of a report of one scene. Of several, some figures that are done wait."""
     usual = gc.get_threshold()
     gc.set_threshold(50_000, 2, 2)
     try:
