@@ -75,7 +75,7 @@ class ExternalMethod(BaseMethod):
         if self._child is not None:
             facts["found"] = found = self._child.facts()
             if found["left_running"]:
-                notes.append(f"the program left {found['left_running']} processes running, which were ended")
+                notes.append(f"the program left processes running, which were ended: {found['left_running']}")
         return {**facts, "notes": notes}
 
     def open(self, sequence: FrameSequence) -> None:

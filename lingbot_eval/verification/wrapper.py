@@ -83,7 +83,7 @@ def _checked(config: ExternalConfig) -> WrapperCheck:
     found = facts.get("found", {})
     method.close()
     if found.get("left_running"):
-        problems.append(f"{found['left_running']} processes ran on after the program had ended")
+        problems.append(f"processes that ran on after the program had ended: {found['left_running']}")
     notes: list[str] = []
     if not problems:
         problems += _missing(frames, predictions)
