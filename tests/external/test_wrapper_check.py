@@ -70,7 +70,7 @@ PROBLEMS: list[tuple[str, Mode, str]] = [
     ("depth_millimetres", "pipe", "depth is 1000 times the scale of the poses and looks like millimetres"),
     ("depth_inverse", "pipe", "it looks like inverse depth (disparity)"),
     ("depth_ray", "pipe", "depth looks like the distance along the ray"),
-    ("children", "pipe", "3 processes ran on after the program had ended"),
+    ("children", "pipe", "processes that ran on after the program had ended: 3"),
 ]
 
 

@@ -186,7 +186,7 @@ def test_children_that_outlive_the_program_are_ended_and_said(run_wrapper: RunWr
     record = run_wrapper("children", mode=mode)
     assert record.status == "ok"
     assert record.method_facts["found"]["left_running"] == 3
-    assert "the program left 3 processes running, which were ended" in record.method_facts["notes"]
+    assert "the program left processes running, which were ended: 3" in record.method_facts["notes"]
 
 
 def test_the_memory_of_children_counts(run_wrapper: RunWrapper) -> None:
