@@ -60,6 +60,14 @@ def worker(setting: str) -> None:
         print(frames / (time.perf_counter() - start), flush=True)
 
 
+def answer(process: subprocess.Popen[str], asked: str = "") -> str:
+    """The next line of a worker, which is asked before, or begins on its own."""
+    if process.stdin is None or process.stdout is None:
+        raise TypeError("workers have pipes")
+    process.stdin.write(asked)
+    return process.stdout.readline()
+
+
 def main() -> None:
     """Measure every setting in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -72,8 +80,8 @@ def main() -> None:
         worker(args.worker)
         return
     for busy in args.busy:
-        spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
-        workers = {}
+        spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"], text=True) for _ in range(busy)]
+        workers: dict[str, subprocess.Popen[str]] = {}
         try:
             for name in args.settings:
                 environment = {key: value for key, value in os.environ.items() if key not in MINE} | SETTINGS[name]
@@ -81,13 +89,12 @@ def main() -> None:
                 workers[name] = subprocess.Popen(
                     command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
                 )
-            threads = {name: int(process.stdout.readline()) for name, process in workers.items()}
+            threads = {name: int(answer(process)) for name, process in workers.items()}
             rates: dict[str, list[float]] = {name: [] for name in workers}
             for turn in range(args.rounds):
                 names = list(workers)
                 for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                    workers[name].stdin.write("\n")
-                    rates[name].append(float(workers[name].stdout.readline()))
+                    rates[name].append(float(answer(workers[name], "\n")))
         finally:
             for process in [*spinning, *workers.values()]:
                 process.kill()

@@ -65,7 +65,7 @@ def main() -> None:
             LingbotConfig(
                 kind="lingbot",
                 model=ModelSettings(config=args.config, checkpoint=args.checkpoint),
-                precision=chosen.precision,
+                precision=chosen.precision,  # type: ignore[arg-type]  # checked there
                 memory_gb=memory / 1e9,
                 device="cuda",
             )

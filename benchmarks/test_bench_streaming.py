@@ -51,7 +51,7 @@ STORES = {
 @pytest.mark.parametrize("name", STORES)
 def test_cache_append(benchmark: BenchmarkFixture, name: str) -> None:
     """One kept frame into every layer with a full window: evict, write, remember. One query stands for attention."""
-    store: CacheStore = STORES[name]()
+    store: CacheStore = STORES[name]()  # type: ignore[no-untyped-call]
     shape = camera_shape() if name == "camera" else block_shape()
     policy = CachePolicy(WINDOW)
     query = torch.randn(1, shape.heads, shape.head_dim)

@@ -23,13 +23,14 @@ import numpy as np
 from PIL import Image
 
 import lingbot_eval as lb
+from lingbot_eval.api import Observer
 from lingbot_eval.runs.execute import Parallel
 from lingbot_eval.runs.workers import gpus
 
 WIDTH, HEIGHT = 518, 378
 
 
-class Clock:
+class Clock(Observer):
     """An observer that keeps when frames came and units ended."""
 
     def __init__(self) -> None:
@@ -37,10 +38,6 @@ class Clock:
         self.first: float | None = None
         self.last = self.begun
         self.failures: list[str] = []
-
-    def planned(self, plan: Any) -> None: ...
-
-    def started(self, unit: Any, frames: int | None) -> None: ...
 
     def frame(self) -> None:
         self.first = self.first or time.perf_counter()
@@ -50,8 +47,6 @@ class Clock:
         if record.status == "failed":
             self.failures.append(str(record.reason))
         print(f"{'/'.join(unit.names)}: {record.seconds:.1f} s", file=sys.stderr, flush=True)
-
-    def skipped(self, unit: Any) -> None: ...
 
     def left_out(self, unit: Any, reason: str) -> None:
         print(f"left out: {reason}", file=sys.stderr, flush=True)

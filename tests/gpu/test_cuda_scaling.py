@@ -57,9 +57,10 @@ def test_pixels_arrive_as_they_are() -> None:
 def test_memory_is_seen_from_three_sides() -> None:
     held = torch.empty(2**28, dtype=torch.uint8, device=device())
     sample = MemoryProbe("cuda:0").sample()
-    assert sample.reserved is not None
-    assert sample.driver is not None
-    assert held.nbytes <= sample.reserved <= sample.driver
+    reserved, driver = sample["device_reserved_bytes"], sample["driver_bytes"]
+    assert reserved is not None
+    assert driver is not None
+    assert held.nbytes <= reserved <= driver
 
 
 def files(root: Path) -> str:
