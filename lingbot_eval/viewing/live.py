@@ -21,13 +21,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from io import BufferedReader
-from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-import lingbot_eval
 from lingbot_eval.errors import DataError, DependencyError, LingbotEvalError, one_line, reason
 from lingbot_eval.types import Frame, FrameType, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import MAX_VOXELS, VoxelCloud
@@ -46,6 +44,8 @@ _GRACE_S = 10.0  # for the page's process to end
 _PICTURE_S = 0.5  # between two frames that go whole, to be shown as pictures; the others are thinned
 _NICE = 10  # where cores are few the stream comes first
 _LARGE = 1 << 14  # bytes of an array that is handed over as it lies in memory
+_LOOK_S = 1.0  # between two looks of the page's process at whether its parent is there
+_ANSWER = b"the page answers\n"  # the line before each answer: what starts with Python may print, too
 
 Pairs = Generator[tuple[Frame, Prediction], None, None]
 
@@ -106,8 +106,11 @@ class LiveViewer:
             DependencyError: viser or what ``sky`` needs is not installed, or the process cannot be started.
             ConfigError: a sky network that is none.
         """
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
-        self._process = _start(self._said)
+        try:
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+            self._process = _start(self._said)
+        except OSError as error:
+            raise DependencyError(f"cannot start a process for the page: {reason(error)}") from error
         self._stopping = False
         self._fault: LingbotEvalError | None = None
         self._ended = threading.Event()
@@ -173,20 +176,23 @@ class LiveViewer:
     def _send(self) -> None:
         """Write what waits: a slow reader blocks this thread alone, and without the interpreter's lock."""
         stream = _there(self._process.stdin)
+        message: object = self
         with suppress(OSError):
-            while (message := self._waiting.get()) is not None:
+            while message is not None:
+                message = self._waiting.get()
                 _write(stream.fileno(), message)
 
     def _answer(self) -> Any:
         """What the process says next, or the error that ended it."""
-        try:
-            return pickle.load(_there(self._process.stdout))
-        except (EOFError, pickle.UnpicklingError):
-            code = self._process.wait()
-            self._said.seek(0)
-            last = self._said.read()[-2000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
-            how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-            return LingbotEvalError(f"the page's process ended with {how}{f': {last}' if last else ''}; start it again")
+        stream = _there(self._process.stdout)
+        with suppress(EOFError, pickle.UnpicklingError):
+            if any(line == _ANSWER for line in stream):
+                return pickle.load(stream)
+        code = self._process.wait()
+        self._said.seek(0)
+        last = self._said.read()[-2000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
+        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        return LingbotEvalError(f"the page's process ended with {how}{f': {last}' if last else ''}; start it again")
 
     def _listen(self) -> None:
         """It says nothing more, but what ended it."""
@@ -197,7 +203,8 @@ class LiveViewer:
         self.filling.close()
 
     def _end(self) -> None:
-        """End the process: by the pipe's end, or else by force."""
+        """End the process: by word, which comes through though a process forked meanwhile holds the pipe open, or else
+        by force."""
         self._waiting.put(None)
         self._sender.join(_GRACE_S)
         if self._sender.is_alive():
@@ -418,21 +425,17 @@ def _opened(address: str) -> InputContainer:
 
 
 def _start(said: IO[bytes]) -> subprocess.Popen[bytes]:
-    """The page's process. Raises DependencyError where the system refuses."""
-    package = str(Path(lingbot_eval.__file__).parents[1])
-    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    try:
-        return subprocess.Popen(
-            # -P: no module of the folder in which the user stands.
-            [sys.executable, "-P", "-m", "lingbot_eval.viewing.live"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # a key that interrupts is for the parent, whose end ends the child
-        )
-    except OSError as error:
-        raise DependencyError(f"cannot start a process for the page: {reason(error)}") from error
+    """The page's process. It imports from where this one does, in that order. Raises OSError where that is refused."""
+    paths = os.pathsep.join(each for each in sys.path if isinstance(each, str) and each)
+    return subprocess.Popen(
+        # -P: no module of the folder in which the user stands.
+        [sys.executable, "-P", "-m", "lingbot_eval.viewing.live"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # a key that interrupts is for the parent, whose end ends the child
+    )
 
 
 def _there(stream: IO[bytes] | None) -> IO[bytes]:
@@ -481,14 +484,15 @@ def _read(stream: BufferedReader) -> Any:
 
 
 def _fill(layer: Layer, stream: BufferedReader, viewer: Viewer) -> None:
-    """Until the pipe's end, which is the parent's at the latest."""
+    """Until None comes, or the pipe's end, which is the parent's at the latest."""
     try:
-        while True:
-            layer.status, pair, pictured = _read(stream)
+        while (message := _read(stream)) is not None:
+            layer.status, pair, pictured = message
             if pair is None:
                 layer.complete = True
             else:
                 layer.add(*pair, pictured=pictured)
+        viewer.stop()
     except EOFError:
         viewer.stop()
     except Exception as error:  # noqa: BLE001  # of a thread: the parent is told
@@ -499,11 +503,13 @@ def _main() -> None:
     """The page's process: reads what a `LiveViewer` hands over, and answers with the address, or what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICE)
+    parent = os.getppid()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
 
     def answer(what: object) -> None:
         with suppress(OSError):
+            answers.write(b"\n" + _ANSWER)
             pickle.dump(what, answers)
             answers.flush()
 
@@ -514,7 +520,10 @@ def _main() -> None:
         viewer = Viewer(scene.title, {scene.title: lambda: scene.layered(layer)}, port=port, colouring=colouring)
         answer((viewer.address, viewer.moved))
         threading.Thread(target=_fill, args=(layer, stream, viewer), name="fill", daemon=True).start()
-        viewer.wait()
+        # A process that was forked may hold the pipe open when the parent is killed.
+        while not viewer.wait(_LOOK_S):
+            if os.getppid() != parent:
+                viewer.stop()
     except LingbotEvalError as error:
         answer(error)
     except Exception as error:  # noqa: BLE001  # whatever ends it, the parent says it

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import pytest
 
-from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError
+from lingbot_eval.errors import ConfigError, DataError, DependencyError, LingbotEvalError
 from lingbot_eval.types import Frame, Prediction
 from lingbot_eval.viewing import live
 from lingbot_eval.viewing.cloud import VoxelCloud
@@ -252,18 +252,51 @@ def test_a_pose_alone_is_on_the_path_and_the_picture_stays() -> None:
 
 
 def test_no_page_outlives_a_stream_that_was_killed() -> None:
-    """Whose own process had no time for anything."""
+    """Whose own process had no time for anything; one that it forked has, and holds the pipe to the page."""
     words = (
         "import time; from lingbot_eval.viewing.live import *\n"
         "viewer = LiveViewer(LiveScene('t', 'm'), (time.sleep(60) for _ in [0]), port=0)\n"
-        "print(viewer._process.pid, flush=True); time.sleep(60)"
+        "forked = subprocess.Popen(['sleep', '60'], pass_fds=[viewer._process.stdin.fileno()])\n"
+        "print(viewer._process.pid, forked.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE)
     with parent:
         assert parent.stdout is not None
-        page = psutil.Process(int(parent.stdout.readline()))
+        page, forked = map(psutil.Process, map(int, parent.stdout.readline().split()))
         parent.kill()
-        page.wait(20)
+        try:
+            page.wait(20)
+        finally:
+            forked.kill()
+
+
+def test_the_page_ends_by_word_though_another_process_holds_its_pipe() -> None:
+    viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
+    assert viewer._process.stdin is not None
+    held = os.dup(viewer._process.stdin.fileno())
+    viewer.stop()
+    os.close(held)
+    assert viewer._process.returncode == 0
+
+
+def test_the_page_imports_from_where_its_parent_does_and_what_python_prints_there_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"print('hello', flush=True)\nopen({str(tmp_path / 'seen')!r}, 'w')\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), "", *sys.path])
+    viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
+    viewer.stop()
+    assert (tmp_path / "seen").exists()
+    assert viewer._process.returncode == 0
+
+
+def test_a_disk_that_has_no_room_for_the_pages_words_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(live.tempfile, "TemporaryFile", full)
+    with pytest.raises(DependencyError, match=r"^cannot start a process for the page: No space left on device$"):
+        LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
 
 
 @pytest.fixture
