@@ -177,10 +177,17 @@ class LiveViewer:
         """Write what waits: a slow reader blocks this thread alone, and without the interpreter's lock."""
         stream = _there(self._process.stdin)
         message: object = self
-        with suppress(OSError):
+        try:
             while message is not None:
                 message = self._waiting.get()
                 _write(stream.fileno(), message)
+        except OSError:
+            pass  # the process ended, and `_listen` learns of what
+        except Exception as error:  # noqa: BLE001  # of a thread: `wait` raises it
+            self._fault = LingbotEvalError(f"a frame cannot be handed to the page: {one_line(error)}")
+        finally:
+            with suppress(OSError):
+                stream.close()
 
     def _answer(self) -> Any:
         """What the process says next, or the error that ended it."""
@@ -198,7 +205,7 @@ class LiveViewer:
         """It says nothing more, but what ended it."""
         fault = self._answer()
         if not self._stopping:
-            self._fault = fault
+            self._fault = self._fault or fault
         self._ended.set()
         self.filling.close()
 
@@ -210,8 +217,6 @@ class LiveViewer:
         if self._sender.is_alive():
             self._process.kill()
             self._sender.join()
-        with suppress(OSError):
-            _there(self._process.stdin).close()
         try:
             self._process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -273,7 +278,7 @@ class Filling:
             source: where the frames come from, if that is a camera.
         """
         self.frames = 0
-        self.error: Exception | None = None
+        self.error: Exception | SystemExit | None = None
         self._pairs, self._give, self._length, self._source = pairs, give, length, source
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
@@ -306,7 +311,7 @@ class Filling:
                     if self._stopped:
                         break
             words = f"{self.frames} frames, {'stopped' if self._stopped else 'complete'}"
-        except Exception as error:  # noqa: BLE001  # of a thread: the command says it
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # of a thread: the command says it
             self.error = error
             words = f"ended after {self.frames} frames: {one_line(error)}"
         self._give(words, None)

@@ -98,6 +98,14 @@ def test_what_ends_the_stream_is_kept_and_said() -> None:
     assert taken.said[-1] == "ended after 3 frames: frame 3: expected an image, found none"
 
 
+def test_a_model_that_ends_the_program_ends_the_stream_and_that_is_said() -> None:
+    taken = Taken()
+    filling = Filling((sys.exit(3) for _ in [0]), taken)
+    assert filling.wait(20)
+    assert isinstance(filling.error, SystemExit)
+    assert taken.said == ["ended after 0 frames: it ended the program: sys.exit(3)"]
+
+
 def test_it_stops_when_it_is_told() -> None:
     taken = Taken()
     filling = Filling(pairs(10**9), taken)
@@ -178,6 +186,16 @@ def test_a_fault_of_the_page_is_told_in_one_line() -> None:
     try:
         viewer._waiting.put(("", (None, None), True))  # which no stream sends
         with pytest.raises(LingbotEvalError, match=r"^the page's process failed: AttributeError: 'NoneType' object"):
+            viewer.wait(20)
+    finally:
+        viewer.stop()
+
+
+def test_what_cannot_be_handed_to_the_page_ends_it_with_one_line() -> None:
+    viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
+    try:
+        viewer._waiting.put(lambda: None)  # as where memory for a copy is missing
+        with pytest.raises(LingbotEvalError, match=r"^a frame cannot be handed to the page: [A-Z]\w+Error: .*lambda"):
             viewer.wait(20)
     finally:
         viewer.stop()
