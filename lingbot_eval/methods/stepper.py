@@ -251,10 +251,11 @@ def warm_up(begin: Callable[[], Stepper], frame: Frame, scale_frames: int, devic
         The seconds it took.
     """
 
-    def work() -> None:
+    def work() -> Stepper:
         stepper = begin()
         for _ in range(scale_frames + WARM_UP_STEPS):
             stepper.step(frame)
+        return stepper
 
     seconds = timed(work, str(device))
     free_device_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from lingbot_eval.errors import DataError
 from lingbot_eval.methods import stepper as stepper_module
 from lingbot_eval.methods.stepper import Arrival, HostArray, HostTransfer, Stepper
+from lingbot_eval.profiling import timing
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.types import Frame, FrameType, Prediction
 
@@ -174,17 +176,25 @@ def test_a_stream_shorter_than_its_scale_phase_comes_at_the_end() -> None:
     assert [prediction.cost.forward_s for prediction in steps[-1] if prediction.cost] == [3, 3]
 
 
-def test_the_warm_up_is_a_stream_of_its_own_with_kept_and_passing_frames() -> None:
+def test_the_warm_up_is_a_stream_of_its_own_that_outlives_what_the_device_does_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log: list[str] = []
-    begun: list[Stepper] = []
+    begun: list[weakref.ref[Stepper]] = []
 
     def begin() -> Stepper:
-        begun.append(Stepper(Session(log), CPU, HostTransfer()))
-        return begun[-1]
+        stepper = Stepper(Session(log), CPU, HostTransfer())
+        begun.append(weakref.ref(stepper))
+        return stepper
 
+    def wait() -> None:
+        log.append(f"waited for, held {[each() is not None for each in begun]}")
+
+    monkeypatch.setattr(timing, "synchroniser", lambda _: wait)
     assert 0 < stepper_module.warm_up(begin, frame(3), 3, CPU) < 60
-    assert log == [f"step {number}" for number in range(3 + stepper_module.WARM_UP_STEPS)]
-    assert len(begun) == 1
+    steps = [f"step {number}" for number in range(3 + stepper_module.WARM_UP_STEPS)]
+    assert log == ["waited for, held []", *steps, "waited for, held [True]"]
+    assert [each() for each in begun] == [None]
 
 
 def test_at_none_all_leaves_that_there_is_and_then_the_stream_is_at_rest() -> None:
