@@ -44,13 +44,15 @@ def _read_npy(path: Path) -> DepthMap:
         return np.array(stored, dtype=np.float32)
 
 
-def _read_png(path: Path, what: str) -> NDArray[np.uint16]:
-    """(H, W) of a 16-bit grey PNG. Raises DataError, which begins with ``what``."""
+def _read_png(path: Path, what: str, expected: Size | None = None) -> NDArray[np.uint16]:
+    """(H, W) of a 16-bit grey PNG, of ``expected`` (width, height). Raises DataError, which begins with ``what``."""
     with opened_image(path, what) as (picture, head):
         header = (head[24], head[25]) if picture.format == "PNG" else None
         if header != (16, 0):
             found = f"{header[0]}-bit PNG of colour type {header[1]}" if header else f"{picture.format} {picture.mode}"
             raise DataError(f"{what} {path}: expected a 16-bit grey PNG, found {found}")
+        # Before its pixels are decoded: a map of another kind may be a thousand times its image.
+        checked_size(picture.size, expected, f"{what} {path}")
         return np.asarray(picture).astype(np.uint16)
 
 
@@ -63,9 +65,7 @@ def png_depth(units_a_metre: float, nearest: float = 0.0, farthest: float = math
     """
 
     def read(path: Path, place: str, expected: Size | None) -> DepthMap:
-        what = f"{place}: depth map"
-        raw = _read_png(path, what)
-        checked_size((raw.shape[1], raw.shape[0]), expected, f"{what} {path}")
+        raw = _read_png(path, f"{place}: depth map", expected)
         depth = raw.astype(np.float32) / np.float32(units_a_metre)
         depth[(raw == np.iinfo(np.uint16).max) | (depth < nearest) | (depth > farthest)] = 0.0
         return depth

@@ -33,7 +33,6 @@ class Exported:
     notes: tuple[str, ...]
 
 
-DEFAULT_FORMATS = ("ply", "tum")
 _PLY_POINT = np.dtype(
     [
         *((axis, "<f4") for axis in "xyz"),

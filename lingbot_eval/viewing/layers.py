@@ -44,7 +44,6 @@ METHOD_COLOURS = ((31, 119, 180), (255, 127, 14), (148, 103, 189), (214, 39, 40)
 TRUTH_COLOUR = (44, 140, 60)
 _NEUTRAL = (128, 128, 128)
 _SAME_FRAME_S = 1e-6  # estimates and truth carry the frames' own timestamps, with all their digits
-_MOST_NEWEST = 400  # pixels of the newest picture's height
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,3 +70,11 @@ def test_sizes_beyond_any_camera_are_refused(tmp_path: Path, monkeypatch: pytest
                 continue
             with pytest.raises(DataError, match=says):
                 read_depth_map(tmp_path / name, 1.0)
+
+
+def test_a_map_of_another_size_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "depth.png"
+    Image.fromarray(np.ones((3, 4), np.uint16)).save(file)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda picture: pytest.fail("decoded"))
+    with pytest.raises(DataError, match="expected 2x2 pixels as the image, found 4x3"):
+        depth_maps.png_depth(1000.0)(file, "frame 0", (2, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -405,3 +406,20 @@ def test_what_a_reader_is_warned_of_before_any_number() -> None:
         ["finished", "2026-01-01T01:00:00+00:00"],
         ["weights of m", "w.pt"],
     ]
+
+
+def test_a_report_that_fails_leaves_the_collection_of_garbage_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = gc.get_threshold()
+    meanwhile: list[tuple[int, int, int]] = []
+
+    def failing(*given: object, **named: object) -> None:
+        meanwhile.append(gc.get_threshold())
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr("lingbot_eval.api.report", failing)
+    assert main(["report", str(build_failures(tmp_path).path), "--out", str(tmp_path / "out")]) == 2
+    assert gc.get_threshold() == usual
+    assert meanwhile
+    assert meanwhile != [usual]
