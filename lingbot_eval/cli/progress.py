@@ -124,4 +124,4 @@ def waited(wait_s: Mapping[str, float]) -> str:
     parts = ", ".join(
         f"{name} {seconds:.1f}" for name, seconds in wait_s.items() if name != "total" and seconds >= 0.05
     )
-    return f"{wait_s['total']:.1f} s ({parts})"
+    return f"{wait_s['total']:.1f} s" + (f" ({parts})" if parts else "")

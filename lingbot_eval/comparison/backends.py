@@ -176,7 +176,7 @@ def _warm_up(bench: Bench, side: Side, frames: PreparedFrames) -> None:
 
 def _one_pass(bench: Bench, side: Side, frames: PreparedFrames, each_frame: Callable[[], None]) -> None:
     reset_peaks(str(bench.device))
-    before = torch.cuda.memory_allocated(bench.device) if bench.device.type == "cuda" else None
+    before = _allocated(bench.device)
     step_ms: dict[int, float] = {}
     opened: list[Stepper] = []
     with memory_guarded(side, "alone", lambda: _at(opened)):
@@ -196,6 +196,10 @@ def _one_pass(bench: Bench, side: Side, frames: PreparedFrames, each_frame: Call
         side.device_bytes = max(side.device_bytes or 0, torch.cuda.max_memory_allocated(bench.device) - before)
     opened.clear()
     free_device_memory()
+
+
+def _allocated(device: torch.device) -> int | None:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
 
 
 def _at(opened: list[Stepper]) -> int:

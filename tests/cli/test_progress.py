@@ -120,6 +120,7 @@ def test_units_at_the_same_time_share_a_bar(bars: list[Bar], capsys: pytest.Capt
 def test_a_wait_in_words() -> None:
     parts = {"start": 0.06, "load": 0.049, "first prediction": 1.25, "other": 0.0, "total": 3.456}
     assert waited(parts) == "3.5 s (start 0.1, first prediction 1.2)"
+    assert waited({"total": 0.04, "start": 0.04}) == "0.0 s"
 
 
 def case_record(**told: Any) -> Any:

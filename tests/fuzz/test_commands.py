@@ -88,7 +88,7 @@ def _traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "draw_units", lambda *_: ((), ()))
+    monkeypatch.setattr(report, "draw_units", lambda *_: ((), (), {}))
 
 
 def published(record: RunRecord) -> RunRecord:

@@ -76,7 +76,7 @@ def test_a_scene_that_lacks_leaves_its_point_hollow(folder: Path) -> None:
 def test_the_report_shows_it_behind_the_first_table(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "draw_units", lambda *_: ((), ()))
+    monkeypatch.setattr(report, "draw_units", lambda *_: ((), (), {}))
     assert main(["report", str(folder), "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.md").read_text()
     results = page.partition("\n## Results\n")[2].partition("\n## ")[0]

@@ -161,8 +161,7 @@ def test_the_distance_from_float32_is_said_where_it_was_measured() -> None:
 
 
 def test_the_record_notes_it_and_the_next_scene_begins_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("lingbot", "model"):
-        monkeypatch.setattr(f"lingbot_eval.methods.{module}.resolve_precision", lambda name, device: "float16")
+    monkeypatch.setattr("lingbot_eval.methods.model.resolve_precision", lambda name, device: "float16")
     method = LingbotMethod(
         LingbotConfig(
             kind="lingbot", model=ModelSettings(config="mini"), streaming=settings(), device="cpu", precision="auto"
