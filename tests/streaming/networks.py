@@ -52,7 +52,8 @@ def made_up_outputs() -> Iterator[None]:
 @cache
 def tiny_network() -> GeometricContextTransformer:
     """Deterministic, in evaluation mode, on the CPU."""
-    with torch.no_grad():
+    # Whoever asks first may be in inference mode; tensors that are made there are of no use outside.
+    with torch.inference_mode(mode=False), torch.no_grad():
         model = GeometricContextTransformer(TINY)
         fill_by_formula(model)
     return model.requires_grad_(requires_grad=False).eval()
