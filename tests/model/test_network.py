@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -145,7 +146,7 @@ def test_dense_heads_lie_as_tokens_come() -> None:
     ],
 )
 def test_heads_round_beside_a_trunk_in_half_precision(heads: HeadPrecision, trunk: torch.dtype, rounds: bool) -> None:
-    model = tiny_network()
+    model = copy.deepcopy(tiny_network())
     model.set_trunk_dtype(trunk)
     model.choose_heads(heads)
     assert model.tf32_heads is rounds

@@ -51,7 +51,7 @@ def made_up_outputs() -> Iterator[None]:
 
 @cache
 def tiny_network() -> GeometricContextTransformer:
-    """Deterministic, in evaluation mode, on the CPU."""
+    """Deterministic, in evaluation mode, on the CPU. All share it: whoever changes it copies it first."""
     # Whoever asks first may be in inference mode; tensors that are made there are of no use outside.
     with torch.inference_mode(mode=False), torch.no_grad():
         model = GeometricContextTransformer(TINY)
