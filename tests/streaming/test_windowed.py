@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.poses import decode_camera_to_world, decode_rotation
-from lingbot_eval.streaming.session import FrameOutput, Viewpoint, mean_displacement
+from lingbot_eval.streaming.session import FrameOutput, StreamingSession, Viewpoint, mean_displacement
 from lingbot_eval.streaming.settings import (
     FlowSettings,
     StreamSettings,
@@ -200,6 +202,29 @@ def test_flow_keeps_by_displacement_gap_and_first_step() -> None:
 
     assert types(1e9, 4) == [0, 0, 1, 2, 2, 2, 1, 2, 2, 2, 1, 2]
     assert types(1e-9, 30) == [0, 0] + [1] * 10
+
+
+def as_read(value: Any) -> Any:
+    """A state as it comes back from a file: tensors when they are asked for."""
+    if isinstance(value, torch.Tensor):
+        return value.clone
+    if isinstance(value, dict):
+        return {key: as_read(inner) for key, inner in value.items()}
+    return [as_read(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("at", [3, 5, 6])
+def test_a_stream_by_flow_goes_on_as_if_it_had_not_stopped(at: int) -> None:
+    """Its last keyframe is where it was: the gap to it goes on."""
+    settings = StreamSettings(scale_frames=2, window=3, flow=FlowSettings(threshold=1e9, max_gap=4))
+    first, second = (StreamingSession(tiny_network(), settings, camera_iterations=1) for _ in range(2))
+    for image in images(at):
+        first.step(image)
+    state = first.state()
+    second.restore(as_read(state))
+    assert second.state()["last_kept"] == state["last_kept"]
+    rest = [int(out.frame_type) for image in images(12)[at:] for out in second.step(image)]
+    assert rest == [0, 0, 1, 2, 2, 2, 1, 2, 2, 2, 1, 2][at:]
 
 
 def test_displacement_of_a_sideways_step() -> None:
