@@ -84,3 +84,6 @@ def test_a_stream_goes_on_to_the_same_bits(model: Model, name: str) -> None:
     rest = list(other.predict(FRAMES[LEFT_AT:]))
     assert len(rest) == COUNT - LEFT_AT
     assert all(map(same, rest, whole[LEFT_AT:]))
+    # The next scene of the method begins at its own beginning.
+    other.open(SimpleNamespace(length=COUNT))  # type: ignore[arg-type]
+    assert all(map(same, other.predict(FRAMES[:4]), whole))
