@@ -55,6 +55,15 @@ def test_new_weights_are_not_answered_from_old_constants() -> None:
     assert not torch.equal(model.aggregator.constants(28, 42).positions, before)
 
 
+def test_another_shape_of_as_many_patches_has_constants_of_its_own() -> None:
+    """Upright photographs after lying ones."""
+    aggregator = copy.deepcopy(tiny_network()).aggregator
+    lying, upright = aggregator.constants(28, 56).positions, aggregator.constants(56, 28).positions
+    assert torch.equal(lying, aggregator.patch_embed.position_embedding(2, 4))
+    assert torch.equal(upright, aggregator.patch_embed.position_embedding(4, 2))
+    assert not torch.equal(lying, upright)
+
+
 def test_residual_skip_is_the_rectified_input() -> None:
     unit = ResidualUnit(2).requires_grad_(requires_grad=False)
     for parameter in unit.parameters():
