@@ -174,6 +174,12 @@ def test_what_cannot_be_tested_says_why(baseline: list[FloatArray], run: list[Fl
     assert BLOCK_FRAMES * FEWEST_BLOCKS == 32
 
 
+@pytest.mark.parametrize(("frames", "judged"), [(31, False), (32, True)])
+def test_the_fewest_frames_that_can_be_tested(frames: int, judged: bool) -> None:
+    before = [times[:frames] for times in rounds(6, 0)]
+    assert (judge_rounds(before, before[:4], 0.08, 0.01).status != "incomparable") is judged
+
+
 @given(st.integers(0, 10_000), st.floats(0.5, 2.0), st.sampled_from([2.0**-6, 2.0**6]))
 @settings(max_examples=40)
 def test_units_of_time_do_not_matter(seed: int, factor: float, unit: float) -> None:
