@@ -92,14 +92,12 @@ class ProductAttention(SlicedAttention):
         return out
 
 
-class VarlenAttention:
-    """Torch's flash kernel with lengths read on the device (half precision, Ampere or later, torch ≥ 2.10)."""
+class _LengthsOnDevice:
+    """What kernels share that read on the device from where to where they attend."""
 
     def __init__(self, device: torch.device) -> None:
         self._bounds = torch.zeros(2, dtype=torch.int32, device=device)
-        self._queries = torch.zeros(2, dtype=torch.int32, device=device)
         self._capacity: int | None = None
-        self._attend: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
 
     def plan(self, start: int, end: int, capacity: int) -> None:
         stage(self._bounds, torch.tensor([start, end], dtype=torch.int32))
@@ -108,6 +106,15 @@ class VarlenAttention:
     def capture_key(self) -> Hashable | None:
         """The bounds stay in place."""
         return self._capacity
+
+
+class VarlenAttention(_LengthsOnDevice):
+    """Torch's flash kernel with lengths read on the device (half precision, Ampere or later, torch ≥ 2.10)."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self._queries = torch.zeros(2, dtype=torch.int32, device=device)
+        self._attend: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
 
     def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         capacity = _planned(self._capacity)
@@ -115,26 +122,17 @@ class VarlenAttention:
         return cast(Tensor, self._attend(query, keys, values, self._queries, self._bounds, len(query), capacity))
 
 
-class TritonAttention:
+class TritonAttention(_LengthsOnDevice):
     """This project's kernel, lengths read on the device (half precision, Ampere or later, heads of 64)."""
 
     def __init__(self, device: torch.device) -> None:
-        self._bounds = torch.zeros(2, dtype=torch.int32, device=device)
-        self._capacity: int | None = None
+        super().__init__(device)
         # Two programs a multiprocessor: one's exponentials run beside the other's products. With half the queries a
         # program, keys are read twice as often, and that many do not fit without parts. Measured on an H200, one layer
         # of 1,005 queries and 77,824 keys: 64 queries, 128 keys 0.60 ms; 128 queries, 64 keys, two parts 0.56.
         large = capability(device)[0] in LARGE_TILES
         self._block_q, self._stages = (128, 3) if large else (64, 2)
         self._programs = 2 * multiprocessors(device)
-
-    def plan(self, start: int, end: int, capacity: int) -> None:
-        stage(self._bounds, torch.tensor([start, end], dtype=torch.int32))
-        self._capacity = capacity
-
-    def capture_key(self) -> Hashable | None:
-        """The bounds stay in place."""
-        return self._capacity
 
     def run(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         import triton
