@@ -23,8 +23,7 @@ import numpy as np
 from PIL import Image
 
 import lingbot_eval as lb
-from lingbot_eval.api import Observer
-from lingbot_eval.runs.execute import Parallel
+from lingbot_eval.runs.execute import Observer, Parallel
 from lingbot_eval.runs.workers import gpus
 
 WIDTH, HEIGHT = 518, 378

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lingbot_eval.reports.reading import Run
     from lingbot_eval.reports.report import WrittenReport
     from lingbot_eval.reports.two_runs import RunComparison
-    from lingbot_eval.runs.execute import Outcome, Parallel
-    from lingbot_eval.runs.plan import Plan, Unit
+    from lingbot_eval.runs.execute import Observer, Outcome, Parallel
+    from lingbot_eval.runs.plan import Plan
     from lingbot_eval.runs.records import UnitRecord
     from lingbot_eval.runs.store import RunStore, StoredUnit
     from lingbot_eval.streaming.estimate import Fit
@@ -40,28 +40,6 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 _CAMERA_INTERVAL = 10  # frames
 PathLike = str | os.PathLike[str]
-
-
-class Observer:
-    """Watches a run go by; this one does nothing at each step."""
-
-    def planned(self, plan: Plan) -> None:
-        """Everything is decided, nothing is written yet."""
-
-    def started(self, unit: Unit, frames: int | None) -> None:
-        """A unit begins; frames: of it, None where nobody knows."""
-
-    def frame(self) -> None:
-        """One frame further."""
-
-    def finished(self, unit: Unit, record: UnitRecord) -> None:
-        """A unit has its result, which may be a failure."""
-
-    def skipped(self, unit: Unit) -> None:
-        """A unit was done before."""
-
-    def left_out(self, unit: Unit, reason: str) -> None:
-        """A unit's result cannot be used; it begins anew."""
 
 
 def plan_run(experiment: PathLike | Mapping[str, Any], set: Mapping[str, Any] | Sequence[str] = ()) -> Plan:
@@ -164,7 +142,7 @@ def run(
     from dataclasses import replace
 
     from lingbot_eval.reports.reading import open_run
-    from lingbot_eval.runs.execute import execute
+    from lingbot_eval.runs.execute import Observer, execute
 
     load_plugins(plugins)
     watching = observer or Observer()

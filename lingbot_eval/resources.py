@@ -1,11 +1,12 @@
 """Where things are: cards, experiment files and the notebook's template in a wheel or a checkout, the weights in the
-package, and paths that users write with ``~``.
+package, paths that users write with ``~``, and for a child process what Python imports.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,6 +148,27 @@ def shipped_weights() -> Path:
     if not path.is_file():
         raise ConfigError(f"the shipped weights are not at {path}; the installation is incomplete: install it again")
     return path
+
+
+_CHILD = (
+    "import runpy, sys; module, sys.path[:] = sys.argv[1], sys.argv[2:]; del sys.argv[1:];"
+    " runpy.run_module(module, run_name='__main__', alter_sys=True)"
+)
+
+
+def python_child(module: str) -> list[str]:
+    """The command of a Python process that runs a module, and imports from where this process does, in that order.
+
+    Only the folder in which the user stands, where a prompt or a notebook looks first, comes last: a plugin there is
+    found, and no module there stands in a library's place. The environment has no part in it: programs of other
+    environments that the process starts are not told of this one's libraries.
+
+    Args:
+        module: as after ``python -m``.
+    """
+    given = [each for each in sys.path if isinstance(each, str)]
+    folders = [each for each in given if each] + [each for each in given if not each]
+    return [sys.executable, "-P", "-c", _CHILD, module, *dict.fromkeys(map(os.path.abspath, folders))]
 
 
 def expanded(path: str | Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from lingbot_eval.resources import (
     PUBLIC,
     PublicFile,
     expanded,
+    python_child,
     shared_file,
     shared_folder,
     shared_names,
@@ -98,3 +101,20 @@ def test_what_a_declaration_is_of(declared: Declaration, name: str, variant: str
 def test_a_measurement_is_a_number_or_its_reason(value: Any, reason: str | None, words: str) -> None:
     with pytest.raises(ValueError, match=f"measurement a/b: {words}"):
         Measurement("a", "b", "", value, "m", "c", reason=reason)
+
+
+def test_a_child_imports_from_where_its_parent_does_and_the_users_folder_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("added", "here"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "added" / "child.py").write_text("import json, mine, sys; print(__name__, sys.argv[1:], sys.path)")
+    for name in ("json", "child"):
+        (tmp_path / "here" / f"{name}.py").write_text("raise ImportError('no library')")
+    (tmp_path / "here" / "mine.py").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")  # as of another environment
+    paths = [str(tmp_path / "added"), *filter(None, sys.path)]
+    monkeypatch.setattr(sys, "path", ["../added", "", *paths])
+    done = subprocess.run(python_child("child"), capture_output=True, text=True, check=True)
+    assert done.stdout == f"__main__ [] {[*dict.fromkeys(paths), str(tmp_path / 'here')]}\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lingbot_eval.api import Observer
 from lingbot_eval.cli import output
+from lingbot_eval.runs.execute import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Observer):
-    """For people; it is a `lingbot_eval.scaling.execute.Observer`, too."""
+    """For people."""
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 from lingbot_eval.errors import (
     BusyError,
@@ -29,28 +29,29 @@ from lingbot_eval.runs.scene import scene_tasks
 from lingbot_eval.runs.store import LeftOutUnit, ResultT, RunStore, RunT, Store, StoredUnit, StoredUnits
 
 
-class Observer(Protocol):
-    """Watches units go by; the command line shows progress through it."""
+class Observer:
+    """Watches a run or a study go by; this one does nothing at each step."""
+
+    def planned(self, plan: Plan) -> None:
+        """Everything of a run is decided, nothing is written yet."""
+
+    def preparing(self, unit: Any, frames: int | None) -> None:
+        """Frames of a study's case are made ready, so many where that is known; then `frame` for each."""
 
     def started(self, unit: Any, frames: int | None) -> None:
         """A unit begins; frames: how many it will have, None when nobody knows yet."""
-        ...
 
     def frame(self) -> None:
         """One more prediction of the unit that began last is stored."""
-        ...
 
     def finished(self, unit: Any, record: Any) -> None:
-        """The unit that began last has its result."""
-        ...
+        """The unit that began last has its result, which may be a failure."""
 
     def skipped(self, unit: Any) -> None:
         """A unit was done before, from the same input."""
-        ...
 
     def left_out(self, unit: Any, reason: str) -> None:
         """What is stored of a unit is not used, and the unit begins anew."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.registry import load_plugins, plugins
 from lingbot_eval.runs.attempt import Attempt, Task
 from lingbot_eval.runs.disk import one_component
-from lingbot_eval.runs.execute import Done, attempt_stored
+from lingbot_eval.runs.execute import Done, Observer, attempt_stored
 from lingbot_eval.runs.plan import code_digest
 from lingbot_eval.runs.records import HostRecord, Names, ResultRecord
 from lingbot_eval.runs.store import Store
@@ -155,7 +155,7 @@ def _units(work: _Work) -> queue.SimpleQueue[dict[str, Any] | None]:
     return found
 
 
-class _Work:
+class _Work(Observer):
     """A run's units in this process. busy: whether one is being done."""
 
     def __init__(self, job: Job, methods: OpenMethod, say: Tell) -> None:
@@ -201,9 +201,6 @@ class _Work:
 
     def started(self, unit: Any, frames: int | None) -> None:
         self._say({"event": "started", "frames": frames})
-
-    def preparing(self, unit: Any, frames: int | None) -> None:
-        """Nothing is shown of it."""
 
     def frame(self) -> None:
         self._frames += 1

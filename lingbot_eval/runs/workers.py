@@ -1,7 +1,7 @@
 """Units in processes of their own, several at a time: what dies takes nobody with it and is recorded as a failure.
 
 A slot does one unit after the other in one child process, which keeps the method's weights; a child that dies is
-replaced. A child is ``python -m lingbot_eval.runs.worker``, which says how it is talked to.
+replaced. A child runs `lingbot_eval.runs.worker`, which says how it is talked to.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,12 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lingbot_eval
 from lingbot_eval import errors
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, one_line, reason
 from lingbot_eval.files.atomic import writing
 from lingbot_eval.machine.environment import chosen_variables, device_count
 from lingbot_eval.registry import plugins
+from lingbot_eval.resources import python_child
 from lingbot_eval.runs.attempt import TRACEBACK_FILE, Attempt, Failure, Stage, Task
 from lingbot_eval.runs.disk import PARTIAL_PREFIX
 from lingbot_eval.runs.execute import Done, Observer, Parallel
@@ -318,18 +317,16 @@ class _Child:
 
     def __init__(self, job: Job, variables: Mapping[str, str]) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child
-        package = str(Path(lingbot_eval.__file__).parents[1])
-        paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         # What this process chose in the user's place, the child chooses for itself.
         inherited = {name: value for name, value in os.environ.items() if name not in chosen_variables()}
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lingbot_eval.runs.worker"],
+                python_child("lingbot_eval.runs.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
                 text=True,
-                env={**inherited, "PYTHONPATH": paths, **variables, _INSIDE: "1"},
+                env={**inherited, **variables, _INSIDE: "1"},
                 cwd=job.folder,
                 start_new_session=True,  # a key that interrupts is for the parent, who tells its children
             )

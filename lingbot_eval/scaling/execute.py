@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,9 +23,8 @@ from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.plots import save
 from lingbot_eval.profiling.memory import MemoryProbe
 from lingbot_eval.registry import Plugin
-from lingbot_eval.runs import execute as engine
 from lingbot_eval.runs.attempt import Attempt, Task
-from lingbot_eval.runs.execute import Outcome, Parallel, refuse_commands, run_tasks
+from lingbot_eval.runs.execute import Observer, Outcome, Parallel, refuse_commands, run_tasks
 from lingbot_eval.runs.plan import adapter_of, content_key
 from lingbot_eval.runs.records import Names, utc_now
 from lingbot_eval.runs.scoring import PoseLog
@@ -230,14 +229,6 @@ LOADING = 4
 PAGE, FIGURE = "scale.md", "scale.png"
 
 
-class Observer(engine.Observer, Protocol):
-    """Watches a study go by."""
-
-    def preparing(self, case: Case, frames: int | None) -> None:
-        """Frames of this case's size are made ready, so many of them where that is known; then `frame` for each."""
-        ...
-
-
 def in_order(study: Study) -> tuple[Case, ...]:
     """All cases, those of one precision together: they share a network."""
     cases = tuple(study.all_cases())
@@ -278,11 +269,11 @@ def execute(
 
 def reopen(path: Path, settings: str) -> tuple[Store[ScaleRecord, CaseRecord], Callable[[Names], CaseTask]]:
     """As `lingbot_eval.runs.scene.reopen`, of a study."""
-    tasks = _tasks(validated(Study, json.loads(settings), str(path)), None)
+    tasks = _tasks(validated(Study, json.loads(settings), str(path)), Observer())
     return scale_store(path), lambda names: tasks[names]
 
 
-def _tasks(study: Study, observer: Observer | None) -> dict[Names, CaseTask]:
+def _tasks(study: Study, observer: Observer) -> dict[Names, CaseTask]:
     free = study.device.startswith("cuda") if study.method is None else study.method.leaves_the_cpu_free
     sources = _Sources(study, observer, workers=LOADING if free else 0)
     return {case.names: CaseTask(study, case, sources.open) for case in in_order(study)}
@@ -315,7 +306,7 @@ def write_scaling(path: Path) -> tuple[Path, ...]:
 class _Sources:
     """The frames of the size used last: cases of one size share their pool."""
 
-    def __init__(self, study: Study, observer: Observer | None, workers: int) -> None:
+    def __init__(self, study: Study, observer: Observer, workers: int) -> None:
         self._study = study
         self._workers = workers
         self._observer = observer
@@ -326,10 +317,8 @@ class _Sources:
         if self._held is None or self._held[0] != case.size:
             self._held = None
             settings = self._study.input
-            if self._observer is not None:
-                self._observer.preparing(case, settings.pool)
-            ready = (lambda: None) if self._observer is None else self._observer.frame
-            self._held = case.size, open_source(settings, case.size, self._workers, ready)
+            self._observer.preparing(case, settings.pool)
+            self._held = case.size, open_source(settings, case.size, self._workers, self._observer.frame)
         return self._held[1].first(case.frames)
 
 

@@ -282,7 +282,7 @@ def _conventions(cases: Sequence[CaseRecord]) -> list[str]:
         lines += [f"{m.name.replace('_', ' ')}: {m.convention}" for m in case.measurements if m.variant in ("", "p50")]
     if any(point.formula_bytes for case in cases for point in case.checkpoints):
         lines.append("formula: cache bytes in view by model.md section 7, for the frames kept so far")
-    lines.append("a stream cannot go on in its middle: a case that was cut was run again from its first frame")
+    lines.append("a case that was cut off went on from its last saved state, from its first frame where it had none")
     return list(dict.fromkeys(lines))
 
 

@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from lingbot_eval.errors import DataError, DependencyError, LingbotEvalError, one_line, reason
+from lingbot_eval.resources import python_child
 from lingbot_eval.types import Frame, FrameType, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import MAX_VOXELS, VoxelCloud
 from lingbot_eval.viewing.kept import pixel_step, pixels_of
@@ -430,15 +431,13 @@ def _opened(address: str) -> InputContainer:
 
 
 def _start(said: IO[bytes]) -> subprocess.Popen[bytes]:
-    """The page's process. It imports from where this one does, in that order. Raises OSError where that is refused."""
-    paths = os.pathsep.join(each for each in sys.path if isinstance(each, str) and each)
+    """The page's process. Raises OSError where that is refused."""
     return subprocess.Popen(
-        # -P: no module of the folder in which the user stands.
-        [sys.executable, "-P", "-m", "lingbot_eval.viewing.live"],
+        python_child("lingbot_eval.viewing.live"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=said,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,  # a key that interrupts is for the parent, whose end ends the child
     )
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import lingbot_eval as lb
-from lingbot_eval.api import Observer
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.gating.sides import FAMILIES
+from lingbot_eval.runs.execute import Observer
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
 
 

@@ -16,6 +16,7 @@ from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError, UnknownSceneError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import plan
+from lingbot_eval.runs.execute import Observer
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.types import (
     FloatArray,
@@ -210,7 +211,7 @@ def experiment(*methods: str, **changes: Any) -> Experiment:
     return validated(Experiment, document, "test")
 
 
-class Quiet:
+class Quiet(Observer):
     """An observer that only counts."""
 
     def __init__(self) -> None:

@@ -35,8 +35,12 @@ from tests.support.processes import children, command, ended, environment, resul
 from tests.support.tiny import run_folder, write_experiment
 
 
-def test_two_workers_store_what_one_process_does(tmp_path: Path) -> None:
+def test_two_workers_store_what_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies in the folder where the user stands."""
     file = write_experiment(tmp_path)
+    (tmp_path / "queue.py").write_text("raise ImportError('no library')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
     serial = lb.run(file, out=tmp_path / "serial")
     parallel = lb.run(file, out=tmp_path / "parallel", parallel=Parallel(workers=2))
     assert results(tmp_path / "parallel") == results(tmp_path / "serial")

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lingbot_eval.runs.execute import Observer
 from lingbot_eval.runs.unit_files import UnitWriter, read_table
 from lingbot_eval.scaling.records import SCALE_LAYOUT, CaseRecord
 from lingbot_eval.scaling.settings import Case, Study
@@ -55,7 +56,7 @@ def written(folder: Path, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     return read_table(folder / "case" / SCALE_LAYOUT.table, SCALE_LAYOUT)
 
 
-class Quiet:
+class Quiet(Observer):
     """An observer that only notes."""
 
     def __init__(self) -> None:

@@ -244,7 +244,7 @@ def test_the_page_says_how_each_number_was_measured_once_and_on_what() -> None:
         "- forward latency",
         "- forward fps",
         "- formula",
-        "- a stream cannot go on in its middle",
+        "- a case that was cut off went on from its last saved state, from its first frame where it had none",
     ]
     assert "- forward latency: of steps, p50" in measured
     assert "Measured on A; torch 2.9; all of it is in `scale.json`." in lines

@@ -297,11 +297,14 @@ def test_the_page_ends_by_word_though_another_process_holds_its_pipe() -> None:
     assert viewer._process.returncode == 0
 
 
-def test_the_page_imports_from_where_its_parent_does_and_what_python_prints_there_is_no_answer(
+def test_the_page_imports_as_its_parent_does_and_what_python_prints_there_is_no_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"print('hello', flush=True)\nopen({str(tmp_path / 'seen')!r}, 'w')\n")
-    monkeypatch.setattr(sys, "path", [str(tmp_path), "", *sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
+    (tmp_path / "queue.py").write_text("raise ImportError('no library')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
     viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
     viewer.stop()
     assert (tmp_path / "seen").exists()
