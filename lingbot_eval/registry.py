@@ -102,6 +102,20 @@ class Registry(Generic[EntryT]):
         return ((name, entry) for name, (entry, _) in self._added.items())
 
 
+def check_name(given: object, decorator: str) -> None:
+    """Refuse a decorator without its brackets, which is given the class itself and would register nothing.
+
+    Args:
+        given: the decorator's argument.
+        decorator: its public name, such as ``method``.
+
+    Raises:
+        ConfigError: ``given`` is no text.
+    """
+    if not isinstance(given, str):
+        raise ConfigError(f'@{decorator}: expected a name, as in @{decorator}("mine"), found {given!r}')
+
+
 def check_subclass(given: object, base: type, public: str, entry: str) -> None:
     """Refuse what a decorator cannot register.
 
@@ -203,7 +217,7 @@ def _loading(plugin: Plugin, what: str) -> Iterator[None]:
         yield
     except LingbotEvalError as error:
         raise ConfigError(f"{what}: {error}") from error
-    except Exception as error:  # a plugin is foreign code and may raise anything
+    except (Exception, SystemExit) as error:  # a plugin is foreign code: it raises anything, and exits
         raise ConfigError(f"{what} cannot be loaded: {one_line(error)}") from error
     finally:
         _LOADING.pop()

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from lingbot_eval import __version__
 from lingbot_eval.cli import output
-from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, reason, shortage, shortened
+from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, one_line, reason, shortage, shortened
 from lingbot_eval.machine.environment import threads_that_share
 from lingbot_eval.machine.wait import WAIT, process_age_s
 from lingbot_eval.registry import load_plugins
@@ -127,7 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _libraries_hushed(), threads_that_share():
             if args.plugin:
                 load_plugins(args.plugin)
-            code = int(args.do(args))
+            try:
+                code = int(args.do(args))
+            except SystemExit as error:
+                # Whatever of a plugin runs where nobody expects it to: its exit is not the command's, and not silent.
+                raise ConfigError(f"code of a plugin failed: {one_line(error)}") from error
         output.finish()
         return code
     except LingbotEvalError as error:

@@ -311,14 +311,20 @@ def _print_pairing(pairing: Pairing | None, *, spans: bool) -> None:
 
 
 def _headlines(align: str, scored: PoseScore) -> list[Measurement]:
-    """The few that are asked for first, under the chosen alignment; the scale of a Sim(3) says what it took."""
+    """The few that are asked for first, under the chosen alignment; the scale of a Sim(3) says what it took.
+
+    Those of plugins come behind them, under the alignment that each has.
+    """
+    from lingbot_eval.metrics.base import declared
     from lingbot_eval.metrics.declarations import headlines
 
-    wanted = [(declared.name, align if declared.variant == "sim3" else "") for declared in headlines()]
+    wanted = [(first.name, align if first.variant == "sim3" else "") for first in headlines()]
     # KITTI's two figures belong together.
     wanted.insert(wanted.index(("segment_translation", align)) + 1, ("segment_rotation", align))
     wanted.append(("scale", "anchor" if align == "anchor" else "sim3"))
     found = {(m.name, m.variant): m for m in scored.measurements}
+    own = [(metric.name, "" if metric.align == "none" else metric.align) for metric in declared("trajectory")]
+    wanted += [key for key in own if key in found and found[key].headline]
     return [found[key] for key in wanted if key in found]
 
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from pydantic import BaseModel
+
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import refuse_impossible
 from lingbot_eval.datasets.sequence import Adapter
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.registry import Registry, check_subclass
+from lingbot_eval.registry import Registry, check_name, check_subclass
 from lingbot_eval.resources import expanded
 from lingbot_eval.validation import validated
 
@@ -69,8 +71,11 @@ def dataset(name: str) -> Callable[[DatasetT], DatasetT]:
         ConfigError: the name is taken, or the class is no `FileDataset`.
     """
 
+    check_name(name, "dataset")
+
     def register(cls: DatasetT) -> DatasetT:
         check_subclass(cls, FileDataset, "FileDataset", f"dataset {name!r}")
+        check_subclass(cls.Options, BaseModel, "Settings", f"Options of dataset {name!r}")
         cls.name = name
         DATASETS.add(name, cls, cls)
         return cls

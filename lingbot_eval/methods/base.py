@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 from pydantic import BaseModel, Field, create_model
 
 from lingbot_eval.errors import ConfigError, StreamError, one_line
-from lingbot_eval.registry import Registry, check_subclass
+from lingbot_eval.registry import Registry, check_name, check_subclass
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
@@ -276,8 +276,11 @@ def method(kind: str) -> Callable[[MethodT], MethodT]:
         ConfigError: the kind is taken, or the class is no `BaseMethod`.
     """
 
+    check_name(kind, "method")
+
     def register(cls: MethodT) -> MethodT:
         check_subclass(cls, BaseMethod, "Method", f"method {kind!r}")
+        check_subclass(cls.Settings, BaseModel, "Settings", f"Settings of method {kind!r}")
         METHODS.add(kind, _settings_type(kind, cls), cls)
         return cls
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from lingbot_eval.errors import ConfigError, UnscorableError, one_line
 from lingbot_eval.metrics.matching import MatchedPoses
-from lingbot_eval.registry import Registry, check_subclass
+from lingbot_eval.registry import Registry, check_name, check_subclass
+from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import (
     DepthMap,
     Direction,
@@ -61,7 +62,7 @@ class Metric:
             value = float(compute())
         except UnscorableError as error:
             reason = str(error)
-        except Exception as error:  # noqa: BLE001 - a plugin's function is foreign code and may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code: it raises anything, and exits
             reason = f"the metric failed: {one_line(error)}"
         if value is not None and not np.isfinite(value):
             value, reason = None, f"the metric gave {value}, which is no result"
@@ -133,11 +134,12 @@ class MetricFamily:
     """Measurements that are computed together, from one set of settings; an instance takes one scene.
 
     Attributes:
-        Settings: a pydantic model; an experiment gives it under ``metrics`` by the family's name.
+        Settings: a pydantic model; an experiment gives it under ``metrics`` by the family's name. None of its own
+            unless a family says so.
         on: whether it is measured unless an experiment switches it off (``null``), or only where one asks for it.
     """
 
-    Settings: ClassVar[type[BaseModel]]
+    Settings: ClassVar[type[BaseModel]] = StrictModel
     on: ClassVar[bool] = True
 
     def __init__(self, settings: Any, context: SceneContext) -> None:
@@ -183,12 +185,27 @@ def metric_family(name: str) -> Callable[[FamilyT], FamilyT]:
         ConfigError: the name is taken, or the class is no `MetricFamily`.
     """
 
+    check_name(name, "metric_family")
+
     def register(cls: FamilyT) -> FamilyT:
         check_subclass(cls, MetricFamily, "MetricFamily", f"metric family {name!r}")
+        check_subclass(cls.Settings, BaseModel, "Settings", f"Settings of metric family {name!r}")
         FAMILIES.add(name, cls, cls)
         return cls
 
     return register
+
+
+def told_apart(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """The measurements of a scene. Raises ConfigError where two have one name: nobody could tell whose value it is."""
+    found: dict[tuple[str, str, str], Measurement] = {}
+    for measured in measurements:
+        key = (measured.family, measured.name, measured.variant)
+        if key in found:
+            words = "/".join(filter(None, key))
+            raise ConfigError(f"{words} is measured twice; give the plugin's measurement another name")
+        found[key] = measured
+    return list(found.values())
 
 
 def because(measurements: Iterable[Measurement], reason: str) -> list[Measurement]:
@@ -233,6 +250,8 @@ def metric(
     Raises:
         ConfigError: an unknown family or alignment, or a name that is taken.
     """
+    from lingbot_eval.metrics.declarations import declarations  # it asks the families, which are built on this file
+
     if family not in _ALIGNMENTS:
         raise ConfigError(f"metric family {family!r}: expected one of {', '.join(_ALIGNMENTS)}")
     alignment = align if align is not None else _ALIGNMENTS[family][0]
@@ -243,6 +262,8 @@ def metric(
 
     def register(function: FunctionT) -> FunctionT:
         chosen = name or function.__name__
+        if any(found.name == chosen for of, found in declarations() if of == family):
+            raise ConfigError(f"metric {chosen!r} is taken by lingbot_eval itself; choose another name")
         declared = Metric(family, chosen, unit, better, convention, alignment, headline, function)
         METRICS.add(chosen, declared, function)
         return function

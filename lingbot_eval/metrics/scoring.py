@@ -14,7 +14,7 @@ from lingbot_eval.files.times import associate, scale_of
 from lingbot_eval.files.trajectories import Pairing, TrajectoryFile, pair_trajectories
 from lingbot_eval.geometry.alignment import aligned_rmse
 from lingbot_eval.geometry.poses import finite_poses, spread
-from lingbot_eval.metrics.base import Quantity
+from lingbot_eval.metrics.base import Quantity, told_apart
 from lingbot_eval.metrics.drift import DriftSettings, score_drift
 from lingbot_eval.metrics.matching import ALIGNMENTS, ANCHOR_FRAMES, Alignment, match_poses
 from lingbot_eval.metrics.meaning import FEW_PERCENT, match_notes, pose_notes
@@ -141,7 +141,7 @@ def score(
     if "auc" not in without:
         found += pair_measurements(truth, guess, progress=progress)
     if of_trajectory is not None:
-        found += plugin_measurements(truth, guess, of_trajectory)
+        found = told_apart([*found, *plugin_measurements(truth, guess, of_trajectory)])
     notes = notes_on(truth, guess, total, None if pairing is None else pairing.reference_poses)
     scored = PoseScore(align, tuple(found), notes, trajectory, drift)
     if pairing is None or not (isinstance(reference, TrajectoryFile) and isinstance(estimate, TrajectoryFile)):

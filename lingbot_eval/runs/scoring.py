@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lingbot_eval.metrics.base import FAMILIES, SceneContext, ScoredScene
+from lingbot_eval.metrics.base import FAMILIES, SceneContext, ScoredScene, told_apart
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.metrics.scoring import notes_on
 from lingbot_eval.metrics.trajectory import TrajectoryScore
@@ -185,7 +185,7 @@ class SceneScorer:
         reference: poses of the frames that have one, metres, camera-to-world. total_frames: of the sequence.
         """
         scene = ScoredScene(reference, self._poses.trajectory(), total_frames)
-        measurements = [found for family in self._families for found in family.compute(scene)]
+        measurements = told_apart(found for family in self._families for found in family.compute(scene))
         if self._left_out is not None and (words := self._left_out.words()):
             measurements = [
                 replace(m, convention=f"{m.convention}; without the pixels that {words} leave out")

@@ -164,6 +164,27 @@ def test_an_experiment_from_elsewhere_loads_nothing(folder: Path) -> None:
         ("import lingbot_eval as lb\n@lb.dataset('kitti')\nclass A(lb.FileDataset): pass\n", "'kitti' is taken"),
         ("import lingbot_eval as lb\n@lb.method('x')\nclass A: pass\n", "expected a subclass"),
         ("import lingbot_eval as lb\n@lb.metric('sound', unit='dB', convention='')\ndef f(): pass\n", "'sound'"),
+        ("import sys\nsys.exit(4)\n", "sys.exit(4)"),
+        # Without brackets a decorator is given the class, and would register nothing.
+        *(
+            (f"import lingbot_eval as lb\n@lb.{name}\nclass A(lb.{base}): pass\n", f'@{name}("mine")')
+            for name, base in (("method", "Method"), ("dataset", "FileDataset"), ("metric_family", "MetricFamily"))
+        ),
+        *(
+            (
+                f"import lingbot_eval as lb\n@lb.{name}('x')\nclass A(lb.{base}):\n  class {own}: pass\n",
+                "lingbot_eval.Settings",
+            )
+            for name, base, own in (
+                ("method", "Method", "Settings"),
+                ("dataset", "FileDataset", "Options"),
+                ("metric_family", "MetricFamily", "Settings"),
+            )
+        ),
+        (
+            "import lingbot_eval as lb\n@lb.metric('trajectory', unit='m', convention='')\ndef ate_rmse(a, b): pass\n",
+            "'ate_rmse' is taken by lingbot_eval itself",
+        ),
     ],
 )
 @pytest.mark.usefixtures("own_registry")
@@ -189,6 +210,44 @@ def test_what_they_do_wrong_is_the_units_failure(folder: Path, tmp_path: Path) -
     words = ("run", str(folder / "mine.yaml"), "--plugin", "plugin_mine.py", "--json", "--no-report", "--out", "runs")
     document = json.loads(command(tmp_path, *words, code=1))
     assert {unit["status"] for unit in document["units"]} == {"failed"}
+
+
+METRICS_OF_ALL_KINDS = """
+import sys
+import lingbot_eval as lb
+
+def metric(**more):
+    return lb.metric("trajectory", unit="m", convention="as I count", **more)
+
+@metric()
+def shown(reference, estimate):
+    return 2.5
+
+@metric(headline=False)
+def aside(reference, estimate):
+    return 3.5
+
+@metric()
+def leaves(reference, estimate):
+    sys.exit(3)
+"""
+
+
+def test_score_shows_them_among_the_first_and_outlives_their_faults(tmp_path: Path) -> None:
+    poses = np.tile(np.eye(4), (20, 1, 1))
+    poses[:, :3, 3] = np.random.default_rng(0).normal(size=(20, 3))
+    np.save(tmp_path / "poses.npy", poses)
+    (tmp_path / "metrics.py").write_text(METRICS_OF_ALL_KINDS)
+    words = ("score", "--gt", "poses.npy", "--est", "poses.npy", "--plugin", "metrics.py")
+    said = command(tmp_path, *words)
+    assert "2.500000 m" in said
+    assert "3.5" not in said
+    assert "it ended the program: sys.exit(3)" in said
+    found = {m["name"]: m for m in json.loads(command(tmp_path, *words, "--json"))["measurements"]}
+    assert (found["aside"]["value"], found["leaves"]["value"]) == (3.5, None)
+    # One of ours that no declaration names in full.
+    (tmp_path / "metrics.py").write_text(METRICS_OF_ALL_KINDS.replace("def shown", "def ate_mean"))
+    assert "trajectory/ate_mean/sim3 is measured twice" in command(tmp_path, *words, code=2)
 
 
 FAMILY = """
@@ -230,3 +289,7 @@ def test_a_family_of_ones_own_has_settings_and_is_measured(folder: Path, tmp_pat
     assert "unknown key 'lngest'" in said or "lngest" in said
     said = command(tmp_path, *words, "--set", "metrics.hobs={}", code=2)
     assert "unknown key 'hobs' (did you mean 'hops'?)" in said
+    bare = FAMILY.replace("    class Settings(lb.Settings):\n        longest: float = 1.0\n", "")
+    (tmp_path / "hops.py").write_text(bare.replace("self.settings.longest", "1.5"))
+    document = json.loads(command(tmp_path, *words))
+    assert measured(document, "long_steps")["value"] == 11
