@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.atomic import atomic_path
 from lingbot_eval.tables import plain
-from lingbot_eval.types import FloatArray
+from lingbot_eval.types import CACHE_KINDS, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -34,6 +34,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
 GREY = "#8A8A8A"
 LINE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 """Of several lines in one panel, in this order."""
+CACHE_COLOURS = dict(zip(CACHE_KINDS, (BLUE, SKY, ORANGE, PURPLE), strict=True))
 
 _DPI = 110  # of a PNG
 _LONGEST_TITLE = 110

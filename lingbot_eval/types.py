@@ -85,14 +85,18 @@ class Trajectory:
         return self.camera_to_world[:, :3, 3]
 
 
+CACHE_KINDS = ("anchor", "window", "memory", "camera_head")
+"""What keys and values are kept for."""
+
+
 @dataclass(frozen=True)
 class StepCost:
     """What one frame cost on the device.
 
     forward_s: seconds of the streaming step on its device, between CUDA events, on a CPU by the wall clock. Scale
     frames enter together: each carries an equal share of that one pass. cache_bytes: in use after the step, by kind
-    (``anchor``, ``window``, ``memory``, ``camera_head``); cache_allocated: held for them, headroom included, None where
-    the method does not tell. device_bytes: allocated on the device after the step, None on a CPU.
+    (`CACHE_KINDS`); cache_allocated: held for them, headroom included, None where the method does not tell.
+    device_bytes: allocated on the device after the step, None on a CPU.
     """
 
     forward_s: float

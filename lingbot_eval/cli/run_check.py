@@ -11,6 +11,7 @@ from lingbot_eval.cli import output
 from lingbot_eval.errors import DataError, LingbotEvalError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.tables import Column, Table, columns
+from lingbot_eval.types import CACHE_KINDS
 
 if TYPE_CHECKING:
     from lingbot_eval.runs.plan import Plan, Unit
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from lingbot_eval.viewing.kept import KeepSettings
 
 _MIB = 2**20
-_KINDS = ("anchor", "window", "memory", "camera_head")
-_HEADER = ("frames", "size", "interval", "kept", *(kind.replace("_", " ") for kind in _KINDS))
+_HEADER = ("frames", "size", "interval", "kept", *(kind.replace("_", " ") for kind in CACHE_KINDS))
 _HEADER += ("allocated", "weights", "peak")
 
 
@@ -185,7 +185,7 @@ def _cells(check: UnitCheck, estimate: StreamEstimate) -> tuple[str, ...]:
     kept = f"{estimate.kept_least}–{estimate.kept}" if estimate.kept_least < estimate.kept else str(estimate.kept)
     if estimate.windows > 1:
         kept += " a window"
-    sizes = [estimate.cache_bytes[kind] for kind in _KINDS]
+    sizes = [estimate.cache_bytes[kind] for kind in CACHE_KINDS]
     sizes += [estimate.cache_allocated, estimate.weights_bytes, estimate.peak_bytes]
     width, height = check.size or (0, 0)
     return (

@@ -29,9 +29,7 @@ from lingbot_eval.statistics import ALPHA
 from lingbot_eval.streaming.estimate import distance
 from lingbot_eval.streaming.stores import attention_name
 from lingbot_eval.tables import MISSING, Table, columns, markdown_text, mebibytes, number_text, quantity
-from lingbot_eval.types import FloatArray
-
-_KINDS = ("anchor", "window", "memory", "camera_head")
+from lingbot_eval.types import CACHE_KINDS, FloatArray
 
 
 def title(found: BackendComparison) -> str:
@@ -155,7 +153,7 @@ def _memory(found: BackendComparison) -> Table:
     rows = [
         (
             side.contender.label,
-            *(mebibytes(side.cache_bytes.get(kind)) for kind in _KINDS),
+            *(mebibytes(side.cache_bytes.get(kind)) for kind in CACHE_KINDS),
             mebibytes(sum(side.cache_bytes.values()) if side.cache_bytes else None),
             mebibytes(side.cache_allocated),
             mebibytes(side.weights_bytes),
@@ -163,7 +161,8 @@ def _memory(found: BackendComparison) -> Table:
         )
         for side in found.sides
     ]
-    header = ("side", *(kind.replace("_", " ") for kind in _KINDS), "in view", "allocated", "weights", "device peak")
+    kinds = (kind.replace("_", " ") for kind in CACHE_KINDS)
+    header = ("side", *kinds, "in view", "allocated", "weights", "device peak")
     legend = [
         "MiB; keys and values in view when they are most, by kind and in all; allocated: held for them, with headroom",
         "device peak: largest sum of live tensors while the side ran alone, without weights"

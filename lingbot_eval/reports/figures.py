@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from lingbot_eval.plots import (
     BLACK,
     BLUE,
+    CACHE_COLOURS,
     GREEN,
     GREY,
     ORANGE,
     PURPLE,
-    SKY,
     VERMILION,
     draw_series,
     legend_above,
@@ -26,7 +26,7 @@ from lingbot_eval.plots import (
     thinned,
 )
 from lingbot_eval.runs.unit_files import Columns, DepthPanels
-from lingbot_eval.types import DriftSeries, FloatArray
+from lingbot_eval.types import CACHE_KINDS, DriftSeries, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _MIB = 2**20
 # Of the depth panels, in inches: width of one, where they begin, where their colour bars do.
 _WIDE, _PANELS, _BARS = 2.42, (0.35, 2.87, 5.39, 8.72), (7.9, 11.23)
-_CACHE_KINDS = (("anchor", BLUE), ("window", SKY), ("memory", ORANGE), ("camera_head", PURPLE))
 
 
 def error_figure(frames: Columns, title: str) -> Figure | None:
@@ -66,7 +65,7 @@ def cost_figure(frames: Columns, title: str) -> Figure | None:
     """Milliseconds and memory along the sequence; None when the frame table has neither."""
     parts = [
         (_draw_milliseconds, ("forward_ms", "interval_ms")),
-        (_draw_cache, tuple(f"cache_{kind}_bytes" for kind, _ in _CACHE_KINDS)),
+        (_draw_cache, tuple(f"cache_{kind}_bytes" for kind in CACHE_KINDS)),
         (_draw_memory, ("process_bytes", "device_bytes")),
     ]
     there = [draw for draw, columns in parts if any(np.isfinite(frames[name]).any() for name in columns)]
@@ -99,13 +98,13 @@ def _draw_milliseconds(axes: Axes, frames: Columns) -> None:
 def _draw_cache(axes: Axes, frames: Columns) -> None:
     index = frames["index"].astype(np.float64)
     kept = thinned(len(index))
-    kinds = [(kind, color) for kind, color in _CACHE_KINDS if np.isfinite(frames[f"cache_{kind}_bytes"]).any()]
-    layers = [np.nan_to_num(frames[f"cache_{kind}_bytes"])[kept] / _MIB for kind, _ in kinds]
+    kinds = [kind for kind in CACHE_KINDS if np.isfinite(frames[f"cache_{kind}_bytes"]).any()]
+    layers = [np.nan_to_num(frames[f"cache_{kind}_bytes"])[kept] / _MIB for kind in kinds]
     axes.stackplot(
         index[kept],
         *layers,
-        colors=[color for _, color in kinds],
-        labels=[kind.replace("_", " ") for kind, _ in kinds],
+        colors=[CACHE_COLOURS[kind] for kind in kinds],
+        labels=[kind.replace("_", " ") for kind in kinds],
         alpha=0.85,
         linewidth=0,
     )

@@ -32,8 +32,8 @@ from lingbot_eval.tables import MISSING, Cell, Column, Table, fenced, markdown_t
 _TEMPLATES = Path(__file__).parent / "templates"
 _FRAMES = "; frame-src 'self' file:"  # scenes in three dimensions, from the report's folder alone
 _CSV = "text/csv;charset=utf-8"
-_GROUPED = "dataset"
-"""Title of a first column that is shown as a line above its rows."""
+_GROUPED = ("dataset", "scene")
+"""Titles of a first column that is shown as a line above its rows."""
 
 
 def html_page(content: Content, measurements: str | None, folder: Path) -> str:
@@ -106,7 +106,7 @@ def _environment(folder: Path) -> Environment:
         "breakable": _breakable,
         "value_text": _value_text,
         "grouped": _is_grouped,
-        "by_dataset": _by_dataset,
+        "by_group": _by_group,
         "footnotes": _footnotes,
         "address": lambda file: quote(file.as_posix()),
         "picture": lambda file: data_uri((folder / file).read_bytes(), "image/png"),
@@ -145,11 +145,11 @@ def _value_text(cell: Cell) -> str:
 
 
 def _is_grouped(table: Table) -> bool:
-    return bool(table.columns) and table.columns[0].title == _GROUPED
+    return bool(table.columns) and table.columns[0].title in _GROUPED
 
 
-def _by_dataset(table: Table) -> list[tuple[str | None, list[_Line]]]:
-    """Rows under the name of their dataset; in a table without datasets all of them under None."""
+def _by_group(table: Table) -> list[tuple[str | None, list[_Line]]]:
+    """Rows under the name of their dataset or scene; in a table that begins with neither all of them under None."""
     if not _is_grouped(table):
         return [(None, [_line(table.columns, row) for row in table.cells])]
     groups = itertools.groupby(table.cells, key=lambda row: row[0].text)

@@ -239,7 +239,7 @@ def _results(content: Content) -> Iterator[Block]:
 def _paths(content: Content) -> Iterator[Block]:
     """How each scene's methods moved, and the clouds that they built."""
     figures = [figure for unit in content.scenes for figure in unit.figures if figure.is_path]
-    yield from _some_seen(figures, _PICTURES, lambda some: Pictures(tuple(some)), "more pictures")
+    yield from _some_seen(figures, _PICTURES, lambda some: Pictures(tuple(some)))
     yield from content.spaces
     if not content.spaces and any(figure.kind == "cloud" for figure in figures):
         yield Text("lingbot-eval view RUN, or report RUN --interactive", "Walk through the clouds")
@@ -255,7 +255,7 @@ def _failures(content: Content) -> Iterator[Block]:
     ]
     found += [(unit.label, problem) for unit in content.units for problem in unit.problems]
     found += [("Note", note) for note in content.notes]
-    yield from _some_seen(found[:_LISTED], _REMARKS, lambda some: Listing(tuple(some)), "more")
+    yield from _some_seen(found[:_LISTED], _REMARKS, lambda some: Listing(tuple(some)))
     if more := len(found[_LISTED:]):
         yield Text(f"{more} more: each failure is in tables/, each remark in its unit's result.json")
 
@@ -364,12 +364,12 @@ def _commands(content: Content) -> Iterator[Block]:
         yield Code(run.results.record.command, "sh")
 
 
-def _some_seen(things: Sequence[T], count: int, block: Callable[[Sequence[T]], Block], rest: str) -> Iterator[Block]:
+def _some_seen(things: Sequence[T], count: int, block: Callable[[Sequence[T]], Block]) -> Iterator[Block]:
     """The first few as they are, the others folded."""
     if things:
         yield block(things[:count])
     if things[count:]:
-        yield Folded(f"{len(things) - count} {rest}", (block(things[count:]),))
+        yield Folded(f"{len(things) - count} more", (block(things[count:]),))
 
 
 def _published_numbers(content: Content, *, others: bool = False) -> tuple[tuple[Run, PublishedRow], ...]:

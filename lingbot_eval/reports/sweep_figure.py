@@ -15,6 +15,7 @@ from lingbot_eval.reports.reading import Run
 from lingbot_eval.reports.rendering import method_label
 from lingbot_eval.runs.records import UnitRecord
 from lingbot_eval.tables import plain
+from lingbot_eval.types import CACHE_KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ _ERRORS: tuple[tuple[Key, ...], ...] = (
     (("depth", "abs_rel", "video_scale"), ("depth", "abs_rel", "scale_only")),
     (("points", "chamfer", ""),),
 )
-_CACHE = ("cache_anchor", "cache_window", "cache_memory", "cache_camera_head")
+_CACHE = tuple(f"cache_{kind}" for kind in CACHE_KINDS)
 _GIGABYTES = 2**20 / 1e9  # in a MiB
 _FEWEST_BUDGETS = 3
 _X = {"lengths": "frames", "densities": "every so many frames", "budget": "keys and values in view at the end (GB)"}

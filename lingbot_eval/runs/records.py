@@ -33,7 +33,7 @@ from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.json_documents import MAX_BYTES, parse_json
 from lingbot_eval.files.reading import read_file
 from lingbot_eval.metrics.declarations import with_declaration
-from lingbot_eval.types import Measurement
+from lingbot_eval.types import CACHE_KINDS, Measurement
 
 SCHEMA_VERSION = 2
 """1 had no checksums and no key in a unit's record: it is read still, and cannot be checked."""
@@ -47,10 +47,7 @@ FRAME_COLUMNS = (
     "position_error_m",  # after the Sim(3) alignment of the whole sequence; empty without a reference pose
     "rotation_error_deg",  # likewise
     "depth_abs_rel",  # this frame alone, scale_only alignment; empty where it cannot be scored
-    "cache_anchor_bytes",
-    "cache_window_bytes",
-    "cache_memory_bytes",
-    "cache_camera_head_bytes",
+    *(f"cache_{kind}_bytes" for kind in CACHE_KINDS),
     "device_bytes",
     "process_bytes",  # resident set size of the process
 )

@@ -21,6 +21,7 @@ from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.stream import Output
 from lingbot_eval.runs.unit_files import DepthPanels
 from lingbot_eval.types import (
+    CACHE_KINDS,
     DepthMap,
     DriftSeries,
     FloatArray,
@@ -160,10 +161,7 @@ class SceneScorer:
             "forward_ms": None if cost is None else 1e3 * cost.forward_s,
             "interval_ms": 1e3 * output.interval_s if self._is_timed else None,
             "depth_abs_rel": abs_rel,
-            "cache_anchor_bytes": cache.get("anchor"),
-            "cache_window_bytes": cache.get("window"),
-            "cache_memory_bytes": cache.get("memory"),
-            "cache_camera_head_bytes": cache.get("camera_head"),
+            **{f"cache_{kind}_bytes": cache.get(kind) for kind in CACHE_KINDS},
             "device_bytes": None if cost is None else cost.device_bytes,
             "process_bytes": process_resident_bytes(),
         }

@@ -19,8 +19,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from lingbot_eval.machine.environment import machine_name
 from lingbot_eval.plots import (
     BLUE,
+    CACHE_COLOURS,
     GREEN,
-    GREY,
     ORANGE,
     PURPLE,
     SKY,
@@ -33,7 +33,6 @@ from lingbot_eval.plots import (
 )
 from lingbot_eval.scaling.records import (
     CONVENTION,
-    KINDS,
     QUANTITIES,
     CaseRecord,
     CheckpointRecord,
@@ -52,7 +51,7 @@ from lingbot_eval.tables import (
     quantity,
     reasons,
 )
-from lingbot_eval.types import FloatArray
+from lingbot_eval.types import CACHE_KINDS, FloatArray
 
 
 def title(record: ScaleRecord) -> str:
@@ -148,7 +147,7 @@ _CHECKPOINTS = (
     "kept",
     "forward ms",
     "end to end ms",
-    *(f"{kind.replace('_', ' ')} MiB" for kind in KINDS),
+    *(f"{kind.replace('_', ' ')} MiB" for kind in CACHE_KINDS),
     "/ formula",
     "cache held MiB",
     "allocated MiB",
@@ -246,7 +245,7 @@ def _checkpoint(point: CheckpointRecord) -> tuple[str, ...]:
         str(point.frames),
         str(point.kept),
         *(MISSING if value is None else number_text(value, "ms") for value in (point.forward_ms, point.interval_ms)),
-        *(mebibytes(point.cache_bytes.get(kind)) for kind in KINDS),
+        *(mebibytes(point.cache_bytes.get(kind)) for kind in CACHE_KINDS),
         _ratio(point),
         mebibytes(point.cache_allocated_bytes),
         mebibytes(point.device_allocated_bytes),
@@ -299,13 +298,12 @@ def _machine(environment: dict[str, Any]) -> list[str]:
 
 LETTERS = "ABCDEF"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-KIND_COLOURS = dict(zip(KINDS, (GREY, SKY, ORANGE, GREEN), strict=True))
 MOST_CASES = len(COLOURS)
 """More lines than this nobody tells apart; the tables have them all."""
 MOST_TICKS = 10
 """Numbers of frames that fit side by side."""
 _GB = 1e9
-_KINDS = [f"cache_{kind}_bytes" for kind in KINDS]
+_KINDS = [f"cache_{kind}_bytes" for kind in CACHE_KINDS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -394,7 +392,7 @@ def _draw_memory(axes: Axes, curves: Sequence[Curve]) -> None:
 def _draw_kind_names(axes: Axes) -> None:
     """The caches' colours, above their panels, where they hide no data."""
     axes.set_axis_off()
-    handles = [Patch(color=KIND_COLOURS[kind], alpha=0.85, label=kind.replace("_", " ")) for kind in KINDS]
+    handles = [Patch(color=CACHE_COLOURS[kind], alpha=0.85, label=kind.replace("_", " ")) for kind in CACHE_KINDS]
     style(axes, title="Cache in view by kind; cases that hold the same share a panel")
     legend_above(axes, handles)
 
@@ -402,7 +400,7 @@ def _draw_kind_names(axes: Axes) -> None:
 def _draw_kinds(axes: Axes, alike: Sequence[Curve], unit: str) -> None:
     frames, samples = _frames(alike[0]), alike[0].samples
     parts = [samples[column].to_numpy(dtype=np.float64) / _GB for column in _KINDS]
-    axes.stackplot(frames, *parts, colors=[KIND_COLOURS[kind] for kind in KINDS], alpha=0.85)
+    axes.stackplot(frames, *parts, colors=[CACHE_COLOURS[kind] for kind in CACHE_KINDS], alpha=0.85)
     style(axes, "frame", unit, ", ".join(curve.label[0] for curve in alike))
 
 

@@ -36,9 +36,7 @@ from lingbot_eval.scaling.settings import Case
 from lingbot_eval.statistics import CONFIDENCE, FEWEST_SLOPE_VALUES, robust_slope
 from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
 from lingbot_eval.streaming.settings import StreamSettings
-from lingbot_eval.types import FloatArray, FrameType, Measurement, Trajectory
-
-KINDS = ("anchor", "window", "memory", "camera_head")
+from lingbot_eval.types import CACHE_KINDS, FloatArray, FrameType, Measurement, Trajectory
 
 COLUMNS: Mapping[str, str] = {
     "index": "frame, from 0",
@@ -48,7 +46,7 @@ COLUMNS: Mapping[str, str] = {
     "interval_ms": "wall clock since the prediction before came: end to end",
     "latency_ms": "from given (single stream) or arrived (camera) to the outputs on the host; empty in offline",
     "backlog": "frames waiting when this one was given; camera only",
-    **{f"cache_{kind}_bytes": f"keys and values of the {kind.replace('_', ' ')} in view" for kind in KINDS},
+    **{f"cache_{kind}_bytes": f"keys and values of the {kind.replace('_', ' ')} in view" for kind in CACHE_KINDS},
     "cache_allocated_bytes": "cache buffers held, headroom included",
     "device_allocated_bytes": "live tensors on the device",
     "device_reserved_bytes": "what torch's allocator holds on the device",
@@ -312,7 +310,7 @@ def case_growth(setting: Setting, log: SampleLog) -> tuple[GrowthRecord, ...]:
     kept, types = log.column("kept"), log.column("frame_type")
     # Not the count of scale frames: in windowed mode every window has some.
     full = (types != FrameType.SCALE) & (kept >= setting.streaming.scale_frames + setting.window)
-    cache = np.sum([log.column(f"cache_{kind}_bytes") for kind in KINDS], axis=0)
+    cache = np.sum([log.column(f"cache_{kind}_bytes") for kind in CACHE_KINDS], axis=0)
     held = log.column("cache_allocated_bytes")
     values = {
         "cache": cache,
@@ -428,7 +426,7 @@ def _checkpoint(
         kept=last("kept") or 0,
         forward_ms=near("forward_ms"),
         interval_ms=near("interval_ms"),
-        cache_bytes={kind: last(f"cache_{kind}_bytes") or 0 for kind in KINDS},
+        cache_bytes={kind: last(f"cache_{kind}_bytes") or 0 for kind in CACHE_KINDS},
         formula_bytes=None if setting is None else setting.formula(frames),
         cache_allocated_bytes=last("cache_allocated_bytes"),
         device_allocated_bytes=last("device_allocated_bytes"),

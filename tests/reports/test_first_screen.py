@@ -23,6 +23,7 @@ from lingbot_eval.runs.store import RunStore
 from lingbot_eval.types import Measurement
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import LayeredScene
+from tests.support.browser import browser
 
 pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
@@ -291,6 +292,22 @@ def test_no_table_has_more_columns_than_fit_beside_each_other(several: WrittenRe
         for part in parts:
             assert len(part.columns) <= MOST_COLUMNS
             assert {cell.note for row in part.rows for cell in row.cells} - {None} <= set(range(1, len(part.notes) + 1))
+
+
+def test_nothing_that_is_seen_is_cut_off_or_lies_to_the_side(several: WrittenReport, tmp_path: Path) -> None:
+    page = several.files[0].read_text().replace("<pre><code>", f"<pre><code>{'--set a=b ' * 40}")
+    assert "a=b" in page
+    (tmp_path / "page.html").write_text(page)
+    with browser(tmp_path / "profile") as seen:
+        for width in (1280, 400):
+            seen.open((tmp_path / "page.html").as_uri(), width)
+            beyond = seen.driver.execute_script(
+                "return [...document.querySelectorAll('html, body *')].filter(e => e.checkVisibility() &&"
+                " (e.getBoundingClientRect().right > innerWidth + 1 ||"
+                " (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible')))"
+                ".map(e => `${e.tagName} ${e.innerText}`)"
+            )
+            assert beyond == [], width
 
 
 def test_scenes_in_three_dimensions_are_pages_beside_that_the_report_shows_and_links(

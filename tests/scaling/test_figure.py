@@ -10,7 +10,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from lingbot_eval.scaling.page import LETTERS, MOST_CASES, Curve, scaling_figure
-from lingbot_eval.scaling.records import COLUMNS, KINDS, CaseRecord
+from lingbot_eval.scaling.records import COLUMNS, CaseRecord
+from lingbot_eval.types import CACHE_KINDS
 from tests.support.figure_reader import axes_titled, layers
 from tests.support.figure_reader import curve as points
 
@@ -20,7 +21,7 @@ def curve(label: str, frames: int, kept_bytes: int) -> Curve:
     index = np.arange(frames, dtype=np.float64)
     samples = pd.DataFrame({name: np.full(frames, np.nan) for name in COLUMNS})
     samples = samples.assign(index=index, forward_ms=10.0 + index / frames, process_bytes=1e9)
-    for kind in KINDS:
+    for kind in CACHE_KINDS:
         samples[f"cache_{kind}_bytes"] = kept_bytes * (index + 1)
     record = CaseRecord(
         name=label,
@@ -65,7 +66,7 @@ def test_the_legend_of_the_caches_lies_above_them(tmp_path: Path) -> None:
     (names,) = [axes for axes in figure.axes if axes.get_title(loc="left").startswith("Cache in view")]
     legend = names.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == [kind.replace("_", " ") for kind in KINDS]
+    assert [text.get_text() for text in legend.get_texts()] == [kind.replace("_", " ") for kind in CACHE_KINDS]
     assert all(legend.get_window_extent().y0 > axes.get_window_extent().y1 for axes in stacks)
     assert all(axes.get_legend() is None for axes in stacks)
 
@@ -84,7 +85,7 @@ def test_every_curve_of_a_study_lies_under_its_name_in_its_unit() -> None:
             process_bytes=4e9 * (start + index),
             backlog=start + index % 3,
         )
-        for number, kind in enumerate(KINDS, start=1):
+        for number, kind in enumerate(CACHE_KINDS, start=1):
             samples[f"cache_{kind}_bytes"] = 1e9 * number * (start + index)
         changes = {"case": {"scenario": "camera"}, "error_curve": [(10, 0.1 * start), (20, 0.2 * start)]}
         cases.append(Curve(label, case.record.model_copy(update=changes), samples))
@@ -103,15 +104,15 @@ def test_every_curve_of_a_study_lies_under_its_name_in_its_unit() -> None:
         assert points(times, name) == pytest.approx(np.column_stack([index, 10 * start + index % 7]))
         (named,) = [line for line in times.lines if line.get_label() == name]
         own = {line.get_linestyle(): line for line in memory.lines if line.get_color() == named.get_color()}
-        for look, factor in (("-", 1), ("--", 3), (":", sum(range(1, len(KINDS) + 1)))):
+        for look, factor in (("-", 1), ("--", 3), (":", sum(range(1, len(CACHE_KINDS) + 1)))):
             assert np.asarray(own[look].get_ydata()) == pytest.approx(factor * (start + index)), look
         (error,) = [line for line in errors.lines if line.get_color() == named.get_color()]
         assert np.asarray(error.get_xydata()) == pytest.approx(np.array([[10, 0.1 * start], [20, 0.2 * start]]))
         (waiting,) = [line for line in backlog.lines if line.get_color() == named.get_color()]
         assert np.asarray(waiting.get_ydata()) == pytest.approx(start + index % 3)
         cache = axes_titled(figure, letter)
-        parts = layers(cache, [kind.replace("_", " ") for kind in KINDS])
-        for number, kind in enumerate(KINDS, start=1):
+        parts = layers(cache, [kind.replace("_", " ") for kind in CACHE_KINDS])
+        for number, kind in enumerate(CACHE_KINDS, start=1):
             expected = np.column_stack([index, number * (start + index)])
             assert parts[kind.replace("_", " ")] == pytest.approx(expected)
     (names,) = [axes for axes in figure.axes if axes.get_title(loc="left").startswith("Cache in view")]

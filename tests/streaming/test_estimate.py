@@ -31,6 +31,7 @@ from lingbot_eval.streaming.estimate import (
 )
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import open_session
+from lingbot_eval.types import CACHE_KINDS
 from tests.streaming.networks import TINY, made_up_outputs, tiny_network
 
 HEIGHT, WIDTH = 28, 42
@@ -352,7 +353,6 @@ def test_a_gpu_is_described_as_torch_has_it(
 
 FIELDS = ("frames", "interval", "kept_least", "kept", "windows", "cache_allocated", "cache_at_first")
 FIELDS += ("weights_bytes", "activation_bytes", "growth_bytes", "step_bytes")
-KINDS = ("anchor", "window", "memory", "camera_head")
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_every_number_of_a_prediction(
     chosen = StreamSettings.model_validate(settings)
     found = estimate(size, chosen, *stream)
     assert {field: getattr(found, field) for field in FIELDS} == dict(zip(FIELDS, numbers, strict=True))
-    assert found.cache_bytes == dict(zip(KINDS, in_view, strict=True))
+    assert found.cache_bytes == dict(zip(CACHE_KINDS, in_view, strict=True))
     peak, reserved, kept_frame = totals
     assert (found.peak_bytes, found.reserved_bytes, kept_frame_bytes(size, chosen)) == (peak, reserved, kept_frame)
     # Late, a store grows beside what a captured pass keeps; the libraries' workspaces, and a twentieth for rounding.
