@@ -271,10 +271,10 @@ def export(
         written: called with words on what was written.
 
     Returns:
-        Files and notes.
+        Files and notes; a format that a scene lacks the data for is a note where anything else could be written.
 
     Raises:
-        DataError: there is nothing of what a format needs: no poses, cloud, intrinsics or depth.
+        DataError: there is nothing of what the formats need: no poses, cloud, intrinsics or depth.
         ConfigError: a format or a scale that is none, or a pattern that nothing fits.
         DependencyError: a format needs a library that is not there.
         StoreError: the run cannot be read, or the disk refuses; ``out`` is then as it was.
@@ -297,6 +297,8 @@ def export(
         raise ConfigError(f"poses of one scene, found {len(chosen)} scenes and methods: choose one with units")
     out = expanded(Path(out))
     names: list[Path] = []
+    lacking: list[DataError] = []
+    left_out: list[str] = []
     with staged(out) as stage:
         for name, unit in chosen.items():
             images = None
@@ -305,20 +307,32 @@ def export(
                     images = opened_images(record, unit.record)
                 except LingbotEvalError as error:
                     notes.append(f"{name}: without images: {error}")
-            scene = make_scaled(
-                unit.reconstruction,
-                name,
-                scale=scale,
-                poses=improved,
-                images=images,
-                share=CONFIDENT_SHARE if share is None else share,
-            )
+            try:
+                scene = make_scaled(
+                    unit.reconstruction,
+                    name,
+                    scale=scale,
+                    poses=improved,
+                    images=images,
+                    share=CONFIDENT_SHARE if share is None else share,
+                )
+            except DataError as error:
+                lacking.append(error)
+                left_out.append(f"left out: {error}")
+                continue
             notes += [f"{name}: {text}" for text in scene.notes]
             parts = (unit.record.dataset, unit.record.scene, unit.record.method)
             folder = stage if len(chosen) == 1 else stage.joinpath(*map(component, parts))
-            write_formats(scene, folder, asked, lambda what, name=name: written(f"{name}: {what}"))  # type: ignore[misc]
+            without = write_formats(scene, folder, asked, lambda what, name=name: written(f"{name}: {what}"))  # type: ignore[misc]
+            lacking += without.values()
+            left_out += [f"left out: {form}: {error}" for form, error in without.items()]
         names += [path.relative_to(stage) for path in sorted(stage.rglob("*")) if path.is_file()]
-    return Exported(tuple(out / path for path in names), tuple(notes))
+        if not names:
+            raise lacking[0]
+        for path in sorted(stage.rglob("*"), reverse=True):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+    return Exported(tuple(out / path for path in names), (*notes, *left_out), tuple(left_out))
 
 
 def render(
@@ -348,7 +362,8 @@ def render(
         Files and notes; a unit that cannot be drawn is a note where others could be.
 
     Raises:
-        ConfigError: settings that are none, a pattern that nothing fits, nothing kept that could be drawn.
+        ConfigError: settings that are none, a device that this machine lacks, a pattern that nothing fits, nothing kept
+            that could be drawn.
         StoreError: the run cannot be read, or the disk refuses; files appear whole or not at all.
     """
     from lingbot_eval.files.atomic import writing
@@ -357,6 +372,10 @@ def render(
     from lingbot_eval.viewing.film import Films, Renderer, render_film, save_still
 
     wanted = _film_settings(settings, set)
+    if device != "cpu":
+        from lingbot_eval.model.build import choose_device
+
+        device = str(choose_device(device))
     chosen, notes = _results_like(RunStore.open(_run_path(run)), units)
     out, suffix = expanded(Path(out)), ".mp4" if still is None else ".png"
     single = out.suffix.lower() == suffix

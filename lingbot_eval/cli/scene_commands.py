@@ -34,7 +34,7 @@ def render_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         metavar="NAME_OR_FILE",
         default="default",
-        help="default, indoor, outdoor, or a YAML file with what to change (docs, viewing)",
+        help="default, indoor, outdoor, or a YAML file with what to change (docs, films)",
     )
     parser.add_argument(
         "--set",
@@ -131,7 +131,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Write the files and say which."""
+    """Write the files and say which; 1 when something that was asked for could not be written."""
     from lingbot_eval.api import export as write_files
 
     with output.bar(None, "exporting", "format", quiet=args.json) as bar:
@@ -145,18 +145,19 @@ def export(args: argparse.Namespace) -> int:
             share=args.share,
             written=lambda what: bar.update(),
         )
+    code = SOME_MISSING if done.left_out else DONE
     for text in done.notes:
-        output.note(f"note: {text}")
+        output.note(f"{'error' if text in done.left_out else 'note'}: {text}")
     if args.json:
         output.as_json({"out": str(args.out), "files": [str(file) for file in done.files], "notes": list(done.notes)})
-        return DONE
+        return code
     folders: dict[Path, list[Path]] = {}
     for file in done.files:
         folders.setdefault(file.parent, []).append(file)
     for folder, files in folders.items():
         some = ", ".join(file.name for file in files[:4])
         output.line(f"{folder}: {some}{f' and {len(files) - 4} more' if len(files) > 4 else ''}")
-    return DONE
+    return code
 
 
 def _scale(text: str) -> Scale:

@@ -99,18 +99,18 @@ def _claimed_new(parent: Path, stem: str, suffix: str, *, folder: bool) -> tuple
         try:
             if folder:
                 path.mkdir()
-                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             else:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         except FileExistsError:
             if not _remove_if_abandoned(path):
                 continue
             return _claimed_new(parent, stem, suffix, folder=folder)
-        except FileNotFoundError:
-            # Taken for abandoned between the two calls; without the folder around it the next try says so.
-            if parent.is_dir():
+        if folder:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                # Taken for abandoned between the two calls.
                 continue
-            raise
         # Where the file system knows no locks nobody can tell what is abandoned, and nothing is removed.
         if _locked(descriptor) is not False and _is_at(descriptor, path):
             return path, descriptor

@@ -245,7 +245,7 @@ def cloud_figure(kept: KeptScene, paths: Paths | None, title: str) -> Figure:
     """The cloud from above with the way of the camera, coloured by its error where there is a reference.
 
     What is higher than the cameras is left out: ceilings would hide the rooms below them. It is in perspective, so it
-    has no axes; the view stands over the middle of the cloud and holds all of it.
+    has no axes; the view stands over the middle of cloud and way and holds all of both.
 
     Args:
         kept: cloud and poses in the method's world.
@@ -269,7 +269,8 @@ def cloud_figure(kept: KeptScene, paths: Paths | None, title: str) -> Figure:
         below[:] = True
     positions, colours = voxels.positions[below], voxels.colours[below]
     segment = Segment(mode="birdeye", margin=1.05)
-    pose = camera_path([segment], cameras[[0, -1]], positions, angle=_ANGLE, aspect=width / height)[0]
+    way = cameras[thinned(len(cameras))]
+    pose = camera_path([segment], way, positions, angle=_ANGLE, aspect=width / height)[0]
     view = View.of_angle(pose, _ANGLE, width, height)
     picture = Splats(positions, colours, voxels.edge).draw(view, Style(background=(255, 255, 255), eye_dome=0.03))
 

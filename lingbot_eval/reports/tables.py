@@ -292,15 +292,21 @@ def _columns(results: RunResults) -> list[Column]:
     conventions: dict[ColumnKey, dict[str, None]] = {}
     headlines: set[ColumnKey] = set()
     better: dict[ColumnKey, Direction | None] = {}
+    unmeasured: dict[ColumnKey, str] = {}
     for unit in results.units:
         for measurement in unit.record.measurements:
             key = _key(measurement)
-            conventions.setdefault(key, {})[measurement.convention] = None
+            sentences = conventions.setdefault(key, {})
+            # How a number would have been computed tells nothing of those that were.
+            if measurement.value is None:
+                unmeasured.setdefault(key, measurement.convention)
+            else:
+                sentences[measurement.convention] = None
             better[key] = measurement.better
             if measurement.headline:
                 headlines.add(key)
     return [
-        Column(*key, tuple(sentences), headline=key in headlines, better=better[key])
+        Column(*key, tuple(sentences) or (unmeasured[key],), headline=key in headlines, better=better[key])
         for key, sentences in conventions.items()
     ]
 
@@ -461,12 +467,16 @@ def _merge(runs: Sequence[tuple[str, Table]]) -> Table:
 
 def _columns_of_all(tables: Sequence[Table]) -> tuple[Column, ...]:
     found: dict[ColumnKey, Column] = {}
+    # Of a run that has no number in a column its convention is that of none.
+    given: dict[ColumnKey, dict[str, None]] = {}
     for table in tables:
-        for column in table.columns:
-            first = found.setdefault(column.key, column)
-            sentences = tuple(dict.fromkeys((*first.conventions, *column.conventions)))
-            found[column.key] = replace(first, conventions=sentences)
-    return tuple(found.values())
+        for position, column in enumerate(table.columns):
+            found.setdefault(column.key, column)
+            if any(row.cells[position].value is not None for row in table.rows):
+                given.setdefault(column.key, {}).update(dict.fromkeys(column.conventions))
+    return tuple(
+        replace(column, conventions=tuple(given.get(key) or column.conventions)) for key, column in found.items()
+    )
 
 
 def _moved(row: Row, label: str, table: Table, columns: Sequence[Column], notes: dict[str, int]) -> Row:

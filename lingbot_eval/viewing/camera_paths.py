@@ -136,17 +136,26 @@ def look_from(eye: FloatArray, target: FloatArray, up: FloatArray) -> FloatArray
 
 
 class _Scene:
-    """What all segments share: the stream's cameras, up, and the box that holds the cloud."""
+    """What all segments share: the stream's cameras, up, and the box that holds the cloud and them."""
 
     def __init__(self, cameras: FloatArray, points: DepthMap, angle: float, aspect: float) -> None:
         self.cameras, self.up = cameras, world_up(cameras)
         self.centres = cameras[:, :3, 3]
         self.tangent = float(np.tan(np.radians(angle) / 2))
         self.aspect = aspect
-        everything = np.concatenate([points.astype(np.float64), self.centres])
-        self.low, self.high = np.percentile(everything, _MIDDLE, axis=0)
+        self._points = points
+        self.low, self.high = self.held(np.eye(3))
         self.middle = (self.low + self.high) / 2
-        self.points = everything
+
+    def held(self, axes: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Least and greatest coordinates along ``axes`` (3, 3), a row each, of what a view from outside has to hold.
+
+        That is the middle of the points and the middle of the stream's cameras: they are few beside the points, and may
+        stand where none are.
+        """
+        kinds = [each @ axes.T for each in (self._points.astype(np.float64), self.centres) if len(each)]
+        spans = np.stack([np.percentile(values, _MIDDLE, axis=0) for values in kinds])
+        return spans[:, 0].min(axis=0), spans[:, 1].max(axis=0)
 
     def path(self, segment: Segment, first: int, last: int) -> FloatArray:
         """(N, 4, 4) of this segment for every frame, beyond its own ones as well: transitions need them."""
@@ -194,11 +203,10 @@ class _Scene:
         way = _unit(way - (way @ self.up) * self.up, _across(self.up))
         across = np.cross(self.up, way)
         right, upward = (way, across) if self.aspect >= 1 else (across, way)
-        spans = [np.percentile(self.points @ axis, _MIDDLE) for axis in (right, upward, self.up)]
-        halves = [float(high - low) / 2 for low, high in spans]
-        middle = sum(
-            (float(span.mean()) * axis for span, axis in zip(spans, (right, upward, self.up), strict=True)), np.zeros(3)
-        )
+        axes = np.stack([right, upward, self.up])
+        low, high = self.held(axes)
+        halves = (high - low) / 2
+        middle = (low + high) / 2 @ axes
         height = segment.margin * max(halves[1] / self.tangent, halves[0] / (self.aspect * self.tangent), 1e-6)
         eye = middle + (halves[2] + height) * self.up
         return np.repeat(look_from(eye, middle, upward)[None], len(self.cameras), axis=0)

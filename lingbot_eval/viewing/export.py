@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lingbot_eval.errors import ConfigError, DependencyError, StoreError, reason
+from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreError, reason
 from lingbot_eval.geometry.poses import nearest_rotation, quaternion_from_rotation
 from lingbot_eval.types import DepthMap, FloatArray, Image
 from lingbot_eval.validation import nearest
@@ -27,10 +28,14 @@ from lingbot_eval.viewing.scaled import ScaledScene, numbers, stated
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: files, and what a user should know of them, a line each."""
+    """What was written: files, and what a user should know of them, a line each.
+
+    left_out: those of the notes that say what was asked for and could not be written.
+    """
 
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 _PLY_POINT = np.dtype(
@@ -65,7 +70,7 @@ def _write_ply(scene: ScaledScene, path: Path) -> None:
     header += [f"property {_PLY_WORDS[_PLY_POINT[name].str]} {name}" for name in _PLY_POINT.names or ()]
     with path.open("wb") as stream:
         stream.write("\n".join([*header, "end_header", ""]).encode("ascii", "backslashreplace"))
-        vertices.tofile(stream)
+        stream.write(vertices.data)
 
 
 def write_glb(scene: ScaledScene, folder: Path) -> None:
@@ -311,7 +316,9 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", errors="backslashreplace")
 
 
-def write_formats(scene: ScaledScene, folder: Path, formats: Iterable[str], done: Callable[[str], object]) -> None:
+def write_formats(
+    scene: ScaledScene, folder: Path, formats: Iterable[str], done: Callable[[str], object]
+) -> dict[str, DataError]:
     """Write a scene in each of the formats into a folder.
 
     Args:
@@ -320,17 +327,31 @@ def write_formats(scene: ScaledScene, folder: Path, formats: Iterable[str], done
         formats: names, see `FORMATS`.
         done: called with each name when it is written.
 
+    Returns:
+        What the scene lacks, by the names of the formats that need it: nothing of them is written.
+
     Raises:
-        DataError: the scene lacks what a format needs.
         DependencyError: a format needs a library that is not there.
         StoreError: the disk refuses.
     """
+    lacking: dict[str, DataError] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in formats:
-            FORMATS[name](scene, folder)
+            part = folder / f".{name}"
+            part.mkdir()
+            try:
+                FORMATS[name](scene, part)
+            except DataError as error:
+                lacking[name] = error
+                shutil.rmtree(part)
+                continue
+            for path in part.iterdir():
+                path.rename(folder / path.name)
+            part.rmdir()
             done(name)
     except OSError as error:
         raise StoreError(
             f"cannot write the export: {reason(error)}; free space or choose another folder, then export again"
         ) from error
+    return lacking

@@ -125,3 +125,19 @@ def test_a_link_with_the_temporary_name_is_not_written_through(tmp_path: Path) -
     assert (tmp_path / "page.html").read_text() == "new"
     assert mine.read_text() == "mine"
     assert hidden(tmp_path) == [".page.0.tmp.html"]
+
+
+def test_a_folder_that_takes_nothing_is_an_error_and_no_endless_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc, or a working directory that somebody removed: it is there, and what is made in it is not found."""
+    tries = []
+
+    def refuse(path: Path, mode: int = 0o777, **_: object) -> None:
+        tries.append(path)
+        assert len(tries) < 9
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(FileNotFoundError), temporary_folder(tmp_path):
+        pass

@@ -38,8 +38,8 @@ from lingbot_eval.types import DriftSeries, Measurement
 pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
 
-def measurement(name: str, value: float, convention: str = "as always") -> Measurement:
-    return Measurement("trajectory", name, "sim3", value, "m", convention)
+def measurement(name: str, value: float | None, convention: str = "as always") -> Measurement:
+    return Measurement("trajectory", name, "sim3", value, "m", convention, reason="no depth" if value is None else None)
 
 
 def small_run(root: Path, key: str, values: dict[str, list[Measurement] | None], **changes: object) -> Path:
@@ -154,6 +154,20 @@ def test_conventions_that_differ_are_told(tmp_path: Path) -> None:
     for text in (files["report.md"].read_text(), read_page(files["report.html"]).text):
         assert "to be compared across rows" in text
         assert "in metres of the room; or in metres of the world" in text
+
+
+def test_the_convention_of_what_was_not_measured_differs_from_nothing(tmp_path: Path) -> None:
+    """A method without depth has no sample of pixels: among the methods of one run, and of a run of its own."""
+    number, none = measurement("abs_rel", 1.0, "of a sample"), measurement("abs_rel", None, "of all pixels")
+    one = small_run(tmp_path, "a" * 12, {"s": [number], "t": [none]})
+    other = small_run(tmp_path, "b" * 12, {"s": [none]})
+    for number_of, paths in enumerate(([one], [one, other])):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        files = {file.name: file for file in write_report(paths, tmp_path / "out" / str(number_of)).files}
+        text = files["report.md"].read_text()
+        assert "of a sample" in text
+        assert "to be compared across rows" not in text
+        assert "of all pixels" not in text
 
 
 def test_runs_of_one_name_are_told_apart_by_key_and_one_run_twice_by_its_place(tmp_path: Path) -> None:

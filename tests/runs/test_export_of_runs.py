@@ -16,6 +16,7 @@ from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.plan import make_plan
 from lingbot_eval.runs.store import RunStore
 from lingbot_eval.viewing import export as export_module
+from lingbot_eval.viewing.scaled import ScaledScene
 
 
 @pytest.fixture
@@ -86,6 +87,33 @@ def test_the_share_that_is_asked_for_is_exported(run: Path, tmp_path: Path) -> N
 def test_one_scene_lies_in_the_folder_itself(run: Path, tmp_path: Path) -> None:
     done = lb.export(run, tmp_path / "out", ["tum"], units="*/two/*")
     assert done.files == (tmp_path / "out" / "trajectory.tum",)
+
+
+def test_what_a_scene_lacks_is_said_and_the_rest_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By scene and by format; exit code 1, as something asked for is not there. Nothing at all is an error."""
+    written = export_module.write_ply
+
+    def lacking(scene: ScaledScene, folder: Path) -> None:
+        written(scene, folder)
+        if "/one/" in scene.title:
+            raise DataError(f"{scene.title}: expected a kept cloud, found none")
+
+    monkeypatch.setattr(export_module, "FORMATS", {**export_module.FORMATS, "ply": lacking})
+    out = tmp_path / "out"
+    one, two = (Path("synthetic") / scene / "good" for scene in ("one", "two"))
+    assert main(["export", str(run), "-o", str(out), "--format", "ply", "tum"]) == 1
+    assert "error: left out: ply: synthetic/one/good: expected a kept cloud, found none" in capsys.readouterr().err
+    found = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    assert found == {one / "trajectory.tum", two / "trajectory.tum", two / "cloud.ply"}
+    done = lb.export(run, tmp_path / "ply", ["ply"])
+    assert done.files == (tmp_path / "ply" / two / "cloud.ply",)
+    assert done.left_out == done.notes[-1:]
+    assert not (tmp_path / "ply" / "synthetic" / "one").exists()
+    with pytest.raises(DataError, match="one/good: expected a kept cloud"):
+        lb.export(run, tmp_path / "none", ["ply"], units="*/one/*")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_source_that_changed_gives_no_images(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,17 @@ def test_views_from_outside_hold_the_scene(mode: str, aspect: float) -> None:
         assert inside.mean() > 0.95
 
 
+@pytest.mark.parametrize("mode", ["birdeye", "orbit"])
+def test_views_from_outside_hold_a_few_cameras_far_from_many_points(mode: str) -> None:
+    """Ten photographs of what is some way off: their way would lie outside the picture."""
+    cameras = straight(10)
+    cameras[:, :3, 3] += [-40, 0, 0]
+    for camera in path(validated(Segment, {"mode": mode}, "segment"), cameras=cameras):
+        view = View.of_angle(camera, 60.0, 1600, 900)
+        pixels, depth = view.project(cameras[:, :3, 3])
+        assert ((depth > 0) & (pixels > 0).all(axis=1) & (pixels < (view.width, view.height)).all(axis=1)).all()
+
+
 def test_a_birds_eye_looks_down_with_the_way_across_the_picture() -> None:
     camera = path(Segment(mode="birdeye"))[0]
     assert camera[:3, 2] == pytest.approx(-UP)

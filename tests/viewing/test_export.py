@@ -83,7 +83,8 @@ def metric(kept: Reconstruction) -> ScaledScene:
 
 
 def written(scene: ScaledScene, folder: Path, *formats: str) -> Path:
-    write_formats(scene, folder, formats, lambda name: None)
+    for error in write_formats(scene, folder, formats, lambda name: None).values():
+        raise error
     return folder
 
 
