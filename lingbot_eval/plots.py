@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +38,7 @@ LINE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 """Of several lines in one panel, in this order."""
 CACHE_COLOURS = dict(zip(CACHE_KINDS, (BLUE, SKY, ORANGE, PURPLE), strict=True))
 
-_DPI = 110  # of a PNG
+DPI = 110  # of a PNG
 _LONGEST_TITLE = 110
 _FEW = 300  # up to here every value can be followed by eye
 MOST_POINTS = 4000  # more than twice the pixels of a line's width: drawn as an envelope from here on
@@ -51,7 +53,7 @@ def new_figure(width: float, height: float, title: str, *, arranged: bool = True
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained" if arranged else None, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained" if arranged else None, facecolor="white")
     FigureCanvasAgg(figure)
     place: dict[str, Any] = {} if arranged else {"y": 1 - 0.08 / height, "va": "top"}
     figure.suptitle(plain(title, _LONGEST_TITLE), fontsize=12, parse_math=False, **place)
@@ -119,7 +121,7 @@ def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
 
 # By the ending of a file's name: what keeps the library's version and the time of day out of the file.
 _METADATA: dict[str, dict[str, None]] = {
-    ".png": {"Software": None},
+    ".png": {},
     ".svg": {"Date": None},
     ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
 }
@@ -137,6 +139,7 @@ def save(figure: Figure, path: Path) -> None:
     Raises StoreError.
     """
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     ending = path.suffix.lower()
     # Names inside an SVG are random without a salt.
@@ -148,9 +151,36 @@ def save(figure: Figure, path: Path) -> None:
             # Here: savefig would draw all of the figure once more for it.
             layout.execute(figure)
             figure.set_layout_engine(None)
-        # A seventh of the time that the smallest file takes, for a sixth more bytes.
-        smaller: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if ending == ".png" else {}
-        figure.savefig(temporary, format=ending[1:], metadata=_METADATA[ending], **smaller)
+        if ending == ".png":
+            canvas: Any = FigureCanvasAgg(figure)
+            canvas.draw()
+            temporary.write_bytes(_png(np.asarray(canvas.get_renderer().buffer_rgba())[:, :, :3], figure.dpi))
+        else:
+            figure.savefig(temporary, format=ending[1:], metadata=_METADATA[ending])
+
+
+def _png(pixels: NDArray[np.uint8], dpi: float) -> bytes:
+    """(H, W, 3) pixels as a PNG, each row as its difference from the row above.
+
+    Pillow tries five ways for each row and takes nearly three times as long, for files no smaller.
+    """
+    height, width, channels = pixels.shape
+    rows = np.empty((height, 1 + width * channels), np.uint8)
+    rows[:, 0] = 2  # the difference from above
+    flat = pixels.reshape(height, -1)
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+    a_metre = round(dpi / 0.0254)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"pHYs", struct.pack(">IIB", a_metre, a_metre, 1)),
+        (b"IDAT", zlib.compress(rows.data, 1)),
+        (b"IEND", b""),
+    )
+    framed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 def draw_series(axes: Axes, x: FloatArray, y: FloatArray, label: str, color: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.plots import (
@@ -44,6 +45,16 @@ def test_the_same_figure_is_the_same_bytes(
     assert drawn(tmp_path / f"b.{ending}") == first
     assert first.startswith(begins)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"a.{ending}", f"b.{ending}"]
+
+
+def test_a_png_holds_the_pixels_that_were_drawn(tmp_path: Path) -> None:
+    figure = new_figure(2, 1.5, "t", arranged=False)
+    figure.add_axes((0.1, 0.1, 0.8, 0.7)).imshow(np.random.default_rng(0).random((9, 9, 3)))
+    save(figure, tmp_path / "x.png")
+    figure.savefig(tmp_path / "theirs.png")
+    with Image.open(tmp_path / "x.png") as ours, Image.open(tmp_path / "theirs.png") as theirs:
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs.convert("RGB")))
+        assert ours.info["dpi"] == pytest.approx((110, 110), rel=1e-3)
 
 
 def test_a_title_is_text_and_one_line(tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL.Image import Resampling
 
 from lingbot_eval.plots import (
     BLACK,
     BLUE,
     CACHE_COLOURS,
+    DPI,
     GREEN,
     GREY,
     ORANGE,
@@ -30,7 +32,6 @@ from lingbot_eval.types import CACHE_KINDS, DriftSeries, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
 
@@ -140,81 +141,159 @@ def depth_figure(panels: DepthPanels, title: str) -> Figure | None:
     ratio = panels.truth.shape[1] / panels.truth.shape[2]
     if not panels.truth.any():
         return _depth_alone(panels, count, ratio, title)
-    pitch = 2.6 * ratio + 0.12
-    height = 0.8 + count * pitch
-    figure = new_figure(12, height, title, arranged=False)
-
-    def place(row: int, x: float, wide: float) -> tuple[float, float, float, float]:
-        top = 0.66 + row * pitch
-        return x / 12, 1 - (top + _WIDE * ratio) / height, wide / 12, _WIDE * ratio / height
-
-    grid = np.array([[figure.add_axes(place(row, x, _WIDE)) for x in _PANELS] for row in range(count)])
+    high = _WIDE * ratio
+    sheet = _Sheet(0.8 + count * (2.6 * ratio + 0.12), title)
     for row in range(count):
-        bars = [place(row, x, 0.11) for x in _BARS]
-        _draw_depth_row(figure, grid[row], bars, panels, row)
-    for axes, name in zip(grid[0], ("image", "truth", "prediction (scale_only)", "|prediction − truth|"), strict=True):
-        axes.set_title(name, fontsize=10, y=1.0)
-    return figure
+        top = 0.66 + row * (2.6 * ratio + 0.12)
+        truth, prediction = _known(panels.truth[row]), _known(panels.prediction[row])
+        error = np.abs(prediction - truth)
+        depths = _middle(truth if np.isfinite(truth).any() else prediction)
+        known = error[np.isfinite(error)]
+        worst = float(np.percentile(known, 98)) if len(known) else 1.0
+        errors = 0.0, worst if worst > 0 else 1.0
+        pictures = panels.image[row], _coloured(truth, *depths), _coloured(prediction, *depths)
+        for left, picture in zip(_PANELS, (*pictures, _coloured(error, *errors, "magma")), strict=True):
+            sheet.picture(left, top, _WIDE, high, picture)
+        sheet.bar(_BARS[0], top, high, *depths, "depth [m]")
+        sheet.bar(_BARS[1], top, high, *errors, "error [m]", "magma", below=False)
+        sheet.words(_PANELS[0] - 0.12, top + high / 2, f"frame {panels.index[row]}", rotation=90)
+    for left, name in zip(_PANELS, ("image", "truth", "prediction (scale_only)", "|prediction − truth|"), strict=True):
+        sheet.words(left + _WIDE / 2, 0.66 - 0.13, name)
+    return sheet.finished()
 
 
 def _depth_alone(panels: DepthPanels, count: int, ratio: float, title: str) -> Figure:
     """Images above the depth that was predicted for them."""
-    figure = new_figure(12, 1.0 + 2 * 2.6 * ratio * 4 / max(count, 3), title)
-    grid = figure.subplots(2, count, squeeze=False)
-    depth = [_masked(panels.prediction[column]) for column in range(count)]
-    known = np.concatenate([each.compressed() for each in depth])
-    low, high = (float(v) for v in np.percentile(known, [2, 98])) if len(known) else (0.0, 1.0)
+    depth = [_known(panels.prediction[column]) for column in range(count)]
+    limits = _middle(np.concatenate(depth))
+    gap, room = 0.12, 10.85
+    wide = (room + gap) / max(count, 3) - gap
+    high = wide * ratio
+    left = 0.2 + (room + gap - count * (wide + gap)) / 2
+    sheet = _Sheet(0.8 + 2 * (high + gap), title)
     for column in range(count):
-        grid[0, column].imshow(panels.image[column])
-        grid[0, column].set_title(f"frame {panels.index[column]}", fontsize=10)
-        shown = grid[1, column].imshow(depth[column], cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
-    _bare(grid)
-    _name_bar(figure.colorbar(shown, ax=list(grid[1]), extend="both", pad=0.01), "depth [method's own unit]")
-    return figure
+        x = left + column * (wide + gap)
+        sheet.words(x + wide / 2, 0.66 - 0.13, f"frame {panels.index[column]}")
+        sheet.picture(x, 0.66, wide, high, panels.image[column])
+        sheet.picture(x, 0.66 + high + gap, wide, high, _coloured(depth[column], *limits))
+    sheet.bar(left + count * (wide + gap), 0.66 + high + gap, high, *limits, "depth [method's own unit]")
+    return sheet.finished()
 
 
-def _draw_depth_row(
-    figure: Figure,
-    axes: NDArray[np.object_],
-    bars: Sequence[tuple[float, float, float, float]],
-    panels: DepthPanels,
-    row: int,
-) -> None:
-    truth = _masked(panels.truth[row])
-    prediction = _masked(panels.prediction[row])
-    error = np.ma.abs(prediction - truth)
-    both = truth.compressed() if truth.count() else prediction.compressed()
-    low, high = (float(v) for v in np.percentile(both, [2, 98])) if len(both) else (0.0, 1.0)
-    worst = float(np.percentile(error.compressed(), 98)) if error.count() else 1.0
-    axes[0].imshow(panels.image[row])
-    axes[0].set_ylabel(f"frame {panels.index[row]}", fontsize=10)
-    for position, values in ((1, truth), (2, prediction)):
-        shown = axes[position].imshow(values, cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
-    _name_bar(figure.colorbar(shown, cax=figure.add_axes(bars[0]), extend="both"), "depth [m]")
-    shown = axes[3].imshow(error, cmap="magma", vmin=0, vmax=worst if worst > 0 else 1)
-    _name_bar(figure.colorbar(shown, cax=figure.add_axes(bars[1]), extend="max"), "error [m]")
-    _bare(axes)
+class _Sheet:
+    """Pictures, colour bars and words at places in inches, right and down from the upper left corner of a figure.
+
+    All pictures are one image on one pair of axes: a pair for each of them and each bar takes five times as long.
+    """
+
+    def __init__(self, height: float, title: str) -> None:
+        rows = round(height * DPI)
+        self.figure = new_figure(12, rows / DPI, title, arranged=False)
+        self._axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, 12), ylim=(rows / DPI, 0))
+        self._axes.set_axis_off()
+        self._pixels = np.full((rows, 12 * DPI, 3), 255, np.uint8)
+        self._outlines: list[FloatArray] = []
+        self._ticks: list[FloatArray] = []
+        self._tips: list[FloatArray] = []
+        self._shades: list[FloatArray] = []
+
+    def picture(self, left: float, top: float, wide: float, high: float, image: NDArray[np.uint8]) -> None:
+        """A framed picture (H, W, 3), made as large as its place."""
+        x, y, right, bottom = _pixels(left, top, left + wide, top + high)
+        # Large pixels are seen as such; between a few of ours and one of theirs every other way leaves steps.
+        way = Resampling.NEAREST if right - x >= 3 * image.shape[1] else Resampling.HAMMING
+        shown = PillowImage.fromarray(np.ascontiguousarray(image)).resize((right - x, bottom - y), way)
+        self._pixels[y:bottom, x:right] = np.asarray(shown)
+        self._outlines.append(np.array([(x, y), (right, y), (right, bottom), (x, bottom)]) / DPI)
+
+    def bar(
+        self,
+        left: float,
+        top: float,
+        high: float,
+        low: float,
+        most: float,
+        label: str,
+        colours: str = "viridis",
+        *,
+        below: bool = True,
+    ) -> None:
+        """What colours from ``low`` to ``most`` mean: values above them have a point at the upper end, those below
+        them one at the lower where ``below`` says so."""
+        from matplotlib import colormaps
+        from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+        point = 0.05 * high / (1.05 + 0.05 * below)
+        x, y, end, bottom = _pixels(left, top + point, left + 0.11, top + high - point * below)
+        left, upper, right, lower = (edge / DPI for edge in (x, y, end, bottom))
+        shades = colormaps[colours](np.linspace(1, 0, bottom - y), bytes=True)
+        self._pixels[y:bottom, x:end] = shades[:, None, :3]
+        around = [(left, upper), ((left + right) / 2, top), (right, upper), (right, lower), (left, lower)]
+        self._tips.append(np.array(around[:3]))
+        self._shades.append(shades[0] / 255)
+        if below:
+            around.insert(4, ((left + right) / 2, top + high))
+            self._tips.append(np.array(around[3:]))
+            self._shades.append(shades[-1] / 255)
+        self._outlines.append(np.array(around))
+        # As many as fit, with the height of a label between two.
+        fitting = int((lower - upper) * 72 / (2 * 8))
+        locator = MaxNLocator(min(max(fitting, 1), 9), steps=[1, 2, 2.5, 5, 10])
+        ticks = [value for value in np.asarray(locator.tick_values(low, most)).tolist() if low <= value <= most]
+        names: Any = ScalarFormatter(useOffset=False)
+        names.set_scientific(False)
+        names.create_dummy_axis()
+        names.axis.set_view_interval(low, most)
+        texts = names.format_ticks(ticks)
+        for value, text in zip(ticks, texts, strict=True):
+            level = lower + (value - low) / (most - low) * (upper - lower)
+            self._ticks.append(np.array([(right, level), (right + 3.5 / 72, level)]))
+            self.words(right + 7 / 72, level, text, size=8, ha="left", va="center_baseline")
+        reach = 7 / 72 + 0.071 * max(map(len, texts), default=0)
+        self.words(right + reach + 0.1, top + high / 2, label, size=9, rotation=90)
+
+    def words(self, x: float, y: float, text: str, *, size: float = 10, **look: Any) -> None:
+        """Words around a place."""
+        self._axes.text(x, y, text, fontsize=size, **{"ha": "center", "va": "center", **look})
+
+    def finished(self) -> Figure:
+        """The figure."""
+        from matplotlib.collections import LineCollection, PolyCollection
+
+        rows, columns, _ = self._pixels.shape
+        place = (0, columns / DPI, rows / DPI, 0)
+        self._axes.imshow(self._pixels, extent=place, interpolation="nearest", aspect="auto")
+        self._axes.add_collection(PolyCollection(self._tips, facecolors=self._shades, linewidths=0))
+        self._axes.add_collection(PolyCollection(self._outlines, facecolors="none", edgecolors=BLACK, linewidths=0.8))
+        self._axes.add_collection(LineCollection(self._ticks, colors=BLACK, linewidths=0.8))
+        return self.figure
 
 
-def _bare(axes: NDArray[np.object_]) -> None:
-    for panel in axes.reshape(-1):
-        panel.set_facecolor("#C8C8C8")
-        # An axis that is not seen is not drawn at all; the label of a row is one's.
-        panel.xaxis.set_visible(False)
-        if panel.get_ylabel():
-            panel.set_yticks([])
-        else:
-            panel.yaxis.set_visible(False)
+def _pixels(left: float, top: float, right: float, bottom: float) -> tuple[int, int, int, int]:
+    """Edges in inches as those of pixels, at least one of them apart."""
+    x, y = round(DPI * left), round(DPI * top)
+    return x, y, max(round(DPI * right), x + 1), max(round(DPI * bottom), y + 1)
 
 
-def _name_bar(bar: Colorbar, label: str) -> None:
-    bar.set_label(label, fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+def _coloured(values: FloatArray, low: float, most: float, colours: str = "viridis") -> NDArray[np.uint8]:
+    """(H, W, 3) of (H, W) values; grey where there is none."""
+    from matplotlib import colormaps
+
+    shades = colormaps[colours].with_extremes(bad="#C8C8C8")
+    return np.asarray(shades((values - low) / (most - low), bytes=True)[:, :, :3])
 
 
-def _masked(depth: NDArray[np.float32]) -> np.ma.MaskedArray[tuple[int, ...], np.dtype[np.float64]]:
+def _middle(values: FloatArray) -> tuple[float, float]:
+    """The middle 96 % of what there is."""
+    known = values[np.isfinite(values)]
+    low, high = (float(value) for value in np.percentile(known, [2, 98])) if len(known) else (0.0, 1.0)
+    return low, high if high > low else low + 1
+
+
+def _known(depth: NDArray[np.float32]) -> FloatArray:
+    """Depth with NaN where there is no measurement or no prediction."""
     values = depth.astype(np.float64)
-    return np.ma.masked_where(~(np.isfinite(values) & (values > 0)), values)
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
 def drift_figure(series: DriftSeries, title: str) -> Figure | None:

@@ -227,6 +227,9 @@ class VoxelCloud:
 
     def _find(self, cells: Indices) -> Indices:
         """(K,) numbers of the voxels in these cells; -1 where there is none yet."""
+        if not len(self._slots):
+            self._slots = np.full(_slots_for(self._count), -1, np.int32)
+            self._enter(np.arange(self._count))
         last = len(self._slots) - 1
         slots = _hashed(cells) & last
         found = np.full(len(cells), -1, np.int64)
@@ -302,8 +305,8 @@ class VoxelCloud:
         """These voxels and no others."""
         self._cells, self._means, self._counts, self._first_frame = cells, means, counts, first_frame
         self._count = len(cells)
-        self._slots = np.full(_slots_for(len(cells)), -1, np.int32)
-        self._enter(np.arange(len(cells)))
+        # Filled when a cell is looked for: a cloud that is only looked at needs none.
+        self._slots = np.empty(0, np.int32)
 
 
 _ARRAYS: dict[str, tuple[str, tuple[int | None, ...]]] = {

@@ -334,10 +334,11 @@ def spacing(positions: DepthMap, voxel: float) -> float:
         _, wide, deep = cells.max(axis=0) + 2
         keys = (cells[:, 0] * wide + cells[:, 1]) * deep + cells[:, 2]
         order = np.argsort(keys)
+        ascending = keys[order]
         for row in ((x * wide + y) * deep for x in (-1, 0, 1) for y in (-1, 0, 1)):
             # Three cells in a row are neighbours among the sorted keys, too.
-            first = np.searchsorted(keys, keys[asked] + row - 1, sorter=order)
-            end = np.searchsorted(keys, keys[asked] + row + 1, side="right", sorter=order)
+            first = np.searchsorted(ascending, keys[asked] + row - 1)
+            end = np.searchsorted(ascending, keys[asked] + row + 1, side="right")
             for number in range(int((end - first).max())):
                 some = np.flatnonzero(first + number < end)
                 others = order[first[some] + number]

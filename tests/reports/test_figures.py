@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.alignment import Sim3
@@ -16,7 +17,7 @@ from lingbot_eval.runs.records import FRAME_COLUMNS
 from lingbot_eval.runs.unit_files import DepthPanels
 from lingbot_eval.types import DriftSeries, Trajectory
 from lingbot_eval.viewing.film import ShownVoxels
-from tests.support.figure_reader import axes_titled, curve, curves, layers
+from tests.support.figure_reader import axes_titled, curve, curves, layers, pictures, ticks
 
 MIB = 2**20
 FRAMES = np.arange(2.0, 14.0, 2.0)  # neither from 0 nor by 1: a number is not its position
@@ -134,26 +135,49 @@ def test_depth_panels_hold_what_their_titles_say() -> None:
     image = np.random.default_rng(0).integers(0, 255, (5, 6, 8, 3)).astype(np.uint8)
     figure = depth_figure(DepthPanels(np.array([3, 10, 11, 40, 50]), image, truth, prediction), "t")
     assert figure is not None
-    grid = [axes for axes in figure.axes if axes.images]
-    names = [axes.get_title() for axes in grid[:4]]
-    assert names == ["image", "truth", "prediction (scale_only)", "|prediction − truth|"]
-    assert [axes.get_ylabel() for axes in grid[::4]] == [f"frame {index}" for index in (3, 10, 11, 40)]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert [text for text in texts if text.startswith("frame")] == [f"frame {index}" for index in (3, 10, 11, 40)]
+    names = ("image", "truth", "prediction (scale_only)", "|prediction − truth|")
+    shown = {name: pictures(figure, name) for name in names}
     for row in range(4):
-        shown = dict(zip(names, (axes.images[0].get_array() for axes in grid[4 * row : 4 * row + 4]), strict=True))
-        assert np.array_equal(shown["image"], image[row])
-        for name, expected, lacking in (
-            ("truth", truth[row], truth[row] == 0),
-            ("prediction (scale_only)", prediction[row], prediction[row] == 0),
-            ("|prediction − truth|", np.abs(prediction[row] - truth[row]), (truth[row] == 0) | (prediction[row] == 0)),
+        # Both depths share the scale of the truth's middle 96 %; the error has its own, from 0.
+        lacks_truth, lacks_prediction = truth[row] == 0, prediction[row] == 0
+        depths = np.percentile(truth[row][~lacks_truth], [2, 98])
+        error = np.abs(prediction[row] - truth[row])
+        errors = (0, np.percentile(error[~lacks_truth & ~lacks_prediction], 98))
+        for name, expected in (
+            ("image", image[row]),
+            ("truth", coloured("viridis", truth[row], depths, lacks_truth)),
+            ("prediction (scale_only)", coloured("viridis", prediction[row], depths, lacks_prediction)),
+            ("|prediction − truth|", coloured("magma", error, errors, lacks_truth | lacks_prediction)),
         ):
-            drawn = np.ma.asarray(shown[name])
-            assert np.array_equal(np.ma.getmaskarray(drawn), lacking)
-            assert drawn.compressed() == pytest.approx(expected[~lacking])
-    # Both depths share the scale of the truth's middle 96 %; the error has its own, from 0.
-    assert (
-        grid[5].images[0].get_clim() == grid[6].images[0].get_clim() == pytest.approx(np.percentile(truth[1], [2, 98]))
-    )
-    assert grid[7].images[0].get_clim() == pytest.approx((0, np.percentile(prediction[1] - truth[1], 98)))
+            high, wide, _ = shown[name][row].shape
+            drawn = shown[name][row][
+                (high * (2 * rows + 1) / 12).astype(int), (wide * (2 * columns + 1) / 16).astype(int)
+            ]
+            assert np.abs(drawn.astype(int) - expected).max() <= 3, (name, row)
+
+
+def coloured(name: str, values: np.ndarray, limits: tuple[float, float], lacking: np.ndarray) -> np.ndarray:
+    shades = colormaps[name]((values - limits[0]) / (limits[1] - limits[0]), bytes=True)[..., :3].astype(int)
+    shades[lacking] = 200
+    return shades
+
+
+@pytest.mark.parametrize("high", [9.0, 9000.0])
+def test_a_number_beside_a_colour_bar_stands_at_its_colour(high: float) -> None:
+    truth = np.linspace(high / 9, high, 48, dtype=np.float32).reshape(1, 6, 8)
+    figure = depth_figure(DepthPanels(np.array([0]), np.zeros((1, 6, 8, 3), np.uint8), truth, 1.25 * truth), "t")
+    found = ticks(figure, 0, 9)
+    assert_colours(found[:4], "viridis", *np.percentile(truth, [2, 98]))
+    assert_colours(found[4:], "magma", 0, float(np.percentile(truth / 4, 98)))
+
+
+def assert_colours(numbers: list[tuple[float, list[int]]], name: str, low: float, most: float) -> None:
+    assert len(numbers) > 2
+    for value, pixel in numbers:
+        expected = [255 * each for each in colormaps[name]((value - low) / (most - low))[:3]]
+        assert np.abs(np.subtract(pixel, expected)).max() <= 6, (value, pixel, expected)
 
 
 def test_every_curve_of_the_drift_lies_under_its_name() -> None:
@@ -347,9 +371,10 @@ def test_a_row_without_truth_has_the_scale_of_the_prediction_and_without_both_th
     image = np.zeros((3, 6, 8, 3), np.uint8)
     figure = depth_figure(DepthPanels(np.array([0, 1, 2]), image, truth, prediction), "t")
     assert figure is not None
-    grid = [axes.images[0] for axes in figure.axes if axes.images]
-    assert grid[5].get_clim() == grid[6].get_clim() == pytest.approx(np.percentile(prediction[0], [2, 98]))
-    assert grid[9].get_clim() == grid[10].get_clim() == grid[11].get_clim() == (0, 1)
+    second, third = (ticks(figure, 0.66 + row * 2.07, 0.66 + (row + 1) * 2.07) for row in (1, 2))
+    assert_colours([each for each in second if each[0] > 1], "viridis", *np.percentile(prediction[0], [2, 98]))
+    assert_colours(third[:6], "viridis", 0, 1)
+    assert_colours(third[6:], "magma", 0, 1)
 
 
 def test_without_any_truth_there_are_image_and_prediction_on_one_scale() -> None:
@@ -357,12 +382,12 @@ def test_without_any_truth_there_are_image_and_prediction_on_one_scale() -> None
     image = np.zeros((2, 6, 8, 3), np.uint8)
     figure = depth_figure(DepthPanels(np.array([3, 9]), image, np.zeros_like(prediction), prediction), "t")
     assert figure is not None
-    images = [axes.images[0] for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["frame 3", "frame 9"]
-    assert len(images) == 4
-    assert [float(each.get_array().max()) for each in images[2:]] == [2.0, 4.0]
-    assert images[2].get_clim() == images[3].get_clim() == (2.0, 4.0)
-    assert figure.axes[-1].get_ylabel() == "depth [method's own unit]"
+    for name, colour in (("frame 3", 0.0), ("frame 9", 1.0)):
+        image, depth = pictures(figure, name)
+        assert not image.any()
+        assert np.unique(depth.reshape(-1, 3), axis=0).tolist() == [list(colormaps["viridis"](colour, bytes=True)[:3])]
+    assert_colours(ticks(figure, 0, 9), "viridis", 2, 4)
+    assert "depth [method's own unit]" in [text.get_text() for text in figure.axes[0].texts]
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,41 @@ def layers(axes: Axes, names: Sequence[str] = ()) -> dict[str, Points]:
         name = names[number] if names else str(collection.get_label())
         found[name] = np.column_stack([places, thick])
     return found
+
+
+def pictures(figure: Figure | None, title: str) -> list[NDArray[np.uint8]]:
+    """The framed pictures below (or around) a title of a sheet of pictures, from top to bottom: (H, W, 3) pixels."""
+    assert figure is not None, "nothing is drawn"
+    sheet, scale = _sheet(figure)
+    (across,) = [text.get_position()[0] for text in figure.axes[0].texts if text.get_text() == title]
+    frames = [path for area in figure.axes[0].collections for path in area.get_paths() if len(path.vertices) == 5]
+    found = []
+    for box in (frame.get_extents() for frame in frames):
+        if box.xmin < across < box.xmax:
+            left, top, right, bottom = (round(scale * edge) for edge in (box.xmin, box.ymin, box.xmax, box.ymax))
+            found.append((top, sheet[top:bottom, left:right]))
+    return [picture for _, picture in sorted(found, key=lambda each: each[0])]
+
+
+def ticks(figure: Figure | None, top: float, bottom: float) -> list[tuple[float, list[int]]]:
+    """Between two heights (inches from the top) of a sheet of pictures: each number beside a colour bar, from left to
+    right and top to bottom, and the colour at it."""
+    assert figure is not None, "nothing is drawn"
+    sheet, scale = _sheet(figure)
+    found = []
+    for text in figure.axes[0].texts:
+        x, y = text.get_position()
+        if top < y < bottom and text.get_fontsize() == 8:
+            column = sheet[:, round(scale * (x - 7 / 72 - 0.055))].tolist()
+            # At an end of the bar one of the two is beyond it, and white.
+            pixel = min(column[int(scale * y - 0.5)], column[int(scale * y + 0.5)], key=sum)
+            found.append((round(x), y, float(text.get_text()), pixel))
+    return [(value, pixel) for _, _, value, pixel in sorted(found)]
+
+
+def _sheet(figure: Figure) -> tuple[NDArray[np.uint8], float]:
+    """The pixels and how many there are an inch."""
+    (axes,) = figure.axes
+    (image,) = axes.images
+    sheet = np.asarray(image.get_array())
+    return sheet, sheet.shape[1] / figure.get_size_inches()[0]
