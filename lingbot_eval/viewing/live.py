@@ -43,7 +43,7 @@ _GIVE_UP_S = 10.0  # without a frame
 _WAITING = 8  # frames that may wait for the page's process; of what comes then it gets the poses alone
 _GRACE_S = 10.0  # for the page's process to end
 _PICTURE_S = 0.5  # between two frames that go whole, to be shown as pictures; the others are thinned
-_NICE = 10  # where cores are few the stream comes first
+_NICE = 19  # where cores are few the stream comes first: it loses 1.4 % of one that it never lets go of
 _LARGE = 1 << 14  # bytes of an array that is handed over as it lies in memory
 _LOOK_S = 1.0  # between two looks of the page's process at whether its parent is there
 _ANSWER = b"the page answers\n"  # the line before each answer: what starts with Python may print, too
@@ -438,7 +438,9 @@ def _start(said: IO[bytes]) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=said,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,  # a key that interrupts is for the parent, whose end ends the child
+        # A key that interrupts is for the parent, whose end ends the child. The session stays the parent's: Linux
+        # shares cores among sessions first, so that in one of its own it gets half of them, however nice it is.
+        process_group=0,
     )
 
 
