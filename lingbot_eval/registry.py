@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -166,6 +167,19 @@ def load_plugins(sources: Iterable[str] = ()) -> tuple[Plugin, ...]:
     return plugins()
 
 
+def place_in_plugin(error: BaseException) -> str:
+    """Where in a plugin's file a foreign error came from, for the end of a reason: `` (my_method.py:12)``.
+
+    "" for the project's own errors, which say what is wrong, and for those that went through no plugin.
+    """
+    if isinstance(error, LingbotEvalError):
+        return ""
+    known = (*_PLUGINS.values(), *_LOADING)
+    files = {str(getattr(sys.modules.get(plugin.source), "__file__", plugin.source)) for plugin in known}
+    lines = [line for line in traceback.extract_tb(error.__traceback__) if line.filename in files]
+    return f" ({Path(lines[-1].filename).name}:{lines[-1].lineno})" if lines else ""
+
+
 def required(names: Iterable[str], where: str) -> None:
     """Refuse settings that ask for a plugin which the user has not allowed.
 
@@ -218,7 +232,8 @@ def _loading(plugin: Plugin, what: str) -> Iterator[None]:
     except LingbotEvalError as error:
         raise ConfigError(f"{what}: {error}") from error
     except (Exception, SystemExit) as error:  # a plugin is foreign code: it raises anything, and exits
-        raise ConfigError(f"{what} cannot be loaded: {one_line(error)}") from error
+        place = "" if isinstance(error, SyntaxError) else place_in_plugin(error)
+        raise ConfigError(f"{what} cannot be loaded: {one_line(error)}{place}") from error
     finally:
         _LOADING.pop()
     _PLUGINS[plugin.source] = plugin

@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NoReturn
 
 from lingbot_eval import __version__
@@ -18,7 +18,7 @@ from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, one_line, reason, shortage, shortened
 from lingbot_eval.machine.environment import threads_that_share
 from lingbot_eval.machine.wait import WAIT, process_age_s
-from lingbot_eval.registry import load_plugins
+from lingbot_eval.registry import load_plugins, place_in_plugin
 from lingbot_eval.validation import nearest
 
 # name -> module of lingbot_eval.cli, one-line help. The module has NAME_arguments(parser), which puts under ``do`` what
@@ -124,14 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # The first word that is no option: options before it take none.
         args = build_parser(next((word for word in words if not word.startswith("-")), "")).parse_args(words)
-        with _libraries_hushed(), threads_that_share():
+        with _libraries_hushed(), threads_that_share(), output.results_alone() if args.json else nullcontext():
             if args.plugin:
                 load_plugins(args.plugin)
             try:
                 code = int(args.do(args))
             except SystemExit as error:
                 # Whatever of a plugin runs where nobody expects it to: its exit is not the command's, and not silent.
-                raise ConfigError(f"code of a plugin failed: {one_line(error)}") from error
+                raise ConfigError(f"code of a plugin failed: {one_line(error)}{place_in_plugin(error)}") from error
         output.finish()
         return code
     except LingbotEvalError as error:

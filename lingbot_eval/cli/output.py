@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -14,6 +15,23 @@ from lingbot_eval.errors import StoreError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+_RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
+
+
+@contextmanager
+def results_alone() -> Iterator[None]:
+    """Keeps standard output to what goes through here: what else prints, as a plugin's code does, is on standard error.
+
+    A reader of JSON would stumble over it.
+    """
+    token = _RESULTS.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _RESULTS.reset(token)
 
 
 def line(text: str = "") -> None:
@@ -55,9 +73,10 @@ def abandon() -> None:
 
 def _result(text: str, *, flush: bool = False) -> None:
     try:
-        _write(sys.stdout, text)
-        if flush and sys.stdout is not None:
-            sys.stdout.flush()
+        stream = _RESULTS.get() or sys.stdout
+        _write(stream, text)
+        if flush and stream is not None:
+            stream.flush()
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -353,6 +353,9 @@ def played_stream(container: InputContainer, path: Path) -> tuple[VideoStream, i
             f"video: {path} is a single picture ({container.format.name.removesuffix('_pipe')}), not a video;"
             " images are read by dataset folder"
         )
+    if container.format.name == "tty":
+        # FFmpeg draws any text into pictures, as a terminal would.
+        raise DataError(f"video: {path}: expected a video, found text; name the video itself")
     every = list(container.streams.video)
     if not every:
         raise DataError(f"video: {path}: expected a video stream, found none; is it an audio file?")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 from pydantic import BaseModel, Field, create_model
 
 from lingbot_eval.errors import ConfigError, StreamError, one_line
-from lingbot_eval.registry import Registry, check_name, check_subclass
+from lingbot_eval.registry import Registry, check_name, check_subclass, place_in_plugin
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction
 
@@ -350,7 +350,9 @@ class OpenMethod:
             if held is not None:
                 held[1].close()
         except (Exception, SystemExit) as error:
-            raise StreamError(f"method '{held[0].name if held else ''}' failed to close: {one_line(error)}") from error
+            raise StreamError(
+                f"method '{held[0].name if held else ''}' failed to close: {one_line(error)}{place_in_plugin(error)}"
+            ) from error
         finally:
             free_device_memory()
 

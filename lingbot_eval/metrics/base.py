@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from lingbot_eval.errors import ConfigError, UnscorableError, one_line
 from lingbot_eval.metrics.matching import MatchedPoses
-from lingbot_eval.registry import Registry, check_name, check_subclass
+from lingbot_eval.registry import Registry, check_name, check_subclass, place_in_plugin
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import (
     DepthMap,
@@ -63,7 +63,7 @@ class Metric:
         except UnscorableError as error:
             reason = str(error)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code: it raises anything, and exits
-            reason = f"the metric failed: {one_line(error)}"
+            reason = f"the metric failed: {one_line(error)}{place_in_plugin(error)}"
         if value is not None and not np.isfinite(value):
             value, reason = None, f"the metric gave {value}, which is no result"
         return Measurement(

@@ -25,6 +25,7 @@ from lingbot_eval.files.atomic import write_text, writing
 from lingbot_eval.files.json_documents import parse_json
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.base import Method, MethodSettings, OpenMethod, SavesStreams
+from lingbot_eval.registry import place_in_plugin
 from lingbot_eval.runs.records import HostRecord, Names, utc_now
 from lingbot_eval.runs.saved import Contents, SavedState, put_back, taken
 from lingbot_eval.runs.scoring import KeptPanel
@@ -205,7 +206,7 @@ class Attempt:
                 stage, at_frame = self.failed_behind or (self.stage, at_frame)
                 self.failure = Failure(
                     stage=stage,
-                    reason=one_line(error),
+                    reason=f"{one_line(error)}{place_in_plugin(error)}",
                     at_frame=at_frame,
                     bad_input=isinstance(error, LingbotEvalError),
                     out_of_memory=is_out_of_memory(error),

@@ -185,6 +185,7 @@ def run_tasks(
         store.write_run(record)
         ended: list[Done] = []
         along: dict[Names, ResultT] = {}
+        outcome = None
         try:
             with closing(OpenMethod()) as methods:
                 for task in tasks:
@@ -194,10 +195,13 @@ def run_tasks(
                         observer.finished(task.unit, other)
                         continue
                     ended.append(Done.of(attempt_stored(task, methods, store, observer, along)))
+                # Before the last method is closed: that it cannot be is told, and costs no result.
+                outcome = _finished(store, record, tasks, ended)
         except BaseException as error:
-            _stopped(store, record, error)
+            if outcome is None:
+                _stopped(store, record, error)
             raise
-        return _finished(store, record, tasks, ended)
+        return outcome
 
 
 def _run_shared(

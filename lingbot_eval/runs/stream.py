@@ -13,8 +13,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from numbers import Integral, Real
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
 
 from lingbot_eval.errors import StreamError
 from lingbot_eval.methods.base import Method
@@ -200,8 +203,8 @@ class SceneStream:
     def outputs(self) -> Generator[Output, None, None]:
         """Predictions as they leave.
 
-        Raises StreamError for a prediction out of order, about a frame no longer in flight, or with a time that is
-        not the frame's.
+        Raises StreamError for what is no prediction or has no arrays in it, for a prediction out of order, about a
+        frame no longer in flight, or with a time that is not the frame's.
         """
         last = self._first - 1
         left = time.perf_counter()
@@ -213,12 +216,13 @@ class SceneStream:
                 frames = self._tapped(source)
                 rest = self._rest
                 predictions = self._method.predict(frames) if rest is None else rest.predict(self._rested(frames, rest))
-                for prediction in predictions:
+                name = self._method.name
+                for prediction in _checked(predictions, name):
                     given = self._take(prediction.index, last)
                     frame = given.frame
                     if not abs(prediction.timestamp - frame.timestamp) <= SAME_FRAME_S:
                         raise StreamError(
-                            f"method '{self._method.name}': expected frame {frame.index} with its own time "
+                            f"method '{name}': expected frame {frame.index} with its own time "
                             f"{frame.timestamp!r} s, found {prediction.timestamp!r}; give each prediction its frame's"
                             " time"
                         )
@@ -305,6 +309,52 @@ class SceneStream:
         _, oldest = self._in_flight.popitem(last=False)
         self._bytes_in_flight -= _bytes_of(oldest.frame)
         return oldest
+
+
+_SHAPES: dict[str, tuple[int | None, ...]] = {
+    "camera_to_world": (4, 4),
+    "intrinsics": (3, 3),
+    "depth": (None, None),
+    "depth_confidence": (None, None),
+    "points": (None, None, 3),
+    "points_confidence": (None, None),
+}
+"""Of a prediction's arrays; None: as the image is."""
+
+
+def _checked(predictions: Any, name: str) -> Iterator[Prediction]:
+    """What a method gives, which of foreign code may be anything. Raises StreamError for what is no prediction."""
+    if not isinstance(predictions, Iterable):
+        raise StreamError(f"method '{name}': expected predict to yield a Prediction a frame, found {predictions!r}")
+    for given in predictions:
+        if not isinstance(given, Prediction):
+            raise StreamError(
+                f"method '{name}': expected a lingbot_eval.Prediction from predict, found {type(given).__name__}"
+            )
+        index: Any = given.index
+        seconds: Any = given.timestamp
+        if not (isinstance(index, Integral) and isinstance(seconds, Real)):
+            raise StreamError(
+                f"method '{name}': expected a frame's index and its time in seconds, found {index!r} and {seconds!r}"
+            )
+        for part, shape in _SHAPES.items():
+            array = getattr(given, part)
+            if array is None:
+                continue
+            words = f"method '{name}': frame {given.index}: {part}: expected a numpy array of shape ({_named(shape)})"
+            if not isinstance(array, np.ndarray):
+                raise StreamError(f"{words}, found {type(array).__name__}")
+            if len(shape) != array.ndim or any(
+                wanted not in (None, there) for wanted, there in zip(shape, array.shape, strict=True)
+            ):
+                raise StreamError(f"{words}, found {array.shape}")
+            if array.dtype.kind not in "fiu":
+                raise StreamError(f"{words} of numbers, found {array.dtype}")
+        yield given
+
+
+def _named(shape: tuple[int | None, ...]) -> str:
+    return ", ".join(letter if size is None else str(size) for size, letter in zip(shape, ("H", "W", ""), strict=False))
 
 
 def _bytes_of(frame: Frame) -> int:

@@ -29,6 +29,7 @@ class Droid(lb.Method):
         stop_after: int | None = None
 
     def predict(self, frames):
+        print("as one does while it is new")  # noqa: T201
         for frame in frames:
             if frame.index == self.settings.stop_after:
                 return

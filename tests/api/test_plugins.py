@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).with_name("plugin_mine.py")
 FRAMES = 12
 
+LINE = 1 + next(n for n, line in enumerate(PLUGIN.read_text().splitlines()) if "yield lb.Prediction" in line)
+"""Where the plugin's code fails that a test breaks."""
+
 EXPERIMENT = """\
 name: mine
 plugins: [plugin_mine]
@@ -210,6 +213,7 @@ def test_what_they_do_wrong_is_the_units_failure(folder: Path, tmp_path: Path) -
     words = ("run", str(folder / "mine.yaml"), "--plugin", "plugin_mine.py", "--json", "--no-report", "--out", "runs")
     document = json.loads(command(tmp_path, *words, code=1))
     assert {unit["status"] for unit in document["units"]} == {"failed"}
+    assert all(unit["reason"].endswith(f" (plugin_mine.py:{LINE})") for unit in document["units"])
 
 
 METRICS_OF_ALL_KINDS = """

@@ -206,6 +206,12 @@ def test_an_image_with_the_name_of_a_video(tmp_path: Path) -> None:
             opened(path)
 
 
+def test_text_is_no_video_of_text(tmp_path: Path) -> None:
+    (tmp_path / "poses.txt").write_text("0.0 1 2 3 0 0 0 1\n" * 60)
+    with pytest.raises(DataError, match=r"poses\.txt: expected a video, found text"):
+        opened(tmp_path / "poses.txt")
+
+
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     import os
 

@@ -339,6 +339,10 @@ def test_a_method_that_cannot_be_closed_costs_no_result(tmp_path: Path, world: W
     # The method before it, not this one, is to blame; the next unit has a fresh one.
     assert "method 'bad' failed to close" in str(found["one", "good"].reason)
     assert found["two", "good"].status == "ok"
+    world.misbehave = {}
+    with pytest.raises(StreamError, match="method 'good' failed to close: "):
+        run(tmp_path / "again", experiment("good"))
+    assert RunStore.open(run_folder(tmp_path / "again")).read_run().status == "complete"
 
 
 def test_a_fault_in_scoring_belongs_to_its_frame(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

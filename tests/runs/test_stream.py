@@ -141,6 +141,30 @@ def test_disorder_is_refused(order: list[int]) -> None:
         list(streamed(disordered, frames(3)).outputs())
 
 
+@pytest.mark.parametrize(
+    ("predict", "says"),
+    [
+        (lambda stream: None, "expected predict to yield a Prediction a frame, found None"),
+        (lambda stream: [np.eye(4) for _ in stream], "expected a lingbot_eval.Prediction from predict, found ndarray"),
+        (lambda stream: [Prediction(f.index, None) for f in stream], "its time in seconds, found 0 and None"),
+        *(
+            (lambda stream, part=part: [Prediction(f.index, f.timestamp, **part) for f in stream], says)
+            for part, says in (
+                ({"camera_to_world": np.eye(4)[:3]}, r"camera_to_world: .* shape \(4, 4\), found \(3, 4\)"),
+                ({"camera_to_world": np.eye(4).tolist()}, r"camera_to_world: .*, found list"),
+                ({"camera_to_world": np.full((4, 4), None)}, r"camera_to_world: .* of numbers, found object"),
+                ({"depth": np.ones((12, 12, 1))}, r"frame 0: depth: .* shape \(H, W\), found \(12, 12, 1\)"),
+                ({"points": np.ones((12, 12))}, r"points: .* shape \(H, W, 3\), found \(12, 12\)"),
+                ({"intrinsics": np.ones(4)}, r"intrinsics: .* shape \(3, 3\), found \(4,\)"),
+            )
+        ),
+    ],
+)
+def test_what_is_no_prediction_is_refused(predict: Any, says: str) -> None:
+    with pytest.raises(StreamError, match=rf"^method 'scripted': .*{says}$"):
+        list(streamed(predict, frames(2)).outputs())
+
+
 def test_only_frames_in_flight_are_decoded() -> None:
     decoded: list[int] = []
 
