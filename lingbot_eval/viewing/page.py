@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ from lingbot_eval.viewing.layers import (
     Colouring,
     Layer,
     LayeredScene,
+    Placed,
     Surroundings,
     coarser,
     depth_picture,
@@ -257,20 +258,9 @@ class Viewer:
             ):
                 if note:
                     lines.append(f"{plain(placed.layer.label)}: {plain(note)}")
-        controls.say(look, self._last_frame(), lines, nodes, self._legend(look))
+        controls.say(look, self._last_frame(), lines, nodes, _legend(look.colouring, nodes.placed))
         controls.plot(nodes.placed, look.now)
         self._show_picture(look.now)
-
-    def _legend(self, look: Look) -> str:
-        return {
-            "picture": "colours of the pictures",
-            "error": f"blue 0 to red {100 * worst_of(self._nodes.placed):.1f} cm: distance from the truth, after"
-            " Sim(3), of the frame that saw a point first",
-            "confidence": "blue least to yellow most sure, by rank in the run",
-            "height": "blue low to red high",
-            "frame": "violet first to yellow last frame that brought a point",
-            "method": "a colour for each method",
-        }[look.colouring]
 
     def _show_picture(self, now: int) -> None:
         layer = self._chosen()
@@ -446,18 +436,33 @@ def write_page(path: Path, scene: LayeredScene, *, colouring: Colouring = "pictu
     finally:
         with _quiet():
             server.stop()
-    write_text(path, _captioned(page, scene, colouring))
+    write_text(path, _captioned(page, scene, colouring, _legend(colouring, nodes.placed)))
 
 
 def _seen(scene: LayeredScene) -> set[int]:
     return {int(frame) for layer in scene.layers for frame in np.unique(layer.cloud.first_frame)}
 
 
-def _captioned(page: str, scene: LayeredScene, colouring: Colouring) -> str:
+def _legend(colouring: Colouring, placed: Sequence[Placed]) -> str:
+    """What the colours of points mean."""
+    if colouring == "error" and not any(np.isfinite(each.error).any() for each in placed):
+        return "grey: no distance from the truth is known"
+    return {
+        "picture": "colours of the pictures",
+        "error": f"blue 0 to red {100 * worst_of(placed):.1f} cm: distance from the truth, after"
+        " Sim(3), of the frame that saw a point first",
+        "confidence": "blue least to yellow most sure, by rank in the run",
+        "height": "blue low to red high",
+        "frame": "violet first to yellow last frame that brought a point",
+        "method": "a colour for each method",
+    }[colouring]
+
+
+def _captioned(page: str, scene: LayeredScene, colouring: Colouring, legend: str) -> str:
     """The page with its own title and a line that says what is seen."""
     names = ", ".join(layer.label for layer in scene.layers)
     hidden = f"the {100 * SURENESS[2]:.0f} % of points with the least confidence in the run are hidden (scene tree)"
-    text = html.escape(f"{scene.title} · {names} · colour: {colouring} · {scene.unit} · {hidden}")
+    text = html.escape(f"{scene.title} · {names} · colour: {colouring} · {scene.unit} · {hidden} · {legend}")
     style = (
         "position:fixed;left:8px;bottom:52px;z-index:9;max-width:min(34em,80vw);padding:4px 8px;font:12px sans-serif;"
         "color:#333;background:rgba(255,255,255,.8);border-radius:4px;pointer-events:none"

@@ -56,6 +56,7 @@ def test_a_page_is_one_file_that_names_everything_it_shows(
     # Names from outside are text, wherever they stand.
     assert "<b>one</b>" not in text
     assert "&lt;b&gt;one&lt;/b&gt;/é · colour: height · m · the 30 % of points" in text
+    assert "(scene tree) · blue low to red high</div>" in text
     assert "<title>seen: synthetic/room</title>" in text
     recording = recording_of(text)
     assert b"/0 <b>one<_b>" in recording
@@ -254,6 +255,9 @@ def test_runs_that_kept_little(run: Path, tmp_path: Path) -> None:
     assert pathless.notes == ["no poses were kept"]
     write_page(tmp_path / "thin.html", LayeredScene("thin", [pathless]))
     assert b"/0 one/cloud" in recording_of((tmp_path / "thin.html").read_text())
+    # Nothing is measured without a path: no scale is promised.
+    write_page(tmp_path / "thin.html", LayeredScene("thin", [pathless]), colouring="error")
+    assert "· grey: no distance from the truth is known</div>" in (tmp_path / "thin.html").read_text()
     with pytest.raises(StoreError, match="expected poses or a cloud to show, found neither"):
         Layer.stored("one", Reconstruction(folder, []))
 
