@@ -585,7 +585,7 @@ def test_every_curve_of_the_walk_is_the_one_worked_out(walk: Walk) -> None:
         assert cache[name] == along(start + more * index)
     assert curve(axes_titled(cost, "Memory after each frame"), "device (allocated)") == along(500 + 5 * index)
 
-    above = axes_titled(figures["trajectory"], "From above (the two longest extents): x–y plane")
+    above = axes_titled(figures["trajectory"], "From above (longest extents): x–y plane")
     centre = POSITIONS.mean(axis=0)
     assert curve(above, "ground truth") == pytest.approx(POSITIONS, abs=1e-6)
     assert curve(above, "estimate, Sim(3)-aligned") == pytest.approx(scale * (POSITIONS - centre) + centre, abs=1e-5)

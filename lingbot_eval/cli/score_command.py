@@ -172,6 +172,16 @@ def _progress(poses: int, *, quiet: bool) -> Iterator[Callable[[int, int], None]
         yield show
 
 
+def _told_apart(paths: Sequence[Path]) -> list[str]:
+    """Names of files, with as many of their folders as tell them apart: those of a run are all called the same."""
+    names = [path.name for path in paths]
+    for parts in range(2, max(len(path.parts) for path in paths) + 1):
+        if len(set(names)) == len(set(paths)):
+            break
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+    return names
+
+
 def _draw(args: argparse.Namespace, found: Sequence[tuple[TrajectoryFile, PoseScore]]) -> None:
     """The pictures that are asked for, or why there is none."""
     if args.plot is not None:
@@ -179,9 +189,9 @@ def _draw(args: argparse.Namespace, found: Sequence[tuple[TrajectoryFile, PoseSc
         from lingbot_eval.reports.scene_figures import trajectory_figure
 
         paths = []
-        for file, scored in found:
+        for name, (file, scored) in zip(_told_apart([file.path for file, _ in found]), found, strict=True):
             if scored["ate_rmse"].value is not None and scored.trajectory is not None and scored.estimate is not None:
-                paths.append((file.path.name, _paths(scored.trajectory, scored.estimate, args.align)))
+                paths.append((name, _paths(scored.trajectory, scored.estimate, args.align)))
             else:
                 output.note(f"{file.path} is not drawn: there is nothing to show under {args.align}")
         if paths:

@@ -193,7 +193,7 @@ def _views(paths: Paths) -> tuple[_View, _View]:
         third = int(np.argmin(extents))
         first, second = (axis for axis in range(3) if axis != third)
         longest = first if extents[first] >= extents[second] else second
-        name = "From above (the two longest extents)" if paths.reference is not None else "The two longest extents"
+        name = "From above (longest extents)" if paths.reference is not None else "The two longest extents"
         return _View(name, first, second), _View("From the side", longest, third)
     # Right-handed with up towards the reader, so that a turn to the right is one on the page.
     across, up = (vertical + 1) % 3, (vertical + 2) % 3

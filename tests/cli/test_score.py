@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from lingbot_eval import plots
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files import trajectories
@@ -426,15 +427,20 @@ def test_malformed_and_missing_files_exit_2(pair: tuple[Path, Path], capsys: pyt
     assert json.loads(captured.out)["kind"] == "DataError"
 
 
+def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Figures, as they are written from now on."""
+    drawn: list[Any] = []
+    save = plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, path: (drawn.append(figure), save(figure, path)))
+    return drawn
+
+
 def test_picture(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from matplotlib.figure import Figure
     from PIL import Image
 
-    drawn: list[Figure] = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **more: (drawn.append(self), save(self, *args, **more)))
+    drawn = drawn_figures(monkeypatch)
     target = tmp_path / "plot.png"
     assert score(pair, "--align", "anchor", "--plot", str(target), "--json") == 0
     (figure,) = drawn
@@ -456,9 +462,15 @@ def test_picture(
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_several_estimates_are_scored_and_drawn_beside_each_other(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ending: str,
 ) -> None:
-    other, target = tmp_path / "other.txt", tmp_path / f"plot.{ending}"
+    drawn = drawn_figures(monkeypatch)
+    other, target = tmp_path / "other" / pair[1].name, tmp_path / f"plot.{ending}"
+    other.parent.mkdir()
     lines = pair[1].read_text().splitlines()[1:]
     other.write_text("\n".join(lines[::2]) + "\n")
     words = ["score", "--gt", str(pair[0]), "--est", str(pair[1]), str(other)]
@@ -466,6 +478,10 @@ def test_several_estimates_are_scored_and_drawn_beside_each_other(
     first, second = json.loads(capsys.readouterr().out)["estimates"]
     assert first["estimate"]["poses"] > second["estimate"]["poses"] == len(lines[::2])
     assert target.stat().st_size > 5000
+    # Of one name, as all estimates of a run are: folders tell them apart.
+    titles = [axes.get_title(loc="left") for axes in drawn[0].axes[:2]]
+    places = [f"{tmp_path.name}/{other.name}"[:47], f"other/{other.name}"]
+    assert all(title.startswith(place) for title, place in zip(titles, places, strict=True)), titles
     assert main([*words, "--without", "auc"]) == 0
     assert capsys.readouterr().out.count("ate_rmse by alignment") == 2
     # One of them that cannot be scored is enough for 1, wherever it stands.
