@@ -14,8 +14,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import lingbot_eval as lb
 from lingbot_eval.methods.base import METHODS
 from lingbot_eval.runs.stream import SceneStream
+from lingbot_eval.settings import validated
 from lingbot_eval.types import FloatArray, Prediction
-from lingbot_eval.validation import validated
 
 WRAPPER = Path(__file__).parents[1] / "examples" / "external" / "wrap_lingbot.py"
 FRAMES = 300

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.synthetic.plans import PLANS
+from lingbot_eval.prepare import SizeSettings, prepare
 
 
 @pytest.mark.parametrize("scene", list(PLANS))

@@ -33,8 +33,8 @@ import torch
 from PIL import Image as Pictures
 
 import lingbot_eval as lb
-from lingbot_eval.datasets.prepare import prefetch
 from lingbot_eval.methods.model import AHEAD, Model
+from lingbot_eval.prepare import prefetch
 from lingbot_eval.types import Frame, FrameType, Prediction
 
 VARIANTS = ("alone", "watched")

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from lingbot_eval.reports.reading import Run
     from lingbot_eval.reports.report import WrittenReport
     from lingbot_eval.reports.two_runs import RunComparison
-    from lingbot_eval.runs.execute import Observer, Outcome, Parallel
+    from lingbot_eval.runs.execute import Observer, Parallel
     from lingbot_eval.runs.plan import Plan
-    from lingbot_eval.runs.records import UnitRecord
-    from lingbot_eval.runs.store import RunStore, StoredUnit
+    from lingbot_eval.stored.records import UnitRecord
+    from lingbot_eval.stored.store import Outcome, RunStore, StoredUnit
     from lingbot_eval.streaming.estimate import Fit
     from lingbot_eval.streaming.settings import Backend
     from lingbot_eval.verification.compare import Comparison
@@ -227,7 +227,7 @@ def report(
         ConfigError: labels that do not fit, or no ``out`` for several runs.
     """
     from lingbot_eval.reports.report import write_report
-    from lingbot_eval.runs.store import REPORT
+    from lingbot_eval.stored.store import REPORT
 
     paths = [_run_path(each) for each in _several(runs)]
     if out is None:
@@ -279,11 +279,11 @@ def export(
         DependencyError: a format needs a library that is not there.
         StoreError: the run cannot be read, or the disk refuses; ``out`` is then as it was.
     """
+    from lingbot_eval.files.atomic import staged
     from lingbot_eval.files.trajectories import read_trajectory
-    from lingbot_eval.reports.staging import staged
-    from lingbot_eval.runs.disk import component
     from lingbot_eval.runs.plan import opened_images
-    from lingbot_eval.runs.store import RunStore
+    from lingbot_eval.stored.disk import component
+    from lingbot_eval.stored.store import RunStore
     from lingbot_eval.viewing.cloud import CONFIDENT_SHARE
     from lingbot_eval.viewing.export import Exported, known_formats, write_formats
     from lingbot_eval.viewing.scaled import make_scaled
@@ -367,8 +367,8 @@ def render(
         StoreError: the run cannot be read, or the disk refuses; files appear whole or not at all.
     """
     from lingbot_eval.files.atomic import writing
-    from lingbot_eval.runs.disk import component
-    from lingbot_eval.runs.store import RunStore
+    from lingbot_eval.stored.disk import component
+    from lingbot_eval.stored.store import RunStore
     from lingbot_eval.viewing.film import Films, Renderer, render_film, save_still
 
     wanted = _film_settings(settings, set)
@@ -581,11 +581,11 @@ def verify(
         DataError, ConfigError: cases that cannot be read; a device that is not there.
     """
     from lingbot_eval.model.build import choose_device
+    from lingbot_eval.settings import validated
     from lingbot_eval.streaming.settings import StreamSettings
-    from lingbot_eval.validation import validated
     from lingbot_eval.verification.cases import load_cases, shipped_cases
     from lingbot_eval.verification.reproduce import Setup
-    from lingbot_eval.verification.run import verify as run_cases
+    from lingbot_eval.verification.reproduce import verify as run_cases
 
     known = load_cases(shipped_cases() if folder is None else Path(folder), tuple(cases))
     # Checked here: what runs is a copy of each case's own settings.
@@ -662,7 +662,7 @@ def view(
         DependencyError: viser is not installed (extra ``view``).
     """
     from lingbot_eval.reports.reading import Run
-    from lingbot_eval.runs.store import RUN_FILE
+    from lingbot_eval.stored.store import RUN_FILE
     from lingbot_eval.viewing.cloud import LEAST_VOXELS, MAX_VOXELS
     from lingbot_eval.viewing.layers import COLOURINGS
     from lingbot_eval.viewing.live import LiveViewer
@@ -775,7 +775,7 @@ def _film_settings(
 ) -> FilmSettings:
     """A preset, a file or a mapping with changes put in; what a preset leaves alone can be changed, too."""
     from lingbot_eval.runs.experiment import settings_document
-    from lingbot_eval.validation import nearest, validated
+    from lingbot_eval.settings import nearest, validated
     from lingbot_eval.viewing.film import PRESETS, FilmSettings
 
     if isinstance(settings, str) and settings in PRESETS:

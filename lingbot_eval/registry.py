@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from lingbot_eval.errors import ConfigError, LingbotEvalError, one_line
-from lingbot_eval.validation import nearest
+from lingbot_eval.settings import nearest
 
 ENTRY_POINTS = "lingbot_eval.plugins"
 HOW_TO_ADD = "; one of a plugin is known with --plugin FILE"

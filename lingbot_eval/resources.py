@@ -17,7 +17,7 @@ import lingbot_eval
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.json_documents import read_json
-from lingbot_eval.validation import nearest
+from lingbot_eval.settings import nearest
 
 Kind = Literal["datasets", "experiments", "reports"]
 SHIPPED = "shipped"

@@ -197,7 +197,7 @@ class Measurement:
     e.g. ``ate_rmse``.
     variant: the convention in a word, e.g. ``sim3``, ``scale_only``; "" where there is only one.
     better: whether lower or higher values are; None where neither is. headline: whether it belongs into a report's
-    first table. What a built-in metric declares of the two (metrics/declarations.py) is filled in when it is stored.
+    first table. What a built-in metric declares of the two (declarations.py) is filled in when it is stored.
     value: None exactly when reason says why it could not be computed. unit: ``m``, ``deg``, ``deg/m``, ``m/frame``,
     ``deg/frame``, ``%``, ``1``, ``fps``, ``ms``, ``MiB``, ``frames``. convention: one sentence. samples: how many
     frames, poses, pairs or pixels it rests on.

@@ -30,7 +30,7 @@ from lingbot_eval import plots
 from lingbot_eval.cli.main import main
 from lingbot_eval.reports.drawing import unit_figures
 from lingbot_eval.reports.reading import open_run
-from lingbot_eval.runs.records import RunRecord, read_record, write_record
+from lingbot_eval.stored.records import RunRecord, read_record, write_record
 from lingbot_eval.tables import number_text
 from tests.support import walker
 from tests.support.figure_reader import axes_titled, curve, curves, layers, pictures

@@ -31,7 +31,7 @@ from lingbot_eval.gating.sides import Meaning, Side, SideUnit, metric_id
 from lingbot_eval.model.build import build_model, choose_device
 from lingbot_eval.model.config import ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
-from lingbot_eval.validation import validated
+from lingbot_eval.settings import validated
 from training import reported
 from training.clips import Clips, Sequences, true_clips
 from training.forward import (

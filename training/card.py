@@ -17,8 +17,8 @@ import safetensors
 
 from lingbot_eval.errors import CheckpointError, ConfigError
 from lingbot_eval.files.atomic import write_text
-from lingbot_eval.runs.records import UnitRecord, is_untrained
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.records import UnitRecord, is_untrained
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement
 from training import reported
 from training.ablations import Scores, markdown, read_scores

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.registry import load_plugins
-from lingbot_eval.validation import nearest
+from lingbot_eval.settings import nearest
 
 if TYPE_CHECKING:
     from lingbot_eval.datasets.cards import Card
@@ -334,7 +334,7 @@ def _verdict(scene: SceneCheck) -> dict[str, Any] | None:
 def _figures(checked: DatasetCheck, folder: Path) -> list[Path]:
     """One picture a scene whose convention was tested. Raises StoreError when the disk refuses."""
     from lingbot_eval.files.atomic import writing
-    from lingbot_eval.runs.disk import component
+    from lingbot_eval.stored.disk import component
 
     files = []
     for scene in checked.scenes:

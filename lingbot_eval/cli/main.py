@@ -19,7 +19,7 @@ from lingbot_eval.errors import ConfigError, LingbotEvalError, StoreError, one_l
 from lingbot_eval.machine.environment import threads_that_share
 from lingbot_eval.machine.wait import WAIT, process_age_s
 from lingbot_eval.registry import load_plugins, place_in_plugin
-from lingbot_eval.validation import nearest
+from lingbot_eval.settings import nearest
 
 # name -> module of lingbot_eval.cli, one-line help. The module has NAME_arguments(parser), which puts under ``do`` what
 # takes the parsed words and returns the exit code; what is heavy (torch, matplotlib, evo) is imported there, so that

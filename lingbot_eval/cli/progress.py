@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from lingbot_eval.runs.execute import Parallel
     from lingbot_eval.runs.plan import Plan, Unit
-    from lingbot_eval.runs.records import ResultRecord
     from lingbot_eval.scaling.settings import Case
+    from lingbot_eval.stored.records import ResultRecord
 
 
 class Progress(Observer):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError, LingbotEvalError
+from lingbot_eval.settings import nearest
 from lingbot_eval.streaming.settings import BACKENDS
-from lingbot_eval.validation import nearest
 
 if TYPE_CHECKING:
     from lingbot_eval.gating.judge import Verdict
@@ -135,7 +135,7 @@ def _show_report(runs: Sequence[Path], written: WrittenReport, *, as_json: bool)
 
 
 def _default_folder(runs: Sequence[Path]) -> Path:
-    from lingbot_eval.runs.store import REPORT
+    from lingbot_eval.stored.store import REPORT
 
     if len(runs) == 1:
         return runs[0] / REPORT
@@ -146,7 +146,7 @@ def _default_folder(runs: Sequence[Path]) -> Path:
 
 def _latest() -> Path:
     """The run under ``runs/`` whose record was written last. Raises ConfigError when there is none."""
-    from lingbot_eval.runs.store import RUN_FILE, find_runs
+    from lingbot_eval.stored.store import RUN_FILE, find_runs
 
     found = find_runs(RUNS)
     if not found:
@@ -159,7 +159,7 @@ def _latest() -> Path:
 
 def _run_directory(given: Path) -> Path:
     """The run directory meant. Raises ConfigError that lists the runs near what was given."""
-    from lingbot_eval.runs.store import RUN_FILE, find_runs
+    from lingbot_eval.stored.store import RUN_FILE, find_runs
 
     if (given / RUN_FILE).is_file():
         return given
@@ -337,7 +337,7 @@ def compare(args: argparse.Namespace) -> int:
 def _backends(args: argparse.Namespace) -> int:
     from lingbot_eval.api import compare_backends
     from lingbot_eval.comparison.page import document, failures, prepare_folder, tables, title, write_backends
-    from lingbot_eval.runs.disk import missing_folders, remove_empty
+    from lingbot_eval.stored.disk import missing_folders, remove_empty
 
     out = args.out or Path(f"compare-{_slug(args.a)}-{_slug(args.b)}")
     bar = output.bar(None, "", "frame", quiet=args.json)

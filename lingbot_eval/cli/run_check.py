@@ -65,7 +65,7 @@ def refused_units(plan: Plan) -> tuple[UnitCheck, ...]:
 
 def scene_notes(plan: Plan) -> tuple[str, ...]:
     """What there is to say of the scenes before they are decoded, ``dataset/scene: text``, each once."""
-    from lingbot_eval.datasets.prepare import input_notes
+    from lingbot_eval.prepare import input_notes
     from lingbot_eval.runs.plan import open_scene
 
     notes: dict[str, None] = {}
@@ -198,7 +198,7 @@ def _cells(check: UnitCheck, estimate: StreamEstimate) -> tuple[str, ...]:
 
 
 def _checked(unit: Unit, method: LingbotConfig, keep: KeepSettings) -> UnitCheck:
-    from lingbot_eval.datasets.prepare import refuse_faulty_images
+    from lingbot_eval.prepare import refuse_faulty_images
     from lingbot_eval.runs.plan import open_scene, prepared_size
 
     try:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from lingbot_eval.cli.progress import Progress
     from lingbot_eval.cli.run_check import UnitCheck
     from lingbot_eval.reports.reading import Run
-    from lingbot_eval.runs.execute import Outcome, Parallel
+    from lingbot_eval.runs.execute import Parallel
     from lingbot_eval.runs.plan import Plan
-    from lingbot_eval.runs.records import UnitRecord
+    from lingbot_eval.stored.records import UnitRecord
+    from lingbot_eval.stored.store import Outcome
     from lingbot_eval.streaming.estimate import Fit
     from lingbot_eval.types import Measurement
 
@@ -160,7 +161,7 @@ def _announce(progress: Progress, plan: Plan) -> None:
 
 def headline(measurements: Sequence[Measurement]) -> str:
     """The few numbers that say how a unit went, or the reason where there is none."""
-    from lingbot_eval.metrics.declarations import declarations
+    from lingbot_eval.declarations import declarations
 
     found = {(m.family, m.name, m.variant): m for m in measurements}
     parts = []
@@ -242,7 +243,7 @@ def _document(outcome: Outcome, done: Run, report: list[Path] | None) -> dict[st
 
 
 def _print_summary(outcome: Outcome, done: Run) -> None:
-    from lingbot_eval.runs.records import is_untrained
+    from lingbot_eval.stored.records import is_untrained
 
     output.line()
     untrained = any(is_untrained(label) for label in outcome.record.weights.values())

@@ -54,7 +54,7 @@ def render_arguments(parser: argparse.ArgumentParser) -> None:
 def render(args: argparse.Namespace) -> int:
     """Draw, and say which files; 1 when something that was asked for could not be drawn."""
     from lingbot_eval.api import render as draw
-    from lingbot_eval.runs.disk import component
+    from lingbot_eval.stored.disk import component
 
     files: list[Path] = []
     notes: list[str] = []

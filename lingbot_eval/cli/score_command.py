@@ -141,7 +141,7 @@ def _reading(args: argparse.Namespace, side: str) -> PoseReading:
     """What the options say of one file's poses. Raises ConfigError for a camera that is none."""
     from lingbot_eval.files.reading import read_text
     from lingbot_eval.geometry.pose_reading import PoseReading
-    from lingbot_eval.validation import validated
+    from lingbot_eval.settings import validated
 
     given = {name: getattr(args, f"{side}_{name}") for name in ("poses", "quaternion", "handedness", "to_camera")}
     camera = given["to_camera"]
@@ -325,8 +325,8 @@ def _headlines(align: str, scored: PoseScore) -> list[Measurement]:
 
     Those of plugins come behind them, under the alignment that each has.
     """
+    from lingbot_eval.declarations import headlines
     from lingbot_eval.metrics.base import declared
-    from lingbot_eval.metrics.declarations import headlines
 
     wanted = [(first.name, align if first.variant == "sim3" else "") for first in headlines()]
     # KITTI's two figures belong together.

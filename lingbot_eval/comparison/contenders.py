@@ -9,19 +9,19 @@ from typing import Literal
 
 import torch
 
-from lingbot_eval.datasets.prepare import SizeSettings, prefetch, prepare
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.model.build import PRECISIONS, resolve_precision
 from lingbot_eval.model.network import HeadPrecision, rounds_heads
+from lingbot_eval.prepare import SizeSettings, prefetch, prepare
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import Unit, make_plan, open_scene
+from lingbot_eval.settings import nearest, validated
 from lingbot_eval.streaming.settings import BACKENDS, Backend, StreamSettings
 from lingbot_eval.streaming.stores import resolve_backend
 from lingbot_eval.types import Frame, FrameSequence
-from lingbot_eval.validation import nearest, validated
 
 AHEAD = 4
 MAX_BYTES_KEPT = 2**30

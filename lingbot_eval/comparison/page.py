@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lingbot_eval.comparison.backends import BackendComparison, Pair, Ratio, Side, step_median
-from lingbot_eval.files.atomic import write_text, writing
+from lingbot_eval.files.atomic import staged, write_text, writing
 from lingbot_eval.machine.environment import machine_name
 from lingbot_eval.model.build import PRECISIONS
 from lingbot_eval.plots import save
@@ -23,7 +23,6 @@ from lingbot_eval.reports.agreement import (
     comparison_figure,
     missing,
 )
-from lingbot_eval.reports.staging import staged
 from lingbot_eval.reports.two_runs import NUMBERS, PAGE
 from lingbot_eval.statistics import ALPHA
 from lingbot_eval.streaming.estimate import distance

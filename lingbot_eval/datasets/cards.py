@@ -9,17 +9,16 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lingbot_eval.datasets.prepare import SizeSettings
 from lingbot_eval.datasets.registry import DATASETS, open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.archives import ARCHIVES, ArchiveKind, inner_path
 from lingbot_eval.files.yaml_documents import load_mapping
+from lingbot_eval.prepare import SizeSettings
 from lingbot_eval.resources import shared_file, shared_names
-from lingbot_eval.settings import StrictModel
+from lingbot_eval.settings import StrictModel, validated
 from lingbot_eval.tables import markdown_grid
 from lingbot_eval.types import FloatArray, Frame, FrameSequence, Trajectory
-from lingbot_eval.validation import validated
 
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -27,8 +27,7 @@ from lingbot_eval.files.archives import ARCHIVES, Place, unpack, unpacked_limit
 from lingbot_eval.files.atomic import temporary_folder, write_text
 from lingbot_eval.files.downloads import HUB, check_file, download, file_sha256, from_hub, stated_size
 from lingbot_eval.files.json_documents import read_json
-from lingbot_eval.settings import StrictModel
-from lingbot_eval.validation import nearest, validated
+from lingbot_eval.settings import StrictModel, nearest, validated
 
 WORK = ".lingbot-eval-fetch"
 RECORD = "record.json"

@@ -14,8 +14,8 @@ import numpy as np
 from lingbot_eval.errors import DataError, UnknownSceneError, reason
 from lingbot_eval.files.reading import finite_number
 from lingbot_eval.files.times import read_stamps
+from lingbot_eval.settings import nearest
 from lingbot_eval.types import FloatArray
-from lingbot_eval.validation import nearest
 
 NUMBER = r"(\d{1,10})"
 """The number in the name of a file, for the patterns of `FileDataset.numbered`."""

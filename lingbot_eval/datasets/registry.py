@@ -14,7 +14,7 @@ from lingbot_eval.datasets.sequence import Adapter
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.registry import Registry, check_name, check_subclass
 from lingbot_eval.resources import expanded
-from lingbot_eval.validation import validated
+from lingbot_eval.settings import validated
 
 _ROOM = "lingbot_eval.datasets"
 

@@ -17,8 +17,8 @@ from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.yaml_documents import MAX_BYTES, load_mapping
 from lingbot_eval.gating.judge import Tolerance, default_tolerances, judged_by
 from lingbot_eval.gating.sides import SAMPLED, Meaning, Names, Side, SideUnit, from_text, to_text
-from lingbot_eval.runs.records import utc_now
-from lingbot_eval.validation import validated
+from lingbot_eval.settings import validated
+from lingbot_eval.stored.records import utc_now
 
 SCHEMA_VERSION: Literal[1] = 1
 

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from lingbot_eval.declarations import declaration, declarations
 from lingbot_eval.gating.sides import FAMILIES, Family, Meaning, Names, Side, SideUnit, family_of, metric_id
 from lingbot_eval.machine.environment import hardware, rests_on_hardware, section
-from lingbot_eval.metrics.declarations import declaration, declarations
-from lingbot_eval.runs.records import StoredRecord
 from lingbot_eval.settings import differing_in_both, flattened, short
 from lingbot_eval.statistics import ALPHA, FEWEST_ROUNDS, MIN_EFFECT, judge_rounds, too_few_rounds
+from lingbot_eval.stored.records import StoredRecord
 from lingbot_eval.types import Declaration, Direction
 
 Status = Literal["held", "better", "regression", "incomparable", "new", "shown"]

@@ -16,10 +16,10 @@ from pydantic import ConfigDict
 
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.machine.environment import hardware, rests_on_hardware
-from lingbot_eval.runs.lock import writer_of
-from lingbot_eval.runs.records import RunRecord
-from lingbot_eval.runs.store import RUN_FILE, RunStore, StoredUnit, find_runs
 from lingbot_eval.statistics import BLOCK_FRAMES
+from lingbot_eval.stored.lock import writer_of
+from lingbot_eval.stored.records import RunRecord
+from lingbot_eval.stored.store import RUN_FILE, RunStore, StoredUnit, find_runs
 from lingbot_eval.types import Direction, FloatArray
 
 if TYPE_CHECKING:

@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
-from lingbot_eval.datasets.prepare import SizeSettings, prefetch, prepare
 from lingbot_eval.errors import DataError
 from lingbot_eval.methods.base import BaseMethod
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings, Precision
 from lingbot_eval.methods.stepper import Stepper, transfer_for, warm_up
 from lingbot_eval.model.build import PRECISIONS, build_model, choose_device, resolve_precision
+from lingbot_eval.prepare import SizeSettings, prefetch, prepare
 from lingbot_eval.profiling.memory import device_memory_measurements, mebibytes, reset_peaks
 from lingbot_eval.resources import SHIPPED, SHIPPED_CONFIG
+from lingbot_eval.settings import validated
 from lingbot_eval.streaming.estimate import limit_memory
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings, stream_interval
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
 from lingbot_eval.streaming.windowed import open_session
 from lingbot_eval.types import Frame, FrameSequence, Image, Measurement, Prediction
-from lingbot_eval.validation import validated
 
 AHEAD = 4
 # What the weights of each configuration were trained on, or nearest to it.

@@ -250,7 +250,7 @@ def metric(
     Raises:
         ConfigError: an unknown family or alignment, or a name that is taken.
     """
-    from lingbot_eval.metrics.declarations import declarations  # it asks the families, which are built on this file
+    from lingbot_eval.declarations import declarations  # it asks the families, which are built on this file
 
     if family not in _ALIGNMENTS:
         raise ConfigError(f"metric family {family!r}: expected one of {', '.join(_ALIGNMENTS)}")

@@ -20,8 +20,8 @@ from lingbot_eval.metrics.matching import ALIGNMENTS, ANCHOR_FRAMES, Alignment, 
 from lingbot_eval.metrics.meaning import FEW_PERCENT, match_notes, pose_notes
 from lingbot_eval.metrics.pair_auc import Progress, pair_measurements
 from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, plugin_measurements, score_trajectory
+from lingbot_eval.settings import validated
 from lingbot_eval.types import DriftSeries, FloatArray, Measurement, Trajectory
-from lingbot_eval.validation import validated
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -31,7 +31,7 @@ from lingbot_eval.model.checkpoint_files import (
 )
 from lingbot_eval.model.pickles import shown
 from lingbot_eval.resources import PUBLIC, SHIPPED, expanded, remember, remembered, shipped_weights
-from lingbot_eval.validation import nearest
+from lingbot_eval.settings import nearest
 
 CPU = torch.device("cpu")
 READERS, AHEAD = 4, 8

@@ -18,7 +18,7 @@ from lingbot_eval.reports.scene_figures import cloud_figure, together_figure, tr
 from lingbot_eval.reports.sweep_figure import sweep_figure, sweeps
 from lingbot_eval.reports.tables import FewOfMany, Names
 from lingbot_eval.reports.two_runs import RunComparison, figure_of
-from lingbot_eval.runs.unit_files import Columns
+from lingbot_eval.stored.unit_files import Columns
 from lingbot_eval.viewing.kept import CLOUD_FILE, Reconstruction
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from lingbot_eval.plots import (
     style,
     thinned,
 )
-from lingbot_eval.runs.unit_files import Columns, DepthPanels
+from lingbot_eval.stored.unit_files import Columns, DepthPanels
 from lingbot_eval.types import CACHE_KINDS, DriftSeries, FloatArray
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lingbot_eval import tables
-from lingbot_eval.metrics.declarations import Key, published_as, titles
+from lingbot_eval.declarations import Key, published_as, titles
 from lingbot_eval.reports.rendering import name_header, row_names, shares_legend
 from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table
 from lingbot_eval.tables import number_text, plain

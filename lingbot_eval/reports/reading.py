@@ -37,17 +37,17 @@ from lingbot_eval.reports.tables import (
     merged,
     read_results,
 )
-from lingbot_eval.runs.lock import writer_of
-from lingbot_eval.runs.store import RunStore, StoredUnit
-from lingbot_eval.runs.unit_files import ESTIMATE_FILE, REFERENCE_FILE, Columns, DepthPanels
 from lingbot_eval.settings import flattened
+from lingbot_eval.stored.lock import writer_of
+from lingbot_eval.stored.store import RunStore, StoredUnit
+from lingbot_eval.stored.unit_files import ESTIMATE_FILE, REFERENCE_FILE, Columns, DepthPanels
 from lingbot_eval.types import DriftSeries, FloatArray
 from lingbot_eval.viewing.film import ShownVoxels, shown_voxels
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lingbot_eval.runs.execute import Outcome
+    from lingbot_eval.stored.store import Outcome
 
 SHORT_KEY = 6  # digits of a run's key that tell runs of one name apart
 SAME_FRAME_S = 1e-6

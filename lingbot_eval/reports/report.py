@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lingbot_eval.errors import ConfigError, StoreError
-from lingbot_eval.files.atomic import write_text, writing
+from lingbot_eval.files.atomic import staged, write_text, writing
 from lingbot_eval.reports.drawing import FOLDER, draw_agreement, draw_sweeps, draw_units, slug, write_spaces
 from lingbot_eval.reports.pages import html_page, markdown_page
 from lingbot_eval.reports.reading import open_readable
 from lingbot_eval.reports.rendering import csv_table, measurements_csv, shown
 from lingbot_eval.reports.sections import Content, make_content
-from lingbot_eval.reports.staging import staged
 from lingbot_eval.reports.two_runs import RunComparison, compare_opened
-from lingbot_eval.runs.disk import refuse_links
-from lingbot_eval.runs.unit_files import Columns
+from lingbot_eval.stored.disk import refuse_links
+from lingbot_eval.stored.unit_files import Columns
 
 HTML_FILE, MARKDOWN_FILE, NOTEBOOK_FILE, NOTEBOOK_PAGE = "report.html", "report.md", "report.ipynb", "notebook.html"
 MEASUREMENTS_FILE = "tables/measurements.csv"

@@ -23,7 +23,7 @@ from lingbot_eval.plots import (
     thinned,
 )
 from lingbot_eval.reports.reading import KeptScene, Paths, UnitData
-from lingbot_eval.runs.unit_files import Columns
+from lingbot_eval.stored.unit_files import Columns
 from lingbot_eval.tables import plain
 from lingbot_eval.types import FloatArray
 

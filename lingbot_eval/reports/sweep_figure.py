@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lingbot_eval.metrics.declarations import Key, titles
+from lingbot_eval.declarations import Key, titles
 from lingbot_eval.plots import LINE_COLOURS, new_figure, style
 from lingbot_eval.reports.reading import Run
 from lingbot_eval.reports.rendering import method_label
-from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.stored.records import UnitRecord
 from lingbot_eval.tables import plain
 from lingbot_eval.types import CACHE_KINDS
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from lingbot_eval.declarations import headline_place
 from lingbot_eval.machine.environment import rests_on_hardware
-from lingbot_eval.metrics.declarations import headline_place
-from lingbot_eval.runs.lock import read_claims
-from lingbot_eval.runs.records import RunRecord, is_untrained
-from lingbot_eval.runs.store import RunStore, StoredUnit
+from lingbot_eval.stored.lock import read_claims
+from lingbot_eval.stored.records import RunRecord, is_untrained
+from lingbot_eval.stored.store import RunStore, StoredUnit
 from lingbot_eval.tables import footnote
 from lingbot_eval.types import Direction, Measurement
 

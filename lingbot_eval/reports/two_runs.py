@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lingbot_eval.errors import ConfigError, DataError, StoreError, UnscorableError
-from lingbot_eval.files.atomic import write_text
+from lingbot_eval.files.atomic import staged, write_text
 from lingbot_eval.files.times import associate
 from lingbot_eval.files.trajectories import TrajectoryFile, read_tum
 from lingbot_eval.geometry.alignment import umeyama
@@ -31,11 +31,10 @@ from lingbot_eval.reports.agreement import (
     summarise,
 )
 from lingbot_eval.reports.reading import SAME_FRAME_S, Run, open_runs
-from lingbot_eval.reports.staging import staged
-from lingbot_eval.runs.records import UnitRecord
-from lingbot_eval.runs.store import StoredUnit
-from lingbot_eval.runs.unit_files import ESTIMATE_FILE, Columns
 from lingbot_eval.settings import differing, short
+from lingbot_eval.stored.records import UnitRecord
+from lingbot_eval.stored.store import StoredUnit
+from lingbot_eval.stored.unit_files import ESTIMATE_FILE, Columns
 from lingbot_eval.tables import MISSING, Table, columns, markdown_text, number_text, quantity, reasons
 from lingbot_eval.types import Measurement
 

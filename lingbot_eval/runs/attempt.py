@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
-from lingbot_eval.datasets.prepare import refuse_faulty_images
 from lingbot_eval.errors import (
     CheckpointError,
     DataError,
@@ -25,20 +24,21 @@ from lingbot_eval.files.atomic import write_text, writing
 from lingbot_eval.files.json_documents import parse_json
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.base import Method, MethodSettings, OpenMethod, SavesStreams
+from lingbot_eval.prepare import refuse_faulty_images
 from lingbot_eval.registry import place_in_plugin
-from lingbot_eval.runs.records import HostRecord, Names, utc_now
-from lingbot_eval.runs.saved import Contents, SavedState, put_back, taken
 from lingbot_eval.runs.scoring import KeptPanel
-from lingbot_eval.runs.store import Store
 from lingbot_eval.runs.stream import BackgroundWorker, Output, Pace, SceneStream
-from lingbot_eval.runs.unit_files import UnitWriter
+from lingbot_eval.stored.records import HostRecord, Names, utc_now
+from lingbot_eval.stored.saved import Contents, SavedState, put_back, taken
+from lingbot_eval.stored.store import Store
+from lingbot_eval.stored.unit_files import UnitWriter
 from lingbot_eval.types import Frame, FrameSequence, Measurement, Prediction, Trajectory
 from lingbot_eval.viewing.kept import Thumbnail
 
 TRACEBACK_FILE = "traceback.txt"
 
 KINDS = {"panel": KeptPanel, "thumbnail": Thumbnail}
-"""Classes of objects in lists of what is gathered, by a name; see `lingbot_eval.runs.saved.taken`."""
+"""Classes of objects in lists of what is gathered, by a name; see `lingbot_eval.stored.saved.taken`."""
 WAITING = 8
 """Predictions that may wait for scoring where the method leaves the cores free."""
 

@@ -17,10 +17,10 @@ from typing import Any
 from lingbot_eval.errors import ConfigError, DependencyError, LingbotEvalError, StoreError, one_line, reason
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.runs.execute import Done, Observer
-from lingbot_eval.runs.lock import Claims
-from lingbot_eval.runs.store import Store
 from lingbot_eval.runs.worker import Job, refuse_other_code
 from lingbot_eval.runs.workers import Ended, Slot, Stream, error_of, show
+from lingbot_eval.stored.lock import Claims
+from lingbot_eval.stored.store import Store
 
 RESOURCE = "GPU"
 CONNECT_S = 20

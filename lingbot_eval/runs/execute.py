@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 from lingbot_eval.errors import (
     BusyError,
@@ -21,12 +21,12 @@ from lingbot_eval.machine.environment import environment
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.runs.attempt import Attempt, Beginnings, Task, attempt_unit
-from lingbot_eval.runs.lock import read_claims
 from lingbot_eval.runs.plan import Plan
-from lingbot_eval.runs.records import HostRecord, Names, RunRecord, utc_now
-from lingbot_eval.runs.saved import SavedState
 from lingbot_eval.runs.scene import scene_tasks
-from lingbot_eval.runs.store import LeftOutUnit, ResultT, RunStore, RunT, Store, StoredUnit, StoredUnits
+from lingbot_eval.stored.lock import read_claims
+from lingbot_eval.stored.records import HostRecord, Names, RunRecord, utc_now
+from lingbot_eval.stored.saved import SavedState
+from lingbot_eval.stored.store import LeftOutUnit, Outcome, ResultT, RunStore, RunT, Store, StoredUnit, StoredUnits
 
 
 class Observer:
@@ -90,31 +90,6 @@ class Done:
         """attempt: as of `attempt_stored`."""
         failure = None if attempt is None else attempt.failure
         return cls(attempt is None, failure is not None, failure is not None and failure.bad_input)
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[RunT, ResultT]):
-    """How a run ended. units: what is on the disk now. failed: planned units without scores there; bad_input: whether
-    any is for the user to mend. lost_record: a line where the run's record was gone and is written anew.
-
-    Of a run that is not at its end, units and failed are of this process's share, and pending is the number of units
-    without a result; while other processes go on, of those that they are at, at least 1.
-    """
-
-    path: Path
-    record: RunT
-    units: StoredUnits[ResultT]
-    done: int
-    skipped: int
-    failed: int
-    bad_input: bool
-    lost_record: str | None = None
-    pending: int = 0
-
-    @property
-    def records(self) -> tuple[ResultT, ...]:
-        """Of the units that are there, in the order of the plan."""
-        return tuple(unit.record for unit in self.units.units)
 
 
 def execute(

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from lingbot_eval.datasets.prepare import SizeSettings
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.yaml_documents import load_mapping, parse_value
@@ -27,9 +26,10 @@ from lingbot_eval.metrics.pair_auc import PairAucSettings
 from lingbot_eval.metrics.points import PointSettings
 from lingbot_eval.metrics.probes import ProbeSettings
 from lingbot_eval.metrics.trajectory import TrajectorySettings
+from lingbot_eval.prepare import SizeSettings
 from lingbot_eval.registry import HOW_TO_ADD, load_plugins, required
 from lingbot_eval.resources import shared_file
-from lingbot_eval.validation import OneOf, nearest, validated
+from lingbot_eval.settings import OneOf, nearest, validated
 from lingbot_eval.viewing.kept import KeepSettings
 
 Name = Annotated[str, Field(min_length=1)]

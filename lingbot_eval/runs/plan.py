@@ -18,7 +18,6 @@ from typing import Any
 
 import lingbot_eval
 from lingbot_eval.datasets.cards import Card, load_card
-from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.registry import DATASETS, open_adapter
 from lingbot_eval.datasets.sequence import Adapter, Selection
 from lingbot_eval.errors import ConfigError, DataError, UnknownSceneError
@@ -26,19 +25,20 @@ from lingbot_eval.files.reading import file_state
 from lingbot_eval.methods.base import METHODS, MethodSettings, WeightFile
 from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.metrics.depth import DepthSettings
+from lingbot_eval.prepare import SizeSettings, prepare
 from lingbot_eval.registry import Plugin
 from lingbot_eval.resources import expanded, remember, remembered
 from lingbot_eval.runs.experiment import DatasetConfig, Experiment
-from lingbot_eval.runs.records import RunRecord, UnitRecord, canonical_json
+from lingbot_eval.settings import validated
+from lingbot_eval.stored.records import RunRecord, UnitRecord, canonical_json
 from lingbot_eval.types import FrameSequence, Image
-from lingbot_eval.validation import validated
 
 # They show, judge or examine what was computed, or compute something else: a change there makes no result stale.
 _NOT_OF_A_RUN = frozenset(
     {
         *("cli", "comparison", "datasets/check", "datasets/convert.py", "gating", "reports", "scaling", "verification"),
-        *("viewing", "tables.py", "plots.py", "settings.py"),
-        *("runs/cluster.py", "runs/lock.py", "runs/worker.py", "runs/workers.py"),
+        *("viewing", "tables.py", "plots.py"),
+        *("runs/cluster.py", "runs/worker.py", "runs/workers.py", "stored/lock.py"),
     }
 )
 _KEEPS = frozenset({"viewing/cloud.py", "viewing/kept.py", "viewing/masks.py"})

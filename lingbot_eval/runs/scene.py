@@ -9,21 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lingbot_eval.datasets.prepare import input_notes, prefetch_mapped, prepare
 from lingbot_eval.datasets.sequence import Adapter
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.methods.base import Method, MethodSettings
 from lingbot_eval.metrics.base import FAMILIES
 from lingbot_eval.metrics.matching import usable_poses
+from lingbot_eval.prepare import input_notes, prefetch_mapped, prepare
 from lingbot_eval.runs.attempt import Attempt, Row, Task, plain
 from lingbot_eval.runs.experiment import DatasetConfig, Experiment, MetricsConfig, load_experiment
 from lingbot_eval.runs.plan import Unit, input_fingerprint, open_scene
-from lingbot_eval.runs.records import Names, UnitRecord
 from lingbot_eval.runs.scoring import SceneScore, SceneScorer
-from lingbot_eval.runs.store import RunStore
 from lingbot_eval.runs.stream import Output
-from lingbot_eval.runs.unit_files import (
+from lingbot_eval.stored.records import Names, UnitRecord
+from lingbot_eval.stored.store import RunStore
+from lingbot_eval.stored.unit_files import (
     DRIFT_FILE,
     ESTIMATE_FILE,
     PANELS_FILE,

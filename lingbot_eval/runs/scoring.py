@@ -19,7 +19,7 @@ from lingbot_eval.profiling.memory import process_memory_measurements, process_r
 from lingbot_eval.profiling.timing import throughput_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.stream import Output
-from lingbot_eval.runs.unit_files import DepthPanels
+from lingbot_eval.stored.unit_files import DepthPanels
 from lingbot_eval.types import (
     CACHE_KINDS,
     DepthMap,

@@ -36,12 +36,12 @@ from lingbot_eval.machine.environment import environment, hardware, threads_that
 from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.registry import load_plugins, plugins
 from lingbot_eval.runs.attempt import Attempt, Task
-from lingbot_eval.runs.disk import one_component
 from lingbot_eval.runs.execute import Done, Observer, attempt_stored
 from lingbot_eval.runs.plan import code_digest
-from lingbot_eval.runs.records import HostRecord, Names, ResultRecord
-from lingbot_eval.runs.store import Store
 from lingbot_eval.settings import differing_in_both, short
+from lingbot_eval.stored.disk import one_component
+from lingbot_eval.stored.records import HostRecord, Names, ResultRecord
+from lingbot_eval.stored.store import Store
 
 LOGS = "logs"
 GRACE_S = 10.0

@@ -29,12 +29,12 @@ from lingbot_eval.machine.environment import chosen_variables, device_count
 from lingbot_eval.registry import plugins
 from lingbot_eval.resources import python_child
 from lingbot_eval.runs.attempt import TRACEBACK_FILE, Attempt, Failure, Stage, Task
-from lingbot_eval.runs.disk import PARTIAL_PREFIX
 from lingbot_eval.runs.execute import Done, Observer, Parallel
-from lingbot_eval.runs.lock import Claims
-from lingbot_eval.runs.records import Names
-from lingbot_eval.runs.store import Store
 from lingbot_eval.runs.worker import GRACE_S, LOGS, Job, Tell, admitted, fingerprint, log_name
+from lingbot_eval.stored.disk import PARTIAL_PREFIX
+from lingbot_eval.stored.lock import Claims
+from lingbot_eval.stored.records import Names
+from lingbot_eval.stored.store import Store
 
 _INSIDE = "LINGBOT_EVAL_WORKER"
 _LOOK_S = 1.0  # between two looks at units that other processes have claimed

@@ -24,13 +24,10 @@ from lingbot_eval.plots import save
 from lingbot_eval.profiling.memory import MemoryProbe
 from lingbot_eval.registry import Plugin
 from lingbot_eval.runs.attempt import Attempt, Task
-from lingbot_eval.runs.execute import Observer, Outcome, Parallel, refuse_commands, run_tasks
+from lingbot_eval.runs.execute import Observer, Parallel, refuse_commands, run_tasks
 from lingbot_eval.runs.plan import adapter_of, content_key
-from lingbot_eval.runs.records import Names, utc_now
 from lingbot_eval.runs.scoring import PoseLog
-from lingbot_eval.runs.store import Store, StoredUnit, run_directory
 from lingbot_eval.runs.stream import Output, Pace
-from lingbot_eval.runs.unit_files import UnitWriter
 from lingbot_eval.scaling.inputs import DATASET, SCENE, CaseFrames, Size, open_source
 from lingbot_eval.scaling.page import case_labels, page, title
 from lingbot_eval.scaling.records import (
@@ -45,9 +42,12 @@ from lingbot_eval.scaling.records import (
     scale_store,
 )
 from lingbot_eval.scaling.settings import SCENARIOS, Case, DatasetInput, Scenario, Study
+from lingbot_eval.settings import validated
+from lingbot_eval.stored.records import Names, utc_now
+from lingbot_eval.stored.store import Outcome, Store, StoredUnit, run_directory
+from lingbot_eval.stored.unit_files import UnitWriter
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.types import FrameSequence, FrameType
-from lingbot_eval.validation import validated
 
 
 class CaseMethod(LingbotConfig):

@@ -13,10 +13,10 @@ from typing import Any, Self
 import numpy as np
 
 from lingbot_eval.datasets.cards import load_card
-from lingbot_eval.datasets.prepare import SizeSettings, prefetch_mapped, prepare
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
+from lingbot_eval.prepare import SizeSettings, prefetch_mapped, prepare
 from lingbot_eval.runs.plan import adapter_of
 from lingbot_eval.scaling.records import first_poses
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput

@@ -29,11 +29,11 @@ from lingbot_eval.metrics.drift import prefix_errors
 from lingbot_eval.metrics.matching import MIN_MATCHED, match_poses
 from lingbot_eval.metrics.trajectory import TrajectorySettings, score_trajectory
 from lingbot_eval.profiling.timing import summarise, throughput_measurements
-from lingbot_eval.runs.records import JobRecord, Names, ResultRecord, StoredRecord
-from lingbot_eval.runs.store import Store
-from lingbot_eval.runs.unit_files import Layout
 from lingbot_eval.scaling.settings import Case
 from lingbot_eval.statistics import CONFIDENCE, FEWEST_SLOPE_VALUES, robust_slope
+from lingbot_eval.stored.records import JobRecord, Names, ResultRecord, StoredRecord
+from lingbot_eval.stored.store import Store
+from lingbot_eval.stored.unit_files import Layout
 from lingbot_eval.streaming.estimate import NetworkSize, estimate, kept_frame_bytes
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.types import CACHE_KINDS, FloatArray, FrameType, Measurement, Trajectory

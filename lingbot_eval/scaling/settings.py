@@ -12,8 +12,8 @@ from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.base import MethodSettings
 from lingbot_eval.methods.lingbot_config import ModelSettings
 from lingbot_eval.runs.experiment import DatasetConfig, MethodConfig, StrictSettings, override_words, settings_document
+from lingbot_eval.settings import validated
 from lingbot_eval.streaming.settings import Backend, StreamSettings
-from lingbot_eval.validation import validated
 
 Positive = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=1, le=10_000_000)]

@@ -1,8 +1,8 @@
-"""Runs one reference case through the shipped model and session, and returns its arrays."""
+"""Runs reference cases through the shipped model and session, and yields the verdicts on their arrays as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import Backend, FlowSettings, StreamSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import WindowedSession, open_session
-from lingbot_eval.verification.cases import Case
+from lingbot_eval.verification.cases import Case, CaseSet, Unsupported
+from lingbot_eval.verification.compare import Comparison, compare, other_keyframes
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -165,3 +166,39 @@ def _pose_recorder(seen: Arrays) -> Callable[[nn.Module, Any, list[Tensor]], Non
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
     return tensor.float().cpu().numpy()
+
+
+def verify(cases: CaseSet, setup: Setup) -> Iterator[Comparison]:
+    """One comparison an array and case; a case that cannot be run is one comparison that says so.
+
+    Raises DataError for a reference file that cannot be read.
+    """
+    model: GeometricContextTransformer | None = None
+    built_for: tuple[str, bool] | None = None
+    for name, case in cases.cases.items():
+        if isinstance(case, Unsupported):
+            yield Comparison(name, "", None, None, "unsupported", case.reason)
+            continue
+        wanted = cases.reference(name)
+        if model is None or built_for != _network(case):
+            model, built_for = None, _network(case)  # the old one goes before the new one is built
+            model = reference_model(case, setup)
+        found = reproduce(case, setup, model)
+        other = other_keyframes(found, wanted) if case.flow_threshold and not setup.exact else ""
+        if other:
+            yield Comparison(name, "", None, None, "incomparable", other)
+            continue
+        for array, reference in wanted.items():
+            yield compare(
+                name,
+                array,
+                found.get(array),
+                reference,
+                setup.precision,
+                cache_precision=setup.cache_precision,
+                one_stream=case.kind != "windowed",
+            )
+
+
+def _network(case: Case) -> tuple[str, bool]:
+    return case.model, case.point_head

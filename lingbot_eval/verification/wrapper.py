@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import LingbotEvalError, UnscorableError
@@ -16,8 +15,9 @@ from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.methods.external_config import ExternalConfig
 from lingbot_eval.metrics.matching import MatchedPoses, match_poses
 from lingbot_eval.metrics.meaning import pose_notes
+from lingbot_eval.prepare import SizeSettings, prepare
+from lingbot_eval.settings import validated
 from lingbot_eval.types import DepthMap, FloatArray, Frame, FrameSequence, Prediction, Trajectory
-from lingbot_eval.validation import validated
 
 Mode = Literal["pipe", "job"]
 MODES: tuple[Mode, ...] = ("pipe", "job")

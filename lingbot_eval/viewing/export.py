@@ -20,8 +20,8 @@ import numpy as np
 
 from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreError, reason
 from lingbot_eval.geometry.poses import nearest_rotation, quaternion_from_rotation
+from lingbot_eval.settings import nearest
 from lingbot_eval.types import DepthMap, FloatArray, Image
-from lingbot_eval.validation import nearest
 from lingbot_eval.viewing.export_colmap import write_colmap_binary, write_colmap_text, write_images
 from lingbot_eval.viewing.scaled import ScaledScene, numbers, stated
 

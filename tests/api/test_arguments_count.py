@@ -36,7 +36,7 @@ def arguments(*given: Any) -> tuple[Any, ...]:
 
 UNIT = SimpleNamespace(reconstruction="kept", record=SimpleNamespace(dataset="d", scene="s", method="m"))
 OPENED = {
-    "lingbot_eval.runs.store:RunStore": SimpleNamespace(open=lambda path: SimpleNamespace(path=path, read_run=dict)),
+    "lingbot_eval.stored.store:RunStore": SimpleNamespace(open=lambda path: SimpleNamespace(path=path, read_run=dict)),
     "lingbot_eval.api:_results_like": lambda store, pattern: ({f"{store.path} {pattern}": UNIT}, []),
 }
 CASES: dict[str, Case] = {
@@ -177,7 +177,7 @@ CASES: dict[str, Case] = {
             "cache_precision": 8,
             "device": "cpu",
         },
-        "lingbot_eval.verification.run:verify",
+        "lingbot_eval.verification.reproduce:verify",
         ([(Path("D"), ("c",)), ("paged", "bfloat16", "cpu", 8)], {}),
         {"lingbot_eval.verification.cases:load_cases": arguments},
     ),

@@ -44,7 +44,7 @@ def same(one: list[lb.Prediction], other: list[lb.Prediction]) -> bool:
 def test_a_run_of_the_same_frames_gives_the_same_poses(expected: list[lb.Prediction], tmp_path: Path) -> None:
     from lingbot_eval.cli.main import main
     from lingbot_eval.files.trajectories import read_tum
-    from lingbot_eval.runs.store import find_runs
+    from lingbot_eval.stored.store import find_runs
 
     (tmp_path / "e.yaml").write_text(
         f"name: e\ndatasets: [{{name: synthetic, scenes: [room], options: {OPTIONS}, size: {SESSION['size']}}}]\n"

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from tests.comparison.fakes import experiment
 
 

@@ -16,7 +16,7 @@ from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.poses import inverse
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Trajectory
 
 FRAMES = 24

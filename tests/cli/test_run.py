@@ -14,7 +14,7 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.cli.run_command import headline
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.reports.reading import open_run
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement
 from tests.support.tiny import FRAMES, run_folder, write_experiment
 

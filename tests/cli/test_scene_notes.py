@@ -14,7 +14,7 @@ from PIL import Image
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.sequence import FileSequence
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from tests.comparison.fakes import experiment
 
 BEFORE, AFTER = "1 of 4 images is left out", "frame 2 is damaged"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.runs.disk import file_digest
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.disk import file_digest
+from lingbot_eval.stored.store import RunStore
 from tests.support.tiny import SCENES, run_folder, write_experiment
 
 FILES = ("result.json", "frames.csv", "estimate.tum", "reference.tum", "drift.npz")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from tests.comparison.fakes import experiment
 from tests.datasets.videos import altered, noisy, set_matrix, write_video
 

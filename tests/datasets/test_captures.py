@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence, Selection
 from lingbot_eval.errors import DataError
+from lingbot_eval.prepare import SizeSettings, prepare
 
 WIDTH, HEIGHT = trees.SIZE
 

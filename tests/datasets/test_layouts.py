@@ -15,10 +15,10 @@ import layout_trees as trees
 import numpy as np
 import pytest
 
-from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence, Selection
 from lingbot_eval.errors import DataError
+from lingbot_eval.prepare import SizeSettings, prepare
 from lingbot_eval.types import Frame
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lingbot_eval.datasets.prepare import prefetch, prefetch_mapped
+from lingbot_eval.prepare import prefetch, prefetch_mapped
 
 
 def workers() -> int:

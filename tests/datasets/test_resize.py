@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingbot_eval.datasets.prepare import SizeSettings, prepare, size_plan
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.prepare import SizeSettings, prepare, size_plan
+from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame
-from lingbot_eval.validation import validated
 
 K = np.array([[500.0, 0.0, 310.0], [0.0, 510.0, 235.0], [0.0, 0.0, 1.0]])
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lingbot_eval.datasets.prepare import SizeSettings, prepare
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Adapter, Selection
 from lingbot_eval.errors import ConfigError, DataError
-from lingbot_eval.validation import validated
+from lingbot_eval.prepare import SizeSettings, prepare
+from lingbot_eval.settings import validated
 
 SCENE = "redkitchen/seq-01"
 REAL = Path(__file__).parents[3] / "shared" / "data" / "7scenes"

@@ -10,7 +10,7 @@ import pytest
 from guests import DATASET, experiment, unit, wrapped
 
 import lingbot_eval as lb
-from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.stored.records import UnitRecord
 
 
 class RunWrapper(Protocol):

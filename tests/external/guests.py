@@ -12,7 +12,7 @@ import psutil
 
 import lingbot_eval as lb
 from lingbot_eval.reports.reading import Run
-from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.stored.records import UnitRecord
 
 FRAMES = 10
 WRAPPER = Path(__file__).with_name("wrap.py")

@@ -14,7 +14,7 @@ import lingbot_eval as lb
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.scaling.settings import Study
-from lingbot_eval.validation import validated
+from lingbot_eval.settings import validated
 
 FRAMES = 24
 SLOW = """

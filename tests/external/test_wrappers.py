@@ -25,9 +25,9 @@ from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.methods import child as child_module
 from lingbot_eval.methods import external as external_module
 from lingbot_eval.methods.external_config import ExternalConfig
-from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.settings import validated
+from lingbot_eval.stored.records import UnitRecord
 from lingbot_eval.types import Frame, Prediction
-from lingbot_eval.validation import validated
 
 if TYPE_CHECKING:
     from conftest import RunWrapper

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lingbot_eval.files.atomic import atomic_path, remove_abandoned, temporary_folder, write_text
-from lingbot_eval.reports.staging import REPLACED, staged
+from lingbot_eval.files.atomic import REPLACED, atomic_path, remove_abandoned, staged, temporary_folder, write_text
 
 KILLED = """
 import os, signal, sys

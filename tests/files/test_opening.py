@@ -14,9 +14,9 @@ from lingbot_eval.files.depth_maps import read_depth_map
 from lingbot_eval.files.json_documents import read_json
 from lingbot_eval.files.reading import open_file, parse_number, read_text
 from lingbot_eval.files.yaml_documents import load_mapping
-from lingbot_eval.runs.records import RunRecord, read_record
-from lingbot_eval.runs.unit_files import load_drift, read_table
 from lingbot_eval.scaling.records import SCALE_LAYOUT
+from lingbot_eval.stored.records import RunRecord, read_record
+from lingbot_eval.stored.unit_files import load_drift, read_table
 from lingbot_eval.verification.cases import load_cases
 
 

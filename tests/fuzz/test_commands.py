@@ -15,8 +15,8 @@ from mutations import damaged, odd
 from lingbot_eval.cli.main import main
 from lingbot_eval.reports import report
 from lingbot_eval.resources import shared_file
-from lingbot_eval.runs.records import CHECKSUM, RunRecord, canonical_json
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.records import CHECKSUM, RunRecord, canonical_json
+from lingbot_eval.stored.store import RunStore
 from tests.gate.sides import write_run
 from tests.reports import fake_run
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 from mutations import damaged, odd_json
 from PIL import Image
+from tests.runs.store_records import make_run_record, make_unit_record
 from torch import nn
 
 from lingbot_eval.datasets.cards import load_card
@@ -27,14 +28,13 @@ from lingbot_eval.files.pose_tables import read_pose
 from lingbot_eval.files.trajectories import read_trajectory
 from lingbot_eval.model.weights import load_checkpoint
 from lingbot_eval.resources import shared_file
-from lingbot_eval.runs.records import RunRecord, UnitRecord, read_record, write_record
-from lingbot_eval.runs.unit_files import load_drift, load_panels, read_table, save_drift, save_panels
 from lingbot_eval.scaling.records import COLUMNS, SAMPLES_FILE, SCALE_LAYOUT
+from lingbot_eval.stored.records import RunRecord, UnitRecord, read_record, write_record
+from lingbot_eval.stored.unit_files import load_drift, load_panels, read_table, save_drift, save_panels
 from lingbot_eval.types import DriftSeries
 from tests.datasets import dataset_trees, field_trees
 from tests.datasets.videos import write_video
 from tests.reports import fake_run
-from tests.runs.store_records import make_run_record, make_unit_record
 
 FEW, MANY = 20, 500
 """Damaged files a reader: in the suite, and under ``-m slow``."""

@@ -14,12 +14,12 @@ import torch
 import yaml
 
 from lingbot_eval.cli.main import main
+from lingbot_eval.declarations import declaration
 from lingbot_eval.files.yaml_documents import load_mapping
 from lingbot_eval.gating.sides import family_of, read_runs
 from lingbot_eval.geometry.poses import decode_camera_to_world
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import LingbotMethod
-from lingbot_eval.metrics.declarations import declaration
 from lingbot_eval.model.build import build_model
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.resources import shared_file

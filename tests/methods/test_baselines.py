@@ -16,8 +16,8 @@ from lingbot_eval.errors import ConfigError, DataError, DependencyError
 from lingbot_eval.geometry.poses import relative, rotation_angle
 from lingbot_eval.methods.base import METHODS, Method
 from lingbot_eval.metrics.trajectory import score_trajectory
+from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame, Prediction, Trajectory
-from lingbot_eval.validation import validated
 
 SIZE = (336, 252)
 

@@ -12,7 +12,7 @@ import pytest
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.model import LingbotMethod, Model
-from lingbot_eval.runs.saved import Contents, put_back, taken
+from lingbot_eval.stored.saved import Contents, put_back, taken
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings
 from lingbot_eval.types import Frame, Prediction
 

@@ -24,8 +24,8 @@ from lingbot_eval.methods.base import METHODS, OpenMethod, WeightFile
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.replay import ReplayConfig, ReplayMethod
 from lingbot_eval.model.build import PRECISIONS, resolve_precision
+from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame
-from lingbot_eval.validation import validated
 
 FRAMES = 12
 ROTATIONS = Rotation.from_rotvec([[0.1 + 0.05 * i, -0.4 + 0.02 * i, 0.7 - 0.06 * i] for i in range(FRAMES)])

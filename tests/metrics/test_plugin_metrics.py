@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lingbot_eval.declarations import headline_place, headlines, published_as, titles, with_declaration
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.metrics import base
 from lingbot_eval.metrics.base import DepthMetrics, Metric, because, trajectory_metrics
-from lingbot_eval.metrics.declarations import headline_place, headlines, published_as, titles, with_declaration
 from lingbot_eval.metrics.depth_sample import least_absolute_scale
 from lingbot_eval.metrics.matching import MatchedPoses
 from lingbot_eval.types import Measurement

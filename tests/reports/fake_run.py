@@ -10,9 +10,9 @@ from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.metrics.trajectory import score_trajectory
 from lingbot_eval.profiling.memory import mebibytes
 from lingbot_eval.profiling.timing import throughput_measurements
-from lingbot_eval.runs.records import RunRecord, UnitRecord
-from lingbot_eval.runs.store import RunStore
-from lingbot_eval.runs.unit_files import PANELS_FILE, DepthPanels, save_panels
+from lingbot_eval.stored.records import RunRecord, UnitRecord
+from lingbot_eval.stored.store import RunStore
+from lingbot_eval.stored.unit_files import PANELS_FILE, DepthPanels, save_panels
 from lingbot_eval.types import FrameType, Measurement, Trajectory
 
 HOSTILE = "<script>alert(1)</script>|_&$"

@@ -28,12 +28,12 @@ from page_reader import read_page
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
+from lingbot_eval.files.atomic import REPLACED, staged
 from lingbot_eval.reports.reading import Opened, Run, open_run, open_runs, overview
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.sections import Folded, make_content, sections, state, warnings
-from lingbot_eval.reports.staging import REPLACED, staged
 from lingbot_eval.reports.tables import RunResults
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.tables import Table
 
 pytestmark = pytest.mark.usefixtures("coarse_pictures")

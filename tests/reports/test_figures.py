@@ -13,8 +13,8 @@ from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.reports.figures import cost_figure, depth_figure, drift_figure, error_figure
 from lingbot_eval.reports.reading import KeptScene, Paths, UnitData, _paths, _positions
 from lingbot_eval.reports.scene_figures import cloud_figure, together_figure, trajectory_figure
-from lingbot_eval.runs.records import FRAME_COLUMNS
-from lingbot_eval.runs.unit_files import DepthPanels
+from lingbot_eval.stored.records import FRAME_COLUMNS
+from lingbot_eval.stored.unit_files import DepthPanels
 from lingbot_eval.types import DriftSeries, Trajectory
 from lingbot_eval.viewing.film import ShownVoxels
 from tests.support.figure_reader import axes_titled, curve, curves, layers, pictures, ticks

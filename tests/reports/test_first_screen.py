@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_run, run_record, unit_record, walk, write_lingbot
 
+from lingbot_eval.declarations import titles
 from lingbot_eval.files.trajectories import write_tum
-from lingbot_eval.metrics.declarations import titles
 from lingbot_eval.reports.headline import Headline, PublishedRow, headline
 from lingbot_eval.reports.reading import open_runs, tables
 from lingbot_eval.reports.rendering import pieces
 from lingbot_eval.reports.report import WrittenReport, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS, sections
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import LayeredScene

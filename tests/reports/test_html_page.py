@@ -20,7 +20,7 @@ from lingbot_eval.reports.reading import open_run
 from lingbot_eval.reports.rendering import legend, pieces
 from lingbot_eval.reports.report import WrittenReport, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 
 pytestmark = pytest.mark.usefixtures("coarse_pictures")
 

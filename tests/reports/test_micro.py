@@ -11,7 +11,7 @@ from fake_run import DESK, LINGBOT, OFFICE, drifted, run_record, unit_record, wa
 from lingbot_eval.metrics.pair_auc import PairAucSettings, count_pairs, pair_measurements
 from lingbot_eval.reports.rendering import legend
 from lingbot_eval.reports.tables import read_results
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement
 
 

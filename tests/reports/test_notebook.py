@@ -15,7 +15,7 @@ from lingbot_eval.errors import StoreError
 from lingbot_eval.reports import notebook as maker
 from lingbot_eval.reports.notebook import Cell, cells, template, write_notebook
 from lingbot_eval.reports.reading import open_run, open_runs
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 
 
 def text_of(notebook: nbformat.NotebookNode) -> str:

@@ -10,12 +10,12 @@ import pytest
 
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.sequence import Selection
-from lingbot_eval.metrics.declarations import published_as
+from lingbot_eval.declarations import published_as
 from lingbot_eval.reports.headline import PublishedRow, delta_text, published_rows
 from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table
 from lingbot_eval.resources import shared_names
 from lingbot_eval.runs.experiment import experiment_path, load_experiment
-from lingbot_eval.runs.records import RunRecord
+from lingbot_eval.stored.records import RunRecord
 
 SCENES = ("a", "b")
 SIZE = {"mode": "width", "width": 518}

@@ -23,9 +23,9 @@ from lingbot_eval.reports.reading import Paths, open_runs, read_unit_data
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.scene_figures import trajectory_figure
 from lingbot_eval.reports.tables import FewOfMany
-from lingbot_eval.runs.records import FRAME_COLUMNS
-from lingbot_eval.runs.store import RunStore
-from lingbot_eval.runs.unit_files import DepthPanels
+from lingbot_eval.stored.records import FRAME_COLUMNS
+from lingbot_eval.stored.store import RunStore
+from lingbot_eval.stored.unit_files import DepthPanels
 
 
 @pytest.fixture(scope="module")

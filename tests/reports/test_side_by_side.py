@@ -31,8 +31,8 @@ from lingbot_eval.reports.reading import (
 from lingbot_eval.reports.rendering import csv_table, shown, table_data, text_table
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.scene_figures import together_figure
-from lingbot_eval.runs.records import RunRecord
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.records import RunRecord
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import DriftSeries, Measurement
 
 pytestmark = pytest.mark.usefixtures("coarse_pictures")

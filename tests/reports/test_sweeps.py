@@ -13,7 +13,7 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.reports import report
 from lingbot_eval.reports.reading import Run, open_run, tables
 from lingbot_eval.reports.sweep_figure import sweep_figure, sweeps
-from lingbot_eval.runs.records import UnitRecord
+from lingbot_eval.stored.records import UnitRecord
 from lingbot_eval.types import Measurement
 from tests.support.tiny import run_folder, write_experiment
 

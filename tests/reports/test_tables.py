@@ -29,8 +29,8 @@ from lingbot_eval.reports.tables import (
     measurement_rows,
     read_results,
 )
-from lingbot_eval.runs.records import HostRecord
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.records import HostRecord
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.tables import latex_text, markdown_text, number_text, plain
 from lingbot_eval.types import Measurement
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from tests.runs.store_records import make_run_record, make_unit_record
 
 from lingbot_eval.comparison.page import prepare_folder
 from lingbot_eval.errors import ConfigError, StoreError
@@ -27,11 +28,10 @@ from lingbot_eval.reports.two_runs import (
     title,
     write_runs,
 )
-from lingbot_eval.runs.records import HostRecord
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.records import HostRecord
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement, Trajectory
 from tests.reports.fake_run import walk
-from tests.runs.store_records import make_run_record, make_unit_record
 
 FRAMES = 120
 HARDWARE = {"cpu_model": "made up", "torch": {"threads": 2, "gpus": []}}

@@ -18,6 +18,7 @@ from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import plan
 from lingbot_eval.runs.execute import Observer
 from lingbot_eval.runs.experiment import Experiment
+from lingbot_eval.settings import validated
 from lingbot_eval.types import (
     FloatArray,
     Frame,
@@ -28,7 +29,6 @@ from lingbot_eval.types import (
     StepCost,
     Trajectory,
 )
-from lingbot_eval.validation import validated
 
 FRAMES = 24
 SIDE = 28

@@ -21,15 +21,15 @@ from lingbot_eval.machine import wait as wait_module
 from lingbot_eval.machine.wait import WAIT
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import execute as execute_module
-from lingbot_eval.runs import store as store_module
-from lingbot_eval.runs.execute import Outcome, execute
+from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import Unit, make_plan
-from lingbot_eval.runs.records import UnitRecord
 from lingbot_eval.runs.scoring import SceneScorer
-from lingbot_eval.runs.store import RunStore
 from lingbot_eval.runs.stream import Output
-from lingbot_eval.runs.unit_files import UnitWriter
+from lingbot_eval.stored import store as store_module
+from lingbot_eval.stored.records import UnitRecord
+from lingbot_eval.stored.store import Outcome, RunStore
+from lingbot_eval.stored.unit_files import UnitWriter
 from lingbot_eval.types import FloatArray, Frame, Measurement, Prediction
 
 

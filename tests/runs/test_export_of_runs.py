@@ -14,7 +14,7 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError, DataError, StoreError
 from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.plan import make_plan
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.viewing import export as export_module
 from lingbot_eval.viewing.scaled import ScaledScene
 

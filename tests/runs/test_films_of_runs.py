@@ -11,7 +11,7 @@ from PIL import Image as Pictures
 
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
-from lingbot_eval.runs.disk import component
+from lingbot_eval.stored.disk import component
 
 SMALL = ["--set", "size=[128,72]", "--set", "frames=[0,-1,4]"]
 EXPERIMENT = {

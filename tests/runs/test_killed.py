@@ -11,9 +11,9 @@ from fakes import FRAMES, Quiet, World, experiment, run_folder
 
 from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.plan import Unit, make_plan
-from lingbot_eval.runs.records import UnitRecord
-from lingbot_eval.runs.store import RunStore
-from lingbot_eval.runs.unit_files import UnitWriter
+from lingbot_eval.stored.records import UnitRecord
+from lingbot_eval.stored.store import RunStore
+from lingbot_eval.stored.unit_files import UnitWriter
 from tests.support.killing import exit_code
 
 

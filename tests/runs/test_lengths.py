@@ -14,12 +14,12 @@ from lingbot_eval.methods.base import BaseMethod, MethodSettings, _settings_type
 from lingbot_eval.methods.baselines import MotionlessConfig
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.replay import ReplayConfig
-from lingbot_eval.runs.execute import Outcome, execute
+from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import make_plan
-from lingbot_eval.runs.records import UnitRecord
-from lingbot_eval.runs.store import RunStore
-from lingbot_eval.validation import validated
+from lingbot_eval.settings import validated
+from lingbot_eval.stored.records import UnitRecord
+from lingbot_eval.stored.store import Outcome, RunStore
 
 OF_THE_CLOCK = ("throughput", "memory")
 

@@ -13,7 +13,7 @@ from PIL import Image as Pictures
 
 from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.plan import make_plan
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Frame, Measurement, Prediction
 from lingbot_eval.viewing.masks import Mask, MaskFolder
 

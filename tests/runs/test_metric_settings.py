@@ -14,8 +14,8 @@ from lingbot_eval.metrics.base import FAMILIES
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.scoring import SceneScorer
 from lingbot_eval.runs.stream import Output
+from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame, Prediction, Trajectory
-from lingbot_eval.validation import validated
 
 FRAMES, WITH_DEPTH, SIDE = 150, 6, 30
 K = np.array([[20.0, 0, 11.5], [0, 20.0, 11.5], [0, 0, 1]])

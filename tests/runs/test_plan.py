@@ -228,7 +228,7 @@ SOURCES = {
     "metrics/depth.py": (True, True),
     "runs/attempt.py": (True, True),
     "datasets/tum.py": (True, True),
-    "datasets/prepare.py": (True, True),
+    "prepare.py": (True, True),
     "streaming/policy.py": (True, True),
     "viewing/kept.py": (True, True),
     "viewing/cloud.py": (True, True),
@@ -240,15 +240,15 @@ SOURCES = {
     "reports/tables.py": (False, False),
     "gating/judge.py": (False, False),
     "comparison/backends.py": (False, False),
-    "verification/run.py": (False, False),
+    "verification/reproduce.py": (False, False),
     "cli/main.py": (False, False),
     "datasets/check/check.py": (False, False),
     "datasets/convert.py": (False, False),
     "runs/workers.py": (False, False),
-    "runs/lock.py": (False, False),
+    "stored/lock.py": (False, False),
     "tables.py": (False, False),
     "plots.py": (False, False),
-    "settings.py": (False, False),
+    "settings.py": (True, True),
 }
 
 

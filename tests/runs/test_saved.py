@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 import lingbot_eval as lb
-from lingbot_eval.runs import saved
-from lingbot_eval.runs.unit_files import UnitWriter
 from lingbot_eval.scaling.execute import execute as execute_study
+from lingbot_eval.stored import saved
+from lingbot_eval.stored.unit_files import UnitWriter
 from tests.scaling.studies import Quiet, study
 from tests.support.killing import exit_code
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.runs.store_records import make_run_record, make_unit_record
 
 import lingbot_eval as lb
 from lingbot_eval.gating.judge import default_tolerances, judge
@@ -14,12 +15,11 @@ from lingbot_eval.gating.sides import read_runs
 from lingbot_eval.reports.rendering import csv_table, shown, text_table
 from lingbot_eval.reports.tables import read_results
 from lingbot_eval.runs.execute import _streams
-from lingbot_eval.runs.records import HostRecord
 from lingbot_eval.runs.scene import reopen, scene_tasks
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.records import HostRecord
+from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement
 from tests.gate.sides import ATE, LATENCY, NAMES, RSS, VALUES, WEIGHTS, write_run
-from tests.runs.store_records import make_run_record, make_unit_record
 from tests.support.tiny import write_experiment
 
 ALONE = HostRecord(name="one", beside=0)

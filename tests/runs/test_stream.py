@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingbot_eval.datasets.prepare import prefetch
 from lingbot_eval.errors import DataError, StreamError
+from lingbot_eval.prepare import prefetch
 from lingbot_eval.runs import stream as stream_module
 from lingbot_eval.runs.scene import AHEAD
 from lingbot_eval.runs.stream import Pace, SceneStream

@@ -17,20 +17,20 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.runs.store_records import make_run_record
 
 import lingbot_eval as lb
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.runs import worker, workers
 from lingbot_eval.runs.execute import Parallel
-from lingbot_eval.runs.lock import CLAIMS, Claims
 from lingbot_eval.runs.plan import make_plan
-from lingbot_eval.runs.records import HostRecord
-from lingbot_eval.runs.store import RunStore
 from lingbot_eval.runs.worker import present
+from lingbot_eval.stored.lock import CLAIMS, Claims
+from lingbot_eval.stored.records import HostRecord
+from lingbot_eval.stored.store import RunStore
 from tests.runs.fakes import Quiet, World
 from tests.runs.fakes import experiment as fake_experiment
-from tests.runs.store_records import make_run_record
 from tests.support.processes import children, command, ended, environment, results, statuses, write_staged
 from tests.support.tiny import run_folder, write_experiment
 

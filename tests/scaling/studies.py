@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lingbot_eval.runs.execute import Observer
-from lingbot_eval.runs.unit_files import UnitWriter, read_table
 from lingbot_eval.scaling.records import SCALE_LAYOUT, CaseRecord
 from lingbot_eval.scaling.settings import Case, Study
+from lingbot_eval.settings import validated
+from lingbot_eval.stored.unit_files import UnitWriter, read_table
 from lingbot_eval.streaming.policy import CachePolicy, is_keyframe
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.types import FrameType
-from lingbot_eval.validation import validated
 
 SIZE = (56, 42)
 

@@ -15,8 +15,8 @@ from PIL import Image
 from lingbot_eval.errors import DataError
 from lingbot_eval.scaling.inputs import CaseFrames, FileFrames, open_source, pool_position
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
+from lingbot_eval.settings import validated
 from lingbot_eval.types import FrameSequence
-from lingbot_eval.validation import validated
 
 SIZE = (70, 56)
 

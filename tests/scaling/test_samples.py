@@ -13,9 +13,9 @@ from lingbot_eval.errors import StoreError
 from lingbot_eval.methods.base import Method
 from lingbot_eval.profiling.memory import MemoryProbe
 from lingbot_eval.runs.stream import Output
-from lingbot_eval.runs.unit_files import read_table
 from lingbot_eval.scaling.execute import CaseScorer
 from lingbot_eval.scaling.records import COLUMNS, SAMPLES_FILE, SCALE_LAYOUT, SampleLog
+from lingbot_eval.stored.unit_files import read_table
 from lingbot_eval.types import Frame, FrameType, Prediction, StepCost
 
 

@@ -20,9 +20,9 @@ from lingbot_eval.runs.stream import Pace
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import CaseScorer, CaseTask, in_order, model_of
 from lingbot_eval.scaling.settings import Case, NoiseInput, Study, Sweep, load_study
+from lingbot_eval.settings import validated
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.settings import StreamSettings
-from lingbot_eval.validation import validated
 
 MEASURED = Path(__file__).parents[2] / "reports" / "measurements" / "h200_scale.json"
 SMALL = """

@@ -9,7 +9,7 @@ import pytest
 import lingbot_eval.scaling.execute as module
 from lingbot_eval.runs.execute import Parallel
 from lingbot_eval.scaling.settings import Study
-from lingbot_eval.validation import validated
+from lingbot_eval.settings import validated
 
 SETTINGS = {
     "kind": "scale",

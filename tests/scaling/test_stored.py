@@ -15,11 +15,12 @@ from studies import Quiet, study
 from test_study import plant, run
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs import plan, unit_files
-from lingbot_eval.runs.execute import Outcome
-from lingbot_eval.runs.lock import directory_lock
+from lingbot_eval.runs import plan
 from lingbot_eval.scaling.execute import execute, write_scaling
 from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, scale_store
+from lingbot_eval.stored import unit_files
+from lingbot_eval.stored.lock import directory_lock
+from lingbot_eval.stored.store import Outcome
 from tests.support.killing import exit_code
 
 CASE_FILE = SCALE_LAYOUT.unit_file

@@ -26,16 +26,17 @@ from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
-from lingbot_eval.runs import plan, stream, unit_files
-from lingbot_eval.runs.execute import Outcome
-from lingbot_eval.runs.unit_files import read_table
+from lingbot_eval.runs import plan, stream
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import FIGURE, PAGE, execute, write_scaling
 from lingbot_eval.scaling.records import SAMPLES_FILE, SCALE_LAYOUT, CaseRecord, ScaleRecord, scale_store
 from lingbot_eval.scaling.settings import Study
+from lingbot_eval.settings import validated
+from lingbot_eval.stored import unit_files
+from lingbot_eval.stored.store import Outcome
+from lingbot_eval.stored.unit_files import read_table
 from lingbot_eval.streaming.estimate import NetworkSize, estimate
 from lingbot_eval.streaming.settings import StreamSettings
-from lingbot_eval.validation import validated
 from tests.support.killing import exit_code
 
 

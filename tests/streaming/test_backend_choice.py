@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from lingbot_eval.errors import ConfigError, DependencyError
+from lingbot_eval.settings import validated
 from lingbot_eval.streaming import paged
 from lingbot_eval.streaming.paged import flashinfer_why_not
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
-from lingbot_eval.validation import validated
 from tests.streaming.networks import tiny_network
 
 CPU = torch.device("cpu")

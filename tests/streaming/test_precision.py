@@ -16,11 +16,11 @@ from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.model import LingbotMethod
 from lingbot_eval.model.build import resolve_precision
 from lingbot_eval.model.network import GeometricContextTransformer
+from lingbot_eval.settings import validated
 from lingbot_eval.streaming.estimate import distance
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import StreamSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import open_session
-from lingbot_eval.validation import validated
 from tests.streaming.networks import tiny_network
 
 BRIGHT = 9

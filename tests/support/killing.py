@@ -31,7 +31,7 @@ from typing import IO
 
 import yaml
 
-from lingbot_eval.reports.staging import REPLACED
+from lingbot_eval.files.atomic import REPLACED
 from tests.support.tiny import run_folder, write_experiment
 
 ROOT = Path(__file__).parents[2]

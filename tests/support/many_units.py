@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lingbot_eval.runs.records import write_record
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.records import write_record
+from lingbot_eval.stored.store import RunStore
 
 DATASETS = 4
 

@@ -47,7 +47,8 @@ ALSO = {
     "metrics": ["tests/cli/test_score.py"],
     "files": ["tests/cli/test_score.py"],
     "geometry": ["tests/metrics", "tests/files"],
-    "runs": ["tests/cli/test_run.py", "tests/cli/test_run_check.py"],
+    "runs": ["tests/stored", "tests/cli/test_run.py", "tests/cli/test_run_check.py"],
+    "stored": ["tests/runs/test_execute.py", "tests/runs/test_saved.py", "tests/cli/test_stored_results.py"],
     "gating": ["tests/gate", "tests/cli/test_gate.py", "tests/golden"],
     "comparison": ["tests/cli/test_compare.py"],
     "scaling": ["tests/cli/test_scale.py", "tests/golden"],
@@ -56,7 +57,8 @@ ALSO = {
     "verification": ["tests/external/test_wrapper_check.py", "tests/cli"],
 }
 EVERYWHERE = ["tests/test_end_to_end.py"]
-ROOMLESS = ["tests/test_hardware.py", "tests/test_validation.py", "tests/cli/test_main.py"]
+ROOMLESS = ["tests/test_settings_from_outside.py", "tests/datasets/test_resize.py", "tests/datasets/test_prefetch.py"]
+ROOMLESS += ["tests/cli/test_main.py"]
 
 _COMPARISONS: dict[type[ast.cmpop], tuple[str, tuple[str, ...]]] = {
     ast.Lt: ("<", ("<=", ">=")),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 from tests.support.killing import ROOT, content
 from tests.support.tiny import write_experiment
 

@@ -19,7 +19,7 @@ from lingbot_eval.streaming.settings import FlowSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import WindowedSession
 from lingbot_eval.types import FrameType
 from lingbot_eval.verification import reproduce as reproduce_module
-from lingbot_eval.verification import run as run_module
+from lingbot_eval.verification import reproduce as run_module
 from lingbot_eval.verification.cases import Case, Unsupported, load_cases, shipped_cases
 from lingbot_eval.verification.compare import Comparison, compare, other_keyframes
 from lingbot_eval.verification.reproduce import Setup, formula_image, reference_model, reproduce

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.validation import validated
+from lingbot_eval.settings import validated
 from lingbot_eval.viewing.camera_paths import Segment, camera_path, look_from, world_up
 from lingbot_eval.viewing.splats import View
 

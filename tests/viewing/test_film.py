@@ -10,8 +10,8 @@ from PIL import Image as Pictures
 from scipy.spatial import cKDTree
 
 from lingbot_eval.errors import ConfigError, StoreError
+from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame, Prediction
-from lingbot_eval.validation import validated
 from lingbot_eval.viewing.film import PRESETS, FilmSettings, Renderer, render_film, save_still, spacing
 from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
 

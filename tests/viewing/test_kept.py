@@ -11,8 +11,8 @@ from scipy.spatial import KDTree
 
 from lingbot_eval.errors import ConfigError, DataError, StoreError
 from lingbot_eval.runs.experiment import load_experiment
+from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame, FrameType, Prediction
-from lingbot_eval.validation import validated
 from lingbot_eval.viewing import kept as kept_module
 from lingbot_eval.viewing.kept import (
     MAX_THUMBNAILS,

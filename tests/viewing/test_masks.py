@@ -9,8 +9,8 @@ import pytest
 from PIL import Image as Pictures
 
 from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame, Prediction
-from lingbot_eval.validation import validated
 from lingbot_eval.viewing import masks
 from lingbot_eval.viewing.kept import SKY_FILE, Keeper, KeepSettings, Reconstruction
 from lingbot_eval.viewing.masks import LeftOut, MaskFolder, heuristic_sky, open_sky

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lingbot_eval.declarations import declaration
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.files.yaml_documents import load_mapping
 from lingbot_eval.gating.judge import Absolute, Relative, default_tolerances, judge_values, judged_by
-from lingbot_eval.metrics.declarations import declaration
 from lingbot_eval.model.build import empty_model
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.resources import shared_file

@@ -23,10 +23,10 @@ from lingbot_eval.datasets.check.scene_checks import (
     gathered,
 )
 from lingbot_eval.datasets.listing import shown
-from lingbot_eval.datasets.prepare import SizeSettings, input_notes
 from lingbot_eval.datasets.sequence import Adapter, FileSequence, Selection
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
+from lingbot_eval.prepare import SizeSettings, input_notes
 
 LITTLE_DISK = 1 << 30  # bytes
 FRAMES_TRIED = 1800

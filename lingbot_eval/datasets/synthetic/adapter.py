@@ -18,9 +18,8 @@ from lingbot_eval.datasets.sequence import Selection, selected
 from lingbot_eval.datasets.synthetic.plans import PLANS
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.geometry.cameras import pinhole
-from lingbot_eval.settings import StrictModel
+from lingbot_eval.settings import StrictModel, nearest
 from lingbot_eval.types import FloatArray, Frame, Trajectory
-from lingbot_eval.validation import nearest
 
 if TYPE_CHECKING:
     from lingbot_eval.datasets.synthetic.render import Renderer

@@ -1,4 +1,4 @@
-"""The run directory: where results go, unit by unit, and where reports read them from (layout: runs/records.py)."""
+"""The run directory: where results go, unit by unit, and where reports read them from (layout: stored/records.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing_extensions import TypeVar
 
 from lingbot_eval.errors import BusyError, StoreError
 from lingbot_eval.files.atomic import remove_abandoned, writing
-from lingbot_eval.runs.disk import (
+from lingbot_eval.stored.disk import (
     PARTIAL_PREFIX,
     component,
     damage,
@@ -24,10 +24,10 @@ from lingbot_eval.runs.disk import (
     refuse_links,
     remove_empty,
 )
-from lingbot_eval.runs.lock import LOCK_FILE, Claims, directory_lock, read_claims, remove_dead_claims
-from lingbot_eval.runs.records import JobRecord, Names, ResultRecord, RunRecord, UnitRecord, read_record, write_record
-from lingbot_eval.runs.saved import STATES
-from lingbot_eval.runs.unit_files import (
+from lingbot_eval.stored.lock import LOCK_FILE, Claims, directory_lock, read_claims, remove_dead_claims
+from lingbot_eval.stored.records import JobRecord, Names, ResultRecord, RunRecord, UnitRecord, read_record, write_record
+from lingbot_eval.stored.saved import STATES
+from lingbot_eval.stored.unit_files import (
     DRIFT_FILE,
     PANELS_FILE,
     RUN_LAYOUT,
@@ -100,6 +100,31 @@ class StoredUnits(Generic[ResultT]):
     def good(self) -> frozenset[Names]:
         """Names of those that have scores."""
         return frozenset(unit.record.names for unit in self.units if unit.record.status == "ok")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[RunT, ResultT]):
+    """How a run ended. units: what is on the disk now. failed: planned units without scores there; bad_input: whether
+    any is for the user to mend. lost_record: a line where the run's record was gone and is written anew.
+
+    Of a run that is not at its end, units and failed are of this process's share, and pending is the number of units
+    without a result; while other processes go on, of those that they are at, at least 1.
+    """
+
+    path: Path
+    record: RunT
+    units: StoredUnits[ResultT]
+    done: int
+    skipped: int
+    failed: int
+    bad_input: bool
+    lost_record: str | None = None
+    pending: int = 0
+
+    @property
+    def records(self) -> tuple[ResultT, ...]:
+        """Of the units that are there, in the order of the plan."""
+        return tuple(unit.record for unit in self.units.units)
 
 
 class Store(Generic[RunT, ResultT]):

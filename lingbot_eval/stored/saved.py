@@ -34,8 +34,16 @@ from pydantic import BaseModel
 
 from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.files.atomic import writing
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, damage, move_into_place, written_files
-from lingbot_eval.runs.records import SCHEMA_VERSION, Count, Names, StoredFile, StoredRecord, read_record, write_record
+from lingbot_eval.stored.disk import PARTIAL_PREFIX, damage, move_into_place, written_files
+from lingbot_eval.stored.records import (
+    SCHEMA_VERSION,
+    Count,
+    Names,
+    StoredFile,
+    StoredRecord,
+    read_record,
+    write_record,
+)
 
 Contents = list[Callable[[], NDArray[Any]]]
 """Arrays, each made when it is to be written."""
@@ -160,7 +168,7 @@ class SavedRecord(StoredRecord):
     """How far a unit was.
 
     frames: that have their predictions, which is how many were given. seconds: of the stream so far. values: what
-    `lingbot_eval.runs.saved` and the method make of it; input: fingerprint of what the unit is made from.
+    `lingbot_eval.stored.saved` and the method make of it; input: fingerprint of what the unit is made from.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -16,10 +16,10 @@ import pytest
 from store_records import make_run_record
 
 from lingbot_eval.errors import BusyError
-from lingbot_eval.runs import lock as module
-from lingbot_eval.runs.lock import CLAIMS, STALE_S, Claims, directory_lock, read_claims, writer_of
-from lingbot_eval.runs.store import RunStore
 from lingbot_eval.runs.worker import admitted, first_alone, present
+from lingbot_eval.stored import lock as module
+from lingbot_eval.stored.lock import CLAIMS, STALE_S, Claims, directory_lock, read_claims, writer_of
+from lingbot_eval.stored.store import RunStore
 
 UNIT = ("tum", "a/b", "method")
 
@@ -87,7 +87,7 @@ def test_whoever_died_while_taking_over_stops_nobody(tmp_path: Path) -> None:
 
 def test_a_process_that_was_killed_is_known_to_be_gone(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from lingbot_eval.runs.lock import Claims\n"
+        "import os, sys; from pathlib import Path; from lingbot_eval.stored.lock import Claims\n"
         f"Claims(Path(sys.argv[1])).__enter__().take({UNIT}); os.kill(os.getpid(), 9)"
     )
     with Claims(tmp_path) as mine:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from store_records import NAMES, make_run_record, make_unit_record
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.disk import component
-from lingbot_eval.runs.records import FRAME_COLUMNS, StoredFile
-from lingbot_eval.runs.store import RunStore, StoredUnit, find_runs
-from lingbot_eval.runs.unit_files import PANELS_FILE, DepthPanels, load_panels, save_panels
+from lingbot_eval.stored.disk import component
+from lingbot_eval.stored.records import FRAME_COLUMNS, StoredFile
+from lingbot_eval.stored.store import RunStore, StoredUnit, find_runs
+from lingbot_eval.stored.unit_files import PANELS_FILE, DepthPanels, load_panels, save_panels
 from lingbot_eval.types import FrameType, Measurement
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lingbot_eval.runs.records import RunRecord, UnitRecord
+from lingbot_eval.stored.records import RunRecord, UnitRecord
 from lingbot_eval.types import Measurement
 
 NAMES = ("tum", "desk", "lingbot")

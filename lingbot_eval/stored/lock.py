@@ -28,8 +28,8 @@ from typing import Any, Self
 
 from lingbot_eval.errors import BusyError, StoreError
 from lingbot_eval.files.atomic import writing
-from lingbot_eval.runs.disk import one_component
-from lingbot_eval.runs.records import Names, utc_now
+from lingbot_eval.stored.disk import one_component
+from lingbot_eval.stored.records import Names, utc_now
 
 CLAIMS = ".claims"
 BEAT_S = 15.0
@@ -288,7 +288,7 @@ _PATIENCE_S, _PAUSE_S = 0.5, 0.02  # whoever asks who writes holds a shared lock
 def directory_lock(run: Path, *, shared: bool = False) -> Iterator[float]:
     """Hold the run directory, and ``RUN/.lock`` in it, for the block; gives the time by the file system's clock.
 
-    shared: beside others that hold it so; they tell each other by claims (`lingbot_eval.runs.lock`) who does what.
+    shared: beside others that hold it so; they tell each other by claims (`lingbot_eval.stored.lock`) who does what.
 
     Locked is the directory itself, so that it stays locked when somebody removes the file; the file says who holds
     it, and is the lock where a file system locks no directories. The system drops both when the process ends, however

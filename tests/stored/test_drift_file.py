@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.unit_files import load_drift, save_drift
+from lingbot_eval.stored.unit_files import load_drift, save_drift
 from lingbot_eval.types import DriftSeries
 
 

@@ -12,7 +12,7 @@ Layout of a run directory::
     RUN/.lock                             held while a process writes here
 
 DATASET, SCENE and METHOD are percent-encoded so that any name is one path component. Each record ends with the SHA-256
-of its own content (runs/records.py); a unit's record has that of its other files, and the key of its run.
+of its own content (stored/records.py); a unit's record has that of its other files, and the key of its run.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import from_json
 from typing_extensions import TypedDict
 
+from lingbot_eval.declarations import with_declaration
 from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.files.atomic import write_text
 from lingbot_eval.files.json_documents import MAX_BYTES, parse_json
 from lingbot_eval.files.reading import read_file
-from lingbot_eval.metrics.declarations import with_declaration
 from lingbot_eval.types import CACHE_KINDS, Measurement
 
 SCHEMA_VERSION = 2

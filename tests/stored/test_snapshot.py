@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingbot_eval.runs.saved import Contents, put_back, taken
+from lingbot_eval.stored.saved import Contents, put_back, taken
 from lingbot_eval.types import FrameType
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.files.reading import open_file
-from lingbot_eval.runs.records import StoredFile
+from lingbot_eval.stored.records import StoredFile
 
 PARTIAL_PREFIX = ".partial-"
 UNITS = "units"

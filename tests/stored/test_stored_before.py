@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lingbot_eval.runs.store import RunStore
-from lingbot_eval.runs.unit_files import load_drift
 from lingbot_eval.scaling.records import scale_store
+from lingbot_eval.stored.store import RunStore
+from lingbot_eval.stored.unit_files import load_drift
 
 STORED = Path(__file__).parents[1] / "golden" / "stored"
 

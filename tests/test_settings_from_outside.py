@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.validation import nearest, validated
+from lingbot_eval.settings import nearest, validated
 
 
 class Strict(BaseModel):

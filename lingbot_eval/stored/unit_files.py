@@ -24,8 +24,8 @@ from lingbot_eval.errors import StoreError, reason
 from lingbot_eval.files.arrays import load_arrays
 from lingbot_eval.files.atomic import atomic_open, writing
 from lingbot_eval.files.reading import open_file, parse_number, parse_whole
-from lingbot_eval.runs.disk import PARTIAL_PREFIX, UNITS, move_into_place, written_files
-from lingbot_eval.runs.records import FRAME_COLUMNS, Names, ResultRecord, write_record
+from lingbot_eval.stored.disk import PARTIAL_PREFIX, UNITS, move_into_place, written_files
+from lingbot_eval.stored.records import FRAME_COLUMNS, Names, ResultRecord, write_record
 from lingbot_eval.types import DriftSeries, FrameType
 from lingbot_eval.viewing import kept
 

@@ -16,8 +16,8 @@ import pytest
 from store_records import NAMES, make_run_record, make_unit_record
 
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.lock import LOCK_FILE, writer_of
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.lock import LOCK_FILE, writer_of
+from lingbot_eval.stored.store import RunStore
 
 HERE = Path(__file__).parent
 
@@ -25,7 +25,7 @@ HOLD_AND_WRITE = """
 import sys, time
 from pathlib import Path
 from store_records import NAMES
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 
 store = RunStore.open(Path(sys.argv[1]))
 with store.lock(), store.unit_writer(*NAMES) as writer:
@@ -41,7 +41,7 @@ import resource, signal, sys
 from pathlib import Path
 from store_records import NAMES, make_unit_record
 from lingbot_eval.errors import StoreError
-from lingbot_eval.runs.store import RunStore
+from lingbot_eval.stored.store import RunStore
 
 store = RunStore.open(Path(sys.argv[1]))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -150,8 +150,8 @@ def test_a_lock_file_that_was_replaced_while_it_was_waited_for_is_not_the_lock(
             flock(others[0], fcntl.LOCK_EX)
         return descriptor
 
-    monkeypatch.setattr("lingbot_eval.runs.lock.fcntl.flock", no_folders)
-    monkeypatch.setattr("lingbot_eval.runs.lock.os.open", replaced_after)
+    monkeypatch.setattr("lingbot_eval.stored.lock.fcntl.flock", no_folders)
+    monkeypatch.setattr("lingbot_eval.stored.lock.os.open", replaced_after)
     with pytest.raises(StoreError, match="being written by another process"), store.lock():
         pass
     os.close(others[0])
