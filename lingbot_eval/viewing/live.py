@@ -31,7 +31,7 @@ from lingbot_eval.resources import python_child
 from lingbot_eval.types import Frame, FrameType, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import MAX_VOXELS, VoxelCloud
 from lingbot_eval.viewing.kept import pixel_step, pixels_of
-from lingbot_eval.viewing.layers import Colouring, Layer, LayeredScene
+from lingbot_eval.viewing.layers import Colouring, Layer, LayeredScene, depth_picture
 from lingbot_eval.viewing.masks import HEURISTIC, open_sky
 from lingbot_eval.viewing.page import PORT, Viewer
 
@@ -505,6 +505,14 @@ def _fill(layer: Layer, stream: BufferedReader, viewer: Viewer) -> None:
         viewer.fail(error)
 
 
+def _rehearse() -> None:
+    """Load what a first frame loads, before there is a stream that it could delay."""
+    depth = np.linspace(1, 2, 48, dtype=np.float32).reshape(6, 8)
+    frame = Frame(0, 0.0, np.zeros((6, 8, 3), np.uint8), "", intrinsics=np.eye(3))
+    Layer("").add(frame, Prediction(0, 0.0, np.eye(4), depth))
+    depth_picture(depth)
+
+
 def _main() -> None:
     """The page's process: reads what a `LiveViewer` hands over, and answers with the address, or what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -523,6 +531,7 @@ def _main() -> None:
     try:
         scene, port, colouring = _read(stream)
         layer = scene.layer()
+        _rehearse()
         viewer = Viewer(scene.title, {scene.title: lambda: scene.layered(layer)}, port=port, colouring=colouring)
         answer((viewer.address, viewer.moved))
         threading.Thread(target=_fill, args=(layer, stream, viewer), name="fill", daemon=True).start()

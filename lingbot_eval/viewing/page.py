@@ -43,6 +43,7 @@ HOST = "127.0.0.1"
 PORT = 8080
 
 _TICK_S = 0.5  # between two looks at a scene that grows, or at where it is looked at from
+_RESTS = 20, 2  # of a scene that grows: at least so many times the CPU time and the time that its last drawing took
 _BUDGETS = (100_000, 300_000, 1_000_000)  # points of a layer that are offered
 _PAGE_SECONDS = 20.0  # an HTML page plays a scene in so long, where it has enough frames
 _PAGE_FPS = 20.0
@@ -103,6 +104,7 @@ class Viewer:
         self._shown_picture: tuple[str, int] | None = None
         self._seen_before = 0  # points of the scene
         self._played = time.monotonic()
+        self._rest = _TICK_S
         budgets = tuple(sorted({points, *(each for each in _BUDGETS if each < points)}))
         self._controls = Controls(self._server, title, tuple(scenes), colouring, budgets, self._changed)
         self._buttons()
@@ -157,7 +159,9 @@ class Viewer:
     def _pause(self) -> float | None:
         if self._controls.play.value:
             return 1 / self._controls.speed.value
-        return _TICK_S if self.clients or not self._whole else None
+        if self._whole:
+            return _TICK_S if self.clients else None
+        return self._rest
 
     def _look(self) -> None:
         """Draw what somebody asked for, and what has grown. While nobody looks nothing is drawn; who comes later wakes
@@ -167,7 +171,11 @@ class Viewer:
         if not self.clients:
             return
         if asked or not self._whole:
+            began = time.thread_time(), time.monotonic()
             self._step()
+            # Where cores are few the time is longer than the CPU time: points come in between two drawings.
+            cost = time.thread_time() - began[0], time.monotonic() - began[1]
+            self._rest = max(_TICK_S, *(times * took for times, took in zip(_RESTS, cost, strict=True)))
         elif self._nodes.eyes != self._eyes():
             # Somebody looks from elsewhere: there are many such moves a second, and a tick sees to all of them.
             with self._server.atomic():

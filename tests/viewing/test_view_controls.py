@@ -360,6 +360,14 @@ def test_what_grows_is_drawn_for_somebody(servers: list[Server], monkeypatch: py
         shown.viewer._look()
         assert shown.widgets["frame"].value == last
     assert shown.viewer._pause() == pytest.approx(0.5)
+    # A drawing that takes long, or long until it has a core, is followed by a longer rest.
+    for cpu, seconds, pause in ((0.02, 0.02, 0.5), (0.1, 0.1, 2.0), (0.1, 3.0, 6.0)):
+        clock = SimpleNamespace(thread_time=iter((0.0, cpu)).__next__, monotonic=iter((0.0, seconds)).__next__)
+        with monkeypatch.context() as patched:
+            patched.setattr(page_module, "time", clock)
+            patched.setattr(Viewer, "_step", lambda self: None)
+            shown.viewer._look()
+        assert shown.viewer._pause() == pytest.approx(pause)
 
 
 def test_a_written_page_plays_from_the_first_frame_to_the_last_and_escapes_its_names(

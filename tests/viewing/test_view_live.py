@@ -144,9 +144,10 @@ def test_what_is_handed_over_arrives_as_it_was() -> None:
 
 
 def test_the_page_fills_in_a_process_that_loads_no_torch_and_no_key_ends() -> None:
-    more = threading.Event()
+    begin, more = threading.Event(), threading.Event()
 
     def slowly() -> Iterator[tuple[Frame, Prediction]]:
+        begin.wait(60)
         yield from pairs(6)
         more.wait(60)
 
@@ -163,6 +164,10 @@ def test_the_page_fills_in_a_process_that_loads_no_torch_and_no_key_ends() -> No
         loaded = " ".join(each.path for each in psutil.Process(process.pid).memory_maps())
         assert "numpy" in loaded
         assert "torch" not in loaded
+        # What a first frame needs is there before it.
+        assert "_ni_label" in loaded
+        assert "matplotlib" in loaded
+        begin.set()
         # Where cores are few it gives way; of another session its nice would count for nothing.
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
         assert (os.getsid(process.pid), os.getpgid(process.pid)) == (os.getsid(0), process.pid)
@@ -175,6 +180,7 @@ def test_the_page_fills_in_a_process_that_loads_no_torch_and_no_key_ends() -> No
         with pytest.raises(LingbotEvalError, match=r"^the page's process ended with signal 9; start it again$"):
             viewer.wait(20)
     finally:
+        begin.set()
         more.set()
         viewer.stop()
 
