@@ -28,7 +28,7 @@ from lingbot_eval.runs.execute import Observer, Parallel, refuse_commands, run_t
 from lingbot_eval.runs.plan import adapter_of, content_key
 from lingbot_eval.runs.scoring import PoseLog
 from lingbot_eval.runs.stream import Output, Pace
-from lingbot_eval.scaling.inputs import DATASET, SCENE, CaseFrames, Size, open_source
+from lingbot_eval.scaling.inputs import DATASET, SCENE, CaseFrames, Size, open_source, selected
 from lingbot_eval.scaling.page import case_labels, page, title
 from lingbot_eval.scaling.records import (
     CaseRecord,
@@ -252,6 +252,8 @@ def execute(
     A case that was cut by a kill goes on from its last saved state. Raises StoreError, CheckpointError, ConfigError and
     DataError for what no case could survive.
     """
+    # As in the plan of an experiment: the record and its key say which frames were streamed, whoever chose them.
+    study = study.model_copy(update={"input": selected(study.input)})
     method = study.method
     if method is None:
         study = study.model_copy(update={"device": str(choose_device(study.device))})

@@ -17,6 +17,7 @@ from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
 from lingbot_eval.prepare import SizeSettings, prefetch_mapped, prepare
+from lingbot_eval.resources import expanded
 from lingbot_eval.runs.plan import adapter_of
 from lingbot_eval.scaling.records import first_poses
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
@@ -141,18 +142,20 @@ def open_source(settings: Input, size: Size, workers: int, each_frame: Callable[
         options = {"frames": settings.pool, "width": size[0], "height": size[1], "seed": settings.seed}
         adapter = open_adapter("synthetic", None, {**options, "step": settings.step})
         return _pooled(adapter.open(settings.scene, Selection()), settings.pool, prepared, each_frame)
-    sequence = _scene(settings)
+    sequence = adapter_of(settings.dataset).open(settings.dataset.scenes[0], settings.dataset.selection)
     if settings.pool is None:
         return FileFrames(dict(sequence.facts()), sequence, prepared, workers)
     return _pooled(sequence, settings.pool, prepared, each_frame)
 
 
-def _scene(settings: DatasetInput) -> FrameSequence:
+def selected(settings: Input) -> Input:
+    """An input with the stride of its dataset's card where it gives none. Raises ConfigError for a card."""
+    if not isinstance(settings, DatasetInput) or "stride" in settings.dataset.selection.model_fields_set:
+        return settings
     dataset = settings.dataset
-    selection = dataset.selection
-    if "stride" not in selection.model_fields_set:
-        selection = selection.model_copy(update={"stride": load_card(dataset.name).protocol.stride})
-    return adapter_of(dataset).open(dataset.scenes[0], selection)
+    card = load_card(dataset.name, None if dataset.card is None else expanded(dataset.card))
+    selection = dataset.selection.model_copy(update={"stride": card.protocol.stride})
+    return settings.model_copy(update={"dataset": dataset.model_copy(update={"selection": selection})})
 
 
 def _pooled(sequence: FrameSequence, pool: int, size: SizeSettings, each_frame: Callable[[], None]) -> PooledFrames:

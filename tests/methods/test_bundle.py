@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import StreamError
@@ -20,10 +21,44 @@ from lingbot_eval.methods.bundle import (
     adjust,
     adjust_view,
     exponential,
+    matched,
     reprojection_errors,
 )
 from lingbot_eval.methods.odometry import FEWEST, SOUGHT, Odometry
 from lingbot_eval.types import FloatArray
+
+
+def directions(*degrees: float) -> NDArray[np.float32]:
+    """Descriptors of length 1 in a plane, so that one number says how alike two are."""
+    angles = np.radians(np.array(degrees))
+    return np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("mine", "its", "pairs"),
+    [
+        # In any order, and what is alone on either side matches nothing.
+        ((0, 90, 180), (181, 1, 300), [(0, 1), (2, 0)]),
+        # Two features that look alike have one nearest: the nearer of them is matched, whichever comes first.
+        ((0, 10, 180), (4, 180), [(0, 0), (2, 1)]),
+        ((10, 0, 180), (4, 180), [(1, 0), (2, 1)]),
+        # The next must be 1/0.8 times as far, in distances: 4° and 4.8° are as good as alike, 4° and 5.5° are not.
+        ((0, 180), (4, -4.8), []),
+        ((0, 180), (4, -5.5), [(0, 0)]),
+        # The nearest of all is still none where it is far, the next being farther.
+        ((0, 180), (50, 200), [(0, 0), (1, 1)]),
+        ((0, 180), (55, 200), [(1, 1)]),
+        # Of one feature there is no next.
+        ((0,), (0, 90), []),
+        ((0, 90), (0,), []),
+    ],
+)
+def test_features_match_that_are_each_others_nearest_by_far(
+    mine: tuple[float, ...], its: tuple[float, ...], pairs: list[tuple[int, int]]
+) -> None:
+    assert [each.tolist() for each in matched(directions(*mine), directions(*its))] == (
+        [list(rows) for rows in zip(*pairs, strict=True)] if pairs else [[], []]
+    )
 
 
 def scene(views: int = 5, points: int = 60, seed: int = 0) -> tuple[FloatArray, FloatArray, Observations]:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_run import DESK, HOSTILE, HOSTILE_SCENE, LINGBOT, REPLAY, build_failures, build_run
+from fake_run import (
+    DESK,
+    HOSTILE,
+    HOSTILE_SCENE,
+    LINGBOT,
+    REPLAY,
+    build_failures,
+    build_run,
+    run_record,
+    unit_record,
+)
 from page_reader import PageReader, read_page
 from PIL import Image
 
@@ -20,7 +30,9 @@ from lingbot_eval.reports.reading import open_run
 from lingbot_eval.reports.rendering import legend, pieces
 from lingbot_eval.reports.report import WrittenReport, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS
+from lingbot_eval.stored.records import HostRecord
 from lingbot_eval.stored.store import RunStore
+from lingbot_eval.types import Measurement
 
 pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
@@ -218,3 +230,31 @@ def test_the_failed_scene_has_its_reason_in_its_row(written: WrittenReport) -> N
     assert LINGBOT in row
     assert 'class="reason"' in row
     assert HOSTILE_SCENE[1] not in text
+
+
+def test_a_reason_takes_the_place_of_numbers_only_where_there_are_none(tmp_path: Path) -> None:
+    """Times of a unit beside which others ran all carry one note, and are told; so are those of a row with a gap."""
+    scenes = {"a": (10.0, 20.0), "b": (30.0, None), "c": (None, None)}
+    record = run_record().model_copy(update={"units": [["d", scene, "m"] for scene in scenes], "weights": {"m": "w"}})
+    store = RunStore.create(tmp_path, record)
+    for scene, values in scenes.items():
+        measured = [
+            Measurement("throughput", name, "", value, "fps", "c", reason=None if value else "not timed")
+            for name, value in zip(("forward_fps", "end_to_end_fps"), values, strict=True)
+        ]
+        unit = unit_record(("d", scene), "m", 5, measured)
+        with store.unit_writer("d", scene, "m") as writer:
+            writer.finish(unit.model_copy(update={"host": HostRecord(name="h", beside=int(scene == "a"))}))
+    text = write_report([store.path], tmp_path / "out").files[0].read_text()
+    _, _, throughput = text[: text.index('id="facts"')].rpartition("<table")
+    rows = dict(re.findall(r'<tr class="scene[ a-z]*">\s*<th scope="row">(\w)</th>(.*?)</tr>', throughput, re.DOTALL))
+    assert {scene: re.findall(r'data-value="([^"]*)"', row) for scene, row in rows.items()} == {
+        "a": ["10.0", "20.0"],
+        "b": ["30.0"],
+        "c": [],
+    }
+    notes = dict(re.findall(r'<li id="[^"]*" value="(\d)">(.*?)</li>', throughput))
+    said = {scene: [notes[number] for number in re.findall(r'">(\d)</a></sup>', row)] for scene, row in rows.items()}
+    beside = "measured while other units ran on the host"
+    assert said == {"a": [beside, beside], "b": ["not timed"], "c": []}
+    assert re.findall(r'<td class="reason" colspan="2">(.*?)</td>', rows["c"]) == ["not timed"]

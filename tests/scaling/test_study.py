@@ -26,6 +26,7 @@ from lingbot_eval.model.build import build_model
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import WeightSource
+from lingbot_eval.resources import shared_file
 from lingbot_eval.runs import plan, stream
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import FIGURE, PAGE, execute, write_scaling
@@ -204,6 +205,27 @@ def test_other_files_and_other_weights_are_another_run(tmp_path: Path, monkeypat
         monkeypatch.setattr(LingbotConfig, "weights", lambda self, file=file: file)
         found.add(run(tmp_path / "runs", study(input=given)).path)
     assert len(found) == 6
+
+
+def test_the_stride_is_the_cards_unless_one_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an experiment, also where what is given is 1; the record says which, and it is in the key."""
+    plant(monkeypatch, lambda backend, frame: None)
+    scene, card = tmp_path / "scene", tmp_path / "folder.yaml"
+    scene.mkdir()
+    for number in range(9):
+        Image.fromarray(np.full((42, 56, 3), number, np.uint8)).save(scene / f"{number}.png")
+    dataset = {"name": "folder", "root": str(scene), "scenes": ["scene"], "card": str(card)}
+    paths = set()
+    for of_card, selection, stride in ((3, {}, 3), (3, {"start": 0, "stride": 1}, 1), (4, {}, 4)):
+        text = shared_file("datasets", "folder").read_text(encoding="utf-8")
+        card.write_text(text.replace("stride: 1", f"stride: {of_card}"), encoding="utf-8")
+        given = {"kind": "dataset", "dataset": {**dataset, "selection": selection}, "pool": 9}
+        outcome = run(tmp_path / "runs", study(input=given, defaults={"frames": 9}))
+        played = f"pool of {-(-9 // stride)} frames in memory, played forward and backward"
+        assert outcome.records[0].input["played"] == played
+        assert scale_store(outcome.path).read_run().study["input"]["dataset"]["selection"]["stride"] == stride
+        paths.add(outcome.path)
+    assert len(paths) == 3
 
 
 def test_the_record_says_what_was_asked_and_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
