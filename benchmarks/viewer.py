@@ -5,9 +5,12 @@
     python -m benchmarks.viewer --stand-in 20 --frames 300 --pairs 5           # no model: 20 ms of small calls a frame
     python -m benchmarks.viewer --films cpu cuda --threads 2
 
-Streams take turns: ``alone`` gives its predictions to nobody, ``watched`` is what ``lingbot-eval view FOLDER`` does,
-while a client reads, which is a process of its own, takes all that a browser is sent, and turns its camera ten times a
-second. Depth and path are made up, so that untrained weights bring as many new points a frame as a walk through rooms.
+Streams take turns: ``alone`` gives its predictions to nobody, in the thread that loaded the model, as ``run`` does;
+``apart`` likewise, in a thread of its own, as a page's stream has; ``watched`` is what ``lingbot-eval view FOLDER``
+does, while a client takes all that a browser is sent, and turns its camera ten times a second. It stands for a browser
+on another machine, so it counts bytes and looks at none of them, and has a core when nobody else wants one; what the
+page's server does for it counts. Depth and path are made up, so that untrained weights bring as many new points a frame
+as a walk through rooms.
 """
 
 from __future__ import annotations
@@ -15,14 +18,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,20 +42,21 @@ import lingbot_eval as lb
 from lingbot_eval.methods.model import AHEAD, Model
 from lingbot_eval.prepare import prefetch
 from lingbot_eval.types import Frame, FrameType, Prediction
+from lingbot_eval.viewing.live import LiveViewer
 
-VARIANTS = ("alone", "watched")
+VARIANTS = ("alone", "apart", "watched")
 SHAPES = {"ci": (168, 224), "mini": (168, 224), "full": (378, 518)}
 
 
 async def look(address: str) -> None:
-    """Read all that the page's server sends, as its browser client does, until it closes. Prints bytes and messages."""
+    """Read all that the page's server sends, as its browser client does, until it closes. Prints bytes and packets."""
     import msgspec
     import viser
-    import zstandard
     from websockets.asyncio.client import connect
     from websockets.exceptions import ConnectionClosed
 
-    total, messages = 0, 0
+    os.nice(19)
+    total, packets = 0, 0
     protocol: Any = f"viser-v{viser.__version__}"
     async with connect(address.replace("http", "ws"), subprotocols=[protocol], max_size=None) as socket:
 
@@ -64,22 +71,19 @@ async def look(address: str) -> None:
                 angle += 0.02
                 await asyncio.sleep(0.1)
 
+        async def read() -> None:
+            nonlocal total, packets
+            async for found in socket:
+                total, packets = total + len(found), packets + 1
+
         print("connected", flush=True)
         turning = asyncio.create_task(turn())
-        turning.add_done_callback(lambda done: done.cancelled() or sys.exit(str(done.exception())))
-        try:
-            async for found in socket:
-                assert isinstance(found, bytes)
-                size = int.from_bytes(found[8:16], "little")
-                inner = zstandard.ZstdDecompressor().decompress(
-                    found[16 : 16 + size], max_output_size=int.from_bytes(found[:8], "little")
-                )
-                total, messages = total + len(found), messages + len(msgspec.msgpack.decode(inner)["messages"])
-        except ConnectionClosed:
-            pass
-        finally:
-            turning.cancel()
-            print(f"client: {total / 1e6:.2f} MB, {messages} messages", flush=True)
+        with suppress(ConnectionClosed):
+            await asyncio.wait({turning, asyncio.create_task(read())}, return_when=asyncio.FIRST_COMPLETED)
+            if turning.done():
+                turning.result()
+        turning.cancel()
+        print(f"client: {total / 1e6:.2f} MB in {packets} packets", flush=True)
 
 
 class Walk(Model):
@@ -161,13 +165,17 @@ def write_images(folder: Path, shape: tuple[int, int], frames: int) -> None:
 
 def stream(walk: Walk, folder: Path, frames: int, variant: str) -> str:
     """Stream once; ``walk`` says what it took. Returns words on what was shown."""
-    if variant == "alone":
+    if variant != "watched":
         walk.begin.set()
-        for _ in walk.with_frames(lb.open_dataset("folder", folder).scene(count=frames)):
-            pass
+        pairs = walk.with_frames(lb.open_dataset("folder", folder).scene(count=frames))
+        if variant == "alone":
+            deque(pairs, 0)
+        else:
+            with ThreadPoolExecutor(1) as own:
+                own.submit(deque, pairs, 0).result()
         return ""
     viewer = lb.view(folder, model=walk, frames=frames, port=0)
-    if viewer is None or viewer.filling is None:
+    if not isinstance(viewer, LiveViewer):
         raise TypeError("images are streamed into a page")
     client = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.viewer", "--look", viewer.address], stdout=subprocess.PIPE, text=True
@@ -186,7 +194,7 @@ def stream(walk: Walk, folder: Path, frames: int, variant: str) -> str:
     said = client.communicate(timeout=60)[0].strip()
     if error is not None:
         raise error
-    return f"and {in_child:.2f} s in its child; {said}"
+    return f"and {in_child:.2f} s in its child, which left out {viewer.left_out} frames; {said}"
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -203,7 +211,8 @@ def compare(args: argparse.Namespace) -> None:
         weights = "shipped" if args.config == "ci" else None
         network = lb.load_model(weights, config=args.config, device=args.device, precision=args.precision)
         shape, calls = SHAPES[args.config], 0
-    ratios: dict[str, list[float]] = {"time": [], "time without waiting for a core": [], "CPU of the process": []}
+    measured = ("time", "time without waiting for a core", "CPU of the process")
+    ratios: dict[str, list[list[float]]] = {variant: [[], [], []] for variant in VARIANTS[1:]}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder, shape, args.frames)
@@ -216,11 +225,13 @@ def compare(args: argparse.Namespace) -> None:
                 wall, ready, cpu = walk.took
                 rates = f"{args.frames / wall:.2f} frames/s, with a core always {args.frames / ready:.2f}"
                 print(f"{variant}: {rates}; {cpu:.2f} s of CPU {words}", flush=True)
-            for values, watched, alone in zip(ratios.values(), found["watched"].took, found["alone"].took, strict=True):
-                values.append(watched / alone)
-    for name, values in ratios.items():
-        listed = " ".join(f"{value:.3f}" for value in values)
-        print(f"watched over alone, {name}: median {statistics.median(values):.3f} ({listed})", flush=True)
+            for variant, lists in ratios.items():
+                for values, took, alone in zip(lists, found[variant].took, found["alone"].took, strict=True):
+                    values.append(took / alone)
+    for variant, lists in ratios.items():
+        for what, values in zip(measured, lists, strict=True):
+            listed = " ".join(f"{value:.3f}" for value in values)
+            print(f"{variant} over alone, {what}: median {statistics.median(values):.3f} ({listed})", flush=True)
 
 
 def films(devices: list[str], threads: int) -> None:

@@ -83,6 +83,7 @@ class LiveViewer:
         address: of the page.
         moved: the port that was asked for, where another program has it.
         filling: the stream.
+        left_out: frames of which the page got the pose alone, as it was behind.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class LiveViewer:
         self._fault: LingbotEvalError | None = None
         self._ended = threading.Event()
         self._waiting: SimpleQueue[object] = SimpleQueue()
-        self._left_out = 0  # frames of which the page got the pose alone
+        self.left_out = 0
         self._scene = scene
         self._pictured = -math.inf  # when the last frame went whole
         self._unseen: tuple[Frame, Prediction] | None = None  # the newest, whole, if it did not
@@ -159,15 +160,15 @@ class LiveViewer:
             now = time.monotonic()
             pause = _PICTURE_S * (2 if prediction.frame_type is FrameType.UNKEPT else 1)
             if self._waiting.qsize() >= _WAITING:
-                self._left_out += 1
+                self.left_out += 1
                 frame, prediction = replace(frame, image=None), replace(prediction, depth=None, depth_confidence=None)
             elif self._scene.sky != HEURISTIC or now - self._pictured >= pause:
                 self._pictured, self._unseen, pictured = now, None, True
             else:
                 frame, prediction = thinned(frame, prediction, self._scene.length)
             pair = frame, prediction
-        if self._left_out:
-            status += f"; this page was behind: of {self._left_out} frames it shows the pose alone"
+        if self.left_out:
+            status += f"; this page was behind: of {self.left_out} frames it shows the pose alone"
         if pair is None and self._unseen is not None:
             # The last picture stays on the page; its pose and points are there.
             frame, prediction = self._unseen
