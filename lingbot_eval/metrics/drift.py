@@ -66,25 +66,27 @@ DECLARED = (
 )
 
 
+SCALE_WINDOW = 51
+"""Steps whose median ratio is the local scale."""
+JUMP_FACTOR = 10.0
+"""A jump is a step whose error is so many times the median of its surroundings."""
+COLLAPSE_WINDOW, COLLAPSE_FACTOR = 30, 5.0
+"""Steps that stay so many times worse than those before are a lasting breakdown (`collapse_step`)."""
+
+
 class DriftSettings(StrictModel):
     """How drift is measured; lengths in metres of the reference, steps in matched frames.
 
     segment_lengths_m: None chooses them for the scene (see `segments.segment_lengths`). segment_every: a segment starts
-    at every so many frames. rpe_frames, rpe_metres: steps of the relative pose errors. scale_window: steps whose median
-    ratio is the local scale. jump_factor: a jump is a step whose error is so many times the median of its surroundings.
-    collapse_window, collapse_factor: see `collapse_step`. anchor_frames: frames that the anchored
-    error is aligned on. alignments: how the estimate is moved onto the reference; whatever that can move comes under
-    each of them, intervals under the first.
+    at every so many frames. rpe_frames, rpe_metres: steps of the relative pose errors. anchor_frames: frames that the
+    anchored error is aligned on. alignments: how the estimate is moved onto the reference; whatever that can move comes
+    under each of them, intervals under the first.
     """
 
     segment_lengths_m: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     segment_every: Frames = 10
     rpe_frames: tuple[Frames, ...] = (1, 10, 100)
     rpe_metres: tuple[Positive, ...] = (1.0, 10.0)
-    scale_window: Annotated[int, Field(ge=3)] = 51
-    jump_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
-    collapse_window: Annotated[int, Field(ge=5)] = 30
-    collapse_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 5.0
     anchor_frames: Annotated[int, Field(ge=3)] = ANCHOR_FRAMES
     alignments: Annotated[tuple[Alignment, ...], Field(min_length=1)] = ALIGNMENTS
 
@@ -161,17 +163,17 @@ class _Track:
     @cached_property
     def jumps(self) -> NDArray[np.int64]:
         """Steps that are jumps."""
-        return jump_steps(*self.steps, self.settings.jump_factor)
+        return jump_steps(*self.steps, JUMP_FACTOR)
 
     @cached_property
     def collapse(self) -> int | None:
         """The step of a lasting breakdown."""
-        return collapse_step(*self.steps, self.settings.collapse_window, self.settings.collapse_factor)
+        return collapse_step(*self.steps, COLLAPSE_WINDOW, COLLAPSE_FACTOR)
 
     @cached_property
     def scale(self) -> FloatArray:
         """(M,) local scale."""
-        return local_scale(self.reference, self.aligned, self.settings.scale_window)
+        return local_scale(self.reference, self.aligned, SCALE_WINDOW)
 
     @cached_property
     def anchored(self) -> FloatArray:
@@ -267,12 +269,12 @@ def _plain(alignment: Alignment, settings: DriftSettings) -> Iterator[tuple[Quan
     sim3 = alignment == "sim3"
     step_words = f"{_STEP_WORDS}, {'after Sim(3) alignment' if sim3 else after}"
     loop_words = _LOOP_WORDS.format(aligned="Sim(3)-aligned" if sim3 else after)
-    jump_words = _JUMP_WORDS.format(f=settings.jump_factor) + ("" if sim3 else f", {after}")
+    jump_words = _JUMP_WORDS.format(f=JUMP_FACTOR) + ("" if sim3 else f", {after}")
     collapse_words = _collapse_words(settings) + ("" if sim3 else f", {after}")
     entries: list[tuple[str, str, str, Callable[[_Track], float]]] = [
         ("segment_translation", "%", _segment_words(settings, "translation", after), _segment_translation),
         ("segment_rotation", "deg/m", _segment_words(settings, "rotation angle", after), _segment_rotation),
-        ("scale_drift", "%", _SCALE_WORDS.format(n=settings.scale_window), _scale_drift),
+        ("scale_drift", "%", _SCALE_WORDS.format(n=SCALE_WINDOW), _scale_drift),
         ("anchored_final_error", "m", _ANCHORED_WORDS.format(n=settings.anchor_frames), _anchored_end),
         ("loop_gap", "m", loop_words, _loop_gap),
         ("loop_gap_share", "%", f"loop_gap / path length; {loop_words}", _loop_share),
@@ -309,8 +311,8 @@ _JUMP_WORDS = (
 def _collapse_words(settings: DriftSettings) -> str:
     return (
         "first step whose relative error (translation error / motion of the step, at least the median motion) is above"
-        f" {settings.collapse_factor:g} × the median of all steps before and above 0.2, where the median of the"
-        f" {settings.collapse_window} steps from there is so, too"
+        f" {COLLAPSE_FACTOR:g} × the median of all steps before and above 0.2, where the median of the"
+        f" {COLLAPSE_WINDOW} steps from there is so, too"
     )
 
 
@@ -342,10 +344,8 @@ def _mean_of_segments(track: _Track, values: FloatArray) -> float:
 
 def _scale_drift(track: _Track) -> float:
     usable = np.flatnonzero(np.isfinite(track.scale) & (track.scale > 0))
-    if len(usable) < 2 * track.settings.scale_window:
-        raise UnscorableError(
-            f"only {len(usable)} frames with a local scale, at least {2 * track.settings.scale_window} are needed"
-        )
+    if len(usable) < 2 * SCALE_WINDOW:
+        raise UnscorableError(f"only {len(usable)} frames with a local scale, at least {2 * SCALE_WINDOW} are needed")
     # Theil and Sen look at all pairs; a thousand frames give the slope as well as ten thousand.
     usable = usable[:: -(-len(usable) // 1000)]
     logarithms = np.log(track.scale[usable])

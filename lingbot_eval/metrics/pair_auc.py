@@ -24,7 +24,7 @@ Counts = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 """Takes how many pairs are done, and how many there are."""
 
-_WORDS = {
+_WORDS: dict[Definition, str] = {
     "auc": "relative pose of each pair i < j seen from camera i (W_i W_j⁻¹, independent of the world)",
     "auc_first_camera": "both trajectories moved to their first matched camera, then W_i⁻¹ W_j of each pair i < j",
 }
@@ -40,12 +40,11 @@ DECLARED = (
 
 
 class PairAucSettings(StrictModel):
-    """Which definitions and thresholds (whole degrees) are computed."""
+    """Which thresholds (whole degrees) are computed."""
 
-    definitions: Annotated[tuple[Definition, ...], Field(min_length=1)] = ("auc", "auc_first_camera")
     thresholds_deg: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (3, 5, 15, 30)
 
-    @field_validator("definitions", "thresholds_deg")
+    @field_validator("thresholds_deg")
     @classmethod
     def _once(cls, given: tuple[object, ...]) -> tuple[object, ...]:
         if len(set(given)) < len(given):
@@ -97,9 +96,9 @@ def pair_measurements(
 
     def report(position: int, done: int) -> None:
         if progress is not None:
-            progress(position * pairs + done, len(settings.definitions) * pairs)
+            progress(position * pairs + done, len(_WORDS) * pairs)
 
-    for position, definition in enumerate(settings.definitions):
+    for position, definition in enumerate(_WORDS):
         quantities = list(_quantities(definition, settings.thresholds_deg))
         try:
             if matched.without_orientation is not None:

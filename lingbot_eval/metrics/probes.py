@@ -25,28 +25,23 @@ DECLARED = (
     Declaration("*", "lower"),
 )
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+STILL_M, STILL_DEG = 0.001, 0.05
+"""A camera stands where a step is no longer and turns no further."""
+TURN_DEG = 0.2
+"""It turns on the spot where a step is no longer than STILL_M and turns at least so far."""
+RETURN_M, RETURN_DEG, AWAY = 0.05, 5.0, 30
+"""A frame is a return where it is as near as that to one of at least AWAY frames before."""
+_STILL = f"at most {STILL_M:g} m and {STILL_DEG:g}°"
+_TURNED = f"at most {STILL_M:g} m and at least {TURN_DEG:g}°"
 MOST_RETURNS = 2000  # frames that are looked at for a return, spread evenly
 
 _Rows = NDArray[np.int64]
 
 
 class ProbeSettings(StrictModel):
-    """What counts as standing, turning and coming back; of the reference, between consecutive matched frames.
+    """frames: steps in a row that make a standstill or a turn, of the reference, between consecutive matched frames."""
 
-    still_m, still_deg: the camera stands where a step is no longer and turns no further. turn_deg: it turns on the spot
-    where a step is no longer than still_m and turns at least so far. frames: steps in a row that make a standstill or
-    a turn. return_m, return_deg: a frame is a return where it is as near as that to one of at least ``away`` frames
-    before.
-    """
-
-    still_m: Positive = 0.001
-    still_deg: Positive = 0.05
-    turn_deg: Positive = 0.2
     frames: Annotated[int, Field(ge=2)] = 10
-    return_m: Positive = 0.05
-    return_deg: Positive = 5.0
-    away: Annotated[int, Field(ge=2)] = 30
 
 
 def score_probes(
@@ -85,7 +80,7 @@ def _errors(reference: FloatArray, aligned: FloatArray, settings: ProbeSettings)
     steps = relative(reference[:-1], reference[1:])
     moved = np.linalg.norm(steps[:, :3, 3], axis=1)
     turned = np.degrees(rotation_angle(steps[:, :3, :3]))
-    on_the_spot = moved <= settings.still_m
+    on_the_spot = moved <= STILL_M
     found: dict[str, _Errors] = {}
 
     def add(kind: str, first: _Rows, last: _Rows, never: str) -> None:
@@ -94,13 +89,13 @@ def _errors(reference: FloatArray, aligned: FloatArray, settings: ProbeSettings)
     for kind, mask, never in (
         (
             "standing",
-            on_the_spot & (turned <= settings.still_deg),
-            f"never stands for {settings.frames} frames (steps of {_still(settings)})",
+            on_the_spot & (turned <= STILL_DEG),
+            f"never stands for {settings.frames} frames (steps of {_STILL})",
         ),
         (
             "turning",
-            on_the_spot & (turned >= settings.turn_deg),
-            f"never turns on the spot for {settings.frames} frames (steps of {_turned(settings)})",
+            on_the_spot & (turned >= TURN_DEG),
+            f"never turns on the spot for {settings.frames} frames (steps of {_TURNED})",
         ),
     ):
         runs = stretches(mask)
@@ -108,45 +103,37 @@ def _errors(reference: FloatArray, aligned: FloatArray, settings: ProbeSettings)
         rows = np.concatenate([np.empty(0, np.int64), *(np.arange(a, b) for a, b in runs)])
         add(f"{kind} steps", rows, rows + 1, never)
         add(f"{kind} ends", runs[:, 0], runs[:, 1], never)
-    words = f"within {settings.return_m:g} m and {settings.return_deg:g}° after {settings.away} frames"
-    first, last = _returns(reference, settings)
+    words = f"within {RETURN_M:g} m and {RETURN_DEG:g}° after {AWAY} frames"
+    first, last = _returns(reference)
     add("returns", first, last, f"never comes back {words}")
     return found
 
 
-def _returns(poses: FloatArray, settings: ProbeSettings) -> tuple[_Rows, _Rows]:
+def _returns(poses: FloatArray) -> tuple[_Rows, _Rows]:
     """Frames that come back, each with the first visit to its place before it."""
     from scipy.spatial import KDTree
 
     tree = KDTree(poses[:, :3, 3])
     first, last = [], []
     for row in np.unique(np.linspace(0, len(poses) - 1, min(len(poses), MOST_RETURNS)).astype(np.int64)):
-        near = np.array(tree.query_ball_point(poses[row, :3, 3], settings.return_m), np.int64)
-        near = np.sort(near[near <= row - settings.away])
+        near = np.array(tree.query_ball_point(poses[row, :3, 3], RETURN_M), np.int64)
+        near = np.sort(near[near <= row - AWAY])
         angles = np.degrees(rotation_angle(np.swapaxes(poses[near, :3, :3], 1, 2) @ poses[row, :3, :3]))
-        alike = near[angles <= settings.return_deg]
+        alike = near[angles <= RETURN_DEG]
         if len(alike):
             first.append(alike[0])
             last.append(row)
     return np.array(first, np.int64), np.array(last, np.int64)
 
 
-def _still(settings: ProbeSettings) -> str:
-    return f"at most {settings.still_m:g} m and {settings.still_deg:g}°"
-
-
-def _turned(settings: ProbeSettings) -> str:
-    return f"at most {settings.still_m:g} m and at least {settings.turn_deg:g}°"
-
-
 def _quantities(settings: ProbeSettings) -> Iterator[tuple[Quantity, str, int, Callable[[FloatArray], float]]]:
     """What is measured, whose errors it is of, metres (0) or degrees (1), and what is made of them."""
     s = settings
-    standing = f"where the reference stands for {s.frames} frames or more (steps of {_still(s)})"
-    turning = f"where the reference turns on the spot for {s.frames} frames or more (steps of {_turned(s)})"
+    standing = f"where the reference stands for {s.frames} frames or more (steps of {_STILL})"
+    turning = f"where the reference turns on the spot for {s.frames} frames or more (steps of {_TURNED})"
     back = (
-        f"between each frame and the first of those, {s.away} frames before it or more, whose true pose is within"
-        f" {s.return_m:g} m and {s.return_deg:g}° of its own"
+        f"between each frame and the first of those, {AWAY} frames before it or more, whose true pose is within"
+        f" {RETURN_M:g} m and {RETURN_DEG:g}° of its own"
     )
     entries: tuple[tuple[str, str, str, str, int, Callable[[FloatArray], float]], ...] = (
         ("standstill_translation", "m/frame", f"mean motion a frame {standing}", "standing steps", 0, np.mean),

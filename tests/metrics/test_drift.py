@@ -211,7 +211,7 @@ def test_a_collapse_needs_a_whole_window_of_steps_to_the_end(left: int, collapse
     truth = steps_to_path(turns, lengths)
     estimate = noisy(truth, 3)
     estimate[-left:] = estimate[-left - 1]
-    found = score(truth, estimate, collapse_window=30)
+    found = score(truth, estimate)
     assert value(found, "collapsed") == collapsed
     if collapsed:
         assert value(found, "collapse_frame") == len(truth) - left

@@ -167,15 +167,14 @@ def test_what_cannot_be_scored_has_its_reason(spoil: object, reason: str) -> Non
 
 
 def test_settings_are_strict() -> None:
-    for wrong in ({"thresholds_deg": (3, 3)}, {"thresholds_deg": (0,)}, {"definitions": ("vggt",)}):
+    for wrong in ({"thresholds_deg": (3, 3)}, {"thresholds_deg": (0,)}, {"definitions": ("auc",)}):
         with pytest.raises(ValidationError):
             PairAucSettings.model_validate(wrong)
 
 
-@pytest.mark.parametrize("setting", [{"thresholds_deg": (5, 3, 5)}, {"definitions": ("auc", "auc")}])
-def test_each_is_asked_for_once(setting: dict[str, object]) -> None:
+def test_each_is_asked_for_once() -> None:
     with pytest.raises(ValidationError, match="each once, found"):
-        PairAucSettings.model_validate(setting)
+        PairAucSettings.model_validate({"thresholds_deg": (5, 3, 5)})
 
 
 def test_positions_beyond_float64_have_no_directions() -> None:

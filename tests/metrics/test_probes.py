@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.geometry.poses import relative, rotation_angle
+from lingbot_eval.metrics import probes
 from lingbot_eval.metrics.probes import ProbeSettings, score_probes
 from lingbot_eval.types import Trajectory
 
@@ -110,15 +111,18 @@ def test_translation_that_is_invented_while_the_camera_turns() -> None:
     assert measured["rotation_error"] == pytest.approx(36, rel=1e-6)
 
 
-def test_the_error_on_return() -> None:
+def test_the_error_on_return(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the way back the estimate is 0.2 m to the side."""
     reference = walk("revisit")
     poses = reference.camera_to_world.copy()
     poses[FRAMES // 2 :, :3, 3] += [0.0, 0.0, 0.2]
-    measured = found(reference, replace(reference, camera_to_world=poses), return_m=0.001, return_deg=0.01)
+    with monkeypatch.context() as near:
+        near.setattr(probes, "RETURN_M", 0.001)
+        samples = {m.name: m.samples for m in score_probes(reference, reference)}
+        near.setattr(probes, "RETURN_DEG", 0.01)
+        measured = found(reference, replace(reference, camera_to_world=poses))
     assert measured["revisit_translation"] == pytest.approx(0.2, rel=0.1)
     assert measured["revisit_rotation"] == pytest.approx(0, abs=1e-6)
-    samples = {m.name: m.samples for m in score_probes(reference, reference, ProbeSettings(return_m=0.001))}
     # Frame 89 − k is at the place of frame k, and 30 frames behind it at least where k is below 30.
     assert samples["revisit_translation"] == 30
     assert "never comes back within 0.05 m and 5° after 30 frames" in str(

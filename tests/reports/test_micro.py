@@ -25,7 +25,7 @@ def test_micro_pools_the_pairs(tmp_path: Path) -> None:
     with store.lock():
         for scene, reference in scenes.items():
             estimate = drifted(reference, 1, len(reference))
-            found = pair_measurements(reference, estimate, PairAucSettings(definitions=("auc",), thresholds_deg=(3,)))
+            found = pair_measurements(reference, estimate, PairAucSettings(thresholds_deg=(3,)))
             counts = count_pairs(reference.camera_to_world, estimate.camera_to_world)
             pooled += counts.area(3) * counts.pairs
             pairs += counts.pairs
