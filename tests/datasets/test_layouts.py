@@ -550,9 +550,48 @@ def test_undistorted_photographs_of_the_toolkit_are_preferred(tree: Callable[[st
     numbers = {"fl_x": 80.0, "fl_y": 82.0, "cx": 47.5, "cy": 37.0, "frames": []}
     trees.text(folder / "nerfstudio/transforms_undistorted.json", json.dumps(numbers))
     sequence = opened("scannetpp dslr", root)
+    before = sequence.fingerprint()
     assert all(file.lens is None for file in sequence.files)
     assert "resized_undistorted_images" in str(sequence.files[0].image)
     np.testing.assert_allclose(sequence.frame(0).intrinsics, trees.CAMERA)
+    trees.text(folder / "nerfstudio/transforms_undistorted.json", json.dumps({**numbers, "cx": 47.25}))
+    (folder / "resized_undistorted_images/._DSC01752.JPG").write_bytes(b"of macOS, and no second image of 1752")
+    changed = opened("scannetpp dslr", root)
+    assert changed.length == trees.FRAMES
+    assert changed.fingerprint() != before
+
+
+def test_times_of_scannetpp_without_any_are_of_its_video(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("scannetpp"), tmp_path / "data")
+    (path,) = root.rglob("pose_intrinsic_imu.json")
+    entries = json.loads(path.read_text())
+    for entry in entries.values():
+        del entry["timestamp"]
+    path.write_text(json.dumps(entries))
+    # Every tenth frame of sixty a second.
+    np.testing.assert_allclose(opened("scannetpp", root).timestamps(), np.arange(trees.FRAMES) / 6)
+
+
+def test_scenes_of_one_name_are_told_apart_by_their_folders(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    for place in ("machine_hall/MH_01_easy", "again/MH_01_easy", "again/MH_02_easy"):
+        shutil.copytree(tree("euroc") / "MH_01_easy", tmp_path / place)
+    (tmp_path / "again/MH_01_easy/mav0/cam0/data.csv").write_text("#\n1403636579763555584,1403636579763555584.png\n")
+    adapter = open_adapter("euroc", tmp_path, {})
+    assert adapter.scenes() == ("again/MH_01_easy", "MH_02_easy", "machine_hall/MH_01_easy")
+    lengths = [adapter.open(scene, Selection()).length for scene in adapter.scenes()]
+    assert lengths == [1, trees.FRAMES, trees.FRAMES]
+
+
+def test_which_recordings_are_dynamic(tmp_path: Path) -> None:
+    kept = ("rgbd_dataset_freiburg3_sitting_rpy", "rgbd_dataset_freiburg3_walking_halfsphere")
+    others = (
+        "rgbd_dataset_freiburg3_walking_rpy_validation",
+        "rgbd_dataset_freiburg3_long_office_household",
+        "rgbd_dataset_freiburg2_walking_xyz",
+    )
+    for name in (*kept, *others):
+        trees.text(tmp_path / name / "rgb.txt", "1.0 rgb/1.png\n")
+    assert open_adapter("tum_dynamics", tmp_path, {}).scenes() == kept
 
 
 def test_grey_cameras_of_kitti(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_frames_have_what_was_written(root: Path) -> None:
 
 def test_registered_depth_is_preferred(root: Path) -> None:
     Image.fromarray(trees.millimetres(77)).save(stem(root, 1) + ".depth.proj.png")
+    Image.fromarray(trees.millimetres(77)).save(stem(root, 99) + ".depth.proj.png")  # of no image: not counted
     sequence = adapter(root).open(SCENE, Selection())
     first, second = list(sequence.frames())[:2]
     assert first.depth_intrinsics is not None

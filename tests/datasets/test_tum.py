@@ -84,6 +84,12 @@ def test_scenes_of_a_camera(root: Path) -> None:
     trees.write_tum(root, "rgbd_dataset_freiburg1_room_validation")
     assert adapter(root).scenes() == (SCENE,)
     assert adapter(root, camera="all").scenes() == (SCENE, "rgbd_dataset_freiburg2_xyz")
+    # Whoever gives a calibration has recordings of his own, whatever they are called.
+    trees.write_tum(root, "kitchen")
+    own = adapter(root, intrinsics=(525.0, 520.0, 319.5, 239.5))
+    assert own.scenes() == ("kitchen", SCENE, "rgbd_dataset_freiburg2_xyz")
+    frame = next(own.open("kitchen", Selection()).frames(images=False, depth=False))
+    np.testing.assert_array_equal(frame.intrinsics, [[525, 0, 319.5], [0, 520, 239.5], [0, 0, 1]])
     with pytest.raises(DataError, match=r"no sequence of camera 'freiburg3'.*freiburg2_xyz"):
         adapter(root, camera="freiburg3").scenes()
 

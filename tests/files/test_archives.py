@@ -257,6 +257,50 @@ def test_what_systems_leave_in_archives_is_passed_over(tmp_path: Path, out: Path
     assert tree(out) == {"scene/back/slash.txt": b"0123456789"}
 
 
+def test_empty_folders_of_a_7z_are_made(tmp_path: Path, out: Path) -> None:
+    py7zr = pytest.importorskip("py7zr")
+    (tmp_path / "scene" / "empty").mkdir(parents=True)
+    with py7zr.SevenZipFile(tmp_path / "a.7z", "w") as archive:
+        archive.writeall(tmp_path / "scene", "scene")
+    unpack(tmp_path / "a.7z", "7z", out, everything)
+    assert (out / "scene" / "empty").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("A/x/1", "a/y/2"), "'a' and 'A' differ in case alone"),
+        (("s/Rgb/left/0.png", "s/rgb/right/0.png"), "'s/rgb' and 's/Rgb' differ in case alone"),
+        (("A/x/1", "a/"), "'a' and 'A' differ in case alone"),
+        (("Caf\u00e9/1", "Cafe\u0301/2"), "differ in case alone"),  # composed and not: one name on some systems
+        (("Stra\u00dfe/1", "STRASSE/2"), "differ in case alone"),
+        (("a/b", "a/b/c"), "'a/b' is a file and a folder"),
+        (("a/b/c", "a/b"), "'a/b' is in it twice"),
+        (("a/b/", "a/b"), "'a/b' is in it twice"),
+        (("a/x/1", "a/y/1", "b/x/1", "a/", "empty/inner/"), ""),
+        (("a\\", "a\\x", "empty\\inner\\"), ""),  # as some programs on Windows write
+    ],
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_names_that_would_fall_together_are_refused_at_every_depth(
+    tmp_path: Path, out: Path, kind: ArchiveKind, names: tuple[str, ...], says: str
+) -> None:
+    if kind == "zip":
+        write_zip(tmp_path / "a", dict.fromkeys(names, b""))
+    else:
+        with tarfile.open(tmp_path / "a", "w") as archive:
+            for name in names:
+                add(archive, name, type=tarfile.DIRTYPE if name[-1] in "/\\" else tarfile.REGTYPE)
+    if not says:
+        unpack(tmp_path / "a", kind, out, everything)
+        assert set(tree(out)) == {name.replace("\\", "/") for name in names if name[-1] not in "/\\"}
+        assert (out / "empty" / "inner").is_dir()
+        return
+    with pytest.raises(DataError) as refusal:
+        unpack(tmp_path / "a", kind, out, everything)
+    assert says in str(refusal.value)
+
+
 @pytest.mark.parametrize("name", ["", "/", "..", "a/../b", "a//b", "\\\\host\\x", "c:x", "a\n", "a" * 300, "\ud800"])
 def test_names_that_lead_nowhere_good(name: str) -> None:
     with pytest.raises(ValueError, match="expected"):
@@ -323,6 +367,7 @@ def test_a_tar_is_held_to_what_it_announced_as_a_whole(tmp_path: Path, out: Path
     write_tar(tmp_path / "a.tgz", {"scene/x": bytes(300), "scene/y": bytes(300)})
     with pytest.raises(DataError, match="it unpacks to more than 599 bytes"):
         unpack(tmp_path / "a.tgz", "tar", out, everything, limit=599)
+    assert tree(out) == {"scene/x": bytes(300)}  # of what would be too much nothing is begun
     assert unpack(tmp_path / "a.tgz", "tar", out, everything, limit=600) == 600
 
 

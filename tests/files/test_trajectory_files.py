@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -299,6 +300,42 @@ def test_numbers_in_names_are_frames_and_their_gaps_are_said(tmp_path: Path) -> 
     assert images(tmp_path, ["a7.jpg"]).indices.tolist() == [0]
 
 
+def numbered_colmap(folder: Path, numbers: list[int]) -> TrajectoryFile:
+    return images(folder, [f"a{number}.jpg" for number in numbers])
+
+
+def numbered_nerfstudio(folder: Path, numbers: list[int]) -> TrajectoryFile:
+    frames = [{"file_path": f"images/a{number}.png", "transform_matrix": np.eye(4).tolist()} for number in numbers]
+    return read_trajectory(written(folder, json.dumps({"frames": frames}), "transforms.json"))
+
+
+def numbered_log(folder: Path, numbers: list[int]) -> TrajectoryFile:
+    matrix = "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
+    return read_trajectory(written(folder, "".join(f"{number} {number} 0\n{matrix}" for number in numbers)))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "frames"),
+    [
+        ([3, 5, 8, 12], [0, 2, 5, 9]),  # no step divides the others: the numbers are the frames
+        ([12, 3, 8, 5], [0, 2, 5, 9]),
+        ([4, 10, 14, 24], [0, 3, 5, 10]),  # every second frame, though no two neighbours are there
+        ([20, 26, 35], [0, 2, 5]),
+    ],
+)
+@pytest.mark.parametrize("read", [numbered_colmap, numbered_nerfstudio, numbered_log])
+def test_irregular_numbers_keep_their_distances(
+    tmp_path: Path, read: Callable[[Path, list[int]], TrajectoryFile], numbers: list[int], frames: list[int]
+) -> None:
+    found = read(tmp_path, numbers)
+    if read is numbered_log:  # its numbers are frames from 0 on, which names of images need not be
+        frames = sorted(numbers)
+    else:
+        assert any(f"{frames[-1] + 1 - len(frames)} numbers are missing" in note for note in found.notes)
+    assert found.indices.tolist() == found.timestamps.tolist() == frames
+    assert found.rows == frames[-1] + 1
+
+
 def test_names_without_numbers_are_in_the_order_that_people_count_in(tmp_path: Path) -> None:
     found = images(tmp_path, ["b10x.jpg", "b9x.jpg", "a2y.jpg", "b1x.jpg"])
     assert found.names == ("a2y.jpg", "b1x.jpg", "b9x.jpg", "b10x.jpg")
@@ -317,6 +354,12 @@ def test_names_that_are_times_are_times(tmp_path: Path) -> None:
     assert found.timestamps.tolist() == [1403636579.763555584, 1403636579.813555456]
     assert found.positions[:, 0].tolist() == [-1, 0]
     assert (found.time_unit, found.why_unit) == ("ns", None)
+    # Of images in another order the one that is lost stays the one that is lost.
+    names = [f"14036365798{n}3555456.png" for n in (2, 1, 3)]
+    rows = [IMAGE.format(i, "nan" if i == 1 else i, name) for i, name in enumerate(names)]
+    found = read_trajectory(written(tmp_path, "".join(rows)))
+    assert found.timestamps.tolist() == [1403636579.823555456, 1403636579.833555456]
+    assert (found.lost, found.positions[:, 0].tolist()) == (1, [0, -2])
 
 
 def test_lost_and_repeated_rows_are_counted_and_named(tmp_path: Path) -> None:

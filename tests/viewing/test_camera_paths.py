@@ -57,6 +57,21 @@ def test_views_from_outside_hold_the_scene(mode: str, aspect: float) -> None:
         assert inside.mean() > 0.95
 
 
+@pytest.mark.parametrize("aspect", [2.0, 1.0, 0.5])
+def test_a_birds_eye_of_a_tall_scene_stands_above_it(aspect: float) -> None:
+    """Towers about a yard: the upper end of the middle of the points just fills the picture, times the margin."""
+    points = np.random.default_rng(1).uniform((-1, -40, -1), (3, 0, 7), (4000, 3)).astype(np.float32)
+    for margin in (1.0, 1.5):
+        segment = Segment(mode="birdeye", margin=margin)
+        camera = camera_path([segment], straight(), points, angle=60, aspect=aspect)[0]
+        low, high = np.percentile(points, (1, 99), axis=0)
+        low, high = np.minimum(low, 0), np.maximum(high, [0, low[1], 5.94])  # the middle of the cameras' way, too
+        across, along = (high - low)[[0, 2]] / 2
+        wide, upright = (along, across) if aspect >= 1 else (across, along)
+        above = margin * max(upright, wide / aspect) / np.tan(np.radians(30))
+        assert camera[:3, 3] == pytest.approx([(low + high)[0] / 2, low[1] - above, (low + high)[2] / 2], abs=1e-3)
+
+
 @pytest.mark.parametrize("mode", ["birdeye", "orbit"])
 def test_views_from_outside_hold_a_few_cameras_far_from_many_points(mode: str) -> None:
     """Ten photographs of what is some way off: their way would lie outside the picture."""
@@ -82,11 +97,53 @@ def test_an_orbit_goes_round_once_at_one_distance() -> None:
     away = found[:, :3, 3] - middle
     distance = np.linalg.norm(away, axis=1)
     assert distance == pytest.approx(distance[0], rel=1e-3)
+    diagonal = np.linalg.norm(np.percentile(POINTS, 99, axis=0) - np.percentile(POINTS, 1, axis=0))
+    assert distance[0] == pytest.approx(1.15 * diagonal / 2 / np.tan(np.radians(30)), rel=1e-3)
     assert found[0, :3, 3] == pytest.approx(found[-1, :3, 3])
     assert np.degrees(np.arcsin(away @ UP / distance)) == pytest.approx(20, abs=1)
     assert np.linalg.norm(found[0, :3, 3] - found[30, :3, 3]) == pytest.approx(
         2 * distance[0] * np.cos(np.radians(20)), rel=0.02
     )
+
+
+def test_a_segments_own_frames_are_its_time(tmp_path: Path) -> None:
+    """An orbit turns once, and a path is flown, from the segment's first frame to its last."""
+    whole = path(Segment(mode="orbit"))
+    found = path(Segment(mode="orbit", frames=(10, 40)))
+    assert found[[10, 15, 25, 40]] == pytest.approx(whole[[0, 10, 30, 60]], abs=1e-9)
+    file = tmp_path / "flight.tum"
+    file.write_text("".join(f"{n} {x} 0 0 0 0 0 1\n" for n, x in enumerate((0, 1, 3))))
+    flown = path(Segment(mode="path", file=file, frames=(20, 40)))
+    assert flown[[0, 20, 25, 30, 35, 40, 60], 0, 3] == pytest.approx([0, 0, 0.5, 1, 2, 3, 3])
+
+
+@pytest.mark.parametrize(("frames", "length"), [(0, 36.0), (1, 36.0), (11, 1.0), (31, 9.0)])
+def test_a_scenes_scale_is_of_its_first_frames(frames: int, length: float) -> None:
+    """Faster and faster: the first ten steps are one long, all are 36. One place has no scale: it is that of all."""
+    cameras = straight()
+    cameras[:, 2, 3] = (np.arange(COUNT) / 10) ** 2
+    followed = path(Segment(mode="follow", back=0.5, up=0.25, smooth=1, scale_frames=frames), cameras=cameras)
+    if frames == 1:  # then it is that of the box of all that there is to see
+        low, high = np.percentile(POINTS, (1, 99), axis=0)
+        box = np.maximum(high, np.percentile(cameras[:, :3, 3], 99, axis=0)) - np.minimum(low, 0)
+        length = float(np.linalg.norm(box))
+    assert followed[20, :3, 3] == pytest.approx([0, -0.25 * length, 4 - 0.5 * length])
+
+
+@pytest.mark.parametrize("smooth", [1, 2, 9])
+def test_smoothing_is_a_mean_over_a_centred_window(smooth: int) -> None:
+    """So many frames (an even number counts as the next odd one), fewer at both ends, so that nothing lags."""
+    cameras = straight()
+    cameras[:, 0, 3] = np.where(np.arange(COUNT) % 7 == 0, 7.0, 0.0)
+    reach = np.minimum(np.minimum(np.arange(COUNT), np.arange(COUNT)[::-1]), smooth // 2)
+    mean = [cameras[n - r : n + r + 1, :3, 3].mean(axis=0) for n, r in enumerate(reach)]
+    eye = (0.0, -2.0, -5.0)
+    turning = path(Segment(mode="pivot", eye=eye, smooth=smooth), cameras=cameras)
+    followed = path(Segment(mode="follow", back=0, up=0, smooth=smooth), cameras=cameras)
+    for n in (0, 1, 7, 30, 58, COUNT - 1):
+        towards = mean[n] + [0, 0, 0.5] - eye  # half a unit ahead of the camera
+        assert turning[n, :3, 2] == pytest.approx(towards / np.linalg.norm(towards))
+        assert followed[n, :3, 3] == pytest.approx(mean[n])
 
 
 def test_standing_and_turning_cameras() -> None:
@@ -121,6 +178,34 @@ def test_segments_follow_each_other_and_blend() -> None:
     assert (path(first, second, transition=0)[30:, 0, 3] == 8).all()
 
 
+def test_a_segment_shorter_than_the_transition_ends_with_it() -> None:
+    eyes = [
+        Segment(mode="static", frames=(10 * n, 10 * n + 9), eye=(8.0 * n, 0, 0), look_at=(8.0 * n, 0, 1))
+        for n in range(3)
+    ]
+    found = path(*eyes, transition=30)[:, 0, 3]
+    shares = np.arange(1, 11) / 11  # the whole of the middle segment
+    assert found[10:20] == pytest.approx(8 * (3 * shares**2 - 2 * shares**3))
+    # The last one has all of its frames for it: what is after its end is nearest to it.
+    shares = np.arange(1, 31) / 31
+    assert found[20:50] == pytest.approx(8 + 8 * (3 * shares**2 - 2 * shares**3))
+    assert (found[50:] == 16).all()
+    # One that is said to end after the stream ends with it.
+    still = Segment(mode="static", eye=(0, 0, 0), look_at=(0, 0, 1))
+    turning = [path(still, Segment(mode="orbit", frames=(30, last)), transition=0) for last in (COUNT - 1, 500, -1)]
+    assert (turning[0] == turning[1]).all()
+    assert (turning[0] == turning[2]).all()
+
+
+def test_a_camera_that_stands_and_looks_down_keeps_the_heading_that_it_had() -> None:
+    cameras = np.repeat(np.eye(4)[None], COUNT, axis=0)
+    cameras[:, 0, 3] = np.minimum(np.arange(COUNT) / 10, 2)  # along x, where it looks, and then no further
+    cameras[:, :3, :3] = Rotation.from_euler("y", 90, degrees=True).as_matrix()
+    cameras[25:31, :3, :3] = Rotation.from_euler("x", -90, degrees=True).as_matrix()
+    found = path(Segment(mode="follow", smooth=1, back=0.5, up=0.25), cameras=cameras)
+    assert found[:, :3, 3] == pytest.approx(cameras[:, :3, 3] + [-1, -0.5, 0])
+
+
 def test_segments_outside_the_stream_and_settings_without_what_they_need_are_refused() -> None:
     with pytest.raises(ConfigError, match="camera orbit: expected frames within 0 to 60, found 61 to -1"):
         path(Segment(mode="orbit", frames=(61, -1)))
@@ -140,6 +225,9 @@ def test_up_is_what_most_cameras_say() -> None:
     cameras = straight(5)
     cameras[0, :3, :3] = Rotation.from_euler("z", 180, degrees=True).as_matrix()
     assert world_up(cameras) == pytest.approx(UP)
+    # Of as many that stand on their heads the first one decides.
+    assert world_up(cameras[:2]) == pytest.approx(-UP)
+    assert world_up(cameras[1::-1]) == pytest.approx(UP)
 
 
 def test_one_frame_has_a_path(tmp_path: Path) -> None:
