@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 COARSE_DPI = 15
@@ -15,12 +14,13 @@ COARSE_DPI = 15
 @pytest.fixture(scope="module")
 def coarse_pictures() -> Iterator[None]:
     """Every figure is drawn as ever, on few pixels and where its parts happen to lie: a fifth of the time."""
-    savefig = Figure.savefig
+    draw = FigureCanvasAgg.draw
 
-    def coarse(figure: Figure, path: Any, **options: Any) -> None:
-        savefig(figure, path, **options | {"dpi": COARSE_DPI})
+    def coarse(canvas: FigureCanvasAgg) -> None:
+        canvas.figure.set_dpi(COARSE_DPI)
+        draw(canvas)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", coarse)
+        patch.setattr(FigureCanvasAgg, "draw", coarse)
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
         yield
