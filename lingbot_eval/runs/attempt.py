@@ -383,9 +383,10 @@ def _go_on(
             return 0, 0.0
         for name, gathered in task.gathered(attempt).items():
             put_back(record.values["gathered"][name], gathered, saved.content, KINDS)
+        stream = put_back(record.values["stream"], None, saved.content, {})
+        # Once all of it could be read: the rows of a state that is none would stay in the table.
         writer.go_on_with(saved.files(record))
-        method = cast(SavesStreams, attempt.method)
-        method.go_on_from(put_back(record.values["stream"], None, saved.content, {}))
+        cast(SavesStreams, attempt.method).go_on_from(stream)
     except (StoreError, KeyError, TypeError, ValueError):
         saved.remove()
         attempt.scorer = task.scorer(attempt.method, sequence, writer)

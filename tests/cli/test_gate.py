@@ -12,13 +12,13 @@ from xml.etree import ElementTree as Xml
 
 import pytest
 import yaml
-from tests.runs.store_records import make_unit_record
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.gating.baseline import load_baseline
 from lingbot_eval.stored.lock import directory_lock
 from lingbot_eval.stored.store import RunStore
 from tests.gate.sides import ATE, AUC, LATENCY, VALUES, rounds, write_run
+from tests.stored.store_records import make_unit_record
 
 REASON = ["--reason", "a first one"]
 

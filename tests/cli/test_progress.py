@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.runs.store_records import make_unit_record
 
 from lingbot_eval.cli.progress import Progress, waited
 from lingbot_eval.runs.execute import Parallel
 from lingbot_eval.scaling.settings import Case
+from tests.stored.store_records import make_unit_record
 
 SIZE = {"size": (28, 42), "frames": 20, "backend": "sdpa", "keyframe_interval": 1}
 NAME = "offline-20-interval-1-sdpa-float32-28x42"

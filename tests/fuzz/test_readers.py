@@ -15,7 +15,6 @@ import torch
 import yaml
 from mutations import damaged, odd_json
 from PIL import Image
-from tests.runs.store_records import make_run_record, make_unit_record
 from torch import nn
 
 from lingbot_eval.datasets.cards import load_card
@@ -35,6 +34,7 @@ from lingbot_eval.types import DriftSeries
 from tests.datasets import dataset_trees, field_trees
 from tests.datasets.videos import write_video
 from tests.reports import fake_run
+from tests.stored.store_records import make_run_record, make_unit_record
 
 FEW, MANY = 20, 500
 """Damaged files a reader: in the suite, and under ``-m slow``."""

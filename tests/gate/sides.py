@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.runs.store_records import make_run_record, make_unit_record
 
 from lingbot_eval.gating.sides import Meaning, Names, Side, SideUnit
 from lingbot_eval.stored.records import HostRecord, RunRecord
 from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import FloatArray, FrameType, Measurement
+from tests.stored.store_records import make_run_record, make_unit_record
 
 NAMES: Names = ("tum", "desk", "lingbot")
 ATE, AUC = "trajectory/ate_rmse/sim3", "auc/auc_30"

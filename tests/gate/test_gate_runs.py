@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tests.runs.store_records import make_run_record, make_unit_record
 
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.gating.sides import Meaning, read_runs, round_of, run_directories
@@ -18,6 +17,7 @@ from lingbot_eval.stored.records import HostRecord
 from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import FrameType, Measurement
 from tests.gate.sides import ATE, AUC, INPUT, LATENCY, NAMES, RSS, VALUES, WEIGHTS, rounds, write_run
+from tests.stored.store_records import make_run_record, make_unit_record
 
 INTERVAL = "throughput/end_to_end_interval/p50"
 

@@ -12,6 +12,7 @@ import pytest
 
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.model import LingbotMethod, Model
+from lingbot_eval.methods.replay import ReplayConfig
 from lingbot_eval.stored.saved import Contents, put_back, taken
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings
 from lingbot_eval.types import Frame, Prediction
@@ -87,3 +88,21 @@ def test_a_stream_goes_on_to_the_same_bits(model: Model, name: str) -> None:
     # The next scene of the method begins at its own beginning.
     other.open(SimpleNamespace(length=COUNT))  # type: ignore[arg-type]
     assert all(map(same, other.predict(FRAMES[:4]), whole))
+
+
+def test_a_model_is_taken_over_by_settings_that_load_the_same(model: Model) -> None:
+    first = LingbotMethod(config({}), model)
+    taken_over = config({"backend": "paged"}).create_from(first)
+    assert isinstance(taken_over, LingbotMethod)
+    assert taken_over._model() is model
+    shipped = ModelSettings(config="ci", checkpoint="shipped")
+    for change in (
+        {"model": shipped.model_copy(update={"camera_iterations": 2})},
+        {"model": shipped.model_copy(update={"checkpoint": None})},
+        {"device": "cuda:1"},
+        {"precision": "bfloat16"},
+        {"heads": "tf32"},
+        {"memory_gb": 8.0},
+    ):
+        assert config({}).model_copy(update=change).create_from(first) is None, change
+    assert config({}).create_from(ReplayConfig(kind="replay", trajectory="x").create()) is None

@@ -187,6 +187,22 @@ def test_odometry_doubts_a_focal_length_as_the_settings_say(
     assert ("estimated along" in method.describe()["camera"]) is (doubted != "not")
 
 
+@pytest.mark.parametrize("kind", ["vo", "sfm"])
+def test_the_next_scene_knows_nothing_of_the_last(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(baselines, "Odometry", Seen)
+    monkeypatch.setattr(baselines, "Images", Seen)
+    for module in ("opencv", "pycolmap"):
+        monkeypatch.setattr(baselines, module, lambda: SimpleNamespace(__version__="1"))
+    method = method_of(kind, nominal=True)
+    list(method.predict(frames(given=True)))
+    assert "estimated along" in method.describe()["camera"]
+    assert "found" in method.describe()
+    method.open(SimpleNamespace(facts=dict))
+    assert "found" not in method.describe()
+    list(method.predict(frames(given=True)))
+    assert method.describe()["camera"] == "the dataset's, calibrated; focal length held"
+
+
 @pytest.mark.parametrize(
     ("settings", "given", "nominal", "refine"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.runs.store_records import make_unit_record
 
 from lingbot_eval.declarations import declaration, headline_place, headlines
 from lingbot_eval.metrics.points import PointSettings
@@ -14,6 +13,7 @@ from lingbot_eval.profiling.memory import device_memory_measurements
 from lingbot_eval.runs.experiment import MetricsConfig
 from lingbot_eval.runs.scoring import SceneScorer
 from lingbot_eval.stored.records import UnitRecord
+from tests.stored.store_records import make_unit_record
 
 LOWER = {
     "trajectory": "ate_rmse ate_mean ate_median ate_max rpe_translation_rmse rpe_rotation_rmse ate_share_of_motionless"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from tests.runs.store_records import make_run_record, make_unit_record
 
 from lingbot_eval.comparison.page import prepare_folder
 from lingbot_eval.errors import ConfigError, StoreError
@@ -32,6 +31,7 @@ from lingbot_eval.stored.records import HostRecord
 from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement, Trajectory
 from tests.reports.fake_run import walk
+from tests.stored.store_records import make_run_record, make_unit_record
 
 FRAMES = 120
 HARDWARE = {"cpu_model": "made up", "torch": {"threads": 2, "gpus": []}}
@@ -256,10 +256,12 @@ def test_times_of_a_disturbed_unit_are_not_compared(tmp_path: Path) -> None:
 
 def test_positions_without_orientation_have_no_turn(tmp_path: Path) -> None:
     bare = replace(moved(walk(FRAMES, 1), 3.0, 0.05), has_orientation=False)
-    (unit,) = two_runs(tmp_path, trajectory=bare).units
-    assert unit.differences is not None
-    assert np.isnan(unit.differences.rotation_deg).all()
-    assert unit.differences.position[90] == pytest.approx(0.05, rel=0.05)
+    found = two_runs(tmp_path, trajectory=bare)
+    (other,) = compare_runs(Path(found.paths[1]), Path(found.paths[0])).units
+    for unit in (*found.units, other):
+        assert unit.differences is not None
+        assert np.isnan(unit.differences.rotation_deg).all()
+        assert unit.differences.position[90] == pytest.approx(0.05, rel=0.05)
 
 
 @pytest.mark.parametrize(("count", "reason"), [(3, None), (2, "the trajectories have 2 timestamps in common")])
@@ -333,6 +335,16 @@ def test_nothing_in_common(tmp_path: Path) -> None:
         compare_runs(path_a, store.path)
     with pytest.raises(StoreError, match="expected a run directory"):
         compare_runs(path_a, tmp_path)
+    # Of several methods each is paired with itself alone, and a scene that is planned may still come.
+    several = [
+        RunStore.create(
+            tmp_path / names, make_run_record(key=names[0] * 16, units=[["tum", "desk", name] for name in names])
+        ).path
+        for names in ("mn", "op", "nq")
+    ]
+    with pytest.raises(ConfigError, match="no scene and method in common"):
+        compare_runs(several[0], several[1])
+    assert compare_runs(several[0], several[2]).units == ()
 
 
 def test_page_numbers_and_figure(tmp_path: Path) -> None:

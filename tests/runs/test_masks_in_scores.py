@@ -28,8 +28,10 @@ class HalfWrong(FakeMethod):
             yield Prediction(frame.index, frame.timestamp, frame.camera_to_world, depth, intrinsics=frame.intrinsics)
 
 
-def run(out: Path, keep: dict[str, Any]) -> tuple[dict[tuple[str, str], Measurement], list[str]]:
-    plan = make_plan(experiment(keep=keep, dataset={"scenes": ["one"]}))
+def run(
+    out: Path, keep: dict[str, Any], **metrics: dict[str, Any] | None
+) -> tuple[dict[tuple[str, str], Measurement], list[str]]:
+    plan = make_plan(experiment(keep=keep, metrics=metrics, dataset={"scenes": ["one"]}))
     outcome = execute(plan, out, "lingbot-eval run fake", Quiet())
     (unit,) = RunStore.open(outcome.path).read_units().units
     assert unit.record.status == "ok", unit.record.reason
@@ -101,3 +103,23 @@ def test_nothing_to_leave_out_changes_no_words(tmp_path: Path, monkeypatch: pyte
     World().install(monkeypatch)
     found, _ = run(tmp_path, {"scored": "kept"})
     assert not [m for m in found.values() if "leave out" in m.convention]
+
+
+def test_clouds_that_are_compared_lack_the_pixels_on_both_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the truth of what was left out would count as not found."""
+    world = World()
+    world.install(monkeypatch)
+    monkeypatch.setattr(world, "create_method", lambda settings: HalfWrong(settings.name))
+    left = np.zeros((SIDE, SIDE), np.uint8)
+    left[:, : SIDE // 2] = 255
+    (tmp_path / "masks").mkdir()
+    for index in range(FRAMES):
+        Pictures.fromarray(left).save(tmp_path / "masks" / f"{index:06d}.png")
+    points = {"icp_m": None, "normal_neighbours": None, "voxel_m": None}
+    keep = {"masks": str(tmp_path / "masks"), "scored": "kept"}
+    found, _ = run(tmp_path / "kept", keep, points=points, depth=None, auc=None, drift=None)
+    for name in ("accuracy", "completeness"):
+        assert found[name, ""].value == pytest.approx(0.0, abs=1e-5)
+        assert found[name, ""].convention.endswith("leave out")

@@ -56,6 +56,26 @@ def test_what_the_experiment_says_wins() -> None:
     assert dataset.depth_range == (load_card("synthetic").protocol.min_depth, 7)
 
 
+@pytest.mark.parametrize(
+    ("selection", "depth", "stride", "limits"),
+    [
+        ({}, {}, 3, (0.5, 9.0)),
+        ({"count": 5}, {"min_valid_pixels": 7}, 3, (0.5, 9.0)),
+        ({"stride": 1}, {"min_depth": 0.0}, 1, (0.0, 9.0)),
+        ({}, {"max_depth": 80.0}, 3, (0.5, 80.0)),
+    ],
+)
+def test_what_is_given_wins_over_the_card_though_it_is_what_stands_without_one(
+    tmp_path: Path, selection: dict[str, int], depth: dict[str, Any], stride: int, limits: tuple[float, float]
+) -> None:
+    card = load_card("synthetic").model_dump(mode="json", exclude_none=True)
+    card["protocol"] |= {"stride": 3, "min_depth": 0.5, "max_depth": 9.0}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+    given = {"card": str(tmp_path / "mine.yaml"), "selection": selection}
+    (dataset,) = make_plan(experiment(dataset=given, metrics={"depth": depth})).experiment.datasets
+    assert (dataset.selection.stride, dataset.depth_range) == (stride, limits)
+
+
 def test_a_root_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     (dataset,) = make_plan(experiment(dataset={"root": "~/data"})).experiment.datasets
@@ -155,6 +175,18 @@ def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key(dataset={"scenes": ["one", "two"], "options": {}}) == keys[0]
     monkeypatch.setattr(plan_module, "code_digest", lambda *, of_study=False: "other code")
     assert key() != keys[0]
+
+
+def test_the_key_follows_the_masks_that_decide_what_is_kept(tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    keys = []
+    for name, content in (("0.png", b"a"), ("0.png", b"ab"), ("1.png", b"a")):
+        (masks / name).write_bytes(content)
+        os.utime(masks / name, ns=(1, 1))
+        keys += [make_plan(experiment(keep={"masks": str(masks)})).key for _ in range(2)]
+    assert keys[::2] == keys[1::2]
+    assert len(set(keys)) == 3
 
 
 def test_the_key_follows_the_checkpoint_content(tmp_path: Path) -> None:

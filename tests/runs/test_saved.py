@@ -119,22 +119,35 @@ def test_a_killed_case_goes_on(tmp_path: Path) -> None:
     assert pd.read_csv(table)["index"].tolist() == list(range(FRAMES))
 
 
-@pytest.mark.parametrize("how", ["content", "record", "input"])
-def test_a_state_that_is_not_as_it_was_written_is_not_used(tmp_path: Path, killed: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["content", "record", "stream"])
+def test_a_state_that_is_not_as_it_was_written_is_not_used(
+    tmp_path: Path, killed: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Also where that is found when the scores are put back already: nothing of it stays, in scores and table."""
     out = tmp_path / "out"
     shutil.copytree(killed, out)
     (state,) = out.glob("cut-*/states/*/*/*")
     if how == "content":
         file = state / "content-0.npy"
         file.write_bytes(file.read_bytes()[:-1] + b"\1")
+    elif how == "stream":
+        load = saved.SavedState.load
+
+        def without(self: saved.SavedState) -> saved.SavedRecord | None:
+            record = load(self)
+            assert record is not None
+            return record.model_copy(update={"values": {**record.values, "stream": {"array": 10_000}}})
+
+        monkeypatch.setattr(saved.SavedState, "load", without)
     else:
         text = (state / "state.json").read_text()
-        word = {"record": '"frames": ', "input": '"input": "'}[how]
-        assert word in text
-        (state / "state.json").write_text(text.replace(word, word + "1", 1))
+        assert '"frames": ' in text
+        (state / "state.json").write_text(text.replace('"frames": ', '"frames": 1', 1))
     (unit,) = run(out).results.units
     assert unit.record.went_on_at == []
     assert unit.record.predictions == FRAMES
+    assert pd.read_csv(unit.folder / "frames.csv")["index"].tolist() == list(range(FRAMES))
+    assert len(pd.read_csv(unit.folder / "estimate.tum", sep=" ", comment="#", header=None)) == FRAMES
 
 
 def test_a_short_unit_has_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

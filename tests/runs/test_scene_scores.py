@@ -13,6 +13,7 @@ from fakes import FRAMES, FakeSequence, experiment
 
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
+from lingbot_eval.metrics.base import FAMILIES
 from lingbot_eval.metrics.depth import DepthSettings
 from lingbot_eval.runs import scene as scene_module
 from lingbot_eval.runs import scoring as scoring_module
@@ -305,16 +306,30 @@ def test_lengths_of_one_scene_share_a_stream_the_longest_first() -> None:
     ]
     lengths.append({"name": "synthetic", "label": "all"})
     lengths.append({"name": "synthetic", "label": "every second", "selection": {"stride": 2, "count": 5}})
+    lengths.append({"name": "synthetic", "label": "other rooms", "selection": {"count": 4}, "options": {"seed": 1}})
     settings = experiment("a", "b").model_copy()
     document = settings.model_dump(mode="json") | {"datasets": lengths}
     whole = type(settings).model_validate(document)
     units = [Unit(dataset, scene, method) for dataset in whole.datasets for scene in "xy" for method in whole.methods]
     found = scene_module.scene_tasks(units, whole)
-    assert len(found) == len(units) == 16
+    assert len(found) == len(units) == 20
     order = [each.names for each in found if each.names[1:] == ("x", "a")]
-    assert [name for name, *_ in order] == ["all", "first 9", "first 3", "every second"]
+    assert [name for name, *_ in order] == ["all", "first 9", "first 3", "every second", "other rooms"]
     shorter = {each.names: [inner.names for inner in each.shorter] for each in found}
     assert shorter["all", "y", "b"] == [("first 3", "y", "b"), ("first 9", "y", "b")]
     assert shorter["first 9", "y", "b"] == [("first 3", "y", "b")]
-    assert shorter["every second", "y", "b"] == shorter["first 3", "y", "b"] == []
+    assert shorter["every second", "y", "b"] == shorter["first 3", "y", "b"] == shorter["other rooms", "y", "b"] == []
     assert len({id(each.adapters) for each in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("keep", "saves"), [({}, True), ({"cloud": False}, True), ({"sky": "heuristic"}, False), ({"masks": "."}, False)]
+)
+def test_what_counts_what_it_left_out_is_not_saved_on_its_way(keep: dict[str, Any], saves: bool) -> None:
+    assert task(keep=keep).saves is saves
+
+
+def test_what_a_plugins_family_gathers_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it, without = task(MetricsConfig()), task(MetricsConfig(auc=None))
+    monkeypatch.setattr(type(FAMILIES), "added", lambda registry: (("auc", object()),))
+    assert (with_it.saves, without.saves) == (False, True)

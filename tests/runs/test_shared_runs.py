@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runs.store_records import make_run_record, make_unit_record
 
 import lingbot_eval as lb
 from lingbot_eval.gating.judge import default_tolerances, judge
@@ -20,6 +19,7 @@ from lingbot_eval.stored.records import HostRecord
 from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement
 from tests.gate.sides import ATE, LATENCY, NAMES, RSS, VALUES, WEIGHTS, write_run
+from tests.stored.store_records import make_run_record, make_unit_record
 from tests.support.tiny import write_experiment
 
 ALONE = HostRecord(name="one", beside=0)

@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.runs.store_records import make_run_record
 
 import lingbot_eval as lb
 from lingbot_eval.errors import ConfigError, StoreError
@@ -31,6 +30,7 @@ from lingbot_eval.stored.records import HostRecord
 from lingbot_eval.stored.store import RunStore
 from tests.runs.fakes import Quiet, World
 from tests.runs.fakes import experiment as fake_experiment
+from tests.stored.store_records import make_run_record
 from tests.support.processes import children, command, ended, environment, results, statuses, write_staged
 from tests.support.tiny import run_folder, write_experiment
 

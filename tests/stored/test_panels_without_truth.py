@@ -39,3 +39,12 @@ def test_scored_frames_drive_out_those_without_truth() -> None:
     assert panels is not None
     assert panels.index.tolist() == [2, 4]
     np.testing.assert_allclose(panels.prediction[:, 0, 0], [6.0, 8.0])  # at the scale of the truth
+
+
+def test_scored_frames_are_spread_evenly_whatever_came_before_them() -> None:
+    keeper = PanelKeeper(DepthSettings())
+    for index in range(11 + 17):
+        offer(keeper, index, 2.0, None if index < 11 else 6.0)
+    panels = keeper.panels()
+    assert panels is not None
+    assert panels.index.tolist() == [11, 15, 23, 27]

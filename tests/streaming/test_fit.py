@@ -64,6 +64,8 @@ def test_every_stream_must_fit() -> None:
     short = Stream(378, 518, 100)
     assert fitted("8GB", EVERY, short, LONG).chosen.changed == fitted("8GB").chosen.changed
     assert fitted("8GB", EVERY, short).chosen.changed["window"] == 48
+    # The interval is of the longest, whichever comes first.
+    assert fitted("6GB", EVERY, short, LONG).chosen.changed == fitted("6GB").chosen.changed
 
 
 def test_what_the_backend_or_the_keyframes_rule_out_is_not_tried() -> None:
@@ -71,6 +73,20 @@ def test_what_the_backend_or_the_keyframes_rule_out_is_not_tried() -> None:
     assert not any("cache_precision" in choice.changed for choice in fitted("10GB", pages).choices)
     flow = StreamSettings(flow=FlowSettings(threshold=20.0), backend="triton")
     assert not any("keyframe_interval" in choice.changed for choice in fitted("8GB", flow).choices)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "second"),
+    [
+        ("float32", "cuda", {"precision": "auto"}),
+        ("float32", "cpu", {"cache_precision": 8}),
+        ("bfloat16", "cuda", {"cache_precision": 8}),
+    ],
+)
+def test_of_a_gpu_alone_float32_is_given_up_first(precision: str, device: str, second: dict[str, object]) -> None:
+    sdpa = EVERY.model_copy(update={"backend": "sdpa"})
+    found = fit(NetworkSize(CONFIGS["full"], precision), sdpa, [LONG], memory_bytes("10GB"), torch.device(device))
+    assert [choice.changed for choice in found.choices[:2]] == [{}, second]
 
 
 def test_nothing_that_fits_is_one_line_with_what_it_would_take() -> None:
@@ -99,6 +115,8 @@ def test_the_next_smaller_preset() -> None:
         "6GB",
         None,
     ]
+    # A card of 16 GB has a little more than that: the next smaller is not its own size.
+    assert smaller_preset(16_700_000_000) == "12GB"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from lingbot_eval.model.build import resolve_precision
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.settings import validated
 from lingbot_eval.streaming.estimate import distance
-from lingbot_eval.streaming.session import FrameOutput
+from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import open_session
 from tests.streaming.networks import tiny_network
@@ -120,6 +120,24 @@ def test_another_stream_of_the_model_follows() -> None:
     (out,) = second.step(images()[4])
     assert out.depth.isfinite().all()
     assert second.bfloat16_from == 4
+
+
+def test_a_stream_that_goes_on_is_still_in_bfloat16_and_says_since_when() -> None:
+    first, second = (
+        StreamingSession(network(torch.float16, leaves=True), settings(), frames=14, camera_iterations=1)
+        for _ in range(2)
+    )
+    for image in images()[: BRIGHT + 2]:
+        first.step(image)
+    state = first.state()
+    for store in ("blocks", "camera"):
+        tensors = [tensor.clone().flatten().view(torch.uint8) for tensor in state[store]["tensors"]]
+        state[store] |= {"tensors": [tensor.clone for tensor in tensors]}
+    second.restore(state)
+    assert second.bfloat16_from == BRIGHT
+    outputs = [session.step(images()[0])[0] for session in (first, second)]
+    assert apart(outputs[:1], outputs[1:])[0] < 0.01
+    assert second.bfloat16_from == BRIGHT
 
 
 def test_8_bits_stay_near_and_say_what_they_hold() -> None:
