@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from lingbot_eval.errors import DataError, at
 from lingbot_eval.files.reading import parse_number, read_text
-from lingbot_eval.geometry.poses import ROTATION_TOLERANCE, not_rigid, pose_matrix, rotation_from_quaternion
+from lingbot_eval.geometry.poses import (
+    ROTATION_TOLERANCE,
+    not_rigid,
+    pose_matrix,
+    rotation_faults,
+    rotation_from_quaternion,
+)
 from lingbot_eval.types import FloatArray
 
 TUM_FIELDS = "timestamp tx ty tz qx qy qz qw"
@@ -118,11 +124,8 @@ def checked_matrices(matrices: FloatArray, places: Sequence[str]) -> FloatArray:
     poses[:, : matrices.shape[1], :] = matrices
     lost = ~np.isfinite(poses).all(axis=(1, 2))
     poses[lost] = np.nan
-    rotations = poses[~lost][:, :3, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        gram = np.swapaxes(rotations, 1, 2) @ rotations
-        deviation = np.abs(gram - np.eye(3)).max(axis=(1, 2), initial=0.0)
-        suspect = ~(deviation <= ROTATION_TOLERANCE) | (np.linalg.det(rotations) <= 0)
+    deviation, mirrored = rotation_faults(poses[~lost][:, :3, :3])
+    suspect = ~(deviation <= ROTATION_TOLERANCE) | mirrored
     suspect |= np.abs(poses[~lost][:, 3] - [0, 0, 0, 1]).max(axis=1, initial=0.0) > 1e-6
     if suspect.any():
         row = int(np.flatnonzero(~lost)[np.argmax(suspect)])

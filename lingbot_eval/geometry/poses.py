@@ -23,15 +23,27 @@ def pose_matrix(rotation: FloatArray, translation: FloatArray) -> FloatArray:
     return pose
 
 
+@np.errstate(over="ignore", invalid="ignore")
+def rotation_faults(matrices: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """How far matrices are from rotations.
+
+    Args:
+        matrices: (..., 3, 3).
+
+    Returns:
+        (...) the largest entry of |RᵀR − I|, and (...) whether each is a mirror image, or flat.
+    """
+    deviation = np.abs(np.swapaxes(matrices, -1, -2) @ matrices - np.eye(3)).max(axis=(-2, -1), initial=0.0)
+    return np.asarray(deviation), np.asarray(np.linalg.det(matrices) <= 0)
+
+
 def not_rigid(pose: FloatArray) -> str | None:
     """Why a finite (4, 4) matrix is no rigid motion; None where it is one, to within ``ROTATION_TOLERANCE``."""
-    rotation = pose[:3, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
-        if not deviation <= ROTATION_TOLERANCE:
-            return f"R^T R deviates from the identity by {deviation:.3g} (at most {ROTATION_TOLERANCE})"
-        if np.linalg.det(rotation) <= 0:
-            return "the determinant is negative (a mirror image)"
+    deviation, mirrored = rotation_faults(pose[:3, :3])
+    if not deviation <= ROTATION_TOLERANCE:
+        return f"R^T R deviates from the identity by {deviation:.3g} (at most {ROTATION_TOLERANCE})"
+    if mirrored:
+        return "the determinant is negative (a mirror image)"
     if np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6:
         return "the last line is not 0 0 0 1"
     return None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.alignment import Sim3, umeyama
-from lingbot_eval.geometry.poses import finite_poses, orthogonalised, rotation_angle
+from lingbot_eval.geometry.poses import finite_poses, orthogonalised, rotation_angle, rotation_faults
 from lingbot_eval.types import FloatArray, Trajectory
 
 RIGID_TOLERANCE = 0.1
@@ -85,13 +85,11 @@ def _nothing_turns(side: str, has_orientation: bool, poses: FloatArray, truth: F
     return f"the orientation of the {side} never changes while the {what} turns: it is taken as none"
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def usable_poses(poses: FloatArray) -> NDArray[np.bool_]:
     """(N,) whether (N, 4, 4) poses are finite and their matrix is a rotation but for rounding."""
     finite = finite_poses(poses)
-    rotation = np.where(finite[:, None, None], poses, np.eye(4))[:, :3, :3]
-    excess = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2), initial=0.0)
-    return np.asarray(finite & (excess <= RIGID_TOLERANCE) & (np.linalg.det(rotation) > 0))
+    excess, mirrored = rotation_faults(np.where(finite[:, None, None], poses, np.eye(4))[:, :3, :3])
+    return np.asarray(finite & (excess <= RIGID_TOLERANCE) & ~mirrored)
 
 
 Alignment = Literal["sim3", "se3", "anchor", "none"]

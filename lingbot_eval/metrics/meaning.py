@@ -302,8 +302,7 @@ def _first_arm(truth: FloatArray, guess: FloatArray) -> _Arm | None:
 
 def _constant_turn(turns: FloatArray, true_turns: FloatArray) -> FloatArray:
     """The rotation X from camera to body with turns ≈ X · true_turns, by least squares."""
-    u, _, vt = np.linalg.svd(turns.T @ true_turns)
-    return np.asarray(u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt)
+    return nearest_rotation(turns.T @ true_turns)
 
 
 def _turn_vectors(poses: FloatArray) -> FloatArray:

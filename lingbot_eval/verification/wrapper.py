@@ -12,12 +12,13 @@ from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import LingbotEvalError, UnscorableError
 from lingbot_eval.geometry.alignment import umeyama
+from lingbot_eval.geometry.poses import spread
 from lingbot_eval.methods.external_config import ExternalConfig
 from lingbot_eval.metrics.matching import MatchedPoses, match_poses
 from lingbot_eval.metrics.meaning import pose_notes
 from lingbot_eval.prepare import SizeSettings, prepare
 from lingbot_eval.settings import validated
-from lingbot_eval.types import DepthMap, FloatArray, Frame, FrameSequence, Prediction, Trajectory
+from lingbot_eval.types import DepthMap, Frame, FrameSequence, Prediction, Trajectory
 
 Mode = Literal["pipe", "job"]
 MODES: tuple[Mode, ...] = ("pipe", "job")
@@ -153,17 +154,13 @@ def _geometry(
 def _units_in_a_metre(matched: MatchedPoses) -> tuple[float, float]:
     """Units of the estimate in a metre, and the RMSE that the alignment leaves as a share of the path's spread."""
     truth, guess = matched.reference[:, :3, 3], matched.estimate[:, :3, 3]
-    spread = _spread(truth)
+    extent = spread(truth)
     try:
         aligned = umeyama(guess, truth, with_scale=True)
     except UnscorableError:
         return 0.0, np.inf
     left = float(np.sqrt(np.mean(np.sum((aligned.apply_points(guess) - truth) ** 2, axis=1))))
-    return (1 / aligned.scale if aligned.scale > 0 else 0.0), left / spread
-
-
-def _spread(positions: FloatArray) -> float:
-    return float(np.sqrt(np.mean(np.sum((positions - positions.mean(axis=0)) ** 2, axis=1))))
+    return (1 / aligned.scale if aligned.scale > 0 else 0.0), left / extent
 
 
 def _unit(units: float) -> str | None:

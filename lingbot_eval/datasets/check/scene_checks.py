@@ -19,7 +19,7 @@ from lingbot_eval.datasets.sequence import FileSequence
 from lingbot_eval.datasets.video import VideoSequence
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.depth_maps import check_depth_file
-from lingbot_eval.geometry.poses import orthogonalised, path_length, relative, rotation_angle
+from lingbot_eval.geometry.poses import orthogonalised, path_length, relative, rotation_angle, rotation_faults
 from lingbot_eval.statistics import stretches
 from lingbot_eval.types import FloatArray
 
@@ -188,10 +188,8 @@ def check_times(sequence: FileSequence | VideoSequence, question: str = "are fra
 
 
 def _rotations(poses: FloatArray) -> list[Finding]:
-    rotations = poses[:, :3, :3]
-    deviation = np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)).max(axis=(1, 2))
-    worst = int(np.argmax(deviation))
-    mirrored = int((np.linalg.det(rotations) < 0).sum())
+    deviation, flipped = rotation_faults(poses[:, :3, :3])
+    worst, mirrored = int(np.argmax(deviation)), int(flipped.sum())
     path = path_length(poses[:, :3, 3])
     still = (np.diff(poses, axis=0) == 0).all(axis=(1, 2))
     starts, ends = stretches(still).T
