@@ -81,6 +81,36 @@ def test_shifts_of_rounds_by_hand(
     assert found.reason.startswith(f"{words} ({len(before)} rounds before, {len(after)} now)")
 
 
+WIDE = [0.1 * k for k in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "in_turn", "status"),
+    [
+        # One round against three has ends 0.1005 away, more than the 0.077 that matters: the machine is restless, and
+        # rounds measured apart have to show more than that, to be slower as to be faster.
+        ([0.0, 0.01, 0.02], [0.21], False, "regression"),
+        ([0.0, 0.01, 0.02], [0.17], False, "incomparable"),
+        ([0.0, 0.01, 0.02], [-0.15], False, "held"),
+        ([0.0, 0.01, 0.02], [-0.19], False, "better"),
+        # Differences of 0.03 to 0.3, whose lower end is below what matters: enough in turn, and apart they are not.
+        (WIDE, [x + 0.03 * (k + 1) for k, x in enumerate(WIDE)], True, "regression"),
+        (WIDE, [x - 0.03 * (k + 1) for k, x in enumerate(WIDE)], True, "better"),
+        ([0.0] * 10, [0.03 * (k + 1) for k in range(10)], False, "incomparable"),
+        ([0.0] * 10, [-0.03 * (k + 1) for k in range(10)], False, "held"),
+        # A change of less than what matters is none, however sure it is.
+        (SIX, [0.075 + x for x in SIX], False, "held"),
+        (SIX, [x - 0.075 for x in SIX], False, "held"),
+        ([0.0] * 10, [0.075] * 10, True, "held"),
+    ],
+)
+def test_a_restless_machine_has_to_show_more_either_way(
+    before: list[float], after: list[float], in_turn: bool, status: str
+) -> None:
+    found = judge_rounds(held_still(before), held_still(after), 0.08, 0.01, in_turn=in_turn)
+    assert (found.status, found.reason.endswith("in turn or with more rounds")) == (status, status == "incomparable")
+
+
 def test_ends_of_a_shift_are_these_ranks_and_no_others() -> None:
     """Of rounds of which no two differ alike: the fourth of 36 from either end, of pairs the fifth of 55 means."""
     odd = [0.0, 0.011, 0.023, 0.042, 0.068, 0.101]

@@ -76,6 +76,19 @@ def test_json_has_the_predictions(file: str, capsys: pytest.CaptureFixture[str])
     assert warning.startswith("warning: synthetic/room/model: precision float16 is slow on the CPU")
 
 
+@pytest.mark.parametrize(("interval", "size", "files"), [(2, None, 7), (4, 4, 8), (2, 6, 10)])
+def test_every_window_keeps_its_own_frames(
+    file: str, capsys: pytest.CaptureFixture[str], interval: int, size: int | None, files: int
+) -> None:
+    """Of 10 frames the 3 of scale and every second after them; two windows of 4; of two of 6 all 10."""
+    settings = ["datasets.0.scenes=[room]", f"methods.0.streaming.keyframe_interval={interval}", "keep.depth=kept"]
+    settings += [] if size is None else [f"methods.0.streaming.windowed={{size: {size}}}"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["run", file, *words, "--dry-run", "--json"]) == 0
+    (predicted,) = json.loads(capsys.readouterr().out)["predicted"]
+    assert predicted["kept_bytes"]["depth"] == files * (8 * 28 * 28 + 2048)
+
+
 def test_a_run_warns_once_for_both_scenes(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--set", "methods.0.streaming.windowed={size: 64}", "--out", str(tmp_path / "runs"), "--no-report"]
     assert main(["run", file, *arguments]) == 0

@@ -201,6 +201,8 @@ def test_frames_that_cannot_be_scored_are_counted_by_reason() -> None:
     assert scorer.update(4, sparse, good) is not None, "100 valid pixels are enough"
     assert value(scorer, "frames_scored") == 1
     assert [value(scorer, "frames_skipped", v) for v in ("no_truth", "no_prediction", "few_valid_pixels")] == [1, 1, 2]
+    # A frame whose every pixel lacks a prediction counts most among them.
+    assert value(scorer, "unpredicted_pixels") == pytest.approx(100 * 99 / (99 + 99 + 100))
 
 
 def test_nothing_given() -> None:

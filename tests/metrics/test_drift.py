@@ -161,6 +161,20 @@ def test_a_jump_is_large_beside_the_median_motion(size: float, jump: float, foun
     assert drift.series.jump_frame.tolist() == [103] * found
 
 
+def test_a_wobble_where_the_reference_stands_is_no_jump() -> None:
+    """The camera stands for more than half of the frames: 1 cm there is held against its usual step of a metre."""
+    turns, lengths = winding(100)
+    lengths[:60] = 0.0
+    truth = steps_to_path(turns, lengths)
+    estimate = truth.copy()
+    estimate[30, 1, 3] += 0.01
+    found = score(truth, estimate, alignments=("none",))
+    assert (value(found, "jumps", "none"), value(found, "collapsed", "none")) == (0, 0)
+    assert value(found, "largest_step_error", "none") == pytest.approx(0.01)
+    estimate[30, 1, 3] += 0.6
+    assert value(score(truth, estimate, alignments=("none",)), "jumps", "none") == 2  # there and back
+
+
 def test_intervals_resample_blocks_of_twice_the_step() -> None:
     """190 pairs ten frames apart are 9 blocks of 20, too few for an interval; 210 pairs are 10. Likewise in metres."""
     for count, enough in ((200, False), (220, True)):
@@ -202,6 +216,30 @@ def test_a_planted_collapse_is_found_at_its_frame() -> None:
     assert found.series is not None
     assert found.series.collapse_frame.tolist() == [300]
     assert value(score(truth, noisy(truth, 4)), "collapsed") == 0
+
+
+def test_frames_are_those_of_the_sequence() -> None:
+    """Every second frame from the fifth on has poses: what is said of a frame names it, and not its row."""
+    truth = steps_to_path(*winding(400))
+    estimate = noisy(truth, 3)
+    estimate[250:, :3, 3] += [0.0, 30.0, 0.0]
+    estimate[300:] = estimate[299]
+    frames = 5 + 2 * np.arange(401)
+    pair = [Trajectory(frames, frames * 0.1, poses) for poses in (truth, estimate)]
+    found = score_drift(*pair, DriftSettings(alignments=("none",), segment_lengths_m=(20.0,)))
+    assert value(found, "largest_step_error_frame", "none") == 5 + 2 * 250
+    assert value(found, "collapse_frame", "none") == 5 + 2 * 300
+    assert found.series is not None
+    series = found.series
+    assert series.frame.tolist() == frames.tolist()
+    assert 505 in series.jump_frame
+    assert series.collapse_frame.tolist() == [605]
+    assert (series.prefix_frame[0], series.prefix_frame[-1]) == (5 + 2 * 9, 805)
+    assert series.segment_frame[:3].tolist() == [5, 25, 45]
+    # The error of a step stands at the frame that it leads to.
+    assert np.isnan(series.step_error_m[0])
+    assert np.nanargmax(series.step_error_m) == 250
+    assert len(series.local_scale) == len(series.anchored_error_m) == len(series.step_error_m) == 401
 
 
 @pytest.mark.parametrize(("left", "collapsed"), [(31, 1), (30, 1), (29, 0)])

@@ -11,10 +11,11 @@ import pytest
 from lingbot_eval.declarations import headline_place, headlines, published_as, titles, with_declaration
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.metrics import base
-from lingbot_eval.metrics.base import DepthMetrics, Metric, because, trajectory_metrics
+from lingbot_eval.metrics.base import METRICS, DepthMetrics, Metric, because, metric, trajectory_metrics
 from lingbot_eval.metrics.depth_sample import least_absolute_scale
 from lingbot_eval.metrics.matching import MatchedPoses
-from lingbot_eval.types import Measurement
+from lingbot_eval.metrics.scoring import score
+from lingbot_eval.types import Measurement, Trajectory
 
 
 def mine(function: Callable[..., Any], **changes: Any) -> Metric:
@@ -86,6 +87,26 @@ def test_a_trajectory_metric_gets_frames_times_and_poses(monkeypatch: pytest.Mon
             assert each.timestamps.tolist() == [0.2, 0.5, 0.7]
         np.testing.assert_array_equal(reference.camera_to_world, poses)
         np.testing.assert_array_equal(estimate.camera_to_world, aligned[name])
+
+
+def test_a_trajectory_metric_gets_the_times_of_the_frames_that_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate begins late and lacks frames on the way: a speed of 2 m/s stays one."""
+    monkeypatch.setattr(METRICS, "_added", dict(METRICS._added))
+
+    def top_speed(reference: Any, estimate: Any) -> float:
+        del estimate
+        steps = np.linalg.norm(np.diff(reference.camera_to_world[:, :3, 3], axis=0), axis=1)
+        return float((steps / np.diff(reference.timestamps)).max())
+
+    metric("trajectory", unit="m/s", better="lower", convention="of the reference", align="none")(top_speed)
+    times = np.array([0.0, 1, 3, 4, 8, 9, 11, 12])
+    poses = np.tile(np.eye(4), (8, 1, 1))
+    poses[:, 0, 3] = 2 * times
+    kept = np.array([1, 2, 4, 5, 7])
+    found = score(
+        Trajectory(np.arange(8), times, poses), Trajectory(kept, np.zeros(5), poses[kept]), without=("drift", "auc")
+    )
+    assert found["top_speed", ""].value == pytest.approx(2.0)
 
 
 def depth_metrics(

@@ -120,9 +120,11 @@ def test_a_source_that_changed_gives_no_images(run: Path, tmp_path: Path, monkey
     world = World()
     world.adapter.scenes_there = {"one": {"version": "2"}}
     world.install(monkeypatch)
-    done = lb.export(run, tmp_path / "out", ["nerfstudio"], units="*/one/*")
-    assert any("without images: synthetic/one: the files are not those that were streamed" in n for n in done.notes)
-    assert not (tmp_path / "out" / "nerfstudio" / "images").exists()
+    for form in ("nerfstudio", "colmap", "colmap-binary"):
+        done = lb.export(run, tmp_path / form, [form], units="*/one/*")
+        assert any("without images: synthetic/one: the files are not those that were streamed" in n for n in done.notes)
+        assert not list((tmp_path / form).rglob("images"))
+    assert lb.export(run, tmp_path / "tum", ["tum"], units="*/one/*").notes == ()  # which has none
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,15 +70,18 @@ def recording_of(page: str) -> bytes:
     return zstandard.ZstdDecompressor().decompress(content[8:], max_output_size=int.from_bytes(content[:8], "little"))
 
 
+@pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize(
     ("settings", "sources"),
     [({}, range(9)), ({"frames": 4}, range(4)), ({"stride": 3}, (0, 3, 6)), ({"frames": 2, "stride": 4}, (0, 4))],
 )
 def test_of_images_those_that_are_asked_for_are_streamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], sources: Sequence[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], sources: Sequence[int], by_name: bool
 ) -> None:
+    """Of a folder, and of a scene of a dataset."""
     for number in range(9):
-        Image.fromarray(np.full((6, 8, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+        (tmp_path / "walk").mkdir(exist_ok=True)
+        Image.fromarray(np.full((6, 8, 3), number, np.uint8)).save(tmp_path / "walk" / f"{number}.png")
     asked: list[Any] = []
 
     class Model:
@@ -90,7 +93,10 @@ def test_of_images_those_that_are_asked_for_are_streamed(
 
     monkeypatch.setattr("lingbot_eval.methods.model.load_model", lambda *_, **__: Model())
     monkeypatch.setattr("lingbot_eval.viewing.live.LiveViewer", lambda *_, **__: None)
-    lb.view(tmp_path, **settings)
+    if by_name:
+        lb.view("folder/walk", root=tmp_path, **settings)
+    else:
+        lb.view(tmp_path / "walk", **settings)
     assert asked == [len(sources), [str(number) for number in sources]]
 
 
