@@ -128,6 +128,19 @@ def test_ends_of_a_shift_are_these_ranks_and_no_others() -> None:
     assert ends(paired) == pytest.approx([means[27], means[4], means[50]], abs=1e-9)
 
 
+@pytest.mark.parametrize(("restless", "factor"), [(0.0, 1.0), (3.0, 3.0)])
+def test_a_run_of_one_round_widens_its_margin_and_never_narrows_it(restless: float, factor: float) -> None:
+    """Blocks of the baseline scatter by 1 % in either direction; a run whose do less shows no less of chance."""
+    scatter = np.array([0.0, 0.01, -0.01, 0.01, -0.01])
+    levels = [0.0, 0.0, 0.02, -0.02]
+    logs = [level + side * scatter for level, side in zip(levels, (1, -1, 1, -1), strict=True)]
+    rounds = [20 * np.exp(np.repeat(each, 8)) for each in (*logs, 0.1 + restless * scatter)]
+    found = judge_rounds(rounds[:-1], rounds[-1:], 0.08, 0.01)
+    squares = np.sum(np.square(levels)) / 3
+    margin = 4.5407 * 1.25 * math.sqrt(squares * (1 / 4 + factor**2))  # Student's, of 3 degrees of freedom
+    assert ends(found) == pytest.approx([0.1, 0.1 - margin, 0.1 + margin], abs=1e-4)
+
+
 def test_a_round_is_the_median_of_its_blocks_and_a_block_of_its_frames() -> None:
     """Of 43 frames: five blocks of eight, three of whose frames and two of which are far off, and a rest left out."""
     block = [1.0, 1.0, 1.0, 1.0, 1.0, 9.0, 9.0, 9.0]
@@ -153,12 +166,38 @@ def test_a_mean_error_s_interval_holds_the_errors_that_made_it() -> None:
     with pytest.raises(UnscorableError, match="only 9 independent blocks of 160 pairs, at least 10 are needed"):
         rmse_interval(errors[:1500], 160)
     assert rmse_interval(np.full(100, 3.0), 10) == pytest.approx((3.0, 3.0))
+    # Blocks are of the square root of the number at least.
+    with pytest.raises(UnscorableError, match="only 9 independent blocks of 9 pairs"):
+        rmse_interval(errors[:81], 1)
+
+
+@pytest.mark.parametrize("place", [0, 399, 799])
+def test_an_error_at_an_end_is_drawn_as_often_as_one_in_the_middle(place: int) -> None:
+    errors = np.ones(800)
+    errors[place] = 30.0
+    low, high = rmse_interval(errors, 1)
+    assert low == pytest.approx(1.0)
+    assert 1.9 < high < 2.3  # of four draws
 
 
 def test_too_few_values_have_no_slope() -> None:
     fewest = FEWEST_SLOPE_VALUES
     assert robust_slope(np.arange(fewest - 1.0), np.arange(fewest - 1.0)) is None
     assert robust_slope(np.arange(float(fewest)), np.arange(float(fewest))) is not None
+
+
+def test_ends_of_a_slope_are_those_of_nineteen_in_twenty() -> None:
+    """For normal errors about as far apart as those of least squares on the same 40 medians."""
+    from scipy.stats import linregress
+
+    x = np.arange(400.0)
+    y = 0.01 * x + np.random.default_rng(3).normal(size=400)
+    found = robust_slope(x, y)
+    assert found is not None
+    medians, centres = np.median(y.reshape(40, 10), axis=1), x.reshape(40, 10).mean(axis=1)
+    usual = 2 * 2.024 * linregress(centres, medians).stderr  # Student's, of 38 degrees of freedom
+    assert found.high - found.low == pytest.approx(usual, rel=0.2)
+    assert found.low < 0.01 < found.high
 
 
 def test_a_line_with_holes_and_spikes() -> None:

@@ -195,7 +195,9 @@ def test_frames_that_cannot_be_scored_are_counted_by_reason() -> None:
     assert scorer.update(1, truth, None) is None
     assert scorer.update(2, sparse, good) is None
     assert scorer.update(3, sparse, -good) is None
-    assert all("no frame could be scored" in (m.reason or "") for m in scorer.compute() if m.name == "abs_rel")
+    without = [m for m in scorer.compute(2.0) if m.value is None]
+    assert {m.name for m in without} > {"abs_rel", "abs_rel_at_distance", "abs_rel_by_confidence", "sampling_error"}
+    assert all("no frame could be scored" in (m.reason or "") and m.samples == 0 for m in without)
     assert "2 frames with too few valid pixels" in (by_name(scorer)["rmse", "none"].reason or "")
     sparse.ravel()[99] = 1.0
     assert scorer.update(4, sparse, good) is not None, "100 valid pixels are enough"
@@ -278,6 +280,21 @@ def test_alignments_of_the_sequence_are_exact_up_to_the_sample_size() -> None:
     assert found["rmse", "sequence_scale"] > found["rmse", "scale_only"], "the drift shows only here"
 
 
+def test_only_video_depth_is_clipped() -> None:
+    """As its papers do; an alignment of ours lets a prediction be as far off as it is."""
+    pairs = [(np.minimum(truth, 4.9), 4 * prediction**2) for truth, prediction in frames(3)]
+    scorer = DepthScorer(DepthSettings(max_depth=5.0, sequence_alignments=("sequence_scale", "video_metric")))
+    for index, pair in enumerate(pairs):
+        scorer.update(index, *pair)
+    found = by_name(scorer)
+    tall = np.concatenate([t for t, _ in pairs]), np.concatenate([p for _, p in pairs])
+    assert found["rmse", "sequence_scale"].value == pytest.approx(naive([tall], "scale_only", (0, 5))["rmse"], rel=1e-5)
+    assert "clipped at 5 m" not in found["rmse", "sequence_scale"].convention
+    assert "clipped at 5 m" in found["rmse", "video_metric"].convention
+    clipped = naive([(tall[0], np.minimum(tall[1], 5.0))], "none", (0, 5))
+    assert found["rmse", "video_metric"].value == pytest.approx(clipped["rmse"], rel=1e-5)
+
+
 def test_a_sample_stays_within_its_stated_error() -> None:
     pairs = drifting_frames(20)
     scorer = DepthScorer(DepthSettings(sample_pixels=5000))
@@ -306,13 +323,13 @@ def test_without_a_trajectory_its_scale_is_a_reason() -> None:
 def test_error_against_distance() -> None:
     """Exact below 4 m, 20 % off from there on; most pixels are near, so the scale is 1."""
     truth = np.full((40, 40), 1.5, dtype=np.float32)
-    truth[:10] = 6.0
+    truth[:10], truth[10, :20] = 6.0, 4.0  # which is the first of its stretch
     scorer = DepthScorer()
-    scorer.update(0, truth, np.where(truth > 4, 1.2 * truth, truth).astype(np.float32))
+    scorer.update(0, truth, np.where(truth >= 4, 1.2 * truth, truth).astype(np.float32))
     found = {m.variant: m for m in scorer.compute() if m.name == "abs_rel_at_distance"}
     assert found["1…2 m"].value == pytest.approx(0, abs=1e-7)
     assert found["4…8 m"].value == pytest.approx(0.2, rel=1e-5)
-    assert found["4…8 m"].samples == 400
+    assert found["4…8 m"].samples == 420
     assert found["above 64 m"].reason == "no pixel at this distance"
 
 
@@ -340,7 +357,8 @@ def test_tenths_of_the_confidence_go_from_least_to_most() -> None:
     confidence = np.repeat(np.arange(10, dtype=np.float32)[:, None], 20, axis=1)
     shuffled = np.random.default_rng(0).permutation(10)
     scorer = DepthScorer()
-    scorer.update(0, truth, prediction[shuffled], confidence[shuffled])
+    scorer.update(0, truth, truth)  # of this one the method told no confidence
+    scorer.update(1, truth, prediction[shuffled], confidence[shuffled])
     found = {m.variant: m for m in scorer.compute() if m.name == "abs_rel_by_confidence"}
     assert [found[f"tenth {k}"].value for k in range(1, 11)] == pytest.approx(errors, abs=1e-6)
     assert {m.samples for m in found.values()} == {20}

@@ -98,6 +98,9 @@ def test_segments_equal_kittis_loop() -> None:
             rotation.append(np.degrees(Rotation.from_matrix(error[:3, :3]).magnitude()) / length)
     assert value(found, "segment_translation") == pytest.approx(np.mean(translation))
     assert value(found, "segment_rotation") == pytest.approx(np.mean(rotation))
+    samples = {m.name: m.samples for m in found.measurements if m.variant == "sim3"}
+    assert samples["segment_translation"] == samples["segment_rotation"] == len(translation)
+    assert samples["jumps"] == 301
 
 
 @pytest.mark.parametrize(
@@ -144,6 +147,72 @@ def test_scale_drift_is_a_percentage_and_no_logarithm() -> None:
     turns, lengths = winding(600)
     estimate = steps_to_path(turns, lengths * 1.5 ** (np.arange(600) / 100))
     assert value(score(steps_to_path(turns, lengths), estimate), "scale_drift") == pytest.approx(50.0, rel=0.02)
+
+
+@pytest.mark.parametrize(("steps", "enough"), [(100, False), (101, True)])
+def test_scale_drift_needs_two_windows_of_frames(steps: int, enough: bool) -> None:
+    truth = steps_to_path(*winding(steps))
+    found = score(truth, truth, scale_window=51)
+    if enough:
+        assert value(found, "scale_drift") == pytest.approx(0, abs=1e-9)
+    else:
+        assert reason(found, "scale_drift") == "only 101 frames with a local scale, at least 102 are needed"
+
+
+def test_scale_drift_looks_at_a_long_sequence_to_its_end() -> None:
+    """Of 2,400 frames the scale grows in the second half alone: in three of four pairs of frames."""
+    turns, lengths = winding(2400)
+    growing = 1.05 ** (np.maximum(np.arange(2400) - 1200, 0) / 100)
+    found = score(steps_to_path(turns, lengths), steps_to_path(turns, lengths * growing), alignments=("sim3",))
+    assert 1.0 < value(found, "scale_drift") < 5.0
+
+
+def test_a_local_scale_rests_on_three_steps_that_move() -> None:
+    turns, lengths = winding(60)
+    lengths[:] = 0.0
+    lengths[[30, 31]] = 1.0
+    truth = steps_to_path(turns, lengths)
+    assert np.isnan(local_scale(truth, truth, 11)).all()
+    lengths[32] = 1.0
+    truth = steps_to_path(turns, lengths)
+    assert np.flatnonzero(np.isfinite(local_scale(truth, truth, 11))).size == 11 - 2
+
+
+def test_one_long_step_makes_no_standstill_of_the_others() -> None:
+    """The reference lacks frames on the way: a hundredth of the mean step would be more than each of the others."""
+    turns, lengths = winding(200)
+    lengths[100] = 50_000.0
+    truth = steps_to_path(turns, lengths)
+    assert local_scale(truth, steps_to_path(turns, 2 * lengths), 21)[:80] == pytest.approx(np.full(80, 2.0))
+
+
+SETTINGS = [
+    ({"segment_lengths_m": (20.0,)}, {"segment_translation", "segment_rotation"}),
+    ({"segment_every": 7}, {"segment_translation", "segment_rotation"}),
+    ({"scale_window": 21}, {"scale_drift"}),
+    ({"jump_factor": 80.0}, {"jumps"}),
+    ({"collapse_window": 70}, {"collapsed", "collapse_frame"}),
+    ({"collapse_factor": 90.0}, {"collapsed", "collapse_frame"}),
+    ({"anchor_frames": 20}, {"anchored_final_error"}),
+]
+
+
+@pytest.mark.parametrize(("setting", "names"), SETTINGS)
+def test_every_setting_changes_what_it_is_of(setting: dict[str, object], names: set[str]) -> None:
+    """An estimate whose scale drifts, with a jump and a breakdown; what is after Sim(3) and no more."""
+    turns, lengths = winding(400)
+    estimate = noisy(steps_to_path(turns * 1.02, 0.5 * lengths * 1.02 ** (np.arange(400) / 100)), 3)
+    estimate[130:, 1, 3] += 2.0
+    estimate[340:] = estimate[339]
+    truth, of = steps_to_path(turns, lengths), ("sim3", "anchor")
+    found = [score(truth, estimate, alignments=of, **given) for given in ({}, setting)]
+    plain, changed = ({(m.name, m.variant): (m.value, m.reason) for m in each.measurements} for each in found)
+    differing = {key for key, result in changed.items() if result != plain[key]}
+    assert {name for name, variant in differing if variant == "sim3"} == names
+    if "anchor_frames" in setting:
+        assert ("segment_translation", "anchor") in differing
+    own = {"rpe_frames", "rpe_metres", "alignments"}  # which are in the names of what they give
+    assert {name for each, _ in SETTINGS for name in each} == set(DriftSettings.model_fields) - own
 
 
 @pytest.mark.parametrize(("size", "jump", "found"), [(1, 0.9, 1), (1, 0.4, 0), (0.01, 0.009, 1), (100, 40, 0)])
@@ -412,6 +481,15 @@ def test_the_anchored_final_error_is_the_last_one() -> None:
     assert value(found, "anchored_final_error") == pytest.approx(1.0, rel=1e-6)
     assert found.series is not None
     assert found.series.anchored_error_m[40] == pytest.approx(5.0, rel=1e-6)
+
+
+def test_the_anchored_error_is_in_the_scale_of_the_first_frames() -> None:
+    """The estimate is twice as large for 50 frames: what comes after them is half as long as it should be."""
+    turns, lengths = winding(100)
+    truth = steps_to_path(turns, lengths)
+    found = score(truth, steps_to_path(turns, np.where(np.arange(100) < 50, 2 * lengths, lengths)))
+    expected = 0.5 * np.linalg.norm(truth[-1, :3, 3] - truth[50, :3, 3])
+    assert value(found, "anchored_final_error") == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_straight_beginning_leaves_a_gap_and_its_reason() -> None:

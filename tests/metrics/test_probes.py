@@ -179,6 +179,55 @@ def test_a_return_is_near_alike_and_long_after() -> None:
     assert found == pytest.approx(0.1, rel=0.02)
 
 
+def test_of_several_standstills_and_turns_the_worst_counts() -> None:
+    """Two of twelve and of fifteen frames; the estimate ends 0.1 and 0.3 m aside, and turned by 5 and 9°."""
+    for degrees, kind in ((0.0, "standstill"), (1.0, "rotation")):
+        truth = winding()
+        for begin, end in ((20, 32), (60, 75)):
+            for k in range(end - begin + 1):
+                truth[begin + k] = truth[begin] @ pose(0.0, degrees * k)
+        estimate = truth.copy()
+        estimate[32], estimate[75] = truth[32] @ pose(0.1, 5.0), truth[75] @ pose(0.3, 9.0)
+        whole, guess = (Trajectory(np.arange(100), np.arange(100) / 10, poses) for poses in (truth, estimate))
+        measured = found(whole, guess)
+        assert measured[f"{kind}_drift"] == pytest.approx(0.3, rel=0.02)
+        assert measured[f"{kind}_translation"] == pytest.approx(0.4 / 27, rel=0.05)
+        turned = measured["rotation_error" if degrees else "standstill_rotation"]
+        assert turned == pytest.approx(9.0 if degrees else 14 / 27, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words", "names"),
+    [
+        ({"still_m": 0.01}, "", {"standstill_translation", "standstill_rotation", "standstill_drift"}),
+        ({"still_deg": 0.5}, "", {"standstill_translation", "standstill_rotation", "standstill_drift"}),
+        ({"turn_deg": 1.5}, "turns", {"rotation_translation", "rotation_drift", "rotation_error"}),
+        ({"frames": 13}, "stands", {"standstill_translation", "standstill_rotation", "standstill_drift"}),
+        ({"return_m": 0.005}, "comes back", {"revisit_translation", "revisit_rotation"}),
+        ({"return_deg": 0.5}, "comes back", {"revisit_translation", "revisit_rotation"}),
+        ({"away": 45}, "comes back", {"revisit_translation", "revisit_rotation"}),
+    ],
+)
+def test_every_setting_of_probes_has_its_effect(setting: dict[str, float], words: str, names: set[str]) -> None:
+    """A standstill that would be longer if it might turn, or move, a little more; a turn of 1° a frame; a return 40
+    frames later, 1 cm and 1° off."""
+    truth = winding()
+    for k in range(13):
+        truth[20 + k] = truth[20] @ pose(0.0, 0.01 * k)
+    truth[19], truth[33] = truth[20] @ pose(0.0, 0.1), truth[32] @ pose(0.005, 0.01)
+    for k in range(16):
+        truth[60 + k] = truth[60] @ pose(0.0, 1.0 * k)
+    truth[90] = truth[50] @ pose(0.01, 1.0)
+    estimate = truth.copy()
+    estimate[19], estimate[33] = (truth[k] @ pose(0.02, 0.05) for k in (19, 33))
+    whole, guess = (Trajectory(np.arange(100), np.arange(100) / 10, poses) for poses in (truth, estimate))
+    plain, changed = found(whole, guess), found(whole, guess, **setting)
+    assert all(isinstance(value, float) for value in plain.values()), plain
+    assert {name for name in changed if changed[name] != plain[name]} == names
+    for name in names:
+        assert f"never {words}" in str(changed[name]) if words else isinstance(changed[name], float)
+
+
 @pytest.mark.parametrize(("steps", "found"), [(9, None), (10, 10), (11, 11)])
 def test_ten_steps_are_a_standstill(steps: int, found: int | None) -> None:
     truth = winding()

@@ -100,6 +100,53 @@ def test_of_images_those_that_are_asked_for_are_streamed(
     assert asked == [len(sources), [str(number) for number in sources]]
 
 
+@pytest.mark.parametrize("what", ["camera:0", "folder", "run"])
+@pytest.mark.parametrize("html", [None, "page.html"])
+def test_what_is_asked_of_a_page_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, html: str | None
+) -> None:
+    """Every argument that is not about which images are streamed; of a camera nobody knows the end."""
+    seen: dict[str, Any] = {}
+
+    def recorded(name: str, result: Any = None) -> Any:
+        return lambda *given, **more: seen.update({name: (given, more)}) or result
+
+    layer = SimpleNamespace(add=lambda *_: None, complete=False)
+    scene = SimpleNamespace(layer=lambda: layer, layered=lambda of: ("layered", of.complete))
+    session = SimpleNamespace(with_frames=lambda frames: (each for each in ()))
+    model = SimpleNamespace(config="mini", weights="W", session=recorded("session", session))
+    monkeypatch.setattr("lingbot_eval.methods.model.load_model", recorded("model", model))
+    monkeypatch.setattr("lingbot_eval.viewing.live.Camera", lambda address: iter(()))
+    monkeypatch.setattr("lingbot_eval.viewing.live.LiveScene", recorded("scene", scene))
+    monkeypatch.setattr("lingbot_eval.viewing.live.LiveViewer", recorded("page"))
+    monkeypatch.setattr("lingbot_eval.viewing.page.Viewer", recorded("page"))
+    monkeypatch.setattr("lingbot_eval.viewing.page.write_page", recorded("file"))
+    monkeypatch.setattr(
+        "lingbot_eval.api._scenes_of", lambda run: ("title", {"a": lambda: "of a", "b": lambda: "of b"})
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").touch()
+    (tmp_path / "folder").mkdir()
+    for number in range(3):
+        Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "folder" / f"{number}.png")
+    given = what if ":" in what else tmp_path / what
+    out = None if html is None else tmp_path / html
+    asked: dict[str, Any] = {"model": "W", "config": "mini", "device": "cuda", "sky": "S", "colour": "height"}
+    lb.view(given, html=out, points=7000, port=81, **asked)
+    if what != "run":
+        assert seen["model"] == (("W",), {"config": "mini", "device": "cuda"})
+        length = 3 if what == "folder" else None
+        assert seen["session"][1] == {"frames": length, "keyframe_interval": "auto" if length else 10}
+        assert seen["scene"][0][1:3] + seen["scene"][0][4:] == ("mini, W", length, "S", 7000)
+    if html is not None:
+        shown = "of a" if what == "run" else ("layered", True)
+        assert seen["file"] == ((out, shown), {"colouring": "height", "points": 7000})
+        assert "page" not in seen
+    else:
+        assert seen["page"][1] == {"port": 81, "colouring": "height"} | ({"points": 7000} if what == "run" else {})
+        assert "file" not in seen
+
+
 @pytest.mark.parametrize(
     ("error", "moved", "as_json", "code"),
     [(None, None, False, 0), (DataError("frame 3: no\nimage"), 80, False, 2), (None, None, True, 0)],
