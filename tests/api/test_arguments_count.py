@@ -224,6 +224,126 @@ def test_every_argument_is_passed_on(name: str, tmp_path: Path, monkeypatch: pyt
     assert (args, {key: value for key, value in kwargs.items() if not callable(value)}) == case.given
 
 
+Told = list[Any]
+
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch, name: str, function: str, at_work: Callable[..., Any], **more: Any
+) -> None:
+    """Calls the function as its case says, with ``at_work`` where the work is done, and ``more`` of its arguments."""
+    case = CASES[name]
+    for place, stand_in in {**case.stand_ins, function: at_work}.items():
+        module, _, attribute = place.partition(":")
+        monkeypatch.setattr(importlib.import_module(module), attribute, stand_in)
+    getattr(lb, name.split()[0])(**{**case.call, **more})
+
+
+def test_who_watches_a_report_a_film_or_an_export_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: Told = []
+    write_report, film, formats = (
+        "lingbot_eval.reports.report:write_report",
+        "lingbot_eval.viewing.film:render_film",
+        "lingbot_eval.viewing.export:write_formats",
+    )
+    watched(monkeypatch, "report", write_report, lambda *_, drawn, **__: drawn(), drawn=lambda: told.append("drawn"))
+    watched(
+        monkeypatch,
+        "render",
+        film,
+        lambda *_, on_frame, **__: on_frame(3, 7),
+        on_frame=lambda *given: told.append(given),
+    )
+    monkeypatch.setattr("lingbot_eval.viewing.scaled.make_scaled", lambda *_, **__: SimpleNamespace(notes=["n"]))
+
+    def write(scene: object, folder: Path, asked: object, written: Callable[[str], object]) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True, parents=True)
+        (folder / "cloud.ply").touch()
+        written("ply")
+        return {"glb": "no cloud"}
+
+    watched(monkeypatch, "export", formats, write, written=told.append)
+    assert told == ["drawn", ("A u", 3, 7), "A *: ply"]
+    assert (tmp_path / "O" / "cloud.ply").is_file()
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_nothing_is_fetched_without_a_yes(monkeypatch: pytest.MonkeyPatch, agreed: bool) -> None:
+    told: Told = []
+
+    def agree(plan: Any) -> bool:
+        told.append(plan)
+        return agreed
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        told.append((what, done, total))
+
+    monkeypatch.setattr("lingbot_eval.datasets.fetch.fetch", lambda plan, said: said(plan, 1, None))
+    watched(
+        monkeypatch,
+        "fetch_dataset",
+        "lingbot_eval.datasets.fetch:plan_fetch",
+        lambda *_: "P",
+        agree=agree,
+        progress=progress,
+    )
+    assert told == ["P", ("P", 1, None)][: 1 + agreed]
+
+
+@pytest.mark.parametrize(("length", "total"), [(5, 25), (None, None)])
+def test_a_comparison_of_backends_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, length: int | None, total: int | None
+) -> None:
+    """Two rounds of two sides and a pass of all together, each of five frames."""
+    told: Told = []
+    frames = "lingbot_eval.comparison.contenders:PreparedFrames"
+    opened = SimpleNamespace(unit="unit of S", sequence=SimpleNamespace(length=length))
+    monkeypatch.setattr("lingbot_eval.comparison.backends.compare_backends", lambda *given, **_: given[4]())
+    watched(
+        monkeypatch,
+        "compare_backends",
+        frames,
+        lambda unit: opened,
+        prepared=lambda: told.append("prepared"),
+        each_frame=told.append,
+    )
+    assert told == ["prepared", total]
+
+
+def test_a_run_loads_its_plugins_and_tells_its_observer(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: Told = []
+
+    class Mine(Observer):
+        def planned(self, plan: Any) -> None:
+            told.append(plan)
+
+    def execute(plan: Any, out: Path, command: str, observer: Observer, **_: Any) -> None:
+        told.append(observer)
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr("lingbot_eval.api.load_plugins", told.append)
+    observer = Mine()
+    with pytest.raises(ConfigError, match="as far as this"):
+        watched(monkeypatch, "run", "lingbot_eval.runs.execute:execute", execute, plugins=["p.py"], observer=observer)
+    assert told == [["p.py"], ("E", ["a=1"]), observer]
+
+
+def test_an_update_of_a_baseline_names_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what it was and what it is; a file that is there is what it was."""
+    told: Told = []
+    side = SimpleNamespace(problems=("damaged: a", "damaged: b"))
+    file = tmp_path / "baseline.yaml"
+    file.touch()
+    monkeypatch.setattr("lingbot_eval.gating.baseline.load_baseline", lambda path: ("read", path))
+    monkeypatch.setattr("lingbot_eval.gating.baseline.updated", lambda old, *_: ("after", old))
+    monkeypatch.setattr("lingbot_eval.gating.baseline.save_baseline", lambda path, new: told.append((path, new)))
+    monkeypatch.setattr("lingbot_eval.gating.sides.run_directories", lambda paths: paths)
+    monkeypatch.setattr("lingbot_eval.gating.sides.read_runs", lambda paths: side)
+    found = lb.update_baseline("A", file, reason="why", who="me", left_out=told.append)
+    assert found == (("read", file), ("after", ("read", file)))
+    assert told == ["damaged: a", "damaged: b", (file, found[1])]
+
+
 def test_every_public_function_that_does_something_is_here() -> None:
     """`view` streams or shows, `plan_run` and `fit` are what `run` does first: they are asked elsewhere."""
     known = {name.split()[0] for name in CASES} | {"view", "plan_run", "fit"}
