@@ -1,9 +1,10 @@
-"""What ``export``, ``render``, ``external check`` and ``datasets check`` print of results that are known."""
+"""What ``run``, ``report``, ``export``, ``render`` and checks print of results that are known, and how they end."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +87,94 @@ def test_of_several_runs_each_has_its_folder_and_one_that_fails_leaves_the_other
     assert main(["render", "x/a", "x/b", "x/c", "-o", "o", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert (document["files"], document["notes"]) == (["o/a/film.mp4", "o/c/film.mp4"], notes)
+
+
+RUN_ENDS: list[tuple[dict[str, Any], list[str], int, str, bool]] = [
+    ({}, [], 0, "report: R/report.md", True),
+    ({}, ["--no-report"], 0, "tables and plots: lingbot-eval report 'a run'", False),
+    ({"pending": 2}, [], 0, "2 units have no result yet: whoever ends last writes the report", False),
+    ({"failed": 1}, [], 1, "report: R/report.md", True),
+    ({"failed": 1, "bad_input": True}, [], 2, "report: R/report.md", True),
+    ({"lost_record": "run.json was not there"}, [], 1, "report: R/report.md", True),
+]
+
+
+@pytest.mark.parametrize(("changes", "words", "code", "last", "reported"), RUN_ENDS)
+def test_how_a_run_ends(
+    changes: dict[str, Any],
+    words: list[str],
+    code: int,
+    last: str,
+    reported: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its exit code, its last line, and whether there is a report: not while others are still at work."""
+    record = SimpleNamespace(weights={}, status="complete", key="k")
+    facts = {"pending": 0, "failed": 0, "bad_input": False, "lost_record": None, "done": 3, "skipped": 1} | changes
+    outcome = SimpleNamespace(path=Path("a run"), record=record, **facts)
+    done = SimpleNamespace(outcome=outcome, results=SimpleNamespace(left_out=("x is damaged",), units=()))
+    asked: list[object] = []
+    monkeypatch.setattr(api, "run", lambda *given, **settings: done)
+    monkeypatch.setattr(api, "report", lambda run: asked.append(run) or SimpleNamespace(files=(Path("R/report.md"),)))
+    assert main(["run", "smoke", *words]) == code
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-3:] == [
+        f"complete: 3 done, 1 done before, {facts['failed']} failed",
+        "run: a run",
+        last,
+    ]
+    lost = [] if facts["lost_record"] is None else [f"error: {facts['lost_record']}"]
+    assert said.err.splitlines() == ["error: left out: x is damaged", *lost]
+    assert asked == [done] * reported
+    assert main(["run", "smoke", *words, "--json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    assert document["report"] == (["R/report.md"] if reported else None)
+    assert (document["run"], document["left_out"], document["done_before"]) == ("a run", ["x is damaged"], 1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "left_out", "code"),
+    [
+        ({}, (), 0),
+        ({"incomplete": "1 of 3"}, (), 1),
+        ({"incomplete": "still being written", "writer": "process 7"}, (), 0),
+        ({"incomplete": "of an old version", "planned": 0}, (), 0),
+        ({}, ("x is damaged",), 1),
+    ],
+)
+def test_what_a_report_says_of_its_runs(
+    facts: dict[str, Any],
+    left_out: tuple[str, ...],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """1 where something is missing that nobody writes any more; of many remarks the first twenty."""
+    run = {"label": "mine", "planned": 3, "incomplete": None, "writer": None} | facts
+    old = SimpleNamespace(unchecked="an older version")
+    content = SimpleNamespace(
+        left_out=left_out,
+        runs=[SimpleNamespace(results=old, **run)],
+        tables=(),
+        notes=[f"remark {number}" for number in range(23)],
+    )
+    written = SimpleNamespace(content=content, files=[Path("o/report.md"), Path("o/a"), Path("o/b")])
+    monkeypatch.setattr(api, "report", lambda *given, **settings: written)
+    (tmp_path / "run.json").touch()
+    assert main(["report", str(tmp_path)]) == code
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        *(f"note: remark {number}" for number in range(20)),
+        "note: 3 more remarks are on the page",
+        "report: o/report.md (2 more files beside it)",
+    ]
+    assert said.err.splitlines() == [
+        *(f"error: left out: {reason}" for reason in left_out),
+        "note: mine could not be checked for damage: an older version",
+        *([f"mine is incomplete: {run['incomplete']}"] if run["incomplete"] else []),
+    ]
 
 
 def test_a_check_of_a_wrapper_line_by_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,16 @@ def test_pixels_that_least_squares_makes_negative_are_outliers() -> None:
     assert value(scorer, "delta_1_25_3", "lstsq") <= 95
 
 
+def test_depths_below_a_hundredth_of_a_millimetre_count_as_that() -> None:
+    """In logarithms and ratios, on either side."""
+    truth = np.full((20, 20), 1e-6, dtype=np.float32)
+    for guess in (1e-5, 2e-6):
+        scorer = DepthScorer(DepthSettings(alignments=("none",), sequence_alignments=()))
+        scorer.update(0, truth, np.full((20, 20), guess, dtype=np.float32))
+        assert value(scorer, "log_rmse", "none") == pytest.approx(0, abs=1e-6)
+        assert value(scorer, "delta_1_25", "none") == 100
+
+
 def test_ratio_of_exactly_the_threshold_is_outside() -> None:
     truth = np.full((20, 20), 4.0, dtype=np.float32)
     scorer = DepthScorer(DepthSettings(alignments=("none",), sequence_alignments=()))
@@ -286,13 +296,24 @@ def test_only_video_depth_is_clipped() -> None:
     scorer = DepthScorer(DepthSettings(max_depth=5.0, sequence_alignments=("sequence_scale", "video_metric")))
     for index, pair in enumerate(pairs):
         scorer.update(index, *pair)
-    found = by_name(scorer)
+    found = {(m.name, m.variant): m for m in scorer.compute(3.0)}  # of the trajectory, in which these have no part
     tall = np.concatenate([t for t, _ in pairs]), np.concatenate([p for _, p in pairs])
     assert found["rmse", "sequence_scale"].value == pytest.approx(naive([tall], "scale_only", (0, 5))["rmse"], rel=1e-5)
     assert "clipped at 5 m" not in found["rmse", "sequence_scale"].convention
     assert "clipped at 5 m" in found["rmse", "video_metric"].convention
     clipped = naive([(tall[0], np.minimum(tall[1], 5.0))], "none", (0, 5))
     assert found["rmse", "video_metric"].value == pytest.approx(clipped["rmse"], rel=1e-5)
+
+
+def test_scale_and_shift_are_sought_over_the_whole_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On few of its pixels, spread over it: of four frames one after the other is twice as deep as it seems."""
+    pairs = [(truth, (truth / 2**k).astype(np.float32)) for k, (truth, _) in enumerate(frames(4))]
+    scorer = DepthScorer(DepthSettings(sequence_alignments=("video_scale_shift",)))
+    for index, pair in enumerate(pairs):
+        scorer.update(index, *pair)
+    whole = by_name(scorer)["abs_rel", "video_scale_shift"].value
+    monkeypatch.setattr("lingbot_eval.metrics.depth_sample._WALKED_PIXELS", 500)
+    assert by_name(scorer)["abs_rel", "video_scale_shift"].value == pytest.approx(whole, rel=0.05)
 
 
 def test_a_sample_stays_within_its_stated_error() -> None:
