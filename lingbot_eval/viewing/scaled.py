@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 import lingbot_eval
 from lingbot_eval.errors import ConfigError, DataError, UnscorableError
 from lingbot_eval.files.times import associate
+from lingbot_eval.files.trajectories import TrajectoryFile
 from lingbot_eval.geometry.alignment import umeyama
 from lingbot_eval.types import DepthMap, FloatArray, Image, Trajectory
 from lingbot_eval.viewing.cloud import CONFIDENT_SHARE, VoxelCloud, confidence_words
@@ -133,7 +136,8 @@ def make_scaled(
         title: of it, in words.
         scale: a factor from the method's unit to metres; two points in the method's world and their distance in
             metres; ``truth`` for that of the Sim(3) between estimate and reference. None: the unit is not known.
-        poses: in place of the estimate, frames by their times; the cloud is then made anew from kept depth.
+        poses: in place of the estimate; the cloud is then made anew from kept depth. Frames meet by their times, of
+            files without any by the names of exported images, or row by row.
         images: the prepared images, where they can still be had.
         share: of the voxels that is exported, by confidence.
         done: called after each frame of a cloud that is made anew.
@@ -210,13 +214,7 @@ def _on_poses(scene: ScaledScene, poses: Trajectory, done: Callable[[], object])
         )
     if not poses.has_orientation:
         raise DataError(f"{scene.title}: expected poses with orientation, found positions alone")
-    own, given = associate(scene.poses.timestamps, poses.timestamps, _tolerance(scene.poses.timestamps))
-    if not len(own):
-        raise DataError(
-            f"{scene.title}: expected poses at the times of its frames ({scene.poses.timestamps[0]:g} to"
-            f" {scene.poses.timestamps[-1]:g} s), found none within"
-            f" {poses.timestamps[0]:g} to {poses.timestamps[-1]:g} s"
-        )
+    own, given = _same_frames(scene, poses)
     old = scene.poses
     matched = Trajectory(old.indices[own], old.timestamps[own], poses.camera_to_world[given])
     factor, notes = 1.0, [f"poses from a file: {len(own)} of {len(old)} frames"]
@@ -236,6 +234,40 @@ def _on_poses(scene: ScaledScene, poses: Trajectory, done: Callable[[], object])
 
     made = replace(scene, poses=matched, depth_frame=depth_frame, notes=(*scene.notes, *notes))
     return replace(made, cloud=_fused(made, scene.cloud, done))
+
+
+def _same_frames(scene: ScaledScene, poses: Trajectory) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions in the estimate and in ``poses`` that are of one frame: by time; of a file without times by the names
+    of the images, as they are exported, or row by row where there are as many. Raises DataError where none is.
+    """
+    old, title = scene.poses, scene.title
+    if not isinstance(poses, TrajectoryFile) or poses.timed:
+        own, given = associate(old.timestamps, poses.timestamps, _tolerance(old.timestamps))
+        expected = f"at the times of its frames ({old.timestamps[0]:g} to {old.timestamps[-1]:g} s)"
+        found = f"{poses.timestamps[0]:g} to {poses.timestamps[-1]:g} s"
+    else:
+        if poses.names is not None:
+            stems = [PurePosixPath(name).stem for name in poses.names]
+            other = next((stem for stem in stems if not re.fullmatch(r"[0-9]{1,12}", stem)), None)
+            if other is not None:
+                raise DataError(
+                    f"{title}: expected images named as they are exported (000012.png), found {other!r}; rename them,"
+                    " or give poses with times (TUM)"
+                )
+            numbers = np.array([int(stem) for stem in stems], np.int64)
+        elif poses.rows == len(old):
+            numbers = old.indices[poses.indices]
+        else:
+            raise DataError(
+                f"{title}: expected a pose for each of its {len(old)} frames, as the file has neither times nor names"
+                f" of images, found {poses.rows}; give poses with times (TUM)"
+            )
+        _, own, given = np.intersect1d(old.indices, numbers, return_indices=True)
+        expected = f"of its frames ({old.indices[0]} to {old.indices[-1]})"
+        found = f"{numbers.min()} to {numbers.max()}"
+    if not len(own):
+        raise DataError(f"{title}: expected poses {expected}, found none within {found}")
+    return own, given
 
 
 def _tolerance(times: FloatArray) -> float:

@@ -116,6 +116,42 @@ def test_what_a_scene_lacks_is_said_and_the_rest_written(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("format", "file"),
+    [
+        ("colmap", "colmap/sparse/0/images.txt"),
+        ("nerfstudio", "nerfstudio/transforms.json"),
+        ("kitti", "trajectory_kitti.txt"),
+        ("euroc", "trajectory_euroc.csv"),
+    ],
+)
+def test_poses_of_every_format_meet_their_frames(run: Path, tmp_path: Path, format: str, file: str) -> None:
+    """What was exported, given back as another program would: those without times are no seconds."""
+    out, back = tmp_path / "out", tmp_path / "back"
+    lb.export(run, out, [format, "tum"], units="*/one/*")
+    done = lb.export(run, back, ["tum"], units="*/one/*", poses=out / file)
+    assert any(f"poses from a file: {FRAMES} of {FRAMES} frames" in note for note in done.notes)
+    rows = [np.loadtxt(folder / "trajectory.tum") for folder in (out, back)]
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-9)
+
+
+def test_poses_that_meet_no_frame_are_refused(run: Path, tmp_path: Path) -> None:
+    lb.export(run, tmp_path / "out", ["colmap", "kitti"], units="*/one/*")
+    model, rows = tmp_path / "out" / "colmap/sparse/0/images.txt", tmp_path / "out" / "trajectory_kitti.txt"
+    text = model.read_text()
+    for wrong, words in (
+        (text.replace(".png", "x.png"), r"expected images named as they are exported \(000012\.png\), found '000000x'"),
+        (text.replace(" 0000", " 9000"), "expected poses of its frames"),
+    ):
+        model.write_text(wrong)
+        with pytest.raises(DataError, match=words):
+            lb.export(run, tmp_path / "back", ["tum"], units="*/one/*", poses=model)
+    rows.write_text("".join(f"{line}\n" for line in rows.read_text().splitlines()[1:]))
+    with pytest.raises(DataError, match=f"a pose for each of its {FRAMES} frames, .*, found {FRAMES - 1};"):
+        lb.export(run, tmp_path / "back", ["tum"], units="*/one/*", poses=rows)
+    assert not (tmp_path / "back").exists()
+
+
 def test_a_source_that_changed_gives_no_images(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.adapter.scenes_there = {"one": {"version": "2"}}
