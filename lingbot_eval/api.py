@@ -366,7 +366,6 @@ def render(
             that could be drawn.
         StoreError: the run cannot be read, or the disk refuses; files appear whole or not at all.
     """
-    from lingbot_eval.files.atomic import writing
     from lingbot_eval.stored.disk import component
     from lingbot_eval.stored.store import RunStore
     from lingbot_eval.viewing.film import Films, Renderer, render_film, save_still
@@ -389,8 +388,6 @@ def render(
         if not single:
             path = out / ("-".join(map(component, name.split("/"))) + suffix)
         try:
-            with writing(path.parent):
-                path.parent.mkdir(parents=True, exist_ok=True)
             if still is None:
                 render_film(
                     unit.reconstruction,

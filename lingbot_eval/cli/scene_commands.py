@@ -237,8 +237,8 @@ def view(args: argparse.Namespace) -> int:
         output.line(f"page: {viewer.address}")
         output.line(f"from another machine: {forward}   then open the same address there")
     output.finish()
-    if args.open:
-        webbrowser.open(viewer.address)
+    if args.open and not webbrowser.open(viewer.address):
+        output.note("no browser could be opened here: open the address yourself")
     told = False
     try:
         while not viewer.wait(1):

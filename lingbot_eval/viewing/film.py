@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingbot_eval.errors import ConfigError, StoreError, reason
-from lingbot_eval.files.atomic import atomic_path
+from lingbot_eval.files.atomic import atomic_path, writing
 from lingbot_eval.types import DepthMap, FloatArray, Image
 from lingbot_eval.viewing.camera_paths import Segment, camera_path
 from lingbot_eval.viewing.cloud import CONFIDENT_SHARE, VoxelCloud
@@ -244,6 +244,7 @@ def render_film(
         raise ConfigError(f"film: expected a name that ends with .mp4, found {path}")
     renderer = Renderer(kept, settings or FilmSettings(), device)
     positions = renderer.positions
+    _make_folder(path)
     with atomic_path(path) as temporary:
         _encode(temporary, _counted(renderer, positions, on_frame), renderer.size, renderer.settings.fps, path)
 
@@ -252,8 +253,15 @@ def save_still(image: Image, path: Path) -> None:
     """Write a picture as PNG, whole or not at all. Raises StoreError."""
     from PIL import Image as Pictures
 
+    _make_folder(path)
     with atomic_path(path) as temporary:
         Pictures.fromarray(image).save(temporary, format="PNG")
+
+
+def _make_folder(path: Path) -> None:
+    """Once there is something to write, and not before: what cannot be drawn leaves no empty folder."""
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _counted(renderer: Renderer, positions: range, on_frame: Callable[[int, int], object] | None) -> Iterator[Image]:

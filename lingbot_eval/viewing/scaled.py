@@ -232,7 +232,8 @@ def _on_poses(scene: ScaledScene, poses: Trajectory, done: Callable[[], object])
         found = kept_depth(index)
         return found if factor == 1.0 else replace(found, depth=found.depth * np.float32(factor))
 
-    made = replace(scene, poses=matched, depth_frame=depth_frame, notes=(*scene.notes, *notes))
+    words = "none: lengths are those of the poses that were given"
+    made = replace(scene, poses=matched, depth_frame=depth_frame, scale_words=words, notes=(*scene.notes, *notes))
     return replace(made, cloud=_fused(made, scene.cloud, done))
 
 

@@ -327,6 +327,7 @@ def test_improved_poses_make_the_cloud_anew(kept: Reconstruction) -> None:
     np.testing.assert_allclose(scene.cloud.positions[:, 2], 3 * 4 + 1, atol=1e-3)
     assert set(scene.cloud.first_frame) == {0, 3, 6, 9}
     assert any("3 times as large" in note for note in scene.notes)
+    assert scene.conventions()["scale"] == "1.0 (none: lengths are those of the poses that were given)"
     first = scene.cloud.first_frame == 0
     assert len(np.unique(scene.cloud.colours[first], axis=0)) > 1000  # of the pictures, not grey
     late = Trajectory(np.arange(3), np.array([50.0, 51, 52]), poses[:3])

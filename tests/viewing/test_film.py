@@ -186,10 +186,13 @@ def test_frames_and_positions(kept: Reconstruction) -> None:
         ("depth-", "beside: expected depth in .*found none; see keep.depth"),
     ],
 )
-def test_what_was_not_kept_is_said(kept: Reconstruction, without: str, words: str) -> None:
+def test_what_was_not_kept_is_said(kept: Reconstruction, tmp_path: Path, without: str, words: str) -> None:
     files = [file.name for file in kept.folder.iterdir() if not file.name.startswith(without)]
     with pytest.raises(ConfigError, match=words):
-        Renderer(Reconstruction(kept.folder, files), settings(beside=("image", "depth")))
+        render_film(
+            Reconstruction(kept.folder, files), tmp_path / "films" / "a.mp4", settings(beside=("image", "depth"))
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_half_written(kept: Reconstruction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def test_what_the_command_says_and_returns_of_a_page(
         stop=lambda: ended.append(True),
     )
     opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or error is None)
     monkeypatch.setattr("lingbot_eval.api.view", lambda *_, **__: viewer)
     assert main(["view", "images", *(["--json"] if as_json else ["--open"])]) == code
     said = capsys.readouterr()
@@ -187,6 +187,7 @@ def test_what_the_command_says_and_returns_of_a_page(
     words = "7 frames" if error is None else "frame 3: no image"
     assert said.err.count(f"the stream ended: {words}; the page stays") == 1
     assert ("port 80 is in use" in said.err) is (moved is not None)
+    assert ("no browser could be opened here" in said.err) is (error is not None)
 
 
 def test_a_page_that_died_ends_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
