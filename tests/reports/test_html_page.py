@@ -239,7 +239,7 @@ def test_a_reason_takes_the_place_of_numbers_only_where_there_are_none(tmp_path:
     store = RunStore.create(tmp_path, record)
     for scene, values in scenes.items():
         measured = [
-            Measurement("throughput", name, "", value, "fps", "c", reason=None if value else "not timed")
+            Measurement("throughput", name, "", value, "fps", "c", reason=None if value else f"{scene} was not timed")
             for name, value in zip(("forward_fps", "end_to_end_fps"), values, strict=True)
         ]
         unit = unit_record(("d", scene), "m", 5, measured)
@@ -256,5 +256,6 @@ def test_a_reason_takes_the_place_of_numbers_only_where_there_are_none(tmp_path:
     notes = dict(re.findall(r'<li id="[^"]*" value="(\d)">(.*?)</li>', throughput))
     said = {scene: [notes[number] for number in re.findall(r'">(\d)</a></sup>', row)] for scene, row in rows.items()}
     beside = "measured while other units ran on the host"
-    assert said == {"a": [beside, beside], "b": ["not timed"], "c": []}
-    assert re.findall(r'<td class="reason" colspan="2">(.*?)</td>', rows["c"]) == ["not timed"]
+    assert said == {"a": [beside, beside], "b": ["b was not timed"], "c": []}
+    assert re.findall(r'<td class="reason" colspan="2">(.*?)</td>', rows["c"]) == ["c was not timed"]
+    assert set(notes.values()) == {beside, "b was not timed"}, "what stands in its row is not said again"

@@ -191,6 +191,8 @@ def test_strides_and_lengths_together(tmp_path: Path, world: World) -> None:
         ({"lengths": [0]}, "lengths.0"),
         ({"lengths": [9], "selection": {"count": 5}}, "keep one"),
         ({"strides": [1, 2], "selection": {"stride": 5}}, "keep one"),
+        ({"strides": [1, 2], "selection": {"stride": 1}}, "keep one"),
+        ({"lengths": [9], "selection": {"count": None}}, "keep one"),
     ],
 )
 def test_bad_lengths_are_named(dataset: dict[str, Any], words: str) -> None:

@@ -206,6 +206,33 @@ def test_8_bit_caches_are_an_axis() -> None:
         load_study("scaling", ["sweep.backend=[sdpa, flashinfer]", "defaults.cache_precision=8"])
 
 
+def test_what_a_case_gives_wins_over_the_defaults_though_it_is_what_stands_without_them() -> None:
+    given = study(
+        defaults={"frames": 30, "keyframe_interval": 1, "window": 9, "scenario": "camera"},
+        cases=[{"keyframe_interval": "auto", "window": None}, {"scenario": "offline"}],
+    )
+    found = [(case.keyframe_interval, case.window, case.scenario) for case in given.all_cases()]
+    assert found == [("auto", None, "camera"), (1, 9, "offline")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"cases": [{"window": None}], "sweep": {"window": [8]}}, "cases.0.window: the sweep sets it, too"),
+        ({"streaming": {"backend": "auto"}}, "backend belongs into defaults, cases or sweep, found under streaming"),
+        ({"cases": [{"window": None}]}, "cases.0.window: is the streaming model's, and the study streams 'motionless'"),
+        ({"device": "auto"}, "device: is the streaming model's, and the study streams 'motionless'"),
+    ],
+)
+def test_what_is_given_twice_is_refused_though_it_changes_nothing(changes: dict[str, Any], says: str) -> None:
+    whole: dict[str, Any] = {"kind": "scale", "name": "s", "input": {"kind": "noise"}}
+    if "motionless" in says:
+        whole["method"] = {"kind": "motionless"}
+    with pytest.raises(ConfigError) as refused:
+        validated(Study, {**whole, **changes}, "test")
+    assert says in str(refused.value)
+
+
 def test_overrides_reach_lists_and_sections() -> None:
     changed = load_study("scaling", ["cases.0.frames=7", "sweep.window=[8, null]", "input={kind: noise}"])
     assert [(case.frames, case.window) for case in changed.all_cases()] == [(7, 8), (7, None)]
