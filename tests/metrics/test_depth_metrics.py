@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lingbot_eval.errors import DataError
-from lingbot_eval.metrics.base import METRICS, DepthMetrics, metric
-from lingbot_eval.metrics.depth import DepthScorer, DepthSettings
-from lingbot_eval.types import Measurement
+from lingbot_eval.geometry.alignment import Sim3
+from lingbot_eval.metrics.base import METRICS, DepthMetrics, SceneContext, ScoredScene, metric
+from lingbot_eval.metrics.depth import DepthFamily, DepthScorer, DepthSettings
+from lingbot_eval.metrics.trajectory import TrajectoryScore
+from lingbot_eval.types import Frame, Measurement, Prediction, Trajectory
 
 DATA = Path(__file__).parents[1] / "data"
 FIGURES = json.loads((DATA / "metrics_figures.json").read_text())
@@ -339,6 +341,37 @@ def test_without_a_trajectory_its_scale_is_a_reason() -> None:
     found = by_name(scorer)
     assert "no Sim(3) alignment" in (found["rmse", "trajectory_scale"].reason or "")
     assert found["rmse", "sequence_scale"].value is not None
+
+
+@pytest.mark.parametrize("scale", [2.5, None])
+def test_the_family_takes_its_scale_from_the_trajectory(scale: float | None) -> None:
+    """That by which the estimate's lengths are multiplied, and not the other way."""
+    family = DepthFamily(DepthSettings(), SceneContext())
+    pairs = frames(2)
+    for index, (truth, guess) in enumerate(pairs):
+        frame = Frame(index, 0.0, None, "made", None, truth, None)
+        assert family.add(frame, Prediction(index, 0.0, np.eye(4), guess))["depth_abs_rel"] is not None
+    nothing = Trajectory(np.empty(0, np.int64), np.empty(0), np.empty((0, 4, 4)))
+    moves = {} if scale is None else {"sim3": Sim3(scale, np.eye(3), np.zeros(3))}
+    score = TrajectoryScore((), np.empty(0, np.int64), np.empty((0, 3)), alignments=moves)
+    found = {(m.name, m.variant): m for m in family.compute(ScoredScene(nothing, nothing, 2, trajectory=score))}
+    measured = found["abs_rel", "trajectory_scale"]
+    if scale is None:
+        assert "no Sim(3) alignment" in (measured.reason or "")
+    else:
+        expected = naive_sequence(pairs, "trajectory_scale", scale)["abs_rel"]
+        assert measured.value == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_method_without_depth_says_so_of_every_figure() -> None:
+    family = DepthFamily(DepthSettings(), SceneContext(gives_depth=False))
+    truth = frames(1)[0][0]
+    family.add(Frame(0, 0.0, None, "made", None, truth, None), Prediction(0, 0.0, np.eye(4), None))
+    nothing = Trajectory(np.empty(0, np.int64), np.empty(0), np.empty((0, 4, 4)))
+    found = family.compute(ScoredScene(nothing, nothing, 1))
+    assert len(found) > 40
+    reasons = {m.reason for m in found if m.value is None}
+    assert reasons == {"the method gives no depth"}
 
 
 def test_error_against_distance() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,15 @@ def test_what_cannot_be_scored_has_its_reason(spoil: object, reason: str) -> Non
     found = pair_measurements(trajectory(truth), trajectory(estimate))
     assert len(found) == 24
     assert all(m.value is None and m.reason is not None and reason in m.reason for m in found)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_positions_alone_have_no_relative_poses(side: int) -> None:
+    pair = [trajectory(poses) for poses in random_poses(6, 0)]
+    pair[side] = replace(pair[side], has_orientation=False)
+    found = pair_measurements(*pair)
+    assert len(found) == 24
+    assert all(m.value is None and "orientation" in (m.reason or "") for m in found)
 
 
 def test_settings_are_strict() -> None:
