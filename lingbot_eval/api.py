@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import expanded
+from lingbot_eval.settings import several
 
 if TYPE_CHECKING:
     from lingbot_eval.comparison.backends import BackendComparison
@@ -190,7 +191,7 @@ def fetch_dataset(
 
     load_plugins()
     found = load_card(name, None if card is None else expanded(Path(card)))
-    plan = plan_fetch(found, expanded(Path(root)), scenes)
+    plan = plan_fetch(found, expanded(Path(root)), several(scenes))
     if agree(plan):
         fetch(plan, progress)
     return plan
@@ -237,7 +238,7 @@ def report(
     return write_report(
         paths,
         Path(out),
-        labels,
+        several(labels),
         html=html,
         notebook=notebook,
         notebook_page=notebook_page,
@@ -288,7 +289,7 @@ def export(
     from lingbot_eval.viewing.export import Exported, known_formats, write_formats
     from lingbot_eval.viewing.scaled import make_scaled
 
-    asked = known_formats(formats)
+    asked = known_formats(several(formats))
     store = RunStore.open(_run_path(run))
     record = store.read_run()
     chosen, notes = _results_like(store, units)
@@ -438,6 +439,7 @@ def gate(
 
     if (baseline is None) == (against is None):
         raise ConfigError("gate: give a baseline file, or runs to judge against: one of the two")
+    require = None if require is None else several(require)
     unknown = [name for name in require or () if name not in FAMILIES]
     if unknown:
         raise ConfigError(f"gate: require: expected some of {', '.join(FAMILIES)}, found {unknown[0]!r}")
@@ -584,7 +586,7 @@ def verify(
     from lingbot_eval.verification.reproduce import Setup
     from lingbot_eval.verification.reproduce import verify as run_cases
 
-    known = load_cases(shipped_cases() if folder is None else Path(folder), tuple(cases))
+    known = load_cases(shipped_cases() if folder is None else Path(folder), several(cases))
     # Checked here: what runs is a copy of each case's own settings.
     validated(StreamSettings, {"backend": backend, "cache_precision": cache_precision}, "verify")
     return run_cases(known, Setup(backend, dtype, choose_device(device), cache_precision))
@@ -608,6 +610,8 @@ def check_wrapper(
     """
     from lingbot_eval.verification.wrapper import MODES, check_wrapper
 
+    if isinstance(command, str):
+        raise ConfigError(f"command: expected its words, as ['python', 'wrap.py'], found the text {command!r}")
     return check_wrapper(command, MODES if mode is None else (mode,), timeout_s)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from lingbot_eval.errors import ConfigError, LingbotEvalError, one_line
-from lingbot_eval.settings import nearest
+from lingbot_eval.settings import nearest, several
 
 ENTRY_POINTS = "lingbot_eval.plugins"
 HOW_TO_ADD = "; one of a plugin is known with --plugin FILE"
@@ -162,7 +162,7 @@ def load_plugins(sources: Iterable[str] = ()) -> tuple[Plugin, ...]:
             with _loading(_plugin_of_module(point.module), f"installed plugin {point.name}"):
                 point.load()
             _INSTALLED.append(point.value)
-    for source in sources:
+    for source in several(sources):
         _load(source)
     return plugins()
 

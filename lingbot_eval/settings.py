@@ -46,6 +46,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {names[matches[0]]!r}?)" if matches else ""
 
 
+def several(names: Iterable[str]) -> tuple[str, ...]:
+    """The names; a text alone is one name, and not as many as it has letters."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def validated(model: type[ModelT], data: Any, where: str) -> ModelT:
     """``data`` as ``model``.
 

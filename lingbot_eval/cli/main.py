@@ -141,7 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.abandon()
         return 0
     except KeyboardInterrupt:
-        output.note("interrupted; run the same command again to continue")
+        output.note(text := "interrupted; run the same command again to continue")
+        if "--json" in words:
+            with suppress(StoreError, BrokenPipeError):
+                output.as_json({"error": text, "kind": "KeyboardInterrupt"})
         return 130
     except Exception as error:  # the last resort: a user should not meet a traceback
         if os.environ.get(TRACEBACK_VARIABLE):

@@ -169,7 +169,7 @@ def _run_directory(given: Path) -> Path:
     )
     near = tuple(dict.fromkeys(near))
     hint = f"give one of: {', '.join(str(path) for path in near)}" if near else "start one with: lingbot-eval run"
-    found = "a folder without it" if given.is_dir() else "no such folder"
+    found = "a folder without it" if given.is_dir() else "a file" if given.exists() else "no such folder"
     raise ConfigError(f"expected a run directory (with {RUN_FILE}), found {found}: {given}; {hint}")
 
 
@@ -324,6 +324,9 @@ def compare(args: argparse.Namespace) -> int:
     runs = [(Path(given) / RUN_FILE).is_file() for given in (args.a, args.b)]
     if all(runs):
         return _runs(args)
+    for given, backend in zip((args.a, args.b), backends, strict=True):
+        if not backend and Path(given).exists():
+            _run_directory(Path(given))
     found = " and ".join(
         f"{given} ({'a backend' if backend else 'a run' if run else 'neither'})"
         f"{'' if backend or run else nearest(given, BACKENDS)}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lingbot_eval.cli import output
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.registry import load_plugins
 
 if TYPE_CHECKING:
     from lingbot_eval.files.trajectories import Pairing, TrajectoryFile
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     """0 when every estimate could be scored under the chosen alignment, 1 when not; bad input raises."""
     from lingbot_eval.files.trajectories import read_trajectory
 
+    load_plugins()
     if not 0 <= args.max_diff < float("inf"):
         raise ConfigError(f"--max-diff: expected seconds, 0 or more, found {args.max_diff}")
     if args.anchor_frames < 3:

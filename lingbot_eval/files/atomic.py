@@ -27,9 +27,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {reason(error)}; free space or choose another folder, then run again"
-        ) from error
+        advice = "free space or choose another folder"
+        if not path.parent.is_dir():
+            advice = f"make the folder {path.parent} or choose another"
+        raise StoreError(f"cannot write {path}: {reason(error)}; {advice}, then run again") from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from lingbot_eval.metrics.matching import ALIGNMENTS, ANCHOR_FRAMES, Alignment, 
 from lingbot_eval.metrics.meaning import FEW_PERCENT, match_notes, pose_notes
 from lingbot_eval.metrics.pair_auc import Progress, pair_measurements
 from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, plugin_measurements, score_trajectory
-from lingbot_eval.settings import validated
+from lingbot_eval.settings import several, validated
 from lingbot_eval.types import DriftSeries, FloatArray, Measurement, Trajectory
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def score(
     align: Alignment = "sim3",
     anchor_frames: int = ANCHOR_FRAMES,
     max_difference: float = MAX_DIFFERENCE,
-    without: Collection[Family] = (),
+    without: Collection[str] = (),
     progress: Progress | None = None,
 ) -> PoseScore:
     """Score an estimated trajectory against a reference.
@@ -115,8 +115,11 @@ def score(
         ConfigError: an argument has no meaning, or one file has times and the other has none.
         DataError: nothing of the two files pairs.
     """
+    _check_arrays(reference, "reference")
+    _check_arrays(estimate, "estimate")
     if align not in ALIGNMENTS:
         raise ConfigError(f"align: expected one of {', '.join(ALIGNMENTS)}, found {align!r}")
+    without = several(without)
     unknown = [family for family in without if family not in FAMILIES]
     if unknown:
         raise ConfigError(f"without: expected some of {', '.join(FAMILIES)}, found {unknown[0]!r}")
@@ -160,6 +163,27 @@ def score(
         pairing=pairing,
         estimate=guess,
     )
+
+
+def _check_arrays(given: Any, side: str) -> None:
+    """Raises ConfigError for what is no trajectory, and for one whose arrays are of other shapes than it says."""
+    if not isinstance(given, Trajectory | TrajectoryFile):
+        raise ConfigError(
+            f"{side}: expected a Trajectory, found {type(given).__name__}; read_trajectory(FILE) reads one, and"
+            " Trajectory(indices, timestamps, poses) has arrays of yours"
+        )
+    if isinstance(given, Trajectory):
+        shapes = [np.shape(array) for array in (given.indices, given.timestamps, given.camera_to_world)]
+        count = np.size(given.indices)
+        if shapes != [(count,), (count,), (count, 4, 4)] or not isinstance(given.camera_to_world, np.ndarray):
+            raise ConfigError(
+                f"{side}: expected numpy arrays of indices (N,), timestamps (N,) and poses (N, 4, 4), found"
+                f" {type(given.camera_to_world).__name__} of {', '.join(map(str, shapes))}"
+            )
+        falls = np.flatnonzero(np.diff(given.indices) <= 0)
+        if len(falls):
+            last, then = given.indices[falls[0] : falls[0] + 2]
+            raise ConfigError(f"{side}: expected indices that rise, found {then} after {last}; sort the poses by frame")
 
 
 def _coverage(pairing: Pairing) -> Iterator[Measurement]:

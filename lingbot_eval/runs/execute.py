@@ -108,6 +108,9 @@ def execute(
     Raises ConfigError for a method that runs a command, unless allow_commands.
     """
     refuse_commands(plan.commands, allow_commands)
+    given: Any = parallel
+    if not isinstance(given, Parallel | None):
+        raise ConfigError(f"parallel: expected Parallel(workers=N), found {given!r}")
     record = RunRecord(
         key=plan.key,
         name=plan.experiment.name,

@@ -386,7 +386,9 @@ class RunStore(Store[RunRecord, UnitRecord]):
     def open(cls, path: Path) -> RunStore:
         """An existing run directory, for reading. Raises StoreError when it is none."""
         if not (path / RUN_FILE).is_file():
-            raise StoreError(f"expected a run directory with {RUN_FILE}, found none at {path}; see lingbot-eval run")
+            near = find_runs(path)
+            hint = f"give one of: {', '.join(map(str, near[:_NEAR]))}" if near else "see lingbot-eval run"
+            raise StoreError(f"expected a run directory with {RUN_FILE}, found none at {path}; {hint}")
         return cls(path)
 
     def read_panels(self, unit: StoredUnit[UnitRecord]) -> DepthPanels | None:
@@ -407,6 +409,9 @@ def _state(found: os.stat_result) -> tuple[int, int, int]:
 def run_directory(root: Path, record: JobRecord) -> Path:
     """``ROOT/NAME-KEY``: the run's name, encoded as one component, and the first 12 digits of its key."""
     return root / f"{component(record.name)}-{component(record.key[:12])}"
+
+
+_NEAR = 8  # run directories that a message names
 
 
 def find_runs(root: Path) -> tuple[Path, ...]:

@@ -50,7 +50,7 @@ CASES: dict[str, Case] = {
     "fetch_dataset": Case(
         {"name": "N", "root": "R", "scenes": ["a"], "card": "K"},
         "lingbot_eval.datasets.fetch:plan_fetch",
-        ([("N", Path("K")), Path("R"), ["a"]], {}),
+        ([("N", Path("K")), Path("R"), ("a",)], {}),
         {"lingbot_eval.datasets.cards:load_card": arguments},
         frozenset({"agree", "progress"}),
     ),
@@ -58,7 +58,7 @@ CASES: dict[str, Case] = {
         {"runs": ["A", "B"], "out": "O", "labels": ["a", "b"], "html": False, "notebook": True, "interactive": True},
         "lingbot_eval.reports.report:write_report",
         (
-            [[Path("A"), Path("B")], Path("O"), ["a", "b"]],
+            [[Path("A"), Path("B")], Path("O"), ("a", "b")],
             {"html": False, "notebook": True, "notebook_page": False, "interactive": True},
         ),
         {},

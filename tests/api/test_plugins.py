@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +239,9 @@ def leaves(reference, estimate):
 """
 
 
-def test_score_shows_them_among_the_first_and_outlives_their_faults(tmp_path: Path) -> None:
+def test_score_shows_them_among_the_first_and_outlives_their_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poses = np.tile(np.eye(4), (20, 1, 1))
     poses[:, :3, 3] = np.random.default_rng(0).normal(size=(20, 3))
     np.save(tmp_path / "poses.npy", poses)
@@ -249,6 +253,13 @@ def test_score_shows_them_among_the_first_and_outlives_their_faults(tmp_path: Pa
     assert "it ended the program: sys.exit(3)" in said
     found = {m["name"]: m for m in json.loads(command(tmp_path, *words, "--json"))["measurements"]}
     assert (found["aside"]["value"], found["leaves"]["value"]) == (3.5, None)
+    # Those of a package that is installed need not be named.
+    (tmp_path / "metrics.py").rename(tmp_path / "installed_metrics.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("mine", "installed_metrics", registry.ENTRY_POINTS)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "_INSTALLED", [])
+    assert "2.500000 m" in command(tmp_path, *words[:-2])
     # One of ours that no declaration names in full.
     (tmp_path / "metrics.py").write_text(METRICS_OF_ALL_KINDS.replace("def shown", "def ate_mean"))
     assert "trajectory/ate_mean/sim3 is measured twice" in command(tmp_path, *words, code=2)

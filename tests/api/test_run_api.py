@@ -54,6 +54,8 @@ def test_what_is_done_is_not_done_again_and_settings_can_be_set(settings: dict[s
     assert lb.plan_run(settings, {"datasets.0.selection.count": 4}).key != key
     assert lb.plan_run(settings, ["datasets.0.selection.count=4"]).key != key
     assert settings["datasets"][0].get("selection") is None
+    with pytest.raises(ConfigError, match=r"parallel: expected Parallel\(workers=N\), found 2"):
+        lb.run(settings, out=ran.path.parent, parallel=2)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"set datasets\.0\.selection\.: expected"):
         lb.plan_run(settings, {"datasets.0.selection.": 4})
     with pytest.raises(ConfigError, match=r"'counts' .did you mean 'count'"):
@@ -87,6 +89,13 @@ def test_a_stored_run_is_opened_reported_judged_and_compared(ran: lb.Run, tmp_pa
     assert {pair.difference for pair in unit.measurements if pair.difference is not None} == {0}
     with pytest.raises(StoreError, match="nowhere"):
         lb.open_run(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match=f"give one of: .*{ran.path.name}"):
+        lb.open_run(ran.path.parent)
+    assert lb.gate(ran, baseline=tmp_path / "base.yaml", require="accuracy").required == ("accuracy",)
+    with pytest.raises(ConfigError, match="command: expected its words"):
+        lb.check_wrapper("python wrap.py")
+    with pytest.raises(ConfigError, match=r"nowhere\.py: no such file"):
+        lb.load_plugins("nowhere.py")
 
 
 def test_a_case_of_the_reference_holds() -> None:

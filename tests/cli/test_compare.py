@@ -101,6 +101,9 @@ def test_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "says"),
     [
         (["sdpa", "nowhere"], "found sdpa (a backend) and nowhere (neither)"),
+        # The folder of runs instead of one, and a file.
+        ([".", "nowhere"], "found a folder without it: ."),
+        ([__file__, "nowhere"], "found a file: "),
         (["sdpa", "paged:int8"], "behind paged, found 'int8'"),
         (["sdpa", "flashinfer:bfloat16"], "backend sdpa works meanwhile"),
         (["sdpa", "paged", "--scene", "kitchen"], "no scene 'kitchen'; there are: room, corridor"),

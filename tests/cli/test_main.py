@@ -86,7 +86,9 @@ def test_interrupted_is_one_line_and_130(
 ) -> None:
     failing(monkeypatch, KeyboardInterrupt())
     assert main(score) == 130
-    assert capsys.readouterr().err == "interrupted; run the same command again to continue\n"
+    assert capsys.readouterr() == ("", "interrupted; run the same command again to continue\n")
+    assert main([*score, "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["kind"] == "KeyboardInterrupt"
 
 
 def test_wrong_words_with_json(capsys: pytest.CaptureFixture[str]) -> None:

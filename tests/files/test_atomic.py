@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lingbot_eval.errors import StoreError
 from lingbot_eval.files.atomic import REPLACED, atomic_path, remove_abandoned, staged, temporary_folder, write_text
 
 KILLED = """
@@ -140,3 +141,10 @@ def test_a_folder_that_takes_nothing_is_an_error_and_no_endless_search(
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(FileNotFoundError), temporary_folder(tmp_path):
         pass
+
+
+def test_a_folder_that_is_not_there_is_to_be_made(tmp_path: Path) -> None:
+    with pytest.raises(
+        StoreError, match=r"cannot write .*gone/page.html: No such .*; make the folder .*gone or choose"
+    ):
+        write_text(tmp_path / "gone" / "page.html", "new")

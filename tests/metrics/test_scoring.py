@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +94,8 @@ def test_families_and_progress() -> None:
     found = lb.score(truth, truth, without=["drift"], progress=lambda *counts: seen.append(counts))
     assert {m.family for m in found.measurements} == {"trajectory", "auc"}
     assert seen[-1] == (132, 132)
+    # One name needs no list, and is not read letter by letter.
+    assert {m.family for m in lb.score(truth, truth, without="drift").measurements} == {"trajectory", "auc"}
     assert lb.score(truth, truth, without=["trajectory", "auc"])["segment_translation"].variant == "sim3"
 
 
@@ -107,6 +111,24 @@ def test_families_and_progress() -> None:
 def test_arguments_without_meaning_are_refused(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         lb.score(walk(), walk(), **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("gt.txt", r"expected a Trajectory, found str; read_trajectory\(FILE\)"),
+        (walk().camera_to_world, "expected a Trajectory, found ndarray"),
+        (replace(walk(), indices=np.arange(29)), r"found ndarray of \(29,\), \(30,\), \(30, 4, 4\)"),
+        (replace(walk(), camera_to_world=walk().camera_to_world[:, :3]), r"\(30, 3, 4\)"),
+        (replace(walk(), camera_to_world=walk().camera_to_world.tolist()), "found list of"),
+        (replace(walk(), indices=np.arange(30)[::-1]), "expected indices that rise, found 28 after 29"),
+    ],
+)
+def test_what_is_no_trajectory_is_refused(given: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^reference: .*{words}"):
+        lb.score(given, walk())
+    with pytest.raises(ConfigError, match=f"^estimate: .*{words}"):
+        lb.score(walk(), given)
 
 
 def test_arguments_reach_every_family() -> None:
