@@ -152,7 +152,7 @@ def test_scale_drift_is_a_percentage_and_no_logarithm() -> None:
 @pytest.mark.parametrize(("steps", "enough"), [(100, False), (101, True)])
 def test_scale_drift_needs_two_windows_of_frames(steps: int, enough: bool) -> None:
     truth = steps_to_path(*winding(steps))
-    found = score(truth, truth, scale_window=51)
+    found = score(truth, truth)
     if enough:
         assert value(found, "scale_drift") == pytest.approx(0, abs=1e-9)
     else:
@@ -189,10 +189,6 @@ def test_one_long_step_makes_no_standstill_of_the_others() -> None:
 SETTINGS = [
     ({"segment_lengths_m": (20.0,)}, {"segment_translation", "segment_rotation"}),
     ({"segment_every": 7}, {"segment_translation", "segment_rotation"}),
-    ({"scale_window": 21}, {"scale_drift"}),
-    ({"jump_factor": 80.0}, {"jumps"}),
-    ({"collapse_window": 70}, {"collapsed", "collapse_frame"}),
-    ({"collapse_factor": 90.0}, {"collapsed", "collapse_frame"}),
     ({"anchor_frames": 20}, {"anchored_final_error"}),
 ]
 
