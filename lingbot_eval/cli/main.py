@@ -157,6 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A path that is too long, a folder that is not ours to read, a disk that fails: not the program's fault.
             text = f"{shortened(str(error.filename or 'the system'))}: {reason(error)}; check the path and the disk"
             return _refused(2, text, type(error).__name__, as_json="--json" in words)
+        if place := place_in_plugin(error):
+            text = f"code of a plugin failed: {one_line(error)}{place}; mend it there"
+            return _refused(2, text, type(error).__name__, as_json="--json" in words)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         text = f"a fault of lingbot-eval itself, {type(error).__name__} in {frame.filename}:{frame.lineno}: {error}"
         hint = f"set {TRACEBACK_VARIABLE}=1 to see all of it, and report it"

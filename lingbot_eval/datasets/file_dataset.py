@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -178,13 +178,22 @@ class FileDataset:
 
     def read(self, scene: str) -> FileSequence:
         """Every frame of a scene with what the record says of it; by default of ``frames`` and ``intrinsics``."""
-        files = list(self.frames(scene))
+        listed: Any = self.frames(scene)
+        files = list(listed) if isinstance(listed, Iterable) else [listed]
         wrong = [file for file in files if not isinstance(file, FrameFiles)]
         if wrong:
             raise DataError(
                 f"{self.name}: {scene}: expected frames(scene) to list FrameFiles, found {type(wrong[0]).__name__};"
                 " give each frame as lingbot_eval.FrameFiles(image, timestamp, …)"
             )
+        for number, file in enumerate(files):
+            given: tuple[Any, Any] = (file.image, file.pose)
+            shape = (4, 4) if given[1] is None or isinstance(given[1], Path) else np.shape(given[1])
+            if not isinstance(given[0], Path) or shape != (4, 4):
+                raise DataError(
+                    f"{self.name}: {scene} frame {number}: expected its image as a pathlib.Path, its pose (4, 4),"
+                    f" found {type(given[0]).__name__} and {shape}"
+                )
         posed = any(file.pose is not None for file in files)
         poses = "camera-to-world, OpenCV axes, metres, as the dataset's reader says" if posed else "none"
         return self.sequence(scene, files, self.intrinsics(scene), {"poses": poses, "layout": self.layout})

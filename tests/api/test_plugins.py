@@ -218,6 +218,31 @@ def test_what_they_do_wrong_is_the_units_failure(folder: Path, tmp_path: Path) -
     assert all(unit["reason"].endswith(f" (plugin_mine.py:{LINE})") for unit in document["units"])
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (
+            "images = lb",
+            "1 / 0; images = lb",
+            "code of a plugin failed: ZeroDivisionError: division by zero (plugin_mine",
+        ),
+        ("return [\n", "return [\n] and [\n", "has no frames"),
+        ("return [\n", "return None and [\n", "to list FrameFiles, found NoneType"),
+        ("FrameFiles(image,", "FrameFiles(str(image),", "expected its image as a pathlib.Path, its pose (4, 4)"),
+        (" pose, depth=depth", " pose[:3], depth=depth", "its pose (4, 4), found PosixPath and (3, 4)"),
+    ],
+)
+def test_what_a_dataset_does_wrong_is_one_line(
+    folder: Path, tmp_path: Path, before: str, after: str, says: str
+) -> None:
+    source = PLUGIN.read_text()
+    assert before in source
+    (tmp_path / "plugin_mine.py").write_text(source.replace(before, after, 1))
+    said = command(tmp_path, "run", str(folder / "mine.yaml"), "--plugin", "plugin_mine.py", "--dry-run", code=2)
+    assert says in said
+    assert len(said.strip().splitlines()) == 1
+
+
 METRICS_OF_ALL_KINDS = """
 import sys
 import lingbot_eval as lb
