@@ -169,6 +169,23 @@ def test_single_frames_of_several_sizes_are_checked_against_their_own(root: Path
     assert shapes == [usual, usual, ((50, 66, 3), (50, 66)), usual, usual, usual]
 
 
+def test_oxford_spires_depth_goes_by_number_and_poses_by_row(tmp_path: Path) -> None:
+    root = trees.write_oxford_spires(tmp_path)
+    (folder,) = root.iterdir()
+    for path in [*folder.glob("images/*"), *folder.glob("depth/*")]:
+        path.rename(path.with_name(f"{3 * int(path.stem) + 10:06d}{path.suffix}.new"))
+    for path in folder.glob("*/*.new"):
+        path.rename(path.with_suffix(""))
+    (folder / "depth/000013.npy").unlink()
+    sequence = open_adapter("oxford_spires", root, {}).open(folder.name, Selection())
+    frames = list(sequence.frames())
+    assert [frame.depth is None for frame in frames] == [False, True, *[False] * (trees.FRAMES - 2)]
+    for k, frame in enumerate(frames):
+        np.testing.assert_allclose(frame.camera_to_world, trees.pose(k), atol=1e-6)
+        if k != 1:
+            np.testing.assert_allclose(frame.depth, trees.depth(k), rtol=1e-6)
+
+
 def test_droid_w_images_go_by_time_not_by_name(root: Path) -> None:
     """Times of different lengths: 9.5 s comes before 10.05 s and that before 10.1 s; so do their poses."""
     folder = root / "downtown1"

@@ -14,7 +14,9 @@ from pathlib import Path
 import layout_trees as trees
 import numpy as np
 import pytest
+from PIL import Image
 
+from lingbot_eval.datasets.driving import oxts_poses
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence, Selection
 from lingbot_eval.errors import DataError
@@ -483,6 +485,43 @@ def test_smaller_copies_are_the_same_capture_with_their_own_pixels(tree: Callabl
         assert np.median(np.abs(frame.image - expected)) <= 4
 
 
+def test_copies_of_several_sizes_in_one_capture_each_have_their_own_pixels(
+    tree: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Some images are there as smaller copies alone, whose sides were rounded; others are held back for tests."""
+    root = shutil.copytree(tree("capture"), tmp_path / "data")
+    path = root / "garden/transforms.json"
+    document = json.loads(path.read_text())
+    name = Path(document["frames"][0]["file_path"]).name
+    (root / "garden/images" / name).unlink()
+    Image.new("RGB", (80, 59)).save(root / "garden/images_2" / name)
+    document["test_frames"] = [document["frames"].pop() for _ in range(2)]
+    before = opened("capture", root)
+    path.write_text(json.dumps(document))
+    sequence = opened("capture", root)
+    assert {file.image for file in sequence.files} == {file.image for file in before.files}
+    (k,) = [k for k, file in enumerate(sequence.files) if file.image.parent.name == "images_2"]
+    (fx, _, cx), (_, fy, cy), _ = trees.CAPTURE.camera.tolist()
+    along, across = 80 / 96, 59 / 72
+    expected = [[along * fx, 0, along * (cx + 0.5) - 0.5], [0, across * fy, across * (cy + 0.5) - 0.5], [0, 0, 1]]
+    np.testing.assert_allclose(sequence.files[k].intrinsics, expected)
+    np.testing.assert_allclose(sequence.files[1 if k == 0 else 0].intrinsics, trees.CAPTURE.camera)
+
+
+def test_what_lies_beside_a_scene_of_rendered_rooms(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("replica"), tmp_path / "replica")
+    scene = trees.LAYOUTS["replica"].scene
+    (shared,) = root.rglob("cam_params.json")
+    camera = json.loads(shared.read_text())
+    inner = camera.get("camera", camera)
+    inner["fx"] = 77.0
+    next(path for path in root.rglob(scene) if path.is_dir()).joinpath("cam_params.json").write_text(json.dumps(camera))
+    assert opened("replica", root).frame(0).intrinsics[0, 0] == 77.0
+    # Scenes of Sintel's test, whose depth and cameras nobody has, are none.
+    assert any((tree("sintel") / "test/final").iterdir())
+    assert open_adapter("sintel", tree("sintel"), {}).scenes() == ("alley_2",)
+
+
 def test_models_as_text_and_of_folders_are_read_alike(tree: Callable[[str], Path], tmp_path: Path) -> None:
     trees.write_colmap(tmp_path, trees.CAPTURE, binary=False)
     text, binary = opened("capture colmap", tmp_path), opened("capture colmap", tree("capture colmap"))
@@ -608,6 +647,35 @@ def test_grey_cameras_of_kitti(tmp_path: Path) -> None:
     np.testing.assert_allclose(next(iter(sequence.frames())).intrinsics, trees.CAMERA)
     with pytest.raises(DataError, match="image_2"):
         open_adapter("kitti", tmp_path, {"camera": "image_2"}).open("00", Selection())
+    for k in range(3):  # where both are there the colour camera is meant
+        trees.save(tmp_path / f"sequences/00/image_2/{k:06d}.png", trees.View(), k)
+    for options, projection_of in (({}, "P2"), ({"camera": "image_0"}, "P0")):
+        facts = open_adapter("kitti", tmp_path, options).open("00", Selection()).facts()
+        assert facts["intrinsics"] == f"{projection_of} of calib.txt (rectified)"
+    assert "camera 2 beside it" in open_adapter("kitti", tmp_path, {}).open("00", Selection()).facts()["poses"]
+
+
+def test_packets_of_gps_are_positions_about_the_first_one(tmp_path: Path) -> None:
+    """Mercator's projection, its scale that of the first latitude; the heading counts from east, to the left."""
+    rows = [(10.0, 20.0, 100.0, 0, 0, 0), (10.0, 20.01, 103.0, 0, 0, np.pi / 2), (11.0, 20.0, 90.0, 0, 0, 0)]
+    for n, row in enumerate(rows):
+        (tmp_path / f"{n}.txt").write_text(" ".join(map(repr, [*map(float, row), *[0.0] * 24])) + "\n")
+    found = oxts_poses({n: tmp_path / f"{n}.txt" for n in range(3)})
+    scale = np.cos(np.radians(10)) * 6378137.0
+    north = np.diff(np.log(np.tan(np.pi / 4 + np.radians([10.0, 11.0]) / 2)))[0]
+    positions = [[0, 0, 0], [scale * np.radians(0.01), 0, 3], [0, scale * north, -10]]
+    np.testing.assert_allclose([found[n][:3, 3] for n in range(3)], positions, atol=1e-3)
+    np.testing.assert_allclose(found[1][:3, 0], [0, 1, 0], atol=1e-12)  # ahead is north
+
+
+def test_single_frames_of_kitti_may_have_sizes_of_their_own(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("kitti_depth"), tmp_path / "data")
+    path = opened("kitti_depth", root).files[3].image
+    with Image.open(path) as picture:
+        smaller = picture.crop((0, 0, picture.width - 4, picture.height - 2))
+    smaller.save(path)
+    sequence = opened("kitti_depth", root)
+    assert sequence.facts()["image_faults"] == []
 
 
 def test_recordings_with_messages_of_one_time(tree: Callable[[str], Path], tmp_path: Path) -> None:
@@ -743,12 +811,16 @@ def test_a_change_of_what_poses_are_from_is_another_dataset(
     before = opened(name, root).fingerprint()
     (path,) = root.glob(POSE_SOURCES[name])
     status, content = path.stat(), path.read_bytes()
-    place = max(content.rfind(digit) for digit in (b"1", b"2", b"3", b"4"))
-    path.write_bytes(content[:place] + b"5" + content[place + 1 :])
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    changed = open_adapter(trees.LAYOUTS[name].dataset, root, trees.LAYOUTS[name].options)
-    try:
-        after = changed.open(trees.LAYOUTS[name].scene, Selection()).fingerprint()
-    except DataError:
-        return  # seen, too
+    # From the end on, until one is changed that leaves a file that can be read.
+    for place in [match.start() for match in re.finditer(rb"[1-4]", content)][:-400:-1]:
+        path.write_bytes(content[:place] + b"5" + content[place + 1 :])
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        changed = open_adapter(trees.LAYOUTS[name].dataset, root, trees.LAYOUTS[name].options)
+        try:
+            after = changed.open(trees.LAYOUTS[name].scene, Selection()).fingerprint()
+            break
+        except DataError:
+            continue  # seen, too
+    else:
+        pytest.fail("no change can be read")
     assert after != before

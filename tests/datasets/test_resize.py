@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.prepare import SizeSettings, prepare, size_plan
+from lingbot_eval.prepare import SizeSettings, crop_notes, prepare, size_plan
 from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame
 
@@ -182,6 +182,31 @@ def test_parts_that_are_not_there_stay_so() -> None:
     nothing = prepare(Frame(3, 1.5, None, "n", np.eye(4), None, K), SizeSettings())
     assert (nothing.index, nothing.timestamp, nothing.intrinsics, nothing.depth) == (3, 1.5, None, None)
     assert nothing.camera_to_world is not None
+
+
+def test_a_mask_is_of_the_images_pixels_whatever_camera_the_depth_is_of() -> None:
+    frame = ramp_frame(64, 48, 0)
+    left_out = np.arange(64 * 48).reshape(48, 64) % 5 == 0
+    asked = SizeSettings(mode="cover", width=56, height=56)
+    plain = prepare(replace(frame, left_out=left_out, intrinsics=K, depth_intrinsics=None), asked).left_out
+    other = prepare(replace(frame, left_out=left_out, intrinsics=K, depth_intrinsics=1.5 * K), asked).left_out
+    assert plain is not None
+    assert plain.shape == (56, 56)
+    np.testing.assert_array_equal(other, plain)
+
+
+def test_what_is_cut_off_is_said_of_the_worst() -> None:
+    """Resized to 518 columns, and cut around the centre to 518 rows."""
+    sizes = [(100, 200, 10), (100, 400, 3), (400, 100, 9)]
+    assert crop_notes(sizes, SizeSettings()) == [
+        "13 of 22 images lose up to 75% of the picture: 100x400 is resized to 518x2072 and cut around its centre to"
+        " 518x518; to keep all of it, set size.max_height: 2072"
+    ]
+    assert crop_notes(sizes[:1], SizeSettings(mode="cover", width=518, height=518)) == [
+        "10 of 10 images lose 50% of the picture: 100x200 is resized to 518x1036 and cut around its centre to 518x518;"
+        " to keep all of it, set size: {mode: width, width: 518}"
+    ]
+    assert crop_notes(sizes[2:], SizeSettings()) == []
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (56, 42)], ids=["resized", "as it comes"])

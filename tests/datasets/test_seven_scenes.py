@@ -94,6 +94,9 @@ def test_jpeg_colour_is_accepted(root: Path) -> None:
 
 def test_selection_and_skipped_decoding(root: Path) -> None:
     sequence = adapter(root).open(SCENE, Selection(start=1, stride=2))
+    without = next(sequence.frames(images=False, depth=False))
+    assert (without.image, without.depth, without.depth_intrinsics) == (None, None, None)
+    assert without.intrinsics is not None
     frames = list(sequence.frames(images=False, depth=False))
     assert [frame.source[-16:] for frame in frames] == ["000001.color.png", "000005.color.png"]
     assert [frame.index for frame in frames] == [0, 1]

@@ -296,6 +296,9 @@ def test_a_pairing_counts_what_met_and_says_how_much_was_covered(tmp_path: Path)
     assert (met.indices.tolist(), met.timestamps.tolist()) == ([0, 2, 3, 4, 5], [2.0, 3.0, 4.0, 5.0, 6.0])
     np.testing.assert_array_equal(met.camera_to_world, truth.camera_to_world[2:7])
     assert whole.indices.tolist() == [0, 1, 2, 3, 4, 5]
+    late = read_trajectory(file_of(tmp_path, "late.txt", ["2.125", "3.125", "12.0"]))
+    met, _, found = pair_trajectories(truth, late, 0.25)
+    assert (met.indices.tolist(), met.timestamps.tolist()) == ([0, 1], [2.0, 3.0])
     apart = replace(found, estimate_span_s=(20.0, 30.0))
     assert apart.span_covered_percent == 0.0
     assert replace(found, reference_span_s=(3.0, 3.0)).span_covered_percent is None
@@ -311,6 +314,10 @@ def test_poses_with_one_time_are_counted_apart(tmp_path: Path) -> None:
     assert met.indices.tolist() == [0, 1, 2, 3]
     assert met.timestamps.tolist() == [2.0, 3.0, 3.0, 4.0]
     assert whole.timestamps.tolist() == [2.0, 3.0, 3.0, 4.0, 4.5]
+    # One that met nothing has no second pose that met it, either.
+    guess = read_trajectory(file_of(tmp_path, "est.txt", ["2.0", "3.0", "3.0", "4.5", "4.5"]))
+    found = pair_trajectories(truth, guess, 0.25)[2]
+    assert (found.estimate_poses, found.matched, found.repeated) == (5, 3, 1)
 
 
 @pytest.mark.parametrize("oriented", ["gt", "est"])
@@ -333,8 +340,12 @@ def test_counts_where_names_or_rows_pair(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(head.format(i, i, f"{n}.jpg") for i, n in enumerate("abcde")))
     (tmp_path / "b.txt").write_text("".join(head.format(i, i, f"{n}.png") for i, n in enumerate("ecz")))
     files = read_trajectory(tmp_path / "a.txt"), read_trajectory(tmp_path / "b.txt")
-    found = pair_trajectories(*files)[2]
+    met, whole, found = pair_trajectories(*files)
     assert found == Pairing("by the images' names", 5, 3, 2)
+    # Frame numbers and times are the estimate's, which has c, e and z; poses are the reference's.
+    assert (met.indices.tolist(), met.timestamps.tolist()) == ([0, 1], [0.0, 1.0])
+    assert met.positions[:, 0].tolist() == [-2, -4]
+    assert whole.positions[:, 0].tolist() == [-1, 0, -2]
     assert found.matched_percent == pytest.approx(200 / 3)
     assert found.span_covered_percent is None
     row = "1 0 0 {} 0 1 0 0 0 0 1 0"

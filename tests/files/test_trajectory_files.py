@@ -207,6 +207,21 @@ def test_tum_round_trip(
     np.testing.assert_allclose(back.camera_to_world, poses, atol=1e-14, rtol=0)
 
 
+def test_files_without_times_or_turns_say_so(tmp_path: Path) -> None:
+    for changed in ({"time_scale": 0.5}, {"time_offset": 2.0}):
+        with pytest.raises(DataError, match="a time scale or offset has nothing to change: format kitti has no times"):
+            read_trajectory(written(tmp_path, IDENTITY_ROW + "\n"), **changed)  # type: ignore[arg-type]
+    poses = random_poses(2)
+    for oriented, columns in (
+        (True, "timestamp tx ty tz qx qy qz qw (camera-to-world)"),
+        (False, "timestamp tx ty tz ("),
+    ):
+        write_tum(tmp_path / "out.txt", Trajectory(np.arange(2), np.arange(2.0), poses, oriented))
+        head, *rows = (tmp_path / "out.txt").read_text().splitlines()
+        assert head.startswith(f"# {columns}")
+        assert {len(row.split()) for row in rows} == {8 if oriented else 4}
+
+
 def test_kitti_round_trip_is_exact(tmp_path: Path) -> None:
     poses = random_poses(4)
     write_kitti(tmp_path / "a.txt", poses)

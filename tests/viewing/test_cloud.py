@@ -78,6 +78,27 @@ def test_a_full_cloud_doubles_and_loses_no_point(seed: int, size: float | None) 
     np.testing.assert_array_equal(np.sort(again.counts), np.sort(cloud.counts))
 
 
+def test_a_cloud_that_doubled_is_one_that_had_that_edge_from_the_start() -> None:
+    """Voxels of one cell become one: its means are of all points, its first frame is the earliest."""
+    rng = np.random.default_rng(3)
+    frames = [frame_of(rng, count) for count in (900, 300, 700, 5)]
+    small = VoxelCloud(LEAST_VOXELS, 0.02)
+    for frame, given_points in enumerate(frames):
+        small.add(*given_points, frame)
+    assert small.generation >= 2
+    assert small.voxel_size is not None
+    whole = VoxelCloud(100_000, small.voxel_size)
+    for frame, given_points in enumerate(frames):
+        whole.add(*given_points, frame)
+    np.testing.assert_array_equal(small.first_frame, whole.first_frame)
+    one, other = (np.lexsort(cloud.positions.round(4).T) for cloud in (small, whole))
+    np.testing.assert_array_equal(small.first_frame[one], whole.first_frame[other])
+    np.testing.assert_array_equal(small.counts[one], whole.counts[other])
+    np.testing.assert_allclose(small.positions[one], whole.positions[other], atol=1e-4)
+    np.testing.assert_allclose(small.colours[one].astype(int), whole.colours[other].astype(int), atol=1)
+    np.testing.assert_allclose(small.confidence[one], whole.confidence[other], rtol=1e-4)
+
+
 def test_the_first_frame_chooses_the_edge_and_outliers_do_not() -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform(-1, 1, (20_000, 3)).astype(np.float32)
@@ -111,6 +132,7 @@ def test_the_confident_share_is_a_quantile_of_the_run() -> None:
     same = VoxelCloud(voxel_size=1.0)
     same.add(points, np.zeros((10, 3), np.uint8), np.ones(10, np.float32), 0)
     assert same.confident(0.1).all()
+    assert confidence_words(1.0) == "all voxels, whatever their confidence"
     assert confidence_words(0.7) == "the 70 % of the run's voxels with the highest mean confidence"
 
 

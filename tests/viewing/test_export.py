@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreEr
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.types import Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing import export as export_module
+from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.export import FORMATS, known_formats, write_formats
 from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
 from lingbot_eval.viewing.scaled import ScaledScene, make_scaled
@@ -330,9 +332,39 @@ def test_improved_poses_make_the_cloud_anew(kept: Reconstruction) -> None:
     assert scene.conventions()["scale"] == "1.0 (none: lengths are those of the poses that were given)"
     first = scene.cloud.first_frame == 0
     assert len(np.unique(scene.cloud.colours[first], axis=0)) > 1000  # of the pictures, not grey
+    for index in (3, 6, 9):  # each kept depth meets its own picture, though there are three for one
+        of_frame = scene.cloud.colours[scene.cloud.first_frame == index]
+        assert (of_frame == 128).all(axis=1).mean() < 0.1
+    assert scene.cloud.confidence.max() == 10  # of frame 9
+    # A scale that is nearly the same leaves the depth as it was kept.
+    poses = old.camera_to_world.copy()
+    poses[:, :3, 3] *= 1.005
+    same = make_scaled(kept, "x", poses=Trajectory(np.arange(FRAMES), old.timestamps, poses))
+    assert not any("times as large" in note for note in same.notes)
+    found = same.depth_of(3)
+    assert found is not None
+    np.testing.assert_array_equal(found.depth, kept.depth_frame(3).depth)
     late = Trajectory(np.arange(3), np.array([50.0, 51, 52]), poses[:3])
     with pytest.raises(DataError, match="expected poses at the times of its frames"):
         make_scaled(kept, "x", poses=late)
+
+
+def test_a_cloud_that_is_made_anew_is_as_large_as_it_was_meant(kept: Reconstruction, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(kept.folder, tmp_path / "kept"))
+    small = VoxelCloud(5000)
+    small.add(np.ones((1, 3), np.float32), np.zeros((1, 3), np.uint8), np.ones(1, np.float32), 0)
+    small.save(folder / "cloud.npz")
+    old = kept.poses
+    assert old is not None
+    some = Trajectory(np.arange(5), old.timestamps[:5], old.camera_to_world[:5])
+    told: list[int] = []
+    again = Reconstruction(folder, [file.name for file in folder.iterdir()])
+    scene = make_scaled(again, "x", poses=some, share=1.0, done=lambda: told.append(1))
+    assert len(told) == 4  # every kept depth, though two have no pose any more
+    assert scene.cloud is not None
+    assert scene.cloud.limit == 5000
+    assert set(scene.cloud.first_frame) == {0, 3}
+    assert scene.conventions()["confidence"] == "all voxels, whatever their confidence"
 
 
 def test_what_is_lacking_is_said(kept: Reconstruction, tmp_path: Path) -> None:

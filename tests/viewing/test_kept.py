@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame, FrameType, Prediction
 from lingbot_eval.viewing import kept as kept_module
 from lingbot_eval.viewing.kept import (
+    GREY,
     MAX_THUMBNAILS,
     Keeper,
     KeepSettings,
@@ -22,6 +24,8 @@ from lingbot_eval.viewing.kept import (
     SmallPictures,
     Thumbnail,
     pixel_step,
+    pixels_of,
+    sky_cloud,
 )
 
 K = np.array([[40.0, 0, 15.5], [0, 42.0, 11.5], [0, 0, 1]])
@@ -124,6 +128,39 @@ def test_cameras_and_thumbnails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         Thumbnail(3, b"GIF89a").image  # noqa: B018 - reading is what fails
 
 
+def test_frames_of_no_kind_count_as_kept_and_odd_ones_are_taken_as_they_can_be(tmp_path: Path) -> None:
+    keeper = Keeper(KeepSettings(depth="kept", precision="half"), tmp_path.joinpath, 3)
+    far = np.full((HEIGHT, WIDTH), 1e6, np.float32)  # more than half precision has
+    keeper.add(*one(0, frame_type=None))
+    keeper.add(*one(1, frame_type=FrameType.UNKEPT))
+    frame, prediction = one(2, frame_type=FrameType.SCALE, depth=far)
+    keeper.add(replace(frame, image=np.zeros((2 * HEIGHT, 2 * WIDTH, 3), np.uint8)), prediction)
+    keeper.finish()
+    kept = Reconstruction(tmp_path, [file.name for file in tmp_path.iterdir()])
+    assert kept.depth_indices() == (0, 2)
+    assert [picture.index for picture in kept.thumbnails()] == [0, 2]
+    np.testing.assert_array_equal(kept.depth_frame(2).depth, 65504)
+    cameras, cloud = kept.cameras(), kept.cloud()
+    assert cameras is not None
+    assert cloud is not None
+    assert cameras.frame_type.tolist() == [255, FrameType.UNKEPT, FrameType.SCALE]
+    assert (cloud.colours[cloud.first_frame == 2] == GREY).all()  # of a picture of other pixels
+
+
+def test_intrinsics_are_the_methods_else_the_datasets(tmp_path: Path) -> None:
+    keeper = Keeper(KeepSettings(depth="all"), tmp_path.joinpath, 3)
+    for index, said in enumerate((K, None, None)):
+        frame, prediction = one(index, intrinsics=said)
+        keeper.add(replace(frame, intrinsics=2 * K if index < 2 else None), prediction)
+    assert keeper.finish() == ("the cloud lacks 1 frames without intrinsics",)
+    kept = Reconstruction(tmp_path, [file.name for file in tmp_path.iterdir()])
+    cameras = kept.cameras()
+    assert cameras is not None
+    assert (cameras.index.tolist(), cameras.predicted.tolist()) == ([0, 1], [True, False])
+    np.testing.assert_array_equal(cameras.intrinsics, [K, 2 * K])
+    assert [frame.intrinsics[0, 0] for frame in kept.depth_frames()] == [40, 80]
+
+
 def test_frames_that_lack_something_are_counted(tmp_path: Path) -> None:
     keeper = Keeper(KeepSettings(), tmp_path.joinpath, 10)
     keeper.add(*one(0, camera_to_world=None))
@@ -140,6 +177,8 @@ def test_a_stream_without_intrinsics_has_no_cloud_and_says_so_once(tmp_path: Pat
     for settings, said in (
         (KeepSettings(), ("no cloud: no frame has intrinsics",)),
         (KeepSettings(cloud=False, depth="all"), ("no kept depth: no frame has intrinsics",)),
+        # Of every second frame's depth, which is all that was asked for.
+        (KeepSettings(cloud=False, depth=2), ("no kept depth: no frame has intrinsics",)),
         (KeepSettings(cloud=False), ()),
     ):
         keeper = Keeper(settings, tmp_path.joinpath, 10)
@@ -200,6 +239,43 @@ def test_short_streams_give_more_points() -> None:
     assert pixel_step(518, 378, 8) == 2
     assert pixel_step(518, 378, 60) == 5
     assert pixel_step(518, 378, 10_000) == pixel_step(518, 378, None) == 8
+    # Over the frames every pixel has its turn.
+    for step in (2, 5, 8):
+        starts = [(rows.start, columns.start) for rows, columns in (pixels_of(frame, step) for frame in range(500))]
+        assert set(starts) == {(row, column) for row in range(step) for column in range(step)}
+        assert len(set(starts[:step])) == step
+
+
+def test_what_is_predicted_knows_the_limits_of_both_clouds(tmp_path: Path) -> None:
+    assert sky_cloud().limit == 100_000
+    sizes = {
+        sky: KeepSettings(voxels=1000, sky=sky).predicted_bytes(518, 378, 1000, 10)["cloud"]
+        for sky in (None, "heuristic")
+    }
+    assert sizes == {None: 31 * 1000, "heuristic": 31 * 101_000}
+    for frames, points in ((1, 150 * 200), (None, 50 * 67)):
+        keeper = Keeper(KeepSettings(), tmp_path.joinpath, frames)
+        depth = np.ones((150, 200), np.float32)
+        keeper.add(*one(0, depth=depth, depth_confidence=None, intrinsics=K))
+        assert keeper.cloud is not None
+        assert keeper.cloud.counts.sum() == points
+
+
+def test_poses_have_the_numbers_of_their_frames(tmp_path: Path) -> None:
+    keeper = Keeper(KeepSettings(), tmp_path.joinpath, 6)
+    for index in (0, 2, 3, 5):
+        keeper.add(*one(index))
+    keeper.finish()
+    rows = [f"{index / 10!r} {index} 0 0 0 0 0 1" for index in (2, 3, 5)]  # the first frame was lost
+    (tmp_path / "estimate.tum").write_text("\n".join(rows) + "\n")
+    poses = Reconstruction(tmp_path, [file.name for file in tmp_path.iterdir()]).poses
+    assert poses is not None
+    assert (poses.indices.tolist(), poses.positions[:, 0].tolist()) == ([2, 3, 5], [2, 3, 5])
+    # Times of other frames: the rows are counted.
+    (tmp_path / "estimate.tum").write_text("\n".join([*rows, "0.7 7 0 0 0 0 0 1"]) + "\n")
+    poses = Reconstruction(tmp_path, [file.name for file in tmp_path.iterdir()]).poses
+    assert poses is not None
+    assert poses.indices.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["cloud.npz", "cameras.npz", "thumbnails.npz", "depth-000004.npz"])
@@ -217,6 +293,14 @@ def test_depth_of_another_frame_is_damage(tmp_path: Path) -> None:
     (tmp_path / "depth-000004.npz").write_bytes((tmp_path / "depth-000008.npz").read_bytes())
     with pytest.raises(StoreError, match=r"depth-000004\.npz is damaged: it holds frame 8"):
         list(kept.depth_frames())
+
+
+def test_files_that_decide_what_is_kept(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        (tmp_path / name).touch()
+    both = KeepSettings(sky="sky.onnx", masks=tmp_path)
+    assert list(both.input_files()) == [Path("sky.onnx"), tmp_path / "a.png", tmp_path / "b.png"]
+    assert list(KeepSettings(sky="heuristic").input_files()) == list(KeepSettings().input_files()) == []
 
 
 def test_settings_of_an_experiment() -> None:

@@ -26,11 +26,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def network(path: Path, *, bias: float = -1.0, side: int | None = 16, channels: int = 3, outputs: int = 1) -> Path:
+def network(
+    path: Path, *, bias: float = -1.0, side: int | tuple[int, int] | None = 16, channels: int = 3, outputs: int = 1
+) -> Path:
     """One layer: the sum of the normalised channels, plus a bias; blue images score high, black ones low."""
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    sides: list[object] = [side, side] if side is not None else ["height", "width"]
+    sides: list[object] = ["height", "width"] if side is None else [*side] if isinstance(side, tuple) else [side, side]
     weights = np.zeros((outputs, channels, 1, 1), np.float32)
     weights[:, -1] = 1
     graph = helper.make_graph(
@@ -66,8 +68,8 @@ def keep(folder: Path, **settings: object) -> tuple[Reconstruction, tuple[str, .
     return Reconstruction(folder, [file.name for file in folder.iterdir()]), notes
 
 
-@pytest.mark.parametrize("side", [16, None])
-def test_a_networks_sky_is_in_neither_cloud_nor_depth(tmp_path: Path, side: int | None) -> None:
+@pytest.mark.parametrize("side", [16, (12, 20), None])
+def test_a_networks_sky_is_in_neither_cloud_nor_depth(tmp_path: Path, side: int | tuple[int, int] | None) -> None:
     sky = network(tmp_path / "sky.onnx", side=side)
     kept, notes = keep(tmp_path / "kept", sky=str(sky))
     depth = kept.depth_frame(0).depth
@@ -160,7 +162,9 @@ def test_masks_of_the_users_go_by_the_images_name(tmp_path: Path) -> None:
     assert above is not None
     assert (above.positions[:, 0] > (WIDTH // 4 - 0.5 - 15.5) / 30 * 2).all()  # people before the sky are no sky
     assert kept.cloud(SKY_FILE) is None
-    (folder / "0001.png").rename(folder / "0002.png")
+    (folder / "0001.png").rename(folder / "0001.PNG")
+    assert (keep(tmp_path / "capitals", masks=str(folder))[0].depth_frame(0).depth == depth).all()
+    (folder / "0001.PNG").rename(folder / "0002.png")
     kept, notes = keep(tmp_path / "again", masks=str(folder))
     assert (kept.depth_frame(0).depth == 2).all()
     assert notes[1] == "1 frames have no mask of their own; all of them is kept"

@@ -73,10 +73,12 @@ def test_what_is_behind_too_near_or_too_far_is_not_drawn() -> None:
     assert covered(drawn([(0, 0, 1.0)], [RED], style=style))
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.5])
 @pytest.mark.parametrize(("pixels", "side"), [(0.3, 1), (1.0, 1), (2.0, 3), (4.5, 5), (8.0, 9), (16.0, 17), (30.0, 33)])
-def test_a_voxel_covers_as_much_as_it_spans(pixels: float, side: int) -> None:
+def test_a_voxel_covers_as_much_as_it_spans(pixels: float, side: int, scale: float) -> None:
     view = View(np.eye(4), 50.0, 81, 61)
-    picture = drawn([(0, 0, 2.0)], [RED], view=view, edge=pixels * 2.0 / 50.0)
+    style = Style(eye_dome=0, point_scale=scale)
+    picture = drawn([(0, 0, 2.0)], [RED], view=view, style=style, edge=pixels * 2.0 / 50.0 / scale)
     half = side // 2
     assert covered(picture) == [
         (column, row) for row in range(30 - half, 31 + half) for column in range(40 - half, 41 + half)
@@ -89,20 +91,21 @@ def test_a_square_reaches_in_from_outside_the_picture() -> None:
     assert covered(picture) == [(0, row) for row in range(15 - 4, 15 + 5)]
 
 
-def test_the_depth_of_neighbours_darkens_an_edge_and_no_flat_wall() -> None:
+@pytest.mark.parametrize(("strength", "radius"), [(0.1, 2), (0.001, 1), (0.002, 3)])
+def test_the_depth_of_neighbours_darkens_an_edge_and_no_flat_wall(strength: float, radius: int) -> None:
     rows, columns = np.mgrid[-15:16, -20:21]
     wall = np.stack([columns * 2 / 50, rows * 2 / 50, np.full(rows.shape, 2.0)], axis=-1).reshape(-1, 3)
     near = wall.copy()
     near[columns.reshape(-1) < 0] /= 2  # the left half stands at half the distance
     colours = np.full((len(wall), 3), 200, np.uint8)
-    style = Style(eye_dome=0.1, radius=2)
+    style = Style(eye_dome=strength, radius=radius)
     flat = Splats(wall.astype(np.float32), colours, 1e-3).draw(FRONT, style)
     assert (flat.image == 200).all()
     stepped = Splats(near.astype(np.float32), colours, 1e-3).draw(FRONT, style).image[..., 0]
     # Three of eight neighbours are one doubling nearer.
-    assert stepped[15, 20] == round(200 * np.exp(-300 * 0.1 * 3 / 8))
+    assert (stepped[radius:-radius, 20 : 20 + radius] == round(200 * np.exp(-300 * strength * 3 / 8))).all()
     assert (stepped[:, :20] == 200).all()
-    assert (stepped[:, 25:] == 200).all()
+    assert (stepped[:, 20 + radius :] == 200).all()
 
 
 @settings(max_examples=25)

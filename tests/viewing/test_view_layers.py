@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.types import Frame, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import VoxelCloud
+from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
 from lingbot_eval.viewing.layers import (
     METHOD_COLOURS,
     RANGES,
@@ -23,6 +26,7 @@ from lingbot_eval.viewing.layers import (
     coarser,
     colours_of,
     depth_picture,
+    ramp,
     surroundings,
     worst_of,
 )
@@ -144,6 +148,43 @@ def test_up_is_against_the_cameras_y_axes() -> None:
     np.testing.assert_allclose(around.forward, [0, 0, 1])
     np.testing.assert_allclose(around.right, [1, 0, 0])
     assert 3 < around.extent < 10
+    # Where there is a truth its cameras decide.
+    turned = truth_of(6).camera_to_world.copy()
+    turned[:, :3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    np.testing.assert_allclose(surroundings(placed, turned).up, [1, 0, 0])
+
+
+def test_depth_of_a_frame_without_a_pose_is_not_that_of_the_next_one() -> None:
+    layer = Layer("a", VoxelCloud(1000, 0.01))
+    for index in (0, 2):
+        layer.add(Frame(index, index / 10, None, ""), Prediction(index, index / 10, pose(index)))
+    points = np.array([[0, 0, 5], [0, 1, 5], [0, 2, 5], [0, 3, 5]], np.float32)
+    for frame, point in zip((0, 1, 2, 3), points, strict=True):
+        layer.cloud.add(point[None], np.zeros((1, 3), np.uint8), np.ones(1, np.float32), frame)
+    expected = [np.linalg.norm(points[n] - pose(n)[:3, 3]) if n in (0, 2) else 0 for n in range(4)]
+    np.testing.assert_allclose(layer.depths(layer.cloud, np.arange(4)), expected, rtol=1e-6)
+
+
+def test_what_runs_kept_is_shown_with_its_sky_and_whoevers_truth(tmp_path: Path) -> None:
+    kept = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        keeper = Keeper(KeepSettings(sky="heuristic" if name == "a" else None), folder.joinpath, 4)
+        for index in range(4):
+            depth = np.full((30, 40), 2.0, np.float32)
+            depth[0, :15] = 90.0
+            image = np.zeros((30, 40, 3), np.uint8)
+            keeper.add(Frame(index, index / 10, image, ""), Prediction(index, index / 10, pose(index), depth, None, K))
+        keeper.finish()
+        write_tum(folder / "estimate.tum", truth_of(4))
+        if name == "b":
+            write_tum(folder / "reference.tum", truth_of(4))
+        kept.append((name, Reconstruction(folder, [file.name for file in folder.iterdir()])))
+    scene = LayeredScene.stored("s", kept)
+    assert scene.truth is not None
+    assert [len(layer.sky) > 0 for layer in scene.layers] == [True, False]
+    assert all(len(layer.cloud) > 0 and layer.complete for layer in scene.layers)
 
 
 def test_a_coarser_cloud_keeps_the_order_of_frames() -> None:
@@ -152,6 +193,7 @@ def test_a_coarser_cloud_keeps_the_order_of_frames() -> None:
     assert 500 < len(fewer) <= 2000
     assert (np.diff(fewer.first_frame) >= 0).all()
     assert fewer.first_frame[-1] == cloud.first_frame[-1]
+    assert fewer.counts.sum() == len(cloud)
     assert coarser(cloud, len(cloud)) is cloud
 
 
@@ -191,6 +233,9 @@ def test_colours_go_from_least_to_most_as_the_legend_says(
     np.testing.assert_allclose(colours[0], least, atol=6)
     np.testing.assert_allclose(colours[-1], most, atol=6)
     assert len(np.unique(colours, axis=0)) > 40
+    layer.length = 98  # of frames that are still to come
+    np.testing.assert_allclose(coloured(placed)[-1], (204, 71, 120) if how == "frame" else most, atol=6)
+    layer.length = 49
     # Errors of several methods have one scale, as the legend says it: half the worst is its middle.
     np.testing.assert_allclose(coloured(placed, worse)[-1], (164, 252, 60) if how == "error" else most, atol=6)
 
@@ -202,6 +247,40 @@ def test_points_have_the_colours_of_pictures_or_of_their_method() -> None:
     np.testing.assert_array_equal(colours_of("picture", placed, 0, block, up), layer.cloud.colours[block.voxels])
     for number, colour in enumerate(METHOD_COLOURS):
         assert (colours_of("method", placed * 6, number, block, up) == colour).all()
+
+
+def test_heights_are_along_up_where_the_layer_is_shown() -> None:
+    """Of a method whose world lies on its side, and of a sky that is coloured by the heights of the cloud."""
+    turn = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    layer = layer_of(12, move=Sim3(0.5, turn, np.array([5.0, 6, 7])))
+    (placed,), _ = LayeredScene("s", [layer], truth_of(12)).placed()
+    heights = -placed.move.apply_points(layer.cloud.positions)[:, 1]
+    block, up = next(Cutter(classes=False).cut(layer, layer.cloud, whole=True)), np.array([0.0, -1, 0])
+    low, high = np.percentile(heights, (1, 99))
+    expected = ramp((heights[block.voxels] - low) / (high - low), "turbo")
+    found = colours_of("height", [placed], 0, block, up)
+    assert (np.abs(found.astype(int) - expected).max(axis=1) <= 6).mean() > 0.99
+    layer.sky.add(layer.cloud.positions[:50] - [0, 0, 0.001], np.zeros((50, 3), np.uint8), np.ones(50, np.float32), 11)
+    sky = next(Cutter(classes=False).cut(layer, layer.sky, whole=True))
+    above = -placed.move.apply_points(layer.sky.positions)[:, 1]
+    expected = ramp((above[sky.voxels] - low) / (high - low), "turbo")
+    found = colours_of("height", [placed], 0, sky, up)
+    assert (np.abs(found.astype(int) - expected).max(axis=1) <= 6).mean() > 0.95
+
+
+def test_a_view_is_upright_and_stays_where_a_frame_says_none() -> None:
+    layer = Layer("a")
+    matrix = np.array([[30.0, 0, 19.5], [0, 20.0, 14.5], [0, 0, 1]])
+    image = np.zeros((30, 40, 3), np.uint8)
+    for index, intrinsics in enumerate((None, matrix, None)):
+        prediction = Prediction(index, index / 10, pose(index), intrinsics=intrinsics)
+        layer.add(Frame(index, index / 10, image, ""), prediction)
+    assert layer.newest is not None
+    assert layer.newest.index == 2
+    layer.add(Frame(3, 0.3, image, ""), Prediction(3, 0.3, pose(3)), pictured=False)
+    assert (layer.newest.index, list(layer.pictures), list(layer.index)) == (2, [0, 1, 2], [0, 1, 2, 3])
+    seen = (2 * np.arctan(15 / 20), 40 / 30)
+    assert layer.views == [(np.radians(60), 4 / 3), *[pytest.approx(seen)] * 3]
 
 
 def test_near_is_red_and_far_is_blue_in_a_picture_of_depth() -> None:

@@ -44,6 +44,13 @@ def found(checked: DatasetCheck, check: str, level: str = "problem", scene: str 
     return [finding.text for finding in findings if (finding.check, finding.level) == (check, level)]
 
 
+def test_scenes_that_the_protocol_leaves_out_are_looked_at_by_name_alone(root: Path) -> None:
+    card = load_card("seven_scenes").model_copy(update={"scenes_left_out": {SCENE: "a reason"}})
+    adapter = open_adapter("seven_scenes", root, {})
+    looked_at = [[scene.scene for scene in examine(card, adapter, root, names).scenes] for names in ((), (SCENE,))]
+    assert looked_at == [["chess/seq-01", "redkitchen/seq-03"], [SCENE]]
+
+
 def test_a_sound_tree_and_what_its_card_misses(root: Path) -> None:
     checked = check(root)
     assert [scene.scene for scene in checked.scenes] == ["chess/seq-01", SCENE, "redkitchen/seq-03"]
