@@ -39,10 +39,11 @@ def raw(tmp_path: Path) -> Path:
     (root / "sensor.yaml").write_text(SENSOR)
     rows, columns = np.mgrid[0:60, 0:80]
     image = np.stack([3 * columns, 4 * rows, np.zeros_like(rows)], axis=-1).astype(np.uint8)
-    lines = []
+    lines = [f"{1710338090 - 0.03:.6f} 9 0 0 0 0 0 1\n"]  # of no image: the nearest is 30 ms away
     for number in range(4):
+        image[..., 2] = 60 * number
         Image.fromarray(image).save(folder / "raw/cam0" / f"{1710338090 + number / 20:.9f}.png")
-        if number != 2:
+        if number != 0:
             lines.append(f"{1710338090 + number / 20 + 0.004:.6f} {number} 0 0 0 0 0 1\n")
     (folder / "processed/trajectory/gt-tum.txt").write_text("".join(lines))
     return root
@@ -58,15 +59,14 @@ def test_the_prepared_scene_reads_and_has_the_pose_of_the_camera(raw: Path, tmp_
     reference = sequence.reference()
     assert reference is not None
     assert sequence.length == 3  # one image has no pose
+    assert [frame.image[30, 40, 2] for frame in sequence.frames() if frame.image is not None] == [60, 120, 180]
     # By hand: q = (0, 0, 1, 0) turns by 180 degrees about z; (0.5, -0.5, 0.5, 0.5) as a matrix is
     turn = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
     lidar_from_camera = turn.T, -turn.T @ [0.1, 0.2, 0.3]
     half = np.diag([-1.0, -1, 1])
     np.testing.assert_allclose(reference.camera_to_world[0, :3, :3], half @ lidar_from_camera[0], atol=1e-12)
     centre = half @ lidar_from_camera[1] + [0, 0, 0.124]
-    np.testing.assert_allclose(
-        reference.positions, centre + np.diag([1.0, 0, 0])[[1, 0, 0]] * [[1], [1], [3]], atol=1e-12
-    )
+    np.testing.assert_allclose(reference.positions - centre, [[1, 0, 0], [2, 0, 0], [3, 0, 0]], atol=1e-12)
 
 
 def test_undistortion_follows_the_fisheye_model(raw: Path, tmp_path: Path) -> None:

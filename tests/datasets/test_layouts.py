@@ -621,6 +621,19 @@ def test_scenes_of_one_name_are_told_apart_by_their_folders(tree: Callable[[str]
     assert lengths == [1, trees.FRAMES, trees.FRAMES]
 
 
+def test_truth_of_tum_vi_is_a_motion_capture(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("euroc"), tmp_path / "data")
+    (truth,) = root.rglob("state_groundtruth_estimate0")
+    before = opened("euroc", root).reference()
+    truth.rename(truth.with_name("mocap0"))
+    sequence = opened("euroc", root)
+    found = sequence.reference()
+    assert before is not None
+    assert found is not None
+    np.testing.assert_array_equal(found.camera_to_world, before.camera_to_world)
+    assert sequence.facts()["poses"].startswith("of the camera: mocap0, body-to-world")
+
+
 def test_which_recordings_are_dynamic(tmp_path: Path) -> None:
     kept = ("rgbd_dataset_freiburg3_sitting_rpy", "rgbd_dataset_freiburg3_walking_halfsphere")
     others = (

@@ -44,6 +44,14 @@ def found(checked: DatasetCheck, check: str, level: str = "problem", scene: str 
     return [finding.text for finding in findings if (finding.check, finding.level) == (check, level)]
 
 
+def test_depth_beyond_what_the_protocol_scores_is_doubted(root: Path) -> None:
+    assert load_card("seven_scenes").protocol.max_depth < 60
+    for path in (root / SCENE).glob("*.depth.png"):
+        Image.fromarray(np.full((dataset_trees.HEIGHT, dataset_trees.WIDTH), 60_000, np.uint16)).save(path)
+    (said,) = found(check(root, "seven_scenes", None, SCENE), "depth", "warning")
+    assert said.startswith("half of the depth is farther than 60 m: its unit is not the one")
+
+
 def test_scenes_that_the_protocol_leaves_out_are_looked_at_by_name_alone(root: Path) -> None:
     card = load_card("seven_scenes").model_copy(update={"scenes_left_out": {SCENE: "a reason"}})
     adapter = open_adapter("seven_scenes", root, {})
