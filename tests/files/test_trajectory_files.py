@@ -363,8 +363,9 @@ def test_names_without_numbers_are_in_the_order_that_people_count_in(tmp_path: P
     )
 
 
-def test_names_that_are_times_are_times(tmp_path: Path) -> None:
-    found = images(tmp_path, ["cam0/1403636579813555456.png", "cam0/1403636579763555584.png"])
+@pytest.mark.parametrize("folder", ["", "cam0/", "left\\cam0\\"])
+def test_names_that_are_times_are_times(tmp_path: Path, folder: str) -> None:
+    found = images(tmp_path, [f"{folder}1403636579813555456.png", f"{folder}1403636579763555584.png"])
     assert found.timed
     assert found.timestamps.tolist() == [1403636579.763555584, 1403636579.813555456]
     assert found.positions[:, 0].tolist() == [-1, 0]
