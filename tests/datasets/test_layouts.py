@@ -634,6 +634,17 @@ def test_truth_of_tum_vi_is_a_motion_capture(tree: Callable[[str], Path], tmp_pa
     assert sequence.facts()["poses"].startswith("of the camera: mocap0, body-to-world")
 
 
+def test_a_cars_pose_at_the_moment_of_the_picture_is_preferred(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("waymo"), tmp_path / "data")
+    (cars,) = root.rglob("ego_pose")
+    before = opened("waymo", root).reference()
+    (cars / "002_0.txt").write_bytes((cars / "003.txt").read_bytes())
+    found = opened("waymo", root).reference()
+    assert before is not None
+    assert found is not None
+    np.testing.assert_array_equal(found.camera_to_world, before.camera_to_world[[0, 1, 3, 3, 4]])
+
+
 def test_which_recordings_are_dynamic(tmp_path: Path) -> None:
     kept = ("rgbd_dataset_freiburg3_sitting_rpy", "rgbd_dataset_freiburg3_walking_halfsphere")
     others = (

@@ -94,6 +94,10 @@ def test_jpeg_colour_is_accepted(root: Path) -> None:
 
 def test_selection_and_skipped_decoding(root: Path) -> None:
     sequence = adapter(root).open(SCENE, Selection(start=1, stride=2))
+    few = adapter(root).open(SCENE, Selection(start=0, stride=2, count=2))
+    assert list(few.timestamps()) == list(adapter(root).open(SCENE, Selection()).timestamps()[:3:2])
+    assert list(Selection(start=1, stride=3, count=3).indices(20)) == [1, 4, 7]
+    assert list(Selection(start=1, stride=3, count=3).indices(7)) == [1, 4]
     without = next(sequence.frames(images=False, depth=False))
     assert (without.image, without.depth, without.depth_intrinsics) == (None, None, None)
     assert without.intrinsics is not None

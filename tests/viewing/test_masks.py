@@ -170,6 +170,24 @@ def test_masks_of_the_users_go_by_the_images_name(tmp_path: Path) -> None:
     assert notes[1] == "1 frames have no mask of their own; all of them is kept"
 
 
+def test_what_a_dataset_leaves_out_is_no_sky(tmp_path: Path) -> None:
+    left_out = np.zeros((HEIGHT, WIDTH), bool)
+    left_out[:, : WIDTH // 4] = True
+    keeper = Keeper(KeepSettings(sky=str(network(tmp_path / "sky.onnx"))), tmp_path.joinpath, 1)
+    frame = Frame(0, 0.0, half_blue(), "photos/0001.jpg", left_out=left_out)
+    keeper.add(frame, Prediction(0, 0.0, np.eye(4), DEPTH, intrinsics=K))
+    (note,) = keeper.finish()
+    assert "and the dataset's masks;" in note
+    above = Reconstruction(tmp_path, [SKY_FILE]).cloud(SKY_FILE)
+    assert above is not None
+    assert (above.positions[:, 0] > (WIDTH // 4 - 0.5 - 15.5) / 30 * 2).all()
+    # A frame without an image has no sky, whatever the one before it had.
+    predictions = [Prediction(index, index / 10, np.eye(4), DEPTH, intrinsics=K) for index in range(2)]
+    for prediction, image in zip(predictions, (half_blue(), None), strict=True):
+        keeper.left_out.found(Frame(prediction.index, prediction.timestamp, image, "1.jpg"), prediction)
+        assert (keeper.left_out.sky(prediction) is None) == (image is None)
+
+
 def test_a_mask_of_another_shape_or_none_at_all_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "masks"
     with pytest.raises(ConfigError, match="masks: expected a folder of images, found none at"):
