@@ -645,6 +645,24 @@ def test_a_cars_pose_at_the_moment_of_the_picture_is_preferred(tree: Callable[[s
     np.testing.assert_array_equal(found.camera_to_world, before.camera_to_world[[0, 1, 3, 3, 4]])
 
 
+def test_packets_of_one_time_do_not_shift_those_after_them(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("kitti_raw extract"), tmp_path / "data")
+    before = opened("kitti_raw extract", root).reference()
+    (folder,) = root.rglob("oxts")
+    first, *others = sorted((folder / "data").iterdir())
+    for path in reversed(others):
+        path.rename(path.with_name(f"{int(path.stem) + 1:010d}.txt"))
+    shutil.copy(first, first.with_name(f"{int(first.stem) + 1:010d}.txt"))
+    lines = (folder / "timestamps.txt").read_text().splitlines(keepends=True)
+    place = int(first.stem)
+    (folder / "timestamps.txt").write_text("".join([*lines[: place + 1], lines[place], *lines[place + 1 :]]))
+    found = opened("kitti_raw extract", root).reference()
+    assert before is not None
+    assert found is not None
+    np.testing.assert_array_equal(found.indices, before.indices)
+    np.testing.assert_array_equal(found.camera_to_world, before.camera_to_world)
+
+
 def test_which_recordings_are_dynamic(tmp_path: Path) -> None:
     kept = ("rgbd_dataset_freiburg3_sitting_rpy", "rgbd_dataset_freiburg3_walking_halfsphere")
     others = (
