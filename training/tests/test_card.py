@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tests.runs.store_records import make_run_record, make_unit_record
 from torch import nn
 
 from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement
+from tests.stored.store_records import make_run_record, make_unit_record
 from training.ablations import ABLATIONS, METRICS
 from training.card import TARGETS, main
 from training.state import Origin, about_run, export_weights
