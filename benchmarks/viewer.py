@@ -5,9 +5,9 @@
     python -m benchmarks.viewer --stand-in 20 --frames 300 --pairs 5           # no model: 20 ms of small calls a frame
     python -m benchmarks.viewer --films cpu cuda --threads 2
 
-Streams take turns: ``alone`` gives its predictions to nobody, in the thread that loaded the model, as ``run`` does;
-``apart`` likewise, in a thread of its own, as a page's stream has; ``watched`` is what ``lingbot-eval view FOLDER``
-does, while a client takes all that a browser is sent, and turns its camera ten times a second. It stands for a browser
+Streams take turns: ``alone`` gives its predictions to nobody, in a thread of its own, which ends with it: OpenMP's
+threads of two threads are more than the cores, and would sleep; ``watched`` is what ``lingbot-eval view FOLDER`` does,
+while a client takes all that a browser is sent, and turns its camera ten times a second. It stands for a browser
 on another machine, so it counts bytes and looks at none of them, and has a core when nobody else wants one; what the
 page's server does for it counts. Depth and path are made up, so that untrained weights bring as many new points a frame
 as a walk through rooms.
@@ -44,7 +44,7 @@ from lingbot_eval.prepare import prefetch
 from lingbot_eval.types import Frame, FrameType, Prediction
 from lingbot_eval.viewing.live import LiveViewer
 
-VARIANTS = ("alone", "apart", "watched")
+VARIANTS = ("alone", "watched")
 SHAPES = {"ci": (168, 224), "mini": (168, 224), "full": (378, 518)}
 
 
@@ -168,11 +168,8 @@ def stream(walk: Walk, folder: Path, frames: int, variant: str) -> str:
     if variant != "watched":
         walk.begin.set()
         pairs = walk.with_frames(lb.open_dataset("folder", folder).scene(count=frames))
-        if variant == "alone":
-            deque(pairs, 0)
-        else:
-            with ThreadPoolExecutor(1) as own:
-                own.submit(deque, pairs, 0).result()
+        with ThreadPoolExecutor(1) as own:
+            own.submit(deque, pairs, 0).result()
         return ""
     viewer = lb.view(folder, model=walk, frames=frames, port=0)
     if not isinstance(viewer, LiveViewer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from operator import length_hint
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from lingbot_eval.methods.base import BaseMethod
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings, Precision
 from lingbot_eval.methods.stepper import Stepper, transfer_for, warm_up
 from lingbot_eval.model.build import PRECISIONS, build_model, choose_device, resolve_precision
+from lingbot_eval.model.weights import resolve_checkpoint
 from lingbot_eval.prepare import SizeSettings, prefetch, prepare
 from lingbot_eval.profiling.memory import device_memory_measurements, mebibytes, reset_peaks
 from lingbot_eval.resources import SHIPPED, SHIPPED_CONFIG
@@ -49,14 +51,20 @@ class Model:
         self._device = choose_device(settings.device)
         if settings.memory_gb is not None and self._device.type == "cuda":
             limit_memory(self._device, int(settings.memory_gb * 1e9))
-        self.network, source = build_model(
-            settings.model.config,
-            checkpoint=settings.model.checkpoint,
-            seed=settings.model.seed,
-            point_head=settings.model.point_head,
-            device=self._device,
-            precision=resolve_precision(settings.precision, self._device),
-        )
+        if settings.model.checkpoint is not None:
+            resolve_checkpoint(settings.model.checkpoint)  # a download here ends by a key
+        # OpenMP keeps threads for each thread that computed, as long as that lives; with more of them than cores all
+        # sleep at each barrier. Who loads the model here may stream in another thread, as a page does.
+        with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
+            self.network, source = loader.submit(
+                build_model,
+                settings.model.config,
+                checkpoint=settings.model.checkpoint,
+                seed=settings.model.seed,
+                point_head=settings.model.point_head,
+                device=self._device,
+                precision=resolve_precision(settings.precision, self._device),
+            ).result()
         self.network.choose_heads(settings.heads)
         self.network.leaves_float16 = settings.precision == "auto"
         self.config: str = settings.model.config

@@ -40,10 +40,11 @@ if TYPE_CHECKING:
 
 _RATE_OVER = 20  # frames over which the rate is told
 _GIVE_UP_S = 10.0  # without a frame
-_WAITING = 8  # frames that may wait for the page's process; of what comes then it gets the poses alone
+_WAITING = 8  # frames that may wait for the page's process; what comes then goes without its picture
+_BACKLOG = 1 << 26  # bytes of frames that may wait; of what comes then the page gets the poses alone
 _GRACE_S = 10.0  # for the page's process to end
 _PICTURE_S = 0.5  # between two frames that go whole, to be shown as pictures; the others are thinned
-_NICE = 19  # where cores are few the stream comes first: it loses 1.4 % of one that it never lets go of
+_NICE = 16  # where cores are few the stream comes first: it loses 3 % of one that it never lets go of
 _LARGE = 1 << 14  # bytes of an array that is handed over as it lies in memory
 _LOOK_S = 1.0  # between two looks of the page's process at whether its parent is there
 _ANSWER = b"the page answers\n"  # the line before each answer: what starts with Python may print, too
@@ -118,6 +119,7 @@ class LiveViewer:
         self._ended = threading.Event()
         self._waiting: SimpleQueue[object] = SimpleQueue()
         self.left_out = 0
+        self._put_bytes, self._sent_bytes = 0, 0  # of frames; each is written by one thread
         self._scene = scene
         self._pictured = -math.inf  # when the last frame went whole
         self._unseen: tuple[Frame, Prediction] | None = None  # the newest, whole, if it did not
@@ -159,14 +161,16 @@ class LiveViewer:
             self._unseen = frame, prediction
             now = time.monotonic()
             pause = _PICTURE_S * (2 if prediction.frame_type is FrameType.UNKEPT else 1)
-            if self._waiting.qsize() >= _WAITING:
+            due = now - self._pictured >= pause and self._waiting.qsize() < _WAITING
+            if self._put_bytes - self._sent_bytes >= _BACKLOG:
                 self.left_out += 1
                 frame, prediction = replace(frame, image=None), replace(prediction, depth=None, depth_confidence=None)
-            elif self._scene.sky != HEURISTIC or now - self._pictured >= pause:
+            elif self._scene.sky != HEURISTIC or due:
                 self._pictured, self._unseen, pictured = now, None, True
             else:
                 frame, prediction = thinned(frame, prediction, self._scene.length)
             pair = frame, prediction
+            self._put_bytes += _bytes_of(pair)
         if self.left_out:
             status += f"; this page was behind: of {self.left_out} frames it shows the pose alone"
         if pair is None and self._unseen is not None:
@@ -183,6 +187,8 @@ class LiveViewer:
             while message is not None:
                 message = self._waiting.get()
                 _write(stream.fileno(), message)
+                if isinstance(message, tuple) and isinstance(message[1], tuple):
+                    self._sent_bytes += _bytes_of(message[1])
         except OSError:
             pass  # the process ended, and `_listen` learns of what
         except Exception as error:  # noqa: BLE001  # of a thread: `wait` raises it
@@ -230,6 +236,12 @@ class LiveViewer:
         self._said.close()
 
 
+def _bytes_of(pair: tuple[Frame, Prediction]) -> int:
+    frame, prediction = pair
+    arrays = frame.image, prediction.depth, prediction.depth_confidence
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
 def thinned(frame: Frame, prediction: Prediction, length: int | None) -> tuple[Frame, Prediction]:
     """A frame with those pixels alone that give points to a layer, as a smaller image of the same camera.
 
@@ -248,10 +260,11 @@ def thinned(frame: Frame, prediction: Prediction, length: int | None) -> tuple[F
     smaller[:2, 2] -= columns.start, rows.start
     smaller[:2] /= step
     fits = image is not None and image.shape[:2] == depth.shape
-    return replace(frame, image=image[rows, columns] if image is not None and fits else None), replace(
+    # Copies: a view would hold the whole frame for as long as it waits.
+    return replace(frame, image=image[rows, columns].copy() if image is not None and fits else None), replace(
         prediction,
-        depth=depth[rows, columns],
-        depth_confidence=None if sure is None else sure[rows, columns],
+        depth=depth[rows, columns].copy(),
+        depth_confidence=None if sure is None else sure[rows, columns].copy(),
         intrinsics=smaller,
     )
 

@@ -169,7 +169,7 @@ def test_the_page_fills_in_a_process_that_loads_no_torch_and_no_key_ends() -> No
         assert "matplotlib" in loaded
         begin.set()
         # Where cores are few it gives way; of another session its nice would count for nothing.
-        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 16
         assert (os.getsid(process.pid), os.getpgid(process.pid)) == (os.getsid(0), process.pid)
         process.send_signal(signal.SIGINT)
         assert not viewer.wait(0.5)
@@ -193,7 +193,7 @@ def test_what_the_pages_process_cannot_use_is_raised_here() -> None:
 def test_a_fault_of_the_page_is_told_in_one_line() -> None:
     viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
     try:
-        viewer._waiting.put(("", (None, None), True))  # which no stream sends
+        viewer._waiting.put(("", [None, None], True))  # which no stream sends
         with pytest.raises(LingbotEvalError, match=r"^the page's process failed: AttributeError: 'NoneType' object"):
             viewer.wait(20)
     finally:
@@ -210,7 +210,30 @@ def test_what_cannot_be_handed_to_the_page_ends_it_with_one_line() -> None:
         viewer.stop()
 
 
-def test_a_page_that_is_behind_gets_poses_alone_and_says_so_and_the_stream_does_not_wait() -> None:
+def test_what_waits_for_a_page_that_is_behind_is_thin_and_none_is_left_out() -> None:
+    viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
+    try:
+        viewer._process.send_signal(signal.SIGSTOP)
+        for index in range(100):
+            large = np.zeros((600, 800), np.float32)
+            frame = Frame(index, index / 10, np.zeros((600, 800, 3), np.uint8), "")
+            viewer._give("", (frame, Prediction(index, index / 10, np.eye(4), large, large, K)))
+        waiting = [viewer._waiting.get() for _ in range(viewer._waiting.qsize())]
+        viewer._process.send_signal(signal.SIGCONT)
+    finally:
+        viewer.stop()
+    assert viewer.left_out == 0
+    held = [pair[1].depth for _, pair, pictured in waiting if not pictured]
+    assert len(held) > 80
+    assert all(depth.base is None for depth in held)  # a view would hold the whole frame
+    assert max(depth.size for depth in held) == 47 * 62
+    assert viewer._put_bytes >= 80 * 46 * 61 * (3 + 4 + 4)
+
+
+def test_a_page_that_is_far_behind_gets_poses_alone_and_says_so_and_the_stream_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lingbot_eval.viewing.live._BACKLOG", 1 << 20)
     viewer = LiveViewer(LiveScene("t", "m"), pairs(0), port=0)
     try:
         viewer._process.send_signal(signal.SIGSTOP)
