@@ -397,6 +397,7 @@ def test_every_setting_of_the_model_reaches_what_loads_it(monkeypatch: pytest.Mo
         return network, source
 
     monkeypatch.setattr(model_module, "build_model", build)
+    monkeypatch.setattr(model_module, "resolve_checkpoint", lambda name: asked.update(resolved=name))
     monkeypatch.setattr(model_module, "choose_device", torch.device)
     monkeypatch.setattr(model_module, "limit_memory", lambda device, size: asked.update(limit=(str(device), size)))
     settings = {"config": "mini", "checkpoint": "w.pt", "seed": 5, "point_head": True, "camera_iterations": 2}
@@ -405,6 +406,7 @@ def test_every_setting_of_the_model_reaches_what_loads_it(monkeypatch: pytest.Mo
     assert asked == {
         "config": "mini",
         "checkpoint": "w.pt",
+        "resolved": "w.pt",
         "seed": 5,
         "point_head": True,
         "device": torch.device("cuda:1"),
