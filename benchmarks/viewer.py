@@ -5,12 +5,12 @@
     python -m benchmarks.viewer --stand-in 20 --frames 300 --pairs 5           # no model: 20 ms of small calls a frame
     python -m benchmarks.viewer --films cpu cuda --threads 2
 
-Streams take turns: ``alone`` gives its predictions to nobody, in a thread of its own, which ends with it: OpenMP's
-threads of two threads are more than the cores, and would sleep; ``watched`` is what ``lingbot-eval view FOLDER`` does,
-while a client takes all that a browser is sent, and turns its camera ten times a second. It stands for a browser
-on another machine, so it counts bytes and looks at none of them, and has a core when nobody else wants one; what the
-page's server does for it counts. Depth and path are made up, so that untrained weights bring as many new points a frame
-as a walk through rooms.
+Streams take turns: ``alone`` gives its predictions to nobody, in a thread of its own as a page's stream has, and which
+ends with it: where OpenMP's threads are more than the cores, all sleep at each barrier; ``watched`` is what
+``lingbot-eval view FOLDER`` does, while a client takes all that a browser is sent, and turns its camera ten times a
+second. It stands for a browser on another machine, so it counts bytes and looks at none of them, and has a core when
+nobody else wants one; what the page's server does for it counts. Depth and path are made up, so that untrained weights
+bring as many new points a frame as a walk through rooms.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def write_images(folder: Path, shape: tuple[int, int], frames: int) -> None:
 
 def stream(walk: Walk, folder: Path, frames: int, variant: str) -> str:
     """Stream once; ``walk`` says what it took. Returns words on what was shown."""
-    if variant != "watched":
+    if variant == "alone":
         walk.begin.set()
         pairs = walk.with_frames(lb.open_dataset("folder", folder).scene(count=frames))
         with ThreadPoolExecutor(1) as own:
@@ -208,8 +208,7 @@ def compare(args: argparse.Namespace) -> None:
         weights = "shipped" if args.config == "ci" else None
         network = lb.load_model(weights, config=args.config, device=args.device, precision=args.precision)
         shape, calls = SHAPES[args.config], 0
-    measured = ("time", "time without waiting for a core", "CPU of the process")
-    ratios: dict[str, list[list[float]]] = {variant: [[], [], []] for variant in VARIANTS[1:]}
+    ratios: dict[str, list[float]] = {"time": [], "time without waiting for a core": [], "CPU of the process": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder, shape, args.frames)
@@ -222,13 +221,11 @@ def compare(args: argparse.Namespace) -> None:
                 wall, ready, cpu = walk.took
                 rates = f"{args.frames / wall:.2f} frames/s, with a core always {args.frames / ready:.2f}"
                 print(f"{variant}: {rates}; {cpu:.2f} s of CPU {words}", flush=True)
-            for variant, lists in ratios.items():
-                for values, took, alone in zip(lists, found[variant].took, found["alone"].took, strict=True):
-                    values.append(took / alone)
-    for variant, lists in ratios.items():
-        for what, values in zip(measured, lists, strict=True):
-            listed = " ".join(f"{value:.3f}" for value in values)
-            print(f"{variant} over alone, {what}: median {statistics.median(values):.3f} ({listed})", flush=True)
+            for values, watched, alone in zip(ratios.values(), found["watched"].took, found["alone"].took, strict=True):
+                values.append(watched / alone)
+    for name, values in ratios.items():
+        listed = " ".join(f"{value:.3f}" for value in values)
+        print(f"watched over alone, {name}: median {statistics.median(values):.3f} ({listed})", flush=True)
 
 
 def films(devices: list[str], threads: int) -> None:
