@@ -156,8 +156,10 @@ def raw(fault: str) -> None:
         elif fault == "garbage":
             answer(b"\xc1")
         elif fault == "two_answers":
-            for _ in range(2):
-                answer({"type": "poses", "poses": []})
+            # In one go: the second must be there when the harness asks for the next frame.
+            one = pack({"type": "poses", "poses": []})
+            sink.write(2 * (struct.pack(">I", len(one)) + one))
+            sink.flush()
         elif fault == "prints":
             sys.stdout.write("frame 0 done\n")
             sys.stdout.flush()
