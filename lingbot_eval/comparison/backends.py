@@ -34,7 +34,7 @@ Stage = Literal["warm-up", "alone", "together"]
 
 
 @dataclass(frozen=True)
-class Failure:
+class OutOfMemory:
     """A side ran out of device memory. frame: the one that it could not take, None while the network was loaded.
 
     stage: on its own (``warm-up``, ``alone``), or only beside the others (``together``), which says nothing against it.
@@ -57,7 +57,7 @@ def memory_guarded(failing: Side | _Lane, stage: Stage, frame: Callable[[], int 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        failing.failure = Failure(stage, frame(), " ".join(str(error).split()).partition(". ")[0])
+        failing.failure = OutOfMemory(stage, frame(), " ".join(str(error).split()).partition(". ")[0])
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Side:
     cache_bytes: dict[str, int] = field(default_factory=dict)
     cache_allocated: int | None = None
     device_bytes: int | None = None
-    failure: Failure | None = None
+    failure: OutOfMemory | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class Pair:
     second: Contender
     differences: Differences
     keyframes_differ: int
-    ended: Failure | None
+    ended: OutOfMemory | None
 
 
 _VERDICTS = {"held": "no difference", "better": "faster", "regression": "slower", "incomparable": None}
@@ -242,7 +242,7 @@ class _Lane:
     def __init__(self, bench: Bench, contender: Contender) -> None:
         self.contender = contender
         self.waiting: deque[Prediction] = deque()
-        self.failure: Failure | None = None
+        self.failure: OutOfMemory | None = None
         self._stepper: Stepper | None = None
         self._at: int | None = None
         with self._guarded():

@@ -33,7 +33,7 @@ WORK = ".lingbot-eval-fetch"
 RECORD = "record.json"
 _ASKING = 8  # sizes at a time: a dataset may have a hundred files
 
-Progress = Callable[[str, int, int | None], object]
+FetchProgress = Callable[[str, int, int | None], object]
 """Told what is being done, and the bytes that are done and to be done (None: not known)."""
 
 
@@ -144,7 +144,7 @@ def plan_fetch(card: Card, root: Path, scenes: Iterable[str] = ()) -> FetchPlan:
     return FetchPlan(card, root, missing, there, sources)
 
 
-def fetch(plan: FetchPlan, progress: Progress = lambda what, done, total: None) -> None:
+def fetch(plan: FetchPlan, progress: FetchProgress = lambda what, done, total: None) -> None:
     """Fetch what the plan names; a part appears whole or not at all, and what is done stays done.
 
     Raises:
@@ -224,7 +224,7 @@ def _batches(plan: FetchPlan) -> Iterator[tuple[tuple[str, ...], tuple[Source, .
         yield tuple(parts), sources
 
 
-def _bring(plan: FetchPlan, source: Source, record: _Record, progress: Progress) -> Path:
+def _bring(plan: FetchPlan, source: Source, record: _Record, progress: FetchProgress) -> Path:
     """The file of an address, compared with what came from there before."""
     assert plan.card.download is not None
     if source.url.startswith(HUB):
@@ -254,7 +254,7 @@ def _bring(plan: FetchPlan, source: Source, record: _Record, progress: Progress)
     return path
 
 
-def _lay_out(source: Source, path: Path, stage: Path, parts: tuple[str, ...], progress: Progress) -> None:
+def _lay_out(source: Source, path: Path, stage: Path, parts: tuple[str, ...], progress: FetchProgress) -> None:
     """Unpack a file into the stage, archives inside it where they lie."""
     place = source.place(parts)
     what, done = f"unpacking {source.name}", 0

@@ -35,7 +35,7 @@ _ATTEMPTS = 5  # in a row that bring no byte
 _REDIRECTS = 5
 _CHUNK = 1 << 18
 
-Progress = Callable[[int, int | None], object]
+DownloadProgress = Callable[[int, int | None], object]
 """Told the bytes that are there, and those that there will be if that is known."""
 
 
@@ -49,7 +49,7 @@ def download(
     size: int | None = None,
     checksum: str | None = None,
     hosts: Iterable[str] = (),
-    progress: Progress = _silent,
+    progress: DownloadProgress = _silent,
 ) -> None:
     """Bring the file at ``url`` to ``path``, where it appears whole and checked, or not at all.
 
@@ -209,7 +209,7 @@ class _Version:
     last_modified: str | None
 
 
-def _bring(url: str, part: Path, size: int | None, hosts: set[str | None], progress: Progress) -> None:
+def _bring(url: str, part: Path, size: int | None, hosts: set[str | None], progress: DownloadProgress) -> None:
     """Fill ``part``, in as many attempts as bring something."""
     idle = 0
     while True:
@@ -225,7 +225,7 @@ def _bring(url: str, part: Path, size: int | None, hosts: set[str | None], progr
             time.sleep(max(error.wait, PAUSE_S * (1 + idle)))
 
 
-def _receive(url: str, part: Path, size: int | None, hosts: set[str | None], progress: Progress) -> None:
+def _receive(url: str, part: Path, size: int | None, hosts: set[str | None], progress: DownloadProgress) -> None:
     """One attempt. Raises _CutError when another may bring more."""
     from urllib3.exceptions import HTTPError
 

@@ -21,7 +21,7 @@ from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 Definition = Literal["auc", "auc_first_camera"]
 Degrees = Annotated[int, Field(ge=1, le=180)]
 Counts = NDArray[np.int64]
-Progress = Callable[[int, int], None]
+PairProgress = Callable[[int, int], None]
 """Takes how many pairs are done, and how many there are."""
 
 _WORDS: dict[Definition, str] = {
@@ -81,7 +81,7 @@ def pair_measurements(
     reference: Trajectory,
     estimate: Trajectory,
     settings: PairAucSettings | None = None,
-    progress: Progress | None = None,
+    progress: PairProgress | None = None,
 ) -> tuple[Measurement, ...]:
     """AUC, Racc and Tacc of an estimate, family ``auc``; frames are matched by index, ``samples`` are pairs.
 

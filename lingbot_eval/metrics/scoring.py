@@ -18,7 +18,7 @@ from lingbot_eval.metrics.base import Quantity, told_apart
 from lingbot_eval.metrics.drift import DriftSettings, score_drift
 from lingbot_eval.metrics.matching import ALIGNMENTS, ANCHOR_FRAMES, Alignment, match_poses
 from lingbot_eval.metrics.meaning import FEW_PERCENT, match_notes, pose_notes
-from lingbot_eval.metrics.pair_auc import Progress, pair_measurements
+from lingbot_eval.metrics.pair_auc import PairProgress, pair_measurements
 from lingbot_eval.metrics.trajectory import TrajectoryScore, TrajectorySettings, plugin_measurements, score_trajectory
 from lingbot_eval.settings import several, validated
 from lingbot_eval.types import DriftSeries, FloatArray, Measurement, Trajectory
@@ -90,7 +90,7 @@ def score(
     anchor_frames: int = ANCHOR_FRAMES,
     max_difference: float = MAX_DIFFERENCE,
     without: Collection[str] = (),
-    progress: Progress | None = None,
+    progress: PairProgress | None = None,
 ) -> PoseScore:
     """Score an estimated trajectory against a reference.
 

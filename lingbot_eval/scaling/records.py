@@ -168,7 +168,7 @@ FEWEST_LEVELS = 5
 
 
 @dataclass(frozen=True)
-class Quantity:
+class GrowthQuantity:
     """What may grow. unit: of a kept frame; scale: of the samples' own unit to that one. title: in words."""
 
     name: str
@@ -178,18 +178,20 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity("cache", "cache in view", "B"),
-    Quantity("cache_allocated", "cache as allocated", "B"),
-    Quantity("device_allocated", "allocated on the device", "B"),
-    Quantity("device_reserved", "reserved on the device", "B"),
-    Quantity("driver", "the driver's figure", "B"),
-    Quantity("process", "process memory", "B"),
-    Quantity("process_beyond_cache", "process memory less the cache", "B"),
-    Quantity("forward", "forward time", "us", 1e3),
+    GrowthQuantity("cache", "cache in view", "B"),
+    GrowthQuantity("cache_allocated", "cache as allocated", "B"),
+    GrowthQuantity("device_allocated", "allocated on the device", "B"),
+    GrowthQuantity("device_reserved", "reserved on the device", "B"),
+    GrowthQuantity("driver", "the driver's figure", "B"),
+    GrowthQuantity("process", "process memory", "B"),
+    GrowthQuantity("process_beyond_cache", "process memory less the cache", "B"),
+    GrowthQuantity("forward", "forward time", "us", 1e3),
 )
 
 
-def growth(quantity: Quantity, kept: FloatArray, values: FloatArray, expected: float | None = None) -> GrowthRecord:
+def growth(
+    quantity: GrowthQuantity, kept: FloatArray, values: FloatArray, expected: float | None = None
+) -> GrowthRecord:
     """How ``values`` (N,) change along ``kept`` (N,), of frames with a full window; NaN in values is left out."""
 
     def failed(reason: str) -> GrowthRecord:

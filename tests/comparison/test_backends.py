@@ -20,7 +20,7 @@ from lingbot_eval.comparison import contenders as frames_module
 from lingbot_eval.comparison import page as write_module
 from lingbot_eval.comparison.backends import (
     BackendComparison,
-    Failure,
+    OutOfMemory,
     Pair,
     Ratio,
     Side,
@@ -265,7 +265,7 @@ def known() -> BackendComparison:
     b = side(replace(PAGED, precision="bfloat16", cache_precision=8), [[10.0, 10.0, 10.0, 12.0, 14.0]] * 2)
     a.cache_bytes, a.cache_allocated, a.weights_bytes, a.device_bytes = {"anchor": 3, "window": 5}, 11, 13, 17
     a.warm_up_s = 2.5
-    ended = Failure("together", 4, "no room")
+    ended = OutOfMemory("together", 4, "no room")
     differences = Differences(np.arange(3), *(np.arange(3) + first for first in (0.25, 1.5, 3.75)))
     pair = Pair(a.contender, b.contender, differences, 2, ended)
     return replace(made_up(a, b), streaming={"window": 6}, rounds=2, pairs=(pair,), weights="w.pt, SHA-256 ab")
@@ -397,7 +397,7 @@ def test_the_figure_says_how_many_rounds_and_frames(
     assert any(words in axes.get_title(loc="left") for axes in drawn[0].axes)
     # A round that ended early is out where it has nothing.
     early = side(SDPA, [[4.0, 6.0], [8.0, np.nan, np.nan]])
-    gone = replace(side(PAGED, []), failure=Failure("warm-up", 0, "no room"))
+    gone = replace(side(PAGED, []), failure=OutOfMemory("warm-up", 0, "no room"))
     write_backends(made_up(early, gone), tmp_path)
     times = next(axes for axes in drawn[1].axes if axes.get_title(loc="left").startswith("Time of each frame"))
     assert curve(times, "A sdpa float32").tolist() == [[0, 6], [1, 6]]
@@ -518,7 +518,7 @@ def test_running_out_of_memory_is_a_result_with_its_frame(monkeypatch: pytest.Mo
     a, b = found.sides
     assert a.failure is None
     assert len(a.step_ms) == 2
-    assert b.failure == Failure("alone", 11, "CUDA out of memory")
+    assert b.failure == OutOfMemory("alone", 11, "CUDA out of memory")
     (partial,) = b.step_ms
     assert np.isfinite(partial).tolist() == [True] * 11 + [False]
     assert isinstance(found.ratio, str)

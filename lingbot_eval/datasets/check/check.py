@@ -35,7 +35,7 @@ FRAMES_TRIED = 1800
 _MIXED = 0.05  # of the median interval: what rounding to a container's ticks makes
 
 
-Progress = Callable[[str, int, int | None], object]
+DecodingProgress = Callable[[str, int, int | None], object]
 """Told which scene is decoded, how many of its frames are done, and how many there are (None: not known)."""
 
 
@@ -67,7 +67,7 @@ class DatasetCheck:
 
 
 def examine(
-    card: Card, adapter: Adapter, root: Path, scenes: Sequence[str] = (), decoding: Progress | None = None
+    card: Card, adapter: Adapter, root: Path, scenes: Sequence[str] = (), decoding: DecodingProgress | None = None
 ) -> DatasetCheck:
     """Check everything; what is wrong is in the result, nothing is raised for bad data.
 
@@ -111,7 +111,7 @@ def _against_card(card: Card, scenes: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def _scene(card: Card, adapter: Adapter, scene: str, decoding: Progress | None) -> SceneCheck:
+def _scene(card: Card, adapter: Adapter, scene: str, decoding: DecodingProgress | None) -> SceneCheck:
     started = time.perf_counter()
     try:
         sequence = adapter.open(scene, Selection())
@@ -218,7 +218,7 @@ def convention_findings(verdict: ConventionVerdict, depth_scale: float | None = 
     return tuple(found)
 
 
-def _decoded(sequence: FileSequence, decoding: Progress) -> list[Finding]:
+def _decoded(sequence: FileSequence, decoding: DecodingProgress) -> list[Finding]:
     problems: list[str] = []
     frames = 0
     for index in range(sequence.length):
@@ -233,7 +233,7 @@ def _decoded(sequence: FileSequence, decoding: Progress) -> list[Finding]:
     return [*gathered("problem", "decode", list(dict.fromkeys(problems))), note]
 
 
-def check_video(sequence: VideoSequence, size: SizeSettings, decoding: Progress | None) -> list[Finding]:
+def check_video(sequence: VideoSequence, size: SizeSettings, decoding: DecodingProgress | None) -> list[Finding]:
     """What the header says, and damage in the first minute; with ``decoding``, in the whole file.
 
     size: what the protocol prepares frames to.
@@ -271,7 +271,7 @@ def _picture(sequence: VideoSequence) -> str:
     return f"stored as {width}x{height}, {pixels}{made}; display matrix: {listed.turn.words}"
 
 
-def _played(sequence: VideoSequence, decoding: Progress | None) -> tuple[list[str], int]:
+def _played(sequence: VideoSequence, decoding: DecodingProgress | None) -> tuple[list[str], int]:
     """What is wrong, and how many frames were decoded."""
     count = 0
     problems = []

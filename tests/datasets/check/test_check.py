@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.datasets.cards import load_card
-from lingbot_eval.datasets.check.check import DatasetCheck, Progress, examine
+from lingbot_eval.datasets.check.check import DatasetCheck, DecodingProgress, examine
 from lingbot_eval.datasets.check.scene_checks import Finding, check_depth_range, check_files, check_poses, check_times
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles, Selection
@@ -32,7 +32,9 @@ def root(tmp_path: Path) -> Path:
     return dataset_trees.write_seven_scenes(tmp_path / "7scenes")
 
 
-def check(root: Path, name: str = "seven_scenes", decoding: Progress | None = None, *scenes: str) -> DatasetCheck:
+def check(
+    root: Path, name: str = "seven_scenes", decoding: DecodingProgress | None = None, *scenes: str
+) -> DatasetCheck:
     return examine(load_card(name), open_adapter(name, root, {}), root, scenes, decoding)
 
 
