@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from lingbot_eval.cli.main import main
-from lingbot_eval.datasets.cards import card_names, load_card, markdown_table
+from lingbot_eval.datasets import cards as cards_module
+from lingbot_eval.datasets.cards import Card, card_names, load_card, markdown_table
+from lingbot_eval.datasets.fetch import FetchPlan, Source
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.resources import shared_names
 from lingbot_eval.runs.experiment import load_experiment
@@ -34,8 +38,16 @@ def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 def test_list_names_every_dataset(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "list")
     assert [line.split()[0] for line in text.splitlines()] == list(card_names())
-    assert [entry["name"] for entry in json.loads(said(capsys, "list", "--json"))["items"]] == list(card_names())
     assert [entry["name"] for entry in json.loads(_run_json_first(capsys))["items"]] == list(card_names())
+    entries = {entry["name"]: entry for entry in json.loads(said(capsys, "list", "--json"))["items"]}
+    assert list(entries) == list(card_names())
+    kitti = {"name": "kitti", "title": load_card("kitti").title, "licence": load_card("kitti").source.licence}
+    assert entries["kitti"] == {**kitti, "download": "by hand"}
+    assert (entries["tum"]["download"], entries["synthetic"]["download"]) == ("fetch", None)
+    rows = {line.split()[0]: line for line in text.splitlines()}
+    title = load_card("seven_scenes").title
+    assert rows["seven_scenes"] == f"{'seven_scenes':18} {title:44} {'fetch':8} stride 5, width 518"
+    assert rows["synthetic"].split(" – ")[1].strip().startswith("stride 1, ")
     table = said(capsys, "list", "--markdown").splitlines()
     assert len(table) == 2 + len(card_names())
     assert len({row.replace("\\|", "").count("|") for row in table}) == 1
@@ -72,6 +84,176 @@ def test_show_says_what_the_card_says(capsys: pytest.CaptureFixture[str]) -> Non
     assert "did you mean 'eth3d'" in capsys.readouterr().err
 
 
+MADE_UP = {
+    "name": "halls",
+    "title": "Halls",
+    "description": "Long halls.",
+    "source": {"url": "https://example.org/halls", "licence": "CC0", "citation": "A. Body, 2020"},
+    "layout": "one folder a scene",
+    "download": {"page": "https://example.org/get", "steps": ["Ask for it.", "Unpack it."]},
+    "scenes": "those with a roof",
+    "expected_scenes": {"east": 40, "west": None},
+    "scenes_left_out": {"north": "no poses"},
+    "views_left_out": {"south": "dark"},
+    "protocol": {
+        "split": "test",
+        "stride": 3,
+        "size": {"mode": "exact", "width": 56, "height": 42, "filter": "lanczos"},
+        "min_depth": 0.25,
+        "max_depth": 12.0,
+        "metrics": ["trajectory", "depth"],
+        "thresholds": {"f1_m": 0.25, "racc_deg": 5.0},
+        "notes": ["Indoors.", "At night."],
+    },
+    "published": [
+        {"method": "ours", "source": "the paper", "scenes": 2, "values": {"ate_m": 0.0625, "auc_30_percent": 91.5}},
+        {"method": "theirs", "source": "the page", "values": {"ate_m": 0.5}},
+    ],
+}
+
+
+def test_a_card_line_by_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All that a card can say, and what stands for all that it may leave out."""
+    card = Card.model_validate(MADE_UP)
+    monkeypatch.setattr(cards_module, "load_card", lambda name: card)
+    shown = said(capsys, "show", "halls").splitlines()
+    assert shown == [
+        "halls: Halls",
+        "  what: Long halls.",
+        "  from: https://example.org/halls",
+        "  licence: CC0",
+        "  cite: A. Body, 2020",
+        "  layout: one folder a scene",
+        "  page: https://example.org/get",
+        "  step 1: Ask for it.",
+        "  step 2: Unpack it.",
+        "  scenes: those with a roof",
+        "  frames: east 40, west ?",
+        "  without north: no poses",
+        "  without views of south: dark",
+        "  protocol: test, stride 3, exact 56×42, Lanczos, depth 0.25 to 12 m",
+        "  metrics: trajectory, depth",
+        "  thresholds: f1_m 0.25, racc_deg 5",
+        "  note: Indoors.",
+        "  note: At night.",
+        "  published, ours (the paper, 2 scenes): ate_m 0.0625, auc_30_percent 91.5",
+        "  published, theirs (the page): ate_m 0.5",
+    ]
+    least = {**MADE_UP, "source": {"licence": "CC0"}, "protocol": {}, "download": None}
+    for name in ("expected_scenes", "scenes_left_out", "views_left_out", "published"):
+        del least[name]
+    card = Card.model_validate(least)
+    assert said(capsys, "show", "halls").splitlines() == [
+        *shown[:2],
+        "  from: –",
+        "  licence: CC0",
+        "  cite: –",
+        "  layout: one folder a scene",
+        "  scenes: those with a roof",
+        "  frames: any",
+        "  protocol: stride 1, width 518, depth 0 to 80 m",
+        "  metrics: none",
+        "  thresholds: none",
+    ]
+
+
+def fetch_plan(root: Path, parts: tuple[str, ...], sizes: tuple[int | None, ...], there: tuple[str, ...]) -> FetchPlan:
+    """Of one file of each size: file N is of part N and all after it."""
+    card = Card.model_validate(MADE_UP | {"download": {"page": "https://example.org/get", "files": [FILE]}})
+    sources = tuple(
+        Source(card.download.files[0], f"https://example.org/{number}.zip", parts[number:], size, None, None)  # type: ignore[union-attr]
+        for number, size in enumerate(sizes)
+    )
+    return FetchPlan(card, root, parts, there, sources)
+
+
+FILE = {"url": "https://example.org/0.zip", "parts": ["east", "west"]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "sizes", "there", "words", "code", "agreed", "total"),
+    [
+        (("east", "west"), (2_500_000, None), (), ["--yes"], 0, True, "2.50MB in 1 file, and 1 of a size"),
+        (("east", "west"), (1000, 250), ("north", "south"), ["--yes"], 0, True, "1.25kB in 2 files"),
+        (("east",), (1000,), ("west",), ["--dry-run"], 0, False, "1.00kB in 1 file"),
+        (("east",), (1000,), (), ["--dry-run", "--yes"], 0, False, "1.00kB in 1 file"),
+        ((), (), ("east", "west"), [], 0, False, "0.00B in 0 files"),
+    ],
+)
+def test_a_fetch_line_by_line(
+    parts: tuple[str, ...],
+    sizes: tuple[int | None, ...],
+    there: tuple[str, ...],
+    words: list[str],
+    code: int,
+    agreed: bool,
+    total: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What will be fetched, how much that is, what is there before and what after it."""
+    plan = fetch_plan(tmp_path, parts, sizes, there)
+    answers: list[bool] = []
+
+    def fetch(*given: object, agree: Callable[[FetchPlan], bool], **more: object) -> FetchPlan:
+        answers.append(agree(plan))
+        return plan
+
+    monkeypatch.setattr(cards_module, "load_card", lambda name, file=None: plan.card)
+    monkeypatch.setattr("lingbot_eval.api.fetch_dataset", fetch)
+    words = ["datasets", "fetch", "halls", "--root", str(tmp_path), *words]
+    assert main(words) == code
+    lines = capsys.readouterr().out.splitlines()
+    planned = [
+        "halls: Halls",
+        "  licence: CC0",
+        "  cite: A. Body, 2020",
+        "  page: https://example.org/get",
+        *(f"  {size:>10}  https://example.org/{n}.zip" for n, size in enumerate(map(in_words, sizes))),
+        *([f"  already in {tmp_path}: {', '.join(there)}"] if there else []),
+    ]
+    assert lines[: len(planned)] == planned
+    assert lines[len(planned)].startswith(f"  to download: {total}")
+    done = [
+        f"{tmp_path} has {', '.join((*there, *parts))}",
+        f"next: lingbot-eval datasets check halls --root {tmp_path}",
+    ]
+    assert lines[len(planned) + 1 :] == (done if agreed or not parts else [])
+    assert main([*words, "--json"]) == code
+    assert answers == [agreed, agreed]
+    found = capsys.readouterr()
+    assert found.err.splitlines() == lines[: len(planned) + 1]
+    assert json.loads(found.out) == {
+        "schema_version": 1,
+        "dataset": "halls",
+        "licence": "CC0",
+        "root": str(tmp_path),
+        "files": [
+            {"url": f"https://example.org/{number}.zip", "bytes": size, "parts": list(parts[number:])}
+            for number, size in enumerate(sizes)
+        ],
+        "parts": list(parts),
+        "there": list(there),
+        "fetched": agreed,
+    }
+
+
+def in_words(size: int | None) -> str:
+    return {None: "?", 250: "250B", 1000: "1.00kB", 2_500_000: "2.50MB"}[size]
+
+
+@pytest.mark.parametrize("answer", ["y", "yes", "Y", " Yes "])
+def test_a_person_agrees(answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = fetch_plan(tmp_path, ("east",), (1000,), ())
+    told: list[bool] = []
+    monkeypatch.setattr(cards_module, "load_card", lambda name, file=None: plan.card)
+    monkeypatch.setattr("lingbot_eval.api.fetch_dataset", lambda *_, agree, **__: told.append(agree(plan)) or plan)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, readline=lambda: f"{answer}\n"))
+    assert main(["datasets", "fetch", "halls", "--root", str(tmp_path)]) == 0
+    assert told == [True]
+
+
 def test_check_prints_findings_and_fails_on_problems(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     root = field_trees.write_kitti(tmp_path / "kitti")
     text = said(capsys, "check", "kitti", "--root", str(root), "--decode")
@@ -84,8 +266,9 @@ def test_check_prints_findings_and_fails_on_problems(capsys: pytest.CaptureFixtu
     assert document["problems"] == 1
     text = said(capsys, "check", "kitti", "--root", str(root / "poses"), code=1)
     assert f"the root is one level too low, use {root}" in text
-    assert main(["datasets", "check", "kitti", "--root", str(root), "--option", "split"]) == 2
-    assert "expected KEY=VALUE" in capsys.readouterr().err
+    for wrong in ("split", "=all"):
+        assert main(["datasets", "check", "kitti", "--root", str(root), "--option", wrong]) == 2
+        assert "expected KEY=VALUE" in capsys.readouterr().err
 
 
 def test_check_writes_a_figure_of_the_convention(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 import lingbot_eval.api as api
 from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.check import check as check_module
+from lingbot_eval.datasets.check import convention as convention_module
 from lingbot_eval.datasets.check.check import DatasetCheck, SceneCheck
+from lingbot_eval.datasets.check.convention import EXPECTED, ConventionVerdict, Fit
 from lingbot_eval.datasets.check.scene_checks import Finding
 from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.verification.wrapper import WrapperCheck
@@ -230,6 +232,54 @@ def test_a_check_of_a_dataset_line_by_line(
         ("a", 3000, 2.0),
         ("b", None, 0.0),
     ]
+    assert document["findings"] == [{"level": "note", "check": "layout", "text": "as said"}]
+    assert [len(scene["findings"]) for scene in document["scenes"]] == [problems, 2]
+    assert document["scenes"][1]["findings"][0] == {"level": "warning", "check": "images", "text": "odd"}
+    assert [scene["convention"] for scene in document["scenes"]] == [None, None]
+    assert document["figures"] == []
+
+
+@pytest.mark.parametrize(("clear", "best", "expected"), [(True, 1, False), (False, 0, True)])
+def test_the_verdict_of_a_check_is_in_its_document(
+    clear: bool,
+    best: int,
+    expected: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And a picture of each scene that has one, named by dataset and scene; nothing for the scene that has none."""
+    fits = [Fit(*EXPECTED, 0.9), Fit("world-to-camera", "OpenGL", 0.25)]
+    fits = [fits[best], fits[1 - best]]
+    verdict = ConventionVerdict(tuple(fits), (fits[1],), clear, 7, 500.0, 510.0, fitted_focal=520.0, depth_factor=0.001)
+    scenes = (SceneCheck("a/left", 9, (), 1.0, verdict), SceneCheck("b", 9, (), 1.0))
+    found = DatasetCheck("folder", str(tmp_path), (), scenes)
+    drawn: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(check_module, "examine", lambda *given: found)
+    monkeypatch.setattr(convention_module, "write_convention_figure", lambda *given: drawn.append(given))
+    figures = tmp_path / "figures"
+    words = ["datasets", "check", "folder", "--root", str(tmp_path), "--figures", str(figures)]
+    assert main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    told = [{"direction": fit.direction, "axes": fit.axes, "share": fit.share} for fit in fits]
+    assert document["scenes"][0]["convention"] == {
+        "clear": clear,
+        "as_expected": expected,
+        "ties": told[1:],
+        "fits": told,
+        "pairs": 7,
+        "declared_focal_px": 500.0,
+        "image_focal_px": 510.0,
+        "fitted_focal_px": 520.0,
+        "depth_factor": 0.001,
+    }
+    assert document["scenes"][1]["convention"] is None
+    path = figures / "folder-a-left-convention.png"
+    assert document["figures"] == [str(path)]
+    assert drawn == [(path, "folder / a/left", verdict)]
+    assert figures.is_dir()
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"figure: {path}"
 
 
 def test_a_raw_scene_that_cannot_be_prepared_leaves_the_others(
