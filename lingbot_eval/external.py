@@ -87,7 +87,7 @@ def _packed_int(value: int) -> bytes:
         return struct.pack(">b", value)
     if -(2**63) <= value < 2**63:
         return struct.pack(">Bq", 0xD3, value)
-    if value < 2**64:
+    if 0 <= value < 2**64:
         return struct.pack(">BQ", 0xCF, value)
     raise ProtocolError(f"a message cannot hold the number {value}: it has more than 64 bits")
 
