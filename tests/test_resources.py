@@ -28,6 +28,13 @@ from lingbot_eval.types import Declaration, Measurement
 def test_a_public_file_is_addressed_as_an_experiment_writes_it() -> None:
     assert PublicFile("o/r", "f.pt", "ab", revision="12").address == "hf://o/r@12/f.pt"
     assert PublicFile("o/r", "d/f.pt", "ab").address == "hf://o/r/d/f.pt"
+    pinned = "hf://robbyant/lingbot-map@204754b72bb24f561f8d7e7e1e4e4cd9e809adf9"
+    assert {name: (file.address, file.sha256[:8], file.size) for name, file in PUBLIC.items()} == {
+        "lingbot-map": (f"{pinned}/lingbot-map.pt", "ee665103", None),
+        "lingbot-map-long": (f"{pinned}/lingbot-map-long.pt", "832bc82c", 4_632_303_465),
+        "skyseg": ("hf://JianyuanWang/skyseg/skyseg.onnx", "ab9c34c6", 175_997_079),
+        "skyseg-batch": (f"{pinned}/skyseg_batch.onnx", "b09c0f6c", None),
+    }
     # Weights of the network are of its full configuration; the others are none.
     assert {name for name, file in PUBLIC.items() if file.config == "full"} == {"lingbot-map", "lingbot-map-long"}
     assert len({file.sha256 for file in PUBLIC.values()}) == len(PUBLIC)

@@ -344,6 +344,95 @@ def test_an_update_of_a_baseline_names_what_it_leaves_out(tmp_path: Path, monkey
     assert told == ["damaged: a", "damaged: b", (file, found[1])]
 
 
+EXPERIMENT_FILE = "benchmarks/experiments/smoke.yaml"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"experiment": {"name": "e"}, "set": ["a=1"]}, "lingbot_eval.run({…}) of a script: the settings are in this"),
+        ({"experiment": EXPERIMENT_FILE}, f"lingbot-eval run {EXPERIMENT_FILE}"),
+        (
+            {"experiment": Path(EXPERIMENT_FILE), "set": {"name": "x y", "a.0": [1]}, "out": "my runs"},
+            f"lingbot-eval run {EXPERIMENT_FILE} --set 'name=\"x y\"' --set 'a.0=[1]' --out 'my runs'",
+        ),
+        (
+            {"experiment": EXPERIMENT_FILE, "set": ["a=1", "b=2"]},
+            f"lingbot-eval run {EXPERIMENT_FILE} --set a=1 --set b=2",
+        ),
+        ({"experiment": EXPERIMENT_FILE, "out": "runs", "command": "as I said"}, "as I said"),
+    ],
+)
+def test_a_record_says_how_the_run_of_a_script_is_repeated(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], words: str
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    commands: list[str] = []
+
+    def execute(plan: Any, out: Path, command: str, *_: Any, **__: Any) -> None:
+        commands.append(command)
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr("lingbot_eval.runs.execute.execute", execute)
+    monkeypatch.setattr("lingbot_eval.api.plan_run", arguments)
+    with pytest.raises(ConfigError, match="as far as this"):
+        lb.run(**given)
+    assert [command[: len(words)] for command in commands] == [words]
+    assert "\n" not in commands[0]
+    assert commands[0] == words or words.startswith("lingbot_eval.run(")
+
+
+USUAL: dict[str, dict[str, Any]] = {
+    "load_model": {"weights": "shipped", "config": None, "device": "auto", "precision": "float32", "backend": "auto"}
+    | {"cache_precision": None, "seed": 0},
+    "open_dataset": {"root": None, "card": None},
+    "read_trajectory": {"format": "auto", "time_scale": None, "time_offset": 0.0},
+    "score": {"align": "sim3", "anchor_frames": 8, "max_difference": 0.01, "without": (), "progress": None},
+    "plan_run": {"set": ()},
+    "fit": {"set": ()},
+    "run": {"set": (), "out": Path("runs"), "plugins": (), "allow_commands": False, "command": None}
+    | {"observer": None, "parallel": None},
+    "report": {"out": None, "labels": (), "html": True, "notebook": False, "notebook_page": False}
+    | {"interactive": False},
+    "gate": {"baseline": None, "against": None, "require": None},
+    "compare_backends": {"experiment": "smoke", "set": (), "scene": None, "frames": None, "rounds": 5}
+    | {"with_reference": True},
+    "verify": {"folder": None, "cases": (), "backend": "sdpa", "dtype": "float32", "cache_precision": None}
+    | {"device": "cpu"},
+    "check_wrapper": {"mode": None, "timeout_s": 600},
+    "export": {"formats": ("ply", "tum"), "units": "*", "scale": None, "poses": None, "share": None},
+    "fetch_dataset": {"scenes": (), "card": None},
+    "render": {"settings": "default", "set": (), "units": "*", "still": None, "device": "cpu"},
+    "view": {"root": None, "model": "shipped", "config": None, "device": "auto", "frames": None, "stride": None}
+    | {"sky": "heuristic", "html": None, "colour": "picture", "points": None, "port": 8080},
+    "open_runs": {"labels": ()},
+    "listed": {"pattern": "*"},
+    "metric": {"better": None, "name": None, "align": None, "headline": True},
+    "load_plugins": {"sources": ()},
+    "Dataset.scene": {"name": None, "start": 0, "stride": None, "count": None},
+    "Model.session": {"window": None, "keyframe_interval": "auto", "scale_frames": 8, "flow": None, "windowed": None}
+    | {"frames": None, "size": None},
+    "Session.step": {"timestamp": None},
+    "Run.report": {"out": None},
+}
+"""What stands where nothing is asked, as the documentation has it."""
+
+
+def test_where_nothing_is_asked_the_usual_is_done() -> None:
+    functions = {name: getattr(lb, name) for name in lb._PUBLIC if inspect.isfunction(getattr(lb, name))}
+    methods = (lb.Dataset.scene, lb.Model.session, lb.Session.step, lb.Run.report)
+    functions |= {method.__qualname__: method for method in methods}
+    found = {
+        name: {
+            parameter.name: parameter.default
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.default is not parameter.empty and not callable(parameter.default)
+        }
+        for name, function in functions.items()
+    }
+    assert {name: usual for name, usual in found.items() if usual} == USUAL
+
+
 def test_every_public_function_that_does_something_is_here() -> None:
     """`view` streams or shows, `plan_run` and `fit` are what `run` does first: they are asked elsewhere."""
     known = {name.split()[0] for name in CASES} | {"view", "plan_run", "fit"}

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,22 @@ def test_every_length_has_its_head(length: int) -> None:
         assert unpack(msgpack.packb(value)) == value
 
 
+BITS = (7, 8, 15, 16, 31, 32, 63, 64)
+ENDS = {0, -1, -32, -33, *(2**n for n in BITS[:-1]), *(2**n - 1 for n in BITS)}
+ENDS |= {-(2**n) - below for n in BITS[::2] for below in (0, 1) if n + below < 64}
+
+
+@pytest.mark.parametrize("number", sorted(ENDS))
+def test_every_kind_of_whole_number_has_its_ends(number: int) -> None:
+    assert msgpack.unpackb(pack(number)) == unpack(msgpack.packb(number)) == number
+
+
+def test_a_message_is_nested_eight_deep_and_no_deeper() -> None:
+    assert str(unpack(b"\x91" * 8 + b"\xc0")) == "[[[[[[[[None]]]]]]]]"
+    with pytest.raises(ProtocolError, match="nested more than 8 deep"):
+        unpack(b"\x91" * 9 + b"\xc0")
+
+
 def test_numbers_of_other_programs_are_read() -> None:
     assert unpack(msgpack.packb(0.5, use_single_float=True)) == 0.5
     assert math.isnan(unpack(msgpack.packb(math.nan)))
@@ -80,7 +97,7 @@ def test_what_is_no_message_is_refused(data: bytes, words: str) -> None:
         unpack(data)
 
 
-@pytest.mark.parametrize("value", [2**64, object(), {1, 2}])
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, object(), {1, 2}])
 def test_what_a_message_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(ProtocolError, match="cannot hold"):
         pack(value)
@@ -92,6 +109,9 @@ def test_images_are_png_for_everybody(tmp_path: Path) -> None:
     write_png(path, pixels.tobytes(), 7, 5)
     np.testing.assert_array_equal(np.asarray(Image.open(path)), pixels)
     assert read_png(path, 7, 5) == pixels.tobytes()
+    for width, height in ((5, 7), (7, 4)):  # as large as is said, and no less
+        with pytest.raises(ProtocolError, match=f"expected an unfiltered PNG of {width}x{height}"):
+            read_png(path, width, height)
     Image.fromarray(np.tile(pixels, (9, 9, 1))).save(path)
     with pytest.raises(ProtocolError, match="read it with a library"):
         read_png(path, 63, 45)
@@ -113,7 +133,14 @@ def test_rotations_of_a_job_are_quaternions_of_the_same_turn(tmp_path: Path, mon
     job = {"protocol": external.PROTOCOL, "width": 8, "height": 6, "dataset": "d", "scene": "s", "causal": True}
     (tmp_path / "job.json").write_text(json.dumps({**job, "frames": said, "output": output}))
     monkeypatch.setenv(external.JOB_VARIABLE, str(tmp_path))
+    begun = time.monotonic()
     external.serve(Known())
+    # Each pose's event is of the second in which it was there.
+    first, *events = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert (first["event"], {event["event"] for event in events}) == ("start", {"pose"})
+    assert [event["frame"] for event in events] == list(range(len(turns)))
+    moments = [begun, first["t"], *(event["t"] for event in events), time.monotonic()]
+    assert moments == sorted(moments)
     rows = np.loadtxt(tmp_path / "t.tum")
     np.testing.assert_allclose(rows[:, 0], np.arange(len(turns)) / 8)
     np.testing.assert_allclose(rows[:, 1:4], poses[:, :3, 3])

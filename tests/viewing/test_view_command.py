@@ -148,6 +148,62 @@ def test_what_is_asked_of_a_page_reaches_it(
 
 
 @pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ({"points": 1000}, True),
+        ({"points": 999}, False),
+        ({"points": 50_000_000}, True),
+        ({"points": 50_000_001}, False),
+        ({"port": 0}, True),
+        ({"port": -1}, False),
+        ({"port": 65535}, True),
+        ({"port": 65536}, False),
+    ],
+)
+def test_how_many_points_and_which_ports_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, int], fits: bool
+) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr("lingbot_eval.viewing.page.Viewer", lambda *_, **given: shown.append(given))
+    monkeypatch.setattr("lingbot_eval.api._scenes_of", lambda run: ("title", {}))
+    (tmp_path / "run.json").touch()
+    if fits:
+        lb.view(tmp_path, **asked)
+        assert shown == [{"port": 8080, "colouring": "picture", "points": 2_000_000} | asked]
+        return
+    (name,) = asked
+    with pytest.raises(ConfigError, match=f"{name}: expected .* to .*, found {asked[name]}$"):
+        lb.view(tmp_path, **asked)
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "dataset"),
+    [
+        (["a.MP4"], "", "video"),
+        (["a.mp4", "notes.txt"], "", "video"),
+        (["a.mp4", "b.PNG"], "", "folder"),
+        (["a.mp4", "b.heic"], "", "folder"),
+        (["notes.txt"], "", "folder"),
+        ([], "", "folder"),
+        (["a.mp4"], "a.mp4", "video"),
+    ],
+)
+def test_a_folder_of_films_alone_is_one_of_films(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], named: str, dataset: str
+) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+
+    def opened(*given: Any) -> None:
+        raise ConfigError(f"opened {given}")
+
+    monkeypatch.setattr("lingbot_eval.datasets.cards.open_dataset", opened)
+    with pytest.raises(ConfigError) as said:
+        lb.view(tmp_path / named)
+    assert str(said.value) == f"opened {(dataset, tmp_path / named)}"
+
+
+@pytest.mark.parametrize(
     ("error", "moved", "as_json", "code"),
     [(None, None, False, 0), (DataError("frame 3: no\nimage"), 80, False, 2), (None, None, True, 0)],
 )
