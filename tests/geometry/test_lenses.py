@@ -102,3 +102,18 @@ def test_a_lens_without_numbers_bends_nothing_unless_it_is_a_fisheye() -> None:
     assert not LensCamera("OPENCV", (320, 240), (*CENTRE, 0.0, 0.0, 0.0, 0.0)).bends
     assert LensCamera("OPENCV", (320, 240), (*CENTRE, 0.0, 0.0, 0.0, 1e-3)).bends
     assert LensCamera("OPENCV_FISHEYE", (320, 240), (*CENTRE, 0.0, 0.0, 0.0, 0.0)).bends
+
+
+def test_a_picture_is_grey_where_all_three_channels_agree() -> None:
+    """Red and green may be alike alone, or red and blue."""
+    lens = camera("OPENCV")
+    grey = np.random.default_rng(3).integers(0, 256, (240, 320, 1)).astype(np.uint8)
+    for odd in range(3):
+        image = np.repeat(grey, 3, axis=-1)
+        image[..., odd] = 255 - image[..., odd]
+        found = undistorted(image, lens)
+        others = [channel for channel in range(3) if channel != odd]
+        np.testing.assert_array_equal(found[..., others[0]], found[..., others[1]])
+        np.testing.assert_array_equal(
+            found[..., odd], undistorted(np.repeat(255 - grey, 3, axis=-1), lens)[..., 0], str(odd)
+        )

@@ -193,6 +193,7 @@ def test_pixels_without_a_prediction_are_counted() -> None:
     scorer = DepthScorer()
     scorer.update(0, truth, prediction)
     assert value(scorer, "unpredicted_pixels") == 1.0
+    assert by_name(scorer)["unpredicted_pixels", ""].samples == 400
     assert value(scorer, "abs_rel", "none") == 0.0
     assert by_name(scorer)["abs_rel", "none"].samples == 396
 
@@ -214,6 +215,8 @@ def test_frames_that_cannot_be_scored_are_counted_by_reason() -> None:
     sparse.ravel()[99] = 1.0
     assert scorer.update(4, sparse, good) is not None, "100 valid pixels are enough"
     assert value(scorer, "frames_scored") == 1
+    counts = [m.samples for m in scorer.compute() if m.name in ("frames_scored", "frames_skipped")]
+    assert counts == [5, 5, 5, 5], "of so many frames"
     assert [value(scorer, "frames_skipped", v) for v in ("no_truth", "no_prediction", "few_valid_pixels")] == [1, 1, 2]
     # A frame whose every pixel lacks a prediction counts most among them.
     assert value(scorer, "unpredicted_pixels") == pytest.approx(100 * 99 / (99 + 99 + 100))
@@ -318,6 +321,13 @@ def test_scale_and_shift_are_sought_over_the_whole_sequence(monkeypatch: pytest.
     assert by_name(scorer)["abs_rel", "video_scale_shift"].value == pytest.approx(whole, rel=0.05)
 
 
+def relative_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Of the valid pixels of a frame, under its own scale."""
+    valid = (truth > 0) & np.isfinite(prediction)
+    t, p = truth[valid].astype(float), prediction[valid].astype(float)
+    return np.abs(p * np.median(t) / np.median(p) - t) / t
+
+
 def test_a_sample_stays_within_its_stated_error() -> None:
     pairs = drifting_frames(20)
     scorer = DepthScorer(DepthSettings(sample_pixels=5000))
@@ -326,7 +336,11 @@ def test_a_sample_stays_within_its_stated_error() -> None:
     found = {(m.name, m.variant): m for m in scorer.compute(2.2)}
     bound = found["sampling_error", ""].value
     assert bound is not None
-    assert 0 < bound < 0.02
+    # Standard errors of a mean of so many of so many pixels, whose spread is as theirs.
+    kept, seen = found["sampling_error", ""].samples or 0, found["abs_rel", "scale_only"].samples or 0
+    assert 2500 <= kept <= 5000 < seen
+    errors = np.concatenate([relative_errors(*pair) for pair in pairs])
+    assert bound == pytest.approx(1.96 * np.std(errors) * np.sqrt((1 - kept / seen) / kept), rel=0.1)
     for variant in SEQUENCE:
         measured = found["abs_rel", variant]
         assert 2500 <= (measured.samples or 0) <= 5000
@@ -417,3 +431,46 @@ def test_tenths_of_the_confidence_go_from_least_to_most() -> None:
     assert [found[f"tenth {k}"].value for k in range(1, 11)] == pytest.approx(errors, abs=1e-6)
     assert {m.samples for m in found.values()} == {20}
     assert "from least to most confident" in found["tenth 1"].convention
+
+
+def test_pixels_of_one_confidence_stay_in_the_order_of_the_frames() -> None:
+    """Of two frames the first is exact and the second is not; the method is as sure of both, but for one pixel."""
+    truth = np.full((20, 20), 2.0, dtype=np.float32)
+    off = truth.copy()
+    off[:8] *= 1.5
+    confidence = np.ones_like(truth)
+    confidence[0, 0] = 2.0
+    scorer = DepthScorer()
+    scorer.update(0, truth, truth, np.ones_like(truth))
+    scorer.update(1, truth, off, confidence)
+    found = {m.variant: m.value for m in scorer.compute() if m.name == "abs_rel_by_confidence"}
+    # 80 pixels a tenth: five tenths of the first frame, then 159 pixels that are half too far and the last of all.
+    expected = [0, 0, 0, 0, 0, 0.5, 79 * 0.5 / 80, 0, 0, 0.5 / 80]
+    assert [found[f"tenth {k}"] for k in range(1, 11)] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("pixels", "told"), [(9, False), (10, True)])
+def test_ten_pixels_have_tenths_and_an_order(pixels: int, told: bool) -> None:
+    truth = np.full((1, pixels), 2.0, dtype=np.float32)
+    guess = truth * np.linspace(1, 2, pixels, dtype=np.float32)
+    confidence = np.linspace(2, 1, pixels, dtype=np.float32)[None]
+    scorer = DepthScorer(DepthSettings(min_valid_pixels=2))
+    scorer.update(0, truth, guess, confidence)
+    rank = by_name(scorer)["confidence_rank_correlation", ""]
+    assert (rank.value is not None) is told
+    assert rank.samples == (10 if told else 0)
+
+
+def test_a_scale_of_video_depth_is_a_thousandth_at_least() -> None:
+    truth = np.full((20, 20), 1.0, dtype=np.float32)
+    scorer = DepthScorer(DepthSettings(sequence_alignments=("video_scale",)))
+    scorer.update(0, truth, np.full((20, 20), 4000.0, dtype=np.float32))
+    assert value(scorer, "abs_rel", "video_scale") == pytest.approx(3.0)
+
+
+def test_a_full_sample_is_thinned_when_it_is_beyond_its_size() -> None:
+    """1,000 pixels are all kept; of 1,010 every second one."""
+    for pixels, kept in ((1000, 1000), (1010, 505)):
+        scorer = DepthScorer(DepthSettings(sample_pixels=1000))
+        scorer.update(0, np.full((10, pixels // 10), 2.0, np.float32), np.full((10, pixels // 10), 1.0, np.float32))
+        assert by_name(scorer)["sampling_error", ""].samples == kept

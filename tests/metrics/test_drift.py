@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.geometry.poses import pose_matrix
@@ -515,7 +516,7 @@ def test_a_path_shorter_than_its_segments_has_none(name: str) -> None:
 def test_steps_of_a_slow_walk_have_a_ratio_too() -> None:
     """From a hundredth of the usual step on; twice as long in the estimate."""
     turns, lengths = winding(200)
-    lengths[80:120] = 0.05
+    lengths[80:120] = 0.012
     truth = steps_to_path(turns, lengths)
     estimate = steps_to_path(turns, np.where(lengths == 1, lengths, 2 * lengths))
     assert local_scale(truth, estimate, 21)[90:110] == pytest.approx(np.full(20, 2.0))
@@ -564,3 +565,69 @@ def test_prefixes_begin_with_ten_frames_and_end_with_all() -> None:
     assert found.series is not None
     frames = found.series.prefix_frame.tolist()
     assert (frames[0], frames[-1], len(frames)) == (9, 400, 64)
+
+
+def test_the_steps_that_are_measured_unless_an_experiment_says_otherwise() -> None:
+    truth = steps_to_path(*winding(60))
+    found = score(truth, truth, alignments=("none",))
+    steps = ("1 frames", "10 frames", "100 frames", "1 m", "10 m")
+    for name in ("rpe_translation_rmse", "rpe_rotation_rmse", "rpe_translation_low95", "rpe_rotation_high95"):
+        variants = [m.variant for m in found.measurements if m.name == name]
+        assert variants == [*(f"{step} none" for step in steps), *steps]
+
+
+def test_of_a_short_sequence_the_whole_is_the_only_prefix() -> None:
+    truth = steps_to_path(*winding(6))
+    found = score(truth, truth)
+    assert found.series is not None
+    assert found.series.prefix_frame.tolist() == [6]
+
+
+def test_the_anchors_are_the_first_frames_and_no_more() -> None:
+    """From the first frame behind the anchors on the estimate lies 3 m aside: all of it is error."""
+    truth = steps_to_path(*winding(60))
+    estimate = truth.copy()
+    estimate[8:, 1, 3] += 3.0
+    found = score(truth, estimate)
+    assert found.series is not None
+    assert found.series.anchored_error_m[:8] == pytest.approx(np.zeros(8), abs=1e-6)
+    assert found.series.anchored_error_m[8:] == pytest.approx(np.full(53, 3.0), rel=1e-6)
+
+
+def wobbling(errors: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """A straight walk of 1 m steps, and an estimate that is off by these lengths, step by step, to and fro."""
+    truth = np.tile(np.eye(4), (len(errors) + 1, 1, 1))
+    truth[:, 2, 3] = np.arange(len(errors) + 1)
+    estimate = truth.copy()
+    signs = np.where(np.arange(len(errors)) % 2, -1.0, 1.0)
+    estimate[1:, 0, 3] = np.cumsum(signs * errors)
+    return truth, estimate
+
+
+@pytest.mark.parametrize(("error", "jumps"), [(0.68, 0), (0.72, 1)])
+def test_a_jump_is_ten_times_its_surroundings(error: float, jumps: int) -> None:
+    found = score(*wobbling([0.07] * 40 + [error] + [0.07] * 40), alignments=("none",))
+    assert value(found, "jumps", "none") == jumps
+
+
+@pytest.mark.parametrize(("error", "collapsed"), [(0.48, 0), (0.52, 1)])
+def test_a_collapse_is_five_times_what_was_before(error: float, collapsed: int) -> None:
+    found = score(*wobbling([0.1] * 45 + [error] * 60), alignments=("none",))
+    assert value(found, "collapsed", "none") == collapsed
+
+
+def test_the_median_of_an_even_number_of_steps_lies_between_two() -> None:
+    errors = np.array([0.1] * 5 + [0.5] * 5 + [2.0] * 20)
+    assert collapse_step(errors, np.ones(30), 10, 5.0) == 10
+
+
+def test_a_single_bad_step_among_few_is_no_breakdown() -> None:
+    """The mean of a window is high where one step is far off; its median is not."""
+    errors = np.array([0.1] * 20 + [0.6, 0.1, 0.1, 40.0, 0.1, 0.1, 0.1] + [0.1] * 20)
+    assert collapse_step(errors, np.ones(len(errors)), 7, 5.0) is None
+
+
+@pytest.mark.parametrize("setting", [{"anchor_frames": 2}, {"segment_every": 0}, {"rpe_metres": (0.0,)}])
+def test_settings_without_meaning_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        DriftSettings.model_validate(setting)

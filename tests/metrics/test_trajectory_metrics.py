@@ -264,6 +264,27 @@ def test_static_reference() -> None:
     assert value(score, "coverage") == 100.0
 
 
+@pytest.mark.parametrize(("size", "stands"), [(0.9e-6, False), (0.6e-6, True)])
+def test_a_reference_moves_from_a_micrometre_on(size: float, stands: bool) -> None:
+    """From corner to corner of the box around its way, here a square."""
+    truth, estimate = wandering(10)
+    truth[:, :3, 3] = 0.0
+    truth[3:6, 0, 3] = truth[6:, 1, 3] = size
+    found = by_name(score_trajectory(trajectory(truth), trajectory(estimate), 10))["ate_rmse", "none"]
+    assert ("static reference" in (found.reason or "")) is stands
+    assert (found.value is None) is stands
+
+
+@pytest.mark.parametrize(("size", "stands"), [(1e-5, False), (0.5e-6, True)])
+def test_an_estimate_moves_where_rounding_cannot_make_it(size: float, stands: bool) -> None:
+    """A kilometre from the origin a micrometre is what rounding may make."""
+    truth, estimate = wandering(10)
+    estimate[:, :3, 3] = size * truth[:, :3, 3] / np.linalg.norm(np.ptp(truth[:, :3, 3], axis=0)) + [1000.0, 0, 0]
+    found = by_name(score_trajectory(trajectory(truth), trajectory(estimate), 10))["ate_rmse", "sim3"]
+    assert ("the estimate does not move" in (found.reason or "")) is stands
+    assert (found.value is None) is stands
+
+
 @pytest.mark.parametrize("where", [[0.0, 0, 0], [0.1, 0.7, 1e6]])
 def test_constant_estimate(where: list[float]) -> None:
     truth, estimate = wandering(10)
