@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,14 +11,20 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
+from lingbot_eval.datasets import video_stream
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Adapter, Selection
+from lingbot_eval.datasets.video import at_rate
 from lingbot_eval.errors import DataError
-from tests.datasets.videos import HEIGHT, WIDTH, brightness, number_in, opened, write_video
+from tests.datasets.videos import HEIGHT, WIDTH, brightness, number_in, opened, set_matrix, write_video
 
 
 def adapter(root: Path, **options: object) -> Adapter:
     return open_adapter("video", root, options)
+
+
+def small(number: int) -> np.ndarray:
+    return np.full((16, 16, 3), brightness(number), np.uint8)
 
 
 # Suffix, codec, settings of the codec, of the container. B-frames come out of their order in the file.
@@ -117,6 +125,36 @@ def test_the_chosen_rate(tmp_path: Path, fps: float, expected: list[int]) -> Non
     np.testing.assert_allclose([frame.timestamp for frame in frames], np.array(expected) / 30, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("times", "rate", "expected"),
+    [
+        ([0.0, 0.0099999, 0.02], 100.0, [0, 1, 2]),  # a hundredth of a millisecond early is in time
+        ([0.0, 0.0099, 0.011, 0.02], 100.0, [0, 2, 3]),  # a tenth is not
+        ([0.0, 0.57, 0.575, 0.58], 100.0, [0, 1, 3]),  # 0.57 · 100 is 56.99999999999999 in float64
+    ],
+)
+def test_rounding_neither_costs_a_frame_nor_makes_one(times: list[float], rate: float, expected: list[int]) -> None:
+    assert at_rate(np.array(times), rate).tolist() == expected
+
+
+def test_of_a_long_video_all_that_is_chosen_is_listed(tmp_path: Path) -> None:
+    """Further than the packets that a decoder may hold back: 64."""
+    path = write_video(tmp_path / "long.mp4", 180, draw=lambda n: small(n % 70), codec_options={"bf": "2"})
+    expected = {
+        (5, 110, 2, None): [5, 115],
+        (0, 1, 3, None): [0, 1, 2],
+        (170, 4, 9, None): [170, 174, 178],
+        (0, 1, 5, 1.0): [0, 30, 60, 90, 120],
+        (1, 2, 2, 1.0): [30, 90],
+    }
+    for (start, stride, count, fps), chosen in expected.items():
+        sequence = opened(path, Selection(start=start, stride=stride, count=count), fps=fps)
+        np.testing.assert_allclose(sequence.timestamps(), np.array(chosen) / 30, atol=1e-6)
+        frames = list(sequence.frames())
+        assert [number_in(frame.image) for frame in frames] == [number % 70 for number in chosen]
+        assert [frame.source for frame in frames] == [f"{path} at {number / 30:.3f} s" for number in chosen]
+
+
 def test_selection_counts_frames_of_the_chosen_rate(tmp_path: Path) -> None:
     path = write_video(tmp_path / "walk.mp4")
     sequence = adapter(path, fps=10).open("walk.mp4", Selection(start=2, stride=3, count=4))
@@ -172,37 +210,55 @@ def test_recordings_one_behind_the_other_go_on(tmp_path: Path) -> None:
     assert [number_in(frame.image) for frame in frames] == [*range(20), *range(20)]
     np.testing.assert_allclose([frame.timestamp for frame in frames], np.arange(40) / 30, atol=1e-3)
     assert sequence.facts()["notes"] == ["the clock jumps back once: times go on from there"]
+    whole.write_bytes(b"".join(part.read_bytes() for part in (*parts, parts[0])))
+    assert opened(whole).facts()["notes"] == ["the clock jumps back 2 times: times go on from there"]
 
 
-def small(number: int) -> np.ndarray:
-    return np.full((16, 16, 3), brightness(number), np.uint8)
+def test_a_video_of_two_sizes_is_refused_where_the_size_changes(tmp_path: Path) -> None:
+    parts = [
+        write_video(tmp_path / "first.ts", 6, "libx264", codec_options={"bf": "0"}),
+        write_video(tmp_path / "second.ts", 6, "libx264", draw=small, codec_options={"bf": "0"}),
+    ]
+    both = tmp_path / "both.ts"
+    both.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = opened(both).frames()
+    assert [next(frames).index for _ in range(6)] == list(range(6))
+    with pytest.raises(DataError, match="frame 6: expected 64x48 pixels as the first frame, found 16x16; one sequence"):
+        next(frames)
 
 
 def test_the_stream_that_a_player_takes(tmp_path: Path) -> None:
-    """A thumbnail comes first, then a small film, then a large one, then one that is larger, but not the default."""
+    """A thumbnail comes first, then a small film, then two large ones, then one that is larger, but not the default."""
     path = tmp_path / "several.mp4"
     with av.open(str(path), "w") as container:
         streams = []
-        for size, disposition in ((200, "attached_pic"), (32, "default"), (64, "default"), (128, None)):
+        for size, disposition, grey in (
+            (200, "attached_pic", 200),
+            (32, "default", 32),
+            (64, "default", 64),
+            (64, "default", 250),
+            (128, None, 128),
+        ):
             stream = container.add_stream("mjpeg" if disposition == "attached_pic" else "mpeg4", rate=30)
             stream.width = stream.height = size
             stream.pix_fmt = "yuvj420p" if disposition == "attached_pic" else "yuv420p"
             stream.disposition = Disposition[disposition] if disposition else Disposition(0)
-            streams.append((stream, size))
+            streams.append((stream, size, grey))
         for _ in range(3):
-            for stream, size in streams:
-                frame = av.VideoFrame.from_ndarray(np.full((size, size, 3), size, np.uint8), format="rgb24")
+            for stream, size, grey in streams:
+                frame = av.VideoFrame.from_ndarray(np.full((size, size, 3), grey, np.uint8), format="rgb24")
                 container.mux(stream.encode(frame))
-        for stream, _ in streams:
+        for stream, *_ in streams:
             container.mux(stream.encode())
     sequence = opened(path)
     assert sequence.length == 3
     image = next(sequence.frames()).image
     assert image is not None
     assert image.shape == (64, 64, 3)
-    assert sequence.facts()["stream"] == "1, of 3 that could be played"
+    assert abs(float(np.median(image)) - 64) < 10  # of the two the first
+    assert sequence.facts()["stream"] == "1, of 4 that could be played"
     (note,) = sequence.facts()["notes"]
-    assert note.startswith("the file has 3 video streams: stream 1 (64x64) is played")
+    assert note.startswith("the file has 4 video streams: stream 1 (64x64) is played")
 
 
 def test_a_song_with_a_cover_is_no_video(tmp_path: Path) -> None:
@@ -227,6 +283,37 @@ def test_cut_off_files_are_refused_at_once(tmp_path: Path, suffix: str, share: f
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(DataError, match=rf"walk{suffix} is cut off: its headers announce \d+ bytes, found \d+"):
         adapter(path).open(path.name, Selection())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_a_single_byte_that_is_missing_is_a_cut(tmp_path: Path, suffix: str) -> None:
+    path = write_video(tmp_path / f"walk{suffix}", 5)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(DataError, match=f"announce {len(content)} bytes, found {len(content) - 1};"):
+        opened(path)
+    path.write_bytes(content)
+    assert opened(path).length == 5
+
+
+def test_a_length_of_64_bits_is_read_and_one_that_is_unknown_is_no_cut(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "walk.mp4", 5)
+    content = path.read_bytes()
+    # Before the media FFmpeg leaves an empty box, whose place the longer length takes.
+    free = content.index(b"free") - 4
+    media = int.from_bytes(content[free + 8 : free + 12], "big")
+    assert content[free + 12 : free + 16] == b"mdat"
+    content = content[:free] + b"\0\0\0\1mdat" + (media + 8).to_bytes(8, "big") + content[free + 16 :]
+    path.write_bytes(content)
+    assert opened(path).length == 5
+    path.write_bytes(content[: free + media])
+    with pytest.raises(DataError, match=f"announce {free + 8 + media} bytes, found {free + media};"):
+        opened(path)
+    assert opened(write_video(tmp_path / "live.mkv", 5, live="1")).length == 5
+    path = write_video(tmp_path / "walk.avi", 5)
+    for unknown in (0, 0xFFFFFFFF):
+        path.write_bytes(path.read_bytes()[:4] + unknown.to_bytes(4, "little") + path.read_bytes()[8:])
+        assert opened(path).length == 5
 
 
 def test_blocks_that_cameras_append_are_not_taken_for_a_cut(tmp_path: Path) -> None:
@@ -264,6 +351,15 @@ def test_folders_of_videos(tmp_path: Path) -> None:
     (tmp_path / "b11.mp4").mkdir()
     found = adapter(tmp_path)
     assert found.scenes() == ("b9.mp4", "b10.mp4")
+    kinds = (
+        "3g2 3gp asf avi flv gif h264 hevc insv lrv m2t m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf ogv qt ts vob webm"
+    )
+    others = tmp_path / "others"
+    others.mkdir()
+    names = [f"a.{kind.upper() if number % 2 else kind}" for number, kind in enumerate([*kinds.split(), "wmv"])]
+    for name in (*names, "a.mp3", "amp4"):
+        (others / name).touch()
+    assert sorted(adapter(others).scenes()) == sorted(names)
     with pytest.raises(DataError, match=r"did you mean 'b9\.mp4'.*b9\.mp4, b10\.mp4"):
         found.open("b8.mp4", Selection())
 
@@ -285,6 +381,75 @@ def test_the_fingerprint_follows_file_rate_and_selection(tmp_path: Path) -> None
     assert marks[0] == marks[1] != marks[2]
     chosen = [Selection(), Selection(start=1), Selection(stride=2), Selection(count=2)]
     assert len({adapter(path).open("walk.mp4", selection).fingerprint() for selection in chosen}) == len(chosen)
+    before = path.stat()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert opened(path).fingerprint() != marks[0]
+    path.write_bytes(path.read_bytes() + b"\0" * 8)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert opened(path).fingerprint() != marks[0]
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "walk.mp4", 3)
+    before = path.stat()
+    assert (opened(path).length, opened(path).facts()["display_matrix"]) == (3, "as stored")
+    set_matrix(path, 0, 1, -1, 0)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert path.stat().st_size == before.st_size
+    assert opened(path).facts()["display_matrix"] == "turned by 90 degrees clockwise"
+    write_video(path, 5)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert opened(path).length == 5
+
+
+def test_what_the_file_says_is_in_the_record(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "walk.mp4", 12, "libx264", rate=25)
+    expected = {
+        "codec": "h264",
+        "stream": "0, of 1 that could be played",
+        "pixel_format": "yuv420p",
+        "announced_rate": 25.0,
+        "announced_frames": 12,
+        "rate": "every frame",
+        "timestamps": "of the stream, seconds from its first frame",
+        "image_sizes": [[64, 48, 12]],
+    }
+    facts = opened(path).facts()
+    assert {key: facts[key] for key in expected} == expected
+    facts = opened(path, fps=5).facts()
+    assert (facts["rate"], facts["frames"]) == ("the first frame at or after every 1/5 s", 3)
+    assert (facts["announced_frames"], facts["image_sizes"]) == (12, [[64, 48, 3]])
+    facts = opened(write_video(tmp_path / "walk.h264", 12, "libx264", pixels="yuv422p")).facts()
+    assert (facts["announced_frames"], facts["pixel_format"]) == (None, "yuv422p")
+    assert facts["timestamps"] == "frames counted at the stream's own rate: the file has no times of showing"
+
+
+@pytest.mark.parametrize(("rate", "said"), [(1, 1.0), (1000, 1000.0), (2000, None)])
+def test_a_rate_that_no_camera_has_is_not_believed(tmp_path: Path, rate: int, said: float | None) -> None:
+    assert opened(write_video(tmp_path / "walk.mp4", 4, rate=rate, draw=small)).facts()["announced_rate"] == said
+
+
+def test_frames_of_one_time_are_one_frame_and_counted(tmp_path: Path) -> None:
+    """Matroska counts in milliseconds: of two frames each the times are one."""
+    path = write_video(tmp_path / "fast.mkv", 10, "ffv1", pixels="bgr0", rate=2000, draw=small)
+    sequence = opened(path)
+    repeated = 10 - sequence.length
+    assert 3 <= repeated <= 5
+    assert f"{repeated} frames have the time of another frame: they are left out" in sequence.facts()["notes"]
+
+
+def test_more_pixels_than_an_image_may_have_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def squeezed(stream: object) -> None:
+        stream.codec_context.sample_aspect_ratio = Fraction(2)  # type: ignore[attr-defined]
+
+    plain, wide = write_video(tmp_path / "a.mp4", 2), write_video(tmp_path / "b.mp4", 2, setup=squeezed)
+    monkeypatch.setattr(video_stream, "MAX_PIXELS", WIDTH * HEIGHT)
+    assert opened(plain).length == 2
+    with pytest.raises(DataError, match="64x48 pixels of 2:1, which is 128x48 square ones; at most 3072 are read"):
+        opened(wide)
+    monkeypatch.setattr(video_stream, "MAX_PIXELS", WIDTH * HEIGHT - 1)
+    with pytest.raises(DataError, match=r"c\.mp4 claims 64x48 pixels, at most 3071 are read"):
+        opened(write_video(tmp_path / "c.mp4", 2))
 
 
 def test_stopping_early_frees_the_file(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
+import av.logging
 import numpy as np
 import pytest
 
@@ -76,6 +78,7 @@ def test_a_broadcast_that_is_cut_off_gives_what_it_has_and_says_so(tmp_path: Pat
     )
     content = path.read_bytes()
     assert len(content) % packet == 0
+    assert opened(path).facts()["notes"] == []
     path.write_bytes(content[: int(len(content) * 0.6) // packet * packet + 50])
     sequence = opened(path)
     assert 5 <= len(list(sequence.frames())) < 20
@@ -243,8 +246,36 @@ def test_the_lost_end_of_a_webm_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rate", "lasts", "longer"),
+    [
+        (30, b"00:00:01.090", None),  # less than three frames
+        (30, b"00:00:01.120", "0.12"),
+        (100, b"00:00:01.045", None),  # less than a twentieth of the film
+        (100, b"00:00:01.250", "0.25"),
+        (30, b"00:02:01.000", "120"),
+        (30, b"01:00:01.000", "3.6e+03"),
+    ],
+)
+def test_a_longer_film_than_its_frames_is_said(tmp_path: Path, rate: int, lasts: bytes, longer: str | None) -> None:
+    path = write_video(tmp_path / "walk.mkv", rate, "ffv1", rate=rate, draw=lambda number: noisy(number % 2)[:16])
+    content = path.read_bytes()
+    place = content.index(b"00:00:0", content.rindex(b"DURATION"))
+    path.write_bytes(content[:place] + lasts + content[place + len(lasts) :])
+    said = [note for note in opened(path).facts()["notes"] if note.startswith("the file says that it lasts")]
+    expected = f"the file says that it lasts {longer} s longer than it has frames: is it damaged or cut off?"
+    assert said == ([] if longer is None else [expected])
+
+
+@pytest.mark.parametrize(
     ("kind", "says"),
-    [("ffv1 mkv", False), ("libx264 mkv", False), ("libx265 mp4", True), ("libvpx webm", True), ("mjpeg avi", True)],
+    [
+        ("ffv1 mkv", False),
+        ("libx264 mkv", False),
+        ("libx265 mp4", True),
+        ("libvpx webm", True),
+        ("libvpx-vp9 webm", True),
+        ("mjpeg avi", True),
+    ],
 )
 def test_a_codec_without_checksums_is_named(tmp_path: Path, kind: str, says: bool) -> None:
     codec, suffix = kind.split()
@@ -266,15 +297,24 @@ def test_ffv1_tells_every_altered_packet(tmp_path: Path) -> None:
         assert sequence.facts()["found"]["frames_marked_damaged"] == 1
         assert f"the first at {number / 30:.3f} s" in (sequence.damage or "")
         path.write_bytes(whole)
+    content = bytearray(whole)
+    for number in (3, 4, 8):
+        position, size = packets_of(path)[number]
+        content[position + size // 2 : position + size // 2 + 20] = np.random.default_rng(number).bytes(20)
+    path.write_bytes(content)
+    sequence, level = opened(path), av.logging.get_level()
+    list(sequence.frames())
+    assert "3 of 12 frames are damaged (found by the decoder, the first at 0.100 s)" in (sequence.damage or "")
+    assert av.logging.get_level() == level
 
 
 def test_frames_that_a_file_does_not_list_leave_a_hole_that_is_said(tmp_path: Path) -> None:
-    lost = range(12, 19)
+    lost = (*range(12, 19), 21, 22)
     kept = [number for number in range(30) if number not in lost]
     path = write_video(
-        tmp_path / "walk.mkv", len(kept), "ffv1", times=lambda n: kept[n], draw=lambda n: picture(kept[min(n, 22)])
+        tmp_path / "walk.mkv", len(kept), "ffv1", times=lambda n: kept[n], draw=lambda n: picture(kept[min(n, 20)])
     )
     (note,) = opened(path).facts()["notes"]
-    assert note.startswith("7 frames seem to be missing: the times have 1 hole, the first after 0.367 s")
+    assert note.startswith("9 frames seem to be missing: the times have 2 holes, the first after 0.367 s")
     slides = write_video(tmp_path / "slides.mkv", 8, "ffv1", times=lambda n: n * n * 5)
     assert opened(slides).facts()["notes"] == []

@@ -57,6 +57,14 @@ def test_the_whole_display_matrix_is_applied(tmp_path: Path, matrix: tuple[int, 
     assert [note for note in facts["notes"] if "carries no checksums" not in note] == []
 
 
+@pytest.mark.parametrize(("degrees", "said"), [(0.4, False), (2.0, True)])
+def test_a_slant_by_rounding_is_none(tmp_path: Path, degrees: float, said: bool) -> None:
+    turn = math.radians(degrees)
+    path = write_video(tmp_path / "phone.mp4", 2, draw=corners)
+    set_matrix(path, math.cos(turn), math.sin(turn), -math.sin(turn), math.cos(turn))
+    assert any("no turn by quarters" in note for note in opened(path).facts()["notes"]) is said
+
+
 def test_a_slanted_matrix_is_read_as_the_nearest_turn_and_said(tmp_path: Path) -> None:
     turn = math.radians(80)
     path = write_video(tmp_path / "phone.mp4", 2, draw=corners)
@@ -69,7 +77,8 @@ def test_a_slanted_matrix_is_read_as_the_nearest_turn_and_said(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("aspect", "size"), [(Fraction(4, 3), (85, 48)), (Fraction(3, 4), (64, 64)), (Fraction(1), (64, 48))]
+    ("aspect", "size"),
+    [(Fraction(4, 3), (85, 48)), (Fraction(63, 50), (81, 48)), (Fraction(7, 9), (64, 62)), (Fraction(1), (64, 48))],
 )
 @pytest.mark.parametrize("turned", [False, True])
 def test_pixels_become_square_before_they_are_turned(
@@ -94,6 +103,7 @@ def test_pixels_become_square_before_they_are_turned(
     facts = sequence.facts()
     assert facts["coded_size"] == [WIDTH, HEIGHT]
     assert facts["picture_size"] == [width, height]
+    assert facts["image_sizes"] == [[width, height, 2]]
     assert facts["pixels"] == ("square" if aspect == 1 else f"{aspect.numerator}:{aspect.denominator}, made square")
     bright = np.argwhere(image.min(axis=2) > 200)
     # The bright quarter stays a quarter, at the top left or, turned clockwise, at the top right.
@@ -101,17 +111,37 @@ def test_pixels_become_square_before_they_are_turned(
     assert bright[:, 1].min() == pytest.approx(width / 2 if turned else 0, abs=1.5)
 
 
-def test_a_pixel_that_cannot_be_is_taken_as_square_and_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("aspect", "size", "notes"),
+    [
+        (Fraction(8), [8 * WIDTH, HEIGHT], []),
+        (Fraction(1, 8), [WIDTH, 8 * HEIGHT], []),
+        (Fraction(9), [WIDTH, HEIGHT], ["pixels of 9:1 cannot be: they are taken as square"]),
+        (Fraction(1, 9), [WIDTH, HEIGHT], ["pixels of 1:9 cannot be: they are taken as square"]),
+    ],
+)
+def test_a_pixel_that_cannot_be_is_taken_as_square_and_said(
+    tmp_path: Path, aspect: Fraction, size: list[int], notes: list[str]
+) -> None:
     def odd(stream: object) -> None:
-        stream.codec_context.sample_aspect_ratio = Fraction(9, 1)  # type: ignore[attr-defined]
+        stream.codec_context.sample_aspect_ratio = aspect  # type: ignore[attr-defined]
 
     sequence = opened(write_video(tmp_path / "odd.mp4", 2, setup=odd))
-    assert sequence.facts()["picture_size"] == [WIDTH, HEIGHT]
-    assert sequence.facts()["notes"] == ["pixels of 9:1 cannot be: they are taken as square"]
+    assert sequence.facts()["picture_size"] == size
+    assert sequence.facts()["notes"] == notes
 
 
 COLOUR = (200, 60, 30)
-LUMA = {5: (0.299, 0.114), 1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}  # H.273 matrix: of red and blue
+LUMA = {  # H.273 matrix: of red and blue
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+    10: (0.2627, 0.0593),
+}
+NAMES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 
 
 def stored(matrix: int, full: bool) -> tuple[int, int, int]:
@@ -129,9 +159,20 @@ def stored(matrix: int, full: bool) -> tuple[int, int, int]:
 @pytest.mark.parametrize("matrix", list(LUMA))
 def test_matrix_and_range_are_those_that_the_stream_states(tmp_path: Path, matrix: int, full: bool) -> None:
     path = write_planes(tmp_path / "flat.mkv", stored(matrix, full), colorspace=matrix, color_range=2 if full else 1)
-    image = next(opened(path).frames()).image
+    sequence = opened(path)
+    image = next(sequence.frames()).image
     assert image is not None
     assert np.abs(image.reshape(-1, 3).astype(int) - COLOUR).max() <= 2
+    assert sequence.facts()["colours"] == f"{NAMES[matrix]}, {'full' if full else 'limited'} range, SDR"
+
+
+@pytest.mark.parametrize(
+    ("size", "matrix"), [((1024, 16), "bt601"), ((1026, 16), "bt709"), ((16, 576), "bt601"), ((16, 578), "bt709")]
+)
+def test_a_matrix_that_is_not_stated_is_that_of_the_size(tmp_path: Path, size: tuple[int, int], matrix: str) -> None:
+    grey = np.full((size[1], size[0], 3), 90, np.uint8)
+    path = write_video(tmp_path / "plain.mkv", 1, "ffv1", draw=lambda number: grey)
+    assert opened(path).facts()["colours"] == f"{matrix} (taken by size), range not stated, SDR"
 
 
 def pq(nits: float) -> float:
@@ -151,6 +192,7 @@ HDR = {
     "PQ middle": (16, pq(100.0), srgb(100 / 203)),
     "PQ white": (16, pq(203.0), srgb(0.85)),
     "PQ highlight": (16, pq(1000.0), srgb(0.7 + 0.3 * 14.087 / 15.087)),
+    "HLG middle": (18, 0.5, srgb(1000 / 203 * (0.5**2 / 3) ** 1.2)),
     "HLG white": (18, HLG_OF_REFERENCE_WHITE, srgb(0.85)),
 }
 
@@ -187,6 +229,29 @@ def test_a_saturated_colour_of_bt2020_keeps_its_hue(tmp_path: Path) -> None:
     assert red > 180
     assert green < 60
     assert blue < 70
+
+
+def test_colours_of_hdr_by_the_formulas_of_the_standards() -> None:
+    """Below the roll-off each channel is its own light; above it all three are scaled alike."""
+    from lingbot_eval.datasets.video_picture import to_sdr
+
+    def shown(codes: list[float], transfer: str, *, wide: bool) -> list[int]:
+        pixel = np.round(np.array([[codes]]) * 65535).astype(np.uint16)
+        return [int(value) for value in to_sdr(pixel, transfer, wide=wide)[0, 0]]
+
+    to_709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
+    for nits in ([60.0, 30.0, 10.0], [20.0, 60.0, 40.0], [60.0, 0.0, 0.0]):
+        codes = [pq(value) for value in nits]
+        expected = [srgb(max(light, 0.0) / 203) for light in to_709 @ nits]
+        np.testing.assert_allclose(shown(codes, "PQ", wide=True), np.maximum(expected, 0), atol=1)
+        expected = [srgb(light / 203) if light else 0 for light in nits]
+        np.testing.assert_allclose(shown(codes, "PQ", wide=False), expected, atol=1)
+    rolled = 0.7 + 0.3 * (1000 / 203 - 0.7) / (1000 / 203 - 0.4)
+    expected = [srgb(rolled), srgb(0.5 * rolled), srgb(0.1 * rolled)]
+    np.testing.assert_allclose(shown([pq(1000), pq(500), pq(100)], "PQ", wide=False), expected, atol=1)
+    scene = np.array([0.5, 0.25, 0.4]) ** 2 / 3
+    expected = [srgb(light) for light in scene * 1000 / 203 * (scene @ [0.2627, 0.6780, 0.0593]) ** 0.2]
+    np.testing.assert_allclose(shown([0.5, 0.25, 0.4], "HLG", wide=False), expected, atol=1)
 
 
 def test_ten_bits_without_hdr_are_eight_bits_of_the_same_grey(tmp_path: Path) -> None:
@@ -258,6 +323,7 @@ def test_fields_are_woven_one_picture_a_frame(tmp_path: Path, suffix: str, codec
         codec_options=options,
     )
     sequence = opened(path)
+    assert sequence.facts()["fields"] == "interlaced: woven by bwdif, one picture a frame"
     frames = list(sequence.frames())
     assert [frame.index for frame in frames] == list(range(6))
     np.testing.assert_allclose([frame.timestamp for frame in frames], np.arange(6) / 25, atol=1e-4)
@@ -272,6 +338,23 @@ def test_fields_are_woven_one_picture_a_frame(tmp_path: Path, suffix: str, codec
     assert sequence.facts()["notes"] == ["interlaced video: its fields are woven into whole pictures (bwdif)"]
 
 
+def test_fields_that_come_later_are_woven_and_said(tmp_path: Path) -> None:
+    options = {"x264-params": "bframes=0:qp=10"}
+    parts = [write_video(tmp_path / "a.ts", 4, "libx264", rate=25, draw=moving, codec_options=options)]
+    options = {"x264-params": "tff=1:bframes=0:qp=10"}
+    parts += [
+        write_video(tmp_path / "b.ts", 4, "libx264", rate=25, draw=moving, setup=interlaced, codec_options=options)
+    ]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    sequence = opened(path)
+    assert sequence.facts()["fields"] == "progressive"
+    frames = list(sequence.frames())
+    assert [frame.index for frame in frames] == list(range(8))
+    assert [combing(frame.image) > 15 for frame in frames if frame.image is not None] == [True] * 4 + [False] * 4
+    assert sequence.facts()["fields"] == "interlaced: woven by bwdif, one picture a frame"
+
+
 def test_transparency_shows_white(tmp_path: Path) -> None:
     path = tmp_path / "clear.mov"
     with av.open(str(path), "w") as container:
@@ -279,13 +362,13 @@ def test_transparency_shows_white(tmp_path: Path) -> None:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "rgba"
         image = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
         image[:, : WIDTH // 2] = (100, 50, 200, 255)
-        image[:, WIDTH // 2 :] = (100, 50, 200, 51)
+        image[:, WIDTH // 2 :] = (100, 50, 200, 50)
         container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
         container.mux(stream.encode())
     found = next(opened(path).frames()).image
     assert found is not None
     np.testing.assert_array_equal(found[5, 5], (100, 50, 200))
-    np.testing.assert_allclose(found[5, -5], (224, 214, 244), atol=1)
+    np.testing.assert_array_equal(found[5, -5], (225, 215, 244))  # 50 / 255 of the colour, rounded
 
 
 def test_the_same_picture_as_the_encoder_was_given(tmp_path: Path) -> None:
