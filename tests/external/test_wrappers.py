@@ -178,7 +178,9 @@ def test_a_flood_of_words_stops_nothing_and_fills_nothing(
     assert len(found["log_tail"]) <= child_module.LAST_LINES
     (log,) = tmp_path.glob("runs/*/units/synthetic/room/guest/log.txt")
     assert log.stat().st_size < 2 << 20
-    assert log.read_bytes().endswith(b"the flood is over\n")
+    words, kept = log.read_bytes()[1 << 20 :].split(b"]\n", 1)
+    assert words == f"\n[{found['log_bytes'] - (1 << 20) - len(kept)} bytes are left out here".encode()
+    assert kept.endswith(b"x\nthe flood is over\n")
 
 
 @pytest.mark.parametrize("mode", ["pipe", "job"])

@@ -233,6 +233,29 @@ def test_a_lost_frame_is_looked_for_in_the_latest_keyframes_and_some_of_the_othe
     assert (odometry.relocated, asked) == (1, usable[::-1][:2])
 
 
+def test_features_are_rays_by_the_focal_length_of_each_axis() -> None:
+    """Pixels of 400 across and 500 down; a feature of the second octave is told to 1.4 pixels, no finer one below 1."""
+    asked: list[Any] = []
+    keys = [SimpleNamespace(pt=point, octave=octave) for point, octave in (((170.0, 80.0), 1), ((90.0, 130.0), 255))]
+    histograms = np.array([[9.0, 16.0, 0.0, 0.0], [0.0, 0.0, 1.0, 3.0]], np.float32)
+    sift = SimpleNamespace(detectAndCompute=lambda grey, mask: asked.append(grey) or (keys, histograms))
+    opencv: Any = SimpleNamespace(
+        SIFT_create=lambda **_: sift,
+        setRNGSeed=lambda _: None,
+        COLOR_RGB2GRAY="grey of RGB",
+        COLOR_BGR2GRAY="grey of BGR",
+        cvtColor=lambda image, kind: kind,
+    )
+    odometry = Odometry(opencv, focal=1.1)
+    camera = np.array([[400.0, 0, 150], [0, 500.0, 100], [0, 0, 1]])
+    view = odometry._seen(3, np.zeros((200, 300, 3), np.uint8), camera)
+    assert asked == ["grey of RGB"]
+    np.testing.assert_allclose(view.rays, [[20 / 440, -20 / 550], [-60 / 440, 30 / 550]])
+    assert (view.index, view.focal, view.point.tolist()) == (3, pytest.approx(495), [-1, -1])
+    np.testing.assert_allclose(view.sizes * view.focal, [1.4, 1.0])
+    np.testing.assert_allclose(view.descriptors, [[0.6, 0.8, 0, 0], [0, 0, 0.5, np.sqrt(0.75)]], atol=1e-6)
+
+
 class Kept:
     """A method, its settings, and what was done with it."""
 

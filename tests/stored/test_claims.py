@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -106,9 +109,11 @@ def test_another_host_has_its_time(tmp_path: Path, elsewhere: dict[str, str]) ->
         change(path, **elsewhere)
         fresh = time.time() - STALE_S + 20
         os.utime(path, (fresh, fresh))
+        assert UNIT in [holder.names for holder in read_claims(tmp_path)]
         assert near.take(UNIT) is None
         old = time.time() - STALE_S - 20
         os.utime(path, (old, old))
+        assert UNIT not in [holder.names for holder in read_claims(tmp_path)]
         assert near.take(UNIT) is not None
         # The one that was taken for gone gives back what is no longer its own, and the other keeps it.
         far.release(UNIT)
@@ -157,6 +162,21 @@ def test_one_alone_or_several_together(tmp_path: Path) -> None:
     with Claims(tmp_path), pytest.raises(BusyError), directory_lock(tmp_path):
         pass
     assert writer_of(tmp_path) is None
+
+
+@pytest.mark.parametrize(("count", "more"), [(4, ""), (5, " and 1 more"), (6, " and 2 more")])
+def test_of_many_that_share_a_run_four_are_named(tmp_path: Path, count: int, more: str) -> None:
+    with ExitStack() as stack:
+        for _ in range(count):
+            # What it is at is a unit, and no process more.
+            stack.enter_context(Claims(tmp_path)).take((f"unit {_}",))
+        words = str(writer_of(tmp_path))
+        here = re.escape(f"process {os.getpid()} on {socket.gethostname()} since ") + r"\d{4}-[-:\dT]{14}\+00:00"
+        assert re.fullmatch(f"{here}(, {here}){{3}}{more}", words)
+
+
+def test_a_claim_outlives_several_beats_and_dies_within_minutes() -> None:
+    assert 4 * module.BEAT_S <= STALE_S <= 300
 
 
 @pytest.mark.parametrize("ahead_s", [-1000.0, 1000.0])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -92,6 +95,13 @@ def test_the_lock_is_free_again_after_use_and_after_a_failure(store: RunStore) -
         pass
     with store.lock():
         pass
+
+
+def test_a_holder_whose_words_are_shorter_than_the_last_one_s_is_named_all_the_same(store: RunStore) -> None:
+    (store.path / LOCK_FILE).write_text(json.dumps({"pid": 1, "host": "h" * 300, "since": "then"}))
+    with store.lock():
+        words = f"process {os.getpid()} on {socket.gethostname()} since "
+        assert re.fullmatch(re.escape(words) + r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", str(writer_of(store.path)))
 
 
 def test_two_readers_are_no_writers(store: RunStore) -> None:
