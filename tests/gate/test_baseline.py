@@ -197,6 +197,19 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         load_baseline(tmp_path)
 
 
+def test_the_largest_file_that_can_be_read_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes count, of which a letter may have two."""
+    named = updated(None, side(code={"run": "größer"}), "Jörg", "für später")
+    size = len(baseline_text(named).encode())
+    assert size > len(baseline_text(named))
+    monkeypatch.setattr("lingbot_eval.gating.baseline.MAX_BYTES", size)
+    save_baseline(tmp_path / "b.yaml", named)
+    assert (tmp_path / "b.yaml").stat().st_size == size
+    monkeypatch.setattr("lingbot_eval.gating.baseline.MAX_BYTES", size - 1)
+    with pytest.raises(ConfigError, match=f"would have {size} bytes, more than the {size - 1} "):
+        save_baseline(tmp_path / "c.yaml", named)
+
+
 def test_what_is_too_large_to_read_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "b.yaml"
     save_baseline(path, first())

@@ -191,6 +191,16 @@ def test_what_one_repeat_could_not_tell_has_its_reason(tmp_path: Path) -> None:
     assert (unit.input, unit.settings) == ({"of": "first"}, {"by": "first"})
 
 
+def test_what_one_of_several_repeats_did_not_measure_has_no_value(tmp_path: Path) -> None:
+    """Whichever of them it is: no reason is known, and no median of the others stands for it."""
+    for lacking in range(3):
+        paths = [write_run(tmp_path / f"{lacking}-{number}") for number in range(3)]
+        told = {"name": "ate_rmse", "variant": "sim3", "unit": "m", "convention": "c", "family": "trajectory"}
+        rewrite(paths[lacking], measurements=[Measurement(**told, value=0.25)])
+        unit = read_runs(paths).units[NAMES]
+        assert (dict(unit.values), unit.reasons) == ({ATE: 0.5}, {})
+
+
 def test_a_scene_that_one_repeat_lacks_is_a_gap_of_all(tmp_path: Path) -> None:
     """In the planned order, damage of every repeat named."""
     paths = [write_run(tmp_path / str(number), scenes=("desk", "floor", "room")) for number in range(2)]

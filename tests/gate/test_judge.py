@@ -323,12 +323,15 @@ def test_another_unit_is_incomparable_and_says_both() -> None:
     meanings = dict(unit().meanings) | {ATE: Meaning("mm", f"convention of {ATE}")}
     found = finding(gate(side({NAMES: unit(VALUES | {ATE: 500.0}, meanings=meanings)})), ATE)
     assert (found.status, found.reason) == ("incomparable", "units differ: baseline m, run mm")
+    assert (found.baseline, found.run, found.unit) == (0.5, 500.0, "m"), "as the baseline has it"
 
 
-@pytest.mark.parametrize(("kernel", "exit_code"), [("fa3", 0), ("fa2", 2)])
-def test_a_baseline_of_the_time_when_backends_named_the_kernel_still_holds(kernel: str, exit_code: int) -> None:
+@pytest.mark.parametrize(("kernel", "today", "exit_code"), [("fa3", "fa3", 0), ("fa2", "fa3", 2), ("fa2", "fa2", 0)])
+def test_a_baseline_of_the_time_when_backends_named_the_kernel_still_holds(
+    kernel: str, today: str, exit_code: int
+) -> None:
     """Its backend is today's; which kernel ran, ``attention`` says in both."""
-    ran = {"attention": "flashinfer-fa3"}
+    ran = {"attention": f"flashinfer-{today}"}
     now = SETTINGS | ran | {"backend": "flashinfer", "streaming": {"backend": "flashinfer"}}
     once = SETTINGS | {
         "attention": f"flashinfer-{kernel}",
@@ -375,6 +378,9 @@ def test_a_scene_that_fails_now_is_a_regression_everywhere() -> None:
     assert verdict.exit_code == 1
     assert [verdict.of(family) for family in FAMILIES] == ["regression"] * 3
     assert {each.reason for each in verdict.findings} == {"failed in stage stream: CUDA out of memory"}
+    # Of what it was judged by before.
+    verdict = gate(side({NAMES: unit({}, failure="crash")}), side({NAMES: unit({RSS: 900.0, WEIGHTS: 24.0})}))
+    assert [(each.family, each.status) for each in verdict.findings] == [("memory", "regression")]
 
 
 @pytest.mark.parametrize(
@@ -432,6 +438,7 @@ def test_what_both_sides_left_out_and_what_the_run_says_of_its_numbers_are_notes
 def test_families_that_do_not_decide_are_shown() -> None:
     run = changed(ATE, 2.0)
     assert gate(run, required=["memory", "speed"]).exit_code == 0
+    assert gate(run, required=["memory", "speed"]).required == ("speed", "memory"), "in one order, as all else"
     assert gate(run, required=["memory", "speed"]).of("accuracy") == "regression"
     assert gate(run, required=["accuracy"]).exit_code == 1
 
@@ -466,6 +473,9 @@ def test_a_pattern_that_fits_nothing_is_named() -> None:
         {NAMES: unit({AUC: 1.0}, meanings={m: Meaning("1", "c") for m in (AUC, ATE)}, reasons={ATE: "few"})}
     )
     assert gate(unscored, unscored, tolerances=[Shown(kind="shown", match=ATE), *default_tolerances()]).notes == ()
+    # One that fits a metric of the last scene alone is none either.
+    last = side({NAMES: unit({ATE: 1.0}), FLOOR: unit({AUC: 1.0})})
+    assert gate(last, last, tolerances=[Shown(kind="shown", match=AUC), *default_tolerances()]).notes == ()
     rules = [Shown(kind="shown", match="auc/*"), Shown(kind="shown", match=AUC), *default_tolerances()]
     assert gate(side(), tolerances=rules).notes == (
         "tolerance 'auc/auc_30' is used for no metric: none fits, or an earlier one is taken",
@@ -480,6 +490,7 @@ def test_a_pattern_that_fits_nothing_is_named() -> None:
         ((0, 1, 2), (3, 4, 5), True),
         ((0, 2, 4), (1, 3), True),
         ((0,), (1, 2, 3), False),
+        ((0, 1, 2), (3,), False),
     ],
 )
 def test_sides_that_were_not_measured_in_turn(baseline: Any, run: Any, expected: bool) -> None:

@@ -101,6 +101,44 @@ def test_a_process_that_was_killed_is_known_to_be_gone(tmp_path: Path) -> None:
         assert mine.take(UNIT) is not None
 
 
+def test_a_process_that_nobody_has_reaped_is_gone_as_well(tmp_path: Path) -> None:
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        other.take(UNIT)
+        with subprocess.Popen(["/bin/sleep", "600"]) as ended:
+            born = module._born(ended.pid)
+            ended.kill()
+            os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+            change(file_of_unit(tmp_path), pid=ended.pid, born=born)
+            assert mine.take(UNIT) is not None
+
+
+def test_a_holder_that_lives_after_all_keeps_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its heartbeat comes between the look at its age and the removal."""
+    with Claims(tmp_path) as far, Claims(tmp_path) as near:
+        far.take(UNIT)
+        path = file_of_unit(tmp_path)
+        change(path, system="another boot")
+        os.utime(path, (1, 1))
+        read, looks = module._read, []
+
+        def read_late(path: Path) -> object:
+            looks.append(path)
+            if len(looks) == 2:
+                os.utime(path)
+            return read(path)
+
+        monkeypatch.setattr(module, "_read", read_late)
+        assert near.take(UNIT) is None
+        assert path.exists()
+
+
+def test_a_run_begins_by_the_clock_of_its_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 5)
+    with Claims(tmp_path) as mine:
+        (own,) = (tmp_path / CLAIMS).iterdir()
+        assert mine.begun_ns == own.stat().st_mtime_ns
+
+
 @pytest.mark.parametrize("elsewhere", [{"system": "another boot"}, {"system": "", "born": "", "host": "far"}])
 def test_another_host_has_its_time(tmp_path: Path, elsewhere: dict[str, str]) -> None:
     with Claims(tmp_path) as far, Claims(tmp_path) as near:

@@ -7,12 +7,15 @@ import math
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lingbot_eval.stored.saved import Contents, put_back, taken
+from lingbot_eval.errors import StoreError
+from lingbot_eval.stored import saved
+from lingbot_eval.stored.saved import Contents, SavedState, put_back, taken
 from lingbot_eval.types import FrameType
 
 
@@ -136,3 +139,38 @@ def test_what_cannot_be_put_back_is_refused() -> None:
             taken(held, [], {})
     with pytest.raises(TypeError, match="expected an object to put gathered values into, found none"):
         again([Inner(1), Inner(2)], [Inner()])
+
+
+def test_a_state_is_due_every_ten_minutes_and_is_one_of_its_run_unit_and_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(saved, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    folder, of = tmp_path / "states" / "method", ("key", ("tum", "desk", "method"), "input")
+    state = SavedState(folder, *of)
+    assert state.load() is None
+    now[0] += 599.9
+    assert not state.due()
+    now[0] += 0.2
+    assert state.due()
+    # What a kill left of the last attempt is no part of this one.
+    left = folder.with_name(".partial-method")
+    left.mkdir(parents=True)
+    (left / "content-7.npy").write_bytes(b"torn")
+    (tmp_path / "frames.csv").write_text("index\n0\n")
+    state.save(3, 1.5, {"a": 1}, [lambda: np.arange(4)], [tmp_path / "frames.csv"])
+    assert not state.due(), "of this one on"
+    record = state.load()
+    assert record is not None
+    assert (record.frames, record.seconds, record.values) == (3, 1.5, {"a": 1})
+    assert set(record.files) == {"content-0.npy", "files-frames.csv"}
+    assert state.content(0).tolist() == [0, 1, 2, 3]
+    assert {name: path.read_text() for name, path in state.files(record).items()} == {"frames.csv": "index\n0\n"}
+    assert [path.name for path in folder.parent.iterdir()] == ["method"]
+    for other in (("other", *of[1:]), (of[0], ("tum", "desk", "other"), of[2]), (*of[:2], "other")):
+        assert SavedState(folder, *other).load() is None
+    (folder / "content-0.npy").write_bytes(b"damaged")
+    with pytest.raises(StoreError, match=r"content-0\.npy is damaged"):
+        state.load()
+    state.remove()
+    assert not folder.exists()

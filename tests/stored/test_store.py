@@ -15,8 +15,8 @@ from store_records import NAMES, make_run_record, make_unit_record
 
 from lingbot_eval.errors import StoreError
 from lingbot_eval.stored.disk import component
-from lingbot_eval.stored.records import FRAME_COLUMNS, StoredFile
-from lingbot_eval.stored.store import RunStore, StoredUnit, find_runs
+from lingbot_eval.stored.records import FRAME_COLUMNS, StoredFile, canonical_json
+from lingbot_eval.stored.store import LeftOutUnit, RunStore, StoredUnit, find_runs
 from lingbot_eval.stored.unit_files import PANELS_FILE, DepthPanels, load_panels, save_panels
 from lingbot_eval.types import FrameType, Measurement
 
@@ -70,6 +70,10 @@ def test_two_names_never_share_a_component(one: str, other: str) -> None:
 
 def test_long_names_with_one_beginning_stay_apart() -> None:
     assert component("x" * 500 + "a") != component("x" * 500 + "b")
+    assert component("x" * 180) == "x" * 180
+    # As runs are filed since the first version: the beginning, and the digest of the whole name.
+    digest = hashlib.sha256(b"x" * 181).hexdigest()
+    assert component("x" * 181) == f"{'x' * 154}%~{digest[:24]}"
 
 
 @pytest.mark.parametrize("name", ["", "\ud800"])
@@ -101,6 +105,9 @@ def test_a_unit_comes_back_as_written(store: RunStore) -> None:
         name: StoredFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in content.items()
     }
     assert unit.record == make_unit_record(files=files, run_key=store.read_run().key)
+    assert list(unit.record.files) == sorted(content)
+    (unit.folder / "leftover.txt").write_text("of somebody else")
+    assert (unit.file("frames.csv"), unit.file("leftover.txt")) == (unit.folder / "frames.csv", None)
     frames = store.read_table(unit)
     assert tuple(frames.columns) == FRAME_COLUMNS
     assert frames["index"].tolist() == [0, 2]
@@ -113,6 +120,8 @@ def test_a_unit_comes_back_as_written(store: RunStore) -> None:
     assert stored is not None
     np.testing.assert_array_equal(stored.image, panels.image)
     np.testing.assert_array_equal(stored.prediction, panels.prediction)
+    np.testing.assert_array_equal(stored.truth, panels.truth)
+    assert stored.index.tolist() == [0, 2]
 
 
 def test_columns_known_at_the_end_are_filled_without_touching_the_rest(store: RunStore) -> None:
@@ -273,11 +282,70 @@ def test_a_record_copied_to_another_scene_is_damaged(store: RunStore) -> None:
     assert "tum/desk/lingbot" in store.read_units().left_out[0].reason
 
 
-def test_a_record_of_another_version_says_so(store: RunStore) -> None:
+@pytest.mark.parametrize("version", [0, 3, 99])
+def test_a_record_of_another_version_says_so(store: RunStore, version: int) -> None:
     file = store.path / "run.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 99, "new": 1}))
-    with pytest.raises(StoreError, match="schema version 1 to 2, found 99"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": version, "new": 1}))
+    with pytest.raises(StoreError, match=f"schema version 1 to 2, found {version};"):
         store.read_run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schema_version": 1, "files": {}, "run_key": ""}, "unit of run 0123456789ab, found one of an older"),
+        ({"run_key": "f" * 16}, "expected a unit of run 0123456789ab, found one of run ffffffffffff; run the scene"),
+        ({"files": {"frames.csv": {"bytes": 1}}}, "expected the SHA-256 of each file of the unit, found none"),
+        ({"files": {}}, "does not list frames.csv"),
+        ({"files": {"../frames.csv": {"bytes": 1, "sha256": "0"}}}, "is damaged: expected a stored record"),
+        ({"files": {".hidden": {"bytes": 1, "sha256": "0"}}}, "is damaged: expected a stored record"),
+    ],
+)
+def test_a_unit_that_proves_too_little_is_left_out(store: RunStore, changes: dict[str, object], words: str) -> None:
+    write_unit(store)
+    file = store.folder(*NAMES) / "result.json"
+    content = json.loads(file.read_text()) | changes
+    del content["sha256"]
+    if content["schema_version"] > 1:
+        content["sha256"] = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    file.write_text(json.dumps(content))
+    units = store.read_units()
+    assert (units.units, units.missing) == ((), (NAMES,))
+    (left_out,) = units.left_out
+    assert left_out.reason.startswith(str(file))
+    assert words in left_out.reason
+
+
+def test_the_sizes_of_a_table_that_was_cut_are_those_of_then_and_now(store: RunStore) -> None:
+    write_unit(store)
+    table = store.folder(*NAMES) / "frames.csv"
+    whole = table.stat().st_size
+    table.write_bytes(table.read_bytes()[:40])
+    assert f"{table} is damaged: it has 40 bytes, not {whole}" in store.read_units().left_out[0].reason
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_a_link_in_a_folder_s_place_is_told_and_not_followed(store: RunStore, tmp_path: Path, depth: int) -> None:
+    write_unit(store)
+    folder = store.path.joinpath("units", *NAMES[: depth - 1])
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    units = store.read_units()
+    assert units.units == ()
+    assert [each.folder for each in units.left_out] == [folder]
+    assert "found a symbolic link" in units.left_out[0].reason
+
+
+def test_what_another_process_plans_is_looked_at_again(store: RunStore) -> None:
+    """Though its record has as many bytes as the last one."""
+    write_unit(store)
+    assert isinstance(store.find_unit(*NAMES), StoredUnit)
+    before = (store.path / "run.json").stat().st_size
+    RunStore(store.path).write_run(make_run_record(units=[[*NAMES[:2], "lingbat"]]))
+    assert (store.path / "run.json").stat().st_size == before
+    found = store.find_unit(*NAMES)
+    assert isinstance(found, LeftOutUnit)
+    assert "tum/desk/lingbot is not in the plan of this run" in found.reason
 
 
 @pytest.mark.parametrize("table", ["", "index\n1\n", None, "TOO LONG", "CUT", "WORDS"])
@@ -320,6 +388,11 @@ def test_creating_again_finds_the_run_and_keeps_its_record(tmp_path: Path) -> No
     assert again.path == first.path
     assert again.read_run().status == "complete"
     assert find_runs(tmp_path) == (first.path,)
+    assert first.path.name == "smoke-0123456789ab"
+    others = [RunStore.create(tmp_path, make_run_record(name=name)).path for name in ("z", "a", "m")]
+    assert find_runs(tmp_path) == tuple(sorted([first.path, *others]))
+    with pytest.raises(StoreError, match=f"give one of: {others[1]}, {others[2]}, {first.path}, {others[0]}$"):
+        RunStore.open(tmp_path)
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:

@@ -216,6 +216,27 @@ def test_a_unit_comes_to_its_place_whoever_else_is_at_it(
     )
 
 
+@pytest.mark.parametrize("number", [errno.ENOTEMPTY, errno.EEXIST])
+def test_where_another_process_was_first_its_unit_stays_and_ours_leaves_nothing(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    rename, final = Path.rename, store.folder(*NAMES)
+
+    def renamed(self: Path, target: Path) -> Path:
+        if target != final:
+            return rename(self, target)
+        monkeypatch.undo()
+        with store.unit_writer(*NAMES) as other:
+            other.finish(make_unit_record(input_fingerprint="theirs"))
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with store.unit_writer(*NAMES) as writer:
+        writer.finish(make_unit_record(input_fingerprint="ours"))
+    assert store.read_unit(*NAMES).record.input_fingerprint == "theirs"
+    assert partials(store) == []
+
+
 @pytest.mark.parametrize(("limit", "rows"), [("200", "3"), ("2000", "100"), ("20000", "5000")])
 def test_a_full_disk_is_one_line_and_leaves_nothing(store: RunStore, limit: str, rows: str) -> None:
     with start(WRITE_PAST_LIMIT, str(store.path), limit, rows) as writer:
