@@ -46,6 +46,29 @@ def test_following_keeps_its_heading_while_the_camera_looks_down() -> None:
     assert found[30, 2, 3] == pytest.approx(3 - 0.4 * 6)
 
 
+def test_following_stands_behind_where_the_camera_looks_and_not_where_it_goes() -> None:
+    """To the right of its way and 30 degrees down: the view stands level behind, and looks where the camera does."""
+    cameras = straight()
+    cameras[:, :3, :3] = Rotation.from_euler("Y", 90, degrees=True).as_matrix()
+    cameras[20:40, :3, :3] = Rotation.from_euler("YX", [90, -30], degrees=True).as_matrix()
+    found = path(Segment(mode="follow", back=0.5, up=0, look=0.5, smooth=1, scale_frames=0), cameras=cameras)[30]
+    assert found[:3, 3] == pytest.approx([-0.5 * 6, 0, 3])
+    forward = np.array([np.cos(np.radians(30)), 0.5, 0])
+    ahead = np.array([0, 0, 3]) + 0.5 * 6 * forward - found[:3, 3]
+    assert found[:3, 2] == pytest.approx(ahead / np.linalg.norm(ahead))
+
+
+def test_a_camera_that_looks_down_is_followed_where_it_goes() -> None:
+    cameras = straight()
+    cameras[30:50, :3, :3] = Rotation.from_euler("x", -90, degrees=True).as_matrix()
+    cameras[30:, 0, 3] = np.arange(31) / 10
+    cameras[30:, 2, 3] = 3
+    found = path(Segment(mode="follow", smooth=1, back=0.5, up=0, scale_frames=0), cameras=cameras)
+    length = np.hypot(3, 3)
+    assert found[10, :3, 3] == pytest.approx([0, 0, 1 - 0.5 * length])
+    assert found[40, :3, 3] == pytest.approx([1 - 0.5 * length, 0, 3])
+
+
 @pytest.mark.parametrize("aspect", [16 / 9, 9 / 16])
 @pytest.mark.parametrize("mode", ["birdeye", "orbit"])
 def test_views_from_outside_hold_the_scene(mode: str, aspect: float) -> None:
@@ -87,6 +110,8 @@ def test_a_birds_eye_looks_down_with_the_way_across_the_picture() -> None:
     camera = path(Segment(mode="birdeye"))[0]
     assert camera[:3, 2] == pytest.approx(-UP)
     assert abs(camera[:3, 0] @ [0, 0, 1]) == pytest.approx(1)
+    square = path(Segment(mode="birdeye"), aspect=1.0)[0]
+    assert abs(square[:3, 0] @ [0, 0, 1]) == pytest.approx(1)
     portrait = path(Segment(mode="birdeye"), aspect=0.5)[0]
     assert abs(portrait[:3, 1] @ [0, 0, 1]) == pytest.approx(1)
 
@@ -100,6 +125,9 @@ def test_an_orbit_goes_round_once_at_one_distance() -> None:
     diagonal = np.linalg.norm(np.percentile(POINTS, 99, axis=0) - np.percentile(POINTS, 1, axis=0))
     assert distance[0] == pytest.approx(1.15 * diagonal / 2 / np.tan(np.radians(30)), rel=1e-3)
     assert found[0, :3, 3] == pytest.approx(found[-1, :3, 3])
+    # From the right of the world by its far side to the left: against the clock as it is seen from above.
+    level = away / distance[:, None] / np.cos(np.radians(20))
+    assert level[[0, 15, 30, 45]][:, [0, 2]] == pytest.approx(np.array([[1, 0], [0, 1], [-1, 0], [0, -1]]), abs=0.02)
     assert np.degrees(np.arcsin(away @ UP / distance)) == pytest.approx(20, abs=1)
     assert np.linalg.norm(found[0, :3, 3] - found[30, :3, 3]) == pytest.approx(
         2 * distance[0] * np.cos(np.radians(20)), rel=0.02
@@ -151,6 +179,8 @@ def test_standing_and_turning_cameras() -> None:
     assert (still == still[0]).all()
     assert still[0, :3, 3] == pytest.approx([1, -2, -3])
     assert path(Segment(mode="static"))[7] == pytest.approx(np.eye(4))
+    aside = path(Segment(mode="static", eye=(5, -2, 0)))[7]  # as the first camera looks, from elsewhere
+    assert (aside[:3, 3], aside[:3, :3]) == (pytest.approx([5, -2, 0]), pytest.approx(np.eye(3)))
     turning = path(Segment(mode="pivot", eye=(5, 0, 3), smooth=1))
     assert turning[:, :3, 3] == pytest.approx(np.tile([5, 0, 3], (COUNT, 1)))
     towards = np.array([0, 0, 0.5]) - [5, 0, 3]
@@ -176,6 +206,8 @@ def test_segments_follow_each_other_and_blend() -> None:
     assert found[31, 0, 3] == pytest.approx(8 * (3 * share**2 - 2 * share**3))
     assert (found[37:, 0, 3] == 8).all()
     assert (path(first, second, transition=0)[30:, 0, 3] == 8).all()
+    unsaid, said = path(first, second), path(first, second, transition=30)
+    assert (unsaid == said).all()
 
 
 def test_a_segment_shorter_than_the_transition_ends_with_it() -> None:
@@ -206,8 +238,9 @@ def test_a_camera_that_stands_and_looks_down_keeps_the_heading_that_it_had() -> 
 
 
 def test_segments_outside_the_stream_and_settings_without_what_they_need_are_refused() -> None:
-    with pytest.raises(ConfigError, match="camera orbit: expected frames within 0 to 60, found 61 to -1"):
-        path(Segment(mode="orbit", frames=(61, -1)))
+    for first, last in ((61, -1), (40, 20)):
+        with pytest.raises(ConfigError, match=f"camera orbit: expected frames within 0 to 60, found {first} to {last}"):
+            path(Segment(mode="orbit", frames=(first, last)))
     for wrong, words in (({"mode": "path"}, "needs file"), ({"mode": "pivot"}, "needs eye"), ({"turn": 2}, "'turns'")):
         with pytest.raises(ConfigError, match=words):
             validated(Segment, wrong, "segment")
@@ -232,6 +265,32 @@ def test_up_is_what_most_cameras_say() -> None:
 def test_one_frame_has_a_path(tmp_path: Path) -> None:
     for mode in ("follow", "birdeye", "orbit", "static"):
         assert np.isfinite(path(validated(Segment, {"mode": mode}, "s"), cameras=straight(1))).all()
+    # Of one place, and nothing else in the world, the scale is one.
+    nothing = np.zeros((0, 3), np.float32)
+    (alone,) = camera_path([Segment(back=0.5, up=0.25)], straight(1), nothing, angle=60, aspect=1)
+    assert alone[:3, 3] == pytest.approx([0, -0.25, -0.5])
+    file = tmp_path / "one.tum"
+    file.write_text("0 1 2 3 0 0 0 1\n")
+    flown = path(Segment(mode="path", file=file))
+    assert (flown[:, :3, 3] == [1, 2, 3]).all()
+
+
+def test_a_segment_of_which_nothing_is_said_follows_the_whole_stream() -> None:
+    assert Segment().model_dump() == {
+        "mode": "follow",
+        "frames": (0, -1),
+        "back": 0.4,
+        "up": 0.1,
+        "look": 0.4,
+        "smooth": 40,
+        "scale_frames": 100,
+        "margin": 1.15,
+        "turns": 1.0,
+        "elevation": 35.0,
+        "eye": None,
+        "look_at": None,
+        "file": None,
+    }
 
 
 SETTINGS: dict[str, tuple[str, object]] = {

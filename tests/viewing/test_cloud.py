@@ -104,7 +104,7 @@ def test_the_first_frame_chooses_the_edge_and_outliers_do_not() -> None:
     points = rng.uniform(-1, 1, (20_000, 3)).astype(np.float32)
     points[0] = 1e6
     cloud = VoxelCloud()
-    assert cloud.voxel_size is None
+    assert (cloud.voxel_size, cloud.limit) == (None, 2_000_000)
     cloud.add(points, np.zeros((20_000, 3), np.uint8), np.ones(20_000, np.float32), 0)
     assert cloud.voxel_size == pytest.approx(0.9 * 2 * np.sqrt(3) / 512, rel=0.02)
 
@@ -132,7 +132,9 @@ def test_the_confident_share_is_a_quantile_of_the_run() -> None:
     same = VoxelCloud(voxel_size=1.0)
     same.add(points, np.zeros((10, 3), np.uint8), np.ones(10, np.float32), 0)
     assert same.confident(0.1).all()
+    assert np.flatnonzero(cloud.confident()).tolist() == [2, 3, 4, 5, 6, 7, 8, 9]  # seven tenths, and the last of them
     assert confidence_words(1.0) == "all voxels, whatever their confidence"
+    assert confidence_words(0.995).startswith("the 99.5 % of")
     assert confidence_words(0.7) == "the 70 % of the run's voxels with the highest mean confidence"
 
 
@@ -151,6 +153,14 @@ def test_a_cloud_comes_back_from_its_file_and_goes_on(tmp_path: Path) -> None:
     empty = tmp_path / "empty.npz"
     VoxelCloud().save(empty)
     assert len(VoxelCloud.load(empty)) == 0
+    assert np.isnan(np.load(empty)["voxel_size"])
+    points, colours, confidence = frame_of(rng, 1500)
+    more = VoxelCloud(5000, 1e-4)
+    more.add(points, colours, confidence, 0)
+    more.save(file)
+    np.savez(file, **(dict(np.load(file)) | {"limit": np.int64(1400)}))
+    with pytest.raises(StoreError, match="values of limit that no cloud has"):
+        VoxelCloud.load(file)
     assert VoxelCloud.load(empty).confident().shape == (0,)
 
 
@@ -164,6 +174,12 @@ def test_a_cloud_comes_back_from_its_file_and_goes_on(tmp_path: Path) -> None:
         ("counts", np.array([0, 1]), "counts"),
         ("voxel_size", np.float64(-1), "voxel_size"),
         ("limit", np.int64(1), "limit"),
+        ("limit", np.int64(2**31), "limit"),
+        ("first_frame", np.array([-1, 1], np.int32), "first_frame"),
+        ("voxel_size", np.float64(np.nan), "voxel_size"),
+        ("voxel_size", np.float64(0), "voxel_size"),
+        ("confidence", np.array([1, np.inf], np.float32), "confidence"),
+        ("generation", np.int64(-1), "generation"),
         ("generation", np.array([1, 2]), "generation"),
     ],
 )
@@ -179,6 +195,19 @@ def test_a_file_that_is_no_cloud_is_named(tmp_path: Path, name: str, value: np.n
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(StoreError, match=r"expected the cloud of voxels .*cloud\.npz, found a damaged"):
         VoxelCloud.load(file)
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "words"),
+    [
+        (LEAST_VOXELS - 1, None, "a limit of at least 1000 voxels, found 999"),
+        (LEAST_VOXELS, 0.0, "a voxel size above 0, found 0.0"),
+        (LEAST_VOXELS, np.inf, "a voxel size above 0, found inf"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(limit: int, size: float | None, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        VoxelCloud(limit, size)
 
 
 def test_a_full_disk_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

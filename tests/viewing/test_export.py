@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pictures
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreError
@@ -20,7 +21,7 @@ from lingbot_eval.types import Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing import export as export_module
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.export import FORMATS, known_formats, write_formats
-from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
+from lingbot_eval.viewing.kept import DepthFrame, Keeper, KeepSettings, Reconstruction
 from lingbot_eval.viewing.scaled import ScaledScene, make_scaled
 
 WIDTH, HEIGHT, FRAMES = 48, 36, 12
@@ -184,7 +185,13 @@ def test_transforms_give_the_wall_back(metric: ScaledScene, tmp_path: Path) -> N
     assert document["conventions"]["axes"].startswith("camera: x right, y up, z backward (OpenGL)")
     assert len(document["frames"]) == FRAMES
     for index, frame in enumerate(document["frames"]):
+        assert frame["file_path"] == f"images/{index:06d}.png"
         assert (home / frame["file_path"]).is_file()
+        camera = [frame[name] for name in ("w", "h", "fl_x", "fl_y", "cx", "cy")]
+        assert camera == [WIDTH, HEIGHT, 40.0, 42.0, 24.0, 18.0]
+        pose = pose_at(index) @ np.diag([1, -1, -1, 1])
+        pose[:3, 3] *= FACTOR
+        np.testing.assert_allclose(frame["transform_matrix"], pose, atol=1e-6)
         matrix = np.array(frame["transform_matrix"])
         # As nerfstudio makes rays: the camera looks along -z, pixel (0.5, 0.5) is the centre of the first.
         inside = (cloud - matrix[:3, 3]) @ matrix[:3, :3]
@@ -313,8 +320,10 @@ def test_scale_by_two_points_and_by_a_factor(kept: Reconstruction) -> None:
     assert make_scaled(kept, "x", scale=0.5).conventions()["scale"] == "0.5 (given)"
     with pytest.raises(ConfigError, match="two different points"):
         make_scaled(kept, "x", scale=((1, 1, 1), (1, 1, 1), 2.0))
-    with pytest.raises(ConfigError, match="expected a scale above 0, found -1"):
-        make_scaled(kept, "x", scale=-1.0)
+    for factor in (-1.0, 0.0, np.inf):
+        with pytest.raises(ConfigError, match=f"expected a scale above 0, found {factor:g}"):
+            make_scaled(kept, "x", scale=factor)
+    assert by_points.conventions()["scale"] == "2.5 (two points 4 apart are 10 m apart)"
 
 
 def test_improved_poses_make_the_cloud_anew(kept: Reconstruction) -> None:
@@ -336,6 +345,15 @@ def test_improved_poses_make_the_cloud_anew(kept: Reconstruction) -> None:
         of_frame = scene.cloud.colours[scene.cloud.first_frame == index]
         assert (of_frame == 128).all(axis=1).mean() < 0.1
     assert scene.cloud.confidence.max() == 10  # of frame 9
+    poses = old.camera_to_world.copy()
+    poses[:, :3, 3] *= 0.5
+    half = make_scaled(kept, "x", poses=Trajectory(np.arange(5), old.timestamps[:5], poses[:5]))
+    assert half.notes == (
+        "poses from a file: 5 of 12 frames",
+        "the poses are 0.5 times as large as the estimate: depth was multiplied by it",
+    )
+    assert half.cloud is not None
+    np.testing.assert_allclose(half.cloud.positions[:, 2], 2, atol=1e-3)
     # A scale that is nearly the same leaves the depth as it was kept.
     poses = old.camera_to_world.copy()
     poses[:, :3, 3] *= 1.005
@@ -396,8 +414,41 @@ def test_what_is_lacking_is_said(kept: Reconstruction, tmp_path: Path) -> None:
         written(make_scaled(without("cameras.npz"), "x"), tmp_path / "no cameras", "colmap")
     with pytest.raises(ConfigError, match=r"unknown format 'colmapp' \(did you mean 'colmap'\?\)"):
         known_formats(("colmapp",))
-    with pytest.raises(ConfigError, match="share of the voxels"):
-        make_scaled(kept, "x", share=0)
+    for share in (0, 1.01):
+        with pytest.raises(ConfigError, match=f"share of the voxels above 0 and at most 1, found {share:g}"):
+            make_scaled(kept, "x", share=share)
+    with pytest.raises(ConfigError, match="expected a format at least; there are: ply, glb"):
+        known_formats(())
+    assert known_formats(("tum", "ply", "tum")) == ("tum", "ply")
+
+
+def test_what_is_lacking_leaves_no_part_and_the_others_are_told(kept: Reconstruction, tmp_path: Path) -> None:
+    names = {file.name for file in kept.folder.iterdir() if not file.name.startswith(("depth", "cameras"))}
+    scene, told = make_scaled(Reconstruction(kept.folder, names), "x"), list[str]()
+    lacking = write_formats(scene, tmp_path / "far" / "out", ("colmap", "tum", "depth-png", "ply"), told.append)
+    assert (list(lacking), told) == (["colmap", "depth-png"], ["tum", "ply"])
+    assert sorted(file.name for file in (tmp_path / "far" / "out").iterdir()) == ["cloud.ply", "trajectory.tum"]
+
+
+def test_files_of_depth_say_what_they_hold(metric: ScaledScene, tmp_path: Path) -> None:
+    home = written(metric, tmp_path, "depth-png", "depth-exr")
+    for name in ("png", "exr"):
+        facts = json.loads((home / f"depth_{name}" / "depth.json").read_text())
+        assert (facts["unit"], facts["confidence"], "voxel_size" in facts) == ("metre", "not filtered", False)
+        assert float(facts["scale"].partition(" (")[0]) == pytest.approx(FACTOR)
+    with Pictures.open(home / "depth_png" / "000009.png") as picture:
+        assert {"factor": "1000.0", "unit": "metre", "confidence": "not filtered"}.items() <= picture.info.items()
+    # Of what is farther than 65 m in millimetres the factor falls.
+    far = replace(metric, depth_frame=lambda index: replace(kept_depth(metric, index), depth=np.full((2, 2), 70.0)))
+    facts = json.loads((written(far, tmp_path / "far", "depth-png") / "depth_png" / "depth.json").read_text())
+    assert facts["factor"] == 100.0
+    with Pictures.open(tmp_path / "far" / "depth_png" / "000009.png") as picture:
+        assert (np.asarray(picture) == 17_500).all()  # 70 of the method's units are 175 m
+
+
+def kept_depth(scene: ScaledScene, index: int) -> DepthFrame:
+    assert scene.depth_frame is not None
+    return scene.depth_frame(index)
 
 
 def test_images_of_another_size_are_refused(kept: Reconstruction, tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from PIL import Image as Pictures
 from scipy.spatial import cKDTree
 
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame, Prediction
+from lingbot_eval.viewing import film as film_module
+from lingbot_eval.viewing.camera_paths import Segment, look_from
 from lingbot_eval.viewing.film import PRESETS, FilmSettings, Renderer, render_film, save_still, spacing
 from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
+from lingbot_eval.viewing.splats import View
 
 K = np.array([[40.0, 0, 15.5], [0, 40.0, 11.5], [0, 0, 1]])
 SMALL = {"size": (96, 64), "trail": False, "frustum": False, "tag": False, "eye_dome": 0}
@@ -127,6 +132,93 @@ def test_what_goes_over_the_picture_can_be_left_out(kept: Reconstruction) -> Non
     rows, columns = np.nonzero((tagged != plain).any(axis=2))
     assert rows.max() < 32
     assert columns.max() < 96
+
+
+def test_a_film_of_which_nothing_is_said_and_those_with_names() -> None:
+    plain = {
+        "size": (1280, 720),
+        "fps": 30,
+        "angle": 60.0,
+        "frames": (0, -1, 1),
+        "camera": (Segment(),),
+        "transition": 30,
+        "background": (0, 0, 0),
+        "eye_dome": 0.1,
+        "point_scale": 1.0,
+        "near": None,
+        "far": None,
+        "confidence": 0.7,
+        "trail": True,
+        "frustum": True,
+        "tag": True,
+        "beside": (),
+    }
+    grey = (43, 43, 43)
+    outdoor = Segment(back=0.2, up=0.05, look=0.5, smooth=60), Segment(mode="birdeye", frames=(3000, -1))
+    assert {name: dict(preset) for name, preset in PRESETS.items()} == {
+        "default": plain,
+        "indoor": {**plain, "camera": (Segment(mode="birdeye"),), "background": grey},
+        "outdoor": {**plain, "camera": outdoor, "transition": 40, "background": grey, "point_scale": 0.7},
+    }
+
+
+def lines_drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[float, float]], tuple[int, ...]]]:
+    """Ends and colour of each line that is drawn from now on."""
+    drawn: list[tuple[list[tuple[float, float]], tuple[int, ...]]] = []
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.line", lambda _, ends, fill, width: drawn.append((ends, fill)))
+    return drawn
+
+
+def test_the_trail_is_of_the_last_poses_in_the_colours_of_their_place(
+    kept: Reconstruction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = lines_drawn(monkeypatch)
+    renderer = Renderer(kept, settings(camera=[STANDING], trail=True))
+    view = View.of_angle(look_from(np.array([3.0, 0, -3]), np.array([3.0, 0, 2]), np.array([0, -1.0, 0])), 60, 96, 64)
+    pixels, _ = view.project(np.array([[0.5 * index, 0, 0] for index in range(FRAMES)]))
+    for longest, first in ((film_module._TAIL, 0), (3, 5)):
+        monkeypatch.setattr(film_module, "_TAIL", longest)
+        drawn.clear()
+        renderer.picture(8)
+        assert np.array([ends for ends, _ in drawn]) == pytest.approx(
+            np.stack([pixels[first:8], pixels[first + 1 : 9]], 1)
+        )
+        turbo = [colormaps["turbo"](number / (FRAMES - 1), bytes=True)[:3] for number in range(first, 8)]
+        assert np.array([colour for _, colour in drawn]) == pytest.approx(np.array(turbo), abs=1)
+
+
+def test_the_frustum_has_the_angles_of_the_camera(kept: Reconstruction, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = lines_drawn(monkeypatch)
+    renderer = Renderer(kept, settings(camera=[STANDING], frustum=True))
+    assert renderer._cameras is not None
+    matrices = renderer._cameras.intrinsics.copy()
+    matrices[8, 1, 1] = 20
+    renderer._cameras = replace(renderer._cameras, intrinsics=matrices)
+    renderer.picture(8)
+    # Half of 32 pixels by 40 across, half of 24 by 20 down; a twentieth of the distance between the cameras deep.
+    size = 0.05 * np.hypot(3 - 4, 3)
+    corners = size * np.array([[x, y, 1] for x, y in ((-0.4, -0.6), (0.4, -0.6), (0.4, 0.6), (-0.4, 0.6))]) + [4, 0, 0]
+    view = View.of_angle(look_from(np.array([3.0, 0, -3]), np.array([3.0, 0, 2]), np.array([0, -1.0, 0])), 60, 96, 64)
+    pixels, _ = view.project(np.vstack([[4, 0, 0], corners]))
+    found = {tuple(np.round(np.sort(np.array(ends), axis=0).ravel(), 6)) for ends, _ in drawn}
+    pairs = [(0, n) for n in (1, 2, 3, 4)] + [(1, 2), (2, 3), (3, 4), (4, 1)]
+    assert found == {tuple(np.round(np.sort(pixels[list(pair)], axis=0).ravel(), 6)) for pair in pairs}
+
+
+def test_a_frame_without_a_pose_is_no_position_and_the_others_keep_their_numbers(
+    kept: Reconstruction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in kept.folder.iterdir():
+        lines = file.read_text().splitlines(keepends=True) if file.suffix == ".tum" else []
+        (tmp_path / file.name).write_bytes("".join(lines[:4] + lines[5:]).encode() if lines else file.read_bytes())
+    renderer = Renderer(Reconstruction(tmp_path, [file.name for file in tmp_path.iterdir()]), settings(tag=True))
+    assert [renderer.position_of(frame) for frame in (3, 5, 11, -1)] == [3, 4, 10, 10]
+    with pytest.raises(ConfigError, match="a frame with a pose within 0 to 11, found 4"):
+        renderer.position_of(4)
+    said: list[str] = []
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.text", lambda self, at, text, *_, **__: said.append(text))
+    renderer.picture(4)
+    assert said == ["6 / 12 frames"]
 
 
 def test_the_tag_counts_frames_from_one(kept: Reconstruction, monkeypatch: pytest.MonkeyPatch) -> None:

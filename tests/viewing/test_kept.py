@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,6 +287,58 @@ def test_damage_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match=r"found a damaged file .*run that scene again") as refused:
         _ = kept.cloud(), kept.cameras(), kept.thumbnails(), list(kept.depth_frames())
     assert name in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "value"),
+    [
+        ("cameras.npz", "index", np.array([0, 2, 1])),
+        ("cameras.npz", "index", np.array([0, 1, 1])),
+        ("cameras.npz", "timestamps", np.array([0.0, 0.2, 0.1])),
+        ("cameras.npz", "intrinsics", np.full((3, 3, 3), np.nan)),
+        ("cameras.npz", "intrinsics", np.ones((3, 2, 2))),
+        ("cameras.npz", "size", np.zeros((3, 2), np.int64)),
+        ("cameras.npz", "frame_type", np.zeros(2, np.uint8)),
+        ("thumbnails.npz", "index", np.array([0], np.int32)),
+        ("thumbnails.npz", "length", np.array([0])),
+        ("thumbnails.npz", "length", np.array([7])),
+        ("depth-000000.npz", "depth", np.ones((2, 2))),
+        ("depth-000000.npz", "depth", np.ones(4, np.float32)),
+        ("depth-000000.npz", "depth", np.ones((0, 2), np.float32)),
+        ("depth-000000.npz", "confidence", np.ones((2, 2), np.float32)),
+        ("depth-000000.npz", "intrinsics", np.ones((4, 4))),
+        ("depth-000000.npz", "timestamp", np.array([0.0])),
+    ],
+)
+def test_numbers_that_no_scene_has_are_damage(tmp_path: Path, name: str, array: str, value: np.ndarray) -> None:
+    kept = stream(tmp_path, frames=3, depth=4)
+    read: dict[str, Callable[[], object]] = {
+        "cameras.npz": kept.cameras,
+        "thumbnails.npz": kept.thumbnails,
+        "depth-000000.npz": lambda: kept.depth_frame(0),
+    }
+    arrays = dict(np.load(tmp_path / name))
+    assert array in arrays
+    np.savez(tmp_path / name, **(arrays | {array: value}))
+    with pytest.raises(StoreError, match=name):
+        read[name]()
+    del arrays[array]
+    np.savez(tmp_path / name, **arrays)
+    if array != "confidence":  # which a method need not have
+        with pytest.raises(StoreError, match=name):
+            read[name]()
+
+
+def test_what_is_kept_of_which_nothing_is_said() -> None:
+    assert KeepSettings().model_dump() == {
+        "depth": "none",
+        "precision": "lossless",
+        "cloud": True,
+        "voxels": 2_000_000,
+        "sky": None,
+        "masks": None,
+        "scored": "all",
+    }
 
 
 def test_depth_of_another_frame_is_damage(tmp_path: Path) -> None:

@@ -66,6 +66,12 @@ def test_only_the_first_points_are_drawn_when_asked() -> None:
     assert not covered(drawn([], []))
 
 
+def test_of_a_style_of_which_nothing_is_said() -> None:
+    assert Style() == Style((0, 0, 0), eye_dome=0.1, radius=2, point_scale=1.0, near=0.0, far=np.inf)
+    grey = drawn([(0, 0, 1.0)], [RED], style=Style(background=(1, 2, 3), eye_dome=0))
+    assert tuple(grey.image[0, 0]) == (1, 2, 3)
+
+
 def test_what_is_behind_too_near_or_too_far_is_not_drawn() -> None:
     style = Style(eye_dome=0, near=0.5, far=3.0)
     for distance in (-1.0, 0.0, 0.4, 3.5):

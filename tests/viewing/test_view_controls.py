@@ -95,8 +95,16 @@ class Scene(Page):
     def set_up_direction(self, up: Any) -> None:
         self.up = up
 
-    def add_label(self, name: str, text: str, **_: Any) -> Any:
-        return self._add(name, text=text)
+    def add_label(self, name: str, text: str, **properties: Any) -> Any:
+        return self._add(name, text=text, **properties)
+
+    clicked: Any = None
+
+    def on_click(self) -> Any:
+        return lambda do: setattr(self, "clicked", do)
+
+    def remove_click_callback(self) -> None:
+        self.clicked = None
 
 
 class Server:
@@ -203,6 +211,159 @@ def test_it_begins_with_all_of_the_first_scene(shown: Shown) -> None:
     assert f"**frame {LAST} of {LAST}**" in shown.said
     assert shown.widgets["confidence"].value == "hide the least sure 30 %"
     assert {"a", "bb", "ground truth"} <= set(shown.widgets)
+
+
+def test_controls_begin_where_everything_of_the_first_look_is_seen(shown: Shown) -> None:
+    begin = {label: widget.value for label, widget in shown.widgets.items() if widget.value is not None}
+    assert begin == {
+        "scene": "first",
+        "frame": LAST,
+        "play": False,
+        "colour": "picture",
+        "size": 1.5,
+        "points at most": "2,000,000",
+        "confidence": "hide the least sure 30 %",
+        "depth": (0, 4),
+        "sky": False,
+        "frames a second": 20.0,
+        "history": 0,
+        "follow the camera": False,
+        "path": True,
+        "pictures": True,
+        "camera size": 0.03,
+        "from": "overview",
+        "click two points": False,
+        "frames": (0.0, float(LAST)),
+        **dict.fromkeys(("a", "bb", "ground truth"), True),
+    }
+
+
+def somebody(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Who looks at the page from now on."""
+    client = SimpleNamespace(camera=SimpleNamespace(position=np.zeros(3)), atomic=shown.server.atomic)
+    monkeypatch.setattr(shown.server, "get_clients", lambda: {0: client})
+    return client
+
+
+@pytest.mark.parametrize(
+    ("name", "towards"),
+    [
+        ("front", (0, 0, -1)),
+        ("back", (0, 0, 1)),
+        ("left", (-1, 0, 0)),
+        ("right", (1, 0, 0)),
+        ("top", (0, -1, -1e-3)),
+        ("overview", (0.5, -0.6, -0.6)),
+    ],
+)
+def test_a_view_is_from_the_side_of_its_name(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch, name: str, towards: tuple[float, float, float]
+) -> None:
+    """The first camera stands upright and looks along z: left is against x, up is against y."""
+    client, around = somebody(shown, monkeypatch), shown.viewer._nodes.surroundings
+    shown.widgets["from"].value = name
+    shown.widgets["from"].do(SimpleNamespace(client=client))
+    shown.viewer._step()
+    away = 0.75 * around.extent * np.array(towards) / np.linalg.norm(towards)
+    assert client.camera.position == pytest.approx(around.centre + away)
+    assert client.camera.look_at == pytest.approx(around.centre)
+    assert client.camera.up_direction == pytest.approx([0, -1, 0])
+    if name == "overview":  # as whoever comes begins, and where nothing near or far is cut off
+        first = shown.server.initial_camera
+        assert first.position == pytest.approx(client.camera.position)
+        assert (first.look_at, first.up) == (pytest.approx(around.centre), pytest.approx([0, -1, 0]))
+        assert (first.near, first.far) == (pytest.approx(around.extent / 500), pytest.approx(around.extent * 50))
+    assert shown.scene.up == pytest.approx([0, -1, 0])
+
+
+def test_the_view_goes_to_the_first_camera_or_behind_that_of_the_frame(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown.set("a", False)  # the other method is where the truth is
+    client, extent = somebody(shown, monkeypatch), shown.viewer._nodes.surroundings.extent
+    first = shown.viewer._nodes.placed[0]
+    shown.widgets["from"].value = "first camera"
+    shown.widgets["from"].do(SimpleNamespace(client=client))
+    shown.viewer._step()
+    assert client.camera.position == pytest.approx(first.positions[0] - 0.1 * extent * first.rotations[0][:, 2])
+    assert client.camera.look_at == pytest.approx(first.positions[0] + 0.5 * extent * first.rotations[0][:, 2])
+    ahead, up = np.array([0.0, 0, 1]), np.array([0.0, -1, 0])
+    way = np.stack([[np.sin(i), i, np.cos(2 * i)] for i in range(FRAMES)])
+    shown.set("follow the camera", True)
+    for frame, near in ((6, slice(4, 9)), (1, slice(0, 4)), (LAST, slice(LAST - 2, None))):
+        shown.set("frame", frame)
+        middle = way[near].mean(axis=0)
+        assert client.camera.position == pytest.approx(middle - 0.15 * extent * ahead + 0.05 * extent * up)
+        assert client.camera.look_at == pytest.approx(middle + 0.2 * extent * ahead)
+    client.camera.up_direction = None
+    shown.press("reset up")
+    assert client.camera.up_direction == pytest.approx(up)
+
+
+def test_the_distance_of_two_points_that_were_clicked(shown: Shown) -> None:
+    assert shown.scene.clicked is None
+    shown.set("click two points", True)
+
+    def click(x: float, y: float) -> np.ndarray:
+        """At the point of the clouds next to these, from a little before it."""
+        points = shown.scene.points()
+        point = points[np.argmin(np.hypot(points[:, 0] - x, points[:, 1] - y))]
+        shown.scene.clicked(SimpleNamespace(ray_origin=tuple(point - [0, 0, 0.02]), ray_direction=(0.0, 0.0, 2.0)))
+        shown.viewer._step()
+        return point
+
+    first = click(0, 2)
+    assert "/measure" not in shown.scene.nodes
+    second = click(0, 7)
+    text = f"{np.linalg.norm(second - first):.4g} m"
+    assert f"**{text}**" in shown.said
+    label = shown.scene.nodes["/measure/label"]
+    assert (label.text, label.position) == (text, pytest.approx((first + second) / 2, abs=0.05))
+    assert np.asarray(shown.scene.nodes["/measure"].points)[0] == pytest.approx(np.stack([first, second]), abs=0.05)
+    click(0, 3)  # a third one is the first of the next two
+    assert "/measure" not in shown.scene.nodes
+    assert text not in shown.said
+    shown.set("click two points", False)
+    assert shown.scene.clicked is None
+
+
+def test_how_long_the_page_rests(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown.viewer._pause() is None  # nobody looks, and nothing grows
+    shown.widgets["play"].value = True
+    assert shown.viewer._pause() == pytest.approx(1 / 20)
+    shown.widgets["frames a second"].value = 4.0
+    assert shown.viewer._pause() == pytest.approx(0.25)
+
+
+def test_without_a_truth_there_is_neither_plot_nor_worst_frame(shown: Shown) -> None:
+    assert shown.widgets["go to the worst frame"].visible
+    assert "plot" in shown.widgets
+    shown.set("scene", "second")
+    assert not shown.widgets["go to the worst frame"].visible
+    assert "plot" not in shown.widgets
+    assert shown.widgets["frames"].value == (0.0, float(LAST))
+    assert "/measure" not in shown.scene.nodes
+
+
+def test_depth_is_that_of_the_frame_or_the_newest_that_was_kept(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = layer("a"), list[int]()
+
+    def depth_frame(index: int) -> Any:
+        asked.append(index)
+        return SimpleNamespace(depth=np.ones((6, 8), np.float32))
+
+    made.newest = None
+    made.reconstruction = SimpleNamespace(depth_indices=lambda: (2, 5, 9), depth_frame=depth_frame)  # type: ignore[assignment]
+    shown = Shown(servers, monkeypatch, first=lambda: LayeredScene("first", [made]))
+    depth = shown.widgets["depth: red near, blue far"]
+    for frame, newest in ((7, [5]), (5, [5]), (1, []), (LAST, [9])):
+        asked.clear()
+        shown.set("frame", frame)
+        assert asked == newest
+        assert depth.visible is bool(newest)
+        assert (np.asarray(shown.widgets["picture"].image) == frame).all()
 
 
 CONTROLS: dict[str, tuple[object, Any]] = {
@@ -370,6 +531,21 @@ def test_what_grows_is_drawn_for_somebody(servers: list[Server], monkeypatch: py
         assert shown.viewer._pause() == pytest.approx(pause)
 
 
+def test_a_long_scene_is_written_by_some_of_its_frames_and_each_method_within_the_points(
+    servers: list[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert page_module._PAGE_SECONDS * page_module._PAGE_FPS == 400
+    monkeypatch.setattr(page_module, "_PAGE_FPS", 10.0)
+    monkeypatch.setattr(page_module, "_PAGE_SECONDS", 0.4)
+    layers = [layer("a"), layer("bb")]
+    write_page(tmp_path / "x.html", LayeredScene("s", layers), points=1000)
+    (server,) = servers
+    # Of twelve frames the first, every third from the second on, and the last.
+    assert len(server.steps) == 1 + 4 + 1
+    assert server.steps[-1][1] == len(server.scene.points())
+    assert all(500 < len(each.cloud) <= 1000 for each in layers)
+
+
 def test_a_written_page_plays_from_the_first_frame_to_the_last_and_escapes_its_names(
     servers: list[Server], tmp_path: Path
 ) -> None:
@@ -382,7 +558,8 @@ def test_a_written_page_plays_from_the_first_frame_to_the_last_and_escapes_its_n
     assert counts == sorted(counts)
     assert counts[0] == pytest.approx(counts[-1] / FRAMES, rel=0.25)
     assert counts[-1] == len(server.scene.points()) == pytest.approx(0.7 * FRAMES * 200, rel=0.05)
-    assert all(0.05 <= seconds <= 2 for seconds, _ in server.steps)
+    # A short scene is shown slowly, and its end stays.
+    assert [seconds for seconds, _ in server.steps] == [0.25] * FRAMES + [2.0]
     text = path.read_text()
     assert "<script>" not in text
     assert "<b>" not in text

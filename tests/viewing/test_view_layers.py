@@ -185,6 +185,37 @@ def test_what_runs_kept_is_shown_with_its_sky_and_whoevers_truth(tmp_path: Path)
     assert scene.truth is not None
     assert [len(layer.sky) > 0 for layer in scene.layers] == [True, False]
     assert all(len(layer.cloud) > 0 and layer.complete for layer in scene.layers)
+    for layer in scene.layers:
+        assert (layer.index.tolist(), layer.timestamps.tolist()) == ([0, 1, 2, 3], [0, 0.1, 0.2, 0.3])
+        assert layer.views == [(pytest.approx(2 * np.arctan(15 / 30)), pytest.approx(4 / 3))] * 4
+        assert (list(layer.pictures), layer.oriented) == ([0, 1, 2, 3], True)
+
+
+def test_the_extent_is_of_all_cameras_and_the_middle_of_the_points_where_they_are_shown() -> None:
+    layer = layer_of(6)
+    layer.cloud = VoxelCloud(1000, 1e-4)
+    points = np.stack([np.arange(101.0), np.zeros(101), np.arange(101.0) / 10 - 40], axis=1).astype(np.float32)
+    layer.cloud.add(points, np.zeros((101, 3), np.uint8), np.ones(101, np.float32), 0)
+    (placed,), _ = LayeredScene("s", [layer]).placed()
+    placed = replace(placed, move=Sim3(2.0, np.eye(3), np.array([0.0, 0, 1])))
+    way = placed.positions
+    far = way[-1:] + np.array([0, 0, 500])  # the truth's cameras are in it, too
+    truth = np.eye(4)[None].copy()
+    truth[:, :3, 3] = far
+    around = surroundings([placed], truth)
+    low, high = way.min(axis=0), np.maximum(way.max(axis=0), far[0])
+    low, high = np.minimum(low, [2 * 2, 0, 2 * -39.8 + 1]), np.maximum(high, [2 * 98, 0, 2 * -30.2 + 1])
+    assert around.centre == pytest.approx((low + high) / 2)
+    assert around.extent == pytest.approx(np.linalg.norm(high - low))
+    assert surroundings([], None).extent == 1
+
+
+def test_up_is_the_median_of_what_cameras_say() -> None:
+    truth = truth_of(5).camera_to_world.copy()
+    truth[0, :3, :3] = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]  # one that looks at the sky
+    assert surroundings([], truth).up == pytest.approx([0, -1, 0])
+    # Heading of the first that looks up: its right hand tells.
+    assert surroundings([], truth).right == pytest.approx([1, 0, 0])
 
 
 def test_a_coarser_cloud_keeps_the_order_of_frames() -> None:

@@ -17,13 +17,14 @@ from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 
 from lingbot_eval.errors import ConfigError, DataError, DependencyError, LingbotEvalError
-from lingbot_eval.types import Frame, Prediction
+from lingbot_eval.types import Frame, Prediction, Trajectory
 from lingbot_eval.viewing import live
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import Layer
@@ -63,6 +64,45 @@ def test_a_stream_goes_by_in_its_own_thread() -> None:
     assert taken.indices == list(range(6))
     assert taken.said[0] == "live: 1 of 6 frames"
     assert taken.said[-1] == "6 frames, complete"
+
+
+def test_the_rate_is_that_of_the_last_twenty_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty at four a second, then at two; of a camera it is said what was dropped."""
+    moments = iter([*(index / 4 for index in range(30)), *(30 + index / 2 for index in range(40))])
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    taken = Taken()
+    source = SimpleNamespace(dropped=7, close=lambda: None)
+    assert Filling(pairs(60), taken, source=source).wait(20)  # type: ignore[arg-type]
+    dropped = "; the camera's newest frame is taken, 7 were dropped"
+    assert taken.said[:2] == [f"live: 1 frames{dropped}", f"live: 2 frames, 4.0 a second{dropped}"]
+    assert taken.said[29] == f"live: 30 frames, 4.0 a second{dropped}"
+    assert taken.said[50] == f"live: 51 frames, 2.0 a second{dropped}"
+    assert taken.said[49] != f"live: 50 frames, 2.0 a second{dropped}"
+
+
+def test_a_page_that_grows_has_what_its_scene_says() -> None:
+    truth = Trajectory(np.arange(1), np.zeros(1), np.eye(4)[None])
+    scene = LiveScene("t", "m", length=6, truth=truth, points=5000)
+    layer = scene.layer()
+    assert (layer.label, layer.length, layer.cloud.limit, layer.network) == ("m", 6, 5000, None)
+    layered = scene.layered(layer)
+    assert (layered.title, layered.layers, layered.live) == ("t", [layer], True)
+    assert layered.truth is truth
+    assert (LiveScene("t", "m").points, LiveScene("t", "m").sky) == (2_000_000, "heuristic")
+
+
+@pytest.mark.parametrize(
+    ("text", "camera"),
+    [
+        *((f"{kind}://host/x", True) for kind in ("rtsp", "rtsps", "http", "https")),
+        ("camera:0", True),
+        ("cameras/x.mp4", False),
+        ("ftp://host/x", False),
+        ("images/camera:0", False),
+    ],
+)
+def test_what_is_a_camera(text: str, camera: bool) -> None:
+    assert is_camera(text) is camera
 
 
 class Upper:
@@ -376,6 +416,9 @@ def test_a_camera_gives_the_newest_frame_and_counts_the_others(film: Path, monke
     for frame in camera:
         assert frame.image is not None
         taken.append(round(frame.image.mean() / 10))
+        assert frame.index == taken[-1]
+        assert frame.timestamp == pytest.approx(frame.index / 30)
+        assert frame.source == f"camera:0 at {frame.index / 30:.3f} s"
         if len(taken) == 1:
             time.sleep(0.3)  # a slow method: meanwhile the whole film goes by
     assert taken[0] < taken[1] == 19

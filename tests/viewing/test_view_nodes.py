@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
 
 from lingbot_eval.types import Frame, Prediction, Trajectory
-from lingbot_eval.viewing import layers
+from lingbot_eval.viewing import layers, page_nodes
 from lingbot_eval.viewing.cloud import LEAST_VOXELS, VoxelCloud
 from lingbot_eval.viewing.layers import METHOD_COLOURS, RANGES, SURENESS, Layer, LayeredScene
 from lingbot_eval.viewing.page_nodes import Look, Nodes
@@ -261,6 +262,108 @@ def test_sky_is_shown_where_it_is_asked_for_whatever_the_other_filters_say(page:
         walls.draw(look)
         assert (page.points()[:, 1] < -30).sum() == count
     assert set(page.nodes) == sent
+
+
+def steps_of(page: Page) -> list[tuple[float, float]]:
+    """Where each piece of the path that is seen begins and ends."""
+    ends = [np.asarray(node.points)[..., 1] for node in page.seen("/0 a/path/")]
+    return [(float(one), float(other)) for one, other in np.concatenate([np.empty((0, 2)), *ends])]
+
+
+@pytest.mark.parametrize("history", [0, 3])
+def test_the_pieces_of_a_long_path_are_each_step_once(
+    page: Page, nodes: Nodes, history: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole pieces go with their last frame; of a history that begins within one, that piece is still there."""
+    monkeypatch.setattr(page_nodes, "_PIECE", 4)
+    for now in (LAST, 0, 3, 4, 6, 8, 11, 5):
+        nodes.draw(Look(now, history))
+        found = steps_of(page)
+        assert len(found) == len(set(found))
+        whole = {(n, n + 1) for n in range(now)}
+        assert set(found) <= whole
+        assert {step for step in whole if not history or step[0] > now - history} <= set(found)
+        if not history:
+            assert set(found) == whole
+
+
+def test_cameras_stand_and_look_as_their_poses_say_and_the_newest_is_larger(page: Page) -> None:
+    made = Layer("a", VoxelCloud(1000, 0.01), length=4, complete=True)
+    turns = Rotation.from_euler("xyz", [[0, 0, 0], [10, 20, 30], [-40, 5, 60], [0, 90, 0]], degrees=True)
+    for index, turn in zip((2, 3, 5, 8), turns.as_matrix(), strict=True):
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = turn, (index, np.sin(index), np.cos(3 * index))
+        matrix = np.array([[30.0, 0, 20], [0, 10.0 + index, 15], [0, 0, 1]])
+        image = np.full((30, 40, 3), index, np.uint8)
+        made.add(Frame(index, index / 10, image, ""), Prediction(index, index / 10, pose, intrinsics=matrix))
+    nodes = Nodes(page, LayeredScene("s", [made]))  # type: ignore[arg-type]
+    for now, newest in ((8, 3), (7, 2), (3, 1), (2, 0)):
+        nodes.draw(Look(now, frustum=0.05))
+        for number, index in enumerate((2, 3, 5, 8)):
+            small = page.nodes[f"/0 a/cameras/{index}"]
+            assert small.visible is (index <= now)
+            assert (small.fov, small.aspect) == (pytest.approx(2 * np.arctan(15 / (10 + index))), pytest.approx(4 / 3))
+            assert np.roll(small.wxyz, -1) == pytest.approx(turns[number].as_quat(canonical=True))
+            assert small.position == pytest.approx([index, np.sin(index), np.cos(3 * index)])
+            assert (small.scale, (small.image == index).all()) == (
+                pytest.approx(0.05 * nodes.surroundings.extent),
+                True,
+            )
+        head, index = page.nodes["/0 a/now"], (2, 3, 5, 8)[newest]
+        assert head.visible
+        assert head.scale == pytest.approx(2 * 0.05 * nodes.surroundings.extent)
+        assert np.roll(head.wxyz, -1) == pytest.approx(turns[newest].as_quat(canonical=True))
+        assert head.position[0] == pytest.approx(index)
+    nodes.draw(Look(1))
+    assert not page.nodes["/0 a/now"].visible
+
+
+def test_of_many_pictures_some_are_shown_and_a_path_is_coloured_by_its_error(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_nodes, "_MOST_FRUSTA", 5)
+    monkeypatch.setattr(page_nodes, "_PIECE", 4)
+    monkeypatch.setattr(page_nodes, "_TRUTH_POINTS", 6)
+    every = [layer("a"), layer("bb")]
+    for number, each in enumerate(every):
+        for index in range(FRAMES):
+            each.poses[16 * index + 3] = np.sin(index) + 0.3 * number * (index == 7)
+            each.poses[16 * index + 11] = np.cos(2 * index)
+    truth = every[0].trajectory()
+    scene = LayeredScene("s", every, Trajectory(truth.indices, truth.timestamps, truth.camera_to_world))
+    nodes = Nodes(page, scene)  # type: ignore[arg-type]
+    nodes.draw(Look(LAST))
+    assert [name for name in page.nodes if "/0 a/cameras/" in name] == [f"/0 a/cameras/{n}" for n in (0, 4, 8)]
+    true = np.asarray(page.nodes["/ground truth"].points)
+    assert true[:, 0, 1].tolist() == [0, 2, 4, 6, 8]  # each second of twelve
+    for colouring in ("error", "picture", "error"):
+        nodes.draw(Look(LAST, colouring=colouring))  # type: ignore[arg-type]
+        for number, placed in enumerate(nodes.placed):
+            for node in page.seen(f"/{number} {placed.layer.label}/path/"):
+                ends = np.rint(np.asarray(node.points)[..., 1]).astype(int)
+                share = placed.error[ends] / nodes.placed[1].error.max()
+                by_error = layers.ramp(share, "turbo")
+                expected = by_error if colouring == "error" else np.full((*ends.shape, 3), METHOD_COLOURS[number])
+                np.testing.assert_array_equal(node.colors, expected)
+    nodes.remove()
+    assert page.nodes == {}
+
+
+def test_a_scene_that_is_moved_has_voxels_of_its_size(page: Page) -> None:
+    """A method's world at a third of the truth's size: points are three voxels large in its own."""
+    made, wide = layer("a"), layer("a")
+    made.cloud = VoxelCloud(1000, 0.5)
+    made.cloud.add(np.array([[0, 0, 3]], np.float32), np.zeros((1, 3), np.uint8), np.ones(1, np.float32), 0)
+    for index in range(FRAMES):
+        made.poses[16 * index + 3], made.poses[16 * index + 11] = np.sin(index), np.cos(2 * index)
+        for row in (3, 7, 11):
+            wide.poses[16 * index + row] = 3 * made.poses[16 * index + row]
+    truth = wide.trajectory()
+    nodes = Nodes(page, LayeredScene("s", [made], Trajectory(truth.indices, truth.timestamps, truth.camera_to_world)))  # type: ignore[arg-type]
+    nodes.draw(Look(LAST, sureness=0, size=2.0))
+    (block,) = page.seen("/block ")
+    assert block.point_size == pytest.approx(2 * 3 * 0.5)
+    assert block.points == pytest.approx(np.array([[0, 0, 9]]))
 
 
 def test_every_control_is_asked_for_here() -> None:
