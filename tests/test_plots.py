@@ -19,6 +19,7 @@ from lingbot_eval.plots import (
     new_figure,
     rolling_median,
     save,
+    stacked_panels,
     style,
     thinned,
 )
@@ -61,6 +62,28 @@ def test_a_title_is_text_and_one_line(tmp_path: Path) -> None:
     figure = new_figure(4, 3, "a$title$ \n of two lines" + 200 * "x")
     assert figure.get_suptitle().startswith("a$title$ of two lines")
     assert len(figure.get_suptitle()) == 110
+    assert figure.get_size_inches().tolist() == [4, 3]
+
+
+def test_panels_of_one_figure_share_their_x_and_lie_in_order() -> None:
+    figure, panels = stacked_panels(8, 6, 3, "t", below=0.5)
+    assert figure.get_size_inches().tolist() == [8, 6]
+    assert figure.get_suptitle() == "t"
+    heights = [panel.get_position().y0 for panel in panels]
+    assert (len(heights), heights) == (3, sorted(heights, reverse=True))
+    assert 6 * heights[-1] >= 0.5
+    panels[0].plot([5, 9], [0, 1])
+    assert panels[2].get_xlim() == panels[0].get_xlim() != (0, 1)
+
+
+def test_a_legend_names_what_it_is_given_or_all() -> None:
+    axes = new_figure(4, 3, "x").subplots()
+    lines = [axes.plot([0, 1], [0, 1], label=name)[0] for name in "abc"]
+    for handles, names in ((None, "abc"), (lines[:0:-1], "cb")):
+        legend_above(axes, handles)
+        legend = axes.get_legend()
+        assert legend is not None
+        assert "".join(text.get_text() for text in legend.get_texts()) == names
 
 
 def test_other_endings_are_refused() -> None:
@@ -80,13 +103,18 @@ def test_a_series_is_drawn_as_it_is_and_with_its_rolling_median() -> None:
         width = max(9, (count - 1) // 200)
         assert [line.get_label() for line in axes.lines[1:]] == ([] if count == 301 else [f"median of {width}"])
     axes = new_figure(4, 3, "x").subplots()
-    x, y = np.arange(2.0 * MOST_POINTS), np.ones(2 * MOST_POINTS)
+    x, y = 7 + 3 * np.arange(2.0 * MOST_POINTS), np.ones(2 * MOST_POINTS)
     y[100], y[5000] = 40.0, -9.0
     draw_series(axes, x, y, "it", BLUE)
     (band,) = axes.collections
     assert band.get_label() == "it, range"
-    heights = band.get_paths()[0].vertices[:, 1]
+    places, heights = band.get_paths()[0].vertices.T
     assert (heights.max(), heights.min()) == (40.0, -9.0)
+    # Each in its own thousandth of the width.
+    for spike, place in ((40.0, x[100]), (-9.0, x[5000])):
+        there = places[heights == spike]
+        assert there.min() <= place <= there.max() <= there.min() + 3 * 8
+    assert places.min() == 7
     assert set(curve(axes, "median of 40")[:, 1]) == {1.0}
 
 
@@ -103,6 +131,11 @@ def test_rolling_medians_stand_in_the_middle_of_their_stretch() -> None:
         ([1.0] * 99 + [2.0], 1.08 * 2.0, ""),  # within the axis, or nearly
         ([1.0] * 99 + [9.0], 1.6, "1 of 100 values above the axis, largest 9 ms"),
         ([1.0] * 99 + [np.nan], 1.08, ""),
+        ([1.0] * 99 + [2.5, np.nan], 1.6, "1 of 100 values above the axis, largest 2.5 ms"),
+        ([1.0] * 99 + [2.3], 1.08 * 2.3, ""),  # up to half as high again is no reason to hide it
+        # The bulk is 98 of 100.
+        ([1.0] * 98 + [9.0] * 2, 1.6 * 1.16, "2 of 100 values above the axis, largest 9 ms"),
+        ([1.0] * 97 + [9.0] * 3, 1.08 * 9, ""),
         ([0.0] * 99 + [9.0], 1.08 * 9, ""),  # most are nothing: there is no bulk
         ([0.0, 0.0], 1.0, ""),
     ],

@@ -16,6 +16,8 @@ from lingbot_eval.resources import (
     PublicFile,
     expanded,
     python_child,
+    remember,
+    remembered,
     shared_file,
     shared_folder,
     shared_names,
@@ -50,6 +52,21 @@ def test_what_is_kept_for_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert user_cache("weights") == tmp_path / ".cache" / "lingbot-eval" / "weights"
     assert expanded("~/a") == tmp_path / "a"
     assert expanded("~nobody-of-this-name/a") == Path("~nobody-of-this-name/a")
+
+
+def test_what_is_remembered_is_found_again_or_nothing_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert remembered("hashes", "a") == {}
+    remember("hashes", "a", {"b": [1, "ü"]})
+    assert remembered("hashes", "a") == {"b": [1, "ü"]}
+    assert remembered("code", "a") == remembered("hashes", "b") == {}
+    file = tmp_path / "lingbot-eval" / "hashes" / "a.json"
+    for damaged in (b"", b"{", b"[1]", b"\xff"):
+        file.write_bytes(damaged)
+        assert remembered("hashes", "a") == {}
+    (tmp_path / "lingbot-eval" / "code").touch()  # no folder can be made there
+    remember("code", "a", {"b": 1})
+    assert remembered("code", "a") == {}
 
 
 def test_files_of_a_wheel_go_before_those_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

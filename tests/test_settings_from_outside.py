@@ -110,3 +110,7 @@ def test_a_required_key() -> None:
 def test_nearest() -> None:
     assert nearest("selecton", ["size", "selection"]) == " (did you mean 'selection'?)"
     assert nearest("qqq", ["size", "selection"]) == ""
+    # Capitals are no difference; what shares fewer letters than not is another word.
+    assert nearest("STRIDE", ["size", "stride"]) == " (did you mean 'stride'?)"
+    assert nearest("kiti", ["KITTI"]) == " (did you mean 'KITTI'?)"
+    assert [nearest(word, ["frames"]) for word in ("frm", "fr")] == [" (did you mean 'frames'?)", ""]

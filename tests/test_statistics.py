@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lingbot_eval.errors import UnscorableError
-from lingbot_eval.statistics import FEWEST_SLOPE_VALUES, TimingVerdict, judge_rounds, rmse_interval, robust_slope
+from lingbot_eval.statistics import TimingVerdict, judge_rounds, rmse_interval, robust_slope, stretches
 from lingbot_eval.types import FloatArray
 
 
@@ -141,6 +141,44 @@ def test_a_run_of_one_round_widens_its_margin_and_never_narrows_it(restless: flo
     assert ends(found) == pytest.approx([0.1, 0.1 - margin, 0.1 + margin], abs=1e-4)
 
 
+def test_what_is_looked_for_where_nothing_is_said_is_a_twelfth_and_one_in_a_hundred() -> None:
+    for effect in (0.05, 0.07, 0.08, 0.2):
+        rounds = held_still(SIX), held_still([effect + x for x in SIX])
+        assert judge_rounds(*rounds) == judge_rounds(*rounds, 0.08, 0.01)
+
+
+FRAMES = np.full(32, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "run", "reason"),
+    [
+        ([FRAMES] * 3, [FRAMES], None),
+        ([FRAMES] * 2, [FRAMES], "the baseline has 2 rounds of timings, 3 are needed"),
+        ([FRAMES], [FRAMES], "the baseline has 1 round of timings, 3 are needed"),
+        ([FRAMES] * 3, [], "the run has no timings"),
+        ([FRAMES[1:]] * 3, [FRAMES[1:]], "31 timed frames a round, at least 32 are needed"),
+        ([FRAMES] * 3, [FRAMES, np.full(40, 20.0)], "rounds of 32 and of 40 timed frames: expected the same frames"),
+        *(
+            (baseline, run, "some timed frames have no time")
+            for bad in (0.0, -1.0, np.nan, np.inf)
+            for spoilt in [np.append(FRAMES[1:], bad)]
+            for baseline, run in (([FRAMES] * 3, [FRAMES, spoilt]), ([FRAMES, FRAMES, spoilt], [FRAMES]))
+        ),
+    ],
+)
+def test_rounds_that_cannot_be_compared_say_why(
+    baseline: list[FloatArray], run: list[FloatArray], reason: str | None
+) -> None:
+    found = judge_rounds(baseline, run)
+    if reason is None:
+        assert (found.status, found.effect) == ("held", 0.0)
+        return
+    assert found.status == "incomparable"
+    assert found.reason.startswith(reason)
+    assert (found.effect, found.low, found.high, found.p) == (None, None, None, None)
+
+
 def test_a_round_is_the_median_of_its_blocks_and_a_block_of_its_frames() -> None:
     """Of 43 frames: five blocks of eight, three of whose frames and two of which are far off, and a rest left out."""
     block = [1.0, 1.0, 1.0, 1.0, 1.0, 9.0, 9.0, 9.0]
@@ -171,6 +209,15 @@ def test_a_mean_error_s_interval_holds_the_errors_that_made_it() -> None:
         rmse_interval(errors[:81], 1)
 
 
+def test_the_interval_of_a_mean_error_is_that_of_blocks_drawn_around_the_end() -> None:
+    """Of 122 errors a thousand draws of 11 blocks of 11, the same each time; one in forty lies beyond either end."""
+    errors = np.random.default_rng(5).gamma(2.0, size=122)
+    starts = np.random.default_rng(0).integers(0, 122, size=(1000, 11))
+    drawn = errors[(starts[:, :, None] + np.arange(11)) % 122].reshape(1000, 121)
+    ends_by_hand = np.percentile(np.sqrt(np.mean(drawn**2, axis=1)), [2.5, 97.5])
+    assert rmse_interval(errors, 6) == rmse_interval(errors, 11) == pytest.approx(ends_by_hand)
+
+
 @pytest.mark.parametrize("place", [0, 399, 799])
 def test_an_error_at_an_end_is_drawn_as_often_as_one_in_the_middle(place: int) -> None:
     errors = np.ones(800)
@@ -181,9 +228,8 @@ def test_an_error_at_an_end_is_drawn_as_often_as_one_in_the_middle(place: int) -
 
 
 def test_too_few_values_have_no_slope() -> None:
-    fewest = FEWEST_SLOPE_VALUES
-    assert robust_slope(np.arange(fewest - 1.0), np.arange(fewest - 1.0)) is None
-    assert robust_slope(np.arange(float(fewest)), np.arange(float(fewest))) is not None
+    assert robust_slope(np.arange(31.0), np.arange(31.0)) is None
+    assert robust_slope(np.arange(32.0), np.arange(32.0)) is not None
 
 
 def test_ends_of_a_slope_are_those_of_nineteen_in_twenty() -> None:
@@ -198,6 +244,28 @@ def test_ends_of_a_slope_are_those_of_nineteen_in_twenty() -> None:
     usual = 2 * 2.024 * linregress(centres, medians).stderr  # Student's, of 38 degrees of freedom
     assert found.high - found.low == pytest.approx(usual, rel=0.2)
     assert found.low < 0.01 < found.high
+
+
+@pytest.mark.parametrize(("count", "blocks"), [(32, 8), (159, 39), (400, 40)])
+def test_a_slope_rests_on_medians_of_four_values_or_more(count: int, blocks: int) -> None:
+    """Of 40 stretches at most."""
+    from scipy.stats import theilslopes
+
+    x = np.arange(float(count)) ** 1.1
+    y = np.random.default_rng(3).normal(size=count)
+    parts = [slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(count), blocks)]
+    slope, _, low, high = theilslopes([np.median(y[p]) for p in parts], [np.mean(x[p]) for p in parts], 0.95)
+    found = robust_slope(x, y)
+    assert found is not None
+    assert [found.value, found.low, found.high] == pytest.approx([slope, low, high])
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [("", []), ("0", []), ("1", [[0, 1]]), ("110100111", [[0, 2], [3, 4], [6, 9]]), ("0110", [[1, 3]])],
+)
+def test_stretches_of_true_have_a_first_position_and_an_end(mask: str, expected: list[list[int]]) -> None:
+    assert stretches(np.array([each == "1" for each in mask], dtype=bool)).tolist() == expected
 
 
 def test_a_line_with_holes_and_spikes() -> None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import csv
 import io
 
-from lingbot_eval.tables import Cell, Column, Table, columns, markdown_grid, reasons
+from lingbot_eval.tables import (
+    Cell,
+    Column,
+    Table,
+    columns,
+    fenced,
+    footnote,
+    markdown_grid,
+    mebibytes,
+    plain,
+    quantity,
+    reasons,
+)
 
 TABLE = Table(
     "A|B",
@@ -82,11 +94,35 @@ def test_text_for_a_terminal() -> None:
 
 def test_columns_and_grid() -> None:
     assert [column.align for column in columns("abc", left=2)] == ["left", "left", "right"]
+    assert [column.align for column in columns("abc")] == ["left", "right", "right"]
     assert markdown_grid([["a", "b"], ["long cell", "1"]], ["left", "right"]) == [
         "| a         |   b |",
         "| --------- | --: |",
         "| long cell |   1 |",
     ]
+
+
+def test_numbers_with_their_units() -> None:
+    assert [quantity(value, unit) for value, unit in ((2.0, "m"), (0.5, "1"), (None, "m"))] == [
+        "2.000 m",
+        "0.5000",
+        "n/a",
+    ]
+    assert [mebibytes(size) for size in (3 * 2**20, 0, None)] == ["3.000", "0", "n/a"]
+
+
+def test_a_text_as_long_as_there_is_room_stays_whole() -> None:
+    assert [plain("a\tb  cd", longest) for longest in (None, 6, 5)] == ["a b cd", "a b cd", "a b …"]
+
+
+def test_no_text_ends_its_block_of_code() -> None:
+    assert fenced("a", "yaml") == ["```yaml", "a", "```", ""]
+    assert fenced("``\n````\x1b[1m", "") == ["`````", "``", "```` [1m", "`````", ""]
+
+
+def test_footnotes_are_numbered_by_text() -> None:
+    notes: dict[str, int] = {}
+    assert [footnote(notes, text) for text in ("a", None, "b", "a")] == [1, None, 2, 1]
 
 
 def test_each_reason_once() -> None:

@@ -344,6 +344,57 @@ def test_an_update_of_a_baseline_names_what_it_leaves_out(tmp_path: Path, monkey
     assert told == ["damaged: a", "damaged: b", (file, found[1])]
 
 
+def test_what_fits_is_asked_of_each_method_that_streams_and_of_each_size_of_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the place of the method in the experiment; frames are as high and wide as they are prepared."""
+    from lingbot_eval.methods.lingbot_config import LingbotConfig
+    from lingbot_eval.model.config import CONFIGS
+    from lingbot_eval.streaming.estimate import NetworkSize, Stream
+
+    head = {"config": "ci", "camera_iterations": 2, "point_head": True}
+    small, full = (
+        LingbotConfig.model_validate(
+            {"kind": "lingbot", "name": name, "device": device, "precision": precision, **more}
+        )
+        for name, device, precision, more in (
+            ("small", "cpu", "bfloat16", {"model": head, "streaming": {"window": 5}}),
+            ("full", "cuda:1", "float16", {"model": {"config": "full"}}),
+        )
+    )
+    other = SimpleNamespace(name="replay")
+    lengths = {"a": 10, "b": 10, "c": None, "d": 20}
+    units = [SimpleNamespace(method=method, scene=scene) for method in (other, small, full) for scene in lengths]
+    units.remove(SimpleNamespace(method=full, scene="d"))
+    plan = SimpleNamespace(experiment=SimpleNamespace(methods=(other, small, full)), units=units)
+    monkeypatch.setattr("lingbot_eval.api.plan_run", lambda *given: plan if given == ("E", ["a=1"]) else None)
+    monkeypatch.setattr("lingbot_eval.model.build.choose_device", lambda name: f"chosen {name}")
+    opened = "lingbot_eval.runs.plan.open_scene"
+    monkeypatch.setattr(opened, lambda unit: SimpleNamespace(length=lengths[unit.scene]))
+    monkeypatch.setattr("lingbot_eval.runs.plan.prepared_size", lambda unit, sequence: (56, 42))
+    monkeypatch.setattr("lingbot_eval.streaming.estimate.fit", arguments)
+    gigabyte = 10**9
+    assert lb.fit("E", "8GB", ["a=1"]) == {
+        "methods.1": (
+            NetworkSize(CONFIGS["ci"], "bfloat16", 2, True),
+            small.streaming,
+            (Stream(42, 56, 10), Stream(42, 56, 20)),
+            8 * gigabyte,
+            "chosen cpu",
+        ),
+        "methods.2": (
+            NetworkSize(CONFIGS["full"], "float16", 4, False),
+            full.streaming,
+            (Stream(42, 56, 10),),
+            8 * gigabyte,
+            "chosen cuda:1",
+        ),
+    }
+    monkeypatch.setattr(opened, lambda unit: SimpleNamespace(length=None))
+    with pytest.raises(ConfigError, match=r"--fit 8GB: the length of no stream is known; set datasets\.0\.sel"):
+        lb.fit("E", "8GB", ["a=1"])
+
+
 EXPERIMENT_FILE = "benchmarks/experiments/smoke.yaml"
 
 

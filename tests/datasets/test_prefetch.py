@@ -136,6 +136,8 @@ def test_lists_can_be_read_ahead_too() -> None:
 def test_ahead_must_be_positive() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         prefetch([1], 0)
+    with pytest.raises(ValueError, match="expected 0 workers or more, found -1"):
+        prefetch_mapped(abs, [1], 1, -1)
 
 
 @pytest.mark.parametrize("workers_", [0, 1, 3])

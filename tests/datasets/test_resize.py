@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as Pictures
 
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
@@ -54,6 +55,12 @@ def test_sizes_worked_out_by_hand(
         ({"mode": "exact", "width": 224, "height": 100}, "use 98 or 112"),
         ({"height": 280}, "mode 'width'"),
         ({"mode": "cover", "width": 504, "height": 280, "max_height": 280}, "max_height"),
+        (
+            {"mode": "exact", "width": 504, "height": 280, "height_rounding": "floor"},
+            "height_rounding: has a meaning in mode 'width' only, found with mode 'exact'",
+        ),
+        ({"width": 8204}, "less than or equal to 8192"),
+        ({"mode": "cover", "height": 0}, "greater than or equal to 14"),
         ({"wdth": 504}, "did you mean 'width'"),
         ({"filter": "nearest"}, "filter"),
         ({"width": 0}, "width"),
@@ -193,6 +200,31 @@ def test_a_mask_is_of_the_images_pixels_whatever_camera_the_depth_is_of() -> Non
     assert plain is not None
     assert plain.shape == (56, 56)
     np.testing.assert_array_equal(other, plain)
+    # Covered by 75 × 56, of which the 56 columns in the middle are kept; the first of two that are as near.
+    rows = [np.argmin(np.abs((row + 0.5) * 48 / 56 - 0.5 - np.arange(48))) for row in range(56)]
+    columns = [np.argmin(np.abs((column + 9 + 0.5) * 64 / 75 - 0.5 - np.arange(64))) for column in range(56)]
+    np.testing.assert_array_equal(plain, left_out[rows][:, columns])
+
+
+def test_half_way_between_two_measurements_the_first_is_taken() -> None:
+    halved = prepare(ramp_frame(56, 28, 0), SizeSettings(mode="exact", width=28, height=14))
+    assert halved.depth is not None
+    assert halved.depth[3].tolist() == list(range(1, 57, 2))
+
+
+@pytest.mark.parametrize(
+    ("asked", "filter"),
+    [
+        ({}, Pictures.Resampling.BICUBIC),
+        ({"filter": "bicubic"}, Pictures.Resampling.BICUBIC),
+        ({"filter": "lanczos"}, Pictures.Resampling.LANCZOS),
+    ],
+)
+def test_colours_are_filtered_as_asked(asked: dict[str, object], filter: Pictures.Resampling) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
+    settings = SizeSettings.model_validate({"mode": "exact", "width": 42, "height": 28} | asked)
+    prepared = prepare(Frame(0, 0.0, image, "noise"), settings)
+    np.testing.assert_array_equal(prepared.image, np.asarray(Pictures.fromarray(image).resize((42, 28), filter)))
 
 
 def test_what_is_cut_off_is_said_of_the_worst() -> None:
@@ -207,6 +239,10 @@ def test_what_is_cut_off_is_said_of_the_worst() -> None:
         " to keep all of it, set size: {mode: width, width: 518}"
     ]
     assert crop_notes(sizes[2:], SizeSettings()) == []
+    # A tenth is little, and more than that is said.
+    assert crop_notes([(10, 10, 1)], SizeSettings(width=140, max_height=126)) == []
+    (note,) = crop_notes([(10, 10, 1)], SizeSettings(width=126, max_height=112))
+    assert note.startswith("1 of 1 images lose 11% of the picture: 10x10 is resized to 126x126 and cut")
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (56, 42)], ids=["resized", "as it comes"])

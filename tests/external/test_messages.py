@@ -128,10 +128,7 @@ def test_rotations_of_a_job_are_quaternions_of_the_same_turn(tmp_path: Path, mon
         def step(self, frame: external.Frame) -> Pose:
             return Pose(frame.index, poses[frame.index])
 
-    output = {"trajectory": "t.tum", "events": "e.jsonl", "status": "s.json", "depth": "%d", "confidence": "%d"}
-    said = [{"index": n, "time": n / 8, "image": "", "intrinsics": None} for n in range(len(turns))]
-    job = {"protocol": external.PROTOCOL, "width": 8, "height": 6, "dataset": "d", "scene": "s", "causal": True}
-    (tmp_path / "job.json").write_text(json.dumps({**job, "frames": said, "output": output}))
+    write_job(tmp_path, [n / 8 for n in range(len(turns))])
     monkeypatch.setenv(external.JOB_VARIABLE, str(tmp_path))
     begun = time.monotonic()
     external.serve(Known())
@@ -145,6 +142,114 @@ def test_rotations_of_a_job_are_quaternions_of_the_same_turn(tmp_path: Path, mon
     np.testing.assert_allclose(rows[:, 0], np.arange(len(turns)) / 8)
     np.testing.assert_allclose(rows[:, 1:4], poses[:, :3, 3])
     assert (Rotation.from_quat(rows[:, 4:]) * turns.inv()).magnitude().max() < 1e-6
+
+
+@pytest.mark.parametrize(("times", "rigid"), [(1.004, True), (0.996, True), (1.006, False), (0.994, False)])
+def test_a_pose_of_a_job_is_rigid_to_a_hundredth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float, rigid: bool
+) -> None:
+    """Of its axes' squared lengths; the status says what was wrong."""
+
+    class Scaled(external.Wrapper):
+        def finish(self) -> Pose:
+            return Pose(0, np.diag([times, times, times, 1.0]))
+
+        def step(self, frame: external.Frame) -> None:
+            return None
+
+    write_job(tmp_path, [0.5])
+    monkeypatch.setenv(external.JOB_VARIABLE, str(tmp_path))
+    if rigid:
+        external.serve(Scaled())
+        assert np.loadtxt(tmp_path / "t.tum").tolist() == [0.5, 0, 0, 0, 0, 0, 0, 1]
+    else:
+        with pytest.raises(ValueError, match="no rigid motion"):
+            external.serve(Scaled())
+        assert not (tmp_path / "t.tum").exists()
+    status = json.loads((tmp_path / "s.json").read_text())
+    assert (status["protocol"], status["status"]) == (1, "ok" if rigid else "failed")
+    assert status.get("reason", "").startswith("" if rigid else "ValueError: frame 0: the pose is no rigid motion")
+
+
+def test_a_job_of_another_protocol_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_job(tmp_path, [0.0], protocol=2)
+    monkeypatch.setenv(external.JOB_VARIABLE, str(tmp_path))
+    with pytest.raises(ProtocolError):
+        external.serve(external.Wrapper())
+    status = json.loads((tmp_path / "s.json").read_text())
+    assert status["reason"] == "ProtocolError: expected protocol 1, found 2; renew this file"
+
+
+def write_job(folder: Path, times: list[float], **changes: Any) -> None:
+    output = {"trajectory": "t.tum", "events": "e.jsonl", "status": "s.json", "depth": "%d", "confidence": "%d"}
+    said = [{"index": n, "time": time, "image": "", "intrinsics": None} for n, time in enumerate(times)]
+    job = {"protocol": external.PROTOCOL, "width": 8, "height": 6, "dataset": "d", "scene": "s", "causal": True}
+    (folder / "job.json").write_text(json.dumps({**job, "frames": said, "output": output, **changes}))
+
+
+WRAPPER = """
+import external
+eye = [[float(row == column) for column in range(4)] for row in range(4)]
+class Mine(external.Wrapper):
+    name, version = "mine", "7"
+    def start(self, scene):
+        print("starts", scene.name, scene.length, scene.causal, scene.width, scene.height)
+    def warm_up(self, frame):
+        print("warms up on", frame.index, frame.time, len(frame.pixels()))
+    def step(self, frame):
+        return [external.Pose(0, eye), external.Pose(1, eye)] if frame.index else None
+    def finish(self):
+        return (external.Pose(number, eye) for number in (2, 3))
+external.serve(Mine())
+"""
+HELLO = {"type": "hello", "protocol": 1, "dataset": "d", "scene": "s", "length": None, "causal": True}
+HELLO |= {"width": 2, "height": 1}
+FRAME = {"type": "frame", "index": 0, "time": 0.5, "intrinsics": None, "image": b"abcdef"}
+
+
+def spoken(folder: Path, sent: bytes) -> tuple[list[dict[str, Any]], subprocess.CompletedProcess[bytes]]:
+    """What a wrapper answers over its pipe, which holds nothing else."""
+    (folder / "external.py").write_text(Path(external.__file__).read_text())
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{WRAPPER}"]
+    done = subprocess.run(command, input=sent, capture_output=True, check=False, timeout=60)
+    answers, rest = [], done.stdout
+    while rest:
+        size = int.from_bytes(rest[:4], "big")
+        answers.append(msgpack.unpackb(rest[4 : 4 + size]))
+        rest = rest[4 + size :]
+    return answers, done
+
+
+def framed(*messages: Any) -> bytes:
+    return b"".join(len(data).to_bytes(4, "big") + data for data in map(msgpack.packb, messages))
+
+
+def test_a_wrapper_answers_each_message_once_and_its_words_go_to_the_log(tmp_path: Path) -> None:
+    sent = framed(HELLO, {**FRAME, "type": "warm_up"}, FRAME, {**FRAME, "index": 1}, {"type": "finish"})
+    (ready, *answers), done = spoken(tmp_path, sent)
+    assert ready == {"type": "ready", "protocol": 1, "name": "mine", "version": "7"}
+    assert [[pose["frame"] for pose in answer["poses"]] for answer in answers] == [[], [], [0, 1], [2, 3]]
+    assert all(answer["type"] == "poses" and 0 <= answer["seconds"] < 60 for answer in answers)
+    assert answers[2]["poses"][0]["camera_to_world"] == np.eye(4).ravel().tolist()
+    assert done.stderr.decode().splitlines() == ["starts s None True 2 1", "warms up on 0 0.5 6"]
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (framed({**HELLO, "protocol": 2}), "expected protocol 1, found 2; renew this file"),
+        (framed(HELLO, {"type": "hi"}), "unknown message 'hi'"),
+        (framed(HELLO, [1]), "expected a dict as a message, found list"),
+        (framed(HELLO) + b"\0\0", "the stream ends in the middle of a message"),
+        (framed(HELLO) + framed(FRAME)[:-1], "the stream ends in the middle of a message"),
+    ],
+)
+def test_a_wrapper_that_is_told_nonsense_says_so_and_fails(tmp_path: Path, sent: bytes, reason: str) -> None:
+    answers, done = spoken(tmp_path, sent)
+    assert answers[-1] == {"type": "error", "reason": f"ProtocolError: {reason}"}
+    assert [answer["type"] for answer in answers[:-1]] == ["ready"] * ("protocol 1" not in reason)
+    assert done.returncode == 1
 
 
 def test_depth_must_be_what_it_is_said_to_be() -> None:

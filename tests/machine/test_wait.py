@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from lingbot_eval.machine import wait as wait_module
 from lingbot_eval.machine.wait import Wait, process_age_s
 
 
@@ -34,6 +36,21 @@ def test_a_wait_begins_with_its_first_part_and_ends_once() -> None:
         pass
     assert list(wait.end("first prediction")) == ["open scene", "first prediction", "other", "total"]
     assert wait.end("first prediction") == {}
+
+
+def test_each_second_is_of_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a part that comes twice it is the sum, the last one's included; a second wait knows nothing of the first."""
+    moments = iter([100.0, 101.0, 104.0, 110.0, 114.0, 120.0, 200.0, 205.0, 206.0005])
+    monkeypatch.setattr(wait_module, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    wait = Wait()
+    wait.begin("start", 2.0)
+    for name in ("read", "load"):
+        with wait.part(name):
+            pass
+    assert wait.end("read") == {"start": 2.0, "read": 9.0, "load": 4.0, "other": 7.0, "total": 22.0}
+    with wait.part("open"):
+        pass
+    assert wait.end("first") == {"open": 5.0, "first": pytest.approx(1.0, abs=1e-3), "other": 0.0, "total": 6.0}
 
 
 def test_the_age_of_a_process_counts_from_its_start() -> None:

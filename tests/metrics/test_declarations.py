@@ -111,8 +111,19 @@ def test_what_a_plugin_said_stays() -> None:
     assert stored(name="ate_mine", better="higher")["better"] == "higher"
 
 
+@pytest.mark.parametrize("right", [{"value": 9.9e299}, {"value": -9.9e299}, {"samples": 0}, {"samples": 2**53 - 1}])
+def test_a_measurement_may_be_as_large_as_a_sum_can_bear(right: dict[str, Any]) -> None:
+    assert stored(**right).items() >= right.items()
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"value": "0.25"}, {"value": 1e300}, {"value": None}, {"samples": 2.0}, {"headline": 1}, {"mean": 0.25}]
+    "wrong",
+    [
+        *({"value": value} for value in ("0.25", 1e300, -1e300, None)),
+        *({"samples": samples} for samples in (2.0, -1, 2**53)),
+        {"headline": 1},
+        {"mean": 0.25},
+    ],
 )
 def test_a_measurement_is_read_strictly(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="measurements"):

@@ -237,11 +237,15 @@ def test_what_of_the_machine_this_process_may_use(monkeypatch: pytest.MonkeyPatc
     assert found["torch"] == "not installed"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert environment()["cpu_usable"] == 8
+    for processor, machine, name in (("POWER9", "ppc64le", "POWER9"), ("", "", "unknown")):
+        monkeypatch.setattr(platform, "processor", lambda processor=processor: processor)
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        assert environment()["cpu_model"] == name
 
 
 def test_the_machines_memory_is_in_gibibytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=48 * 2**30))
-    assert environment()["ram_gib"] == 48.0
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=48 * 2**30 + 2**28))
+    assert environment()["ram_gib"] == 48.2
 
 
 def test_only_named_variables_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +289,7 @@ def test_gpus_are_described_one_by_one(monkeypatch: pytest.MonkeyPatch, gpu: Use
     """Memory in GiB, major before minor; speed and memory are comparable between such machines alone."""
     gpus = [
         SimpleNamespace(name="A", total_memory=80 * 2**30, major=9, minor=0),
-        SimpleNamespace(name="B", total_memory=24 * 2**30, major=8, minor=6),
+        SimpleNamespace(name="B", total_memory=24 * 2**30 - 2**28, major=8, minor=6),
     ]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -295,7 +299,7 @@ def test_gpus_are_described_one_by_one(monkeypatch: pytest.MonkeyPatch, gpu: Use
     found = environment()
     assert found["torch"]["gpus"] == [
         {"name": "A", "memory_gib": 80.0, "compute_capability": "9.0"},
-        {"name": "B", "memory_gib": 24.0, "compute_capability": "8.6"},
+        {"name": "B", "memory_gib": 23.8, "compute_capability": "8.6"},
     ]
     assert (found["torch"]["driver"], found["torch"]["cudnn"]) == ("575.57", 91000)
     backend = torch.backends.cudnn
@@ -385,6 +389,9 @@ def test_the_peak_is_in_bytes_whatever_the_system_counts_in(
     monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3_000_000))
     (measured,) = [m for m in process_memory_measurements() if m.name == "process_peak_rss"]
     assert (measured.value, measured.unit) == (pytest.approx(peak / 2**20), "MiB")
+    # What is resident now was a peak, whatever the kernel has noted of it.
+    monkeypatch.setattr(memory, "process_resident_bytes", lambda: 5 * 2**30)
+    assert {m.name: m.value for m in process_memory_measurements()} == {"process_rss": 5120, "process_peak_rss": 5120}
 
 
 def test_git_that_is_not_installed_is_no_failure(tmp_path: Path) -> None:
@@ -420,6 +427,12 @@ def raised(*errors: Exception) -> Exception:
     return found
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    """As ``raise error from cause`` has it, where something else was being handled."""
+    error.__cause__, error.__context__ = cause, KeyError("something else")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -428,6 +441,8 @@ def raised(*errors: Exception) -> Exception:
         (RuntimeError("CUDA error: out of memory"), True),
         (raised(torch.OutOfMemoryError("full"), RuntimeError("operation failed during capture")), True),
         (raised(MemoryError(), DataError("frame.png: cannot be decoded")), False),
+        (caused(RuntimeError("capture"), MemoryError()), True),
+        (caused(RuntimeError("capture"), KeyError("no memory")), False),
         (RuntimeError("device-side assert"), False),
         (ValueError("out of memory"), False),
     ],

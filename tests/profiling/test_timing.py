@@ -43,7 +43,10 @@ def test_timed_waits_before_and_after_the_block(monkeypatch: pytest.MonkeyPatch,
     assert seconds == (2.5 if there else 0.5)
 
 
-@pytest.mark.parametrize(("count", "given"), [(0, ""), (1, "p50"), (19, "p50"), (20, "p50 p95"), (99, "p50 p95")])
+@pytest.mark.parametrize(
+    ("count", "given"),
+    [(0, ""), (1, "p50"), (19, "p50"), (20, "p50 p95"), (99, "p50 p95"), (100, "p50 p95 p99")],
+)
 def test_percentiles_of_too_few_samples_are_refused_with_the_count(count: int, given: str) -> None:
     measurements = summarise("x", np.ones(count), "")
     assert [m.variant for m in measurements] == ["p50", "p95", "p99"]
@@ -55,6 +58,19 @@ def test_percentiles_of_a_known_sample() -> None:
     # 0…100: the p-th percentile is p.
     values = [m.value for m in summarise("x", np.random.default_rng(0).permutation(101), "")]
     assert values == pytest.approx([50, 95, 99])
+    (between,) = summarise("x", [0.0, 10.0, 20.0, 40.0], "", (50,))
+    assert between.value == 15.0
+
+
+@pytest.mark.parametrize("bad", [-0.5, float("nan"), float("inf")])
+def test_a_broken_clock_is_a_fault_in_a_rate_as_well(bad: float) -> None:
+    """Of the steps, and of the pace even of scale frames, which no percentile is of."""
+    for name, forward, interval in (
+        ("forward_fps", [bad, 1.0], [1.0, 1.0]),
+        ("end_to_end_fps", [1.0, 1.0], [bad, 1.0]),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: expected finite durations of at least 0"):
+            throughput_measurements(forward, [SCALE, KEPT], interval, None)
 
 
 @pytest.mark.parametrize("bad", [[-1.0], [float("nan")], [float("inf")]])
