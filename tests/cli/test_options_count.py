@@ -169,9 +169,9 @@ CASES = {
         ([["python", "wrap.py"]], {"mode": "job", "timeout_s": 9.0}),
     ),
     "datasets check": Case(
-        "datasets check seven_scenes --root R --scene a --scene b --option split=all --option n=3 --decode",
+        "datasets check seven_scenes --root R --scene a --scene b --option split=a=b --option n=3 --decode",
         "lingbot_eval.datasets.check.check:examine",
-        (["seven_scenes", Path("R"), {"split": "all", "n": 3}, Path("R"), ("a", "b"), "decoded"], {}),
+        (["seven_scenes", Path("R"), {"split": "a=b", "n": 3}, Path("R"), ("a", "b"), "decoded"], {}),
         frozenset({"--figures"}),
     ),
 }

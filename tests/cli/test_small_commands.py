@@ -210,6 +210,7 @@ def test_a_check_of_a_dataset_line_by_line(
     scenes = (
         SceneCheck("a", 3000, tuple(wrong), 2.0),
         SceneCheck("b", None, (Finding("warning", "images", "odd"), Finding("note", "depth", "none")), 0.0),
+        SceneCheck("c", 5, (), 0.0),  # too quick for the clock
     )
     found = DatasetCheck("folder", str(tmp_path), (Finding("note", "layout", "as said"),), scenes)
     monkeypatch.setattr(check_module, "examine", lambda *given: found)
@@ -223,7 +224,8 @@ def test_a_check_of_a_dataset_line_by_line(
         "b: not readable",
         "  warning images: odd",
         "          depth: none",
-        f"2 scenes, {words}",
+        "c: 5 frames",
+        f"3 scenes, {words}",
     ]
     assert main(["datasets", "check", "folder", "--root", str(tmp_path), "--json"]) == (1 if problems else 0)
     document = json.loads(capsys.readouterr().out)
@@ -231,11 +233,12 @@ def test_a_check_of_a_dataset_line_by_line(
     assert [(scene["scene"], scene["frames"], scene["metadata_seconds"]) for scene in document["scenes"]] == [
         ("a", 3000, 2.0),
         ("b", None, 0.0),
+        ("c", 5, 0.0),
     ]
     assert document["findings"] == [{"level": "note", "check": "layout", "text": "as said"}]
-    assert [len(scene["findings"]) for scene in document["scenes"]] == [problems, 2]
+    assert [len(scene["findings"]) for scene in document["scenes"]] == [problems, 2, 0]
     assert document["scenes"][1]["findings"][0] == {"level": "warning", "check": "images", "text": "odd"}
-    assert [scene["convention"] for scene in document["scenes"]] == [None, None]
+    assert [scene["convention"] for scene in document["scenes"]] == [None] * 3
     assert document["figures"] == []
 
 

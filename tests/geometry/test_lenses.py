@@ -102,6 +102,10 @@ def test_a_lens_without_numbers_bends_nothing_unless_it_is_a_fisheye() -> None:
     assert not LensCamera("OPENCV", (320, 240), (*CENTRE, 0.0, 0.0, 0.0, 0.0)).bends
     assert LensCamera("OPENCV", (320, 240), (*CENTRE, 0.0, 0.0, 0.0, 1e-3)).bends
     assert LensCamera("OPENCV_FISHEYE", (320, 240), (*CENTRE, 0.0, 0.0, 0.0, 0.0)).bends
+    for position in range(8):
+        numbers = [0.0] * 8
+        numbers[position] = 1e-3
+        assert LensCamera("FULL_OPENCV", (320, 240), (*CENTRE, *numbers)).bends
 
 
 def test_a_picture_is_grey_where_all_three_channels_agree() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lingbot_eval.declarations import declaration, headline_place, headlines
+from lingbot_eval.metrics.base import FAMILIES
 from lingbot_eval.metrics.points import PointSettings
 from lingbot_eval.metrics.probes import ProbeSettings
 from lingbot_eval.profiling.memory import device_memory_measurements
@@ -55,6 +56,42 @@ EXPECTED = {
     for family, names in families.items()
     for name in names.split()
 }
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "trajectory": {"alignments": ("sim3", "se3", "anchor", "none"), "anchor_frames": 8, "rpe_delta_frames": 1},
+    "drift": {
+        "segment_lengths_m": None,
+        "segment_every": 10,
+        "rpe_frames": (1, 10, 100),
+        "rpe_metres": (1.0, 10.0),
+        "anchor_frames": 8,
+        "alignments": ("sim3", "se3", "anchor", "none"),
+    },
+    "auc": {"thresholds_deg": (3, 5, 15, 30)},
+    "depth": {
+        "alignments": ("scale_only", "lstsq", "none"),
+        "sequence_alignments": ("sequence_scale", "sequence_lstsq", "trajectory_scale"),
+        "sample_pixels": 2_000_000,
+        "min_depth": 0.0,
+        "max_depth": 80.0,
+        "min_valid_pixels": 100,
+    },
+    "points": {
+        "voxel_m": 0.0078125,
+        "icp_m": 0.1,
+        "threshold_m": 0.05,
+        "normal_neighbours": 30,
+        "max_points": 10_000_000,
+    },
+    "probes": {"frames": 10},
+}
+
+
+def test_what_is_measured_unless_an_experiment_says_otherwise() -> None:
+    """A number is only as good as its settings: no default moves unnoticed."""
+    assert {name: FAMILIES.get(name).Settings().model_dump() for name in DEFAULTS} == DEFAULTS
+    assert [name for name in DEFAULTS if not FAMILIES.get(name).on] == ["points", "probes"]
 
 
 def test_every_stored_measurement_has_its_direction() -> None:

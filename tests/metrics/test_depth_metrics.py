@@ -128,6 +128,23 @@ def test_a_plugins_metric_sees_depth_aligned_as_the_built_in_ones(monkeypatch: p
         assert found[f"own_{align}"].samples == 3
 
 
+def test_a_plugins_metric_sees_the_depths_that_the_scene_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the dataset's protocol, strictly between them, and a hundred pixels at least."""
+    monkeypatch.setattr(METRICS, "_added", dict(METRICS._added))
+
+    @metric("depth", unit="m", better=None, convention="largest truth", align="none")
+    def largest_truth(truth: np.ndarray, prediction: np.ndarray) -> float:
+        return float(truth.max() - truth.min())
+
+    truth = np.linspace(0.5, 8.0, 151, dtype=np.float32)[None]  # 0.05 m apart
+    for limits, expected in (((0.5, 8.0), 7.4), ((1.0, 6.05), 4.95), ((1.0, 6.0), None)):
+        family = DepthFamily(DepthSettings(sequence_alignments=()), SceneContext(limits))
+        family.add(Frame(0, 0.0, None, "made", None, truth, None), Prediction(0, 0.0, np.eye(4), truth))
+        nothing = Trajectory(np.empty(0, np.int64), np.empty(0), np.empty((0, 4, 4)))
+        found = {m.name: m for m in family.compute(ScoredScene(nothing, nothing, 1))}["largest_truth"]
+        assert found.value == (None if expected is None else pytest.approx(expected, rel=1e-5))
+
+
 def test_scale_only_and_lstsq_undo_what_they_can() -> None:
     truth = frames(1)[0][0]
     scorer = DepthScorer()

@@ -14,6 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.poses import decode_camera_to_world, decode_rotation
+from lingbot_eval.model.aggregator import PassInputs
+from lingbot_eval.model.network import DenseOutput
+from lingbot_eval.streaming.passes import PassOutput, PassRunner
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession, Viewpoint, mean_displacement
 from lingbot_eval.streaming.settings import (
     FlowSettings,
@@ -22,6 +25,7 @@ from lingbot_eval.streaming.settings import (
     overlap_frames,
     window_span,
 )
+from lingbot_eval.streaming.stores import StreamStores
 from lingbot_eval.streaming.windowed import WindowedSession, apply_join, join_to, open_session
 from lingbot_eval.types import FrameType
 from tests.streaming.networks import made_up_outputs, tiny_network
@@ -275,3 +279,45 @@ def test_a_turn_that_is_none_stays_as_the_network_gave_it(quaternion: list[float
     np.testing.assert_array_equal(moved.pose[3:7].numpy(), np.array(quaternion, np.float32))
     np.testing.assert_allclose(moved.pose[:3].numpy(), 2.0 * join.rotation @ pose[:3] + [1, 2, 3], atol=1e-5)
     assert torch.equal(moved.depth, torch.full((4, 5), 3.0))
+
+
+def test_a_stream_of_which_nothing_is_said() -> None:
+    """As docs say; what a run's record compares with is made of these."""
+    assert StreamSettings().model_dump() == {
+        "scale_frames": 8,
+        "window": None,
+        "keyframe_interval": "auto",
+        "flow": None,
+        "windowed": None,
+        "backend": "auto",
+        "cache_precision": None,
+    }
+    assert FlowSettings(threshold=2.0).model_dump() == {"threshold": 2.0, "max_gap": 30}
+    assert WindowedSettings().model_dump() == {"size": 64, "overlap_size": None, "overlap_keyframes": None}
+    with pytest.raises(ValidationError):
+        FlowSettings(threshold=0.0)
+
+
+def test_the_displacement_of_a_step_is_told_with_it() -> None:
+    """None of scale frames, which nothing is held against; of a step against the last kept frame, kept or not."""
+    places = iter([0.5, 0.0, 0.1, 0.3, 0.4, 0.9])  # of each frame, metres to the right
+
+    def run_pass(runner: PassRunner, inputs: PassInputs, stores: StreamStores) -> PassOutput:
+        count = len(inputs.images)
+        poses = torch.zeros(count, 9)
+        poses[:, 0] = torch.tensor([next(places) for _ in range(count)])
+        poses[:, 6], poses[:, 7:] = 1.0, np.pi / 2
+        depth = torch.full((count, HEIGHT, WIDTH), 2.0)
+        return PassOutput(poses, DenseOutput(depth, torch.ones_like(depth)))
+
+    chosen = StreamSettings(scale_frames=2, window=3, flow=FlowSettings(threshold=2.5, max_gap=30))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PassRunner, "run", run_pass)
+        session = open_session(tiny_network(), chosen, frames=6, camera_iterations=1)
+        outputs = [out for image in images(6) for out in session.step(image)]
+    assert [out.frame_type.name for out in outputs] == ["SCALE", "SCALE", "KEPT", "UNKEPT", "KEPT", "KEPT"]
+    assert [out.flow_pixels for out in outputs[:2]] == [None, None]
+    # Against frame 1, then 2, 2 again as frame 3 was not kept, and 4.
+    moved = [0.1, 0.2, 0.3, 0.5]
+    focal = WIDTH / 2  # of a field of view of a right angle
+    assert [out.flow_pixels for out in outputs[2:]] == pytest.approx([focal * far / 2 for far in moved], rel=1e-5)
