@@ -17,6 +17,7 @@ from lingbot_eval.files import trajectories
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics import scoring
+from lingbot_eval.reports import figures as figures_module
 from lingbot_eval.types import Trajectory
 from tests.support.figure_reader import axes_titled, curve
 from tests.support.pose_files import write_kitti
@@ -145,6 +146,155 @@ def test_json(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> No
     assert found["notes"] == []
 
 
+@pytest.mark.parametrize("align", ["sim3", "anchor"])
+def test_the_first_page_row_by_row(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str], align: str) -> None:
+    """Each number with its unit and samples, ATE under each alignment, and each reason with all that wants it."""
+    np.savetxt(pair[1], np.loadtxt(pair[1])[:, :4])
+    assert score(pair, "--align", align, "--json") == 0
+    found = document(capsys)["measurements"]
+    assert score(pair, "--align", align) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        f"reference  {pair[0]}  (tum, 200 poses, stamps in s)",
+        f"estimate   {pair[1]}  (tum, 15 positions without orientation, stamps in s)",
+        "matched    15 of 15 estimate poses (100.0 %), one to one by nearest timestamp within 0.01 s",
+        "coverage   70.4 % of the reference duration lies in the estimate's span, with 140 of 200 reference poses",
+    ]
+    shown = {(m["name"], m["variant"]): m for m in found}
+    names = ("rpe_translation_rmse", "rpe_rotation_rmse", "segment_translation", "segment_rotation")
+    keys = [("ate_rmse", align), *((name, align) for name in names), ("auc_30", ""), ("scale", align)]
+    rows = []
+    for m in (shown[key] for key in keys):
+        value = "n/a" if m["value"] is None else f"{m['value']:.6f}"
+        samples = "" if m["samples"] is None else m["samples"]
+        rows.append(f"{m['name']:<24} {m['variant']:<{len(align)}} {value:>14} {m['unit']:<6} {samples}".rstrip())
+    begin = lines.index("") + 1
+    assert lines[begin] == f"{'measurement':<24} {'variant':<{len(align)}} {'value':>14} unit   samples"
+    assert lines[begin + 1 : begin + 8] == rows
+    assert shown["ate_rmse", align]["samples"] == 15
+    each = ", ".join(f"{name} {shown['ate_rmse', name]['value']:.4g}" for name in ("sim3", "se3", "anchor", "none"))
+    by_alignment = lines[begin + 8]
+    assert sorted(by_alignment.removeprefix("ate_rmse by alignment: ").removesuffix(" m").split(", ")) == sorted(
+        each.split(", ")
+    )
+    wanting = [f"{name} {align}" for name in names] + ["auc_30"]
+    reason = "the estimate has positions only: there is no orientation"
+    assert [line for line in lines if line.startswith("n/a")] == [f"n/a: {reason} ({', '.join(wanting)})"]
+
+
+def test_the_document_key_by_key(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a reference with a pose that is none, and an estimate at half the size and elsewhere."""
+    truth, rows = np.loadtxt(pair[0]), np.loadtxt(pair[1])
+    rows[:, 1:4] = 0.5 * truth[50::10, 1:4] + [5, 0, 0]
+    np.savetxt(pair[1], rows)
+    truth[3, 1:] = np.nan
+    np.savetxt(pair[0], truth)
+    assert score(pair, "--json") == 0
+    found = document(capsys)
+    facts = {"format": "tum", "time_unit": "s", "has_orientation": True, "repeated_stamps": 0}
+    (note,) = found["reference"]["notes"]
+    assert "1 of 200 poses" in note
+    assert found["reference"] == {
+        **facts,
+        "file": str(pair[0]),
+        "poses": 199,
+        "lost_poses": 1,
+        "notes": [note],
+        "read_as": {},
+    }
+    assert found["estimate"] == {
+        **facts,
+        "file": str(pair[1]),
+        "poses": 15,
+        "lost_poses": 0,
+        "notes": [],
+        "read_as": {},
+    }
+    assert found["alignment"] == "sim3"
+    # From the estimate's world to the reference's: twice as large, and 10 m back.
+    moved = np.diag([2.0, 2, 2, 1])
+    moved[0, 3] = -10
+    np.testing.assert_allclose(found["estimate_to_reference"], moved, atol=1e-6)
+    assert found["pairing"]["matched_percent_of_estimate_poses"] == 100
+    assert found["reason"] is None
+    # No pair of KITTI's has times, so nothing is covered.
+    for path in pair:
+        write_kitti(path, path_of(12))
+    assert score(pair, "--align", "se3", "--json", format="kitti") == 0
+    found = document(capsys)
+    assert found["alignment"] == "se3"
+    assert [found[role]["time_unit"] for role in ("reference", "estimate")] == [None, None]
+    assert found["pairing"]["reference_span_covered_percent"] is None
+
+
+@pytest.mark.parametrize(("align", "code"), [("none", 0), ("sim3", 1)])
+def test_the_chosen_alignment_decides_whether_it_was_scored(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], align: str, code: int
+) -> None:
+    """An estimate that stands still can be held against the reference as it is, and be aligned in no way."""
+    rows = np.loadtxt(pair[1])
+    rows[:, 1:4] = 1.0
+    np.savetxt(pair[1], rows)
+    plots = ["--plot", str(tmp_path / "a.png"), "--drift-plot", str(tmp_path / "b.png")]
+    assert score(pair, "--align", align, "--json", *plots[2:]) == code
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    reason = "degenerate covariance: the estimate does not move"
+    assert found["reason"] == (reason if code else None)
+    assert (found["estimate_to_reference"] is None) is bool(code)
+    assert captured.err.splitlines() == [f"{tmp_path}/b.png is not drawn: {reason}"]
+    if code:
+        assert score(pair, "--align", align, *plots[:2]) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            f"{pair[1]} is not drawn: there is nothing to show under sim3",
+            f"{tmp_path}/a.png is not written",
+        ]
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_an_estimate_that_cannot_be_drawn_leaves_the_others(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[tuple[Any, str]] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append((figure, path.name)))
+    short = tmp_path / "short.txt"
+    short.write_text("\n".join(pair[1].read_text().splitlines()[:3]) + "\n")
+    words = ["score", "--gt", str(pair[0]), "--est", str(short), str(pair[1]), "--without", "auc", "--json"]
+    assert main([*words, "--plot", str(tmp_path / "a.png")]) == 1
+    assert capsys.readouterr().err == f"{short} is not drawn: there is nothing to show under sim3\n"
+    assert [name for _, name in drawn] == ["a.png"]
+
+
+def test_drift_is_drawn_of_the_estimate_along_its_frames(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Any, Any]] = []
+    titles: list[str] = []
+    draw = figures_module.drift_figure
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append((figure, path)))
+    monkeypatch.setattr(
+        figures_module, "drift_figure", lambda series, title: titles.append(title) or draw(series, title)
+    )
+    target = tmp_path / "drift.png"
+    assert score(pair, "--drift-plot", str(target), "--without", "auc") == 0
+    ((figure, path),) = drawn
+    assert path == target
+    assert titles == ["est.txt against gt.txt"]
+    (steps,) = axes_titled(figure, "Translation error of each step").lines
+    assert steps.get_xdata().tolist() == list(range(1, 15))
+
+
+@pytest.mark.parametrize(("option", "code"), [(("--max-diff", "0"), 0), (("--anchor-frames", "3"), 0)])
+def test_the_least_that_an_option_takes(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str], option: tuple[str, str], code: int
+) -> None:
+    rows = np.loadtxt(pair[1])
+    rows[:, 0] -= 0.0005
+    np.savetxt(pair[1], rows, fmt="%.9f")
+    assert score(pair, *option, "--json") == code
+    assert document(capsys)["pairing"]["matched"] == 15
+
+
 def test_families_are_left_out(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert score(pair, "--without", "auc", "--without", "drift", "--json") == 0
     assert {m["family"] for m in document(capsys)["measurements"]} == {"trajectory"}
@@ -161,6 +311,7 @@ def test_progress_of_long_pairs_is_shown_on_a_terminal_alone(
 ) -> None:
     import lingbot_eval.cli.score_command as command
 
+    command_limit = command.MANY_POSES
     monkeypatch.setattr(command, "MANY_POSES", 10)
     assert score(pair) == 0
     assert capsys.readouterr().err == ""
@@ -182,6 +333,11 @@ def test_progress_of_long_pairs_is_shown_on_a_terminal_alone(
             seen.append((self.n, self.total))
 
     monkeypatch.setattr("tqdm.tqdm", Bar)
+    assert command_limit == 20_000
+    monkeypatch.setattr(command, "MANY_POSES", 15)
+    assert score(pair) == 0
+    assert not seen, "as many as that are quick"
+    monkeypatch.setattr(command, "MANY_POSES", 14)
     assert score(pair) == 0
     assert seen[-1] == (2 * 105, 2 * 105), "15 poses have 105 pairs, under two definitions"
     assert len(seen) == 2 * 14
@@ -315,6 +471,10 @@ def test_positions_take_no_reading_of_orientation(pair: tuple[Path, Path], capsy
     assert score(pair, "--est-poses", "world-to-camera") == 2
     error = capsys.readouterr().err
     assert "est.txt: --est-… poses: expected poses, found positions without orientation" in error
+    assert score((pair[1], pair[0]), "--gt-poses", "world-to-camera") == 2
+    assert "est.txt: --gt-… poses: expected poses" in capsys.readouterr().err
+    assert score(pair, "--gt-to-camera", "1 2 3") == 2
+    assert "--gt-…: to_camera: " in capsys.readouterr().err
 
 
 def straight(step: float, count: int = 160) -> np.ndarray:
@@ -669,3 +829,21 @@ def test_poses_of_one_time_are_scored_as_evo_scores_them(tmp_path: Path, capsys:
     files[0].write_text(files[1].read_text())  # of a reference's poses of one time the first is taken
     assert score(files, "--json") == 0
     assert document(capsys)["pairing"]["reference_poses"] == 60
+
+
+def test_every_note_is_printed_that_the_document_has(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the file, whose rows are lost and come twice, and of the numbers, which rest on few poses of a short time."""
+    lines = [line for line in pair[1].read_text().splitlines() if not line.startswith("#")]
+    lost = f"{float(lines[4].split()[0]) + 0.05} nan nan nan nan nan nan nan"
+    pair[1].write_text("\n".join([*lines[:3], lines[2], *lines[3:5], lost]) + "\n")
+    assert score(pair, "--json") == 0
+    found = document(capsys)
+    assert score(pair) == 0
+    printed = capsys.readouterr().out.splitlines()
+    for notes in (found["estimate"]["notes"], found["notes"]):
+        assert len(notes) > 1
+        assert [line for line in printed if line in {f"note       {note}" for note in notes}] == [
+            f"note       {note}" for note in notes
+        ]
