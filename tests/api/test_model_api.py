@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,18 @@ def test_a_scene_is_taken_at_its_cards_stride_unless_another_is_asked_for(tmp_pa
     card.write_text(f"name: synthetic\n{about}protocol: {{stride: 3}}\n")
     dataset = lb.open_dataset("synthetic", card=card, frames=10)
     assert [dataset.scene("room").length, dataset.scene("room", stride=1).length] == [4, 10]
+    part = dataset.scene("room", start=2, count=2)
+    assert part.timestamps().tolist() == pytest.approx([2 / 30, 5 / 30])
+    assert [operator.length_hint(each) for each in (part, dataset.scene("room"))] == [2, 4]
+
+
+def test_a_dataset_of_one_scene_is_that_scene(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.fromarray(np.full((16, 16, 3), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    dataset = lb.open_dataset("folder", str(tmp_path))
+    assert operator.length_hint(dataset) == 3
+    assert [int(frame.image[0, 0, 0]) for frame in dataset] == [0, 40, 80]
+    assert dataset.scene().name == tmp_path.name
 
 
 def test_images_of_any_size_are_resized_to_the_weights_own_width(model: lb.Model) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lingbot_eval import resources
-from lingbot_eval.datasets.cards import card_names, load_card, markdown_table
+from lingbot_eval.datasets.cards import Card, DownloadFile, card_names, download_word, load_card, markdown_table
 from lingbot_eval.datasets.eth3d import VIEWS_LEFT_OUT
 from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.errors import ConfigError
@@ -126,7 +126,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_table_counts_the_protocols_scenes_before_those_published(folder: Path) -> None:
-    published = "published: [{method: M, source: S, scenes: 3, values: {ate_m: 1.0}}]\n"
+    published = "published: [" + ", ".join(
+        f"{{method: M, source: S, scenes: {scenes}, values: {{ate_m: 1.0}}}}" for scenes in (2, 3, "null", 1)
+    )
+    published += "]\n"
     (folder / "mine.yaml").write_text(GOOD + "expected_scenes: {a: 10, b: null}\n" + published)
     (folder / "other.yaml").write_text(GOOD.replace("mine", "other") + published)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown_table().splitlines()]
@@ -147,6 +150,7 @@ def test_a_card_is_read(folder: Path) -> None:
         ("stride: 2", "strid: 2", r"mine\.yaml: .*'strid'.*did you mean 'stride'"),
         ("width: 280", "width: 281", r"mine\.yaml: .*use 280 or 294"),
         ("stride: 2", "stride: 0", r"mine\.yaml: protocol\.stride"),
+        ("stride: 2", "min_depth: 80", r"min_depth 80 must be less than max_depth 80"),
         ("stride: 2", "min_depth: 90", r"min_depth 90 must be less than max_depth 80"),
         ("name: mine", "name: yours", r"mine\.yaml: name: expected 'mine' as the dataset, found 'yours'"),
         ("title: T\n", "", r"mine\.yaml: title"),
@@ -200,6 +204,40 @@ def test_a_wrong_download_section_is_one_line(tmp_path: Path, file: str, found: 
     with pytest.raises(ConfigError, match=re.escape(found)) as refusal:
         load_card("synthetic", card)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "archive", "kind"),
+    [
+        ("https://a.org/X.ZIP?raw=1", None, "zip"),
+        ("https://a.org/x.tar.gz", None, "tar"),
+        ("https://a.org/x.7z#top", None, "7z"),
+        ("https://a.org/x.gz", None, None),
+        ("https://a.org/get?file=x.zip", None, None),
+        ("https://a.org/get?file=x", "zip", "zip"),
+        ("https://a.org/x.zip", "none", None),
+        ("https://a.org/x.zip", "tar", "tar"),
+    ],
+)
+def test_how_a_file_is_packed_is_in_its_name_unless_the_card_says_it(
+    url: str, archive: str | None, kind: str | None
+) -> None:
+    assert DownloadFile.model_validate({"url": url, "parts": ["x"], "archive": archive}).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("files", "steps", "word"),
+    [(1, 0, "fetch"), (1, 1, "fetch"), (0, 1, "by hand"), (0, 0, "expected files, or steps")],
+)
+def test_a_dataset_is_fetched_or_got_by_hand(files: int, steps: int, word: str) -> None:
+    file = {"url": "https://a.org/x.zip", "parts": ["x"]}
+    download = {"page": "https://a.org", "files": [file] * files, "steps": ["Ask."] * steps}
+    card = load_card("synthetic").model_dump(mode="json") | {"download": download}
+    if files or steps:
+        assert download_word(Card.model_validate(card)) == word
+        return
+    with pytest.raises(ValueError, match=word):
+        Card.model_validate(card)
 
 
 def test_a_download_changes_no_key() -> None:

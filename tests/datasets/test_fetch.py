@@ -13,7 +13,9 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import dataset_trees
 import field_trees
@@ -26,7 +28,7 @@ import lingbot_eval
 from lingbot_eval import resources
 from lingbot_eval.cli.main import main
 from lingbot_eval.datasets import fetch as fetching
-from lingbot_eval.datasets.cards import card_names, load_card
+from lingbot_eval.datasets.cards import Card, DownloadFile, card_names, load_card
 from lingbot_eval.errors import ConfigError, DataError, StoreError
 from lingbot_eval.files import downloads
 from tests.support.file_server import FileServer, Served, file_server
@@ -377,6 +379,202 @@ def test_the_hub_serves_a_file_of_a_card(tmp_path: Path, monkeypatch: pytest.Mon
     cards = card(tmp_path / "cards", "folder", {**file, "checksum": "sha256:" + "0" * 64})
     with pytest.raises(DataError, match=r"expected SHA-256 0+ of hf://.*; remove that file and fetch it again"):
         lingbot_eval.fetch_dataset("folder", tmp_path / "other", card=cards)
+
+
+def halls(*files: dict[str, object], scenes: dict[str, int | None] | None = None, hosts: tuple[str, ...] = ()) -> Card:
+    """A made-up card with these files."""
+    return Card.model_validate(
+        {
+            **dict.fromkeys(("title", "description", "layout", "scenes"), "any"),
+            "name": "halls",
+            "source": {"licence": "CC0"},
+            "protocol": {},
+            "expected_scenes": scenes or {},
+            "download": {"page": "https://a.org", "files": files, "hosts": hosts},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("scenes", "expected", "parts"),
+    [
+        (("west/rain",), {}, ("west",)),
+        (("west", "east/1/left"), {}, ("east", "west")),  # in the card's order
+        ((), {"west/rain": 4, "elsewhere": None}, ("west",)),
+        ((), {}, ("east", "west", "far/north")),
+        (("far/north/2",), {"east": 3}, ("far/north",)),
+    ],
+)
+def test_a_scene_is_in_the_part_that_its_name_begins_with(
+    tmp_path: Path, scenes: tuple[str, ...], expected: dict[str, int | None], parts: tuple[str, ...]
+) -> None:
+    sizes = {"east": 1000, "west": 200, "far/north": 30}
+    file = {"url": "https://a.org/{part}.zip", "parts": list(sizes), "size": sizes}
+    licence = {"url": "https://a.org/licence.txt", "parts": ["west"], "size": 4}
+    plan = fetching.plan_fetch(halls(file, licence, scenes=expected), tmp_path, scenes)
+    assert plan.parts == parts
+    assert plan.size == sum(sizes[part] for part in parts) + 4 * ("west" in parts)
+    assert (plan.unknown, plan.there) == (0, ())
+    assert [source.url for source in plan.sources if source.part] == [f"https://a.org/{part}.zip" for part in parts]
+
+
+def test_a_scene_whose_name_only_looks_like_a_part_is_none(tmp_path: Path) -> None:
+    two = halls({"url": "https://a.org/all.zip", "parts": ["east", "west"], "size": 1})
+    with pytest.raises(ConfigError, match="halls has no scene 'west2' to fetch"):
+        fetching.plan_fetch(two, tmp_path, ["west2"])
+    one = halls({"url": "https://a.org/all.zip", "parts": ["all"], "size": 1})
+    assert fetching.plan_fetch(one, tmp_path, ["whatever"]).parts == ("all",)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is a file, expected a folder"):
+        fetching.plan_fetch(one, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "path", "placed"),
+    [
+        ("a", "release/a/x.png", "a/data/x.png"),
+        ("a", "release/a/x.txt", None),  # "without" is of the paths under the root
+        ("a", "x.txt", None),
+        ("a", "release/a/deep/x.png", "a/data/deep/x.png"),
+        ("a", "release/b/x.png", "a/data/release/b/x.png"),  # not inside what is left out of the paths
+        ("b", "release/a/x.png", None),
+    ],
+)
+def test_where_an_entry_goes(wanted: str, path: str, placed: str | None) -> None:
+    inside = {"inside": "release/{part}", "into": "{part}/data", "without": "a/data/*.txt"}
+    file = DownloadFile.model_validate({"url": "https://a.org/{part}.zip", "parts": ["a", "b"], **inside})
+    found = fetching.Source(file, "https://a.org/a.zip", ("a", "b"), None, None, "a").place([wanted])(
+        PurePosixPath(path)
+    )
+    assert found == (None if placed is None else PurePosixPath(placed))
+
+
+def test_what_comes_is_told_recorded_and_compared(
+    server: FileServer, tum: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "_CHUNK", 500)
+    root, url = tmp_path / "root", f"{server.address}/{XYZ}.tgz"
+    (root / fetching.WORK).mkdir(parents=True)
+    (root / fetching.WORK / "tmpleft").touch()  # of a process that was killed
+    told: list[tuple[str, int, int | None]] = []
+    before = datetime.now(UTC).replace(microsecond=0)
+    lingbot_eval.fetch_dataset("tum", root, [XYZ], card=tum, progress=lambda *each: told.append(each))
+    assert names(root / fetching.WORK) == [fetching.RECORD]
+    content, files = server.files[f"/{XYZ}.tgz"].content, tree(root / XYZ)
+    size, unpacked = len(content), sum(map(len, files.values()))
+    record = json.loads((root / fetching.WORK / fetching.RECORD).read_text())
+    when = datetime.fromisoformat(record["files"][url].pop("when"))
+    assert before <= when <= datetime.now(UTC)
+    assert record == {
+        "schema_version": 1,
+        "files": {url: {"size": size, "sha256": hashlib.sha256(content).hexdigest()}},
+        "parts": {XYZ: {"files": len(files), "bytes": unpacked}},
+    }
+    steps = {what: [each[1:] for each in told if each[0] == what] for what, *_ in told}
+    assert list(steps) == [f"{XYZ}.tgz", f"hashing {XYZ}.tgz", f"unpacking {XYZ}.tgz"]
+    downloaded, hashed, laid_out = steps.values()
+    assert (downloaded[-1], hashed, laid_out[-1]) == ((size, size), [(0, size)], (unpacked, None))
+    assert downloaded == [(min(500 * piece, size), size) for piece in range(1, len(downloaded) + 1)]
+    assert [done for done, _ in laid_out] == sorted(done for done, _ in laid_out)
+    # More than was fetched is the user's own; a byte less is a loss.
+    (root / XYZ / "notes.txt").write_text("mine")
+    assert fetching.plan_fetch(load_card("tum", tum), root, [XYZ]).there == (XYZ,)
+    (root / XYZ / "notes.txt").write_text("")
+    (root / XYZ / "groundtruth.txt").write_bytes(files["groundtruth.txt"][:-1])
+    with pytest.raises(DataError, match=rf"expected the {len(files)} files .{unpacked:,} bytes. that were fetched"):
+        fetching.plan_fetch(load_card("tum", tum), root, [XYZ])
+    (root / fetching.WORK / fetching.RECORD).write_text("{")
+    with pytest.raises(DataError, match=r"record\.json: expected the record of what was fetched"):
+        fetching.plan_fetch(load_card("tum", tum), root, [XYZ])
+
+
+def test_each_file_has_its_own_size_hash_hosts_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts at addresses that end alike, and one file of both."""
+    given: dict[str, dict[str, object]] = {}
+    places: set[Path] = set()
+
+    def bring(url: str, path: Path, **more: object) -> None:
+        del more["progress"]
+        given[url] = more
+        places.add(path)
+        path.write_bytes(b"text")
+
+    asked: list[tuple[str, tuple[str, ...]]] = []
+    monkeypatch.setattr(fetching, "download", bring)
+    monkeypatch.setattr(fetching, "stated_size", lambda url, hosts: asked.append((url, tuple(hosts))) or 4)
+    by_part = {"size": {"a": 4}, "checksum": {"b": "md5:" + "b" * 32}, "into": "{part}"}
+    files = [
+        {"url": "https://x.org/{part}/data.txt", "parts": ["a", "b"], **by_part},
+        {"url": "https://x.org/more/data.txt", "parts": ["a"], "checksum": "md5:" + "c" * 32, "into": "a/more"},
+    ]
+    plan = fetching.plan_fetch(halls(*files, hosts=("y.org",)), tmp_path / "root")
+    assert asked == [("https://x.org/b/data.txt", ("y.org",)), ("https://x.org/more/data.txt", ("y.org",))]
+    fetching.fetch(plan)
+    shared = {"size": 4, "hosts": ("y.org",)}
+    assert given == {
+        "https://x.org/a/data.txt": {**shared, "checksum": None},
+        "https://x.org/b/data.txt": {**shared, "checksum": "md5:" + "b" * 32},
+        "https://x.org/more/data.txt": {**shared, "checksum": "md5:" + "c" * 32},
+    }
+    assert len(places) == 3
+    assert sorted(tree(tmp_path / "root")) == [
+        f"{fetching.WORK}/{fetching.RECORD}",
+        "a/data.txt",
+        "a/more/data.txt",
+        "b/data.txt",
+    ]
+
+
+def test_archives_inside_an_archive_share_its_limit_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "x.bin").write_bytes(bytes(range(250)) * 4)
+    release = tmp_path / "release" / "a"
+    release.mkdir(parents=True)
+    for name in ("one", "two"):
+        (release / f"{name}.zip").write_bytes(zipped(inner, name))
+    (release / "kept.zip").write_bytes(b"no archive of ours")
+    whole = tmp_path / "whole.zip"
+    whole.write_bytes(zipped(tmp_path / "release"))
+    monkeypatch.setattr(fetching, "from_hub", lambda url: whole)
+    outer = sum(path.stat().st_size for path in release.iterdir())
+    file = {"url": "hf://datasets/o/r/whole.zip", "parts": ["a"]}
+    size = whole.stat().st_size
+    for limit, more, refused in (
+        (outer - 1, {}, "unpacks to more than"),
+        (outer + 1999, {"inner": "a/*o*.zip"}, "unpacks to more than"),
+        (outer + 2000, {"size": size + 1}, "expected the .* bytes of hf://datasets/o/r/whole"),
+        (outer + 2000, {"size": size, "inner": "a/*o*.zip"}, None),
+    ):
+        monkeypatch.setattr(fetching, "unpacked_limit", lambda packed, most=limit: most)
+        plan = fetching.plan_fetch(halls({**file, **more}), tmp_path / "root")
+        if refused is None:
+            fetching.fetch(plan)
+        else:
+            with pytest.raises(DataError, match=refused):
+                fetching.fetch(plan)
+    assert sorted(tree(tmp_path / "root" / "a")) == ["kept.zip", "one/x.bin", "two/x.bin"]
+    assert whole.is_file()  # the hub's own copy stays
+
+
+def test_there_must_be_room_for_all_and_the_largest_archive_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(url: str) -> Path:
+        raise DataError("there is room")
+
+    monkeypatch.setattr(fetching, "from_hub", reached)
+    file = {"url": "hf://datasets/o/r/{part}.zip", "parts": ["a", "b", "c"], "size": {"a": 100, "b": 3000, "c": 20}}
+    plan = fetching.plan_fetch(halls(file), tmp_path)
+    for here, needed in ((0, 6120), (500, 5620)):
+        (tmp_path / fetching.WORK).mkdir(exist_ok=True)
+        (tmp_path / fetching.WORK / "came").write_bytes(b"x" * here)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=needed - 1: SimpleNamespace(free=free))
+        with pytest.raises(StoreError, match=f"expected {needed:,} bytes of room .*, found {needed - 1:,}; free space"):
+            fetching.fetch(plan)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=needed: SimpleNamespace(free=free))
+        with pytest.raises(DataError, match="there is room"):
+            fetching.fetch(plan)
 
 
 BY_HAND = [name for name in card_names() if (found := load_card(name).download) is not None and not found.files]
