@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from lingbot_eval.cli.main import main
+from lingbot_eval.datasets.check.check import check_video
+from lingbot_eval.prepare import SizeSettings
 from lingbot_eval.stored.store import RunStore
 from tests.comparison.fakes import experiment
-from tests.datasets.videos import altered, noisy, set_matrix, write_video
+from tests.datasets.videos import altered, noisy, opened, set_matrix, write_video
 
 
 @pytest.fixture
@@ -75,7 +79,24 @@ def test_the_doctor_says_what_each_video_is(folder: Path, capsys: pytest.Capture
     problems = [line for line in lines if line.startswith("  PROBLEM")]
     assert len(problems) == 3
     assert any("PROBLEM decode: " in line and "up to the next key frame may be smeared" in line for line in problems)
+    assert sum("may be smeared" in line for line in lines) == 1
     assert lines[-1] == "5 scenes, 3 problems"
+
+
+def test_the_doctor_tells_stored_pixels_from_shown_ones_and_how_far_it_is(tmp_path: Path) -> None:
+    def squeezed(stream: Any) -> None:
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+
+    ticks = [0, 1, 5, 6, 7, 20, 21, 22, 23, 60]
+    path = write_video(tmp_path / "old.mp4", 10, setup=squeezed, times=ticks.__getitem__)
+    heard: list[tuple[str, int, int | None]] = []
+    found = check_video(opened(path), SizeSettings(), lambda *told: heard.append(told))
+    assert found[0].text.startswith("10 frames of 85x48, 4.5 frames a second on average, 2.00 s, mpeg4 (yuv420p), ")
+    assert found[1].text == "stored as 64x48, pixels 4:3, made square; display matrix: as stored"
+    assert heard == [("old.mp4", count, 10) for count in range(1, 11)]
+    (hole,) = [finding.text for finding in found if finding.check == "timestamps"]
+    assert hole.endswith("is after frame 8: was the recording paused, or are frames missing?")
+    assert found[-1].text == "10 frames decoded"
 
 
 def test_the_doctor_decodes_the_first_minute_unless_asked_for_all(

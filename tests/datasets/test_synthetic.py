@@ -246,6 +246,62 @@ def test_exposure_changes_the_picture_only() -> None:
     assert ratio.std() < 0.1
 
 
+def test_the_camera_is_that_of_its_field_of_view() -> None:
+    """Half the width is seen under half the angle; heights that differ from widths change the centre alone."""
+    frame = next(sequence("room", width=64, height=40, fov=90.0).frames(images=False, depth=False))
+    assert frame.intrinsics is not None
+    np.testing.assert_allclose(frame.intrinsics, [[32, 0, 31.5], [0, 32, 19.5], [0, 0, 1]], rtol=1e-12)
+    narrow = sequence("room", width=64, height=40, fov=60.0).intrinsics
+    assert narrow[0, 0] == narrow[1, 1] == pytest.approx(32 * np.sqrt(3))
+
+
+def poses_of(scene: str, **options: object) -> np.ndarray:
+    return sequence(scene, **options).reference().camera_to_world
+
+
+def test_steps_and_laps_are_distances_along_the_walk() -> None:
+    every = poses_of("room", frames=9, step=0.1)
+    np.testing.assert_allclose(poses_of("room", frames=5, step=0.2), every[::2], atol=1e-12)
+    place = sequence("room").place
+    two_laps = poses_of("room", frames=8, laps=2)
+    step = 2 * place.walk.length / 8
+    np.testing.assert_allclose(two_laps, poses_of("room", frames=8, step=step), atol=1e-12)
+    path = CameraPath(place.walk, 0)
+    np.testing.assert_allclose(two_laps[3], path.camera_to_world(3 * step), atol=1e-12)
+    # The feet are back after a lap, whatever the head does.
+    walked = np.array([path.camera_to_world(distance)[:2, 3] for distance in (0.0, place.walk.length)])
+    assert np.linalg.norm(walked[1] - walked[0]) < 2 * 0.09 + 1e-9
+    # A seed of the options is that of a scene that names none.
+    assert sequence("room", seed=4).fingerprint() == sequence("room-4").fingerprint()
+
+
+def test_each_motion_goes_where_it_says() -> None:
+    """Of 13 frames the middle third begins with frame 4 and ends with frame 8."""
+    walk = poses_of("room", frames=13)
+    still = poses_of("room", frames=13, motion="standstill")
+    expected = [0, 1, 2, 3, 4, 4, 4, 4, 4, 5, 6, 7, 8]
+    np.testing.assert_allclose(still, walk[expected], atol=1e-12)
+    turned = poses_of("room", frames=13, motion="rotation")
+    np.testing.assert_allclose(turned[:, :3, 3], still[:, :3, 3], atol=1e-12)
+    for frame, quarters in enumerate([0, 0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 0]):
+        turn = np.linalg.matrix_power(np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), quarters)
+        np.testing.assert_allclose(turned[frame, :3, :3], turn @ still[frame, :3, :3], atol=1e-9)
+    there_and_back = poses_of("room", frames=13, motion="revisit")
+    np.testing.assert_allclose(there_and_back, walk[[*range(7), *range(5, -1, -1)]], atol=1e-12)
+
+
+def test_brightness_goes_by_the_time_and_stays_within_what_was_asked() -> None:
+    size = {"width": 32, "height": 24, "exposure_variation": 0.5}
+    fast = sequence("room", Selection(start=60, count=1), fps=30, step=0.05, **size)
+    slow = sequence("room", Selection(start=20, count=1), fps=10, step=0.15, **size)
+    (a,), (b,) = fast.frames(), slow.frames()
+    assert a.timestamp == b.timestamp == 2.0
+    np.testing.assert_array_equal(a.image, b.image)
+    factors = [fast._exposure(number) for number in range(0, 3000, 7)]
+    assert 0.5 <= min(factors) < 0.7
+    assert 1.3 < max(factors) <= 1.5
+
+
 def test_depth_without_images_is_the_same_depth() -> None:
     opened = sequence("room", Selection(count=2))
     with_images, without = list(opened.frames()), list(opened.frames(images=False))
@@ -262,7 +318,13 @@ def test_a_sequence_says_what_it_is() -> None:
     assert reference is not None
     np.testing.assert_allclose(times, np.arange(10, 100, 5) / 10)
     np.testing.assert_array_equal(reference.indices, np.arange(18))
-    assert "seed 3" in opened.facts()["source"]
+    facts = opened.facts()
+    assert facts["source"] == "generated: corridor, seed 3, generator version 1"
+    assert facts["timestamps"] == "frame number / 10 Hz"
+    assert (facts["options"]["frames"], facts["options"]["fps"], "motion" in facts["options"]) == (100, 10, False)
+    assert sequence("room", motion="revisit").facts()["options"]["motion"] == "revisit"
+    frame = list(opened.frames(images=False, depth=False))[1]
+    assert (frame.index, frame.timestamp, frame.source) == (1, 1.5, "synthetic/corridor-3 frame 15")
 
 
 def test_fingerprints_follow_the_settings() -> None:
@@ -277,8 +339,13 @@ def test_fingerprints_follow_the_settings() -> None:
         mark("room", 2),
         mark("room", width=56),
         mark("room", step=0.1),
+        mark("room", fps=10),
+        mark("room", frames=200),
+        mark("room", motion="revisit"),
+        sequence("room", Selection(start=1)).fingerprint(),
+        sequence("room", Selection(count=7)).fingerprint(),
     }
-    assert len(others) == 6
+    assert len(others) == 11
 
 
 def test_opening_a_long_sequence_builds_nothing() -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,6 +58,7 @@ def test_depth_beyond_what_the_protocol_scores_is_doubted(root: Path) -> None:
 def test_scenes_that_the_protocol_leaves_out_are_looked_at_by_name_alone(root: Path) -> None:
     card = load_card("seven_scenes").model_copy(update={"scenes_left_out": {SCENE: "a reason"}})
     adapter = open_adapter("seven_scenes", root, {})
+    assert not found(check(root, "seven_scenes", None, SCENE), "scenes", "warning", None)
     looked_at = [[scene.scene for scene in examine(card, adapter, root, names).scenes] for names in ((), (SCENE,))]
     assert looked_at == [["chess/seq-01", "redkitchen/seq-03"], [SCENE]]
 
@@ -181,6 +183,7 @@ def test_a_root_that_is_wrong_is_one_problem(root: Path) -> None:
     checked = check(root / "redkitchen")
     assert checked.scenes == ()
     assert "one level too low" in found(checked, "layout", scene=None)[0]
+    assert checked.problems == 1
     assert "does not exist" in found(check(root / "nowhere"), "layout", scene=None)[0]
 
 
@@ -213,6 +216,118 @@ def test_times_and_rotations(tmp_path: Path) -> None:
     (warning,) = [finding for finding in check_poses(sequence) if finding.level == "warning"]
     assert "1 rotation matrices are off by more than 0.01" in warning.text
     assert "(pose 4)" in warning.text
+
+
+def made_up(folder: Path, *files: FrameFiles, **more: object) -> FileSequence:
+    return FileSequence("tum", "s", folder, files, None, {"poses": "made up"}, **more)  # type: ignore[arg-type]
+
+
+def test_what_images_are_there_is_counted_the_most_usual_first(tmp_path: Path) -> None:
+    sizes = {"0.jpg": (12, 10), "1.png": (16, 8), "2.png": (16, 8), "3.png": (8, 16), "4.png": (16, 8)}
+    files = []
+    for number, (name, size) in enumerate(sizes.items()):
+        Image.new("RGB", size).save(tmp_path / name)
+        depth = tmp_path / f"depth{number}.png" if number in (1, 4) else None
+        if depth is not None:
+            Image.fromarray(np.full((8, 16), 900, np.uint16)).save(depth)
+        files.append(FrameFiles(tmp_path / name, float(number), depth=depth))
+    kinds, gaps, note = check_files(made_up(tmp_path, *files, one_size=False))
+    assert kinds.text == "images of several kinds: 4 .png, 1 .jpg; were two copies mixed?"
+    assert gaps.text == "3 of 5 frames have no depth map, in 2 gaps; the longest has 2 frames from frame 2"
+    assert (note.level, note.text) == ("note", "16x8 and 2 other sizes, 2 with depth")
+    assert check_files(made_up(tmp_path, files[2]))[0].text == "16x8, no depth"
+
+
+def test_a_link_to_a_folder_whose_name_begins_alike_leads_out(tmp_path: Path) -> None:
+    for name in ("data", "data-old"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "data/0.png")
+    Image.fromarray(np.ones((8, 8), np.uint16)).save(tmp_path / "data-old/depth.png")
+    (tmp_path / "data/depth.png").symlink_to(tmp_path / "data-old/depth.png")
+    file = FrameFiles(tmp_path / "data/0.png", 0.0, depth=tmp_path / "data/depth.png")
+    (line, _) = check_files(made_up(tmp_path / "data", file))
+    assert line.text.startswith(
+        f"{tmp_path}/data/depth.png is a link that leads out of the root, to {tmp_path}/data-old"
+    )
+    np.savetxt(tmp_path / "data-old/pose.txt", np.eye(4))
+    (tmp_path / "data/pose.txt").symlink_to(tmp_path / "data-old/pose.txt")
+    (line, _) = check_files(made_up(tmp_path / "data", FrameFiles(file.image, 0.0, tmp_path / "data/pose.txt")))
+    assert line.text.startswith(f"{tmp_path}/data/pose.txt is a link that leads out")
+
+
+def of_poses(folder: Path, poses: Sequence[np.ndarray]) -> list[Finding]:
+    files = [FrameFiles(folder / f"{number}.png", float(number), pose=pose) for number, pose in enumerate(poses)]
+    return check_poses(made_up(folder, *files))
+
+
+def shifted(metres: float, off: float = 0.0) -> np.ndarray:
+    pose = np.eye(4)
+    pose[0, 0] += off
+    pose[0, 3] = metres
+    return pose
+
+
+def test_poses_are_counted_measured_and_held_to_be_rotations(tmp_path: Path) -> None:
+    (note,) = of_poses(tmp_path, [shifted(0), shifted(3), shifted(2)])
+    assert note.text == "3 poses, path 4 long, rotations orthogonal to 0.0e+00"
+    (note, warning) = of_poses(tmp_path, [shifted(0), shifted(1, 0.01), shifted(2, 0.06), shifted(3, 0.02), shifted(4)])
+    assert note.text == "5 poses, path 4 long, rotations orthogonal to 1.2e-01"
+    assert warning.text == "3 rotation matrices are off by more than 0.01, the worst by 0.124 (pose 2)"
+
+
+@pytest.mark.parametrize(("times", "said"), [(9, False), (10, True)])
+def test_ten_poses_alike_in_a_row_are_said(tmp_path: Path, times: int, said: bool) -> None:
+    """The longest stretch is named, and all that repeat the one before are counted."""
+    stands = [0, 1, 1, 1, 2, *[3] * times, 4, 4, 5]
+    texts = [finding.text for finding in of_poses(tmp_path, [shifted(metres) for metres in stands])]
+    line = (
+        "the pose is exactly the same 10 times from pose 5 on (12 in all repeat the one before): was tracking lost, and"
+        " the last pose kept?"
+    )
+    assert (line in texts) is said
+    assert len(texts) == 1 + said
+
+
+@pytest.mark.parametrize(("hole", "said"), [(0.99, False), (1.01, True)])
+def test_a_hole_is_more_than_ten_intervals(tmp_path: Path, hole: float, said: bool) -> None:
+    times = np.cumsum([0, 0.1, 0.1, 0.1, hole, 0.1, 0.1, 0.1])
+    found = check_times(made_up(tmp_path, *(FrameFiles(tmp_path / "0.png", float(time)) for time in times)))
+    line = "1 holes of more than 10 times the usual 0.1 s; the longest, 1.01 s, is after frame 3: are frames missing?"
+    assert [finding.text for finding in found] == ([line] if said else [])
+
+
+NEAR = "half of the depth is nearer than {} m"
+FAR = "half of the depth is farther than {} m"
+
+
+@pytest.mark.parametrize(
+    ("scale", "metres", "says"),
+    [
+        (5000.0, 0.69, f"{NEAR.format('0.69')}, read at 5000 units a metre: depth looks like millimetres;"),
+        (5000.0, 0.71, None),
+        (1000.0, 0.5, None),  # millimetres already
+        (1000.0, 7.9, None),
+        (1000.0, 8.1, f"{FAR.format('8.1')}, read at 1000 units a metre: depth looks like TUM's own 5000 a metre;"),
+        (None, 0.09, f"{NEAR.format('0.09')}: its unit is not the one"),
+        (None, 0.11, None),
+        (None, 19.0, None),
+        (None, 21.0, f"{FAR.format('21')}: its unit is not the one"),
+    ],
+)
+def test_where_depth_is_doubted(tmp_path: Path, scale: float | None, metres: float, says: str | None) -> None:
+    """The middle of seven maps is looked at, too, and what is not measured counts for nothing."""
+    units = scale or 1000.0
+    Image.new("RGB", (10, 10)).save(tmp_path / "0.png")
+    files = []
+    for number in range(7):
+        depth = np.zeros((10, 10), np.uint16)
+        depth[:3] = round((metres if number else 2.0) * units)
+        Image.fromarray(depth).save(tmp_path / f"depth{number}.png")
+        files.append(FrameFiles(tmp_path / "0.png", float(number), depth=tmp_path / f"depth{number}.png"))
+    sequence = made_up(tmp_path, *files, depth_reader=png_depth(units), depth_scale=scale)
+    found = [finding.text for finding in check_depth_range(sequence, 20.0)]
+    assert len(found) == (says is not None)
+    assert says is None or found[0].startswith(says)
 
 
 def test_metadata_is_checked_at_two_thousand_images_a_second(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,20 @@ from PIL import Image
 
 from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.cards import load_card
+from lingbot_eval.datasets.check import convention
 from lingbot_eval.datasets.check.check import convention_findings, examine
-from lingbot_eval.datasets.check.convention import AXES, ConventionVerdict, convention_of, write_convention_figure
+from lingbot_eval.datasets.check.convention import (
+    AXES,
+    ConventionVerdict,
+    Fit,
+    Pair,
+    convention_of,
+    write_convention_figure,
+)
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import FileSequence, Selection
 from lingbot_eval.geometry.poses import inverse, quaternion_from_rotation
+from lingbot_eval.types import Frame
 
 SCENE = "redkitchen/seq-01"
 REAL = Path(__file__).parents[4] / "shared" / "data" / "7scenes"
@@ -210,6 +220,94 @@ def test_what_counts_as_the_same_surface_is_relative_to_its_depth(room: Path, tm
     shares = {fit.name: fit.share for fit in small.fits}
     assert {fit.name: fit.share for fit in large.fits} == pytest.approx(shares, abs=0.002)
     assert small.best.share > 0.5
+
+
+FITS = (
+    Fit(*EXPECTED, 0.62),
+    Fit("camera-to-world", "y flipped", 0.5),
+    Fit("world-to-camera", "OpenCV axes", 0.21),
+    *(Fit("world-to-camera", axes, share / 100) for share, axes in enumerate(reversed(AXES)) if axes != EXPECTED[1]),
+)
+VERDICT = ConventionVerdict(FITS, FITS[1:2], True, 7, 525.0, 520.0, (0.8, 1.0, 1.25), (0.1, 0.6, 0.2), 530.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "text"),
+    [
+        (
+            {},
+            "note",
+            "depth fits a focal length of 530 px (read with 525, image 520): not registered to the image, read as such",
+        ),
+        (
+            {"image_focal": 525.0},
+            "note",
+            "depth fits a focal length of 530 px (read with 525, image 525): registered to the image",
+        ),
+        (
+            {"declared_focal": 500.0, "fitted_focal": 526.0},
+            "problem",
+            "depth fits a focal length of 526 px, not 500 as it is read: is it registered to the image? are the"
+            " intrinsics right?",
+        ),
+        ({"declared_focal": 500.0, "fitted_focal": 476.0}, "note", None),
+        ({"declared_focal": 500.0, "fitted_focal": 474.0}, "problem", None),
+        ({"fitted_focal": None}, "note", None),
+        (
+            {"clear": False},
+            "warning",
+            "no convention stands out: best fit camera-to-world, OpenCV axes with 62% of the pixels, camera-to-world, y"
+            " flipped with 50%; are depth and poses of this scene?",
+        ),
+    ],
+)
+def test_a_verdict_in_words(changes: dict[str, Any], level: str, text: str | None) -> None:
+    found = convention_findings(dataclasses.replace(VERDICT, **changes))
+    assert found[-1].level == level
+    assert text is None or found[-1].text == text
+    if changes.get("clear", True):
+        assert found[0].text == (
+            "poses are camera-to-world, OpenCV axes (62% of the pixels fit, the runner-up (world-to-camera, OpenCV"
+            " axes) 21%; this motion cannot tell it from: camera-to-world, y flipped)"
+        )
+    assert len(found) == (2 if changes.get("clear", True) and changes.get("fitted_focal", 1.0) else 1)
+
+
+def test_the_figure_shows_the_shares_and_the_focal_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(convention, "save", lambda figure, path: drawn.append(figure))
+    flat = np.full((6, 8), 2.0, np.float32)
+    camera = np.array([[8.0, 0, 3.5], [0, 8.0, 2.5], [0, 0, 1]])
+    first, second = (
+        Frame(number, 0.0, np.zeros((6, 8, 3), np.uint8), "", np.eye(4), flat, camera) for number in (4, 9)
+    )
+    v, u = np.indices((6, 8)).reshape(2, -1)
+    pair = Pair(first, second, np.stack([(u - 3.5) / 8, (v - 2.5) / 8, np.ones(48)]), np.repeat([2.0, 2.5], [36, 12]))
+    far = Fit(*EXPECTED, 0.001)
+    for fits in (FITS, (*FITS[1:], far)):
+        verdict = dataclasses.replace(VERDICT, fits=fits, ties=(), shown=pair)
+        write_convention_figure(tmp_path / "x.png", "a room", verdict)
+        bars, focal, as_read, as_best = drawn.pop().axes
+        shown = list(fits[:8]) if fits is FITS else [*fits[:7], far]
+        assert [bar.get_width() for bar in bars.patches] == pytest.approx([100 * fit.share for fit in shown[::-1]])
+        labels = bars.get_yticklabels()
+        assert [label.get_text() for label in labels] == [fit.name for fit in shown[::-1]]
+        bold = [label.get_text() for label in labels if label.get_fontweight() == "bold"]
+        assert bold == ["camera-to-world, OpenCV axes"]
+        assert "(%), 7 pairs of frames" in bars.get_xlabel()
+        curve, *lines = focal.lines
+        np.testing.assert_allclose(curve.get_xydata(), [[420, 10], [525, 60], [656.25, 20]])
+        assert {line.get_label(): line.get_xdata()[0] for line in lines} == {
+            "as read: 525": 525.0,
+            "image: 520": 520.0,
+            "fits best: 530": 530.0,
+        }
+        points = {dots.get_label(): len(dots.get_offsets()) for dots in as_read.collections}
+        assert points == {"elsewhere": 12, "on a surface": 36}
+        assert as_read.get_title(loc="left").endswith("OpenCV axes\nframe 4 carried into frame 9: 75% fit")
+        other = "runner-up: camera-to-world, y flipped" if fits is FITS else "best fit: camera-to-world, y flipped"
+        assert as_best.get_title(loc="left").startswith(other)
+        assert (as_read.get_xlim(), as_read.get_ylim()) == ((-0.5, 7.5), (5.5, -0.5))
 
 
 def in_tum_layout(room: Path, root: Path, units: float) -> Path:
