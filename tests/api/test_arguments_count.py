@@ -224,6 +224,34 @@ def test_every_argument_is_passed_on(name: str, tmp_path: Path, monkeypatch: pyt
     assert (args, {key: value for key, value in kwargs.items() if not callable(value)}) == case.given
 
 
+HOME: dict[str, tuple[dict[str, Any], Callable[[Path], list[Any]]]] = {
+    "fetch_dataset": ({"root": "~/R", "card": "~/K"}, lambda home: [("N", home / "K"), home / "R", ("a",)]),
+    "report as a page of a notebook": ({"runs": "~/A"}, lambda home: [[home / "A"], home / "A/report", ()]),
+    "export": ({"run": "~/A", "poses": "~/P", "out": "~/O"}, lambda home: ["kept", f"{home}/A *", (home / "P",)]),
+    "render": ({"run": "~/A", "out": "~/O.mp4"}, lambda home: ["kept", home / "O.mp4", (9, (43, 43, 43))]),
+    "gate live": (
+        {"runs": ["~/A", Path("~/B")], "against": "~/C"},
+        lambda home: [[home / "C"], [home / "A", home / "B"], "default", None],
+    ),
+    "compare": ({"a": "~/A", "b": Path("~/B")}, lambda home: [home / "A", home / "B"]),
+}
+
+
+@pytest.mark.parametrize("name", HOME)
+def test_paths_may_be_in_the_users_home(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    seen: Told = []
+
+    def reached(*args: Any, **kwargs: Any) -> None:
+        seen.extend([*map(plain, args), *([kwargs["poses"]] if "poses" in kwargs else [])])
+        raise ConfigError("as far as this")
+
+    with pytest.raises(ConfigError, match="as far as this"):
+        watched(monkeypatch, name, CASES[name].function, reached, **HOME[name][0])
+    assert seen == HOME[name][1](tmp_path)
+
+
 Told = list[Any]
 
 

@@ -100,6 +100,46 @@ def test_of_images_those_that_are_asked_for_are_streamed(
     assert asked == [len(sources), [str(number) for number in sources]]
 
 
+@pytest.mark.parametrize(("frames", "taken"), [(4, 4), (None, 9), (20, 9)])
+def test_of_a_camera_as_many_frames_are_streamed_as_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, frames: int | None, taken: int
+) -> None:
+    """Counted from 0, whatever the camera has dropped; nobody knows its truth."""
+    given = [lb.Frame(7 + 2 * number, number / 10, None, f"c{number}") for number in range(9)]
+    shown: list[Any] = []
+    model = SimpleNamespace(
+        config="ci", weights="W", session=lambda **_: SimpleNamespace(with_frames=lambda frames: list(frames))
+    )
+    monkeypatch.setattr("lingbot_eval.methods.model.load_model", lambda *_, **__: model)
+    monkeypatch.setattr("lingbot_eval.viewing.live.Camera", lambda address: iter(given))
+    monkeypatch.setattr("lingbot_eval.viewing.live.LiveScene", lambda *words: words)
+    monkeypatch.setattr("lingbot_eval.viewing.live.LiveViewer", lambda *words, **_: shown.extend(words))
+    lb.view("camera:0", frames=frames)
+    scene, streamed, camera = shown
+    assert scene[:4] == ("camera:0", "ci, W", frames, None)
+    assert [(each.index, each.source) for each in streamed] == [(number, f"c{number}") for number in range(taken)]
+    assert camera is not None
+
+
+def test_a_scene_that_streams_has_its_own_name_and_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    session = SimpleNamespace(with_frames=lambda frames: ())
+    model = SimpleNamespace(config="ci", weights="W", session=lambda **_: session)
+    monkeypatch.setattr("lingbot_eval.methods.model.load_model", lambda *_, **__: model)
+    monkeypatch.setattr("lingbot_eval.viewing.live.LiveScene", lambda *words: shown.extend(words))
+    monkeypatch.setattr("lingbot_eval.viewing.live.LiveViewer", lambda *_, **__: None)
+    lb.view("synthetic/room", frames=3, stride=5)
+    truth = lb.open_dataset("synthetic").scene("room", stride=5, count=3).reference()
+    assert (shown[0], shown[2]) == ("room (synthetic/room)", 3)
+    np.testing.assert_array_equal(shown[3].camera_to_world, truth.camera_to_world)
+    (tmp_path / "walk").mkdir()
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "walk" / "0.png")
+    monkeypatch.chdir(tmp_path)
+    shown.clear()
+    lb.view("walk")
+    assert (shown[0], shown[3]) == ("walk", None)
+
+
 @pytest.mark.parametrize("what", ["camera:0", "folder", "run"])
 @pytest.mark.parametrize("html", [None, "page.html"])
 def test_what_is_asked_of_a_page_reaches_it(
@@ -137,7 +177,8 @@ def test_what_is_asked_of_a_page_reaches_it(
         assert seen["model"] == (("W",), {"config": "mini", "device": "cuda"})
         length = 3 if what == "folder" else None
         assert seen["session"][1] == {"frames": length, "keyframe_interval": "auto" if length else 10}
-        assert seen["scene"][0][1:3] + seen["scene"][0][4:] == ("mini, W", length, "S", 7000)
+        title = f"folder ({given})" if what == "folder" else what
+        assert seen["scene"][0] == (title, "mini, W", length, None, "S", 7000)
     if html is not None:
         shown = "of a" if what == "run" else ("layered", True)
         assert seen["file"] == ((out, shown), {"colouring": "height", "points": 7000})
