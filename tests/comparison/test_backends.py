@@ -27,6 +27,7 @@ from lingbot_eval.comparison.backends import (
     compare_backends,
     depth_difference,
     lockstep,
+    memory_guarded,
     race,
     time_ratio,
 )
@@ -280,7 +281,7 @@ def test_the_document_says_each_number_under_its_name() -> None:
         "precision": "float32",
         "tf32_heads": False,
         "cache_precision": None,
-        "attention": a["attention"],
+        "attention": "torch",
         "weights_bytes": 13,
         "warm_up_s": 2.5,
         "step_ms": 75.0,
@@ -292,6 +293,7 @@ def test_the_document_says_each_number_under_its_name() -> None:
         "device_peak_bytes": 17,
         "failure": None,
     }
+    assert b["attention"] == "paged"
     assert (b["backend"], b["precision"], b["cache_precision"], b["step_ms"]) == ("paged", "bfloat16", 8, 13.0)
     (pair,) = found.pop("pairs")
     assert (pair["pair"], pair["keyframes_differ"]) == ("A–B", 2)
@@ -320,6 +322,92 @@ def test_the_document_says_each_number_under_its_name() -> None:
         "rounds": 2,
         "environment": {"torch": {"gpus": [{"name": "a GPU"}]}},
     }
+
+
+def test_the_document_says_whose_attention_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU that multiplies bfloat16 products of it are another arithmetic than torch's."""
+    monkeypatch.setattr("lingbot_eval.streaming.contiguous.multiplies_bfloat16", lambda: True)
+    sides = side(SDPA, [[1.0] * 5]), side(replace(SDPA, name="B", precision="bfloat16"), [[1.0] * 5])
+    for device, attention in (("cpu", ["torch", "products"]), ("cuda:0", ["torch", "torch"])):
+        found = document(replace(made_up(*sides), device=device))
+        assert [each["attention"] for each in found["sides"]] == attention
+
+
+def test_a_side_that_failed_is_named_with_what_it_had() -> None:
+    gone = OutOfMemory("alone", 3, "no room")
+    partial = [[30.0, 30.0, 30.0, 60.0, np.nan]]
+    b = replace(side(PAGED, partial), failure=gone, warm_up_s=None)
+    a = side(SDPA, [[30.0, 30.0, 30.0, 50.0, 60.0]])
+    (pair,) = known().pairs
+    found = replace(made_up(a, b), pairs=(replace(pair, second=b.contender),))
+    words = "B paged float32: out of device memory at frame 3, on its own: no room"
+    assert failures(found) == (words, "A–B: out of device memory at frame 4, beside the others: no room")
+    numbers = document(found)
+    assert numbers["time_ratio"] == {"value": None, "reason": words}
+    assert [each["failure"] for each in numbers["sides"]] == [
+        None,
+        {"stage": "alone", "frame": 3, "reason": "no room"},
+    ]
+    # Frames of which it is known how long they took, and no rate of what did not end.
+    assert [(each["step_ms"], each["forward_fps"]) for each in numbers["sides"]] == [(55.0, 25.0), (60.0, None)]
+    assert column(found, "Speed", "forward alone") == ["25.00 fps", "n/a"]
+    assert column(found, "Memory", "in view") == ["n/a", "n/a"]
+    text = page(found, "x.png")
+    assert f"- **{words}**" in text
+    environment = text.partition("```json\n")[2].partition("\n```")[0]
+    assert json.loads(environment) == found.environment
+    assert "- n/a: a trend needs 32 frames, there are 3 (A–B rotation, A–B position, A–B depth)" in text
+
+
+def test_the_reference_is_explained_once_for_both_sides() -> None:
+    (pair,) = known().pairs
+    reference = reference_contender()
+    both = tuple(replace(pair, first=each, second=reference, ended=None) for each in (SDPA, PAGED))
+    (table,) = [each for each in tables(replace(known(), pairs=both)) if each.title == "Agreement"]
+    said = [line for line in table.legend if line.startswith("reference ")]
+    assert said == ["reference sdpa float32: torch's attention in float32, on the same device"]
+    assert [row[0] for row in table.rows] == ["A–reference"] * 3 + ["B–reference"] * 3
+    assert [each.align for each in table.columns[:3]] == ["left", "left", "right"]
+
+
+def test_the_folder_of_a_page_is_made_with_those_above_it(tmp_path: Path) -> None:
+    assert prepare_folder(tmp_path / "a" / "b").is_dir()
+    assert prepare_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (OutOfMemory("warm-up", None, "x"), "out of device memory while loading the network, in the warm-up: x"),
+        (OutOfMemory("warm-up", 0, "x"), "out of device memory at frame 0, in the warm-up: x"),
+        (OutOfMemory("alone", 7, "x"), "out of device memory at frame 7, on its own: x"),
+        (OutOfMemory("together", 7, "x"), "out of device memory at frame 7, beside the others: x"),
+    ],
+)
+def test_a_failure_says_where(failure: OutOfMemory, words: str) -> None:
+    assert failure.text() == words
+
+
+def test_of_what_the_device_says_the_first_sentence_is_kept() -> None:
+    failing = Side(SDPA)
+    with memory_guarded(failing, "alone", lambda: 5):
+        raise torch.OutOfMemoryError("Tried to allocate 2.10 GiB\n of 3.5. GPU 0 has less")
+    assert failing.failure == OutOfMemory("alone", 5, "Tried to allocate 2.10 GiB of 3.5")
+
+
+def test_a_network_that_does_not_fit_is_in_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Bench, contender: Contender) -> int:
+        raise torch.OutOfMemoryError("no room")
+
+    def never(self: Bench, contender: Contender) -> Stepper:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(Bench, "weights_bytes", full)
+    monkeypatch.setattr(Bench, "open", never)
+    chosen = selected(3)
+    raced = Side(SDPA)
+    race(Bench(chosen.method, CPU, 3), [raced], PreparedFrames(chosen.unit), 2, lambda: None)
+    assert (raced.failure, raced.step_ms) == (OutOfMemory("warm-up", None, "no room"), [])
 
 
 def test_the_head_of_the_page_and_its_legends() -> None:
@@ -597,9 +685,19 @@ def test_the_ratio_of_known_times() -> None:
         assert (found.verdict, found.reason) == (verdict, None)
     few = time_ratio(side(SDPA, [[1.0, 2.0]]), side(PAGED, [[1.0, 3.0]]), scale_frames=1)
     assert few == Ratio(1.5, reason="an interval needs 3 rounds, there are 1")
-    assert time_ratio(side(SDPA, [[1.0]]), side(PAGED, [[1.0]]), scale_frames=1) == (
-        "the stream ends with its scale phase: there is no step to time"
-    )
+    for lengths in ((1, 1), (2, 1), (1, 2)):
+        one, other = (side(each, [[1.0] * length]) for each, length in zip((SDPA, PAGED), lengths, strict=True))
+        assert time_ratio(one, other, scale_frames=1) == (
+            "the stream ends with its scale phase: there is no step to time"
+        )
+    # Of three rounds of few frames the median, whatever the third one does; enough rounds, too few frames.
+    rounds = time_ratio(side(SDPA, [[9.0, 1.0]] * 3), side(PAGED, [[9.0, b] for b in (2.0, 1.0, 6.0)]), scale_frames=1)
+    assert rounds == Ratio(2.0, reason="1 timed frames a round, at least 32 are needed")
+    for lost in ((0,), (1,), (0, 1)):
+        sides = [side(SDPA, [[1.0, 2.0]]), side(PAGED, [[1.0, 3.0]])]
+        for position in lost:
+            sides[position].failure = OutOfMemory("alone", 1, "no room")
+        assert str(time_ratio(*sides, scale_frames=1)).startswith(("A sdpa", "B paged")[lost[0]])
 
 
 def test_depth_differences_are_relative_medians() -> None:

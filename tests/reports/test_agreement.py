@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.reports.agreement import (
+    AGREEMENT_HEADER,
     Differences,
+    Growth,
+    Summary,
     TimeSeries,
+    agreement_row,
     comparison_figure,
     extent,
     pose_differences,
@@ -74,6 +78,30 @@ def test_percentiles_are_of_enough_frames() -> None:
     assert few.p99 is None
     assert few.reason == "a p99 needs 100 frames, there are 99"
     assert few.growth is not None
+    fewer = summarise("depth", "1", np.arange(31), values[:31])
+    assert (fewer.p99, fewer.growth, fewer.reason) == (None, None, "a trend needs 32 frames, there are 31")
+
+
+@pytest.mark.parametrize(
+    ("summary", "row"),
+    [
+        (
+            Summary("rotation", "deg", 200, 1.5, 2.5, 3.5, Growth(0.25, 0.125, 0.5, grows=True)),
+            ("A–B", "rotation", "1.500 deg", "2.500 deg", "3.500 deg", "0.2500 (0.1250 to 0.5000)", "grows", "200"),
+        ),
+        (
+            Summary("depth", "1", 99, 0.5, None, 0.75, Growth(-0.25, -0.5, 0.125, grows=False), "few"),
+            ("A–B", "depth", "0.5000", "n/a", "0.7500", "-0.2500 (-0.5000 to 0.1250)", "does not grow", "99"),
+        ),
+        (
+            Summary("depth", "1", 0, reason="none"),
+            ("A–B", "depth", "n/a", "n/a", "n/a", "n/a", "needs 32 frames", "0"),
+        ),
+    ],
+)
+def test_a_row_of_agreement_says_each_number_under_its_heading(summary: Summary, row: tuple[str, ...]) -> None:
+    assert AGREEMENT_HEADER[1:5] == ("difference", "median", "p99", "largest")
+    assert agreement_row("A–B", summary) == row
 
 
 def test_a_steady_growth_is_found_with_its_slope() -> None:
@@ -177,3 +205,18 @@ def test_what_is_exactly_equal_has_no_place_on_a_logarithm_and_is_counted() -> N
     axes = axes_titled(comparison_figure("t", [("A–B", pair)], [], "times"), "Angle between the orientations")
     drawn = curve(axes, "A–B (2 frames exactly equal)")
     assert drawn[:, 0].tolist() == [3, 4, 6, 7, 10]
+
+
+def test_what_is_a_millionth_of_the_largest_difference_of_any_pair_is_not_drawn() -> None:
+    small, large = differences(1.0), differences(100.0)
+    small.rotation_deg[[1, 4]] = 1e-3, 1e-5
+    figure = comparison_figure("t", [("A–B", small), ("A–C", large)], [], "times")
+    axes = axes_titled(figure, "Angle between the orientations")
+    assert curve(axes, "A–B")[:, 0].tolist() == [3, 4, 5, 6, 8, 9, 10]  # of 900 a millionth is 9e-4
+    assert axes.get_yscale() == "log"
+
+
+def test_the_axis_of_times_holds_both_sides() -> None:
+    times = [TimeSeries(name, FRAMES.astype(np.float64), values(first)) for name, first in (("a", 1), ("b", 5))]
+    axes = axes_titled(comparison_figure("t", [("A–B", differences(0.1))], times, "times"), "times")
+    assert axes.get_ylim() == (0, pytest.approx(1.08 * 5 * 9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,78 @@ def test_costs_are_drawn_under_their_names_in_their_units() -> None:
     assert curve(memory, "device (allocated)") == pytest.approx(np.column_stack([FRAMES, values(700)]))
 
 
+def test_axes_hold_what_is_drawn_and_the_last_one_counts_frames() -> None:
+    figure = cost_figure(
+        table(forward_ms=values(1), process_bytes=values(900) * MIB, device_bytes=values(300) * MIB), "t"
+    )
+    assert axes_titled(figure, "Memory after each frame").get_ylim() == (0, pytest.approx(1.08 * 909))
+    assert [axes.get_xlabel() for axes in (figure.axes if figure else [])] == ["", "frame"]
+    errors = {
+        "position_error_m": values(1),
+        "rotation_error_deg": np.r_[values(1)[:5], np.nan],
+        "depth_abs_rel": values(1),
+    }
+    figure = error_figure(table(**errors), "t")
+    assert [axes.get_xlabel() for axes in (figure.axes if figure else [])] == ["", "", "frame"]
+    series = drift()
+    figure = drift_figure(series, "t")
+    for title, top in (
+        ("Translation error of each step", 1.08 * 9.1),
+        ("Position error after alignment on the first frames alone", None),
+        ("Drift of the segments that start here", None),
+        ("ATE of growing prefixes, each aligned on itself", None),
+    ):
+        low, high = axes_titled(figure, title).get_ylim()
+        assert low == 0
+        assert top is None or high == pytest.approx(top)
+    (turns,) = [axes for axes in (figure.axes if figure else []) if axes.get_ylabel() == "rotation [deg/m]"]
+    assert turns.get_ylim()[0] == 0
+
+
+def test_values_above_an_axis_of_errors_have_its_unit() -> None:
+    count = 200
+    frames = {name: np.full(count, np.nan) for name in FRAME_COLUMNS}
+    frames |= {"index": np.arange(count), "frame_type": np.full(count, "kept", object)}
+    high = np.where(np.arange(count) < 2, 50.0, 1.0)
+    figure = error_figure(frames | dict.fromkeys(("position_error_m", "rotation_error_deg"), high), "t")
+    said = [text.get_text() for axes in (figure.axes if figure else []) for text in axes.texts]
+    assert said == [f"2 of 200 values above the axis, largest 50 {unit}" for unit in ("m", "deg")]
+
+
+def test_what_is_missing_of_a_cache_or_a_prefix_is_nothing_of_it() -> None:
+    held = values(10) * MIB
+    held[1] = np.nan
+    figure = cost_figure(table(cache_anchor_bytes=values(1) * MIB, cache_window_bytes=held), "t")
+    drawn = layers(axes_titled(figure, "Key/value cache in use, stacked"))
+    assert drawn["window"][:, 1] == pytest.approx(np.nan_to_num(held) / MIB)
+    series = drift()
+    series.prefix_ate_m[0] = np.nan
+    growth = axes_titled(drift_figure(series, "t"), "ATE of growing prefixes, each aligned on itself")
+    assert curve(growth, "prefix up to here") == pytest.approx(np.array([[12, 0.75]]))
+    alone = replace(
+        series,
+        **{name: getattr(series, name)[:1] for name in ("segment_frame", "segment_translation", "segment_rotation")},
+        segment_length_m=np.array([1.0]),
+    )
+    segments = axes_titled(drift_figure(alone, "t"), "Drift of the segments that start here")
+    assert curve(segments, "translation, mean of 1…1 m") == pytest.approx(np.array([[4, 10]]))
+
+
+def test_every_jump_is_marked_and_named_once() -> None:
+    series = replace(drift(), jump_frame=np.array([4, 8, 10]))
+    figure = drift_figure(series, "t")
+    for title, named in (
+        ("Translation error of each step", True),
+        ("ATE of growing prefixes, each aligned on itself", False),
+    ):
+        axes = axes_titled(figure, title)
+        dotted = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+        assert dotted == [4, 8, 10]
+        assert [name for name in curves(axes) if "jump" in name or "collapse" in name] == (
+            ["jumps (3)", "collapse (frame 12)"] if named else []
+        )
+
+
 def test_the_axis_of_milliseconds_holds_both_curves() -> None:
     figure = cost_figure(table(forward_ms=values(20), interval_ms=values(50)), "t")
     low, high = axes_titled(figure, "Time of each frame").get_ylim()
@@ -121,7 +194,9 @@ def test_paths_are_drawn_under_their_names_with_start_and_end() -> None:
         assert curve(axes, "end") == pytest.approx(estimate[-1:, plane])
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == set(curves(above))
+    assert [axes.get_title(loc="left").split(": ")[1] for axes in (above, side)] == ["x–z plane", "x–y plane"]
     alone = trajectory_figure([("m", Paths(estimate, reference))], "t").axes[0]
+    assert (alone.get_xlabel(), alone.get_ylabel()) == ("x [m]", "z [m]")
     assert curve(alone, "estimate, not aligned") == pytest.approx(estimate[:, [0, 2]])
 
 
@@ -269,6 +344,21 @@ def test_a_line_that_lacks_a_column_leaves_the_others_their_names() -> None:
     assert set(curves(times)) == {"b", "c"}
     for name, first in (("b", 2), ("c", 3)):
         assert curve(times, name) == pytest.approx(np.column_stack([FRAMES, values(first)]))
+    # One alone is not side by side with anything.
+    tables[1]["forward_ms"][:] = np.nan
+    figure = together_figure([(name, UnitData(one)) for name, one in zip("abc", tables, strict=True)], "t")
+    (errors,) = figure.axes if figure else []
+    assert set(curves(errors)) == {"a", "b", "c"}
+    assert errors.get_ylim() == (0, pytest.approx(1.08 * 12))
+
+
+def test_no_two_of_many_lines_look_alike() -> None:
+    lines = [(f"line {number}", UnitData(table(forward_ms=values(number)))) for number in range(28)]
+    figure = together_figure(lines, "t")
+    (axes,) = figure.axes if figure else []
+    looks = [(line.get_color(), line.get_linestyle()) for line in axes.lines]
+    assert len(set(looks)) == 28
+    assert len({style for _, style in looks[:7]}) == 1
 
 
 def test_a_long_series_is_drawn_with_its_rolling_median() -> None:
@@ -307,6 +397,39 @@ def test_a_path_without_reference_is_seen_from_above_as_its_cameras_stand(
     assert second.get_ylabel() == f"{side[2]} [method's own unit{', pointing down' if turned else ''}]"
 
 
+def test_the_reference_decides_the_planes_and_the_longest_extent_the_side() -> None:
+    """The estimate has one pose far off in y; the reference is longest along z."""
+    reference = np.array([[0.0, 0, 0], [1, 0.5, 4], [3, 1, 8], [6, 0, 9]])
+    estimate = reference + np.array([[0.0, 90, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
+    figure = trajectory_figure([("m", Paths(estimate, reference, "Sim(3)-aligned"))], "t")
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["From above (longest extents): x–z plane", "From the side: z–y plane"]
+
+
+def test_a_piece_has_the_colour_of_its_worse_end_up_to_the_bulk_of_the_errors() -> None:
+    path = np.stack([np.arange(100.0), np.zeros(100), np.sin(np.arange(100.0))], axis=1)
+    error = np.arange(100.0)[::-1].copy()
+    error[[10, 11, 50]] = np.nan
+    figure = trajectory_figure([("m", Paths(path, path, "Sim(3)-aligned", error))], "t")
+    (pieces,) = figure.axes[0].collections
+    expected = np.fmax(error[:-1], error[1:])
+    np.testing.assert_array_equal(pieces.get_array().filled(-1), np.where(np.isnan(expected), -1, expected))
+    assert pieces.norm.vmax == pytest.approx(np.percentile(error[np.isfinite(error)], 98))
+    assert pieces.norm.vmin == 0
+    none = trajectory_figure([("m", Paths(path, path, "Sim(3)-aligned", np.zeros(100)))], "t").axes[0].collections[0]
+    assert none.norm.vmax == 1
+
+
+def test_errors_along_a_long_path_stand_at_their_poses() -> None:
+    path = np.stack([np.arange(9000.0), np.zeros(9000), np.sin(np.arange(9000.0))], axis=1)
+    paths = [("a", Paths(path, path, "Sim(3)-aligned", np.arange(9000.0))), ("b", Paths(path, None))]
+    along = trajectory_figure(paths, "t", along=True).axes[-1]
+    assert list(curves(along)) == ["a"]
+    drawn = curve(along, "a")
+    assert (drawn[:, 0] == drawn[:, 1]).all()
+    assert drawn[-1, 0] == 8999
+
+
 def test_no_view_is_called_above_where_the_cameras_do_not_say() -> None:
     path = np.array([[0.0, 0, 0], [0.2, 4, 3], [0.1, 9, 5]])
     for down in (None, np.array([0.4, 0.4, 0.4])):
@@ -337,6 +460,7 @@ def test_long_lines_side_by_side_are_rolling_medians_and_say_so() -> None:
     for name, first in (("a", 1), ("b", 2)):
         drawn = curve(axes, name)
         assert drawn[:, 1] == pytest.approx(first + drawn[:, 0] / 10, abs=0.2)
+    assert axes_titled(together_figure(lines[::-1], "t"), title)  # whichever of them comes first
     shorter = together_figure([("a", UnitData(long(1, 300))), ("b", UnitData(long(2, 300)))], "t")
     axes = axes_titled(shorter, "Distance to the reference after Sim(3) alignment")
     assert len(curve(axes, "a")) == 300
@@ -358,6 +482,10 @@ def test_the_axis_of_the_local_scale_lies_around_one() -> None:
     low, high = np.percentile(series.local_scale, [1, 99])
     reach = 1.4 * max(high - 1, 1 - low)
     assert axes.get_ylim() == pytest.approx((1 - reach, 1 + reach))
+    for lowest, shown in ((0.5, (0.3, 1.7)), (0.1, (0.0, 2.26))):  # the lower side is farther off, and 0 is the end
+        series.local_scale[:] = lowest
+        axes = axes_titled(drift_figure(series, "t"), "Local scale: median ratio of step lengths, whole sequence = 1")
+        assert axes.get_ylim() == pytest.approx(shown)
     series.local_scale[:] = 1.001
     axes = axes_titled(drift_figure(series, "t"), "Local scale: median ratio of step lengths, whole sequence = 1")
     assert axes.get_ylim() == pytest.approx((0.98, 1.02))
@@ -375,6 +503,16 @@ def test_a_row_without_truth_has_the_scale_of_the_prediction_and_without_both_th
     assert_colours([each for each in second if each[0] > 1], "viridis", *np.percentile(prediction[0], [2, 98]))
     assert_colours(third[:6], "viridis", 0, 1)
     assert_colours(third[6:], "magma", 0, 1)
+
+
+def test_a_prediction_without_error_has_the_colour_of_none_and_a_later_row_may_have_the_truth() -> None:
+    prediction = 2 + np.arange(96, dtype=np.float32).reshape(2, 6, 8)
+    truth = prediction.copy()
+    truth[0] = 0
+    figure = depth_figure(DepthPanels(np.array([0, 1]), np.zeros((2, 6, 8, 3), np.uint8), truth, prediction), "t")
+    first, second = pictures(figure, "|prediction − truth|")
+    assert (first == 200).all()
+    assert np.unique(second.reshape(-1, 3), axis=0).tolist() == [list(colormaps["magma"](0.0, bytes=True)[:3])]
 
 
 def test_without_any_truth_there_are_image_and_prediction_on_one_scale() -> None:
@@ -442,7 +580,23 @@ def test_from_above_the_floor_is_seen_and_no_ceiling_and_the_path_lies_on_it() -
     # Half a metre of the reference's world is a quarter of the method's: half of the step between cameras.
     assert np.linalg.norm(way - true, axis=1) == pytest.approx(np.full(9, abs(steps[0]) / 2))
     (pieces,) = axes.collections
-    np.testing.assert_array_equal(pieces.get_array(), np.full(8, 0.5))
+    np.testing.assert_array_equal(pieces.get_array().filled(-1), np.full(8, 0.5))
+    assert curve(axes, "start") == pytest.approx(way[:1])
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_what_is_below_the_highest_camera_is_seen_and_all_where_nothing_is(only: bool) -> None:
+    kept, _ = seen_from_above()
+    blue = kept.voxels.colours[:, 2] > 0
+    if only:  # a ceiling above all cameras, and nothing else
+        part = {name: getattr(kept.voxels, name)[blue] for name in ("positions", "colours", "first_frame")}
+        kept = replace(kept, voxels=replace(kept.voxels, **part))
+    else:
+        kept.camera_to_world[1, 1, 3] = -1.5  # one camera looks over the ceiling
+    picture = cloud_figure(kept, None, "t").axes[0].images[0].get_array()
+    red, _, over = (int(value) for value in picture[picture.shape[0] // 2, picture.shape[1] // 2])
+    assert over > 150
+    assert red < 80
 
 
 def test_from_above_without_a_reference_the_path_has_no_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 import yaml
@@ -13,8 +14,11 @@ from lingbot_eval.cli.main import main
 from lingbot_eval.reports import report
 from lingbot_eval.reports.reading import Run, open_run, tables
 from lingbot_eval.reports.sweep_figure import sweep_figure, sweeps
+from lingbot_eval.reports.tables import RunResults
 from lingbot_eval.stored.records import UnitRecord
+from lingbot_eval.stored.store import RunStore, StoredUnit
 from lingbot_eval.types import Measurement
+from tests.stored.store_records import make_run_record, make_unit_record
 from tests.support.tiny import run_folder, write_experiment
 
 LENGTHS = [6, 9, 12]
@@ -181,6 +185,99 @@ def test_memory_of_the_cache_is_an_axis_of_three_sizes_at_least(folder: Path) ->
     assert [text.get_text() for text in figure.axes[0].texts] == ["8", "16", "8"]
     del held["c"]
     assert sweeps([with_memory(run, held)]) == ()
+
+
+def made(
+    datasets: list[tuple[str, dict[str, Any], dict[str, Any]]], units: list[tuple[str, str, str, dict[str, Any]]]
+) -> Run:
+    """A run of parts (label, selection, other settings) and units (label, scene, method, ate and other facts)."""
+    stored = []
+    for label, scene, method, facts in units:
+        given = dict(facts)
+        numbers = {key: given.pop(key, None) for key in ("ate", "depth", "mebibytes")}
+        names = {
+            "ate": ("trajectory", "ate_rmse", "sim3", "m"),
+            "depth": ("depth", "abs_rel", "scale_only", "1"),
+            "mebibytes": ("memory", "cache_window", "", "MiB"),
+        }
+        measured = [
+            Measurement(*names[key][:3], value, names[key][3], "c")
+            for key, value in numbers.items()
+            if value is not None
+        ]
+        stored.append(StoredUnit(Path(), make_unit_record((label, scene, method), measurements=measured, **given)))
+    experiment = {
+        "datasets": [{"name": "d", "label": label, "selection": taken, **more} for label, taken, more in datasets]
+    }
+    planned = [list(unit[:3]) for unit in units]
+    record = make_run_record(units=planned, experiment=experiment, weights={})
+    results = RunResults(record, tuple(stored), {})
+    return Run("one", RunStore(Path("nowhere")), results, None)
+
+
+ATE = ("trajectory", "ate_rmse", "sim3")
+
+
+def taken(count: int | None, stride: int = 1, start: int = 0) -> dict[str, Any]:
+    return {"start": start, "stride": stride, "count": count}
+
+
+def test_a_point_is_the_mean_of_its_scored_scenes_and_whole_where_all_have_all() -> None:
+    parts = [("ten", taken(10), {}), ("five", taken(5), {})]
+    units = [
+        *(("ten", scene, "m", {"ate": ate, "depth": 0.5}) for scene, ate in zip("abc", (1.0, 2.0, 6.0), strict=True)),
+        ("five", "a", "m", {"ate": 4.0, "depth": 0.5, "stream_frames": 10}),
+        ("five", "b", "m", {"depth": 0.5}),  # and no trajectory
+        ("five", "c", "m", {"ate": 9.0, "depth": 0.5, "status": "failed"}),
+    ]
+    (sweep,) = sweeps([made(parts, units)])
+    ((five, ten),) = sweep.lines.values()
+    assert (five.x, five.values[ATE], five.whole, five.along) == (5, 4.0, False, False)
+    assert (ten.x, ten.values[ATE], ten.whole) == (10, 3.0, True)
+    lacks_trajectory = [unit for unit in units if unit[3].get("status") != "failed"]
+    ((five, _),) = sweeps([made(parts, lacks_trajectory)])[0].lines.values()
+    assert not five.whole  # of depth it has all
+    figure = sweep_figure(sweep)
+    assert figure is not None
+    assert [axes.get_ylim() for axes in figure.axes] == [(0, pytest.approx(1.12 * 4)), (0, pytest.approx(1.12 * 0.5))]
+
+
+def test_parts_of_other_scenes_or_from_another_frame_are_no_sweep() -> None:
+    units = [(label, "a", "m", {"ate": 1.0}) for label in ("x", "y")]
+    for first, second in (
+        (("x", taken(5), {"scenes": ["a"]}), ("y", taken(9), {"scenes": ["a", "b"]})),
+        (("x", taken(5), {}), ("y", taken(9, start=3), {})),
+        (("x", taken(9, stride=2), {}), ("y", taken(5, stride=1), {})),
+    ):
+        assert sweeps([made([first, second], units)]) == ()
+    assert len(sweeps([made([("x", taken(5), {}), ("y", taken(9), {})], units)])) == 1
+
+
+def test_lengths_of_several_strides_are_lines_by_stride() -> None:
+    parts = [(f"{count} by {stride}", taken(count, stride), {}) for stride in (4, 1) for count in (9, 5)]
+    units = [(label, "a", "m", {"ate": 1.0}) for label, _, _ in parts]
+    (sweep,) = [each for each in sweeps([made(parts, units)]) if each.kind == "lengths"]
+    assert {name: [point.x for point in line] for name, line in sweep.lines.items()} == {
+        "m, stride 1": [5, 9],
+        "m, stride 4": [5, 9],
+    }
+    assert list(sweep.lines) == ["m, stride 1", "m, stride 4"]
+
+
+@pytest.mark.parametrize("longest", [None, 9])
+def test_memory_is_of_the_longest_part_and_of_its_methods_by_name(longest: int | None) -> None:
+    """A mean over scenes; without a window that was chosen each method is a line."""
+    parts = [("short", taken(5), {}), ("long", taken(longest), {}), ("middle", taken(7), {})]
+    units = [
+        (label, scene, method, {"ate": 1.0, "mebibytes": factor * mebibytes, "method_facts": {"keyframe_interval": 2}})
+        for label, factor in (("short", 7), ("long", 1), ("middle", 5))
+        for method, mebibytes in (("p", 10.0), ("q", 20.0), ("r", 40.0))
+        for scene in ("a", "b")
+    ]
+    (sweep,) = [each for each in sweeps([made(parts, units)]) if each.kind == "budget"]
+    assert {name: [(point.x, point.words) for point in line] for name, line in sweep.lines.items()} == {
+        name: [(pytest.approx(mebibytes * 2**20 / 1e9), "")] for name, mebibytes in (("p", 10), ("q", 20), ("r", 40))
+    }
 
 
 def test_alignments_of_video_depth_stand_side_by_side(folder: Path) -> None:

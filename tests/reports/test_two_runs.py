@@ -14,10 +14,12 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.comparison.page import prepare_folder
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.trajectories import write_tum
+from lingbot_eval.reports.agreement import Differences, Summary, TimeSeries
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.two_runs import (
     MeasurementPair,
     RunComparison,
+    UnitComparison,
     compare_runs,
     document,
     figure_of,
@@ -32,6 +34,7 @@ from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement, Trajectory
 from tests.reports.fake_run import walk
 from tests.stored.store_records import make_run_record, make_unit_record
+from tests.support.figure_reader import axes_titled, curve, curves
 
 FRAMES = 120
 HARDWARE = {"cpu_model": "made up", "torch": {"threads": 2, "gpus": []}}
@@ -358,6 +361,97 @@ def test_page_numbers_and_figure(tmp_path: Path) -> None:
     assert all("untrained weights" in table.title for table in tables(found))
     assert json.loads(files[2].read_text(encoding="utf-8")) == document(found)
     assert document(found)["title"] == title(found)
+
+
+def known() -> RunComparison:
+    """A scene that was compared and one that was not; no two numbers alike."""
+    measured = MeasurementPair("trajectory", "ate_rmse", "sim3", "m", 1.0, 1.5)
+    gap = MeasurementPair("memory", "driver", "", "MiB", None, 3.0, "old: ran on the CPU")
+    differences = Differences(np.arange(3), np.arange(3) + 0.25, np.arange(3) + 1.5)
+    errors = (Summary("depth_abs_rel", "1", 3, 0.125, None, 0.375),)
+    times = tuple(
+        TimeSeries(label, np.arange(3.0), np.arange(3.0) + first) for label, first in (("old", 7.0), ("new", 9.0))
+    )
+    settings = (("window", "16", "32"),)
+    unit = UnitComparison(
+        "tum", "desk", ("m", "n"), ("input: x",), settings, True, (measured, gap), differences, 0.4, None, errors, times
+    )
+    other = UnitComparison("tum", "office", ("m", "m"), (), (), True, reason="new failed: crash")
+    return RunComparison(
+        ("a/x", "b/y"), ("old", "new"), ("one", "two"), ("old m",), ("slow",), ("gone",), (other, unit)
+    )
+
+
+def test_the_document_says_each_number_under_its_name() -> None:
+    found = document(known())
+    office, desk = found.pop("units")
+    assert found == {
+        "title": "Run new (two) against run old (one) (untrained weights)",
+        "a": "a/x",
+        "b": "b/y",
+        "untrained_weights": ["old m"],
+        "remarks": ["slow"],
+        "failures": ["gone"],
+    }
+    lists = ("remarks", "settings", "differences", "error_differences", "measurements")
+    empty: dict[str, Any] = {name: [] for name in lists}
+    assert office == {
+        **empty,
+        "dataset": "tum",
+        "scene": "office",
+        "methods": ["m", "m"],
+        "reason": "new failed: crash",
+        "scale_of_b": None,
+    }
+    medians = {entry["name"]: (entry["median"], entry["largest"]) for entry in desk.pop("differences")}
+    assert medians == {"rotation": (1.25, 2.25), "position": (2.5, 3.5)}
+    (errors,) = desk.pop("error_differences")
+    assert (errors["name"], errors["median"], errors["largest"]) == ("depth_abs_rel", 0.125, 0.375)
+    named = ("family", "name", "variant", "unit", "a", "b", "reason", "difference")
+    assert desk == {
+        "dataset": "tum",
+        "scene": "desk",
+        "methods": ["m", "n"],
+        "remarks": ["input: x"],
+        "settings": [{"key": "window", "a": "16", "b": "32"}],
+        "reason": None,
+        "scale_of_b": 0.4,
+        "measurements": [
+            dict(zip(named, ("trajectory", "ate_rmse", "sim3", "m", 1.0, 1.5, None, 0.5), strict=True)),
+            dict(zip(named, ("memory", "driver", "", "MiB", None, 3.0, "old: ran on the CPU", None), strict=True)),
+        ],
+    }
+
+
+def test_the_page_of_two_runs_says_each_number_of_its_run(tmp_path: Path) -> None:
+    agreement, settings, measured = tables(known())
+    assert [row[:2] + row[-2:] for row in agreement.rows] == [
+        ("tum / desk · m and n", "rotation", "needs 32 frames", "3"),
+        ("tum / desk · m and n", "position", "needs 32 frames", "3"),
+        ("tum / desk · m and n", "depth_abs_rel", "needs 32 frames", "3"),
+        ("tum / office · m", "trajectory", "new failed: crash", "0"),
+    ]
+    assert "tum / desk · m and n: new was scaled by 0.4000" in agreement.legend
+    assert [each.title for each in settings.columns] == ["setting", "old", "new"]
+    assert [each.title for each in measured.columns][2:5] == ["old", "new", "new − old"]
+    assert measured.legend == ["no difference: old: ran on the CPU (driver)"]
+    files = write_runs(known(), prepare_folder(tmp_path))
+    # The number is that of the scene: the first one could not be compared.
+    assert [file.name for file in files] == ["compare.md", "compare-002.png", "compare.json"]
+    text = files[0].read_text(encoding="utf-8")
+    assert (
+        "### tum / desk · m and n\n\n![Agreement and time along the sequence: tum / desk · m and n](compare-002.png)"
+        in text
+    )
+    lines = text.splitlines()
+    head = ["- old: a/x", "- new: b/y", "- untrained weights: old m", "- **gone**", "- slow"]
+    assert lines[2:8] == [*head, "- tum / desk · m and n: input: x"]
+    assert figure_of(known(), known().units[0]) is None
+    figure = figure_of(known(), known().units[1])
+    times = axes_titled(figure, "Time of each frame on the device, as stored")
+    assert {name: points[0, 1] for name, points in curves(times).items()} == {"old": 7.0, "new": 9.0}
+    rotations = axes_titled(figure, "Angle between the orientations")
+    assert curve(rotations, "new after alignment to old")[:, 1].tolist() == [0.25, 1.25, 2.25]
 
 
 def test_a_report_of_two_runs_holds_one_against_the_other(tmp_path: Path) -> None:
