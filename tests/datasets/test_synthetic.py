@@ -342,7 +342,7 @@ def test_fingerprints_follow_the_settings() -> None:
         mark("room", fps=10),
         mark("room", frames=200),
         mark("room", motion="revisit"),
-        sequence("room", Selection(start=1)).fingerprint(),
+        sequence("room", Selection(start=1, count=7)).fingerprint(),
         sequence("room", Selection(count=7)).fingerprint(),
     }
     assert len(others) == 11

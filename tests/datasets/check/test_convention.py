@@ -278,8 +278,12 @@ def test_the_figure_shows_the_shares_and_the_focal_lengths(tmp_path: Path, monke
     monkeypatch.setattr(convention, "save", lambda figure, path: drawn.append(figure))
     flat = np.full((6, 8), 2.0, np.float32)
     camera = np.array([[8.0, 0, 3.5], [0, 8.0, 2.5], [0, 0, 1]])
+    # Half a metre down: pixels at 2 m come two rows higher, and two rows lower where y is taken as flipped.
+    down = np.eye(4)
+    down[1, 3] = 0.5
     first, second = (
-        Frame(number, 0.0, np.zeros((6, 8, 3), np.uint8), "", np.eye(4), flat, camera) for number in (4, 9)
+        Frame(number, 0.0, np.zeros((6, 8, 3), np.uint8), "", pose, flat, camera)
+        for number, pose in ((4, np.eye(4)), (9, down))
     )
     v, u = np.indices((6, 8)).reshape(2, -1)
     pair = Pair(first, second, np.stack([(u - 3.5) / 8, (v - 2.5) / 8, np.ones(48)]), np.repeat([2.0, 2.5], [36, 12]))
@@ -302,9 +306,11 @@ def test_the_figure_shows_the_shares_and_the_focal_lengths(tmp_path: Path, monke
             "image: 520": 520.0,
             "fits best: 530": 530.0,
         }
-        points = {dots.get_label(): len(dots.get_offsets()) for dots in as_read.collections}
-        assert points == {"elsewhere": 12, "on a surface": 36}
-        assert as_read.get_title(loc="left").endswith("OpenCV axes\nframe 4 carried into frame 9: 75% fit")
+        points = [
+            {dots.get_label(): len(dots.get_offsets()) for dots in axes.collections} for axes in (as_read, as_best)
+        ]
+        assert points == [{"elsewhere": 12, "on a surface": 20}, {"elsewhere": 0, "on a surface": 32}]
+        assert as_read.get_title(loc="left").endswith("OpenCV axes\nframe 4 carried into frame 9: 42% fit")
         other = "runner-up: camera-to-world, y flipped" if fits is FITS else "best fit: camera-to-world, y flipped"
         assert as_best.get_title(loc="left").startswith(other)
         assert (as_read.get_xlim(), as_read.get_ylim()) == ((-0.5, 7.5), (5.5, -0.5))
