@@ -115,6 +115,12 @@ def test_every_curve_of_a_study_lies_under_its_name_in_its_unit() -> None:
         for number, kind in enumerate(CACHE_KINDS, start=1):
             expected = np.column_stack([index, number * (start + index)])
             assert parts[kind.replace("_", " ")] == pytest.approx(expected)
+    assert errors.get_xscale() == "log"
+    assert times.get_ylim()[1] > 55, "the slower one is in the picture"
+    # Side by side and to one scale, whose unit the first one has.
+    caches = [axes_titled(figure, letter) for letter in "AB"]
+    assert [axes.get_ylabel() for axes in caches] == ["GB", ""]
+    assert caches[0].get_ylim() == caches[1].get_ylim()
     (names,) = [axes for axes in figure.axes if axes.get_title(loc="left").startswith("Cache in view")]
     legend = names.get_legend()
     assert legend is not None
@@ -123,10 +129,19 @@ def test_every_curve_of_a_study_lies_under_its_name_in_its_unit() -> None:
 
 
 def test_on_a_cpu_the_process_stands_for_the_device() -> None:
-    figure = scaling_figure("made up", [curve("case", 20, 10**8)])
+    """As it was sampled, now and then."""
+    case = curve("case", 20, 10**8)
+    case.samples.loc[case.samples["index"] % 5 != 4, "process_bytes"] = np.nan
+    figure = scaling_figure("made up", [case])
     memory = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("Memory, colours as above"))
     solid = next(line for line in memory.lines if line.get_linestyle() == "-")
-    assert np.asarray(solid.get_ydata()) == pytest.approx(np.ones(20))
+    assert np.asarray(solid.get_xydata()).tolist() == [[frame, 1.0] for frame in (4, 9, 14, 19)]
+    # Not where the device was looked at, though the first frame had nothing on it yet.
+    case.samples.loc[1:, "device_allocated_bytes"] = 2e9
+    figure = scaling_figure("made up", [case])
+    memory = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("Memory, colours as above"))
+    solid = next(line for line in memory.lines if line.get_linestyle() == "-")
+    assert np.asarray(solid.get_xydata()).tolist() == [[frame, 2.0] for frame in range(1, 20)]
 
 
 def test_what_the_figure_says_in_words_and_marks() -> None:
@@ -139,12 +154,19 @@ def test_what_the_figure_says_in_words_and_marks() -> None:
 
     whole, full = curve("whole", 20, 1000), curve("full", 10, 5 * 10**8)
     full = Curve(full.label, full.record.model_copy(update={"out_of_memory": True, "status": "failed"}), full.samples)
-    marks = [line for line in titled([whole, full], "Memory, colours as above").lines if line.get_marker() == "x"]
+    crashed = Curve("crashed", whole.record.model_copy(update={"status": "failed"}), whole.samples)
+    drawn = titled([whole, full, crashed], "Memory, colours as above").lines
+    marks = [line for line in drawn if line.get_marker() == "x"]
     # Where it ended, at what its caches held then: four kinds of half a GB for each of ten frames.
     assert [np.asarray(line.get_xydata()).tolist() for line in marks] == [[[9.0, pytest.approx(20.0)]]]
     for count, more in ((MOST_CASES, ""), (MOST_CASES + 2, "; 2 more in the tables")):
         cases = [curve(f"case {number}", 20 + number, 1000) for number in range(count)]
-        assert scaling_figure("made up", cases).get_suptitle() == f"made up{more}"
+        figure = scaling_figure("made up", cases)
+        assert figure.get_suptitle() == f"made up{more}"
+        # The first of them, in their order.
+        times = axes_titled(figure, "Forward time of each frame, rolling median bold")
+        names = [label for line in times.lines if not (label := str(line.get_label())).startswith("_")]
+        assert names == [f"{letter}: case {number}" for number, letter in enumerate(LETTERS)]
     known = {"error_curve": [(10, 0.1)]}
     for trained in ((True, True), (True, False)):
         cases = [
@@ -156,6 +178,12 @@ def test_what_the_figure_says_in_words_and_marks() -> None:
         assert [text.get_text() for text in errors.texts] == []
     without = titled([whole], "Error so far")
     assert [text.get_text() for text in without.texts] == ["the input has no true poses"]
+    assert without.get_title(loc="left").endswith("says nothing of the method)"), "of weights that nobody tells of"
     # A queue is there where a camera was asked for alone.
     titles = [axes.get_title(loc="left") for axes in scaling_figure("made up", [whole]).axes]
     assert not any(title.startswith("Backlog") for title in titles)
+    camera = Curve("camera", whole.record.model_copy(update={"case": {"scenario": "camera"}}), whole.samples)
+    camera.samples["backlog"] = 3.0
+    for cases in ([whole, camera], [camera, whole]):
+        (queue,) = titled(cases, "Backlog").lines
+        assert np.asarray(queue.get_ydata()).tolist() == [3.0] * 20

@@ -83,6 +83,7 @@ def test_what_stands_still_grows_by_nothing() -> None:
     [
         ("B", (589_824.0, 589_000.0, 590_000.0), "+590 kB (589 to 590)"),
         ("B", (1_250_000.0, 1_240_000.0, 1_260_000.0), "+1.25 MB (1.24 to 1.26)"),
+        ("B", (500.0, -2000.0, 900.0), "+0.5 kB (-2 to 0.9)"),
         ("us", (0.4, 0.3, 0.5), "+400 ns (300 to 500)"),
         ("us", (2.5, -0.1, 3.0), "+2.5 µs (-0.1 to 3)"),
         ("us", (-1500.0, -1600.0, -1400.0), "-1.5 ms (-1.6 to -1.4)"),
@@ -112,3 +113,16 @@ def test_scale_frames_of_later_windows_do_not_move_the_start() -> None:
     (process,) = [found for found in case_growth(setting, log) if found.quantity == "process"]
     assert process.value == pytest.approx(3.0)
     assert process.kept == sum(frame % 20 >= 8 and frame + 1 >= 8 + 16 for frame in range(800))
+
+
+def test_the_limits_of_a_slope_lie_on_either_side_of_it() -> None:
+    kept = np.arange(20.0, 80.0)
+    values = 3 * kept + np.random.default_rng(1).normal(0, 2, len(kept))
+    for quantity in QUANTITIES:
+        found = growth(quantity, kept, values)
+        assert found.low is not None
+        assert found.value is not None
+        assert found.high is not None
+        assert found.low < found.value < found.high
+        assert found.value / quantity.scale == pytest.approx(3, abs=0.1)
+        assert quantity.scale == (1e3 if quantity.unit == "us" else 1)

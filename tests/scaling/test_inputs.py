@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lingbot_eval.datasets.registry import open_adapter
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import DataError
-from lingbot_eval.scaling.inputs import CaseFrames, FileFrames, open_source, pool_position
+from lingbot_eval.scaling import inputs
+from lingbot_eval.scaling.inputs import CaseFrames, FileFrames, PooledFrames, open_source, pool_position, selected
 from lingbot_eval.scaling.settings import DatasetInput, Input, NoiseInput, SyntheticInput
 from lingbot_eval.settings import validated
-from lingbot_eval.types import FrameSequence
+from lingbot_eval.types import Frame, FrameSequence
 
 SIZE = (70, 56)
 
@@ -56,8 +60,29 @@ def test_a_synthetic_pool_and_its_poses() -> None:
     # 30 a second, whatever the scenario makes of them; the same for frames and poses, and no more than were asked for.
     assert truth.timestamps.tolist() == [frame.timestamp for frame in frames] == [index / 30 for index in range(9)]
     assert truth.indices.tolist() == list(range(9))
-    assert source.facts()["played"] == "pool of 4 frames in memory, played forward and backward"
+    options = {"frames": 4, "width": 70, "height": 56, "seed": 0, "step": 0.05}
+    scene = open_adapter("synthetic", None, options).open("room", Selection())
+    for frame, rendered in zip(frames, scene.frames(), strict=False):
+        np.testing.assert_array_equal(frame.image, rendered.image)
+    assert source.facts() == {
+        **scene.facts(),
+        "played": "pool of 4 frames in memory, played forward and backward",
+    }
     assert np.linalg.norm(truth.positions[3] - truth.positions[0]) > 0.1
+
+
+def test_poses_that_some_frames_of_a_pool_lack_are_those_of_the_others() -> None:
+    pool = []
+    for number in range(3):
+        pose = np.eye(4)
+        pose[0, 3] = number
+        pool.append(Frame(number, 0.0, None, "", camera_to_world=None if number == 1 else pose))
+    truth = PooledFrames({}, tuple(pool)).first(6).reference()
+    assert truth is not None
+    assert truth.indices.tolist() == [0, 2, 4]
+    assert truth.timestamps.tolist() == [0, 2 / 30, 4 / 30]
+    assert truth.positions[:, 0].tolist() == [0, 2, 0]
+    assert PooledFrames({}, (pool[1], pool[1])).first(6).reference() is None
 
 
 def first_of(document: dict[str, Any]) -> list[tuple[bytes, bytes]]:
@@ -92,6 +117,9 @@ def test_noise_is_noise() -> None:
     assert all(image is not None and image.shape == (56, 70, 3) for image in images)
     assert all(50 < float(np.std(image)) < 90 for image in images if image is not None)
     assert not np.array_equal(images[0], images[1])
+    stack = np.stack([image for image in images if image is not None])
+    assert (stack.min(), stack.max()) == (0, 255), "of tens of thousands of pixels both ends are there"
+    assert opened(NoiseInput(kind="noise", pool=2, seed=7)).facts()["source"] == "uniform random pixels, seed 7"
     assert source.first(3).reference() is None
     assert source.facts() == {
         "source": "uniform random pixels, seed 0",
@@ -112,9 +140,12 @@ def folder_input(root: Path, **changes: object) -> DatasetInput:
 @pytest.mark.parametrize("workers", [0, 3])
 def test_a_dataset_streams_from_its_files(tmp_path: Path, workers: int) -> None:
     source = open_source(folder_input(tmp_path), SIZE, workers, nothing)
+    assert isinstance(source, FileFrames)
+    assert source.facts() == source.sequence.facts() != {}
     frames = list(source.first(5).frames())
     assert [frame.index for frame in frames] == list(range(5))
     assert [int(frame.image[0, 0, 0]) for frame in frames if frame.image is not None] == [0, 40, 80, 120, 160]
+    assert len(list(source.first(6).frames())) == 6
     with pytest.raises(DataError, match=r"has 6 frames, the case wants 7.*input\.pool"):
         list(source.first(7).frames())
 
@@ -141,6 +172,34 @@ def test_poses_of_a_scene_are_those_of_the_frames_asked_for() -> None:
     np.testing.assert_array_equal(later.camera_to_world, whole.camera_to_world[[3, 5]])
     with pytest.raises(DataError, match="synthetic/room: a pool needs 2 frames, found 1"):
         of(pool=4, dataset={"options": {"frames": 1, "width": 70, "height": 56}})
+
+
+@pytest.mark.parametrize(
+    ("selection", "card", "stride", "asked"),
+    [
+        ({}, None, 3, [("folder", None)]),
+        ({"start": 1}, None, 3, [("folder", None)]),
+        ({"start": 1}, "~/mine.yaml", 3, [("folder", Path.home() / "mine.yaml")]),
+        ({"stride": 1}, None, 1, []),
+        ({"stride": 2}, "~/mine.yaml", 2, []),
+    ],
+)
+def test_a_dataset_s_card_says_the_stride_where_nobody_else_does(
+    monkeypatch: pytest.MonkeyPatch, selection: dict[str, int], card: str | None, stride: int, asked: list[Any]
+) -> None:
+    loaded: list[Any] = []
+
+    def load_card(*given: Any) -> Any:
+        loaded.append(given)
+        return SimpleNamespace(protocol=SimpleNamespace(stride=3))
+
+    monkeypatch.setattr(inputs, "load_card", load_card)
+    dataset = {"name": "folder", "root": "r", "scenes": ["s"], "selection": selection, "card": card}
+    found = selected(validated(DatasetInput, {"kind": "dataset", "dataset": dataset, "pool": 4}, "test"))
+    assert isinstance(found, DatasetInput)
+    assert (found.dataset.selection.stride, found.dataset.selection.start) == (stride, selection.get("start", 0))
+    assert (found.pool, found.dataset.scenes, loaded) == (4, ("s",), asked)
+    assert selected(noise := NoiseInput(kind="noise")) is noise
 
 
 def test_frames_are_cut_to_cover_the_size_of_the_case(tmp_path: Path) -> None:

@@ -227,6 +227,7 @@ def test_where_no_error_can_be_told_there_is_a_reason() -> None:
     assert end.ate_m == pytest.approx(0, abs=1e-9)
     assert end.ate_reason is None
     assert error_curve(path(9), path(9))[-1] == (9, pytest.approx(0, abs=1e-9))
+    assert error_curve(path(9), path(3)) == ((3, pytest.approx(0, abs=1e-9)),), "three are enough"
 
 
 def test_a_cut_says_where_it_came(tmp_path: Path) -> None:

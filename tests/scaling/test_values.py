@@ -172,11 +172,16 @@ def test_what_the_harness_adds_is_told_where_frames_do_not_wait_for_a_camera(tmp
     record = case_record(
         "x", case=offline.model_dump(mode="json"), measurements=list(case_measurements(offline, samples, 2.0))
     )
-    (told,), (camera,) = (rows(tables([each]), "Cases") for each in (record, study(tmp_path).record))
+    waited = study(tmp_path).record
+    (told,), (camera,) = (rows(tables([each]), "Cases") for each in (record, waited))
     steps = [(forward_ms(index), interval_ms(index)) for index in range(SCALE, FRAMES)]
     forward, interval = map(sum, zip(*steps, strict=True))
     assert float(told["overhead"].removesuffix(" %")) == pytest.approx(100 * (interval / forward - 1), rel=0.01)
     assert camera["overhead"] == "n/a"
+    # Nor has a case a row of latencies in which nobody waited for an answer.
+    (named,) = rows(tables([record, waited]), "Latency")
+    assert named["case"] == case_labels([record, waited])[1]
+    assert not any(table.title == "Latency" for table in tables([record]))
 
 
 def test_what_became_of_each_case_and_what_cases_differ_in() -> None:
@@ -228,7 +233,10 @@ def test_the_page_says_how_each_number_was_measured_once_and_on_what() -> None:
         study={},
         cases=["a", "b"],
         weights="w.pt",
-        environment={"torch": {"gpus": [{"name": "A"}]}, "libraries": {"torch": "2.9", "numpy": "2"}},
+        environment={
+            "torch": {"gpus": [{"name": "A"}]},
+            "libraries": {"flashinfer-python": "0.3", "torch": "2.9", "numpy": "2"},
+        },
         started="2026-01-01T00:00:00+00:00",
     )
     text = page(record, cases, None)
@@ -247,7 +255,7 @@ def test_the_page_says_how_each_number_was_measured_once_and_on_what() -> None:
         "- a case that was cut off went on from its last saved state, from its first frame where it had none",
     ]
     assert "- forward latency: of steps, p50" in measured
-    assert "Measured on A; torch 2.9; all of it is in `scale.json`." in lines
+    assert "Measured on A; torch 2.9, flashinfer-python 0.3; all of it is in `scale.json`." in lines
     assert "### Not to the end, or not as asked for" not in lines
     assert page(record, cases, "f.png").splitlines()[2].endswith("(f.png)")
     # Of a method without such caches neither is told.
@@ -311,6 +319,57 @@ def test_latency_and_deadline(tmp_path: Path) -> None:
     assert row["late share"] == f"{100 * late / steps:.2f} %"
     assert (row["p50"], row["p90"], row["p99"]) == ("39.00 ms", "41.00 ms", "41.00 ms")
     assert (row["largest backlog"], row["last backlog"]) == ("6 frames", "2 frames")
+
+
+def test_every_number_of_a_queue_stands_under_its_name() -> None:
+    told = {("latency", "p50"): 1.0, ("latency", "p90"): 2.0, ("deadline_misses", ""): 4.0}
+    told |= {("deadline_miss_rate", ""): 5.0, ("backlog", "largest"): 6.0, ("backlog", "last"): 7.0}
+    found = [Measurement("throughput", *name, value, "1", "c") for name, value in told.items()]
+    few = "a p99 needs 100 samples, there are 20"
+    found.append(Measurement("throughput", "latency", "p99", None, "ms", "c", reason=few))
+    (row,) = rows(tables([case_record("x", case=Case().model_dump(mode="json"), measurements=found)]), "Latency")
+    assert list(row.values())[1:] == [
+        "1.000 ms",
+        "2.000 ms",
+        f"n/a: {few}",
+        "4 frames",
+        "5.000 %",
+        "6 frames",
+        "7 frames",
+    ]
+
+
+def test_the_frames_that_enter_together_are_no_pace_of_a_checkpoint() -> None:
+    log = SampleLog()
+    for row in sampled(on_cpu=True):
+        log.append(row)
+    first, second, _ = case_checkpoints(None, log, [5, 10], None, poses())
+    assert (first.forward_ms, first.interval_ms, first.kept) == (None, None, 5)
+    assert second.forward_ms == pytest.approx((forward_ms(8) + forward_ms(9)) / 2)
+    assert second.interval_ms == pytest.approx((forward_ms(8) + forward_ms(9)) / 2 + 5)
+
+
+def test_a_slope_stands_between_its_limits() -> None:
+    entry = GrowthRecord(quantity="forward", unit="us", value=10.0, low=9.0, high=12.0, kept=8)
+    (row,) = rows(tables([case_record("x", case=Case().model_dump(mode="json"), growth=[entry])]), "Growth")
+    assert list(row.values())[1:] == ["forward time", "µs", "10.00", "9.000", "12.00", "n/a", "8"]
+
+
+def test_why_slopes_are_missing_is_said_once_of_every_case() -> None:
+    cases = [
+        case_record(
+            str(window),
+            case=Case(window=window).model_dump(mode="json"),
+            growth=[GrowthRecord(quantity=name, unit="B", reason=reason) for name, reason in growth],
+        )
+        for window, growth in ((3, [("cache", "few"), ("driver", "none")]), (4, [("process", "few")]))
+    ]
+    (table,) = [table for table in tables(cases) if table.title == "Growth a kept frame"]
+    one, other = (f"10,000 frames, window {window}" for window in (3, 4))
+    assert table.legend == (
+        f"n/a: few ({one}: cache in view; {other}: process memory)",
+        f"n/a: none ({one}: the driver's figure)",
+    )
 
 
 def measured(rows: Sequence[dict[str, float | int | None]], **case: object) -> dict[tuple[str, str], object]:
