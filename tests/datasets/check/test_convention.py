@@ -309,7 +309,7 @@ def test_the_figure_shows_the_shares_and_the_focal_lengths(tmp_path: Path, monke
         points = [
             {dots.get_label(): len(dots.get_offsets()) for dots in axes.collections} for axes in (as_read, as_best)
         ]
-        assert points == [{"elsewhere": 12, "on a surface": 20}, {"elsewhere": 0, "on a surface": 32}]
+        assert points == [{"elsewhere": 12, "on a surface": 20}, {"elsewhere": 4, "on a surface": 32}]
         assert as_read.get_title(loc="left").endswith("OpenCV axes\nframe 4 carried into frame 9: 42% fit")
         other = "runner-up: camera-to-world, y flipped" if fits is FITS else "best fit: camera-to-world, y flipped"
         assert as_best.get_title(loc="left").startswith(other)
