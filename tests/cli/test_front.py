@@ -75,12 +75,44 @@ def test_the_schema_knows_the_settings(what: str, capsys: pytest.CaptureFixture[
         assert {"lingbot", "replay"} <= set(kinds)
 
 
+def test_an_experiments_schema_is_printed_unless_another_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert {"datasets", "methods"} <= set(json.loads(capsys.readouterr().out)["properties"])
+
+
+def test_the_machine_row_by_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is inside has the names of all that it is in; of what there is nothing, none."""
+    block = {
+        "cpu": {"name": "x", "cores": 4},
+        "gpus": [{"name": "a", "units": None}, {"name": "b", "units": {"sm": 7}}],
+        "disks": [],
+        "flags": {},
+        "threads": [1, 2],
+        "free": 0,
+    }
+    monkeypatch.setattr("lingbot_eval.machine.environment.environment", lambda: block)
+    assert main(["env"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "cpu.name         x",
+        "cpu.cores        4",
+        "gpus.0.name      a",
+        "gpus.0.units     none",
+        "gpus.1.name      b",
+        "gpus.1.units.sm  7",
+        "disks            none",
+        "flags            none",
+        "threads          [1, 2]",
+        "free             0",
+    ]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(name in script for name in COMMANDS)
     assert "dry-run" in script
+    assert script.startswith("#compdef lingbot-eval") == (shell == "zsh")
 
 
 def test_every_document_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,44 @@ CASES = {
         ),
         frozenset({"--open"}),
     ),
+    "view (images alone, without weights)": Case(
+        "view A --checkpoint none",
+        f"{API}view",
+        (
+            ["A"],
+            {
+                "root": None,
+                "model": None,
+                "config": None,
+                "device": "auto",
+                "frames": None,
+                "stride": None,
+                "sky": "heuristic",
+                "html": None,
+                "colour": "picture",
+                "points": None,
+                "port": 8080,
+            },
+        ),
+        frozenset(
+            {
+                f"--{name}"
+                for name in [
+                    "root",
+                    "config",
+                    "device",
+                    "frames",
+                    "stride",
+                    "sky",
+                    "html",
+                    "colour",
+                    "points",
+                    "port",
+                    "open",
+                ]
+            }
+        ),
+    ),
     "scale": Case(
         "scale scaling --set name=x --set device=cpu --out O --scheduler S --share-host --allow-commands",
         "lingbot_eval.scaling.execute:execute",
@@ -162,6 +200,27 @@ CASES = {
             [Path("D")],
             {"cases": ["a", "b"], "backend": "paged", "dtype": "bfloat16", "cache_precision": 8, "device": "cpu"},
         ),
+    ),
+    "verify (the shipped set)": Case(
+        "verify",
+        f"{API}verify",
+        (
+            [None],
+            {"cases": [], "backend": "sdpa", "dtype": "float32", "cache_precision": None, "device": "cpu"},
+        ),
+        frozenset({"--case", "--backend", "--dtype", "--cache-precision", "--device"}),
+    ),
+    "external check (both ways)": Case(
+        "external check wrap",
+        f"{API}check_wrapper",
+        ([["wrap"]], {"mode": None, "timeout_s": 600}),
+        frozenset({"--mode", "--timeout"}),
+    ),
+    "render (the default film)": Case(
+        "render A -o O",
+        f"{API}render",
+        ([Path("A"), Path("O"), "default"], {"set": [], "units": "*", "still": None, "device": "cpu"}),
+        frozenset({"--settings", "--set", "--units", "--still", "--device"}),
     ),
     "external check": Case(
         "external check --mode job --timeout 9 python wrap.py",

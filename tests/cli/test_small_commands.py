@@ -200,6 +200,13 @@ def test_a_check_of_a_wrapper_line_by_line(monkeypatch: pytest.MonkeyPatch, caps
     document = json.loads(capsys.readouterr().out)
     assert document["command"] == ["it"]
     assert document["checks"][0]["poses"] == 10
+    monkeypatch.setattr(api, "check_wrapper", lambda words, **settings: iter(checks))
+    assert main(["external", "check", "it", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)["checks"]
+    assert [(each["mode"], each["poses"], each["problems"], each["log"]) for each in told] == [
+        ("pipe", 8, ["2 frames have no pose"], list(log)),
+        ("job", 10, [], list(log)),
+    ]
 
 
 @pytest.mark.parametrize("problems", [0, 1, 2])
