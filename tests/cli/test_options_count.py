@@ -26,6 +26,9 @@ class Case(NamedTuple):
 
 
 API = "lingbot_eval.api:"
+WORDS = ("root", "config", "device", "frames", "stride", "sky", "html", "colour", "points", "port", "open")
+VIEW = frozenset(f"--{word}" for word in WORDS)
+"""Options of ``view``, but for the one that names weights."""
 CASES = {
     "run": Case(
         "run smoke --root R --checkpoint lingbot-map --set name=x --out O --allow-commands --workers 3 --shard 2/4"
@@ -134,24 +137,28 @@ CASES = {
                 "port": 8080,
             },
         ),
-        frozenset(
+        VIEW,
+    ),
+    "view (nothing said)": Case(
+        "view A",
+        f"{API}view",
+        (
+            ["A"],
             {
-                f"--{name}"
-                for name in [
-                    "root",
-                    "config",
-                    "device",
-                    "frames",
-                    "stride",
-                    "sky",
-                    "html",
-                    "colour",
-                    "points",
-                    "port",
-                    "open",
-                ]
-            }
+                "root": None,
+                "model": "shipped",
+                "config": None,
+                "device": "auto",
+                "frames": None,
+                "stride": None,
+                "sky": "heuristic",
+                "html": None,
+                "colour": "picture",
+                "points": None,
+                "port": 8080,
+            },
         ),
+        frozenset({"--checkpoint", *VIEW}),
     ),
     "scale": Case(
         "scale scaling --set name=x --set device=cpu --out O --scheduler S --share-host --allow-commands",
