@@ -157,7 +157,7 @@ def test_distances_colours_and_other_scenes(chromium: Browser, viewer: Viewer) -
     chromium.until(lambda: bool(viewer._measured), "a line between two points")
     length = float(np.linalg.norm(viewer._clicked[1] - viewer._clicked[0]))
     assert 3 < length < 5  # the wall's width is 4
-    assert f"{length:.4g} units of the model" in chromium.text()
+    chromium.until(lambda: f"{length:.4g} units of the model" in chromium.text(), "the line's length")
     chromium.click(chromium.driver.find_element(By.XPATH, "//button[normalize-space()='between these frames']"))
     chromium.until(lambda: "along the path" in chromium.text(), "a distance")
 
