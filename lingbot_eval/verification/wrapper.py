@@ -135,10 +135,14 @@ def _geometry(
     matched = match_poses(reference, estimate)
     # What a score would have to be told instead does not help whoever writes the wrapper.
     problems = [f"{note.partition('; --est-')[0]}; turn them in the wrapper" for note in pose_notes(matched)]
-    units, share = _units_in_a_metre(matched)
     depths = [(each.depth, frames[each.index]) for each in ordered if each.depth is not None]
+    try:
+        units, share = _units_in_a_metre(matched)
+        off = f"poses are off by {100 * share:.0f} % of the path after alignment"
+    except UnscorableError as error:
+        units, share, off = 0.0, np.inf, f"poses cannot be aligned with the true ones: {error}"
     if problems or share > _FITS:
-        unclear = f"poses are off by {100 * share:.0f} % of the path after alignment: what they mean cannot be told"
+        unclear = f"{off}: what they mean cannot be told"
         return [*problems, *_depth_problems(depths)], [] if problems else [unclear]
     notes = [f"poses are {100 * share:.1f} % of the path off after alignment"]
     unit = _unit(units)
@@ -152,13 +156,13 @@ def _geometry(
 
 
 def _units_in_a_metre(matched: MatchedPoses) -> tuple[float, float]:
-    """Units of the estimate in a metre, and the RMSE that the alignment leaves as a share of the path's spread."""
+    """Units of the estimate in a metre, and the RMSE that the alignment leaves as a share of the path's spread.
+
+    Raises UnscorableError for positions that no alignment has one answer for.
+    """
     truth, guess = matched.reference[:, :3, 3], matched.estimate[:, :3, 3]
     extent = spread(truth)
-    try:
-        aligned = umeyama(guess, truth, with_scale=True)
-    except UnscorableError:
-        return 0.0, np.inf
+    aligned = umeyama(guess, truth, with_scale=True)
     left = float(np.sqrt(np.mean(np.sum((aligned.apply_points(guess) - truth) ** 2, axis=1))))
     return (1 / aligned.scale if aligned.scale > 0 else 0.0), left / extent
 

@@ -246,10 +246,18 @@ def test_a_unit_is_named_within_a_tenth(check: Check, scale: float, unit: str | 
         assert (found.problems, found.notes) == ((line,), ())
 
 
-def test_a_camera_that_stands_still_tells_nothing(check: Check) -> None:
-    found = check(lambda frame: Prediction(frame.index, frame.timestamp, np.eye(4)))
-    assert len((*found.problems, *found.notes)) == 1
-    assert "cannot be told" in (*found.problems, *found.notes)[0]
+@pytest.mark.parametrize(("step", "shape"), [(0.0, "in one point"), (0.25, "on one line")])
+def test_poses_that_cannot_be_aligned_tell_nothing(check: Check, step: float, shape: str) -> None:
+    def said_of(frame: Frame) -> Prediction:
+        matrix = np.eye(4)
+        matrix[0, 3] = step * frame.index
+        return Prediction(frame.index, frame.timestamp, matrix)
+
+    found = check(said_of)
+    (line,) = (*found.problems, *found.notes)
+    assert line.startswith("poses cannot be aligned with the true ones: degenerate covariance")
+    assert f"lie {shape}, " in line
+    assert line.endswith(": what they mean cannot be told")
 
 
 def test_poses_the_other_way_round_are_turned_in_the_wrapper(check: Check) -> None:
