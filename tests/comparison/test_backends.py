@@ -159,6 +159,8 @@ def test_the_cache_is_stated_where_it_is_fullest(monkeypatch: pytest.MonkeyPatch
     sizes = [sum(each.values()) for each in held]
     assert max(sizes) > sizes[-1]
     assert raced.cache_bytes == held[sizes.index(max(sizes))]
+    # What is held for it, likewise: the stand-in says a hundred bytes for each that is in view.
+    assert raced.cache_allocated == 100 * max(sizes)
 
 
 class Emptying:
@@ -185,7 +187,7 @@ class Emptying:
         return self._said[-1]
 
     def allocated_bytes(self) -> int:
-        return self._inner.allocated_bytes()
+        return 100 * sum(self._said[-1].values()) if self._said else 0
 
 
 def made_up(*sides: Side) -> BackendComparison:
@@ -614,7 +616,8 @@ def test_running_out_of_memory_is_a_result_with_its_frame(monkeypatch: pytest.Mo
     ab, a_reference, b_reference = found.pairs
     assert ab.differences.indices.tolist() == b_reference.differences.indices.tolist() == list(range(11))
     assert a_reference.differences.indices.tolist() == list(range(FRAMES))
-    assert [pair.ended and pair.ended.frame for pair in found.pairs] == [11, None, 11]
+    together = OutOfMemory("together", 11, "CUDA out of memory")
+    assert [pair.ended for pair in found.pairs] == [together, None, together]
     assert len(failures(found)) == 3
     files = write_backends(found, prepare_folder(tmp_path / "out"))
     assert all(file.stat().st_size for file in files)
@@ -623,6 +626,18 @@ def test_running_out_of_memory_is_a_result_with_its_frame(monkeypatch: pytest.Mo
     numbers = json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))
     assert numbers["sides"][1]["failure"]["frame"] == 11
     assert numbers["time_ratio"]["value"] is None
+
+
+def test_networks_that_do_not_fit_beside_each_other_end_their_pairs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Bench, contender: Contender) -> Stepper:
+        raise torch.OutOfMemoryError(f"no room for {contender.name}")
+
+    monkeypatch.setattr(Bench, "open", full)
+    chosen = selected(3)
+    frames = PreparedFrames(chosen.unit)
+    (pair,) = lockstep(Bench(chosen.method, CPU, 3), [SDPA, PAGED], [(SDPA, PAGED)], frames, lambda: None)
+    assert pair.ended == OutOfMemory("together", None, "no room for A")
+    assert len(pair.differences.indices) == 0
 
 
 def test_out_of_memory_in_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -660,9 +675,24 @@ def test_keyframes_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
         return open_stream(other, contender)
 
     monkeypatch.setattr(Bench, "open", opened)
-    (pair,) = lockstep(work, [SDPA, PAGED], [(SDPA, PAGED)], PreparedFrames(chosen.unit), lambda: None)
+    told: list[tuple[np.ndarray, np.ndarray]] = []
+    differences = backends_module.pose_differences  # type: ignore[attr-defined]
+
+    def noted(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        told.append((first, second))
+        return differences(first, second)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(backends_module, "pose_differences", noted)
+    ways, ticks = [(SDPA, PAGED), (PAGED, SDPA), (PAGED, PAGED)], list[None]()
+    frames = PreparedFrames(chosen.unit)
+    found = lockstep(work, [SDPA, PAGED], ways, frames, lambda: ticks.append(None))
     # Of the twelve step frames 3 … 14 four are kept by both, as are the three scale frames.
-    assert pair.keyframes_differ == 8
+    assert [pair.keyframes_differ for pair in found] == [8, 8, 0]
+    assert len(ticks) == 15
+    # The second of each pair is the one whose extent the positions are relative to.
+    (_, paged), (first, _), (same, _) = told
+    assert np.array_equal(paged, same)
+    assert np.array_equal(first, same)
 
 
 def side(contender: Contender, rounds: list[list[float]]) -> Side:

@@ -19,6 +19,7 @@ from lingbot_eval.reports.reading import open_runs, tables
 from lingbot_eval.reports.rendering import pieces
 from lingbot_eval.reports.report import WrittenReport, write_report
 from lingbot_eval.reports.sections import MOST_COLUMNS, sections
+from lingbot_eval.reports.tables import Cell, Column, Row, Table
 from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import Measurement
 from lingbot_eval.viewing.cloud import VoxelCloud
@@ -137,6 +138,18 @@ def test_more_columns_than_a_page_has_room_for_make_more_tables(tmp_path: Path) 
     assert all(len(each) <= 12 for each in more)
     few = first_table(store_of(tmp_path / "few", {("s", "m"): [*usual[:8], usual[-1]]}))
     assert few.more == ()
+    asked = [each for each in usual if each.name != "auc_first_camera_30"]
+    for count, parts in ((12, 0), (13, 1)):
+        found = first_table(store_of(tmp_path / str(count), {("s", "m"): asked[:count]}))
+        assert len(found.more) == parts
+
+
+def test_the_best_of_a_scene_is_of_its_own_dataset() -> None:
+    column = Column("trajectory", "ate_rmse", "sim3", "m", ("RMSE",), headline=True, better="lower")
+    values = {("d", "a"): 0.5, ("d", "b"): 0.2, ("e", "a"): 0.1, ("e", "b"): 0.3}
+    rows = [Row(dataset, "s", method, "scene", (Cell(ate),)) for (dataset, method), ate in values.items()]
+    found = headline([Table("summary", "Summary", (column,), tuple(rows), ())], ())
+    assert {(row[0].text, row[2].text) for row in found.table.cells if row[3].strong} == {("d", "b"), ("e", "a")}
 
 
 def test_the_best_of_each_scene_stands_out_and_a_tie_does_not(tmp_path: Path) -> None:
@@ -188,6 +201,8 @@ def test_published_numbers_stand_below_the_mean_of_their_method(tmp_path: Path) 
         ["d", "mean", "a", "0.6000", "10.00", "2.097"],
         ["d", "published", "the paper", "0.55", "20.3", ""],
     ]
+    assert [row[1] for row in texts(found)] == ["mean", "published", "s", "t"]
+    assert [row[1].strong for row in found.table.cells] == [True, False, False, False]
     assert found.table.cells[1][3].note is None
     assert found.table.notes[(found.table.cells[1][4].note or 0) - 1] == "not comparable: another machine"
 
@@ -215,6 +230,17 @@ def test_published_numbers_of_other_averages_stand_elsewhere(tmp_path: Path) -> 
     found = texts(first_table(store, published=given))
     assert [line[:3] for line in found] == [["d", "s", "a"], ["d", "published", "the paper"]]
     assert sorted(cell for cell in found[1][3:] if cell) == ["0.55"]
+    assert texts(first_table(store, published=given[::-1])) == found
+
+
+def test_pairs_with_the_first_camera_are_seen_where_they_were_published(tmp_path: Path) -> None:
+    auc = [Measurement("auc", "auc_first_camera_30", "", 50.0, "%", "words"), *measured(0.5)]
+    store = store_of(tmp_path, {("s", "a"): auc})
+    title = titles()["auc", "auc_first_camera_30", ""]
+    row = PublishedRow("d", "a", "auc_first_camera_30_macro", "the paper", 60.0, 50.0, "%", (1, 1), None)
+    for given in ((), [("", row)]):
+        seen = [column.title for column in first_table(store, published=given).table.columns]
+        assert (title in seen) is bool(given)
 
 
 def test_a_metric_without_any_number_is_a_line_with_its_reason(tmp_path: Path) -> None:

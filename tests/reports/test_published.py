@@ -92,6 +92,10 @@ def test_alike_runs_have_a_difference() -> None:
     assert ate.delta == pytest.approx(0.1)
     assert (auc.ours, auc.delta) == (55.0, pytest.approx(-5.0))
     assert (f1.delta, f1.reason) == (None, "this run did not measure it")
+    whole = settings(methods__0={"kind": "lingbot", "name": "ours"})  # of which nothing is said, and it is the full one
+    assert rows(whole)[0].reason is None
+    # Over how many frames relative errors were taken is nothing to the absolute one.
+    assert rows(settings(metrics__trajectory={"rpe_delta_frames": 10}))[0].reason is None
 
 
 @pytest.mark.parametrize(
@@ -123,8 +127,11 @@ def test_alike_runs_have_a_difference() -> None:
         ({"cards__d__expected_scenes": {"a": None, "c": None}}, "other scenes than the protocol's"),
         ({"cards__d__expected_scenes": {"a": None}}, "other scenes than the protocol's"),
         ({"cards__d__published__0__scenes": 3}, "mean of 2 scenes, the published one of 3"),
+        ({"cards__d__published__0__scenes": 1}, "mean of 2 scenes, the published one of 1"),
         ({"cards__d__published__0__scenes": None}, "does not say how many scenes"),
         ({"cards__d__published__0__conventions": "not known to us"}, "conventions are not known"),
+        ({"cards__d__published__0__conventions": ""}, "conventions are not known"),
+        ({"cards__d__published__0__conventions": None}, "conventions are not known"),
         (
             {"cards__d__published__0__selection": {"start": 0, "stride": 5, "count": 320}},
             "the published count is 320 frames, this run has all",

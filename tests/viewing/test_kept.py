@@ -120,7 +120,7 @@ def test_cameras_and_thumbnails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [picture.index for picture in pictures] == [0, 24, 48, 72, 96]
     assert pictures[0].image.shape == (HEIGHT, WIDTH, 3)
     np.testing.assert_allclose(pictures[0].image[:, :, 0].mean(axis=0), np.arange(WIDTH), atol=4)
-    assert MAX_THUMBNAILS == 200
+    assert (MAX_THUMBNAILS, kept_module.THUMBNAIL_HEIGHT) == (200, 200)
     tall = np.zeros((400, 300, 3), np.uint8)
     few: SmallPictures[np.ndarray] = SmallPictures()
     few.offer(0, tall, np.copy)
@@ -160,6 +160,16 @@ def test_intrinsics_are_the_methods_else_the_datasets(tmp_path: Path) -> None:
     assert (cameras.index.tolist(), cameras.predicted.tolist()) == ([0, 1], [True, False])
     np.testing.assert_array_equal(cameras.intrinsics, [K, 2 * K])
     assert [frame.intrinsics[0, 0] for frame in kept.depth_frames()] == [40, 80]
+
+
+def test_intrinsics_that_are_no_numbers_are_none(tmp_path: Path) -> None:
+    keeper = Keeper(KeepSettings(), tmp_path.joinpath, 2)
+    for index in range(2):
+        keeper.add(*one(index, intrinsics=np.full((3, 3), np.nan) if index else K))
+    assert keeper.finish() == ("the cloud lacks 1 frames without intrinsics",)
+    cameras = Reconstruction(tmp_path, [file.name for file in tmp_path.iterdir()]).cameras()
+    assert cameras is not None
+    assert cameras.index.tolist() == [0]
 
 
 def test_frames_that_lack_something_are_counted(tmp_path: Path) -> None:
@@ -254,6 +264,10 @@ def test_what_is_predicted_knows_the_limits_of_both_clouds(tmp_path: Path) -> No
         for sky in (None, "heuristic")
     }
     assert sizes == {None: 31 * 1000, "heuristic": 31 * 101_000}
+    # Of eight photographs no more than every second pixel of them, and of a few frames of sky no more than they have.
+    few = 8 * (518 * 378 // 4 + 1)
+    assert KeepSettings().predicted_bytes(518, 378, 8, 8)["cloud"] == 31 * few
+    assert KeepSettings(sky="heuristic").predicted_bytes(20, 10, 2, 2)["cloud"] == 31 * 2 * 2 * 201
     for frames, points in ((1, 150 * 200), (None, 50 * 67)):
         keeper = Keeper(KeepSettings(), tmp_path.joinpath, frames)
         depth = np.ones((150, 200), np.float32)

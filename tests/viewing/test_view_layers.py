@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.alignment import Sim3
-from lingbot_eval.types import Frame, Prediction, Trajectory
+from lingbot_eval.types import Frame, FrameType, Prediction, Trajectory
 from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
 from lingbot_eval.viewing.layers import (
@@ -131,6 +131,23 @@ def test_layers_come_onto_the_truth_and_say_their_error() -> None:
     assert growing[0].move.scale == 1
     np.testing.assert_allclose(moved[:, :3, 3], growing[0].positions, atol=1e-9)
     assert growing[0].error.max() < 1e-9
+    assert LayeredScene("s", [layer_of(3)], truth_of(12), live=True).placed()[1] is not None
+    assert LayeredScene("s", [layer_of(2)], truth_of(12), live=True).placed()[1] is None
+
+
+def test_a_scene_is_whole_and_shows_its_sky_where_all_of_its_layers_do() -> None:
+    class Network:
+        def mask(self, image: np.ndarray, depth: np.ndarray, confidence: object) -> np.ndarray:
+            return np.zeros(depth.shape, bool)
+
+        def words(self) -> str:
+            return "none"
+
+    for others, every in (((True, False), False), ((True, True), True)):
+        layers = [Layer("a", complete=each, network=None if each else Network()) for each in others]
+        assert LayeredScene("s", layers).complete is every
+        assert LayeredScene("s", layers, live=True).shows_sky is every
+        assert not LayeredScene("s", layers).shows_sky
 
 
 def test_what_cannot_be_aligned_says_why() -> None:
@@ -138,6 +155,30 @@ def test_what_cannot_be_aligned_says_why() -> None:
     assert placed[0].why == "only 2 frames have both poses"
     assert np.isnan(placed[0].error).all()
     assert worst_of(placed) == 1
+    late = truth_of(12)
+    late = replace(late, timestamps=late.timestamps + 0.04)
+    (placed,), _ = LayeredScene("s", [layer_of(12)], late).placed()
+    assert placed.why == "only 0 frames have both poses"
+    (placed,), _ = LayeredScene("s", [layer_of(3)], truth_of(12)).placed()
+    assert placed.why is None
+    assert np.isfinite(placed.error).all()
+
+
+def test_of_positions_alone_there_is_a_path_and_nothing_that_looks(tmp_path: Path) -> None:
+    layer = Layer("a", VoxelCloud(1000, 0.01))
+    image, depth = np.zeros((30, 40, 3), np.uint8), np.ones((30, 40), np.float32)
+    matrix = np.array([[30.0, 0, 19.5], [0, 0.0, 14.5], [0, 0, 1]])  # of no camera
+    for index, (kind, turned) in enumerate(((FrameType.KEPT, True), (FrameType.UNKEPT, False), (None, True))):
+        seen = (depth, None, K) if index < 2 else (None, None, matrix)
+        prediction = Prediction(index, index / 10, pose(index), *seen, frame_type=kind, has_orientation=turned)
+        layer.add(Frame(index, index / 10, image, ""), prediction)
+    assert (layer.index.tolist(), layer.oriented) == ([0, 1, 2], False)
+    assert set(layer.cloud.first_frame) == {0}
+    assert list(layer.pictures) == [0, 2]
+    assert layer.views == [(pytest.approx(2 * np.arctan(15 / 30)), 4 / 3)] * 2 + [(np.radians(60), 4 / 3)]
+    bare = replace(truth_of(4), has_orientation=False)
+    write_tum(tmp_path / "estimate.tum", bare)
+    assert not Layer.stored("a", Reconstruction(tmp_path, ["estimate.tum"])).oriented
 
 
 def test_up_is_against_the_cameras_y_axes() -> None:
