@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.methods.lingbot_config import LingbotConfig
@@ -102,6 +104,9 @@ def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
         ("config: ci", "config: tiny", "methods.0.model.config: expected 'full', 'mini' or 'ci', found 'tiny'"),
         ("name: small", "name: ../small", "name: String should match pattern"),
         ("options:", "depth_range: [3, 2]\n    options:", "0.depth_range: expected [min, max] in metres"),
+        ("options:", "depth_range: [2, 2]\n    options:", "0.depth_range: expected [min, max] in metres"),
+        ("options:", "depth_range: [-1, 2]\n    options:", "0.depth_range: expected [min, max] in metres"),
+        ("options:", "lengths: [9]\n    selection: {count: 9}\n    options:", "lengths: cannot be given together with"),
         ("options:", "depth_range: [0, .inf]\n    options:", "datasets.0.depth_range: expected [min, max]"),
         ("options:", "scenes: [a, a]\n    options:", "datasets.0.scenes: each scene once"),
         ("options:", "scenes: []\n    options:", "datasets.0.scenes: "),
@@ -148,6 +153,39 @@ def test_overrides(tmp_path: Path) -> None:
     assert method.streaming.window == 5
     assert method.model.checkpoint == "some=thing.pt"
     assert experiment.metrics.depth is None
+
+
+def test_a_section_that_is_null_is_made_by_what_is_put_into_it(tmp_path: Path) -> None:
+    source = write(tmp_path, SMALL.replace("options:", "size: null\n    depth_range: [0, 2]\n    options:"))
+    (dataset,) = load_experiment(source, ["datasets.0.size.width=224"]).datasets
+    assert dataset.size is not None
+    assert (dataset.size.width, dataset.depth_range) == (224, (0, 2))
+
+
+def test_settings_that_are_given_as_values_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "hunter3")
+    given = yaml.safe_load(SMALL.replace("frames: 20", "token: '${TOKEN}'"))
+    before = copy.deepcopy(given)
+    changes = {"name": "other", "datasets.0.scenes": ["a", "b"], "datasets.0.selection.stride": 3}
+    experiment = load_experiment(given, changes)
+    assert (experiment.name, experiment.datasets[0].scenes) == ("other", ("a", "b"))
+    assert (experiment.datasets[0].selection.stride, experiment.datasets[0].options) == (3, {"token": "hunter3"})
+    assert given == before
+    # A mistake names them as the command line would take them.
+    with pytest.raises(ConfigError, match=r'--set datasets\.0\.rot=\["x"\]: datasets\.0\.rot: unknown key'):
+        load_experiment(given, {"datasets.0.rot": ["x"]})
+
+
+def test_a_variable_stays_with_the_parts_of_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths make several datasets of one, and shift those that come after it."""
+    monkeypatch.setenv("TOKEN", "hunter3")
+    one = "  - {name: synthetic, label: one, lengths: [5, 9], options: {token: '${TOKEN} 1'}}\n"
+    other = "  - {name: synthetic, label: other, options: {token: '${TOKEN} 2'}}\n"
+    text = SMALL.replace("  - name: synthetic\n    options: {frames: 20}\n", one + other)
+    experiment = load_experiment(write(tmp_path, text)).in_parts()
+    assert [dataset.filed_as for dataset in experiment.datasets] == ["one, 5 frames", "one, 9 frames", "other"]
+    tokens = [each["options"]["token"] for each in experiment.as_stored()["datasets"]]
+    assert tokens == ["${TOKEN} 1", "${TOKEN} 1", "${TOKEN} 2"]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +268,7 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert experiment_path("smoke") == Path("smoke")
     assert load_experiment("smoke").name == "small"
     assert "No such file" in refusal("missing.yaml")
+    assert "No such file" in refusal("missing.yml")
 
 
 @pytest.mark.parametrize("text", ["${DATA:-/data}/x", "${DATA", "${}/x", "${A B}"])

@@ -167,6 +167,29 @@ def test_panels_are_spread_from_first_to_last(count: int) -> None:
     assert found == offered(None, count)
 
 
+@pytest.mark.parametrize("before", [0, 3, 20])
+def test_panels_of_scored_frames_begin_anew_with_the_first_of_them(before: int) -> None:
+    """However many came before it, which had no truth; those that come after without any change nothing."""
+    keeper = PanelKeeper(DepthSettings())
+    for index in range(before + 11):
+        each = output(index, depth=(2.0, 1.0))
+        keeper.offer(each.frame, each.prediction, scored=before <= index < before + 9)
+    panels = keeper.panels()
+    assert panels is not None
+    assert panels.index.tolist() == [before, before + 2, before + 6, before + 8]
+
+
+def test_a_frame_that_is_not_scored_shows_no_truth() -> None:
+    keeper = PanelKeeper(DepthSettings())
+    each = output(0, depth=(2.0, 1.0))
+    assert each.frame.depth is not None
+    keeper.offer(each.frame, each.prediction, scored=False)
+    panels = keeper.panels()
+    assert panels is not None
+    assert not panels.truth.any()
+    np.testing.assert_array_equal(panels.prediction[0], each.prediction.depth)
+
+
 def test_panels_show_depth_in_metres_and_nothing_where_there_is_none() -> None:
     truth = np.full((10, 20), 4.0, np.float32)
     truth[0, 0], truth[0, 1], truth[0, 2] = 0.5, 9.0, 0.0  # too near, too far, none

@@ -153,6 +153,8 @@ def test_disorder_is_refused(order: list[int]) -> None:
                 ({"camera_to_world": np.eye(4)[:3]}, r"camera_to_world: .* shape \(4, 4\), found \(3, 4\)"),
                 ({"camera_to_world": np.eye(4).tolist()}, r"camera_to_world: .*, found list"),
                 ({"camera_to_world": np.full((4, 4), None)}, r"camera_to_world: .* of numbers, found object"),
+                ({"depth": np.ones((3, 5), bool)}, r"depth: .* of numbers, found bool"),
+                ({"points": np.ones((3, 5, 4))}, r"points: .* shape \(H, W, 3\), found \(3, 5, 4\)"),
                 ({"depth": np.ones((12, 12, 1))}, r"frame 0: depth: .* shape \(H, W\), found \(12, 12, 1\)"),
                 ({"points": np.ones((12, 12))}, r"points: .* shape \(H, W, 3\), found \(12, 12\)"),
                 ({"intrinsics": np.ones(4)}, r"intrinsics: .* shape \(3, 3\), found \(4,\)"),
