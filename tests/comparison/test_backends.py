@@ -85,12 +85,24 @@ def test_a_float32_sdpa_side_is_the_reference_itself() -> None:
     assert len(compared("paged", "paged", with_reference=False).pairs) == 1
 
 
+def test_the_reference_is_one_of_the_sides_whichever_it_is() -> None:
+    assert backends_module._drawn(PAGED, SDPA, with_reference=True) == ([PAGED, SDPA], [(PAGED, SDPA)])
+    assert backends_module._drawn(SDPA, PAGED, with_reference=True) == ([SDPA, PAGED], [(SDPA, PAGED)])
+    half, reference = replace(SDPA, precision="bfloat16"), reference_contender()
+    pairs = [(half, PAGED), (half, reference), (PAGED, reference)]
+    assert backends_module._drawn(half, PAGED, with_reference=True) == ([half, PAGED, reference], pairs)
+
+
 def test_a_size_is_width_by_height() -> None:
     chosen = select(experiment(4, width=42), None, None)
     found = compare_backends(
         "sdpa", "paged", chosen, PreparedFrames(chosen.unit), lambda: None, rounds=1, with_reference=False
     )
     assert (found.size, found.frames, found.scene, found.dataset) == ((42, 28), 4, "room", "synthetic")
+    assert (found.model, found.weights, found.device) == ("ci", "untrained (seed 0)", "cpu")
+    assert (found.rounds, found.scale_frames, found.streaming["window"]) == (1, 3, 4)
+    # What the sides differ in is no setting of the stream.
+    assert not {"backend", "cache_precision"} & set(found.streaming)
 
 
 def test_equal_sides_are_equal_to_the_last_bit() -> None:
@@ -123,6 +135,7 @@ def test_speed_and_memory_of_each_side() -> None:
         assert side.cache_allocated >= sum(side.cache_bytes.values())
         assert side.warm_up_s is not None
         assert side.device_bytes is None
+    assert found.rounds == 3
     assert isinstance(found.ratio, Ratio)
     assert found.ratio.value > 0
     assert found.ratio.reason == f"{FRAMES - 3} timed frames a round, at least 32 are needed"
@@ -619,6 +632,7 @@ def test_running_out_of_memory_is_a_result_with_its_frame(monkeypatch: pytest.Mo
     together = OutOfMemory("together", 11, "CUDA out of memory")
     assert [pair.ended for pair in found.pairs] == [together, None, together]
     assert len(failures(found)) == 3
+    assert found.frames == FRAMES  # of the side that went on
     files = write_backends(found, prepare_folder(tmp_path / "out"))
     assert all(file.stat().st_size for file in files)
     text = files[0].read_text(encoding="utf-8")

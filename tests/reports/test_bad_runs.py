@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from page_reader import read_page
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
 from lingbot_eval.files.atomic import REPLACED, staged
-from lingbot_eval.reports.reading import Opened, Run, open_run, open_runs, overview
+from lingbot_eval.reports.reading import Opened, Run, open_readable, open_run, open_runs, overview, settings
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.sections import Folded, make_content, sections, state, warnings
 from lingbot_eval.reports.tables import RunResults
@@ -123,6 +124,8 @@ def test_among_several_runs_an_unreadable_one_is_left_out_and_named(
     good, bad = build_failures(tmp_path / "a").path, build_failures(tmp_path / "b").path
     record = json.loads((bad / "run.json").read_text())
     (bad / "run.json").write_text(json.dumps(record | {"schema_version": 99}))
+    opened = open_readable([bad, good], ["bad", "good"])
+    assert [run.label for run in opened.runs] == ["good"]  # whichever comes first
     words = [str(good), str(bad), "--label", "good", "--label", "bad", "--out", str(tmp_path / "out"), "--json"]
     assert main(["report", *words]) == 1
     (left_out,) = json.loads(capsys.readouterr().out)["left_out"]
@@ -266,6 +269,32 @@ def ended_run(root: Path, failed: bool) -> Path:
 @pytest.mark.parametrize(("failed", "state"), [(False, "complete"), (True, "ended, with failed scenes")])
 def test_a_run_with_failed_scenes_is_not_called_complete(tmp_path: Path, failed: bool, state: str) -> None:
     assert open_run(ended_run(tmp_path, failed)).state == state
+
+
+def test_a_run_writes_its_report_beside_itself_and_gives_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[Path], Path]] = []
+
+    def write(runs: list[Path], out: Path) -> Any:
+        asked.append((runs, out))
+        return SimpleNamespace(files=(out / "report.html", out / "report.md"))
+
+    monkeypatch.setattr("lingbot_eval.reports.report.write_report", write)
+    run = open_run(build_failures(tmp_path).path)
+    assert run.report() == run.path / "report" / "report.html"
+    assert run.report(str(tmp_path / "x")) == tmp_path / "x" / "report.html"
+    assert asked == [([run.path], run.path / "report"), ([run.path], tmp_path / "x")]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [("y" * 160, "y" * 160), ("y" * 161, "y" * 159 + "…"), (["b", {"d": 1, "c": 2}], None)]
+)
+def test_a_long_setting_is_cut_where_it_is_shown(given: object, shown: str | None) -> None:
+    run = read_run(experiment={"x": given, "cards": {"d": {"n": 1}}})
+    found = {row.name: row.values for row in settings([run.results])}
+    expected = {"x": (shown,)} if shown is not None else {"x.0": ("b",), "x.1.d": ("1",), "x.1.c": ("2",)}
+    assert found == expected
 
 
 def test_one_incomplete_run_among_several_marks_the_title(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
-from fake_run import DESK, LINGBOT, OFFICE, REPLAY, build_failures, build_run, panels, walk
+from fake_run import DESK, HOSTILE_SCENE, LINGBOT, OFFICE, REPLAY, build_failures, build_run, panels, walk
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -154,6 +156,46 @@ def test_each_unit_is_drawn_under_its_number_or_of_very_many_those_asked_for(
         # Numbered by run and plan, where there are several runs.
         assert saved[0].startswith(first)
         assert any(stem.startswith("01-") for stem in saved) == (asked is None)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("a b/c", "a-b-c"), ("--a_b--", "a-b"), ("日本", "unnamed"), ("x" * 50, "x" * 40)]
+)
+def test_a_name_as_a_part_of_a_file(name: str, part: str) -> None:
+    assert drawing.slug(name) == part
+
+
+def test_a_damaged_cloud_leaves_the_others_their_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stored(label: str, there: object) -> str:
+        if label == "d / b":
+            raise StoreError("damaged")
+        return label
+
+    monkeypatch.setattr("lingbot_eval.viewing.layers.LayeredScene.stored", stored)
+    monkeypatch.setattr("lingbot_eval.viewing.page.write_page", lambda path, scene: path.write_text(scene))
+    units = [
+        SimpleNamespace(
+            file=lambda name: Path(name),
+            record=SimpleNamespace(dataset="d", scene=scene, method="m"),
+            reconstruction=scene,
+        )
+        for scene in "abc"
+    ]
+    run: Any = SimpleNamespace(label="r", results=SimpleNamespace(units=units))
+    found = drawing.write_spaces([run], tmp_path)
+    assert [(space.label, space.file.as_posix()) for space in found] == [
+        ("d / a", "3d/001-d-a.html"),
+        ("d / c", "3d/003-d-c.html"),
+    ]
+    assert [(tmp_path / space.file).read_text() for space in found] == ["d / a", "d / c"]
+
+
+def test_a_path_that_misses_its_reference_is_drawn_alone_and_that_is_said(store: RunStore) -> None:
+    data = read_unit_data(store, store.read_unit(*HOSTILE_SCENE, REPLAY))
+    assert data.problems == ("trajectory drawn without the reference: only 2 frames have both poses",)
+    assert data.damaged == ()
+    assert data.paths is not None
+    assert (len(data.paths.estimate), data.paths.reference, data.paths.alignment) == (2, None, "")
 
 
 def test_the_view_from_above_is_the_plane_of_the_largest_extents() -> None:

@@ -191,6 +191,9 @@ def test_the_public_way_to_read(tmp_path: Path) -> None:
     run = open_run(str(store.path))
     table = measurements([run])
     assert list(table.columns[:4]) == ["run", "dataset", "scene", "method"]
+    assert (str(table["value"].dtype), str(table["samples"].dtype)) == ("float64", "Int64")
+    assert list(run.measurements().columns) == list(table.columns[1:])
+    assert overview([run]).iloc[0]["untrained"] == LINGBOT
     stored = store.read_unit(*OFFICE, LINGBOT).record.measurements
     own = table[(table["scene"] == OFFICE[1]) & (table["method"] == LINGBOT)]
     assert own["name"].tolist() == [entry.name for entry in stored]

@@ -121,7 +121,9 @@ def test_masks_are_cached_by_network_and_image(tmp_path: Path, cache: Path, monk
 
 def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path: Path, cache: Path) -> None:
     cache.write_text("a file where the folder should be")
-    assert open_sky(str(network(tmp_path / "sky.onnx"))).mask(half_blue(), DEPTH, None).any()
+    sky = open_sky(str(network(tmp_path / "sky.onnx", side=None)))
+    assert sky.mask(half_blue(), DEPTH, None).any()
+    assert sky._size == (320, 320)  # type: ignore[attr-defined]  # as the published ones, where a network takes any
 
 
 def test_the_heuristic_takes_what_is_far_and_hangs_at_the_top() -> None:
@@ -131,6 +133,11 @@ def test_the_heuristic_takes_what_is_far_and_hangs_at_the_top() -> None:
     mask = heuristic_sky(depth, None)
     assert mask[:4].all()
     assert not mask[4:].any()
+    depth[:4] = 0  # as others say it
+    assert np.array_equal(heuristic_sky(depth, None), mask)
+    ramp = np.arange(400, dtype=np.float32).reshape(20, 20).T
+    flat = np.full((20, 20), 2.0, np.float32)
+    assert np.array_equal(heuristic_sky(flat, ramp), ramp < 40)  # a tenth of it
     unsure = np.full((20, 20), 5.0, np.float32)
     unsure[:2, 3:9] = 1
     mask = heuristic_sky(np.linspace(2, 2.001, 400, dtype=np.float32).reshape(20, 20)[::-1], unsure)

@@ -267,6 +267,9 @@ def test_a_coarser_cloud_keeps_the_order_of_frames() -> None:
     assert fewer.first_frame[-1] == cloud.first_frame[-1]
     assert fewer.counts.sum() == len(cloud)
     assert coarser(cloud, len(cloud)) is cloud
+    assert cloud.voxel_size is not None
+    assert fewer.voxel_size == cloud.voxel_size * 2**fewer.generation
+    assert fewer.generation > 0
 
 
 BLUE, RED, VIOLET, YELLOW = (48, 18, 59), (122, 4, 3), (13, 8, 135), (240, 249, 33)
@@ -362,4 +365,8 @@ def test_near_is_red_and_far_is_blue_in_a_picture_of_depth() -> None:
     np.testing.assert_allclose(picture[0, 0], RED, atol=3)
     np.testing.assert_allclose(picture[-1, -1], BLUE, atol=3)
     assert picture[5, 5].tolist() == [128, 128, 128]
+    depth[0, 0] = 1e4  # a single far point leaves the others their colours
+    low, high = np.percentile(depth[depth > 0], (2, 98))
+    expected = ramp(1 - (depth - low) / (high - low), "turbo")
+    assert np.abs(depth_picture(depth)[depth > 0].astype(int) - expected[depth > 0]).max() <= 6
     assert (depth_picture(np.zeros((2, 2), np.float32)) == 128).all()
