@@ -28,6 +28,10 @@ VIDEO_SUFFIXES = (
 )
 
 
+ROUNDING_S = 1e-3
+"""Matroska and WebM write times in whole milliseconds: every other frame of 30 a second comes at 0, 67, 133, 200."""
+
+
 class VideoOptions(StrictModel):
     """fps: frames taken a second, by the stream's own timestamps; null takes every frame."""
 
@@ -84,14 +88,16 @@ class VideoAdapter:
 def at_rate(times: FloatArray, rate: float) -> NDArray[np.int64]:
     """Positions of the first frame at or after each tick of a clock of ``rate`` ticks a second, none twice.
 
-    A gap in the times makes no hurry afterwards: ticks without a frame of their own are over.
+    A frame that is early by no more than containers round is in time. A gap in the times makes no hurry afterwards:
+    ticks without a frame of their own are over.
     """
+    early = min(ROUNDING_S * rate, 0.25)  # of a tick
     chosen = []
     tick = 0
     for position, seconds in enumerate(times.tolist()):
-        if seconds * rate >= tick - 1e-3:
+        if seconds * rate >= tick - early:
             chosen.append(position)
-            tick = max(tick, int(np.floor(seconds * rate + 1e-3))) + 1
+            tick = max(tick, int(np.floor(seconds * rate + early))) + 1
     return np.array(chosen, np.int64)
 
 

@@ -107,6 +107,7 @@ def test_loaders_may_be_called_late_and_in_any_order(tmp_path: Path) -> None:
     assert [number_in(load().image) for load in reversed(loaders)] == list(reversed(range(12)))
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
 @pytest.mark.parametrize(
     ("fps", "expected"),
     [
@@ -117,20 +118,25 @@ def test_loaders_may_be_called_late_and_in_any_order(tmp_path: Path) -> None:
         (20.0, [0, 2, 3, 5, 6]),  # the first at or after 0, 50, 100, 150, 200 ms
     ],
 )
-def test_the_chosen_rate(tmp_path: Path, fps: float, expected: list[int]) -> None:
-    path = write_video(tmp_path / "walk.mp4", 30)
-    sequence = adapter(path, fps=fps).open("walk.mp4", Selection(count=5))
+def test_the_chosen_rate(tmp_path: Path, fps: float, expected: list[int], ending: str) -> None:
+    path = write_video(tmp_path / f"walk.{ending}", 30)
+    sequence = adapter(path, fps=fps).open(path.name, Selection(count=5))
     frames = list(sequence.frames())
     assert [number_in(frame.image) for frame in frames] == expected
-    np.testing.assert_allclose([frame.timestamp for frame in frames], np.array(expected) / 30, atol=1e-6)
+    # Matroska has whole milliseconds.
+    atol = 1e-6 if ending == "mp4" else 6e-4
+    np.testing.assert_allclose([frame.timestamp for frame in frames], np.array(expected) / 30, atol=atol)
 
 
 @pytest.mark.parametrize(
     ("times", "rate", "expected"),
     [
-        ([0.0, 0.0099999, 0.02], 100.0, [0, 1, 2]),  # a hundredth of a millisecond early is in time
-        ([0.0, 0.0099, 0.011, 0.02], 100.0, [0, 2, 3]),  # a tenth is not
+        ([0.0, 0.0091, 0.02], 100.0, [0, 1, 2]),  # nine tenths of a millisecond early are in time
+        ([0.0, 0.0089, 0.011, 0.02], 100.0, [0, 2, 3]),  # eleven are not
         ([0.0, 0.57, 0.575, 0.58], 100.0, [0, 1, 3]),  # 0.57 · 100 is 56.99999999999999 in float64
+        ([0.0, 0.0007, 0.001, 0.002], 1000.0, [0, 2, 3]),  # a quarter of a tick at most
+        ([0.0, 0.033, 0.067, 0.1, 0.133, 0.167, 0.2, 0.233, 0.267], 15.0, [0, 2, 4, 6, 8]),  # Matroska's of 30 a second
+        ([0.0, 0.033, 0.067, 0.1, 0.133, 0.167, 0.2], 30.0, [0, 1, 2, 3, 4, 5, 6]),
     ],
 )
 def test_rounding_neither_costs_a_frame_nor_makes_one(times: list[float], rate: float, expected: list[int]) -> None:
