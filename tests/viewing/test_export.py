@@ -168,7 +168,8 @@ def test_what_hides_a_point_is_no_observation(kept: Reconstruction, tmp_path: Pa
     scene = make_scaled(kept, "made/up/one")
     assert scene.cloud is not None
     behind = np.array([[0.3, 0, 9], [0.4, 0.1, 9], [0.5, 0.2, 9]], np.float32)
-    scene.cloud.add(behind, np.zeros((3, 3), np.uint8), np.full(3, 99, np.float32), FRAMES)
+    behind = np.concatenate([behind, -behind])  # the wall, and all cameras
+    scene.cloud.add(behind, np.zeros((6, 3), np.uint8), np.full(6, 99, np.float32), FRAMES)
     for depth in (scene.depth_indices, ()):
         seen = dataclasses.replace(scene, depth_indices=depth)
         home = written(seen, tmp_path / str(len(depth)), "colmap") / "colmap/sparse/0"
@@ -449,6 +450,16 @@ def test_files_of_depth_say_what_they_hold(metric: ScaledScene, tmp_path: Path) 
 def kept_depth(scene: ScaledScene, index: int) -> DepthFrame:
     assert scene.depth_frame is not None
     return scene.depth_frame(index)
+
+
+def test_images_of_frames_without_a_pose_are_not_written(scene: ScaledScene, tmp_path: Path) -> None:
+    some = np.array([0, 1, 5])
+    poses = scene.poses
+    few = replace(scene, poses=Trajectory(some, poses.timestamps[some], poses.camera_to_world[some]))
+    home = written(few, tmp_path, "nerfstudio") / "nerfstudio"
+    assert sorted(file.name for file in (home / "images").iterdir()) == [f"{index:06d}.png" for index in (0, 1, 5)]
+    frames = json.loads((home / "transforms.json").read_text())["frames"]
+    assert [frame["file_path"] for frame in frames] == [f"images/{index:06d}.png" for index in (0, 1, 5)]
 
 
 def test_images_of_another_size_are_refused(kept: Reconstruction, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame, Prediction
 from lingbot_eval.viewing import film as film_module
-from lingbot_eval.viewing.camera_paths import Segment, look_from
+from lingbot_eval.viewing.camera_paths import Segment, camera_path, look_from
 from lingbot_eval.viewing.film import PRESETS, FilmSettings, Renderer, render_film, save_still, spacing
 from lingbot_eval.viewing.kept import Keeper, KeepSettings, Reconstruction
 from lingbot_eval.viewing.splats import View
@@ -67,6 +67,8 @@ def test_a_film_is_as_long_and_large_as_it_says(kept: Reconstruction, tmp_path: 
     assert [frame.shape for frame in frames] == [(64, 96, 3)] * 4
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [file.name for file in tmp_path.iterdir()] == ["film.mp4"]
+    render_film(kept, tmp_path / "SHORT.MP4", settings(frames=(0, 0, 1)))
+    assert (tmp_path / "SHORT.MP4").stat().st_size > 0
 
 
 def test_the_same_input_gives_the_same_film(kept: Reconstruction, tmp_path: Path) -> None:
@@ -108,6 +110,7 @@ def test_near_and_far_have_the_colours_of_their_labels(kept: Reconstruction, tmp
     keeper = Keeper(KeepSettings(depth=1, cloud=False), tmp_path.joinpath, 1)
     depth = np.full((24, 32), 1.0, np.float32)
     depth[:, 16:] = 9.0
+    depth[:4, :8] = 0
     picture = np.full((24, 32, 3), 7, np.uint8)
     keeper.add(Frame(0, 0.0, picture, ""), Prediction(0, 0.0, np.eye(4), depth, intrinsics=K))
     keeper.finish()
@@ -116,6 +119,8 @@ def test_near_and_far_have_the_colours_of_their_labels(kept: Reconstruction, tmp
     # The ends of turbo.
     np.testing.assert_allclose(near, (122, 4, 3), atol=8)
     np.testing.assert_allclose(far, (48, 18, 59), atol=8)
+    assert (beside[20 + 1, 4] == 0).all()  # where there is no depth, below twenty rows of nothing
+    assert (beside[20 + 1, 12] != 0).any()
     images = Renderer(kept, settings(beside=("image",)))
     greens = [int(images.picture(position)[32, 112, 1]) for position in (0, 5, 11)]
     assert greens[0] < 30
@@ -162,6 +167,29 @@ def test_a_film_of_which_nothing_is_said_and_those_with_names() -> None:
     }
 
 
+def test_what_is_drawn_begins_at_a_fiftieth_of_the_scene_and_the_view_has_the_pictures_sides(
+    kept: Reconstruction,
+) -> None:
+    cloud, poses = kept.cloud(), kept.poses
+    assert cloud is not None
+    assert poses is not None
+    shown = cloud.positions[cloud.confident()]
+    low, high = np.percentile(shown.astype(np.float64), (1, 99), axis=0)
+    plain, all_of_it = Renderer(kept, settings()), Renderer(kept, settings(near=0.0))
+    assert (plain._style.near, plain._style.far) == (pytest.approx(0.02 * np.linalg.norm(high - low)), np.inf)
+    assert all_of_it._style.near == 0
+    above = camera_path([Segment(mode="birdeye")], poses.camera_to_world, shown, angle=60.0, aspect=96 / 64)
+    np.testing.assert_allclose(plain._path, above)
+
+
+def test_a_later_segment_of_a_longer_stream_is_left_out_and_one_alone_is_refused(kept: Reconstruction) -> None:
+    late = {"mode": "birdeye", "frames": (FRAMES, -1)}
+    one, other = (Renderer(kept, settings(camera=camera)) for camera in ([STANDING, late], [STANDING]))
+    np.testing.assert_array_equal(one._path, other._path)
+    with pytest.raises(ConfigError, match="camera birdeye: expected frames within 0 to 11, found 12 to -1"):
+        Renderer(kept, settings(camera=[late]))
+
+
 def lines_drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[float, float]], tuple[int, ...]]]:
     """Ends and colour of each line that is drawn from now on."""
     drawn: list[tuple[list[tuple[float, float]], tuple[int, ...]]] = []
@@ -176,7 +204,8 @@ def test_the_trail_is_of_the_last_poses_in_the_colours_of_their_place(
     renderer = Renderer(kept, settings(camera=[STANDING], trail=True))
     view = View.of_angle(look_from(np.array([3.0, 0, -3]), np.array([3.0, 0, 2]), np.array([0, -1.0, 0])), 60, 96, 64)
     pixels, _ = view.project(np.array([[0.5 * index, 0, 0] for index in range(FRAMES)]))
-    for longest, first in ((film_module._TAIL, 0), (3, 5)):
+    assert film_module._TAIL == 50
+    for longest, first in ((50, 0), (3, 5)):
         monkeypatch.setattr(film_module, "_TAIL", longest)
         drawn.clear()
         renderer.picture(8)
