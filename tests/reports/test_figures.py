@@ -483,7 +483,7 @@ def test_the_axis_of_the_local_scale_lies_around_one() -> None:
     reach = 1.4 * max(high - 1, 1 - low)
     assert axes.get_ylim() == pytest.approx((1 - reach, 1 + reach))
     for lowest, shown in ((0.5, (0.3, 1.7)), (0.1, (0.0, 2.26))):  # the lower side is farther off, and 0 is the end
-        series.local_scale[:] = lowest
+        series.local_scale[:] = [lowest, lowest, 1, 1, 1, 1]
         axes = axes_titled(drift_figure(series, "t"), "Local scale: median ratio of step lengths, whole sequence = 1")
         assert axes.get_ylim() == pytest.approx(shown)
     series.local_scale[:] = 1.001

@@ -117,6 +117,24 @@ def test_an_error_that_fell_differs_as_much_as_one_that_rose(tmp_path: Path) -> 
         assert (errors.median, errors.largest) == (pytest.approx(0.03), pytest.approx(0.03))
 
 
+def test_errors_are_of_the_frames_that_both_runs_have(tmp_path: Path) -> None:
+    """One run has every third frame, the other every second; of one no time is known."""
+    paths = []
+    for label, step, error, time in (("a", 3, 0.5, 10.0), ("b", 2, 0.75, None)):
+        store = RunStore.create(tmp_path / label, make_run_record(key=label * 16, units=[["tum", "desk", "m"]]))
+        with store.lock(), store.unit_writer("tum", "desk", "m") as writer:
+            for index in range(0, 13, step):
+                row = {"index": index, "timestamp": index / 30, "forward_ms": time, "depth_abs_rel": error + index}
+                writer.append_row(row)
+            write_tum(writer.path("estimate.tum"), walk(13, 1))
+            writer.finish(make_unit_record(("tum", "desk", "m")))
+        paths.append(store.path)
+    (unit,) = compare_runs(*paths).units
+    (errors,) = unit.errors
+    assert (errors.frames, errors.median, errors.largest) == (3, 0.25, 0.25)
+    assert [series.label for series in unit.times] == ["A"]
+
+
 def test_measurements_side_by_side(tmp_path: Path) -> None:
     both = {"ate_rmse": (1.0, 1.5), "ate_max": (2.0, 1.0)}
     a = [measurement("trajectory", name, values[0]) for name, values in both.items()]
