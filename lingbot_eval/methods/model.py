@@ -259,9 +259,7 @@ def stream(model: Model, frames: Iterable[Any], **settings: Any) -> Iterator[Pre
     Raises:
         ConfigError, DataError, StreamError: as `Model.session` and `Session.step`.
     """
-    if "frames" not in settings:
-        settings["frames"] = length_hint(frames) or None
-    for _, prediction in model.session(**settings).with_frames(frames):
+    for _, prediction in model.session(**settings, frames=length_hint(frames) or None).with_frames(frames):
         yield prediction
 
 

@@ -533,7 +533,7 @@ def test_a_session_streams_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) ->
         raise ConfigError("as far as this")
 
     monkeypatch.setattr(model_module, "open_session", opened)
-    model = lb.load_model(None, config="ci", device="cpu", backend="paged", seed=3)
+    model = lb.load_model(None, config="ci", device="cpu", backend="paged", cache_precision=8, seed=3)
     cases: dict[str, tuple[Any, Any]] = {
         "window": (5, 5),
         "keyframe_interval": (4, 4),
@@ -545,12 +545,12 @@ def test_a_session_streams_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(ConfigError, match="as far"):
             model.session(**{name: given})
         streaming, frames, _ = asked.pop()
-        plain_settings = StreamSettings(keyframe_interval=1, backend="paged")
+        plain_settings = StreamSettings(keyframe_interval=1, backend="paged", cache_precision=8)
         assert streaming == plain_settings.model_copy(update={name: found}), name
         assert frames is None
     with pytest.raises(ConfigError, match="as far"):
         model.session(frames=700)
-    assert asked.pop()[:2] == (StreamSettings(keyframe_interval="auto", backend="paged"), 700)
+    assert asked.pop()[:2] == (StreamSettings(backend="paged", cache_precision=8), 700)
     known = set(inspect.signature(lb.Model.session).parameters) - {"self", "frames", "size"}
     assert known == set(cases), "a setting of a session is not asked for here"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 import lingbot_eval as lb
 from lingbot_eval.errors import CheckpointError, ConfigError, DataError, StreamError
 from lingbot_eval.methods.model import as_image
+from lingbot_eval.prepare import SizeSettings
 
 OPTIONS = {"frames": 6, "width": 84, "height": 56}
 SESSION = {"size": {"mode": "exact", "width": 84, "height": 56}, "scale_frames": 2}
@@ -83,6 +85,7 @@ def test_frame_by_frame_predictions_come_as_they_are_ready(
     assert [len(found) for found in ready] == [0, 2, 1, 1, 1, 1]
     assert session.finish() == ()
     assert same([p for found in ready for p in found], expected)
+    assert [p.timestamp for p in expected] == [0, 1, 2, 3, 4, 5], "where nobody says when"
 
 
 def test_a_scene_and_a_dataset_stream_like_their_images(model: lb.Model, expected: list[lb.Prediction]) -> None:
@@ -136,9 +139,77 @@ def test_floats_are_the_nearest_of_the_256_levels() -> None:
     assert as_image(np.full((1, 1, 3), 0.999), 0).max() == 255
 
 
+GREY = np.arange(30, dtype=np.uint8).reshape(5, 6)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(GREY, id="H W"),
+        pytest.param(GREY[..., None], id="H W 1"),
+        pytest.param(torch.from_numpy(GREY)[None], id="tensor, 1 H W"),
+        pytest.param(Image.fromarray(GREY), id="PIL, grey"),
+        pytest.param(Image.fromarray(GREY).convert("RGBA"), id="PIL, RGBA"),
+    ],
+)
+def test_a_grey_image_is_as_grey_in_colour(image: Any) -> None:
+    found = as_image(image, 0)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.stack([GREY] * 3, axis=2))
+
+
+class Given:
+    """Stands where a stream would: gives back the frames as they would be seen."""
+
+    def step(self, frame: lb.Frame) -> tuple[lb.Frame, ...]:
+        return (frame,)
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "shape"),
+    [
+        ("ci", None, (168, 224)),
+        ("mini", None, (168, 224)),
+        ("full", None, (392, 518)),
+        ("full", SizeSettings(mode="exact", width=70, height=42), (42, 70)),
+        ("ci", {"width": 112, "max_height": 56}, (56, 112)),
+    ],
+)
+def test_images_have_the_width_of_the_weights_or_the_size_that_is_asked_for(
+    model: lb.Model, monkeypatch: pytest.MonkeyPatch, config: str, size: Any, shape: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(model, "config", config)
+    monkeypatch.setattr(model, "open", lambda *_: Given())
+    session: Any = model.session(size=size)
+    for number in range(3):
+        # A frame of a scene counts as one, and knows its time.
+        mine = lb.Frame(1, 0.5, np.zeros((300, 400, 3), np.uint8), "mine")
+        (frame,) = session.step(mine if number == 1 else mine.image)
+        assert frame.image.shape == (*shape, 3)
+        assert (frame.index, frame.timestamp) == (number, 0.5 if number == 1 else number)
+    with pytest.raises(DataError, match=r"^frame 3: "):
+        session.step("photo.jpg")
+
+
+def test_a_stream_knows_how_many_frames_will_come_where_that_can_be_known() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def session(**settings: Any) -> Any:
+        asked.append(settings)
+        return SimpleNamespace(with_frames=lambda frames: ((None, frame) for frame in frames))
+
+    model: Any = SimpleNamespace(session=session)
+    assert list(lb.stream(model, [7, 8, 9], window=5)) == [7, 8, 9]
+    assert list(lb.stream(model, (number for number in (7, 8)))) == [7, 8]
+    assert asked == [{"window": 5, "frames": 3}, {"frames": None}]
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [
+        (np.full((20, 20, 3), -0.01), r"found -0\.01 to -0\.01"),
+        (np.full((20, 20, 3), 1.01), r"found 1\.01 to 1\.01"),
+        (np.zeros((20, 20, 3), bool), "found bool"),
         (np.full((20, 20, 3), 255.0), r"floats in \[0, 1\].*divide by 255"),
         (np.full((20, 20, 3), np.nan), r"floats in \[0, 1\]"),
         (np.zeros((20, 20, 3), np.int64), "int64"),

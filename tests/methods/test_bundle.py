@@ -15,14 +15,18 @@ from lingbot_eval.geometry.poses import rotation_angle
 from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.methods.bundle import (
     Observations,
+    View,
     _cost,
     _linearised,
     _robust,
     adjust,
     adjust_view,
+    explained,
     exponential,
     matched,
     reprojection_errors,
+    triangulated,
+    two_views,
 )
 from lingbot_eval.methods.odometry import FEWEST, SOUGHT, Odometry
 from lingbot_eval.types import FloatArray
@@ -192,6 +196,78 @@ def test_a_view_is_placed_by_points_that_are_known() -> None:
     found = adjust_view(start, points[seen.point[mine]], seen.rays[mine], seen.weights[mine])
     np.testing.assert_allclose(found, poses[3], atol=1e-6)
     assert rotation_angle(found[:3, :3] @ start[:3, :3].T) > 0.05
+
+
+def test_two_views_make_points_and_the_angle_between_their_rays() -> None:
+    """Cameras two apart, both looking ahead; a point four before their middle, one aside that is farther."""
+    other = np.eye(4)
+    other[:3, :3] = Rotation.from_euler("y", 10, degrees=True).as_matrix()
+    other[:3, 3] = -other[:3, :3] @ [2.0, 0, 0]
+    points = np.array([[1.0, 0.0, 4.0], [-3.0, 2.0, 9.0]])
+    local = points @ other[:3, :3].T + other[:3, 3]
+    found, angles = triangulated(np.eye(4), other, points[:, :2] / points[:, 2:], local[:, :2] / local[:, 2:])
+    np.testing.assert_allclose(found, points, atol=1e-9)
+    lines = points, points - [2.0, 0, 0]
+    cosines = (lines[0] * lines[1]).sum(axis=1) / np.prod([np.linalg.norm(line, axis=1) for line in lines], axis=0)
+    np.testing.assert_allclose(angles, np.arccos(cosines))
+    assert np.degrees(angles[0]) == pytest.approx(2 * np.degrees(np.arctan(1 / 4)))
+
+
+def test_an_error_explains_the_less_the_larger_it_is() -> None:
+    assert explained(np.array([0.0, 1.0, 2.0, 3.0, np.inf]), 2.0) == pytest.approx(1 + 0.75)
+
+
+FOCAL = 300.0
+
+
+def pair(count: int, apart: float, wrong: int = 0, depth: tuple[float, float] = (4.0, 8.0)) -> Any:
+    """Two views of a cloud, ``apart`` beside each other; the features of the second come in the reverse order.
+
+    ``wrong``: matches, the last ones, that are none.
+    """
+    rng = np.random.default_rng(0)
+    cloud = np.column_stack([rng.uniform(-2, 2, (count, 2)), rng.uniform(*depth, count)])
+    motion = np.eye(4)
+    motion[:3, :3] = Rotation.from_rotvec([0.02, -0.05, 0.03]).as_matrix()
+    motion[:3, 3] = apart * np.array([-0.8, 0.0, 0.6])
+    local = cloud @ motion[:3, :3].T + motion[:3, 3]
+    rays, others = cloud[:, :2] / cloud[:, 2:], (local[:, :2] / local[:, 2:])[::-1].copy()
+    others[:wrong] += rng.choice([-0.4, 0.4], (wrong, 2))
+    views = [
+        View(number, seen, np.empty(0), np.ones(count), FOCAL, np.full(count, -1))
+        for number, seen in enumerate((rays, others))
+    ]
+    rows = np.arange(count)
+    cv2 = pytest.importorskip("cv2")
+    cv2.setRNGSeed(0)
+    return cloud / apart, motion, two_views(cv2, *views, rows, rows[::-1].copy())
+
+
+def test_two_views_that_see_enough_have_one_explanation_whose_way_is_of_length_one() -> None:
+    cloud, motion, (found,) = pair(200, 0.5, wrong=40)
+    np.testing.assert_allclose(found.motion[:3, :3], motion[:3, :3], atol=1e-4)
+    np.testing.assert_allclose(found.motion[:3, 3], [-0.8, 0.0, 0.6], atol=2e-3)
+    assert found.matches == 200
+    assert found.score == pytest.approx(160, abs=3)
+    assert len(found.first) == pytest.approx(160, abs=3)
+    np.testing.assert_array_equal(found.first + found.second, np.full(len(found.first), 199))
+    np.testing.assert_allclose(found.points, cloud[found.first], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "there"),
+    [
+        ({"count": 60, "apart": 0.5}, True),
+        ({"count": 49, "apart": 0.5}, False),  # of fifty points a map is made
+        ({"count": 200, "apart": 0.25}, True),  # rays meet at 2°
+        ({"count": 200, "apart": 0.12}, False),  # at 1°
+        ({"count": 200, "apart": 0.5, "wrong": 90}, True),
+        ({"count": 200, "apart": 0.5, "wrong": 120}, False),  # most of what matches should fit
+    ],
+)
+def test_two_views_that_say_too_little_have_no_explanation(given: dict[str, Any], there: bool) -> None:
+    *_, found = pair(**given)
+    assert bool(found) is there
 
 
 @pytest.mark.parametrize("keys", [5, SOUGHT, SOUGHT + 1, 200])

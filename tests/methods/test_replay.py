@@ -179,6 +179,55 @@ def test_kitti_of_the_whole_recording_needs_the_selection(tmp_path: Path) -> Non
     assert method.describe()["association"] == "row 2 + 5·i belongs to frame i of the selection"
     with pytest.raises(DataError, match=r"need 117 rows.*found 103"):
         opened(sequence, **settings, frame_numbers={"start": 2, "stride": 6})
+    # The last row that is needed is row 97: of 98 rows all are there, of 97 one is not.
+    for count in (98, 97):
+        write_kitti(tmp_path / "b.txt", poses(count))
+        given = {"trajectory": f"{tmp_path}/b.txt", "format": "kitti", "frame_numbers": {"start": 2, "stride": 5}}
+        if count == 98:
+            assert len(predicted(opened(sequence, **given), sequence)) == 20
+        else:
+            with pytest.raises(DataError, match=r"need 98 rows.*found 97"):
+                opened(sequence, **given)
+
+
+def test_a_lost_row_takes_the_place_of_no_other(tmp_path: Path) -> None:
+    """Rows 1 and 4 of a KITTI file are no poses: their frames have none, and the others keep their own."""
+    saved = poses(20)
+    saved[[1, 4]] = np.nan
+    write_kitti(tmp_path / "a.txt", saved)
+    method = opened(Recording(), trajectory=f"{tmp_path}/a.txt", format="kitti")
+    found = [
+        (p.index, p.camera_to_world[0, 3]) for p in predicted(method, Recording()) if p.camera_to_world is not None
+    ]
+    assert found == [(index, float(index)) for index in range(20) if index not in (1, 4)]
+    assert method.describe()["found"]["frames_without_pose"] == 2
+
+
+class Unmeasured(Recording):
+    """It knows when its frames were taken, but not how many will come."""
+
+    def timestamps(self) -> np.ndarray:
+        return np.arange(20) / 10
+
+
+def test_of_frames_that_nobody_counted_there_is_no_share(tmp_path: Path) -> None:
+    write_tum(tmp_path / "a.txt", Trajectory(np.arange(2), np.array([0.0, 0.3]), poses(2)))
+    (tmp_path / "depth").mkdir()
+    np.save(tmp_path / "depth" / "500.npy", np.ones((3, 4)))
+    method = opened(Unmeasured(length=None), trajectory=f"{tmp_path}/a.txt", depth=f"{tmp_path}/depth")
+    found = method.describe()["found"]
+    assert (found["frames"], found["frames_without_pose"], found["coverage_percent"]) == (None, None, None)
+    assert (found["poses_matched"], found["format"]) == (2, "tum")
+    assert (found["depth_maps_matched"], found["depth_maps_without_frame"]) == (1, 0), "any may come"
+
+
+def test_settings_of_a_replay_say_what_it_gives_and_reads(tmp_path: Path) -> None:
+    poses_alone = ReplayConfig(kind="replay", trajectory="{dataset}-{scene}.txt")
+    both = ReplayConfig(kind="replay", trajectory="{scene}.txt", depth=f"{tmp_path}/{{dataset}}")
+    assert (poses_alone.gives_depth, both.gives_depth) == (False, True)
+    assert (poses_alone.needs_images, both.needs_images) == (False, False)
+    assert list(poses_alone.input_files("d", "s")) == [Path("d-s.txt")]
+    assert list(both.input_files("d", "s")) == [Path("s.txt")], "the folder may come later"
 
 
 @pytest.mark.parametrize(
@@ -210,6 +259,7 @@ def test_depth_maps(tmp_path: Path) -> None:
     (tmp_path / "depth").mkdir()
     for number in (0, 4, 19, 30):
         np.save(tmp_path / "depth" / f"{number:06d}.npy", np.full((3, 4), number + 0.5))
+    (tmp_path / "depth" / "about.txt").write_text("no map")
     sequence = Recording(shape=(3, 4))
     settings = {"trajectory": f"{tmp_path}/a.txt", "format": "kitti", "depth": f"{tmp_path}/depth"}
     method = opened(sequence, **settings)
@@ -280,6 +330,13 @@ def test_depth_folders_that_are_refused(tmp_path: Path, names: tuple[str, ...] |
 def test_scene_names_do_not_lead_out_of_the_folder(scene: str) -> None:
     with pytest.raises(ConfigError, match="leads out"):
         scene_path("estimates/{scene}.txt", "d", scene)
+    with pytest.raises(ConfigError, match="leads out"):
+        scene_path("estimates/{dataset}.txt", scene, "s")
+
+
+def test_a_pattern_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert scene_path("~/{dataset}/{scene}.txt", "d", "s") == Path("/home/somebody/d/s.txt")
 
 
 def test_pattern_is_text_not_a_format_string() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from lingbot_eval.methods import model as model_module
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.model import LingbotMethod, Model
 from lingbot_eval.methods.replay import ReplayConfig
+from lingbot_eval.resources import shipped_weights
 from lingbot_eval.stored.saved import Contents, put_back, taken
 from lingbot_eval.streaming.settings import FlowSettings, StreamSettings
 from lingbot_eval.types import Frame, Prediction
@@ -88,6 +92,56 @@ def test_a_stream_goes_on_to_the_same_bits(model: Model, name: str) -> None:
     # The next scene of the method begins at its own beginning.
     other.open(SimpleNamespace(length=COUNT))  # type: ignore[arg-type]
     assert all(map(same, other.predict(FRAMES[:4]), whole))
+
+
+def test_the_record_says_what_streamed_and_what_it_held(model: Model) -> None:
+    method = opened(model, STREAMS["sdpa"])
+    assert [m.value for m in method.resources() if m.name.startswith("cache")] == [0], "before the first stream"
+    *_, last = method.predict(FRAMES[:5])
+    assert last.cost is not None
+    weights = sum(p.numel() for p in model.network.parameters())
+    sizes = {"weights": 4 * weights, "cache_allocated": last.cost.cache_allocated}
+    sizes |= {f"cache_{kind}": size for kind, size in last.cost.cache_bytes.items()}
+    found = {m.name: m.value for m in method.resources() if m.name.startswith(("weights", "cache"))}
+    assert found == {name: size / 2**20 for name, size in sizes.items()}
+    assert sizes["cache_allocated"] > sum(last.cost.cache_bytes.values())
+    facts = dict(method.describe())
+    assert facts == config(STREAMS["sdpa"]).model_dump(mode="json") | {
+        "weights": model.weights,
+        "trained": True,
+        "checkpoint_sha256": hashlib.sha256(shipped_weights().read_bytes()).hexdigest(),
+        "notes": list(model.notes),
+        "precision": "float32",
+        "device": "cpu",
+        "backend": "sdpa",
+        "attention": facts["attention"],
+        "window": 3,
+        "keyframe_interval": 2,
+        "scale": "relative: the model's own, not metric",
+        "pose": "camera-to-world, OpenCV axes",
+        "depth": "along z",
+    }
+
+
+def test_what_auto_stands_for_is_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that half precision was chosen for, with a window of its own; weights that are none."""
+    network = SimpleNamespace(trunk_dtype=torch.bfloat16, config=SimpleNamespace(window=48))
+    source = SimpleNamespace(name="untrained", trained=False, sha256=None, notes=["a note"])
+    known: Any = SimpleNamespace(network=network, source=source)
+    settings = LingbotConfig(kind="lingbot", device="cpu", precision="auto")
+    method = LingbotMethod(settings, known)
+    asked: list[Any] = []
+    monkeypatch.setattr(model_module, "resolve_precision", lambda name, _: {"auto": "bfloat16"}[name])
+    monkeypatch.setattr(model_module, "warm_up", lambda begin, *given: asked.append(given) or 2.5)
+    for length, interval in ((320, 1), (700, 3)):
+        method.open(SimpleNamespace(length=length))  # type: ignore[arg-type]
+        facts = method.describe()
+        assert facts["keyframe_interval"] == interval
+        assert (facts["trained"], facts["checkpoint_sha256"], facts["notes"]) == (False, None, ["a note"])
+        assert (facts["window"], facts["precision"]) == (48, "bfloat16")
+        assert facts["backend"] != "auto"
+    assert method.warm_up(FRAMES[0]) == 2.5
+    assert asked == [(FRAMES[0], 8, torch.device("cpu"))]
 
 
 def test_a_model_is_taken_over_by_settings_that_load_the_same(model: Model) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +18,12 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from test_replay import Recording
 
-from lingbot_eval.errors import DataError
+import lingbot_eval as lb
+from lingbot_eval.errors import ConfigError, DataError
 from lingbot_eval.geometry.structure import Structure
 from lingbot_eval.methods import baselines
 from lingbot_eval.methods import model as model_module
-from lingbot_eval.methods.base import METHODS, OpenMethod, WeightFile
+from lingbot_eval.methods.base import METHODS, BaseMethod, OpenMethod, WeightFile, _settings_type
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.replay import ReplayConfig, ReplayMethod
 from lingbot_eval.model.build import PRECISIONS, resolve_precision
@@ -110,7 +113,7 @@ K = np.array([[300.0, 0, 160], [0, 310.0, 120], [0, 0, 1]])
 def frames(*, given: bool, count: int = 2) -> Iterator[Frame]:
     for index in range(count):
         Clock.now += 100  # to wait for a frame is no cost of the method
-        yield Frame(index, float(index), np.zeros((240, 320, 3), np.uint8), "", intrinsics=K if given else None)
+        yield Frame(index, 3 + index / 8, np.zeros((240, 320, 3), np.uint8), "", intrinsics=K if given else None)
 
 
 def method_of(kind: str, *, nominal: bool = False, **settings: Any) -> Any:
@@ -183,7 +186,7 @@ def test_odometry_doubts_a_focal_length_as_the_settings_say(
     list(method.predict(frames(given=given)))
     assert Seen.asked["seed"] == 7
     doubt = Seen.asked["doubt"]
-    assert {"not": doubt == 0, "little": 0 < doubt < 0.15, "much": doubt > 0.15}[doubted], doubt
+    assert doubt == {"not": 0, "little": 0.05, "much": 0.3}[doubted], "standard deviation as a share of it"
     assert ("estimated along" in method.describe()["camera"]) is (doubted != "not")
 
 
@@ -236,11 +239,13 @@ def test_odometry_says_what_it_found_and_took(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(baselines, "opencv", lambda: SimpleNamespace(__version__="4.9"))
     monkeypatch.setattr(baselines, "time", Clock)
     method = method_of("vo")
+    assert method.describe()["camera"] == "not known before the first frame"
     found = list(method.predict(frames(given=True)))
-    assert [(p.index, p.timestamp, p.camera_to_world is None) for p in found] == [(0, 0.0, False), (1, 1.0, True)]
+    assert [(p.index, p.timestamp, p.camera_to_world is None) for p in found] == [(0, 3.0, False), (1, 3.125, True)]
     assert [p.cost and p.cost.forward_s for p in found] == [4.0, 5.0]
     # The focal length as it is estimated by then, of both axes; the principal point stays.
     np.testing.assert_allclose(found[0].intrinsics, [[330.0, 0, 160], [0, 341.0, 120], [0, 0, 1]])
+    assert method.warm_up(next(frames(given=True))) == 4.0, "seconds"
     facts = method.describe()
     assert facts["opencv"] == "4.9"
     assert facts["camera"] == "the dataset's, calibrated; focal length held"
@@ -265,7 +270,7 @@ def test_structure_from_motion_says_what_it_found_and_took(monkeypatch: pytest.M
     monkeypatch.setattr(baselines, "time", Clock)
     method = method_of("sfm", nominal=True)
     found = list(method.predict(frames(given=True)))
-    assert [(p.index, p.timestamp) for p in found] == [(0, 0.0), (1, 1.0)]
+    assert [(p.index, p.timestamp) for p in found] == [(0, 3.0), (1, 3.125)]
     assert [p.intrinsics is None for p in found] == [False, True]
     assert [p.cost and p.cost.forward_s for p in found] == [3.0, 3.0], "the whole by the frames"
     facts = method.describe()
@@ -278,8 +283,80 @@ def test_structure_from_motion_says_what_it_found_and_took(monkeypatch: pytest.M
     list(method.predict(mixed))
     assert Seen.asked["camera"] is None
     assert method.describe()["camera"].startswith("COLMAP's guess, as the frames' own differ; focal length estimated")
+    # Nor have they where one of them has none.
+    assert len(list(method.predict([next(frames(given=True)), *list(frames(given=False))[1:]]))) == 2
+    assert Seen.asked["camera"] is None
+    assert method.describe()["camera"].startswith("COLMAP's guess, as the frames' own differ; focal length estimated")
+    assert list(method.predict(())) == [], "nothing comes of nothing"
     list(method.predict(frames(given=False)))
     assert method.describe()["camera"].startswith("COLMAP's guess; focal length estimated")
+
+
+USUAL: dict[str, dict[str, Any]] = {
+    "lingbot": {"device": "auto", "precision": "float32", "heads": "auto", "memory_gb": None}
+    | {"model": {"config": "full", "checkpoint": None, "seed": 0, "camera_iterations": 4, "point_head": False}}
+    | {
+        "streaming": {"scale_frames": 8, "window": None, "keyframe_interval": "auto", "flow": None, "windowed": None}
+        | {"backend": "auto", "cache_precision": None}
+    },
+    "external": {"command": ["p"], "env": {}, "mode": "pipe", "timeout_s": 3600, "frame_timeout_s": 60}
+    | {"version": "unknown", "files": [], "gpu": 1, "causal": True, "depth": True},
+    "replay": {"trajectory": "p", "format": "auto", "max_time_difference_s": 0.02, "time_scale": None}
+    | {"time_offset": 0, "poses": "camera-to-world", "quaternion": None, "handedness": "right", "to_camera": None}
+    | {"depth": None, "depth_units_per_metre": 1000, "frame_numbers": None},
+    "vo": {"intrinsics": "auto", "seed": 0},
+    "sfm": {"intrinsics": "auto", "seed": 0, "mapper": "global"},
+    "motionless": {},
+    "constant_velocity": {},
+}
+"""What stands where nothing is asked, as the documentation has it."""
+NEEDED: dict[str, dict[str, Any]] = {"external": {"command": ["p"]}, "replay": {"trajectory": "p"}}
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_where_nothing_is_asked_the_usual_is_set(kind: str) -> None:
+    settings = validated(METHODS.get(kind), {"kind": kind, **NEEDED.get(kind, {})}, "test")
+    assert settings.model_dump(mode="json") == {"kind": kind, "name": kind, **USUAL[kind]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "refused", "taken"),
+    [
+        ("lingbot", "memory_gb", (0.7, float("inf")), (0.71, 80)),
+        ("lingbot", "device", ("gpu", "cuda:", "cuda:x", "cuda0", "mps"), ("cpu", "cuda", "cuda:11")),
+        ("lingbot", "model.seed", (-1,), (0,)),
+        ("lingbot", "model.camera_iterations", (0,), (1,)),
+        ("external", "timeout_s", (0, float("inf")), (0.1,)),
+        ("external", "frame_timeout_s", (0, float("inf")), (0.1,)),
+        ("external", "gpu", (-1,), (0,)),
+        ("external", "version", ("",), ("0",)),
+        ("external", "command", ((), "p -x", ("",), ("p\0",)), (("p", "-x"),)),
+        ("external", "files", (("",), ("a\0",)), ((), ("a", "b"))),
+        ("external", "env", ({"": "x"}, {"A=": "x"}, {"A\0": "x"}, {"A": "x\0"}), ({"A": ""}, {"A": "b=c"})),
+        ("replay", "max_time_difference_s", (-0.01, float("inf")), (0,)),
+        ("replay", "time_scale", (0, float("inf")), (1e-9,)),
+        ("replay", "time_offset", (float("nan"), float("inf")), (-3.5,)),
+        ("replay", "depth_units_per_metre", (0, float("inf")), (0.5,)),
+        ("replay", "depth", ("", "{scen}"), ("d/{dataset}/{scene}",)),
+        ("replay", "trajectory", ("",), ("{scene}",)),
+        ("replay", "frame_numbers", ({"start": -1}, {"stride": 0}), ({"start": 0, "stride": 1}, {"start": 3})),
+        ("vo", "seed", (-1, 2**31), (0, 2**31 - 1)),
+        ("sfm", "seed", (-1, 2**31), (0, 2**31 - 1)),
+        *((kind, "name", ("",), ("x",)) for kind in USUAL),
+    ],
+)
+def test_the_first_value_that_cannot_be_is_refused_and_the_last_one_that_can_is_taken(
+    kind: str, setting: str, refused: tuple[object, ...], taken: tuple[object, ...]
+) -> None:
+    section, _, name = setting.rpartition(".")
+    for value in (*refused, *taken):
+        given = {section: {name: value}} if section else {name: value}
+        whole = {"kind": kind, **NEEDED.get(kind, {}), **given}
+        if value in taken:
+            validated(METHODS.get(kind), whole, "test")
+            continue
+        with pytest.raises(ConfigError, match=re.escape(f"test: {setting}")):
+            validated(METHODS.get(kind), whole, "test")
 
 
 def test_every_setting_of_the_baselines_is_here() -> None:
@@ -479,3 +556,120 @@ def test_windows_alone_save_no_streams_and_untrained_weights_have_their_seed() -
     windows = validated(LingbotConfig, {"kind": "lingbot", "streaming": {"windowed": {"size": 32}}}, "test")
     assert (plain.saves_streams, windows.saves_streams) == (True, False)
     assert plain.weights() == WeightFile("untrained (seed 3)", None)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_weights_are_checked_as_those_of_the_network_and_known_by_their_content(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: bool
+) -> None:
+    file = tmp_path / "w.pt"
+    file.write_bytes(b"weights")
+    checked: list[Any] = []
+    monkeypatch.setattr(
+        "lingbot_eval.model.build.check_checkpoint", lambda *given, point_head: checked.append((*given, point_head))
+    )
+    model = {"config": "mini", "checkpoint": str(file), "point_head": head}
+    digest = hashlib.sha256(b"weights").hexdigest()
+    found = validated(LingbotConfig, {"kind": "lingbot", "model": model}, "test").weights()
+    assert found == WeightFile(f"w.pt, SHA-256 {digest}", digest)
+    assert checked == [("mini", file, head)]
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"config": "ci", "checkpoint": "lingbot-map"}, "'lingbot-map' is of config 'full'.* found config 'ci'"),
+        ({"config": "mini", "checkpoint": "lingbot-map-long"}, "is of config 'full'.* found config 'mini'"),
+        ({"config": "full", "checkpoint": "shipped"}, "'shipped' is of config 'ci'.* found config 'full'"),
+        ({"config": "ci", "checkpoint": "shipped", "point_head": True}, "without a point head.* point_head true"),
+        ({"config": "full", "checkpoint": "lingbot-map"}, None),
+        ({"config": "ci", "checkpoint": "shipped"}, None),
+        ({"config": "mini", "checkpoint": "w.pt", "point_head": True}, None),
+        ({"config": "ci", "checkpoint": None, "point_head": True}, None),
+    ],
+)
+def test_weights_that_have_a_name_are_of_one_network(model: dict[str, Any], says: str | None) -> None:
+    if says is None:
+        validated(LingbotConfig, {"kind": "lingbot", "model": model}, "test")
+        return
+    with pytest.raises(ConfigError, match=says):
+        validated(LingbotConfig, {"kind": "lingbot", "model": model}, "test")
+
+
+def external(**settings: Any) -> Any:
+    return validated(METHODS.get("external"), {"kind": "external", "command": ["p"], **settings}, "test")
+
+
+def test_a_program_is_known_by_its_version_and_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert external().weights() == WeightFile("version unknown", None)
+    assert external(version="1.2").weights() == WeightFile("version 1.2", None)
+    names = ["~/two", f"{tmp_path}/one"]
+    whole = "".join(f"{name}\0{hashlib.sha256(name[-3:].encode()).hexdigest()}\0" for name in names)
+    digest = hashlib.sha256(whole.encode()).hexdigest()
+    assert external(files=names).weights() == WeightFile(f"version unknown, files {digest[:12]}", digest)
+    with pytest.raises(ConfigError, match=r"^method 'mine': files: ~/three: .*; list files that are there$"):
+        external(name="mine", files=["~/two", "~/three"]).weights()
+
+
+def test_a_program_is_looked_for_where_it_will_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "p").write_text("#!/bin/sh\n")
+    (tmp_path / "p").chmod(0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    settings = external(env={"PATH": str(tmp_path)})
+    assert settings.on_this_machine() is settings
+    with pytest.raises(ConfigError, match="method 'external': no program 'p' that can be run"):
+        external().on_this_machine()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    external().on_this_machine()
+    with pytest.raises(ConfigError, match="no program 'p'"):
+        external(env={"PATH": "/nowhere"}).on_this_machine()
+
+
+def test_what_a_plan_asks_of_a_program() -> None:
+    assert external(command=["a b", "-c", "x;y"]).runs_command == "'a b' -c 'x;y'"
+    assert [external(gpu=count).leaves_the_cpu_free for count in (0, 1, 2)] == [False, True, True]
+    assert [external(depth=gives).gives_depth for gives in (True, False)] == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["vo", "sfm", "motionless", "constant_velocity"])
+def test_what_a_plan_asks_of_a_baseline(kind: str) -> None:
+    settings = validated(METHODS.get(kind), {"kind": kind}, "test")
+    floor = kind in ("motionless", "constant_velocity")
+    assert settings.needs_images is not floor
+    assert settings.motionless is (kind == "motionless")
+    assert settings.stream_key(9) == (() if floor else None)
+    assert (settings.gives_depth, settings.repeatable, settings.runs_command) == (False, True, None)
+    assert (settings.saves_streams, settings.leaves_the_cpu_free) == (False, False)
+    assert (settings.weights(), list(settings.input_files("d", "s")), settings.when_memory_lacks) == (None, [], "")
+
+
+def test_what_a_plan_asks_of_a_method_of_a_plugin() -> None:
+    class Mine(BaseMethod):
+        class Settings(lb.Settings):
+            name: str = "of its own"
+            step: float = 2.5
+
+    plain = _settings_type("mine_of_settings", Mine)
+    settings: Any = validated(plain, {"kind": "mine_of_settings"}, "test")
+    assert settings.model_dump() == {"kind": "mine_of_settings", "name": "mine_of_settings", "step": 2.5}
+    assert (settings.needs_images, settings.gives_depth, settings.stream_key(9)) == (True, True, None)
+    assert settings.create().describe() == settings.model_dump()
+    for wrong in ({"kind": "other"}, {"name": ""}, {"steps": 1}):
+        with pytest.raises(ConfigError):
+            validated(plain, {"kind": "mine_of_settings", **wrong}, "test")
+
+    class Blind(Mine):
+        needs_images, gives_depth, causal = False, False, True
+
+    blind = _settings_type("blind_of_settings", Blind)()
+    assert (blind.needs_images, blind.gives_depth, blind.stream_key(9)) == (False, False, ())
+
+    class Taken(BaseMethod):
+        class Settings(lb.Settings):
+            weights: int = 1
+
+    with pytest.raises(ConfigError, match="method 'taken': a setting cannot be called 'weights'"):
+        _settings_type("taken", Taken)

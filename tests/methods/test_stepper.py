@@ -82,11 +82,12 @@ class Session:
         return 10 * self.seen
 
     def _output(self, index: int) -> FrameOutput:
-        pose = torch.tensor([index, 0, 0, 0, 0, 0, 1, 1, 0 if index == 4 else 1], dtype=torch.float32)
+        views = {2: (0.0, 1.2), 4: (0.8, 0.0)}  # of up and down, of left and right
+        pose = torch.tensor([index, 0, 0, 0, 0, 0, 1, *views.get(index, (0.8, 1.2))], dtype=torch.float32)
         kind = FrameType.SCALE if index < 3 else FrameType.KEPT if index % 2 else FrameType.UNKEPT
-        maps = [torch.full((2, 2), index + more) for more in (0.0, 0.25, 0.75)]
+        maps = [torch.full((2, 3), index + more) for more in (0.0, 0.25, 0.75)]
         # Frame 5 has no points: those of its neighbours do not move into their place.
-        points, sure = (None, None) if index == 5 else (torch.full((2, 2, 3), index + 0.5), maps[2])
+        points, sure = (None, None) if index == 5 else (torch.full((2, 3, 3), index + 0.5), maps[2])
         return FrameOutput(index, kind, pose, maps[0], maps[1], points, sure)
 
 
@@ -137,7 +138,12 @@ def test_predictions_are_the_same_however_many_steps_are_in_flight(in_flight: in
             [0.25, None, None] if index == 5 else [0.25, 0.5, 0.75]
         )
         assert prediction.frame_type == ([FrameType.SCALE] * 3 + [FrameType.KEPT, FrameType.UNKEPT] * 2)[index]
-        assert (prediction.intrinsics is None) == (index == 4)  # a collapsed field of view
+        # Of two rows and three columns; a field of view that collapsed, of either axis, says nothing.
+        camera = [[1.5 / np.tan(0.6), 0, 1.5], [0, 1 / np.tan(0.4), 1], [0, 0, 1]]
+        if index in (2, 4):
+            assert prediction.intrinsics is None
+        else:
+            np.testing.assert_allclose(prediction.intrinsics, camera, rtol=1e-6)
     # Steps 1, 2, 3 are one pass that its frames share; every later frame has its own.
     costs = [prediction.cost for prediction in found]
     assert [cost.forward_s for cost in costs if cost] == [2, 2, 2, 4, 5, 6, 7]
