@@ -244,6 +244,12 @@ def test_displacement_of_a_sideways_step() -> None:
     near[:, :8] = 0.5  # one of six columns of samples shifts by four times as much
     assert mean_displacement(near, here, there) == pytest.approx(50 * 0.3 * (5 / 2 + 1 / 0.5) / 6)
     assert mean_displacement(torch.zeros(HEIGHT, WIDTH), here, there) == 0
+    # Each camera has its own: one that sees the same at twice the size moves a pixel away from the middle by as much.
+    doubled = intrinsics * [[2], [2], [1]] - [[0, 0, 21], [0, 0, 14], [0, 0, 0]]
+    v, u = np.mgrid[0:HEIGHT:8, 0:WIDTH:8]
+    outward = np.hypot(u - intrinsics[0, 2], v - intrinsics[1, 2]).mean()
+    assert mean_displacement(depth, here, Viewpoint(here.camera_to_world, doubled)) == pytest.approx(outward)
+    assert mean_displacement(depth, Viewpoint(here.camera_to_world, doubled), here) == pytest.approx(outward / 2)
     behind = np.diag([-1.0, 1, -1, 1])  # looks the other way: no point in front of both
     assert mean_displacement(depth, here, Viewpoint(behind, intrinsics)) == 0
 
