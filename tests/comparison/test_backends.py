@@ -47,6 +47,7 @@ from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.reports.agreement import Differences
 from lingbot_eval.runs.experiment import Experiment
+from lingbot_eval.streaming.estimate import NetworkSize, weights_bytes
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.streaming.windowed import Session
@@ -77,6 +78,9 @@ def test_sdpa_and_paged_agree_and_bfloat16_does_not() -> None:
             assert exact.median is not None
             assert low.median > 20 * exact.median
     assert (found.frames, found.size, found.untrained) == (FRAMES, (28, 28), True)
+    model = selected().method.model
+    sizes = [NetworkSize(CONFIGS[model.config], precision) for precision in ("bfloat16", "float32")]
+    assert [side.weights_bytes for side in found.sides] == [weights_bytes(size) for size in sizes]
 
 
 def test_a_float32_sdpa_side_is_the_reference_itself() -> None:
