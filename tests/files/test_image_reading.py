@@ -159,6 +159,13 @@ def test_alpha_is_composited_over_white(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_image(path, "here")[0], [(200, 100, 0), (255, 255, 255), (244, 224, 204)], atol=1)
 
 
+def test_grey_with_alpha_is_composited_too(tmp_path: Path) -> None:
+    path = tmp_path / "clear.png"
+    Image.fromarray(np.array([[(100, 255), (0, 0), (100, 51)]], np.uint8), mode="LA").save(path)
+    expected = np.repeat([[[100], [255], [224]]], 3, axis=2)
+    np.testing.assert_allclose(read_image(path, "here"), expected, atol=1)
+
+
 def test_a_transparent_palette_is_composited_too(tmp_path: Path) -> None:
     path = tmp_path / "palette.png"
     indexed = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
