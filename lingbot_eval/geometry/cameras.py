@@ -51,9 +51,16 @@ def project(points: FloatArray, intrinsics: FloatArray) -> FloatArray:
 def world_points(
     depth: DepthMap, pixels: NDArray[np.int64], intrinsics: FloatArray, camera_to_world: FloatArray
 ) -> DepthMap:
-    """(n, 3) float32 world coordinates of some pixels (flat indices) of an (H, W) depth along z."""
+    """(n, 3) float32 world coordinates of some pixels (flat indices) of an (H, W) depth along z.
+
+    NaN from a camera that sees no directions: a focal length of 0.
+    """
     rows, columns = np.divmod(pixels, depth.shape[1])
-    rays = np.stack([columns, rows, np.ones_like(rows)], axis=1).astype(np.float64) @ np.linalg.inv(intrinsics).T
+    try:
+        to_ray = np.linalg.inv(intrinsics).T
+    except np.linalg.LinAlgError:
+        return np.full((len(pixels), 3), np.nan, np.float32)
+    rays = np.stack([columns, rows, np.ones_like(rows)], axis=1).astype(np.float64) @ to_ray
     in_camera = rays * depth.reshape(-1)[pixels, None]
     with np.errstate(over="ignore", invalid="ignore"):  # whoever uses the points leaves out those that are not finite
         return np.asarray(in_camera @ camera_to_world[:3, :3].T + camera_to_world[:3, 3], dtype=np.float32)

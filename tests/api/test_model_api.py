@@ -15,8 +15,10 @@ from PIL import Image
 
 import lingbot_eval as lb
 from lingbot_eval.errors import CheckpointError, ConfigError, DataError, StreamError
+from lingbot_eval.methods import model as model_module
 from lingbot_eval.methods.model import as_image
 from lingbot_eval.prepare import SizeSettings
+from lingbot_eval.streaming.settings import StreamSettings
 
 OPTIONS = {"frames": 6, "width": 84, "height": 56}
 SESSION = {"size": {"mode": "exact", "width": 84, "height": 56}, "scale_frames": 2}
@@ -221,6 +223,15 @@ def test_a_stream_knows_how_many_frames_will_come_where_that_can_be_known() -> N
 def test_what_is_no_image_is_said(model: lb.Model, image: object, says: str) -> None:
     with pytest.raises(DataError, match=says):
         model.session().step(image)
+
+
+def test_sessions_have_what_the_model_was_loaded_for(model: lb.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[StreamSettings] = []
+    monkeypatch.setattr(lb.Model, "open", lambda model, streaming, frames: opened.append(streaming))
+    monkeypatch.setattr(model_module, "Session", lambda stream, size: None)
+    lb.load_model("shipped", device="cpu", backend="paged", cache_precision=8).session()
+    model.session()
+    assert [(each.backend, each.cache_precision) for each in opened] == [("paged", 8), ("auto", None)]
 
 
 def test_wrong_settings_are_one_line(model: lb.Model) -> None:

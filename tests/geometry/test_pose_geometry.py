@@ -161,6 +161,8 @@ def test_pixels_come_back_to_where_their_points_are() -> None:
         assert seen[2] == pytest.approx(depth.flat[flat], rel=1e-5)
         np.testing.assert_allclose(project(seen, camera), [flat % 5, flat // 5], atol=1e-4)
     assert world_points(depth, pixels, camera, pose).dtype == np.float32
+    # A camera of focal length 0 sees no directions: its points are nowhere, and end no stream.
+    assert np.isnan(world_points(depth, pixels, np.diag([0.0, 0, 1]), pose)).all()
 
 
 @pytest.mark.parametrize(("width", "height", "focal"), [(640, 480, 448.0), (480, 640, 448.0)])
