@@ -90,6 +90,14 @@ def test_frame_by_frame_predictions_come_as_they_are_ready(
     assert [p.timestamp for p in expected] == [0, 1, 2, 3, 4, 5], "where nobody says when"
 
 
+def test_the_camera_is_that_of_an_image_wider_than_high(expected: list[lb.Prediction]) -> None:
+    for prediction in expected:
+        matrix = prediction.intrinsics
+        assert matrix is not None
+        assert matrix[:2, 2].tolist() == [42, 28]
+        assert matrix[0, 0] == pytest.approx(matrix[1, 1], rel=0.3)  # pixels are square, and it knows
+
+
 def test_a_scene_and_a_dataset_stream_like_their_images(model: lb.Model, expected: list[lb.Prediction]) -> None:
     scene = lb.open_dataset("synthetic", **OPTIONS).scene("room")
     assert same(list(lb.stream(model, scene, **SESSION)), expected)
