@@ -415,6 +415,10 @@ def test_what_a_reader_is_warned_of_before_any_number() -> None:
         "a: 3 of 3 pairs of scene and method scored, 2026-01-01, on one; "
         "b: 2 of 3 pairs of scene and method scored, 2026-01-01, on A"
     )
+    # Of the runs' facts those in which they differ, first of all.
+    (differing,) = [section for section in sections(content) if section.key == "differences"]
+    (table,) = [block for block in differing.blocks if isinstance(block, Table)]
+    assert ["cpu_model", "one", "–"] in [[cell.text for cell in row] for row in table.cells]
     alone = make_content(Opened((b,), ()))
     assert [text.text.partition(":")[0] for text in warnings(alone)] == [
         "for damage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +32,20 @@ def test_without_a_scheduler_there_is_one_line(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(module, "CONNECT_S", 1)
     with pytest.raises(ConfigError, match=r"no Dask scheduler at tcp://127\.0\.0\.1:1: "):
         lb.run(write_experiment(tmp_path), out=tmp_path / "runs", parallel=Parallel(scheduler="tcp://127.0.0.1:1"))
+
+
+def test_a_run_that_ends_stops_its_own_units_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lingbot_eval.runs import cluster as module
+    from lingbot_eval.runs.worker import Job
+
+    stopped: list[str] = []
+    slots = {
+        Job(run, ("m:f", ""), (), "/", "code", 0, False): SimpleNamespace(interrupt=lambda run=run: stopped.append(run))
+        for run in ("/runs/a", "/runs/b")
+    }
+    monkeypatch.setattr(module, "_SLOTS", slots)
+    module.stop_units("/runs/a")
+    assert (stopped, [job.run for job in slots]) == (["/runs/a"], ["/runs/b"])
 
 
 @pytest.mark.slow
