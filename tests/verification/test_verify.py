@@ -115,7 +115,7 @@ def test_bad_folders_are_one_line(one_case: Path, tmp_path: Path, capsys: pytest
     (one_case / "stream_short.npz").write_bytes(b"")
     assert "not a readable .npz" in message(str(one_case))
     np.savez(one_case / "stream_short.npz")
-    assert "found none" in message(str(one_case))
+    assert "expected the arrays of case 'stream_short', found none" in message(str(one_case))
     for content, text in {
         "{": "not readable as JSON",
         "[" * 100_000: "not readable as JSON",
