@@ -176,6 +176,21 @@ def test_settings_that_are_given_as_values_stay_as_they_are(monkeypatch: pytest.
         load_experiment(given, {"datasets.0.rot": ["x"]})
 
 
+def test_what_a_variable_hands_to_a_program_is_in_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "hunter3")
+    monkeypatch.setenv("WEIGHTS", str(tmp_path))
+    given = yaml.safe_load(SMALL)
+    model = {"config": "ci", "checkpoint": "${WEIGHTS}/w.pt"}
+    given["methods"] = [
+        {"kind": "external", "name": "guest", "command": ["prog", "--token", "${TOKEN}"], "env": {"KEY": "${TOKEN}"}},
+        {"kind": "lingbot", "name": "ours", "model": model},
+    ]
+    guest, ours = load_experiment(given).as_stored()["methods"]
+    assert (guest["command"], guest["env"]) == (["prog", "--token", "${TOKEN}"], {"KEY": "${TOKEN}"})
+    # Paths that were read are kept.
+    assert ours["model"]["checkpoint"] == f"{tmp_path}/w.pt"
+
+
 def test_a_variable_stays_with_the_parts_of_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths make several datasets of one, and shift those that come after it."""
     monkeypatch.setenv("TOKEN", "hunter3")
