@@ -168,6 +168,16 @@ def test_a_grey_image_is_as_grey_in_colour(image: Any) -> None:
     np.testing.assert_array_equal(found, np.stack([GREY] * 3, axis=2))
 
 
+def test_of_a_tensor_colours_come_last_where_they_could_be_either() -> None:
+    for shape, found in (
+        ((3, 6, 5), (6, 5, 3)),
+        ((3, 6, 4), (3, 6, 3)),
+        ((3, 6, 3), (3, 6, 3)),
+        ((1, 6, 7), (6, 7, 3)),
+    ):
+        assert as_image(torch.zeros(shape, dtype=torch.uint8), 0).shape == found
+
+
 class Given:
     """Stands where a stream would: gives back the frames as they would be seen."""
 

@@ -332,6 +332,58 @@ def test_features_are_rays_by_the_focal_length_of_each_axis() -> None:
     np.testing.assert_allclose(view.descriptors, [[0.6, 0.8, 0, 0], [0, 0, 0.5, np.sqrt(0.75)]], atol=1e-6)
 
 
+def odometry_with(views: list[View]) -> Any:
+    opencv: Any = SimpleNamespace(SIFT_create=lambda *_, **__: None, setRNGSeed=lambda _: None)
+    made = Odometry(opencv)
+    made.keyframes = views
+    return made
+
+
+def view_of(*points: int, rays: Any = 0.0, focal: float = 200.0) -> View:
+    count = len(points)
+    return View(
+        0,
+        np.zeros((count, 2)) + rays,
+        np.eye(max(count, 2), 128, dtype=np.float32)[:count],
+        0.01 * (1 + np.arange(count)),
+        focal,
+        np.array(points),
+        np.eye(4),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shared", "moved", "key"),
+    [(60, 39.0, False), (60, 41.0, True), (50, 0.0, False), (49, 0.0, True)],
+)
+def test_a_frame_is_a_keyframe_where_it_moved_far_or_sees_little_of_the_last(
+    shared: int, moved: float, key: bool
+) -> None:
+    """Of the last one's hundred points; pixels, of the middle one of the features."""
+    last = view_of(*[-1] * 60, *range(100))
+    last.rays[:60] = 9.0  # of no point
+    odometry = odometry_with([last])
+    odometry._kept = 100
+    # Points come in another order, between features that are none.
+    view = view_of(-1, *range(shared)[::-1], -1, *range(500, 540), rays=[0.0, moved / 200])
+    view.rays[1 : shared // 3] = 9.0
+    assert odometry._is_key(view) is key
+
+
+def test_what_two_views_see_is_an_observation_and_what_one_alone_sees_is_none() -> None:
+    views = [view_of(5, -1, 9, 7), view_of(7, 3, 5), view_of(3, -1, 8)]
+    for number, view in enumerate(views):
+        view.rays = 10.0 * number + np.arange(2 * len(view.point), dtype=float).reshape(-1, 2)
+    rows, feature, seen = odometry_with(views)._observed(views)
+    assert rows.tolist() == [3, 5, 7]
+    assert [rows[place] for place in seen.point] == [5, 7, 7, 3, 5, 3]
+    assert seen.view.tolist() == [0, 0, 1, 1, 1, 2]
+    assert feature.tolist() == [0, 3, 0, 1, 2, 0]
+    assert seen.rays[:, 0].tolist() == [0, 6, 10, 12, 14, 20]
+    np.testing.assert_allclose(seen.weights, [100, 25, 100, 50, 100 / 3, 100])
+    assert odometry_with(views)._observed([view_of(1), view_of(2)]) is None
+
+
 class Kept:
     """A method, its settings, and what was done with it."""
 
