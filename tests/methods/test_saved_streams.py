@@ -121,6 +121,8 @@ def test_the_record_says_what_streamed_and_what_it_held(model: Model) -> None:
         "pose": "camera-to-world, OpenCV axes",
         "depth": "along z",
     }
+    method.open(SimpleNamespace(length=COUNT))  # type: ignore[arg-type]
+    assert [m.value for m in method.resources() if m.name.startswith("cache")] == [0], "the last scene's are gone"
 
 
 def test_what_auto_stands_for_is_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
