@@ -130,7 +130,10 @@ class _Submitted:
             name = "/".join(stream[0].names)
             self._deaths[name] = self._deaths.get(name, 1) + 1
             self._observer.left_out(stream[0].unit, f"workers of the cluster died: {one_line(error)}")
-            return stream if self._deaths[name] <= _TRIES else None
+            if self._deaths[name] <= _TRIES:
+                return stream
+            self._done += [Done(failed=True)] * len(stream)
+            return None
         if error is not None:
             raise ConfigError(
                 f"a worker of {self._scheduler} cannot do units: {one_line(error)}; install this code there"
