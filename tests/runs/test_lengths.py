@@ -14,9 +14,11 @@ from lingbot_eval.methods.base import BaseMethod, MethodSettings, _settings_type
 from lingbot_eval.methods.baselines import MotionlessConfig
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.replay import ReplayConfig
+from lingbot_eval.runs.attempt import Beginnings, Task
 from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import make_plan
+from lingbot_eval.runs.scoring import SceneScorer
 from lingbot_eval.settings import validated
 from lingbot_eval.stored.records import UnitRecord
 from lingbot_eval.stored.store import Outcome, RunStore
@@ -132,6 +134,42 @@ def test_a_beginning_that_cannot_be_scored_has_its_own_turn(tmp_path: Path, worl
     assert found["synthetic, 9 frames", "one"].status == "ok"
     assert {found[f"synthetic, {length} frames", "one"].failed_at_frame for length in (14, 24)} == {12}
     assert streams(world) == 2, "14 and 24 frames each broke"
+
+
+def test_a_beginning_whose_scores_fail_once_is_streamed_by_itself(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came of it on the longer one's way counts for nothing, and costs the longer ones nothing."""
+    score, failed = SceneScorer.score, list[int]()
+
+    def once(self: SceneScorer, reference: Any, total_frames: int, warm_up_s: float | None) -> Any:
+        if total_frames == 9 and not failed:
+            failed.append(total_frames)
+            raise RuntimeError("no such alignment")
+        return score(self, reference, total_frames, warm_up_s)
+
+    monkeypatch.setattr(SceneScorer, "score", once)
+    outcome = run(
+        tmp_path,
+        experiment(
+            dataset={"scenes": ["one"], "lengths": [9, 14, 24]}, metrics=dict.fromkeys(("drift", "auc", "depth"))
+        ),
+    )
+    found = records(outcome)
+    assert failed == [9]
+    assert [record.status for record in found.values()] == ["ok"] * 3
+    assert [record.frames for record in found.values()] == [9, 14, 24]
+    assert [record.stream_frames for record in found.values()] == [None, 24, None]
+    assert streams(world) == 2
+    assert (outcome.done, outcome.failed, outcome.record.status) == (3, 0, "complete")
+
+
+def test_beginnings_that_a_saved_state_is_past_have_their_own_turn() -> None:
+    store: Any = None
+    way = Beginnings(store, {}, [(end, Task()) for end in (5, 9, 14, 20)])
+    way.pass_over(9)
+    assert [way.due(frames) for frames in (9, 13, 14, 15)] == [False, False, True, True]
+    assert [end for end, _ in way.waiting] == [14, 20]
 
 
 def test_which_streams_are_beginnings_of_others() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +33,7 @@ DONE = {"event": "done", "skipped": False, "failed": False, "bad_input": False}
 SKIPPED = DONE | {"skipped": True}
 BAD = DONE | {"failed": True, "bad_input": True}
 STARTED = {"event": "started", "frames": 24}
+REAL_CHILD = workers._Child
 Events = list[dict[str, Any]]
 
 
@@ -352,3 +357,127 @@ def test_what_stops_a_shared_run_is_said_once_nobody_is_at_it(
         left = "running"
     assert (json.loads(file.read_text())["status"] if file.exists() else None) == left
     assert shared.store.path.exists() == (left is not None)
+
+
+class Process:
+    """In place of a child's process. said: lines on its standard output, then it has ended with ``code``."""
+
+    pid = 0
+
+    def __init__(self, said: list[dict[str, Any]], code: int) -> None:
+        self.stdin, self.stdout = io.StringIO(), iter([json.dumps(event) + "\n" for event in said])
+        self.code, self.returncode = code, None if said and said[-1]["event"] == "done" else code
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.returncode = self.code
+        return self.code
+
+
+def child_of(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch, said: list[dict[str, Any]], code: int = 0, words: bytes = b""
+) -> tuple[Any, Process, dict[str, Any]]:
+    process, given = Process(said, code), dict[str, Any]()
+
+    def begun(line: list[str], **options: Any) -> Process:
+        given.update(options, line=line)
+        options["stderr"].write(words)
+        return process
+
+    monkeypatch.setattr(workers.subprocess, "Popen", begun)
+    return REAL_CHILD(shared.job, {"CUDA_VISIBLE_DEVICES": "7"}), process, given
+
+
+READY = {"event": "ready"}
+
+
+def test_a_child_has_the_users_environment_and_is_told_its_job_and_units(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this process chose in the user's place is not handed on; a job that comes back is the same."""
+    monkeypatch.setenv("MINE", "here")
+    monkeypatch.setenv("CHOSEN", "here")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    monkeypatch.setattr(workers, "chosen_variables", lambda: {"CHOSEN": "here"})
+    child, process, given = child_of(shared, monkeypatch, [READY, STARTED, DONE, STARTED, BAD])
+    assert list(child.do(("a", "b", "c"), "t1")) == [STARTED, DONE]
+    assert list(child.do(("a", "b", "d"), "t2")) == [STARTED, BAD]
+    job, *units = map(json.loads, process.stdin.getvalue().splitlines())
+    assert Job.of(job) == shared.job
+    assert units == [{"names": ["a", "b", "c"], "token": "t1"}, {"names": ["a", "b", "d"], "token": "t2"}]
+    environment = given["env"]
+    assert (environment["MINE"], environment["CUDA_VISIBLE_DEVICES"], environment["PATH"]) == (
+        "here",
+        "7",
+        os.environ["PATH"],
+    )
+    assert "CHOSEN" not in environment
+    assert (given["cwd"], given["start_new_session"]) == (shared.job.folder, True)
+    child.interrupt()
+    assert process.stdin.closed
+    assert list(child.do(("a", "b", "e"), "t3")) == [], "one that takes nothing says nothing"
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with Claims(shared.store.path) as claims, pytest.raises(ConfigError, match="a worker process came upon a run"):
+        workers.job_of(shared.store, shared.job.reopen, claims, Parallel())
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "refused"), [([], 1, True), ([], 0, True), ([], -9, False), ([READY], 1, False)], ids=str
+)
+def test_a_child_that_cannot_start_will_not_the_next_time(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch, said: list[dict[str, Any]], code: int, refused: bool
+) -> None:
+    child, *_ = child_of(shared, monkeypatch, said, code, b"Traceback\nImportError: no torch\n")
+    if refused:
+        words = f"a worker process cannot start: it ended with exit code {code}: ImportError: no torch$"
+        with pytest.raises(ConfigError, match=words):
+            list(child.do(("a", "b", "c"), "t"))
+    else:
+        assert list(child.do(("a", "b", "c"), "t")) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "ended with exit code 0"),
+        (137, "ended with exit code 137"),
+        (-9, "was ended by SIGKILL"),
+        (-11, "was ended by SIGSEGV"),
+        (-99, "was ended by signal 99"),
+    ],
+)
+def test_how_a_child_ended_is_in_words(shared: Shared, monkeypatch: pytest.MonkeyPatch, code: int, words: str) -> None:
+    child, *_ = child_of(shared, monkeypatch, [READY], code)
+    assert child.ending() == words
+
+
+def test_a_child_that_is_stopped_takes_all_that_it_started_along(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it ends by itself, and where it does not within its time."""
+    killed: list[Any] = []
+    monkeypatch.setattr(workers.os, "killpg", lambda group, signal: killed.append((group, signal)))
+    for stuck in (False, True):
+        child, process, given = child_of(shared, monkeypatch, [READY])
+        process.pid = 40 + stuck
+
+        def wait(timeout: float | None = None, stuck: bool = stuck) -> int:
+            if stuck and timeout is not None:
+                assert timeout == workers.GRACE_S
+                raise subprocess.TimeoutExpired("child", timeout)
+            return 0
+
+        process.wait = wait  # type: ignore[method-assign]
+        child.stop()
+        assert process.stdin.closed
+        assert given["stderr"].closed
+    assert killed == [(40, signal.SIGKILL), (41, signal.SIGKILL)]
+
+
+def test_a_child_without_its_folder_is_refused(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(line: list[str], **options: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(workers.subprocess, "Popen", nowhere)
+    with pytest.raises(ConfigError, match="cannot start a worker process in "):
+        REAL_CHILD(shared.job, {})
