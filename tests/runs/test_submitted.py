@@ -89,7 +89,7 @@ class Queue(list[Any]):
 
 
 def test_units_are_asked_for_until_somebody_has_done_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process has the first; of the second a worker dies once; the third's worker cannot write."""
+    """Another process has the first and the last; of the second a worker dies once; the third's worker cannot write."""
     events = [(["d", "two", "n"], {"event": "started", "frames": 4}), (["d", "two", "m"], {"event": "skipped"})]
     client = Client(
         monkeypatch,
@@ -97,20 +97,23 @@ def test_units_are_asked_for_until_somebody_has_done_them(monkeypatch: pytest.Mo
             "one": [said(done=None), said(Done(failed=True))],
             "two": [GONE, said(Done(skipped=True), Done(), events=events)],
             "three": [said(worker="tcp://two", done=None, error=FULL), said(Done(bad_input=True))],
+            "four": [said(done=None), said(Done())],
         },
     )
     observer = Quiet()
-    done = client.run([[task("one")], [task("two"), task("two", "n")], [task("three")]], observer)
+    done = client.run([[task("one")], [task("two"), task("two", "n")], [task("three")], [task("four")]], observer)
     assert client.asked == [
         ("d/one/m", None),
         ("d/two/m+d/two/n", None),
         ("d/three/m", None),
+        ("d/four/m", None),
         ("d/two/m+d/two/n", None),
         ("d/three/m", ["tcp://one"]),
         ("d/one/m", ["tcp://one"]),
+        ("d/four/m", ["tcp://one"]),
     ]
-    assert len(set(client.keys)) == 6, "an answer is of one request"
-    assert done == [Done(skipped=True), Done(), Done(bad_input=True), Done(failed=True)]
+    assert len(set(client.keys)) == 8, "an answer is of one request"
+    assert done == [Done(skipped=True), Done(), Done(bad_input=True), Done(failed=True), Done()]
     killed, refused, *rest = observer.lines
     assert killed.startswith("left out d/two/m: workers of the cluster died: ")
     assert refused == "left out d/three/m: worker tcp://two is left out: disk full"
