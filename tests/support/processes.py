@@ -156,7 +156,8 @@ class Cluster:
         words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file"]
         process = self._dask(*words, str(self.file))
         until = time.monotonic() + 60
-        while not self.file.exists():
+        # Dask writes it in place: who looks too early finds it empty.
+        while not (self.file.exists() and self.file.read_text(encoding="utf-8").endswith("}")):
             assert process.poll() is None, "the scheduler ended"
             assert time.monotonic() < until
             time.sleep(0.1)
