@@ -201,7 +201,8 @@ def test_a_focal_length_that_nobody_gave_is_guessed_and_estimated(walk: list[Fra
     assert facts["camera"].endswith("estimated along with the poses")
     true = walk[0].intrinsics
     assert true is not None
-    assert facts["found"]["focal_px"] == pytest.approx(true[0, 0], rel=0.1)
+    # The guess is 2 % off; each estimate begins with what those before it found.
+    assert facts["found"]["focal_px"] == pytest.approx(true[0, 0], rel=0.008)
     assert facts["found"]["focal_px"] != pytest.approx(0.7 * max(SIZE), abs=0.01), "the guess was kept"
     last = predictions[-1].intrinsics
     assert last is not None

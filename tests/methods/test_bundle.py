@@ -261,6 +261,7 @@ def test_two_views_that_see_enough_have_one_explanation_whose_way_is_of_length_o
         ({"count": 49, "apart": 0.5}, False),  # of fifty points a map is made
         ({"count": 200, "apart": 0.25}, True),  # rays meet at 2°
         ({"count": 200, "apart": 0.12}, False),  # at 1°
+        ({"count": 200, "apart": 0.2, "depth": (2.0, 16.0)}, False),  # some at 4°, half of them below 1°
         ({"count": 200, "apart": 0.5, "wrong": 90}, True),
         ({"count": 200, "apart": 0.5, "wrong": 120}, False),  # most of what matches should fit
     ],
