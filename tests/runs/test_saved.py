@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import lingbot_eval as lb
+from lingbot_eval.runs import scene
 from lingbot_eval.scaling.execute import execute as execute_study
 from lingbot_eval.stored import saved
 from lingbot_eval.stored.unit_files import UnitWriter
@@ -119,7 +120,7 @@ def test_a_killed_case_goes_on(tmp_path: Path) -> None:
     assert pd.read_csv(table)["index"].tolist() == list(range(FRAMES))
 
 
-@pytest.mark.parametrize("how", ["content", "record", "stream"])
+@pytest.mark.parametrize("how", ["content", "record", "stream", "input"])
 def test_a_state_that_is_not_as_it_was_written_is_not_used(
     tmp_path: Path, killed: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -130,6 +131,8 @@ def test_a_state_that_is_not_as_it_was_written_is_not_used(
     if how == "content":
         file = state / "content-0.npy"
         file.write_bytes(file.read_bytes()[:-1] + b"\1")
+    elif how == "input":  # the scene's files are others by now; the run is the same
+        monkeypatch.setattr(scene, "input_fingerprint", lambda unit, sequence: "other")
     elif how == "stream":
         load = saved.SavedState.load
 
