@@ -18,6 +18,8 @@ from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.replay import ReplayConfig, ReplayMethod, scene_path
 from lingbot_eval.metrics.trajectory import score_trajectory
+from lingbot_eval.runs.experiment import load_experiment
+from lingbot_eval.runs.plan import input_fingerprint, make_plan, open_scene
 from lingbot_eval.types import Frame, FrameSequence, Prediction, Trajectory
 from tests.support.pose_files import write_kitti
 
@@ -397,3 +399,20 @@ def test_the_state_of_a_large_file_is_that_of_its_ends(tmp_path: Path) -> None:
     assert file_state(path) not in states
     assert file_state(tmp_path) == "no file"
     assert file_state(tmp_path / "none") == "none"
+
+
+def test_a_replayed_file_that_is_replaced_is_other_input_whatever_its_dataset_is_called(tmp_path: Path) -> None:
+    """The pattern names the dataset itself, as the method finds the file by; the label is where results are filed."""
+    file = tmp_path / "synthetic" / "room.tum"
+    file.parent.mkdir()
+    document = {
+        "name": "replayed",
+        "datasets": [{"name": "synthetic", "label": "mine", "scenes": ["room"], "options": {"frames": 4}}],
+        "methods": [{"kind": "replay", "name": "old", "trajectory": str(tmp_path / "{dataset}" / "{scene}.tum")}],
+    }
+    found = []
+    for text in ("0 0 0 0 0 0 0 1\n", "0 1 0 0 0 0 0 1\n"):
+        file.write_text(text)
+        (unit,) = make_plan(load_experiment(document)).units
+        found.append(input_fingerprint(unit, open_scene(unit)))
+    assert found[0] != found[1]
