@@ -158,7 +158,10 @@ def test_the_datasets_depth_range_decides_what_is_scored(tmp_path: Path, world: 
     assert panels.prediction[shown] == pytest.approx(panels.truth[shown])
 
 
-@pytest.mark.parametrize("clock", [lambda seconds: math.nan, lambda seconds: seconds + 1.0, float.hex, lambda _: None])
+WRONG_CLOCKS = [lambda _: math.nan, lambda t: t + 1.0, lambda t: t - 1.0, float.hex, lambda _: None]
+
+
+@pytest.mark.parametrize("clock", WRONG_CLOCKS)
 def test_a_time_that_is_not_the_frames_fails_the_unit(
     tmp_path: Path, world: World, clock: Callable[[float], object]
 ) -> None:
