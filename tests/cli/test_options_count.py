@@ -29,6 +29,20 @@ API = "lingbot_eval.api:"
 WORDS = ("root", "config", "device", "frames", "stride", "sky", "html", "colour", "points", "port", "open")
 VIEW = frozenset(f"--{word}" for word in WORDS)
 """Options of ``view``, but for the one that names weights."""
+VIEWED: dict[str, Any] = {
+    "root": None,
+    "model": "shipped",
+    "config": None,
+    "device": "auto",
+    "frames": None,
+    "stride": None,
+    "sky": "heuristic",
+    "html": None,
+    "colour": "picture",
+    "points": None,
+    "port": 8080,
+}
+"""What a scene is viewed with where nothing is said."""
 CASES = {
     "run": Case(
         "run smoke --root R --checkpoint lingbot-map --set name=x --out O --allow-commands --workers 3 --shard 2/4"
@@ -123,19 +137,7 @@ CASES = {
         f"{API}view",
         (
             ["A"],
-            {
-                "root": None,
-                "model": None,
-                "config": None,
-                "device": "auto",
-                "frames": None,
-                "stride": None,
-                "sky": "heuristic",
-                "html": None,
-                "colour": "picture",
-                "points": None,
-                "port": 8080,
-            },
+            VIEWED | {"model": None},
         ),
         VIEW,
     ),
@@ -144,19 +146,7 @@ CASES = {
         f"{API}view",
         (
             ["A"],
-            {
-                "root": None,
-                "model": "shipped",
-                "config": None,
-                "device": "auto",
-                "frames": None,
-                "stride": None,
-                "sky": "heuristic",
-                "html": None,
-                "colour": "picture",
-                "points": None,
-                "port": 8080,
-            },
+            VIEWED,
         ),
         frozenset({"--checkpoint", *VIEW}),
     ),
