@@ -217,7 +217,7 @@ def _load(source: str) -> None:
     # A name of its own: a plugin called "numpy.py" must not stand in numpy's place.
     name = f"lingbot_eval_plugin_{path.stem}_{plugin.sha256[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if spec is None or path.suffix != ".py":
         raise ConfigError(f"--plugin {source}: expected a Python file (.py), found {path.name}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
