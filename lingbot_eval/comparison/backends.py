@@ -166,7 +166,7 @@ def _warm_up(bench: Bench, side: Side, frames: PreparedFrames) -> None:
         return opened[0]
 
     with memory_guarded(side, "warm-up", lambda: None):
-        side.weights_bytes = bench.weights_bytes(side.contender)
+        side.weights_bytes = bench.model(side.contender).weights_bytes
     if side.failure is None:
         with memory_guarded(side, "warm-up", lambda: _at(opened)):
             side.warm_up_s = warm_up(begin, first, bench.method.streaming.scale_frames, bench.device)

@@ -195,11 +195,6 @@ class Bench:
             self._models[kind] = Model(self.method.model_copy(update=changes))
         return self._models[kind]
 
-    def weights_bytes(self, contender: Contender) -> int:
-        """Bytes of its network's parameters on the device."""
-        parameters = self.model(contender).network.parameters()
-        return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-
     def open(self, contender: Contender) -> Stepper:
         """A new stream of this contender, each frame waited for. Raises as `Model.open`."""
         changes = {"backend": contender.backend, "cache_precision": contender.cache_precision}

@@ -73,6 +73,11 @@ class Model:
         self.device = str(self._device)
         self.notes = tuple(source.notes)
 
+    @property
+    def weights_bytes(self) -> int:
+        """Of the parameters on the device."""
+        return sum(p.numel() * p.element_size() for p in self.network.parameters())
+
     def session(
         self,
         *,
@@ -387,8 +392,8 @@ class LingbotMethod(BaseMethod):
 
     @property
     def weights_bytes(self) -> int:
-        """Of the parameters on the device."""
-        return sum(p.numel() * p.element_size() for p in self._model().network.parameters())
+        """Of its network's parameters on the device."""
+        return self._model().weights_bytes
 
     def with_settings(self, config: LingbotConfig) -> LingbotMethod | None:
         """A method that streams otherwise through the model of this one; None where it needs another model."""

@@ -43,6 +43,7 @@ from lingbot_eval.comparison.page import document, failures, page, prepare_folde
 from lingbot_eval.errors import ConfigError, DependencyError
 from lingbot_eval.methods import stepper as stepper_module
 from lingbot_eval.methods.lingbot_config import LingbotConfig
+from lingbot_eval.methods.model import Model
 from lingbot_eval.methods.stepper import Stepper
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.reports.agreement import Differences
@@ -415,13 +416,13 @@ def test_of_what_the_device_says_the_first_sentence_is_kept() -> None:
 
 
 def test_a_network_that_does_not_fit_is_in_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Bench, contender: Contender) -> int:
+    def full(self: Bench, contender: Contender) -> Model:
         raise torch.OutOfMemoryError("no room")
 
     def never(self: Bench, contender: Contender) -> Stepper:
         raise AssertionError("opened")
 
-    monkeypatch.setattr(Bench, "weights_bytes", full)
+    monkeypatch.setattr(Bench, "model", full)
     monkeypatch.setattr(Bench, "open", never)
     chosen = selected(3)
     raced = Side(SDPA)
