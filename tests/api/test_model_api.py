@@ -199,7 +199,7 @@ def test_images_have_the_width_of_the_weights_or_the_size_that_is_asked_for(
     model: lb.Model, monkeypatch: pytest.MonkeyPatch, config: str, size: Any, shape: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(model, "config", config)
-    monkeypatch.setattr(model, "open", lambda *_: Given())
+    monkeypatch.setattr(lb.Model, "open", lambda *_: Given())
     session: Any = model.session(size=size)
     for number in range(3):
         # A frame of a scene counts as one, and knows its time.
