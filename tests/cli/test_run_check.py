@@ -98,6 +98,21 @@ def test_a_run_warns_once_for_both_scenes(file: str, tmp_path: Path, capsys: pyt
     assert "Predicted" not in captured.out
 
 
+def test_each_method_has_its_warning_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = experiment(FRAMES).model_dump(mode="json", exclude_unset=True)
+    (method,) = document["methods"]
+    document["methods"] = [{**method, "name": name, "precision": "float16"} for name in ("a", "b")]
+    (dataset,) = document["datasets"]
+    document["datasets"] = [dataset, {**dataset, "label": "again", "scenes": ["room"]}]
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert main(["run", str(path), "--dry-run"]) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    text = "precision float16 is slow on the CPU"
+    said = [f"warning: synthetic/room/{name} and 2 more: {text}" for name in "ab"]
+    assert [line[: len(start)] for line, start in zip(warnings, said, strict=True)] == said
+
+
 def video(path: Path) -> None:
     """A few frames in a container that does not say how many (MPEG transport stream)."""
     av = pytest.importorskip("av")

@@ -49,8 +49,17 @@ def test_a_dry_run_predicts_and_writes_nothing(
 ) -> None:
     words = ["scale", *SMALL, "--set", f"cases.0.keyframe_interval={interval}", "--out", str(tmp_path / "runs")]
     assert main([*words, "--dry-run", "--json"]) == 0
-    estimate = json.loads(capsys.readouterr().out)["predicted"][0]["estimate"]
-    assert (estimate["frames"], estimate["kept"]) == (20, kept)
+    document = json.loads(capsys.readouterr().out)
+    (predicted,) = document["predicted"]
+    assert (document["name"], predicted["unit"][0], predicted["unit"][2]) == ("scaling", "scaling", "ci")
+    assert (predicted["size"], predicted["reason"]) == ([56, 42], None)
+    estimate = predicted["estimate"]
+    assert (estimate["frames"], estimate["kept"], estimate["interval"]) == (20, kept, interval)
+    assert main([*words, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "scaling: 1 case"
+    (row,) = [line.split() for line in lines if "56×42" in line]
+    assert (row[:4], row[-1]) == (["20", "56×42", str(interval), str(kept)], "/".join(predicted["unit"]))
     assert not (tmp_path / "runs").exists()
 
 

@@ -136,6 +136,91 @@ def test_how_a_run_ends(
 
 
 @pytest.mark.parametrize(
+    ("weights", "marked"),
+    [
+        ({}, False),
+        ({"a": "untrained (seed 0)"}, True),
+        ({"a": "ci.safetensors, SHA-256 0", "b": "untrained (seed 0)"}, True),
+        ({"a": "ci.safetensors, SHA-256 0"}, False),
+    ],
+)
+def test_numbers_of_untrained_weights_are_marked(
+    weights: dict[str, str], marked: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One method of several is enough; a run without weights has none that are untrained."""
+    record = SimpleNamespace(weights=weights, status="complete", key="k")
+    facts = {"pending": 0, "failed": 0, "bad_input": False, "lost_record": None, "done": 1, "skipped": 0}
+    outcome = SimpleNamespace(path=Path("r"), record=record, **facts)
+    done = SimpleNamespace(outcome=outcome, results=SimpleNamespace(left_out=(), units=()))
+    monkeypatch.setattr(api, "run", lambda *given, **settings: done)
+    assert main(["run", "smoke", "--no-report"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Results")]
+    assert line == "Results" + " (untrained weights: the numbers say nothing of the method)" * marked
+
+
+def test_reports_of_other_runs_go_to_other_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs of one experiment have folders of the same name under each ``--out``; a report of one is inside it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first/tiny", "second/tiny", "third/tiny"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").touch()
+    asked: list[Path] = []
+
+    def report(runs: list[Path], out: Path, **settings: object) -> None:
+        asked.append(out)
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr(api, "report", report)
+    one, two, three = "first/tiny", "second/tiny", "third/tiny"
+    for runs in ([one, two], [one, three], [two, one], [str(tmp_path / one), f"third/../{two}"], [one]):
+        assert main(["report", *runs]) == 2
+    assert len(set(asked[:3])) == 3
+    assert all(out.name.startswith("report-2-runs-") and out.parent == Path() for out in asked[:4])
+    assert asked[3:] == [asked[0], Path(one) / "report"]
+
+
+class Bar:
+    """What a bar of tqdm is told."""
+
+    def __init__(self, **made: Any) -> None:
+        self.made, self.n, self.closed = made, made.get("initial", 0), False
+        BARS.append(self)
+
+    def update(self, count: int) -> None:
+        self.n += count
+
+    def close(self) -> None:
+        self.closed = True
+
+
+BARS: list[Bar] = []
+
+
+@pytest.mark.parametrize(("words", "disabled"), [([], None), (["--json"], True)])
+def test_a_bar_shows_how_far_each_thing_is(
+    words: list[str], disabled: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told how much is done, not how much is new; a thing that goes on where it was cut off begins there."""
+
+    def render(*given: object, on_frame: Any, **settings: object) -> Films:
+        for label, done in (("a", 0), ("a", 2), ("a", 3), ("b", 4), ("b", 6)):
+            on_frame(label, done, 7)
+        return Films((), ())
+
+    BARS.clear()
+    monkeypatch.setattr(api, "render", render)
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    assert main(["render", "r", "-o", "o", *words]) == 0
+    told = [(bar.made["desc"], bar.made["total"], bar.made["initial"], bar.n, bar.closed) for bar in BARS]
+    assert told == [("a", 7, 0, 3, True), ("b", 7, 4, 6, True)]
+    assert [(bar.made["unit"], bar.made["disable"], bar.made["leave"]) for bar in BARS] == 2 * [
+        ("frame", disabled, False)
+    ]
+
+
+@pytest.mark.parametrize(
     ("facts", "left_out", "code"),
     [
         ({}, (), 0),
