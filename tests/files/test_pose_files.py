@@ -22,7 +22,7 @@ from lingbot_eval.files import reading as text
 from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
 from lingbot_eval.files.trajectories import FORMATS, TrajectoryFile, read_trajectory, write_tum
 from lingbot_eval.geometry.pose_reading import PoseReading, QuaternionOrder
-from lingbot_eval.geometry.poses import inverse
+from lingbot_eval.geometry.poses import inverse, not_rigid
 from lingbot_eval.types import Trajectory
 
 Writer = Callable[[np.ndarray, list[int]], str | bytes]
@@ -207,6 +207,39 @@ def test_entries_that_are_not_in_order_keep_their_own_poses(tmp_path: Path, writ
     np.testing.assert_allclose(found.camera_to_world, whole.camera_to_world, atol=1e-12)
     np.testing.assert_allclose(found.camera_to_world, poses, atol=1e-9)
     assert found.indices.tolist() == whole.indices.tolist()
+
+
+def test_poses_of_a_log_that_is_not_in_order_are_named_by_their_own_lines(tmp_path: Path) -> None:
+    unit = "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
+    entries = {number: f"{number} {number} 0\n{unit}" for number in range(5)}
+    entries[2] = entries[2].replace("1 0 0 0", "nan 0 0 0")
+    found = read_trajectory(saved(tmp_path, "".join(entries[number] for number in (3, 0, 4, 2, 1))))
+    assert (found.indices.tolist(), found.lines.tolist()) == ([0, 1, 3, 4], [6, 21, 1, 11])
+    (note,) = found.notes
+    assert "1 of 5 poses (first: line 16) are not finite" in note
+
+
+@pytest.mark.parametrize(
+    ("write", "place"),
+    [
+        (kitti, "poses.txt:4"),
+        (log, "poses.txt:16"),
+        (lambda poses, ns: json.dumps({"frames": [{"transform_matrix": p.tolist()} for p in poses]}), "frame 3"),
+        (lambda poses, ns: npy(poses), "poses.txt: pose 3"),
+        (lambda poses, ns: npy(poses.reshape(-1, 16)), "poses.txt: pose 3"),
+    ],
+)
+def test_a_matrix_that_is_no_pose_is_named_behind_lost_ones(tmp_path: Path, write: Writer, place: str) -> None:
+    """With what is wrong with it, and not with a sound one before it."""
+    poses = np.tile(np.eye(4), (5, 1, 1))
+    poses[0, 0, 3] = poses[2, 0, 3] = np.nan
+    poses[3, :3, :3] *= 3
+    with pytest.raises(DataError) as refusal:
+        read_trajectory(saved(tmp_path, write(poses, stamps(5))))
+    fault = not_rigid(poses[3])
+    assert f"{place}: expected a rigid pose" in str(refusal.value)
+    assert fault is not None
+    assert fault in str(refusal.value)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])

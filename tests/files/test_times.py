@@ -213,16 +213,24 @@ def test_each_file_has_its_own_format_and_unit(
 
 
 @pytest.mark.parametrize(
-    ("reference", "estimate", "scale"),
-    [(TUM, TUM_NS, 1e-9), (TUM, ("ms", " "), 1e-3), (TUM_NS, TUM, 1), (EUROC, EUROC_S, 1), (EUROC_S, EUROC, 1e-9)],
+    ("reference", "estimate", "scale", "odd", "factor"),
+    [
+        (TUM, TUM_NS, 1e-9, "stamps of est.txt are in ns (", "1e+09"),
+        (TUM, ("ms", " "), 1e-3, "stamps of est.txt are in ms (", "1000"),
+        (TUM_NS, TUM, 1, "stamps of gt.txt are in ns (", "1e+09"),
+        (EUROC, EUROC_S, 1, "stamps of est.txt are in s (", "1e-09"),
+        (EUROC_S, EUROC, 1e-9, "stamps of gt.txt are in s (", "1e-09"),
+    ],
 )
 def test_a_unit_that_its_format_does_not_have_is_asked_about(
-    tmp_path: Path, reference: tuple[str, str], estimate: tuple[str, str], scale: float
+    tmp_path: Path, reference: tuple[str, str], estimate: tuple[str, str], scale: float, odd: str, factor: str
 ) -> None:
+    """factor: the stamps of the file that is told first are so many times those of the other."""
     files = both(tmp_path, reference, estimate)
     with pytest.raises(DataError, match=f"the clocks differ: .*--time-scale {scale:g} ") as caught:
         pair_trajectories(*files)
-    for part in ("gt.txt: 20 poses from 1400000000.000 to 1400000009.500 s", "est.txt: 20 poses", "factor"):
+    parts = ("gt.txt: 20 poses from 1400000000.000 to 1400000009.500 s", "est.txt: 20 poses", odd)
+    for part in (*parts, f"a likely factor of {factor} between them"):
         assert part in str(caught.value)
     told = read_trajectory(tmp_path / "est.txt", time_scale=scale)
     assert pair_trajectories(files[0], told)[2].matched == 20

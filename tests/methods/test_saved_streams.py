@@ -61,6 +61,7 @@ def same(one: Prediction, other: Prediction) -> bool:
         and one.cost is not None
         and other.cost is not None
         and one.cost.cache_bytes == other.cost.cache_bytes
+        and one.cost.cache_allocated == other.cost.cache_allocated
     )
 
 

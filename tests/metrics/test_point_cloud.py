@@ -82,6 +82,14 @@ def test_memory_is_bounded_and_said() -> None:
     np.testing.assert_allclose(points, 0.5 * truth, atol=1e-5)
 
 
+def test_one_frame_of_many_times_the_points_is_thinned_at_once() -> None:
+    collector = family(100, (0.0, 80.0))
+    collector.add(*frame_pair(0))
+    # 21 of 24 rows of 32 pixels have depth: 672, of which every eighth is the first share that fits.
+    assert len(collector.clouds()[0]) == 84
+    assert collector.sampled == "every 8th valid pixel"
+
+
 def test_frames_that_lack_something_are_counted() -> None:
     collector = family(1000, (0.0, 80.0))
     frame, prediction = frame_pair(0)

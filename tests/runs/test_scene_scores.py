@@ -25,6 +25,7 @@ from lingbot_eval.runs.stream import Output
 from lingbot_eval.types import Frame, FrameType, Measurement, Prediction, StepCost, Trajectory
 from lingbot_eval.viewing.kept import KeepSettings
 
+POSES = ("trajectory", "drift", "auc", "probes")
 NOTHING = MetricsConfig(trajectory=None, drift=None, auc=None, depth=None)
 IMAGE = np.zeros((10, 20, 3), np.uint8)
 
@@ -129,6 +130,19 @@ def test_scores_of_poses_have_their_columns_drift_and_notes() -> None:
     nothing = SceneScorer(NOTHING).score(reference, 24, None)
     assert (nothing.columns, nothing.drift) == ({}, None)
     assert MOTIONLESS not in nothing.notes
+
+
+def test_a_reference_without_poses_is_none() -> None:
+    scorer = SceneScorer(MetricsConfig(auc={}, probes={}))
+    for index in range(5):
+        scorer.add(output(index))
+    none = Trajectory(np.empty(0, np.int64), np.empty(0), np.empty((0, 4, 4)))
+    said = [
+        [(m.family, m.name, m.reason) for m in scorer.score(reference, 5, None).measurements if m.family in POSES]
+        for reference in (None, none)
+    ]
+    assert said[0] == said[1]
+    assert {family for family, _, reason in said[1] if reason == "no reference poses"} == set(POSES)
 
 
 def test_poses_are_kept_with_their_frames_times_and_whether_they_turn() -> None:

@@ -244,6 +244,12 @@ def test_the_default_of_the_shipped_study_can_be_set_as_the_help_says() -> None:
     assert case.frames == 2000
 
 
+def test_a_default_reaches_the_cases_that_do_not_set_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SMALL, encoding="utf-8")
+    assert [case.frames for case in load_study(str(path), ["defaults.frames=60"]).all_cases()] == [20] * 4 + [60] * 4
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

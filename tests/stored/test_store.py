@@ -316,6 +316,18 @@ def test_a_unit_that_proves_too_little_is_left_out(store: RunStore, changes: dic
     assert words in left_out.reason
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_record_that_lacks_its_checksum_is_not_believed(store: RunStore, indent: int | None) -> None:
+    """Whether or not anything else was changed: who changes a number may take the checksum out, too."""
+    write_unit(store)
+    file = store.folder(*NAMES) / "result.json"
+    content = json.loads(file.read_text())
+    del content["sha256"]
+    file.write_text(json.dumps(content, indent=indent))
+    (left_out,) = store.read_units().left_out
+    assert "found a content that its checksum is not of: it was changed after it was written" in left_out.reason
+
+
 def test_the_sizes_of_a_table_that_was_cut_are_those_of_then_and_now(store: RunStore) -> None:
     write_unit(store)
     table = store.folder(*NAMES) / "frames.csv"

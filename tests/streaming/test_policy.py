@@ -91,5 +91,10 @@ def test_order_of_calls_is_held() -> None:
     policy.keep_last()
     with pytest.raises(StreamError, match="passed by last"):
         policy.keep_last()
+    policy.pass_by()
+    policy.keep()
+    with pytest.raises(StreamError, match="passed by last"):
+        policy.keep_last()
+    assert (policy.frames, policy.kept) == (5, 4)
     with pytest.raises(ConfigError, match="window must be at least 1"):
         CachePolicy(0)

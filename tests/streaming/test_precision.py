@@ -14,14 +14,14 @@ from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError, StreamError
 from lingbot_eval.methods.lingbot_config import LingbotConfig, ModelSettings
 from lingbot_eval.methods.model import LingbotMethod
-from lingbot_eval.model.build import resolve_precision
+from lingbot_eval.model.build import fill_by_formula, resolve_precision
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.settings import validated
 from lingbot_eval.streaming.estimate import distance
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import open_session
-from tests.streaming.networks import tiny_network
+from tests.streaming.networks import TINY, tiny_network
 
 BRIGHT = 9
 
@@ -93,6 +93,25 @@ def test_outputs_that_are_checked_late_are_right_once_it_is_settled() -> None:
     assert out.pose.isfinite().all()
     assert session.bfloat16_from == BRIGHT
     assert not session.settle()
+
+
+def test_nothing_of_the_first_try_stays_in_an_output_that_is_checked_late() -> None:
+    """Every map and the pose, each in its own place: as where the range is asked at once."""
+
+    def bright_frame(*, late: bool) -> FrameOutput:
+        with torch.inference_mode(mode=False), torch.no_grad():
+            model = GeometricContextTransformer(TINY, point_head=True)
+            fill_by_formula(model)
+        model.eval().set_trunk_dtype(torch.float16)
+        model.leaves_float16 = True
+        session = open_session(model, settings(), frames=14, camera_iterations=1, checks_late=late)
+        (out,) = [session.step(image) for image in images()[[0, 1, BRIGHT]]][-1]
+        assert session.settle() is late
+        return out
+
+    found, wanted = bright_frame(late=True), bright_frame(late=False)
+    for field in ("pose", "depth", "depth_confidence", "points", "points_confidence"):
+        assert torch.equal(getattr(found, field), getattr(wanted, field)), field
 
 
 @pytest.mark.parametrize("then", ["step", "finish"])
