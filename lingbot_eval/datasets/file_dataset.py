@@ -32,6 +32,27 @@ from lingbot_eval.geometry.cameras import LensCamera
 from lingbot_eval.settings import StrictModel
 from lingbot_eval.types import DepthMap, FloatArray
 
+_SHAPES: dict[str, tuple[int, ...] | None] = {
+    "image": None,
+    "depth": None,
+    "mask": None,
+    "pose": (4, 4),
+    "intrinsics": (3, 3),
+    "depth_intrinsics": (3, 3),
+}
+"""Of the parts of FrameFiles; None: a path."""
+
+
+def _refuse_part(where: str, part: str, given: Any) -> None:
+    """Raises DataError for what a user's own reader gave in another form than FrameFiles has."""
+    shape = _SHAPES[part]
+    if (given is None and part != "image") or (isinstance(given, Path) and (shape is None or part == "pose")):
+        return
+    found = given.shape if isinstance(given, np.ndarray) else type(given).__name__
+    if shape is None or found != shape:
+        form = "pathlib.Path" if shape is None else f"numpy array {shape}"
+        raise DataError(f"{where}: expected its {part} as a {form}, found {found}")
+
 
 def poses_by_time(
     trajectory: TrajectoryFile,
@@ -187,16 +208,13 @@ class FileDataset:
                 " give each frame as lingbot_eval.FrameFiles(image, timestamp, …)"
             )
         for number, file in enumerate(files):
-            given: tuple[Any, Any] = (file.image, file.pose)
-            shape = (4, 4) if given[1] is None or isinstance(given[1], Path) else np.shape(given[1])
-            if not isinstance(given[0], Path) or shape != (4, 4):
-                raise DataError(
-                    f"{self.name}: {scene} frame {number}: expected its image as a pathlib.Path, its pose (4, 4),"
-                    f" found {type(given[0]).__name__} and {shape}"
-                )
+            for part in _SHAPES:
+                _refuse_part(f"{self.name}: {scene} frame {number}", part, getattr(file, part))
+        intrinsics = self.intrinsics(scene)
+        _refuse_part(f"{self.name}: {scene}", "intrinsics", intrinsics)
         posed = any(file.pose is not None for file in files)
         poses = "camera-to-world, OpenCV axes, metres, as the dataset's reader says" if posed else "none"
-        return self.sequence(scene, files, self.intrinsics(scene), {"poses": poses, "layout": self.layout})
+        return self.sequence(scene, files, intrinsics, {"poses": poses, "layout": self.layout})
 
     def open(self, scene: str, selection: Selection) -> FileSequence:
         """The selected frames of one scene. Raises DataError for an unknown scene or one without frames."""

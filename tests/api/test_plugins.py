@@ -218,6 +218,9 @@ def test_what_they_do_wrong_is_the_units_failure(folder: Path, tmp_path: Path) -
     assert all(unit["reason"].endswith(f" (plugin_mine.py:{LINE})") for unit in document["units"])
 
 
+SHARED = "    def intrinsics(self, scene):\n        return [500, 500, 320, 240]\n\n    def frames("
+
+
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
@@ -228,8 +231,15 @@ def test_what_they_do_wrong_is_the_units_failure(folder: Path, tmp_path: Path) -
         ),
         ("return [\n", "return [\n] and [\n", "has no frames"),
         ("return [\n", "return None and [\n", "to list FrameFiles, found NoneType"),
-        ("FrameFiles(image,", "FrameFiles(str(image),", "expected its image as a pathlib.Path, its pose (4, 4)"),
-        (" pose, depth=depth", " pose[:3], depth=depth", "its pose (4, 4), found PosixPath and (3, 4)"),
+        ("FrameFiles(image,", "FrameFiles(str(image),", "frame 0: expected its image as a pathlib.Path, found str"),
+        ("FrameFiles(image,", "FrameFiles(None,", "expected its image as a pathlib.Path, found NoneType"),
+        ("depth=depth", "depth=str(depth)", "expected its depth as a pathlib.Path, found str"),
+        ("depth=depth", "mask=0", "expected its mask as a pathlib.Path, found int"),
+        (" pose, depth=depth", " pose[:3], depth=depth", "expected its pose as a numpy array (4, 4), found (3, 4)"),
+        (" pose, depth=depth", " pose.tolist()", "expected its pose as a numpy array (4, 4), found list"),
+        ("depth=depth", "intrinsics=pose", "expected its intrinsics as a numpy array (3, 3), found (4, 4)"),
+        ("depth=depth", "depth_intrinsics=image", "depth_intrinsics as a numpy array (3, 3), found PosixPath"),
+        ("    def frames(", SHARED, "mine: hall: expected its intrinsics as a numpy array (3, 3), found list"),
     ],
 )
 def test_what_a_dataset_does_wrong_is_one_line(
