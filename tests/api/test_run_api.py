@@ -83,8 +83,9 @@ def test_a_stored_run_is_opened_reported_judged_and_compared(ran: lb.Run, tmp_pa
         lb.gate(ran)
     with pytest.raises(ConfigError, match="one of the two"):
         lb.gate(ran, baseline=tmp_path / "base.yaml", against=ran)
-    with pytest.raises(ConfigError, match="found 'precision'"):
-        lb.gate(ran, baseline=tmp_path / "base.yaml", require=["precision"])
+    for asked in (["precision"], ["accuracy", "precision"]):
+        with pytest.raises(ConfigError, match="expected some of accuracy, speed, memory, found 'precision'"):
+            lb.gate(ran, baseline=tmp_path / "base.yaml", require=asked)
     (unit,) = lb.compare(ran, ran.path).units
     assert {pair.difference for pair in unit.measurements if pair.difference is not None} == {0}
     with pytest.raises(StoreError, match="nowhere"):

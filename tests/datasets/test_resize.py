@@ -157,6 +157,18 @@ def test_depth_of_another_camera_is_looked_up_along_the_rays() -> None:
     assert seen[119, 161]
 
 
+def test_depth_of_another_camera_ends_with_its_last_pixels() -> None:
+    """Half the resolution: columns are looked up at u/2 − 4, rows at v/2 − 6; the map fills a part of the picture."""
+    depth = 1 + np.arange(16 * 20, dtype=np.float32).reshape(16, 20)
+    colour_k = np.array([[40.0, 0, 28.0], [0, 40.0, 28.0], [0, 0, 1]])
+    depth_k = np.array([[20.0, 0, 10.0], [0, 20.0, 8.0], [0, 0, 1]])
+    frame = Frame(0, 0.0, np.zeros((56, 56, 3), np.uint8), "half", None, depth, colour_k, depth_k)
+    expected = np.zeros((56, 56), np.float32)
+    expected[12:44, 8:48] = depth.repeat(2, axis=0).repeat(2, axis=1)
+    found = prepare(frame, SizeSettings(mode="exact", width=56, height=56)).depth
+    np.testing.assert_array_equal(found, expected)
+
+
 @settings(max_examples=60)
 @given(
     st.integers(8, 900),

@@ -131,13 +131,18 @@ def test_more_columns_than_a_page_has_room_for_make_more_tables(tmp_path: Path) 
     usual = [Measurement(*key, 1.0, "1", "words") for key in titles()]
     (found,) = [first_table(store_of(tmp_path, {("s", "m"): usual}))]
     first, *more = ([column.title for column in table.columns][3:] for table in (found.table, *found.more))
-    assert first[:3] == ["ATE (m)", "coverage (%)", "RPE (m)"]
-    assert "AbsRel" in first
+    assert first == [
+        *("ATE (m)", "coverage (%)", "RPE (m)", "RPE (°)", "drift (%)", "AUC@30 (%)"),
+        *("AbsRel", "δ<1.25 (%)", "FPS", "FPS end to end", "RAM (GB)", "GPU (GB)"),
+    ]
     assert more[0][:2] == ["AbsRel, metric", "δ<1.25, metric (%)"]
     assert {"Acc (m)", "Comp (m)", "NC", "F1 (%)"} <= {title for each in more for title in each}
     assert all(len(each) <= 12 for each in more)
     few = first_table(store_of(tmp_path / "few", {("s", "m"): [*usual[:8], usual[-1]]}))
     assert few.more == ()
+    depth = [each for each in usual if each.family == "depth"]
+    among = first_table(store_of(tmp_path / "depth", {("s", "m"): depth}))
+    assert [column.title for column in among.table.columns][3:6] == ["AbsRel", "δ<1.25 (%)", "AbsRel, metric"]
     asked = [each for each in usual if each.name != "auc_first_camera_30"]
     for count, parts in ((12, 0), (13, 1)):
         found = first_table(store_of(tmp_path / str(count), {("s", "m"): asked[:count]}))
