@@ -172,8 +172,10 @@ class _Work(Observer):
         """Do a unit, and say how it ended."""
         self.busy = True
         task = self._task(names)
-        with self._logged(names):
-            settled = self._along.pop(names, None) or self._settled_meanwhile(names)
+        along, elsewhere = self._along.pop(names, None), self._settled_meanwhile(names)
+        settled = along or elsewhere
+        # What another process printed before it failed stays: its record refers to it.
+        with self._logged(names) if along or not elsewhere else nullcontext():
             if settled is not None:
                 self.started(task.unit, settled.frames)
                 self.finished(task.unit, settled)

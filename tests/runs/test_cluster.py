@@ -26,12 +26,17 @@ def test_a_cluster_stores_what_one_process_does(tmp_path: Path) -> None:
     assert (run.outcome.done, run.outcome.failed, run.outcome.pending) == (2, 0, 0)
 
 
-def test_without_a_scheduler_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nowhere://127.0.0.1:1", "tcp://127.0.0.1:many"])
+def test_without_a_scheduler_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     from lingbot_eval.runs import cluster as module
 
     monkeypatch.setattr(module, "CONNECT_S", 1)
-    with pytest.raises(ConfigError, match=r"no Dask scheduler at tcp://127\.0\.0\.1:1: "):
-        lb.run(write_experiment(tmp_path), out=tmp_path / "runs", parallel=Parallel(scheduler="tcp://127.0.0.1:1"))
+    with pytest.raises(ConfigError) as refused:
+        lb.run(write_experiment(tmp_path), out=tmp_path / "runs", parallel=Parallel(scheduler=address))
+    words = str(refused.value)
+    assert words.startswith(f"no Dask scheduler at {address}: ")
+    assert words.endswith("; start one with: dask scheduler --host 127.0.0.1")
+    assert "\n" not in words
 
 
 def test_a_run_that_ends_stops_its_own_units_alone(monkeypatch: pytest.MonkeyPatch) -> None:

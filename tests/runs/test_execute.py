@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fakes import FRAMES, FakeAdapter, FakeMethod, FakeSequence, Quiet, World, experiment, pose_at, run_folder
 
-from lingbot_eval.errors import CheckpointError, DependencyError, StoreError, StreamError
+from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, StoreError, StreamError
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.machine import wait as wait_module
 from lingbot_eval.machine.wait import WAIT
@@ -219,19 +219,22 @@ def at(scene: str, index: int, error: BaseException) -> Callable[[str, int], Non
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "bad_input"),
     [
-        (RuntimeError("bad\n  things"), "RuntimeError: bad things"),
-        (MemoryError(), "MemoryError"),
-        (KeyError("x"), "KeyError: 'x'"),
-        (SystemExit(3), "it ended the program: sys.exit(3)"),
-        (SystemExit(), "it ended the program: sys.exit(None)"),
+        (RuntimeError("bad\n  things"), "RuntimeError: bad things", False),
+        (MemoryError(), "MemoryError", False),
+        (KeyError("x"), "KeyError: 'x'", False),
+        (SystemExit(3), "it ended the program: sys.exit(3)", False),
+        (SystemExit(), "it ended the program: sys.exit(None)", False),
+        (ConfigError("window: expected less"), "window: expected less", True),
     ],
 )
-def test_a_failing_unit_is_a_result(tmp_path: Path, world: World, error: BaseException, reason: str) -> None:
+def test_a_failing_unit_is_a_result(
+    tmp_path: Path, world: World, error: BaseException, reason: str, bad_input: bool
+) -> None:
     world.misbehave = {"bad": at("one", 9, error)}
     outcome = run(tmp_path, experiment("bad", "good"))
-    assert (outcome.done, outcome.failed, outcome.bad_input) == (3, 1, False)
+    assert (outcome.done, outcome.failed, outcome.bad_input) == (3, 1, bad_input)
     assert outcome.record.status == "incomplete"
     record = units(outcome)["one", "bad"]
     assert (record.status, record.stage, record.failed_at_frame, record.reason) == ("failed", "stream", 9, reason)
@@ -244,6 +247,25 @@ def test_a_failing_unit_is_a_result(tmp_path: Path, world: World, error: BaseExc
     folder = outcome.path / "units" / "synthetic" / "one" / "bad"
     assert "Traceback" in (folder / "traceback.txt").read_text()
     assert len((folder / "frames.csv").read_text().splitlines()) == 10
+
+
+def test_what_a_method_keeps_beside_its_result_is_kept_of_a_failed_unit_too(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "words"
+
+    def files(self: FakeMethod) -> dict[str, Path]:
+        log.write_text(f"words on {self.scene}")
+        return {"log.txt": log}
+
+    monkeypatch.setattr(FakeMethod, "files", files)
+    world.misbehave = {"good": at("two", 3, RuntimeError("crash"))}
+    outcome = run(tmp_path / "runs", experiment())
+    stored = RunStore.open(outcome.path).read_units()
+    assert [unit.record.status for unit in stored.units] == ["ok", "failed"]
+    for unit in stored.units:
+        assert (unit.folder / "log.txt").read_text() == f"words on {unit.record.scene}"
+        assert "log.txt" in unit.record.files
 
 
 def test_a_lack_of_memory_says_what_to_do_and_nothing_else_does(
@@ -348,8 +370,15 @@ def test_a_method_that_cannot_be_closed_costs_no_result(tmp_path: Path, world: W
     assert RunStore.open(run_folder(tmp_path / "again")).read_run().status == "complete"
 
 
-def test_a_fault_in_scoring_belongs_to_its_frame(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    add = SceneScorer.add
+@pytest.mark.parametrize("left_out", [0, 2])
+def test_a_fault_in_scoring_belongs_to_its_frame(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, left_out: int
+) -> None:
+    """Also where the method gave no prediction of frames before it."""
+    add, predict = SceneScorer.add, FakeMethod.predict
+
+    def sparse(self: FakeMethod, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        return (prediction for prediction in predict(self, frames) if not 3 <= prediction.index < 3 + left_out)
 
     def broken(self: SceneScorer, output: Output) -> object:
         if output.prediction.index == 11:
@@ -357,8 +386,9 @@ def test_a_fault_in_scoring_belongs_to_its_frame(tmp_path: Path, world: World, m
         return add(self, output)
 
     monkeypatch.setattr(SceneScorer, "add", broken)
-    record = units(run(tmp_path, experiment()))["one", "good"]
-    assert (record.stage, record.failed_at_frame, record.predictions) == ("score", 11, 11)
+    monkeypatch.setattr(FakeMethod, "predict", sparse)
+    record = units(run(tmp_path, experiment(dataset={"scenes": ["one"]})))["one", "good"]
+    assert (record.stage, record.failed_at_frame, record.predictions) == ("score", 11, 11 - left_out)
     assert record.reason == "RuntimeError: no such metric"
 
 

@@ -191,6 +191,17 @@ def test_what_a_variable_hands_to_a_program_is_in_no_record(tmp_path: Path, monk
     assert ours["model"]["checkpoint"] == f"{tmp_path}/w.pt"
 
 
+def test_what_results_are_filed_under_is_kept_as_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a scene in a list."""
+    monkeypatch.setenv("WHICH", "room")
+    given = yaml.safe_load(SMALL)
+    given["datasets"] = [{"name": "synthetic", "label": "my ${WHICH}", "scenes": ["corridor", "${WHICH}"]}]
+    given["methods"][0]["name"] = "in ${WHICH}"
+    stored = load_experiment(given).as_stored()
+    dataset, method = stored["datasets"][0], stored["methods"][0]
+    assert (dataset["label"], dataset["scenes"], method["name"]) == ("my room", ["corridor", "room"], "in room")
+
+
 def test_a_variable_stays_with_the_parts_of_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths make several datasets of one, and shift those that come after it."""
     monkeypatch.setenv("TOKEN", "hunter3")

@@ -331,12 +331,19 @@ def test_a_share_is_whole_streams_and_what_it_leaves_is_pending(
 def test_whoever_does_not_end_last_counts_what_others_are_at(
     shared: Shared, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
+    """What is damaged is missing, too."""
     Ends(monkeypatch, [Done()] * 4)
+    damaged = shared.store.folder(*shared.tasks[2].names)
+    damaged.mkdir(parents=True)
+    (damaged / shared.store.layout.unit_file).write_text("{")
     with shared.store.share() as others:
         for number in range(held):
             others.take((f"unit {number}",))
         outcome = of_run(shared, Parallel())
     assert (outcome.pending, outcome.done, outcome.failed) == (max(1, held), 4, 4)
+    assert outcome.units.missing == tuple(task.names for task in shared.tasks)
+    (left_out,) = outcome.units.left_out
+    assert left_out.folder == damaged
     assert shared.store.read_run().status == "running", "others are at it"
 
 

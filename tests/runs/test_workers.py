@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import socket
@@ -10,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -159,6 +161,49 @@ def test_what_a_child_cannot_do_is_what_its_parent_says(event: dict[str, str], k
 
 
 @pytest.mark.parametrize(
+    ("error", "kind", "text", "code"),
+    [
+        (StoreError("disk full"), "StoreError", "disk full", 2),
+        (ConfigError("no such device"), "ConfigError", "no such device", 2),
+        (
+            OSError(28, "No space left on device"),
+            "StoreError",
+            "cannot write: [Errno 28] No space left on device; free space, then run again",
+            2,
+        ),
+        (KeyError("x"), "", "KeyError: 'x' in a worker process", 3),
+        (KeyboardInterrupt(), None, None, 130),
+    ],
+    ids=repr,
+)
+def test_what_a_child_meets_outside_of_its_units_is_its_last_word(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: BaseException,
+    kind: str | None,
+    text: str | None,
+    code: int,
+) -> None:
+    def opened(job: worker.Job) -> Any:
+        os.write(1, b"words of a library\n")
+        raise error
+
+    job = worker.Job("/runs/a", ("m", ""), (), "/", "code", 0, share_host=True)
+    monkeypatch.setattr(worker, "fingerprint", lambda: "code")
+    monkeypatch.setattr(worker.Job, "opened", opened)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asdict(job)) + "\n"))
+    before, handler = os.dup(1), signal.getsignal(signal.SIGINT)
+    try:
+        assert worker.main() == code
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+        signal.signal(signal.SIGINT, handler)
+    answers = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    assert answers == ([] if kind is None else [{"event": "error", "kind": kind, "text": text}])
+
+
+@pytest.mark.parametrize(
     ("timed", "share_host", "alone"), [(True, False, True), (True, True, False), (False, False, False)]
 )
 def test_timed_units_have_the_host_for_themselves_unless_they_share_it(
@@ -215,11 +260,16 @@ def test_each_worker_has_a_gpu_of_its_own_as_far_as_they_go(
 
 
 def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is done, one that an earlier stream did along, two that fail; then a failure is not tried again."""
+    """One that is done, one that an earlier stream did along, two that fail; then a failure is not tried again.
+
+    The log of a unit has what its last try printed, and none is left of a try that printed nothing."""
+    words = ["first", "second", ""]
 
     def crash(scene: str, index: int) -> None:
         if scene == "three":
             raise RuntimeError("crash")
+        if scene == "two" and index == 0:
+            os.write(1, words.pop(0).encode())
 
     world = World(misbehave={"good": crash})
     world.install(monkeypatch)
@@ -252,6 +302,9 @@ def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkey
             work.do((*each, "good"), "token")
         return [event for event in said if event["event"] not in ("frames", "left_out")]
 
+    def logs() -> list[str]:
+        return [path.read_text() for path in (store.path / worker.LOGS).iterdir()]
+
     with closing(OpenMethod()) as methods, present():
         work = worker._Work(job, methods, said.append)
         assert done(whole, part, broken) == [
@@ -267,6 +320,7 @@ def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkey
         ]
         counts = [event["count"] for event in said if event["event"] == "frames"]
         assert sum(counts) == 24 + 5
+        assert logs() == ["first"]
         assert done(whole, broken) == [
             {"event": "skipped"},
             {"event": "done", "skipped": True, "failed": False, "bad_input": False},
@@ -274,11 +328,15 @@ def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkey
             {"event": "finished"},
             {"event": "done", "skipped": False, "failed": True, "bad_input": False},
         ]
+        assert logs() == ["first"], "its reason is there"
         assert done(("synthetic, 24 frames", "three"))[-1]["bad_input"] is False, "nothing for the user to mend"
         # A failure of an earlier run is tried again.
         work = worker._Work(replace(job, begun_ns=time.time_ns() + 10**10), methods, said.append)
+        assert done(broken)[-1]["failed"]
+        assert logs() == ["second"]
         world.adapter.scenes_there = {"one": {}, "two": {}}
         assert done(broken)[-1] == {"event": "done", "skipped": False, "failed": False, "bad_input": False}
+        assert logs() == []
     for names in (whole, part, broken):
         host = store.read_result(*names, "good").host
         assert host == HostRecord(

@@ -403,11 +403,17 @@ def test_a_camera_counts_what_was_late(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_limit_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant(monkeypatch, lambda backend, frame: None)
-    (record,) = run(tmp_path, study(defaults={"limit_s": 1e-9})).records
-    assert record.status == "ok"
-    assert record.stopped is not None
-    assert f"after {record.frames} of 40" in record.stopped
+    """A second a frame: five are given before 4.5 s are over."""
+    passed = [0.0]
+
+    def second(backend: str, frame: int) -> None:
+        passed[0] += 1
+
+    monkeypatch.setattr(stream, "time", SimpleNamespace(perf_counter=lambda: passed[0]))
+    plant(monkeypatch, second)
+    (record,) = run(tmp_path, study(defaults={"limit_s": 4.5})).records
+    assert (record.status, record.frames, record.predictions) == ("ok", 5, 5)
+    assert record.stopped == "its limit of 4.5 s ended it after 5 of 40 frames"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("disk full"), CheckpointError("no weights")])

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from store_records import make_run_record
 
-from lingbot_eval.errors import BusyError
+from lingbot_eval.errors import BusyError, StoreError
 from lingbot_eval.runs.worker import admitted, first_alone, present
 from lingbot_eval.stored import lock as module
 from lingbot_eval.stored.lock import CLAIMS, STALE_S, Claims, directory_lock, read_claims, writer_of
@@ -289,6 +289,27 @@ def test_who_else_was_there_is_counted_whenever_it_came(tmp_path: Path, monkeypa
         assert later() == 0
     (folder,) = tmp_path.iterdir()
     assert (folder.stat().st_mode & 0o777, list((folder / "units").iterdir())) == (0o700, [])
+
+
+@pytest.mark.parametrize("there", ["a link", "another's"])
+def test_a_shared_folder_that_somebody_else_made_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    """Where temporary files lie, everybody may write."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    if there == "a link":
+        (tmp_path / f"lingbot-eval-{os.getuid()}").symlink_to(mine)
+    else:
+        user = os.getuid() + 1
+        (tmp_path / f"lingbot-eval-{user}").mkdir()
+        monkeypatch.setattr(os, "getuid", lambda: user)
+    words = "expected a folder of this user, found another's; set TMPDIR to a folder of yours"
+    for used in (present(), admitted(alone=True, wait=time.sleep), first_alone("kernels")):
+        with pytest.raises(StoreError, match=words), used:
+            pass
+    assert not list(mine.iterdir())
 
 
 def test_the_first_is_alone_and_later_ones_do_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
