@@ -49,6 +49,8 @@ def read_front_camera(path: Path) -> tuple[LensCamera, FloatArray]:
     if not (16 <= width <= 8192 and 16 <= height <= 8192):
         raise DataError(f"{path}: expected images of 16 to 8192 pixels a side, found {width}x{height}")
     numbers = [number for key in ("intrinsics", "extra_params") for number in numbers_of(camera, key, 4, path)]
+    if numbers[0] <= 0 or numbers[1] <= 0:
+        raise DataError(f"{path}: expected positive focal lengths, found {numbers[:2]}")
     # base ← lidar ← camera
     from_lidar = inverse(_transformation(camera, "T_cam_lidar_t_xyz_q_xyzw", path))
     on_base = _transformation(sensor, "T_base_lidar_t_xyz_q_xyzw", path) @ from_lidar

@@ -86,6 +86,8 @@ class ReplicaAdapter(FileDataset):
         fx, fy, cx, cy, scale = (
             numbers_of(camera, key, 1, calibration)[0] for key in ("fx", "fy", "cx", "cy", "scale")
         )
+        if scale <= 0:
+            raise DataError(f"{calibration}: expected scale as units of depth a metre, above 0, found {scale:g}")
         return self.by_number(
             scene,
             images,
@@ -96,7 +98,7 @@ class ReplicaAdapter(FileDataset):
             },
             poses=poses_by_number(trajectory, max(images, default=-1)),
             depths=self.numbered(folder / "results", rf"depth{NUMBER}\.png"),
-            intrinsics=pinhole(fx, fy, cx, cy),
+            intrinsics=checked_pinhole(pinhole(fx, fy, cx, cy), str(calibration)),
             trajectory=trajectory,
             index_files=(calibration,),
             depth_reader=png_depth(scale),
@@ -194,7 +196,9 @@ class VirtualKitti2Adapter(FileDataset):
             moves[:, 2:].reshape(-1, 4, 4), [f"{extrinsic}: frame {row[0]:.0f}" for row in moves]
         )
         poses = dict(zip(moves[:, 0].astype(int).tolist(), inverse(world_to_camera), strict=True))
-        cameras = {int(row[0]): pinhole(*row[2:]) for row in lenses}
+        cameras = {
+            int(row[0]): checked_pinhole(pinhole(*row[2:]), f"{intrinsic}: frame {row[0]:.0f}") for row in lenses
+        }
         lost = [n for n in images if n not in poses or n not in cameras]
         if lost:
             raise DataError(

@@ -100,6 +100,9 @@ def test_it_goes_on_where_it_was_broken_off(raw: Path, tmp_path: Path) -> None:
         ("cam_front", "cam_left", "expected one labelled cam_front, found cam_left"),
         ("[0.05, -0.01, 0.002, 0.0]", "[0.05]", "extra_params"),
         ("0.5, -0.5, 0.5, 0.5]", "0, 0, 0, 0]", "unit quaternion"),
+        ("image_width: 80", "image_width: 8193", "images of 16 to 8192 pixels a side, found 8193x"),
+        ("image_width: 80", "image_width: 15", "images of 16 to 8192 pixels a side, found 15x"),
+        ("intrinsics: [", "intrinsics: [-", "expected positive focal lengths, found .-"),
     ],
 )
 def test_wrong_calibrations_are_named(raw: Path, old: str, new: str, says: str) -> None:
