@@ -45,6 +45,26 @@ def test_micro_pools_the_pairs(tmp_path: Path) -> None:
     assert any("over survivors" in entry for entry in legend(table))
 
 
+def test_depth_is_pooled_by_all_pixels_of_a_scene_wherever_a_sample_of_them_was_looked_at(tmp_path: Path) -> None:
+    """Of abs_rel alone samples are pixels; the largest of its numbers is of all."""
+    record = run_record().model_copy(update={"units": [["d", scene, "m"] for scene in "ab"], "weights": {}})
+    store = RunStore.create(tmp_path, record)
+    for scene, value, pixels in (
+        ("a", 20.0, {"none": 100, "sequence_scale": 10}),
+        ("b", 40.0, {"none": 7, "lstsq": 300}),
+    ):
+        found = [Measurement("depth", "abs_rel", each, value, "1", "words", samples=n) for each, n in pixels.items()]
+        found.append(Measurement("depth", "delta_1_25", "none", value, "%", "words", samples=5000))
+        with store.unit_writer("d", scene, "m") as writer:
+            writer.finish(unit_record(("d", scene), "m", 5, found))
+    (table,) = [table for table in read_results(store).tables if table.key == "depth-video"]
+    (micro,) = [row for row in table.rows if row.kind == "micro"]
+    named = {(column.name, column.variant): cell for column, cell in zip(table.columns, micro.cells, strict=True)}
+    for name in ("abs_rel", "delta_1_25"):
+        assert (named[name, "none"].value, named[name, "none"].samples) == (pytest.approx(35.0), 400)
+    assert (named["abs_rel", "sequence_scale"].value, named["abs_rel", "sequence_scale"].scored) == (20.0, (1, 2))
+
+
 def test_scenes_whose_number_of_pairs_is_not_stored_are_not_pooled(tmp_path: Path) -> None:
     record = run_record().model_copy(update={"units": [["d", scene, "m"] for scene in "ab"], "weights": {}})
     store = RunStore.create(tmp_path, record)

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from lingbot_eval.reports.reading import (
 from lingbot_eval.reports.rendering import csv_table, shown, table_data, text_table
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.scene_figures import together_figure
+from lingbot_eval.reports.tables import Cell, Column, Row, Table, merged
 from lingbot_eval.stored.records import RunRecord
 from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import DriftSeries, Measurement
@@ -73,6 +75,19 @@ def test_rows_of_one_scene_are_neighbours_and_means_stay_with_their_run(pair: tu
     assert places[4:] == [("mean", "one"), ("mean", "two"), ("median", "one"), ("median", "two")]
     means = [row.cells[0].value for row in summary.rows if row.kind == "mean"]
     assert means == [2.0, 30.0]
+
+
+def test_of_several_methods_rows_of_one_scene_are_neighbours_too() -> None:
+    """By dataset, scene, method and run; then what is averaged by method, kind and run."""
+    column = Column("auc", "auc_30", "", "%", ("c",))
+    scenes = [("d", scene, method, "scene") for scene in "ab" for method in "mn"]
+    averages = [("d", kind, method, kind) for method in "mn" for kind in ("mean", "median", "micro")]
+    names: list[Any] = [*scenes, *averages, ("e", "a", "n", "scene")]
+    table = Table("auc", "Pairs", (column,), tuple(Row(*name, (Cell(1.0),)) for name in names), ())
+    (found,) = merged([("one", (table,)), ("two", (table,))])
+    assert [(*row.names[:3], row.kind, row.run) for row in found.rows] == [
+        (*name, run) for name in names for run in ("one", "two")
+    ]
 
 
 def test_a_column_that_only_one_run_has_is_a_gap_with_a_reason_in_the_other(pair: tuple[Run, ...]) -> None:
