@@ -40,7 +40,7 @@ from lingbot_eval.comparison.contenders import (
     select,
 )
 from lingbot_eval.comparison.page import document, failures, page, prepare_folder, tables, title, write_backends
-from lingbot_eval.errors import ConfigError, DependencyError
+from lingbot_eval.errors import ConfigError, DependencyError, StoreError
 from lingbot_eval.methods import stepper as stepper_module
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model
@@ -93,9 +93,11 @@ def test_a_float32_sdpa_side_is_the_reference_itself() -> None:
 def test_the_reference_is_one_of_the_sides_whichever_it_is() -> None:
     assert backends_module._drawn(PAGED, SDPA, with_reference=True) == ([PAGED, SDPA], [(PAGED, SDPA)])
     assert backends_module._drawn(SDPA, PAGED, with_reference=True) == ([SDPA, PAGED], [(SDPA, PAGED)])
-    half, reference = replace(SDPA, precision="bfloat16"), reference_contender()
-    pairs = [(half, PAGED), (half, reference), (PAGED, reference)]
-    assert backends_module._drawn(half, PAGED, with_reference=True) == ([half, PAGED, reference], pairs)
+    reference = reference_contender()
+    for other in ({"precision": "bfloat16"}, {"cache_precision": 8}, {"tf32_heads": True}):
+        side = replace(SDPA, **other)  # type: ignore[arg-type]
+        pairs = [(side, PAGED), (side, reference), (PAGED, reference)]
+        assert backends_module._drawn(side, PAGED, with_reference=True) == ([side, PAGED, reference], pairs)
 
 
 def test_a_size_is_width_by_height() -> None:
@@ -278,6 +280,22 @@ def test_the_drawn_time_of_a_frame_is_the_median_of_its_rounds(tmp_path: Path, m
     times = axes_titled(drawn[0], title)
     assert curve(times, "A sdpa float32") == pytest.approx(np.column_stack([range(5), [5.0, 5.0, 5.0, 2.0, 40.0]]))
     assert curve(times, "B paged float32")[:, 1] == pytest.approx([7.0] * 5)
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one_with_its_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    for name in ("compare.md", "compare.json", "compare.png"):
+        (tmp_path / name).write_text("old")
+    monkeypatch.setattr(write_module, "write_text", full)
+    with pytest.raises(StoreError, match="no space left"):
+        write_backends(known(), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        name: b"old" for name in ("compare.md", "compare.json", "compare.png")
+    }
 
 
 def known() -> BackendComparison:
@@ -780,6 +798,7 @@ def test_a_selection_is_cut_and_scenes_are_found_by_name() -> None:
     cut = few.datasets[0].model_copy(update={"selection": few.datasets[0].selection.model_copy(update={"count": 5})})
     few = few.model_copy(update={"datasets": (cut,)})
     assert PreparedFrames(select(few, None, 7).unit).sequence.length == 5, "what the experiment leaves out stays out"
+    assert PreparedFrames(select(few, None, 3).unit).sequence.length == 3, "fewer of them may be asked for"
     assert PreparedFrames(select(experiment(), None, 10**6).unit).sequence.length == FRAMES
     with pytest.raises(ConfigError, match=r"no scene 'corridr' \(did you mean 'corridor'\?\); there are: room, corr"):
         select(experiment(), "corridr", None)

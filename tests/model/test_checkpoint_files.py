@@ -422,6 +422,20 @@ def test_other_archives_are_called_what_they_are(tmp_path: Path) -> None:
     assert "expected a file" in refusal_of_pipe(tmp_path)
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_numbers_of_the_other_byte_order_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, legacy: bool
+) -> None:
+    with monkeypatch.context() as there:
+        there.setattr(sys, "byteorder", order)
+        torch.save(WEIGHTS, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
+    if order == "little":
+        assert is_weights(values(read_content(tmp_path / "x.pt")))
+    else:
+        assert "of the other byte order; save it again as safetensors" in refusal(tmp_path / "x.pt")
+
+
 def refusal_of_pipe(folder: Path) -> str:
     os.mkfifo(folder / "pipe.pt")
     return refusal(folder / "pipe.pt")

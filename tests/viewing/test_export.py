@@ -137,6 +137,10 @@ def test_colmap_models_pass_pycolmap(metric: ScaledScene, tmp_path: Path, name: 
     assert len(model.points3D) > 500
     centres = np.stack([model.images[number].projection_center() for number in sorted(model.images)])
     np.testing.assert_allclose(centres, metric.poses.positions, atol=1e-9)
+    # A track names the places of its point among those of each image.
+    ids = {number: [seen.point3D_id for seen in view.points2D] for number, view in model.images.items()}
+    for number, point in list(model.points3D.items())[::10]:
+        assert {ids[seen.image_id][seen.point2D_idx] for seen in point.track.elements} == {number}
     worst = 0.0
     for view in model.images.values():
         camera = model.cameras[view.camera_id]
@@ -175,6 +179,21 @@ def test_what_hides_a_point_is_no_observation(kept: Reconstruction, tmp_path: Pa
         home = written(seen, tmp_path / str(len(depth)), "colmap") / "colmap/sparse/0"
         points = [line.split() for line in (home / "points3D.txt").read_text().splitlines() if line[0] != "#"]
         assert all(float(point[3]) == pytest.approx(4, abs=1e-3) for point in points)
+
+
+def test_kept_depth_hides_what_the_cloud_alone_would_show(kept: Reconstruction, tmp_path: Path) -> None:
+    """Of a cloud that lacks the wall: frames whose depth was kept see nothing behind it, the others all."""
+    scene = make_scaled(kept, "made/up/one")
+    behind = VoxelCloud(1000, 0.01)
+    behind.add(
+        np.array([[0.3, 0, 9], [0.4, 0.1, 9]], np.float32), np.zeros((2, 3), np.uint8), np.full(2, 9, np.float32), 0
+    )
+    for name in ("colmap", "colmap-binary"):
+        home = written(replace(scene, cloud=behind), tmp_path, name) / name.replace("-", "_")
+        pycolmap = pytest.importorskip("pycolmap")
+        views = pycolmap.Reconstruction(home / "sparse" / "0").images.values()
+        seeing = {view.name for view in views if view.num_points3D}
+        assert seeing == {f"{index:06d}.png" for index in range(FRAMES) if index % 3}
 
 
 def test_transforms_give_the_wall_back(metric: ScaledScene, tmp_path: Path) -> None:
@@ -242,6 +261,16 @@ def test_text_formats_number_by_number(tmp_path: Path) -> None:
     assert header == "#timestamp [ns], p_x, p_y, p_z, q_w, q_x, q_y, q_z"
     assert row("trajectory_kitti.txt") == pytest.approx(pose[:3].ravel())
     assert row("trajectory_kitti_frames.txt") == [7, 12.5]
+
+
+def test_nanoseconds_are_those_nearest_to_the_time(tmp_path: Path) -> None:
+    """Which is no whole number of them as a float: 4.1 s are a little less than 4,100,000,000."""
+    times = np.array([0.0, 0.29, 4.1, 1403636579.7635555])
+    poses = Trajectory(np.arange(4), times, np.tile(np.eye(4), (4, 1, 1)))
+    lines = (written(ScaledScene("made/up", poses), tmp_path, "euroc") / "trajectory_euroc.csv").read_text().split("\n")
+    said = [int(line.split(",")[0]) for line in lines if line and not line.startswith("#")]
+    assert said[:3] == [0, 290_000_000, 4_100_000_000]
+    assert said[3] == pytest.approx(1403636579763555500, abs=300)
 
 
 def test_a_lost_pose_is_in_neither_of_kittis_files(scene: ScaledScene, tmp_path: Path) -> None:

@@ -280,6 +280,18 @@ def test_a_still_is_the_picture(kept: Reconstruction, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(found), image)
 
 
+def test_a_still_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "still.png").write_bytes(b"old")
+    monkeypatch.setattr(Pictures.Image, "save", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        save_still(np.zeros((4, 4, 3), np.uint8), tmp_path / "still.png")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("still.png", b"old")]
+
+
 def test_frames_and_positions(kept: Reconstruction) -> None:
     renderer = Renderer(kept, settings(frames=(3, 7, 2)))
     assert list(renderer.positions) == [3, 5, 7]

@@ -343,6 +343,7 @@ def test_the_page_is_of_this_machine_alone(viewer: Viewer, capsys: pytest.Captur
         ({"Origin": "https://elsewhere.example"}, 403),
         ({"Origin": "null"}, 403),  # a file, a sandboxed frame
         ({"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
+        ({"Origin": "http://HOST.elsewhere.example"}, 403),  # a name that begins as this one
         ({"Host": "elsewhere.example", "Origin": "http://elsewhere.example"}, 403),  # a name that leads here
     ],
 )

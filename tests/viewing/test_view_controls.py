@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -423,6 +424,25 @@ def test_the_picture_is_the_frames_own_or_the_newest_before_it(shown: Shown) -> 
     for frame in (3, LAST, 0):
         shown.set("frame", frame)
         assert (np.asarray(shown.widgets["picture"].image) == frame).all()
+
+
+def test_the_picture_is_of_the_first_method_that_is_shown(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = layer("a"), layer("bb")
+    newest = two.newest
+    assert newest is not None
+    two.newest = replace(newest, image=np.full((6, 8, 3), 200, np.uint8))
+    shown = Shown(servers, monkeypatch, first=lambda: LayeredScene("first", [one, two]))
+
+    def pictured() -> int:
+        return int(np.asarray(shown.widgets["picture"].image)[0, 0, 0])
+
+    assert pictured() == LAST
+    shown.set("a", False)
+    assert pictured() == 200
+    shown.set("bb", False)
+    assert pictured() == LAST, "where none is shown the first stands for all"
 
 
 def test_between_two_frames_the_straight_line_and_the_way_are_told(shown: Shown) -> None:

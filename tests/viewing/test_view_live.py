@@ -425,6 +425,31 @@ def test_a_camera_gives_the_newest_frame_and_counts_the_others(film: Path, monke
     assert len(taken) + camera.dropped == 20
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_camera_is_free_again_at_the_end_of_its_stream(
+    film: Path, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    """Whether the stream ended or was closed: a device serves one program."""
+    av = pytest.importorskip("av")
+    free = threading.Event()
+
+    class Opened:
+        def __init__(self) -> None:
+            self._inner = av.open(str(film))
+            self.streams, self.decode = self._inner.streams, self._inner.decode
+
+        def close(self) -> None:
+            self._inner.close()
+            free.set()
+
+    monkeypatch.setattr(live, "_opened", lambda address: Opened())
+    camera = Camera("camera:0")
+    for _ in camera:
+        if closed:
+            camera.close()
+    assert free.wait(10)
+
+
 def test_a_stream_of_the_network_goes_the_way_of_a_camera(film: Path) -> None:
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
