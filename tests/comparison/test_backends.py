@@ -288,14 +288,13 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one_with_its_figure(
     def full(*_: object) -> None:
         raise StoreError("no space left")
 
-    for name in ("compare.md", "compare.json", "compare.png"):
-        (tmp_path / name).write_text("old")
+    old = dict.fromkeys(("compare.md", "compare.json", "compare.png"), b"old")
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(write_module, "write_text", full)
     with pytest.raises(StoreError, match="no space left"):
         write_backends(known(), tmp_path)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
-        name: b"old" for name in ("compare.md", "compare.json", "compare.png")
-    }
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old
 
 
 def known() -> BackendComparison:
