@@ -135,6 +135,16 @@ def test_heic_is_read_where_its_library_is_and_refused_where_it_is_not(
         opened(folder)
 
 
+@pytest.mark.parametrize("beside", ["a.png", "a.tif"])
+def test_a_copy_that_can_be_read_is_taken_where_heic_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    sequence = opened(touch(tmp_path / "walk", "a.heic", beside, "b.png"))
+    assert frames(sequence) == [beside, "b.png"]
+    assert notes(sequence) == [f"second files of one name left out, 1 in all: a.heic ({beside} is taken)"]
+
+
 def test_what_is_no_file_and_what_is_hidden(tmp_path: Path) -> None:
     folder = touch(tmp_path / "walk", "1.jpg", "2.jpg", "._1.jpg", "._2.jpg")
     os.mkfifo(folder / "3.jpg")

@@ -747,8 +747,15 @@ def test_recordings_with_messages_of_one_time(tree: Callable[[str], Path], tmp_p
     root = shutil.copytree(tree("vbr_full"), tmp_path / "data")
     (stamps,) = root.rglob("timestamps.txt")
     times = stamps.read_text().splitlines()
+    before = opened("vbr_full", root).reference()
     stamps.write_text("\n".join([*times[:2], times[1], *times[3:]]) + "\n")
     sequence = opened("vbr_full", root)
+    after = sequence.reference()
+    assert before is not None
+    assert after is not None
+    assert before.indices.tolist() == [0, 1, 2, 3, 4]
+    assert after.indices.tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(after.camera_to_world, before.camera_to_world[[0, 1, 3, 4]])
     assert [file.image.stem[-1] for file in sequence.files] == ["0", "1", "3", "4"]
     assert "1 images are no later than one before: left out" in said(sequence)
 

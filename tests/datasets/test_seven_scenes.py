@@ -281,6 +281,13 @@ def test_an_image_may_have_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert len(sequence.fingerprint()) == 64
 
 
+def test_a_root_may_begin_with_the_users_home(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    opened = adapter(Path("~") / root.name)
+    assert opened.scenes() == adapter(root).scenes()
+    assert opened.open("chess/seq-01", Selection()).length == adapter(root).open("chess/seq-01", Selection()).length
+
+
 def test_the_home_of_an_unknown_user_is_a_folder_that_does_not_exist() -> None:
     with pytest.raises(DataError, match="does not exist"):
         adapter(Path("~nobody-of-this-name/7scenes")).scenes()

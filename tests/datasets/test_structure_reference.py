@@ -97,6 +97,9 @@ def test_it_is_computed_once_and_kept_by_content(photos: Path, computed: list[di
     assert computed[-1]["refine"] is False, "a camera that is known is held"
     scene(photos, intrinsics=(31.0, 30.0, 20.5, 13.5)).reference()
     assert len(computed) == 4, "another camera, another structure"
+    scene(photos, intrinsics=(31.0, 30.0, 21.5, 13.5)).reference()
+    scene(photos, intrinsics=(31.0, 30.0, 21.5, 14.5)).reference()
+    assert len(computed) == 6, "another principal point, another structure"
     assert computed[0]["intrinsics"] is None
     assert computed[0]["refine"] is True
 

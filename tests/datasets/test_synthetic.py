@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.datasets.synthetic.adapter import SyntheticSequence
-from lingbot_eval.datasets.synthetic.plans import PLANS, walls_around
+from lingbot_eval.datasets.synthetic.plans import PLANS, contains, walls_around
 from lingbot_eval.datasets.synthetic.render import Renderer
 from lingbot_eval.datasets.synthetic.scene import CameraPath, Faces, Scene, Walk, build_scene
 from lingbot_eval.errors import ConfigError, DataError
@@ -405,6 +406,43 @@ def test_walls_of_an_l_shape() -> None:
         ((4.0, 2.0), (4.0, 0.0)),
         ((4.0, 0.0), (0.0, 0.0)),
     }
+
+
+def test_what_lies_in_an_l_shape() -> None:
+    points = np.array(
+        [[3.0, 1.0], [1.0, 4.5], [3.0, 3.0], [-0.1, 1.0], [4.1, 1.0], [1.0, -0.1], [1.0, 5.1], [4.0, 2.0]]
+    )
+    inside = contains(((0.0, 0.0, 4.0, 2.0), (0.0, 0.0, 2.0, 5.0)), points)
+    assert inside.tolist() == [True, True, False, False, False, False, False, True]
+
+
+@pytest.mark.parametrize("kind", ["room", "office"])
+def test_furniture_stands_on_the_floor_of_the_place(kind: str) -> None:
+    place = build_scene(kind, 2)
+    faces = place.faces
+    chosen = np.isin(faces.texture, place.textures.groups["furniture"])
+    assert chosen.sum() > 10
+    corners = np.concatenate([(faces.origin + k * faces.right * faces.size[:, :1])[chosen] for k in (0, 1)])
+    x, y, z = corners.T
+    x0, y0, x1, y1 = np.array(place.plan.free).T
+    beyond = np.maximum(np.maximum(x0 - x[:, None], x[:, None] - x1), np.maximum(y0 - y[:, None], y[:, None] - y1))
+    assert beyond.min(axis=1).max() < 1e-9
+    assert z.min() > 0.3
+    assert z.max() < place.plan.height
+
+
+def test_each_level_of_a_texture_is_the_mean_of_the_finer_one() -> None:
+    textures = build_scene("room", 1).textures
+    count = sum(map(len, textures.groups.values()))
+    ends = [*textures.level_offset[1:], len(textures.texels)]
+    sizes = [256, 128, 64, 32, 16, 8, 4, 2]
+    levels = [
+        textures.texels[first:last, :3].reshape(count, size, size, 3).astype(float)
+        for first, last, size in zip(textures.level_offset, ends, sizes, strict=True)
+    ]
+    for finer, coarser in itertools.pairwise(levels):
+        four = (finer[:, ::2, ::2], finer[:, 1::2, ::2], finer[:, ::2, 1::2], finer[:, 1::2, 1::2])
+        assert np.abs(sum(four) / 4 - coarser).max() <= 1  # each is rounded by itself
 
 
 @settings(max_examples=25)

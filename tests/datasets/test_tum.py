@@ -144,6 +144,8 @@ def test_the_fingerprint_follows_the_lists(root: Path) -> None:
         ("rgb.txt", 5, "soon rgb/x.png", r"rgb\.txt:5: expected a timestamp"),
         ("rgb.txt", 5, "nan rgb/x.png", r"rgb\.txt:5: expected a timestamp"),
         ("rgb.txt", 5, "1305031453.4 ../../../secret.png", r"rgb\.txt:5: expected a path inside"),
+        ("rgb.txt", 5, "1305031453.4 rgb/../../secret.png", r"rgb\.txt:5: expected a path inside .*, found 'rgb/\.\./"),
+        ("rgb.txt", 5, r"1305031453.4 rgb\x.png", r"rgb\.txt:5: expected a path inside"),
         ("rgb.txt", 5, "1305031453.4 /etc/passwd", r"rgb\.txt:5: expected a path inside"),
         ("depth.txt", 4, "now depth/x.png", r"depth\.txt:4: expected a timestamp"),
         ("groundtruth.txt", 3, "1305031453.39 1 2 3", r"groundtruth\.txt:3: .*found 4"),

@@ -185,6 +185,21 @@ def test_without_depth_or_motion_the_reason_is_given(room: Path, tmp_path: Path)
     assert "both a pose and a depth map" in str(convention_of(sequence))
 
 
+def test_pairs_are_chosen_among_the_frames_with_depth(room: Path, tmp_path: Path) -> None:
+    """The first half stands still and has no depth; the other half, which moves, is as good as the whole."""
+    copy = tmp_path / "copy"
+    shutil.copytree(room, copy)
+    depths, poses = (sorted((copy / SCENE).glob(f"*.{kind}")) for kind in ("depth.png", "pose.txt"))
+    for depth, pose in zip(depths[:20], poses[:20], strict=True):
+        depth.unlink()
+        shutil.copy(poses[0], pose) if pose != poses[0] else None
+    verdict = verdict_of(copy)
+    assert verdict.clear
+    assert verdict.pairs > 8
+    assert verdict.shown is not None
+    assert 20 <= verdict.shown.first.index < verdict.shown.second.index
+
+
 def test_the_focal_sweep_finds_the_focal_length_that_depth_was_made_with(room: Path, tmp_path: Path) -> None:
     """Depth as of 585 px; what is declared goes up to 15 % off it, to either side."""
     sequence = open_adapter("seven_scenes", room, {"split": "all"}).open(SCENE, Selection())
