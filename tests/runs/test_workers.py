@@ -344,6 +344,38 @@ def test_a_child_says_all_of_its_units_and_where_they_ran(tmp_path: Path, monkey
         ), names
 
 
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> worker._Work:
+    """Of a run of one unit that was begun on two GPUs, before anything is done; here is one of another kind."""
+    here = {"cpu_model": "mine", "torch": {"gpus": [{"name": "C"}]}}
+    there = {"cpu_model": "mine", "torch": {"gpus": [{"name": "A"}, {"name": "B"}]}}
+    store = RunStore.create(tmp_path / "runs", make_run_record(environment=there))
+    monkeypatch.setattr(worker, "fingerprint", lambda: "code")
+    monkeypatch.setattr(worker, "environment", lambda: here)
+    monkeypatch.setattr(worker.Job, "opened", lambda job: (store, lambda names: SimpleNamespace(unit=None)))
+    job = worker.Job(str(store.path), ("m", ""), (), "/", "code", 0, share_host=True)
+    return worker._Work(job, OpenMethod(), lambda message: None)
+
+
+def test_a_log_is_not_written_through_a_link(tmp_path: Path, work: worker._Work) -> None:
+    mine, names = tmp_path / "mine", ("a", "b", "c")
+    mine.write_text("words")
+    (run,) = (tmp_path / "runs").iterdir()
+    (run / worker.LOGS).mkdir()
+    (run / worker.LOGS / worker.log_name(names)).symlink_to(mine)
+    with pytest.raises(StoreError, match=r"cannot write .*logs.*symbolic link"):
+        work.do(names, "token")
+    assert mine.read_text() == "words"
+
+
+@pytest.mark.parametrize(("timed", "differs"), [(True, ['gpus: ["A", "B"], here ["C"]']), (False, [])])
+def test_other_hardware_is_said_where_something_is_timed(work: worker._Work, timed: bool, differs: list[str]) -> None:
+    task: Any = SimpleNamespace(method=SimpleNamespace(needs_images=timed))
+    assert work._host(task, 3) == HostRecord(
+        name=socket.gethostname(), gpu=os.environ.get("CUDA_VISIBLE_DEVICES"), beside=3, differs=differs
+    )
+
+
 def test_gpus_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
     assert workers.gpus() == ["3", "GPU-abc"]

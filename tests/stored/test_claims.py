@@ -291,6 +291,20 @@ def test_who_else_was_there_is_counted_whenever_it_came(tmp_path: Path, monkeypa
     assert (folder.stat().st_mode & 0o777, list((folder / "units").iterdir())) == (0o700, [])
 
 
+def test_who_was_killed_at_a_unit_is_not_beside_those_that_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with present():
+        pass
+    (folder,) = tmp_path.iterdir()
+    left = folder / "units" / "0123456789abcdef"
+    left.touch()  # nobody has it locked
+    with present() as mine:
+        assert mine() == 0
+        assert not left.exists()
+
+
 @pytest.mark.parametrize("there", ["a link", "another's"])
 def test_a_shared_folder_that_somebody_else_made_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str

@@ -26,7 +26,7 @@ def test_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(found, name), values)
 
 
-@pytest.mark.parametrize("spoil", ["missing", "shape", "kind", "text"])
+@pytest.mark.parametrize("spoil", ["missing", "shape", "last shape", "kind", "kind of values", "text"])
 def test_damage_is_one_line(tmp_path: Path, spoil: str) -> None:
     path = tmp_path / "drift.npz"
     arrays = dict(vars(series()))
@@ -34,6 +34,10 @@ def test_damage_is_one_line(tmp_path: Path, spoil: str) -> None:
         del arrays["jump_frame"]
     elif spoil == "shape":
         arrays["local_scale"] = np.ones(3)
+    elif spoil == "last shape":
+        arrays["segment_rotation"] = np.ones(3)
+    elif spoil == "kind of values":
+        arrays["prefix_ate_m"] = np.arange(2)
     elif spoil == "kind":
         arrays["frame"] = np.ones(5)
     np.savez(path, **arrays)

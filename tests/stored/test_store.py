@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -383,12 +384,28 @@ def test_damaged_panels_name_their_file(tmp_path: Path, content: bytes) -> None:
         load_panels(tmp_path / "panels.npz")
 
 
-def test_panels_with_pickled_or_misshaped_arrays_are_refused(tmp_path: Path) -> None:
-    good = {"index": np.array([0]), "truth": np.ones((1, 2, 2), "f4"), "prediction": np.ones((1, 2, 2), "f4")}
-    for image in (np.array([{"code": 1}], dtype=object), np.zeros((1, 2, 3, 3), "u1")):
-        np.savez(tmp_path / "panels.npz", image=image, **good)
-        with pytest.raises(StoreError, match=r"panels\.npz"):
-            load_panels(tmp_path / "panels.npz")
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"image": np.array([{"code": 1}], dtype=object)},
+        {"image": np.zeros((1, 2, 3, 3), "u1")},
+        {"image": np.zeros((1, 2, 2, 3), "f4")},
+        {"prediction": np.ones((1, 2, 3), "f4")},
+        {"truth": np.ones((1, 2, 2), "i4")},
+        {"index": np.array([0, 1])},
+        {"index": np.array([0.0])},
+    ],
+    ids=str,
+)
+def test_panels_with_pickled_or_misshaped_arrays_are_refused(tmp_path: Path, spoilt: dict[str, Any]) -> None:
+    good: dict[str, Any] = {name: np.ones((1, 2, 2), "f4") for name in ("truth", "prediction")}
+    good |= {"index": np.array([0]), "image": np.zeros((1, 2, 2, 3), "u1")}
+    path = tmp_path / "panels.npz"
+    np.savez(path, **good)
+    assert load_panels(path).index.tolist() == [0]
+    np.savez(path, **{**good, **spoilt})
+    with pytest.raises(StoreError, match=r"panels\.npz"):
+        load_panels(path)
 
 
 # Runs
