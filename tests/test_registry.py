@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,43 @@ def test_what_a_file_registers_is_its_own(
     known.add("five", 5, cell())
     owners = {name: plugin and plugin.name for name in known.names()[2:] if (plugin := known.plugin(name))}
     assert owners == {"two": "around", "one": "inside", "three": "around", "four": "broken", "five": "__main__"}
+
+
+@pytest.mark.parametrize(("module", "name"), [("__main__", "script"), ("pack.mine", "pack.mine")])
+def test_what_a_script_or_a_module_registers_is_its_own(
+    tmp_path: Path, known: Registry[object], module: str, name: str
+) -> None:
+    file = tmp_path / "script.py"
+    file.write_text("def thing(): pass\n")
+    names: dict[str, object] = {"__name__": module}
+    exec(compile(file.read_text(), str(file), "exec"), names)
+    known.add("mine", 5, names["thing"])
+    assert known.plugin("mine") == Plugin(name, hashlib.sha256(file.read_bytes()).hexdigest(), str(file))
+
+
+def test_what_a_plugin_imports_names_the_place_where_its_words_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "words_that_are_none.py").write_text("x = 1\ny = = 2\n")
+    file = tmp_path / "mine.py"
+    file.write_text("\n\nimport words_that_are_none\n")
+    with pytest.raises(ConfigError, match=r"cannot be loaded: SyntaxError: .* \(words_that_are_none\.py, line 2\)$"):
+        load_plugins([str(file)])
+
+
+def test_an_installed_plugin_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    log = tmp_path / "asked.txt"
+    (tmp_path / "that_is_installed.py").write_text(
+        f"def __getattr__(name):\n    with open({str(log)!r}, 'a') as log:\n        log.write(name)\n"
+    )
+    point = EntryPoint("mine", "that_is_installed:start", registry.ENTRY_POINTS)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "_INSTALLED", [])
+    for _ in range(2):
+        assert [plugin.name for plugin in load_plugins()] == ["that_is_installed"]
+    assert log.read_text() == "start"
 
 
 def test_a_fault_is_where_it_was_raised(tmp_path: Path) -> None:

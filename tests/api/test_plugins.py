@@ -281,11 +281,12 @@ def test_score_shows_them_among_the_first_and_outlives_their_faults(
     poses[:, :3, 3] = np.random.default_rng(0).normal(size=(20, 3))
     np.save(tmp_path / "poses.npy", poses)
     (tmp_path / "metrics.py").write_text(METRICS_OF_ALL_KINDS)
+    line = 1 + METRICS_OF_ALL_KINDS.splitlines().index("    sys.exit(3)")
     words = ("score", "--gt", "poses.npy", "--est", "poses.npy", "--plugin", "metrics.py")
     said = command(tmp_path, *words)
     assert "2.500000 m" in said
     assert "3.5" not in said
-    assert "it ended the program: sys.exit(3)" in said
+    assert f"the metric failed: it ended the program: sys.exit(3) (metrics.py:{line})" in said
     found = {m["name"]: m for m in json.loads(command(tmp_path, *words, "--json"))["measurements"]}
     assert (found["aside"]["value"], found["leaves"]["value"]) == (3.5, None)
     # Those of a package that is installed need not be named.

@@ -12,8 +12,8 @@ from PIL import Image as Pictures
 
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
-from lingbot_eval.errors import ConfigError
-from lingbot_eval.prepare import SizeSettings, crop_notes, prepare, size_plan
+from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.prepare import SizeSettings, crop_notes, prepare, refuse_faulty_images, size_plan
 from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame
 
@@ -198,9 +198,28 @@ def test_parts_that_are_not_there_stay_so() -> None:
     assert prepared.depth is not None
     assert prepared.depth.shape == (238, 322)
     assert prepared.intrinsics is not None
-    nothing = prepare(Frame(3, 1.5, None, "n", np.eye(4), None, K), SizeSettings())
+    nowhere = Frame(3, 1.5, None, "n", np.eye(4), None, K, 1.5 * K, np.ones((480, 640), np.bool_))
+    nothing = prepare(nowhere, SizeSettings())
+    assert (nothing.depth_intrinsics, nothing.left_out) == (None, None)
     assert (nothing.index, nothing.timestamp, nothing.intrinsics, nothing.depth) == (3, 1.5, None, None)
     assert nothing.camera_to_world is not None
+
+
+def test_depth_of_another_camera_beside_an_unknown_one_keeps_its_place() -> None:
+    """Nothing tells where the rays of the image lie: the depth map is taken for its picture."""
+    frame = ramp_frame(64, 48, 0)
+    asked = SizeSettings(mode="exact", width=28, height=14)
+    plain, other = (
+        prepare(replace(frame, intrinsics=None, depth_intrinsics=camera), asked) for camera in (None, 1.5 * K)
+    )
+    np.testing.assert_array_equal(other.depth, plain.depth)
+    assert (other.intrinsics, other.depth_intrinsics) == (None, None)
+
+
+def test_every_fault_of_the_images_is_said() -> None:
+    refuse_faulty_images({"image_faults": []})
+    with pytest.raises(DataError, match=r"^a\.png: truncated; b\.png: of another size$"):
+        refuse_faulty_images({"image_faults": ["a.png: truncated", "b.png: of another size"]})
 
 
 def test_a_mask_is_of_the_images_pixels_whatever_camera_the_depth_is_of() -> None:

@@ -337,6 +337,7 @@ def test_loop_gap() -> None:
     assert value(score(truth[:349], nearly), "loop_gap") == pytest.approx(2.0, rel=0.02)
     half = score(truth[:180], estimate[:180])
     assert "no loop" in reason(half, "loop_gap")
+    assert {m.samples for m in half.measurements if m.name == "loop_gap"} == {180}
 
 
 def test_prefixes_are_the_ate_of_the_cut_sequence() -> None:

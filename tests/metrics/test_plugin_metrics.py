@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lingbot_eval.declarations import headline_place, headlines, published_as, titles, with_declaration
-from lingbot_eval.errors import UnscorableError
+from lingbot_eval.errors import ConfigError, UnscorableError
 from lingbot_eval.metrics import base
-from lingbot_eval.metrics.base import METRICS, DepthMetrics, Metric, because, metric, trajectory_metrics
+from lingbot_eval.metrics.base import METRICS, DepthMetrics, Metric, because, metric, told_apart, trajectory_metrics
 from lingbot_eval.metrics.depth_sample import least_absolute_scale
 from lingbot_eval.metrics.matching import MatchedPoses
 from lingbot_eval.metrics.scoring import score
@@ -161,6 +162,15 @@ def test_a_depth_metric_without_a_frame_has_its_reason(monkeypatch: pytest.Monke
         metrics.add(np.full((10, 12), value, np.float32), np.ones((10, 12), np.float32))
     assert [m.reason for m in metrics.measurements(None)] == ["reason 2"]  # the first
     assert [m.reason for m in metrics.measurements("the method gives none")] == ["the method gives none"]
+
+
+@pytest.mark.parametrize(("variant", "name"), [("", "hops/long"), ("10 m", "hops/long/10 m")])
+def test_what_is_measured_twice_is_named(variant: str, name: str) -> None:
+    one = Measurement("hops", "long", variant, 1.0, "frames", "words")
+    others = [replace(one, name="short"), replace(one, family="skips"), replace(one, variant="5 m")]
+    assert told_apart([one, *others]) == [one, *others]
+    with pytest.raises(ConfigError, match=f"^{name} is measured twice; give the plugin's measurement another name$"):
+        told_apart([one, *others, replace(one, value=2.0)])
 
 
 def test_one_reason_stands_for_those_that_follow_from_it() -> None:

@@ -251,6 +251,8 @@ def test_fewer_than_three_matched_frames(count: int) -> None:
     assert all(f"only {count} matched frames" in found[key] for key in ACCURACY)
     assert value(score, "coverage") == 10 * count
     assert len(score.position_error_m) == 0
+    # What was there, though it was too little.
+    assert {by_name(score)[name, "sim3"].samples for name in ("ate_rmse", "ate_max", "scale")} == {count}
 
 
 def test_static_reference() -> None:
@@ -273,6 +275,17 @@ def test_a_reference_moves_from_a_micrometre_on(size: float, stands: bool) -> No
     found = by_name(score_trajectory(trajectory(truth), trajectory(estimate), 10))["ate_rmse", "none"]
     assert ("static reference" in (found.reason or "")) is stands
     assert (found.value is None) is stands
+
+
+@pytest.mark.parametrize(("away", "stands"), [(0.0, False), (4e6, False), (6e6, True)])
+def test_far_away_a_reference_that_rounding_may_move_stands(away: float, stands: bool) -> None:
+    """From corner to corner its way is 5 mm: a billionth of its distance at 5,000 km."""
+    truth, estimate = wandering(10)
+    truth[:, :3, 3] *= 5e-3 / np.linalg.norm(np.ptp(truth[:, :3, 3], axis=0))
+    truth[:, :3, 3] += [0.0, away, 0.0]
+    found = by_name(score_trajectory(trajectory(truth), trajectory(estimate), 10))["ate_rmse", "none"]
+    assert (found.reason is not None) is stands
+    assert str(found.reason).startswith("static reference: it moves by no more than 0.005 m") is stands
 
 
 @pytest.mark.parametrize(("size", "stands"), [(1e-5, False), (0.5e-6, True)])
@@ -320,6 +333,31 @@ def test_too_few_frames_for_the_anchors_or_the_step() -> None:
     assert found.keys() == anchored | {key for key in ACCURACY if key[0] in RELATIVE}
     assert "8 anchors" in found["ate_rmse", "anchor"]
     assert "step of 8" in found["rpe_rotation_rmse", "sim3"]
+
+
+def test_an_estimate_that_begins_with_a_standstill_has_no_anchor() -> None:
+    truth, estimate = wandering(20)
+    estimate[:8, :3, 3] = estimate[0, :3, 3]
+    found = reasons(score_trajectory(trajectory(truth), trajectory(estimate), 20))
+    assert {variant for _, variant in found} == {"anchor"}
+    assert found["ate_rmse", "anchor"].endswith("the estimate does not move in its first 8 frames")
+
+
+@pytest.mark.parametrize(
+    ("alignment", "words"),
+    [
+        ("sim3", "after Sim(3) Umeyama alignment over all matched frames"),
+        ("se3", "after SE(3) Umeyama alignment (no scale) over all matched frames"),
+        ("anchor", "after Sim(3) Umeyama alignment on the first 5 matched frames, then free to drift"),
+        ("none", "without alignment, in the estimate's own world and scale"),
+    ],
+)
+def test_a_convention_says_how_the_estimate_was_moved(alignment: str, words: str) -> None:
+    truth, estimate = wandering(10)
+    found = by_name(score_trajectory(trajectory(truth), trajectory(estimate), 10, TrajectorySettings(anchor_frames=5)))
+    ate, rpe = (found[name, alignment].convention for name in ("ate_rmse", "rpe_rotation_rmse"))
+    assert ate == f"RMSE of the position errors of all matched frames, {words}"
+    assert rpe == f"RMSE of the rotation angle of the relative pose error between consecutive matched frames, {words}"
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
