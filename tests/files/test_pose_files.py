@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.errors import ConfigError, DataError, LingbotEvalError
 from lingbot_eval.files import reading as text
 from lingbot_eval.files.pose_documents import OPENGL_TO_OPENCV
-from lingbot_eval.files.trajectories import FORMATS, TrajectoryFile, read_trajectory, write_tum
+from lingbot_eval.files.trajectories import FORMATS, TrajectoryFile, TrajectoryFormat, read_trajectory, write_tum
 from lingbot_eval.geometry.pose_reading import PoseReading, QuaternionOrder
 from lingbot_eval.geometry.poses import inverse, not_rigid
 from lingbot_eval.types import Trajectory
@@ -488,6 +488,16 @@ def test_a_header_decides_even_where_it_does_not_name_the_time(
     read = read_trajectory(saved(tmp_path, rows([[*first, *row] for row in found], ",", header + "\n")))
     np.testing.assert_allclose(read.camera_to_world, poses, atol=1e-9)
     np.testing.assert_allclose(read.timestamps, [t / 1e9 for t in ns])
+
+
+@pytest.mark.parametrize("format", ["auto", "tum"])
+def test_a_header_finds_the_pose_among_other_columns(tmp_path: Path, format: TrajectoryFormat) -> None:
+    """Whether or not the format is named: of TUM's order of quaternions alone there are eight columns."""
+    path = saved(tmp_path, "err time x y z qx qy qz qw\n9 0 1 2 3 0 0 0 1\n8 1 4 5 6 0 0 1 0\n")
+    found = read_trajectory(path, format)
+    assert (found.format, found.timestamps.tolist()) == ("tum", [0.0, 1.0])
+    assert found.positions.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert found.camera_to_world[1, :3, :3].diagonal().tolist() == [-1, -1, 1]
 
 
 @pytest.mark.parametrize("name", ["nsecs", "header.stamp.nanosec"])

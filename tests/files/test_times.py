@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_nanoseconds_keep_the_digits_that_pair_them() -> None:
 @pytest.mark.parametrize("first", [18_295_873_486_192_640, 2**60])
 def test_digits_that_do_not_fit_are_said(tmp_path: Path, first: int) -> None:
     path = file_of(tmp_path, "a.txt", [str(first + row) for row in range(5)])
-    with pytest.raises(DataError, match=r"a\.txt:2: the stamps \d+ and \d+ .*digits do not fit"):
+    with pytest.raises(DataError, match=r"a\.txt:2: the stamps \d+ and \d+ \(line 1\) differ, .* digits do not fit"):
         read_trajectory(path)
 
 
@@ -92,7 +93,7 @@ def test_digits_that_do_not_fit_are_said(tmp_path: Path, first: int) -> None:
 def test_numbers_that_round_to_nothing(tmp_path: Path, word: str) -> None:
     path = file_of(tmp_path, "a.txt", [word, "1400000000000000000", "1400000000500000000"], ",")
     assert read_trajectory(path).timestamps.tolist() == [0, 1.4e9, 1.4e9 + 0.5]
-    with pytest.raises(DataError, match="beyond float64"):
+    with pytest.raises(DataError, match=r"a\.txt:3: the time 1400000000000000000 in seconds is beyond float64"):
         read_trajectory(path, time_scale=1e300)
 
 
@@ -140,7 +141,7 @@ def test_a_few_chance_pairs_do_not_hide_the_factor() -> None:
     assert "--time-scale 0.001" in said
 
 
-@pytest.mark.parametrize("factor", [1.0, 1e-3, 1e-9])
+@pytest.mark.parametrize("factor", [1.0, 1e-3, 1e-9, 0.5])
 @pytest.mark.parametrize("offset", [-DATE, 3600.0, 18_000.25])
 def test_an_offset_is_suggested_where_both_last_as_long(factor: float, offset: float) -> None:
     truth = grid()
@@ -150,15 +151,24 @@ def test_an_offset_is_suggested_where_both_last_as_long(factor: float, offset: f
     scale = re.search(r"--time-scale (\S+)", said)
     assert found is not None
     assert (scale is not None) == (factor != 1.0)
-    assert "if they begin together" in said
+    times = "" if factor == 1.0 else f" times {factor:g}"
+    assert f"both last as long{times}; if they begin together" in said
     moved = guess * (float(scale[1]) if scale else 1.0) + float(found[1])
     np.testing.assert_allclose(moved, truth, atol=1e-3)
+
+
+def test_a_clock_of_half_the_pace_is_seen_where_both_last_as_long() -> None:
+    said = refused(Clock("gt", grid()), Clock("est", (grid() - DATE) / 2))
+    assert "both last as long times 2; if they begin together, the estimate's clock is 1400000000 s behind" in said
+    assert "--time-scale 2 (in an experiment time_scale: 2) and --time-offset 1400000000 " in said
 
 
 @pytest.mark.parametrize(
     ("guess", "says"),
     [
         (grid() + 0.25, "the two nearest stamps are 0.25 s apart: they were sampled at other moments"),
+        (grid() + 0.125, "the two nearest stamps are 0.125 s apart"),
+        (grid() + 0.375, "the two nearest stamps are 0.125 s apart"),
         (grid(7, 0.9, DATE + 5000), "the spans are 4990.500 s apart"),
         (grid(7, 0.9, DATE - 5000), "the spans are 4994.600 s apart"),
     ],
@@ -167,6 +177,20 @@ def test_nothing_is_suggested_without_evidence(guess: np.ndarray, says: str) -> 
     said = refused(Clock("gt", grid()), Clock("est", guess))
     assert says in said
     assert "--time" not in said
+
+
+@pytest.mark.parametrize("odd", ["reference", "estimate"])
+def test_what_did_not_meet_is_called_what_it_is_in_its_own_unit(odd: str) -> None:
+    """A user said how to read the estimate, so the unit is no question: still it is told."""
+    units: dict[str, Any] = {"reference": {}, "estimate": {}, odd: {"unit": "ms", "why": "a reason"}}
+    said = refused(
+        Clock("scene", grid(), "frames", **units["reference"]),
+        Clock("est", grid(7, 0.9, DATE + 5000), told=True, **units["estimate"]),
+    )
+    assert "none of 7 poses of est lies within 0.02 s of a frame of scene; scene: 20 frames from " in said
+    name = {"reference": "scene", "estimate": "est"}[odd]
+    assert f": stamps of {name} are read as ms (a reason); the spans are 4990.500 s apart" in said
+    assert said.count("are read as") == 1
 
 
 def test_few_pairs_are_left_to_the_scorer() -> None:
@@ -242,9 +266,15 @@ def test_files_without_times(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("\n".join(row.format("nan" if i == 2 else i) for i in range(5)))
     truth, guess, pairing = pair_trajectories(read_trajectory(tmp_path / "a.txt"), read_trajectory(tmp_path / "b.txt"))
     assert (pairing.matched, pairing.estimate_poses, guess.indices.tolist()) == (4, 4, [0, 1, 3, 4])
+    # A lost pose is one of the file: otherwise row i would meet another row.
+    (tmp_path / "b.txt").write_text("\n".join(row.format("nan" if i == 1 else i) for i in range(6)))
+    for first, second, counts in (
+        ("a", "b", r"5 poses in .*a\.txt and 6 in"),
+        ("b", "a", r"6 poses in .*b\.txt and 5"),
+    ):
+        with pytest.raises(DataError, match=counts):
+            pair_trajectories(*(read_trajectory(tmp_path / f"{name}.txt") for name in (first, second)))
     (tmp_path / "b.txt").write_text(row.format(0))
-    with pytest.raises(DataError, match=r"5 poses in .*a\.txt and 1 in"):
-        pair_trajectories(read_trajectory(tmp_path / "a.txt"), read_trajectory(tmp_path / "b.txt"))
     with pytest.raises(ConfigError, match="one has timestamps"):
         pair_trajectories(
             truth_file := read_trajectory(file_of(tmp_path, "t.txt", ["0"])), read_trajectory(tmp_path / "b.txt")
@@ -405,8 +435,9 @@ def test_what_a_file_says_of_its_stamps(tmp_path: Path) -> None:
     path = file_of(tmp_path, "a.txt", ["0", "2", "4"])
     found = read_trajectory(path, time_scale=0.5)
     assert (found.time_unit, found.told_scale, found.clock().told) == ("0.5 s", True, True)
-    found = read_trajectory(path)
-    assert (found.time_unit, found.told_scale, found.clock().told) == ("s", False, False)
+    for offset in (0.0, 2.5):  # which leaves the question of the unit
+        found = read_trajectory(path, time_offset=offset)
+        assert (found.time_unit, found.told_scale, found.clock().told) == ("s", False, False)
     assert (found.clock().name, found.clock("another").name, found.clock().what) == ("a.txt", "another", "poses")
     found = read_trajectory(file_of(tmp_path, "b.txt", [str(DATE * 1000 + row) for row in range(3)]))
     assert (found.time_unit, found.clock().unit, found.clock().why) == ("ms", "ms", found.why_unit)

@@ -121,6 +121,7 @@ def test_tolerated_variants(tmp_path: Path, text: str) -> None:
     ("text", "parts"),
     [
         ("0 0 0 0 0 0 0 1\n1 0 0 0 0 0 1\n", (":2", "found 7 fields")),
+        ("# c\n0 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 1\n2 0 0 0 0 0 1\n", (":4", "as in line 2", "found 7 fields")),
         ("0 0 0 0 0 0 0 1 5\n", (":1", "found 9 fields")),
         ("0 0 0 0 0 0 0 1_0\n", (":1", "column 8", "1_0")),
         ("0 0 0 0 0 0 0 \uff11\n", (":1", "column 8")),
@@ -130,7 +131,8 @@ def test_tolerated_variants(tmp_path: Path, text: str) -> None:
         ("0 0 0 0 0 0 0 1\n1e999 0 0 0 0 0 0 1\n", (":2", "finite time", "1e999")),
         ("0 0 0 1e999 0 0 0 1\n", (":1", "finite")),
         ("0 0 0 0 0 0 0 0\n", (":1", "no usable pose")),
-        ("2 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 1\n", (":2", "1 s before", "line 1", "sort")),
+        ("2 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 1\n", (":2", "found one 1 s before", "line 1", "sort")),
+        ("0 0 0 0 0 0 0 1\n5 0 0 0 0 0 0 1\n3 0 0 0 0 0 0 1\n", (":3", "found one 2 s before", "line 2")),
         ("", ("no poses",)),
         ("# only a header\n", ("no poses",)),
         (b"\x89PNG\r\n\x1a\n\x00\x00", (":3", "not text")),
@@ -406,6 +408,12 @@ def test_stamps_of_which_most_are_one_have_lost_their_digits(tmp_path: Path, rep
         assert read_tum(path).repeated == repeated
     else:
         refused(read_tum, path, f"{repeated} of {of} poses have the time of the row before", "such as 1 s", "digits")
+
+
+def test_of_stamps_that_have_lost_their_digits_one_that_comes_again_is_named(tmp_path: Path) -> None:
+    """Not the first of the file, which may be of one row alone, nor one of lost frames."""
+    rows = ["0.25 nan 0 0", "0.25 nan 0 0", "0.5 0 0 0", *(f"1 {row} 0 0" for row in range(4))]
+    refused(read_tum, written(tmp_path, "\n".join(rows)), "3 of 5 poses have the time of the row before, such as 1 s:")
 
 
 def test_a_folder_is_told_of_in_a_few_names(tmp_path: Path) -> None:

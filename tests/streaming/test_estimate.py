@@ -286,6 +286,7 @@ def test_nothing_to_warn_about() -> None:
     ("frames", "settings", "says"),
     [
         (321, {"keyframe_interval": 1}, "keeps 321 of 321 frames in view .* trained on 320; use auto .here 2."),
+        (1000, {"keyframe_interval": 2}, "interval 2 keeps 504 of 1000 frames in view .* use auto .here 4."),
         (700, {"flow": FlowSettings(threshold=5.0)}, "keep 32 to 700 frames"),
         (
             5000,

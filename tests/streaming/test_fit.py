@@ -60,6 +60,23 @@ def test_each_change_says_what_it_costs_where_that_was_measured() -> None:
     assert costs["40"].endswith("; window: not measured")
 
 
+def test_a_window_that_was_asked_for_is_what_smaller_ones_are_shares_of() -> None:
+    asked = EVERY.model_copy(update={"window": 32, "cache_precision": 8})
+    assert [(choice.changed, choice.cost) for choice in fitted("7GB", asked).choices] == [
+        ({}, "none: as asked for"),
+        ({"window": 28}, "window: not measured"),
+        ({"window": 24}, "window: AUC@30 +0.1 (ci)"),
+        ({"window": 20}, "window: not measured"),
+    ]
+
+
+@pytest.mark.parametrize(("frames", "last"), [(320, {"window": 8}), (321, {"keyframe_interval": "auto", "window": 8})])
+def test_an_interval_that_auto_would_choose_is_no_change(frames: int, last: dict[str, object]) -> None:
+    choices = fitted("6GB", EVERY, Stream(378, 518, frames)).choices
+    assert choices[-1].changed == {"cache_precision": 8, **last}
+    assert any("keyframe_interval" in choice.changed for choice in choices) is ("keyframe_interval" in last)
+
+
 def test_every_stream_must_fit() -> None:
     short = Stream(378, 518, 100)
     alone = fitted("8GB").chosen
