@@ -216,8 +216,8 @@ def _timed(path: Path, found: PoseRows, time_scale: float | None, time_offset: f
     if repeated > MOST_REPEATED * len(first_of_time):
         raise DataError(
             f"{place}: {repeated} of {len(first_of_time)} poses have the time of the row before, such as"
-            f" {seconds[usable][~first_of_time][0]:.12g} s: the stamps have lost their digits; write them with all (nanoseconds, or seconds as"
-            " float64 with 6 to 9 decimals)"
+            f" {seconds[usable][~first_of_time][0]:.12g} s: the stamps have lost their digits; write them with all"
+            " (nanoseconds, or seconds as float64 with 6 to 9 decimals)"
         )
     if repeated:
         again = int(np.flatnonzero(usable)[np.argmin(first_of_time)])

@@ -356,7 +356,9 @@ def test_of_repeated_times_the_first_row_is_kept(tmp_path: Path) -> None:
     assert "2 of 5 poses (first: line 3)" in found.notes[0]
 
 
-@pytest.mark.parametrize("row", ["1 nan 0 0 0 0 0 1", "1 0 0 0 0 0 0 0", "1 0 0 0 inf 0 0 1", "1 0 1e999 0 0 0 0 1"])
+@pytest.mark.parametrize(
+    "row", ["1 nan 0 0 0 0 0 1", "1 0 0 0 0 0 0 0", "1 0 0 0 inf 0 0 1", "1 0 1e999 0 0 0 0 1", "1 0 0 0 0 0 0 1e-7"]
+)
 def test_a_lost_frame_is_counted(tmp_path: Path, row: str) -> None:
     """Where the first of two rows with one time is lost, the second one is the pose of that time."""
     found = read_trajectory(saved(tmp_path, f"0 1 0 0 0 0 0 1\n{row}\n1 2 0 0 0 0 0 1\n2 3 0 0 0 0 0 1\n"))

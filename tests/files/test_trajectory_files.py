@@ -170,6 +170,13 @@ def test_malformed_kitti_is_refused(tmp_path: Path, row: str, parts: tuple[str, 
     refused(read_kitti, written(tmp_path, f"{IDENTITY_ROW}\n{row}\n"), ":2", *parts)
 
 
+def test_a_last_row_of_another_kind_is_no_pose(tmp_path: Path) -> None:
+    sound = f"{IDENTITY_ROW} 0 0 0 1\n"
+    assert len(read_kitti(written(tmp_path, 2 * sound))) == 2
+    for end in ("0 0 0 2", "0.5 0 0 1"):
+        refused(read_kitti, written(tmp_path, f"{sound}{IDENTITY_ROW} {end}\n"), ":2: expected a rigid pose")
+
+
 def test_kitti_keeps_slightly_non_orthogonal_rotations(tmp_path: Path) -> None:
     path = written(tmp_path, "1.003 0.001 0 5 0 1 0 6 0 0 0.999 7\n")
     np.testing.assert_array_equal(
