@@ -62,7 +62,8 @@ class _Parser(argparse.ArgumentParser):
             word = rest[0].partition("=")[0]
             options = [option for parser in parsers for option in parser._option_string_actions]
             if word.startswith("-"):
-                innermost.error(f"unknown option {word!r}{nearest(word, options)}")
+                # What an outer command knows is right, but not here: it is no mistake of spelling.
+                innermost.error(f"unknown option {word!r}{'' if word in options else nearest(word, options)}")
             innermost.error(f"unknown argument {word!r}")
         return found
 

@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from lingbot_eval import __version__
 from lingbot_eval.cli import main as cli
 from lingbot_eval.cli import output, score_command
 from lingbot_eval.cli.main import main
 from lingbot_eval.cli.progress import Progress
 from lingbot_eval.errors import DataError
+from lingbot_eval.machine.environment import SPIN_COUNT
+from lingbot_eval.machine.wait import Wait
 
 ROOT = Path(__file__).parents[2]
 POSES = "".join(f"{i} {i} {i * i % 5} 0 0 0 0 1\n" for i in range(9))
@@ -58,8 +61,14 @@ def test_wrong_words_are_one_line(words: list[str], capsys: pytest.CaptureFixtur
         ),
         (["run", "smoke", "--drry-run"], "unknown option '--drry-run' (did you mean '--dry-run'?)"),
         (["datasets", "list", "--markdwon"], "unknown option '--markdwon' (did you mean '--markdown'?)"),
-        (["run", "smoke", "--quarks"], "unknown option '--quarks'; see "),
-        (["run", "smoke", "twice"], "unknown argument 'twice'; see "),
+        (["run", "smoke", "--quarks"], "unknown option '--quarks'; see lingbot-eval run --help"),
+        (["run", "smoke", "--quarks=3"], "unknown option '--quarks'; see lingbot-eval run --help"),
+        (["run", "smoke", "twice"], "unknown argument 'twice'; see lingbot-eval run --help"),
+        (["datasets", "list", "--quarks"], "unknown option '--quarks'; see lingbot-eval datasets list --help"),
+        (["--verson", "datasets", "list"], "unknown option '--verson' (did you mean '--version'?)"),
+        # There is such an option, and no sense in proposing it: it stands elsewhere.
+        (["external", "check", "it", "--plugin", "p"], "unknown option '--plugin'; see lingbot-eval external check"),
+        (["run", "smoke", "--version"], "unknown option '--version'; see lingbot-eval run --help"),
         (["score", "--format", "tumm"], "expected auto or tum or kitti or "),
         (["score", "--format", "tumm"], "found 'tumm' (did you mean 'tum'?)"),
         (["verify", "--backend", "sdpaa"], "found 'sdpaa' (did you mean 'sdpa'?)"),
@@ -88,7 +97,8 @@ def test_interrupted_is_one_line_and_130(
     assert main(score) == 130
     assert capsys.readouterr() == ("", "interrupted; run the same command again to continue\n")
     assert main([*score, "--json"]) == 130
-    assert json.loads(capsys.readouterr().out)["kind"] == "KeyboardInterrupt"
+    text = "interrupted; run the same command again to continue"
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "error": text, "kind": "KeyboardInterrupt"}
 
 
 def test_wrong_words_with_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +156,94 @@ def test_what_the_machine_lacks_is_no_fault_of_the_program(
     said = capsys.readouterr().err
     assert said.startswith(f"error: the machine ran out of {lacking}")
     assert said.count("\n") == 1
+    assert said.endswith("; give the command more, or less to do\n")
+    assert main([*score, "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert (f"error: {document['error']}\n", document["kind"]) == (said, type(error).__name__)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("pictures/a.png", "pictures/a.png"), (None, "the system"), ("x" * 2000, f"{'x' * 699}…{'x' * 300}")],
+    ids=["a file", "no file", "a long name"],
+)
+def test_what_the_system_refuses_is_no_fault_of_the_program(
+    score: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, place: str
+) -> None:
+    failing(monkeypatch, OSError(errno.EIO, "Input/output error", name))
+    assert main(score) == 2
+    said = f"{place}: Input/output error; check the path and the disk"
+    assert capsys.readouterr() == ("", f"error: {said}\n")
+    assert main([*score, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "error": said, "kind": "OSError"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "kind"),
+    [
+        ("raise ValueError('by\\nmine')", "ValueError: by mine (mine.py:2); mend it there", "ValueError"),
+        ("sys.exit(0)", "it ended the program: sys.exit(0) (mine.py:2)", "ConfigError"),
+    ],
+)
+def test_a_fault_of_a_plugin_is_said_to_be_its_own(
+    score: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+    said: str,
+    kind: str,
+) -> None:
+    """Wherever it runs, and whatever it ends with: an exit of its own is no success."""
+    plugin, names = tmp_path / "mine.py", {"sys": sys}
+    plugin.write_text(f"def run(args):\n    {fault}\n")
+    exec(compile(plugin.read_text(), str(plugin), "exec"), names)
+    monkeypatch.setattr("lingbot_eval.registry._PLUGINS", {})
+    monkeypatch.setattr(score_command, "run", names["run"])
+    assert main([*score, "--plugin", str(plugin), "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: code of a plugin failed: {said}\n"
+    document = {"schema_version": 1, "error": f"code of a plugin failed: {said}", "kind": kind}
+    assert json.loads(captured.out) == document
+
+
+def test_threads_that_wait_sleep_soon_in_a_command(score: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch is not there yet and the user has said nothing else: OpenMP reads the variable when it loads."""
+    seen: list[str | None] = []
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(score_command, "run", lambda _: seen.append(os.environ.get("GOMP_SPINCOUNT")) or 0)
+    assert main(score) == 0
+    assert seen == [str(SPIN_COUNT)]
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_the_wait_for_a_command_began_with_its_process(score: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = Wait()
+    monkeypatch.setattr(cli, "WAIT", wait)
+    monkeypatch.setattr(cli, "process_age_s", lambda: 5.0)
+    monkeypatch.setattr(sys, "argv", ["lingbot-eval", *score])
+    monkeypatch.setattr(score_command, "run", lambda _: 0)
+    assert main() == 0
+    waited = wait.end("first prediction")
+    assert waited["start"] == 5.0
+    assert waited["total"] >= 5.0
+    # Words that are given are of a program that has run for long.
+    assert main(score) == 0
+    assert wait.end("first prediction") == {}
+
+
+def test_help_says_what_each_command_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"lingbot-eval {__version__}\n")
+    for name, (_, about) in cli.COMMANDS.items():
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert ended.value.code == 0
+        assert f"{about[0].upper()}{about[1:]}." in text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux holds them")
@@ -236,6 +334,41 @@ def test_a_terminal_with_few_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     output.line("δ < 1.25²")
     output.finish()
     assert raw.getvalue() == b"\\u03b4 < 1.25\\xb2\n"
+
+
+def test_a_terminal_that_refuses_a_note_ends_nothing(
+    score: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard error on a full disk: the result is on standard output all the same."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def noted(_: object) -> int:
+        output.note("a word")
+        output.line("a\tresult")
+        return 0
+
+    monkeypatch.setattr(score_command, "run", noted)
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert main(score) == 0
+    assert capsys.readouterr().out == "a\tresult\n", "a tab stays one"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError("gone")])
+def test_a_result_that_cannot_be_written_is_one_line(
+    score: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError
+) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    monkeypatch.setattr(sys, "stdout", Broken())
+    assert main(score) == 2
+    why = error.strerror or "gone"
+    said = f"error: cannot write to standard output: {why}; free space or send it elsewhere\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
