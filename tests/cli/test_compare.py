@@ -101,6 +101,7 @@ def test_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "says"),
     [
         (["sdpa", "nowhere"], "found sdpa (a backend) and nowhere (neither)"),
+        (["page", "sdpa"], "found page (neither) (did you mean 'paged'?) and sdpa (a backend)"),
         # The folder of runs instead of one, and a file.
         ([".", "nowhere"], "found a folder without it: ."),
         ([__file__, "nowhere"], "found a file: "),
@@ -123,10 +124,10 @@ def test_refusals(
 
 def test_options_without_a_meaning_for_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = write_run(tmp_path / "runs", None, key="a" * 16)
-    assert main(["compare", str(a), str(a), "--set", "a=1"]) == 2
-    assert "--set has a meaning for backends only" in capsys.readouterr().err
-    assert main(["compare", str(a), str(a), "--no-reference"]) == 2
-    assert "--no-reference has a meaning for backends only" in capsys.readouterr().err
+    for words in ("--set a=1", "--no-reference", "--experiment smoke", "--scene s", "--frames 3", "--rounds 2"):
+        assert main(["compare", str(a), str(a), *words.split()]) == 2
+        said = f"{words.split()[0]} has a meaning for backends only; two runs are compared as they are stored"
+        assert capsys.readouterr().err == f"error: {said}\n"
 
 
 def test_the_default_folder_is_named_after_both(

@@ -172,6 +172,15 @@ CASES = {
         ),
         frozenset({"--out"}),
     ),
+    "compare (nothing said)": Case(
+        "compare sdpa paged",
+        f"{API}compare_backends",
+        (
+            ["sdpa", "paged"],
+            {"experiment": "smoke", "set": (), "scene": None, "frames": None, "rounds": 5, "with_reference": True},
+        ),
+        frozenset({"--out", "--experiment", "--scene", "--frames", "--rounds", "--set", "--no-reference"}),
+    ),
     "gate": Case(
         "gate A B --baseline F --require speed accuracy",
         f"{API}gate",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from lingbot_eval.cli.main import main
+from lingbot_eval.errors import DataError, DependencyError
 from lingbot_eval.model.config import CONFIGS
+from lingbot_eval.runs import plan as plan_module
+from lingbot_eval.runs.plan import Unit
 from tests.comparison.fakes import experiment
 
 FRAMES = 10
@@ -181,7 +186,71 @@ def test_a_checkpoint_of_another_network_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-def test_fit_shows_its_choices_and_puts_the_chosen_settings_in(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", ["lingbot", "replay"])
+@pytest.mark.parametrize(
+    ("error", "what", "code"),
+    [(DataError("cut off"), "would fail", 2), (DependencyError("no reader here"), "no prediction", 0)],
+)
+def test_what_stands_in_the_way_of_a_prediction(
+    file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    error: Exception,
+    what: str,
+    code: int,
+) -> None:
+    """Data that cannot be read would end the unit, and one is enough; what this machine lacks says nothing of it."""
+    whole = plan_module.open_scene
+
+    def opened(unit: Unit) -> Any:
+        if unit.scene == "corridor":
+            raise error
+        return whole(unit)
+
+    monkeypatch.setattr(plan_module, "open_scene", opened)
+    path = Path(file)
+    document = yaml.safe_load(path.read_text())
+    if kind == "replay":
+        poses = path.with_name("poses.txt")
+        poses.write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * FRAMES)
+        document["methods"] = [{"kind": "replay", "name": "model", "trajectory": str(poses), "format": "kitti"}]
+        path.write_text(yaml.safe_dump(document))
+    assert main(["run", file, "--dry-run"]) == code
+    assert capsys.readouterr().out.splitlines()[-1] == f"  synthetic/corridor/model: {what}: {error}"
+    assert main(["run", file, "--dry-run", "--json"]) == code
+    found = {entry["unit"][1]: entry["reason"] for entry in json.loads(capsys.readouterr().out)["predicted"]}
+    assert found == {"room": None, "corridor": str(error)} if kind == "lingbot" else {"corridor": str(error)}
+
+
+def test_what_is_known_of_a_precision_is_said_once(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two scenes; each window keeps its own frames, of which the last may have fewer."""
+    settings = ["methods.0.precision=bfloat16", "methods.0.streaming.windowed={size: 4}"]
+    settings += ["methods.0.streaming.keyframe_interval=2"]
+    words = ["run", file, "--dry-run", *(word for setting in settings for word in ("--set", setting))]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (distance,) = {entry["distance"] for entry in found["predicted"]}
+    assert distance.startswith("bfloat16: ")
+    assert [line for line in lines if "bfloat16: " in line] == [f"  {distance}"]
+    # Three of scale and every second of the two after them.
+    (first, _) = [line for line in lines if "28×28" in line]
+    assert first.split()[2:6] == ["2", "4", "a", "window"]
+    assert [line for line in lines if line.startswith("warning: ")] == found["warnings"]
+    own = [f"warning: synthetic/room/model and 1 more: {text}" for text in found["predicted"][0]["warnings"]]
+    assert len(own) == 2
+    assert found["warnings"] == own
+
+
+def test_fit_shows_its_choices_and_puts_the_chosen_settings_in(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A window that fills a small card by far: it is made smaller until the forecast fits."""
     arguments = ["run", file, "--dry-run", "--fit", "1.4GB", "--set", "methods.0.model.config=ci"]
     arguments += ["--set", "datasets.0.scenes=[room]"]
@@ -198,6 +267,32 @@ def test_fit_shows_its_choices_and_puts_the_chosen_settings_in(file: str, capsys
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert "Choices of methods.0 for 1.4 GB, of which 0.70 can be used" in shown
-    assert "cache_precision: AUC@30 ±0.1, ATE ±0.2 % (ci)" in shown
+    cost = "cache_precision: AUC@30 ±0.1, ATE ±0.2 % (ci)"
+    assert [(choice["changed"], choice["cost"]) for choice in fit["choices"]] == [
+        ({}, "none: as asked for"),
+        ({"cache_precision": 8}, cost),
+    ]
+    assert fit["memory_bytes"] == 1_400_000_000
+    begin = shown.splitlines().index("Choices of methods.0 for 1.4 GB, of which 0.70 can be used") + 1
+    header, *rows = [re.split("  +", line.strip()) for line in shown.splitlines()[begin : begin + 3]]
+    assert header[:-1] == ["precision", "cache", "window", "interval", "cache, GB", "in all, GB", "fits"]
+    in_all = [f"{size / 1e9:.2f}" for size in taken]
+    # Of 64 frames and 2 of scale, in float32; in 8 bits a quarter of it, and a scale for each.
+    assert [row[:4] + row[5:] for row in rows] == [
+        ["float32", "as products", "64", "1", in_all[0], "no", "none: as asked for"],
+        ["float32", "8", "64", "1", in_all[1], "yes", cost],
+    ]
+    assert float(rows[1][4]) == pytest.approx(float(rows[0][4]) / 4, abs=0.01)
+    assert all(float(row[4]) < float(row[5]) for row in rows)
+    # The run itself says the one that was chosen before it begins.
+    monkeypatch.setattr("lingbot_eval.api.run", interrupted)
+    words = [word for word in arguments if word != "--dry-run"]
+    assert main(words) == 130
+    predicted = f"predicted {in_all[1]} of 0.70 GB; accuracy: {cost}"
+    assert capsys.readouterr().err.splitlines()[0] == f"fit: methods.0 into 1.4 GB: cache_precision 8 ({predicted})"
+    words[words.index("1.4GB")] = "80GB"
+    assert main(words) == 130
+    predicted = f"predicted {in_all[0]} of 79.30 GB; accuracy: none: as asked for"
+    assert capsys.readouterr().err.splitlines()[0] == f"fit: methods.0 into 80 GB: as asked for ({predicted})"
     assert main(["run", file, "--fit", "small"]) == 2
     assert "--fit small: expected the memory of a card, such as 8GB" in capsys.readouterr().err

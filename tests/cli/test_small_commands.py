@@ -17,6 +17,7 @@ from lingbot_eval.datasets.check.check import DatasetCheck, SceneCheck
 from lingbot_eval.datasets.check.convention import EXPECTED, ConventionVerdict, Fit
 from lingbot_eval.datasets.check.scene_checks import Finding
 from lingbot_eval.errors import ConfigError, DataError
+from lingbot_eval.reports import two_runs
 from lingbot_eval.verification.wrapper import WrapperCheck
 from lingbot_eval.viewing.export import Exported
 from lingbot_eval.viewing.film import Films
@@ -185,10 +186,16 @@ class Bar:
     """What a bar of tqdm is told."""
 
     def __init__(self, **made: Any) -> None:
-        self.made, self.n, self.closed = made, made.get("initial", 0), False
+        self.made, self.n, self.closed, self.total = made, made.get("initial", 0), False, made["total"]
         BARS.append(self)
 
-    def update(self, count: int) -> None:
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def update(self, count: int = 1) -> None:
         self.n += count
 
     def close(self) -> None:
@@ -262,6 +269,110 @@ def test_what_a_report_says_of_its_runs(
         "note: mine could not be checked for damage: an older version",
         *([f"mine is incomplete: {run['incomplete']}"] if run["incomplete"] else []),
     ]
+    assert main(["report", str(tmp_path), "--json"]) == code
+    assert json.loads(capsys.readouterr().out) == {
+        "schema_version": 1,
+        "runs": [str(tmp_path)],
+        "files": ["o/report.md", "o/a", "o/b"],
+        "incomplete": {"mine": run["incomplete"]} if run["incomplete"] else {},
+        "left_out": list(left_out),
+        "notes": content.notes,
+        "tables": [],
+    }
+
+
+def test_a_folder_that_is_no_run_is_answered_with_the_runs_near_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder of all runs, the name of an experiment or its file, a run's name with an end that is not there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/smoke-1", "runs/smoke-2", "runs/other-1", "away/smoke-3"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").touch()
+    (tmp_path / "smoke.yaml").touch()
+    (tmp_path / "empty").mkdir()
+    ours = "runs/smoke-1, runs/smoke-2"
+    for given, found, hint in (
+        ("runs", "a folder without it", f"give one of: runs/other-1, {ours}"),
+        ("smoke", "no such folder", f"give one of: {ours}"),
+        ("smoke.yaml", "a file", f"give one of: {ours}"),
+        ("runs/smoke", "no such folder", f"give one of: {ours}"),
+        ("away/smoke", "no such folder", f"give one of: away/smoke-3, {ours}"),
+        ("empty", "a folder without it", "start one with: lingbot-eval run"),
+    ):
+        assert main(["report", given]) == 2
+        said = f"expected a run directory (with run.json), found {found}: {given}; {hint}"
+        assert capsys.readouterr().err == f"error: {said}\n"
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(["report"]) == 2
+    said = "found none: name one, or start one with: lingbot-eval run"
+    assert capsys.readouterr().err == (
+        f"error: expected a run directory, or runs under runs/ to take the latest of; {said}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "folder"),
+    [
+        (("a/run 1", "b/run-2"), "compare-run-1-run-2"),
+        (("é", "x" * 70), f"compare-unnamed-{'x' * 60}"),
+        (("-a_1.", "b.2"), "compare-a_1-b.2"),
+    ],
+)
+@pytest.mark.parametrize("failures", [(), ("x is damaged", "y is missing")])
+def test_two_runs_compared_line_by_line(
+    names: tuple[str, str],
+    folder: str,
+    failures: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every table, every file and every remark; 1 where something could not be compared."""
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").touch()
+    given: list[Any] = []
+    monkeypatch.setattr(api, "compare", lambda *runs: given.append(runs) or SimpleNamespace(failures=failures))
+    for what, value in {
+        "title": "B against A",
+        "tables": tuple(SimpleNamespace(markdown=lambda n=n: f"table {n}") for n in range(2)),
+        "remarks": ("of two hosts", "of two days"),
+        "document": {"units": [7]},
+    }.items():
+        monkeypatch.setattr(two_runs, what, lambda found, value=value: value)
+    monkeypatch.setattr(two_runs, "write_runs", lambda found, out: (out / "compare.md", out / "a.png"))
+    words = ["compare", "--", *names]
+    assert main(words) == bool(failures)
+    said = capsys.readouterr()
+    files = [f"{folder}/compare.md", f"{folder}/a.png"]
+    assert said.out.splitlines() == ["B against A", "", "table 0", "table 1", f"written: {', '.join(files)}"]
+    notes = ["note: of two hosts", "note: of two days", *(f"error: {text}" for text in failures)]
+    assert said.err.splitlines() == notes
+    assert main([*words[:1], "--json", *words[1:]]) == bool(failures)
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"schema_version": 1, "units": [7], "files": files}
+    assert said.err.splitlines() == notes
+    assert given == 2 * [names]
+
+
+def test_a_comparison_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """How many frames there will be is known when the first is there."""
+    monkeypatch.chdir(tmp_path)
+
+    def compared(*sides: str, each_frame: Any, **settings: object) -> None:
+        for _ in range(3):
+            each_frame(9)
+        raise ConfigError("as far as this")
+
+    BARS.clear()
+    monkeypatch.setattr(api, "compare_backends", compared)
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    for words, disabled in (([], None), (["--json"], True)):
+        assert main(["compare", "sdpa", "paged", *words]) == 2
+        bar = BARS.pop()
+        assert (bar.total, bar.n, bar.closed, bar.made["disable"]) == (9, 3, True, disabled)
 
 
 def test_a_check_of_a_wrapper_line_by_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
