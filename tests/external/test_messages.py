@@ -124,7 +124,12 @@ def test_rotations_of_a_job_are_quaternions_of_the_same_turn(tmp_path: Path, mon
     poses = np.tile(np.eye(4), (len(turns), 1, 1))
     poses[:, :3, :3], poses[:, :3, 3] = turns.as_matrix(), np.arange(3 * len(turns)).reshape(-1, 3)
 
+    loaded: list[float] = []
+
     class Known(external.Wrapper):
+        def start(self, scene: external.Scene) -> None:
+            loaded.append(time.monotonic())
+
         def step(self, frame: external.Frame) -> Pose:
             return Pose(frame.index, poses[frame.index])
 
@@ -132,11 +137,12 @@ def test_rotations_of_a_job_are_quaternions_of_the_same_turn(tmp_path: Path, mon
     monkeypatch.setenv(external.JOB_VARIABLE, str(tmp_path))
     begun = time.monotonic()
     external.serve(Known())
-    # Each pose's event is of the second in which it was there.
+    # Each pose's event is of the second in which it was there; the model is loaded before the time of the first begins.
     first, *events = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
     assert (first["event"], {event["event"] for event in events}) == ("start", {"pose"})
     assert [event["frame"] for event in events] == list(range(len(turns)))
-    moments = [begun, first["t"], *(event["t"] for event in events), time.monotonic()]
+    moments = [begun, *loaded, first["t"], *(event["t"] for event in events), time.monotonic()]
+    assert len(loaded) == 1
     assert moments == sorted(moments)
     rows = np.loadtxt(tmp_path / "t.tum")
     np.testing.assert_allclose(rows[:, 0], np.arange(len(turns)) / 8)

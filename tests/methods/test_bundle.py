@@ -189,6 +189,18 @@ def test_a_focal_length_in_doubt_is_found(share: float) -> None:
     assert held == pytest.approx(1, abs=1e-3)
 
 
+def test_a_focal_length_that_is_hardly_in_doubt_keeps_no_view_from_its_place() -> None:
+    poses, points, seen = scene()
+    rng = np.random.default_rng(1)
+    shaken = exponential(0.02 * rng.normal(size=(len(poses), 6))) @ poses
+    shaken[:2] = poses[:2]
+    moved = points + 0.1 * rng.normal(size=points.shape)
+    found, cloud, focal = adjust(shaken, moved, seen, 2, iterations=30, doubt=1e-6)
+    assert focal == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(found, poses, atol=1e-5)
+    np.testing.assert_allclose(cloud, points, atol=1e-4)
+
+
 def test_a_view_is_placed_by_points_that_are_known() -> None:
     poses, points, seen = scene()
     mine = seen.view == 3
@@ -220,13 +232,18 @@ def test_an_error_explains_the_less_the_larger_it_is() -> None:
 FOCAL = 300.0
 
 
-def pair(count: int, apart: float, wrong: int = 0, depth: tuple[float, float] = (4.0, 8.0)) -> Any:
+def pair(
+    count: int, apart: float, wrong: int = 0, depth: tuple[float, float] = (4.0, 8.0), slope: float | None = None
+) -> Any:
     """Two views of a cloud, ``apart`` beside each other; the features of the second come in the reverse order.
 
-    ``wrong``: matches, the last ones, that are none.
+    ``wrong``: matches, the last ones, that are none. ``slope``: degrees by which a plane, in place of the cloud,
+    goes away to the right.
     """
     rng = np.random.default_rng(0)
     cloud = np.column_stack([rng.uniform(-2, 2, (count, 2)), rng.uniform(*depth, count)])
+    if slope is not None:
+        cloud[:, 2] = 5 + np.tan(np.radians(slope)) * cloud[:, 0]
     motion = np.eye(4)
     motion[:3, :3] = Rotation.from_rotvec([0.02, -0.05, 0.03]).as_matrix()
     motion[:3, 3] = apart * np.array([-0.8, 0.0, 0.6])
@@ -269,6 +286,25 @@ def test_two_views_that_see_enough_have_one_explanation_whose_way_is_of_length_o
 def test_two_views_that_say_too_little_have_no_explanation(given: dict[str, Any], there: bool) -> None:
     *_, found = pair(**given)
     assert bool(found) is there
+
+
+@pytest.mark.parametrize(
+    ("slope", "apart", "turned", "aside"),
+    [
+        (30, 0.8, 3.4, 18.9),  # the turn alone tells them apart
+        (15, 0.8, 5.1, 32.9),
+    ],
+)
+def test_two_views_of_a_plane_have_two_explanations(slope: float, apart: float, turned: float, aside: float) -> None:
+    """Both fit alike, and they differ by more than 2° of turn or more than 20° of way."""
+    _, motion, found = pair(300, apart, slope=slope)
+    assert len(found) == 2
+    true, other = sorted(found, key=lambda each: -(each.motion[:3, 3] @ motion[:3, 3]))
+    np.testing.assert_allclose(true.motion[:3, 3], motion[:3, 3] / apart, atol=0.01)
+    assert true.score == pytest.approx(other.score, rel=0.01)
+    turns = Rotation.from_matrix([each.motion[:3, :3] for each in (true, other)])
+    assert np.degrees((turns[0] * turns[1].inv()).magnitude()) == pytest.approx(turned, abs=0.3)
+    assert np.degrees(np.arccos(true.motion[:3, 3] @ other.motion[:3, 3])) == pytest.approx(aside, abs=1)
 
 
 @pytest.mark.parametrize("keys", [5, SOUGHT, SOUGHT + 1, 200])
@@ -383,6 +419,78 @@ def test_what_two_views_see_is_an_observation_and_what_one_alone_sees_is_none() 
     assert seen.rays[:, 0].tolist() == [0, 6, 10, 12, 14, 20]
     np.testing.assert_allclose(seen.weights, [100, 25, 100, 50, 100 / 3, 100])
     assert odometry_with(views)._observed([view_of(1), view_of(2)]) is None
+
+
+PINHOLE = np.array([[200.0, 0, 159.5], [0, 200.0, 119.5], [0, 0, 1]])
+
+
+class PointsForFeatures:
+    """OpenCV, but that the features of picture n are points all around, each told apart, as camera n sees them."""
+
+    def __init__(self, camera_to_world: FloatArray, count: int) -> None:
+        rng = self.rng = np.random.default_rng(0)
+        directions = rng.normal(size=(count, 3))
+        self.poses = camera_to_world
+        self.cloud = directions / np.linalg.norm(directions, axis=1, keepdims=True) * rng.uniform(4, 8, (count, 1))
+        self.histograms = (rng.exponential(size=(count, 128)) ** 3).astype(np.float32)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(pytest.importorskip("cv2"), name)
+
+    def SIFT_create(self, **_: object) -> Any:  # noqa: N802
+        return self
+
+    def cvtColor(self, image: int, _: object) -> int:  # noqa: N802
+        return image
+
+    def detectAndCompute(self, image: int, _: object) -> Any:  # noqa: N802
+        local = (self.cloud - self.poses[image][:3, 3]) @ self.poses[image][:3, :3]
+        pixels = (local / local[:, 2:] @ PINHOLE.T)[:, :2] + 0.1 * self.rng.normal(size=(len(local), 2))
+        seen = (local[:, 2] > 0.1) & (pixels > 0).all(axis=1) & (pixels < [319, 239]).all(axis=1)
+        return [self.KeyPoint(float(x), float(y), 1.0) for x, y in pixels[seen]], self.histograms[seen]
+
+
+def walked(turns: Rotation, positions: FloatArray, focal: float = 1.0, doubt: float = 0.0) -> tuple[Odometry, Any]:
+    """What odometry says of a camera's way. focal: the one that it is told, as a share of the true one."""
+    poses = np.tile(np.eye(4), (len(positions), 1, 1))
+    poses[:, :3, :3], poses[:, :3, 3] = turns.as_matrix(), positions
+    opencv: Any = PointsForFeatures(poses, 1500)
+    odometry, found = Odometry(opencv, doubt), []
+    told = np.where(np.eye(3, dtype=bool), PINHOLE * [focal, focal, 1.0], PINHOLE)
+    for index in range(len(poses)):
+        picture: Any = index
+        found += odometry.step(index, picture, told)
+    found += odometry.finish()
+    assert [index for index, _ in found] == list(range(len(poses)))
+    assert odometry.lost == 0
+    return odometry, np.stack([pose for _, pose in found])
+
+
+def test_after_the_first_frame_went_out_of_sight_the_world_is_still_its_camera() -> None:
+    """Turned by 80° about one axis, the camera goes to its right and nods: about two axes no order is as good."""
+    aside = Rotation.from_euler("y", 80, degrees=True)
+    turns = Rotation.concatenate(
+        [
+            Rotation.from_euler("y", 20.0 * np.arange(5)[:, None], degrees=True),
+            aside * Rotation.from_euler("x", 5.0 * np.arange(1, 6)[:, None], degrees=True),
+        ]
+    )
+    positions = np.concatenate([np.zeros((5, 3)), aside.apply(np.outer(np.arange(1, 6), [0.2, 0, 0]))])
+    _, found = walked(turns, positions)
+    assert np.degrees((Rotation.from_matrix(found[:, :3, :3]) * turns.inv()).magnitude()).max() < 1
+    ways = found[5:, :3, 3] / np.linalg.norm(found[5:, :3, 3], axis=1, keepdims=True)
+    assert np.degrees(np.arccos(ways @ aside.apply([1.0, 0, 0]))).max() < 5
+
+
+def test_a_focal_length_that_is_mended_leaves_the_steps_as_long_as_they_were() -> None:
+    """It was a tenth too short; what is mended at the sixth keyframe, frame 9, is 1/0.9."""
+    count = np.arange(13)
+    turns = Rotation.from_euler("y", 6.0 * count[:, None], degrees=True)
+    odometry, found = walked(turns, np.outer(count, [0.3, 0, 0.15]), focal=0.9, doubt=0.3)
+    assert odometry.focal == pytest.approx(1 / 0.9, rel=0.01)
+    assert len(odometry.keyframes) < 9, "mended once"
+    steps = np.linalg.norm(np.diff(found[:, :3, 3], axis=0), axis=1)
+    np.testing.assert_allclose(steps[9:], steps[8], rtol=0.1)
 
 
 class Kept:

@@ -667,6 +667,13 @@ def test_what_a_plan_asks_of_a_method_of_a_plugin() -> None:
     blind = _settings_type("blind_of_settings", Blind)()
     assert (blind.needs_images, blind.gives_depth, blind.stream_key(9)) == (False, False, ())
 
+    class Undecided(Mine):
+        @property
+        def needs_images(self) -> bool:  # type: ignore[override]
+            return self.settings.step > 9
+
+    assert _settings_type("undecided_of_settings", Undecided)().needs_images is True, "only an instance knows: it may"
+
     class Taken(BaseMethod):
         class Settings(lb.Settings):
             weights: int = 1
