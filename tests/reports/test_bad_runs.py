@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import html
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from fake_run import (
     build_failures,
     build_run,
     run_record,
+    unit_record,
     write_failed,
     write_replay,
 )
@@ -30,11 +32,14 @@ from page_reader import read_page
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import StoreError
 from lingbot_eval.files.atomic import REPLACED, staged
+from lingbot_eval.reports import sections as sections_module
+from lingbot_eval.reports.drawing import UnitFigures
+from lingbot_eval.reports.pages import html_page, markdown_page
 from lingbot_eval.reports.reading import Opened, Run, open_readable, open_run, open_runs, overview, settings
 from lingbot_eval.reports.report import write_report
-from lingbot_eval.reports.sections import Folded, make_content, sections, state, warnings
+from lingbot_eval.reports.sections import Code, Content, Folded, Listing, Text, make_content, sections, state, warnings
 from lingbot_eval.reports.tables import RunResults
-from lingbot_eval.stored.store import RunStore
+from lingbot_eval.stored.store import RunStore, StoredUnit
 from lingbot_eval.tables import Table
 
 pytestmark = pytest.mark.usefixtures("coarse_pictures")
@@ -332,16 +337,17 @@ def test_a_kill_between_old_and_new_leaves_a_page_and_no_mixture(
 
 
 def read_run(label: str = "x", *, planned: int = 3, gaps: int = 0, writer: str | None = None, **changes: Any) -> Run:
-    """A run as it was read, of scenes a, b, …, the last of which have no result."""
-    names = [("d", scene, "m") for scene in "abcd"[:planned]]
+    """A run as it was read, of scenes a, b, …, the last of which have no result; units: those that have."""
+    names = [("d", scene, "m") for scene in "abcdefgh"[:planned]]
     left_out = changes.pop("left_out", ())
     unchecked = changes.pop("unchecked", None)
+    units = tuple(StoredUnit(Path("nowhere"), unit) for unit in changes.pop("stored", ()))
     record = run_record().model_copy(
         update={"units": [list(each) for each in names], "weights": {"m": "w.pt"}, **changes}
     )
     found = dict.fromkeys(names[planned - gaps :], "not run yet")
     store = RunStore(Path("nowhere"))
-    return Run(label, store, RunResults(record, (), found, tuple(left_out), unchecked), writer)
+    return Run(label, store, RunResults(record, units, found, tuple(left_out), unchecked), writer)
 
 
 @pytest.mark.parametrize(
@@ -439,6 +445,139 @@ def test_what_a_reader_is_warned_of_before_any_number() -> None:
         ["finished", "2026-01-01T01:00:00+00:00"],
         ["weights of m", "w.pt"],
     ]
+
+
+def blocks_of(content: Content, key: str) -> tuple[Any, ...]:
+    """What a section of the report is made of."""
+    return next((section.blocks for section in sections(content) if section.key == key), ())
+
+
+def test_of_what_went_wrong_some_is_seen_some_folded_and_of_very_much_the_rest_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections_module, "_LISTED", 6)
+    run = read_run(planned=8, gaps=8, left_out=[f"part {number}" for number in range(9)])
+    content = make_content(Opened((run,), ()))
+    lost = [(f"d / {scene} / m", "not run yet") for scene in "abcdefgh"]
+    rest = "2 more: each failure is in tables/, each remark in its unit's result.json"
+    assert blocks_of(content, "failures") == (
+        Listing(tuple(lost[:4])),
+        Folded("2 more", (Listing(tuple(lost[4:6])),)),
+        Text(rest),
+    )
+    assert [text.text for text in warnings(content) if text.lead == "Left out"] == [
+        *(f"a part of the run is not used: part {number}" for number in range(6)),
+        "3 more parts of the run are not used",
+    ]
+    markdown = markdown_page(content, None)
+    folded = "<summary>2 more</summary>\n\n- d / e / m: not run yet\n- d / f / m: not run yet\n\n</details>"
+    assert f"<details>\n{folded}\n\n{rest}\n" in markdown
+    page = html_page(content, None, tmp_path)
+    assert '<p class="warning" role="note"><strong>Left out:</strong> 3 more parts of the run are not used</p>' in page
+    assert page.index("<li><strong>d / d / m</strong> not run yet</li>") < page.index("<summary>2 more</summary>")
+    assert page.index("<summary>2 more</summary>") < page.index("<li><strong>d / e / m</strong> not run yet</li>")
+    assert f"<p>{html.escape(rest)}</p>".replace("&#x27;", "&#39;") in page
+    # As many as are seen at once need no fold.
+    four = make_content(Opened((read_run(planned=4, gaps=4),), ()))
+    assert blocks_of(four, "failures") == (Listing(tuple(lost[:4])),)
+
+
+def test_problems_and_remarks_are_told_of_their_unit_and_run() -> None:
+    remarks = {"a": ["dark"], "b": []}
+    stored = [unit_record(("d", scene), "m", 5, []).model_copy(update={"notes": remarks[scene]}) for scene in "ab"]
+    runs = (read_run("x", planned=2, stored=stored), read_run("y", planned=1, gaps=1))
+    drawn = UnitFigures("d / b · m", (), ("no reference", "table damaged"), ("table damaged",))
+    content = replace(make_content(Opened(runs, ("z is gone",))), units=(drawn,))
+    assert blocks_of(content, "failures") == (
+        Listing(
+            (
+                ("y: d / a / m", "not run yet"),
+                ("d / b · m", "no reference"),
+                ("d / b · m", "table damaged"),
+                ("Note", "x: d / a · m: dark"),
+            )
+        ),
+    )
+    assert content.left_out == ("z is gone", "table damaged")
+    assert blocks_of(content, "repeat") == (
+        Text("x"),
+        Code(runs[0].results.record.command, "sh"),
+        Text("y"),
+        Code(runs[1].results.record.command, "sh"),
+    )
+
+
+def test_what_methods_and_sequences_say_is_shown_once_each_and_of_very_many_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a method what its first scene says."""
+    stored = [
+        unit_record(("d", scene), "m", 5, []).model_copy(
+            update={"method_facts": {"window": scene}, "sequence": {"poses": f"of {scene}"}}
+        )
+        for scene in "abc"
+    ]
+    content = make_content(Opened((read_run(stored=stored),), ()))
+
+    def facts() -> list[tuple[str, Any]]:
+        return [
+            (block.summary, {block.blocks[0].language: json.loads(block.blocks[0].text)})
+            for block in blocks_of(content, "facts")
+        ]
+
+    methods = ("Methods", {"json": {"m": {"window": "a"}}})
+    sequences = {f"d / {scene}": {"poses": f"of {scene}"} for scene in "abc"}
+    assert facts() == [methods, ("Sequences", {"json": sequences})]
+    monkeypatch.setattr(sections_module, "_LISTED", 2)
+    del sequences["d / c"]
+    assert facts() == [methods, ("Sequences, the first 2 of 3", {"json": sequences})]
+    content = replace(content, opened=Opened((read_run("x", stored=stored), read_run("y")), ()))
+    assert [summary for summary, _ in facts()] == ["x: Methods", "x: Sequences, the first 2 of 3"]
+
+
+@pytest.mark.parametrize("second", [{"seed": 2, "new": True}, {"seed": 1}])
+def test_settings_stand_in_a_column_a_run_and_those_that_differ_stand_out(
+    tmp_path: Path, second: dict[str, Any]
+) -> None:
+    runs = tuple(
+        read_run(label, experiment={"name": "n", **given}, environment={"cpu_model": "c"})
+        for label, given in (("x", {"seed": 1}), ("y", second))
+    )
+    content = make_content(Opened(runs, ()))
+    differs = [["seed", "1", "2"], ["new", "–", "true"]] if "new" in second else []
+    for key, rows in (
+        ("settings", [["name", "n", "n"], *(differs or [["seed", "1", "1"]])]),
+        ("environment", [["cpu_model", "c", "c"]]),
+    ):
+        (folded,) = blocks_of(content, key)
+        number = "1 entry" if len(rows) == 1 else f"{len(rows)} entries"
+        assert folded.summary == f"{number}, those that differ between runs marked"
+        (table,) = folded.blocks
+        assert [column.title for column in table.columns] == ["", "x", "y"]
+        assert [[cell.text for cell in row] for row in table.cells] == rows
+        assert [[cell.text for cell in row if cell.strong] for row in table.cells] == [
+            row[1:] if row in differs else [] for row in rows
+        ]
+    (differences,) = blocks_of(content, "differences")
+    if not differs:
+        assert differences == Text("In none of their settings, and not in their environment.")
+        assert 'class="differs"' not in html_page(content, None, tmp_path)
+        return
+    assert [[cell.text for cell in row] for row in differences.cells] == differs
+    page = html_page(content, None, tmp_path)
+    assert page.count('<td class="differs">2</td>') == page.count('<td class="differs">true</td>') == 2
+    assert "<td>n</td>" in page
+    assert "| seed | **1** | **2** |" in markdown_page(content, None)
+    alone = make_content(Opened(runs[:1], ()))
+    assert [
+        (block.summary, [column.title for column in block.blocks[0].columns]) for block in blocks_of(alone, "settings")
+    ] == [("2 entries", ["", "value"])]
+    assert blocks_of(alone, "differences") == ()
+    page = html_page(alone, None, tmp_path).partition("</style>")[2]
+    assert "differs" not in page
+    assert "<thead>" not in page[page.index('id="runs"') :]  # of one run nothing has to head its values
+    nothing = make_content(Opened((read_run(experiment={}),), ()))
+    assert blocks_of(nothing, "settings") == (Text("None were stored."),)
 
 
 def test_a_report_that_fails_leaves_the_collection_of_garbage_as_it_was(

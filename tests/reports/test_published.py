@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_run import unit_record
 
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.declarations import published_as
 from lingbot_eval.reports.headline import PublishedRow, delta_text, published_rows
+from lingbot_eval.reports.reading import Opened, Run
+from lingbot_eval.reports.sections import make_content, sections
 from lingbot_eval.reports.tables import Cell, Column, Row, RunResults, Table
 from lingbot_eval.resources import shared_names
 from lingbot_eval.runs.experiment import experiment_path, load_experiment
 from lingbot_eval.stored.records import RunRecord
+from lingbot_eval.stored.store import RunStore, StoredUnit
+from lingbot_eval.types import Measurement
 
 SCENES = ("a", "b")
 SIZE = {"mode": "width", "width": 518}
@@ -286,6 +292,60 @@ def test_a_difference_has_its_sign_or_its_reason() -> None:
     ate, auc, f1 = rows(settings())
     assert (delta_text(ate), delta_text(auc)) == ("+0.1000", "-5.000")
     assert delta_text(f1) == "not comparable: this run did not measure it"
+
+
+def test_the_section_says_of_each_number_whose_it_is_and_what_it_differs_by(tmp_path: Path) -> None:
+    """Of several runs each row says its run; the numbers of other methods say for which they were published."""
+    results, _ = run(settings(), "lingbot-map.pt", (0.4, 0.8))
+    units = tuple(
+        StoredUnit(
+            Path("nowhere"),
+            unit_record(("d", scene), "ours", 5, [Measurement("trajectory", "ate_rmse", "sim3", ate, "m", "RMSE")]),
+        )
+        for scene, ate in (("a", 0.4), ("b", 0.8))
+    )
+    whole = replace(results, units=units)
+    part = replace(results, units=units[:1], gaps={("d", "b", "ours"): "gone"})
+    titles = ["metric", "source", "ours", "published", "delta"]
+    rows = {
+        "x": [
+            ["ate_m", "official page", "0.6000 (2 of 2)", "0.5", "+0.1000", ""],
+            ["auc_first_camera_15_micro", "official page", "n/a", "60", "n/a", "this run did not measure it"],
+            ["f1_percent", "official page", "n/a", "80", "n/a", "this run did not measure it"],
+        ],
+        "y": [
+            ["ate_m", "official page", "0.4000 (1 of 2)", "0.5", "n/a", "only 1 of 2 scenes were scored"],
+            ["auc_first_camera_15_micro", "official page", "n/a", "60", "n/a", "this run did not measure it"],
+            ["f1_percent", "official page", "n/a", "80", "n/a", "this run did not measure it"],
+        ],
+    }
+    for labels, given in (("x", (whole,)), ("xy", (whole, part))):
+        runs = tuple(Run(label, RunStore(tmp_path), each, None) for label, each in zip(labels, given, strict=True))
+        content = make_content(Opened(runs, ()))
+        (section,) = [section for section in sections(content) if section.key == "published"]
+        own, others = section.blocks
+        several = ["run"] if len(labels) > 1 else []
+        assert own.summary == f"{3 * len(labels)} published numbers"
+        table, text = own.blocks
+        assert text.text == "Delta is ours less the published number, in the metric's unit."
+        assert [column.title for column in table.columns] == ["dataset", "method", *several, *titles]
+        assert [column.align for column in table.columns].count("left") == 4 + len(several)
+        shown = [
+            [cell.text for cell in row]
+            + [table.notes[row[-1].note - 1].removeprefix("not comparable: ") if row[-1].note else ""]
+            for row in table.cells
+        ]
+        assert shown == [["d", "ours", *([label] if several else []), *row] for label in labels for row in rows[label]]
+        assert others.summary == "1 numbers of other methods on the same frames"
+        ((row,),) = [others.blocks[0].cells]
+        assert [column.title for column in others.blocks[0].columns] == [
+            *("dataset", "method", *several, "published for"),
+            *titles,
+        ]
+        assert [cell.text for cell in row] == [
+            *("d", "ours", *(["x"] if several else []), "CUT3R"),
+            *("ate_m", "official page", "0.6000 (2 of 2)", "18", "-17.40"),
+        ]
 
 
 def test_runs_stored_without_cards_have_none() -> None:
