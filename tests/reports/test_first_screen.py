@@ -212,6 +212,26 @@ def test_published_numbers_stand_below_the_mean_of_their_method(tmp_path: Path) 
     assert found.table.notes[(found.table.cells[1][4].note or 0) - 1] == "not comparable: another machine"
 
 
+def test_each_source_has_a_line_of_its_own_below_the_run_that_it_is_of() -> None:
+    column = Column("trajectory", "ate_rmse", "sim3", "m", ("RMSE", "RMSE of a part"), headline=True, better="lower")
+    given = [Row("d", "s", "m", "scene", (Cell(ate),), run=run) for run, ate in (("x", 0.25), ("y", 0.5))]
+
+    def published(run: str, source: str, ate: float) -> tuple[str, PublishedRow]:
+        return run, PublishedRow("d", "m", "ate_m", source, ate, 0.25, "m", (1, 1), None)
+
+    beside = [published("y", "one", 0.75), published("y", "other", 1.5), published("x", "one", 3.0)]
+    found = headline([Table("summary", "Summary", (column,), tuple(given), ())], beside)
+    assert texts(found) == [
+        ["d", "s", "m", "x", "0.2500"],
+        ["d", "published", "one", "x", "3"],
+        ["d", "s", "m", "y", "0.5000"],
+        ["d", "published", "one", "y", "0.75"],
+        ["d", "published", "other", "y", "1.5"],
+    ]
+    assert [each.title for each in found.table.columns] == ["dataset", "scene", "method", "run", "ATE (m)"]
+    assert found.table.legend[0] == "ATE (m): ate_rmse sim3; RMSE; or RMSE of a part"
+
+
 @pytest.mark.parametrize(("scenes", "rows"), [(29, 60), (30, 2)])
 def test_of_very_many_scenes_the_means_alone_are_seen(tmp_path: Path, scenes: int, rows: int) -> None:
     """Sixty rows at most, means of two methods among them; a method of one scene keeps it, as it has no mean."""
@@ -243,9 +263,10 @@ def test_pairs_with_the_first_camera_are_seen_where_they_were_published(tmp_path
     store = store_of(tmp_path, {("s", "a"): auc})
     title = titles()["auc", "auc_first_camera_30", ""]
     row = PublishedRow("d", "a", "auc_first_camera_30_macro", "the paper", 60.0, 50.0, "%", (1, 1), None)
-    for given in ((), [("", row)]):
+    other = PublishedRow("d", "a", "ate_m", "the paper", 0.6, 0.5, "m", (1, 1), None)
+    for given, there in (((), False), ([("", other)], False), ([("", other), ("", row)], True)):
         seen = [column.title for column in first_table(store, published=given).table.columns]
-        assert (title in seen) is bool(given)
+        assert (title in seen) is there
 
 
 def test_a_metric_without_any_number_is_a_line_with_its_reason(tmp_path: Path) -> None:

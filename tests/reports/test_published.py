@@ -255,7 +255,8 @@ def test_a_part_of_a_dataset_is_found_under_its_label() -> None:
     results, _ = run(experiment, "lingbot-map.pt", (0.4, 0.8))
     scenes = tuple(Row("d, 9 frames", name, "ours", "scene", (Cell(0.25),)) for name in SCENES)
     mean = Row("d, 9 frames", "mean", "ours", "mean", (Cell(0.25, scored=(2, 2)),))
-    (ate, *_) = published_rows(results, (Table("t", "T", COLUMNS[:1], (*scenes, mean), ()),))
+    whole = tuple(replace(row, dataset="d", cells=(Cell(0.75, scored=(2, 2)),)) for row in (*scenes, mean))
+    (ate, *_) = published_rows(results, (Table("t", "T", COLUMNS[:1], (*whole, *scenes, mean), ()),))
     assert (ate.ours, ate.reason) == (0.25, "the published count is every frame, this run has 9")
 
 
@@ -323,7 +324,8 @@ def test_the_section_says_of_each_number_whose_it_is_and_what_it_differs_by(tmp_
         runs = tuple(Run(label, RunStore(tmp_path), each, None) for label, each in zip(labels, given, strict=True))
         content = make_content(Opened(runs, ()))
         (section,) = [section for section in sections(content) if section.key == "published"]
-        own, others = section.blocks
+        blocks: tuple[Any, ...] = section.blocks
+        own, others = blocks
         several = ["run"] if len(labels) > 1 else []
         assert own.summary == f"{3 * len(labels)} published numbers"
         table, text = own.blocks
