@@ -89,6 +89,9 @@ def test_kitti_rows_go_with_images(tmp_path: Path) -> None:
     np.testing.assert_allclose(reference.camera_to_world, [trees.pose(1), trees.pose(2)])
     frame = next(sequence.frames())
     np.testing.assert_array_equal(frame.intrinsics, [[500, 0, 20], [0, 501, 15], [0, 0, 1]])
+    facts = sequence.facts()
+    assert facts["intrinsics"] == "given in the options"
+    assert facts["poses"] == "kitti file, row by row; taken as camera-to-world, metres"
     (folder / "poses.txt").write_text("\n".join(rows[:2]))
     with pytest.raises(DataError, match=r"poses\.txt: expected one row for each of the 3 images.*found 2"):
         adapter(folder, **options).open("walk", Selection())
@@ -103,7 +106,19 @@ def test_rows_that_begin_before_the_first_image_go_by_the_numbers_in_the_names(t
     reference = sequence.reference()
     assert reference is not None
     np.testing.assert_allclose(reference.camera_to_world, [trees.pose(n) for n in (3, 4, 6)])
-    assert "rows by the numbers in the names" in sequence.facts()["poses"]
+    facts = sequence.facts()
+    assert "rows by the numbers in the names" in facts["poses"]
+    assert facts["notes"] == [
+        "1 of 4 numbers is missing among the images: 5; times go by number, and so do poses unless their file has one"
+        " row for each image that is there"
+    ]
+
+
+def test_rows_of_every_other_number_are_not_guessed(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "walk", ["2.png", "4.png", "6.png"])
+    (folder / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * 5)
+    with pytest.raises(DataError, match=r"each of the 3 images \(whose numbers run over 3\) in .*walk, found 5"):
+        adapter(folder, trajectory="poses.txt", trajectory_format="kitti").open("walk", Selection())
 
 
 def test_tum_poses_by_the_times_in_the_names(tmp_path: Path) -> None:
@@ -160,7 +175,7 @@ def test_names_and_options_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_times_in_names_must_increase(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "walk", ["1.png", "01.png"])
-    with pytest.raises(DataError, match=r"1\.png: expected timestamps in the names to increase"):
+    with pytest.raises(DataError, match=r"/1\.png: expected .* to increase, found that of 01\.png again"):
         adapter(folder, timestamps="seconds_in_names").open("walk", Selection())
 
 
@@ -182,6 +197,12 @@ def test_poses_by_the_names_of_images_and_positions_alone(tmp_path: Path) -> Non
     assert reference.indices.tolist() == [0, 2]
     assert reference.positions[:, 0].tolist() == [4, 5]
     assert sequence.facts()["found"] == {"poses_in_file": 2, "images_with_pose": 2}
+    assert sequence.facts()["poses"].startswith("colmap file, by the images' names;")
+    (folder / "other.txt").write_text("1 1 0 0 0 -5 0 0 1 7.jpg\n\n2 1 0 0 0 -4 0 0 1 8.jpg\n\n")
+    with pytest.raises(
+        DataError, match=r"other\.txt: none of its 2 poses is of an image in .*walk; is it of this scene"
+    ):
+        adapter(folder, trajectory="other.txt").open("walk", Selection())
     (folder / "gt.txt").write_text("0 1 2 3\n0.0333 4 5 6\n0.0667 7 8 9\n")
     reference = adapter(folder, trajectory="gt.txt").open("walk", Selection()).reference()
     assert reference is not None

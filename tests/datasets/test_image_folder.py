@@ -61,6 +61,8 @@ def notes(sequence: FileSequence) -> list[str]:
         (["cam0_000.png", "cam0_001.png"], ["depth_000.png", "depth_001.png"], "depth maps"),
         (["1.jpg", "2.jpg"], ["1_normals.png"], "normal maps"),
         (["1.jpg", "2.jpg"], ["1_thumb.jpg", "thumb_2.jpg"], "thumbnails"),
+        (["1.jpg", "2.jpg"], ["1_preview.jpg", "previews_2.jpg"], "thumbnails"),
+        (["1.jpg", "2.jpg"], ["1_conf.png", "2_confidence.png"], "confidence maps"),
         # The mask of a photograph that is not there is no photograph either.
         (["000.png"], ["000_mask.png", "004_mask.png"], "masks"),
     ],
@@ -118,6 +120,15 @@ def test_photographs_that_cannot_be_read_are_refused_by_name(tmp_path: Path, suf
     assert "\n" not in str(caught.value)
 
 
+def test_every_kind_that_cannot_be_read_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        opened(touch(tmp_path / "walk", "1.CR2", "2.jxl", "3.dng", "4.png"))
+    assert "3 of 4 images cannot be read (1.CR2, 2.jxl, 3.dng): camera raw files are not read: convert" in str(
+        caught.value
+    )
+    assert str(caught.value).count("camera raw files") == str(caught.value).count(".jxl files are not read") == 1
+
+
 def test_heic_is_read_where_its_library_is_and_refused_where_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +168,23 @@ def test_what_is_no_file_and_what_is_hidden(tmp_path: Path) -> None:
     ]
 
 
+def test_hidden_images_alone_are_none(tmp_path: Path) -> None:
+    touch(tmp_path, "._a.jpg", "walk/._0.jpg", "walk/0.jpg", "rest/.1.jpg")
+    adapter = open_adapter("folder", tmp_path, {})
+    assert adapter.scenes() == ("walk",)
+    assert notes(opened(tmp_path)) == ["hidden file left out, 1 in all: ._0.jpg"]
+
+
+def test_a_folder_that_went_after_it_was_found_is_named(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "walk", "0.jpg")
+    adapter = open_adapter("folder", tmp_path, {})
+    adapter.open("walk", Selection())
+    (folder / "0.jpg").unlink()
+    folder.rmdir()
+    with pytest.raises(DataError, match=r"^folder .*walk cannot be listed: No such file or directory$"):
+        adapter.open("walk", Selection())
+
+
 def test_a_link_that_leads_nowhere_is_a_frame_that_cannot_be_read(tmp_path: Path) -> None:
     folder = tmp_path / "walk"
     folder.mkdir()
@@ -173,13 +201,13 @@ def test_a_link_that_leads_nowhere_is_a_frame_that_cannot_be_read(tmp_path: Path
 
 
 def test_captures_of_several_scales_give_the_largest_once(tmp_path: Path) -> None:
-    for scale in ("images", "images_2", "images_4", "images_8", "masks", "depths"):
+    for scale in ("images", "images_2", "images_4", "images_8", "masks", "depths", "Normals_4"):
         touch(tmp_path / scale, "a.jpg", "b.jpg")
     adapter = open_adapter("folder", tmp_path, {})
     assert adapter.scenes() == ("images",)
     said = notes(opened(tmp_path, "images"))
     assert said == [
-        "folders beside the images left out, 2 in all: depths, masks",
+        "folders beside the images left out, 3 in all: depths, masks, Normals_4",
         "folders left out: images_2, images_4, images_8, smaller copies of images, which is taken",
     ]
 
@@ -187,7 +215,7 @@ def test_captures_of_several_scales_give_the_largest_once(tmp_path: Path) -> Non
 def test_a_root_of_captures(tmp_path: Path) -> None:
     for scale in ("images_4", "images_8", "sparse"):
         touch(tmp_path / "garden" / scale, "a.jpg" if scale != "sparse" else "cameras.txt")
-    touch(tmp_path / "room" / "images", "a.jpg")
+    touch(tmp_path / "room" / "Images", "a.jpg")
     touch(tmp_path / "walk", "a.jpg")
     (tmp_path / "garden" / "gt.txt").write_text("0 1 2 3 0 0 0 1\n")
     assert open_adapter("folder", tmp_path, {}).scenes() == ("garden", "room", "walk")
@@ -211,8 +239,31 @@ def test_a_missing_number_keeps_its_place_in_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ((0, 10, 20, 40, 50, 60), "1 of 7 numbers is missing among the images: 30"),
+        ((5, 15, 45, 55, 65), "2 of 7 numbers are missing among the images: 25 to 35"),
+        # Half of the steps are the usual one; or fewer are missing than there are.
+        ((0, 1, 10, 11, 20), "16 of 21 numbers are missing among the images: 2 to 9, 12 to 19"),
+        ((0, 1, 3, 7), "4 of 8 numbers are missing among the images: 2, 4 to 6"),
+        (
+            [n for n in range(29) if n % 3 < 2],
+            "9 of 29 numbers are missing among the images: 2, 5, 8, 11, 14, 17, 20, 23 … (9 in all)",
+        ),
+    ],
+)
+def test_gaps_are_counted_in_steps_of_the_numbers(tmp_path: Path, numbers: tuple[int, ...], said: str) -> None:
+    sequence = opened(touch(tmp_path / "walk", *(f"{n}.png" for n in numbers)), fps=10)
+    step = 10 if numbers[1] - numbers[0] == 10 else 1
+    np.testing.assert_allclose(sequence.timestamps(), [(n - numbers[0]) / step / 10 for n in numbers])
+    (note,) = notes(sequence)
+    assert note.startswith(f"{said}; times go by number")
+
+
+@pytest.mark.parametrize(
     "numbers",
-    [(0, 10, 20, 30), (7,), (1, 2), (3, 17, 21, 90, 1000)],  # every tenth; one; two; photographs that somebody chose
+    # Every tenth; one; two; photographs that somebody chose, many and few.
+    [(0, 10, 20, 30), (7,), (1, 2), (3, 17, 21, 90, 1000), (0, 1, 4, 8)],
 )
 def test_other_numbers_are_no_gaps(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     sequence = opened(touch(tmp_path / "walk", *(f"{n}.png" for n in numbers)), fps=10)
@@ -315,6 +366,12 @@ def test_two_cameras_in_one_folder_are_said(tmp_path: Path) -> None:
     assert note.startswith("the same numbers come under 2 names (left_0 (4), right_0 (4)), one behind the other")
 
 
+def test_three_numbers_under_two_names_are_two_cameras_whatever_else_is_there(tmp_path: Path) -> None:
+    names = ["left_0.png", "left_1.png", "left_2.png", "map_7.png", "right_1.png", "right_2.png", "right_5.png"]
+    (note,) = notes(opened(touch(tmp_path / "walk", *names)))
+    assert note.startswith("the same numbers come under 2 names (")
+
+
 @pytest.mark.parametrize("copy", ["IMG_1 (1).jpg", "IMG_1 copy.jpg", "IMG_1 - Copy.jpg", "IMG_1_copy 2.jpg"])
 def test_copies_of_photographs_are_said(tmp_path: Path, copy: str) -> None:
     sequence = opened(touch(tmp_path / "walk", "IMG_0.jpg", "IMG_1.jpg", copy, "IMG_2.jpg"))
@@ -329,6 +386,7 @@ def test_copies_of_photographs_are_said(tmp_path: Path, copy: str) -> None:
         [f"img ({number}).jpg" for number in range(1, 6)],
         [f"run{part}_{number}.png" for part in range(2) for number in range(4)],
         ["kitchen_0.png", "kitchen_1.png", "kitchen_2.png", "door_0.png"],
+        [*(f"go_{number}.png" for number in range(4)), *(f"on_{number}.png" for number in range(2, 6))],  # half alike
     ],
 )
 def test_other_names_are_one_sequence(tmp_path: Path, names: list[str]) -> None:
@@ -343,6 +401,9 @@ def test_other_names_are_one_sequence(tmp_path: Path, names: list[str]) -> None:
         (["IMG_0001.jpg", "IMG_0002.jpg"], ["img_e0002.jpg"]),
         (["PXL_1.jpg", "PXL_2.jpg"], ["PXL_1~2.jpg"]),
         (["a1.jpg", "a2.jpg"], ["a1-edited.jpg"]),
+        (["a1.jpg", "a2.jpg"], ["a2-EDITADA.jpg"]),
+        (["a1.jpg", "a2.jpg"], ["a1_bearbeitet(1).jpg"]),
+        (["a1.jpg", "a2.jpg"], ["a1-modifié.jpg"]),
     ],
 )
 def test_edited_copies_of_phones_are_no_frames(tmp_path: Path, originals: list[str], edited: list[str]) -> None:

@@ -76,11 +76,16 @@ def experiment(root: Path) -> dict[str, Any]:
     }
 
 
-def test_it_is_computed_once_and_kept_by_content(photos: Path, computed: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_it_is_computed_once_and_kept_by_content(
+    photos: Path, computed: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = scene(photos).reference()
     assert first is not None
+    assert first.has_orientation
     walk = scene(photos)
     walk.reference()
+    counts = {"images_with_pose": 11, "models": [11], "points": 100, "reprojection_px": 0.5}
+    assert walk.facts()["found"] == counts
     posed = [frame.index for frame in walk if frame.camera_to_world is not None]
     assert posed == first.indices.tolist()
     assert first.indices.tolist() == [n for n in range(12) if n != UNREGISTERED], "what is not registered has no pose"
@@ -100,12 +105,28 @@ def test_it_is_computed_once_and_kept_by_content(photos: Path, computed: list[di
     scene(photos, intrinsics=(31.0, 30.0, 21.5, 13.5)).reference()
     scene(photos, intrinsics=(31.0, 30.0, 21.5, 14.5)).reference()
     assert len(computed) == 6, "another principal point, another structure"
+    monkeypatch.setattr(folder, "pycolmap", lambda: SimpleNamespace(__version__="another"))
+    scene(photos).reference()
+    assert len(computed) == 7, "another COLMAP, another structure"
+    monkeypatch.setattr(folder, "FEATURES", folder.FEATURES + 1)
+    scene(photos).reference()
+    monkeypatch.setattr(folder, "NEIGHBOURS", folder.NEIGHBOURS + 1)
+    scene(photos).reference()
+    assert len(computed) == 9, "another setting of COLMAP, another structure"
     assert computed[0]["intrinsics"] is None
     assert computed[0]["refine"] is True
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", '{"poses": {"99": [0]}, "models": [], "points": 0, "reprojection_px": 0}']
+    "content",
+    [
+        "",
+        "{",
+        '{"poses": {"99": [0]}, "models": [], "points": 0, "reprojection_px": 0}',
+        '{"poses": {}, "models": [], "points": 0, "reprojection_px": 0}',
+        # Of a thirteenth image of twelve.
+        '{"poses": {"12": [1,0,0,0,0,1,0,0,0,0,1,0,0,0,0,1]}, "models": [1], "points": 0, "reprojection_px": 0}',
+    ],
 )
 def test_a_damaged_cache_is_computed_again(photos: Path, computed: list[dict[str, Any]], content: str) -> None:
     scene(photos).reference()
