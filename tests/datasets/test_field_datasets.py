@@ -202,6 +202,24 @@ def test_droid_w_images_go_by_time_not_by_name(root: Path) -> None:
     np.testing.assert_array_equal(reference.positions[:, 0], times)
 
 
+def test_droid_w_takes_the_truth_that_is_there_and_of_two_the_first(root: Path) -> None:
+    trees.write_droid_w(root)
+    folder = root / "downtown1"
+    (folder / "traj_gt.txt").rename(folder / "traj_gt_fastlivo.txt")
+    sequence = adapter("droid_w", root).open("downtown1", Selection())
+    facts = sequence.facts()
+    assert facts["poses"] == (
+        "traj_gt_fastlivo.txt, camera-to-world, metres; nearest in time to the image, one to one, within 0.05 s"
+    )
+    assert facts["found"] == {"poses_in_file": 5, "images_with_pose": 5}
+    (folder / "traj_gt.txt").write_text("1700000000.1 9 0 0 0 0 0 1\n")
+    again = adapter("droid_w", root).open("downtown1", Selection())
+    assert again.facts()["poses"].startswith("traj_gt.txt, ")
+    reference = again.reference()
+    assert reference is not None
+    np.testing.assert_array_equal(reference.positions, [[9, 0, 0]])
+
+
 def replace(path: str, old: str, new: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         text = (root / path).read_text()

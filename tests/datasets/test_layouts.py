@@ -623,6 +623,87 @@ def test_undistorted_photographs_of_the_toolkit_are_preferred(tree: Callable[[st
     assert changed.fingerprint() != before
 
 
+def test_long3d_without_a_cloud_and_with_its_images_one_folder_up(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("long3d"), tmp_path / "data")
+    before = opened("long3d", root)
+    assert before.facts()["cloud"] == "dense_cloud_map.pcd, by laser scanner"
+    assert before.facts()["notes"] == ["the dataset has no poses: trajectories cannot be scored"]
+    (root / "Classroom/images/scan_images").rename(root / "Classroom/scan_images")
+    (root / "Classroom/dense_cloud_map.pcd").unlink()
+    sequence = opened("long3d", root)
+    assert sequence.facts()["cloud"] == "none"
+    np.testing.assert_array_equal(sequence.timestamps(), before.timestamps())
+
+
+@pytest.mark.parametrize("place", ["spagna/spagna_train0_kitti", "spagna", "spagna/spagna_train0"])
+def test_calibration_and_truth_of_a_recording_lie_in_or_beside_its_images(
+    place: str, tree: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = shutil.copytree(tree("vbr_full"), tmp_path / "data")
+    for path in [*root.rglob("vbr_calib.yaml"), *root.rglob("*_gt.txt")]:
+        path.rename(root / place / path.name)
+    found = opened("vbr_full", root).reference()
+    assert found is not None
+    assert found.indices.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_clean_pictures_of_sintel_are_those_of_its_other_folder(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("sintel"), tmp_path / "data")
+    shutil.copytree(root / "training/final/alley_2", root / "training/clean/alley_2", dirs_exist_ok=True)
+    for render in ("final", "clean"):
+        sequence = opened("sintel", root, render=render)
+        assert {file.image.parent.parent.name for file in sequence.files} == {render}
+        assert sequence.facts()["frames_with_pose"] == sequence.facts()["frames_with_depth"] == 5
+
+
+def test_poses_of_scannetpp_that_are_not_aligned_are_taken_where_none_is(
+    tree: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = shutil.copytree(tree("scannetpp"), tmp_path / "data")
+    before = opened("scannetpp", root).reference()
+    (path,) = root.rglob("pose_intrinsic_imu.json")
+    entries = json.loads(path.read_text())
+    for entry in entries.values():
+        entry["pose"] = entry.pop("aligned_pose", entry.get("pose"))
+    path.write_text(json.dumps(entries))
+    after = opened("scannetpp", root).reference()
+    assert before is not None
+    assert after is not None
+    np.testing.assert_array_equal(after.camera_to_world, before.camera_to_world)
+
+
+def test_scans_under_exported_are_the_same(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(tree("scannet") / "scene0000_00", tmp_path / "scans/scene0000_00/exported")
+    sequence = opened("scannet", tmp_path / "scans")
+    facts = sequence.facts()
+    assert (facts["frames_with_pose"], facts["intrinsics"]) == (
+        opened("scannet", tree("scannet")).facts()["frames_with_pose"],
+        "intrinsic/intrinsic_color.txt",
+    )
+    for path in (tmp_path / "scans").rglob("intrinsic_*.txt"):
+        path.unlink()
+    facts = opened("scannet", tmp_path / "scans").facts()
+    assert (facts["intrinsics"], facts["depth"]) == ("none", "uint16 millimetres")
+
+
+def test_the_first_of_several_models_of_a_capture_is_read(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    """Beside sparse/0 lie the smaller models of the same run, and others have the model in sparse itself."""
+    root = shutil.copytree(tree("capture colmap"), tmp_path / "data")
+    before = opened("capture colmap", root).reference()
+    shutil.copytree(root / "bicycle/sparse/0", root / "bicycle/colmap")
+    (root / "bicycle/colmap/images.bin").write_bytes(b"another")
+    shutil.copytree(root / "bicycle/sparse/0", root / "bicycle/sparse/1")
+    (root / "bicycle/sparse/1/images.bin").write_bytes(b"another")
+    first = opened("capture colmap", root)
+    assert [path.parent.name for path in first.index_files] == ["0"] * len(first.index_files)
+    for path in (root / "bicycle/sparse/0").iterdir():
+        path.rename(path.parents[1] / path.name)
+    after = opened("capture colmap", root).reference()
+    assert before is not None
+    assert after is not None
+    np.testing.assert_array_equal(after.camera_to_world, before.camera_to_world)
+
+
 def test_times_of_scannetpp_without_any_are_of_its_video(tree: Callable[[str], Path], tmp_path: Path) -> None:
     root = shutil.copytree(tree("scannetpp"), tmp_path / "data")
     (path,) = root.rglob("pose_intrinsic_imu.json")
