@@ -431,6 +431,40 @@ def test_furniture_stands_on_the_floor_of_the_place(kind: str) -> None:
     assert z.max() < place.plan.height
 
 
+def test_what_hangs_and_lies_in_a_place_is_where_people_have_it() -> None:
+    place = build_scene("office", 2)
+    faces, height = place.faces, place.plan.height
+
+    def of(group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Heights of upper and lower edges, and the directions that the faces look to."""
+        chosen = np.isin(faces.texture, place.textures.groups[group])
+        assert chosen.any()
+        top = faces.origin[chosen, 2]
+        return top, top + (faces.down[chosen, 2] * faces.size[chosen, 1]), faces.normal[chosen]
+
+    top, bottom, looks = of("door")
+    np.testing.assert_allclose(bottom, 0, atol=1e-9)
+    np.testing.assert_allclose(top, 2.05)
+    top, bottom, _ = of("window")
+    np.testing.assert_allclose(top, 2.15)
+    assert bottom.min() > 0.9
+    top, bottom, looks = of("picture")
+    assert top.max() < height
+    assert bottom.min() > 0.5
+    assert ((top + bottom) / 2).min() > 1 - 1e-9
+    np.testing.assert_allclose(looks[:, 2], 0, atol=1e-9)
+    for group, level, towards in (("light", height - 0.03, -1), ("rug", 0.01, 1), ("ceiling", height, -1)):
+        top, bottom, looks = of(group)
+        np.testing.assert_allclose([top, bottom], level)
+        np.testing.assert_allclose(looks, np.tile([0, 0, towards], (len(looks), 1)), atol=1e-9)
+    np.testing.assert_array_equal(faces.glow, np.isin(faces.texture, place.textures.groups["light"]))
+    # Lamps stand apart, along the walk.
+    lamps = (faces.origin + (faces.right * faces.size[:, :1] + faces.down * faces.size[:, 1:]) / 2)[faces.glow][:, :2]
+    apart = np.linalg.norm(lamps[:, None] - lamps, axis=-1)[np.triu_indices(len(lamps), 1)]
+    assert apart.min() > place.plan.light_spacing
+    assert np.linalg.norm(place.walk.points[:, None] - lamps, axis=-1).min(axis=0).max() < 1e-6
+
+
 def test_each_level_of_a_texture_is_the_mean_of_the_finer_one() -> None:
     textures = build_scene("room", 1).textures
     count = sum(map(len, textures.groups.values()))

@@ -296,6 +296,15 @@ def test_a_hole_is_more_than_ten_intervals(tmp_path: Path, hole: float, said: bo
     assert [finding.text for finding in found] == ([line] if said else [])
 
 
+def test_of_several_holes_the_longest_is_named(tmp_path: Path) -> None:
+    times = np.cumsum([0, 0.1, 1.5, 0.1, 0.1, 2.5, 0.1, 0.1, 0.1, 1.2])
+    (found,) = check_times(made_up(tmp_path, *(FrameFiles(tmp_path / "0.png", float(time)) for time in times)))
+    assert found.level == "warning"
+    assert found.text == (
+        "3 holes of more than 10 times the usual 0.1 s; the longest, 2.5 s, is after frame 4: are frames missing?"
+    )
+
+
 NEAR = "half of the depth is nearer than {} m"
 FAR = "half of the depth is farther than {} m"
 
@@ -308,6 +317,7 @@ FAR = "half of the depth is farther than {} m"
         (1000.0, 0.5, None),  # millimetres already
         (1000.0, 7.9, None),
         (1000.0, 8.1, f"{FAR.format('8.1')}, read at 1000 units a metre: depth looks like TUM's own 5000 a metre;"),
+        (5000.0, 8.1, None),  # TUM's own already
         (None, 0.09, f"{NEAR.format('0.09')}: its unit is not the one"),
         (None, 0.11, None),
         (None, 19.0, None),
@@ -328,6 +338,20 @@ def test_where_depth_is_doubted(tmp_path: Path, scale: float | None, metres: flo
     found = [finding.text for finding in check_depth_range(sequence, 20.0)]
     assert len(found) == (says is not None)
     assert says is None or found[0].startswith(says)
+
+
+def test_depth_that_only_the_last_frames_have_is_looked_at(tmp_path: Path) -> None:
+    Image.new("RGB", (10, 10)).save(tmp_path / "0.png")
+    Image.fromarray(np.full((10, 10), 30_000, np.uint16)).save(tmp_path / "depth.png")
+    files = [
+        FrameFiles(tmp_path / "0.png", float(n), depth=tmp_path / "depth.png" if n > 6 else None) for n in range(8)
+    ]
+    sequence = made_up(tmp_path, *files, depth_reader=png_depth(1000.0))
+    (found,) = check_depth_range(sequence, 20.0)
+    assert found.text.startswith("half of the depth is farther than 30 m: ")
+    (tmp_path / "depth.png").write_bytes(b"")
+    (broken,) = check_depth_range(sequence, 20.0)
+    assert (broken.level, broken.check) == ("problem", "depth")
 
 
 def test_metadata_is_checked_at_two_thousand_images_a_second(tmp_path: Path) -> None:
