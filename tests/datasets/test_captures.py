@@ -85,6 +85,37 @@ def test_a_field_of_view_without_a_size_is_of_the_images(tmp_path: Path) -> None
     np.testing.assert_allclose(frame.intrinsics, [[80, 0, 47.5], [0, 80, 35.5], [0, 0, 1]])
 
 
+@pytest.mark.parametrize("width", [97, 98])
+def test_images_of_a_slightly_other_shape_are_copies_and_of_another_are_none(tmp_path: Path, width: int) -> None:
+    """Rounding makes a copy's shape differ by up to 2 %; 96 px are announced."""
+
+    def wider(document: dict[str, Any]) -> None:
+        for path in (tmp_path / "garden/images").iterdir():
+            Image.new("RGB", (width, HEIGHT)).save(path)
+
+    if width == 97:
+        lens = edited(tmp_path, wider).files[0].lens
+        assert lens is not None
+        assert lens.size == (97, HEIGHT)
+        np.testing.assert_allclose(lens.intrinsics[0], [80 * 97 / 96, 0, (trees.CAMERA[0, 2] + 0.5) * 97 / 96 - 0.5])
+        np.testing.assert_allclose(lens.intrinsics[1], trees.CAMERA[1])
+    else:
+        with pytest.raises(DataError, match="expected 96x72 pixels as its camera, or a smaller copy, found 98x72; is"):
+            edited(tmp_path, wider)
+
+
+@pytest.mark.parametrize("angle", [0.0, 3.2, -1.0])
+def test_a_field_of_view_that_no_camera_has_is_refused(tmp_path: Path, angle: float) -> None:
+    def wide(document: dict[str, Any]) -> None:
+        del document["fl_x"]
+        document["camera_angle_x"] = angle
+
+    with pytest.raises(
+        DataError, match=r"transforms\.json: expected a field of view between 0 and pi and a size, found"
+    ):
+        edited(tmp_path, wide)
+
+
 def test_a_damaged_image_is_said_and_does_not_close_a_capture_whose_images_have_cameras_of_their_own(
     tmp_path: Path,
 ) -> None:

@@ -186,6 +186,20 @@ def test_a_changed_size_is_named(tmp_path: Path) -> None:
         list(adapter(folder).open("walk", Selection()).frames())
 
 
+def test_of_many_sizes_the_usual_ones_are_counted_and_the_first_other_named(tmp_path: Path) -> None:
+    folder = tmp_path / "walk"
+    folder.mkdir()
+    sizes = [(40, 30), (50, 40), (50, 40), (60, 40), (60, 40), (60, 40), (70, 40), (80, 40), (70, 40)]
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size).save(folder / f"{number}.png")
+    facts = adapter(folder).open("walk", Selection()).facts()
+    assert facts["image_sizes"] == [[60, 40, 3], [50, 40, 2], [70, 40, 2], [40, 30, 1], [80, 40, 1]]
+    assert facts["image_faults"] == [
+        "folder: walk: expected images of one size, found 3 of 60x40, 2 of 50x40, 2 of 70x40, 1 of 40x30 … (give each"
+        f" size a folder of its own): {folder}/1.png has 50x40 pixels, the first image 40x30"
+    ]
+
+
 def test_poses_by_the_names_of_images_and_positions_alone(tmp_path: Path) -> None:
     """COLMAP's images.txt in any order, world-to-camera; `time x y z` is a reference without orientation."""
     folder = write_images(tmp_path / "walk", ["0.png", "1.png", "2.png"])

@@ -468,6 +468,18 @@ def test_a_scene_that_is_the_root_itself(tree: Callable[[str], Path], monkeypatc
         assert sequence.length == trees.FRAMES
 
 
+@pytest.mark.parametrize("rest", ["", ",", " , "])
+def test_a_list_of_times_alone_stands_for_the_images_called_so(
+    rest: str, tree: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = shutil.copytree(tree("euroc"), tmp_path / "data")
+    (index,) = root.glob("*/mav0/cam0/data.csv")
+    index.write_text("".join(f"{row.partition(',')[0]}{rest}\n" for row in index.read_text().splitlines()))
+    sequence, before = opened("euroc", root), opened("euroc", tree("euroc"))
+    assert [file.image.name for file in sequence.files] == [file.image.name for file in before.files]
+    assert sequence.facts()["found"] == before.facts()["found"]
+
+
 def test_entries_without_a_file_are_counted_and_said(tree: Callable[[str], Path], tmp_path: Path) -> None:
     euroc = opened("euroc", tree("euroc")).facts()
     assert (euroc["found"]["entries"], euroc["found"]["entries_without_file"]) == (6, 1)

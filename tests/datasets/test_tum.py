@@ -94,6 +94,23 @@ def test_scenes_of_a_camera(root: Path) -> None:
         adapter(root, camera="freiburg3").scenes()
 
 
+def test_the_record_says_whose_calibration_and_which_unit(root: Path) -> None:
+    facts = adapter(root).open(SCENE, Selection()).facts()
+    assert facts["intrinsics"] == "calibrated, freiburg1; lens distortion is not removed"
+    assert facts["depth"] == "uint16 / 5000 metres, registered to colour; associated like the poses"
+    own = adapter(root, intrinsics=(525.0, 520.0, 319.5, 239.5), depth_scale=1000).open(SCENE, Selection()).facts()
+    assert own["intrinsics"] == "given in the options"
+    assert own["depth"] == "uint16 / 1000 metres, registered to colour; associated like the poses"
+    (root / SCENE / "groundtruth.txt").unlink()
+    (root / SCENE / "depth.txt").unlink()
+    assert adapter(root).open(SCENE, Selection()).facts()["found"] == {
+        "poses_in_file": 0,
+        "images_with_pose": 0,
+        "depth_maps_in_list": 0,
+        "images_with_depth": 0,
+    }
+
+
 def test_without_ground_truth_or_depth(root: Path) -> None:
     (root / SCENE / "groundtruth.txt").unlink()
     (root / SCENE / "depth.txt").unlink()
