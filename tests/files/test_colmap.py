@@ -117,6 +117,25 @@ def test_what_does_not_belong_together_is_one_line(tmp_path: Path) -> None:
         read_model(tmp_path)
 
 
+@pytest.mark.parametrize("size", [(0, 480), (640, 0), (1 << 30, 1 << 30)])
+def test_a_binary_camera_of_no_size_is_damage(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_binary(tmp_path)
+    content = (tmp_path / "cameras.bin").read_bytes()
+    (tmp_path / "cameras.bin").write_bytes(content[:16] + struct.pack("<QQ", *size) + content[32:])
+    with pytest.raises(DataError, match=r"are damaged or of another kind \(camera 7 has impossible numbers\)"):
+        read_model(tmp_path)
+
+
+def test_a_binary_image_without_a_rotation_has_no_pose(tmp_path: Path) -> None:
+    write_binary(tmp_path)
+    content = (tmp_path / "images.bin").read_bytes()
+    (tmp_path / "images.bin").write_bytes(content[:12] + bytes(32) + content[44:])
+    found = read_model(tmp_path)
+    lost, *others = PLACES
+    assert list(found.poses) == others
+    assert lost in found.camera_of
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

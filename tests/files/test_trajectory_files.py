@@ -301,6 +301,24 @@ def test_times_in_an_archive_that_fit_no_poses_are_refused(tmp_path: Path, times
         read_trajectory(tmp_path / "a.npz")
 
 
+def test_of_two_arrays_of_times_none_is_taken(tmp_path: Path) -> None:
+    poses = np.tile(np.eye(4), (5, 1, 1))
+    np.savez(tmp_path / "a.npz", poses=poses, times=np.arange(5.0), stamps=np.arange(5.0) + 1)
+    refused(read_trajectory, tmp_path / "a.npz", "expected one array of 5 finite times", "found times, stamps among")
+
+
+def test_four_rows_of_a_time_and_a_place_are_no_matrix(tmp_path: Path) -> None:
+    """One pose alone is told by its last row."""
+    np.save(tmp_path / "a.npy", np.array([[t, 10 * t, 0.0, 0.0] for t in range(4)]))
+    found = read_trajectory(tmp_path / "a.npy")
+    assert (found.timestamps.tolist(), found.positions[:, 0].tolist()) == ([0, 1, 2, 3], [0, 10, 20, 30])
+    assert not found.has_orientation
+    pose = np.eye(4)
+    pose[0, 3] = 5
+    np.save(tmp_path / "a.npy", pose)
+    assert read_trajectory(tmp_path / "a.npy").positions.tolist() == [[5, 0, 0]]
+
+
 IMAGE = "{} 1 0 0 0 {} 0 0 1 {}\n\n"
 
 
