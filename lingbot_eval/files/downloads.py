@@ -290,7 +290,7 @@ def _opened(method: str, url: str, headers: dict[str, str], hosts: set[str | Non
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(requests.Session())
         at = url
-        for _ in range(_REDIRECTS):
+        for _ in range(_REDIRECTS + 1):
             try:
                 response = session.request(
                     method, at, headers=headers, stream=True, timeout=TIMEOUT_S, allow_redirects=False

@@ -171,6 +171,37 @@ def test_redirects_that_the_card_names_are_followed(server: FileServer, tmp_path
     assert stated_size(f"{server.address}/far.zip") is None
 
 
+@pytest.mark.parametrize(("times", "arrives"), [(5, True), (6, False)])
+def test_as_many_redirects_are_followed_as_is_said(
+    server: FileServer, tmp_path: Path, times: int, arrives: bool
+) -> None:
+    for hop in range(times):
+        server.files[f"/{hop}.zip"] = Served(location=f"/{hop + 1}.zip")
+    server.files[f"/{times}.zip"] = Served(CONTENT)
+    if arrives:
+        assert get(server, tmp_path, "/0.zip") == CONTENT
+        return
+    with pytest.raises(DataError, match=r"/0\.zip: it redirects more than 5 times"):
+        get(server, tmp_path, "/0.zip")
+
+
+def test_a_redirect_without_a_host_is_on_the_host_that_sent_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    leads = {"https://a.org/old.zip": "https://b.org/in/a.zip", "https://b.org/in/a.zip": "b.zip"}
+
+    def answer(session: requests.Session, method: str, url: str, **settings: object) -> requests.Response:
+        asked.append(url)
+        found = requests.Response()
+        found.raw, found.status_code = io.BytesIO(), 302 if url in leads else 404
+        found.headers.update({"Location": leads[url]} if url in leads else {})
+        return found
+
+    monkeypatch.setattr(requests.Session, "request", answer)
+    with pytest.raises(DataError, match="HTTP 404"):
+        download("https://a.org/old.zip", tmp_path / "a.zip", hosts=["b.org"])
+    assert asked == [*leads, "https://b.org/in/b.zip"]
+
+
 def test_no_redirect_leaves_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(session: requests.Session, method: str, url: str, **settings: object) -> requests.Response:
         found = requests.Response()
