@@ -456,6 +456,26 @@ def test_a_part_that_is_all_there_is_is_the_file(tmp_path: Path, monkeypatch: py
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
+@pytest.mark.parametrize(
+    ("part", "status", "range", "says"),
+    [
+        (b"12", 206, "bytes 0-1/4", "expected the file, found HTTP 206"),  # the beginning in place of the rest
+        (b"12345", 416, "bytes */4", "expected the file, found HTTP 416"),  # more is here than there ever was
+    ],
+)
+def test_what_is_no_rest_of_a_part_is_not_put_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: bytes, status: int, range: str, says: str
+) -> None:
+    monkeypatch.setattr(downloads, "PAUSE_S", 0.0)
+    state = {"url": "http://x/a.zip", "length": 4, "etag": '"1"', "last_modified": None}
+    (tmp_path / "a.zip.part").write_bytes(part)
+    (tmp_path / "a.zip.part.json").write_text(json.dumps(state))
+    answered(monkeypatch, status, {"Content-Range": range, "ETag": '"1"'}, b"12")
+    with pytest.raises(DataError, match=says):
+        download("http://x/a.zip", tmp_path / "a.zip")
+    assert not {"a.zip", "a.zip.part"} & {path.name for path in tmp_path.iterdir()}
+
+
 def test_a_server_that_sends_more_than_it_said_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answered(monkeypatch, 200, {"Content-Length": "4"}, b"12345")
     with pytest.raises(DataError, match="expected 4 bytes, the server sends more"):
