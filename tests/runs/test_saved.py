@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ import pandas as pd
 import pytest
 
 import lingbot_eval as lb
+from lingbot_eval.errors import StoreError
+from lingbot_eval.methods.model import LingbotMethod
 from lingbot_eval.runs import scene
 from lingbot_eval.scaling.execute import execute as execute_study
 from lingbot_eval.stored import saved
@@ -156,6 +159,27 @@ def test_a_state_that_is_not_as_it_was_written_is_not_used(
 def test_a_short_unit_has_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saved.SavedState, "save", lambda *_: pytest.fail("saved"))
     assert run(tmp_path).results.units[0].record.status == "ok"
+
+
+def test_a_state_has_the_predictions_of_all_its_frames_and_a_full_disk_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved_at: list[int] = []
+    predict, lost = LingbotMethod.predict, 9
+
+    def full(self: saved.SavedState, frames: int, *_: object) -> None:
+        saved_at.append(frames)
+        raise StoreError("disk full")
+
+    def sparse(self: LingbotMethod, frames: Any) -> Iterator[lb.Prediction]:
+        return (prediction for prediction in predict(self, frames) if prediction.index != lost)
+
+    monkeypatch.setattr(saved, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(saved.SavedState, "save", full)
+    monkeypatch.setattr(LingbotMethod, "predict", sparse)
+    (unit,) = run(tmp_path).results.units
+    assert (unit.record.status, unit.record.predictions) == ("ok", FRAMES - 1)
+    assert saved_at == list(range(3, lost + 1)), "from the end of the scale phase on"
 
 
 def test_it_is_time_again_ten_minutes_after_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

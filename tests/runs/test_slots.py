@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 from fakes import Quiet, World, experiment
 
-from lingbot_eval.errors import CheckpointError, ConfigError, LingbotEvalError, StoreError
+from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, LingbotEvalError, StoreError
 from lingbot_eval.runs import workers
 from lingbot_eval.runs.execute import Done, Parallel, run_tasks
 from lingbot_eval.runs.plan import make_plan
@@ -441,6 +442,28 @@ def test_a_child_that_cannot_start_will_not_the_next_time(
             list(child.do(("a", "b", "c"), "t"))
     else:
         assert list(child.do(("a", "b", "c"), "t")) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [(b"\xff no torch\n", "\N{REPLACEMENT CHARACTER} no torch"), (3000 * b"a" + b"b", 1999 * "a" + "b")],
+    ids=["no UTF-8", "long"],
+)
+def test_of_what_a_child_that_cannot_start_says_the_end_is_told(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch, said: bytes, shown: str
+) -> None:
+    child, *_ = child_of(shared, monkeypatch, [], 1, said)
+    with pytest.raises(ConfigError) as refused:
+        list(child.do(("a", "b", "c"), "t"))
+    assert str(refused.value) == f"a worker process cannot start: it ended with exit code 1: {shown}"
+
+
+def test_without_the_package_a_scheduler_is_refused(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    parallel = Parallel(scheduler="tcp://127.0.0.1:1")
+    words = r"a scheduler needs the package distributed: pip install 'lingbot-eval\[distributed\]'$"
+    with Claims(shared.store.path) as claims, pytest.raises(DependencyError, match=words):
+        workers.run(shared.store, shared.streams, Quiet(), claims, parallel, shared.job.reopen)
 
 
 @pytest.mark.parametrize(

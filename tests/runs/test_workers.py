@@ -131,6 +131,17 @@ def test_a_worker_of_other_code_is_refused(tmp_path: Path, monkeypatch: pytest.M
     assert statuses(tmp_path / "runs") == {}
 
 
+def test_other_plugins_are_other_code_in_whatever_order_they_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "code_digest", lambda *, of_study: "code")
+
+    def found(*digests: str) -> str:
+        monkeypatch.setattr(worker, "plugins", lambda: [SimpleNamespace(sha256=digest) for digest in digests])
+        return worker.fingerprint()
+
+    assert found("a", "b") == found("b", "a")
+    assert len({found(), found("a"), found("b"), found("a", "b")}) == 4
+
+
 def test_without_the_options_nothing_of_it_is_loaded(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     script = (

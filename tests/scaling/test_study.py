@@ -320,6 +320,22 @@ def test_a_crash_costs_the_network_and_not_the_study(tmp_path: Path, monkeypatch
     assert builds == ["float32", "float32"]
 
 
+def test_what_failed_first_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a case that fails what came before is scored, which may fail in its turn."""
+
+    def crash(backend: str, frame: int) -> None:
+        if frame == 3:
+            raise RuntimeError("device-side assert")
+
+    def broken(self: execute_module.CaseTask, attempt: object) -> None:
+        raise ValueError("no scores")
+
+    plant(monkeypatch, crash)
+    monkeypatch.setattr(execute_module.CaseTask, "score", broken)
+    (record,) = run(tmp_path, study()).records
+    assert (record.stage, record.reason, record.failed_at_frame) == ("stream", "RuntimeError: device-side assert", 3)
+
+
 def test_cases_of_one_precision_share_a_network_and_a_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, lambda backend, frame: None)
     builds = count_builds(monkeypatch)

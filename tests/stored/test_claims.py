@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -254,6 +255,32 @@ def test_the_next_to_lock_removes_what_the_dead_left(tmp_path: Path) -> None:
         os.utime(path, (1, 1))
     with RunStore(run).lock():
         assert not (run / CLAIMS).exists()
+
+
+def test_a_claim_that_the_disk_refuses_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(StoreError, match="No space left on device"):
+                one.take(UNIT)
+        assert other.take(UNIT) is not None
+
+
+def test_the_next_to_lock_leaves_what_a_living_process_writes(tmp_path: Path) -> None:
+    """Where locks do not reach its host."""
+    store = RunStore.create(tmp_path, make_run_record(units=[list(UNIT)]))
+    with Claims(store.path) as far:
+        (process,) = (store.path / CLAIMS).iterdir()
+        token = far.take(UNIT)
+        process.unlink()
+        folders = [store.folder(*UNIT).with_name(f".partial-{name}") for name in (token, "dead")]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        with store.lock():
+            assert [folder.exists() for folder in folders] == [True, False]
 
 
 class ShutError(Exception):

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_records import NAMES, make_run_record, make_unit_record
 
-from lingbot_eval.errors import StoreError
+from lingbot_eval.errors import BusyError, StoreError
+from lingbot_eval.stored import store as store_module
 from lingbot_eval.stored.disk import component
-from lingbot_eval.stored.records import FRAME_COLUMNS, StoredFile, canonical_json
+from lingbot_eval.stored.records import FRAME_COLUMNS, StoredFile, canonical_json, write_record
 from lingbot_eval.stored.store import LeftOutUnit, RunStore, StoredUnit, find_runs
 from lingbot_eval.stored.unit_files import PANELS_FILE, DepthPanels, load_panels, save_panels
 from lingbot_eval.types import FrameType, Measurement
@@ -422,6 +423,23 @@ def test_creating_again_finds_the_run_and_keeps_its_record(tmp_path: Path) -> No
     assert find_runs(tmp_path) == tuple(sorted([first.path, *others]))
     with pytest.raises(StoreError, match=f"give one of: {others[1]}, {others[2]}, {first.path}, {others[0]}$"):
         RunStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_whoever_comes_while_another_begins_the_run_finds_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    def taken(run: Path) -> None:
+        if written:
+            write_record(run / "run.json", make_run_record(started="by the other"), indent=2)
+        raise BusyError("being written by the other")
+
+    monkeypatch.setattr(store_module, "directory_lock", taken)
+    if written:
+        assert RunStore.create(tmp_path, make_run_record()).read_run().started == "by the other"
+    else:
+        with pytest.raises(BusyError, match="by the other"):
+            RunStore.create(tmp_path, make_run_record())
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
