@@ -111,7 +111,11 @@ def test_holding_back_too_much_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("small_bound")
-def test_what_was_held_back_too_long_is_decoded_once_more() -> None:
+def test_what_was_held_back_too_long_is_decoded_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its latency is the whole stream's: a second a frame that was decoded, by a clock that only that moves."""
+    now = [1000.0]
+    monkeypatch.setattr(stream_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
     def everything_at_the_end(stream: Iterable[Frame]) -> Iterator[Prediction]:
         return iter([answer(frame) for frame in stream if frame.index % 2])
 
@@ -123,10 +127,14 @@ def test_what_was_held_back_too_long_is_decoded_once_more() -> None:
         seen = passes[-1]
         for frame in frames(count):
             seen.append(frame.index)
+            now[0] += 1
             yield frame
 
     stream = SceneStream(Scripted(everything_at_the_end), begun)
-    assert [output.frame.index for output in stream.outputs()] == list(range(1, count, 2))
+    outputs = [(output.frame.index, output.latency_s) for output in stream.outputs()]
+    assert [index for index, _ in outputs] == list(range(1, count, 2))
+    # After the first pass, the first two frames of the second; all of both before what was in flight to the end.
+    assert (outputs[0], outputs[-1]) == ((1, count + 2), (count - 1, 2 * MAX_IN_FLIGHT))
     # One more pass, and no further than to the last frame that was forgotten.
     assert passes == [list(range(count)), list(range(2 * MAX_IN_FLIGHT))]
 

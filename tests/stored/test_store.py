@@ -452,3 +452,7 @@ def test_what_is_no_run_directory_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"run\.json"):
         RunStore.open(tmp_path)
     assert find_runs(tmp_path / "nowhere") == ()
+    for name in "abcdefghi":
+        RunStore.create(tmp_path, make_run_record(name=name))
+    with pytest.raises(StoreError, match=r"give one of: \S+/a-\w+, .*/h-\w+$"):
+        RunStore.open(tmp_path)

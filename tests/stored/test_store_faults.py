@@ -282,6 +282,17 @@ def test_a_refusal_at_any_step_keeps_the_older_result(
     assert store.read_unit(*NAMES).record.input_fingerprint == "input-1"
 
 
+def test_a_unit_whose_table_cannot_be_begun_leaves_nothing(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        with pytest.raises(StoreError, match="No space left on device"), store.unit_writer(*NAMES):
+            pass
+    assert partials(store) == []
+
+
 def test_a_failed_second_rename_puts_the_older_result_back(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.unit_writer(*NAMES) as writer:
         writer.finish(make_unit_record())
