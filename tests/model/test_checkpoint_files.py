@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import bz2
 import collections
 import functools
 import importlib
 import json
+import lzma
 import operator
 import os
 import pathlib
@@ -154,6 +156,31 @@ def test_tensors_of_every_kind_are_read_as_torch_reads_them(tmp_path: Path, lega
         assert torch.equal(found[name].to(torch.complex128), tensor.to(torch.complex128)), name
 
 
+def test_safetensors_of_every_kind_are_read_as_their_library_reads_them(tmp_path: Path) -> None:
+    base = torch.randint(0, 100, (3, 4), generator=torch.Generator().manual_seed(1))
+    kinds = (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
+    safetensors.torch.save_file({str(kind): base.to(kind) for kind in kinds}, tmp_path / "x.safetensors")
+    expected, found = safetensors.torch.load_file(tmp_path / "x.safetensors"), read_content(tmp_path / "x.safetensors")
+    assert found.tensors.keys() == expected.keys()
+    for name, tensor in values(found).items():
+        assert str(tensor.dtype) == name
+        assert torch.equal(tensor.double(), expected[name].double()), name
+
+
+def test_a_pickle_of_more_names_than_a_byte_counts_is_read(tmp_path: Path) -> None:
+    """What comes again is named by its number, which takes four bytes from the 256th thing on."""
+    content = {f"layer {index}": {"weight": torch.full((2,), float(index))} for index in range(100)}
+    content["shared"] = dict(content["layer 99"])
+    torch.save(content, tmp_path / "x.pt")
+    found = values(read_content(tmp_path / "x.pt"))
+    assert found.pop("shared.weight").tolist() == [99, 99]
+    assert len(found) == 100
+    assert all(found[f"layer {index}.weight"].tolist() == [index, index] for index in range(100))
+
+
 def test_tensors_are_views_of_the_file(tmp_path: Path) -> None:
     """Not copies: a checkpoint of gigabytes must fit beside the network that it fills."""
     torch.save({"a": torch.zeros(1 << 20), "b": torch.zeros(1 << 20)}, tmp_path / "x.pt")
@@ -273,6 +300,41 @@ OPCODES: dict[str, bytes] = {
 }
 
 
+def tensor_of(rebuild: bytes, described: bytes = b"K\x00K\x02\x85K\x01\x85") -> bytes:
+    """A pickle of one tensor over storage 0, rebuilt by these opcodes around its storage, offset, size and stride."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQ"
+    return b"\x80\x02}X\x01\x00\x00\x00w" + rebuild.replace(b"TENSOR", storage + described) + b"s."
+
+
+REBUILT = {
+    "as torch 0.1 wrote it": b"ctorch._utils\n_rebuild_tensor\n(TENSORtR",
+    "as of now": REBUILD + b"(TENSOR\x89}tR",
+    "and named again in text": REBUILD + b"(TENSOR\x89}tRp5\nsX\x01\x00\x00\x00wg5\n",
+    "a parameter": b"ctorch._utils\n_rebuild_parameter\n(" + REBUILD + b"(TENSOR\x89}tR\x88}tR",
+    "a parameter with a state": b"ctorch._utils\n_rebuild_parameter_with_state\n("
+    + REBUILD
+    + b"(TENSOR\x89}tR\x88}}tR",
+    "with attributes of its own": b"ctorch._tensor\n_rebuild_from_type_v2\n("
+    + REBUILD
+    + b"ctorch\nTensor\n(TENSOR\x89}t}tR",
+}
+
+
+@pytest.mark.parametrize("name", REBUILT)
+def test_tensors_are_read_however_torch_wrote_them(tmp_path: Path, name: str) -> None:
+    content = read_content(archive(tmp_path / "x.pt", tensor_of(REBUILT[name]), {"0": struct.pack("<2f", 3, 4)}))
+    assert {key: tensor.tolist() for key, tensor in values(content).items()} == {"w": [3, 4]}
+    assert not content.left_out
+
+
+def test_a_module_that_was_stored_whole_gives_its_tensors(tmp_path: Path) -> None:
+    """As torch 0.3 wrote it: with its source beside it, which is not run."""
+    inner = tensor_of(REBUILT["as of now"]).removeprefix(b"\x80\x02").removesuffix(b".")
+    module = b"\x80\x02(X\x06\x00\x00\x00module" + inner + b"X\x04\x00\x00\x00a.pyX\x04\x00\x00\x00codetQ."
+    content = read_content(archive(tmp_path / "x.pt", module, {"0": struct.pack("<2f", 3, 4)}))
+    assert values(content)["w"].tolist() == [3, 4]
+
+
 @pytest.mark.parametrize("name", OPCODES)
 def test_opcodes_that_a_hostile_file_may_hold(tmp_path: Path, name: str) -> None:
     defaults = torch._utils._rebuild_tensor_v2.__defaults__
@@ -384,6 +446,16 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "text": (b"Not Found", "text: Not Found"),
     "empty": (b"", "is empty"),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(40), r"compressed \(gzip\); unpack it"),
+    "bzip2": (bz2.compress(b"weights"), r"compressed \(bzip2\); unpack it"),
+    "xz": (lzma.compress(b"weights"), r"compressed \(xz\); unpack it"),
+    "zstd": (b"\x28\xb5\x2f\xfd\x04\x00" + bytes(40), r"compressed \(zstd\); unpack it"),
+    "7z": (b"7z\xbc\xaf\x27\x1c\x00\x04" + bytes(40), "a 7z archive; unpack it"),
+    "rar": (b"Rar!\x1a\x07\x01\x00" + bytes(40), "a RAR archive; unpack it"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file; convert it"),
+    "numpy": (b"\x93NUMPY\x01\x00" + bytes(40), "a NumPy array; convert it"),
+    "jpeg": (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(40), "a picture"),
+    "pdf": (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
+    "json list": (b'\n ["no", "weights"]', r'JSON text .*\["no", "weights"\]'),
     "tar": (b"a.pt" + bytes(253) + b"ustar\x0000" + bytes(300), "a tar archive"),
     "gguf": (b"GGUF\x03\0\0\0" + bytes(40), "a GGUF file"),
     "picture": (b"\x89PNG\r\n\x1a\n" + bytes(40), "a picture"),
@@ -463,6 +535,16 @@ def test_a_checkpoint_in_parts(tmp_path: Path) -> None:
     index = shards(tmp_path / "parts")
     assert is_weights(values(read_shards(index)))
     assert is_weights(values(read_shards(index.parent)))
+
+
+def test_what_the_parts_of_a_checkpoint_leave_out_is_counted_together(tmp_path: Path) -> None:
+    index = {"weight_map": {"a.weight": "1.bin", "b": "2.bin"}}
+    for name, file in index["weight_map"].items():
+        torch.save({name: WEIGHTS[name], "cfg": Setting(), "path": [Setting()] * (file == "1.bin")}, tmp_path / file)
+    (tmp_path / "x.bin.index.json").write_text(json.dumps(index))
+    found = read_shards(tmp_path)
+    assert is_weights(values(found))
+    assert found.left_out == {f"{__name__}.Setting": 3}
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,83 @@ def test_a_lost_pose_is_in_neither_of_kittis_files(scene: ScaledScene, tmp_path:
     assert len(rows) == len(numbers)
 
 
+def test_a_lost_pose_is_no_camera_of_a_model(scene: ScaledScene, tmp_path: Path) -> None:
+    poses = scene.poses.camera_to_world.copy()
+    poses[3] = np.nan
+    lost = replace(scene, poses=replace(scene.poses, camera_to_world=poses), images=None)
+    home = written(lost, tmp_path, "nerfstudio", "colmap")
+    names = [f"{index:06d}.png" for index in range(FRAMES) if index != 3]
+    frames = json.loads((home / "nerfstudio" / "transforms.json").read_text())["frames"]
+    assert [frame["file_path"] for frame in frames] == [f"images/{name}" for name in names]
+    lines = (home / "colmap/sparse/0/images.txt").read_text().splitlines()
+    assert [line.split()[-1] for line in lines if line.endswith(".png")] == names
+
+
+def test_points_of_a_colmap_model_are_as_many_as_it_may_have_and_of_all_frames(
+    scene: ScaledScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lingbot_eval.viewing.export_colmap.MAX_POINTS", 200)
+    home = written(scene, tmp_path, "colmap") / "colmap/sparse/0"
+    found = [line.split() for line in (home / "points3D.txt").read_text().splitlines() if line[0] != "#"]
+    assert 150 < len(found) <= 200
+    positions, _, _, first_frame = scene.points()
+    of = {tuple(map(float, point)): int(frame) for point, frame in zip(positions, first_frame, strict=True)}
+    frames = [of[float(x), float(y), float(z)] for _, x, y, z, *_ in found]
+    share = np.mean(np.array(frames) > np.median(first_frame))
+    assert share == pytest.approx(np.mean(first_frame > np.median(first_frame)), abs=0.15)
+
+
+def test_one_image_alone_makes_a_model(scene: ScaledScene, tmp_path: Path) -> None:
+    first = replace(scene.poses, indices=np.arange(1), timestamps=np.zeros(1), camera_to_world=np.eye(4)[None])
+    home = written(replace(scene, poses=first), tmp_path, "colmap") / "colmap/sparse/0"
+    points = [line for line in (home / "points3D.txt").read_text().splitlines() if line[0] != "#"]
+    assert len(points) > 100
+
+
+@pytest.mark.parametrize("none", [0.0, -1.0, np.nan, np.inf])
+def test_depth_that_is_none_is_nought_in_every_file(scene: ScaledScene, tmp_path: Path, none: float) -> None:
+    def depth_frame(index: int) -> DepthFrame:
+        return replace(kept_depth(scene, index), depth=np.array([[none, none], [none, 4.0 if index else none]], "f4"))
+
+    holes = replace(scene, depth_frame=depth_frame)
+    home = written(holes, tmp_path, "depth-png", "depth-exr")
+    for index in (0, 3):
+        with Pictures.open(home / "depth_png" / f"{index:06d}.png") as picture:
+            assert np.asarray(picture).tolist() == [[0, 0], [0, 40_000 if index else 0]]
+        content = (home / "depth_exr" / f"{index:06d}.exr").read_bytes()
+        # Two lines of two numbers, each line behind its row and its size.
+        assert struct.unpack("<2i2f2i2f", content[-32:]) == (0, 8, 0, 0, 1, 8, 0, 4 if index else 0)
+    empty = written(replace(holes, depth_indices=(0,)), tmp_path / "empty", "depth-png") / "depth_png"
+    assert json.loads((empty / "depth.json").read_text())["factor"] == 1.0
+
+
+def test_a_title_of_several_lines_is_one_comment(kept: Reconstruction, tmp_path: Path) -> None:
+    scene = make_scaled(kept, "a scene\nelement vertex 9")
+    home = written(scene, tmp_path, "ply", "tum", "euroc")
+    head = (home / "cloud.ply").read_bytes().partition(b"end_header")[0].decode().splitlines()
+    assert "comment scene: a scene?element vertex 9" in head
+    assert "element vertex 9" not in head
+    for name, mark in (("trajectory.tum", "# "), ("trajectory_euroc.csv", "#")):
+        assert f"{mark}scene: a scene?element vertex 9" in (home / name).read_text().splitlines()
+
+
+def test_poses_that_say_no_scale_are_refused_or_noted(kept: Reconstruction, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(kept.folder, tmp_path / "kept"))
+    old = kept.poses
+    assert old is not None
+    still = np.tile(np.eye(4), (FRAMES, 1, 1))
+    write_tum(folder / "reference.tum", Trajectory(np.arange(FRAMES), old.timestamps, still))
+    names = [file.name for file in folder.iterdir()]
+    with pytest.raises(DataError, match=r"x: no scale from the truth: .*; give a factor or two points"):
+        make_scaled(Reconstruction(folder, names), "x", scale="truth")
+    one = make_scaled(kept, "x", poses=Trajectory(old.indices[:1], old.timestamps[:1], old.camera_to_world[:1]))
+    assert one.notes[0] == "poses from a file: 1 of 12 frames"
+    assert one.notes[1].startswith("scale of the poses not compared with the estimate's: ")
+    bare = replace(old, has_orientation=False)
+    with pytest.raises(DataError, match="x: expected poses with orientation, found positions alone"):
+        make_scaled(kept, "x", poses=bare)
+
+
 def test_the_voxel_size_is_said_in_the_files_unit(scene: ScaledScene, metric: ScaledScene) -> None:
     own, metres = (float(each.conventions()["voxel_size"]) for each in (scene, metric))
     assert metres == pytest.approx(FACTOR * own)

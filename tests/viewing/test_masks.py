@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +120,50 @@ def test_masks_are_cached_by_network_and_image(tmp_path: Path, cache: Path, monk
     file.write_bytes(b"damaged")
     with pytest.raises(AssertionError, match="asked again"):
         sky.mask(half_blue(), DEPTH, None)
+
+
+def test_a_network_sees_a_picture_as_imagenets_and_all_of_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channels red, green, blue, less their means, over their deviations; scores of the first of a batch count."""
+    sky: Any = open_sky(str(network(tmp_path / "sky.onnx", side=(12, 16))))
+    given: list[np.ndarray] = []
+
+    def run(_: None, batch: dict[str, np.ndarray]) -> list[np.ndarray]:
+        given.extend(batch.values())
+        return [np.stack([np.full((1, 12, 16), score, np.float32) for score in (0.51, 0.0)])]
+
+    monkeypatch.setattr(sky, "_session", SimpleNamespace(run=run))
+    monkeypatch.setattr(sky, "_batch", 2)
+    image = np.full((HEIGHT, WIDTH, 3), (255, 102, 0), np.uint8)
+    assert sky.mask(image, DEPTH, None).all()
+    (batch,) = given
+    assert (batch.shape, batch.dtype) == ((2, 3, 12, 16), np.float32)
+    assert batch[1, :, 5, 7] == pytest.approx([0.515 / 0.229, -0.056 / 0.224, -0.406 / 0.225], abs=1e-5)
+
+
+@pytest.mark.parametrize("other", [np.zeros((2, 2), np.uint8), np.full((HEIGHT, WIDTH), 100, np.uint8)])
+def test_a_cached_picture_that_is_no_mask_of_the_image_is_made_again(
+    tmp_path: Path, cache: Path, other: np.ndarray
+) -> None:
+    sky = open_sky(str(network(tmp_path / "sky.onnx")))
+    first = sky.mask(half_blue(), DEPTH, None)
+    assert first.any()
+    (file,) = cache.rglob("*.png")
+    Pictures.fromarray(other).save(file)
+    np.testing.assert_array_equal(sky.mask(half_blue(), DEPTH, None), first)
+
+
+def test_masks_and_pictures_of_another_size_than_the_depth_leave_nothing_out(tmp_path: Path) -> None:
+    left_out = LeftOut(str(network(tmp_path / "sky.onnx")), None)
+    prediction = Prediction(0, 0.0, np.eye(4), DEPTH[::2, ::2], intrinsics=K)
+    found = left_out.mask(Frame(0, 0.0, half_blue(), "a.jpg", left_out=np.ones((HEIGHT, WIDTH), bool)), prediction)
+    assert found is not None
+    assert (found.shape, found.any()) == ((HEIGHT // 2, WIDTH // 2), False)
+    assert left_out.sky(prediction) is None
+    assert "the dataset's masks" not in left_out.words()
+    assert left_out.notes("kept")[0].startswith("0.0% of the pixels are left out of cloud and kept depth by sky.onnx (")
+    assert left_out.notes("kept")[0].endswith("; scores take kept pixels alone")
 
 
 def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path: Path, cache: Path) -> None:

@@ -445,6 +445,35 @@ def test_the_picture_is_of_the_first_method_that_is_shown(
     assert pictured() == LAST, "where none is shown the first stands for all"
 
 
+def test_another_scene_has_its_own_picture_though_methods_and_frames_have_one_name(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other() -> LayeredScene:
+        made = layer("a")
+        assert made.newest is not None
+        made.newest = replace(made.newest, image=np.full((6, 8, 3), 200, np.uint8))
+        return LayeredScene("other", [made])
+
+    shown = Shown(servers, monkeypatch, first=lambda: LayeredScene("first", [layer("a")]), other=other)
+    shown.set("scene", "other")
+    assert (np.asarray(shown.widgets["picture"].image) == 200).all()
+
+
+def test_the_worst_frame_is_of_the_first_method_that_is_shown(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = bent("a").trajectory()
+    worse = bent("bb")
+    worse.poses[16 * 4 + 3] += 2.0
+    scene = LayeredScene("first", [bent("a", error=3.0), worse], truth)
+    shown = Shown(servers, monkeypatch, first=lambda: scene)
+    shown.press("go to the worst frame")
+    assert shown.widgets["frame"].value == 7
+    shown.set("a", False)
+    shown.press("go to the worst frame")
+    assert shown.widgets["frame"].value == 4
+
+
 def test_between_two_frames_the_straight_line_and_the_way_are_told(shown: Shown) -> None:
     shown.set("a", False)  # the other method is where the truth is
     shown.widgets["frames"].value = (5.0, 2.0)

@@ -450,6 +450,40 @@ def test_a_camera_is_free_again_at_the_end_of_its_stream(
     assert free.wait(10)
 
 
+def test_a_camera_that_breaks_off_says_so_after_its_last_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    av = pytest.importorskip("av")
+
+    def decode(**_: int) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(time=None, to_ndarray=lambda format: np.zeros((4, 4, 3), np.uint8))
+        raise av.error.TimeoutError(110, "Connection timed out")
+
+    container = SimpleNamespace(streams=SimpleNamespace(video=[1]), decode=decode, close=lambda: None)
+    monkeypatch.setattr(live, "_opened", lambda address: container)
+    taken = []
+    with pytest.raises(DataError, match=r"^rtsp://there/x: Connection timed out; the stream ended$"):
+        taken.extend(Camera("rtsp://there/x"))
+    assert [(frame.index, frame.timestamp) for frame in taken] == [(0, 0.0)]
+
+
+def test_a_stream_that_is_stopped_ends_its_source_and_its_model() -> None:
+    ended: list[str] = []
+    begun = threading.Event()
+
+    def streaming() -> Iterator[tuple[Frame, Prediction]]:
+        try:
+            for pair in pairs(10**9):
+                yield pair
+                begun.set()
+        finally:
+            ended.append("model")
+
+    source = SimpleNamespace(dropped=0, close=lambda: ended.append("source"))
+    filling = Filling(streaming(), Taken(), source=source)  # type: ignore[arg-type]
+    assert begun.wait(20)
+    filling.stop()
+    assert sorted(ended) == ["model", "source"]
+
+
 def test_a_stream_of_the_network_goes_the_way_of_a_camera(film: Path) -> None:
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
