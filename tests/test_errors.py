@@ -32,6 +32,8 @@ def test_every_error_of_the_project_is_one_that_the_command_line_catches() -> No
             RuntimeError("[enforce fail at alloc.cpp:1] . DefaultCPUAllocator: can't allocate 5 bytes. Error code 12"),
             "out of memory: can't allocate 5 bytes",
         ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 1.50 GiB"), "out of memory: CUDA out of memory"),
+        (MemoryError("Unable to allocate 1.50 GiB. Why"), "out of memory: Unable to allocate 1.50 GiB"),
         (ValueError("out of memory"), "ValueError: out of memory"),
     ],
 )

@@ -64,6 +64,9 @@ def test_what_is_remembered_is_found_again_or_nothing_is(monkeypatch: pytest.Mon
     for damaged in (b"", b"{", b"[1]", b"\xff"):
         file.write_bytes(damaged)
         assert remembered("hashes", "a") == {}
+    (tmp_path / "lingbot-eval" / "hashes" / "b.json").mkdir()  # no file can be written there
+    remember("hashes", "b", {"b": 1})
+    assert remembered("hashes", "b") == {}
     (tmp_path / "lingbot-eval" / "code").touch()  # no folder can be made there
     remember("code", "a", {"b": 1})
     assert remembered("code", "a") == {}

@@ -304,6 +304,13 @@ def test_a_fact_that_only_one_side_knows_is_a_note() -> None:
     verdict = gate(side({NAMES: unit(settings=SETTINGS | {"graph": True}, input=INPUT | {"fps": 30})}))
     assert verdict.exit_code == 0
     assert verdict.notes == ("input recorded on one side only: fps", "settings recorded on one side only: graph")
+    # Of many scenes the same is said once.
+    scenes = [(*NAMES[:1], scene, *NAMES[2:]) for scene in ("a", "b")]
+    several = gate(
+        side({names: unit(settings=SETTINGS | {"graph": True}) for names in scenes}),
+        side({names: unit() for names in scenes}),
+    )
+    assert several.notes == ("settings recorded on one side only: graph",)
     # A unit that failed has recorded nothing, which is no news.
     broken = side({NAMES: unit({}, failure="crash", settings={}, input={})})
     assert gate(broken).notes == gate(side(), broken).notes == ()

@@ -110,6 +110,26 @@ def test_a_trajectory_metric_gets_the_times_of_the_frames_that_meet(monkeypatch:
     assert found["top_speed", ""].value == pytest.approx(2.0)
 
 
+def test_a_trajectory_metric_gets_the_estimate_aligned_on_as_many_frames_as_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the fifth frame on the estimate is 1 m aside: the first four hold, and the first eight do not."""
+    monkeypatch.setattr(METRICS, "_added", dict(METRICS._added))
+
+    def begins_off(reference: Any, estimate: Any) -> float:
+        return float(np.abs(reference.camera_to_world[0] - estimate.camera_to_world[0]).max())
+
+    metric("trajectory", unit="m", convention="of the first", align="anchor")(begins_off)
+    poses = np.tile(np.eye(4), (20, 1, 1))
+    poses[:, :3, 3] = np.random.default_rng(0).normal(size=(20, 3))
+    aside = poses.copy()
+    aside[4:, 0, 3] += 1.0
+    whole, off = (Trajectory(np.arange(20), np.arange(20.0), each) for each in (poses, aside))
+    four, eight = (score(whole, off, anchor_frames=count, without=("drift", "auc")) for count in (4, 8))
+    assert four["begins_off", "anchor"].value == pytest.approx(0, abs=1e-9)
+    assert eight["begins_off", "anchor"].value != pytest.approx(0, abs=0.1)
+
+
 def depth_metrics(
     monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], align: str = "scale_only"
 ) -> DepthMetrics:

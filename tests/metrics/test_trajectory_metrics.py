@@ -251,6 +251,7 @@ def test_fewer_than_three_matched_frames(count: int) -> None:
     assert all(f"only {count} matched frames" in found[key] for key in ACCURACY)
     assert value(score, "coverage") == 10 * count
     assert len(score.position_error_m) == 0
+    assert found.get(("path_length", "")) == (None if count else "no matched frames")
     # What was there, though it was too little.
     assert {by_name(score)[name, "sim3"].samples for name in ("ate_rmse", "ate_max", "scale")} == {count}
 
@@ -356,6 +357,9 @@ def test_a_convention_says_how_the_estimate_was_moved(alignment: str, words: str
     truth, estimate = wandering(10)
     found = by_name(score_trajectory(trajectory(truth), trajectory(estimate), 10, TrajectorySettings(anchor_frames=5)))
     ate, rpe = (found[name, alignment].convention for name in ("ate_rmse", "rpe_rotation_rmse"))
+    factor = "factor by which the Sim(3) alignment {} matched frames multiplies the estimate's lengths"
+    assert found["scale", "sim3"].convention == factor.format("over all")
+    assert found["scale", "anchor"].convention == factor.format("on the first 5")
     assert ate == f"RMSE of the position errors of all matched frames, {words}"
     assert rpe == f"RMSE of the rotation angle of the relative pose error between consecutive matched frames, {words}"
 
