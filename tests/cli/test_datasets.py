@@ -254,6 +254,19 @@ def test_a_person_agrees(answer: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert told == [True]
 
 
+def test_where_nobody_can_be_asked_the_option_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = fetch_plan(tmp_path, ("east", "west"), (1000, None), ())
+    monkeypatch.setattr(cards_module, "load_card", lambda name, file=None: plan.card)
+    monkeypatch.setattr("lingbot_eval.api.fetch_dataset", lambda *_, agree, **__: agree(plan))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    assert main(["datasets", "fetch", "halls", "--root", str(tmp_path)]) == 2
+    total = "1.00kB in 1 file, and 1 of a size that nobody says"
+    said = f"halls: expected a terminal to ask whether to download {total}; give --yes to agree"
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
 def test_check_prints_findings_and_fails_on_problems(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     root = field_trees.write_kitti(tmp_path / "kitti")
     text = said(capsys, "check", "kitti", "--root", str(root), "--decode")

@@ -102,7 +102,17 @@ def test_all_prints_every_measurement_with_its_meaning(
         variant = measured["variant"].split()
         assert any(row[: 1 + len(variant)] == [measured["name"], *variant] for row in rows)
         assert measured["convention"] in text or measured["name"] in ("ate_mean", "ate_median", "ate_max")
-    assert "reference from 0.000 to 1.990 s" in text
+    lines = text.splitlines()
+    spans = ["           reference from 0.000 to 1.990 s", "           estimate from 0.500 to 1.900 s"]
+    assert lines[3:5] == spans
+    told = lines.index("conventions (a frame is a pose of the estimate; matched: paired with a pose of the reference)")
+    # Three are as the first, but for the statistic in their name.
+    as_first = {"ate_mean", "ate_median", "ate_max"}
+    assert lines[told + 1 :] == [
+        f"  {measured['name']}{' ' * bool(measured['variant'])}{measured['variant']}: {measured['convention']}"
+        for measured in measurements
+        if measured["name"] not in as_first
+    ]
 
 
 @pytest.mark.parametrize("align", ["sim3", "se3", "anchor", "none"])
@@ -564,7 +574,8 @@ def test_unscorable_prints_the_reason_and_exits_1(
     ("more", "part"),
     [
         (("--max-diff", "-1"), "--max-diff"),
-        (("--max-diff", "nan"), "--max-diff"),
+        (("--max-diff", "nan"), "--max-diff: expected seconds, 0 or more, found nan"),
+        (("--max-diff", "inf"), "--max-diff: expected seconds, 0 or more, found inf"),
         (("--anchor-frames", "2"), "--anchor-frames"),
         (("--plot", "picture.gif"), ".png"),
     ],

@@ -136,6 +136,117 @@ def test_how_a_run_ends(
     assert (document["run"], document["left_out"], document["done_before"]) == ("a run", ["x is damaged"], 1)
 
 
+NOT_ALONE = "--share-host has no meaning without --workers, --shard or --scheduler"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--share-host"], NOT_ALONE),
+        *(
+            (["--shard", given], f"--shard: expected I/N such as 1/8, found {given!r}")
+            for given in ("3", "1/2/3", "²/3")
+        ),
+    ],
+)
+def test_shares_that_are_none(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "smoke", *words]) == 2
+    assert capsys.readouterr().err == f"error: {says}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (
+            ["--checkpoint", "lingbot-map", "--root", 'a "b"', "--set", "methods.3.kind=lingbot"],
+            [
+                'datasets.0.root="a \\"b\\""',
+                'methods.1.model.checkpoint="lingbot-map"',
+                "methods.1.model.config=full",
+                'methods.3.model.checkpoint="lingbot-map"',
+                "methods.3.model.config=full",
+                "datasets.0.size=null",
+                "datasets.1.size=null",
+                "methods.3.kind=lingbot",
+            ],
+        ),
+        (
+            ["--checkpoint", "shipped", "--set", "name=x"],
+            ["methods.0.model={config: ci, checkpoint: shipped}", "name=x"],
+        ),
+    ],
+)
+def test_one_option_names_the_weights_of_every_model(
+    words: list[str], settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What replays has none, and what is set by its key comes last; every dataset is seen at its card's size."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\ndatasets: [{name: synthetic}, {name: synthetic, label: b}]\n"
+        "methods: [{kind: replay, name: a}, {kind: lingbot, name: b},"
+        " {kind: replay, name: c}, {kind: replay, name: d}]\n"
+    )
+    asked: list[Any] = []
+
+    def run(*given: object, set: list[str], **more: object) -> None:
+        asked.append(set)
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr(api, "run", run)
+    assert main(["run", str(path), *words]) == 2
+    assert asked == [settings]
+
+
+@pytest.mark.parametrize(
+    ("words", "timed", "said"),
+    [
+        (["--workers", "2"], True, True),
+        (["--workers", "1"], True, False),
+        (["--workers", "2", "--share-host"], True, False),
+        (["--workers", "2"], False, False),
+        ([], True, False),
+    ],
+)
+def test_a_plan_line_by_line(
+    words: list[str], timed: bool, said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each unit with its weights, each command, and that times are not taken side by side where somebody may wait."""
+    units = [SimpleNamespace(names=("tum", scene, name), method=None) for scene in ("desk", "floor") for name in "ab"]
+    methods = [SimpleNamespace(needs_images=False), SimpleNamespace(needs_images=timed)]
+    plan = SimpleNamespace(
+        experiment=SimpleNamespace(name="mine", methods=methods, keep=None),
+        units=units,
+        key="0123456789abcdef",
+        weights={"a": "w.pt"},
+        commands={"b": "python b.py", "c": "./c"},
+    )
+
+    def opened(unit: object) -> None:
+        raise DataError("not there")
+
+    def run(*given: object, observer: Any, **more: object) -> None:
+        observer.planned(plan)
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr("lingbot_eval.runs.plan.open_scene", opened)
+    monkeypatch.setattr(api, "run", run)
+    assert main(["run", "smoke", *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        "mine: 4 units, key 0123456789ab",
+        "  tum/desk with a (w.pt)",
+        "  tum/desk with b",
+        "  tum/floor with a (w.pt)",
+        "  tum/floor with b",
+        "  command of b (runs with --allow-commands): python b.py",
+        "  command of c (runs with --allow-commands): ./c",
+    ]
+    note = "timed units run one at a time on a host; --share-host lets them run together, and marks their times"
+    assert printed.err.splitlines() == [*[f"note: {note}"] * said, "error: as far as this"]
+    assert main(["run", "smoke", *words, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "as far as this"
+
+
 @pytest.mark.parametrize(
     ("weights", "marked"),
     [
