@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,33 @@ def test_the_prepared_scene_reads_and_has_the_pose_of_the_camera(raw: Path, tmp_
     np.testing.assert_allclose(reference.camera_to_world[0, :3, :3], half @ lidar_from_camera[0], atol=1e-12)
     centre = half @ lidar_from_camera[1] + [0, 0, 0.124]
     np.testing.assert_allclose(reference.positions - centre, [[1, 0, 0], [2, 0, 0], [3, 0, 0]], atol=1e-12)
+
+
+def test_how_many_images_a_scene_has_and_where_is_said(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert prepare(raw, out) == 0
+    assert capsys.readouterr().out == f"{SCENE}: 3 images in {out / SCENE}\n"
+    shutil.rmtree(raw / SCENE / "raw/cam0")
+    (raw / SCENE / "raw/cam0").mkdir()
+    assert main(["datasets", "prepare", "oxford_spires", str(raw), str(out), "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["prepared"], said["out"]) == ({}, str(out))
+    assert said["failed"] == {
+        SCENE: f"oxford_spires: expected images called by their time (TIME.jpg) in {raw / SCENE}, found none"
+    }
+
+
+def test_a_calibration_may_lack_the_outermost_key_and_have_several_front_cameras(raw: Path) -> None:
+    lens, on_base = read_front_camera(raw / "sensor.yaml")
+    flat = "\n".join(line[2:] for line in SENSOR.splitlines()[2:])
+    camera = flat[flat.index("  - label") :]
+    others = camera.replace("cam_front", "cam_left"), camera, camera.replace("40.0", "50.0")
+    (raw / "sensor.yaml").write_text(flat.replace(camera, "\n".join(others)))
+    again, same = read_front_camera(raw / "sensor.yaml")
+    assert again == lens
+    np.testing.assert_array_equal(same, on_base)
 
 
 def test_undistortion_follows_the_fisheye_model(raw: Path, tmp_path: Path) -> None:

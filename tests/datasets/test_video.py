@@ -376,6 +376,8 @@ def test_nothing_to_play(tmp_path: Path) -> None:
         adapter(tmp_path).scenes()
     with pytest.raises(DataError, match=r"walk\.mp4 does not exist; .*holds notes\.txt"):
         adapter(tmp_path / "walk.mp4").scenes()
+    with pytest.raises(DataError, match=r"nowhere/walk\.mp4 does not exist; .*nowhere holds nothing"):
+        adapter(tmp_path / "nowhere/walk.mp4").scenes()
     path = write_video(tmp_path / "walk.mp4", 3)
     with pytest.raises(DataError, match="has 3 frames and the selection starts at 10: no frame is left"):
         adapter(path).open("walk.mp4", Selection(start=10))
