@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from lingbot_eval import resources
-from lingbot_eval.datasets.cards import Card, DownloadFile, card_names, download_word, load_card, markdown_table
+from lingbot_eval.datasets.cards import (
+    Card,
+    DownloadFile,
+    card_names,
+    download_word,
+    load_card,
+    markdown_table,
+    open_dataset,
+)
 from lingbot_eval.datasets.eth3d import VIEWS_LEFT_OUT
 from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.errors import ConfigError
@@ -238,6 +246,20 @@ def test_a_dataset_is_fetched_or_got_by_hand(files: int, steps: int, word: str) 
         return
     with pytest.raises(ValueError, match=word):
         Card.model_validate(card)
+
+
+def test_of_several_scenes_one_has_to_be_named() -> None:
+    """Its frames are then every so many as the card's protocol has it, unless that is said."""
+    dataset = open_dataset("synthetic", frames=40, width=32, height=24)
+    with pytest.raises(ConfigError, match=r"^dataset synthetic: expected the name of a scene; there are: room, corri"):
+        dataset.scene()
+    with pytest.raises(ConfigError, match="expected the name of a scene"):
+        iter(dataset)
+    stride = dataset.card.protocol.stride
+    assert dataset.scene("room").length == -(-40 // stride)
+    assert dataset.scene("room", start=10, stride=3, count=4).timestamps() == pytest.approx(
+        [1 / 3, 13 / 30, 16 / 30, 19 / 30]
+    )
 
 
 def test_a_download_changes_no_key() -> None:

@@ -343,10 +343,15 @@ def test_fingerprints_follow_the_settings() -> None:
         mark("room", fps=10),
         mark("room", frames=200),
         mark("room", motion="revisit"),
+        mark("room", height=56),
+        mark("room", fov=60.0),
+        mark("room", laps=1),
+        mark("room", exposure_variation=0.1),
         sequence("room", Selection(start=1, count=7)).fingerprint(),
         sequence("room", Selection(count=7)).fingerprint(),
+        sequence("room", Selection(count=7, stride=3)).fingerprint(),
     }
-    assert len(others) == 11
+    assert len(others) == 16
 
 
 def test_opening_a_long_sequence_builds_nothing() -> None:
