@@ -19,7 +19,7 @@ from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.settings import validated
 from lingbot_eval.streaming.estimate import distance
 from lingbot_eval.streaming.session import FrameOutput, StreamingSession
-from lingbot_eval.streaming.settings import StreamSettings, WindowedSettings
+from lingbot_eval.streaming.settings import FlowSettings, StreamSettings, WindowedSettings
 from lingbot_eval.streaming.windowed import open_session
 from tests.streaming.networks import TINY, tiny_network
 
@@ -112,6 +112,17 @@ def test_nothing_of_the_first_try_stays_in_an_output_that_is_checked_late() -> N
     found, wanted = bright_frame(late=True), bright_frame(late=False)
     for field in ("pose", "depth", "depth_confidence", "points", "points_confidence"):
         assert torch.equal(getattr(found, field), getattr(wanted, field)), field
+
+
+def test_flow_keyframes_are_never_judged_by_an_output_that_is_checked_late() -> None:
+    chosen = StreamSettings(scale_frames=2, window=3, flow=FlowSettings(threshold=1e-9))
+    model = network(torch.float16, leaves=True)
+    session = open_session(model, chosen, frames=14, camera_iterations=1, checks_late=True)
+    (out,) = [session.step(image) for image in images()[[0, 1, BRIGHT]]][-1]
+    assert session.bfloat16_from == 2
+    assert out.depth.isfinite().all()
+    assert out.flow_pixels is not None
+    assert out.flow_pixels > 0
 
 
 @pytest.mark.parametrize("then", ["step", "finish"])

@@ -135,6 +135,8 @@ def test_auto_needs_a_length() -> None:
     ("image", "message"),
     [
         (torch.zeros(3, 30, 42), r"frame 0: sides must be multiples of 14, found 42×30; nearest is 42×28"),
+        (torch.zeros(3, 6, 42), "found 42×6; nearest is 42×14"),
+        (torch.zeros(3, 28, 0), "found 0×28; nearest is 14×28"),
         (torch.zeros(1, 28, 42), r"expected an image \(3, H, W\), found \(1, 28, 42\)"),
         (torch.zeros(28, 42), r"expected an image"),
     ],
@@ -145,11 +147,12 @@ def test_unusable_images(image: torch.Tensor, message: str) -> None:
         session.step(image)
 
 
-def test_a_change_of_size_inside_a_stream_names_the_frame() -> None:
-    session = StreamingSession(tiny_network(), StreamSettings(scale_frames=1, keyframe_interval=1))
+@pytest.mark.parametrize(("scale", "ready"), [(1, [3]), (2, [3]), (4, [0, 1, 2, 3])])
+def test_a_change_of_size_inside_a_stream_names_the_frame(scale: int, ready: list[int]) -> None:
+    session = StreamingSession(tiny_network(), StreamSettings(scale_frames=scale, keyframe_interval=1))
     for image in images(3):
         session.step(image)
-    with pytest.raises(StreamError, match="frame 3: the stream is 42×28, found 42×42"):
-        session.step(torch.zeros(3, 42, 42))
+    with pytest.raises(StreamError, match="frame 3: the stream is 42×28, found 56×42"):
+        session.step(torch.zeros(3, 42, 56))
     # The stream itself is unharmed.
-    assert [out.index for out in session.step(images(1)[0])] == [3]
+    assert [out.index for out in session.step(images(1)[0])] == ready

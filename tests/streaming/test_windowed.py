@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
+from lingbot_eval.errors import StreamError
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.poses import decode_camera_to_world, decode_rotation
 from lingbot_eval.model.aggregator import PassInputs
@@ -116,6 +117,15 @@ def test_flow_windows_never_start_among_the_scale_frames_of_the_one_before(count
     _, outputs, session = run(stream, count)
     assert session.windows == len(starts)
     assert [out.index for out in outputs] == list(range(count))
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_no_window_opens_after_the_end(count: int) -> None:
+    """Nor where the last one is full."""
+    _, _, session = run(windowed(2, 4), count)
+    with pytest.raises(StreamError, match="the stream is finished"):
+        session.step(images(1)[0])
+    assert session.windows == 1
 
 
 def test_a_single_window_is_the_plain_stream() -> None:
