@@ -237,7 +237,7 @@ def test_a_run_of_an_older_version_is_read_and_said_to_be_unchecked(tmp_path: Pa
 
 
 def test_runs_of_something_else_are_no_repeats(tmp_path: Path) -> None:
-    paths = [write_run(tmp_path / "a"), write_run(tmp_path / "b", key="f" * 16)]
+    paths = [write_run(tmp_path / "a"), write_run(tmp_path / "b", key="f" * 16), write_run(tmp_path / "c")]
     with pytest.raises(ConfigError) as refused:
         read_runs(paths)
     assert str(refused.value) == (
