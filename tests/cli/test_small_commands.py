@@ -145,11 +145,17 @@ NOT_ALONE = "--share-host has no meaning without --workers, --shard or --schedul
         (["--share-host"], NOT_ALONE),
         *(
             (["--shard", given], f"--shard: expected I/N such as 1/8, found {given!r}")
-            for given in ("3", "1/2/3", "²/3")
+            for given in ("3", "1/2/3", "²/3", "٣/4")
         ),
     ],
 )
-def test_shares_that_are_none(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shares_that_are_none(
+    words: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*given: object, **settings: object) -> None:
+        raise ConfigError("it was taken for a share")
+
+    monkeypatch.setattr(api, "run", run)
     assert main(["run", "smoke", *words]) == 2
     assert capsys.readouterr().err == f"error: {says}\n"
 
