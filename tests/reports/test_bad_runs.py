@@ -8,6 +8,7 @@ import gc
 import html
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from lingbot_eval.reports.sections import Code, Content, Folded, Listing, Text, 
 from lingbot_eval.reports.tables import RunResults
 from lingbot_eval.stored.store import RunStore, StoredUnit
 from lingbot_eval.tables import Table
+from lingbot_eval.types import Measurement
 
 pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
@@ -533,6 +535,47 @@ def test_what_methods_and_sequences_say_is_shown_once_each_and_of_very_many_the_
     assert facts() == [methods, ("Sequences, the first 2 of 3", {"json": sequences})]
     content = replace(content, opened=Opened((read_run("x", stored=stored), read_run("y")), ()))
     assert [summary for summary, _ in facts()] == ["x: Methods", "x: Sequences, the first 2 of 3"]
+
+
+def test_the_first_table_of_the_page_in_full(tmp_path: Path) -> None:
+    """A unit below its name, a number with its digits and in full, a gap with its reason, a mean with its share."""
+    ates: dict[str, float | None] = {"a_b": 0.123456, "c": None}
+    stored = []
+    for scene, ate in ates.items():
+        measured = [
+            Measurement("trajectory", "ate_rmse", "sim3", ate, "m", "RMSE", reason=None if ate else "too short"),
+            Measurement("throughput", "forward_fps", "", 12.0, "fps", "words"),
+        ]
+        stored.append(unit_record(("d", scene), "m", 5, measured))
+    run = read_run(units=[["d", scene, "m"] for scene in ates], stored=stored)
+    page = html_page(make_content(Opened((run,), ())), None, tmp_path)
+    text = page[page.index('<section id="results"') : page.index('<ol class="notes">')]
+    assert re.findall(r'<th scope="col"(.*?)</th>', text)[:3] == [
+        '><span class="name">scene</span>',
+        '><span class="name">method</span>',
+        ' class="number"><span class="name">ATE</span> <span class="unit">m</span>',
+    ]
+    (group,) = re.findall(r'<tr class="group">(.*?)</tr>', text)
+    # Scene, method and two numbers.
+    assert group == '<th scope="rowgroup" colspan="4">d</th>'
+    rows = {
+        name: (kind, " ".join(cells.split()))
+        for kind, name, cells in re.findall(r'<tr class="(\w+)">\s*<th scope="row">(.*?)</th>(.*?)</tr>', text, re.S)
+    }
+    (note,) = re.findall(r'<li id="(table-\d+-note-1)" value="1">too short</li>', page.partition("</section>")[0])
+    number = '<td class="number{}" data-label="ATE (m)"{}>{}</td>'
+    full = ' data-value="0.123456" title="0.123456"'
+    gap = f'n/a<sup><a href="#{note}" aria-label="reason 1">1</a></sup>'
+    assert {
+        name: (kind, cells.partition("</td> ")[2].partition("</td>")[0] + "</td>")
+        for name, (kind, cells) in rows.items()
+    } == {
+        "mean": ("mean", number.format("", full, '0.1235<span class="share">1 of 2</span>')),
+        "a_<wbr>b": ("scene", number.format("", full, "0.1235")),
+        "c": ("scene", number.format(" missing", "", gap)),
+    }
+    assert all(cells.startswith("<td>m</td> ") for _, cells in rows.values())
+    assert "<li>ATE (m): ate_rmse sim3; RMSE</li>" in page
 
 
 @pytest.mark.parametrize("second", [{"seed": 2, "new": True}, {"seed": 1}])

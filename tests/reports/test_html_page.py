@@ -215,6 +215,8 @@ def test_published_numbers_have_their_difference_or_the_reason(tmp_path: Path) -
     assert re.search(r"\| 0\.01 \| \+0\.\d+ \|", row)
     (delta,) = re.findall(r"\+0\.\d+", row)
     assert delta in page.text
+    # What is a text has no number to be sorted by.
+    assert not {delta, "0.01", ""} & {attributes.get("data-value") for _, attributes in page.tags}
 
 
 def test_a_page_can_be_left_out(store: RunStore, tmp_path: Path) -> None:
@@ -260,6 +262,8 @@ def test_a_reason_takes_the_place_of_numbers_only_where_there_are_none(tmp_path:
         "b": ["30.0"],
         "c": [],
     }
+    # A number of which something is to be said is no gap.
+    assert {scene: row.count('class="number missing"') for scene, row in rows.items()} == {"a": 0, "b": 1, "c": 0}
     notes = dict(re.findall(r'<li id="[^"]*" value="(\d)">(.*?)</li>', throughput))
     said = {scene: [notes[number] for number in re.findall(r'">(\d)</a></sup>', row)] for scene, row in rows.items()}
     beside = "measured while other units ran on the host"
