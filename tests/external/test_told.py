@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from lingbot_eval.errors import StreamError
+from lingbot_eval.errors import DataError, StreamError
 from lingbot_eval.external import JOB_VARIABLE, PROTOCOL, pack, read_png, unpack
 from lingbot_eval.methods import external as module
 from lingbot_eval.methods.external_config import ExternalConfig
@@ -215,3 +216,102 @@ def test_a_job_is_told_all_frames_and_its_poses_may_be_late_by_a_millisecond(
         with pytest.raises(StreamError, match="which no frame has"):
             list(method.predict(iter(frames())))
     method.close()
+
+
+EYE = np.eye(4).ravel().tolist()
+NAN = np.full((HEIGHT, WIDTH), np.nan, "<f4").tobytes()
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("kind", "answer", "words"),
+    [
+        ("warm_up", {"type": "poses", "poses": [{"frame": 0}]}, "expected an answer without poses to the warm-up"),
+        ("frame", [1], r"expected a dict in answer to frame 0, found \[1\]"),
+        ("frame", {"type": "poses", "poses": 7}, "expected poses, found .*'poses': 7"),
+        ("frame", {"type": "ready", "poses": []}, "expected poses, found .*'ready'"),
+        ("frame", {"type": "poses", "poses": [7]}, "expected a dict for each pose, found 7"),
+        *(
+            ("frame", {"type": "poses", "poses": [{"frame": 0, "camera_to_world": EYE, **more}]}, words)
+            for more, words in (
+                ({"camera_to_world": EYE[:15]}, "frame 0: expected 16 numbers as camera_to_world, found"),
+                ({"camera_to_world": [*EYE[:15], "1"]}, "frame 0: expected 16 numbers as camera_to_world, found"),
+                ({"depth": NAN}, "frame 0: depth is not finite everywhere; write 0 where there is none"),
+                ({"confidence": NAN}, "frame 0: confidence is not finite everywhere"),
+                ({"frame": "0"}, "a pose is of frame '0', which was not given"),
+            )
+        ),
+    ],
+)
+def test_an_answer_that_is_none_is_refused_by_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, kind: str, answer: object, words: str
+) -> None:
+    plain = Program.receive
+
+    def receive(program: Program, most: int, deadline: float) -> bytes:
+        usual = plain(program, most, deadline)
+        return pack(answer) if program.message["type"] == kind else usual
+
+    monkeypatch.setattr(Program, "receive", receive)
+    method = opened()
+
+    def streamed() -> None:
+        method.warm_up(frames()[0])
+        list(method.predict(iter(frames())))
+
+    with pytest.raises(StreamError, match=f"^{words}.*; it ended$"):
+        streamed()
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_program_that_fails_after_its_last_answer_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Program, "close_input", lambda program: setattr(program, "exit_code", 3))
+    with pytest.raises(StreamError, match=r"^the program answered all frames; it ended$"):
+        list(opened().predict(iter(frames())))
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("mode", ["pipe", "job"])
+def test_images_of_a_scene_are_there_and_of_one_size(mode: str) -> None:
+    first, second = frames()[:2]
+    turned = replace(second, image=np.zeros((WIDTH, HEIGHT, 3), np.uint8))
+    with pytest.raises(StreamError, match="frame 1: expected 7x5 pixels as before, found 5x7; a scene has one size"):
+        list(opened(mode=mode).predict(iter([first, turned])))
+    with pytest.raises(DataError, match="frame 1 came without its image, which the program needs"):
+        list(opened(mode=mode).predict(iter([first, replace(second, image=None)])))
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "events.jsonl",
+            b'{"t": 2}\n{"t": 1}',
+            "events.jsonl:2: expected t in seconds that never decreases, found .*1}",
+        ),
+        ("events.jsonl", b'{"t": 2}\n{"t": "3"}', "events.jsonl:2: expected t in seconds"),
+        ("events.jsonl", b"[2]", r"events.jsonl:1: expected t in seconds that never decreases, found \[2\]"),
+        ("events.jsonl", b"{", "events.jsonl cannot be read: "),
+        ("status.json", b"{", "status.json cannot be read: "),
+        ("trajectory.tum", b"0 0 0 0 0 0 0 1\n" * 2, r"trajectory.tum: 0 of 2 poses .* 1 have the time of another"),
+        ("depth/000001.npy", (WIDTH, HEIGHT), r"depth/000001.npy: expected shape \(5, 7\), found \(7, 5\)"),
+        ("confidence/000002.npy", (1, 7), r"confidence/000002.npy: expected shape \(5, 7\), found \(1, 7\)"),
+    ],
+)
+def test_a_file_of_a_job_that_cannot_be_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, content: Any, words: str
+) -> None:
+    def wait(program: Program, _: float) -> bool:
+        folder = Path(program.env[JOB_VARIABLE])
+        job(folder, 0.0)
+        path = folder / "output" / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            np.save(path, np.ones(content, np.float32))
+        return True
+
+    monkeypatch.setattr(Program, "wait", wait)
+    with pytest.raises(StreamError, match=f"^{words}"):
+        list(opened(mode="job").predict(iter(frames())))
