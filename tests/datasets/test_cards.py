@@ -248,15 +248,16 @@ def test_a_dataset_is_fetched_or_got_by_hand(files: int, steps: int, word: str) 
         Card.model_validate(card)
 
 
-def test_of_several_scenes_one_has_to_be_named() -> None:
+def test_of_several_scenes_one_has_to_be_named(tmp_path: Path) -> None:
     """Its frames are then every so many as the card's protocol has it, unless that is said."""
-    dataset = open_dataset("synthetic", frames=40, width=32, height=24)
+    (tmp_path / "synthetic.yaml").write_text(GOOD.replace("mine", "synthetic").replace("stride: 2", "stride: 7"))
+    dataset = open_dataset("synthetic", card=tmp_path, frames=40, width=32, height=24)
     with pytest.raises(ConfigError, match=r"^dataset synthetic: expected the name of a scene; there are: room, corri"):
         dataset.scene()
     with pytest.raises(ConfigError, match="expected the name of a scene"):
         iter(dataset)
-    stride = dataset.card.protocol.stride
-    assert dataset.scene("room").length == -(-40 // stride)
+    assert dataset.scene("room").length == 6
+    assert dataset.scene("room", stride=1).length == 40
     assert dataset.scene("room", start=10, stride=3, count=4).timestamps() == pytest.approx(
         [1 / 3, 13 / 30, 16 / 30, 19 / 30]
     )
