@@ -112,6 +112,13 @@ def test_a_size_is_width_by_height() -> None:
     assert not {"backend", "cache_precision"} & set(found.streaming)
 
 
+@pytest.mark.parametrize(("sides", "own"), [(("sdpa", "sdpa:8"), None), (("sdpa:16", "sdpa"), 8)])
+def test_a_side_keeps_a_cache_as_narrow_as_its_name_says(sides: tuple[str, str], own: int | None) -> None:
+    found = compared(*sides, with_reference=False, frames=6, cache_precision=own)
+    whole, narrow = (side.cache_bytes["window"] for side in found.sides)
+    assert 0.2 < narrow / whole < 0.4
+
+
 def test_equal_sides_are_equal_to_the_last_bit() -> None:
     (pair,) = compared("sdpa", "sdpa", frames=40).pairs
     for summary in pair.differences.summaries():
@@ -144,7 +151,8 @@ def test_speed_and_memory_of_each_side() -> None:
         assert side.device_bytes is None
     assert found.rounds == 3
     assert isinstance(found.ratio, Ratio)
-    assert found.ratio.value > 0
+    first, second = ([float(np.median(step_ms[3:])) for step_ms in side.step_ms] for side in found.sides)
+    assert found.ratio.value == pytest.approx(np.median([b / a for a, b in zip(first, second, strict=True)]))
     assert found.ratio.reason == f"{FRAMES - 3} timed frames a round, at least 32 are needed"
 
 
