@@ -218,6 +218,18 @@ def test_flow_keeps_by_displacement_gap_and_first_step() -> None:
     assert types(1e-9, 30) == [0, 0] + [1] * 10
 
 
+@pytest.mark.parametrize("backend", ["sdpa", "paged"])
+def test_a_keyframe_by_flow_is_in_view_at_once(backend: Any) -> None:
+    settings = StreamSettings(scale_frames=2, window=3, backend=backend, flow=FlowSettings(threshold=1e-9))
+    session = StreamingSession(tiny_network(), settings, camera_iterations=1)
+    frames_in_window: list[float | None] = []
+    for image in images(7):
+        session.step(image)
+        used = session.used_bytes()
+        frames_in_window.append(2 * used["window"] / used["anchor"] if "anchor" in used else None)
+    assert frames_in_window == [None, 0, 1, 2, 3, 3, 3]
+
+
 def as_read(value: Any) -> Any:
     """A state as it comes back from a file: tensors when they are asked for."""
     if isinstance(value, torch.Tensor):
