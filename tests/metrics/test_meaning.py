@@ -258,6 +258,15 @@ def test_quaternions_of_the_reference_are_named(first: bool) -> None:
     assert f"--gt-quaternion {'wxyz' if first else 'xyzw'} reads them so" in note
 
 
+@pytest.mark.parametrize(("first", "own", "other"), [(True, "wxyz", "xyzw"), (False, "xyzw", "wxyz")])
+def test_quaternions_of_the_estimate_are_named_and_what_else_would_fit(first: bool, own: str, other: str) -> None:
+    rng = np.random.default_rng(9)
+    truth = hand(rng, 40)
+    (note,) = notes(truth, scalar_order(first=first)(estimated(truth, rng, 0.003, 0.005, 0)))
+    assert f"--est-quaternion {own} " in note
+    assert note.endswith(f"; the same fits where the reference's are the other way round (--gt-quaternion {other})")
+
+
 def test_figures_of_the_note_are_those_of_the_scores() -> None:
     """A quarter circle of 1 m, inverse poses of an estimate that is right: ATE would be 0, rotations off by nothing."""
     angles = np.linspace(0, np.pi / 2, 10)

@@ -122,6 +122,7 @@ def test_arguments_without_meaning_are_refused(wrong: dict[str, object], words: 
         (replace(walk(), camera_to_world=walk().camera_to_world[:, :3]), r"\(30, 3, 4\)"),
         (replace(walk(), camera_to_world=walk().camera_to_world.tolist()), "found list of"),
         (replace(walk(), indices=np.arange(30)[::-1]), "expected indices that rise, found 28 after 29"),
+        (replace(walk(), indices=np.arange(30) // 2), "expected indices that rise, found 0 after 0"),
     ],
 )
 def test_what_is_no_trajectory_is_refused(given: Any, words: str) -> None:
