@@ -89,6 +89,19 @@ def test_every_wrong_key_is_named() -> None:
     )
 
 
+def test_a_wrong_key_hides_none_whose_name_goes_on() -> None:
+    class Door(Strict):
+        width: int = 1
+        width_m: float = 1.0
+
+    with pytest.raises(ConfigError) as refused:
+        validated(Door, {"width": "wide", "width_m": "far"}, "door.yaml")
+    assert [part.split(": ")[0] for part in str(refused.value).removeprefix("door.yaml: ").split("; ")] == [
+        "width",
+        "width_m",
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

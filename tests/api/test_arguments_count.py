@@ -318,6 +318,12 @@ def test_nothing_is_fetched_without_a_yes(monkeypatch: pytest.MonkeyPatch, agree
     assert told == ["P", ("P", 1, None)][: 1 + agreed]
 
 
+@pytest.mark.parametrize("scenes", ["room", ["room"], ("room",)])
+def test_one_scene_to_fetch_may_be_named_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scenes: Any) -> None:
+    monkeypatch.setattr("lingbot_eval.datasets.fetch.plan_fetch", lambda card, root, scenes: scenes)
+    assert lb.fetch_dataset("tum", tmp_path, scenes, agree=lambda _: False) == ("room",)
+
+
 @pytest.mark.parametrize(("length", "total"), [(5, 25), (None, None)])
 def test_a_comparison_of_backends_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, length: int | None, total: int | None

@@ -271,6 +271,8 @@ ETH_DEPTH = "electro/ground_truth_depth/custom_undistorted/DSC_9288.JPG"
         ("neural_rgbd", line("kitchen/poses.txt", 6, "5 5 5 5"), r"poses\.txt:5: expected a rigid"),
         ("neural_rgbd", line("kitchen/poses.txt", 6, ""), r"poses\.txt:23: .* four does not divide"),
         ("neural_rgbd", write("kitchen/focal.txt", b"-3"), r"focal\.txt: expected a focal length"),
+        ("neural_rgbd", write("kitchen/focal.txt", b"inf"), r"focal\.txt:1: expected a finite number, found 'inf'"),
+        ("kitti", line("sequences/00/times.txt", 6, "1e999"), r"times\.txt:6: expected a finite number, found '1e999'"),
         ("neural_rgbd", write("kitchen/focal.txt", b"f"), r"focal\.txt:1: expected a finite number, found 'f'"),
         ("neural_rgbd", write("kitchen/depth/depth1.png", b""), r"frame 1: depth map .*depth1\.png"),
         ("eth3d", write(ETH_DEPTH, b"\0" * 100), r"frame 0: .*9288\.JPG: expected 12288 bytes .*found 100"),
