@@ -121,6 +121,7 @@ def test_bad_folders_are_one_line(one_case: Path, tmp_path: Path, capsys: pytest
         "[" * 100_000: "not readable as JSON",
         "{}": "expected cases named in letters, digits, '_', '-' and '.', found none",
         "[1]": "expected an object",
+        '{"a/../../x": {}}': "expected cases named in letters, digits, '_', '-' and '.', found 'a/../../x'",
         '{"../x": {}}': "expected cases named in letters, digits, '_', '-' and '.', found '../x'",
     }.items():
         (one_case / "cases.json").write_text(content, encoding="utf-8")
@@ -228,6 +229,7 @@ STEADY = ONES + np.linspace(4e-3, 7e-3, 20)[:, None]
 SMALL = ONES + np.linspace(1e-5, 9e-4, 20)[:, None]
 GROWS = "difference grows along the frames: 1.0e-03 in the first quarter, 8.1e-03 in the last"
 EIGHT = [0, 1, 8, 9, 10, 11, 18, 19]
+MOSTLY_NONE = np.where(np.arange(20)[:, None] < 15, np.nan, WANTED)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,8 @@ EIGHT = [0, 1, 8, 9, 10, 11, 18, 19]
         ("a", HOLES, HOLES, "float32", {}, "pass", ""),
         ("a", np.full(3, np.nan), np.full(3, np.nan), "float32", {}, "pass", ""),
         ("a", np.full(3, np.nan), np.full(3, np.nan), "bfloat16", {}, "pass", ""),
+        # Entries that neither side has say nothing of how far the others are off.
+        ("a", MOSTLY_NONE * 1.02, MOSTLY_NONE, "bfloat16", {}, "fail", "median relative difference above 0.01"),
         ("a", WANTED * 1.009, WANTED, "bfloat16", {}, "pass", ""),
         ("a", WANTED * 1.011, WANTED, "float16", {}, "fail", "median relative difference above 0.01"),
         # 8-bit caches are looser than float32 and tighter than half precision, whose tolerance holds for both.
