@@ -330,6 +330,38 @@ def test_a_record_that_lacks_its_checksum_is_not_believed(store: RunStore, inden
     assert "found a content that its checksum is not of: it was changed after it was written" in left_out.reason
 
 
+def test_a_number_that_was_changed_in_a_record_is_not_believed(store: RunStore) -> None:
+    """In the one line that was written, byte for byte but for a digit."""
+    write_unit(store)
+    file = store.folder(*NAMES) / "result.json"
+    assert b'"value":0.25' in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(b'"value":0.25', b'"value":0.15'))
+    (left_out,) = store.read_units().left_out
+    assert "found a content that its checksum is not of: it was changed after it was written" in left_out.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "words"),
+    [
+        (1, "index,when", r"columns \['index', 'when'\]"),
+        (2, "0,0.0,kept", "line 2 has 3 cells, not 14"),
+        (4, "2,0.0,kept", "line 4 has 3 cells, not 14"),
+        (3, "one" + 13 * ",", "one"),
+    ],
+)
+def test_a_damaged_table_names_its_line(store: RunStore, line: int, text: str, words: str) -> None:
+    write_unit(store)
+    unit = store.read_unit(*NAMES)
+    table = unit.folder / "frames.csv"
+    lines = table.read_text().splitlines()
+    lines[line - 1] = text
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(
+        StoreError, match=rf"table of frames of a scene in .*frames\.csv, found a damaged one \(.*{words}"
+    ):
+        store.read_table(unit)
+
+
 def test_the_sizes_of_a_table_that_was_cut_are_those_of_then_and_now(store: RunStore) -> None:
     write_unit(store)
     table = store.folder(*NAMES) / "frames.csv"
