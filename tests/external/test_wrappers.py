@@ -19,7 +19,7 @@ from guests import DATASET, FRAMES, WRAPPER, experiment, unit, wrapped, wrappers
 
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
-from lingbot_eval.errors import ConfigError
+from lingbot_eval.errors import ConfigError, StreamError
 from lingbot_eval.external import JOB_VARIABLE, PROTOCOL
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.methods import child as child_module
@@ -494,6 +494,19 @@ def test_a_job_takes_as_long_as_its_events_say(truth: Path) -> None:
         (4, 4),
     ]
     assert [p.cost and p.cost.forward_s for p in found] == [0.5, None, 1.25]
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        (JOB + "raise SystemExit(5)\n", "the program failed: .*; it ended with exit code 5"),
+        (JOB.replace('"status": "ok"', '"status": "stopped"'), "status.json does not say that it is ok"),
+        (JOB.replace('"status": "ok"', '"status": "stopped", "reason": "no image"'), "the program failed: .?no image"),
+    ],
+)
+def test_a_job_says_that_it_is_ok_and_ends_so(truth: Path, program: str, says: str) -> None:
+    with pytest.raises(StreamError, match=says):
+        predicted(truth, {"command": [sys.executable, "-c", program], "mode": "job"})
 
 
 def predicted(truth: Path, settings: dict[str, Any]) -> list[Prediction]:
