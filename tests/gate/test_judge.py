@@ -316,12 +316,13 @@ def test_a_fact_that_only_one_side_knows_is_a_note() -> None:
     assert gate(broken).notes == gate(side(), broken).notes == ()
 
 
-def test_another_convention_is_incomparable_and_says_both() -> None:
-    meanings = dict(unit().meanings) | {ATE: Meaning("m", "after SE(3)")}
+@pytest.mark.parametrize("other", ["after SE(3)", f"convention of {ATE}; of every second frame"])
+def test_another_convention_is_incomparable_and_says_both(other: str) -> None:
+    meanings = dict(unit().meanings) | {ATE: Meaning("m", other)}
     verdict = gate(side({NAMES: unit(meanings=meanings)}))
     assert verdict.exit_code == 2
     assert finding(verdict, ATE).status == "incomparable"
-    reason = f"conventions differ: baseline: convention of {ATE}; run: after SE(3)"
+    reason = f"conventions differ: baseline: convention of {ATE}; run: {other}"
     assert finding(verdict, ATE).reason == reason
     assert finding(verdict, AUC).status == "held"
 

@@ -366,6 +366,18 @@ def test_a_sample_stays_within_its_stated_error() -> None:
         assert measured.value == pytest.approx(naive_sequence(pairs, variant, 2.2)["abs_rel"], abs=2 * bound)
 
 
+def test_of_half_the_pixels_the_other_half_is_in_doubt() -> None:
+    """A sample of all of them is in no doubt: of every second pixel the bound is less than that of a few."""
+    (pair,) = drifting_frames(1)
+    scorer = DepthScorer(DepthSettings(sample_pixels=3000))
+    scorer.update(0, *pair)
+    found = {(m.name, m.variant): m for m in scorer.compute(2.2)}
+    kept, seen = found["sampling_error", ""].samples or 0, found["abs_rel", "scale_only"].samples or 0
+    assert kept / seen == pytest.approx(0.5, abs=0.02)
+    bound = 1.96 * np.std(relative_errors(*pair)) * np.sqrt(0.5 / kept)
+    assert found["sampling_error", ""].value == pytest.approx(bound, rel=0.05)
+
+
 def test_without_a_trajectory_its_scale_is_a_reason() -> None:
     scorer = DepthScorer()
     scorer.update(0, *frames(1)[0])

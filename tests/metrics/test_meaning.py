@@ -320,6 +320,7 @@ def test_numbers_beyond_float64_are_no_fault(large: float) -> None:
         ((40, 40, 40, 40), ""),
         ((40, 40, 4000, 40), ""),  # keyframes against a dense reference
         ((40, 1200, 40, 1200), ""),  # a sparse reference
+        ((40, 40, 40, 1200), ""),  # keyframes against a reference as sparse
         ((4, 40, 40, 40), "few poses match: 4 of 40 estimated and 40 reference poses"),
         ((19, 40, 40, 40), "few poses match: 19 of 40"),
         ((20, 40, 40, 40), ""),

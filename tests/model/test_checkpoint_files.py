@@ -128,6 +128,22 @@ def test_tensors_are_taken_whatever_lies_beside_them(tmp_path: Path, name: str, 
     assert found.left_out == left_out
 
 
+class InPairs:
+    """Weights as an ordered dictionary of Python 2 was written, and as others write one: made of pairs."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return collections.OrderedDict, ([self.kind(pair) for pair in WEIGHTS.items()],)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_an_ordered_dictionary_may_be_made_of_pairs(tmp_path: Path, kind: type) -> None:
+    torch.save(InPairs(kind), tmp_path / "x.ckpt")
+    assert is_weights(values(read_content(tmp_path / "x.ckpt")))
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_tensors_of_every_kind_are_read_as_torch_reads_them(tmp_path: Path, legacy: bool) -> None:
     base = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
