@@ -311,6 +311,16 @@ def test_points_of_a_colmap_model_are_as_many_as_it_may_have_and_of_all_frames(
     assert share == pytest.approx(np.mean(first_frame > np.median(first_frame)), abs=0.15)
 
 
+def test_a_point_of_a_colmap_model_is_seen_by_no_more_images_than_it_may(
+    scene: ScaledScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lingbot_eval.viewing.export_colmap.LONGEST_TRACK", 3)
+    monkeypatch.setattr("lingbot_eval.viewing.export_colmap.LEAST_OBSERVATIONS", 0)
+    home = written(scene, tmp_path, "colmap") / "colmap/sparse/0"
+    found = [line.split() for line in (home / "points3D.txt").read_text().splitlines() if line[0] != "#"]
+    assert {len(row[8:]) // 2 for row in found} == {2, 3}
+
+
 def test_one_image_alone_makes_a_model(scene: ScaledScene, tmp_path: Path) -> None:
     first = replace(scene.poses, indices=np.arange(1), timestamps=np.zeros(1), camera_to_world=np.eye(4)[None])
     home = written(replace(scene, poses=first), tmp_path, "colmap") / "colmap/sparse/0"
