@@ -389,6 +389,23 @@ def test_a_link_in_the_report_is_refused(original: Path, folder: Path, capsys: p
     assert content(place) == before
 
 
+@pytest.mark.parametrize("relative", ["run", "out", "both", "neither"])
+def test_a_link_on_the_way_to_the_report_is_refused_however_both_are_named(
+    original: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    relative: str,
+) -> None:
+    run = run_folder(folder / "runs")
+    (run / "reports").symlink_to(outside(folder))
+    monkeypatch.chdir(folder)
+    named = {"run": run, "out": run / "reports" / "first"}
+    words = [path.relative_to(folder) if relative in (each, "both") else path for each, path in named.items()]
+    code, shown = call(capsys, "report", words[0], "--out", words[1])
+    assert (code, "reports: expected a folder or file of" in shown) == (2, True)
+
+
 def test_a_lock_with_another_name_is_not_written_to(
     original: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
