@@ -40,6 +40,8 @@ def test_point_head_is_named_like_the_depth_head() -> None:
 def test_position_embedding_is_untouched_on_its_own_grid() -> None:
     backbone = tiny_network().aggregator.patch_embed
     assert backbone.position_embedding(3, 3) is backbone.pos_embed
+    # As many patches in a row are another grid.
+    assert not torch.allclose(backbone.position_embedding(1, 9), backbone.pos_embed)
     assert backbone.position_embedding(2, 5).shape == (1, 11, TINY.embed_dim)
     assert torch.equal(backbone.position_embedding(2, 5)[:, :1], backbone.pos_embed[:, :1])
 
@@ -62,6 +64,17 @@ def test_another_shape_of_as_many_patches_has_constants_of_its_own() -> None:
     assert torch.equal(lying, aggregator.patch_embed.position_embedding(2, 4))
     assert torch.equal(upright, aggregator.patch_embed.position_embedding(4, 2))
     assert not torch.equal(lying, upright)
+
+
+def test_position_maps_of_an_upright_image_are_not_those_of_a_lying_one() -> None:
+    head = copy.deepcopy(tiny_network()).depth_head
+
+    def sides(height: int, width: int) -> list[tuple[int, int]]:
+        return [(down.shape[-2], across.shape[-1]) for across, down in head.positions(height, width)]
+
+    lying, upright = sides(28, 56), sides(56, 28)
+    assert (lying[0], lying[-1]) == ((2, 4), (28, 56))
+    assert upright == [(rows, columns) for columns, rows in lying]
 
 
 def test_residual_skip_is_the_rectified_input() -> None:
