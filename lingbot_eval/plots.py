@@ -107,7 +107,7 @@ def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
 def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     """A legend in the line of the panel's title, where it hides no data; of what was drawn, or of ``handles``."""
     handles = axes.get_legend_handles_labels()[0] if handles is None else handles
-    axes.legend(
+    legend = axes.legend(
         handles=handles,
         fontsize=8,
         frameon=False,
@@ -117,6 +117,9 @@ def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
         borderaxespad=0.1,
         columnspacing=1.2,
     )
+    # Names from anywhere: what stands between two dollars may be no formula.
+    for entry in legend.get_texts():
+        entry.set_parse_math(False)
 
 
 # By the ending of a file's name: what keeps the library's version and the time of day out of the file.

@@ -11,7 +11,10 @@ from PIL import Image
 from lingbot_eval.errors import ConfigError
 from lingbot_eval.plots import (
     BLUE,
+    CACHE_COLOURS,
+    LINE_COLOURS,
     MOST_POINTS,
+    VERMILION,
     check_ending,
     draw_series,
     legend_above,
@@ -23,6 +26,7 @@ from lingbot_eval.plots import (
     style,
     thinned,
 )
+from lingbot_eval.types import CACHE_KINDS
 from tests.support.figure_reader import curve
 
 
@@ -122,6 +126,8 @@ def test_rolling_medians_stand_in_the_middle_of_their_stretch() -> None:
     places, medians = rolling_median(np.arange(10.0, 17.0), np.array([9.0, 1, 2, 30, 4, 5, 6]), 3)
     assert places.tolist() == [11, 12, 13, 14, 15]
     assert medians.tolist() == [2, 2, 4, 5, 5]
+    places, medians = rolling_median(np.arange(4.0), np.array([1.0, 3, 5, 9]), 4)
+    assert (places.tolist(), medians.tolist()) == ([2], [4])
     assert 1000 <= len(rolling_median(np.arange(5000.0), np.arange(5000.0), 5)[0]) <= 1300
 
 
@@ -161,3 +167,31 @@ def test_labels_and_titles_are_text() -> None:
     style(axes, "the $x$", "the y", "a title")
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")) == ("the $x$", "the y", "a title")
     assert not axes.xaxis.label.get_parse_math()
+
+
+def test_no_text_of_a_figure_is_taken_for_a_formula(tmp_path: Path) -> None:
+    """Matplotlib refuses to draw one with a command that it does not know."""
+    bad = r"a $\x$ b"
+    for arranged in (True, False):
+        figure = new_figure(4, 3, bad, arranged=arranged)
+        axes = figure.subplots()
+        draw_series(axes, np.arange(4.0), np.arange(4.0), bad, BLUE)
+        style(axes, bad, bad, bad)
+        legend_above(axes)
+        save(figure, tmp_path / "a.png")
+        assert (tmp_path / "a.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("count", "marker"), [(1, "."), (30, "."), (31, "None"), (300, "None")])
+def test_few_values_are_marked_one_by_one(count: int, marker: str) -> None:
+    """A single one would be no line."""
+    axes = new_figure(4, 3, "x").subplots()
+    draw_series(axes, np.arange(float(count)), np.ones(count), "it", VERMILION)
+    (line,) = axes.lines
+    assert (line.get_marker(), line.get_label(), line.get_color()) == (marker, "it", VERMILION)
+
+
+def test_lines_and_kinds_of_a_cache_are_told_apart_by_colour() -> None:
+    assert len(set(LINE_COLOURS)) == 7
+    assert list(CACHE_COLOURS) == list(CACHE_KINDS)
+    assert len(set(CACHE_COLOURS.values())) == len(CACHE_KINDS)

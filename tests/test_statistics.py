@@ -111,6 +111,35 @@ def test_a_restless_machine_has_to_show_more_either_way(
     assert (found.status, found.reason.endswith("in turn or with more rounds")) == (status, status == "incomparable")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "in_turn", "unit"),
+    [
+        (4, 4, False, "blocks"),
+        (4, 5, False, "rounds"),
+        (5, 4, False, "rounds"),
+        (7, 7, False, "rounds"),
+        (7, 7, True, "pairs of rounds"),
+        (6, 6, True, "rounds"),  # too few pairs
+        (7, 8, True, "rounds"),  # no pairs
+        (3, 3, True, "blocks"),
+    ],
+)
+def test_the_strongest_test_that_there_are_rounds_for(before: int, after: int, in_turn: bool, unit: str) -> None:
+    rounds = held_still([0.01 * k for k in range(before)]), held_still([0.2 + 0.01 * k for k in range(after)])
+    assert judge_rounds(*rounds, in_turn=in_turn).unit == unit
+
+
+def test_what_is_asked_for_decides_and_is_named() -> None:
+    """One round, 0.3 later in the logarithm and uncertain by 0.2: more than 8 %, and not surely more than 15 %."""
+    rounds = held_still([0.0, 0.02, 0.04]), held_still([0.32])
+    assert judge_rounds(*rounds, 0.08, 0.01).status == "regression"
+    found = judge_rounds(*rounds, 0.15, 0.01)
+    assert found.reason.endswith(": too restless to tell 15%; repeat on a quieter machine, in turn or with more rounds")
+    # Where one in ten is allowed, the least and the largest of three differences are ends.
+    loose = judge_rounds(*rounds, 0.08, 0.1)
+    assert (ends(loose), loose.unit) == (pytest.approx([0.3, 0.28, 0.32]), "rounds")
+
+
 def test_ends_of_a_shift_are_these_ranks_and_no_others() -> None:
     """Of rounds of which no two differ alike: the fourth of 36 from either end, of pairs the fifth of 55 means."""
     odd = [0.0, 0.011, 0.023, 0.042, 0.068, 0.101]

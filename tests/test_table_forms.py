@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
+import pytest
+
 from lingbot_eval.tables import (
     Cell,
     Column,
@@ -12,11 +14,14 @@ from lingbot_eval.tables import (
     columns,
     fenced,
     footnote,
+    latex_text,
     markdown_grid,
+    markdown_text,
     mebibytes,
     plain,
     quantity,
     reasons,
+    spreadsheet_text,
 )
 
 TABLE = Table(
@@ -81,6 +86,53 @@ def test_latex_has_a_rule_before_what_stands_out() -> None:
         r"mean & 0.1235 (1 of 2) \\",
     ]
     assert r"\textsuperscript{1} lost \textless{}it\textgreater{}\par" in lines
+
+
+def test_latex_has_a_rule_after_what_stands_out_and_none_within() -> None:
+    strong, usual = ((Cell("it", strong=standing), Cell(0.0, "m")) for standing in (True, False))
+    lines = Table("t", columns("ab"), (strong, strong, usual, usual, strong)).latex().splitlines()
+    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    assert body == [*[r"it & 0 \\"] * 2, r"\midrule", *[r"it & 0 \\"] * 2, r"\midrule", r"it & 0 \\"]
+
+
+def test_nothing_and_no_number_are_two() -> None:
+    rows = Table("t", columns("abc"), ((Cell("", note=2), Cell(0.0, "m"), Cell(None)),))
+    assert rows.csv() == "a,b,c\n,0.0,n/a\n"
+    assert rows.markdown(padded=False).splitlines()[4] == "|  <sup>2</sup> | 0 | n/a |"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("≤ ≥", r"$\le$ $\ge$"),
+        ("< > |", r"\textless{} \textgreater{} \textbar{}"),
+        ("× ° δ −", r"$\times$ $^\circ$ $\delta$ $-$"),
+        ("– …", r"-- \ldots{}"),
+        ("~ ^ \\", r"\textasciitilde{} \textasciicircum{} \textbackslash{}"),
+        ("{$&#_%}", r"\{\$\&\#\_\%\}"),
+        ('"', r"\textquotedbl{}"),
+    ],
+)
+def test_a_sign_is_itself_in_latex(text: str, written: str) -> None:
+    assert latex_text(text) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a_b _c_ d_", r"a_b \_c\_ d\_"),
+        ("*a* `b` [c] ~d~ #e $f$", r"\*a\* \`b\` \[c\] \~d\~ \#e \$f\$"),
+        ("a\\|b", r"a\\\|b"),
+        ("&lt; <b>", "&amp;lt; &lt;b&gt;"),
+    ],
+)
+def test_a_sign_is_itself_in_markdown(text: str, written: str) -> None:
+    assert markdown_text(text) == written
+
+
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠")
+def test_no_sign_begins_a_formula(sign: str) -> None:
+    assert [spreadsheet_text(text) for text in (f" {sign}a", f"a{sign}")] == [f"'{sign}a", f"a{sign}"]
 
 
 def test_text_for_a_terminal() -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
+from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics.drift import (
     DriftScore,
@@ -335,6 +336,10 @@ def test_loop_gap() -> None:
     apart = np.linalg.norm(truth[348, :3, 3] - truth[0, :3, 3])
     assert 9 < apart < 0.05 * 348
     assert value(score(truth[:349], nearly), "loop_gap") == pytest.approx(2.0, rel=0.02)
+    assert value(score(truth[:343], truth[:343]), "loop_gap") == pytest.approx(0, abs=1e-9)
+    assert reason(score(truth[:342], truth[:342]), "loop_gap_share") == (
+        "no loop: the reference ends 17.9 m from its start, more than 5 % of its path of 341 m"
+    )
     half = score(truth[:180], estimate[:180])
     assert "no loop" in reason(half, "loop_gap")
     assert {m.samples for m in half.measurements if m.name == "loop_gap"} == {180}
@@ -529,6 +534,30 @@ def test_of_two_poses_as_near_to_a_step_the_first_is_taken() -> None:
     poses[:, 2, 3] = [0.0, 0.9375, 1.0625, 9.0]
     first, last = step_pairs(poses, Step(1.0, "m"))
     assert (first.tolist(), last.tolist()) == ([0], [1])
+
+
+@pytest.mark.parametrize(("way", "there"), [(0.95, True), (1.05, True), (0.85, False), (1.15, False)])
+def test_a_way_of_nearly_one_step_is_one(way: float, there: bool) -> None:
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    poses[1, 2, 3] = way
+    if there:
+        first, last = step_pairs(poses, Step(1.0, "m"))
+        assert (first.tolist(), last.tolist()) == ([0], [1])
+        return
+    words = "the path of 0.85 m is shorter than a step of 1 m" if way < 1 else "no two poses are 1 m of path apart"
+    with pytest.raises(UnscorableError, match=words):
+        step_pairs(poses, Step(1.0, "m"))
+
+
+@pytest.mark.parametrize(("size", "there"), [(4.0, True), (5.0, False)])
+def test_the_longest_step_in_frames_is_from_the_first_to_the_last(size: float, there: bool) -> None:
+    poses = np.tile(np.eye(4), (5, 1, 1))
+    if there:
+        first, last = step_pairs(poses, Step(size, "frames"))
+        assert (first.tolist(), last.tolist()) == ([0], [4])
+        return
+    with pytest.raises(UnscorableError, match="the path is shorter than a step of 5 frames"):
+        step_pairs(poses, Step(size, "frames"))
 
 
 def test_a_jump_stands_out_from_twenty_five_steps_on_each_side() -> None:

@@ -230,6 +230,20 @@ def test_a_body_in_place_of_the_camera_is_measured(motion: Callable[..., FloatAr
     if motion is not planar:  # turns about one axis leave the arm along it open
         assert found.to_camera[:3] == pytest.approx(camera[:3, 3], abs=5e-3)
     assert notes(truth, found.apply(spoilt)) == ()
+    # A turn from the camera by 127.5°, and the length of the arm, where there is one.
+    away = "of a body turned from the camera's axes by a constant 127.5°, {} from its centre (in the estimate's unit)"
+    words = away.format("0.374") if arm else "turned from the camera's axes by a constant 127.5°"
+    assert note.startswith(f"the poses look {words}:") or motion is planar
+    assert note.endswith(
+        "; where it is the reference that is of a body, --gt-to-camera takes the inverse of that pose"
+    )
+
+
+@pytest.mark.parametrize("case", ["world-to-camera", "left-handed"])
+@pytest.mark.parametrize(("count", "told"), [(5, False), (6, True)])
+def test_six_poses_are_enough_to_tell(case: str, count: int, told: bool) -> None:
+    truth = hand(np.random.default_rng(11), count)
+    assert len(notes(truth, SPOILT[case][0](truth))) == told
 
 
 def test_an_arm_alone_is_measured() -> None:
@@ -291,8 +305,10 @@ def test_rotations_that_wander_are_in_doubt() -> None:
     spoilt = truth.copy()
     spoilt[:, :3, :3] = Rotation.random(60, random_state=3).as_matrix()
     (note,) = notes(truth, spoilt)
-    assert "positions agree" in note
     assert "no constant turn" in note
+    spoilt[::2, :3, 3] += [0.02, 0, 0]
+    (note,) = notes(truth, spoilt)
+    assert note.startswith("positions agree (ATE 0.01 m) while rotations differ by 121° (RMS)")
 
 
 def test_a_mirror_image_of_positions_alone_is_named() -> None:
@@ -326,6 +342,15 @@ def test_numbers_beyond_float64_are_no_fault(large: float) -> None:
         ((20, 40, 40, 40), ""),
         ((5, 5, 5, 5), "few poses match: 5 of 5"),
         ((12, 12, 100, 100), "few frames have a pose: 12 of 100"),
+        ((10, 10, 10, 10), ""),
+        ((9, 9, 9, 9), "few poses match: 9 of 9"),
+        ((3, 3, 3, 3), "few poses match: 3 of 3"),
+        ((2, 2, 2, 2), ""),  # too few for any number, which says so itself
+        ((12, 40, 30, 60), "12 of 40 estimated and 30 reference poses are scored"),
+        ((49, 49, 100, 100), "few frames have a pose: 49 of 100; the numbers"),
+        ((50, 50, 100, 100), ""),
+        ((12, 12, 80, 100), "few frames have a pose: 12 of 100"),
+        ((40, 40, 300, 60), ""),  # of a sequence that was cut
         ((0, 0, 100, 100), ""),  # nothing is scored: every number says so itself
     ],
 )

@@ -332,8 +332,20 @@ def test_too_few_frames_for_the_anchors_or_the_step() -> None:
     found = reasons(score)
     anchored = {key for key in ACCURACY if key[1] == "anchor"}
     assert found.keys() == anchored | {key for key in ACCURACY if key[0] in RELATIVE}
-    assert "8 anchors" in found["ate_rmse", "anchor"]
-    assert "step of 8" in found["rpe_rotation_rmse", "sim3"]
+    assert found["ate_rmse", "anchor"] == "only 8 matched frames, more than the 8 anchors are needed"
+    assert found["rpe_rotation_rmse", "sim3"] == "only 8 matched frames, more than the step of 8 are needed"
+
+
+@pytest.mark.parametrize(("delta", "pairs"), [(8, 1), (4, 2), (3, 2)])
+def test_one_frame_more_than_the_anchors_and_the_step_is_enough(delta: int, pairs: int) -> None:
+    truth, estimate = wandering(9)
+    of_steps = TrajectorySettings(rpe_delta_frames=delta)
+    score = score_trajectory(trajectory(truth), trajectory(estimate), 9, of_steps)
+    assert not reasons(score)
+    for name in RELATIVE:
+        found = by_name(score)[name, "anchor"]
+        assert found.samples == pairs
+        assert f" between matched frames {delta} apart (pairs do not overlap), after" in found.convention
 
 
 def test_an_estimate_that_begins_with_a_standstill_has_no_anchor() -> None:
