@@ -122,7 +122,8 @@ def _draw_along(axes: Axes, estimates: Sequence[tuple[str, Paths]]) -> None:
         if paths.error is not None:
             chosen = thinned(len(paths.error))
             color = LINE_COLOURS[number % len(LINE_COLOURS)]
-            axes.plot(chosen, paths.error[chosen], color=color, linewidth=1.0, label=plain(name, _LONGEST_NAME))
+            label = _legend_text(plain(name, _LONGEST_NAME))
+            axes.plot(chosen, paths.error[chosen], color=color, linewidth=1.0, label=label)
     style(axes, "pose of the estimate", "position error [m]", "Distance to the reference along the estimate")
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)

@@ -11,6 +11,7 @@ from matplotlib import colormaps
 
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.alignment import Sim3
+from lingbot_eval.plots import save
 from lingbot_eval.reports.figures import cost_figure, depth_figure, drift_figure, error_figure
 from lingbot_eval.reports.reading import KeptScene, Paths, UnitData, _paths, _positions
 from lingbot_eval.reports.scene_figures import cloud_figure, together_figure, trajectory_figure
@@ -428,6 +429,17 @@ def test_errors_along_a_long_path_stand_at_their_poses() -> None:
     drawn = curve(along, "a")
     assert (drawn[:, 0] == drawn[:, 1]).all()
     assert drawn[-1, 0] == 8999
+
+
+def test_names_of_estimates_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """Matplotlib hides names that begin with an underscore, and takes what stands between dollars for a formula."""
+    path = np.stack([np.arange(5.0), np.zeros(5), np.sin(np.arange(5.0))], axis=1)
+    of = Paths(path, path, "Sim(3)-aligned", np.arange(5.0))
+    figure = trajectory_figure([("_trial", of), (r"a$\x$", of)], "t", along=True)
+    legend = figure.axes[-1].get_legend()
+    assert legend is not None
+    assert [entry.get_text().strip() for entry in legend.get_texts()] == ["_trial", r"a$\x$"]
+    save(figure, tmp_path / "a.png")
 
 
 def test_no_view_is_called_above_where_the_cameras_do_not_say() -> None:
