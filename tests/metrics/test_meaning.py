@@ -234,9 +234,7 @@ def test_a_body_in_place_of_the_camera_is_measured(motion: Callable[..., FloatAr
     away = "of a body turned from the camera's axes by a constant 127.5°, {} from its centre (in the estimate's unit)"
     words = away.format("0.374") if arm else "turned from the camera's axes by a constant 127.5°"
     assert note.startswith(f"the poses look {words}:") or motion is planar
-    assert note.endswith(
-        "; where it is the reference that is of a body, --gt-to-camera takes the inverse of that pose"
-    )
+    assert note.endswith("; where it is the reference that is of a body, --gt-to-camera takes the inverse of that pose")
 
 
 @pytest.mark.parametrize("case", ["world-to-camera", "left-handed"])
