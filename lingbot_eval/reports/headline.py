@@ -327,7 +327,8 @@ def _not_alike(
         here, there = selection.get(key), wanted.get(key)
         if here != there:
             words = {"count": "every frame" if there is None else f"{there} frames"}
-            return f"the published {key} is {words.get(key, there)}, this run has {here or 'all'}"
+            taken = "all" if here is None else here
+            return f"the published {key} is {words.get(key, there)}, this run has {taken}"
     expected = set(published.get("scene_names") or card.get("expected_scenes", {}))
     if expected and expected != set(dataset.get("scenes", ())):
         return "other scenes than the protocol's"

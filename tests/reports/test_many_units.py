@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,24 @@ def test_the_few_are_those_that_went_worst(better: Any, shown: set[str], words: 
     part = found.part(table)
     assert {row.scene for row in part.rows} == {*shown, "mean"}
     assert part.notes == ()
+
+
+@pytest.mark.usefixtures("few")
+def test_the_worst_are_told_by_the_first_number_that_has_a_better_side() -> None:
+    ate = summary({name: float(value) for name, value in zip("abcdefg", (9, 1, 8, 2, 7, 3, 6), strict=True)}, "lower")
+    length = Column("trajectory", "path_length", "", "m", ("made up",))
+    fps = Column("throughput", "forward_fps", "", "fps", ("made up",), better="higher")
+    rows = [
+        replace(row, cells=(Cell(float(number)), *row.cells, Cell(float(number)))) for number, row in enumerate(ate.rows)
+    ]
+    found = few_of_many([replace(ate, columns=(length, *ate.columns, fps), rows=tuple(rows))])
+    assert found is not None
+    assert found.words == "the 2 with the largest ate_rmse sim3 (m)"
+    assert {names[1] for names in found.rows} == {"a", "c"}
+    # Where nothing was scored nothing went worst.
+    none = few_of_many([summary(dict.fromkeys("abcdefg"), "lower")])
+    assert none is not None
+    assert (none.words, {names[1] for names in none.rows}) == ("the first 2", {"a", "b"})
 
 
 @pytest.mark.usefixtures("few")

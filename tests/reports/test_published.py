@@ -102,6 +102,10 @@ def test_alike_runs_have_a_difference() -> None:
     assert rows(whole)[0].reason is None
     # Over how many frames relative errors were taken is nothing to the absolute one.
     assert rows(settings(metrics__trajectory={"rpe_delta_frames": 10}))[0].reason is None
+    # Nor is it where nothing is said of it: one frame is what papers take.
+    relative = {"cards__d__published__0__values": {"rpe_rotation_deg": 1.0}}
+    for trajectory in (None, {}, {"rpe_delta_frames": 1}):
+        assert rows(settings(metrics__trajectory=trajectory, **relative))[0].reason == "this run did not measure it"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +123,14 @@ def test_alike_runs_have_a_difference() -> None:
         (
             {"datasets__0__selection": {"start": 0, "stride": 5, "count": 9}},
             "the published count is every frame, this run has 9",
+        ),
+        (
+            {"cards__d__published__0__selection": {"start": 30, "stride": 5, "count": None}},
+            "the published start is 30, this run has 0",
+        ),
+        (
+            {"cards__d__published__0__selection": {"start": 0, "stride": 2, "count": 110}},
+            "the published stride is 2, this run has 5",
         ),
         ({"datasets__0__size": {"mode": "exact"}}, "another size"),
         (
@@ -230,6 +242,9 @@ def test_another_method_is_set_beside_its_own_name() -> None:
     experiment = settings(methods__0={"kind": "replay", "name": "ours"}, cards__d__published__1__method="OURS")
     (ate,) = rows(experiment)
     assert ate.published == 18.0
+    for name, whose, there in (("CUT3R", "cut3r", 1), ("cut3r", "CUT3R", 1), ("cut3r", "CUT3R (online)", 0)):
+        method = {"kind": "replay", "name": name}
+        assert len(rows(settings(methods__0=method, cards__d__published__1__method=whose))) == there
 
 
 def test_numbers_of_other_methods_stand_beside_every_method_where_frames_are_the_same() -> None:

@@ -103,6 +103,31 @@ def test_a_column_that_only_one_run_has_is_a_gap_with_a_reason_in_the_other(pair
     assert "not run yet" in table.notes[(missing.note or 0) - 1]
 
 
+def test_a_row_that_failed_says_so_in_the_columns_of_other_runs_and_notes_stay_with_their_cells() -> None:
+    ate, fps = Column("trajectory", "ate_rmse", "", "m", ("c",)), Column("throughput", "fps", "", "fps", ("c",))
+    rows = (
+        Row("d", "a", "m", "scene", (Cell(None, 2),), note=2),
+        Row("d", "b", "m", "scene", (Cell(None, 1),)),
+        Row("d", "c", "m", "scene", (Cell(1.0),)),
+    )
+    one = Table("summary", "Summary", (ate,), rows, ("no poses", "it broke"))
+    measured = Row("d", "a", "m", "scene", (Cell(9.0, 1), Cell(2.0)))
+    two = Table("summary", "Summary", (fps, ate), (measured,), ("others ran",))
+    (found,) = merged([("one", (one,)), ("two", (two,))])
+    assert [column.name for column in found.columns] == ["ate_rmse", "fps"]
+    said = [
+        (row.scene, row.run, row.note and found.notes[row.note - 1])
+        + tuple((cell.value, cell.note and found.notes[cell.note - 1]) for cell in row.cells)
+        for row in found.rows
+    ]
+    assert said == [
+        ("a", "one", "it broke", (None, "it broke"), (None, "it broke")),
+        ("a", "two", None, (2.0, None), (9.0, "others ran")),
+        ("b", "one", None, (None, "no poses"), (None, "not measured in this run")),
+        ("c", "one", None, (1.0, None), (None, "not measured in this run")),
+    ]
+
+
 def test_every_rendering_says_the_run(pair: tuple[Run, ...]) -> None:
     summary = tables(pair)[0]
     rows = list(csv.DictReader(io.StringIO(csv_table(summary))))

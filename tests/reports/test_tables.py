@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.reports import tables as tables_module
-from lingbot_eval.reports.rendering import csv_table, measurements_csv, shown, table_data, text_table
+from lingbot_eval.reports.rendering import csv_table, measurements_csv, pieces, shown, table_data, text_table
 from lingbot_eval.reports.tables import (
     MEASUREMENT_COLUMNS,
     Cell,
@@ -332,6 +332,37 @@ def test_the_whole_of_a_table_in_each_form() -> None:
     assert [line.partition(":")[0] for line in legend[2:]] == ["- mean, median", "- micro"]
     body = shown(table).markdown(padded=False).splitlines()[4:8]
     assert [line.split(" | ")[1] for line in body] == ["a", "b", "**mean**", "**micro**"]
+
+
+def test_of_one_reason_for_all_numbers_a_row_says_it_once_and_a_doubt_stands_beside_its_number() -> None:
+    columns = tuple(Column("auc", name, "", "%", ("c",)) for name in ("auc_3", "auc_30"))
+    gaps = Row("d", "a", "m", "scene", (Cell(None, 1), Cell(None, 1)))
+    doubted = Row("d", "b", "m", "scene", (Cell(20.0, 2), Cell(30.0, 2)))
+    table = Table("auc", "Pairs", columns, (gaps, doubted), ("no poses", "others ran"))
+    assert text_table(table).splitlines() == [
+        "Pairs",
+        "",
+        "d / a · m",
+        "  no scores: no poses",
+        "",
+        "d / b · m",
+        "  auc_3 (%)   20.00  others ran",
+        "  auc_30 (%)  30.00  others ran",
+    ]
+    rows = list(csv.DictReader(io.StringIO(csv_table(table))))
+    assert [row["reasons"] for row in rows] == [
+        f"auc_3 (%): {reason}; auc_30 (%): {reason}" for reason in ("no poses", "others ran")
+    ]
+    assert [row["reasons"] for row in table_data(table)["rows"]] == [["no poses"] * 2, ["others ran"] * 2]
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(7, [7]), (6, [4, 3]), (4, [4, 3]), (3, [3, 3, 1]), (2, [2, 2, 2, 1])])
+def test_a_table_is_cut_into_the_fewest_pieces_of_about_one_size(most: int, sizes: list[int]) -> None:
+    columns = tuple(Column("mine", f"c{number}", "", "1", ("c",)) for number in range(7))
+    row = Row("d", "a", "m", "scene", tuple(Cell(float(number)) for number in range(7)))
+    parts = pieces(Table("mine", "Mine", columns, (row,), ()), most)
+    assert [len(part.columns) for part in parts] == sizes
+    assert [cell.value for part in parts for cell in part.rows[0].cells] == [0, 1, 2, 3, 4, 5, 6]
 
 
 # Untrained weights

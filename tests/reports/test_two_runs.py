@@ -15,11 +15,13 @@ from lingbot_eval.comparison.page import prepare_folder
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.reports.agreement import Differences, Summary, TimeSeries
+from lingbot_eval.reports.reading import open_runs
 from lingbot_eval.reports.report import write_report
 from lingbot_eval.reports.two_runs import (
     MeasurementPair,
     RunComparison,
     UnitComparison,
+    compare_opened,
     compare_runs,
     document,
     figure_of,
@@ -145,12 +147,15 @@ def test_measurements_side_by_side(tmp_path: Path) -> None:
         measurement("depth", "only_a", 0.1),
         measurement("throughput", "forward_fps", 10.0, unit="fps"),
         measurement("memory", "driver", None, reason="ran on the CPU"),
+        measurement("memory", "device", 4.0),
     ]
     b += [
         measurement("depth", "abs_rel", 0.2, convention="per frame"),
         measurement("depth", "rmse", 0.2, unit="1"),
         measurement("throughput", "forward_fps", 12.0, unit="fps"),
         measurement("memory", "driver", 3.0),
+        measurement("memory", "device", None, reason="the card was lost"),
+        measurement("depth", "only_b", 0.25, unit="1"),
     ]
     path_a = write_run(tmp_path / "a", None, key="a" * 16, measurements=a)
     path_b = write_run(tmp_path / "b", None, key="b" * 16, measurements=b)
@@ -169,6 +174,14 @@ def test_measurements_side_by_side(tmp_path: Path) -> None:
         "only_a": None,
         "forward_fps": 2.0,
         "driver": None,
+        "device": None,
+        "only_b": None,
+    }
+    assert list(found) == [*both, "abs_rel", "rmse", "only_a", "forward_fps", "driver", "device", "only_b"]
+    assert {name: cells[name][:2] for name in ("only_a", "only_b", "device")} == {
+        "only_a": ("0.1000 m", "n/a"),
+        "only_b": ("n/a", "0.2500"),
+        "device": ("4.000 m", "n/a"),
     }
     reasons = {name: pair.reason for name, pair in found.items() if pair.reason}
     assert reasons == {
@@ -176,6 +189,8 @@ def test_measurements_side_by_side(tmp_path: Path) -> None:
         "rmse": "units differ: A in m, B in 1",
         "only_a": "not measured in B",
         "driver": "A: ran on the CPU",
+        "device": "B: the card was lost",
+        "only_b": "not measured in A",
     }
     assert unit.reason is not None
     assert "no trajectory is stored" in unit.reason
@@ -267,12 +282,10 @@ def test_times_of_a_disturbed_unit_are_not_compared(tmp_path: Path) -> None:
     told = [measurement("throughput", "forward_fps", 12.0), measurement("trajectory", "ate_rmse", 1.0)]
     a = write_run(tmp_path / "a", None, key="a" * 16, measurements=told)
     b = write_run(tmp_path / "b", None, key="b" * 16, measurements=told, host=HostRecord(name="h", beside=1))
-    for first, second, label in ((a, b, "B"), (b, a, "A")):
+    words = "measured while other units ran on the host"
+    for first, second, reason in ((a, b, f"B: {words}"), (b, a, f"A: {words}"), (b, b, f"A: {words}; B: {words}")):
         (unit,) = compare_runs(first, second).units
-        assert [pair.reason for pair in unit.measurements] == [
-            f"{label}: measured while other units ran on the host",
-            None,
-        ]
+        assert [pair.reason for pair in unit.measurements] == [reason, None]
 
 
 def test_positions_without_orientation_have_no_turn(tmp_path: Path) -> None:
@@ -331,6 +344,39 @@ def test_one_method_each_is_paired_whatever_the_names(tmp_path: Path) -> None:
     assert unit.label == "tum / desk · lingbot and orb"
 
 
+def test_of_several_methods_each_is_held_against_itself(tmp_path: Path) -> None:
+    """Even where one of the runs has but one method: it is no other's counterpart."""
+    runs = {}
+    for label, methods in (("a", "mno"), ("b", "onm"), ("c", "n")):
+        names = [["tum", scene, method] for method in methods for scene in ("desk", "floor")]
+        store = RunStore.create(tmp_path / label, make_run_record(key=label * 16, name=label, units=names))
+        for number, (dataset, scene, method) in enumerate(names):
+            with store.lock(), store.unit_writer(dataset, scene, method) as writer:
+                told = [measurement("mine", f"of {method} on {scene}", float(number))]
+                writer.finish(make_unit_record((dataset, scene, method), measurements=told))
+        runs[label] = store.path
+    places = [(scene, method) for method in "mno" for scene in ("desk", "floor")]
+    for first, second, there in (("a", "b", places), ("a", "c", places[2:4]), ("c", "a", places[2:4])):
+        found = compare_runs(runs[first], runs[second])
+        assert sorted((unit.scene, *unit.methods) for unit in found.units) == sorted((*each, each[1]) for each in there)
+        for unit in found.units:
+            (pair,) = unit.measurements
+            assert (pair.name, pair.reason) == (f"of {unit.methods[0]} on {unit.scene}", None)
+    # A scene that is there with other methods alone has no counterpart.
+    assert sorted(found.failures) == sorted(
+        f"B tum/{scene}/{method}: no counterpart in the other run" for scene, method in places if method != "n"
+    )
+
+
+def test_a_run_that_was_not_checked_for_damage_says_so(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / label, None, key=label * 16) for label in "ab"]
+    a, b = open_runs(paths, labels=("old", "new"))
+    unchecked = replace(b, results=replace(b.results, unchecked="its list of files is lost"))
+    words = "was not checked for damage: its list of files is lost"
+    assert [line for line in compare_opened(a, unchecked).remarks if "checked" in line] == [f"new {words}"]
+    assert not [line for line in compare_opened(a, b).remarks if "checked" in line]
+
+
 def test_too_few_common_frames(tmp_path: Path) -> None:
     walked = walk(FRAMES, 1)
     late = Trajectory(walked.indices, walked.timestamps + 0.01, walked.camera_to_world)
@@ -354,6 +400,15 @@ def test_nothing_in_common(tmp_path: Path) -> None:
     store = RunStore.create(tmp_path / "b", make_run_record(key="b" * 16, units=[["tum", "office", "lingbot"]]))
     with pytest.raises(ConfigError, match="no scene and method in common: A has tum/desk/lingbot; B has tum/office/l"):
         compare_runs(path_a, store.path)
+    many = RunStore.create(
+        tmp_path / "m", make_run_record(key="m" * 16, units=[["tum", f"s{number}", "lingbot"] for number in range(9)])
+    )
+    first_six = ", ".join(f"tum/s{number}/lingbot" for number in range(6))
+    with pytest.raises(ConfigError, match=f": A has {first_six}; B has tum/desk/lingbot$"):
+        compare_runs(many.path, path_a)
+    nothing = RunStore.create(tmp_path / "n", make_run_record(key="n" * 16, units=[]))
+    with pytest.raises(ConfigError, match="A has tum/desk/lingbot; B has nothing$"):
+        compare_runs(path_a, nothing.path)
     with pytest.raises(StoreError, match="expected a run directory"):
         compare_runs(path_a, tmp_path)
     # Of several methods each is paired with itself alone, and a scene that is planned may still come.
