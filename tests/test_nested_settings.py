@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lingbot_eval.settings import differing, differing_in_both, flattened, short
 
 FACTS = {"a": {"b": 1, "c": {}}, "d": [{"e": 2}, 3], "f": (4, 5)}
@@ -22,4 +24,8 @@ def test_what_differs() -> None:
 def test_in_short() -> None:
     assert short({"a": "ü"}) == '{"a": "ü"}'
     assert short("x" * 200, 10) == '"xxxxxxxx…'
+    assert short("x" * 8, 10) == '"xxxxxxxx"'
+    assert short("x" * 98) == f'"{"x" * 98}"'
+    assert short("x" * 99) == f'"{"x" * 98}…'
     assert len(short("x" * 200, None)) == 202
+    assert short({"a": Path("b/c"), "d": None}) == '{"a": "b/c", "d": null}'

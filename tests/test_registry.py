@@ -111,6 +111,46 @@ def test_a_file_is_loaded_once_however_it_is_named(tmp_path: Path, monkeypatch: 
     assert [plugin.sha256 for plugin in plugins()] == [hashlib.sha256(file.read_bytes()).hexdigest()]
 
 
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("nowhere_at_all", "--plugin nowhere_at_all: expected a Python file or an importable module, found neither"),
+        ("nowhere.at.all", "--plugin nowhere.at.all: expected a Python file or an importable module, found neither"),
+        ("json.nowhere", "plugin json.nowhere: expected an importable module, found none"),
+        ("nowhere.py", "--plugin nowhere.py: no such file; give a Python file or an importable module"),
+        ("notes.txt", "--plugin notes.txt: expected a Python file (.py), found notes.txt"),
+    ],
+)
+def test_what_is_no_plugin_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("x = 1\n")
+    with pytest.raises(ConfigError) as refused:
+        load_plugins([source])
+    assert str(refused.value) == says
+    assert plugins() == ()
+
+
+def test_the_digest_of_a_package_is_of_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And that of one of its modules is of that file alone."""
+    monkeypatch.syspath_prepend(tmp_path)
+    inner = tmp_path / "a_package_of_mine" / "inner"
+    inner.mkdir(parents=True)
+    for number, folder in enumerate((inner.parent, inner)):
+        (folder / "__init__.py").write_text(f"x = {number}\n")
+    (inner / "deep.py").write_text("y = 1\n")
+    found = []
+    for text in ("y = 1\n", "y = 2\n"):
+        (inner / "deep.py").write_text(text)
+        monkeypatch.setattr(registry, "_PLUGINS", {})
+        load_plugins(["a_package_of_mine", "a_package_of_mine.inner.deep"])
+        found.append({plugin.name: plugin.sha256 for plugin in plugins()})
+    assert [list(each) for each in found] == [["a_package_of_mine", "a_package_of_mine.inner.deep"]] * 2
+    assert found[0]["a_package_of_mine"] != found[1]["a_package_of_mine"]
+    assert found[1]["a_package_of_mine.inner.deep"] == hashlib.sha256(b"y = 2\n").hexdigest()
+
+
 def test_what_a_file_registers_is_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: Registry[object]
 ) -> None:

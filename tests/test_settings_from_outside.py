@@ -67,6 +67,10 @@ def test_fitting_settings_pass() -> None:
             "vehicles.0.wheels.0.radius: expected a valid number, found 'wide'",
         ),
         ({"vehicles": [{"kind": "train"}]}, "vehicles.0.kind: expected 'car', 'boat', found 'train'"),
+        (
+            {"vehicles": [{"kind": "bot"}]},
+            "vehicles.0.kind: expected 'car', 'boat', found 'bot' (did you mean 'boat'?)",
+        ),
         ({"vehicles": [{}]}, "vehicles.0: needs kind"),
         ({"vehicles": []}, "vehicles: list should have at least 1 item after validation, not 0, found a list of 0"),
         (
@@ -75,7 +79,14 @@ def test_fitting_settings_pass() -> None:
         ),
         ({"routes": [1]}, "routes.0: expected a valid string, found 1; put it in quotes"),
         ({"routes": 5}, "routes: expected 'all' or a list, found 5"),
+        ({"routes": "al"}, "routes: expected 'all' or a list, found 'al' (did you mean 'all'?)"),
         ({"name": None}, "name: expected a valid string, found nothing"),
+        ({"name": True}, "name: expected a valid string, found True; put it in quotes"),
+        ({"name": {"a": 1}}, "name: expected a valid string, found a mapping"),
+        ({"name": {}}, "name: expected a valid string, found an empty mapping"),
+        ({"name": ["a", "b"]}, "name: expected a valid string, found a list of 2"),
+        ({"spare": {"radius": "x" * 58}}, f"spare.radius: expected a valid number, found '{'x' * 58}'"),
+        ({"spare": {"radius": "x" * 59}}, f"spare.radius: expected a valid number, found '{'x' * 56}..."),
     ],
 )
 def test_one_line_names_the_key(changes: dict[str, Any], says: str) -> None:
@@ -112,7 +123,12 @@ def test_a_wrong_key_hides_none_whose_name_goes_on() -> None:
 )
 def test_text_that_only_programmers_take_for_a_number_is_none(changes: dict[str, Any], key: str) -> None:
     """In a mapping and in a list, however deep."""
-    assert refusal(**changes).startswith(f"{key}: expected a valid ")
+    text = refusal(**changes)
+    assert text.startswith(f"{key}: expected a valid ")
+    assert text.endswith(("found '1_0'", "found '1_0.5'"))
+    # Where text is wanted it is text.
+    fleet = validated(Fleet, {"name": "1_0", "vehicles": [{"kind": "car"}], "routes": ["2_0"]}, "fleet.yaml")
+    assert (fleet.name, fleet.routes) == ("1_0", ("2_0",))
 
 
 def test_a_required_key() -> None:

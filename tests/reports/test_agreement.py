@@ -216,6 +216,23 @@ def test_what_is_a_millionth_of_the_largest_difference_of_any_pair_is_not_drawn(
     assert axes.get_yscale() == "log"
 
 
+def test_of_long_series_the_legend_names_the_pairs_alone_and_the_first_is_seen_under_the_others() -> None:
+    frames = np.arange(1000)
+    pairs = [(name, Differences(frames, 1 + frames / k, 1 + frames / k)) for k, name in ((10, "A–B"), (20, "A–C"))]
+    times = [TimeSeries("sdpa", frames.astype(np.float64), 5.0 + frames % 7)]
+    figure = comparison_figure("t", pairs, times, "times")
+    for title, names in (("Angle between the orientations", ["A–B", "A–C"]), ("times", ["sdpa"])):
+        legend = axes_titled(figure, title).get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == names
+    widths = []
+    for shown in (pairs, pairs[:1]):
+        axes = axes_titled(comparison_figure("t", shown, [], "times"), "Angle between the orientations")
+        widths.append({str(line.get_label()): line.get_linewidth() for line in axes.lines if line.get_label()[0] != "_"})
+    assert widths[0]["A–B"] == widths[0]["A–C"] + 2 == widths[1]["A–B"] + 2
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "frame"]
+
+
 def test_the_axis_of_times_holds_both_sides() -> None:
     times = [TimeSeries(name, FRAMES.astype(np.float64), values(first)) for name, first in (("a", 1), ("b", 5))]
     axes = axes_titled(comparison_figure("t", [("A–B", differences(0.1))], times, "times"), "times")

@@ -176,6 +176,14 @@ def test_every_jump_is_marked_and_named_once() -> None:
         )
 
 
+def test_of_very_many_jumps_the_first_are_marked_and_all_are_counted() -> None:
+    figure = drift_figure(replace(drift(), jump_frame=np.arange(1000, 1250)), "t")
+    axes = axes_titled(figure, "Translation error of each step")
+    dotted = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+    assert dotted == list(range(1000, 1200))
+    assert [name for name in curves(axes) if "jump" in name] == ["jumps (250)"]
+
+
 def test_the_axis_of_milliseconds_holds_both_curves() -> None:
     figure = cost_figure(table(forward_ms=values(20), interval_ms=values(50)), "t")
     low, high = axes_titled(figure, "Time of each frame").get_ylim()
@@ -616,6 +624,24 @@ def test_from_above_without_a_reference_the_path_has_no_error() -> None:
     figure = cloud_figure(kept, None, "t")
     assert len(figure.axes) == 1
     assert not figure.axes[0].collections
+
+
+def test_of_four_estimates_three_stand_in_a_row_and_their_errors_below_all() -> None:
+    path = np.stack([np.arange(50.0), np.zeros(50), np.sin(np.arange(50.0))], axis=1)
+    paths = [(name, Paths(path, path, "Sim(3)-aligned", np.full(50, 0.5))) for name in "abc"]
+    figure = trajectory_figure([*paths, ("d", Paths(path, None))], "t", along=True)
+    panels, along = figure.axes[:4], figure.axes[-1]
+    assert [axes.get_title(loc="left")[0] for axes in panels] == ["a", "b", "c", "d"]
+    assert [axes.get_xlabel() for axes in panels] == ["x [m]", "x [m]", "x [m]", "x [method's own unit]"]
+    places = [axes.get_subplotspec() for axes in (*panels, along)]
+    spans = [(place.rowspan.start, place.colspan.start, place.colspan.stop) for place in places if place is not None]
+    assert spans == [(0, 0, 1), (0, 1, 2), (0, 2, 3), (1, 0, 1), (2, 0, 3)]
+    assert list(curves(along)) == ["a", "b", "c"]
+    # Each has a colour of its own, whoever before it has no error.
+    colours = {line.get_label(): line.get_color() for line in along.lines}
+    assert len(set(colours.values())) == 3
+    other = trajectory_figure([("d", Paths(path, None)), *paths], "t", along=True).axes[-1]
+    assert list(curves(other)) == ["a", "b", "c"]
 
 
 def test_estimates_beside_each_other_share_the_colours_of_their_errors() -> None:

@@ -327,6 +327,8 @@ def test_the_figure_says_where_the_hardware_differs(tmp_path: Path) -> None:
         found = two_runs(tmp_path / words[-3:], environment=environment)
         drawn = figure_of(found, found.units[0])
         assert drawn is not None
+        runs = "Run B (smoke) against run A (smoke) (untrained weights)"
+        assert drawn.get_suptitle() == f"{runs}: tum / desk · lingbot"
         assert [axes.get_title(loc="left") for axes in drawn.axes][-1] == f"Time of each frame on the device, {words}"
 
 

@@ -70,6 +70,9 @@ def test_one_scene_goes_into_one_file(run: Path, tmp_path: Path, capsys: pytest.
         (["-o", "films", "--set", "camera.0.mode=orbt"], "found 'orbt' (did you mean 'orbit'?)"),
         (["-o", "films", "--set", "beside=[depth]"], "see keep.depth"),
         (["-o", "films", "--still", "99"], "expected a frame with a pose within 0 to 8, found 99"),
+        (["-o", "film.mp4", "--still", "0"], "expected a folder or a name that ends with .png, found film.mp4"),
+        (["-o", "film.png"], "expected a folder or a name that ends with .mp4, found film.png"),
+        (["-o", "films", "--still", "99"], "films: nothing could be drawn (left out: synthetic/room/ours: expected a"),
     ],
 )
 def test_what_cannot_be_drawn_is_said_in_one_line(
