@@ -121,9 +121,7 @@ def test_a_file_is_loaded_once_however_it_is_named(tmp_path: Path, monkeypatch: 
         ("notes.txt", "--plugin notes.txt: expected a Python file (.py), found notes.txt"),
     ],
 )
-def test_what_is_no_plugin_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
-) -> None:
+def test_what_is_no_plugin_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("x = 1\n")
     with pytest.raises(ConfigError) as refused:

@@ -228,7 +228,9 @@ def test_of_long_series_the_legend_names_the_pairs_alone_and_the_first_is_seen_u
     widths = []
     for shown in (pairs, pairs[:1]):
         axes = axes_titled(comparison_figure("t", shown, [], "times"), "Angle between the orientations")
-        widths.append({str(line.get_label()): line.get_linewidth() for line in axes.lines if line.get_label()[0] != "_"})
+        widths.append(
+            {str(line.get_label()): line.get_linewidth() for line in axes.lines if line.get_label()[0] != "_"}
+        )
     assert widths[0]["A–B"] == widths[0]["A–C"] + 2 == widths[1]["A–B"] + 2
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "frame"]
 

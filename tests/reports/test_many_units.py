@@ -134,7 +134,8 @@ def test_the_worst_are_told_by_the_first_number_that_has_a_better_side() -> None
     length = Column("trajectory", "path_length", "", "m", ("made up",))
     fps = Column("throughput", "forward_fps", "", "fps", ("made up",), better="higher")
     rows = [
-        replace(row, cells=(Cell(float(number)), *row.cells, Cell(float(number)))) for number, row in enumerate(ate.rows)
+        replace(row, cells=(Cell(float(number)), *row.cells, Cell(float(number))))
+        for number, row in enumerate(ate.rows)
     ]
     found = few_of_many([replace(ate, columns=(length, *ate.columns, fps), rows=tuple(rows))])
     assert found is not None

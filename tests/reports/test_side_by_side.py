@@ -116,8 +116,10 @@ def test_a_row_that_failed_says_so_in_the_columns_of_other_runs_and_notes_stay_w
     (found,) = merged([("one", (one,)), ("two", (two,))])
     assert [column.name for column in found.columns] == ["ate_rmse", "fps"]
     said = [
-        (row.scene, row.run, row.note and found.notes[row.note - 1])
-        + tuple((cell.value, cell.note and found.notes[cell.note - 1]) for cell in row.cells)
+        (
+            *(row.scene, row.run, row.note and found.notes[row.note - 1]),
+            *((cell.value, cell.note and found.notes[cell.note - 1]) for cell in row.cells),
+        )
         for row in found.rows
     ]
     assert said == [

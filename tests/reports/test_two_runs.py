@@ -406,10 +406,10 @@ def test_nothing_in_common(tmp_path: Path) -> None:
         tmp_path / "m", make_run_record(key="m" * 16, units=[["tum", f"s{number}", "lingbot"] for number in range(9)])
     )
     first_six = ", ".join(f"tum/s{number}/lingbot" for number in range(6))
-    with pytest.raises(ConfigError, match=f": A has {first_six}; B has tum/desk/lingbot$"):
+    with pytest.raises(ConfigError, match=rf": A has {first_six}; B has tum/desk/lingbot$"):
         compare_runs(many.path, path_a)
     nothing = RunStore.create(tmp_path / "n", make_run_record(key="n" * 16, units=[]))
-    with pytest.raises(ConfigError, match="A has tum/desk/lingbot; B has nothing$"):
+    with pytest.raises(ConfigError, match=r"A has tum/desk/lingbot; B has nothing$"):
         compare_runs(path_a, nothing.path)
     with pytest.raises(StoreError, match="expected a run directory"):
         compare_runs(path_a, tmp_path)
