@@ -149,9 +149,16 @@ def test_tensors_of_every_kind_are_read_as_torch_reads_them(tmp_path: Path, lega
     base = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
     content = {
         **{
-            str(kind): base.to(kind) for kind in (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool)
+            str(kind): (10 * base).abs().to(kind)
+            for kind in (
+                *(torch.float16, torch.bfloat16, torch.float64, torch.complex128, torch.bool),
+                *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+            )
         },
-        "float8": base.to(torch.float8_e4m3fn),
+        **{
+            f"late {kind}": (10 * base).abs().to(kind)
+            for kind in (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64)
+        },
         "transposed": base.t(),
         "a part": base[1:3, 2:5],
         "shared": base,
@@ -162,7 +169,8 @@ def test_tensors_of_every_kind_are_read_as_torch_reads_them(tmp_path: Path, lega
         "complex": torch.complex(base, base),
     }
     if legacy:
-        del content["float8"]  # which came later than the format
+        # Those came later than the format.
+        content = {name: tensor for name, tensor in content.items() if not name.startswith("late ")}
     torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
     expected, found = torch.load(tmp_path / "x.pt", weights_only=True), values(read_content(tmp_path / "x.pt"))
     assert found.keys() == expected.keys()
@@ -572,7 +580,7 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> 
 
 
 def test_an_index_and_its_files_must_agree(tmp_path: Path) -> None:
-    assert "are not beside it: gone.pt" in refusal(shards(tmp_path / "a", other="gone.pt"))
+    assert "1 of its 3 files are not beside it: gone.pt" in refusal(shards(tmp_path / "a", other="gone.pt"))
     lacking = shards(tmp_path / "b", other="model-00001-of-00002.safetensors")
     assert "lists 1 tensors that its files lack: other" in refusal(lacking)
     twice = shards(tmp_path / "c")
@@ -589,7 +597,19 @@ def test_a_folder_names_its_one_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert is_weights(values(read_shards(tmp_path)))
     torch.save(WEIGHTS, tmp_path / "other.bin")
-    assert "holds 2 checkpoints" in refusal(tmp_path)
+    assert "holds 2 checkpoints (other.bin, pytorch_model.bin …); name the file" in refusal(tmp_path)
+    # Safetensors are trusted more, however many others there are.
+    safetensors.torch.save_file({"safe": torch.ones(1)}, tmp_path / "z.safetensors")
+    assert values(read_shards(tmp_path)).keys() == {"safe"}
+
+
+@pytest.mark.parametrize(("containers", "found"), [(8, True), (9, False)])
+def test_tensors_are_looked_for_eight_containers_deep(tmp_path: Path, containers: int, found: bool) -> None:
+    nested: dict[str, Any] = {"w": torch.ones(2)}
+    for _ in range(containers):
+        nested = {"x": nested}
+    torch.save(nested, tmp_path / "x.pt")
+    assert list(values(read_content(tmp_path / "x.pt"))) == (["x." * 8 + "w"] if found else [])
 
 
 SAVERS: dict[str, Callable[[Any, Path], object]] = {

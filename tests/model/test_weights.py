@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,20 +73,24 @@ def test_every_form_loads_to_the_same_numbers(tmp_path: Path, name: str) -> None
 def test_weights_of_a_head_that_is_off_are_skipped_with_one_line(tmp_path: Path) -> None:
     torch.save(network(point_head=True).state_dict(), tmp_path / "points.pt")
     loaded = load_checkpoint(network(), str(tmp_path / "points.pt"))
-    assert len(loaded.notes) == 1
-    assert loaded.notes[0].startswith("point_head is switched off: ")
+    count = sum(name.startswith("point_head.") for name in network(point_head=True).state_dict())
+    assert loaded.notes == (f"point_head is switched off: {count} of its weights skipped",)
 
 
 def test_a_head_that_is_on_must_be_in_the_file(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "no_points.pt")
-    with pytest.raises(CheckpointError, match=r"missing: point_head\.norm\.weight.* and \d+ more"):
+    names = [name for name in network(point_head=True).state_dict() if name.startswith("point_head.")]
+    with pytest.raises(CheckpointError) as caught:
         load_checkpoint(network(point_head=True), str(tmp_path / "no_points.pt"))
+    listed = f"{len(names)} missing: {', '.join(names[:8])} and {len(names) - 8} more. Choose the configuration"
+    assert f"not a checkpoint of this configuration; {listed}" in str(caught.value)
 
 
 def test_missing_unknown_and_misshaped_keys_are_all_listed(tmp_path: Path) -> None:
     state = network().state_dict()
     del state["camera_head.token_norm.bias"]
     state["somebody.elses"] = torch.zeros(1)
+    state["two\nlines" + 90 * "x"] = torch.zeros(1)
     state["camera_head.trunk_norm.weight"] = torch.zeros(7)
     torch.save(state, tmp_path / "other.pt")
     target = network(seed=2)
@@ -95,7 +99,8 @@ def test_missing_unknown_and_misshaped_keys_are_all_listed(tmp_path: Path) -> No
         load_checkpoint(target, str(tmp_path / "other.pt"))
     text = str(caught.value)
     assert "1 missing: camera_head.token_norm.bias" in text
-    assert "1 unknown: somebody.elses" in text
+    # A name out of a file is 80 characters at most, on one line.
+    assert "2 unknown: somebody.elses, two\\nlines" + 69 * "x" + "…; 1 misshaped" in text
     assert "1 misshaped: camera_head.trunk_norm.weight (expected (128,), found (7,))" in text
     assert "\n" not in text
     assert same(target, before)  # nothing half-loaded
@@ -137,6 +142,14 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {"model": s, "args": argparse.Namespace(lr=0.1)},
         "1 object of other kinds left out, none of their code was run: argparse.Namespace",
     ),
+    "settings of two kinds": (
+        lambda s: {"model": s, "args": argparse.Namespace(lr=0.1), "paths": [PurePosixPath("a"), PurePosixPath("b")]},
+        r"3 objects of other kinds left out, none of their code was run: pathlib\S*\.PurePosixPath, argparse\.Namespace$",
+    ),
+    "an average of all beside a part": (
+        lambda s: {"ema": s, "model": {"camera_head.token_norm.bias": torch.ones(128)}},
+        "stand behind 'ema.'.* 1 tensors elsewhere .* not read, such as model.camera_head.token_norm.bias",
+    ),
 }
 
 
@@ -154,12 +167,13 @@ def test_weights_are_found_behind_containers_and_wrappers_and_it_is_said(tmp_pat
     assert re.search(words, " | ".join(loaded.notes)), loaded.notes
 
 
-def test_the_weights_come_before_their_average(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["ema", "model_average", "avg", "SWA", "teacher"])
+def test_the_weights_come_before_their_average(tmp_path: Path, words: str) -> None:
     source, average, target = network(seed=1), network(seed=3), network(seed=2)
-    torch.save({"ema": average.state_dict(), "model": source.state_dict()}, tmp_path / "x.pt")
+    torch.save({words: average.state_dict(), "net": source.state_dict()}, tmp_path / "x.pt")
     loaded = load_checkpoint(target, str(tmp_path / "x.pt"))
     assert same(source, target)
-    assert "as many weights stand behind 'ema.', which are not read" in loaded.notes
+    assert f"as many weights stand behind '{words}.', which are not read" in loaded.notes
 
 
 def test_a_key_beside_the_weights_that_nobody_knows_is_refused_behind_a_prefix_too(tmp_path: Path) -> None:
@@ -217,6 +231,21 @@ def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(GeometricContextTransformer, "load_state_dict", refuse)
     with pytest.raises(DependencyError, match=r"x\.pt: this machine has too little memory to load it"):
         load_checkpoint(target, str(tmp_path / "x.pt"))
+
+
+def test_what_is_no_lack_of_memory_is_not_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(network().state_dict(), tmp_path / "x.pt")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault of another kind")
+
+    target = network()
+    monkeypatch.setattr(GeometricContextTransformer, "load_state_dict", refuse)
+    monkeypatch.setattr(GeometricContextTransformer, "to_empty", refuse)
+    with pytest.raises(RuntimeError, match="a fault of another kind"):
+        load_checkpoint(target, str(tmp_path / "x.pt"))
+    with pytest.raises(RuntimeError, match="a fault of another kind"):
+        empty_model(TINY, point_head=False)
 
 
 def test_a_network_larger_than_the_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,10 +455,16 @@ def test_noise_is_not_a_checkpoint(tmp_path: Path, name: str) -> None:
         load_checkpoint(network(), str(tmp_path / name))
 
 
-@pytest.mark.parametrize("content", [{}, {"model": {}}, {"a": 3}, torch.zeros(2), [3], "text"])
+SETTINGS = argparse.Namespace(lr=0.1)
+
+
+@pytest.mark.parametrize("content", [{}, {"model": {}}, {"a": 3}, torch.zeros(2), [3], "text", {"args": SETTINGS}])
 def test_something_else_in_a_pt_file(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "odd.pt")
-    with pytest.raises(CheckpointError, match="expected a state dict"):
+    beside = "; 1 object of other kinds left out, none of their code was run: argparse.Namespace"
+    settings = isinstance(content, dict) and "args" in content
+    ends = f"found none{beside if settings else ''}$"
+    with pytest.raises(CheckpointError, match=f"expected a state dict of tensors, {ends}"):
         load_checkpoint(network(), str(tmp_path / "odd.pt"))
 
 
@@ -456,6 +491,14 @@ def test_a_link_that_leads_nowhere_is_called_so(tmp_path: Path) -> None:
         resolve_checkpoint(str(tmp_path / "map.pt"))
 
 
+def test_a_mistyped_file_is_told_from_those_beside_it(tmp_path: Path) -> None:
+    for name in ("weights.pt", "weigths.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError) as caught:
+        resolve_checkpoint(str(tmp_path / "weigths.pt"))
+    assert f"no such checkpoint file (did you mean '{tmp_path / 'weights.pt'}'?); give a file" in str(caught.value)
+
+
 def test_paths_and_addresses() -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         resolve_checkpoint("nowhere.pt")
@@ -475,6 +518,22 @@ def test_a_seed_is_the_same_network_everywhere() -> None:
     # Independent of what else is in the network, and of torch's own generator.
     torch.manual_seed(99)
     assert same(network(seed=5, point_head=True), network(seed=5))
+
+
+def test_untrained_weights_are_drawn_by_what_they_are_for() -> None:
+    """Norms do nothing, residual branches little; a product keeps the size of what comes in."""
+    drawn = network().state_dict()
+    for name, value in drawn.items():
+        if name.endswith((".gamma", ".bias")) or (name.endswith(".weight") and value.ndim == 1):
+            constant = 0.1 if name.endswith(".gamma") else float(name.endswith(".weight"))
+            assert torch.equal(value, torch.full_like(value, constant)), name
+    for name, spread in (
+        ("camera_head.embed_pose.weight", 1 / 3),  # of nine numbers
+        ("aggregator.patch_embed.patch_embed.proj.weight", 1 / 588**0.5),  # of 14 by 14 pixels in three colours
+        ("aggregator.patch_embed.pos_embed", 0.02),
+    ):
+        assert float(drawn[name].std()) == pytest.approx(spread, rel=0.1), name
+        assert float(drawn[name].mean()) == pytest.approx(0, abs=0.2 * spread), name
 
 
 @pytest.mark.parametrize(("name", "millions"), [("full", 1157.94), ("mini", 33.27)])

@@ -329,6 +329,10 @@ def test_machines_worth_a_warning() -> None:
     (line,) = warnings(300, replace(H100, free_bytes=9 * 2**30))
     assert line.startswith("predicted peak 10,")
     assert "H100 has 9,216 MiB free" in line
+    needed = estimate(FULL, StreamSettings(), 378, 518, 300).peak_bytes
+    assert warnings(300, replace(H100, free_bytes=needed)) == ()
+    (line,) = warnings(300, replace(H100, free_bytes=needed - 1))
+    assert line.startswith("predicted peak ")
 
 
 def test_this_machine() -> None:

@@ -111,16 +111,46 @@ def test_of_a_gpu_alone_float32_is_given_up_first(precision: str, device: str, s
 def test_nothing_that_fits_is_one_line_with_what_it_would_take() -> None:
     with pytest.raises(
         ConfigError, match=r"nothing fits into 4 GB: the least of 16 choices takes 5\.\d GB; use smaller"
-    ):
+    ) as met:
         fitted("4GB")
+    # A card of that size would do; one that is smaller would not.
+    takes = float(str(met.value).partition("takes ")[2].partition(" GB")[0])
+    assert len(fitted(f"{takes + 0.06:.2f}GB").choices) == 16
+    with pytest.raises(ConfigError, match=f"the least of 16 choices takes {takes} GB"):
+        fitted(f"{takes - 0.06:.2f}GB")
 
 
-@pytest.mark.parametrize(("text", "size"), [("8GB", 8e9), ("8", 8e9), ("7.5 gb", 7.5e9), ("8GiB", 2**33)])
+def test_a_window_of_two_frames_can_be_halved_once() -> None:
+    asked = EVERY.model_copy(update={"window": 2})
+    choices = "the least of 5 choices"  # as asked for; in 8 bits; one frame; auto; auto and one frame
+    with pytest.raises(ConfigError, match=f"nothing fits into 2.5 GB: {choices} takes "):
+        fitted("2.5GB", asked)
+
+
+def test_what_the_smallest_windows_cost_is_said() -> None:
+    costs = [choice.cost for choice in fitted("6GB").choices if choice.changed.get("window") in (48, 16, 8)]
+    assert [cost.partition("window: ")[2] for cost in costs] == [
+        "AUC@30 +0.1 (ci)",
+        "AUC@30 −10 (ci)",
+        "AUC@30 +0.1 (ci)",
+        "AUC@30 −10 (ci)",
+        "AUC@30 −29 (ci)",
+    ]
+    assert costs[-1].startswith("cache_precision: AUC@30 ±0.1, ATE ±0.2 % (ci); keyframe_interval: not measured; ")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *[("8GB", 8e9), ("8", 8e9), ("7.5 gb", 7.5e9), ("8GiB", 2**33), ("6000MB", 6e9), (" 4096mib ", 2**32)],
+        ("1.4GB", 1.4e9),  # the least that is taken
+    ],
+)
 def test_sizes(text: str, size: float) -> None:
     assert memory_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "1GB", "-8GB", "8TB", "nan", "1e9", "8 G B", "0"])
+@pytest.mark.parametrize("text", ["", "GB", "1GB", "1399MB", "-8GB", "8TB", "nan", "1e9", "8 G B", "0"])
 def test_what_is_no_size_of_a_card(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--fit .*: expected the memory of a card, such as 8GB"):
         memory_bytes(text)

@@ -79,8 +79,12 @@ def test_fixed_interval_counts_from_the_scale_frames(scale: int, interval: int, 
 
 def test_order_of_calls_is_held() -> None:
     policy = CachePolicy(2)
-    with pytest.raises(StreamError, match="scale phase"):
-        policy.keep()
+    for too_early in (policy.keep, policy.pass_by):
+        with pytest.raises(StreamError, match="a stream opens with its scale phase"):
+            too_early()
+    with pytest.raises(StreamError, match="needs at least one frame, found none"):
+        policy.enter_scale(0)
+    assert (policy.frames, policy.kept) == (0, 0)
     policy.enter_scale(1)
     with pytest.raises(StreamError, match="opens a stream"):
         policy.enter_scale(1)

@@ -202,10 +202,28 @@ def test_joining_without_a_common_keyframe_takes_the_first_frame() -> None:
     np.testing.assert_allclose(apply_join(current[0], found).pose[:3], previous[0].pose[:3], atol=1e-4)
 
 
-@pytest.mark.parametrize(("depth", "scale"), [(1e9, 1e3), (1e-9, 1e-3), (float("nan"), 1.0)])
-def test_the_scale_of_a_join_is_bounded(depth: float, scale: float) -> None:
+@pytest.mark.parametrize(
+    ("depth", "current", "scale"),
+    [
+        (1e9, 1.0, 1e3),
+        (1e-9, 1.0, 1e-3),
+        *((depth, 1.0, 1.0) for depth in (float("nan"), float("inf"))),
+        *((2.0, current, 1.0) for current in (float("nan"), float("inf"), 0.0, 1e-8)),
+    ],
+)
+def test_the_scale_of_a_join_is_bounded(depth: float, current: float, scale: float) -> None:
     rng = np.random.default_rng(2)
-    assert join_to([output(0, encoding(rng), depth)], [output(0, encoding(rng), 1.0)]).scale == scale
+    before, now = output(0, encoding(rng), depth), output(0, encoding(rng), current)
+    assert join_to([before], [now]).scale == scale
+    # Where one pixel of the two is known, that one tells.
+    before.depth[1, 2], now.depth[1, 2] = 6.0, 4.0
+    assert join_to([before], [now]).scale == (scale if depth in (1e9, 1e-9) else 1.5)
+
+
+def test_of_two_scales_with_as_many_pixels_the_smaller_is_taken() -> None:
+    rng = np.random.default_rng(4)
+    previous = [output(index, encoding(rng), depth) for index, depth in enumerate((8.0, 2.0))]
+    assert join_to(previous, [output(index, encoding(rng), 1.0) for index in range(2)]).scale == 2.0
 
 
 def test_flow_keeps_by_displacement_gap_and_first_step() -> None:
@@ -247,8 +265,12 @@ def test_a_stream_by_flow_goes_on_as_if_it_had_not_stopped(at: int) -> None:
     for image in images(at):
         first.step(image)
     state = first.state()
+    with pytest.raises(StreamError, match="no frame has entered yet"):
+        second.state()
     second.restore(as_read(state))
     assert second.state()["last_kept"] == state["last_kept"]
+    with pytest.raises(StreamError, match=f"frame {at}: the stream is 42×28, found 56×42"):
+        second.step(torch.zeros(3, 42, 56))
     rest = [int(out.frame_type) for image in images(12)[at:] for out in second.step(image)]
     assert rest == [0, 0, 1, 2, 2, 2, 1, 2, 2, 2, 1, 2][at:]
 
@@ -272,6 +294,14 @@ def test_displacement_of_a_sideways_step() -> None:
     outward = np.hypot(u - intrinsics[0, 2], v - intrinsics[1, 2]).mean()
     assert mean_displacement(depth, here, Viewpoint(here.camera_to_world, doubled)) == pytest.approx(outward)
     assert mean_displacement(depth, Viewpoint(here.camera_to_world, doubled), here) == pytest.approx(outward / 2)
+    # Straight ahead, a pixel without depth is where the camera was, in front of the other; it counts as little.
+    ahead = np.eye(4)
+    ahead[2, 3] = 0.5
+    beside = intrinsics - [[0, 0, 8], [0, 0, 0], [0, 0, 0]]  # of the image without its first eight columns
+    shrinks = mean_displacement(depth[:, 8:], Viewpoint(ahead, beside), Viewpoint(np.eye(4), beside))
+    holes = depth.clone()
+    holes[:, :8] = 0
+    assert mean_displacement(holes, Viewpoint(ahead, intrinsics), there) == pytest.approx(shrinks)
     behind = np.diag([-1.0, 1, -1, 1])  # looks the other way: no point in front of both
     assert mean_displacement(depth, here, Viewpoint(behind, intrinsics)) == 0
 
@@ -324,6 +354,24 @@ def test_a_stream_of_which_nothing_is_said() -> None:
     assert WindowedSettings().model_dump() == {"size": 64, "overlap_size": None, "overlap_keyframes": None}
     with pytest.raises(ValidationError):
         FlowSettings(threshold=0.0)
+
+
+def test_a_field_of_view_that_collapsed_leaves_the_choice_to_the_gap() -> None:
+    """Whatever the threshold; nothing is warned of."""
+
+    def run_pass(runner: PassRunner, inputs: PassInputs, stores: StreamStores) -> PassOutput:
+        count = len(inputs.images)
+        poses = torch.zeros(count, 9)
+        poses[:, 6] = 1.0
+        depth = torch.full((count, HEIGHT, WIDTH), 2.0)
+        return PassOutput(poses, DenseOutput(depth, torch.ones_like(depth)))
+
+    chosen = StreamSettings(scale_frames=2, window=3, flow=FlowSettings(threshold=1e-9, max_gap=3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PassRunner, "run", run_pass)
+        session = open_session(tiny_network(), chosen, frames=8, camera_iterations=1)
+        outputs = [out for image in images(8) for out in session.step(image)]
+    assert [int(out.frame_type) for out in outputs] == [0, 0, 1, 2, 2, 1, 2, 2]
 
 
 def test_the_displacement_of_a_step_is_told_with_it() -> None:

@@ -121,6 +121,8 @@ def test_bad_folders_are_one_line(one_case: Path, tmp_path: Path, capsys: pytest
         "[" * 100_000: "not readable as JSON",
         "{}": "expected cases named in letters, digits, '_', '-' and '.', found none",
         "[1]": "expected an object",
+        '{"a": {}, "b": 1}': "expected an object",
+        '{".x": {}}': "expected cases named in letters, digits, '_', '-' and '.', found '.x'",
         '{"a/../../x": {}}': "expected cases named in letters, digits, '_', '-' and '.', found 'a/../../x'",
         '{"../x": {}}': "expected cases named in letters, digits, '_', '-' and '.', found '../x'",
     }.items():
@@ -170,11 +172,14 @@ def test_other_keyframes_are_told_apart_from_wrong_numbers() -> None:
     assert other_keyframes(found, wanted) == "low precision chose other keyframes, first at row 2"
 
 
-@pytest.mark.parametrize(("precision", "verdict"), [("bfloat16", "incomparable"), ("float32", "fail")])
-def test_other_keyframes_are_forgiven_in_low_precision_alone(
-    one_case: Path, monkeypatch: pytest.MonkeyPatch, precision: str, verdict: str
+@pytest.mark.parametrize(
+    ("precision", "threshold", "verdict"),
+    [("bfloat16", 5.0, "incomparable"), ("float32", 5.0, "fail"), ("bfloat16", None, "fail"), ("float16", 0, "fail")],
+)
+def test_other_keyframes_by_flow_are_forgiven_in_low_precision_alone(
+    one_case: Path, monkeypatch: pytest.MonkeyPatch, precision: str, threshold: float | None, verdict: str
 ) -> None:
-    edit(one_case, flow_threshold=5.0)
+    edit(one_case, flow_threshold=threshold)
     cases = load_cases(one_case)
     found = cases.reference("stream_short")
     found["frame_type"] = found["frame_type"][::-1] + np.uint8(1)
@@ -258,6 +263,7 @@ MOSTLY_NONE = np.where(np.arange(20)[:, None] < 15, np.nan, WANTED)
         ("flow_pixels", WANTED * 1.045, WANTED, "bfloat16", {}, "pass", ""),
         ("flow_pixels", WANTED * 1.055, WANTED, "bfloat16", {}, "fail", "median relative difference above 0.05"),
         ("flow_pixels", WANTED * 1.045, WANTED, "float32", {}, "fail", "largest difference above 0.0001"),
+        ("flow_pixels", WANTED * 1.045, WANTED, "float32", {"cache_precision": 8}, "pass", ""),
         *(
             (name, GROWING, ONES, "bfloat16", {}, "fail", GROWS)
             for name in ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf")
@@ -267,6 +273,7 @@ MOSTLY_NONE = np.where(np.arange(20)[:, None] < 15, np.nan, WANTED)
         ("depth", STEADY, ONES, "bfloat16", {}, "pass", ""),  # less than twice as much
         ("depth", SMALL, ONES, "bfloat16", {}, "pass", ""),  # a tenth of the tolerance at most
         ("depth", ONES + 1.3 * (SMALL - ONES), ONES, "bfloat16", {}, "fail", "difference grows"),
+        ("depth", ONES + 1.3 * (SMALL - ONES), ONES, "float32", {"cache_precision": 8}, "fail", "difference grows"),
         ("depth", GROWING[::3], ONES[::3], "bfloat16", {}, "pass", ""),  # of 7 frames nothing is said
         ("depth", GROWING[EIGHT], ONES[EIGHT], "bfloat16", {}, "fail", "difference grows"),
         ("a", TYPES, TYPES, "bfloat16", {}, "pass", ""),
@@ -339,9 +346,13 @@ CASE: dict[str, Any] = {
             {**CASE, "kind": "streaming", "keyframe_interval": "auto"},
             {"flow": {"threshold": 1.5, "max_gap": 9}, "windowed": None, "keyframe_interval": "auto"},
         ),
-        (
-            {**CASE, "flow_threshold": None},
-            {"flow": None, "windowed": {"size": 11, "overlap_size": 8, "overlap_keyframes": None}},
+        # A threshold of nothing is no flow.
+        *(
+            (
+                {**CASE, "flow_threshold": threshold},
+                {"flow": None, "windowed": {"size": 11, "overlap_size": 8, "overlap_keyframes": None}},
+            )
+            for threshold in (None, 0)
         ),
         (
             {**CASE, "overlap_size": None, "overlap_keyframes": 2, "window_size": None, "max_non_keyframe_gap": None},
