@@ -8,7 +8,8 @@ import torch
 from lingbot_eval.errors import ConfigError, DependencyError
 from lingbot_eval.settings import validated
 from lingbot_eval.streaming import paged
-from lingbot_eval.streaming.paged import flashinfer_why_not
+from lingbot_eval.streaming.cache import CacheShape
+from lingbot_eval.streaming.paged import FlashInferExecutor, flashinfer_why_not
 from lingbot_eval.streaming.session import StreamingSession
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.streaming.stores import attention_name, resolve_backend
@@ -22,7 +23,9 @@ CPU = torch.device("cpu")
     [
         (None, "FlashInfer is not installed: pip install 'lingbot-eval[flashinfer]'; backend sdpa works meanwhile"),
         ("0.5.9", "FlashInfer 0.5.9 is too old: pip install 'flashinfer-python>=0.6'; backend sdpa works meanwhile"),
+        ("0.6.0", "FlashInfer needs a CUDA device, the model is on cpu; backend sdpa works meanwhile"),
         ("0.6.13", "FlashInfer needs a CUDA device, the model is on cpu; backend sdpa works meanwhile"),
+        ("0.10.1", "FlashInfer needs a CUDA device, the model is on cpu; backend sdpa works meanwhile"),
         ("1.0.0rc1", "FlashInfer needs a CUDA device, the model is on cpu; backend sdpa works meanwhile"),
     ],
 )
@@ -36,6 +39,9 @@ def test_float32_is_no_precision_of_flashinfer(monkeypatch: pytest.MonkeyPatch) 
     line = flashinfer_why_not(torch.float32, torch.device("cuda", 0))
     assert line is not None
     assert "needs precision bfloat16 or float16, found torch.float32" in line
+    # A setting is wrong, not the installation.
+    with pytest.raises(ConfigError, match="needs precision bfloat16 or float16"):
+        FlashInferExecutor(CacheShape(1, 1, 64, 10, 6, torch.float32, torch.device("cuda", 0)))
 
 
 def test_auto_on_a_cpu_is_sdpa() -> None:

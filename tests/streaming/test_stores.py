@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -118,7 +119,17 @@ def test_the_camera_store_counts_every_kept_frame_however_it_was_kept() -> None:
     assert store.used_bytes() == {"camera_head": 5 * token}
 
 
-STORES = {
+def test_room_of_the_camera_head_comes_in_chunks_of_512_frames() -> None:
+    store, policy = AppendStore(shape(1, special=1)), CachePolicy(2)
+    store.begin(policy.enter_scale(511))
+    held = []
+    for step in (policy.keep(), policy.pass_by(), policy.keep()):
+        store.begin(step)
+        held.append(store.allocated_bytes() // shape(1, special=1).token_bytes)
+    assert held == [512, 1024, 1024]
+
+
+STORES: dict[str, Callable[[], CacheStore]] = {
     "sdpa": lambda: ContiguousStore(shape(4), 2, SlicedAttention()),
     "paged": lambda: PagedStore(shape(4), 2, TorchExecutor(shape(4))),
     "camera": lambda: AppendStore(shape(1, special=1)),
@@ -184,13 +195,19 @@ def test_what_is_no_number_does_not_become_one_in_8_bits(value: float) -> None:
 
 
 def test_misuse_is_refused() -> None:
-    store = ContiguousStore(shape(4), 2, SlicedAttention())
-    with pytest.raises(StreamError, match="begin must come before"):
-        store.attend(0, *torch.zeros(3, 4, HEADS, DIM))
-    policy = CachePolicy(2)
-    store.begin(policy.enter_scale(1))
-    with pytest.raises(StreamError, match="kept already"):
-        store.keep_last(policy.keep())
+    for make in STORES.values():
+        store, policy = make(), CachePolicy(2)
+        with pytest.raises(StreamError, match="begin must come before"):
+            store.attend(0, *torch.zeros(3, 4, HEADS, DIM))
+        opening = policy.enter_scale(1)
+        store.begin(opening)
+        with pytest.raises(StreamError, match="kept already"):
+            store.keep_last(opening)
+        store.begin(policy.pass_by())
+        last = policy.keep_last()
+        store.keep_last(last)
+        with pytest.raises(StreamError, match="kept already"):
+            store.keep_last(last)
     with pytest.raises(ValueError, match="one token a frame"):
         AppendStore(shape(4))
 
