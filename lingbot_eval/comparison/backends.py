@@ -386,7 +386,7 @@ def compare_backends(
     return BackendComparison(
         dataset=frames.sequence.dataset,
         scene=frames.sequence.scene,
-        frames=max(len(step_ms) for side in sides for step_ms in side.step_ms),
+        frames=max((len(step_ms) for side in sides for step_ms in side.step_ms), default=0),
         size=(image.shape[1], image.shape[0]),
         model=selected.method.model.config,
         weights=selected.weights,

@@ -170,7 +170,7 @@ def notes(baseline: Side, run: Side) -> tuple[str, ...]:
     lines += differences(
         *({key: section(side.environment, "torch").get(key) for key in _OF_GPUS} for side in (baseline, run))
     )
-    for names in baseline.units.keys() & run.units.keys():
+    for names in [names for names in run.units if names in baseline.units]:
         old, new = baseline.units[names], run.units[names]
         for what, one, other in (("input", _input(old), _input(new)), ("settings", _settings(old), _settings(new))):
             only = sorted(set(flattened(one)) ^ set(flattened(other)))
@@ -314,7 +314,7 @@ def _findings(baseline: Side, run: Side, tolerances: Sequence[Tolerance]) -> Ite
             yield from _unit(names, (baseline, run), (old, new), tolerances)
     for names, reason in baseline.gaps.items():
         yield from _scene(names, FAMILIES, "incomparable", f"the baseline has no result: {reason}")
-    for names in run.units.keys() - baseline.units.keys() - baseline.gaps.keys():
+    for names in [names for names in run.units if names not in baseline.units and names not in baseline.gaps]:
         yield from _scene(names, ("accuracy",), "new", "not in the baseline: --update takes it in")
 
 
@@ -344,7 +344,7 @@ def _unit(
         else:
             status, reason = _metric(metric, sides, units, rule)
         yield _finding(names, metric, units, status, reason)
-    for metric in new.values.keys() - old.values.keys():
+    for metric in [metric for metric in new.values if metric not in old.values]:
         before = f"; before: {old.reasons[metric]}" if metric in old.reasons else ""
         yield _finding(names, metric, units, "new", f"not in the baseline{before}")
 

@@ -696,6 +696,17 @@ def test_out_of_memory_in_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     json.dumps(document(found), allow_nan=False)
 
 
+def test_two_sides_that_do_not_fit_are_a_result_as_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    forgetful(monkeypatch, "sdpa", 0)
+    found = compared("sdpa", "sdpa")
+    words = "out of device memory at frame 0"
+    assert (found.frames, found.ratio) == (0, f"A sdpa float32: {words}, in the warm-up: CUDA out of memory")
+    assert len(failures(found)) == 3
+    text = write_backends(found, tmp_path)[0].read_text(encoding="utf-8")
+    for side in "AB":
+        assert f"- **{side} sdpa float32: {words}, in the warm-up: CUDA out of memory**" in text
+
+
 def test_other_failures_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Bench, contender: Contender) -> Stepper:
         raise RuntimeError("a fault")
@@ -780,6 +791,8 @@ def test_depth_differences_are_relative_medians() -> None:
     assert depth_difference(first, second) == pytest.approx(0.1)  # of 0.1, 0 and 0.25
     assert depth_difference(first[:, :2], second[:, :2]) == pytest.approx(0)  # of 0 and 0.1 the lower one
     assert np.isnan(depth_difference(first, np.zeros((2, 3), np.float32)))
+    assert depth_difference(first, -second) == pytest.approx(2.1)  # of 2.1, 2 and 2.25
+    assert np.isnan([depth_difference(None, second), depth_difference(first, None)]).all()
 
 
 def test_frames_are_decoded_once_while_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -787,6 +800,13 @@ def test_frames_are_decoded_once_while_they_fit(monkeypatch: pytest.MonkeyPatch)
     first = list(frames.frames())
     assert all(one is other for one, other in zip(first, frames.frames(), strict=True))
     nbytes = 28 * 28 * 3
+    monkeypatch.setattr(frames_module, "MAX_BYTES_KEPT", 5 * nbytes)
+    whole = PreparedFrames(selected(5).unit)
+    assert all(one is other for one, other in zip(list(whole.frames()), whole.frames(), strict=True))
+    # Of a pass that was left early nothing is kept: the next one has all.
+    early = PreparedFrames(selected(5).unit)
+    early.first()
+    assert [frame.index for frame in early.frames()] == list(range(5))
     monkeypatch.setattr(frames_module, "MAX_BYTES_KEPT", 3 * nbytes)
     again = PreparedFrames(selected(5).unit)
     passes = [list(again.frames()) for _ in range(2)]
@@ -821,6 +841,7 @@ def test_a_selection_is_cut_and_scenes_are_found_by_name() -> None:
             "sdpa:float32:float32",
             "A: expected one precision at most and one of keys and values, found 'sdpa:float32:flo",
         ),
+        ("sdpa:8:16", "A: expected one precision at most and one of keys and values, found 'sdpa:8:16'"),
     ],
 )
 def test_unknown_sides(text: str, says: str) -> None:
@@ -836,6 +857,7 @@ def test_sides_are_resolved() -> None:
     assert parse_contender("A", "sdpa", narrow, CPU).cache_precision == 8
     assert parse_contender("A", "sdpa:16", narrow, CPU).cache_precision is None
     assert parse_contender("B", "paged:8", method(), CPU).label == "B paged float32 8-bit cache"
+    assert parse_contender("B", "paged:8:float16", method(), CPU).label == "B paged float16 8-bit cache"
     with pytest.raises(ConfigError, match="B: FlashInfer reads no 8-bit numbers"):
         parse_contender("B", "flashinfer:float16:8", method(), CPU)
 
@@ -856,6 +878,8 @@ def test_heads_round_as_the_method_says(heads: str, precision: str, rounds: bool
     assert side.label == label
     assert side.is_reference is (precision == "float32" and not rounds)
     assert not found.model(reference_contender()).network.tf32_heads
+    other = replace(side, name="B", backend="paged", cache_precision=8)
+    assert found.model(other) is found.model(side), "weights are there once"
 
 
 def method(**settings: object) -> LingbotConfig:

@@ -146,7 +146,14 @@ def edited(tmp_path: Path, **changes: Any) -> Path:
         ({"tolerances": [{"match": "*", "kind": "relative", "worse_by": 1, "floor": -1}]}, "tolerances.0.floor"),
         ({"tolerances": [{"match": "*", "kind": "absolute", "worse_by": -1}]}, "tolerances.0.worse_by"),
         ({"tolerances": [{"match": "*", "kind": "statistical", "alpha": 0.5}]}, "tolerances.0.alpha"),
+        ({"tolerances": [{"match": "*", "kind": "statistical", "alpha": 0}]}, "tolerances.0.alpha"),
         ({"tolerances": [{"match": "*", "kind": "statistical", "min_effect": 0}]}, "tolerances.0.min_effect"),
+        ({"tolerances": [{"match": "*", "kind": "statistical", "min_effect": 11}]}, "tolerances.0.min_effect"),
+        ({"tolerances": [{"match": "*", "kind": "absolute", "worse_by": float("inf")}]}, "tolerances.0.worse_by"),
+        (
+            {"tolerances": [{"match": "*", "kind": "relative", "worse_by": 1, "floor": float("inf")}]},
+            "tolerances.0.floor",
+        ),
         ({"tolerances": [{"match": "", "kind": "shown"}]}, "tolerances.0.match"),
         ({"tolerances": [{"match": "*", "kind": "relative", "worse_by": 0.1, "better": "bigger"}]}, "better"),
         ({"units": []}, "units"),
@@ -165,9 +172,10 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path: Path, changes: dic
 
 def test_broken_samples_and_doubled_scenes_are_refused(tmp_path: Path) -> None:
     document = yaml.safe_load(baseline_text(first()))
-    document["units"][0]["samples"] = {LATENCY: ["1.0 x"]}
-    with pytest.raises(ConfigError, match=r"units\.0\.samples"):
-        load_baseline(edited(tmp_path, units=document["units"]))
+    for line in ("1.0 x", "1.0 -2.0", "inf 1.0"):
+        document["units"][0]["samples"] = {LATENCY: ["1.0 2.0", line]}
+        with pytest.raises(ConfigError, match=r"units\.0\.samples"):
+            load_baseline(edited(tmp_path, units=document["units"]))
     document["units"][0]["samples"] = {ATE: ["1.0"]}
     with pytest.raises(ConfigError, match=rf"{ATE} has no samples; those that have: {LATENCY}, "):
         load_baseline(edited(tmp_path, units=document["units"]))

@@ -270,6 +270,10 @@ def test_which_gpu_of_a_host_it_was_is_no_difference(before: str, now: str) -> N
         ({"settings": SETTINGS | {"streaming": {"window": 8}}}, "settings: streaming.window: baseline 16, run 8"),
         ({"settings": SETTINGS | {"device": "cuda:0"}}, 'settings: device: baseline "cpu", run "cuda"'),
         ({"input": INPUT | {"selection": {"stride": 5}}}, "input: selection.stride: baseline 1, run 5"),
+        (
+            {"input": INPUT | {"selection": {"stride": 5}}, "settings": SETTINGS | {"streaming": {"window": 8}}},
+            "input: selection.stride: baseline 1, run 5; settings: streaming.window: baseline 16, run 8",
+        ),
     ],
 )
 def test_another_experiment_is_incomparable_however_good(changes: dict[str, Any], words: str) -> None:
@@ -379,6 +383,21 @@ def test_a_new_metric_and_a_new_scene_are_noted() -> None:
         (drift, NAMES, 2.0, "not in the baseline; before: too short"),
         ("scene", other, None, "not in the baseline: --update takes it in"),
     }
+
+
+def test_what_is_new_and_what_is_a_note_come_in_the_run_s_order() -> None:
+    """The same two sides give the same page, whatever order sets have that day."""
+    metrics = [f"depth/made_up_{number}" for number in (5, 2, 7, 0, 3, 6, 1, 4)]
+    scenes = [("tum", f"scene {number}", "lingbot") for number in (3, 7, 1, 5, 0, 6, 2, 4)]
+    known = [("tum", name, "lingbot") for name in "dbeacf"]
+    old = side({names: unit() for names in known[::-1]} | {NAMES: unit()})
+    more = unit(VALUES | dict.fromkeys(metrics, 1.0))
+    facts = {names: unit(settings=SETTINGS | {names[1]: 1}) for names in known}
+    verdict = gate(side(facts | {NAMES: more} | {names: unit() for names in scenes}), old)
+    new = [each for each in verdict.findings if each.status == "new"]
+    assert [each.metric for each in new if each.names == NAMES] == metrics
+    assert [each.names for each in new if each.names != NAMES] == scenes
+    assert verdict.notes == tuple(f"settings recorded on one side only: {name}" for name in "dbeacf")
 
 
 def test_a_scene_that_fails_now_is_a_regression_everywhere() -> None:

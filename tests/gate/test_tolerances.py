@@ -78,18 +78,48 @@ def test_one_percent(run: float, expected: Status) -> None:
     assert judge_values(1.0, run, Relative(kind="relative", match="*", worse_by=0.0101), "lower") == expected
 
 
+@pytest.mark.parametrize("better", ["lower", "higher", "same"])
+@pytest.mark.parametrize("change", [-0.5, 0.5])
+def test_exactly_at_the_limit_holds_either_way(better: str, change: float) -> None:
+    for tolerance in (
+        Absolute(kind="absolute", match="*", worse_by=0.5),
+        Relative(kind="relative", match="*", worse_by=0.25),
+        Relative(kind="relative", match="*", worse_by=0.125, floor=0.5),
+    ):
+        assert judge_values(2.0, 2.0 + change, tolerance, better) == "held"  # type: ignore[arg-type]
+
+
 def test_the_floor_leaves_room_above_nothing() -> None:
     tight = Relative(kind="relative", match="*", worse_by=0.5)
     assert judge_values(0.0, 1e-9, tight, "lower") == "regression"
     assert judge_values(0.0, 1e-9, tight.model_copy(update={"floor": 1e-6}), "lower") == "held"
 
 
-def test_the_first_match_counts() -> None:
-    found = tolerance_for("throughput/forward_latency/p95", default_tolerances())
-    assert isinstance(found, Shown)
-    found = tolerance_for("throughput/forward_latency/p50", default_tolerances())
+@pytest.mark.parametrize(
+    ("metric", "kind"),
+    [
+        ("forward_latency/p50", "statistical"),
+        ("end_to_end_interval/p50", "statistical"),
+        ("forward_latency/p95", "shown"),
+        ("forward_latency/p99", "shown"),
+        ("end_to_end_interval/p95", "shown"),
+        ("forward_fps", "shown"),
+        ("end_to_end_fps", "shown"),
+        ("harness_overhead", "shown"),
+        ("first_output_latency", "shown"),
+        ("warm_up", "shown"),
+    ],
+)
+def test_of_speed_the_two_medians_with_samples_are_judged(metric: str, kind: str) -> None:
+    found = tolerance_for(f"throughput/{metric}", default_tolerances())
     assert found is not None
-    assert found.kind == "statistical"
+    assert found.kind == kind
+
+
+def test_the_first_match_counts() -> None:
+    rules = (Shown(kind="shown", match="depth/*"), Absolute(kind="absolute", match="depth/abs_rel/*", worse_by=1))
+    assert tolerance_for("depth/abs_rel/lstsq", rules) is rules[0]
+    assert tolerance_for("depth/abs_rel/lstsq", rules[::-1]) is rules[1]
     assert tolerance_for("depth/abs_rel/lstsq", ()) is None
 
 

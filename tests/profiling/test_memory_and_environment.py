@@ -196,6 +196,7 @@ def test_the_process_grows_by_what_it_touches(monkeypatch: pytest.MonkeyPatch) -
     before = process_resident_bytes()
     # Mapped anew: an array could lie in memory that earlier tests gave back to the allocator, not to the system.
     block = np.frombuffer(mmap.mmap(-1, 64 * 2**20), np.uint8)
+    assert process_resident_bytes() - before < 16 * 2**20, "what is only asked for is nowhere yet"
     block[:] = 1
     assert process_resident_bytes() - before > 48 * 2**20
     monkeypatch.setattr(memory, "process_resident_bytes", lambda: before + block.nbytes)

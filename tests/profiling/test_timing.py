@@ -121,8 +121,12 @@ def test_a_method_without_device_times_still_has_a_pace() -> None:
     assert found["end_to_end_fps", ""].value == pytest.approx(1.5)
     # The first interval is the start-up, not the pace.
     assert found["end_to_end_interval", "p50"].samples == 2
-    assert "does not report" in (found["forward_fps", ""].reason or "")
     assert "not warmed up" in (found["warm_up", ""].reason or "")
+    told = by_name(throughput_measurements([1.0] * 3, [None] * 3, [1.0, 0.5, 0.5], None))
+    assert found.keys() == told.keys()
+    for key in (("forward_fps", ""), *(("forward_latency", f"p{percent}") for percent in (50, 95, 99))):
+        assert found[key].reason == "the method does not report its time on the device"
+        assert (found[key].value, found[key].unit, found[key].convention) == (None, told[key].unit, told[key].convention)
 
 
 def test_a_stream_without_predictions_has_reasons_only() -> None:
