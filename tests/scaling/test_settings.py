@@ -7,22 +7,25 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from studies import study
+from studies import case_record, study
 
 from lingbot_eval.errors import ConfigError
+from lingbot_eval.methods.base import Method
 from lingbot_eval.methods.lingbot_config import ModelSettings
 from lingbot_eval.methods.model import LingbotMethod
 from lingbot_eval.model.config import CONFIGS
-from lingbot_eval.runs.stream import Pace
+from lingbot_eval.runs.attempt import Attempt
+from lingbot_eval.runs.stream import Output, Pace
 from lingbot_eval.scaling import execute as execute_module
 from lingbot_eval.scaling.execute import CaseScorer, CaseTask, in_order, model_of
 from lingbot_eval.scaling.settings import Case, NoiseInput, Study, Sweep, load_study
 from lingbot_eval.settings import validated
 from lingbot_eval.streaming.estimate import NetworkSize
 from lingbot_eval.streaming.settings import StreamSettings
+from lingbot_eval.types import Frame, Prediction
 
 MEASURED = Path(__file__).parents[2] / "reports" / "measurements" / "h200_scale.json"
 SMALL = """
@@ -85,6 +88,62 @@ def test_every_axis_of_a_case_and_every_setting_of_a_study_reaches_the_method() 
         task = CaseTask(given, other, lambda case: pytest.fail("not opened"))
         assert task.pace == Pace(hertz=None, frames=30, limit_s=None)
         assert (task.saves, model_of(given, other).overlapped) == (True, overlapped)
+
+
+def guest(**method: Any) -> Study:
+    whole = {"kind": "scale", "name": "guest", "input": {"kind": "noise"}, "defaults": {"frames": 9, "size": [28, 14]}}
+    return validated(Study, {**whole, "sample_every": 5, "method": method}, "test")
+
+
+@pytest.mark.parametrize(
+    ("method", "repeatable", "here"),
+    [
+        ({"kind": "motionless"}, True, True),
+        ({"kind": "external", "command": ["p"]}, False, False),
+        ({"kind": "external", "command": ["p"], "version": "2"}, True, False),
+    ],
+)
+def test_whether_a_result_stands_and_whose_memory_is_looked_at(
+    method: dict[str, Any], repeatable: bool, here: bool
+) -> None:
+    """A program of which nobody knows the version runs anew; its memory is not this process's."""
+    given = guest(**method)
+    (case,) = given.all_cases()
+    task = CaseTask(given, case, lambda case: pytest.fail("not opened"))
+    assert task.is_done(case_record(case.name)) is repeatable
+    looked = {"every 5 frames and at checkpoints": "process"} if here else {}
+    attempt = Attempt(started="2026-01-01T00:00:00+00:00", begun=0.0)
+    assert task.record(attempt).sampling == {"every frame": "forward and interval times", **looked}
+    scorer = CaseScorer(given, case, cast(Method, object()))
+    rows = [
+        scorer.add(Output(Frame(i, 0.0, None, ""), Prediction(i, 0.0, None), interval_s=1.0, latency_s=1.0, backlog=0))
+        for i in range(5)
+    ]
+    assert ["process_bytes" in row for row in rows] == [False] * 4 + [here]
+
+
+@pytest.mark.parametrize(
+    ("given", "workers"),
+    [
+        (study(), 0),
+        (study(device="cuda:1"), 4),
+        (guest(kind="motionless"), 0),
+        (guest(kind="external", command=["p"], gpu=1), 4),
+    ],
+)
+def test_frames_are_decoded_beside_what_computes_elsewhere(
+    given: Study, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def opened(settings: Any, size: tuple[int, int], workers: int, each_frame: object) -> Any:
+        asked.append(workers)
+        return SimpleNamespace(first=lambda count: count)
+
+    monkeypatch.setattr(execute_module, "open_source", opened)
+    (case,) = given.all_cases()
+    _, task_of = execute_module.reopen(tmp_path, given.model_dump_json(exclude_unset=True))
+    assert (task_of(case.names).open(), asked) == (case.frames, [workers])
 
 
 @pytest.mark.parametrize(("device", "on_cpu"), [("cpu", True), ("cuda:1", False)])
@@ -308,6 +367,20 @@ def test_names_say_every_difference() -> None:
         ("defaults.frames=0", "greater than or equal to 1"),
         ("defaults.camera_hz=0", "greater than 0"),
         ("defaults.limit_s=0", "greater than 0"),
+        ("defaults.size=[0, 14]", "greater than or equal to 14"),
+        ("defaults.frames=10000001", "less than or equal to 10000000"),
+        ("defaults.camera_hz=10001", "less than or equal to 10000"),
+        ("defaults.window=0", "greater than or equal to 1"),
+        ("sample_every=0", "greater than or equal to 1"),
+        ("checkpoints=[0, 5]", "greater than or equal to 1"),
+        ("input={kind: synthetic, step: 0}", "greater than 0"),
+        ("input={kind: noise, pool: 100001}", "less than or equal to 100000"),
+        ("device=gpu", "device"),
+        ("name=a/b", "name"),
+        (
+            "input={kind: dataset, dataset: {name: tum, root: /x, scenes: [a], strides: [2]}}",
+            "a study has checkpoints along one stream",
+        ),
         ("checkpoints=[300, 100]", "rising"),
         ("sweep.frames=[]", "at least 1"),
         (
