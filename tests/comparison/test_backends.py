@@ -40,7 +40,7 @@ from lingbot_eval.comparison.contenders import (
     select,
 )
 from lingbot_eval.comparison.page import document, failures, page, prepare_folder, tables, title, write_backends
-from lingbot_eval.errors import ConfigError, DependencyError, StoreError
+from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreError
 from lingbot_eval.methods import stepper as stepper_module
 from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.methods.model import Model
@@ -814,6 +814,15 @@ def test_frames_are_decoded_once_while_they_fit(monkeypatch: pytest.MonkeyPatch)
     for frames_of_pass in passes:
         for one, other in zip(frames_of_pass, first, strict=True):
             np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_a_scene_without_frames_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = SimpleNamespace(dataset="tum", scene="desk", frames=lambda *, depth: iter(()))
+    monkeypatch.setattr(frames_module, "open_scene", lambda unit: scene)
+    frames = PreparedFrames(selected(3).unit)
+    for _ in range(2):
+        with pytest.raises(DataError, match="^tum/desk: expected frames, found none$"):
+            frames.first()
 
 
 def test_a_selection_is_cut_and_scenes_are_found_by_name() -> None:

@@ -42,6 +42,14 @@ def test_a_run_as_it_is_stored(tmp_path: Path) -> None:
     assert (unit.failure, unit.reasons, unit.notes, side.gaps, side.problems) == (None, {}, (), {}, ())
 
 
+def test_a_run_that_does_not_say_of_which_code_it_is(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    store = RunStore.open(path)
+    store.write_run(store.read_run().model_copy(update={"environment": {}}))
+    code = read_runs([path]).code
+    assert (code["key"], code["lingbot_eval"], code["git"]) == ("0123456789abcdef", "unknown", "unknown")
+
+
 def test_a_unit_is_read_with_all_that_its_record_says(tmp_path: Path) -> None:
     """Values or reasons, each metric with its meaning; of two sampled columns each its own."""
     path = write_run(tmp_path, VALUES | {INTERVAL: 70.0})

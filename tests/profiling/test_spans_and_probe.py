@@ -68,8 +68,8 @@ __all__ = ["gpu"]
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (600, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: {"cuda:0": 300}.get(device, 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {"cuda:0": (600, 1000)}.get(device, (0, 0)))
 
 
 @pytest.mark.usefixtures("fake_gpu")
@@ -79,6 +79,8 @@ def test_the_driver_is_asked_for_this_process_where_it_answers(gpu: Use) -> None
     sample = probe.sample()
     assert (sample["device_reserved_bytes"], sample["driver_bytes"]) == (300, 350)
     assert "this process" in probe.driver_source
+    gpu(FakeNvml([process(os.getpid(), 450)]))
+    assert probe.sample()["driver_bytes"] == 450, "as it is now, not as it was found"
 
 
 @pytest.mark.usefixtures("fake_gpu")

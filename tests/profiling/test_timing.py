@@ -125,8 +125,8 @@ def test_a_method_without_device_times_still_has_a_pace() -> None:
     told = by_name(throughput_measurements([1.0] * 3, [None] * 3, [1.0, 0.5, 0.5], None))
     assert found.keys() == told.keys()
     for key in (("forward_fps", ""), *(("forward_latency", f"p{percent}") for percent in (50, 95, 99))):
-        assert found[key].reason == "the method does not report its time on the device"
-        assert (found[key].value, found[key].unit, found[key].convention) == (None, told[key].unit, told[key].convention)
+        assert (found[key].value, found[key].reason) == (None, "the method does not report its time on the device")
+        assert (found[key].unit, found[key].convention) == (told[key].unit, told[key].convention)
 
 
 def test_a_stream_without_predictions_has_reasons_only() -> None:

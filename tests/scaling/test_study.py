@@ -320,6 +320,23 @@ def test_a_crash_costs_the_network_and_not_the_study(tmp_path: Path, monkeypatch
     assert builds == ["float32", "float32"]
 
 
+def test_a_study_of_which_no_frame_came_out_has_a_page_without_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(backend: str, frame: int) -> None:
+        raise RuntimeError("device-side assert")
+
+    plant(monkeypatch, crash)
+    outcome = run(tmp_path, study())
+    (record,) = outcome.records
+    assert (record.predictions, record.checkpoints, record.failed_at_frame) == (0, [], 0)
+    assert write_scaling(outcome.path) == (outcome.path / PAGE,)
+    text = (outcome.path / PAGE).read_text(encoding="utf-8")
+    assert f"{record.name}: failed (stream at frame 0): RuntimeError: device-side assert" in text.replace("\\", "")
+    assert "![" not in text
+    assert not (outcome.path / FIGURE).exists()
+
+
 def test_what_failed_first_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a case that fails what came before is scored, which may fail in its turn."""
 
