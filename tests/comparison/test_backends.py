@@ -821,7 +821,7 @@ def test_a_scene_without_frames_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(frames_module, "open_scene", lambda unit: scene)
     frames = PreparedFrames(selected(3).unit)
     for _ in range(2):
-        with pytest.raises(DataError, match="^tum/desk: expected frames, found none$"):
+        with pytest.raises(DataError, match=r"^tum/desk: expected frames, found none$"):
             frames.first()
 
 
