@@ -105,6 +105,10 @@ def test_update_returns_the_frames_own_error_under_scale_only() -> None:
         found = scorer.update(index, *pair)
         assert found == pytest.approx(naive([pair], "scale_only", (0, 80))["abs_rel"], rel=1e-9)
     assert {m.variant for m in scorer.compute() if m.name == "rmse"} == {"none"}
+    # Without an alignment of the sequence nothing of a sample is measured.
+    names = {m.name for m in scorer.compute()}
+    assert names.isdisjoint({"sampling_error", "abs_rel_at_distance", "abs_rel_by_confidence"})
+    assert "confidence_rank_correlation" not in names
 
 
 def test_a_plugins_metric_sees_depth_aligned_as_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +204,9 @@ def test_limits_are_open_and_infinity_is_no_truth() -> None:
     truth = np.array([[0.0, 1.0, 2.0, 3.0, 4.0, np.inf, np.nan]], dtype=np.float32)
     scorer = DepthScorer(DepthSettings(min_depth=1, max_depth=4, min_valid_pixels=2))
     scorer.update(0, truth, np.ones_like(truth))
-    assert by_name(scorer)["abs_rel", "none"].samples == 2
+    measured = by_name(scorer)["abs_rel", "none"]
+    assert measured.samples == 2
+    assert "pixels with 1 < truth < 4 m and prediction > 0" in measured.convention
 
 
 def test_pixels_without_a_prediction_are_counted() -> None:
@@ -228,7 +234,10 @@ def test_frames_that_cannot_be_scored_are_counted_by_reason() -> None:
     without = [m for m in scorer.compute(2.0) if m.value is None]
     assert {m.name for m in without} > {"abs_rel", "abs_rel_at_distance", "abs_rel_by_confidence", "sampling_error"}
     assert all("no frame could be scored" in (m.reason or "") and m.samples == 0 for m in without)
-    assert "2 frames with too few valid pixels" in (by_name(scorer)["rmse", "none"].reason or "")
+    assert by_name(scorer)["rmse", "none"].reason == (
+        "no frame could be scored: 1 frames without true depth, 1 frames without predicted depth,"
+        " 2 frames with too few valid pixels"
+    )
     sparse.ravel()[99] = 1.0
     assert scorer.update(4, sparse, good) is not None, "100 valid pixels are enough"
     assert value(scorer, "frames_scored") == 1
@@ -240,7 +249,18 @@ def test_frames_that_cannot_be_scored_are_counted_by_reason() -> None:
 
 
 def test_nothing_given() -> None:
-    assert by_name(DepthScorer())["abs_rel", "scale_only"].reason == "no frame was given"
+    """Not even the trajectory's scale, of which nobody knows yet."""
+    found = by_name(DepthScorer())
+    assert found["unpredicted_pixels", ""].reason == "no pixel with valid true depth"
+    assert found["frames_scored", ""].value == 0
+    others = {m.reason for m in found.values() if m.value is None and m.name != "unpredicted_pixels"}
+    assert others == {"no frame was given"}
+
+
+def test_a_frame_without_either_depth_lacks_the_truth() -> None:
+    scorer = DepthScorer()
+    assert scorer.update(0, None, None) is None
+    assert [value(scorer, "frames_skipped", v) for v in ("no_truth", "no_prediction", "few_valid_pixels")] == [1, 0, 0]
 
 
 def test_overflow_becomes_a_reason() -> None:
@@ -278,9 +298,24 @@ def test_memory_does_not_grow_with_the_length() -> None:
 
 
 def test_settings_are_strict() -> None:
-    for wrong in ({"max_depth": 0}, {"min_depth": 5, "max_depth": 5}, {"alignments": ("median",)}, {"maxdepth": 3}):
+    for wrong in (
+        {"max_depth": 0},
+        {"max_depth": float("inf")},
+        {"min_depth": -0.1},
+        {"min_depth": 6, "max_depth": 5},
+        {"alignments": ("median",)},
+        {"alignments": ()},
+        {"sequence_alignments": ("scale_only",)},
+        {"sample_pixels": 999},
+        {"sample_pixels": 50_000_001},
+        {"min_valid_pixels": 1},
+        {"maxdepth": 3},
+    ):
         with pytest.raises(ValidationError):
             DepthSettings.model_validate(wrong)
+    with pytest.raises(ValidationError, match=r"min_depth 5.0 must be smaller than max_depth 5.0"):
+        DepthSettings(min_depth=5, max_depth=5)
+    DepthSettings(sample_pixels=50_000_000, min_valid_pixels=2, min_depth=4.9, max_depth=5)
 
 
 SEQUENCE = ("sequence_scale", "sequence_lstsq", "trajectory_scale")
@@ -421,13 +456,16 @@ def test_error_against_distance() -> None:
     """Exact below 4 m, 20 % off from there on; most pixels are near, so the scale is 1."""
     truth = np.full((40, 40), 1.5, dtype=np.float32)
     truth[:10], truth[10, :20] = 6.0, 4.0  # which is the first of its stretch
+    truth[10, 20:25], truth[10, 25:32] = 64.0, 79.0
     scorer = DepthScorer()
     scorer.update(0, truth, np.where(truth >= 4, 1.2 * truth, truth).astype(np.float32))
     found = {m.variant: m for m in scorer.compute() if m.name == "abs_rel_at_distance"}
     assert found["1…2 m"].value == pytest.approx(0, abs=1e-7)
     assert found["4…8 m"].value == pytest.approx(0.2, rel=1e-5)
     assert found["4…8 m"].samples == 420
-    assert found["above 64 m"].reason == "no pixel at this distance"
+    assert found["above 64 m"].value == pytest.approx(0.2, rel=1e-5)
+    assert found["above 64 m"].samples == 12
+    assert found["32…64 m"].reason == "no pixel at this distance"
 
 
 def test_calibration_of_the_confidence() -> None:
@@ -441,9 +479,25 @@ def test_calibration_of_the_confidence() -> None:
         assert found["confidence_rank_correlation", ""] == pytest.approx(correlation, abs=0.06)
     scorer = DepthScorer()
     scorer.update(0, truth, truth, np.ones_like(truth))
-    assert "same everywhere" in (by_name(scorer)["abs_rel_by_confidence", "tenth 1"].reason or "")
-    with pytest.raises(DataError, match="frame 3: confidence of shape"):
+    for key in (("abs_rel_by_confidence", "tenth 1"), ("confidence_rank_correlation", "")):
+        assert by_name(scorer)[key].reason == "the confidence is the same everywhere"
+    with pytest.raises(DataError, match=r"frame 3: confidence of shape \(2, 2\) .* depth of shape \(50, 50\)"):
         scorer.update(3, truth, truth, np.ones((2, 2), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("sure", "reason"), [(False, "the method gives no confidence"), (True, "the error is the same everywhere")]
+)
+def test_an_order_that_cannot_be_told_has_its_reason(sure: bool, reason: str) -> None:
+    """Without confidence there are no tenths; of exact depth there are, and they are 0."""
+    truth = np.full((20, 20), 2.0, dtype=np.float32)
+    scorer = DepthScorer()
+    scorer.update(0, truth, truth, np.arange(400, dtype=np.float32).reshape(20, 20) if sure else None)
+    found = by_name(scorer)
+    rank = found["confidence_rank_correlation", ""]
+    assert (rank.value, rank.samples, rank.reason) == (None, 0, reason)
+    tenth = found["abs_rel_by_confidence", "tenth 10"]
+    assert (tenth.value, tenth.samples, tenth.reason) == ((0.0, 40, None) if sure else (None, 0, reason))
 
 
 def test_tenths_of_the_confidence_go_from_least_to_most() -> None:
@@ -455,7 +509,10 @@ def test_tenths_of_the_confidence_go_from_least_to_most() -> None:
     shuffled = np.random.default_rng(0).permutation(10)
     scorer = DepthScorer()
     scorer.update(0, truth, truth)  # of this one the method told no confidence
-    scorer.update(1, truth, prediction[shuffled], confidence[shuffled])
+    # Pixels that do not count take their confidence with them: one without truth, one without a prediction.
+    known, guess = (np.pad(each, ((0, 0), (2, 0)), constant_values=2.0) for each in (truth, prediction[shuffled]))
+    known[:, 0], guess[:, 1] = 0.0, np.nan
+    scorer.update(1, known, guess, np.pad(confidence[shuffled], ((0, 0), (2, 0)), constant_values=99.0))
     found = {m.variant: m for m in scorer.compute() if m.name == "abs_rel_by_confidence"}
     assert [found[f"tenth {k}"].value for k in range(1, 11)] == pytest.approx(errors, abs=1e-6)
     assert {m.samples for m in found.values()} == {20}
@@ -502,4 +559,28 @@ def test_a_full_sample_is_thinned_when_it_is_beyond_its_size() -> None:
     for pixels, kept in ((1000, 1000), (1010, 505)):
         scorer = DepthScorer(DepthSettings(sample_pixels=1000))
         scorer.update(0, np.full((10, pixels // 10), 2.0, np.float32), np.full((10, pixels // 10), 1.0, np.float32))
-        assert by_name(scorer)["sampling_error", ""].samples == kept
+        found = by_name(scorer)
+        assert found["sampling_error", ""].samples == kept
+        words = (
+            "all valid pixels of all frames" if kept == pixels else "a sample of every 2th valid pixel of each frame"
+        )
+        for key in (
+            ("rmse", "sequence_scale"),
+            ("abs_rel_at_distance", "2…4 m"),
+            ("abs_rel_by_confidence", "tenth 1"),
+            ("confidence_rank_correlation", ""),
+        ):
+            assert found[key].convention.endswith(words)
+
+
+def test_a_sample_is_not_always_of_the_same_columns() -> None:
+    """Every fourth column is half too far, and of a frame 20 pixels wide every sixteenth pixel may be one of them."""
+    truth = np.full((20, 20), 2.0, dtype=np.float32)
+    guess = truth.copy()
+    guess[:, ::4] = 3.0
+    scorer = DepthScorer(DepthSettings(sample_pixels=1000))
+    for index in range(40):
+        scorer.update(index, truth, guess)
+    measured = by_name(scorer)["abs_rel", "sequence_scale"]
+    assert "every 16th" in measured.convention
+    assert measured.value == pytest.approx(0.125, abs=0.04)

@@ -177,13 +177,31 @@ def test_positions_alone_have_no_relative_poses(side: int) -> None:
 
 
 def test_settings_are_strict() -> None:
-    for wrong in ({"thresholds_deg": (3, 3)}, {"thresholds_deg": (0,)}, {"definitions": ("auc",)}):
+    for wrong in ((3, 3), (0,), (181,), (2.5,), ()):
         with pytest.raises(ValidationError):
-            PairAucSettings.model_validate(wrong)
+            PairAucSettings.model_validate({"thresholds_deg": wrong})
+    with pytest.raises(ValidationError):
+        PairAucSettings.model_validate({"definitions": ("auc",)})
+
+
+def test_half_a_turn_is_the_largest_error() -> None:
+    """Three of six pairs are exactly 180° off: in the last bin of AUC, which is closed, and not below it."""
+    quarter = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    turns = np.stack([np.linalg.matrix_power(quarter, k) for k in range(4)])
+    truth = pose_matrix(turns, np.random.default_rng(0).normal(size=(4, 3)))
+    estimate = truth.copy()
+    estimate[0, :3, :3] = np.diag([1.0, -1, -1])
+    settings = PairAucSettings(thresholds_deg=(180, 1))
+    measured = pair_measurements(trajectory(truth), trajectory(estimate), settings)
+    found = {m.name: m.value for m in measured}
+    assert found["auc_180"] == pytest.approx(100 * (179 * 3 + 6) / (180 * 6))
+    assert found["racc_180"] == found["racc_1"] == found["auc_1"] == pytest.approx(50)
+    assert {m.samples for m in measured} == {6}
+    assert [m.name for m in measured][:4] == ["auc_180", "auc_1", "racc_180", "racc_1"]
 
 
 def test_each_is_asked_for_once() -> None:
-    with pytest.raises(ValidationError, match="each once, found"):
+    with pytest.raises(ValidationError, match="each once, found 5, 3, 5"):
         PairAucSettings.model_validate({"thresholds_deg": (5, 3, 5)})
 
 

@@ -74,6 +74,13 @@ def papers_depth(truths: list[np.ndarray], predictions: list[np.ndarray], align:
     }
 
 
+WORDS = {
+    "video_metric": "as it is, then clipped",
+    "video_scale": "multiplied by one scale of the whole sequence, that of least absolute deviations",
+    "video_scale_shift": "moved by one scale and shift of the whole sequence, sought as in CUT3R's evaluation",
+}
+
+
 @pytest.mark.parametrize("align", ["video_metric", "video_scale", "video_scale_shift"])
 def test_video_depth(align: str) -> None:
     for seed in (0, 1):
@@ -86,6 +93,7 @@ def test_video_depth(align: str) -> None:
         for name, expected in papers_depth(truths, predictions, align).items():
             assert found[name].value == pytest.approx(expected, rel=1e-6), (name, align)
         assert "clipped at 6 m" in found["abs_rel"].convention
+        assert f"; every prediction {WORDS[align]}" in found["abs_rel"].convention
 
 
 def test_each_alignment_of_video_depth_says_something_else() -> None:

@@ -11,9 +11,9 @@ from scipy.spatial.transform import Rotation
 from lingbot_eval.errors import DataError
 from lingbot_eval.geometry.cameras import project
 from lingbot_eval.geometry.poses import pose_matrix
-from lingbot_eval.metrics.base import SceneContext
+from lingbot_eval.metrics.base import SceneContext, ScoredScene
 from lingbot_eval.metrics.points import PointFamily, PointSettings, score_points, world_points
-from lingbot_eval.types import Frame, Prediction
+from lingbot_eval.types import Frame, Prediction, Trajectory
 
 K = np.array([[30.0, 0, 16], [0, 32.0, 12], [0, 0, 1]])
 
@@ -88,6 +88,28 @@ def test_one_frame_of_many_times_the_points_is_thinned_at_once() -> None:
     # 21 of 24 rows of 32 pixels have depth: 672, of which every eighth is the first share that fits.
     assert len(collector.clouds()[0]) == 84
     assert collector.sampled == "every 8th valid pixel"
+    whole = family(672, (0.0, 80.0))
+    whole.add(*frame_pair(0))
+    assert (len(whole.clouds()[0]), whole.sampled) == (672, "")
+
+
+def test_clouds_are_compared_by_the_families_own_settings() -> None:
+    settings = PointSettings(voxel_m=None, icp_m=None, threshold_m=0.2, normal_neighbours=None, max_points=1000)
+    for gives_depth in (True, False):
+        collector = PointFamily(settings, SceneContext(gives_depth=gives_depth))
+        for index in range(12):
+            frame, prediction = frame_pair(index)
+            collector.add(frame if index < 10 else replace(frame, depth=None), prediction)
+        nothing = Trajectory(np.empty(0, np.int64), np.empty(0), np.empty((0, 4, 4)))
+        found = collector.compute(ScoredScene(nothing, nothing, 12))
+        assert len(found) == 8
+        if gives_depth:
+            assert found[0].value == pytest.approx(0, abs=1e-5)
+            words = "Umeyama on corresponding points; every 8th valid pixel, 2 frames without true depth left out"
+            assert {m.convention.partition("; ")[2] for m in found} == {words}
+            assert "closer than 0.2 m" in {m.name: m.convention for m in found}["precision"]
+        else:
+            assert {(m.value, m.reason) for m in found} == {(None, "the method gives no depth")}
 
 
 def test_frames_that_lack_something_are_counted() -> None:
@@ -97,7 +119,8 @@ def test_frames_that_lack_something_are_counted() -> None:
     collector.add(frame, Prediction(1, 0.0, prediction.camera_to_world, None))
     assert collector.sampled == "1 frames without reference pose left out, 1 frames without predicted depth left out"
     assert "only 0 points" in (score_points(*collector.clouds(), 0)[0].reason or "")
-    with pytest.raises(DataError, match="frame 0: predicted depth of shape"):
+    words = r"frame 0: predicted depth of shape \(2, 2\) does not match the true depth of shape \(24, 32\)"
+    with pytest.raises(DataError, match=words):
         collector.add(frame, Prediction(0, 0.0, prediction.camera_to_world, np.ones((2, 2), np.float32)))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import UnscorableError
@@ -115,6 +116,10 @@ def test_nearest_in_chunks() -> None:
     [
         ((np.empty((0, 3)), np.empty((0, 3)), 0), "only 0 points valid in both"),
         ((surface(500), surface(500)[:1], 1), "only 1 points valid in both"),
+        (
+            (surface(500), surface(500), 99),
+            "only 99 points valid in both truth and prediction, at least 100 are needed",
+        ),
         ((surface(500), np.full((500, 3), np.nan), 500), "only 0 points valid in both"),
         ((surface(500), np.outer(np.arange(500.0), [1.0, 2, 3]), 500), "degenerate covariance"),
         ((1e12 * surface(500), surface(500), 500), "too much for voxels"),
@@ -124,6 +129,25 @@ def test_what_cannot_be_scored_has_its_reason(clouds: tuple[np.ndarray, np.ndarr
     found = score_points(*clouds)
     assert len(found) == 10
     assert all(m.reason is not None and reason in m.reason for m in found)
+    assert {m.samples for m in found} == {0}
+
+
+def test_a_hundred_pairs_are_enough() -> None:
+    assert values(score_points(surface(500), surface(500), 100))["accuracy"] == pytest.approx(0, abs=1e-9)
+
+
+def test_points_that_are_not_finite_are_of_neither_cloud() -> None:
+    """Nor are their pairs, which are of the same rows in both."""
+    truth, guess = surface(500), surface(500)
+    truth[:5], guess[100:107, 1] = np.nan, np.inf
+    found = {m.name: m for m in score_points(truth, guess, 500, PointSettings(voxel_m=None, icp_m=None))}
+    assert (found["accuracy"].samples, found["completeness"].samples) == (493, 495)
+    # Of what the other side lacks the nearest is another point.
+    assert 0 < (found["accuracy"].value or 0) < 0.01
+    assert 0 < (found["completeness"].value or 0) < 0.01
+    few = truth.copy()
+    few[:50], guess[50:94] = np.nan, np.nan
+    assert "only 99 points" in str(score_points(few, guess[:200], 200)[0].reason)
 
 
 def test_a_registration_needs_three_pairs() -> None:
@@ -132,6 +156,8 @@ def test_a_registration_needs_three_pairs() -> None:
     far[:2] = cloud[:2]
     with pytest.raises(UnscorableError, match=r"ICP: only 2 predicted points lie within 0.1 m of a true one"):
         icp(far, cloud, 0.1)
+    far[2] = cloud[2]
+    np.testing.assert_allclose(icp(far, cloud, 0.1), np.eye(4), atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["true", "predicted"])
@@ -158,6 +184,14 @@ def test_medians_are_of_the_points_of_their_own_side() -> None:
     assert found["precision", ""].value == pytest.approx(100 / 3)
     assert found["recall", ""].value == 100
     assert found["f1", ""].value == pytest.approx(50)
+    assert found["precision", ""].convention == (
+        "share of predicted points closer than 0.1 m to a true one; Umeyama on corresponding points"
+    )
+    wider = PointSettings(voxel_m=None, icp_m=None, threshold_m=0.301, normal_neighbours=None)
+    assert values(score_points(*clouds, wider, "of two frames"))["precision"] == 100
+    assert {m.convention.partition("; ")[2] for m in score_points(*clouds, wider, "of two frames")} == {
+        "Umeyama on corresponding points; of two frames"
+    }
     samples = {name: m.samples for (name, _), m in found.items()}
     assert samples == {
         "accuracy": 432,
@@ -180,6 +214,40 @@ def test_normals_are_compared_on_both_sides_and_their_means_averaged() -> None:
     assert found[""].value == pytest.approx((2 / 3 + 1) / 2)
     assert found["median"].value == pytest.approx(1)
     assert found[""].samples == found["median"].samples == 216 + 144
+
+
+def test_normals_of_a_share_of_the_points_are_held_against_their_own_partners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third point of a floor and then of a wall, of as many as there are."""
+    across, along = (each.ravel() for each in np.meshgrid(np.arange(12.0), np.arange(12.0)))
+    floor, wall = np.stack([across, along, 0 * across], axis=1), np.stack([0 * across + 40, along, across], axis=1)
+    room = np.concatenate([floor, wall])
+    monkeypatch.setattr(clouds, "NORMAL_POINTS", 100)
+    settings = PointSettings(voxel_m=None, icp_m=None, normal_neighbours=8)
+    found = {m.variant: m for m in score_points(room, room, 288, settings) if m.name == "normal_consistency"}
+    assert found[""].value == pytest.approx(1)
+    assert found[""].samples == found["median"].samples == 96 + 96
+    assert "across the 8 nearest points, of at most 100 points of each cloud" in found[""].convention
+    # More neighbours than there are points: all of them.
+    every = PointSettings(voxel_m=None, icp_m=None, normal_neighbours=1000)
+    assert values(score_points(floor, floor, 144, every))["normal_consistency"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most", "wrong"),
+    [
+        ("normal_neighbours", 3, 1000, (2, 1001)),
+        ("max_points", 1000, 20_000_000, (999, 20_000_001)),
+        ("voxel_m", 1e-9, 1e9, (0.0, float("inf"))),
+        ("icp_m", 1e-9, 1e9, (0.0, float("inf"))),
+        ("threshold_m", 1e-9, 1e9, (0.0, float("inf"), None)),
+    ],
+)
+def test_settings_have_their_ends(name: str, least: float, most: float, wrong: tuple[float | None, ...]) -> None:
+    for right in (least, most):
+        assert getattr(PointSettings.model_validate({name: right}), name) == right
+    for each in wrong:
+        with pytest.raises(ValidationError):
+            PointSettings.model_validate({name: each})
 
 
 def test_a_registration_in_pieces_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.geometry.poses import relative, rotation_angle
 from lingbot_eval.metrics import probes
-from lingbot_eval.metrics.probes import ProbeSettings, score_probes
+from lingbot_eval.metrics.base import SceneContext, ScoredScene
+from lingbot_eval.metrics.probes import ProbeFamily, ProbeSettings, score_probes
 from lingbot_eval.types import Trajectory
 
 FRAMES = 90
@@ -222,6 +224,68 @@ def test_a_longer_standstill_may_be_asked_for() -> None:
     }
     assert "never stands for 13 frames" in str(changed["standstill_drift"])
     assert isinstance(changed["rotation_drift"], float)
+    family = ProbeFamily(ProbeSettings(frames=13), SceneContext())
+    told = {m.name: m.reason if m.value is None else m.value for m in family.compute(ScoredScene(whole, whole, 100))}
+    assert told == changed
+    assert ProbeSettings(frames=2).frames == 2
+    with pytest.raises(ValidationError):
+        ProbeSettings(frames=1)
+
+
+@pytest.mark.parametrize(
+    ("metres", "degrees", "kind"),
+    [
+        (0.0009, 0.04, "standstill"),
+        (0.0011, 0.0, None),
+        (0.0, 0.06, None),
+        (0.0, 0.19, None),
+        (0.0009, 0.21, "rotation"),
+        (0.0011, 0.21, None),
+    ],
+)
+def test_what_is_still_and_what_turns_on_the_spot(metres: float, degrees: float, kind: str | None) -> None:
+    truth = winding()
+    for k in range(1, 16):
+        truth[40 + k] = truth[40] @ pose(0.0, degrees * k)
+        truth[40 + k, 1, 3] += metres * k
+    whole = Trajectory(np.arange(100), np.arange(100) / 10, truth)
+    measured = found(whole, whole)
+    told = {name.partition("_")[0] for name, value in measured.items() if isinstance(value, float)}
+    assert told == ({kind} if kind else set())
+
+
+def test_a_probe_says_what_it_is_of_and_in_what_unit() -> None:
+    path = Trajectory(np.arange(100), np.arange(100) / 10, winding())
+    measured = {m.name: m for m in score_probes(path, path, ProbeSettings(frames=7))}
+    standing, turning = (
+        f"where the reference {does} for 7 frames or more (steps of at most 0.001 m and {turn}°), after Sim(3)"
+        for does, turn in (("stands", "0.05"), ("turns on the spot", "at least 0.2"))
+    )
+    back = (
+        "between each frame and the first of those, 30 frames before it or more, whose true pose is within 0.05 m and"
+        " 5° of its own, after Sim(3)"
+    )
+    for name, unit, words in (
+        ("standstill_translation", "m/frame", f"mean motion a frame {standing}"),
+        ("standstill_rotation", "deg/frame", f"mean rotation a frame {standing}"),
+        ("standstill_drift", "m", f"largest motion from beginning to end {standing}"),
+        ("rotation_translation", "m/frame", f"mean motion a frame {turning}"),
+        ("rotation_drift", "m", f"largest motion from beginning to end {turning}"),
+        ("rotation_error", "deg", f"largest rotation error from beginning to end {turning}"),
+        ("revisit_translation", "m", f"mean translation of the relative pose error {back}"),
+        ("revisit_rotation", "deg", f"mean rotation of the relative pose error {back}"),
+    ):
+        assert (measured[name].unit, measured[name].convention) == (unit, f"{words} alignment over all matched frames")
+
+
+def test_of_a_long_way_frames_from_first_to_last_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred ten: the last is one of them, frame 50 is none."""
+    monkeypatch.setattr(probes, "MOST_RETURNS", 10)
+    truth = winding()
+    truth[50] = truth[10]
+    assert returns(truth)[1] == 0
+    truth[99] = truth[10]
+    assert returns(truth)[1] == 1
 
 
 @pytest.mark.parametrize(("steps", "found"), [(9, None), (10, 10), (11, 11)])

@@ -45,8 +45,10 @@ def test_measurements_by_name() -> None:
     assert found["auc_30"].value == pytest.approx(100)
     assert found["rpe_rotation_rmse", "10 frames"].value == pytest.approx(0, abs=1e-6)
     assert found.notes == ()
-    with pytest.raises(KeyError, match="'ate_rmse'"):
+    with pytest.raises(KeyError, match="nothing is called 'ate_rsme'; there is 'ate_rmse'"):
         found["ate_rsme"]
+    with pytest.raises(KeyError, match=r"there is 'ate_rmse', .*'segment_translation', .*'auc_30'"):
+        found["zzz"]
     with pytest.raises(KeyError, match="'none'"):
         found["ate_rmse", "sim4"]
 
@@ -104,7 +106,9 @@ def test_families_and_progress() -> None:
     [
         ({"align": "sim2"}, "align: expected one of sim3, se3, anchor, none, found 'sim2'"),
         ({"without": ["depth"]}, "without: expected some of trajectory, drift, auc"),
-        ({"max_difference": -1}, "max_difference"),
+        ({"max_difference": -1}, "max_difference: expected seconds, 0 or more, found -1"),
+        ({"max_difference": float("inf")}, "max_difference: expected seconds, 0 or more, found inf"),
+        ({"max_difference": float("nan")}, "max_difference: expected seconds, 0 or more, found nan"),
         ({"anchor_frames": 2}, "anchor_frames"),
     ],
 )
@@ -183,6 +187,11 @@ def test_of_files_the_pairing_says_how_much_was_covered(tmp_path: Path) -> None:
     matched, duration = found.measurements[1:3]
     assert (matched.value, matched.samples) == (pytest.approx(100 * 61 / 63), 63)
     assert (duration.value, duration.samples) == (pytest.approx(100 * 6.07 / 9.9), 100)
+    assert matched.convention == (
+        "share of the estimate's poses that met one of the reference: one to one by nearest timestamp within 0.01 s"
+    )
+    assert duration.convention == "share of the reference's duration inside the estimate's time span"
+    assert {(m.family, m.unit) for m in (matched, duration)} == {("trajectory", "%")}
     assert seen[-1] == (2 * 61 * 60 / 2, 2 * 61 * 60 / 2)
     names = {m.name for m in found.measurements}
     assert names.isdisjoint({"matched_frames", "dropped_frames", "unmatched_frames"})
@@ -234,6 +243,7 @@ def clock_notes(found: PoseScore) -> list[str]:
             ("both files last as long, and if they begin together (100 pairs)", "; --time-offset -0.5 ("),
         ),
         (TIMES / 2, {}, ("estimate's runs at 0.5 times the rate of the reference's (100 pairs)", "; --time-scale 2 (")),
+        (2 * TIMES, {}, ("estimate's runs at 2 times the rate of the reference's (100 pairs)", "--time-scale 0.5 (")),
         (500 * TIMES, {"time_scale": 1e-3}, ("at 0.5 times the rate of", "; --time-scale 0.002 (in an experiment")),
         (
             TIMES / 2 + 2,
@@ -247,7 +257,7 @@ def test_a_clock_under_which_the_path_fits_is_named(
 ) -> None:
     found = of_files(tmp_path, own, TIMES, noise=0.001, **read)
     (note,) = clock_notes(found)
-    for part in (*says, f"instead of {found['ate_rmse'].value:.4g} m"):
+    for part in (*says, ", ATE would be 0.001", f" m instead of {found['ate_rmse'].value:.4g} m"):
         assert part in note
 
 
@@ -259,8 +269,9 @@ def test_a_clock_under_which_the_path_fits_is_named(
         (TIMES + 0.02, TIMES, 0.0),  # within the difference that pairs
         (TIMES[:9] + 0.5, TIMES[:9], 0.001),  # too few to tell
         (TIMES, TIMES / 2, 0.001),  # half as many poses would pair
+        (TIMES[:90] + 0.5, TIMES[:90], 0.001),  # that they begin together is likely where they last as long
     ],
-    ids=["right", "noise", "near", "few", "fewer pairs"],
+    ids=["right", "noise", "near", "few", "fewer pairs", "shorter"],
 )
 def test_no_other_clock_is_named_without_evidence(
     tmp_path: Path, own: FloatArray, real: FloatArray, noise: float
@@ -274,6 +285,26 @@ def test_a_path_that_fits_well_enough_leaves_the_clock_alone(tmp_path: Path) -> 
     gt = file_of(tmp_path, "gt.txt", TIMES, path_at(slow))
     found = lb.score(gt, file_of(tmp_path, "est.txt", TIMES + 0.2, path_at(slow)), max_difference=0.02)
     assert clock_notes(found) == []
+
+
+def test_without_the_trajectory_no_clock_is_judged(tmp_path: Path) -> None:
+    """All else of the files is said."""
+    gt = file_of(tmp_path, "gt.txt", TIMES, path_at(TIMES))
+    estimate = file_of(tmp_path, "est.txt", TIMES + 0.5, path_at(TIMES))
+    found = lb.score(gt, estimate, max_difference=0.02, without=["trajectory", "drift"])
+    assert clock_notes(found) == []
+    assert (found.trajectory, found.drift) == (None, None)
+    assert found.pairing is not None
+    assert found["coverage", "matched"].value == pytest.approx(95)
+    assert found["coverage", "duration"].value == pytest.approx(100 * 9.4 / 9.9)
+
+
+def test_a_table_has_no_number_where_there_is_a_reason() -> None:
+    table = lb.score(walk(2), walk(2), without=["trajectory", "drift"]).to_pandas()
+    assert list(table.columns)[:7] == ["family", "name", "variant", "value", "unit", "convention", "samples"]
+    assert table["value"].dtype == np.float64
+    assert table["value"].isna().all()
+    assert set(table["reason"]) == {"only 2 matched frames, at least 3 are needed"}
 
 
 def test_exact_times_alone_can_be_asked_for(tmp_path: Path) -> None:
