@@ -130,6 +130,41 @@ def test_a_trajectory_metric_gets_the_estimate_aligned_on_as_many_frames_as_are_
     assert eight["begins_off", "anchor"].value != pytest.approx(0, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"family": "sound"}, "metric family 'sound': expected one of trajectory, depth"),
+        ({"align": "scale_only"}, "align 'scale_only': a trajectory metric takes sim3, se3, anchor, none"),
+        ({"family": "depth", "align": "sim3"}, "align 'sim3': a depth metric takes scale_only, none"),
+        ({"align": ""}, "align '': a trajectory metric takes sim3, se3, anchor, none"),
+        ({"better": "more"}, "better 'more': expected 'lower', 'higher' or None"),
+        ({"name": "ate_rmse"}, "metric 'ate_rmse' is taken by lingbot_eval itself; choose another name"),
+    ],
+)
+def test_a_metric_that_cannot_be_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        metric(**{"family": "trajectory", "unit": "m", "convention": "as I count", **given})(len)
+    assert str(refused.value) == words
+
+
+@pytest.mark.parametrize(("family", "align"), [("trajectory", "sim3"), ("depth", "scale_only")])
+def test_what_a_metric_is_unless_it_says_otherwise(monkeypatch: pytest.MonkeyPatch, family: Any, align: str) -> None:
+    """Its name is the function's, or one that another family has."""
+    monkeypatch.setattr(METRICS, "_added", dict(METRICS._added))
+
+    def my_own(truth: Any, prediction: Any) -> float:
+        return 0.0
+
+    taken_elsewhere = {"trajectory": "abs_rel", "depth": "ate_rmse"}[family]
+    for name in (None, taken_elsewhere):
+        assert metric(family, unit="m", convention="as I count", name=name)(my_own) is my_own
+    assert base.declared(family)[-2:] == tuple(
+        Metric(family, name, "m", None, "as I count", align, True, my_own) for name in ("my_own", taken_elsewhere)
+    )
+    with pytest.raises(NotImplementedError, match=r"^MetricFamily.compute\(scene\) gives the family's measurements$"):
+        base.MetricFamily(None, base.SceneContext()).compute(None)  # type: ignore[arg-type]
+
+
 def depth_metrics(
     monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], align: str = "scale_only"
 ) -> DepthMetrics:
