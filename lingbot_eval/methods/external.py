@@ -428,8 +428,10 @@ class ExternalMethod(BaseMethod):
                 raise self._refused(
                     f"{path.name}:{number}: expected t in seconds that never decreases, found {_shown(event)}"
                 )
-            if event.get("event") == "pose" and last is not None and event.get("frame") in given:
-                seconds[event["frame"]] = now - last
+            frame = event.get("frame")
+            known = isinstance(frame, int | float) and frame in given
+            if event.get("event") == "pose" and last is not None and known:
+                seconds[int(frame)] = now - last
             last = now
         return seconds
 

@@ -65,6 +65,13 @@ def test_a_message_is_nested_eight_deep_and_no_deeper() -> None:
         unpack(b"\x91" * 9 + b"\xc0")
 
 
+def test_what_python_has_besides_is_sent_as_what_it_is_like() -> None:
+    assert unpack(pack((1, (2,)))) == [1, [2]]
+    for content in (bytearray(b"ab"), memoryview(b"ab")):
+        assert unpack(pack({"image": content})) == {"image": b"ab"}
+        assert unpack(type(content)(pack([b"ab"]))) == [b"ab"]
+
+
 def test_numbers_of_other_programs_are_read() -> None:
     assert unpack(msgpack.packb(0.5, use_single_float=True)) == 0.5
     assert math.isnan(unpack(msgpack.packb(math.nan)))
@@ -175,6 +182,34 @@ def test_a_pose_of_a_job_is_rigid_to_a_hundredth(
     status = json.loads((tmp_path / "s.json").read_text())
     assert (status["protocol"], status["status"]) == (1, "ok" if rigid else "failed")
     assert status.get("reason", "").startswith("" if rigid else "ValueError: frame 0: the pose is no rigid motion")
+
+
+@pytest.mark.parametrize("what", ["depth", "confidence"])
+def test_maps_of_a_job_have_the_size_of_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    class Turned(external.Wrapper):
+        def step(self, frame: external.Frame) -> Pose:
+            shape = (frame.height, frame.width) if frame.index == 0 else (frame.height, frame.width + 1)
+            return Pose(frame.index, np.eye(4), **{what: np.ones(shape, np.float32)})
+
+    write_job(tmp_path, [0.0, 0.5])
+    monkeypatch.setenv(external.JOB_VARIABLE, str(tmp_path))
+    with pytest.raises(ValueError, match="expected depth and confidence of 8x6, found 216 bytes"):
+        external.serve(Turned())
+    assert np.load(tmp_path / "0").shape == (6, 8)
+    assert not (tmp_path / "1").exists()
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_an_image_is_rows_of_pixels_that_may_be_written_to(tmp_path: Path, from_file: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    write_png(tmp_path / "a.png", pixels.tobytes(), 7, 5)
+    said = {"index": 3, "time": 0.5, "intrinsics": None, "image": "a.png" if from_file else pixels.tobytes()}
+    frame = external.Frame(said, 7, 5, tmp_path)
+    assert (frame.index, frame.time, frame.width, frame.height) == (3, 0.5, 7, 5)
+    image = frame.image()
+    np.testing.assert_array_equal(image, pixels)
+    image[:] = 0
+    np.testing.assert_array_equal(frame.image(), pixels)
 
 
 def test_a_job_of_another_protocol_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

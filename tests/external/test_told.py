@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,8 @@ class Program:
     clock: ClassVar[float] = 100.0
     takes: ClassVar[float] = 1.0
     asked: ClassVar[list[tuple[dict[str, Any], float, int]]] = []
+    worked: ClassVar[dict[int, object]] = {0: 0.75, 1: 0.75, 2: 0.75}
+    answers: ClassVar[dict[int, list[int]]] = {1: [0, 1], 2: [2], 3: [3]}
     last: ClassVar[Program]
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path, **how: bool) -> None:
@@ -56,12 +59,13 @@ class Program:
         Program.asked.append((self.message, deadline - Program.clock, most))
         Program.clock += Program.takes
         kind, index = self.message["type"], self.message.get("index", -1)
-        pose = {"camera_to_world": np.eye(4).ravel().tolist()}
+        # Whole numbers, as programs of other languages send them.
+        pose = {"camera_to_world": np.eye(4, dtype=int).ravel().tolist()}
         if kind == "hello":
             return pack({"type": "ready", "protocol": PROTOCOL})
-        # The first two are answered together, the others by themselves.
-        poses = {1: [0, 1], 2: [2], 3: [3]}.get(index, []) if kind == "frame" else []
-        seconds = {} if index == 3 else {"seconds": 0.75}
+        # The first two are answered together, the others by themselves; -1 is the end.
+        poses = Program.answers.get(index, []) if kind in ("frame", "finish") else []
+        seconds = {"seconds": Program.worked[index]} if index in Program.worked else {}
         return pack({"type": "poses", "poses": [{"frame": n, **pose} for n in poses], **seconds})
 
     def close_input(self) -> None: ...
@@ -143,6 +147,66 @@ def test_what_goes_into_the_pipe_and_how_long_each_answer_may_take() -> None:
 
 
 @pytest.mark.usefixtures("clock")
+def test_a_time_that_cannot_be_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the second that each answer took: more than that, less than nothing, no number; the whole of it, and half."""
+    method = opened()
+    for said, overheads in (
+        ({0: 1.5, 1: -0.25, 2: "0.5", 3: 0.5}, [500.0]),
+        ({0: 1.0, 1: 0.0}, [0.0, 1000.0]),
+        ({}, []),
+    ):
+        monkeypatch.setattr(Program, "worked", said)
+        method.open(Scene())
+        list(method.predict(iter(frames())))
+        found = [m for m in method.resources() if (m.name, m.variant) == ("pipe_overhead", "p50")]
+        assert [(m.value, m.samples) for m in found] == (
+            [(pytest.approx(np.mean(overheads)), len(overheads))] if overheads else []
+        )
+
+
+@pytest.mark.usefixtures("clock")
+def test_poses_that_come_at_the_end_have_the_time_since_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second a message: that of frame 0, shared by nobody; then frames 1 to 3 and the end, for three poses."""
+    monkeypatch.setattr(Program, "answers", {0: [0], -1: [1, 2, 3]})
+    found = list(opened().predict(iter(frames())))
+    assert [p.index for p in found] == list(range(COUNT))
+    assert [p.cost and p.cost.forward_s for p in found] == [1.0, *[pytest.approx(4 / 3)] * 3]
+    for p in found:
+        np.testing.assert_array_equal(p.camera_to_world, np.eye(4))
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("said", "program"),
+    [
+        ({}, {}),
+        ({"name": "", "version": None}, {}),
+        ({"name": "n" * 300, "version": "3"}, {"name": "n" * 200, "version": "3"}),
+        ({"name": 7, "version": 3}, {}),
+    ],
+)
+def test_a_program_need_not_say_which_it_is(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], program: dict[str, str]
+) -> None:
+    monkeypatch.setattr(Program, "receive", lambda *_: pack({"type": "ready", "protocol": PROTOCOL, **said}))
+    monkeypatch.setattr(Program, "facts", lambda _: {"left_running": 0}, raising=False)
+    method = opened(version="3")
+    with pytest.raises(StreamError, match="to the warm-up"):
+        method.warm_up(frames()[0])
+    assert method.describe()["program"] == program
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_program_that_reads_no_more_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(program: Program, data: bytes, deadline: float) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(Program, "send", send)
+    with pytest.raises(StreamError, match=r"^no answer to the greeting: the program went away; it ended$"):
+        list(opened().predict(iter(frames())))
+
+
+@pytest.mark.usefixtures("clock")
 def test_the_time_of_a_unit_ends_the_time_of_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Program, "takes", 10.0)
     method = opened(timeout_s=25)
@@ -216,6 +280,25 @@ def test_a_job_is_told_all_frames_and_its_poses_may_be_late_by_a_millisecond(
         with pytest.raises(StreamError, match="which no frame has"):
             list(method.predict(iter(frames())))
     method.close()
+
+
+@pytest.mark.usefixtures("clock")
+def test_events_of_a_job_count_from_the_second_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first event has none before it; what is no number of a frame is of none."""
+
+    def wait(program: Program, _: float) -> bool:
+        folder = Path(program.env[JOB_VARIABLE])
+        job(folder, 0.0)
+        rows = [f"{n / 8} {n} 0 0 0 0 0 1" for n in (0, 2, 3)]
+        (folder / "output" / "trajectory.tum").write_text("\n".join(rows))
+        events = [{"t": t, "event": "pose", "frame": n} for t, n in ((5, 2), (6, 0), (8, [3]), (8.5, 3), (9, 77))]
+        (folder / "output" / "events.jsonl").write_text("\n\n".join(map(json.dumps, events)))
+        return True
+
+    monkeypatch.setattr(Program, "wait", wait)
+    found = list(opened(mode="job").predict(iter(frames())))
+    assert [(p.index, p.cost and p.cost.forward_s) for p in found] == [(0, 1.0), (2, None), (3, 0.5)]
+    assert [p.camera_to_world[0, 3] for p in found if p.camera_to_world is not None] == [0, 2, 3]
 
 
 EYE = np.eye(4).ravel().tolist()
@@ -295,7 +378,9 @@ def test_images_of_a_scene_are_there_and_of_one_size(mode: str) -> None:
         ("events.jsonl", b"{", "events.jsonl cannot be read: "),
         ("status.json", b"{", "status.json cannot be read: "),
         ("trajectory.tum", b"0 0 0 0 0 0 0 1\n" * 2, r"trajectory.tum: 0 of 2 poses .* 1 have the time of another"),
+        ("trajectory.tum", b"1 0 0 0 0 0 0 1\n0 0 0 0 0 0 0 1", "trajectory.tum:2: expected increasing times"),
         ("depth/000001.npy", (WIDTH, HEIGHT), r"depth/000001.npy: expected shape \(5, 7\), found \(7, 5\)"),
+        ("depth/000003.npy", None, "job/output/depth/000003.npy: expected plain files in the job folder"),
         ("confidence/000002.npy", (1, 7), r"confidence/000002.npy: expected shape \(5, 7\), found \(1, 7\)"),
     ],
 )
@@ -308,6 +393,8 @@ def test_a_file_of_a_job_that_cannot_be_is_named(
         path = folder / "output" / name
         if isinstance(content, bytes):
             path.write_bytes(content)
+        elif content is None:
+            os.mkfifo(path)
         else:
             np.save(path, np.ones(content, np.float32))
         return True

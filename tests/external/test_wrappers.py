@@ -146,6 +146,9 @@ def test_a_program_that_hangs_is_ended(run_wrapper: RunWrapper, fault: str, word
     assert time.monotonic() - begun < 20
     # It does not listen to SIGTERM where it hangs in the wrapper.
     assert record.method_facts["found"]["signal"] == (9 if fault == "hangs" else 15)
+    # Who is ended by us has left nothing running.
+    assert record.method_facts["found"]["left_running"] == 0
+    assert not any("left processes" in note for note in record.method_facts["notes"])
 
 
 @pytest.mark.parametrize("mode", ["pipe", "job"])
@@ -384,7 +387,17 @@ def test_a_version_that_is_not_the_programs_is_refused(run_wrapper: RunWrapper) 
         ({"files": ["not/there.pt"]}, "files: not/there.pt"),
         ({"mode": "socket"}, "mode"),
         ({"timeout_s": 0}, "timeout_s"),
+        ({"timeout_s": float("inf")}, "timeout_s"),
+        ({"frame_timeout_s": 0}, "frame_timeout_s"),
         ({"env": {"A=B": "c"}}, "env"),
+        ({"env": {"": "c"}}, "env"),
+        ({"env": {"A": "b\0c"}}, "env"),
+        ({"command": ["a", "b\0c"]}, "command.1"),
+        ({"command": ["a", ""]}, "command.1"),
+        ({"files": [""]}, "files.0"),
+        ({"version": ""}, "version"),
+        ({"name": ""}, "name"),
+        ({"gpu": -1}, "gpu"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(truth: Path, changes: dict[str, Any], words: str) -> None:
