@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from fakes import FRAMES, FakeAdapter, FakeMethod, FakeSequence, Quiet, World, experiment, pose_at, run_folder
 
+from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, StoreError, StreamError
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.machine import wait as wait_module
@@ -60,7 +62,9 @@ def value(record: UnitRecord, name: str, variant: str = "") -> float | str | Non
 
 def test_a_run_from_end_to_end(tmp_path: Path, world: World) -> None:
     observer = Quiet()
+    begun = time.perf_counter()
     outcome = run(tmp_path, experiment(), observer)
+    took = time.perf_counter() - begun
     assert (outcome.done, outcome.skipped, outcome.failed) == (2, 0, 0)
     assert outcome.record.status == "complete"
     assert observer.frames == 2 * FRAMES
@@ -74,6 +78,7 @@ def test_a_run_from_end_to_end(tmp_path: Path, world: World) -> None:
     (first, second) = store.read_units().units
     assert (first.record.scene, second.record.scene) == ("one", "two")
     assert (first.record.frames, first.record.predictions) == (FRAMES, FRAMES)
+    assert 0 < first.record.seconds < first.record.seconds + second.record.seconds <= took, "each has its own"
     # The method's world is twice as large and its depth three times: alignment takes out exactly that.
     assert value(first.record, "ate_rmse", "sim3") == pytest.approx(0, abs=1e-9)
     assert value(first.record, "scale", "sim3") == pytest.approx(0.5)
@@ -411,13 +416,14 @@ def test_facts_that_no_record_can_hold_fail_the_unit(tmp_path: Path, world: Worl
     assert {record.stage for record in units(outcome).values()} == {"open"}
 
 
+@pytest.mark.parametrize(("number", "words"), [(1e305, "1e+305"), (-1e300, "-1e+300")])
 def test_a_number_beyond_what_can_be_averaged_is_a_reason(
-    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, number: float, words: str
 ) -> None:
-    huge = Measurement("memory", "weights", "", 1e305, "MiB", "parameters")
+    huge = Measurement("memory", "weights", "", number, "MiB", "parameters")
     monkeypatch.setattr(FakeMethod, "resources", lambda self: (huge,))
     record = units(run(tmp_path, experiment()))["one", "good"]
-    assert value(record, "weights") == "it is 1e+305, beyond the 1e+300 that can be averaged"
+    assert value(record, "weights") == f"it is {words}, beyond the 1e+300 that can be averaged"
 
 
 @pytest.mark.parametrize("first_is_bad_input", [True, False])
@@ -573,6 +579,9 @@ def test_the_record_states_itself(tmp_path: Path, world: World) -> None:
     assert record["weights"] == {"a": "untrained (seed 0)", "b": "untrained (seed 0)"}
     assert record["units"] == [["synthetic", scene, method] for method in ("a", "b") for scene in ("one", "two")]
     assert record["experiment"]["datasets"][0]["scenes"] == ["one", "two"]
+    card = load_card("synthetic").model_dump(mode="json")
+    del card["download"]  # how the data are had is no protocol
+    assert record["experiment"]["cards"] == {"synthetic": card}
     assert record["environment"]["libraries"]["numpy"] == np.__version__
     assert outcome.path.name == f"fake-{record['key'][:12]}"
 

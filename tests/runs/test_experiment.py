@@ -103,6 +103,8 @@ def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
         ("config: ci", "config: ci, sed: 1", "methods.0.model.sed: unknown key 'sed' (did you mean 'seed'?)"),
         ("config: ci", "config: tiny", "methods.0.model.config: expected 'full', 'mini' or 'ci', found 'tiny'"),
         ("name: small", "name: ../small", "name: String should match pattern"),
+        ("name: small", "name: small talk", "name: String should match pattern"),
+        ("name: small", f"name: {81 * 'a'}", "name: String should have at most 80 characters"),
         ("options:", "depth_range: [3, 2]\n    options:", "0.depth_range: expected [min, max] in metres"),
         ("options:", "depth_range: [2, 2]\n    options:", "0.depth_range: expected [min, max] in metres"),
         ("options:", "depth_range: [-1, 2]\n    options:", "0.depth_range: expected [min, max] in metres"),
@@ -266,6 +268,9 @@ def test_a_record_has_the_names_of_variables_and_of_paths_the_values(
     assert repeated(["lingbot-eval", "run", "x y"], source, overrides) == (
         'SOME_ROOT="$SOME_ROOT" TOKEN="$TOKEN" lingbot-eval run \'x y\''
     )
+    # Each variable once, however often it is asked for.
+    asked = ["datasets.0.options.token=${TOKEN}${SOME_ROOT}", "datasets.0.options.other=${TOKEN}"]
+    assert repeated(["run"], source, asked) == 'SOME_ROOT="$SOME_ROOT" TOKEN="$TOKEN" run'
     # What was decided on later (resolved roots, scenes) keeps the names.
     copied = experiment.model_copy(update={"name": "other"})
     assert copied.as_stored()["datasets"][0]["options"]["token"] == "${TOKEN} x"

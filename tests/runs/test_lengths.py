@@ -223,6 +223,20 @@ def test_strides_and_lengths_together(tmp_path: Path, world: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("dataset", "selections"),
+    [
+        ({"lengths": [3, 5], "selection": {"start": 2, "stride": 4}}, [(2, 4, 3), (2, 4, 5)]),
+        ({"strides": [2, 3], "selection": {"start": 1, "count": 6}}, [(1, 2, 6), (1, 3, 6)]),
+    ],
+)
+def test_what_else_is_selected_holds_for_every_part(
+    dataset: dict[str, Any], selections: list[tuple[int, int, int]]
+) -> None:
+    parts = experiment(dataset=dataset).in_parts().datasets
+    assert [(part.selection.start, part.selection.stride, part.selection.count) for part in parts] == selections
+
+
+@pytest.mark.parametrize(
     ("dataset", "words"),
     [
         ({"lengths": [100, 50]}, "lengths: expected rising numbers, found 100, 50"),

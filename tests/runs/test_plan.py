@@ -25,7 +25,8 @@ from lingbot_eval.model import weights as weight_files
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import shipped_weights
 from lingbot_eval.runs import plan as plan_module
-from lingbot_eval.runs.plan import code_digest, make_plan
+from lingbot_eval.runs.plan import code_digest, make_plan, opened_images
+from tests.stored.store_records import make_run_record, make_unit_record
 
 
 @pytest.fixture(autouse=True)
@@ -173,8 +174,24 @@ def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key() == keys[0]
     # Saying a default changes nothing.
     assert key(dataset={"scenes": ["one", "two"], "options": {}}) == keys[0]
+    monkeypatch.setattr(lingbot_eval, "__version__", "another")
+    assert key() != keys[0]
+    monkeypatch.undo()
     monkeypatch.setattr(plan_module, "code_digest", lambda *, of_study=False: "other code")
     assert key() != keys[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("synthetic", "one", "other"), "its experiment has no synthetic with other"),
+        (("tum", "one", "good"), "its experiment has no tum with good"),
+    ],
+)
+def test_images_of_what_is_not_of_a_run_are_not_opened(names: tuple[str, str, str], found: str) -> None:
+    run = make_run_record(experiment={**make_plan(experiment()).experiment.as_stored(), "cards": {}})
+    with pytest.raises(ConfigError, match=f"^run smoke: {found}$"):
+        opened_images(run, make_unit_record(names))
 
 
 def test_the_key_follows_the_masks_that_decide_what_is_kept(tmp_path: Path) -> None:
@@ -306,5 +323,8 @@ def test_code_that_computes_decides_the_key_and_code_that_shows_does_not(
         assert digests() == before, f"{path}: words decide nothing"
         (package / path).write_text("ONE = 2\n")
         found[path] = tuple(old != new for old, new in zip(before, digests(), strict=True))
+    before = digests()
+    (package / "types.py").rename(package / "kinds.py")
+    assert digests() != before, "code under another name is other code"
     code_digest.cache_clear()
     assert found == SOURCES

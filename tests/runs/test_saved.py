@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,8 @@ import pytest
 import lingbot_eval as lb
 from lingbot_eval.errors import StoreError
 from lingbot_eval.methods.model import LingbotMethod
-from lingbot_eval.runs import scene
+from lingbot_eval.runs import attempt, scene
+from lingbot_eval.runs.stream import SceneStream
 from lingbot_eval.scaling.execute import execute as execute_study
 from lingbot_eval.stored import saved
 from lingbot_eval.stored.unit_files import UnitWriter
@@ -53,8 +55,8 @@ def run(out: Path) -> lb.Run:
     return lb.run(EXPERIMENT, out=out)
 
 
-def study_of(out: Path) -> Any:
-    return execute_study(study(defaults={"frames": FRAMES}), out, "test", Quiet())
+def study_of(out: Path, observer: Quiet | None = None) -> Any:
+    return execute_study(study(defaults={"frames": FRAMES}), out, "test", observer or Quiet())
 
 
 def cut(begin: Any, out: Path, last: int) -> None:
@@ -87,11 +89,19 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, killed: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
+    tmp_path: Path, killed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (whole,) = run(tmp_path / "whole").results.units
     shutil.copytree(killed, tmp_path / "cut")
     (folder,) = (tmp_path / "cut").glob("cut-*")
+    (state,) = folder.glob("states/*/*/*/state.json")
+    streamed = json.loads(state.read_text())["seconds"]
+    begun: list[Any] = []
+    monkeypatch.setattr(attempt, "SceneStream", lambda *given: begun.append(given[4:]) or SceneStream(*given))
     (unit,) = run(tmp_path / "cut").results.units
+    assert begun == [(LAST, streamed)], "its clock goes on, too"
+    assert streamed > 0
     assert unit.record.went_on_at == [LAST]
     assert (unit.record.frames, unit.record.predictions) == (FRAMES, FRAMES)
     assert numbers(unit) == numbers(whole)
@@ -114,7 +124,9 @@ def test_a_killed_case_goes_on(tmp_path: Path) -> None:
     whole = study_of(tmp_path / "whole").records[0]
     for last in (LAST, LAST + 2):
         assert exit_code(cut, study_of, tmp_path / "cut", last) == -signal.SIGKILL
-    found = study_of(tmp_path / "cut").records[0]
+    observer = Quiet()
+    found = study_of(tmp_path / "cut", observer).records[0]
+    assert observer.frames == FRAMES, "those of before are shown as done"
     assert found.went_on_at == [LAST, LAST + 2]
     assert (found.frames, found.predictions, found.growth) == (FRAMES, FRAMES, found.growth)
     assert [c.kept for c in found.checkpoints] == [c.kept for c in whole.checkpoints]

@@ -206,9 +206,9 @@ def test_a_frame_that_is_not_scored_shows_no_truth() -> None:
 
 def test_panels_show_depth_in_metres_and_nothing_where_there_is_none() -> None:
     truth = np.full((10, 20), 4.0, np.float32)
-    truth[0, 0], truth[0, 1], truth[0, 2] = 0.5, 9.0, 0.0  # too near, too far, none
+    truth[0, :5] = 0.5, 9.0, 0.0, 1.0, 8.0  # too near, too far, none; each limit itself is out of it
     guess = np.full((10, 20), 2.0, np.float32)
-    guess[1, 0], guess[1, 1], guess[1, 2] = np.nan, -1.0, 5.0
+    guess[1, :4] = np.nan, -1.0, 5.0, np.inf
     keeper = PanelKeeper(DepthSettings(min_depth=1.0, max_depth=8.0))
     each = output(3, depth=(1.0, 1.0))
     image = np.arange(600, dtype=np.uint8).reshape(10, 20, 3)
@@ -222,8 +222,8 @@ def test_panels_show_depth_in_metres_and_nothing_where_there_is_none() -> None:
     assert panels is not None
     assert panels.index.tolist() == [3]
     np.testing.assert_array_equal(panels.image[0], image)
-    assert panels.truth[0, 0, :4].tolist() == [0, 0, 0, 4]
-    assert panels.prediction[0, 1, :4].tolist() == [0, 0, 10, 4]  # twice as large, as the medians say
+    assert panels.truth[0, 0, :6].tolist() == [0, 0, 0, 0, 0, 4]
+    assert panels.prediction[0, 1, :5].tolist() == [0, 0, 10, 0, 4]  # twice as large, as the medians say
     assert {panels.truth.dtype, panels.prediction.dtype} == {np.dtype(np.float32)}
 
 

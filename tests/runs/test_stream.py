@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -108,6 +109,45 @@ def test_holding_back_too_much_is_refused() -> None:
     assert len(list(streamed(everything_at_the_end, frames(MAX_IN_FLIGHT)).outputs())) == MAX_IN_FLIGHT
     with pytest.raises(StreamError, match=r"'scripted': predicted frame 0 when it had been given 41 frames"):
         list(streamed(everything_at_the_end, frames(MAX_IN_FLIGHT + 1)).outputs())
+
+
+def test_depth_that_is_held_back_counts_as_its_image_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_depth = [replace(frame, depth=np.ones((12, 12), np.float32)) for frame in frames(11)]
+    monkeypatch.setattr(stream_module, "MAX_BYTES_IN_FLIGHT", 10 * (1024 + 12 * 12 * (3 + 4)))
+
+    def everything_at_the_end(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        return iter([answer(frame) for frame in stream])
+
+    assert len(list(streamed(everything_at_the_end, iter(with_depth[:10])).outputs())) == 10
+    with pytest.raises(StreamError, match="predicted frame 0 when it had been given 11 frames"):
+        list(streamed(everything_at_the_end, iter(with_depth)).outputs())
+
+
+def test_a_frame_that_was_never_given_is_refused() -> None:
+    def ahead(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        return (Prediction(frame.index + 1, frame.timestamp + 1, np.eye(4)) for frame in stream)
+
+    with pytest.raises(StreamError) as refused:
+        list(streamed(ahead, frames(3)).outputs())
+    assert str(refused.value) == (
+        "method 'scripted': predicted frame 1 when it had been given 1 frames, which is none of those or longer ago"
+        " than 1024 MiB of frames; it must hold back fewer"
+    )
+
+
+@pytest.mark.parametrize(("off_s", "told"), [(9e-7, False), (-9e-7, False), (1.1e-6, True), (-1.1e-6, True)])
+def test_a_time_is_the_frames_to_a_microsecond(off_s: float, told: bool) -> None:
+    """Programs that print their times round them."""
+
+    def rounded(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        return (Prediction(frame.index, frame.timestamp + off_s, np.eye(4)) for frame in stream)
+
+    stream = streamed(rounded, frames(3)).outputs()
+    if told:
+        with pytest.raises(StreamError, match=r"frame 0 with its own time 0\.0 s, found -?1\.1e-06; give each"):
+            list(stream)
+    else:
+        assert [output.frame.index for output in stream] == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("small_bound")

@@ -117,6 +117,7 @@ def test_an_interruption_ends_the_children_and_gives_the_claims_back(tmp_path: P
         ({"shard": (3, 2)}, "shard: expected i/n with i from 1 to n, found 3/2"),
         ({"shard": (0, 2)}, "shard: expected i/n with i from 1 to n, found 0/2"),
         ({"workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "scheduler: its workers do the units"),
+        ({"shard": (1, 2), "scheduler": "tcp://127.0.0.1:1"}, "give no workers or shard beside it"),
     ],
 )
 def test_what_cannot_be_spread_is_refused(changes: dict[str, object], found: str) -> None:
@@ -140,6 +141,9 @@ def test_other_plugins_are_other_code_in_whatever_order_they_are_loaded(monkeypa
 
     assert found("a", "b") == found("b", "a")
     assert len({found(), found("a"), found("b"), found("a", "b")}) == 4
+    here = found("a")
+    monkeypatch.setattr(lb, "__version__", "another")
+    assert found("a") != here
 
 
 def test_without_the_options_nothing_of_it_is_loaded(tmp_path: Path) -> None:

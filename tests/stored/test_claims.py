@@ -257,6 +257,17 @@ def test_the_next_to_lock_removes_what_the_dead_left(tmp_path: Path) -> None:
         assert not (run / CLAIMS).exists()
 
 
+def test_claims_are_not_made_through_a_link(tmp_path: Path) -> None:
+    run, mine = tmp_path / "run", tmp_path / "mine"
+    run.mkdir()
+    mine.mkdir()
+    (run / CLAIMS).symlink_to(mine)
+    with pytest.raises(StoreError) as refused, Claims(run):
+        pass
+    assert str(refused.value) == f"{run}/.claims: expected a folder of this run, found a symbolic link; remove it"
+    assert list(mine.iterdir()) == []
+
+
 def test_a_claim_that_the_disk_refuses_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int, content: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

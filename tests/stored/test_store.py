@@ -153,6 +153,15 @@ def test_an_empty_frame_table_has_its_columns(store: RunStore) -> None:
 def test_a_misspelt_column_is_the_callers_fault(store: RunStore) -> None:
     with pytest.raises(ValueError, match="forward_sm"), store.unit_writer(*NAMES) as writer:
         writer.append_row({"index": 0, "forward_sm": 1.0})
+    with pytest.raises(ValueError, match=r"unknown columns \['forward_sm'\]"), store.unit_writer(*NAMES) as writer:
+        writer.fill_columns({"forward_ms": {0: 1.0}, "forward_sm": {0: 1.0}})
+
+
+def test_a_unit_that_is_finished_twice_stays_as_it_was(store: RunStore) -> None:
+    with pytest.raises(ValueError, match="is finished already"), store.unit_writer(*NAMES) as writer:  # noqa: PT012
+        writer.finish(make_unit_record())
+        writer.finish(make_unit_record(input_fingerprint="input-2"))
+    assert is_done(store, "input-1")
 
 
 def test_done_means_ok_and_made_from_this_input(store: RunStore) -> None:
@@ -208,8 +217,12 @@ def test_a_link_that_comes_while_a_run_goes_on_is_not_written_through(
     with store.lock():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(tmp_path / "outside")
-        with pytest.raises(StoreError, match="symbolic link"), store.unit_writer(*NAMES):
+        with pytest.raises(StoreError) as refused, store.unit_writer(*NAMES):
             pass
+    assert str(refused.value) == (
+        f"{link}: expected a folder or file of {store.path} itself, found a symbolic link to {tmp_path / 'outside'}; "
+        "nothing is written through links: remove it, then run again"
+    )
     assert list((tmp_path / "outside").iterdir()) == []
 
 
@@ -370,6 +383,21 @@ def test_the_sizes_of_a_table_that_was_cut_are_those_of_then_and_now(store: RunS
     assert f"{table} is damaged: it has 40 bytes, not {whole}" in store.read_units().left_out[0].reason
 
 
+def test_of_a_unit_every_damaged_file_is_named(store: RunStore) -> None:
+    with store.unit_writer(*NAMES) as writer:
+        for name in ("estimate.tum", "log.txt", "reference.tum"):
+            writer.path(name).write_text("0 0 0\n")
+        writer.finish(make_unit_record())
+    folder = store.folder(*NAMES)
+    (folder / "estimate.tum").write_text("0 0 1\n")
+    (folder / "reference.tum").unlink()
+    (left_out,) = store.read_units().left_out
+    assert left_out.reason == (
+        f"{folder}/estimate.tum is damaged: its content is not what was written (SHA-256); "
+        f"{folder}/reference.tum cannot be read: No such file or directory; run the scene again"
+    )
+
+
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_a_link_in_a_folder_s_place_is_told_and_not_followed(store: RunStore, tmp_path: Path, depth: int) -> None:
     write_unit(store)
@@ -380,6 +408,15 @@ def test_a_link_in_a_folder_s_place_is_told_and_not_followed(store: RunStore, tm
     assert units.units == ()
     assert [each.folder for each in units.left_out] == [folder]
     assert "found a symbolic link" in units.left_out[0].reason
+
+
+def test_a_file_in_the_place_of_all_units_is_told(store: RunStore) -> None:
+    (store.path / "units").write_text("")
+    assert [store.find_unit(*NAMES), store.has_result(*NAMES)] == [None, False]
+    for reading in (store.read_units, lambda: store.lock().__enter__()):
+        with pytest.raises(StoreError) as refused:
+            reading()
+        assert str(refused.value) == f"cannot read {store.path}/units: Not a directory"
 
 
 def test_what_another_process_plans_is_looked_at_again(store: RunStore) -> None:

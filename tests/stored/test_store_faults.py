@@ -169,6 +169,33 @@ def test_a_lock_file_that_was_replaced_while_it_was_waited_for_is_not_the_lock(
         pass
 
 
+@pytest.mark.parametrize(
+    ("number", "lacks", "named", "words"),
+    [
+        (errno.ENOLCK, "folders and files", LOCK_FILE, "No locks available"),
+        (errno.ENOLCK, "files", LOCK_FILE, "No locks available"),
+        (errno.EIO, "folders and files", "", "Input/output error"),
+    ],
+)
+def test_where_nothing_can_be_locked_nothing_is_written(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, number: int, lacks: str, named: str, words: str
+) -> None:
+    """A folder alone may be without: its file is the lock then."""
+    flock = fcntl.flock
+
+    def lacking(descriptor: int, operation: int) -> None:
+        if "folders" in lacks or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("lingbot_eval.stored.lock.fcntl.flock", lacking)
+    with pytest.raises(StoreError) as refused, store.lock():
+        pass
+    place = store.path / named
+    assert str(refused.value) == f"cannot lock {place}: {words}; choose a folder on a file system that supports locks"
+    assert writer_of(store.path) is None
+
+
 def test_a_unit_is_on_the_disk_before_it_is_in_its_place(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power cut a unit is whole or not there: the system may write a rename before what was renamed."""
     done: list[str] = []
