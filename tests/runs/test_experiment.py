@@ -118,6 +118,7 @@ def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
         ("options:", "selection: {stride: １０}\n    options:", "stride: expected a valid integer, found '１０'"),
         ("options:", "size: {mode: exact, width: 225, height: 168}\n    options:", "use 224 or 238"),
         ("name: small", "name: small\nname: other", "experiment.yaml:3: key 'name' is given twice"),
+        ("name: small", "name: small\nmetrics: {dept: null}", "metrics: unknown key 'dept' (did you mean 'depth'?)"),
         ("methods:", "methods: []\nmethod:", "methods: list should have at least 1 item"),
     ],
 )  # fmt: skip
@@ -176,6 +177,10 @@ def test_settings_that_are_given_as_values_stay_as_they_are(monkeypatch: pytest.
     # A mistake names them as the command line would take them.
     with pytest.raises(ConfigError, match=r'--set datasets\.0\.rot=\["x"\]: datasets\.0\.rot: unknown key'):
         load_experiment(given, {"datasets.0.rot": ["x"]})
+    with pytest.raises(
+        ConfigError, match=r"^set datasets\.1\.root: datasets is a list; expected a position 0…0, found"
+    ):
+        load_experiment(given, {"datasets.1.root": "x"})
 
 
 def test_what_a_variable_hands_to_a_program_is_in_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,7 @@ def test_what_else_is_selected_holds_for_every_part(
     ("dataset", "words"),
     [
         ({"lengths": [100, 50]}, "lengths: expected rising numbers, found 100, 50"),
+        ({"strides": [2, 2]}, "strides: expected rising numbers, found 2, 2"),
         ({"lengths": [0]}, "lengths.0"),
         ({"lengths": [9], "selection": {"count": 5}}, "keep one"),
         ({"strides": [1, 2], "selection": {"stride": 5}}, "keep one"),
@@ -260,6 +261,10 @@ def test_one_dataset_twice_under_labels(world: World) -> None:
     }
     plan = make_plan(validated(Experiment, document, "test"))
     assert [unit.names[:2] for unit in plan.units] == [("synthetic", "one"), ("b", "two")]
+    document["datasets"][0]["lengths"], document["datasets"][1]["label"] = [9], "synthetic, 9 frames"  # type: ignore[index]
+    with pytest.raises(ConfigError, match="or a label, found 'synthetic, 9 frames' more than once"):
+        validated(Experiment, document, "test")
+    del document["datasets"][0]["lengths"]  # type: ignore[attr-defined]
     del document["datasets"][1]["label"]  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="each needs a name of its own, or a label, found 'synthetic' more than once"):
         validated(Experiment, document, "test")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,8 +96,9 @@ def test_an_unknown_scene_is_found_before_anything_runs() -> None:
 
 def test_a_dataset_without_scenes(world: World) -> None:
     world.adapter.scenes_there = {}
-    with pytest.raises(DataError, match="no scene"):
-        make_plan(experiment())
+    words = "^dataset synthetic: no scene to run under /nowhere, found nothing; check root and scenes$"
+    with pytest.raises(DataError, match=words):
+        make_plan(experiment(dataset={"root": "/nowhere"}))
 
 
 def test_scenes_that_the_protocol_leaves_out_run_only_when_they_are_named(tmp_path: Path) -> None:
@@ -135,6 +137,16 @@ def test_the_key_follows_every_file_of_a_plugin(tmp_path: Path, monkeypatch: pyt
             keys.append(make_plan(experiment()).key)
     assert len(set(keys)) == len(keys) - 1, "each change is another key"
     assert keys[-1] == keys[-2], "no change is none"
+
+
+@pytest.mark.parametrize("brings", ["DATASETS", "METHODS", "METRICS", "FAMILIES"])
+def test_the_key_follows_a_plugin_whatever_it_brings(monkeypatch: pytest.MonkeyPatch, brings: str) -> None:
+    keys = {make_plan(experiment()).key}
+    for plugin in (registry.Plugin("mine", "a", "mine.py"), registry.Plugin("mine", "b", "mine.py")):
+        made = SimpleNamespace(plugin=lambda name, plugin=plugin: plugin, names=lambda: ["own"])
+        monkeypatch.setattr(plan_module, brings, made)
+        keys.add(make_plan(experiment()).key)
+    assert len(keys) == 3
 
 
 def test_every_scene_is_opened_once(world: World) -> None:

@@ -85,6 +85,26 @@ def test_a_row_says_what_the_frame_was_and_cost(monkeypatch: pytest.MonkeyPatch)
     assert SceneScorer(NOTHING, is_timed=False).add(output(0))["interval_ms"] is None
 
 
+@pytest.mark.parametrize(
+    ("mask", "abs_rel"),
+    [
+        (None, 0.5),
+        (np.zeros((10, 20), bool), 0.5),
+        (np.arange(200).reshape(10, 20) < 50, 0.0),
+        (np.ones((5, 10), bool), 0.5),  # of another size: of other pixels
+    ],
+    ids=["none", "nothing", "what is wrong", "another size"],
+)
+def test_pixels_that_are_left_out_are_of_no_score(mask: np.ndarray | None, abs_rel: float) -> None:
+    """A quarter is three times as far as the rest, which has the truth."""
+    guess = np.full(IMAGE.shape[:2], 2.0, np.float32)
+    guess.flat[:50] = 6.0
+    left_out: Any = SimpleNamespace(found=lambda frame, prediction: mask, words=lambda: "masks")
+    each = output(0, depth=(2.0, 2.0))
+    each = replace(each, prediction=replace(each.prediction, depth=guess))
+    assert SceneScorer(MetricsConfig(), left_out=left_out).add(each)["depth_abs_rel"] == pytest.approx(abs_rel)
+
+
 def test_times_are_those_of_the_stream_or_none() -> None:
     def scored(without: int | None = None, paced: bool = True, **scoring: Any) -> dict[tuple[str, str], Measurement]:
         scorer = SceneScorer(NOTHING, **scoring)

@@ -179,6 +179,13 @@ def test_what_was_held_back_too_long_is_decoded_once_more(monkeypatch: pytest.Mo
     assert passes == [list(range(count)), list(range(2 * MAX_IN_FLIGHT))]
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    def theirs(stream: Iterable[Frame]) -> Iterator[Prediction]:
+        return (Prediction(np.int64(f.index), np.float32(f.timestamp), np.eye(4, dtype=int)) for f in stream)  # type: ignore[arg-type]
+
+    assert [output.frame.index for output in streamed(theirs, frames(3)).outputs()] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("order", [[0, 0], [1, 0]])
 def test_disorder_is_refused(order: list[int]) -> None:
     def disordered(stream: Iterable[Frame]) -> Iterator[Prediction]:
@@ -195,6 +202,7 @@ def test_disorder_is_refused(order: list[int]) -> None:
         (lambda stream: None, "expected predict to yield a Prediction a frame, found None"),
         (lambda stream: [np.eye(4) for _ in stream], "expected a lingbot_eval.Prediction from predict, found ndarray"),
         (lambda stream: [Prediction(f.index, None) for f in stream], "its time in seconds, found 0 and None"),
+        (lambda stream: [Prediction(0.5, f.timestamp) for f in stream], "its time in seconds, found 0.5 and 0.0"),  # type: ignore[arg-type]
         *(
             (lambda stream, part=part: [Prediction(f.index, f.timestamp, **part) for f in stream], says)
             for part, says in (
@@ -206,6 +214,8 @@ def test_disorder_is_refused(order: list[int]) -> None:
                 ({"depth": np.ones((12, 12, 1))}, r"frame 0: depth: .* shape \(H, W\), found \(12, 12, 1\)"),
                 ({"points": np.ones((12, 12))}, r"points: .* shape \(H, W, 3\), found \(12, 12\)"),
                 ({"intrinsics": np.ones(4)}, r"intrinsics: .* shape \(3, 3\), found \(4,\)"),
+                ({"depth_confidence": np.ones(4)}, r"depth_confidence: .* shape \(H, W\), found \(4,\)"),
+                ({"points_confidence": np.ones((3, 5, 3))}, r"points_confidence: .* shape \(H, W\), found \(3, 5, 3\)"),
             )
         ),
     ],

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ import pytest
 import lingbot_eval as lb
 from lingbot_eval.errors import ConfigError, StoreError
 from lingbot_eval.methods.base import OpenMethod
+from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.runs import worker, workers
 from lingbot_eval.runs.execute import Parallel
 from lingbot_eval.runs.plan import make_plan
@@ -381,6 +382,29 @@ def test_a_log_is_not_written_through_a_link(tmp_path: Path, work: worker._Work)
     with pytest.raises(StoreError, match=r"cannot write .*logs.*symbolic link"):
         work.do(names, "token")
     assert mine.read_text() == "words"
+
+
+def test_what_is_done_for_the_first_time_is_of_code_and_settings_and_of_no_name(
+    tmp_path: Path, work: worker._Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first unit that compiles something is alone with it on its host."""
+    asked: list[str] = []
+
+    def first_alone(what: str) -> Any:
+        asked.append(what)
+        return nullcontext()
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(worker, "first_alone", first_alone)
+    monkeypatch.setattr(worker, "attempt_stored", lambda *given: given[5])
+    for name, window, code in (("a", 3, "code"), ("b", 3, "code"), ("a", 4, "code"), ("a", 3, "other")):
+        method = LingbotConfig.model_validate({"kind": "lingbot", "name": name, "streaming": {"window": window}})
+        work._job = replace(work._job, code=code)
+        for free in (True, False):
+            monkeypatch.setattr(LingbotConfig, "leaves_the_cpu_free", property(lambda settings, free=free: free))
+            work._attempt(SimpleNamespace(method=method), "token")  # type: ignore[arg-type]
+    assert len(asked) == 4, "what computes on the cores has nothing to compile"
+    assert [asked.index(what) for what in asked] == [0, 0, 2, 3]
 
 
 @pytest.mark.parametrize(("timed", "differs"), [(True, ['gpus: ["A", "B"], here ["C"]']), (False, [])])
