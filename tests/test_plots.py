@@ -144,6 +144,7 @@ def test_rolling_medians_stand_in_the_middle_of_their_stretch() -> None:
         ([1.0] * 97 + [9.0] * 3, 1.08 * 9, ""),
         ([0.0] * 99 + [9.0], 1.08 * 9, ""),  # most are nothing: there is no bulk
         ([0.0, 0.0], 1.0, ""),
+        ([np.nan, np.nan], 1.0, ""),
     ],
 )
 def test_an_axis_ends_above_the_bulk_and_says_what_it_hides(values: list[float], top: float, says: str) -> None:
@@ -180,6 +181,13 @@ def test_no_text_of_a_figure_is_taken_for_a_formula(tmp_path: Path) -> None:
         legend_above(axes)
         save(figure, tmp_path / "a.png")
         assert (tmp_path / "a.png").stat().st_size > 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_name_in_a_script_that_the_font_lacks_alarms_nobody(tmp_path: Path) -> None:
+    figure = new_figure(4, 3, "場面")
+    style(figure.subplots(), "x", "y", "場面")
+    save(figure, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("count", "marker"), [(1, "."), (30, "."), (31, "None"), (300, "None")])

@@ -163,6 +163,14 @@ def test_numbers_with_their_units() -> None:
     assert [mebibytes(size) for size in (3 * 2**20, 0, None)] == ["3.000", "0", "n/a"]
 
 
+def test_only_frames_are_whole() -> None:
+    units = ("frames", "1", "%", "MiB")
+    assert [quantity(5.0, unit) for unit in units] == ["5 frames", "5.000", "5.000 %", "5.000 MiB"]
+    for value in (float("inf"), float("-inf"), float("nan")):
+        with pytest.raises(ValueError, match="is not a result"):
+            quantity(value, "frames")
+
+
 def test_a_text_as_long_as_there_is_room_stays_whole() -> None:
     assert [plain("a\tb  cd", longest) for longest in (None, 6, 5)] == ["a b cd", "a b cd", "a b …"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -106,7 +108,11 @@ def test_segments_equal_kittis_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "first"), [(3724.0, 100.0), (1000.0, 100.0), (999.0, 50.0), (12.0, 1.0), (60.0, 5.0), (0.4, 0.02)]
+    ("path", "first"),
+    [
+        *((3724.0, 100.0), (1000.0, 100.0), (999.0, 50.0), (12.0, 1.0), (60.0, 5.0), (0.4, 0.02)),
+        *((50.0, 5.0), (49.9, 2.0), (20.0, 2.0), (19.9, 1.0), (10.0, 1.0), (9.9, 0.5), (0.3, 0.02), (0.2, 0.02)),
+    ],
 )
 def test_segment_lengths_fit_the_scene(path: float, first: float) -> None:
     lengths = segment_lengths(path)
@@ -560,6 +566,33 @@ def test_the_longest_step_in_frames_is_from_the_first_to_the_last(size: float, t
         step_pairs(poses, Step(size, "frames"))
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_without_orientation_what_rests_on_positions_is_there(side: int) -> None:
+    """A circle of which one side knows positions alone, the estimate's last one 2 m too high."""
+    truth = steps_to_path(np.full(359, 360 / 359), np.ones(359))
+    estimate = truth.copy()
+    estimate[-1, 1, 3] += 2.0
+    pair = [trajectory(truth), trajectory(estimate)]
+    pair[side] = replace(pair[side], has_orientation=False)
+    found = score_drift(*pair, DriftSettings(alignments=("none",)))
+    assert value(found, "loop_gap", "none") == pytest.approx(2.0)
+    assert value(found, "anchored_final_error") == pytest.approx(2.0, rel=1e-6)
+    assert value(found, "scale_drift") == pytest.approx(0, abs=1e-6)
+    names = ("segment_translation", "segment_rotation", "jumps", "largest_step_error", "largest_step_error_frame")
+    why = f"the {('reference', 'estimate')[side]} has positions only: there is no orientation"
+    for name in (*names, "collapsed", "collapse_frame"):
+        assert reason(found, name, "none") == why
+    for name in ("rpe_translation_rmse", "rpe_rotation_rmse", "rpe_translation_low95", "rpe_rotation_high95"):
+        assert {reason(found, name, f"{step} none") for step in ("1 frames", "10 m")} == {why}
+    series = found.series
+    assert series is not None
+    assert np.isnan(series.step_error_m).all()
+    assert len(series.step_error_m) == len(series.anchored_error_m) == 360
+    assert np.isfinite(series.prefix_ate_m).all()
+    for none in (series.segment_frame, series.segment_translation, series.jump_frame, series.collapse_frame):
+        assert len(none) == 0
+
+
 def test_a_jump_stands_out_from_twenty_five_steps_on_each_side() -> None:
     """Thirteen of the 25 steps after the first one are small; the last of them decides."""
     errors = np.array([2.0] + 12 * [1.0] + 13 * [0.01] + 40 * [1.0])
@@ -657,7 +690,21 @@ def test_a_single_bad_step_among_few_is_no_breakdown() -> None:
     assert collapse_step(errors, np.ones(len(errors)), 7, 5.0) is None
 
 
-@pytest.mark.parametrize("setting", [{"anchor_frames": 2}, {"segment_every": 0}, {"rpe_metres": (0.0,)}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"anchor_frames": 2},
+        {"segment_every": 0},
+        {"rpe_metres": (0.0,)},
+        {"rpe_metres": (float("inf"),)},
+        {"rpe_frames": (0,)},
+        {"segment_lengths_m": ()},
+        {"segment_lengths_m": (-1.0,)},
+        {"alignments": ()},
+        {"alignments": ("sim2",)},
+        {"jump_factor": 3.0},
+    ],
+)
 def test_settings_without_meaning_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         DriftSettings.model_validate(setting)

@@ -314,9 +314,11 @@ def test_a_mirror_image_of_positions_alone_is_named() -> None:
     spoilt = truth.copy()
     spoilt[:, 0, 3] *= -1
     assert "mirror image" in notes(truth, spoilt)[0]
+    assert "too little" not in notes(truth, spoilt)[0]
     positions = [Trajectory(np.arange(60), np.arange(60.0), p, has_orientation=False) for p in (truth, spoilt)]
     (note,) = pose_notes(match_poses(*positions))
     assert "--est-handedness left" in note
+    assert note.endswith("(--gt-… instead)")
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -442,6 +444,28 @@ def test_travel_in_another_direction_than_the_camera_is_said() -> None:
     assert "--est-to-camera" in note
 
 
+@pytest.mark.parametrize("degrees", [25, 35, 60])
+def test_how_far_the_direction_of_travel_is_off_is_said(degrees: int) -> None:
+    """From 30° on; of so few poses that no body is measured."""
+    rng = np.random.default_rng(0)
+    truth = straight(rng, 10)
+    truth[:, :3, :3] = Rotation.from_rotvec(np.radians(8) * rng.normal(size=(10, 3))).as_matrix()
+    camera = np.eye(4)
+    camera[:3, :3] = Rotation.from_rotvec([0, np.radians(degrees), 0]).as_matrix()
+    found = notes(truth, in_body(camera)(truth))
+    told = re.search(r"off by (\S+)°;", found[0]) if found else None
+    assert (told is None) is (degrees < 30)
+    if told is not None:
+        assert float(told[1]) == pytest.approx(degrees, abs=1.0)
+
+
+@pytest.mark.parametrize(("count", "measured"), [(11, False), (12, True)])
+def test_twelve_poses_are_enough_for_an_arm(count: int, measured: bool) -> None:
+    truth = hand(np.random.default_rng(5), count)
+    (note,) = notes(truth, in_body(BODY)(truth))
+    assert ("0.374 from its centre" in note) is measured
+
+
 @pytest.mark.parametrize("amplitude", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_mirrored_positions_of_a_camera_that_hardly_turns_are_called_nothing_else(amplitude: float, seed: int) -> None:
@@ -461,3 +485,9 @@ def test_mirrored_positions_of_a_camera_that_hardly_turns_are_called_nothing_els
     (note,) = pose_notes(match_poses(Trajectory(frames, seconds, truth), Trajectory(frames, seconds, guess)))
     assert "left-handed axes" in note
     assert "--est-handedness left" in note
+    # Which of the two it is shows from some degrees on.
+    assert note.endswith("the camera turns too little to tell them apart") is (amplitude < 3)
+    found = re.search(r"read so, ATE would be (\S+) m instead of (\S+) m; --est", note)
+    assert found is not None, note
+    assert float(found[1]) < 0.02  # the noise
+    assert 0.8 < float(found[2]) < 0.9

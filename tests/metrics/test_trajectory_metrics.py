@@ -393,7 +393,13 @@ def test_an_empty_sequence() -> None:
 
 
 def test_settings_are_strict() -> None:
-    for wrong in ({"alignments": ("sim2",)}, {"alignments": ()}, {"anchor_frames": 2}, {"rpe_delta": 1}):
+    for wrong in (
+        {"alignments": ("sim2",)},
+        {"alignments": ()},
+        {"anchor_frames": 2},
+        {"rpe_delta": 1},
+        {"rpe_delta_frames": 0},
+    ):
         with pytest.raises(ValidationError):
             TrajectorySettings.model_validate(wrong)
 
@@ -430,6 +436,10 @@ def test_an_estimate_in_one_point_has_the_distances_from_the_mean() -> None:
     np.testing.assert_allclose(score.position_error_m, away)
     assert value(score, "ate_rmse", "sim3") == pytest.approx(np.sqrt(np.mean(away**2)))
     assert value(score, "ate_share_of_motionless", "sim3") == pytest.approx(100)
+    # Of an alignment on the first eight it is their mean.
+    first = np.linalg.norm(positions - positions[:8].mean(axis=0), axis=1)
+    assert value(score, "ate_rmse", "anchor") == pytest.approx(np.sqrt(np.mean(first**2)))
+    assert value(score, "ate_max", "anchor") == pytest.approx(first.max())
 
 
 def test_counts_are_of_the_frames_of_the_sequence() -> None:
