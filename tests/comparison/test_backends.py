@@ -768,6 +768,14 @@ def test_the_ratio_of_known_times() -> None:
         assert found.value == pytest.approx(slower, rel=0.01)
         assert (found.low, found.high) == (pytest.approx(0.97 * slower), pytest.approx(1.03 * slower))
         assert (found.verdict, found.reason) == (verdict, None)
+    # Rounds that tell nothing are no difference, and why is said.
+    a = side(SDPA, [[500.0, *[10.0] * 40]] * 7)
+    b = side(PAGED, [[500.0, *[10.0 * factor] * 40] for factor in (0.3, 3.0, 0.5, 2.0, 1.0, 4.0, 0.25)])
+    wild = time_ratio(a, b, scale_frames=1)
+    assert isinstance(wild, Ratio)
+    assert (wild.value, wild.verdict) == (pytest.approx(1.0), None)
+    assert wild.reason is not None
+    assert "too restless to tell 8%; repeat on a quieter machine" in wild.reason
     few = time_ratio(side(SDPA, [[1.0, 2.0]]), side(PAGED, [[1.0, 3.0]]), scale_frames=1)
     assert few == Ratio(1.5, reason="an interval needs 3 rounds, there are 1")
     for lengths in ((1, 1), (2, 1), (1, 2)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def test_an_update_keeps_tolerances_and_history() -> None:
     assert new.history[-1].replaced == {"/".join(NAMES): {ATE: 0.5}, "/".join(FLOOR): judged}
     assert [entry.rounds for entry in new.history] == [1, 2]
     assert new.history[-1].who == "me"
+    assert new.history[0] == edited.history[0]
+    age = datetime.now(UTC) - datetime.fromisoformat(new.history[-1].when)
+    assert timedelta(seconds=-1) < age < timedelta(minutes=5)
     assert new.history[-1].code["key"] == "k"
 
 

@@ -207,6 +207,18 @@ def test_other_hardware_leaves_accuracy_and_counted_bytes(environment: dict[str,
     assert gate(equal, required=["accuracy"]).exit_code == 0
 
 
+def test_all_that_differs_between_two_machines_is_said() -> None:
+    other = machine(cpu_model="another", cpu_usable=4)
+    reason = 'different hardware: cpu_model: baseline "made up", run "another"; cpu_usable: baseline 2, run 4'
+    assert finding(gate(side(environment=other)), LATENCY).reason == reason
+    other = machine(torch=MACHINE["torch"] | {"float32_matmul_precision": "high", "cudnn_tf32": True})
+    said = finding(gate(side(environment=other)), ATE).reason
+    assert said == (
+        'different arithmetic: float32_matmul_precision: baseline "highest", run "high"; '
+        'cudnn_tf32: baseline "no GPU", run true'
+    )
+
+
 @pytest.mark.parametrize("metric", ["memory/cache_window", "memory/cache_allocated", WEIGHTS])
 def test_bytes_counted_from_shapes_are_judged_on_any_machine(metric: str) -> None:
     baseline = side({NAMES: unit(VALUES | {metric: 1000.0})})

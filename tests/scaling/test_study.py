@@ -565,6 +565,7 @@ def test_another_process_finds_the_study_of_a_guest_again(tmp_path: Path, monkey
     monkeypatch.setattr(execute_module, "run_tasks", noted)
     method = {"kind": "constant_velocity", "name": "floor"}
     outcome = run(tmp_path, validated(Study, GUEST | {"method": method}, "test"))
+    assert (outcome.record.weights, outcome.record.cases) == ("of floor: none", ["offline-9-floor-56x42"])
     store, task_of = execute_module.reopen(outcome.path, *sent)
     (case,) = store.read_units().units
     assert task_of((case.record.name,)).method.name == "floor"
