@@ -64,11 +64,16 @@ class StreamingSession:
         frames: int | None = None,
         camera_iterations: int = 4,
         checks_late: bool = False,
+        first_frame: int = 0,
     ) -> None:
-        """``frames``: length of the stream, needed for the ``auto`` interval alone. Raises ConfigError without it."""
+        """``frames``: length of the stream, needed for the ``auto`` interval alone. Raises ConfigError without it.
+
+        ``first_frame``: what messages count from, of a window its first frame's place in the stream.
+        """
         self._model = model
         self._settings = settings
         self._iterations = camera_iterations
+        self._first_frame = first_frame
         self.interval = stream_interval(settings, frames)
         self._policy = CachePolicy(settings.window or model.config.window)
         self._passes = PassRunner(model, camera_iterations)
@@ -93,12 +98,31 @@ class StreamingSession:
         if self._finished:
             raise StreamError("the stream is finished; open a new session for more frames")
         self.settle()
-        self._check_size(image)
+        self.check(image)
         image = image.to(self._model.device, torch.float32)
         if self._policy.frames:
             return self._run(image[None], self._next_step())
         self._waiting.append(image)
         return self._enter_scale() if len(self._waiting) == self._settings.scale_frames else ()
+
+    def check(self, image: Tensor) -> None:
+        """Raise StreamError for an image that cannot come next; the first one decides the size."""
+        frame = self._first_frame + self._policy.frames + len(self._waiting)
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise StreamError(f"frame {frame}: expected an image (3, H, W), found {tuple(image.shape)}")
+        height, width = image.shape[1:]
+        if height % PATCH_SIZE or width % PATCH_SIZE or not height or not width:
+            nearest = tuple(max(1, round(side / PATCH_SIZE)) * PATCH_SIZE for side in (width, height))
+            raise StreamError(
+                f"frame {frame}: sides must be multiples of {PATCH_SIZE}, found {width}×{height}; "
+                f"nearest is {nearest[0]}×{nearest[1]}"
+            )
+        if self._size is not None and (height, width) != self._size:
+            raise StreamError(
+                f"frame {frame}: the stream is {self._size[1]}×{self._size[0]}, found {width}×{height}; "
+                "resize all frames alike or open a new session"
+            )
+        self._size = (height, width)
 
     @torch.inference_mode()
     def finish(self) -> tuple[FrameOutput, ...]:
@@ -220,8 +244,8 @@ class StreamingSession:
         """Go on in bfloat16: the pass is computed again and writes to the same places."""
         if not self._model.leaves_float16:
             raise StreamError(
-                f"frame {frame}: a value left the range of float16 (65,504); set precision to bfloat16, or to auto, "
-                "with which the stream goes on in bfloat16"
+                f"frame {self._first_frame + frame}: a value left the range of float16 (65,504); set precision to "
+                "bfloat16, or to auto, with which the stream goes on in bfloat16"
             )
         self._model.set_trunk_dtype(torch.bfloat16)
         self._follow_precision(frame, stores)
@@ -258,24 +282,6 @@ class StreamingSession:
         if self._stores is None:
             self._stores = build_stores(self._model, size, self._settings, self._iterations)
         return self._stores
-
-    def _check_size(self, image: Tensor) -> None:
-        frame = self._policy.frames + len(self._waiting)
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise StreamError(f"frame {frame}: expected an image (3, H, W), found {tuple(image.shape)}")
-        height, width = image.shape[1:]
-        if height % PATCH_SIZE or width % PATCH_SIZE or not height or not width:
-            nearest = tuple(max(1, round(side / PATCH_SIZE)) * PATCH_SIZE for side in (width, height))
-            raise StreamError(
-                f"frame {frame}: sides must be multiples of {PATCH_SIZE}, found {width}×{height}; "
-                f"nearest is {nearest[0]}×{nearest[1]}"
-            )
-        if self._size is not None and (height, width) != self._size:
-            raise StreamError(
-                f"frame {frame}: the stream is {self._size[1]}×{self._size[0]}, found {width}×{height}; "
-                "resize all frames alike or open a new session"
-            )
-        self._size = (height, width)
 
 
 STRIDE, NEAREST = 8, 1e-6

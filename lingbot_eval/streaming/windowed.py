@@ -77,14 +77,15 @@ class WindowedSession:
     """
 
     def __init__(
-        self, settings: StreamSettings, open_session: Callable[[], StreamingSession], frames: int | None = None
+        self, settings: StreamSettings, open_session: Callable[[int], StreamingSession], frames: int | None = None
     ) -> None:
-        """``open_session`` makes the session of a window; ``frames`` is the stream's length where it is known."""
+        """``open_session`` makes the session of the window that starts at a frame; ``frames`` is the stream's length
+        where it is known."""
         self._settings = settings
         self._windowed = settings.windowed or WindowedSettings()
         self._open_session = open_session
         self._frames = frames
-        self._session = open_session()
+        self._session = open_session(0)
         self.interval = self._session.interval
         self._span = window_span(settings, self.interval)
         overlap = overlap_frames(settings, self.interval)
@@ -124,6 +125,8 @@ class WindowedSession:
         """Take the next frame; returns joined outputs that no later window will repeat."""
         if self._finished:
             raise StreamError("the stream is finished; open a new session for more frames")
+        # Before a window closes: an image that is refused leaves the stream as it is.
+        self._session.check(image)
         ready = self._next_window() if self._full() else []
         ready += self._feed(image)
         self._images.append(image)
@@ -158,7 +161,7 @@ class WindowedSession:
         images = list(self._images)[len(self._images) - repeated :]
         # The old caches go before the new window makes its own.
         del self._session
-        self._session = self._open_session()
+        self._session = self._open_session(start)
         self._start, self._taken = start, 0
         for image in images:
             ready += self._feed(image)
@@ -224,9 +227,14 @@ def open_session(
     Raises ConfigError for interval ``auto`` without a length.
     """
 
-    def whole(*, checks_late: bool = False) -> StreamingSession:
+    def whole(first_frame: int = 0, *, checks_late: bool = False) -> StreamingSession:
         return StreamingSession(
-            model, settings, frames=frames, camera_iterations=camera_iterations, checks_late=checks_late
+            model,
+            settings,
+            frames=frames,
+            camera_iterations=camera_iterations,
+            checks_late=checks_late,
+            first_frame=first_frame,
         )
 
     return WindowedSession(settings, whole, frames) if settings.windowed else whole(checks_late=checks_late)

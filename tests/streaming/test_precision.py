@@ -138,6 +138,8 @@ def test_windows_say_the_frame_of_the_stream() -> None:
     chosen = settings(keyframe_interval=1, windowed=WindowedSettings(size=6, overlap_size=2))
     _, left_at = stream(network(torch.float16, leaves=True), chosen)
     assert left_at == BRIGHT
+    with pytest.raises(StreamError, match=f"^frame {BRIGHT}: a value left the range"):
+        stream(network(torch.float16), chosen)
 
 
 def test_another_stream_of_the_model_follows() -> None:

@@ -128,6 +128,28 @@ def test_no_window_opens_after_the_end(count: int) -> None:
     assert session.windows == 1
 
 
+@pytest.mark.parametrize("taken", range(1, 8))
+@pytest.mark.parametrize("flow", [None, FlowSettings(threshold=5.0, max_gap=1)])
+def test_an_image_that_is_refused_leaves_the_windows_as_they_are(taken: int, flow: FlowSettings | None) -> None:
+    """Its place is told in the stream, whichever window is open and however full it is."""
+    frames = images(9)
+
+    def indices(refused: int | None) -> tuple[list[list[int]], int]:
+        session = open_session(tiny_network(), windowed(2, 4, flow=flow), frames=None, camera_iterations=1)
+        assert isinstance(session, WindowedSession)
+        leaving = []
+        for number, image in enumerate(frames):
+            if number == refused:
+                with pytest.raises(StreamError, match=f"^frame {number}: the stream is 42×28, found 56×42; "):
+                    session.step(torch.zeros(3, 42, 56))
+            leaving.append([out.index for out in session.step(image)])
+        leaving.append([out.index for out in session.finish()])
+        return leaving, session.windows
+
+    with made_up_outputs():
+        assert indices(taken) == indices(None)
+
+
 def test_a_single_window_is_the_plain_stream() -> None:
     stream = windowed(2, 9)
     _, outputs, session = run(stream, 9)
