@@ -91,7 +91,8 @@ class Registry(Generic[EntryT]):
             owner = "lingbot_eval itself" if name in self._builtin or other is None else f"plugin {other[1].name}"
             raise ConfigError(f"plugin {plugin.name}: {self._what} {name!r} is taken by {owner}; choose another name")
         self._added[name] = (entry, plugin)
-        _PLUGINS[plugin.source] = plugin
+        if not _LOADING:  # else it is known once all of it has run: one that fails half way is tried again
+            _PLUGINS[plugin.source] = plugin
 
     def plugin(self, name: str) -> Plugin | None:
         """The plugin that brought ``name``; None for what is built in or unknown."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -155,6 +156,10 @@ def test_the_best_of_a_scene_is_of_its_own_dataset() -> None:
     rows = [Row(dataset, "s", method, "scene", (Cell(ate),)) for (dataset, method), ate in values.items()]
     found = headline([Table("summary", "Summary", (column,), tuple(rows), ())], ())
     assert {(row[0].text, row[2].text) for row in found.table.cells if row[3].strong} == {("d", "b"), ("e", "a")}
+    # Of what is neither better nor worse none is the best.
+    neither = replace(column, better=None)
+    found = headline([Table("summary", "Summary", (neither,), tuple(rows), ())], ())
+    assert not any(row[3].strong for row in found.table.cells)
 
 
 def test_the_best_of_each_scene_stands_out_and_a_tie_does_not(tmp_path: Path) -> None:

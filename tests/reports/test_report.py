@@ -44,6 +44,7 @@ def written(store: RunStore) -> list[Path]:
 def pages_of(store: RunStore, out: Path) -> list[Path]:
     files = write_report([store.path], out, html=False).files
     assert files[0].name == "report.md"
+    assert list(files[1:]) == sorted(files[1:])
     return list(files)
 
 

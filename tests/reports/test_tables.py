@@ -70,6 +70,8 @@ def test_means_are_over_scored_scenes_and_say_how_many(tmp_path: Path) -> None:
     assert cells["mean"].value == pytest.approx(3.0)
     assert cells["median"].value == pytest.approx(2.0)
     assert cells["mean"].scored == cells["median"].scored == (3, 5)
+    # Why the others have no number is no doubt about these.
+    assert cells["mean"].note is cells["median"].note is None
     even = read_results(store_of(tmp_path / "even", {"a": ate(1.0), "b": ate(2.0), "c": ate(9.0), "d": ate(4.0)}))
     assert {row.scene: row.cells[0].value for row in even.tables[0].rows}["median"] == 3.0
     assert "3.000 (3 of 5)" in shown(summary).markdown(padded=False)

@@ -127,13 +127,17 @@ def test_errors_are_of_the_frames_that_both_runs_have(tmp_path: Path) -> None:
         with store.lock(), store.unit_writer("tum", "desk", "m") as writer:
             for index in range(0, 13, step):
                 row = {"index": index, "timestamp": index / 30, "forward_ms": time, "depth_abs_rel": error + index}
-                writer.append_row(row)
+                more = {"position_error_m": 2 * error + index, "rotation_error_deg": 10 * error + index}
+                writer.append_row(row | more)
             write_tum(writer.path("estimate.tum"), walk(13, 1))
             writer.finish(make_unit_record(("tum", "desk", "m")))
         paths.append(store.path)
     (unit,) = compare_runs(*paths).units
-    (errors,) = unit.errors
-    assert (errors.frames, errors.median, errors.largest) == (3, 0.25, 0.25)
+    assert [(each.name, each.unit, each.frames, each.median, each.largest) for each in unit.errors] == [
+        ("position_error_m", "m", 3, 0.5, 0.5),
+        ("rotation_error_deg", "deg", 3, 2.5, 2.5),
+        ("depth_abs_rel", "1", 3, 0.25, 0.25),
+    ]
     assert [series.label for series in unit.times] == ["A"]
 
 
@@ -351,7 +355,10 @@ def test_of_several_methods_each_is_held_against_itself(tmp_path: Path) -> None:
     runs = {}
     for label, methods in (("a", "mno"), ("b", "onm"), ("c", "n")):
         names = [["tum", scene, method] for method in methods for scene in ("desk", "floor")]
-        store = RunStore.create(tmp_path / label, make_run_record(key=label * 16, name=label, units=names))
+        weights = {method: method if method == "n" else f"{method} of {label}" for method in methods}
+        store = RunStore.create(
+            tmp_path / label, make_run_record(key=label * 16, name=label, units=names, weights=weights)
+        )
         for number, (dataset, scene, method) in enumerate(names):
             with store.lock(), store.unit_writer(dataset, scene, method) as writer:
                 told = [measurement("mine", f"of {method} on {scene}", float(number))]
@@ -364,6 +371,11 @@ def test_of_several_methods_each_is_held_against_itself(tmp_path: Path) -> None:
         for unit in found.units:
             (pair,) = unit.measurements
             assert (pair.name, pair.reason) == (f"of {unit.methods[0]} on {unit.scene}", None)
+        assert [line for line in found.remarks if "weights" in line] == (
+            [f"different weights of {method}: A {method} of a, B {method} of b" for method in "mo"]
+            if second == "b"
+            else []
+        )
     # A scene that is there with other methods alone has no counterpart.
     assert sorted(found.failures) == sorted(
         f"B tum/{scene}/{method}: no counterpart in the other run" for scene, method in places if method != "n"
@@ -436,6 +448,7 @@ def test_page_numbers_and_figure(tmp_path: Path) -> None:
     assert all("untrained weights" in table.title for table in tables(found))
     assert json.loads(files[2].read_text(encoding="utf-8")) == document(found)
     assert document(found)["title"] == title(found)
+    assert found.untrained == ("A lingbot", "B lingbot")
 
 
 def known() -> RunComparison:
