@@ -13,7 +13,7 @@ from PIL import Image as Pictures
 from lingbot_eval.datasets.registry import open_adapter
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import ConfigError, DataError
-from lingbot_eval.prepare import SizeSettings, crop_notes, prepare, refuse_faulty_images, size_plan
+from lingbot_eval.prepare import SizeSettings, crop_notes, input_notes, prepare, refuse_faulty_images, size_plan
 from lingbot_eval.settings import validated
 from lingbot_eval.types import Frame
 
@@ -270,6 +270,10 @@ def test_what_is_cut_off_is_said_of_the_worst() -> None:
         " to keep all of it, set size: {mode: width, width: 518}"
     ]
     assert crop_notes(sizes[2:], SizeSettings()) == []
+    # What was left out comes first.
+    facts = {"notes": ["one", "two"], "image_sizes": sizes}
+    assert input_notes(facts, SizeSettings()) == ["one", "two", *crop_notes(sizes, SizeSettings())]
+    assert input_notes({}, SizeSettings()) == []
     # A tenth is little, and more than that is said.
     assert crop_notes([(10, 10, 1)], SizeSettings(width=140, max_height=126)) == []
     (note,) = crop_notes([(10, 10, 1)], SizeSettings(width=126, max_height=112))

@@ -143,6 +143,22 @@ def test_the_long_table_has_everything_once(results: RunResults) -> None:
     assert set(table.loc[table["method"] == LINGBOT, "weights"]) == {"untrained (seed 0)"}
 
 
+def test_of_several_runs_every_measurement_says_whose_it_is(tmp_path: Path) -> None:
+    runs = [
+        (label, read_results(store_of(tmp_path / label, {"a": ate(value), "b": None})))
+        for label, value in (("x", 1.0), ("=y", 2.0))
+    ]
+    several = list(csv.DictReader(io.StringIO(measurements_csv(runs))))
+    assert list(several[0]) == ["run", *MEASUREMENT_COLUMNS]
+    assert [(row["run"], row["scene"], row["value"]) for row in several] == [
+        *(("x", "a", "1.0"), ("x", "b", "n/a")),
+        *(("'=y", "a", "2.0"), ("'=y", "b", "n/a")),
+    ]
+    assert ["not run yet" in row["reason"] for row in several] == [False, True] * 2
+    alone = list(csv.DictReader(io.StringIO(measurements_csv(runs[:1]))))
+    assert alone == [{name: row[name] for name in MEASUREMENT_COLUMNS} for row in several[:2]]
+
+
 COLUMNS = {
     "summary: Summary": [
         "trajectory/ate_rmse/sim3/m",

@@ -12,11 +12,14 @@ from fakes import FRAMES, SIDE, Quiet, World, experiment, pose_at, run_folder
 import lingbot_eval as lb
 from lingbot_eval.cli.main import main
 from lingbot_eval.errors import ConfigError, DataError, StoreError
+from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.runs.execute import execute
 from lingbot_eval.runs.plan import make_plan
 from lingbot_eval.stored.store import RunStore
+from lingbot_eval.types import Trajectory
 from lingbot_eval.viewing import export as export_module
 from lingbot_eval.viewing.scaled import ScaledScene
+from tests.stored.store_records import make_run_record, make_unit_record
 
 
 @pytest.fixture
@@ -161,6 +164,26 @@ def test_a_source_that_changed_gives_no_images(run: Path, tmp_path: Path, monkey
         assert any("without images: synthetic/one: the files are not those that were streamed" in n for n in done.notes)
         assert not list((tmp_path / form).rglob("images"))
     assert lb.export(run, tmp_path / "tum", ["tum"], units="*/one/*").notes == ()  # which has none
+
+
+def test_scenes_without_results_are_noted_and_where_there_is_none_at_all_that_is_said(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    store = RunStore.create(tmp_path / "runs", make_run_record(units=[["d", scene, "m"] for scene in "abc"]))
+    with pytest.raises(ConfigError, match=r"with results like '\*'; it has none \(nothing is stored\)$"):
+        lb.export(store.path, out)
+    for scene, facts in (("a", {}), ("b", {"status": "failed", "stage": "stream", "reason": "it broke"})):
+        with store.lock(), store.unit_writer("d", scene, "m") as writer:
+            poses = np.stack([pose_at(index) for index in range(4)])
+            write_tum(writer.path("estimate.tum"), Trajectory(np.arange(4), np.arange(4.0), poses))
+            writer.finish(make_unit_record(("d", scene, "m"), **facts))
+    done = lb.export(store.path, out, ["tum"])
+    assert (done.files, done.notes[0]) == ((out / "trajectory.tum",), "left out: d/b/m: it broke")
+    with pytest.raises(ConfigError, match=r"with results like '\*/b/\*'; there are: d/a/m, d/b/m$"):
+        lb.export(store.path, out, units="*/b/*")
+    (store.folder("d", "a", "m") / "result.json").write_text("{")
+    (store.folder("d", "b", "m") / "result.json").unlink()
+    with pytest.raises(ConfigError, match=r"it has none \(left out: .*a.*result\.json"):
+        lb.export(store.path, out)
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
