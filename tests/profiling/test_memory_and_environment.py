@@ -165,6 +165,8 @@ def test_memory_of_the_device_that_was_named(monkeypatch: pytest.MonkeyPatch, gp
     for name, size in figures.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size * 2**20 if device == "cuda:1" else 0)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
+    of_device = {"cuda:1": SimpleNamespace(uuid="abc")}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: of_device[device])
     peaks = {"device_peak_allocated": 3.0, "device_peak_reserved": 4.0}
     gpu(FakeNvml([process(os.getpid(), 5 * 2**20)]))
     assert {m.name: m.value for m in device_memory_measurements("cuda:1")} == peaks | {"driver_process": 5.0}

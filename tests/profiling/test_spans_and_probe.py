@@ -47,8 +47,10 @@ class FakeEvent:
 def test_on_a_gpu_nothing_is_waited_for_before_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeEvent.log, FakeEvent.made = [], 0
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "compute")
-    span = begin_span("cuda:0")
+    current = {"cuda:1": "compute"}
+    monkeypatch.setattr(torch.cuda, "current_stream", current.get)
+    span = begin_span("cuda:1")
+    current["cuda:1"] = "another"
     span.stop()
     assert FakeEvent.log == ["record 1 on compute", "record 2 on compute"]
     assert span.seconds() == pytest.approx(1e-3)
