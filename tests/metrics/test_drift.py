@@ -566,6 +566,52 @@ def test_the_longest_step_in_frames_is_from_the_first_to_the_last(size: float, t
         step_pairs(poses, Step(size, "frames"))
 
 
+def test_conventions_say_what_was_asked_for_and_how_the_estimate_was_moved() -> None:
+    truth = steps_to_path(*winding(60))
+    asked = {"segment_lengths_m": (5.0, 7.5), "segment_every": 7, "anchor_frames": 20, "alignments": ("anchor", "se3")}
+    found = score(truth, truth, **asked, rpe_frames=(3,), rpe_metres=(2.5,))
+    of = {(m.name, m.variant): (m.unit, m.convention) for m in found.measurements}
+    moved = {
+        "anchor": "after Sim(3) alignment on the first 20 matched frames, then free to drift",
+        "se3": "after SE(3) alignment (no scale) over all matched frames",
+        "sim3": "after Sim(3) alignment over all matched frames",
+    }
+    for name, words in moved.items():
+        for part, unit, error in (("translation", "%", "translation"), ("rotation", "deg/m", "rotation angle")):
+            assert of[f"segment_{part}", name] == (
+                unit,
+                f"KITTI odometry: {error} error over path length, mean over all segments of 5, 7.5 m, one starting"
+                f" every 7 matched frames, {words}",
+            )
+        for quantity, unit in (
+            *(("loop_gap", "m"), ("loop_gap_share", "%"), ("jumps", "1"), ("largest_step_error", "m")),
+            *(("largest_step_error_frame", "frames"), ("collapsed", "1"), ("collapse_frame", "frames")),
+        ):
+            assert of[quantity, name][0] == unit
+            assert (words in of[quantity, name][1]) is (name != "sim3"), quantity
+        for part, unit in (("translation", "m"), ("rotation", "deg")):
+            start = f"RMSE of the {part} of the relative pose error over all (overlapping) pairs"
+            for step in ("3 frames", "2.5 m"):
+                variant = step if name == "sim3" else f"{step} {name}"
+                measured_in, convention = of[f"rpe_{part}_rmse", variant]
+                assert measured_in == unit
+                assert convention.startswith(f"{start} {step} ")
+                assert convention.endswith(f", {words}")
+                ends = [of.get((f"rpe_{part}_{end}95", variant)) for end in ("low", "high")]
+                if name == "se3":  # intervals stand under the first alignment and under Sim(3)
+                    assert ends == [None, None]
+                    continue
+                for side, end in zip(("lower", "upper"), ends, strict=True):
+                    assert end is not None
+                    assert end[0] == unit
+                    assert end[1].startswith(f"{side} end of the 95 % interval of rpe_{part}_rmse, by")
+    once = {key for key in of if key[0] in ("scale_drift", "anchored_final_error")}
+    assert once == {("scale_drift", "sim3"), ("anchored_final_error", "sim3")}
+    assert "after Sim(3) alignment on the first 20;" in of["anchored_final_error", "sim3"][1]
+    assert (of["scale_drift", "sim3"][0], of["anchored_final_error", "sim3"][0]) == ("%", "m")
+    assert of["scale_drift", "sim3"][1].endswith("of 51 steps")
+
+
 @pytest.mark.parametrize("side", [0, 1])
 def test_without_orientation_what_rests_on_positions_is_there(side: int) -> None:
     """A circle of which one side knows positions alone, the estimate's last one 2 m too high."""
