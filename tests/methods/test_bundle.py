@@ -15,6 +15,7 @@ from lingbot_eval.geometry.poses import rotation_angle
 from lingbot_eval.methods.base import OpenMethod
 from lingbot_eval.methods.bundle import (
     Observations,
+    TwoViews,
     View,
     _cost,
     _linearised,
@@ -419,6 +420,196 @@ def test_what_two_views_see_is_an_observation_and_what_one_alone_sees_is_none() 
     assert seen.rays[:, 0].tolist() == [0, 6, 10, 12, 14, 20]
     np.testing.assert_allclose(seen.weights, [100, 25, 100, 50, 100 / 3, 100])
     assert odometry_with(views)._observed([view_of(1), view_of(2)]) is None
+
+
+def seen_along(*across: float) -> View:
+    """A view whose features lie beside each other, each told apart."""
+    view = view_of(*[-1] * len(across))
+    view.rays = np.column_stack([across, np.zeros(len(across))])
+    return view
+
+
+def test_features_are_those_that_look_most_like_what_should_be_where_they_are() -> None:
+    """Within eight pixels of 200 a unit, 0.04; of two that claim one feature the more alike, not the nearer."""
+    view = seen_along(0.0, 0.02, 0.5, 1.0, -0.5)
+    told = np.eye(10, 128)
+    mapped = [
+        (0.01, 2.0, told[1]),  # between two features, and like the second
+        (0.539, 2.0, told[2]),
+        (0.5, 2.0, 0.8 * told[2] + 0.6 * told[9]),
+        (1.041, 2.0, told[3]),  # too far
+        (-0.5, -2.0, told[4]),  # behind the camera
+        (-0.5, 2.0, 0.74 * told[4] + 0.67 * told[9]),  # too little like it
+        (0.0, 2.0, 0.76 * told[0] + 0.65 * told[9]),
+    ]
+    turn = Rotation.from_euler("y", 30, degrees=True).as_matrix()
+    view.pose[:3, :3], view.pose[:3, 3] = turn, [0.5, -0.25, 1.0]
+    local = np.array([[ray * depth, 0.0, depth] for ray, depth, _ in mapped])
+    odometry = odometry_with([])
+    odometry._points = np.concatenate([np.full((2, 3), 7.0), (local - view.pose[:3, 3]) @ turn])
+    odometry._descriptors = np.concatenate([told[:2], [like for *_, like in mapped]])
+    features, rows = odometry._guided(view, np.arange(2, 9)[::-1].copy())
+    assert sorted(zip(rows.tolist(), features.tolist(), strict=True)) == [(2, 1), (3, 2), (8, 0)]
+    assert [len(each) for each in odometry._guided(view, np.array([6]))] == [0, 0]
+
+
+def test_two_keyframes_make_points_of_what_they_see_well_and_the_map_lacks() -> None:
+    """Cameras one apart. Rays must meet at more than 0.8°, and pass each by two standard deviations at most."""
+    points = np.array([[0.5, 0, 4], [0.5, 0, 100], [0.5, 0, 50], *[[0.5, 0, 4]] * 3, [0.5, 0.5, 4], [0.5, 0.5, 4]])
+    other, view = (view_of(*[-1] * 8) for _ in range(2))
+    view.pose[0, 3] = -1.0
+    for each, place in ((other, 0.0), (view, 1.0)):
+        each.rays = (points - [place, 0, 0])[:, :2] / points[:, 2:]
+        each.sizes[:] = 0.01
+    # Rays that pass each other by 0.03, which is 0.015 for each of them.
+    view.rays[3:6, 1] += 0.03
+    view.sizes[3], other.sizes[3] = 0.005, 0.1
+    view.sizes[4], other.sizes[4] = 0.1, 0.005
+    view.point[6] = 3
+    other.point[7] = 4
+    other.descriptors[0] = 0.9 * other.descriptors[0] + np.sqrt(0.19) * np.eye(128)[20]
+    # The other has them in the reverse order.
+    for name in ("rays", "sizes", "point", "descriptors"):
+        setattr(other, name, getattr(other, name)[::-1].copy())
+    odometry = odometry_with([])
+    odometry._points, odometry._descriptors = np.zeros((10, 3)), np.zeros((10, 128), np.float32)
+    odometry._triangulate(other, view)
+    assert view.point.tolist() == [10, -1, 11, -1, -1, 12, 3, -1]
+    assert other.point.tolist() == [4, -1, 12, -1, -1, 11, -1, 10]
+    np.testing.assert_allclose(odometry._points[10:12], points[[0, 2]], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(odometry._descriptors[10:], view.descriptors[[0, 2, 5]])
+    view.point[:] = 0
+    odometry._triangulate(other, view)
+    assert len(odometry._points) == 13
+
+
+def keyframes_of(count: int) -> tuple[list[View], FloatArray]:
+    """Views of one cloud, all of which each sees; and the cloud."""
+    poses, cloud, seen = scene(views=count)
+    everything = np.arange(len(cloud))
+    views = []
+    for number, pose in enumerate(poses):
+        views.append(view_of(*everything, rays=seen.rays[seen.view == number], focal=500.0))
+        views[-1].world_to_camera, views[-1].sizes = pose.copy(), np.full(len(cloud), 1 / 500)
+    return views, cloud
+
+
+def test_the_last_keyframes_are_adjusted_and_forget_what_does_not_fit() -> None:
+    """Eight of ten, the oldest three of which stay; what is 3 standard deviations off, six thousandths, is no more."""
+    views, cloud = keyframes_of(10)
+    places = [view.pose.copy() for view in views]
+    for number, point, off in ((0, 3, 0.3), (6, 11, 0.3), (7, 20, 0.0071), (8, 21, 0.004)):
+        views[number].rays[point, 1] += off
+    views[5].world_to_camera = exponential(np.full((1, 6), 0.01))[0] @ places[5]
+    odometry = odometry_with(views)
+    odometry._points = cloud.copy()
+    odometry._adjust()
+    forgotten = [(number, point) for number, view in enumerate(views) for point in np.flatnonzero(view.point < 0)]
+    assert forgotten == [(6, 11), (7, 20)]
+    for number in range(5):
+        np.testing.assert_array_equal(views[number].pose, places[number])
+    np.testing.assert_allclose(views[5].pose, places[5], atol=2e-3)
+    np.testing.assert_allclose(
+        np.delete(odometry._points, [11, 20, 21], axis=0), np.delete(cloud, [11, 20, 21], 0), atol=0.02
+    )
+
+
+def test_the_first_map_has_a_median_depth_of_one() -> None:
+    (first, second), cloud = keyframes_of(2)
+    way, depth = second.pose[:3, 3].copy(), float(np.median(cloud[:, 2]))
+    motion = second.pose.copy()
+    motion[:3, 3] /= np.linalg.norm(way)
+    second.rays, rows = second.rays[::-1].copy(), np.arange(len(cloud))
+    for view in (first, second):
+        view.point[:], view.world_to_camera = -1, None
+    odometry = odometry_with([])
+    pair = TwoViews(motion, rows, rows[::-1].copy(), cloud / np.linalg.norm(way), 60.0, 60)
+    odometry._first_map(first, second, pair)
+    assert odometry.keyframes == [first, second]
+    np.testing.assert_array_equal(first.pose, np.eye(4))
+    np.testing.assert_allclose(second.pose[:3, 3], way / depth, atol=1e-5)
+    np.testing.assert_allclose(odometry._points, cloud / depth, atol=1e-4)
+    assert np.median(odometry._points[:, 2]) == pytest.approx(1)
+    assert (first.point.tolist(), second.point.tolist()) == (rows.tolist(), rows[::-1].tolist())
+    assert odometry._kept == 60
+
+
+def test_a_keyframe_meets_the_last_four_and_an_old_one_keeps_its_points_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A focal length in doubt is estimated at the sixth, the ninth and the thirteenth."""
+    views = [view_of(-1, number, -1, 99) for number in range(14)]
+    for number, view in enumerate(views):
+        view.rays[:], view.index = np.arange(4)[:, None], number
+    odometry = odometry_with(views[:4])
+    odometry.doubt = 0.3
+    met: list[int] = []
+    calibrated: list[int] = []
+    monkeypatch.setattr(odometry, "_triangulate", lambda other, view: met.append(other.index))
+    monkeypatch.setattr(odometry, "_adjust", lambda: None)
+    monkeypatch.setattr(odometry, "_calibrate", lambda: calibrated.append(len(odometry.keyframes)))
+    for count, view in enumerate(views[4:], start=5):
+        met.clear()
+        odometry._add_key(view)
+        assert met == [count - 2, count - 3, count - 4, count - 5]
+        assert odometry._kept == 2
+        assert [len(view.rays) for view in odometry.keyframes] == [2] * (count - 12) + [4] * min(count, 12)
+    assert calibrated == [6, 9, 13]
+    old = views[1]
+    assert (old.point.tolist(), old.rays[:, 0].tolist(), len(old.descriptors)) == ([1, 99], [1, 3], 0)
+    np.testing.assert_allclose(old.sizes, [0.02, 0.04])
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "clear"),
+    [
+        ((), None, False),
+        ((20.0,), 0, True),
+        ((80.0, 90.0, 70.0), 1, True),
+        # A tenth is not explained: another must leave more than 1.3 tenths and a hundredth.
+        ((90.0, 85.5), 0, True),
+        ((86.5, 90.0), 1, False),
+    ],
+)
+def test_an_explanation_is_chosen_where_no_other_fits_nearly_as_well(
+    scores: tuple[float, ...], best: int | None, clear: bool
+) -> None:
+    none = np.empty(0, np.int64)
+    found = [TwoViews(np.eye(4), none, none, np.empty((0, 3)), score, 100) for score in scores]
+    odometry = odometry_with([])
+    odometry._first = view_of(-1)
+    odometry._awaiting.extend([(0, None), (1, view_of(-1))])
+    chosen, is_clear = odometry._chosen(found)
+    assert (chosen, is_clear) == (None if best is None else found[best], clear)
+
+
+def test_a_frame_is_looked_for_where_the_steady_motion_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On from the last two frames; after a lost one, or one whose neighbour was, where the last one was seen."""
+    places = np.tile(np.eye(4), (7, 1, 1))
+    places[:, :3, :3] = Rotation.from_rotvec(np.outer(np.arange(7) ** 1.5, [0.02, -0.01, 0.03])).as_matrix()
+    places[:, 0, 3] = np.arange(7) ** 2 / 10
+    odometry = odometry_with([view_of(1)])
+    expected: list[FloatArray] = []
+    keys: list[int] = []
+
+    def tracked(view: View, rows: FloatArray, guess: FloatArray) -> bool:
+        np.testing.assert_allclose(guess, expected[-1], atol=1e-12)
+        view.world_to_camera = places[view.index]
+        return view.index != 4
+
+    monkeypatch.setattr(odometry, "_tracked", tracked)
+    monkeypatch.setattr(odometry, "_found_again", lambda view: False)
+    monkeypatch.setattr(odometry, "_is_key", lambda view: True)
+    monkeypatch.setattr(odometry, "_add_key", lambda view: keys.append(view.index))
+    on = places[2] @ np.linalg.inv(places[1]) @ places[2]
+    for index, place in enumerate([np.eye(4), places[1], on, None, places[3], places[5]], start=1):
+        expected.append(places[3] @ np.linalg.inv(places[2]) @ places[3] if place is None else place)
+        view = view_of(1)
+        view.index = index
+        found = odometry._placed(view, becoming_key=index != 2)
+        if index == 4:
+            assert found is None
+        else:
+            np.testing.assert_allclose(found, np.linalg.inv(places[index]), atol=1e-12)
+    assert (odometry.lost, keys) == (1, [1, 3, 5, 6])
 
 
 PINHOLE = np.array([[200.0, 0, 159.5], [0, 200.0, 119.5], [0, 0, 1]])
