@@ -277,6 +277,22 @@ def test_shapes_that_differ_name_the_frame() -> None:
         DepthScorer().update(17, np.ones((5, 4), dtype=np.float32), np.ones((4, 5), dtype=np.float32))
 
 
+def test_a_frame_without_predicted_depth_counts_in_the_family_as_in_the_scorer() -> None:
+    """And its pixels count for nothing, as nobody knows whether they would have been predicted."""
+    family = DepthFamily(DepthSettings(), SceneContext())
+    truth, guess = frames(1)[0]
+    rows = [
+        family.add(Frame(index, 0.0, None, "made", None, truth, None), Prediction(index, 0.0, np.eye(4), depth))
+        for index, depth in enumerate((None, guess))
+    ]
+    assert rows[0] == {"depth_abs_rel": None}
+    assert rows[1]["depth_abs_rel"] is not None
+    nothing = Trajectory(np.empty(0, np.int64), np.empty(0), np.empty((0, 4, 4)))
+    found = {(m.name, m.variant): m for m in family.compute(ScoredScene(nothing, nothing, 2))}
+    assert found["frames_skipped", "no_prediction"].value == 1
+    assert found["unpredicted_pixels", ""].samples == np.count_nonzero(truth)
+
+
 def test_inputs_are_left_alone() -> None:
     truth, prediction = frames(1)[0]
     before = truth.copy(), prediction.copy()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
+from lingbot_eval.errors import UnscorableError
 from lingbot_eval.files.trajectories import read_kitti
 from lingbot_eval.geometry.alignment import Sim3
 from lingbot_eval.geometry.poses import pose_matrix
@@ -205,11 +206,31 @@ def test_each_is_asked_for_once() -> None:
         PairAucSettings.model_validate({"thresholds_deg": (5, 3, 5)})
 
 
-def test_positions_beyond_float64_have_no_directions() -> None:
-    truth, estimate = random_poses(5, 0)
-    estimate[1, :3, 3], estimate[2, :3, 3] = 1.7e308, -1.7e308
-    for measured in pair_measurements(trajectory(truth), trajectory(estimate)):
-        assert measured.reason == "the positions of the estimate are too large for float64"
+@pytest.mark.parametrize("side", ["reference", "estimate"])
+def test_positions_beyond_float64_have_no_directions(side: str) -> None:
+    pair = dict(zip(("reference", "estimate"), random_poses(5, 0), strict=True))
+    pair[side][1, :3, 3], pair[side][2, :3, 3] = 1.7e308, -1.7e308
+    for measured in pair_measurements(trajectory(pair["reference"]), trajectory(pair["estimate"])):
+        assert measured.reason == f"the positions of the {side} are too large for float64"
+
+
+@pytest.mark.parametrize("side", ["reference", "estimate"])
+@pytest.mark.parametrize(("moved", "scored"), [(1e-7, False), (1e-5, True)])
+def test_what_rounding_makes_of_a_camera_that_stands_far_away_is_no_motion(
+    side: str, moved: float, scored: bool
+) -> None:
+    """A kilometre from the origin: less than a billionth of it."""
+    pair = dict(zip(("reference", "estimate"), random_poses(6, 10), strict=True))
+    positions = pair[side][:, :3, 3]
+    pair[side][:, :3, 3] = 1000 + moved * positions / np.ptp(positions, axis=0).max()
+    counted = None if scored else f"static {side}: it does not move, so its pairs have no directions"
+    for definition in ("auc", "auc_first_camera"):
+        try:
+            count_pairs(pair["reference"], pair["estimate"], definition)  # type: ignore[arg-type]
+            reason = None
+        except UnscorableError as error:
+            reason = str(error)
+        assert reason == counted
 
 
 def test_who_waits_is_told_how_many_pairs_are_done() -> None:

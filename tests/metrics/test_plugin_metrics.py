@@ -255,13 +255,50 @@ def test_headlines_come_in_their_order_and_plugins_behind() -> None:
         ("ate_m_micro", ("trajectory", "ate_rmse", "sim3"), "micro"),
         ("auc_5", ("auc", "auc_5", ""), "mean"),
         ("auc_5_macro_micro", ("auc", "auc_5", ""), "micro"),
+        ("accuracy_m", ("points", "accuracy", ""), "mean"),
+        ("completeness_m", ("points", "completeness", ""), "mean"),
+        ("normal_consistency", ("points", "normal_consistency", ""), "mean"),
+        ("f1_percent", ("points", "f1", ""), "mean"),
         ("accuracy_median_m", ("points", "accuracy", "median"), "mean"),
+        ("completeness_median_m", ("points", "completeness", "median"), "mean"),
+        ("normal_consistency_median", ("points", "normal_consistency", "median"), "mean"),
+        ("chamfer_m", ("points", "chamfer", ""), "mean"),
+        ("precision_percent", ("points", "precision", ""), "mean"),
+        ("recall_percent", ("points", "recall", ""), "mean"),
+        ("video_abs_rel_metric", ("depth", "abs_rel", "video_metric"), "mean"),
+        ("video_abs_rel_scale", ("depth", "abs_rel", "video_scale"), "mean"),
+        ("video_abs_rel_scale_shift", ("depth", "abs_rel", "video_scale_shift"), "mean"),
+        ("video_delta_1_25_metric_percent", ("depth", "delta_1_25", "video_metric"), "mean"),
         ("video_delta_1_25_scale_percent", ("depth", "delta_1_25", "video_scale"), "mean"),
+        ("video_delta_1_25_scale_shift_percent", ("depth", "delta_1_25", "video_scale_shift"), "mean"),
     ],
 )
 def test_names_on_cards_are_found(name: str, key: tuple[str, str, str], average: str) -> None:
     assert published_as(name) == (key, average)
     assert published_as(f"x{name}") is None
+
+
+def test_columns_of_depth_points_and_probes_have_the_names_that_papers_and_readers_use() -> None:
+    found = {key: title for key, title in titles().items() if key[0] in ("auc", "depth", "points", "probes")}
+    assert found == {
+        ("auc", "auc_30", ""): "AUC@30 (%)",
+        ("auc", "auc_first_camera_30", ""): "AUC@30 of the first camera (%)",
+        ("depth", "abs_rel", "scale_only"): "AbsRel",
+        ("depth", "delta_1_25", "scale_only"): "δ<1.25 (%)",
+        ("depth", "abs_rel", "video_metric"): "AbsRel, metric",
+        ("depth", "delta_1_25", "video_metric"): "δ<1.25, metric (%)",
+        ("depth", "abs_rel", "video_scale"): "AbsRel, one scale",
+        ("depth", "delta_1_25", "video_scale"): "δ<1.25, one scale (%)",
+        ("depth", "abs_rel", "video_scale_shift"): "AbsRel, scale and shift",
+        ("depth", "delta_1_25", "video_scale_shift"): "δ<1.25, scale and shift (%)",
+        ("points", "accuracy", ""): "Acc (m)",
+        ("points", "completeness", ""): "Comp (m)",
+        ("points", "normal_consistency", ""): "NC",
+        ("points", "f1", ""): "F1 (%)",
+        ("probes", "standstill_translation", "sim3"): "moves at standstill (m/frame)",
+        ("probes", "rotation_translation", "sim3"): "moves while turning (m/frame)",
+        ("probes", "revisit_translation", "sim3"): "error on return (m)",
+    }
 
 
 def test_what_a_measurement_says_of_itself_goes_before_its_family() -> None:

@@ -122,7 +122,10 @@ def test_nearest_in_chunks() -> None:
         ),
         ((surface(500), np.full((500, 3), np.nan), 500), "only 0 points valid in both"),
         ((surface(500), np.outer(np.arange(500.0), [1.0, 2, 3]), 500), "degenerate covariance"),
-        ((1e12 * surface(500), surface(500), 500), "too much for voxels"),
+        (
+            (1e12 * surface(500), surface(500), 500),
+            "the cloud spans 3.99e+12 m, too much for voxels of 0.0078125 m: the alignment or some depth is far off",
+        ),
     ],
 )
 def test_what_cannot_be_scored_has_its_reason(clouds: tuple[np.ndarray, np.ndarray, int], reason: str) -> None:
@@ -166,6 +169,13 @@ def test_clouds_have_three_columns(name: str) -> None:
     clouds = (wrong, right) if name == "true" else (right, wrong)
     with pytest.raises(ValueError, match=rf"expected {name} points of shape \(N, 3\), found \(5, 2\)"):
         score_points(*clouds, 5)
+
+
+def test_where_nothing_is_near_enough_f1_is_none_at_all() -> None:
+    guess = surface(500) + 0.1 * np.random.default_rng(0).normal(size=(500, 3))
+    settings = PointSettings(voxel_m=None, icp_m=None, threshold_m=1e-6, normal_neighbours=None)
+    found = values(score_points(surface(500), guess, 500, settings))
+    assert (found["precision"], found["recall"], found["f1"]) == (0, 0, 0)
 
 
 def test_medians_are_of_the_points_of_their_own_side() -> None:

@@ -136,6 +136,22 @@ def test_what_is_no_trajectory_is_refused(given: Any, words: str) -> None:
         lb.score(walk(), given)
 
 
+def test_of_trajectories_the_frames_of_the_estimate_are_all_there_are() -> None:
+    """Of its 15 poses ten are of frames that the reference has, one of which is lost."""
+    truth = walk()
+    kept = np.flatnonzero(~np.isin(np.arange(30), [1, 2, 3, 5, 7]))
+    reference = Trajectory(truth.indices[kept], truth.timestamps[kept], truth.camera_to_world[kept])
+    estimate = Trajectory(truth.indices[:15], truth.timestamps[:15], truth.camera_to_world[:15].copy())
+    estimate.camera_to_world[14] = np.nan
+    found = lb.score(reference, estimate)
+    assert found.pairing is None
+    assert found.estimate is None
+    assert (found["coverage"].value, found["coverage"].samples) == (pytest.approx(100 * 14 / 15), 15)
+    assert (found["matched_frames"].value, found["dropped_frames"].value) == (9, 1)
+    assert [found["unmatched_frames", side].value for side in ("no_estimate", "no_reference")] == [15, 5]
+    assert (found["ate_rmse"].samples, found["auc_30"].samples) == (9, 36)
+
+
 def test_arguments_reach_every_family() -> None:
     truth = walk()
     found = lb.score(truth, scaled(truth, 0.5), align="anchor", anchor_frames=5)
