@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.metrics.base import DepthMetrics, MetricFamily, Quantity, SceneContext, ScoredScene, because
@@ -76,6 +76,13 @@ class DepthSettings(StrictModel):
     min_depth: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_depth: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 80.0
     min_valid_pixels: Annotated[int, Field(ge=2)] = 100
+
+    @field_validator("alignments", "sequence_alignments")
+    @classmethod
+    def _once(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(given)) < len(given):
+            raise ValueError(f"each once, found {', '.join(given)}")
+        return given
 
     @model_validator(mode="after")
     def _ordered(self) -> DepthSettings:

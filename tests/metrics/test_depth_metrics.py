@@ -331,6 +331,9 @@ def test_settings_are_strict() -> None:
             DepthSettings.model_validate(wrong)
     with pytest.raises(ValidationError, match=r"min_depth 5.0 must be smaller than max_depth 5.0"):
         DepthSettings(min_depth=5, max_depth=5)
+    for name, twice in (("alignments", ["none", "lstsq", "none"]), ("sequence_alignments", ["video_scale"] * 2)):
+        with pytest.raises(ValidationError, match=f"{name}\n.*each once, found {', '.join(twice)}"):
+            DepthSettings.model_validate({name: twice})
     DepthSettings(sample_pixels=50_000_000, min_valid_pixels=2, min_depth=4.9, max_depth=5)
 
 
