@@ -167,7 +167,13 @@ def test_an_experiment_from_elsewhere_loads_nothing(folder: Path) -> None:
         ("1 / 0\n", "ZeroDivisionError"),
         ("def broken(:\n", "SyntaxError"),
         ("import lingbot_eval as lb\n@lb.dataset('kitti')\nclass A(lb.FileDataset): pass\n", "'kitti' is taken"),
-        ("import lingbot_eval as lb\n@lb.method('x')\nclass A: pass\n", "expected a subclass"),
+        *(
+            (
+                f"import lingbot_eval as lb\n@lb.{name}('x')\nclass A: pass\n",
+                f"{name.replace('_', ' ')} 'x': expected a subclass of lingbot_eval.{base}, found <class ",
+            )
+            for name, base in (("method", "Method"), ("dataset", "FileDataset"), ("metric_family", "MetricFamily"))
+        ),
         ("import lingbot_eval as lb\n@lb.metric('sound', unit='dB', convention='')\ndef f(): pass\n", "'sound'"),
         ("import sys\nsys.exit(4)\n", "sys.exit(4)"),
         # Without brackets a decorator is given the class, and would register nothing.
@@ -178,7 +184,7 @@ def test_an_experiment_from_elsewhere_loads_nothing(folder: Path) -> None:
         *(
             (
                 f"import lingbot_eval as lb\n@lb.{name}('x')\nclass A(lb.{base}):\n  class {own}: pass\n",
-                "lingbot_eval.Settings",
+                f"{own} of {name.replace('_', ' ')} 'x': expected a subclass of lingbot_eval.Settings, found <class ",
             )
             for name, base, own in (
                 ("method", "Method", "Settings"),

@@ -176,6 +176,39 @@ def test_every_jump_is_marked_and_named_once() -> None:
         )
 
 
+def test_of_what_was_measured_alone_the_axis_is_and_no_scale_frames_where_there_are_none() -> None:
+    kept = np.full(len(FRAMES), "kept", object)
+    (times,) = cost_figure(table(interval_ms=values(50), frame_type=kept), "t").axes
+    assert set(curves(times)) == {"end to end"}
+    assert not times.patches
+    for column, label in (("device_bytes", "device (allocated)"), ("process_bytes", "process (resident)")):
+        (memory,) = cost_figure(table(**{column: values(5) * MIB}), "t").axes
+        assert set(curves(memory)) == {label}
+        assert memory.get_ylim() == (0, pytest.approx(1.08 * 14))
+
+
+def test_a_path_without_segments_says_so_and_a_drift_without_frames_is_not_drawn() -> None:
+    none = {
+        name: getattr(drift(), name)[:0]
+        for name in ("segment_frame", "segment_length_m", "segment_translation", "segment_rotation")
+    }
+    figure = drift_figure(replace(drift(), **none), "t")
+    axes = axes_titled(figure, "Drift of the segments that start here")
+    assert [text.get_text() for text in axes.texts] == ["the path is shorter than every segment"]
+    assert "rotation [deg/m]" not in [each.get_ylabel() for each in figure.axes]
+    assert drift_figure(replace(drift(), frame=np.empty(0, np.int64)), "t") is None
+
+
+def test_errors_of_no_prefix_are_not_side_by_side_with_others() -> None:
+    one, other = drift(), drift()
+    other.prefix_ate_m[:] = np.nan
+    lines = [(name, UnitData(drift=each)) for name, each in (("a", one), ("b", other))]
+    assert together_figure(lines, "t") is None
+    other.prefix_ate_m[1] = 0.5
+    (axes,) = together_figure(lines, "t").axes
+    assert set(curves(axes)) == {"a", "b"}
+
+
 def test_of_very_many_jumps_the_first_are_marked_and_all_are_counted() -> None:
     figure = drift_figure(replace(drift(), jump_frame=np.arange(1000, 1250)), "t")
     axes = axes_titled(figure, "Translation error of each step")
@@ -642,6 +675,9 @@ def test_of_four_estimates_three_stand_in_a_row_and_their_errors_below_all() -> 
     assert len(set(colours.values())) == 3
     other = trajectory_figure([("d", Paths(path, None)), *paths], "t", along=True).axes[-1]
     assert list(curves(other)) == ["a", "b", "c"]
+    assert [axes.get_ylabel() for axes in figure.axes[4:]] == ["distance to the reference [m]", "position error [m]"]
+    # Where nobody has an error there is neither.
+    assert len(trajectory_figure([("d", Paths(path, None)), ("e", Paths(path, path))], "t", along=True).axes) == 2
 
 
 def test_estimates_beside_each_other_share_the_colours_of_their_errors() -> None:

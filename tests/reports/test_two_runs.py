@@ -519,9 +519,21 @@ def test_the_page_of_two_runs_says_each_number_of_its_run(tmp_path: Path) -> Non
         ("tum / desk · m and n", "depth_abs_rel", "needs 32 frames", "3"),
         ("tum / office · m", "trajectory", "new failed: crash", "0"),
     ]
-    assert "tum / desk · m and n: new was scaled by 0.4000" in agreement.legend
+    assert "it adds more than 50% of the median from first frame to last" in agreement.legend[1]
+    assert agreement.legend[2].startswith(
+        "rotation and position after the Sim(3) alignment of new to old; position relative to the extent of old; "
+    )
+    assert agreement.legend[3:] == (
+        "tum / desk · m and n: new was scaled by 0.4000",
+        "n/a: a trend needs 32 frames, there are 3 (tum / desk · m and n rotation, tum / desk · m and n position)",
+    )
     assert [each.title for each in settings.columns] == ["setting", "old", "new"]
-    assert [each.title for each in measured.columns][2:5] == ["old", "new", "new − old"]
+    heads = ["family", "measurement", "old", "new", "new − old", "relative"]
+    assert [each.title for each in measured.columns] == heads
+    assert measured.rows == [
+        ("trajectory", "ate_rmse sim3", "1.000 m", "1.500 m", "0.5000 m", "50.00 %"),
+        ("memory", "driver", "n/a", "3.000 MiB", "n/a", "n/a"),
+    ]
     assert measured.legend == ["no difference: old: ran on the CPU (driver)"]
     files = write_runs(known(), prepare_folder(tmp_path))
     # The number is that of the scene: the first one could not be compared.
