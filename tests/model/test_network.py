@@ -142,7 +142,11 @@ def test_of_two_gpus_each_can_be_had_and_no_third(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     "change",
-    [{"output_groups": (0, 1, 2, 4)}, {"output_groups": (0, 0, 1, 2)}, {"camera_heads": 3}, {"embed_dim": 100}],
+    [
+        *({"output_groups": groups} for groups in ((0, 1, 2, 4), (0, 0, 1, 2), (1, 0, 2, 3), (-1, 0, 1, 2))),
+        *({"camera_heads": 3}, {"embed_dim": 100}, {"embed_dim": 0}, {"groups": 3}, {"window": 0}),
+        *({"dpt_channels": (4, 4, 4, 6)}, {"dpt_features": 12}, {"dpt_features": 0}),
+    ],
 )
 def test_sizes_that_cannot_work(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

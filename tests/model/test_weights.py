@@ -342,6 +342,36 @@ def test_a_damaged_memory_of_a_hash_is_no_answer(cache: Cache, content: bytes) -
     assert (cache.hash_of_new_process(), cache.reads) == (first, 2)
 
 
+def test_a_hash_that_was_cut_short_is_no_answer(cache: Cache) -> None:
+    first = cache.hash_of_new_process()
+    kept = json.loads(cache.entry.read_text())
+    assert kept["sha256"] == first
+    cache.entry.write_text(json.dumps(kept | {"sha256": first[:63]}))
+    assert (cache.hash_of_new_process(), cache.reads) == (first, 2)
+    # And what was remembered of a file of another name is none of this one's.
+    cache.entry.write_text(json.dumps(kept | {"path": "/another/x.bin", "sha256": "0" * 64}))
+    assert (cache.hash_of_new_process(), cache.reads) == (first, 3)
+
+
+def test_the_hash_of_a_small_file_is_not_remembered(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_REMEMBERED_FROM", 1001)
+    assert cache.hash_of_new_process() == cache.hash_of_new_process()
+    assert cache.reads == 2
+    assert not list(cache.file.parent.glob("cache/**/*.json"))
+
+
+def test_a_file_that_changes_as_it_is_read_is_not_remembered(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def growing(*arguments: Any) -> Any:
+        found = hashlib.sha256(b"whatever was there")
+        with cache.file.open("ab") as stream:
+            stream.write(b"more")
+        return found
+
+    monkeypatch.setattr(hashlib, "file_digest", growing)
+    cache.hash_of_new_process()
+    assert not list(cache.file.parent.glob("cache/**/*.json"))
+
+
 def test_a_file_that_was_written_just_now_is_not_remembered(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """It could be written again within the grain of the clock that its times are of."""
     monkeypatch.setattr(weights, "_SETTLED_NS", 2_000_000_000)
@@ -489,6 +519,15 @@ def test_a_link_that_leads_nowhere_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "map.pt").symlink_to("blobs/1a2b")
     with pytest.raises(CheckpointError, match=r"map\.pt is a link to blobs/1a2b, which does not exist; mend it"):
         resolve_checkpoint(str(tmp_path / "map.pt"))
+
+
+def test_an_index_whose_files_are_not_there_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    index = tmp_path / "x.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    (tmp_path / "1.safetensors").touch()
+    for path in (index, tmp_path):
+        with pytest.raises(CheckpointError, match=r"1 of its 2 files are not beside it: 2\.safetensors"):
+            resolve_checkpoint(str(path))
 
 
 def test_a_mistyped_file_is_told_from_those_beside_it(tmp_path: Path) -> None:

@@ -278,6 +278,8 @@ def test_nothing_to_warn_about() -> None:
     assert warnings(2000) == ()
     assert warnings(320, keyframe_interval=1) == ()
     assert warnings(5000, windowed=WindowedSettings(), keyframe_interval=1) == ()
+    assert warnings(65, windowed=WindowedSettings(), keyframe_interval=1) == ()
+    assert warnings(121, windowed=WindowedSettings(), keyframe_interval=2) == ()
     # Half of a window again: every frame twice, which is what an overlap is for.
     assert warnings(500, windowed=WindowedSettings(overlap_size=32), keyframe_interval=1) == ()
 
@@ -288,6 +290,13 @@ def test_nothing_to_warn_about() -> None:
         (321, {"keyframe_interval": 1}, "keeps 321 of 321 frames in view .* trained on 320; use auto .here 2."),
         (1000, {"keyframe_interval": 2}, "interval 2 keeps 504 of 1000 frames in view .* use auto .here 4."),
         (700, {"flow": FlowSettings(threshold=5.0)}, "keep 32 to 700 frames"),
+        (
+            5000,
+            {"flow": FlowSettings(threshold=5.0), "windowed": WindowedSettings(size=400)},
+            "flow keyframes keep 175 to 400 frames in one clock",
+        ),
+        # Eight scale frames, and every second of 112.
+        (120, {"windowed": WindowedSettings(), "keyframe_interval": 2}, "120 frames fit one window, which spans 120"),
         (
             5000,
             {"windowed": WindowedSettings(size=400), "keyframe_interval": 1},

@@ -86,6 +86,7 @@ def test_a_long_past_changes_the_answer() -> None:
 
 def test_outputs_leave_as_soon_as_they_are_known() -> None:
     session = StreamingSession(tiny_network(), StreamSettings(scale_frames=3, keyframe_interval=2))
+    assert (session.used_bytes(), session.allocated_bytes(), session.kept_frames) == ({}, 0, 0)
     leaving = [[out.index for out in session.step(image)] for image in images(6)]
     assert leaving == [[], [], [0, 1, 2], [3], [4], [5]]
     assert session.finish() == ()
@@ -104,6 +105,7 @@ def test_a_stream_shorter_than_its_scale_phase() -> None:
     outputs, session = stream(StreamSettings(scale_frames=8), images(3))
     assert [out.index for out in outputs] == [0, 1, 2]
     assert session.kept_frames == 3
+    assert session.finish() == ()
 
 
 def test_cache_bytes_follow_the_formula() -> None:

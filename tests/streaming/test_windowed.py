@@ -125,6 +125,7 @@ def test_no_window_opens_after_the_end(count: int) -> None:
     _, _, session = run(windowed(2, 4), count)
     with pytest.raises(StreamError, match="the stream is finished"):
         session.step(images(1)[0])
+    assert session.finish() == ()
     assert session.windows == 1
 
 
