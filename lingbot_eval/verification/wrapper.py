@@ -75,14 +75,15 @@ def _checked(config: ExternalConfig) -> WrapperCheck:
     predictions: list[Prediction] = []
     problems: list[str] = []
     try:
-        method.open(sequence)
-        method.warm_up(frames[0])
-        predictions += method.predict(frames)
-    except LingbotEvalError as error:
-        problems.append(str(error))
-    facts = method.describe()
-    found = facts.get("found", {})
-    method.close()
+        try:
+            method.open(sequence)
+            method.warm_up(frames[0])
+            predictions += method.predict(frames)
+        except LingbotEvalError as error:
+            problems.append(str(error))
+        found = method.describe().get("found", {})
+    finally:
+        method.close()
     if found.get("left_running"):
         problems.append(f"processes that ran on after the program had ended: {found['left_running']}")
     notes: list[str] = []

@@ -414,6 +414,32 @@ def test_a_program_that_ends_early_says_why_and_how_far_it_came(check: Check, le
     assert (found.notes, found.log) == ((), ("first", "last"))
 
 
+@dataclass
+class Stops(Known):
+    """It goes no further than its warm-up."""
+
+    error: BaseException = field(default_factory=KeyboardInterrupt)
+
+    def warm_up(self, frame: Frame) -> float:
+        raise self.error
+
+
+def test_a_program_that_does_not_start_has_that_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Stops(said(), error=DataError("it ended in its warm-up"), found={"log_tail": ["why"]})
+    monkeypatch.setattr(ExternalConfig, "create", lambda config: known)
+    (found,) = lb.check_wrapper([sys.executable], mode="pipe", timeout_s=60)
+    assert found == WrapperCheck("pipe", 10, 0, ("it ended in its warm-up",), (), ("why",))
+    assert known.calls == ["open room", "describe", "close"]
+
+
+def test_a_check_that_is_broken_off_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Stops(said())
+    monkeypatch.setattr(ExternalConfig, "create", lambda config: known)
+    with pytest.raises(KeyboardInterrupt):
+        list(lb.check_wrapper([sys.executable], mode="pipe", timeout_s=60))
+    assert known.calls == ["open room", "close"]
+
+
 CHECKS = (
     WrapperCheck("pipe", 10, 9, ("first", "second"), (), tuple(f"line {number}" for number in range(12))),
     WrapperCheck("job", 11, 11, (), ("poses are fine", "as are scales"), ("quiet",)),
