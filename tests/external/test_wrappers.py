@@ -387,17 +387,7 @@ def test_a_version_that_is_not_the_programs_is_refused(run_wrapper: RunWrapper) 
         ({"files": ["not/there.pt"]}, "files: not/there.pt"),
         ({"mode": "socket"}, "mode"),
         ({"timeout_s": 0}, "timeout_s"),
-        ({"timeout_s": float("inf")}, "timeout_s"),
-        ({"frame_timeout_s": 0}, "frame_timeout_s"),
         ({"env": {"A=B": "c"}}, "env"),
-        ({"env": {"": "c"}}, "env"),
-        ({"env": {"A": "b\0c"}}, "env"),
-        ({"command": ["a", "b\0c"]}, "command.1"),
-        ({"command": ["a", ""]}, "command.1"),
-        ({"files": [""]}, "files.0"),
-        ({"version": ""}, "version"),
-        ({"name": ""}, "name"),
-        ({"gpu": -1}, "gpu"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(truth: Path, changes: dict[str, Any], words: str) -> None:

@@ -684,6 +684,53 @@ def test_a_focal_length_that_is_mended_leaves_the_steps_as_long_as_they_were() -
     np.testing.assert_allclose(steps[9:], steps[8], rtol=0.1)
 
 
+def test_of_a_camera_that_stands_each_frame_is_decided_32_frames_later() -> None:
+    """The first is kept to compare with; what still waits at the end is where it is."""
+    places = np.tile(np.eye(4), (36, 1, 1))
+    opencv: Any = PointsForFeatures(places, 1000)
+    odometry = Odometry(opencv)
+    pictures: Any = range(36)
+    decided = [[index for index, _ in odometry.step(index, pictures[index], PINHOLE)] for index in range(36)]
+    assert decided == [[]] * 32 + [[0], [1], [2], [3]]
+    rest = list(odometry.finish())
+    assert [index for index, _ in rest] == list(range(4, 36))
+    for _, pose in rest:
+        np.testing.assert_array_equal(pose, np.eye(4))
+    assert odometry.lost == 0
+    assert list(odometry.finish()) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "off", "ahead", "there"),
+    [
+        (40, 0.0, 0.0, True),
+        (40, 0.8, 0.0, True),
+        (40, 1.3, 0.0, False),  # pixels, of most features
+        (40, 0.0, 0.2, False),  # it has left its place
+        (FEWEST, 0.0, 0.0, True),
+        (FEWEST - 1, 0.0, 0.0, False),
+    ],
+)
+def test_a_camera_has_turned_where_a_rotation_tells_all_that_moved(
+    count: int, off: float, ahead: float, there: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.uniform(-2, 2, (count, 2)), rng.uniform(3, 9, count)])
+    turn = Rotation.from_rotvec([0.05, -0.2, 0.1]).as_matrix()
+    first, view = (view_of(*[-1] * count) for _ in range(2))
+    local = (points - [0, 0, ahead]) @ turn.T
+    first.rays, view.rays = points[:, :2] / points[:, 2:], local[:, :2] / local[:, 2:]
+    # Half of them up, half of them down, in no order: no turn can tell it.
+    view.rays[:, 1] += rng.permutation(np.resize([1, -1], count)) * off / view.focal
+    odometry = odometry_with([])
+    odometry._first = first
+    found = odometry._turned(view)
+    assert (found is not None) is there
+    if found is not None:
+        np.testing.assert_array_equal(found[:3, 3], np.zeros(3))
+        np.testing.assert_allclose(found[:3, :3], turn, atol=0.003 if off else 1e-9)
+
+
 class Kept:
     """A method, its settings, and what was done with it."""
 

@@ -331,29 +331,6 @@ def test_depth_folders_that_are_refused(tmp_path: Path, names: tuple[str, ...] |
         opened(Recording(), trajectory=f"{tmp_path}/a.txt", format="kitti", depth=f"{tmp_path}/depth")
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong", "right"),
-    [
-        ("trajectory", "", "a"),
-        ("name", "", "a"),
-        ("depth", "", "a"),
-        ("depth", "{frame}", "{dataset}/{scene}"),
-        ("max_time_difference_s", -0.001, 0),
-        ("max_time_difference_s", np.inf, 5),
-        ("time_scale", 0, 1e-9),
-        ("time_offset", np.nan, -5),
-        ("depth_units_per_metre", 0, 1),
-        ("frame_numbers", {"start": -1}, {"start": 0}),
-        ("frame_numbers", {"stride": 0}, {"stride": 1}),
-    ],
-)
-def test_settings_of_a_replay_have_their_limits(name: str, wrong: Any, right: Any) -> None:
-    given: dict[str, Any] = {"kind": "replay", "trajectory": "x"}
-    ReplayConfig(**given | {name: right})
-    with pytest.raises(ValidationError, match=name):
-        ReplayConfig(**given | {name: wrong})
-
-
 def test_a_selection_of_no_frames_needs_no_rows(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * 2)
     method = opened(Recording(length=0), trajectory=f"{tmp_path}/a.txt", frame_numbers={"start": 7, "stride": 2})
