@@ -188,6 +188,7 @@ def test_without_a_reference_there_are_reasons(tmp_path: Path, world: World) -> 
     world.adapter.scenes_there = {"bare": {"with_reference": False}}
     record = units(run(tmp_path, experiment()))["bare", "good"]
     assert record.status == "ok"
+    assert {"estimate.tum", "reference.tum", "drift.npz"} & set(record.files) == {"estimate.tum"}
     assert value(record, "ate_rmse", "sim3") == "no reference poses"
     assert value(record, "rpe_rotation_rmse", "sim3") == "no reference poses"
     assert value(record, "coverage") == 100.0

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fakes import World, experiment
+from fakes import FakeSequence, World, experiment
 from safetensors.torch import load_file
 
 import lingbot_eval
 from lingbot_eval import registry
 from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.registry import DATASETS
+from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import CheckpointError, ConfigError, DataError
 from lingbot_eval.methods.base import METHODS
 from lingbot_eval.metrics.base import FAMILIES, METRICS
@@ -26,7 +27,7 @@ from lingbot_eval.model import weights as weight_files
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import shipped_weights
 from lingbot_eval.runs import plan as plan_module
-from lingbot_eval.runs.plan import code_digest, make_plan, opened_images
+from lingbot_eval.runs.plan import code_digest, input_fingerprint, make_plan, opened_images
 from tests.stored.store_records import make_run_record, make_unit_record
 
 
@@ -191,6 +192,33 @@ def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(plan_module, "code_digest", lambda *, of_study=False: "other code")
     assert key() != keys[0]
+
+
+def test_what_a_unit_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scene's files and the method's own; of a method that cannot tell whether it changed never the same."""
+    unit = make_plan(experiment()).units[0]
+    file = tmp_path / "poses.txt"
+    asked: list[tuple[str, str]] = []
+
+    def input_files(settings: object, dataset: str, scene: str) -> tuple[Path, ...]:
+        asked.append((dataset, scene))
+        return (file,)
+
+    def found(version: str = "1") -> str:
+        return input_fingerprint(unit, FakeSequence("one", Selection(), version=version))
+
+    monkeypatch.setattr(type(unit.method), "input_files", input_files)
+    file.write_text("0 0")
+    first = found()
+    assert found() == first != found("2")
+    assert set(asked) == {("synthetic", "one")}
+    file.write_text("0 1")
+    changed = found()
+    assert changed != first
+    file.unlink()
+    assert found() not in (first, changed)
+    monkeypatch.setattr(type(unit.method), "repeatable", False)
+    assert found() != found()
 
 
 @pytest.mark.parametrize(

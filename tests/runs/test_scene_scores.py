@@ -361,6 +361,7 @@ def test_lengths_of_one_scene_share_a_stream_the_longest_first() -> None:
     lengths: list[dict[str, Any]] = [
         {"name": "synthetic", "label": f"first {count}", "selection": {"count": count}} for count in (9, 3)
     ]
+    lengths[1]["scenes"] = ["y", "x"]  # which scenes there are besides is nothing of a stream
     lengths.append({"name": "synthetic", "label": "all"})
     lengths.append({"name": "synthetic", "label": "every second", "selection": {"stride": 2, "count": 5}})
     lengths.append({"name": "synthetic", "label": "other rooms", "selection": {"count": 4}, "options": {"seed": 1}})

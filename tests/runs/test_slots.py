@@ -28,7 +28,7 @@ from lingbot_eval.runs.scene import SceneTask, scene_tasks
 from lingbot_eval.runs.worker import Job
 from lingbot_eval.stored.lock import Claims, read_claims
 from lingbot_eval.stored.store import Outcome, RunStore
-from tests.stored.store_records import make_run_record
+from tests.stored.store_records import make_run_record, make_unit_record
 
 DONE = {"event": "done", "skipped": False, "failed": False, "bad_input": False}
 SKIPPED = DONE | {"skipped": True}
@@ -198,6 +198,10 @@ def test_what_a_child_says_reaches_the_observer(shared: Shared) -> None:
     name = "synthetic, 24 frames/one/good"
     assert observer.lines == [f"started {name} 24", f"left out {name}: torn", f"skipped {name}"]
     assert observer.frames == 3
+    with shared.store.unit_writer(*task.names) as writer:
+        writer.finish(make_unit_record(task.names, status="failed", reason="crash"))
+    workers.show(shared.store, task, {"event": "finished"}, observer)
+    assert observer.lines[3:] == [f"failed {name}"], "the result is read, it does not travel"
 
 
 class Slots:

@@ -384,6 +384,19 @@ def test_a_log_is_not_written_through_a_link(tmp_path: Path, work: worker._Work)
     assert mine.read_text() == "words"
 
 
+def test_frames_are_told_a_few_times_a_second(work: worker._Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were not told yet, before anything else is."""
+    said: list[dict[str, Any]] = []
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(work, "_say", said.append)
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    for now in (10.0, 10.05, 10.15, 10.25, 10.3, 10.4):
+        clock.now = now
+        work.frame()
+    work.finished(None, None)
+    assert said == [*({"event": "frames", "count": count} for count in (1, 3, 2)), {"event": "finished"}]
+
+
 def test_what_is_done_for_the_first_time_is_of_code_and_settings_and_of_no_name(
     tmp_path: Path, work: worker._Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

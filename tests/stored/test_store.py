@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from store_records import NAMES, make_run_record, make_unit_record
 
 from lingbot_eval.errors import BusyError, StoreError
+from lingbot_eval.files.atomic import temporary_folder
 from lingbot_eval.stored import store as store_module
 from lingbot_eval.stored.disk import component
 from lingbot_eval.stored.records import FRAME_COLUMNS, StoredFile, canonical_json, write_record
@@ -96,7 +97,8 @@ def test_a_unit_comes_back_as_written(store: RunStore) -> None:
     )
     with store.unit_writer(*NAMES) as writer:
         writer.append_row({"index": 0, "timestamp": 0.1, "frame_type": FrameType.SCALE, "position_error_m": None})
-        writer.append_row({"index": 2, "timestamp": 0.3, "device_bytes": np.int64(5), "forward_ms": np.float32("nan")})
+        nothing = {"forward_ms": np.float32("nan"), "interval_ms": -math.inf}
+        writer.append_row({"index": 2, "timestamp": 0.3, "device_bytes": np.int64(5), **nothing})
         writer.path("estimate.tum").write_text("0.1 0 0 0 0 0 0 1\n")
         save_panels(writer.path(PANELS_FILE), panels)
         writer.finish(make_unit_record())
@@ -110,13 +112,16 @@ def test_a_unit_comes_back_as_written(store: RunStore) -> None:
     assert list(unit.record.files) == sorted(content)
     (unit.folder / "leftover.txt").write_text("of somebody else")
     assert (unit.file("frames.csv"), unit.file("leftover.txt")) == (unit.folder / "frames.csv", None)
+    # The first records listed nothing: what lies there is theirs.
+    first = StoredUnit(unit.folder, make_unit_record(schema_version=1))
+    assert (first.file("frames.csv"), first.file("drift.npz")) == (unit.folder / "frames.csv", None)
     frames = store.read_table(unit)
     assert tuple(frames.columns) == FRAME_COLUMNS
     assert frames["index"].tolist() == [0, 2]
     assert frames["timestamp"].tolist() == [0.1, 0.3]
     assert frames["frame_type"].tolist() == ["scale", ""]
     assert frames["device_bytes"][1] == 5
-    assert frames[["position_error_m", "forward_ms"]].isna().all(axis=None)
+    assert frames[["position_error_m", *nothing]].isna().all(axis=None)
     assert (unit.folder / "estimate.tum").read_text() == "0.1 0 0 0 0 0 0 1\n"
     stored = store.read_panels(unit)
     assert stored is not None
@@ -408,6 +413,33 @@ def test_a_link_in_a_folder_s_place_is_told_and_not_followed(store: RunStore, tm
     assert units.units == ()
     assert [each.folder for each in units.left_out] == [folder]
     assert "found a symbolic link" in units.left_out[0].reason
+
+
+def test_a_link_to_nowhere_is_something_in_a_unit_s_place(store: RunStore) -> None:
+    assert store.find_unit(*NAMES) is None
+    folder = store.folder(*NAMES)
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to("nowhere")
+    found = store.find_unit(*NAMES)
+    assert isinstance(found, LeftOutUnit)
+    assert found.folder == folder
+    assert "found a symbolic link to nowhere" in found.reason
+
+
+def test_the_next_to_lock_removes_what_killed_reports_left(store: RunStore) -> None:
+    """Beside a report as it was made, and in it as it was put in its place."""
+    report = store.path / "report"
+    report.mkdir()
+    for folder in (store.path, report):
+        with temporary_folder(folder) as made:
+            name = made.name
+        (folder / name).mkdir()
+        (folder / name / "report.md").write_text("half")
+        (folder / "mine.tmp").mkdir()
+    with store.lock():
+        pass
+    assert sorted(path.name for path in store.path.iterdir()) == [".lock", "mine.tmp", "report", "run.json"]
+    assert [path.name for path in report.iterdir()] == ["mine.tmp"]
 
 
 def test_a_file_in_the_place_of_all_units_is_told(store: RunStore) -> None:
