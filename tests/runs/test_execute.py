@@ -17,7 +17,7 @@ import pytest
 from fakes import FRAMES, FakeAdapter, FakeMethod, FakeSequence, Quiet, World, experiment, pose_at, run_folder
 
 from lingbot_eval.datasets.cards import load_card
-from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError, StoreError, StreamError
+from lingbot_eval.errors import CheckpointError, ConfigError, DataError, DependencyError, StoreError, StreamError
 from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.machine import wait as wait_module
 from lingbot_eval.machine.wait import WAIT
@@ -407,6 +407,45 @@ def test_a_fault_in_scoring_after_the_stream_belongs_to_no_frame(
     monkeypatch.setattr(SceneScorer, "score", broken)
     record = units(run(tmp_path, experiment()))["one", "good"]
     assert (record.stage, record.failed_at_frame, record.frames, record.predictions) == ("score", None, FRAMES, FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("where", "stage", "frames", "reason"),
+    [
+        ("scene", "open", None, "torn"),
+        ("method", "open", FRAMES, "torn"),
+        ("warm-up", "warm-up", FRAMES, "torn"),
+        ("no frames", "warm-up", FRAMES, "synthetic/one: expected frames, found none; check the selection"),
+    ],
+)
+def test_what_fails_before_the_stream_belongs_to_no_frame(
+    tmp_path: Path,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    stage: str,
+    frames: int | None,
+    reason: str,
+) -> None:
+    plan = make_plan(experiment(dataset={"scenes": ["one"]}))
+
+    def torn(*_: object) -> None:
+        raise DataError("torn")
+
+    owner, name = {
+        "scene": (FakeAdapter, "open"),
+        "method": (FakeMethod, "open"),
+        "warm-up": (FakeMethod, "warm_up"),
+        "no frames": (FakeSequence, "loaders"),
+    }[where]
+    monkeypatch.setattr(owner, name, (lambda self, **_: iter(())) if where == "no frames" else torn)
+    observer = Quiet()
+    outcome = execute(plan, tmp_path, "lingbot-eval run fake", observer)
+    assert observer.lines == [f"started synthetic/one/good {frames}", "failed synthetic/one/good"]
+    assert (outcome.failed, outcome.bad_input) == (1, True)
+    record = units(outcome)["one", "good"]
+    assert (record.status, record.stage, record.failed_at_frame, record.reason) == ("failed", stage, None, reason)
+    assert (record.frames, record.predictions) == (0, 0)
 
 
 @pytest.mark.parametrize("facts", [{"threshold": math.nan}, {"array": np.zeros(3)}, {"big": 10**30}, [1]], ids=str)

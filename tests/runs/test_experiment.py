@@ -307,8 +307,21 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert "No such file" in refusal("missing.yml")
 
 
-@pytest.mark.parametrize("text", ["${DATA:-/data}/x", "${DATA", "${}/x", "${A B}"])
-def test_other_ways_of_a_shell_to_write_a_variable_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("${DATA:-/data}/x", "${DATA:-/data}"),
+        ("${DATA", "${DATA}"),
+        ("${}/x", "${}"),
+        ("${A B}", "${A B}"),
+        ("${DATA}/${A-b}/${DATA}/${C-d}", "${A-b}"),
+        (f"${{{100 * '-'}}}", f"${{{58 * '-'}}}"),
+    ],
+)
+def test_other_ways_of_a_shell_to_write_a_variable_are_refused(
+    text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATA", "/somewhere")
-    with pytest.raises(ConfigError, match=r"datasets\.0\.root: \$\{.*is not understood.*only \$\{NAME\} is"):
+    words = rf"datasets\.0\.root: {re.escape(shown)} is not understood.*only \$\{{NAME\}} is"
+    with pytest.raises(ConfigError, match=words):
         load_experiment("smoke", [f"datasets.0.root='{text}'"])
