@@ -27,6 +27,7 @@ from lingbot_eval.model import weights as weight_files
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import shipped_weights
 from lingbot_eval.runs import plan as plan_module
+from lingbot_eval.runs.experiment import Experiment
 from lingbot_eval.runs.plan import code_digest, input_fingerprint, make_plan, opened_images
 from tests.stored.store_records import make_run_record, make_unit_record
 
@@ -85,7 +86,26 @@ def test_a_root_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dataset.root == "/home/somebody/data"
 
 
+def test_a_card_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    card = load_card("synthetic").model_dump(mode="json", exclude_none=True)
+    card["protocol"]["stride"] = 5
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+    (dataset,) = make_plan(experiment(dataset={"card": "~/mine.yaml"})).experiment.datasets
+    assert dataset.selection.stride == 5
+
+
+def test_masks_that_are_not_there_are_told_with_the_plan(world: World) -> None:
+    with pytest.raises(ConfigError, match="/nowhere"):
+        make_plan(experiment(keep={"masks": "/nowhere"}))
+    assert world.adapter.opened == []
+
+
 def test_units_in_order() -> None:
+    document = experiment("a", "b").model_dump(mode="json")
+    document["datasets"] = [{"name": "synthetic", "label": label, "scenes": ["two", "one"]} for label in "yx"]
+    names = [unit.names for unit in make_plan(Experiment.model_validate(document)).units]
+    assert names == [(label, scene, method) for method in "ab" for label in "yx" for scene in ("two", "one")]
     names = [unit.names for unit in make_plan(experiment("a", "b")).units]
     assert names == [("synthetic", scene, method) for method in ("a", "b") for scene in ("one", "two")]
 

@@ -146,6 +146,10 @@ def test_scores_of_poses_have_their_columns_drift_and_notes() -> None:
     assert list(score.columns["rotation_error_deg"]) == score.estimate.indices.tolist()
     assert score.drift is not None
     assert by_name(score.measurements)["coverage", ""].value == pytest.approx(100 * 11 / 24)
+    turned = SceneScorer(MetricsConfig(depth=None))
+    for index in range(12):
+        turned.add(output(index, has_orientation=index != 7))
+    assert list(turned.score(reference, 24, None).columns) == ["position_error_m"], "one pose does not say how it turns"
     # Nobody asked for poses: no columns, no drift.
     nothing = SceneScorer(NOTHING).score(reference, 24, None)
     assert (nothing.columns, nothing.drift) == ({}, None)

@@ -143,7 +143,11 @@ def test_other_plugins_are_other_code_in_whatever_order_they_are_loaded(monkeypa
     assert found("a", "b") == found("b", "a")
     assert len({found(), found("a"), found("b"), found("a", "b")}) == 4
     here = found("a")
-    monkeypatch.setattr(lb, "__version__", "another")
+    with monkeypatch.context() as other:
+        other.setattr(lb, "__version__", "another")
+        assert found("a") != here
+    # Code that studies alone run is in it, too.
+    monkeypatch.setattr(worker, "code_digest", lambda *, of_study: "other code" if of_study else "code")
     assert found("a") != here
 
 
