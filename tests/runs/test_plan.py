@@ -254,6 +254,23 @@ def test_images_of_what_is_not_of_a_run_are_not_opened(names: tuple[str, str, st
         opened_images(run, make_unit_record(names))
 
 
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_images_of_a_run_are_those_that_its_method_saw(monkeypatch: pytest.MonkeyPatch, repeatable: bool) -> None:
+    """Of the selection, at the size, as often as they are asked for; a method that cannot tell itself again may show
+    them, too."""
+    size = {"mode": "exact", "width": 14, "height": 28}
+    plan = make_plan(experiment(dataset={"label": "mine", "selection": {"start": 1, "stride": 5}, "size": size}))
+    unit = plan.units[1]
+    monkeypatch.setattr(type(unit.method), "repeatable", repeatable)
+    record = make_unit_record(
+        unit.names, input_fingerprint=input_fingerprint(unit, FakeSequence("two", unit.dataset.selection))
+    )
+    images = opened_images(make_run_record(experiment={**plan.experiment.as_stored(), "cards": {}}), record)
+    for _ in range(2):
+        found = [(index, image.shape, int(image[0, 0, 0])) for index, image in images()]
+        assert found == [(index, (28, 14, 3), 1 + 5 * index) for index in range(5)]
+
+
 def test_the_key_follows_the_masks_that_decide_what_is_kept(tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
