@@ -225,6 +225,15 @@ def test_a_fault_is_where_it_was_raised(tmp_path: Path) -> None:
     assert place_in_plugin(own) == ""
 
 
+def test_a_fault_of_a_module_is_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "faulty_module.py").write_text("def fail():\n    raise ValueError('deep')\n")
+    load_plugins("faulty_module")
+    with pytest.raises(ValueError, match="deep") as raised:
+        sys.modules["faulty_module"].fail()
+    assert place_in_plugin(raised.value) == " (faulty_module.py:2)"
+
+
 def test_a_plugin_that_is_asked_for_is_known_by_its_name_or_its_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("")

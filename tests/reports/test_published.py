@@ -247,6 +247,24 @@ def test_another_method_is_set_beside_its_own_name() -> None:
         assert len(rows(settings(methods__0=method, cards__d__published__1__method=whose))) == there
 
 
+def test_each_dataset_is_set_beside_the_numbers_of_its_own_card() -> None:
+    """Of one without a card nothing was published."""
+    experiment = settings()
+    (dataset,) = experiment["datasets"]
+    experiment["datasets"] += [{**dataset, "name": "bare"}, {**dataset, "name": "e"}]
+    (published, _) = experiment["cards"]["d"]["published"]
+    card = {"protocol": {"stride": 9, "size": SIZE}, "published": [published | {"values": {"ate_m": 0.25}}]}
+    experiment["cards"]["e"] = card
+    found = [(row.dataset, row.metric, row.published, row.ours, row.reason) for row in rows(experiment)]
+    assert [each[:3] for each in found] == [
+        ("d", "ate_m", 0.5),
+        ("d", "auc_first_camera_15_micro", 60.0),
+        ("d", "f1_percent", 80.0),
+        ("e", "ate_m", 0.25),
+    ]
+    assert found[-1][3:] == (None, "the published stride is 9, this run has 5")
+
+
 def test_numbers_of_other_methods_stand_beside_every_method_where_frames_are_the_same() -> None:
     results, tables = run(settings(), "lingbot-map.pt", (0.4, 0.8))
     (ate,) = published_rows(results, tables, others=True)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingbot_eval.reports import tables as tables_module
-from lingbot_eval.reports.rendering import csv_table, measurements_csv, pieces, shown, table_data, text_table
+from lingbot_eval.reports.rendering import csv_table, legend, measurements_csv, pieces, shown, table_data, text_table
 from lingbot_eval.reports.tables import (
     MEASUREMENT_COLUMNS,
     Cell,
@@ -372,6 +372,26 @@ def test_of_one_reason_for_all_numbers_a_row_says_it_once_and_a_doubt_stands_bes
         f"auc_3 (%): {reason}; auc_30 (%): {reason}" for reason in ("no poses", "others ran")
     ]
     assert [row["reasons"] for row in table_data(table)["rows"]] == [["no poses"] * 2, ["others ran"] * 2]
+
+
+def test_columns_of_one_convention_share_an_entry_of_the_legend() -> None:
+    columns = [
+        Column("depth", name, variant, unit, (convention,))
+        for name, variant, unit, convention in (
+            ("abs_rel", "none", "1", "one"),
+            ("rmse", "none", "m", "one"),
+            ("abs_rel", "lstsq", "1", "one"),
+            ("abs_rel", "scale_only", "1", "another"),
+            ("pixels", "", "frames", "one"),
+        )
+    ]
+    row = Row("d", "a", "m", "scene", tuple(Cell(1.0) for _ in columns))
+    assert legend(Table("depth", "Depth", tuple(columns), (row,), ())) == (
+        "abs_rel none, lstsq (ratio, no unit): one",
+        "rmse none (m): one",
+        "abs_rel scale_only (ratio, no unit): another",
+        "pixels (frames): one",
+    )
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(7, [7]), (6, [4, 3]), (4, [4, 3]), (3, [3, 3, 1]), (2, [2, 2, 2, 1])])

@@ -306,12 +306,14 @@ def test_positions_without_orientation_have_no_turn(tmp_path: Path) -> None:
 def test_three_common_frames_are_enough(tmp_path: Path, count: int, reason: str | None) -> None:
     walked, rows = walk(FRAMES, 1), np.array([0, 40, 90])[:count]
     few = Trajectory(walked.indices[rows], walked.timestamps[rows], walked.camera_to_world[rows])
-    (unit,) = two_runs(tmp_path, trajectory=few).units
-    assert (unit.reason or "").startswith(reason or "")
-    assert (unit.differences is None) == (count < 3)
-    if unit.differences is not None:
-        # Frames of the sequence, not rows of the shorter file.
-        assert unit.differences.indices.tolist() == [0, 120, 270]
+    found = two_runs(tmp_path, trajectory=few)
+    for unit in (*found.units, *compare_runs(*map(Path, found.paths[::-1])).units):
+        assert (unit.reason or "").startswith(reason or "")
+        assert (unit.differences is None) == (count < 3)
+        if unit.differences is not None:
+            # Frames of the sequence, not rows of the shorter file.
+            assert unit.differences.indices.tolist() == [0, 120, 270]
+            assert unit.differences.position == pytest.approx(np.zeros(3), abs=1e-9)
 
 
 def test_a_change_is_a_share_of_what_a_has_whatever_its_sign(tmp_path: Path) -> None:
@@ -393,10 +395,16 @@ def test_a_run_that_was_not_checked_for_damage_says_so(tmp_path: Path) -> None:
 
 def test_too_few_common_frames(tmp_path: Path) -> None:
     walked = walk(FRAMES, 1)
-    late = Trajectory(walked.indices, walked.timestamps + 0.01, walked.camera_to_world)
-    (unit,) = two_runs(tmp_path, trajectory=late).units
-    assert unit.differences is None
-    assert unit.reason == "the trajectories have 0 timestamps in common, an alignment needs 3"
+    for late in (0.01, 3e-6):
+        other = Trajectory(walked.indices, walked.timestamps + late, walked.camera_to_world)
+        (unit,) = two_runs(tmp_path / str(late), trajectory=other).units
+        assert unit.differences is None
+        assert unit.reason == "the trajectories have 0 timestamps in common, an alignment needs 3"
+    # The last digits of a time are no other time.
+    other = Trajectory(walked.indices, walked.timestamps + 5e-7, walked.camera_to_world)
+    (unit,) = two_runs(tmp_path / "same", trajectory=other).units
+    assert unit.differences is not None
+    assert len(unit.differences.indices) == FRAMES
 
 
 def test_a_damaged_table_is_named_and_its_scene_left_out(tmp_path: Path) -> None:
