@@ -53,6 +53,7 @@ def raising(error: BaseException) -> Callable[[], float]:
     [
         (raising(UnscorableError("it stands still")), "it stands still"),
         (raising(ZeroDivisionError("by\nzero")), "the metric failed: "),
+        (raising(SystemExit(3)), "the metric failed: "),
         (lambda: float("nan"), "the metric gave nan, which is no result"),
         (lambda: float("-inf"), "the metric gave -inf, which is no result"),
         (lambda: "text", "the metric failed: "),
@@ -64,6 +65,11 @@ def test_what_is_no_result_is_a_reason(compute: Callable[[], Any], reason: str) 
     assert found.samples == 3
     assert str(found.reason).startswith(reason)
     assert "\n" not in str(found.reason)
+
+
+def test_a_metric_can_be_interrupted() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        mine(len).measured(raising(KeyboardInterrupt()), 3)
 
 
 def test_a_trajectory_metric_gets_frames_times_and_poses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,24 @@ def test_clouds_have_three_columns(name: str) -> None:
         score_points(*clouds, 5)
 
 
+def test_a_registration_of_a_share_of_the_points_moves_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the pairs is off by half a metre, which Umeyama takes for a motion of all; ICP sees it."""
+    monkeypatch.setattr(clouds, "ICP_POINTS", 500)
+    truth = surface(2000)
+    guess = truth.copy()
+    guess[:200] += [0.3, 0.3, 0.3]
+    found = score_points(truth, guess, 2000, PointSettings(voxel_m=0.011, icp_m=0.15, normal_neighbours=None))
+    plain = score_points(truth, guess, 2000, PointSettings(voxel_m=0.011, icp_m=None, normal_neighbours=None))
+    assert found[0].samples == plain[0].samples
+    assert (found[0].samples or 0) > 1900
+    assert found[0].convention.endswith(
+        "; Umeyama on corresponding points, voxels of 0.011 m, point-to-point ICP within 0.15 m (scipy, of at most 500"
+        " predicted points)"
+    )
+    medians = [{(m.name, m.variant): m.value for m in each}["accuracy", "median"] for each in (found, plain)]
+    assert (medians[0] or 0) < 0.5 * (medians[1] or 0)
+
+
 def test_where_nothing_is_near_enough_f1_is_none_at_all() -> None:
     guess = surface(500) + 0.1 * np.random.default_rng(0).normal(size=(500, 3))
     settings = PointSettings(voxel_m=None, icp_m=None, threshold_m=1e-6, normal_neighbours=None)

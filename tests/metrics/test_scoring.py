@@ -96,6 +96,10 @@ def test_families_and_progress() -> None:
     found = lb.score(truth, truth, without=["drift"], progress=lambda *counts: seen.append(counts))
     assert {m.family for m in found.measurements} == {"trajectory", "auc"}
     assert seen[-1] == (132, 132)
+    # Eleven rows of pairs under each of two definitions, one after the other.
+    assert [done for done, _ in seen[:3]] == [11, 21, 30]
+    assert [done for done, _ in seen[10:13]] == [66, 77, 87]
+    assert {pairs for _, pairs in seen} == {132}
     # One name needs no list, and is not read letter by letter.
     assert {m.family for m in lb.score(truth, truth, without="drift").measurements} == {"trajectory", "auc"}
     assert lb.score(truth, truth, without=["trajectory", "auc"])["segment_translation"].variant == "sim3"
