@@ -244,6 +244,21 @@ def test_a_folder_of_claims_that_somebody_removes_is_made_again(tmp_path: Path) 
     assert not (tmp_path / CLAIMS).exists()
 
 
+def test_who_was_taken_for_gone_joins_again(tmp_path: Path) -> None:
+    """As after a long sleep of its whole machine."""
+    with Claims(tmp_path) as slept:
+        (own,) = (tmp_path / CLAIMS).iterdir()
+        with Claims(tmp_path) as other:
+            other.take(UNIT)
+            own.unlink()
+            assert len([holder for holder in read_claims(tmp_path) if not holder.names]) == 1
+            assert slept.take(UNIT) is None
+            assert len([holder for holder in read_claims(tmp_path) if not holder.names]) == 2
+            assert not own.exists()
+        assert slept.take(UNIT) is not None
+    assert not (tmp_path / CLAIMS).exists()
+
+
 def test_the_next_to_lock_removes_what_the_dead_left(tmp_path: Path) -> None:
     RunStore.create(tmp_path, make_run_record())
     (run,) = tmp_path.iterdir()
@@ -292,6 +307,7 @@ def test_the_next_to_lock_leaves_what_a_living_process_writes(tmp_path: Path) ->
             folder.mkdir(parents=True)
         with store.lock():
             assert [folder.exists() for folder in folders] == [True, False]
+            assert [holder.names for holder in read_claims(store.path)] == [UNIT], "and what it has claimed"
 
 
 class ShutError(Exception):
