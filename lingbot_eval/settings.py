@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -31,6 +32,16 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 Key = str | int
 _UNKNOWN_KIND: Literal["unknown_kind"] = "unknown_kind"
 LONGEST = 100
+
+
+def _each_once(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(given)) < len(given):
+        raise ValueError(f"each once, found {', '.join(map(str, given))}")
+    return given
+
+
+EACH_ONCE = AfterValidator(_each_once)
+"""Of a tuple of settings: what is asked for twice would be measured twice, under one name."""
 
 
 class StrictModel(BaseModel):

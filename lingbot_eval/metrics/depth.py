@@ -6,12 +6,12 @@ from collections import Counter
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.metrics.base import DepthMetrics, MetricFamily, Quantity, SceneContext, ScoredScene, because
 from lingbot_eval.metrics.depth_sample import DepthSample, DepthSums, SequenceAlignment, least_squares, median
-from lingbot_eval.settings import StrictModel
+from lingbot_eval.settings import EACH_ONCE, StrictModel
 from lingbot_eval.types import Declaration, DepthMap, Frame, Measurement, Prediction
 
 DepthAlignment = Literal["scale_only", "lstsq", "none"]
@@ -70,19 +70,16 @@ class DepthSettings(StrictModel):
     and ``video_scale_shift`` are the three under which papers print video depth, clipped at max_depth.
     """
 
-    alignments: Annotated[tuple[DepthAlignment, ...], Field(min_length=1)] = ("scale_only", "lstsq", "none")
-    sequence_alignments: tuple[SequenceAlignment, ...] = ("sequence_scale", "sequence_lstsq", "trajectory_scale")
+    alignments: Annotated[tuple[DepthAlignment, ...], Field(min_length=1), EACH_ONCE] = ("scale_only", "lstsq", "none")
+    sequence_alignments: Annotated[tuple[SequenceAlignment, ...], EACH_ONCE] = (
+        "sequence_scale",
+        "sequence_lstsq",
+        "trajectory_scale",
+    )
     sample_pixels: Annotated[int, Field(ge=1000, le=50_000_000)] = 2_000_000
     min_depth: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_depth: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 80.0
     min_valid_pixels: Annotated[int, Field(ge=2)] = 100
-
-    @field_validator("alignments", "sequence_alignments")
-    @classmethod
-    def _once(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(given)) < len(given):
-            raise ValueError(f"each once, found {', '.join(given)}")
-        return given
 
     @model_validator(mode="after")
     def _ordered(self) -> DepthSettings:

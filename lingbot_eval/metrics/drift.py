@@ -35,7 +35,7 @@ from lingbot_eval.metrics.segments import (
     step_measurements,
     step_quantities,
 )
-from lingbot_eval.settings import StrictModel
+from lingbot_eval.settings import EACH_ONCE, StrictModel
 from lingbot_eval.types import Declaration, DriftSeries, FloatArray, Measurement, Trajectory
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -83,12 +83,12 @@ class DriftSettings(StrictModel):
     under each of them, intervals under the first.
     """
 
-    segment_lengths_m: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    segment_lengths_m: Annotated[tuple[Positive, ...], Field(min_length=1), EACH_ONCE] | None = None
     segment_every: Frames = 10
-    rpe_frames: tuple[Frames, ...] = (1, 10, 100)
-    rpe_metres: tuple[Positive, ...] = (1.0, 10.0)
+    rpe_frames: Annotated[tuple[Frames, ...], EACH_ONCE] = (1, 10, 100)
+    rpe_metres: Annotated[tuple[Positive, ...], EACH_ONCE] = (1.0, 10.0)
     anchor_frames: Annotated[int, Field(ge=3)] = ANCHOR_FRAMES
-    alignments: Annotated[tuple[Alignment, ...], Field(min_length=1)] = ALIGNMENTS
+    alignments: Annotated[tuple[Alignment, ...], Field(min_length=1), EACH_ONCE] = ALIGNMENTS
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from lingbot_eval.errors import UnscorableError
 from lingbot_eval.geometry.poses import inverse
 from lingbot_eval.metrics.base import MetricFamily, Quantity, ScoredScene
 from lingbot_eval.metrics.matching import match_poses
-from lingbot_eval.settings import StrictModel
+from lingbot_eval.settings import EACH_ONCE, StrictModel
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 
 Definition = Literal["auc", "auc_first_camera"]
@@ -42,14 +42,7 @@ DECLARED = (
 class PairAucSettings(StrictModel):
     """Which thresholds (whole degrees) are computed."""
 
-    thresholds_deg: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (3, 5, 15, 30)
-
-    @field_validator("thresholds_deg")
-    @classmethod
-    def _once(cls, given: tuple[object, ...]) -> tuple[object, ...]:
-        if len(set(given)) < len(given):
-            raise ValueError(f"each once, found {', '.join(map(str, given))}")
-        return given
+    thresholds_deg: Annotated[tuple[Degrees, ...], Field(min_length=1), EACH_ONCE] = (3, 5, 15, 30)
 
 
 @dataclass(frozen=True, eq=False)

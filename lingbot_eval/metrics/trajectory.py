@@ -26,7 +26,7 @@ from lingbot_eval.metrics.matching import (
     place_of,
 )
 from lingbot_eval.metrics.segments import pair_errors
-from lingbot_eval.settings import StrictModel
+from lingbot_eval.settings import EACH_ONCE, StrictModel
 from lingbot_eval.types import Declaration, FloatArray, Measurement, Trajectory
 
 DECLARED = (
@@ -60,7 +60,7 @@ class TrajectorySettings(StrictModel):
     rpe_delta_frames: step of the relative pose error, in matched frames.
     """
 
-    alignments: Annotated[tuple[Alignment, ...], Field(min_length=1)] = ALIGNMENTS
+    alignments: Annotated[tuple[Alignment, ...], Field(min_length=1), EACH_ONCE] = ALIGNMENTS
     anchor_frames: Annotated[int, Field(ge=MIN_MATCHED)] = ANCHOR_FRAMES
     rpe_delta_frames: Annotated[int, Field(ge=1)] = 1
 

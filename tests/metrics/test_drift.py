@@ -748,6 +748,10 @@ def test_a_single_bad_step_among_few_is_no_breakdown() -> None:
         {"segment_lengths_m": (-1.0,)},
         {"alignments": ()},
         {"alignments": ("sim2",)},
+        {"alignments": ("se3", "none", "se3")},
+        {"rpe_frames": (2, 2)},
+        {"rpe_metres": (1, 2.0, 1.0)},
+        {"segment_lengths_m": (5.0, 5)},
         {"jump_factor": 3.0},
     ],
 )

@@ -396,6 +396,7 @@ def test_settings_are_strict() -> None:
     for wrong in (
         {"alignments": ("sim2",)},
         {"alignments": ()},
+        {"alignments": ("sim3", "sim3")},
         {"anchor_frames": 2},
         {"rpe_delta": 1},
         {"rpe_delta_frames": 0},
