@@ -161,6 +161,12 @@ def _is_number(value: Any, *, lost: bool) -> bool:
         return False
 
 
+def refuse_focal_lengths(numbers: Sequence[float], path: Path) -> None:
+    """Raises DataError unless both focal lengths, which a camera's numbers begin with, are positive."""
+    if min(numbers[:2]) <= 0:
+        raise DataError(f"{path}: expected positive focal lengths, found {list(numbers[:2])}")
+
+
 def read_matrix(path: Path) -> FloatArray:
     """(3, 3) intrinsics of a file of three lines. Raises DataError when they are no pinhole camera's."""
     names = ("fx", "0", "cx", "0", "fy", "cy", "0", "0", "1")

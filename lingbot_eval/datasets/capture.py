@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lingbot_eval.datasets.calibration import numbers_of, read_document
+from lingbot_eval.datasets.calibration import numbers_of, read_document, refuse_focal_lengths
 from lingbot_eval.datasets.file_dataset import FileDataset
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, inside, names_listed, natural_key
 from lingbot_eval.datasets.sequence import FileSequence, FrameFiles
@@ -324,6 +324,5 @@ def _camera(document: Mapping[str, Any], path: Path) -> LensCamera | None:
         value = numbers_of(document, key, 1, path)[0] if key in document or name[0] in "fc" else 0.0
         numbers.append(value - 0.5 if name in ("cx", "cy") else value)
     size = [int(numbers_of(document, key, 1, path)[0]) if key in document else 0 for key in ("w", "h")]
-    if numbers[0] <= 0 or numbers[1] <= 0:
-        raise DataError(f"{path}: expected positive focal lengths, found {numbers[:2]}")
+    refuse_focal_lengths(numbers, path)
     return LensCamera(model, (size[0], size[1]), tuple(numbers))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from lingbot_eval.datasets.calibration import numbers_of, read_yaml
+from lingbot_eval.datasets.calibration import numbers_of, read_yaml, refuse_focal_lengths
 from lingbot_eval.datasets.listing import existing_folder, folders_in, names_in, shown, timed_files
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.atomic import atomic_path, write_text, writing
@@ -49,8 +49,7 @@ def read_front_camera(path: Path) -> tuple[LensCamera, FloatArray]:
     if not (16 <= width <= 8192 and 16 <= height <= 8192):
         raise DataError(f"{path}: expected images of 16 to 8192 pixels a side, found {width}x{height}")
     numbers = [number for key in ("intrinsics", "extra_params") for number in numbers_of(camera, key, 4, path)]
-    if numbers[0] <= 0 or numbers[1] <= 0:
-        raise DataError(f"{path}: expected positive focal lengths, found {numbers[:2]}")
+    refuse_focal_lengths(numbers, path)
     # base ← lidar ← camera
     from_lidar = inverse(_transformation(camera, "T_cam_lidar_t_xyz_q_xyzw", path))
     on_base = _transformation(sensor, "T_base_lidar_t_xyz_q_xyzw", path) @ from_lidar

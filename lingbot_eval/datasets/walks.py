@@ -14,6 +14,7 @@ from lingbot_eval.datasets.calibration import (
     read_numbers,
     read_times,
     read_yaml,
+    refuse_focal_lengths,
 )
 from lingbot_eval.datasets.file_dataset import FileDataset, moved, poses_by_time
 from lingbot_eval.datasets.listing import IMAGE, NUMBER, names_in, names_listed, shown, timed_files
@@ -119,8 +120,7 @@ def sensor_of(document: dict[str, Any], path: Path, key: str, coefficients: str)
         raise DataError(f"{path}: expected distortion_model radial-tangential or equidistant, found {said[:40]!r}")
     width, height = numbers_of(document, "resolution", 2, path)
     numbers = [*numbers_of(document, "intrinsics", 4, path), *_coefficients(document, coefficients, path)]
-    if min(numbers[:2]) <= 0:
-        raise DataError(f"{path}: expected positive focal lengths, found {numbers[:2]}")
+    refuse_focal_lengths(numbers, path)
     lens = LensCamera(model, (int(width), int(height)), tuple(numbers))
     pose = checked_rigid(np.array(numbers_of(document, key, 16, path)).reshape(4, 4), f"{path}: {key}")
     return lens, pose
