@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 # Okabe and Ito's palette without its yellow, too light for a line: told apart with every common form of colour
 # blindness, and in grey print by lightness.
@@ -117,7 +118,11 @@ def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
         borderaxespad=0.1,
         columnspacing=1.2,
     )
-    # Names from anywhere: what stands between two dollars may be no formula.
+    names_as_they_are(legend)
+
+
+def names_as_they_are(legend: Legend) -> None:
+    """Names come from anywhere: what stands between two dollars may be no formula."""
     for entry in legend.get_texts():
         entry.set_parse_math(False)
 

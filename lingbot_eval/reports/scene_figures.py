@@ -16,6 +16,7 @@ from lingbot_eval.plots import (
     VERMILION,
     legend_above,
     limit_to_bulk,
+    names_as_they_are,
     new_figure,
     rolling_median,
     stacked_panels,
@@ -359,8 +360,7 @@ def together_figure(units: Sequence[tuple[str, UnitData]], title: str) -> Figure
         fontsize=9,
         frameon=False,
     )
-    for entry in legend.get_texts():
-        entry.set_parse_math(False)
+    names_as_they_are(legend)
     return figure
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lingbot_eval.declarations import Key, titles
-from lingbot_eval.plots import LINE_COLOURS, new_figure, style
+from lingbot_eval.plots import LINE_COLOURS, names_as_they_are, new_figure, style
 from lingbot_eval.reports.reading import Run
 from lingbot_eval.reports.rendering import method_label
 from lingbot_eval.stored.records import UnitRecord
@@ -203,8 +203,7 @@ def sweep_figure(sweep: Sweep) -> Figure | None:
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=9, frameon=False
     )
-    for entry in legend.get_texts():
-        entry.set_parse_math(False)
+    names_as_they_are(legend)
     return figure
 
 
