@@ -172,10 +172,11 @@ class _Work(Observer):
         """Do a unit, and say how it ended."""
         self.busy = True
         task = self._task(names)
-        along, elsewhere = self._along.pop(names, None), self._settled_meanwhile(names)
+        along = self._along.pop(names, None)
+        elsewhere = None if along else self._settled_meanwhile(names)
         settled = along or elsewhere
         # What another process printed before it failed stays: its record refers to it.
-        with self._logged(names) if along or not elsewhere else nullcontext():
+        with nullcontext() if elsewhere else self._logged(names):
             if settled is not None:
                 self.started(task.unit, settled.frames)
                 self.finished(task.unit, settled)
