@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,10 +72,9 @@ def _checked(config: ExternalConfig) -> WrapperCheck:
     sequence = open_adapter("synthetic", None, OPTIONS).open(SCENE, Selection())
     size = SizeSettings(mode="exact", width=SIDE, height=SIDE)
     frames = [prepare(frame, size) for frame in sequence.frames()]
-    method = config.create()
     predictions: list[Prediction] = []
     problems: list[str] = []
-    try:
+    with closing(config.create()) as method:
         try:
             method.open(sequence)
             method.warm_up(frames[0])
@@ -82,8 +82,6 @@ def _checked(config: ExternalConfig) -> WrapperCheck:
         except LingbotEvalError as error:
             problems.append(str(error))
         found = method.describe().get("found", {})
-    finally:
-        method.close()
     if found.get("left_running"):
         problems.append(f"processes that ran on after the program had ended: {found['left_running']}")
     notes: list[str] = []
