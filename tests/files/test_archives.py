@@ -188,6 +188,8 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "zip drive": ("a.zip", hostile_zip("C:\\bad"), "expected a path below the folder"),
     "zip absolute": ("a.zip", hostile_zip("/tmp/bad"), "expected a path below the folder"),
     "zip symlink": ("a.zip", hostile_zip("scene/bad", stat.S_IFLNK | 0o777, b"/etc"), "is a link or device"),
+    "zip device": ("a.zip", hostile_zip("scene/bad", stat.S_IFCHR | 0o666), "is a link or device, expected a file"),
+    "zip pipe": ("a.zip", hostile_zip("scene/bad", stat.S_IFIFO | 0o666), "is a link or device, expected a file"),
     "zip case": ("a.zip", hostile_zip("Scene/other"), "differ in case alone"),
     "zip password": ("a.zip", locked_zip, "is under a password"),
     "zip bomb": ("a.zip", hostile_zip("scene/bomb", content=bytes(80_000_000)), "it unpacks to more than"),
@@ -233,6 +235,18 @@ def test_later_files_of_a_7z_are_held_to_the_same(tmp_path: Path, out: Path) -> 
     (tmp_path / "a.7z").write_bytes(content)
     with pytest.raises(DataError, match="damaged 7z archive"):
         unpack(tmp_path / "a.7z", "7z", out, everything)
+
+
+def test_headers_of_a_tar_have_room_for_each_file_anew(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many files it has: 60 of them take 30,720 bytes of headers, and 30,720 of their own blocks."""
+    assert archives._MAX_HEADERS == 2 * 2**20
+    monkeypatch.setattr(archives, "_MAX_HEADERS", 20_480)
+    files = {f"scene/{number}": b"x" for number in range(60)}
+    write_tar(tmp_path / "a.tar", files, "w")
+    assert unpack(tmp_path / "a.tar", "tar", out, everything) == 60
+    assert tree(out) == files
 
 
 def test_modes_of_an_archive_count_for_nothing(tmp_path: Path, out: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_report_removes_what_killed_ones_left_and_no_living_ones(tmp_path: Pat
     for home in (tmp_path, out):
         home.mkdir(exist_ok=True)
         leave(home / "x")
+        (home / ".lingbot-eval.7.tmp" / "half").mkdir(parents=True)  # of several that ran at once
     with staged(out) as first:
         (first / "report.md").write_text("first")
         with staged(out) as second:
