@@ -323,8 +323,8 @@ def _is_nanoseconds(word: str) -> bool:
 
 
 def _is_blocks(values: FloatArray) -> bool:
-    """Whether rows of four numbers are lines of 4×4 matrices: every fourth is 0 0 0 1."""
-    return len(values) % 4 == 0 and bool((values[3::4] == [0, 0, 0, 1]).all())
+    """Whether rows of four numbers are lines of 4×4 matrices: every fourth is 0 0 0 1. The last one may be cut off."""
+    return len(values) >= 4 and bool((values[3::4] == [0, 0, 0, 1]).all())
 
 
 def _matrix_fault(row: FloatArray) -> str | None:

@@ -85,6 +85,20 @@ CASES: dict[str, Case] = {
         },
         frozenset({"written"}),
     ),
+    "export of no voxel, which is for what makes it to refuse": Case(
+        {"run": "A", "out": "O", "share": 0.0},
+        "lingbot_eval.viewing.scaled:make_scaled",
+        (["kept", "A *"], {"scale": None, "poses": None, "images": None, "share": 0.0}),
+        OPENED,
+        frozenset({"formats", "units", "scale", "poses", "written"}),
+    ),
+    "export as usual": Case(
+        {"run": "A", "out": "O"},
+        "lingbot_eval.viewing.scaled:make_scaled",
+        (["kept", "A *"], {"scale": None, "poses": None, "images": None, "share": 0.7}),
+        OPENED,
+        frozenset({"formats", "units", "scale", "poses", "share", "written"}),
+    ),
     "render": Case(
         {
             "run": "A",
@@ -322,6 +336,12 @@ def test_nothing_is_fetched_without_a_yes(monkeypatch: pytest.MonkeyPatch, agree
 def test_one_scene_to_fetch_may_be_named_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scenes: Any) -> None:
     monkeypatch.setattr("lingbot_eval.datasets.fetch.plan_fetch", lambda card, root, scenes: scenes)
     assert lb.fetch_dataset("tum", tmp_path, scenes, agree=lambda _: False) == ("room",)
+
+
+@pytest.mark.parametrize("labels", ["mine", ["mine"], ("mine",)])
+def test_one_label_of_a_report_may_be_given_alone(monkeypatch: pytest.MonkeyPatch, labels: Any) -> None:
+    monkeypatch.setattr("lingbot_eval.reports.report.write_report", lambda runs, out, labels, **_: labels)
+    assert lb.report("A", labels=labels) == ("mine",)
 
 
 @pytest.mark.parametrize(("length", "total"), [(5, 25), (None, None)])

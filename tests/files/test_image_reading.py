@@ -104,6 +104,32 @@ def test_one_gif_is_read_and_so_is_the_main_picture_of_an_mpo(tmp_path: Path) ->
     assert np.abs(read_image(tmp_path / "phone.jpg", "here").astype(int) - flat).max() < 4
 
 
+_THUMBNAIL, _PANORAMA, _STEREO, _MAIN = 0x010001, 0x020001, 0x020002, 0x030000  # of the standard of MPO files
+
+
+@pytest.mark.parametrize(
+    ("kinds", "further"),
+    [
+        ((_STEREO, _STEREO), 1),
+        ((_MAIN, _THUMBNAIL), 0),
+        ((_PANORAMA, _PANORAMA, _PANORAMA, _THUMBNAIL), 2),
+        ((_STEREO, _THUMBNAIL), 0),
+        ((_MAIN, 0), 0),
+    ],
+)
+def test_views_of_an_mpo_that_are_not_read_are_counted(tmp_path: Path, kinds: tuple[int, ...], further: int) -> None:
+    first, *others = (Image.fromarray(COLOUR) for _ in kinds)
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=others)
+    content = bytearray((tmp_path / "a.mpo").read_bytes())
+    table = content.rindex(
+        struct.pack("<L", _MAIN), 0, content.index(b"\xff\xdb")
+    )  # 16 bytes a picture, its kind first
+    for number, kind in enumerate(kinds):
+        struct.pack_into("<L", content, table + 16 * number, kind)
+    (tmp_path / "a.mpo").write_bytes(content)
+    assert image_header(tmp_path / "a.mpo", "here") == ((9, 6), further)
+
+
 def test_a_tiff_with_its_thumbnail_is_one_picture(tmp_path: Path) -> None:
     path = tmp_path / "with_thumbnail.tif"
     small = Image.fromarray(COLOUR[::2, ::2])

@@ -329,10 +329,17 @@ def test_what_is_something_else_is_named(tmp_path: Path, data: bytes, says: str)
     assert "\n" not in str(caught.value)
 
 
+BLOCKS = "1 0 0 5\n0 1 0 5\n0 0 1 5\n0 0 0 1\n1 0 0 6\n0 1 0 5\n"
+
+
 @pytest.mark.parametrize(
     ("text", "format", "says"),
     [
         ("# timestamp tx ty tz qw qx qy qz\n0 0 0 0 1 0 0 0\n", "tum", "header puts qw first"),
+        *(
+            (BLOCKS, form, r"poses\.txt:6: expected 4 lines a pose, found 6 lines, .*cut off\?")
+            for form in ("auto", "kitti")
+        ),
         ("time,x,y,z,qx,qy,qz,qw\n0,0,0,0,0,0,0,1\n", "euroc", "header puts qw last"),
         (colmap(some_poses(3), []), "tum", "images.txt of COLMAP"),
         (nerfstudio(some_poses(3), []), "kitti", "JSON"),
@@ -495,7 +502,8 @@ def test_a_header_decides_even_where_it_does_not_name_the_time(
 @pytest.mark.parametrize("format", ["auto", "tum"])
 def test_a_header_finds_the_pose_among_other_columns(tmp_path: Path, format: TrajectoryFormat) -> None:
     """Whether or not the format is named: of TUM's order of quaternions alone there are eight columns."""
-    path = saved(tmp_path, "err time x y z qx qy qz qw\n9 0 1 2 3 0 0 0 1\n8 1 4 5 6 0 0 1 0\n")
+    table = "err time x y z qx qy qz qw stamp px qz\n9 0 1 2 3 0 0 0 1 7 7 7\n8 1 4 5 6 0 0 1 0 6 7 7\n"
+    path = saved(tmp_path, table)  # of columns of one name the first
     found = read_trajectory(path, format)
     assert (found.format, found.timestamps.tolist()) == ("tum", [0.0, 1.0])
     assert found.positions.tolist() == [[1, 2, 3], [4, 5, 6]]
@@ -612,14 +620,24 @@ def test_a_binary_model_of_colmap_is_called_so(tmp_path: Path) -> None:
         read_trajectory(tmp_path / "images.bin")
 
 
-def test_positions_can_be_mirrored_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        ({"poses": "world-to-camera", "quaternion": "wxyz"}, "poses, quaternion"),
+        ({"poses": "world-to-camera-rotations"}, "poses"),
+        ({"quaternion": "xyzw"}, "quaternion"),
+        ({"to_camera": "opengl"}, "to_camera"),
+    ],
+)
+def test_positions_can_be_mirrored_and_nothing_else(tmp_path: Path, asked: dict[str, str], refused: str) -> None:
     (tmp_path / "a.txt").write_text("".join(f"{t} {t} 2 3\n" for t in range(4)))
     found = read_trajectory(tmp_path / "a.txt")
     assert PoseReading().of(found, "tum") is found
     assert PoseReading(handedness="left").of(found, "tum").positions[1].tolist() == [1, -2, 3]
-    wrong = PoseReading(poses="world-to-camera", handedness="left", quaternion="wxyz")
-    with pytest.raises(ConfigError, match=r"^poses, quaternion: expected poses, found positions without orientation"):
-        wrong.of(found, "tum")
+    for more in ({}, {"handedness": "left"}):
+        wrong = PoseReading.model_validate({**asked, **more})
+        with pytest.raises(ConfigError, match=f"^{refused}: expected poses, found positions without orientation"):
+            wrong.of(found, "tum")
 
 
 def test_text_beyond_any_file_of_poses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

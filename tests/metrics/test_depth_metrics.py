@@ -432,6 +432,27 @@ def test_of_half_the_pixels_the_other_half_is_in_doubt() -> None:
     assert found["sampling_error", ""].value == pytest.approx(bound, rel=0.05)
 
 
+def test_a_first_frame_that_is_larger_than_the_sample_is_thinned_at_once() -> None:
+    """Of 3,600 pixels or so in its one frame every fourth, as every second is too many."""
+    scorer = DepthScorer(DepthSettings(sample_pixels=1000))
+    scorer.update(0, *drifting_frames(1)[0])
+    found = by_name(scorer)
+    seen = found["abs_rel", "scale_only"].samples or 0
+    assert 2000 < seen < 4000
+    assert found["sampling_error", ""].samples == pytest.approx(seen / 4, abs=1)
+    assert "a sample of every 4th valid pixel" in found["rmse", "sequence_scale"].convention
+
+
+@pytest.mark.parametrize("seed", [113, 2520, 7])
+@pytest.mark.parametrize("pixels", [1000, 1200])
+def test_of_an_even_number_of_pixels_the_scale_is_between_the_two_middle_ones(seed: int, pixels: int) -> None:
+    """For some orders of the pixels, of which these are, the lower middle one is not where a partition leaves it."""
+    truth = np.random.default_rng(seed).uniform(0.3, 9, pixels).astype(np.float32)
+    middle = np.sort(truth.astype(float))[pixels // 2 - 1 : pixels // 2 + 1].mean()
+    found = DepthScorer().update(0, truth[None], np.full((1, pixels), 2, np.float32))
+    assert found == pytest.approx(np.mean(np.abs(middle - truth) / truth), rel=1e-6)
+
+
 def test_without_a_trajectory_its_scale_is_a_reason() -> None:
     scorer = DepthScorer()
     scorer.update(0, *frames(1)[0])

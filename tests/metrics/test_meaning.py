@@ -213,26 +213,37 @@ BODY = pose_matrix(Rotation.from_euler("xyz", [70, -20, 100], degrees=True).as_m
 
 
 @pytest.mark.parametrize(
-    ("motion", "arm"),
-    [(hand, 0), (hand, 1), (walk, 0), (walk, 1), (planar, 0), (planar, 1), (around_an_object, 0)],
+    ("motion", "arm", "unit"),
+    [
+        *((motion, arm, 1) for motion in (hand, walk, planar) for arm in (0, 1)),
+        (around_an_object, 0, 1),
+        (hand, 1, 50),
+        (walk, 1, 0.02),
+    ],
 )
-def test_a_body_in_place_of_the_camera_is_measured(motion: Callable[..., FloatArray], arm: int) -> None:
+def test_a_body_in_place_of_the_camera_is_measured(motion: Callable[..., FloatArray], arm: int, unit: float) -> None:
     """The note's numbers are the camera in the body, and read with them the poses are right again."""
     rng = np.random.default_rng(5)
     truth = motion(rng, 60)
     camera = BODY.copy()
     camera[:3, 3] *= arm
     spoilt = in_body(camera)(truth)
+    for scaled in (spoilt, camera):
+        scaled[..., :3, 3] *= unit
     (note,) = notes(truth, spoilt)
     found = asked(note)
     assert found.to_camera is not None
     assert camera_in_body(found.to_camera)[:3, :3] == pytest.approx(camera[:3, :3], abs=2e-3)
     if motion is not planar:  # turns about one axis leave the arm along it open
-        assert found.to_camera[:3] == pytest.approx(camera[:3, 3], abs=5e-3)
+        assert found.to_camera[:3] == pytest.approx(camera[:3, 3], abs=5e-3 * unit)
     assert notes(truth, found.apply(spoilt)) == ()
     # A turn from the camera by 127.5°, and the length of the arm, where there is one.
     away = "of a body turned from the camera's axes by a constant 127.5°, {} from its centre (in the estimate's unit)"
-    words = away.format("0.374") if arm else "turned from the camera's axes by a constant 127.5°"
+    words = (
+        away.format({1: "0.374", 50: "18.7", 0.02: "0.00748"}[unit])
+        if arm
+        else "turned from the camera's axes by a constant 127.5°"
+    )
     assert note.startswith(f"the poses look {words}:") or motion is planar
     assert note.endswith("; where it is the reference that is of a body, --gt-to-camera takes the inverse of that pose")
 
@@ -276,6 +287,9 @@ def test_quaternions_of_the_estimate_are_named_and_what_else_would_fit(first: bo
     truth = hand(rng, 40)
     (note,) = notes(truth, scalar_order(first=first)(estimated(truth, rng, 0.003, 0.005, 0)))
     assert f"--est-quaternion {own} " in note
+    turns = re.search(r"rotations would be off by (\S+)° instead of (\S+)° \(RMS\)", note)
+    assert turns is not None, note
+    assert float(turns[1]) < 1 < 20 < float(turns[2])  # its noise is 0.5° a pose
     assert note.endswith(f"; the same fits where the reference's are the other way round (--gt-quaternion {other})")
 
 

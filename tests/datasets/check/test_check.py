@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -162,6 +163,11 @@ def test_findings_of_a_kind_are_one_line_with_the_count_of_the_others(root: Path
         assert line.endswith(more)
         assert ("more like it" in line) is (damaged > 1)
     assert found(checked, "decode", "note") == [f"{4 - damaged} frames decoded"]
+    for path in sorted((root / SCENE).glob("*.depth.png"))[:damaged]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (line,) = found(check(root, "seven_scenes", None, SCENE), "depth")
+    assert re.search(r"^frame 0: depth map .* is cut off", line)
+    assert line.endswith(more)
 
 
 def test_a_first_image_that_nothing_can_be_asked_of_is_one_fault(root: Path) -> None:
