@@ -51,9 +51,11 @@ def read_times(path: Path, last: int, *, in_order: bool = True) -> FloatArray:
         dates += date is not None
         if date is None and len(numbers(word, at(path, number))) != 1:
             raise DataError(f"{at(path, number)}: {_ONE_TIME}, found {word[:40]!r}")
+        if dates not in (0, len(words)):
+            raise DataError(f"{at(path, number)}: expected dates alone or seconds alone, found {word[:40]!r}")
     if len(words) <= last:
         raise DataError(f"{path}: expected a time for each image up to number {last}, found {len(words)}")
-    seconds, _, _ = read_stamps(words, "s", 1e-9 if dates and dates == len(words) else None)
+    seconds, _, _ = read_stamps(words, "s", 1e-9 if dates else None)
     wrong = np.flatnonzero(~(np.diff(seconds) > 0))
     if in_order and len(wrong):
         row = int(wrong[0]) + 1

@@ -351,8 +351,8 @@ def write_kitti_depth(root: Path, view: View) -> None:
         save(folder / f"image/{drive}_image_{tail}.png", view, k)
         save_depth(folder / f"groundtruth_depth/{drive}_groundtruth_depth_{tail}.png", view.depth(k), 256)
         text(folder / f"intrinsics/{drive}_image_{tail}.txt", row(view.camera, ".6f"))
-    other = "2011_09_26_drive_0013_sync_image_0000000010_image_03"
-    save(folder / f"image/{other}.png", view, 0)
+    for other in (f"{drive}_image_0000000010_image_03", f"{drive.replace('0002', '0013')}_image_0000000010_image_03"):
+        save(folder / f"image/{other}.png", view, 0)
 
 
 def write_vkitti2(root: Path, view: View) -> None:

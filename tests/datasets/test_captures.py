@@ -144,8 +144,8 @@ def test_one_image_by_several_spellings_is_one_frame(tmp_path: Path) -> None:
 
 
 def mask(path: Path, size: tuple[int, int] = trees.SIZE) -> None:
-    """Black in the left quarter, where nothing is to be kept, and grey elsewhere."""
-    picture = np.full(size[::-1], 200, np.uint8)
+    """Black in the left quarter, where nothing is to be kept, and as dark as can be elsewhere."""
+    picture = np.full(size[::-1], 1, np.uint8)
     picture[:, : size[0] // 4] = 0
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)

@@ -110,7 +110,9 @@ def test_neural_rgbd_depth_outside_its_range_is_dropped(root: Path) -> None:
     metres = np.full((480, 640), 2.0)
     metres[0, :4] = (0.0, 10.5, 65.535, 9.5)
     trees.save_millimetres(root / "kitchen" / "depth" / "depth0.png", metres)
-    depth = next(iter(adapter("neural_rgbd", root).open("kitchen", Selection()).frames())).depth
+    frame = next(iter(adapter("neural_rgbd", root).open("kitchen", Selection()).frames()))
+    depth = frame.depth
+    np.testing.assert_array_equal(frame.intrinsics, [[600, 0, 320], [0, 600, 240], [0, 0, 1]])
     assert depth is not None
     np.testing.assert_allclose(depth[0, :5], [0, 0, 0, 9.5, 2.0])
 
@@ -136,7 +138,8 @@ def test_eth3d_leaves_out_the_protocols_views_and_reads_raw_floats(root: Path) -
     assert depth is not None
     assert depth[0, 0] == 0  # infinite in the file
     np.testing.assert_allclose(depth[1:], trees.depth(2)[1:], rtol=1e-6)
-    assert "9289" in adapter("eth3d", root).open("electro", Selection()).facts()["views_left_out"]
+    left_out = adapter("eth3d", root).open("electro", Selection()).facts()["views_left_out"]
+    assert left_out == "9289, 9290, 9291, 9292, 9293"  # 9298 is none of this scene's
     # Images of one scene may differ in size; their depth must then differ with them.
     name = "DSC_9290.JPG"
     Image.fromarray(np.zeros((50, 66, 3), np.uint8)).save(root / "electro/images/custom_undistorted" / name)
@@ -262,6 +265,11 @@ ETH_DEPTH = "electro/ground_truth_depth/custom_undistorted/DSC_9288.JPG"
         ("kitti", line("poses/00.txt", 6, ""), "expected a row for each image up to number 5, found 5"),
         ("kitti", remove("poses/00.txt"), r"00\.txt does not exist"),
         ("kitti", line("sequences/00/times.txt", 3, "0.05"), r"times\.txt:3: expected one time in seconds, later"),
+        (
+            "kitti",
+            write("sequences/00/times.txt", b"0\n1\n1\n3\n2\n5"),
+            r"times\.txt:3: .* later than before, found '1'",
+        ),
         ("kitti", line("sequences/00/times.txt", 6, ""), "expected a time for each image up to number 5"),
         ("kitti", line("sequences/00/calib.txt", 3, "P2: 1 2 3"), r"calib\.txt:3: expected the 12 numbers of P2"),
         ("kitti", line("sequences/00/calib.txt", 3, "P9: 1"), "expected a line 'P2: …'"),

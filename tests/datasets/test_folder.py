@@ -58,6 +58,8 @@ def test_natural_order_by_hand() -> None:
     names = ["a10", "a9", "a1b2", "a1b10", "10", "9", "b", "A2", "a01", "a1"]
     expected = ["9", "10", "a01", "a1", "a1b2", "a1b10", "A2", "a9", "a10", "b"]
     assert sorted(names, key=natural_key) == expected
+    times = ["1700000000.1", "1700000000.05", "1700000000.25", "1700000000.100000001"]  # fractions, and no numbers
+    assert sorted(times, key=natural_key) == [times[k] for k in (1, 0, 3, 2)]
 
 
 def test_subfolders_are_scenes(tmp_path: Path) -> None:

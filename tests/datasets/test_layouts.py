@@ -220,6 +220,11 @@ POSE_FILE = "*/*/*/iphone/pose_intrinsic_imu.json"
             r"frame 0: .*expected 12 bytes",
         ),
         ("sintel", whole("training/depth/*/frame_0001.dpt", b"\x89PNG" + b"0" * 40), r"it begins with PIEH\), found"),
+        (
+            "sintel",
+            whole("training/depth/*/frame_0001.dpt", b"PIEH" + b"\1\0\0\0" * 3),
+            r"frame_0001\.dpt: expected 96x72 pixels as the image, found 1x1",
+        ),
         ("scannet", line("*/intrinsic/intrinsic_color.txt", 1, "1 2"), r"intrinsic_color\.txt: expected 16 numbers"),
         ("scannet", line("*/pose/1.txt", 2, "1 2 3"), r"1\.txt:2: expected 4 numbers"),
         ("scannet", line("*/pose/1.txt", 1, "2 0 0 0"), r"1\.txt:1: expected a rigid pose"),
@@ -237,6 +242,11 @@ POSE_FILE = "*/*/*/iphone/pose_intrinsic_imu.json"
             r"cameras\.txt:2: expected 'CAM",
         ),
         ("scannetpp dslr", swap("*/*/dslr/colmap/images.txt", " 1 DSC", " 7 DSC"), "camera 7 is not in cameras.txt"),
+        (
+            "euroc",
+            line("*/mav0/cam0/data.csv", 4, "1403636579763555584,1403636579763555584.png"),
+            r"data\.csv:4: expected increasing times",
+        ),
         ("euroc", line("*/mav0/cam0/data.csv", 3, "now,x.png"), r"data\.csv:3: expected 'nanoseconds,filename'"),
         (
             "euroc",
@@ -277,6 +287,11 @@ POSE_FILE = "*/*/*/iphone/pose_intrinsic_imu.json"
             line("*/*/image_02/timestamps.txt", 2, "yesterday"),
             r"timestamps\.txt:2: expected a finite number",
         ),
+        (
+            "kitti_raw",
+            line("*/*/image_02/timestamps.txt", 1, "1317042145.0"),
+            r"timestamps\.txt:2: expected dates alone or seconds alone, found '2011-09-26 13:02:25\.1",
+        ),
         ("kitti_raw", whole("*/*/oxts/data/0000000001.txt", b"49 8 1\n"), r"0000000001\.txt:1: expected 30 numbers"),
         ("kitti_depth", whole("*/*/intrinsics/*0008_image_02.txt", b"1 2 3"), r"expected 9 numbers \(fx 0 cx 0 fy cy"),
         ("vkitti2", line("*/*/extrinsic.txt", 2, "0 0 1 2"), r"extrinsic\.txt:2: expected 18 numbers"),
@@ -299,6 +314,7 @@ POSE_FILE = "*/*/*/iphone/pose_intrinsic_imu.json"
             swap("*/cam_params.json", '"scale": ', '"scale": -'),
             "units of depth a metre, above 0, found -6553.5",
         ),
+        ("replica", swap("*/cam_params.json", "6553.5", "0.0"), "units of depth a metre, above 0, found 0$"),
         ("tartanair", line("*/*/*/*/pose_left.txt", 3, "1 2 3"), r"pose_left\.txt:3: expected 7 numbers"),
         ("tartanair", line("*/*/*/*/pose_left.txt", 5, ""), "expected a row for each image up to number 4, found 4"),
         (
@@ -772,6 +788,24 @@ def test_packets_of_one_time_do_not_shift_those_after_them(tree: Callable[[str],
     lines = (folder / "timestamps.txt").read_text().splitlines(keepends=True)
     place = int(first.stem)
     (folder / "timestamps.txt").write_text("".join([*lines[: place + 1], lines[place], *lines[place + 1 :]]))
+    found = opened("kitti_raw extract", root).reference()
+    assert before is not None
+    assert found is not None
+    np.testing.assert_array_equal(found.indices, before.indices)
+    np.testing.assert_array_equal(found.camera_to_world, before.camera_to_world)
+
+
+def test_packets_that_were_written_late_are_taken_by_their_time(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("kitti_raw extract"), tmp_path / "data")
+    before = opened("kitti_raw extract", root).reference()
+    (folder,) = root.rglob("oxts")
+    lines = (folder / "timestamps.txt").read_text().splitlines(keepends=True)
+    early, late = (folder / f"data/{number:010d}.txt" for number in (13, 23))
+    lines[13], lines[23] = lines[23], lines[13]
+    (folder / "timestamps.txt").write_text("".join(lines))
+    aside = early.rename(folder / "aside")
+    late.rename(early)
+    aside.rename(late)
     found = opened("kitti_raw extract", root).reference()
     assert before is not None
     assert found is not None

@@ -458,6 +458,17 @@ def test_what_hangs_and_lies_in_a_place_is_where_people_have_it() -> None:
     assert bottom.min() > 0.5
     assert ((top + bottom) / 2).min() > 1 - 1e-9
     np.testing.assert_allclose(looks[:, 2], 0, atol=1e-9)
+    hung = np.isin(faces.texture, [k for group in ("door", "window", "picture") for k in place.textures.groups[group]])
+    for end in (0, 1):  # in front of the walls, not behind them
+        assert contains(place.plan.free, (faces.origin + end * faces.right * faces.size[:, :1])[hung, :2]).all()
+    # Rooms are 16 cm apart: narrower pieces of floor are doorways, and each has a lintel over it.
+    gaps = [r for r in place.plan.free if min(r[2] - r[0], r[3] - r[1]) < 0.2]
+    assert len(gaps) >= 4
+    below = np.isclose(faces.origin[:, 2], 2.1) & (faces.normal[:, 2] < -0.9)
+    middles = (faces.origin + (faces.right * faces.size[:, :1] + faces.down * faces.size[:, 1:]) / 2)[below, :2]
+    np.testing.assert_allclose(
+        sorted(middles.tolist()), sorted([(x0 + x1) / 2, (y0 + y1) / 2] for x0, y0, x1, y1 in gaps)
+    )
     for group, level, towards in (("light", height - 0.03, -1), ("rug", 0.01, 1), ("ceiling", height, -1)):
         top, bottom, looks = of(group)
         np.testing.assert_allclose([top, bottom], level)
@@ -493,6 +504,20 @@ def test_poses_are_rigid_at_any_distance(seed: int, distance: float) -> None:
     assert np.linalg.det(pose[:3, :3]) == pytest.approx(1.0)
     assert -0.2 < pose[0, 3] < 6.2
     assert -0.2 < pose[1, 3] < 4.2
+
+
+def test_the_camera_sways_across_the_way_and_not_along_it() -> None:
+    """On a circle, where every way is another: the direction from the middle goes as far as the feet do."""
+    turns = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    walk = Walk.along(5 * np.stack([np.cos(turns), np.sin(turns)], axis=1), 0.05)
+    path = CameraPath(walk, 1)
+    shares = np.arange(0.01, 1, 0.03)
+    at = np.stack([path.camera_to_world(share * walk.length)[:2, 3] for share in shares])
+    np.testing.assert_allclose(np.unwrap(np.arctan2(at[:, 1], at[:, 0])), 2 * np.pi * shares, atol=1e-3)
+    off = np.linalg.norm(at, axis=1) - 5
+    assert off.min() < -0.02
+    assert off.max() > 0.02
+    assert np.abs(off).max() < 0.1
 
 
 def test_a_scene_is_what_it_says() -> None:

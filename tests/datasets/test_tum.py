@@ -157,6 +157,7 @@ def test_the_fingerprint_follows_the_lists(root: Path) -> None:
     ("name", "line", "text", "says"),
     [
         ("rgb.txt", 5, "1305031453.0 rgb/x.png", r"rgb\.txt:5: expected increasing timestamps"),
+        ("rgb.txt", 5, "1305031453.359684 rgb/x.png", r"rgb\.txt:5: expected increasing timestamps"),
         ("rgb.txt", 5, "rgb/x.png", r"rgb\.txt:5: expected 'timestamp filename', found 'rgb/x.png'"),
         ("rgb.txt", 5, "soon rgb/x.png", r"rgb\.txt:5: expected a timestamp"),
         ("rgb.txt", 5, "nan rgb/x.png", r"rgb\.txt:5: expected a timestamp"),

@@ -56,6 +56,23 @@ def test_frames_keep_their_places_where_some_are_missing(tmp_path: Path, lost: t
     )
 
 
+def test_frames_after_a_missing_one_may_be_smeared_up_to_the_next_key_frame(tmp_path: Path) -> None:
+    """Key frames are 0, 8 and 16: after frame 10 come five that hang on it, after frame 21 two."""
+    path = write_video(tmp_path / "walk.mp4", 24, "mpeg4", codec_options={"g": "8", "bf": "0"})
+    content = bytearray(path.read_bytes())
+    for number in (10, 21):
+        position, size = packets_of(path)[number]
+        content[position : position + size] = b"\xff" * size
+    path.write_bytes(content)
+    sequence = opened(path)
+    assert [frame.index for frame in sequence.frames()] == [k for k in range(24) if k not in (10, 21)]
+    assert sequence.facts()["found"]["frames_after_damage"] == 7
+    assert sequence.damage == (
+        "2 frames that the file lists could not be decoded (the first at 0.333 s): they are missing, and the 7 after"
+        " them up to the next key frame may be smeared"
+    )
+
+
 def test_lost_packets_of_a_broadcast_are_counted(tmp_path: Path) -> None:
     path = write_video(tmp_path / "walk.ts", 24, "mpeg2video", rate=25, draw=noisy, codec_options={"bf": "0", "g": "8"})
     content = bytearray(path.read_bytes())

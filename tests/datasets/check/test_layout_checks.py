@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from lingbot_eval.datasets.cards import load_card
-from lingbot_eval.datasets.check.check import examine
+from lingbot_eval.datasets.check import convention
+from lingbot_eval.datasets.check.check import convention_findings, examine
 from lingbot_eval.datasets.check.convention import ConventionVerdict, convention_of
 from lingbot_eval.datasets.check.scene_checks import Finding, check_step
 from lingbot_eval.datasets.registry import open_adapter
@@ -100,16 +101,41 @@ def test_each_fault_is_found_in_layouts_with_depth_and_poses(
     assert text.startswith(says)
 
 
-def test_a_right_focal_length_is_found_to_a_hundredth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a whole room it was found to 4 to 5 %, where 5 % is a problem."""
+@pytest.fixture
+def ten_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileSequence:
+    """A whole room, its focal length declared as 80.4 pixels where it is 80."""
     monkeypatch.setattr(trees, "FRAMES", 10)
     layout, root = trees.LAYOUTS["replica"], written("replica", tmp_path / "data")
+    path = root / "Replica/cam_params.json"
+    path.write_text(path.read_text().replace('"fx": 80.0, "fy": 82.0', '"fx": 80.4, "fy": 82.41'))
     sequence = open_adapter("replica", root, {}).open(layout.scene, Selection())
     assert isinstance(sequence, FileSequence)
-    verdict = convention_of(sequence)
+    return sequence
+
+
+def test_a_right_focal_length_is_found_to_a_hundredth(ten_frames: FileSequence) -> None:
+    """Of a whole room it was found to 4 to 5 %, where 5 % is a problem."""
+    verdict = convention_of(ten_frames)
     assert isinstance(verdict, ConventionVerdict)
-    assert verdict.declared_focal == 80.0
-    assert verdict.fitted_focal == pytest.approx(80.0, rel=0.01)
+    assert verdict.declared_focal == 80.4
+    # A quarter of a step of the sweep beside what is declared, and to that side.
+    assert verdict.fitted_focal == pytest.approx(80.0, rel=0.003)
+
+
+def test_poses_that_may_be_the_expected_ones_are_not_called_wrong(
+    ten_frames: FileSequence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a world whose y is flipped a camera that stays level moves much as it does here."""
+    monkeypatch.setattr(convention, "PAIRS", 4)
+    flip = np.diag([1.0, -1.0, 1.0, 1.0])
+    flipped = [replace(file, pose=flip @ np.asarray(file.pose) @ flip) for file in ten_frames.files]
+    verdict = convention_of(replace(ten_frames, files=flipped))
+    assert isinstance(verdict, ConventionVerdict)
+    assert verdict.best.name == "camera-to-world, y flipped"
+    assert "camera-to-world, OpenCV axes" in [fit.name for fit in verdict.ties]
+    assert not verdict.clear
+    (finding,) = convention_findings(verdict)
+    assert finding.level == "warning"
 
 
 def test_depth_five_times_too_far_is_found_by_the_poses(tmp_path: Path) -> None:
