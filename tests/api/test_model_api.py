@@ -207,7 +207,10 @@ def test_images_have_the_width_of_the_weights_or_the_size_that_is_asked_for(
         (frame,) = session.step(mine if number == 1 else mine.image)
         assert frame.image.shape == (*shape, 3)
         assert (frame.index, frame.timestamp) == (number, 0.5 if number == 1 else number)
-    with pytest.raises(DataError, match=r"^frame 3: "):
+    for number, seconds in ((3, 0.0), (4, 7.25)):
+        (frame,) = session.step(mine.image, seconds)
+        assert (frame.index, frame.timestamp) == (number, seconds)
+    with pytest.raises(DataError, match=r"^frame 5: "):
         session.step("photo.jpg")
 
 

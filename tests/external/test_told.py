@@ -197,6 +197,17 @@ def test_a_program_need_not_say_which_it_is(
 
 
 @pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("found", ["1.20", "1", "1.2 "])
+def test_a_version_is_the_experiments_to_the_letter(monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+    said = {"type": "ready", "protocol": PROTOCOL, "version": found}
+    monkeypatch.setattr(Program, "receive", lambda *_: pack(said))
+    with pytest.raises(StreamError, match=f"^expected version '1.2', as the experiment says, found '{found}'; correct"):
+        opened(version="1.2").warm_up(frames()[0])
+    with pytest.raises(StreamError, match="to the warm-up"):  # whose version nobody declares is what it says
+        opened().warm_up(frames()[0])
+
+
+@pytest.mark.usefixtures("clock")
 def test_a_program_that_reads_no_more_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
     def send(program: Program, data: bytes, deadline: float) -> None:
         raise BrokenPipeError(32, "Broken pipe")

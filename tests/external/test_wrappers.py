@@ -25,6 +25,7 @@ from lingbot_eval.files.trajectories import read_tum
 from lingbot_eval.methods import child as child_module
 from lingbot_eval.methods import external as external_module
 from lingbot_eval.methods.external_config import ExternalConfig
+from lingbot_eval.runs.execute import Parallel
 from lingbot_eval.settings import validated
 from lingbot_eval.stored.records import UnitRecord
 from lingbot_eval.types import Frame, Prediction
@@ -316,8 +317,9 @@ def test_what_a_program_is_told_and_how_its_answers_are_filed(
 
 def test_commands_run_only_when_they_are_allowed(truth: Path, tmp_path: Path) -> None:
     document = experiment(wrapped(truth))
-    with pytest.raises(ConfigError, match=r"method 'external' runs the command .* pass --allow-commands"):
-        lb.run(document, out=tmp_path / "runs")
+    for parallel in (None, Parallel(workers=2)):
+        with pytest.raises(ConfigError, match=r"method 'external' runs the command .* pass --allow-commands"):
+            lb.run(document, out=tmp_path / "runs", parallel=parallel)
     assert not (tmp_path / "runs").exists()
     lb.run(document, out=tmp_path / "runs", allow_commands=True)
     with pytest.raises(ConfigError, match="allow-commands"):  # neither on the way of a run that was allowed before

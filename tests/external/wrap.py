@@ -107,15 +107,17 @@ def floods() -> None:
 
 
 def children() -> None:
-    """One in the group, and two in sessions of their own whose parents are gone, one of them without the environment.
+    """One in the group, and two in sessions of their own whose parents are gone: a daemon with outputs of its own, and
+    one without the environment.
 
     The first ignores being asked to end.
     """
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     subprocess.Popen([sys.executable, "-c", stubborn + SLEEPER])
-    middle = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], start_new_session=True)"
-    for env in (None, {}):
-        subprocess.run([sys.executable, "-c", middle], check=True, env=env)
+    middle = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', {!r}], start_new_session=True{})"
+    own = ", stdin=-3, stdout=-3, stderr=-3"  # subprocess.DEVNULL
+    for env, outputs in ((None, own), ({}, "")):
+        subprocess.run([sys.executable, "-c", middle.format(SLEEPER, outputs)], check=True, env=env)
     time.sleep(0.5)  # so that whoever looks at memory from time to time sees them
 
 

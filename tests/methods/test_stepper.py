@@ -182,6 +182,37 @@ def test_a_stream_shorter_than_its_scale_phase_comes_at_the_end() -> None:
     assert [prediction.cost.forward_s for prediction in steps[-1] if prediction.cost] == [3, 3]
 
 
+@pytest.mark.parametrize(("count", "each"), [(1, 6.0), (2, 3.5), (4, 1.0)])
+def test_what_the_session_does_at_the_end_counts_as_its_steps_do(
+    monkeypatch: pytest.MonkeyPatch, count: int, each: float
+) -> None:
+    """A second a step and five at the end, which the frames share that come there."""
+    clock = [0.0]
+
+    class Span:
+        def __init__(self, device: str) -> None:
+            self.begun = self.ended = clock[0]
+
+        def stop(self) -> None:
+            self.ended = clock[0]
+
+        def seconds(self) -> float:
+            return self.ended - self.begun
+
+    class Slow(Session):
+        def step(self, image: Tensor) -> tuple[FrameOutput, ...]:
+            clock[0] += 1
+            return super().step(image)
+
+        def finish(self) -> tuple[FrameOutput, ...]:
+            clock[0] += 5
+            return super().finish()
+
+    monkeypatch.setattr(stepper_module, "begin_span", Span)
+    found = list(Stepper(Slow([]), CPU, LateTransfer(0, [])).drive(map(frame, range(count))))
+    assert [prediction.cost and prediction.cost.forward_s for prediction in found] == [each] * count
+
+
 def test_the_warm_up_is_a_stream_of_its_own_that_outlives_what_the_device_does_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -104,6 +104,8 @@ def test_the_driver_tells_of_this_process_only(gpu: Use) -> None:
     nvml = gpu(FakeNvml([process(1, 111), process(os.getpid(), 222)]))
     assert driver_bytes("cuda:0") == (222, None)
     assert nvml.open_count == 0
+    nvml.processes[1].usedGpuMemory = 0
+    assert driver_bytes("cuda:0") == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +134,12 @@ def test_the_driver_tells_of_a_tree_of_processes_on_all_gpus(gpu: Use) -> None:
     assert processes_bytes({own, own + 1}) == 2 * 555
     gpu(FakeNvml([]))
     assert processes_bytes({own}) == 0
-    gpu(FakeNvml([process(own, 5)]))
-    assert processes_bytes({own + 1}) == 0  # others use it, and ids mean what they say
+    # Others use it, one of which has just ended, and ids mean what they say.
+    gpu(FakeNvml([process(own, 5), process(2**22 + 1, 7)]))
+    assert processes_bytes({own + 1}) == 0
+    # What is not told of others is no matter.
+    gpu(FakeNvml([process(own, 5), process(own + 2, None)]))
+    assert processes_bytes({own}) == 2 * 5
     for nvml, reason in (
         (FakeNvml([process(2**22 + 1, 5)]), "another world"),
         (FakeNvml([process(own, None)]), "per process"),
@@ -209,8 +215,12 @@ def test_the_process_grows_by_what_it_touches(monkeypatch: pytest.MonkeyPatch) -
     assert peak.value >= now.value
 
 
-def test_the_environment_is_plain_json_and_names_what_matters() -> None:
+def test_the_environment_is_plain_json_and_names_what_matters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The code's own commit, wherever the user stands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(environment_module, "git_state", lambda folder: {"commit": f"of {folder}", "dirty": False})
     found = environment()
+    assert found["git"] == {"commit": f"of {Path(lingbot_eval.__file__).parent}", "dirty": False}
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["libraries"]["numpy"] == np.__version__
     assert found["libraries"]["torch"] == metadata.version("torch")

@@ -97,6 +97,29 @@ def test_a_failure_of_the_last_item_is_told_at_the_end() -> None:
         behind.put(7)
 
 
+def test_whoever_waits_for_what_was_put_is_told_that_it_failed() -> None:
+    """A wait that ends well means that all was done."""
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        time.sleep(0.02)
+        if item == 1:
+            raise ValueError("item 1")
+        done.append(item)
+
+    def stream() -> None:
+        with BackgroundWorker(work, 4) as behind:
+            behind.put(0)
+            behind.wait()
+            assert done == [0]
+            behind.put(1)
+            with pytest.raises(ValueError, match="item 1"):
+                behind.wait()
+
+    with pytest.raises(ValueError, match="item 1"):
+        stream()
+
+
 def test_what_ends_the_stream_is_told_and_the_rest_is_done() -> None:
     done: list[int] = []
 

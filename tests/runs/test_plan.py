@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fakes import FakeSequence, World, experiment
+from fakes import FakeAdapter, FakeSequence, World, experiment
 from safetensors.torch import load_file
 
 import lingbot_eval
@@ -21,14 +21,15 @@ from lingbot_eval.datasets.cards import load_card
 from lingbot_eval.datasets.registry import DATASETS
 from lingbot_eval.datasets.sequence import Selection
 from lingbot_eval.errors import CheckpointError, ConfigError, DataError
-from lingbot_eval.methods.base import METHODS
+from lingbot_eval.methods.base import METHODS, WeightFile
+from lingbot_eval.methods.lingbot_config import LingbotConfig
 from lingbot_eval.metrics.base import FAMILIES, METRICS
 from lingbot_eval.model import weights as weight_files
 from lingbot_eval.registry import load_plugins
 from lingbot_eval.resources import shipped_weights
 from lingbot_eval.runs import plan as plan_module
 from lingbot_eval.runs.experiment import Experiment
-from lingbot_eval.runs.plan import code_digest, input_fingerprint, make_plan, opened_images
+from lingbot_eval.runs.plan import code_digest, input_fingerprint, make_plan, open_scene, opened_images
 from tests.stored.store_records import make_run_record, make_unit_record
 
 
@@ -175,6 +176,30 @@ def test_every_scene_is_opened_once(world: World) -> None:
     assert world.adapter.opened == ["one", "two"]
 
 
+def test_units_of_a_dataset_share_it_and_have_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two datasets of one name, with other roots and other options."""
+    opened: list[tuple[object, ...]] = []
+
+    def open_adapter(name: str, root: Path | None, options: dict[str, Any]) -> FakeAdapter:
+        opened.append((name, root, options))
+        return FakeAdapter({scene: {"version": f"{root} {options}"} for scene in ("one", "two")})
+
+    monkeypatch.setattr(plan_module, "open_adapter", open_adapter)
+    document = experiment().model_dump(mode="json")
+    given = [{"root": "/a"}, {"label": "b", "root": "/b"}, {"label": "c", "root": "/b", "options": {"seed": 1}}]
+    document["datasets"] = [{"name": "synthetic", **each} for each in given]
+    units = make_plan(Experiment.model_validate(document)).units
+    opened.clear()
+    adapters: dict[int, Any] = {}
+    found = [open_scene(unit, adapters) for unit in units]
+    assert [(each.scene, getattr(each, "version", None)) for each in found] == [
+        (scene, version) for version in ("/a {}", "/b {}", "/b {'seed': 1}") for scene in ("one", "two")
+    ]
+    assert opened == [
+        ("synthetic", Path(root), options) for root, options in (("/a", {}), ("/b", {}), ("/b", {"seed": 1}))
+    ]
+
+
 def test_a_missing_checkpoint_and_device() -> None:
     method: dict[str, Any] = {"kind": "lingbot", "device": "cpu", "model": {"checkpoint": "nowhere/weights.pt"}}
     with pytest.raises(CheckpointError, match=r"nowhere/weights\.pt"):
@@ -207,6 +232,11 @@ def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key() == keys[0]
     # Saying a default changes nothing.
     assert key(dataset={"scenes": ["one", "two"], "options": {}}) == keys[0]
+    for file in (WeightFile("w.pt", "a" * 64), WeightFile("w.pt", "b" * 64), WeightFile("v.pt", "b" * 64)):
+        with monkeypatch.context() as others:
+            others.setattr(LingbotConfig, "weights", lambda self, file=file: file)
+            keys.append(key())
+    assert len(set(keys)) == len(keys), "weights of one name may be others"
     monkeypatch.setattr(lingbot_eval, "__version__", "another")
     assert key() != keys[0]
     monkeypatch.undo()
@@ -216,7 +246,7 @@ def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_unit_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scene's files and the method's own; of a method that cannot tell whether it changed never the same."""
-    unit = make_plan(experiment()).units[0]
+    unit = make_plan(experiment(dataset={"label": "mine"})).units[0]
     file = tmp_path / "poses.txt"
     asked: list[tuple[str, str]] = []
 
@@ -231,7 +261,7 @@ def test_what_a_unit_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file.write_text("0 0")
     first = found()
     assert found() == first != found("2")
-    assert set(asked) == {("synthetic", "one")}
+    assert set(asked) == {("synthetic", "one")}, "whatever its results are filed under"
     file.write_text("0 1")
     changed = found()
     assert changed != first

@@ -125,10 +125,13 @@ def test_units_are_asked_for_until_somebody_has_done_them(monkeypatch: pytest.Mo
 def test_whose_workers_die_each_time_is_given_up_and_the_others_are_done(
     monkeypatch: pytest.MonkeyPatch, deaths: int
 ) -> None:
-    client = Client(monkeypatch, {"one": [GONE] * deaths + [said(Done())], "two": [said(Done())]})
-    done = client.run([[task("one")], [task("two")]], Quiet())
-    assert done == [Done(), *([Done(failed=True)] if deaths == 2 else [Done()])]
-    assert [name for name, _ in client.asked] == ["d/one/m", "d/two/m", "d/one/m"]
+    """Each unit of a stream counts."""
+    client = Client(monkeypatch, {"one": [GONE] * deaths + [said(Done(), Done())], "two": [said(Done())]})
+    observer = Quiet()
+    done = client.run([[task("one"), task("one", "n")], [task("two")]], observer)
+    assert done == [Done(), *([Done(failed=True)] if deaths == 2 else [Done()]) * 2]
+    assert [name for name, _ in client.asked] == ["d/one/m+d/one/n", "d/two/m", "d/one/m+d/one/n"]
+    assert [line.partition(":")[0] for line in observer.lines] == ["left out d/one/m"] * deaths
 
 
 @pytest.mark.parametrize(

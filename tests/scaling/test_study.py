@@ -186,6 +186,9 @@ def test_another_machine_is_another_run(tmp_path: Path, monkeypatch: pytest.Monk
     # What neither times nor memory rest on is no reason to measure anew.
     monkeypatch.setattr(execute_module, "environment", lambda: block | {"python": "another", "git": "dirty"})
     assert run(tmp_path, study()).path == here.path
+    # Code of the study's own, which decides no run of an experiment.
+    monkeypatch.setattr(plan, "code_digest", lambda *, of_study=False: "other" if of_study else "code")
+    assert run(tmp_path, study()).path not in paths
 
 
 def test_other_files_and_other_weights_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
