@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+import lingbot_eval.api as api
 from lingbot_eval.cli.main import main
 from lingbot_eval.comparison.contenders import Bench, Contender
+from lingbot_eval.errors import ConfigError, DataError, StoreError
 from lingbot_eval.methods.stepper import Stepper
 from tests.comparison.fakes import experiment
 from tests.reports.fake_run import walk
@@ -48,6 +51,24 @@ def test_a_comparison_refused_for_its_weights_leaves_no_folder(
     assert main(["compare", "sdpa", "paged", *words, "--out", str(tmp_path / "a" / "b")]) == 2
     assert "w.pt: not a checkpoint but a web page" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("refusal", [ConfigError, DataError, StoreError])
+def test_a_comparison_that_comes_to_nothing_takes_its_folders_back(
+    refusal: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that it made and nothing is in: not one that was there."""
+    (tmp_path / "there").mkdir()
+
+    def compare(*given: object, prepared: Callable[[], None], **settings: object) -> None:
+        prepared()
+        assert (tmp_path / "there" / "a" / "b").is_dir()
+        raise refusal("no frames")
+
+    monkeypatch.setattr(api, "compare_backends", compare)
+    assert main(["compare", "sdpa", "paged", "--out", str(tmp_path / "there" / "a" / "b")]) == 2
+    assert capsys.readouterr().err == "error: no frames\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
 def test_json_is_one_document(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

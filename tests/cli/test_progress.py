@@ -59,6 +59,7 @@ def test_a_run_says_a_line_a_unit(bars: list[Bar], capsys: pytest.CaptureFixture
     for _ in range(5):
         told.frame()
     facts = {"sequence": {"notes": ["of the scene"]}, "notes": ["of the score"], "frames": 7, "predictions": 5}
+    facts |= {"method_facts": {"notes": ["of the weights"]}}
     told.finished(unit("desk"), make_unit_record(seconds=2.25, wait_s={"load": 1.04, "total": 1.5, "x": 0.04}, **facts))
     told.skipped(unit("floor"))
     told.started(unit("room"), None)
@@ -69,10 +70,12 @@ def test_a_run_says_a_line_a_unit(bars: list[Bar], capsys: pytest.CaptureFixture
         "[1/3] tum/desk/lingbot: 5 of 7 frames in 2.2 s",
         "[1/3] tum/desk/lingbot: first prediction after 1.5 s (load 1.0)",
         "note: tum/desk: of the scene",
+        "note: tum/desk with lingbot: of the weights",
         "note: tum/desk with lingbot: of the score",
         "[2/3] tum/floor/lingbot: done before",
         "error: tum/room/lingbot: crash",
         "note: tum/room: of the scene",
+        "note: tum/room with lingbot: of the weights",
         "note: tum/room with lingbot: of the score",
         "error: tum/room/lingbot begins anew: damaged",
     ]
@@ -88,10 +91,11 @@ def test_a_quiet_run_tells_failures_and_notes_alone(bars: list[Bar], capsys: pyt
     for reason, status in ((None, "ok"), ("crash", "failed")):
         told.started(unit("desk"), 7)
         told.finished(
-            unit("desk"), make_unit_record(status=status, reason=reason, notes=["a", "a"], wait_s={"total": 1})
+            unit("desk"), make_unit_record(status=status, reason=reason, notes=["a", "b", "a"], wait_s={"total": 1})
         )
     told.skipped(unit("floor"))
-    assert capsys.readouterr().err.splitlines() == ["note: tum/desk with lingbot: a", "error: tum/desk/lingbot: crash"]
+    notes = [f"note: tum/desk with lingbot: {note}" for note in "ab"]
+    assert capsys.readouterr().err.splitlines() == [*notes, "error: tum/desk/lingbot: crash"]
     assert all(bar.made["disable"] is True for bar in bars)
 
 

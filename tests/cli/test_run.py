@@ -61,7 +61,7 @@ def test_a_unit_in_a_line() -> None:
         ("throughput", "end_to_end_fps", ""): (12.3456, "fps"),
         ("depth", "abs_rel", "scale_only"): (0.04321, "1"),
         ("depth", "abs_rel", "lstsq"): (9.0, "1"),
-        ("trajectory", "coverage", ""): (100.0, "%"),
+        ("trajectory", "coverage", ""): (0.0, "%"),
         ("trajectory", "ate_rmse", "sim3"): (0.123456, "m"),
         ("trajectory", "ate_rmse", "se3"): (9.0, "m"),
     }
@@ -70,7 +70,7 @@ def test_a_unit_in_a_line() -> None:
         for key, (value, unit) in told.items()
     ]
     assert headline(measurements) == (
-        "ATE 0.1235 m, coverage 100 %, abs rel 0.04321, end to end 12.35 fps, forward: not told, "
+        "ATE 0.1235 m, coverage 0 %, abs rel 0.04321, end to end 12.35 fps, forward: not told, "
         "peak process memory 1234 MiB"
     )
 

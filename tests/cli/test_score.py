@@ -18,6 +18,7 @@ from lingbot_eval.files.trajectories import write_tum
 from lingbot_eval.geometry.poses import pose_matrix
 from lingbot_eval.metrics import scoring
 from lingbot_eval.reports import figures as figures_module
+from lingbot_eval.reports import scene_figures
 from lingbot_eval.types import Trajectory
 from tests.support.figure_reader import axes_titled, curve
 from tests.support.pose_files import write_kitti
@@ -667,6 +668,32 @@ def test_several_estimates_are_scored_and_drawn_beside_each_other(
         assert len(json.loads(capsys.readouterr().out)["estimates"]) == 2
     assert main([*words, "--drift-plot", str(target)]) == 2
     assert "draws one estimate, found 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("a/desk/est.txt", "b/desk/est.txt"), ["a/desk/est.txt", "b/desk/est.txt"]),
+        (("est.txt", "b/desk/est.txt", "b/est.txt"), ["est.txt", "desk/est.txt", "b/est.txt"]),
+        (("est.txt", "est.txt"), ["est.txt", "est.txt"]),
+    ],
+)
+def test_as_many_folders_as_tell_them_apart_name_the_estimates_in_a_picture(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], names: list[str]
+) -> None:
+    """The outermost one, too; one file given twice has one name."""
+    monkeypatch.chdir(pair[0].parent)
+    drawn: list[Any] = []
+    monkeypatch.setattr(scene_figures, "trajectory_figure", lambda paths, title, **how: drawn.append((paths, title)))
+    monkeypatch.setattr(plots, "save", lambda figure, path: None)
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_bytes(pair[1].read_bytes())
+    words = ["--plot", "a.png", "--without", "auc", "--without", "drift", "--json"]
+    assert main(["score", "--gt", "gt.txt", "--est", *files, *words]) == 0
+    ((paths, title),) = drawn
+    assert [name for name, _ in paths] == names
+    assert title == f"{', '.join(names)} against gt.txt"
 
 
 def test_every_option_is_handed_on(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

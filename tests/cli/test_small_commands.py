@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import lingbot_eval.api as api
+from lingbot_eval.cli import main as cli
 from lingbot_eval.cli.main import main
 from lingbot_eval.datasets.check import check as check_module
 from lingbot_eval.datasets.check import convention as convention_module
@@ -27,12 +29,14 @@ def test_export_lists_four_files_of_each_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = (*(Path("o/a") / f"{n}.ply" for n in range(4)), *(Path("o/b") / f"{n}.tum" for n in range(6)))
+    files = (*files, *(Path("o/c") / f"{n}.glb" for n in range(5)))
     monkeypatch.setattr(api, "export", lambda *given, **settings: Exported(files, ("one scene has no cloud",)))
     assert main(["export", "r", "-o", "o"]) == 0
     said = capsys.readouterr()
     assert said.out.splitlines() == [
         "o/a: 0.ply, 1.ply, 2.ply, 3.ply",
         "o/b: 0.tum, 1.tum, 2.tum, 3.tum and 2 more",
+        "o/c: 0.glb, 1.glb, 2.glb, 3.glb and 1 more",
     ]
     assert said.err == "note: one scene has no cloud\n"
     assert main(["export", "r", "-o", "o", "--json"]) == 0
@@ -64,7 +68,7 @@ def test_a_scale_in_words(words: str, scale: object, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(api, "export", export)
     assert main(["export", "r", "-o", "o", f"--scale={words}"]) == 0
     assert [settings["scale"] for settings in asked] == [scale]
-    for wrong in ("", "1_0", "inf", "0,1:3,4=6", "1,2,3:4,5,6", "truths"):
+    for wrong in ("", "1_0", "inf", "0,1:3,4=6", "1,2,3:4,5,6", "truths", "0,0,0:1,0,0=2cm", "2cm"):
         assert main(["export", "r", "-o", "o", f"--scale={wrong}"]) == 2
     assert len(asked) == 1
 
@@ -203,6 +207,37 @@ def test_one_option_names_the_weights_of_every_model(
     assert asked == [settings]
 
 
+@pytest.mark.parametrize("command", ["run", "scale"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--set", "name=a b", "--set", "name=c"],
+        ["--plugin", "one.py", "--plugin", "two.py", "--out", "my runs"],
+        ["--allow-commands"],
+    ],
+)
+def test_the_command_in_the_record_has_what_makes_the_run(
+    command: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every word as it was given, so that the same plugins are loaded and the same settings made."""
+    asked: list[str] = []
+
+    def run(*given: Any, **settings: Any) -> None:
+        asked.append(settings["command"] if command == "run" else given[2])
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr(cli, "load_plugins", lambda given: ())
+    monkeypatch.setattr(api, "fit", lambda *given: {})
+    monkeypatch.setattr(api, "run", run)
+    monkeypatch.setattr("lingbot_eval.scaling.execute.execute", run)
+    own = ["--root", "R S", "--checkpoint", "shipped", "--fit", "8GB"] if command == "run" else []
+    assert main([command, "smoke" if command == "run" else "scaling", *own, *words]) == 2
+    assert [shlex.split(text) for text in asked] == [
+        ["lingbot-eval", command, "smoke" if command == "run" else "scaling", *own, *words]
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "timed", "said"),
     [
@@ -260,6 +295,7 @@ def test_a_plan_line_by_line(
         ({"a": "untrained (seed 0)"}, True),
         ({"a": "ci.safetensors, SHA-256 0", "b": "untrained (seed 0)"}, True),
         ({"a": "ci.safetensors, SHA-256 0"}, False),
+        ({"a": "not-untrained.pt, SHA-256 0"}, False),
     ],
 )
 def test_numbers_of_untrained_weights_are_marked(

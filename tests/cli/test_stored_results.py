@@ -194,10 +194,13 @@ def test_records_of_schema_1_are_read_and_said_to_be_unchecked(
     code, shown = call(capsys, *commands(original, folder)["report"])
     assert code == 1
     assert "drift.npz" in shown
-    (unit(folder) / "frames.csv").write_text("short")
-    code, shown = call(capsys, *commands(original, folder)["report"])
-    assert code == 1
-    assert "it has 5 bytes, not" in shown
+    table = unit(folder) / "frames.csv"
+    whole = table.read_text()
+    for text in ("short", f"{whole}9\n"):
+        table.write_text(text)
+        code, shown = call(capsys, *commands(original, folder)["report"])
+        assert code == 1
+        assert f"it has {len(text)} bytes, not {len(whole)}" in shown
 
 
 def test_a_newer_unit_in_an_older_run_and_the_other_way_round(folder: Path, original: Path) -> None:

@@ -100,6 +100,10 @@ def test_what_an_update_gives_up_is_named() -> None:
     assert given_up(old, old) == ()
     none = updated(old, side({NAMES: unit({WEIGHTS: 24.0}), FLOOR: unit({})}), "me", "why")
     assert given_up(old, none)[0] == f"tum/desk/lingbot has no number of {ATE} and 3 more, which was judged until now"
+    # A reason in a number's place is a loss as well.
+    why = {ATE: "too few poses"}
+    reasoned = updated(old, side({NAMES: unit(fewer, reasons=why, meanings=unit().meanings), FLOOR: unit()}), "me", "x")
+    assert given_up(old, reasoned) == (f"tum/desk/lingbot has no number of {ATE}, which was judged until now",)
     # What was only shown is no loss.
     shown = old.model_copy(update={"tolerances": (Shown(kind="shown", match="trajectory/*"), *old.tolerances)})
     assert len(given_up(shown, updated(shown, side({NAMES: unit(fewer), FLOOR: unit()}), "me", "why"))) == 0

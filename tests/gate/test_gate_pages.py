@@ -108,15 +108,16 @@ def test_the_page_shows_forty_rows_and_six_names_of_many() -> None:
     def many(count: int, factor: float, **changes: Any) -> Side:
         values = {f"trajectory/made_up_{number:02}": factor for number in range(count)}
         meanings = {metric: Meaning("m", "c", "lower") for metric in values}
-        return side({NAMES: unit(values, meanings=meanings, rounds={})}, **changes)
+        return side({NAMES: unit(values, meanings=meanings, rounds={}), HOSTILE: unit(rounds={})}, **changes)
 
     def lines(count: int, factor: float, **changes: Any) -> list[str]:
         return markdown(judge(many(count, 1.0), many(count, factor, **changes), default_tolerances())).splitlines()
 
-    for count, more in ((40, []), (42, ["… and 2 more; `--json` has all of them."])):
-        page = lines(count, 2.0)
-        assert [line for line in page if line.startswith("…")] == more
-        assert sum(line.startswith("| tum/desk/lingbot") for line in page) == 40
+    for factor in (2.0, 0.5):
+        for count, more in ((40, []), (42, ["… and 2 more; `--json` has all of them."])):
+            page = lines(count, factor)
+            assert [line for line in page if line.startswith("…")] == more
+            assert sum(line.startswith("| tum/desk/lingbot") for line in page) == 40
     other = MACHINE | {"torch": MACHINE["torch"] | {"float32_matmul_precision": "high"}}
     for count, more in ((6, ""), (8, " and 2 more")):
         (line,) = [line for line in lines(count, 1.0, environment=other) if line.startswith("- tum/desk/lingbot: ")]

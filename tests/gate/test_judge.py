@@ -170,6 +170,27 @@ def test_which_way_is_better(metric: str, stored: Any, override: Any, factor: fl
     assert finding(gate(new, old, tolerances=[rule]), metric).status == status
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "status"),
+    [
+        (-10.0, -9.9, "held"),
+        (-10.0, -9.8, "regression"),
+        (-10.0, -10.1, "held"),
+        (-10.0, -10.2, "better"),
+        (0.0, 0.5, "held"),
+        (0.0, 0.75, "regression"),
+    ],
+)
+def test_a_share_is_of_the_baseline_s_size_whatever_its_sign(before: float, now: float, status: str) -> None:
+    """Lower is better; 1.5 % of ten are 0.15, and of nothing the floor is left."""
+    old, new = (
+        side({NAMES: unit({ATE: value}, meanings={ATE: Meaning("1", "c", "lower")})}) for value in (before, now)
+    )
+    floor = 0.5 if before == 0 else 0.0
+    rule = Relative(kind="relative", match="*", worse_by=0.015, floor=floor)
+    assert finding(gate(new, old, tolerances=[rule]), ATE).status == status
+
+
 def test_fifteen_percent_slower_is_a_regression_of_speed() -> None:
     run = side({NAMES: unit(rounds={LATENCY: rounds(5, 1, factor=1.15)})})
     verdict = gate(run)

@@ -43,6 +43,8 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
         assert token is not None
         assert other.take(UNIT) is None
         assert other.take(("tum", "a", "b/method")) is not None
+        # Names that run into each other are other units.
+        assert None not in [one.take(names) for names in (("a-b", "c", "d"), ("a", "b-c", "d"), ("a/b", "c", "d"))]
         one.release(UNIT)
         assert other.take(UNIT) not in (None, token)
         (unit,) = (holder for holder in read_claims(tmp_path) if holder.names == UNIT)

@@ -172,8 +172,10 @@ def test_a_state_is_due_every_ten_minutes_and_is_one_of_its_run_unit_and_input(
     (folder / "content-0.npy").write_bytes(b"damaged")
     with pytest.raises(StoreError, match=r"content-0\.npy is damaged"):
         state.load()
-    with pytest.raises(StoreError, match=r"content-0\.npy cannot be read: "):
-        state.content(0)
+    for content in (b"damaged", b""):
+        (folder / "content-0.npy").write_bytes(content)
+        with pytest.raises(StoreError, match=r"content-0\.npy cannot be read: "):
+            state.content(0)
     with pytest.raises(StoreError, match=r"content-1\.npy cannot be read: No such file"):
         state.content(1)
     state.remove()

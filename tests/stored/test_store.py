@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +59,12 @@ def everything_under(folder: Path) -> set[str]:
     ["../x", "/", "a/b", "..", ".", ".lock", "küche 日本", "a%2Fb", "x" * 5000, "é" * 400, "\udcff", "\udcff" * 400],
 )
 def test_any_name_is_one_component_that_the_file_system_takes(tmp_path: Path, name: str) -> None:
-    folder = RunStore(tmp_path).folder(name, name, name)
-    assert len(folder.relative_to(tmp_path).parts) == 4
-    assert folder.resolve().is_relative_to(tmp_path.resolve() / "units")
-    folder.mkdir(parents=True)
-    assert not any(part.startswith(".") for part in folder.relative_to(tmp_path).parts)
+    store = RunStore(tmp_path)
+    for place, folder in (("units", store.folder(name, name, name)), ("states", store.state_folder(name, name, name))):
+        assert len(folder.relative_to(tmp_path).parts) == 4
+        assert folder.resolve().is_relative_to(tmp_path.resolve() / place)
+        folder.mkdir(parents=True)
+        assert not any(part.startswith(".") for part in folder.relative_to(tmp_path).parts)
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8"), min_size=1))
@@ -315,6 +318,7 @@ def test_a_record_of_another_version_says_so(store: RunStore, version: int) -> N
     [
         ({"schema_version": 1, "files": {}, "run_key": ""}, "unit of run 0123456789ab, found one of an older"),
         ({"run_key": "f" * 16}, "expected a unit of run 0123456789ab, found one of run ffffffffffff; run the scene"),
+        ({"run_key": ""}, "expected a unit of run 0123456789ab, found one of an older version; run the scene again"),
         ({"files": {"frames.csv": {"bytes": 1}}}, "expected the SHA-256 of each file of the unit, found none"),
         ({"files": {}}, "does not list frames.csv"),
         ({"files": {"../frames.csv": {"bytes": 1, "sha256": "0"}}}, "is damaged: expected a stored record"),
@@ -396,9 +400,13 @@ def test_of_a_unit_every_damaged_file_is_named(store: RunStore) -> None:
     folder = store.folder(*NAMES)
     (folder / "estimate.tum").write_text("0 0 1\n")
     (folder / "reference.tum").unlink()
+    # The same bytes, which are no part of the run any more.
+    (folder / "log.txt").rename(store.path / "log.txt")
+    (folder / "log.txt").symlink_to(store.path / "log.txt")
     (left_out,) = store.read_units().left_out
     assert left_out.reason == (
         f"{folder}/estimate.tum is damaged: its content is not what was written (SHA-256); "
+        f"{folder}/log.txt cannot be read: it is a symbolic link, expected a file; "
         f"{folder}/reference.tum cannot be read: No such file or directory; run the scene again"
     )
 
@@ -449,6 +457,23 @@ def test_a_file_in_the_place_of_all_units_is_told(store: RunStore) -> None:
         with pytest.raises(StoreError) as refused:
             reading()
         assert str(refused.value) == f"cannot read {store.path}/units: Not a directory"
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_no_run_without_units(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_unit(store)
+    listed = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path) == store.path / "units" / "tum":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(StoreError) as refused:
+        store.read_units()
+    assert str(refused.value) == f"cannot read {store.path}/units/tum: Permission denied"
 
 
 def test_what_another_process_plans_is_looked_at_again(store: RunStore) -> None:

@@ -13,6 +13,8 @@ import stat
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,7 +99,19 @@ def test_the_lock_is_free_again_after_use_and_after_a_failure(store: RunStore) -
         pass
 
 
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where clocks are nine hours ahead."""
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "XST-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
 def test_a_holder_whose_words_are_shorter_than_the_last_one_s_is_named_all_the_same(store: RunStore) -> None:
+    """With the time as records state it, which is that of no place."""
     (store.path / LOCK_FILE).write_text(json.dumps({"pid": 1, "host": "h" * 300, "since": "then"}))
     with store.lock():
         words = f"process {os.getpid()} on {socket.gethostname()} since "
