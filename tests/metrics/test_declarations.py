@@ -105,7 +105,10 @@ def test_every_stored_measurement_has_its_direction() -> None:
 
 @pytest.mark.parametrize(
     ("family", "name", "expected"),
-    [("memory", "cache_window", "lower"), ("memory", "weights", "lower"), ("throughput", "head_compilation", "lower")],
+    [
+        *(("memory", "cache_window", "lower"), ("memory", "weights", "lower")),
+        *(("throughput", "head_compilation", "lower"), ("throughput", "camera_head_fps", "higher")),
+    ],
 )
 def test_directions_of_what_a_method_adds(family: str, name: str, expected: str) -> None:
     assert declaration(family, name).better == expected

@@ -113,7 +113,7 @@ BESIDE: dict[str, tuple[Any, dict[str, int]]] = {
 
 
 @pytest.mark.parametrize("name", BESIDE)
-@pytest.mark.parametrize("form", ["zip", "legacy", "protocol 5"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "protocol 5", "legacy in protocol 4"])
 def test_tensors_are_taken_whatever_lies_beside_them(tmp_path: Path, name: str, form: str) -> None:
     beside, left_out = BESIDE[name]
     content = {"model": collections.OrderedDict(WEIGHTS), **beside}
@@ -121,6 +121,7 @@ def test_tensors_are_taken_whatever_lies_beside_them(tmp_path: Path, name: str, 
         "zip": {},
         "legacy": {"_use_new_zipfile_serialization": False},
         "protocol 5": {"pickle_protocol": 5},
+        "legacy in protocol 4": {"_use_new_zipfile_serialization": False, "pickle_protocol": 4},
     }
     torch.save(content, tmp_path / "x.ckpt", **options[form])
     found = read_content(tmp_path / "x.ckpt")
@@ -333,6 +334,8 @@ def tensor_of(rebuild: bytes, described: bytes = b"K\x00K\x02\x85K\x01\x85") -> 
 REBUILT = {
     "as torch 0.1 wrote it": b"ctorch._utils\n_rebuild_tensor\n(TENSORtR",
     "as of now": REBUILD + b"(TENSOR\x89}tR",
+    "behind a mark that was taken back": b"(0" + REBUILD + b"(TENSOR\x89}tR",
+    "behind a value that was taken back": b"K\x070" + REBUILD + b"(TENSOR\x89}tR",
     "and named again in text": REBUILD + b"(TENSOR\x89}tRp5\nsX\x01\x00\x00\x00wg5\n",
     "a parameter": b"ctorch._utils\n_rebuild_parameter\n(" + REBUILD + b"(TENSOR\x89}tR\x88}tR",
     "a parameter with a state": b"ctorch._utils\n_rebuild_parameter_with_state\n("
@@ -348,6 +351,15 @@ REBUILT = {
 def test_tensors_are_read_however_torch_wrote_them(tmp_path: Path, name: str) -> None:
     content = read_content(archive(tmp_path / "x.pt", tensor_of(REBUILT[name]), {"0": struct.pack("<2f", 3, 4)}))
     assert {key: tensor.tolist() for key, tensor in values(content).items()} == {"w": [3, 4]}
+    assert not content.left_out
+
+
+@pytest.mark.parametrize("module", ["torch", "torch.cuda", "torch.storage"])
+def test_a_storage_goes_by_its_name_wherever_torch_kept_it(tmp_path: Path, module: str) -> None:
+    """Old torch had those of a GPU in a module of their own."""
+    pickled = tensor_of(REBUILT["as of now"]).replace(b"ctorch\nFloat", b"c" + module.encode() + b"\nFloat")
+    content = read_content(archive(tmp_path / "x.pt", pickled, {"0": struct.pack("<2f", 3, 4)}))
+    assert values(content)["w"].tolist() == [3, 4]
     assert not content.left_out
 
 
@@ -418,6 +430,7 @@ def tensor_pickle(offset: int, size: tuple[int, ...], stride: tuple[int, ...], c
         (1, (4,), (1,), 4),
         (0, (2, 2), (3, 1), 4),
         (0, (4,), (1,), 2**40),
+        (0, (4,), (1,), 5),
         (0, (2**61,), (1,), 4),
         (0, (2**70,), (0,), 4),
         (0, (-1,), (1,), 4),
@@ -582,7 +595,8 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> 
 def test_an_index_and_its_files_must_agree(tmp_path: Path) -> None:
     assert "1 of its 3 files are not beside it: gone.pt" in refusal(shards(tmp_path / "a", other="gone.pt"))
     lacking = shards(tmp_path / "b", other="model-00001-of-00002.safetensors")
-    assert "lists 1 tensors that its files lack: other" in refusal(lacking)
+    for asked in (lacking, lacking.parent):
+        assert "lists 1 tensors that its files lack: other" in refusal(asked)
     twice = shards(tmp_path / "c")
     safetensors.torch.save_file(WEIGHTS, twice.parent / "model-00002-of-00002.safetensors")
     assert "holds a.weight again" in refusal(twice)
@@ -610,6 +624,11 @@ def test_tensors_are_looked_for_eight_containers_deep(tmp_path: Path, containers
         nested = {"x": nested}
     torch.save(nested, tmp_path / "x.pt")
     assert list(values(read_content(tmp_path / "x.pt"))) == (["x." * 8 + "w"] if found else [])
+
+
+def test_a_name_too_long_for_a_weight_hides_no_other(tmp_path: Path) -> None:
+    torch.save({501 * "x": torch.ones(1), 500 * "y": torch.ones(2), "w": torch.ones(3)}, tmp_path / "x.pt")
+    assert list(values(read_content(tmp_path / "x.pt"))) == [500 * "y", "w"]
 
 
 SAVERS: dict[str, Callable[[Any, Path], object]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,29 @@ def test_position_embedding_is_untouched_on_its_own_grid() -> None:
     assert torch.equal(backbone.position_embedding(2, 5)[:, :1], backbone.pos_embed[:, :1])
 
 
+def test_norms_add_what_they_were_trained_with() -> None:
+    """Where a variance is small it decides the outcome; the backbone has ten times less of it."""
+    norms = {name: module for name, module in tiny_network().named_modules() if isinstance(module, torch.nn.LayerNorm)}
+    backbone = [norm.eps for name, norm in norms.items() if name.startswith("aggregator.patch_embed.")]
+    others = [norm.eps for name, norm in norms.items() if not name.startswith("aggregator.patch_embed.")]
+    assert backbone == [1e-6] * 3
+    # Two and two of each block of aggregator and one of the camera head, its two more, and the dense head's.
+    assert others == [1e-5] * (4 * 2 * 4 + 2 + 2 + 1)
+
+
+@pytest.mark.parametrize(("count", "clock"), [(1, 0), (3, 0), (1, 1), (2, 7)])
+def test_the_first_frame_of_a_stream_and_its_scale_phase_have_tokens_of_their_own(count: int, clock: int) -> None:
+    """The camera token and the registers by the frame, the scale token by the phase, whose frames come at once."""
+    aggregator = tiny_network().aggregator
+    found = aggregator.place(torch.rand(count, 3, 28, 28), clock).special
+    assert found.shape == (count, 6, TINY.embed_dim)
+    for frame, tokens in enumerate(found):
+        later = int(clock > 0 or frame > 0)
+        assert torch.equal(tokens[0], aggregator.camera_token[0, later, 0])
+        assert torch.equal(tokens[1:5], aggregator.register_token[0, later])
+        assert torch.equal(tokens[5], aggregator.scale_token[0, int(clock > 0), 0])
+
+
 def test_new_weights_are_not_answered_from_old_constants() -> None:
     """The resized position map is remembered between passes; loading weights must forget it."""
     model, _ = build_model(
@@ -75,6 +99,9 @@ def test_position_maps_of_an_upright_image_are_not_those_of_a_lying_one() -> Non
     lying, upright = sides(28, 56), sides(56, 28)
     assert (lying[0], lying[-1]) == ((2, 4), (28, 56))
     assert upright == [(rows, columns) for columns, rows in lying]
+    two_sizes = len(head.position_maps())
+    head.positions(28, 28)
+    assert 0 < len(head.position_maps()) <= two_sizes, "sizes pile up"
 
 
 def test_residual_skip_is_the_rectified_input() -> None:
@@ -131,8 +158,9 @@ def test_of_two_gpus_each_can_be_had_and_no_third(monkeypatch: pytest.MonkeyPatc
     assert choose_device(name) == torch.device(device)
     with pytest.raises(ConfigError, match="device cuda:2: this machine has 2 CUDA devices; use device auto or cpu"):
         choose_device("cuda:2")
-    with pytest.raises(ConfigError, match="device gpu: expected auto, cpu, cuda or cuda:N"):
-        choose_device("gpu")
+    for other in ("gpu", "cpu0", "cuda:1x", "cuda:", "autocpu", "cuda:0001"):
+        with pytest.raises(ConfigError, match=f"device {other}: expected auto, cpu, cuda or cuda:N"):
+            choose_device(other)
     # A driver that counts GPUs and cannot use them.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == torch.device("cpu")
@@ -141,16 +169,34 @@ def test_of_two_gpus_each_can_be_had_and_no_third(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "says"),
     [
-        *({"output_groups": groups} for groups in ((0, 1, 2, 4), (0, 0, 1, 2), (1, 0, 2, 3), (-1, 0, 1, 2))),
-        *({"camera_heads": 3}, {"embed_dim": 100}, {"embed_dim": 0}, {"groups": 3}, {"window": 0}),
-        *({"dpt_channels": (4, 4, 4, 6)}, {"dpt_features": 12}, {"dpt_features": 0}),
+        *(
+            ({"output_groups": groups}, re.escape(f"output_groups {groups} must rise within 0…3"))
+            for groups in ((0, 1, 2, 4), (0, 0, 1, 2), (1, 0, 2, 3), (-1, 0, 1, 2))
+        ),
+        ({"groups": 3}, r"output_groups \(0, 1, 2, 3\) must rise within 0…2"),
+        ({"camera_heads": 3}, "camera_heads 3 must divide 2·embed_dim = 128"),
+        *(
+            ({"embed_dim": 100}, "multiple of 64"),
+            ({"embed_dim": 0}, "greater than or equal to 64"),
+            ({"window": 0}, "window"),
+        ),
+        *(({"dpt_channels": (4, 4, 4, 6)}, "multiple of 4"), ({"dpt_features": 12}, "multiple of 8")),
+        *(({name: 0}, name) for name in ("dpt_features", "groups", "backbone_blocks", "trained_grid", "camera_blocks")),
     ],
 )
-def test_sizes_that_cannot_work(change: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
+def test_sizes_that_cannot_work(change: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
         ModelConfig.model_validate(TINY.model_dump() | change)
+
+
+@pytest.mark.parametrize("change", [{"camera_heads": 128}, {"groups": 5}, {"window": 1}, {"dpt_features": 8}])
+def test_sizes_that_just_work(change: dict[str, object]) -> None:
+    found = ModelConfig.model_validate(TINY.model_dump() | change)
+    with torch.device("meta"):
+        GeometricContextTransformer(found)
+    assert found.model_dump().items() >= change.items()
 
 
 def test_dense_heads_lie_as_tokens_come() -> None:

@@ -23,7 +23,7 @@ import lingbot_eval
 from lingbot_eval.errors import CheckpointError, ConfigError, DependencyError
 from lingbot_eval.methods.lingbot_config import ModelSettings
 from lingbot_eval.model import weights
-from lingbot_eval.model.build import build_model, empty_model, ready
+from lingbot_eval.model.build import build_model, check_checkpoint, empty_model, ready
 from lingbot_eval.model.config import CONFIGS
 from lingbot_eval.model.network import GeometricContextTransformer
 from lingbot_eval.model.weights import (
@@ -91,7 +91,10 @@ def test_missing_unknown_and_misshaped_keys_are_all_listed(tmp_path: Path) -> No
     del state["camera_head.token_norm.bias"]
     state["somebody.elses"] = torch.zeros(1)
     state["two\nlines" + 90 * "x"] = torch.zeros(1)
+    state["red\x1b[31m"] = torch.zeros(1)
     state["camera_head.trunk_norm.weight"] = torch.zeros(7)
+    turned = state["camera_head.embed_pose.weight"].t().contiguous()
+    state["camera_head.embed_pose.weight"] = turned
     torch.save(state, tmp_path / "other.pt")
     target = network(seed=2)
     before = network(seed=2)
@@ -100,10 +103,20 @@ def test_missing_unknown_and_misshaped_keys_are_all_listed(tmp_path: Path) -> No
     text = str(caught.value)
     assert "1 missing: camera_head.token_norm.bias" in text
     # A name out of a file is 80 characters at most, on one line.
-    assert "2 unknown: somebody.elses, two\\nlines" + 69 * "x" + "…; 1 misshaped" in text
-    assert "1 misshaped: camera_head.trunk_norm.weight (expected (128,), found (7,))" in text
+    assert "3 unknown: somebody.elses, two\\nlines" + 69 * "x" + "…, red\\x1b[31m; 2 misshaped" in text
+    assert (
+        "2 misshaped: camera_head.trunk_norm.weight (expected (128,), found (7,)), "
+        "camera_head.embed_pose.weight (expected (128, 9), found (9, 128)). Choose" in text
+    )
     assert "\n" not in text
     assert same(target, before)  # nothing half-loaded
+
+
+@pytest.mark.parametrize(("count", "end"), [(8, "k7"), (9, "k7 and 1 more")])
+def test_eight_keys_are_named_and_the_others_counted(tmp_path: Path, count: int, end: str) -> None:
+    torch.save(network().state_dict() | {f"k{key}": torch.zeros(1) for key in range(count)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=rf"{count} unknown: k0, k1, k2, k3, k4, k5, k6, {end}\. Choose"):
+        load_checkpoint(network(), str(tmp_path / "x.pt"))
 
 
 State = dict[str, Any]
@@ -282,6 +295,8 @@ def test_weights_that_come_one_by_one_are_those_that_were_filled_cast_and_moved(
             assert torch.equal(tensor, expected), name
         assert [torch.equal(*pair) for pair in zip(whole.buffers(), found.buffers(), strict=True)] == [True, True]
         assert not any(parameter.requires_grad for parameter in found.parameters())
+        assert found.tf32_heads is whole.tf32_heads is (precision != "float32")
+        assert not found.training
 
 
 def test_a_network_keeps_its_weights_when_the_file_changes(tmp_path: Path) -> None:
@@ -451,11 +466,13 @@ def test_the_hub_out_of_reach_is_one_line(hub: Hub) -> None:
         assert "\n" not in str(met.value)
 
 
-def test_a_revision_in_the_address_and_the_files_of_an_index_are_fetched(hub: Hub) -> None:
-    (hub.folder / "m.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "p1.safetensors"}}))
-    (hub.folder / "p1.safetensors").write_bytes(b"x")
-    resolve_checkpoint("hf://owner/repo@v2/m.safetensors.index.json")
-    assert hub.asked == [("owner/repo", "m.safetensors.index.json", "v2"), ("owner/repo", "p1.safetensors", "v2")]
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_revision_in_the_address_and_the_files_of_an_index_are_fetched(hub: Hub, suffix: str) -> None:
+    index, part = f"m.{suffix}.index.json", f"p1.{suffix}"
+    (hub.folder / index).write_text(json.dumps({"weight_map": {"a": part}}))
+    (hub.folder / part).write_bytes(b"x")
+    assert resolve_checkpoint(f"hf://owner/repo@v2/{index}") == hub.folder / index
+    assert hub.asked == [("owner/repo", index, "v2"), ("owner/repo", part, "v2")]
 
 
 def test_the_published_checkpoints_are_as_the_protocol_pins_them() -> None:
@@ -586,6 +603,10 @@ def test_the_shipped_weights_are_there_and_fit() -> None:
     model = empty_model(CONFIGS["ci"], point_head=False)
     source = load_checkpoint(model, "shipped")
     assert source.trained
+    assert source.name == "shipped", "as it was asked for"
+    with pytest.raises(CheckpointError, match=r"of this configuration; \d+ missing: point_head\."):
+        check_checkpoint("ci", shipped_weights(), point_head=True)
+    check_checkpoint("ci", shipped_weights(), point_head=False)
     assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
     assert shipped_weights().stat().st_size < 30e6
 

@@ -399,7 +399,8 @@ def test_the_peak_is_in_bytes_whatever_the_system_counts_in(
     """Linux says KiB, of 1,024 bytes, though its manual calls them kilobytes."""
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(memory, "process_resident_bytes", lambda: 1_000_000)
-    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3_000_000))
+    peaks = {resource.RUSAGE_SELF: 3_000_000, resource.RUSAGE_CHILDREN: 7_000_000}
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=peaks[who]))
     (measured,) = [m for m in process_memory_measurements() if m.name == "process_peak_rss"]
     assert (measured.value, measured.unit) == (pytest.approx(peak / 2**20), "MiB")
     # What is resident now was a peak, whatever the kernel has noted of it.
