@@ -263,7 +263,7 @@ def test_modes_of_an_archive_count_for_nothing(tmp_path: Path, out: Path) -> Non
 
 def test_what_systems_leave_in_archives_is_passed_over(tmp_path: Path, out: Path) -> None:
     """The dataset's own archives hold Thumbs.db, some of them damaged."""
-    names = ("scene/seq/Thumbs.db", "__MACOSX/scene/._x", "scene/.DS_Store", "scene\\back\\slash.txt")
+    names = ("scene/seq/Thumbs.db", "__MACOSX/scene/._x", "scene/.DS_Store", "desktop.ini", "scene\\back\\slash.txt")
     write_zip(tmp_path / "a.zip", dict.fromkeys(names, b"0123456789"))
     content = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(content)
@@ -318,11 +318,14 @@ def test_names_that_would_fall_together_are_refused_at_every_depth(
     assert says in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["", "/", "..", "a/../b", "a//b", "\\\\host\\x", "c:x", "a\n", "a" * 300, "\ud800"])
+@pytest.mark.parametrize(
+    "name", ["", "/", "..", "a/../b", "a//b", "\\\\host\\x", "c:x", "a\n", "a" * 300, "\u00e9" * 128, "\ud800"]
+)
 def test_names_that_lead_nowhere_good(name: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         inner_path(name)
     assert inner_path("./a/b\\c/") == PurePosixPath("a/b/c")
+    assert inner_path(f"{'a' * 255}/{'e' * 255}").parts == ("a" * 255, "e" * 255)
 
 
 def test_kinds_go_by_the_ends_of_names() -> None:

@@ -57,6 +57,20 @@ def test_a_png_is_divided_by_its_unit(tmp_path: Path, units: float) -> None:
     np.testing.assert_array_equal(read_depth_map(tmp_path / "0.npy", units), stored)  # metres already
 
 
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".tif", ".TIFF", ".npy"])
+def test_the_check_of_a_map_looks_for_the_end_of_an_image(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"0{suffix}"
+    noise = np.random.default_rng(0).integers(0, 65535, (50, 50), dtype=np.uint16)
+    Image.fromarray(noise).save(path, "TIFF" if "tif" in suffix.lower() else "PNG")
+    depth_maps.check_depth_file(path, "frame 3")
+    path.write_bytes(path.read_bytes()[:-500])
+    if suffix == ".npy":
+        depth_maps.check_depth_file(path, "frame 3")  # no image: what is in it shows when it is read
+        return
+    with pytest.raises(DataError, match=f"^frame 3: depth map {path} is (damaged or )?cut off"):
+        depth_maps.check_depth_file(path, "frame 3")
+
+
 def test_sizes_beyond_any_camera_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert depth_maps.MAX_PIXELS == images.MAX_PIXELS == 64_000_000
     np.save(tmp_path / "0.npy", np.ones((2, 3), np.float32))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lingbot_eval.errors import DataError
 from lingbot_eval.files.depth_maps import array_depth, png_depth, raw_float_depth
-from lingbot_eval.files.images import image_header, image_size, read_image
+from lingbot_eval.files.images import image_header, image_size, read_image, read_mask
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -55,6 +55,16 @@ def test_orientation_is_one_rule_for_size_and_pixels(tmp_path: Path, suffix: str
     assert read.shape == expected.shape
     assert np.mean(np.abs(read.astype(int) - expected) > 100) < 0.02
     assert image_size(path, "here") == expected.shape[1::-1]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    path = tmp_path / f"turned{suffix}"
+    Image.fromarray(COLOUR).save(path, exif=exif)
+    assert read_image(path, "here").shape == COLOUR.shape
+    assert image_size(path, "here") == (9, 6)
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
@@ -130,11 +140,16 @@ def test_views_of_an_mpo_that_are_not_read_are_counted(tmp_path: Path, kinds: tu
     assert image_header(tmp_path / "a.mpo", "here") == ((9, 6), further)
 
 
-def test_a_tiff_with_its_thumbnail_is_one_picture(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "reduced"), [(1, True), (3, True), (2, False)])
+def test_a_tiff_with_its_thumbnail_is_one_picture(tmp_path: Path, kind: int, reduced: bool) -> None:
+    """Bits of the tag: 1 for a smaller version of another picture, 2 for a page of several."""
     path = tmp_path / "with_thumbnail.tif"
     small = Image.fromarray(COLOUR[::2, ::2])
-    small.encoderinfo = {"tiffinfo": {254: 1}}
+    small.encoderinfo = {"tiffinfo": {254: kind}}
     Image.fromarray(COLOUR).save(path, save_all=True, append_images=[small])
+    if not reduced:
+        both_refuse(path, "expected one picture, found 2 in this TIFF")
+        return
     np.testing.assert_array_equal(read_image(path, "here"), COLOUR)
 
 
@@ -143,6 +158,10 @@ def test_heif_without_its_library_says_what_to_install(tmp_path: Path, monkeypat
     path = tmp_path / "phone.jpg"  # phones' files are often renamed, not converted
     Image.fromarray(np.repeat(np.repeat(COLOUR, 16, 0), 16, 1)).save(path, format="HEIF")
     assert image_size(path, "here") == (144, 96)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    both_refuse(path, "begins as HEIF and is damaged or cut off; copy or download it again")
+    path.write_bytes(whole)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     both_refuse(path, r"is HEIF, which needs the library pillow-heif: pip install 'lingbot-eval\[heic\]'")
 
@@ -229,6 +248,10 @@ def test_sixteen_bits_are_refused_in_every_colour_type(tmp_path: Path, colour_ty
     path = tmp_path / "deep.png"
     path.write_bytes(png(2, 2, 16, colour_type, 2 * (b"\0" + b"\1" * 4 * channels)))
     both_refuse(path, r"scene frame 3: image .*deep\.png: expected 8-bit .*found 16-bit")
+    if colour_type:  # of grey it is depth
+        says = f"depth map .*deep.png: expected a 16-bit grey PNG, found 16-bit PNG of colour type {colour_type}$"
+        with pytest.raises(DataError, match=says):
+            png_depth(1000.0)(path, "here", (2, 2))
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F", "I", "CMYK"])
@@ -315,6 +338,22 @@ def test_depth_is_read_in_metres(tmp_path: Path) -> None:
     depth = png_depth(5000.0)(path, "here", (3, 2))
     assert depth.dtype == np.float32
     np.testing.assert_allclose(depth, [[0, 1, 0], [0.0002, 13.1068, 0.05]], rtol=1e-6)
+    # What is as near or as far as can be is measured.
+    of_some = png_depth(250.0, nearest=1.0, farthest=20.0)(path, "here", (3, 2))
+    np.testing.assert_allclose(of_some, [[0, 20, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("mask", "fits"),
+    [((40, 30), True), ((20, 15), True), ((80, 62), True), ((80, 63), False), ((82, 60), True), ((84, 60), False)],
+)
+def test_a_mask_may_be_a_pixel_of_the_image_longer(tmp_path: Path, mask: tuple[int, int], fits: bool) -> None:
+    Image.new("L", mask, 200).save(tmp_path / "mask.png")
+    if fits:
+        assert read_mask(tmp_path / "mask.png", "mask", (40, 30)).tolist() == [[200] * 40] * 30
+        return
+    with pytest.raises(DataError, match=rf"image as the method sees it, 40x30, found {mask[0]}x{mask[1]}$"):
+        read_mask(tmp_path / "mask.png", "mask", (40, 30))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP"])
@@ -330,10 +369,25 @@ def test_a_cut_off_image_is_told_without_decoding_it(tmp_path: Path, kind: str) 
     assert image_size(path, "frame 0") == (60, 40)  # for the other images of its sequence
 
 
-def test_what_phones_append_to_a_jpeg_is_no_damage(tmp_path: Path) -> None:
+def test_a_cut_off_tiff_in_tiles_is_told(tmp_path: Path) -> None:
+    """One tile of 16x16 bytes of grey behind its ten tags, whose values are in the order of their numbers."""
+    tags = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: 16, 323: 16, 324: 134, 325: 256}
+    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags.items())
+    path = tmp_path / "x.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4) + bytes(range(256)))
+    assert read_image(path, "frame 0")[..., 0].ravel().tolist() == list(range(256))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"is cut off \(its pixels reach to byte 390, the file to 389\)"):
+        image_header(path, "frame 0")
+
+
+@pytest.mark.parametrize("padding", [b"", b"\xff\xff"], ids=["plain", "padded"])
+def test_what_phones_append_to_a_jpeg_is_no_damage(tmp_path: Path, padding: bytes) -> None:
+    """Whether or not its segments begin with more bytes of 0xFF than they need."""
     path = tmp_path / "x.jpg"
     Image.new("RGB", (60, 40), "red").save(path)
-    path.write_bytes(path.read_bytes() + b"\0" * 500)
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + padding + content[2:] + b"\0" * 500)
     assert image_header(path, "frame 0")[0] == (60, 40)
     assert read_image(path, "frame 0").shape == (40, 60, 3)
 
