@@ -60,6 +60,15 @@ def test_poses_that_are_not_finite_are_left_out_and_only_they() -> None:
     assert [summary.frames for summary in Differences(np.arange(5), rotation, position).summaries()] == [3, 4]
 
 
+def test_half_a_position_has_no_part_in_the_extent() -> None:
+    second = np.tile(np.eye(4), (3, 1, 1))
+    second[:, :3, 3] = [[0, 0, 0], [np.nan, 50, 0], [3, 4, 0]]
+    first = second.copy()
+    first[:, 2, 3] = 1
+    assert extent(second[:, :3, 3]) == 5
+    assert pose_differences(first, second)[1].tolist() == pytest.approx([0.2, np.nan, 0.2], nan_ok=True)
+
+
 def test_a_trajectory_that_stands_still_has_no_relative_positions() -> None:
     still = np.tile(np.eye(4), (4, 1, 1))
     rotation, position = pose_differences(still, still)
@@ -80,6 +89,14 @@ def test_percentiles_are_of_enough_frames() -> None:
     assert few.growth is not None
     fewer = summarise("depth", "1", np.arange(31), values[:31])
     assert (fewer.p99, fewer.growth, fewer.reason) == (None, None, "a trend needs 32 frames, there are 31")
+
+
+def test_a_trend_is_by_frames_and_not_by_what_was_compared() -> None:
+    """Each fifth frame, every second of them without a value: 0.01 a frame is 10 a thousand of them."""
+    indices = 5 * np.arange(80)
+    found = summarise("depth", "1", indices, np.where(np.arange(80) % 2, np.nan, 1 + 0.01 * indices))
+    assert found.growth is not None
+    assert (found.frames, found.growth.slope, found.growth.grows) == (40, pytest.approx(10), True)
 
 
 @pytest.mark.parametrize(

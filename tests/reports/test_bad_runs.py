@@ -154,6 +154,8 @@ def test_a_run_of_another_version_alone_is_refused_and_nothing_is_written(
     assert "schema version 1 to 2, found 99" in error
     assert error.count("\n") == 1
     assert not (path / "report").exists()
+    with pytest.raises(StoreError, match="schema version 1 to 2, found 99"):
+        write_report([path], tmp_path / "out")
 
 
 # A disk that fills

@@ -17,7 +17,7 @@ from lingbot_eval.reports.reading import KeptScene, Paths, UnitData, _paths, _po
 from lingbot_eval.reports.scene_figures import cloud_figure, together_figure, trajectory_figure
 from lingbot_eval.stored.records import FRAME_COLUMNS
 from lingbot_eval.stored.unit_files import DepthPanels
-from lingbot_eval.types import DriftSeries, Trajectory
+from lingbot_eval.types import CACHE_KINDS, DriftSeries, Trajectory
 from lingbot_eval.viewing.film import ShownVoxels
 from tests.support.figure_reader import axes_titled, curve, curves, layers, pictures, ticks
 
@@ -148,6 +148,13 @@ def test_what_is_missing_of_a_cache_or_a_prefix_is_nothing_of_it() -> None:
     figure = cost_figure(table(cache_anchor_bytes=values(1) * MIB, cache_window_bytes=held), "t")
     drawn = layers(axes_titled(figure, "Key/value cache in use, stacked"))
     assert drawn["window"][:, 1] == pytest.approx(np.nan_to_num(held) / MIB)
+    # A kind has its colour whichever others are there.
+    colours = []
+    for kinds in (CACHE_KINDS, CACHE_KINDS[1::2]):
+        columns = {f"cache_{kind}_bytes": values(1) * MIB for kind in kinds}
+        axes = axes_titled(cost_figure(table(**columns), "t"), "Key/value cache in use, stacked")
+        colours.append({each.get_label(): tuple(each.get_facecolor()[0]) for each in axes.collections})
+    assert colours[1] == {kind: colours[0][kind] for kind in ("window", "camera head")}
     series = drift()
     series.prefix_ate_m[0] = np.nan
     growth = axes_titled(drift_figure(series, "t"), "ATE of growing prefixes, each aligned on itself")

@@ -424,4 +424,9 @@ def test_a_piece_keeps_the_reason_of_each_gap(several: WrittenReport) -> None:
             for number in range(len(table.rows))
         ]
         assert joined == whole
+        for row in table.rows:  # of one that failed it is the row's
+            alone = table.cut([row])
+            assert [each.note and alone.notes[each.note - 1] for each in alone.rows] == [
+                row.note and table.notes[row.note - 1]
+            ]
     assert {DESK[1], REPLAY} <= {row.scene for row in table.rows} | {row.method for row in table.rows}

@@ -248,7 +248,7 @@ def test_all_that_differs_between_two_runs_is_said(tmp_path: Path) -> None:
         names = [["tum", "desk", "m"], ["tum", f"only-{label}", "m"], ["tum", f"gone-{label}", "m"]]
         block = HARDWARE | {"git": {"commit": commit}, "libraries": {"torch": f"2.{seconds}"}, "python": label}
         record = make_run_record(
-            key=label * 16, name=f"of {label}", units=names, environment=block, weights={"m": weights}
+            key=label * 16, name=f"of {label}", units=names, environment=block, weights=dict.fromkeys("zmykxb", weights)
         )
         store = RunStore.create(tmp_path / label, record)
         for scene in ("desk", f"only-{label}"):
@@ -261,7 +261,7 @@ def test_all_that_differs_between_two_runs_is_said(tmp_path: Path) -> None:
     found = compare_runs(paths[0], paths[1])
     assert (found.paths, found.labels, found.names) == (tuple(map(str, paths)), ("A", "B"), ("of a", "of b"))
     assert found.remarks == (
-        "different weights of m: A w1, B w2",
+        *(f"different weights of {method}: A w1, B w2" for method in "bkmxyz"),
         'torch: A "2.5", B "2.3"',
         'code.commit: A "c1", B "c2"',
         "times were taken in two runs, not in turn: compare backends by name for that",

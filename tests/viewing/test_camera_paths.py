@@ -210,6 +210,18 @@ def test_segments_follow_each_other_and_blend() -> None:
     assert (unsaid == said).all()
 
 
+def test_what_moved_before_a_change_goes_on_while_it_turns_into_the_next() -> None:
+    """A camera that follows (a tenth a frame) and one that stands: half way it is between where both are by then."""
+    followed = Segment(mode="follow", frames=(0, 29), back=0, up=0, smooth=1)
+    still = Segment(mode="static", frames=(30, -1), eye=(8, 0, 0), look_at=(8, 0, 1))
+    found = path(followed, still, transition=7)
+    assert found[[29, 33, 37], :3, 3] == pytest.approx(np.array([[0, 0, 2.9], [4, 0, 1.65], [8, 0, 0]]))
+    back = path(
+        still.model_copy(update={"frames": (0, 29)}), followed.model_copy(update={"frames": (30, -1)}), transition=7
+    )
+    assert back[[29, 33, 37], :3, 3] == pytest.approx(np.array([[8, 0, 0], [4, 0, 1.65], [0, 0, 3.7]]))
+
+
 def test_a_segment_shorter_than_the_transition_ends_with_it() -> None:
     eyes = [
         Segment(mode="static", frames=(10 * n, 10 * n + 9), eye=(8.0 * n, 0, 0), look_at=(8.0 * n, 0, 1))
@@ -257,6 +269,11 @@ def test_up_is_what_most_cameras_say() -> None:
     cameras = straight(5)
     cameras[0, :3, :3] = Rotation.from_euler("z", 180, degrees=True).as_matrix()
     assert world_up(cameras) == pytest.approx(UP)
+    # A camera that is tilted about two axes: up is where its own y axis comes from, not a row of its rotation.
+    cameras[:, :3, :3] = Rotation.from_euler("YX", [90, -30], degrees=True).as_matrix()
+    assert world_up(cameras) == pytest.approx([0.5, -np.cos(np.radians(30)), 0])
+    cameras = straight(5)
+    cameras[0, :3, :3] = Rotation.from_euler("z", 180, degrees=True).as_matrix()
     # Of as many that stand on their heads the first one decides.
     assert world_up(cameras[:2]) == pytest.approx(-UP)
     assert world_up(cameras[1::-1]) == pytest.approx(UP)

@@ -16,7 +16,7 @@ from PIL import Image as Pictures
 from scipy.spatial.transform import Rotation
 
 from lingbot_eval.errors import ConfigError, DataError, DependencyError, StoreError
-from lingbot_eval.files.trajectories import write_tum
+from lingbot_eval.files.trajectories import TrajectoryFile, write_tum
 from lingbot_eval.types import Frame, FrameType, Image, Prediction, Trajectory
 from lingbot_eval.viewing import export as export_module
 from lingbot_eval.viewing.cloud import VoxelCloud
@@ -339,7 +339,8 @@ def test_depth_that_is_none_is_nought_in_every_file(scene: ScaledScene, tmp_path
         with Pictures.open(home / "depth_png" / f"{index:06d}.png") as picture:
             assert np.asarray(picture).tolist() == [[0, 0], [0, 40_000 if index else 0]]
         content = (home / "depth_exr" / f"{index:06d}.exr").read_bytes()
-        # Two lines of two numbers, each line behind its row and its size.
+        # Two lines of two numbers, each line behind its row and its size; before them where in the file each begins.
+        assert struct.unpack("<2Q", content[-48:-32]) == (len(content) - 32, len(content) - 16)
         assert struct.unpack("<2i2f2i2f", content[-32:]) == (0, 8, 0, 0, 1, 8, 0, 4 if index else 0)
     empty = written(replace(holes, depth_indices=(0,)), tmp_path / "empty", "depth-png") / "depth_png"
     assert json.loads((empty / "depth.json").read_text())["factor"] == 1.0
@@ -399,6 +400,16 @@ def test_a_colmap_model_number_by_number(scene: ScaledScene, tmp_path: Path) -> 
         assert [u, v] == pytest.approx((K @ position / position[2])[:2] + 0.5, abs=1e-3)
         track = points[int(point)][8:]
         assert ("6", str(20 * place)) in list(zip(track[::2], track[1::2], strict=True))
+    # The binary file has the same points and tracks.
+    content = (written(scene, tmp_path, "colmap-binary") / "colmap_binary/sparse/0/points3D.bin").read_bytes()
+    (count,), at = struct.unpack_from("<Q", content), 8
+    assert count == len(points)
+    for row in points.values():
+        *head, length = struct.unpack_from("<Q3d3BdQ", content, at)
+        at += struct.calcsize("<Q3d3BdQ") + 8 * length
+        assert head == [float(word) for word in row[:8]]
+        assert struct.unpack_from(f"<{2 * length}I", content, at - 8 * length) == tuple(map(int, row[8:]))
+    assert at == len(content)
 
 
 def test_depth_is_what_opencv_reads(metric: ScaledScene, scene: ScaledScene, tmp_path: Path) -> None:
@@ -482,6 +493,38 @@ def test_improved_poses_make_the_cloud_anew(kept: Reconstruction) -> None:
     late = Trajectory(np.arange(3), np.array([50.0, 51, 52]), poses[:3])
     with pytest.raises(DataError, match="expected poses at the times of its frames"):
         make_scaled(kept, "x", poses=late)
+
+
+def test_poses_within_a_gap_of_the_stream_are_of_no_frame(kept: Reconstruction, tmp_path: Path) -> None:
+    folder, old = Path(shutil.copytree(kept.folder, tmp_path / "kept")), kept.poses
+    assert old is not None
+    times = old.timestamps + 5.0 * (np.arange(FRAMES) > 5)  # 0.5 s, and then 5.6
+    write_tum(folder / "estimate.tum", replace(old, timestamps=times))
+    gapped = Reconstruction(folder, [file.name for file in folder.iterdir()])
+    some = Trajectory(np.arange(3), np.array([0.34, 2.0, 5.64]), old.camera_to_world[[3, 5, 6]])
+    found = make_scaled(gapped, "x", poses=some)
+    assert found.poses.indices.tolist() == [3, 6]
+    assert found.poses.timestamps == pytest.approx([0.3, 5.6])
+    assert found.notes[0] == "poses from a file: 2 of 12 frames"
+
+
+def test_rows_without_times_are_those_of_the_frames_whatever_their_numbers(tmp_path: Path) -> None:
+    """A method that leaves every second frame out, and a row that is lost: the others stay with their frames."""
+    keeper, indices = Keeper(KeepSettings(depth="all"), tmp_path.joinpath, 8), np.array([0, 2, 4, 6])
+    poses = np.stack([pose_at(index) for index in indices])
+    for index, pose in zip(indices.tolist(), poses, strict=True):
+        frame = Frame(index, index / 10, picture(index), "")
+        keeper.add(frame, Prediction(index, index / 10, pose, depth_of(pose), intrinsics=K))
+    keeper.finish()
+    write_tum(tmp_path / "estimate.tum", Trajectory(indices, indices / 10, poses))
+    skipping = Reconstruction(tmp_path, [file.name for file in tmp_path.iterdir()])
+    rows = np.array([0, 2, 3])
+    given = TrajectoryFile(rows, rows.astype(np.float64), poses[rows], format="kitti", timed=False, rows=4, lost=1)
+    found = make_scaled(skipping, "x", poses=given)
+    assert found.poses.indices.tolist() == [0, 4, 6]
+    np.testing.assert_array_equal(found.poses.camera_to_world, poses[rows])
+    assert found.cloud is not None
+    assert set(found.cloud.first_frame) == {0, 4, 6}
 
 
 def test_a_cloud_that_is_made_anew_is_as_large_as_it_was_meant(kept: Reconstruction, tmp_path: Path) -> None:

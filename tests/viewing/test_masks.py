@@ -173,6 +173,20 @@ def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path: Path, cache: P
     assert sky._size == (320, 320)  # type: ignore[attr-defined]  # as the published ones, where a network takes any
 
 
+def test_a_full_disk_under_the_cache_costs_no_result(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is there, and the file in it cannot be written."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    sky = open_sky(str(network(tmp_path / "sky.onnx")))
+    monkeypatch.setattr(Pictures.Image, "save", full)
+    assert sky.mask(half_blue(), DEPTH, None).any()
+    assert not list(cache.rglob("*.png"))
+
+
 def test_the_heuristic_takes_what_is_far_and_hangs_at_the_top() -> None:
     depth = np.full((20, 20), 2.0, np.float32)
     depth[:4] = np.inf  # nothing measured above

@@ -345,6 +345,7 @@ def test_the_page_is_of_this_machine_alone(viewer: Viewer, capsys: pytest.Captur
         ({"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
         ({"Origin": "http://HOST.elsewhere.example"}, 403),  # a name that begins as this one
         ({"Host": "elsewhere.example", "Origin": "http://elsewhere.example"}, 403),  # a name that leads here
+        ({"Host": "localhost.elsewhere.example", "Origin": "http://localhost.elsewhere.example"}, 403),  # as well
     ],
 )
 def test_only_its_own_page_may_talk_to_the_server(viewer: Viewer, headers: dict[str, str], status: int) -> None:

@@ -474,6 +474,17 @@ def test_the_worst_frame_is_of_the_first_method_that_is_shown(
     assert shown.widgets["frame"].value == 4
 
 
+def test_the_worst_frame_is_told_by_its_number_where_frames_were_left_out(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bent("a", error=3.0)
+    del made.index[1:3], made.timestamps[1:3], made.views[1:3], made.poses[16:48]
+    scene = LayeredScene("first", [made], bent("a").trajectory())
+    shown = Shown(servers, monkeypatch, first=lambda: scene)
+    shown.press("go to the worst frame")
+    assert shown.widgets["frame"].value == 7
+
+
 def test_between_two_frames_the_straight_line_and_the_way_are_told(shown: Shown) -> None:
     shown.set("a", False)  # the other method is where the truth is
     shown.widgets["frames"].value = (5.0, 2.0)

@@ -165,15 +165,31 @@ def test_voxels_that_doubled_since_the_last_look_are_not_asked_by_their_old_numb
         made.cloud.add(points, np.zeros((count, 3), np.uint8), points[:, 0], index)
 
     nodes = Nodes(page, LayeredScene("s", [made]))  # type: ignore[arg-type]
+    made.sky.add(np.array([[0, -9, 99]], np.float32), np.zeros((1, 3), np.uint8), np.ones(1, np.float32), 0)
     grow(0, LEAST_VOXELS - 1)
     nodes.draw(Look(0, sureness=0))
     assert nodes.nearest(np.zeros(3), np.array([0, 0, 1.0])) is not None
     grow(1, LEAST_VOXELS)
     assert made.cloud.generation > 0
     assert nodes.nearest(np.zeros(3), np.array([0, 0, 1.0])) is None
-    nodes.draw(Look(0, sureness=0, colouring="confidence"))
-    assert all(node.colors.any() for node in page.seen("/block "))
+    nodes.draw(Look(0, sureness=0, colouring="confidence", sky=True))
+    assert all(node.colors.any() for node in page.seen("/block ") if "/cloud" in node.name)
+    (sky,) = page.seen("/sky/block ")  # its own voxels are as they were
+    assert sky.points == pytest.approx(np.array([[0, -9, 99]]), abs=0.01)
     assert nodes.nearest(np.zeros(3), np.array([0, 0, 1.0])) is not None
+
+
+def test_a_click_takes_the_nearest_of_what_lies_by_its_ray_else_what_is_least_aside(page: Page) -> None:
+    """In front the surface, a little beside the ray; behind it a point on the ray itself; far aside a third."""
+    made = Layer("a", VoxelCloud(1000, 1e-3), length=1, complete=True)
+    made.add(Frame(0, 0.0, None, ""), Prediction(0, 0.0, np.eye(4)))
+    points = np.array([[0.01, 0, 4], [0, 0, 9], [3, 0, 1]], np.float32)
+    made.cloud.add(points, np.zeros((3, 3), np.uint8), np.ones(3, np.float32), 0)
+    nodes = Nodes(page, LayeredScene("s", [made]))  # type: ignore[arg-type]
+    nodes.draw(Look(0, sureness=0))
+    ahead = np.array([0, 0, 1.0])
+    for eye, expected in (((0, 0, 0), points[0]), ((0, 0, 5), points[1]), ((3.1, 0, 0.5), points[2])):
+        assert nodes.nearest(np.array(eye, np.float64), ahead) == pytest.approx(expected, abs=2e-3)
 
 
 EDGE, SIDE = 0.05, 100
