@@ -52,6 +52,7 @@ from lingbot_eval.streaming.estimate import NetworkSize, weights_bytes
 from lingbot_eval.streaming.session import FrameOutput
 from lingbot_eval.streaming.settings import StreamSettings
 from lingbot_eval.streaming.windowed import Session
+from lingbot_eval.types import Frame, Prediction
 from tests.comparison.fakes import FRAMES, compared, experiment, selected
 from tests.support.figure_reader import axes_titled, curve
 
@@ -101,7 +102,7 @@ def test_the_reference_is_one_of_the_sides_whichever_it_is() -> None:
 
 
 def test_a_size_is_width_by_height() -> None:
-    chosen = select(experiment(4, width=42), None, None)
+    chosen = select(experiment(4, width=42, keyframe_interval="auto"), None, None)  # whose length is known
     found = compare_backends(
         "sdpa", "paged", chosen, PreparedFrames(chosen.unit), lambda: None, rounds=1, with_reference=False
     )
@@ -407,11 +408,17 @@ def test_a_side_that_failed_is_named_with_what_it_had() -> None:
 def test_the_reference_is_explained_once_for_both_sides() -> None:
     (pair,) = known().pairs
     reference = reference_contender()
-    both = tuple(replace(pair, first=each, second=reference, ended=None) for each in (SDPA, PAGED))
+    both = tuple(
+        replace(pair, first=each, second=reference, ended=None, keyframes_differ=differ)
+        for each, differ in ((SDPA, 0), (PAGED, 7))
+    )
     (table,) = [each for each in tables(replace(known(), pairs=both)) if each.title == "Agreement"]
     said = [line for line in table.legend if line.startswith("reference ")]
     assert said == ["reference sdpa float32: torch's attention in float32, on the same device"]
     assert [row[0] for row in table.rows] == ["A–reference"] * 3 + ["B–reference"] * 3
+    # Keyframes that differ are told of the pair that has them, be it the last.
+    told = [line.partition(";")[0] for line in table.legend if " kept " in line]
+    assert told == ["B–reference: one side kept 7 frames that the other did not"]
     assert [each.align for each in table.columns[:3]] == ["left", "left", "right"]
 
 
@@ -573,6 +580,9 @@ def test_the_first_streaming_model_of_an_experiment_is_compared() -> None:
     methods = [replayed, given["methods"][0] | {"name": "one"}, given["methods"][0] | {"name": "other"}]
     chosen = select(Experiment.model_validate(given | {"methods": methods}), None, None)
     assert (chosen.method.name, chosen.method.streaming, chosen.unit.scene) == ("one", model.streaming, "room")
+    assert select(experiment(), "corridor", None).unit.scene == "corridor"
+    with pytest.raises(ConfigError, match=r"no scene 'roo' \(did you mean 'room'\?\); there are: room, corridor"):
+        select(experiment(), "roo", None)  # a beginning is no name
     with pytest.raises(ConfigError, match="experiment tiny: comparing backends needs a method of kind lingbot, found"):
         select(Experiment.model_validate(given | {"methods": [replayed]}), None, None)
 
@@ -750,6 +760,25 @@ def test_keyframes_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     assert np.array_equal(first, same)
 
 
+def test_depth_is_relative_to_the_second_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of streams of which everything is known: A sees 3 m, B 2 m, and a frame of A's has no depth."""
+
+    def opened(self: Bench, contender: Contender) -> SimpleNamespace:
+        def step(frame: Frame) -> list[Prediction]:
+            depth = np.full((2, 2), 3.0 if contender is SDPA else 2.0, np.float32)
+            absent = contender is SDPA and frame.index == 1
+            return [Prediction(frame.index, frame.timestamp, np.eye(4), depth=None if absent else depth)]
+
+        return SimpleNamespace(given=0, step=step, finish=list)
+
+    monkeypatch.setattr(Bench, "open", opened)
+    ways = [(SDPA, PAGED), (PAGED, SDPA)]
+    frames = PreparedFrames(selected(3).unit)
+    found = [pair.differences.depth for pair in lockstep(bench(), [SDPA, PAGED], ways, frames, lambda: None)]
+    assert found[0] == pytest.approx([1 / 2, np.nan, 1 / 2], nan_ok=True)
+    assert found[1] == pytest.approx([1 / 3, np.nan, 1 / 3], nan_ok=True)
+
+
 def side(contender: Contender, rounds: list[list[float]]) -> Side:
     return Side(contender, step_ms=[np.array(step_ms) for step_ms in rounds])
 
@@ -794,11 +823,11 @@ def test_the_ratio_of_known_times() -> None:
 
 
 def test_depth_differences_are_relative_medians() -> None:
-    second = np.array([[1.0, 2.0, 4.0], [0.0, np.nan, 8.0]], np.float32)
-    first = np.array([[1.1, 2.0, 5.0], [3.0, 1.0, np.inf]], np.float32)
+    second = np.array([[1.0, 2.0, 4.0, np.inf], [0.0, np.nan, 8.0, 9.0]], np.float32)
+    first = np.array([[1.1, 2.0, 5.0, 2.0], [3.0, 1.0, np.inf, np.nan]], np.float32)
     assert depth_difference(first, second) == pytest.approx(0.1)  # of 0.1, 0 and 0.25
     assert depth_difference(first[:, :2], second[:, :2]) == pytest.approx(0)  # of 0 and 0.1 the lower one
-    assert np.isnan(depth_difference(first, np.zeros((2, 3), np.float32)))
+    assert np.isnan(depth_difference(first, np.zeros((2, 4), np.float32)))
     assert depth_difference(first, -second) == pytest.approx(2.1)  # of 2.1, 2 and 2.25
     assert np.isnan([depth_difference(None, second), depth_difference(first, None)]).all()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Literal
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -19,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from lingbot_eval.model.build import PRECISIONS, build_model
 from lingbot_eval.model.config import CONFIGS, ConfigName
 from lingbot_eval.model.network import GeometricContextTransformer, camera_tokens
+from lingbot_eval.streaming import estimate as estimate_module
 from lingbot_eval.streaming.estimate import (
     WORKSPACES_BYTES,
     Machine,
@@ -341,13 +344,15 @@ def test_machines_worth_a_warning() -> None:
     needed = estimate(FULL, StreamSettings(), 378, 518, 300).peak_bytes
     assert warnings(300, replace(H100, free_bytes=needed)) == ()
     (line,) = warnings(300, replace(H100, free_bytes=needed - 1))
-    assert line.startswith("predicted peak ")
+    assert line.startswith(f"predicted peak {round(needed / 2**20):,} MiB, but H100 has ")
 
 
-def test_this_machine() -> None:
-    found = this_machine(torch.device("cpu"))
-    assert found.capability is None
-    assert found.free_bytes > 2**20
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_this_machine(monkeypatch: pytest.MonkeyPatch, bfloat16: bool) -> None:
+    memory = SimpleNamespace(total=64, available=21, free=8, used=43)  # caches that can go are to be had
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(estimate_module, "multiplies_bfloat16", lambda: bfloat16)
+    assert this_machine(torch.device("cpu")) == Machine("the CPU", None, 21, bfloat16=bfloat16)
 
 
 @pytest.mark.parametrize(("found", "bfloat16"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])

@@ -61,6 +61,13 @@ def test_each_change_says_what_it_costs_where_that_was_measured() -> None:
 
 
 def test_a_window_that_was_asked_for_is_what_smaller_ones_are_shares_of() -> None:
+    odd = [choice for choice in fitted("6GB", EVERY.model_copy(update={"window": 30})).choices if choice.changed]
+    # Of 30 frames 26 are a little less than seven eighths, 15 are four.
+    costs = {choice.changed.get("window"): choice.cost.partition("; window: ")[2] for choice in odd}
+    assert {window: costs[window] for window in (26, 22, 18, 15)} == {
+        **dict.fromkeys((26, 22, 18), "not measured"),
+        15: "AUC@30 −0.8 (ci)",
+    }
     asked = EVERY.model_copy(update={"window": 32, "cache_precision": 8})
     assert [(choice.changed, choice.cost) for choice in fitted("7GB", asked).choices] == [
         ({}, "none: as asked for"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
@@ -66,6 +66,7 @@ def windowed(scale: int, size: int, interval: int = 1, **changes: object) -> Str
     st.integers(1, 30),
     st.booleans(),
 )
+@example(3, 1, 1, 1, 2, True)  # ends among its scale frames, of which the last is held back
 def test_every_frame_leaves_once_and_in_order(
     scale: int, more: int, interval: int, overlap: int | None, count: int, flow: bool
 ) -> None:
@@ -264,11 +265,14 @@ def test_a_keyframe_by_flow_is_in_view_at_once(backend: Any) -> None:
     settings = StreamSettings(scale_frames=2, window=3, backend=backend, flow=FlowSettings(threshold=1e-9))
     session = StreamingSession(tiny_network(), settings, camera_iterations=1)
     frames_in_window: list[float | None] = []
+    camera: list[int] = []
     for image in images(7):
         session.step(image)
         used = session.used_bytes()
         frames_in_window.append(2 * used["window"] / used["anchor"] if "anchor" in used else None)
+        camera.append(used.get("camera_head", 0))
     assert frames_in_window == [None, 0, 1, 2, 3, 3, 3]
+    assert camera == [camera[1] // 2 * kept for kept in (0, 2, 3, 4, 5, 6, 7)]
 
 
 def as_read(value: Any) -> Any:
@@ -330,7 +334,15 @@ def test_displacement_of_a_sideways_step() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings_", [{"size": 8, "overlap_size": 2, "overlap_keyframes": 2}, {"size": 0}, {"size": 8, "speed": 1}]
+    "settings_",
+    [
+        {"size": 8, "overlap_size": 2, "overlap_keyframes": 2},
+        {"size": 8, "overlap_size": 3, "overlap_keyframes": 2},
+        {"size": 0},
+        {"size": 8, "overlap_size": 0},
+        {"size": 8, "overlap_keyframes": 0},
+        {"size": 8, "speed": 1},
+    ],
 )
 def test_settings_that_cannot_work(settings_: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
@@ -395,6 +407,30 @@ def test_a_field_of_view_that_collapsed_leaves_the_choice_to_the_gap() -> None:
         session = open_session(tiny_network(), chosen, frames=8, camera_iterations=1)
         outputs = [out for image in images(8) for out in session.step(image)]
     assert [int(out.frame_type) for out in outputs] == [0, 0, 1, 2, 2, 1, 2, 2]
+
+
+def test_the_displacement_is_of_what_the_new_frame_sees() -> None:
+    """A camera that goes nearer sees its pixels move by less than they moved towards it; of its own depth."""
+    ahead, depths = iter([0.0, 0.0, 0.5, 1.0]), iter([9.0, 9.0, 2.0, 3.0])
+
+    def run_pass(runner: PassRunner, inputs: PassInputs, stores: StreamStores) -> PassOutput:
+        count = len(inputs.images)
+        poses = torch.zeros(count, 9)
+        poses[:, 2] = torch.tensor([next(ahead) for _ in range(count)])
+        poses[:, 6], poses[:, 7:] = 1.0, np.pi / 2
+        depth = torch.stack([torch.full((HEIGHT, WIDTH), next(depths)) for _ in range(count)])
+        return PassOutput(poses, DenseOutput(depth, torch.ones_like(depth)))
+
+    chosen = StreamSettings(scale_frames=2, window=3, flow=FlowSettings(threshold=1e-9))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PassRunner, "run", run_pass)
+        session = open_session(tiny_network(), chosen, frames=4, camera_iterations=1)
+        outputs = [out for image in images(4) for out in session.step(image)]
+    v, u = np.mgrid[0:HEIGHT:8, 0:WIDTH:8]
+    outward = np.hypot(u - WIDTH / 2, v - HEIGHT / 2).mean()
+    # What is 2 m away was 2.5 m away, what is 3 m away 3.5 m: it was nearer the middle by so much.
+    wanted = [outward * (1 - 2 / 2.5), outward * (1 - 3 / 3.5)]
+    assert [out.flow_pixels for out in outputs[2:]] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_displacement_of_a_step_is_told_with_it() -> None:

@@ -88,7 +88,7 @@ def test_what_is_not_supported_is_listed_not_passed(
     one_case: Path, change: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads((one_case / "cases.json").read_text(encoding="utf-8"))
-    content["other"] = content["stream_short"] | change
+    content = {"other": content["stream_short"] | change, **content}  # the one that comes first stops no other
     (one_case / "cases.json").write_text(json.dumps(content), encoding="utf-8")
     assert main(["verify", str(one_case)]) == 0
     out = capsys.readouterr().out
@@ -135,7 +135,8 @@ def test_bad_folders_are_one_line(one_case: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"frames": None}, "expected frames, found none"),
+        ({"frames": None}, "expected frames, found none; a streaming case needs their number"),
+        ({"frames": None, "kind": "windowed"}, "expected frames, found none; a windowed case needs their number"),
         ({"frames": -1}, "frames: input should be greater than or equal to 1, found -1"),
         ({"frames": "x"}, "frames: "),
         ({"rows": [0, 99]}, "expected rows among its 3 frames"),
@@ -227,6 +228,7 @@ WANTED = np.linspace(1, 2, 40, dtype=np.float32).reshape(20, 2)
 MEDIAN = 1.5
 """Of WANTED: what is smaller counts against it, so that a number near zero does not blow up."""
 HOLES = np.where(WANTED > 1.9, np.nan, WANTED)
+FAR = np.where(WANTED > 1.9, np.inf, WANTED)
 TYPES = np.array([0, 1, 2, 2], dtype=np.uint8)
 ONES = np.ones((20, 2))
 GROWING = ONES + np.linspace(1e-4, 9e-3, 20)[:, None]
@@ -247,6 +249,8 @@ MOSTLY_NONE = np.where(np.arange(20)[:, None] < 15, np.nan, WANTED)
         ("a", HOLES, WANTED, "float32", {}, "fail", "not finite where the reference is, or the other way round"),
         ("a", WANTED, HOLES, "float32", {}, "fail", "not finite where the reference is, or the other way round"),
         ("a", HOLES, HOLES, "float32", {}, "pass", ""),
+        ("a", WANTED, FAR, "float32", {}, "fail", "not finite where the reference is, or the other way round"),
+        ("a", FAR, WANTED, "bfloat16", {}, "fail", "not finite where the reference is, or the other way round"),
         ("a", np.full(3, np.nan), np.full(3, np.nan), "float32", {}, "pass", ""),
         ("a", np.full(3, np.nan), np.full(3, np.nan), "bfloat16", {}, "pass", ""),
         # Entries that neither side has say nothing of how far the others are off.
