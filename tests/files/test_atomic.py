@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -90,8 +91,8 @@ def test_a_fresh_report_appears_at_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_pages_say_so_while_what_they_refer_to_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At no moment does an old page show a new figure, or a new page an old one."""
-    for name in ("report.md", "a.png", "mine.txt"):
+    """At no moment does an old page show a new figure, or a new page an old one. Pages with all inside come first."""
+    for name in ("report.md", "a.png", "mine.txt", "z.html", "z.ipynb"):
         (tmp_path / name).write_text("old")
     replace, seen = os.replace, []
 
@@ -100,14 +101,64 @@ def test_pages_say_so_while_what_they_refer_to_is_replaced(tmp_path: Path, monke
         seen.append({path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()})
 
     with staged(tmp_path) as stage:
-        for name in ("report.md", "a.png"):
+        for name in ("report.md", "a.png", "z.html", "z.ipynb"):
             (stage / name).write_text("new")
         monkeypatch.setattr(os, "replace", watching)
-    assert seen == [
-        {"mine.txt": "old", "a.png": "old", "report.md": REPLACED},
-        {"mine.txt": "old", "a.png": "new", "report.md": REPLACED},
-        {"mine.txt": "old", "a.png": "new", "report.md": "new"},
+    assert {now.pop("mine.txt") for now in seen} == {"old"}
+    assert [[now[name] for name in ("z.html", "z.ipynb", "report.md", "a.png")] for now in seen] == [
+        ["new", "old", "old", "old"],
+        ["new", "new", "old", "old"],
+        ["new", "new", REPLACED, "old"],
+        ["new", "new", REPLACED, "new"],
+        ["new", "new", "new", "new"],
     ]
+
+
+def test_a_file_in_place_of_a_report_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    out.write_text("mine")
+    with pytest.raises(StoreError, match=r"cannot write .*report: Not a directory"), staged(out):
+        pytest.fail("began")
+    assert out.read_text() == "mine"
+    assert hidden(tmp_path) == []
+
+
+def test_a_report_that_another_one_was_faster_than_replaces_its_files_alone(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    with staged(out) as stage:
+        (stage / "figures").mkdir()
+        for name in ("figures/a.png", "report.md"):
+            (stage / name).write_text("mine")
+        out.mkdir()
+        for name in ("report.md", "other.csv"):
+            (out / name).write_text("another's")
+    found = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
+    assert found == {"figures/a.png": "mine", "report.md": "mine", "other.csv": "another's"}
+    assert hidden(tmp_path) == []
+
+
+def test_where_nothing_can_be_locked_files_are_written_and_nothing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without locks nobody can tell whose a temporary folder is."""
+    tries = []
+
+    def refuse(descriptor: int, operation: int) -> None:
+        tries.append(descriptor)
+        assert len(tries) < 9
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    (tmp_path / ".lingbot-eval.0.tmp").mkdir()
+    with staged(tmp_path) as stage:
+        (stage / "report.md").write_text("new")
+    assert (tmp_path / "report.md").read_text() == "new"
+    assert hidden(tmp_path) == [".lingbot-eval.0.tmp"]
+
+
+def test_a_name_that_is_no_utf_8_is_written_with_its_codes(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.md", "b\udcff\u00e9")
+    assert (tmp_path / "a.md").read_bytes() == b"b\\udcff\xc3\xa9"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tar.gz"])
