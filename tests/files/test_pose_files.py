@@ -309,7 +309,10 @@ def test_positions_without_orientation(tmp_path: Path, text: str) -> None:
         (b"0.1\n0.2\n", "times without poses"),
         (b"1 2 3\n", "positions without times"),
         (b"0 0 0 0 0 0 1\n", "TartanAir"),
-        (b"0 1 0 0 0 0 1 0 0 0 0 1 0\n", "frame number"),
+        (b"0 1 0 0 0 0 1 0 0 0 0 1 0\n", "KITTI's 12 numbers with a frame number before them"),
+        (b"0 1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1\n", "a 4x4 matrix with a frame number before it"),
+        (b"0 1 2 3 4\n", "found 5 fields: no format that is known"),
+        (b"0 1 2 3 0 0 0 0\n", "poses.txt:1: expected finite numbers and a rotation, found no usable pose in any of 1"),
         (b"hello\n", "no poses"),
         (b"a b c\nd e f\n", "expected a number in column 1"),
         (npy(np.zeros((4, 5))), "found float64 of shape (4, 5)"),
@@ -485,8 +488,11 @@ def test_a_trajectory_is_what_the_scorer_takes(tmp_path: Path) -> None:
          "pose.orientation.z,pose.orientation.w", [], "xyzw"),
         ("when,x,y,z,qw,qx,qy,qz", [], "wxyz"),
         (",timestamp,tx,ty,tz,qx,qy,qz,qw", [0], "xyzw"),
+        ("seq,header/stamp,x,y,z,qx,qy,qz,qw", [0], "xyzw"),
+        ("time (ns),x (m),y (m),z (m),qx,qy,qz,qw", [], "xyzw"),
+        ('"time","x [m]","y [m]","z [m]","q_x","q_y","q_z","q_w"', [], "xyzw"),
     ],
-    ids=["a message of ROS", "a time of another name", "row numbers without a name"],
+    ids=["a message of ROS", "a time of another name", "row numbers without a name", "a topic", "units", "quotes"],
 )  # fmt: skip
 def test_a_header_decides_even_where_it_does_not_name_the_time(
     tmp_path: Path, header: str, first: list[int], order: str
@@ -497,6 +503,17 @@ def test_a_header_decides_even_where_it_does_not_name_the_time(
     read = read_trajectory(saved(tmp_path, rows([[*first, *row] for row in found], ",", header + "\n")))
     np.testing.assert_allclose(read.camera_to_world, poses, atol=1e-9)
     np.testing.assert_allclose(read.timestamps, [t / 1e9 for t in ns])
+
+
+@pytest.mark.parametrize(("digits", "format"), [(13, "tum"), (15, "tum"), (16, "euroc")])
+def test_whole_numbers_with_commas_are_of_euroc_from_sixteen_digits_on(
+    tmp_path: Path, digits: int, format: str
+) -> None:
+    """Half a turn about x where the scalar is last: milliseconds are of a table as TUM's."""
+    text = "".join(f"{10 ** (digits - 1) + row},0,0,0,1,0,0,0\n" for row in range(3))
+    found = read_trajectory(saved(tmp_path, text))
+    assert found.format == format
+    assert found.camera_to_world[0, :3, :3].diagonal().tolist() == ([1, 1, 1] if format == "euroc" else [1, -1, -1])
 
 
 @pytest.mark.parametrize("format", ["auto", "tum"])
