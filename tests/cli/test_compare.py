@@ -149,6 +149,10 @@ def test_options_without_a_meaning_for_runs(tmp_path: Path, capsys: pytest.Captu
         assert main(["compare", str(a), str(a), *words.split()]) == 2
         said = f"{words.split()[0]} has a meaning for backends only; two runs are compared as they are stored"
         assert capsys.readouterr().err == f"error: {said}\n"
+    for words in ([str(a), "sdpa"], ["sdpa", str(a)]):
+        assert main(["compare", *words]) == 2
+        found = " and ".join(f"{word} ({'a backend' if word == 'sdpa' else 'a run'})" for word in words)
+        assert f", found {found}\n" in capsys.readouterr().err
 
 
 def test_the_default_folder_is_named_after_both(

@@ -10,6 +10,8 @@ import pytest
 from lingbot_eval.cli.progress import Progress, waited
 from lingbot_eval.runs.execute import Parallel
 from lingbot_eval.scaling.settings import Case
+from lingbot_eval.stored.records import HostRecord
+from lingbot_eval.types import Measurement
 from tests.stored.store_records import make_unit_record
 
 SIZE = {"size": (28, 42), "frames": 20, "backend": "sdpa", "keyframe_interval": 1}
@@ -97,6 +99,28 @@ def test_a_quiet_run_tells_failures_and_notes_alone(bars: list[Bar], capsys: pyt
     notes = [f"note: tum/desk with lingbot: {note}" for note in "ab"]
     assert capsys.readouterr().err.splitlines() == [*notes, "error: tum/desk/lingbot: crash"]
     assert all(bar.made["disable"] is True for bar in bars)
+
+
+@pytest.mark.parametrize(
+    ("host", "value", "said"),
+    [
+        ({"beside": 1, "differs": ["gpu: a, b", "cpu: c, d"]}, 9.0, "{hardware}: gpu: a, b; cpu: c, d"),
+        ({"beside": 1}, 9.0, "measured while other units ran on the host"),
+        ({"beside": 1}, None, None),
+        ({}, 9.0, None),
+    ],
+)
+def test_times_of_a_host_that_was_another_or_not_alone_are_marked(
+    host: dict[str, Any], value: float | None, said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there are any."""
+    reason = "nothing was computed" if value is None else None
+    fps = Measurement("throughput", "forward_fps", "", value, "fps", "frames by time", reason=reason)
+    told = progress(1, quiet=True)
+    told.finished(unit("desk"), make_unit_record(measurements=[fps], host=HostRecord(name="h", **host)))
+    hardware = "measured on other hardware than the run's record states"
+    lines = [] if said is None else [f"times and memory were {said.format(hardware=hardware)}"]
+    assert capsys.readouterr().err.splitlines() == [f"note: tum/desk with lingbot: {line}" for line in lines]
 
 
 def test_units_at_the_same_time_share_a_bar(bars: list[Bar], capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from lingbot_eval.reports import two_runs
 from lingbot_eval.verification.wrapper import WrapperCheck
 from lingbot_eval.viewing.export import Exported
 from lingbot_eval.viewing.film import Films
+from tests.stored.store_records import make_unit_record
 
 
 def test_export_lists_four_files_of_each_folder(
@@ -30,7 +31,12 @@ def test_export_lists_four_files_of_each_folder(
 ) -> None:
     files = (*(Path("o/a") / f"{n}.ply" for n in range(4)), *(Path("o/b") / f"{n}.tum" for n in range(6)))
     files = (*files, *(Path("o/c") / f"{n}.glb" for n in range(5)))
-    monkeypatch.setattr(api, "export", lambda *given, **settings: Exported(files, ("one scene has no cloud",)))
+    left_out: list[str] = []
+    monkeypatch.setattr(
+        api,
+        "export",
+        lambda *given, **settings: Exported(files, ("one scene has no cloud", *left_out), tuple(left_out)),
+    )
     assert main(["export", "r", "-o", "o"]) == 0
     said = capsys.readouterr()
     assert said.out.splitlines() == [
@@ -47,6 +53,12 @@ def test_export_lists_four_files_of_each_folder(
         "files": [str(file) for file in files],
         "notes": ["one scene has no cloud"],
     }
+    # What was asked for and is not there is an error beside the notes.
+    left_out.append("no depth was kept")
+    assert main(["export", "r", "-o", "o"]) == 1
+    assert capsys.readouterr().err.splitlines() == ["note: one scene has no cloud", "error: no depth was kept"]
+    assert main(["export", "r", "-o", "o", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["notes"] == ["one scene has no cloud", "no depth was kept"]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +86,7 @@ def test_a_scale_in_words(words: str, scale: object, monkeypatch: pytest.MonkeyP
 
 
 def test_of_several_runs_each_has_its_folder_and_one_that_fails_leaves_the_others(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def render(run: Path, out: Path, *given: object, **settings: object) -> Films:
         if run.name == "b":
@@ -94,6 +106,11 @@ def test_of_several_runs_each_has_its_folder_and_one_that_fails_leaves_the_other
     assert main(["render", "x/a", "x/b", "x/c", "-o", "o", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert (document["files"], document["notes"]) == (["o/a/film.mp4", "o/c/film.mp4"], notes)
+    # A run has its name wherever one stands.
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert main(["render", ".", "../other/../d", "-o", "o"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["o/mine/film.mp4", "o/d/film.mp4"]
 
 
 RUN_ENDS: list[tuple[dict[str, Any], list[str], int, str, bool]] = [
@@ -270,6 +287,7 @@ def test_a_plan_line_by_line(
         raise ConfigError("as far as this")
 
     monkeypatch.setattr("lingbot_eval.runs.plan.open_scene", opened)
+    monkeypatch.setattr("lingbot_eval.cli.run_check.warning_lines", lambda checks: ["warning: slow"])
     monkeypatch.setattr(api, "run", run)
     assert main(["run", "smoke", *words]) == 2
     printed = capsys.readouterr()
@@ -283,9 +301,12 @@ def test_a_plan_line_by_line(
         "  command of c (runs with --allow-commands): ./c",
     ]
     note = "timed units run one at a time on a host; --share-host lets them run together, and marks their times"
-    assert printed.err.splitlines() == [*[f"note: {note}"] * said, "error: as far as this"]
+    told = ["warning: slow", *[f"note: {note}"] * said]
+    assert printed.err.splitlines() == [*told, "error: as far as this"]
     assert main(["run", "smoke", *words, "--json"]) == 2
-    assert json.loads(capsys.readouterr().out)["error"] == "as far as this"
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["error"] == "as far as this"
+    assert printed.err.splitlines()[: len(told)] == told
 
 
 @pytest.mark.parametrize(
@@ -312,12 +333,71 @@ def test_numbers_of_untrained_weights_are_marked(
     assert line == "Results" + " (untrained weights: the numbers say nothing of the method)" * marked
 
 
+def test_what_came_of_each_unit_line_by_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers and what to know of them, or where it failed; what loading weights changed, once a method."""
+    facts: dict[str, Any] = {"method_facts": {"notes": ["2 of them are left out"]}}
+    failed: dict[str, Any] = {"status": "failed", "measurements": [], **facts}
+    records = [
+        make_unit_record(notes=["few matches", "short"], **facts),
+        make_unit_record(("tum", "hall", "lingbot"), stage="stream", failed_at_frame=0, reason="no room", **failed),
+        make_unit_record(("tum", "hall", "saved"), stage="open", reason="not there", **failed),
+    ]
+    record = SimpleNamespace(weights={"lingbot": "ci.safetensors"}, status="incomplete", key="k")
+    ends = {"pending": 0, "failed": 2, "bad_input": False, "lost_record": None, "done": 3, "skipped": 0}
+    outcome = SimpleNamespace(path=Path("r"), record=record, **ends)
+    results = SimpleNamespace(left_out=(), units=[SimpleNamespace(record=each) for each in records])
+    monkeypatch.setattr(api, "run", lambda *given, **settings: SimpleNamespace(outcome=outcome, results=results))
+    assert main(["run", "smoke", "--no-report"]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1:9] == [
+        "Results",
+        "  tum/desk with lingbot",
+        "    ATE 0.25 m",
+        "    note: few matches",
+        "    note: short",
+        "  tum/hall with lingbot",
+        "    FAILED (stream at frame 0): no room",
+        "  tum/hall with saved",
+    ]
+    assert said.out.splitlines()[9:11] == ["    FAILED (open): not there", ""]
+    assert said.err == "note: weights of lingbot: 2 of them are left out\n"
+    assert main(["run", "smoke", "--no-report", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["units"] == [each.model_dump(mode="json") for each in records]
+    assert (document["status"], document["key"], document["done_before"]) == ("incomplete", "k", 0)
+
+
+def test_what_fits_is_set_and_said_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+    chosen = SimpleNamespace(changes=lambda: {"streaming.window": 3, "streaming.cache": "int8"})
+
+    def run(*given: object, set: list[str], **settings: object) -> None:
+        asked.append(set)
+        raise ConfigError("as far as this")
+
+    def fit(experiment: str, size: str, overrides: list[str]) -> dict[str, Any]:
+        asked.append((experiment, size, list(overrides)))
+        return {"methods.0": chosen, "methods.1": chosen}
+
+    monkeypatch.setattr(api, "fit", fit)
+    monkeypatch.setattr("lingbot_eval.cli.run_check.fit_line", lambda at, each: f"{at} fits")
+    monkeypatch.setattr(api, "run", run)
+    assert main(["run", "smoke", "--fit", "8GB", "--set", "name=x"]) == 2
+    made = [f"methods.{n}.streaming.{word}" for n in range(2) for word in ("window=3", 'cache="int8"')]
+    assert asked == [("smoke", "8GB", ["name=x"]), ["name=x", *made]]
+    assert capsys.readouterr().err.splitlines() == ["methods.0 fits", "methods.1 fits", "error: as far as this"]
+
+
 def test_reports_of_other_runs_go_to_other_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Runs of one experiment have folders of the same name under each ``--out``; a report of one is inside it."""
     monkeypatch.chdir(tmp_path)
-    for name in ("first/tiny", "second/tiny", "third/tiny"):
+    for name in ("first/tiny", "second/tiny", "third/tiny", "caf\udce9/tiny"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "run.json").touch()
     asked: list[Path] = []
@@ -328,11 +408,14 @@ def test_reports_of_other_runs_go_to_other_folders(
 
     monkeypatch.setattr(api, "report", report)
     one, two, three = "first/tiny", "second/tiny", "third/tiny"
-    for runs in ([one, two], [one, three], [two, one], [str(tmp_path / one), f"third/../{two}"], [one]):
+    for runs in (
+        *([one, two], [one, three], [two, one], [one, "caf\udce9/tiny"]),
+        *([str(tmp_path / one), f"third/../{two}"], [one]),
+    ):
         assert main(["report", *runs]) == 2
-    assert len(set(asked[:3])) == 3
-    assert all(out.name.startswith("report-2-runs-") and out.parent == Path() for out in asked[:4])
-    assert asked[3:] == [asked[0], Path(one) / "report"]
+    assert len(set(asked[:4])) == 4
+    assert all(out.name.startswith("report-2-runs-") and out.parent == Path() for out in asked[:5])
+    assert asked[4:] == [asked[0], Path(one) / "report"]
 
 
 class Bar:

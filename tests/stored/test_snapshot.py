@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from array import array
@@ -172,7 +173,9 @@ def test_a_state_is_due_every_ten_minutes_and_is_one_of_its_run_unit_and_input(
     (folder / "content-0.npy").write_bytes(b"damaged")
     with pytest.raises(StoreError, match=r"content-0\.npy is damaged"):
         state.load()
-    for content in (b"damaged", b""):
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}]), allow_pickle=True)  # which would run code of whoever wrote it
+    for content in (b"damaged", b"", pickled.getvalue()):
         (folder / "content-0.npy").write_bytes(content)
         with pytest.raises(StoreError, match=r"content-0\.npy cannot be read: "):
             state.content(0)
