@@ -9,10 +9,14 @@ import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.pictures import pictures_as_ever, pictures_by
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,3 +51,17 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """The cache goes with the suite."""
     shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unpainted_pictures() -> Iterator[None]:
+    """Figures are made and written whole, on paper that stays white: painting is half of the work of a report."""
+    with pictures_by(lambda canvas: canvas.get_renderer().clear()):
+        yield
+
+
+@pytest.fixture(scope="module")
+def painted_pictures(unpainted_pictures: None) -> Iterator[None]:
+    """For what is asked of a picture itself, and for odd numbers, which may fail only when they are painted."""
+    with pictures_as_ever():
+        yield

@@ -53,6 +53,9 @@ from tests.support.walker import (
 )
 
 Key = tuple[str, str, str]  # family, name, variant
+
+pytestmark = pytest.mark.usefixtures("painted_pictures")
+
 WALKER = Path(walker.__file__)
 BROKEN_LINE = WALKER.read_text(encoding="utf-8").split("the walker lost its way")[0].count("\n") + 1
 LOST = f"ArithmeticError: the walker lost its way ({WALKER.name}:{BROKEN_LINE})"  # of others' code the place is told

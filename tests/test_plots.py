@@ -29,6 +29,8 @@ from lingbot_eval.plots import (
 from lingbot_eval.types import CACHE_KINDS
 from tests.support.figure_reader import curve
 
+pytestmark = pytest.mark.usefixtures("painted_pictures")
+
 
 def drawn(path: Path) -> bytes:
     figure = new_figure(4, 3, "a$title$ \n of two lines")

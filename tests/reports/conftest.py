@@ -1,4 +1,4 @@
-"""Reports for what they say: their pictures are painted, in less time."""
+"""Reports for what they say: where a fault may show in the painting alone, their pictures are painted, in less time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from tests.support.pictures import pictures_by
 
 COARSE_DPI = 15
 
 
 @pytest.fixture(scope="module")
-def coarse_pictures() -> Iterator[None]:
+def coarse_pictures(painted_pictures: None) -> Iterator[None]:
     """Every figure is drawn as ever, on few pixels and where its parts happen to lie: a fifth of the time."""
     draw = FigureCanvasAgg.draw
 
@@ -20,7 +21,5 @@ def coarse_pictures() -> Iterator[None]:
         canvas.figure.set_dpi(COARSE_DPI)
         draw(canvas)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FigureCanvasAgg, "draw", coarse)
-        patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+    with pictures_by(coarse):
         yield

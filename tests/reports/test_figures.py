@@ -21,6 +21,8 @@ from lingbot_eval.types import CACHE_KINDS, DriftSeries, Trajectory
 from lingbot_eval.viewing.film import ShownVoxels
 from tests.support.figure_reader import axes_titled, curve, curves, layers, pictures, ticks
 
+pytestmark = pytest.mark.usefixtures("painted_pictures")
+
 MIB = 2**20
 FRAMES = np.arange(2.0, 14.0, 2.0)  # neither from 0 nor by 1: a number is not its position
 

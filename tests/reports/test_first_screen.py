@@ -27,8 +27,6 @@ from lingbot_eval.viewing.cloud import VoxelCloud
 from lingbot_eval.viewing.layers import LayeredScene
 from tests.support.browser import browser
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
-
 
 class Seen(HTMLParser):
     """The words of a page that are seen before anything is unfolded, tags in their order, cells of each table row."""

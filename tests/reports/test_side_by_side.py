@@ -37,8 +37,6 @@ from lingbot_eval.stored.records import RunRecord
 from lingbot_eval.stored.store import RunStore
 from lingbot_eval.types import DriftSeries, Measurement
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
-
 
 def measurement(name: str, value: float | None, convention: str = "as always") -> Measurement:
     return Measurement("trajectory", name, "sim3", value, "m", convention, reason="no depth" if value is None else None)

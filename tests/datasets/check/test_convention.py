@@ -83,6 +83,7 @@ def changed(root: Path, target: Path, invert: bool, axes: str) -> Path:
 EXPECTED = ("camera-to-world", "OpenCV axes")
 
 
+@pytest.mark.usefixtures("painted_pictures")
 def test_a_room_as_it_is(room: Path, tmp_path: Path) -> None:
     verdict = verdict_of(room)
     assert verdict.clear
