@@ -186,7 +186,7 @@ def _windows(settings: StreamSettings, interval: int, frames: int) -> tuple[int,
     windows = 1 + -(-max(0, frames - span) // progress(settings, interval))
     if settings.flow:
         # A window that keeps few of its frames may run to the end of the stream.
-        return frames, 1
+        return frames, windows
     return min(span, frames), windows
 
 

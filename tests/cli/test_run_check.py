@@ -81,13 +81,16 @@ def test_json_has_the_predictions(file: str, capsys: pytest.CaptureFixture[str])
     assert warning.startswith("warning: synthetic/room/model: precision float16 is slow on the CPU")
 
 
-@pytest.mark.parametrize(("interval", "size", "files"), [(2, None, 7), (4, 4, 8), (2, 6, 10)])
+@pytest.mark.parametrize(
+    ("interval", "size", "flow", "files"), [(2, None, False, 7), (4, 4, False, 8), (2, 6, False, 10), (1, 6, True, 10)]
+)
 def test_every_window_keeps_its_own_frames(
-    file: str, capsys: pytest.CaptureFixture[str], interval: int, size: int | None, files: int
+    file: str, capsys: pytest.CaptureFixture[str], interval: int, size: int | None, flow: bool, files: int
 ) -> None:
-    """Of 10 frames the 3 of scale and every second after them; two windows of 4; of two of 6 all 10."""
+    """Of 10 frames the 3 of scale and every second after them; two windows of 4; of two of 6 all 10, by flow, too."""
     settings = ["datasets.0.scenes=[room]", f"methods.0.streaming.keyframe_interval={interval}", "keep.depth=kept"]
     settings += [] if size is None else [f"methods.0.streaming.windowed={{size: {size}}}"]
+    settings += ["methods.0.streaming.flow={threshold: 2.0}"] if flow else []
     words = [word for setting in settings for word in ("--set", setting)]
     assert main(["run", file, *words, "--dry-run", "--json"]) == 0
     (predicted,) = json.loads(capsys.readouterr().out)["predicted"]
