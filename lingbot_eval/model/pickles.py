@@ -60,6 +60,10 @@ _BUILTINS = (
     "str",
     "int",
     "float",
+    # As Python 3 writes range, int and str for Python 2, which torch asks it to.
+    "xrange",
+    "long",
+    "unicode",
 )
 _PLAIN = {
     "torch.Size",

@@ -102,6 +102,12 @@ BESIDE: dict[str, tuple[Any, dict[str, int]]] = {
             "bytes": b"ab",
             "complex": 3j,
             "default": collections.defaultdict(list, {"a": [1]}),
+            "counted": collections.Counter("aab"),
+            "device": torch.device("cpu"),
+            "layout": torch.strided,
+            "frozen": frozenset({1}),
+            "range": range(3),
+            "types": (collections.defaultdict(int, {"a": 1}), str, list),
             "big": 2**80,
             "nothing": None,
             3: "a number as a key",
@@ -193,6 +199,23 @@ def test_safetensors_of_every_kind_are_read_as_their_library_reads_them(tmp_path
     for name, tensor in values(found).items():
         assert str(tensor.dtype) == name
         assert torch.equal(tensor.double(), expected[name].double()), name
+
+
+def test_types_that_no_weight_has_and_words_beside_the_weights_hide_none(tmp_path: Path) -> None:
+    state = WEIGHTS | {"counts": torch.zeros(3, dtype=torch.uint16)}
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    found = read_content(tmp_path / "x.safetensors").tensors
+    assert found.keys() == state.keys()
+    assert not found.pop("counts").floating
+    assert is_weights({name: load() for name, load in found.items()})
+
+
+def test_tensors_in_lists_go_by_their_number_and_the_first_of_a_name_counts(tmp_path: Path) -> None:
+    content = {"a": {"b": torch.ones(1)}, "a.b": torch.zeros(1), "layers": [torch.ones(2), (torch.ones(3),)]}
+    torch.save(content, tmp_path / "x.pt")
+    found = values(read_content(tmp_path / "x.pt"))
+    assert {name: len(tensor) for name, tensor in found.items()} == {"a.b": 1, "layers.0": 2, "layers.1.0": 3}
+    assert found["a.b"].tolist() == [0], "nearer to the top"
 
 
 def test_a_pickle_of_more_names_than_a_byte_counts_is_read(tmp_path: Path) -> None:
@@ -312,6 +335,7 @@ OPCODES: dict[str, bytes] = {
     "new object with keywords": b"\x80\x04" + SYSTEM + b")}\x92.",
     "a dotted name": b"\x80\x04\x8c\x05torch\x8c\x10_utils.os.system\x93" + TOUCH + b"R.",
     "an extension": b"\x80\x02\x82\x01" + TOUCH + b"R.",
+    "as Python 2 made objects": b"ccopy_reg\n_reconstructor\n(" + SYSTEM + SYSTEM + b"NtR.",
     "a memo overwritten": b"\x80\x02" + REBUILD + b"q\x000" + SYSTEM + b"q\x000h\x00" + TOUCH + b"R.",
     "a list in itself": b"\x80\x02]q\x00h\x00a.",
     "a dictionary in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00xh\x00s.",
@@ -371,10 +395,24 @@ def test_a_module_that_was_stored_whole_gives_its_tensors(tmp_path: Path) -> Non
     assert values(content)["w"].tolist() == [3, 4]
 
 
+NAMED: dict[str, dict[str, int]] = {
+    **{name: {"posix.system": 1} for name in ("a state on a state", "inst", "obj", "new object with keywords")},
+    **{name: {"posix.system": 1} for name in ("a memo overwritten", "as Python 2 made objects")},
+    **{name: {"a persistent reference": 1} for name in ("a text reference", "a reference that is none")},
+    "a call of what a call gave": {"posix.system": 3},
+    "a dotted name": {"torch._utils.os.system": 1},
+    "an extension": {"copyreg.extension 1": 1},
+    "buffers of protocol 5": {"pickle.PickleBuffer": 1},
+    "a storage of a made-up type": {"posix.system": 1, "a persistent reference": 1},
+}
+
+
 @pytest.mark.parametrize("name", OPCODES)
 def test_opcodes_that_a_hostile_file_may_hold(tmp_path: Path, name: str) -> None:
     defaults = torch._utils._rebuild_tensor_v2.__defaults__
-    assert not values(read_content(archive(tmp_path / "x.pt", OPCODES[name])))
+    content = read_content(archive(tmp_path / "x.pt", OPCODES[name]))
+    assert not values(content)
+    assert content.left_out == NAMED.get(name, {})
     assert torch._utils._rebuild_tensor_v2.__defaults__ == defaults
     assert not hasattr(collections.OrderedDict, "x")
 
@@ -520,6 +558,12 @@ def test_other_archives_are_called_what_they_are(tmp_path: Path) -> None:
         file.writestr("readme.txt", "x")
         file.writestr("weights/model.pt", "x")
     assert "unpack it and give weights/model.pt" in refusal(tmp_path / "release.zip")
+    zipfile.ZipFile(tmp_path / "hollow.zip", "w").close()
+    assert refusal(tmp_path / "hollow.zip").endswith("not a checkpoint but a zip archive of 0 other files")
+    with zipfile.ZipFile(tmp_path / "letter.zip", "w") as file:
+        file.writestr("readme.txt", "x")
+    assert "a zip archive of 1 other files (readme.txt …)" in refusal(tmp_path / "letter.zip")
+    assert refusal(tmp_path / "nowhere.pt").endswith("expected a file, found none")
     with zipfile.ZipFile(tmp_path / "program.pt", "w") as file:
         for name in ("program/data.pkl", "program/constants.pkl", "program/code/__torch__.py"):
             file.writestr(name, b"\x80\x02}.")
@@ -528,7 +572,7 @@ def test_other_archives_are_called_what_they_are(tmp_path: Path) -> None:
         file.writestr("archive/data.pkl", b"\x80\x02}.")
     assert "is compressed" in refusal(tmp_path / "again.pt")
     assert "other byte order" in refusal(archive(tmp_path / "big.pt", b"\x80\x02}.", byteorder=b"big"))
-    assert "expected a file" in refusal_of_pipe(tmp_path)
+    assert "expected a file, found something else" in refusal_of_pipe(tmp_path)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -585,7 +629,19 @@ def test_what_the_parts_of_a_checkpoint_leave_out_is_counted_together(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.pt", "/etc/passwd", "a/../../x.pt", "..\\x.pt", "C:\\x.pt", "", "a\0b", "x" * 400]
+    "name",
+    [
+        "../x.pt",
+        "/etc/passwd",
+        "a/../../x.pt",
+        "..\\x.pt",
+        "C:\\x.pt",
+        "C:x.pt",
+        600 * "a/" + "x",
+        "",
+        "a\0b",
+        "x" * 400,
+    ],
 )
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     torch.save(WEIGHTS, tmp_path / "x.pt")
@@ -612,6 +668,9 @@ def test_a_folder_names_its_one_checkpoint(tmp_path: Path) -> None:
     assert is_weights(values(read_shards(tmp_path)))
     torch.save(WEIGHTS, tmp_path / "other.bin")
     assert "holds 2 checkpoints (other.bin, pytorch_model.bin …); name the file" in refusal(tmp_path)
+    for name in "abc":
+        torch.save(WEIGHTS, tmp_path / f"{name}.bin")
+    assert "holds 5 checkpoints (a.bin, b.bin, c.bin, other.bin …); name the file" in refusal(tmp_path)
     # Safetensors are trusted more, however many others there are.
     safetensors.torch.save_file({"safe": torch.ones(1)}, tmp_path / "z.safetensors")
     assert values(read_shards(tmp_path)).keys() == {"safe"}

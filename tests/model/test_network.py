@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from lingbot_eval.errors import ConfigError
-from lingbot_eval.model.build import build_model, choose_device
+from lingbot_eval.model.build import build_model, choose_device, ready
 from lingbot_eval.model.config import CONFIGS, ModelConfig
 from lingbot_eval.model.network import GeometricContextTransformer, HeadPrecision, ResidualUnit, position_map
 from tests.streaming.networks import TINY, tiny_network
@@ -88,6 +88,22 @@ def test_another_shape_of_as_many_patches_has_constants_of_its_own() -> None:
     assert torch.equal(lying, aggregator.patch_embed.position_embedding(2, 4))
     assert torch.equal(upright, aggregator.patch_embed.position_embedding(4, 2))
     assert not torch.equal(lying, upright)
+    again = aggregator.constants(28, 56)
+    assert aggregator.constants(28, 56) is again
+    aggregator.constants(56, 28)
+    assert aggregator.constants(28, 56) is not again, "constants of many sizes pile up"
+
+
+def test_a_network_in_training_sees_its_weights_as_they_are_now() -> None:
+    aggregator = copy.deepcopy(tiny_network()).aggregator.requires_grad_()
+    kept = aggregator.constants(28, 42).positions
+    assert not kept.requires_grad
+    aggregator.train()
+    assert aggregator.constants(28, 42).positions.requires_grad
+    with torch.no_grad():
+        aggregator.patch_embed.pos_embed.add_(1)
+    assert torch.allclose(aggregator.constants(28, 42).positions, kept + 1, atol=1e-5)
+    assert torch.allclose(aggregator.eval().constants(28, 42).positions, kept + 1, atol=1e-5)
 
 
 def test_position_maps_of_an_upright_image_are_not_those_of_a_lying_one() -> None:
@@ -199,13 +215,28 @@ def test_sizes_that_just_work(change: dict[str, object]) -> None:
     assert found.model_dump().items() >= change.items()
 
 
-def test_dense_heads_lie_as_tokens_come() -> None:
-    model, _ = build_model(
-        "mini", checkpoint=None, seed=0, point_head=False, device=torch.device("cpu"), precision="float32"
-    )
-    weight = model.depth_head.scratch.output_conv1.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert not weight.is_contiguous()
+def test_dense_heads_lie_as_tokens_come_and_tell_what_they_keep() -> None:
+    model = ready(GeometricContextTransformer(TINY, point_head=True), torch.device("cpu"), "float32")
+    assert model.point_head is not None
+    for head in (model.depth_head, model.point_head):
+        weight = head.scratch.output_conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert not weight.is_contiguous()
+        head.positions(28, 42)
+    # Of each head two halves of four levels and of the image.
+    grid, *maps = model.constants(28, 42)
+    assert grid is model.aggregator.constants(28, 42)
+    assert [len(kept) for kept in maps if isinstance(kept, tuple)] == [10, 10]
+
+
+def test_the_named_sizes_are_those_that_weights_were_trained_in() -> None:
+    """Shapes do not show them all: other heads, groups or windows would load the same file and give other numbers."""
+    named = {name: (c.heads, c.camera_heads, c.camera_blocks, c.output_groups, c.window) for name, c in CONFIGS.items()}
+    assert named == {
+        "full": (16, 16, 4, (4, 11, 17, 23), 64),
+        "mini": (2, 16, 4, (0, 1, 2, 3), 8),
+        "ci": (3, 6, 2, (0, 1, 2, 3), 16),
+    }
 
 
 @pytest.mark.parametrize(
