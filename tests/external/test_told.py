@@ -332,6 +332,8 @@ NAN = np.full((HEIGHT, WIDTH), np.nan, "<f4").tobytes()
                 ({"camera_to_world": [*EYE[:15], "1"]}, "frame 0: expected 16 numbers as camera_to_world, found"),
                 ({"depth": NAN}, "frame 0: depth is not finite everywhere; write 0 where there is none"),
                 ({"confidence": NAN}, "frame 0: confidence is not finite everywhere"),
+                ({"confidence": b"1234"}, "frame 0: expected confidence as 5 · 7 float32, 140 bytes, found 4 bytes"),
+                ({"depth": [7]}, r"frame 0: expected depth as 5 · 7 float32, 140 bytes, found \[7\]"),
                 ({"frame": "0"}, "a pose is of frame '0', which was not given"),
             )
         ),
@@ -386,10 +388,19 @@ def test_images_of_a_scene_are_there_and_of_one_size(mode: str) -> None:
         ),
         ("events.jsonl", b'{"t": 2}\n{"t": "3"}', "events.jsonl:2: expected t in seconds"),
         ("events.jsonl", b"[2]", r"events.jsonl:1: expected t in seconds that never decreases, found \[2\]"),
+        ("events.jsonl", b'{"t": 1}\n{"t": 1e999}', "events.jsonl cannot be read: "),
         ("events.jsonl", b"{", "events.jsonl cannot be read: "),
+        ("status.json", b'[{"status": "ok"}]', "the program failed: status.json does not say that it is ok"),
         ("status.json", b"{", "status.json cannot be read: "),
         ("trajectory.tum", b"0 0 0 0 0 0 0 1\n" * 2, r"trajectory.tum: 0 of 2 poses .* 1 have the time of another"),
         ("trajectory.tum", b"1 0 0 0 0 0 0 1\n0 0 0 0 0 0 0 1", "trajectory.tum:2: expected increasing times"),
+        (
+            "trajectory.tum",
+            b"# t\n0 0 0 0 0 0 0 1\n0.2 0 0 0 0 0 0 1\n",
+            r"trajectory.tum: line 3 has the time 0.200000 s, which no frame has \(the nearest: 0.250000 s\)",
+        ),
+        ("trajectory.tum", b"0 0 0 0 0 0 0 1\n.125 nan 0 0 0 0 0 1\n", r"trajectory.tum: 1 of 2 .* \(first: row 1\)"),
+        ("depth/000001.npy", b"no array", "depth map depth/000001.npy cannot be read as"),
         ("depth/000001.npy", (WIDTH, HEIGHT), r"depth/000001.npy: expected shape \(5, 7\), found \(7, 5\)"),
         ("depth/000003.npy", None, "job/output/depth/000003.npy: expected plain files in the job folder"),
         ("confidence/000002.npy", (1, 7), r"confidence/000002.npy: expected shape \(5, 7\), found \(1, 7\)"),
@@ -411,5 +422,16 @@ def test_a_file_of_a_job_that_cannot_be_is_named(
         return True
 
     monkeypatch.setattr(Program, "wait", wait)
-    with pytest.raises(StreamError, match=f"^{words}"):
+    with pytest.raises(StreamError, match=f"^{words}") as refused:
         list(opened(mode="job").predict(iter(frames())))
+    assert "it ended" not in str(refused.value), "that it ended well is no news"
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("mode", ["pipe", "job"])
+def test_for_a_scene_without_frames_no_program_is_started(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setattr(module, "Child", lambda *_, **__: pytest.fail("started"))
+    method = opened(mode=mode)
+    assert list(method.predict(iter([]))) == []
+    assert (method.resources(), method.files()) == ((), {})
+    assert "found" not in method.describe()

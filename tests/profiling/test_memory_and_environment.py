@@ -24,6 +24,7 @@ import lingbot_eval
 from lingbot_eval.errors import DataError, DependencyError, is_out_of_memory
 from lingbot_eval.machine import environment as environment_module
 from lingbot_eval.machine.environment import (
+    chosen_variables,
     device_count,
     driver_version,
     environment,
@@ -45,13 +46,14 @@ from lingbot_eval.profiling.memory import (
 
 
 class FakeNvml:
-    """One GPU as the driver would describe it; counts how often it is opened and closed."""
+    """GPUs as the driver would describe them, alike unless a test says otherwise; counts how often they are opened."""
 
     class NVMLError(Exception):
         pass
 
     def __init__(self, processes: list[SimpleNamespace], version: str | bytes = "575.57", broken: bool = False) -> None:
         self.processes, self.version, self.broken = processes, version, broken
+        self.on_second = processes
         self.open_count = 0
 
     def nvmlInit(self) -> None:  # noqa: N802
@@ -74,11 +76,10 @@ class FakeNvml:
         return 2
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
-        return "handle"
+        return ("handle", "second")[index]
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:  # noqa: N802
-        assert handle == "handle"
-        return self.processes
+        return {"handle": self.processes, "second": self.on_second}[handle]
 
 
 def process(pid: int, used: int | None) -> SimpleNamespace:
@@ -137,6 +138,9 @@ def test_the_driver_tells_of_a_tree_of_processes_on_all_gpus(gpu: Use) -> None:
     # Others use it, one of which has just ended, and ids mean what they say.
     gpu(FakeNvml([process(own, 5), process(2**22 + 1, 7)]))
     assert processes_bytes({own + 1}) == 0
+    apart = gpu(FakeNvml([process(own, 5)]))
+    apart.on_second = [process(own + 1, 7), process(1, 11)]
+    assert processes_bytes({own, own + 1}) == 5 + 7
     # What is not told of others is no matter.
     gpu(FakeNvml([process(own, 5), process(own + 2, None)]))
     assert processes_bytes({own}) == 2 * 5
@@ -293,6 +297,7 @@ def test_what_the_program_set_itself_is_not_said_to_be_the_users(monkeypatch: py
         f"{name}={2 if name == 'OMP_NUM_THREADS' else environment_module.SPIN_COUNT}" in found["torch"]["threads_wait"]
     )
     assert name not in os.environ
+    assert name in chosen_variables(), "what was loaded within goes on by it"
     monkeypatch.setattr(environment_module, "_chosen", {})
     monkeypatch.setenv(name, "7")
     assert environment()["variables"][name] == "7"
