@@ -244,6 +244,22 @@ def test_the_key_stays_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key() != keys[0]
 
 
+def test_the_key_follows_the_card_that_travels_with_the_results(tmp_path: Path) -> None:
+    """Also what decides no number, as reports show it; how the data are had is of no result."""
+    file = tmp_path / "mine.yaml"
+    card = load_card("synthetic").model_dump(mode="json", exclude_none=True)
+
+    def key() -> str:
+        file.write_text(yaml.safe_dump(card), encoding="utf-8")
+        return make_plan(experiment(dataset={"card": str(file)})).key
+
+    first = key()
+    card["download"] = {"page": "https://example.org", "steps": ["ask them"]}
+    assert key() == first
+    card["protocol"]["notes"] = ["other words"]
+    assert key() != first
+
+
 def test_what_a_unit_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scene's files and the method's own; of a method that cannot tell whether it changed never the same."""
     unit = make_plan(experiment(dataset={"label": "mine"})).units[0]
