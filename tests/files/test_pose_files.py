@@ -386,6 +386,16 @@ def test_rows_keep_their_numbers_where_one_is_lost(tmp_path: Path) -> None:
         assert (found.rows, found.lost) == (4, 1)
 
 
+@pytest.mark.parametrize("lines", [3, 4])
+@pytest.mark.parametrize("separator", [" ", ","])
+def test_matrices_that_begin_with_a_lost_frame_are_matrices(tmp_path: Path, lines: int, separator: str) -> None:
+    poses = some_poses(4)
+    poses[0, :3] = np.nan
+    found = read_trajectory(saved(tmp_path, kitti(poses, [], lines, separator)))
+    assert (found.format, found.timed, found.lost, found.indices.tolist()) == ("kitti", False, 1, [1, 2, 3])
+    np.testing.assert_allclose(found.camera_to_world, poses[1:], atol=1e-12)
+
+
 @pytest.mark.parametrize("write", [colmap, nerfstudio])
 def test_numbers_missing_among_the_names_shift_nothing(tmp_path: Path, write: Writer) -> None:
     """Frames that were not registered: the others keep the distance of their numbers."""
@@ -488,11 +498,13 @@ def test_a_trajectory_is_what_the_scorer_takes(tmp_path: Path) -> None:
          "pose.orientation.z,pose.orientation.w", [], "xyzw"),
         ("when,x,y,z,qw,qx,qy,qz", [], "wxyz"),
         (",timestamp,tx,ty,tz,qx,qy,qz,qw", [0], "xyzw"),
+        ("% when,x,y,z,qx,qy,qz,qw", [], "xyzw"),
         ("seq,header/stamp,x,y,z,qx,qy,qz,qw", [0], "xyzw"),
         ("time (ns),x (m),y (m),z (m),qx,qy,qz,qw", [], "xyzw"),
         ('"time","x [m]","y [m]","z [m]","q_x","q_y","q_z","q_w"', [], "xyzw"),
     ],
-    ids=["a message of ROS", "a time of another name", "row numbers without a name", "a topic", "units", "quotes"],
+    ids=["a message of ROS", "a time of another name", "row numbers without a name", "a comment", "a topic", "units",
+         "quotes"],
 )  # fmt: skip
 def test_a_header_decides_even_where_it_does_not_name_the_time(
     tmp_path: Path, header: str, first: list[int], order: str

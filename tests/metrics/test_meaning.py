@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -119,10 +120,14 @@ def notes(truth: FloatArray, estimate: FloatArray) -> tuple[str, ...]:
 
 
 def asked(note: str) -> PoseReading:
-    """The reading that a note's options ask for."""
+    """The reading that a note's options ask for, as do its settings."""
     words = shlex.split(re.search(r"; (--est.*?) \(for saved", note)[1])  # type: ignore[index]
     pairs = zip(words[::2], words[1::2], strict=True)
-    return PoseReading.model_validate({name.removeprefix("--est-").replace("-", "_"): value for name, value in pairs})
+    read = PoseReading.model_validate({name.removeprefix("--est-").replace("-", "_"): value for name, value in pairs})
+    settings = re.search(r"\(for saved poses in an experiment, (.*?)\) reads them so", note)
+    assert settings is not None, note
+    assert PoseReading.model_validate(yaml.safe_load(f"{{{settings[1]}}}")) == read
+    return read
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
@@ -198,6 +203,25 @@ SPOILT = {
 }
 
 
+OF_THE_REFERENCE = "; the same fits where it is the reference that is so (--gt-… instead)"
+SAID = {
+    "world-to-camera": ("inverse (world-to-camera)", OF_THE_REFERENCE),
+    "scalar first": ("with the quaternions' scalar first (w x y z)", "(--gt-quaternion xyzw)"),
+    "scalar last": ("with the quaternions' scalar last (x y z w)", "(--gt-quaternion wxyz)"),
+    "left-handed": ("in left-handed axes (mirror images)", OF_THE_REFERENCE),
+    "opengl": ("of a camera with OpenGL's axes (y up, z backward)", "--gt-to-camera takes the inverse of that pose"),
+    "rotations alone": ("camera positions with inverse rotations", " reads them so"),
+    "inverse and scalar first": (
+        "inverse (world-to-camera), with the quaternions' scalar first (w x y z)",
+        OF_THE_REFERENCE,
+    ),
+    "inverse opengl": (
+        "inverse (world-to-camera), of a camera with OpenGL's axes (y up, z backward)",
+        OF_THE_REFERENCE,
+    ),
+}
+
+
 @pytest.mark.parametrize("case", SPOILT)
 @pytest.mark.parametrize("motion", [hand, walk, around_an_object])
 def test_another_reading_is_named(case: str, motion: Callable[..., FloatArray]) -> None:
@@ -206,7 +230,9 @@ def test_another_reading_is_named(case: str, motion: Callable[..., FloatArray]) 
     truth = motion(rng, 40)
     (note,) = notes(truth, spoil(estimated(truth, rng, 0.003, 0.005, 0)))
     assert asked(note) == PoseReading.model_validate(expected)
-    assert "instead of" in note
+    begins, ends = SAID[case]
+    assert note.startswith(f"the poses look {begins}: read so, ATE would be ")
+    assert note.endswith(ends)
 
 
 BODY = pose_matrix(Rotation.from_euler("xyz", [70, -20, 100], degrees=True).as_matrix(), np.array([0.3, -0.1, 0.2]))
