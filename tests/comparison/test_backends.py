@@ -779,6 +779,18 @@ def test_depth_is_relative_to_the_second_side(monkeypatch: pytest.MonkeyPatch) -
     assert found[1] == pytest.approx([1 / 3, np.nan, 1 / 3], nan_ok=True)
 
 
+@pytest.mark.parametrize("given", [0, 3])
+def test_memory_that_lacks_at_the_end_is_told_of_the_last_frame(monkeypatch: pytest.MonkeyPatch, given: int) -> None:
+    def finish() -> list[Prediction]:
+        raise torch.OutOfMemoryError("no room")
+
+    stream = SimpleNamespace(given=given, step=lambda frame: [], finish=finish)
+    monkeypatch.setattr(Bench, "open", lambda self, contender: stream)
+    frames = PreparedFrames(selected(3).unit)
+    (pair,) = lockstep(bench(), [SDPA], [(SDPA, SDPA)], frames, lambda: None)
+    assert pair.ended == OutOfMemory("together", max(0, given - 1), "no room")
+
+
 def side(contender: Contender, rounds: list[list[float]]) -> Side:
     return Side(contender, step_ms=[np.array(step_ms) for step_ms in rounds])
 

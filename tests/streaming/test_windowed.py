@@ -163,6 +163,18 @@ def test_a_single_window_is_the_plain_stream() -> None:
     )
 
 
+@pytest.mark.parametrize(("count", "windows"), [(4, 1), (5, 2)])
+@pytest.mark.parametrize("flow", [None, FlowSettings(threshold=1e-9, max_gap=1)])
+def test_turns_of_several_windows_are_unit_quaternions(count: int, windows: int, flow: FlowSettings | None) -> None:
+    """A window that is the only one is as the network gave it; where one frame more comes, all are alike."""
+    with made_up_outputs():
+        _, outputs, session = run(windowed(2, 4, flow=flow), count)
+    lengths = [float(out.pose[3:7].norm()) for out in outputs]
+    assert session.windows == windows
+    assert (lengths == pytest.approx([1] * count)) is (windows > 1)
+    assert all(out.pose[6] >= 0 for out in outputs) is (windows > 1)
+
+
 def output(index: int, pose: np.ndarray, depth: float, kind: FrameType = FrameType.KEPT) -> FrameOutput:
     maps = torch.full((4, 5), depth)
     points = torch.rand(4, 5, 3, generator=torch.Generator().manual_seed(index))
