@@ -17,6 +17,7 @@ from lingbot_eval.reports.agreement import (
     agreement_row,
     comparison_figure,
     extent,
+    missing,
     pose_differences,
     summarise,
     trend,
@@ -119,6 +120,17 @@ def test_a_trend_is_by_frames_and_not_by_what_was_compared() -> None:
 def test_a_row_of_agreement_says_each_number_under_its_heading(summary: Summary, row: tuple[str, ...]) -> None:
     assert AGREEMENT_HEADER[1:5] == ("difference", "median", "p99", "largest")
     assert agreement_row("A–B", summary) == row
+
+
+def test_what_is_missing_is_said_once_with_each_pair_and_difference() -> None:
+    few, none = "a p99 needs 100 frames, there are 99", "no frame could be compared"
+    rows = [
+        ("A–B", Summary("rotation", "deg", 99, 1.0, None, 2.0, reason=few)),
+        ("A–B", Summary("position", "1", 0, reason=none)),
+        ("A–C", Summary("rotation", "deg", 200, 1.0, 2.0, 3.0)),
+        ("A–C", Summary("position", "1", 99, 1.0, None, 2.0, reason=few)),
+    ]
+    assert missing(rows) == (f"n/a: {few} (A–B rotation, A–C position)", f"n/a: {none} (A–B position)")
 
 
 def test_a_steady_growth_is_found_with_its_slope() -> None:

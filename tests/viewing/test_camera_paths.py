@@ -196,6 +196,15 @@ def test_a_path_from_a_file_is_flown_over_its_segment(tmp_path: Path) -> None:
     assert found[-1, :3, 3] == pytest.approx([0, -4, 0])
 
 
+def test_between_two_poses_of_a_file_it_turns_from_the_one_to_the_other(tmp_path: Path) -> None:
+    """It looks ahead from the first to the second, and turns by a right angle from the second to the third."""
+    file = tmp_path / "flight.tum"
+    file.write_text("0 0 0 0 0 0 0 1\n1 0 0 1 0 0 0 1\n2 0 0 2 0 0.7071067811865476 0 0.7071067811865476\n")
+    found = path(Segment(mode="path", file=file))
+    turned = Rotation.from_matrix(found[[0, 20, 30, 40, 60], :3, :3]).as_euler("yxz", degrees=True)
+    assert turned == pytest.approx(np.array([[0, 0, 0], [0, 0, 0], [0, 0, 0], [30, 0, 0], [90, 0, 0]]), abs=1e-6)
+
+
 def test_segments_follow_each_other_and_blend() -> None:
     first = Segment(mode="static", frames=(0, 29), eye=(0, 0, 0), look_at=(0, 0, 1))
     second = Segment(mode="static", frames=(30, -1), eye=(8, 0, 0), look_at=(8, 0, 1))
@@ -272,6 +281,9 @@ def test_up_is_what_most_cameras_say() -> None:
     # A camera that is tilted about two axes: up is where its own y axis comes from, not a row of its rotation.
     cameras[:, :3, :3] = Rotation.from_euler("YX", [90, -30], degrees=True).as_matrix()
     assert world_up(cameras) == pytest.approx([0.5, -np.cos(np.radians(30)), 0])
+    # Of cameras that lean to both sides it is still as long as any direction.
+    cameras[:, :3, :3] = Rotation.from_euler("z", [[45], [-45], [45], [-45], [0]], degrees=True).as_matrix()
+    assert world_up(cameras[:4]) == pytest.approx(UP)
     cameras = straight(5)
     cameras[0, :3, :3] = Rotation.from_euler("z", 180, degrees=True).as_matrix()
     # Of as many that stand on their heads the first one decides.
@@ -286,6 +298,10 @@ def test_one_frame_has_a_path(tmp_path: Path) -> None:
     nothing = np.zeros((0, 3), np.float32)
     (alone,) = camera_path([Segment(back=0.5, up=0.25)], straight(1), nothing, angle=60, aspect=1)
     assert alone[:3, 3] == pytest.approx([0, -0.25, -0.5])
+    (around,) = camera_path([Segment(mode="orbit", elevation=0)], straight(1), nothing, angle=90, aspect=1)
+    assert (around[:3, 3], around[:3, 2]) == (pytest.approx([1.15, 0, 0]), pytest.approx([-1, 0, 0]))
+    (above,) = camera_path([Segment(mode="birdeye")], straight(1), nothing, angle=90, aspect=1)
+    assert above[:3, 2] == pytest.approx([0, 1, 0])
     file = tmp_path / "one.tum"
     file.write_text("0 1 2 3 0 0 0 1\n")
     flown = path(Segment(mode="path", file=file))

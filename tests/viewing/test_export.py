@@ -297,6 +297,21 @@ def test_a_lost_pose_is_no_camera_of_a_model(scene: ScaledScene, tmp_path: Path)
     assert [line.split()[-1] for line in lines if line.endswith(".png")] == names
 
 
+def test_a_frame_without_intrinsics_is_no_camera_of_a_model(scene: ScaledScene, tmp_path: Path) -> None:
+    there = [index for index in range(FRAMES) if index != 4]
+    assert scene.cameras is not None
+    fields = dataclasses.fields(scene.cameras)
+    cameras = type(scene.cameras)(**{field.name: getattr(scene.cameras, field.name)[there] for field in fields})
+    home = written(replace(scene, cameras=cameras), tmp_path, "nerfstudio", "colmap")
+    names = [f"{index:06d}.png" for index in there]
+    frames = json.loads((home / "nerfstudio" / "transforms.json").read_text())["frames"]
+    assert [frame["file_path"] for frame in frames] == [f"images/{name}" for name in names]
+    lines = (home / "colmap/sparse/0/images.txt").read_text().splitlines()
+    assert [line.split()[-1] for line in lines if line.endswith(".png")] == names
+    for format in ("nerfstudio", "colmap"):
+        assert sorted(file.name for file in (home / format / "images").iterdir()) == names
+
+
 def test_points_of_a_colmap_model_are_as_many_as_it_may_have_and_of_all_frames(
     scene: ScaledScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -566,10 +581,12 @@ def test_what_is_lacking_is_said(kept: Reconstruction, tmp_path: Path) -> None:
     # Of a method without depth the cameras are what can be had.
     bare = make_scaled(without("cloud.npz"), "x")
     assert "no cloud was kept" in " ".join(bare.notes)
-    written(bare, tmp_path / "bare", "nerfstudio")
-    document = json.loads((tmp_path / "bare/nerfstudio/transforms.json").read_text())
-    assert (len(document["frames"]), "ply_file_path" in document) == (12, False)
-    assert not (tmp_path / "bare/nerfstudio/points.ply").exists()
+    for name, scene in (("bare", bare), ("empty", replace(bare, cloud=VoxelCloud()))):
+        home = written(scene, tmp_path / name, "nerfstudio") / "nerfstudio"
+        document = json.loads((home / "transforms.json").read_text())
+        assert (len(document["frames"]), "ply_file_path" in document) == (12, False)
+        assert "voxel_size" not in document["conventions"]
+        assert not (home / "points.ply").exists()
     with pytest.raises(DataError, match="expected intrinsics of the frames, found none"):
         written(make_scaled(without("cameras.npz"), "x"), tmp_path / "no cameras", "colmap")
     with pytest.raises(ConfigError, match=r"unknown format 'colmapp' \(did you mean 'colmap'\?\)"):

@@ -205,6 +205,10 @@ def test_the_heuristic_takes_what_is_far_and_hangs_at_the_top() -> None:
     assert mask[:2, 3:9].all()
     assert mask.mean() < 0.1
     assert not heuristic_sky(np.zeros((4, 4), np.float32), None).any()
+    unsure = ramp.T[::-1].copy()  # the lower edge is what is least sure: it does not hang at the top
+    assert not heuristic_sky(flat, unsure).any()
+    unsure[:3, :7] = np.nan  # nobody is sure of what no confidence was given for
+    assert np.array_equal(np.argwhere(heuristic_sky(flat, unsure)), np.argwhere(np.isnan(unsure)))
 
 
 def test_the_heuristic_is_named_so(tmp_path: Path) -> None:

@@ -192,6 +192,21 @@ def test_a_click_takes_the_nearest_of_what_lies_by_its_ray_else_what_is_least_as
         assert nodes.nearest(np.array(eye, np.float64), ahead) == pytest.approx(expected, abs=2e-3)
 
 
+def test_of_two_methods_a_click_takes_what_lies_by_its_ray_else_what_is_least_aside(page: Page) -> None:
+    every = [Layer(label, VoxelCloud(1000, 1e-3), length=1, complete=True) for label in ("a", "bb")]
+    a, b = np.array([[0, 0, 9]], np.float32), np.array([[1, 0, 2]], np.float32)
+    for made, points in zip(every, (a, b), strict=True):
+        made.add(Frame(0, 0.0, None, ""), Prediction(0, 0.0, np.eye(4)))
+        made.cloud.add(points, np.zeros((1, 3), np.uint8), np.ones(1, np.float32), 0)
+    for order in (every, every[::-1]):
+        nodes = Nodes(page, LayeredScene("s", order))  # type: ignore[arg-type]
+        nodes.draw(Look(0, sureness=0))
+        # By the ray of the first lies a, far off; the second meets neither, and a is less aside though farther.
+        for eye, expected in ((0.0, a), (0.2, a), (0.98, b), (0.999, b)):
+            found = nodes.nearest(np.array([eye, 0, 0]), np.array([0, 0, 1.0]))
+            assert found == pytest.approx(expected[0], abs=2e-3)
+
+
 EDGE, SIDE = 0.05, 100
 
 
