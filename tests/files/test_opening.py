@@ -88,9 +88,10 @@ def test_paths_that_open_nothing(tmp_path: Path, name: str) -> None:
         (b'{"a": 1e999}', "beyond float64"),
         (b'{"a": 9223372036854775808}', "beyond 64 bits"),
         (b'{"a": ' + b"9" * 5000 + b"}", "beyond 64 bits"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is given twice"),
+        (b'{"a": 1, "b": {"d": 1, "c": 1, "c": 2}}', "the key 'c' is given twice"),
+        (b'{"a": -9223372036854775809}', "beyond 64 bits"),
         (b"[" * 100_000, "nested too deeply"),
-        (b"[" * 70 + b"]" * 70, "nested more than"),
+        (b"[" * 65 + b"]" * 65, "nested more than 64 deep"),
         (b"\xff{}", "utf-8"),
         (b'{"a": "\0"}', "control character"),
         (b"", "Expecting value"),
@@ -110,6 +111,8 @@ def test_json_that_is_read(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(b'\xef\xbb\xbf{"a": [1, -2.5, 9223372036854775807], "b": null}')
     assert read_json(path) == {"a": [1, -2.5, 2**63 - 1], "b": None}
+    path.write_bytes(b"[" * 63 + b"-9223372036854775808" + b"]" * 63)  # with the number 64 deep
+    assert str(read_json(path)) == "[" * 63 + str(-(2**63)) + "]" * 63
 
 
 @pytest.mark.parametrize("word", ["1_0", "１０", "٣", "", "1,5", "0x1"])
