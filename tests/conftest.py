@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from hypothesis import HealthCheck, settings
 from tests.support.pictures import pictures_as_ever, pictures_by
 
 ROOT = Path(__file__).parents[1]
+MODULES = pytest.StashKey[int]()
+"""How many modules there were when all that there was was last set apart."""
 
 
 def pytest_configure() -> None:
@@ -46,6 +49,15 @@ def pytest_collection_finish() -> None:
     """
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """What a test was the first to import stays as well: torch alone is more than all that was collected."""
+    if len(sys.modules) > item.session.stash.get(MODULES, 0) + 50:
+        gc.collect()
+        gc.freeze()
+        item.session.stash[MODULES] = len(sys.modules)
 
 
 def pytest_unconfigure() -> None:

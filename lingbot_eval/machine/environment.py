@@ -173,7 +173,9 @@ def git_state(folder: Path, run: Callable[..., Any] = subprocess.run) -> dict[st
     return {"commit": commit, "dirty": bool(changes) if changes is not None else "unknown"}
 
 
+@functools.cache
 def _version(library: str) -> str:
+    """Looked up once: a process goes on with the libraries that it has loaded."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
