@@ -82,10 +82,16 @@ def test_json_has_the_predictions(file: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("interval", "size", "flow", "files"), [(2, None, False, 7), (4, 4, False, 8), (2, 6, False, 10), (1, 6, True, 10)]
+    ("interval", "size", "flow", "files", "kept"),
+    [
+        (2, None, False, 7, "2 7 0."),
+        (4, 4, False, 8, "4 4 a window 0."),
+        (2, 6, False, 10, "2 6 a window 0."),
+        (1, 6, True, 10, "1 4–6 a window 0."),
+    ],
 )
 def test_every_window_keeps_its_own_frames(
-    file: str, capsys: pytest.CaptureFixture[str], interval: int, size: int | None, flow: bool, files: int
+    file: str, capsys: pytest.CaptureFixture[str], interval: int, size: int | None, flow: bool, files: int, kept: str
 ) -> None:
     """Of 10 frames the 3 of scale and every second after them; two windows of 4; of two of 6 all 10, by flow, too."""
     settings = ["datasets.0.scenes=[room]", f"methods.0.streaming.keyframe_interval={interval}", "keep.depth=kept"]
@@ -95,6 +101,10 @@ def test_every_window_keeps_its_own_frames(
     assert main(["run", file, *words, "--dry-run", "--json"]) == 0
     (predicted,) = json.loads(capsys.readouterr().out)["predicted"]
     assert predicted["kept_bytes"]["depth"] == files * (8 * 28 * 28 + 2048)
+    assert main(["run", file, *words, "--dry-run"]) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    (row,) = [line for line in rows if line.endswith(" synthetic/room/model")]
+    assert row.startswith(f"10 28×28 {kept}")
 
 
 def test_a_run_warns_once_for_both_scenes(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -277,6 +277,10 @@ def test_an_estimate_that_cannot_be_drawn_leaves_the_others(
     assert main([*words, "--plot", str(tmp_path / "a.png")]) == 1
     assert capsys.readouterr().err == f"{short} is not drawn: there is nothing to show under sim3\n"
     assert [name for _, name in drawn] == ["a.png"]
+    # Drift was asked for: it is the poses that are too few.
+    assert main([*words[:5], *words[6:], "--drift-plot", "d.png"]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"d.png is not drawn: {json.loads(said.out)['reason']}\n"
 
 
 def test_drift_is_drawn_of_the_estimate_along_its_frames(
@@ -689,11 +693,13 @@ def test_as_many_folders_as_tell_them_apart_name_the_estimates_in_a_picture(
     monkeypatch.setattr(plots, "save", lambda figure, path: None)
     for file in files:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-        Path(file).write_bytes(pair[1].read_bytes())
+        Path(file).write_bytes(pair[1].read_bytes() + b"9000 1 2 3 0 0 0 1\n")
     words = ["--plot", "a.png", "--without", "auc", "--without", "drift", "--json"]
     assert main(["score", "--gt", "gt.txt", "--est", *files, *words]) == 0
     ((paths, title),) = drawn
     assert [name for name, _ in paths] == names
+    # The last pose has none in the reference that it could be off.
+    assert all(np.isnan(path.error).tolist() == 15 * [False] + [True] for _, path in paths)
     assert title == f"{', '.join(names)} against gt.txt"
 
 

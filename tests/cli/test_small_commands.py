@@ -80,7 +80,18 @@ def test_a_scale_in_words(words: str, scale: object, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(api, "export", export)
     assert main(["export", "r", "-o", "o", f"--scale={words}"]) == 0
     assert [settings["scale"] for settings in asked] == [scale]
-    for wrong in ("", "1_0", "inf", "0,1:3,4=6", "1,2,3:4,5,6", "truths", "0,0,0:1,0,0=2cm", "2cm"):
+    for wrong in (
+        "",
+        "1_0",
+        "inf",
+        "0,1:3,4=6",
+        "1,2,3:4,5,6",
+        "truths",
+        "0,0,0:1,0,0=2cm",
+        "2cm",
+        "٣",
+        "٣,0,0:1,0,0=2",
+    ):
         assert main(["export", "r", "-o", "o", f"--scale={wrong}"]) == 2
     assert len(asked) == 1
 

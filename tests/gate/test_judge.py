@@ -508,6 +508,12 @@ def test_a_certain_regression_goes_before_what_cannot_be_judged() -> None:
     assert gate(run).exit_code == 1
 
 
+def test_a_family_that_is_nothing_but_better_has_held() -> None:
+    old, new = (side({NAMES: unit({ATE: value})}) for value in (1.0, 0.5))
+    verdict = gate(new, old)
+    assert (verdict.of("accuracy"), verdict.required, verdict.exit_code) == ("held", ("accuracy",), 0)
+
+
 def test_what_is_only_shown_never_decides() -> None:
     shown: list[Tolerance] = [Shown(kind="shown", match=f"{group}/*") for group in ("throughput", "memory", "auc")]
     shown.append(Relative(kind="relative", match="trajectory/*", worse_by=0.01))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -476,6 +477,23 @@ def test_a_folder_that_cannot_be_read_is_told_and_no_run_without_units(
     assert str(refused.value) == f"cannot read {store.path}/units/tum: Permission denied"
 
 
+def test_what_is_left_out_comes_by_name_in_whatever_order_the_disk_has_it(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [store.folder("tum", scene, "lingbot") for scene in "abc"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for backwards in (False, True):
+        with monkeypatch.context() as patch:
+            listed = {path: list(os.scandir(path)) for path in (store.path / "units", folders[0].parents[1])}
+            listed |= {folder.parent: list(os.scandir(folder.parent)) for folder in folders}
+            ordered = {
+                path: sorted(each, key=lambda entry: entry.name, reverse=backwards) for path, each in listed.items()
+            }
+            patch.setattr(os, "scandir", lambda path, ordered=ordered: nullcontext(ordered[path]))
+            assert [each.folder for each in store.read_units().left_out] == folders
+
+
 def test_what_another_process_plans_is_looked_at_again(store: RunStore) -> None:
     """Though its record has as many bytes as the last one."""
     write_unit(store)
@@ -572,6 +590,29 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     RunStore.create(tmp_path, make_run_record(key="0123456789ab" + "c" * 20))
     with pytest.raises(StoreError, match="choose another folder"):
         RunStore.create(tmp_path, make_run_record(key="0123456789ab" + "d" * 20))
+
+
+def test_folders_without_a_result_are_no_lost_run(tmp_path: Path) -> None:
+    store = RunStore.create(tmp_path, make_run_record())
+    (store.path / "run.json").unlink()
+    store.folder(*NAMES).mkdir(parents=True)
+    assert RunStore.create(tmp_path, make_run_record()).lost_record is None
+    (store.path / "run.json").unlink()
+    (store.folder(*NAMES) / "result.json").touch()
+    lost = RunStore.create(tmp_path, make_run_record()).lost_record
+    assert lost is not None
+    assert lost.startswith(f"{store.path / 'run.json'} was not there beside results of this run")
+
+
+def test_a_run_may_be_reached_through_a_link_of_whoever_names_it(store: RunStore, tmp_path: Path) -> None:
+    write_unit(store)
+    (tmp_path / "latest").symlink_to(store.path)
+    linked = RunStore.open(tmp_path / "latest")
+    units = linked.read_units()
+    assert ([unit.record.names for unit in units.units], units.left_out) == ([NAMES], ())
+    with linked.lock():
+        write_unit(linked, notes=["again"])
+    assert store.read_unit(*NAMES).record.notes == ["again"]
 
 
 def test_what_is_no_run_directory_is_not_opened(tmp_path: Path) -> None:
