@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -379,6 +381,12 @@ def test_the_key_is_the_same_in_another_process() -> None:
 
 def test_remembered_digests_of_sources_change_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # A few of the sources: they are parsed five times.
+    package = Path(lingbot_eval.__file__).parent
+    for name in ("__init__.py", "types.py", "metrics/depth.py", "runs/attempt.py"):
+        (tmp_path / "package" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(package / name, tmp_path / "package" / name)
+    monkeypatch.setattr(lingbot_eval, "__file__", str(tmp_path / "package" / "__init__.py"))
 
     def of_new_process() -> str:
         code_digest.cache_clear()
@@ -389,7 +397,9 @@ def test_remembered_digests_of_sources_change_no_key(tmp_path: Path, monkeypatch
     with monkeypatch.context() as once:
         once.setattr(plan_module, "parsed_digest", lambda content: pytest.fail("parsed again"))
         assert of_new_process() == first
-    for damaged in ("", "[]", '{"a": 1}', '{"a": "0"}'):
+    sources = json.loads(kept.read_text())
+    of_the_sources = [json.dumps(dict.fromkeys(sources, value)) for value in (1, "0")]
+    for damaged in ("", "[]", '{"a": 1}', '{"a": "0"}', *of_the_sources):
         kept.write_text(damaged)
         assert of_new_process() == first
     code_digest.cache_clear()
