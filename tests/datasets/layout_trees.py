@@ -427,9 +427,9 @@ def write_waymo(root: Path, view: View, own_axes: bool = True) -> None:
             save(folder / f"images/{k:03d}_{camera}.jpg", view, k)
         text(folder / f"ego_pose/{k:03d}.txt", rows(pose(k) @ np.linalg.inv(opencv)))
     text(folder / "extrinsics/0.txt", rows(on_car if own_axes else opencv))
-    text(
-        folder / "intrinsics/0.txt", "".join(f"{v:.9e}\n" for v in (80.0, 82.0, 47.0, 36.5, 0.03, -0.3, 1e-3, -4e-4, 0))
-    )
+    numbers = "".join(f"{v:.9e}\n" for v in (80.0, 82.0, 47.0, 36.5, 0.03, -0.3, 1e-3, -4e-4, 0))
+    # Some exporters write Waymo's own numbers, others a matrix.
+    text(folder / "intrinsics/0.txt", numbers if own_axes else rows(view.camera))
 
 
 VBR_BODY = np.array(

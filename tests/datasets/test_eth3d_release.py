@@ -110,7 +110,9 @@ def through_the_lens(u: float, v: float) -> tuple[float, float]:
 
 def test_depth_of_the_distorted_photographs_is_carried_along_the_rays(tmp_path: Path) -> None:
     with_lens(write_release(tmp_path), (70, 50))
-    depth = opened(tmp_path).frame(0).depth
+    sequence = opened(tmp_path)
+    assert sequence.facts()["intrinsics"] == "of each view, in cameras.txt"
+    depth = sequence.frame(0).depth
     assert depth is not None
     assert depth.shape == (48, 64)
     for v, u in ((0, 0), (3, 60), (24, 32), (24, 33), (40, 10), (47, 63)):
@@ -120,6 +122,10 @@ def test_depth_of_the_distorted_photographs_is_carried_along_the_rays(tmp_path: 
         assert depth[v, u] == pytest.approx(expected, abs=1e-4), (u, v)
     column, row = through_the_lens(0, 0)
     assert abs(column - 0) > 1.5  # the lens matters
+    before = sequence.fingerprint()
+    with (tmp_path / SCENE / "dslr_calibration_jpg" / "cameras.txt").open("a") as stream:
+        stream.write("# of another day\n")
+    assert opened(tmp_path).fingerprint() != before
 
 
 def test_depth_that_cannot_be_carried_over_is_left_out_and_said(tmp_path: Path) -> None:
@@ -147,6 +153,12 @@ def test_the_photographs_with_distortion_alone_say_what_to_download(tmp_path: Pa
     ("name", "old", "new", "says"),
     [
         ("cameras.txt", "PINHOLE", "FISHEYE", r"cameras\.txt:3: expected 'CAMERA_ID MODEL WIDTH HEIGHT'"),
+        (
+            "cameras.txt",
+            "PINHOLE 64 48 60.0 60.0 32.5 24.5",
+            "SIMPLE_RADIAL 64 48 60 32.5 24.5 .1",
+            r"cameras\.txt: expected undistorted cameras \(PINHOLE\), found SIMPLE_RADIAL",
+        ),
         ("cameras.txt", "32.5", "x", r"cameras\.txt:3: expected 'CAMERA_ID MODEL WIDTH HEIGHT'"),
         ("cameras.txt", "0 PINHOLE", "7 PINHOLE", r"images\.txt:2: camera 0 is not in cameras\.txt"),
         (

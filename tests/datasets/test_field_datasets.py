@@ -189,6 +189,30 @@ def test_oxford_spires_depth_goes_by_number_and_poses_by_row(tmp_path: Path) -> 
             np.testing.assert_allclose(frame.depth, trees.depth(k), rtol=1e-6)
 
 
+def test_numbers_of_a_calibration_may_have_commas_between_them(root: Path) -> None:
+    opened("oxford_spires", root)
+    (root / "keble-college-02/intrinsics.txt").write_text("60, 61.5,32,24 64,48\n")
+    sequence = adapter("oxford_spires", root).open("keble-college-02", Selection())
+    np.testing.assert_array_equal(sequence.frame(0).intrinsics, [[60, 0, 32], [0, 61.5, 24], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("kitti", "sequences/00/calib.txt"),
+        ("kitti", "sequences/00/times.txt"),
+        ("neural_rgbd", "kitchen/focal.txt"),
+        ("oxford_spires", "keble-college-02/intrinsics.txt"),
+        ("vbr", "spagna_train0_processed_aligned/intrinsics.txt"),
+    ],
+)
+def test_another_calibration_is_another_dataset(name: str, file: str, root: Path) -> None:
+    before = opened(name, root).fingerprint()
+    with (root / file).open("a") as stream:
+        stream.write("\n")
+    assert adapter(name, root).open(trees.SCENES[name], Selection()).fingerprint() != before
+
+
 def test_droid_w_images_go_by_time_not_by_name(root: Path) -> None:
     """Times of different lengths: 9.5 s comes before 10.05 s and that before 10.1 s; so do their poses."""
     folder = root / "downtown1"
@@ -304,6 +328,7 @@ ETH_DEPTH = "electro/ground_truth_depth/custom_undistorted/DSC_9288.JPG"
         ("oxford_spires", line("keble-college-02/poses_c2w.txt", 2, ""), "one line for each of the 6 .* found 5"),
         ("oxford_spires", write("keble-college-02/intrinsics.txt", b"60 60 32 24 640 480"), "images of 64x48 pixels"),
         ("oxford_spires", write("keble-college-02/intrinsics.txt", b"60 60 32"), "expected 6 numbers"),
+        ("oxford_spires", write("keble-college-02/intrinsics.txt", b"60 60 32 24 64 48 1"), "expected 6 .* found 7"),
         ("oxford_spires", write("keble-college-02/intrinsics.txt", b"60 -60 32 24 64 48"), "with fx, fy > 0, found"),
         ("oxford_spires", write("keble-college-02/depth/000001.npy", b"no"), "cannot be read as a NumPy array"),
         ("tanks_and_temples", line("Ignatius/Ignatius_COLMAP_SfM.log", 6, "1 1"), r"log:6: expected three whole"),
@@ -313,6 +338,7 @@ ETH_DEPTH = "electro/ground_truth_depth/custom_undistorted/DSC_9288.JPG"
         ("vbr", line("processed_gt/spagna_train0_gt.txt", 2, "1.5 0 0 0 0 0 0 1"), r"gt\.txt:2: expected the number"),
         ("vbr", remove("processed_gt/spagna_train0_gt.txt"), "does not exist"),
         ("vbr", write("processed_gt/spagna_train0_gt.txt", b"99 0 0 0 0 0 0 1"), "no pose is of a frame in"),
+        ("vbr", write("spagna_train0_processed_aligned/intrinsics.txt", b"60 .5 32\n0 60 24\n0 0 1"), "x, 0, cx.* 0.5"),
         ("vbr", write("spagna_train0_processed_aligned/intrinsics.txt", b"1 2 3\n4 5 6\n7 8 9"), "expected intrinsics"),
         ("droid_w", write("downtown1/images_anonymized/now.jpg", b""), "expected a time in seconds as the name"),
         ("droid_w", write("downtown1/images_anonymized/1700000000.1.png", b""), "two images of one time"),

@@ -267,6 +267,11 @@ POSE_FILE = "*/*/*/iphone/pose_intrinsic_imu.json"
             r"sensor\.yaml: expected a YAML calibration, found other text",
         ),
         (
+            "euroc",
+            whole("*/mav0/cam0/sensor.yaml", b"T_BS: [1, 2"),
+            r"sensor\.yaml: expected a YAML calibration, found text that ",
+        ),
+        (
             "kitti_raw",
             line("*/calib_cam_to_cam.txt", 3, "R_rect_00: 1 2"),
             r"cam\.txt:3: expected the 9 numbers of R_r",
@@ -416,11 +421,29 @@ TIMES: dict[str, list[float]] = {
 }
 
 
+# How what the record says of a layout ends.
+WORDS: dict[str, dict[str, str]] = {
+    "kitti_raw": {"depth": "none", "intrinsics": "lens distortion is removed (rectified)"},
+    "kitti_raw extract": {"poses": "nearest in time within 0.02 s, and the calibration; metres", "intrinsics": "here"},
+    "kitti_depth": {"intrinsics": "of each image, in intrinsics/"},
+    "waymo": {"poses": "in Waymo's axes; metres"},
+    "waymo opencv": {"poses": "in OpenCV's axes; metres"},
+    "scannet": {"depth": "of its own camera and size, looked up along the colour camera's rays"},
+    "scannetpp dslr": {"intrinsics": "removed here, to a pinhole camera of the same focal length"},
+    "capture": {"poses": "OpenGL axes in the file, columns y and z negated", "depth": "none", "masks": "none"},
+    "capture colmap": {"poses": "world-to-camera in the model, inverted"},
+    "tartanair": {"intrinsics": "320, 320, centre 320, 240"},
+    "tartanair v2": {"intrinsics": "320, 320, centre 320, 320"},
+}
+
+
 @pytest.mark.parametrize("name", trees.LAYOUTS)
 def test_times_cameras_and_depth_by_their_values(name: str, tree: Callable[[str], Path]) -> None:
     layout = trees.LAYOUTS[name]
     sequence = opened(name, tree(name))
     np.testing.assert_allclose(sequence.timestamps(), TIMES[name], rtol=0, atol=1e-6)
+    for key, end in WORDS.get(name, {}).items():
+        assert sequence.conventions[key].endswith(end)
     frame = sequence.frame(2)
     if layout.dataset != "long3d":  # which has none
         np.testing.assert_allclose(frame.intrinsics, layout.view.camera, atol=1e-6)
@@ -443,12 +466,18 @@ def test_times_cameras_and_depth_by_their_values(name: str, tree: Callable[[str]
         assert frame.depth[0, 0] == 0 or layout.depth_error == 1e-6  # 16-bit maps have 0 there: no measurement
 
 
-def test_one_frame_without_an_aligned_pose_changes_no_other(tree: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_one_frame_without_an_aligned_pose_changes_no_other(
+    lost: bool, tree: Callable[[str], Path], tmp_path: Path
+) -> None:
     before = opened("scannetpp", tree("scannetpp")).reference()
     shutil.copytree(tree("scannetpp"), tmp_path / "data", dirs_exist_ok=True)
     (file,) = (tmp_path / "data").rglob("pose_intrinsic_imu.json")
     entries = json.loads(file.read_text())
-    del entries["frame_000010"]["aligned_pose"]
+    if lost:
+        entries["frame_000010"]["aligned_pose"] = np.full((4, 4), np.nan).tolist()
+    else:
+        del entries["frame_000010"]["aligned_pose"]
     file.write_text(json.dumps(entries))
     after = opened("scannetpp", tmp_path / "data").reference()
     assert before is not None
@@ -456,6 +485,21 @@ def test_one_frame_without_an_aligned_pose_changes_no_other(tree: Callable[[str]
     assert after.indices.tolist() == [index for index in before.indices.tolist() if index != 1]
     kept = np.isin(before.indices, after.indices)
     np.testing.assert_array_equal(after.camera_to_world, before.camera_to_world[kept])
+
+
+def test_a_date_of_a_whole_second_may_have_no_fraction(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("kitti_raw"), tmp_path / "data")
+    line("*/*/image_02/timestamps.txt", 1, "2011-09-26 13:02:25")(root)
+    np.testing.assert_allclose(opened("kitti_raw", root).timestamps(), [1317042145, *_KITTI_RAW[1:]], atol=1e-6, rtol=0)
+
+
+def test_a_calibration_that_opencv_wrote_is_read_alike(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shutil.copytree(tree("euroc"), tmp_path / "data")
+    (file,) = root.rglob("cam0/sensor.yaml")
+    file.write_text("%YAML:1.0\n---\n" + file.read_text().replace("T_BS:\n", "T_BS: !!opencv-matrix\n"))
+    after, before = opened("euroc", root), opened("euroc", tree("euroc"))
+    assert after.files[0].lens == before.files[0].lens
+    np.testing.assert_array_equal(after.files[1].pose, before.files[1].pose)
 
 
 @pytest.mark.parametrize("fifth", [0.0, 0.01])
@@ -626,10 +670,13 @@ def test_kitti_depth_gathered_and_annotated_beside_the_raw_data(tree: Callable[[
     sequence = open_adapter("kitti_depth", tmp_path, {}).open(name, Selection())
     np.testing.assert_allclose(sequence.timestamps(), [0.5, 0.6, 0.7])
     assert all(frame.depth is not None for frame in sequence.frames())
+    assert sequence.facts()["intrinsics"] == "none"
     raw = shutil.copytree(tree("kitti_raw"), tmp_path / "raw")
     (drive,) = raw.glob("*/*_sync")
     trees.save_depth(drive / "proj_depth/groundtruth/image_02/0000000002.png", view.depth(2), 256)
-    assert [file.depth is not None for file in opened("kitti_raw", raw).files] == [False, False, True, False, False]
+    with_depth = opened("kitti_raw", raw)
+    assert [file.depth is not None for file in with_depth.files] == [False, False, True, False, False]
+    assert with_depth.conventions["depth"] == "uint16 / 256 metres, accumulated lidar"
 
 
 def test_undistorted_photographs_of_the_toolkit_are_preferred(tree: Callable[[str], Path], tmp_path: Path) -> None:
@@ -642,6 +689,7 @@ def test_undistorted_photographs_of_the_toolkit_are_preferred(tree: Callable[[st
     sequence = opened("scannetpp dslr", root)
     before = sequence.fingerprint()
     assert all(file.lens is None for file in sequence.files)
+    assert sequence.conventions["intrinsics"].endswith("distortion is removed as the toolkit did")
     assert "resized_undistorted_images" in str(sequence.files[0].image)
     np.testing.assert_allclose(sequence.frame(0).intrinsics, trees.CAMERA)
     trees.text(folder / "nerfstudio/transforms_undistorted.json", json.dumps({**numbers, "cx": 47.25}))
@@ -775,6 +823,41 @@ def test_a_cars_pose_at_the_moment_of_the_picture_is_preferred(tree: Callable[[s
     assert before is not None
     assert found is not None
     np.testing.assert_array_equal(found.camera_to_world, before.camera_to_world[[0, 1, 3, 3, 4]])
+
+
+def _more_cars(root: Path) -> None:
+    (cars,) = root.rglob("ego_pose")
+    shutil.copy(cars / "003.txt", cars / "009.txt")
+
+
+def _more_flight(root: Path) -> None:
+    (path,) = root.rglob("pose_left.txt")
+    first, second, *others = path.read_text().splitlines()
+    path.write_text("\n".join([first, "0 0 0 0 0 0 0", *others, second]) + "\n")
+
+
+def _more_drive(root: Path) -> None:
+    (path,) = root.rglob("extrinsic.txt")
+    path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("0 0 ", "7 0 ", 1) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "found"),
+    [
+        ("waymo", _more_cars, (6, 5)),
+        ("kitti_raw", lambda root: next(root.rglob("oxts/data/0000000003.txt")).unlink(), (4, 4)),
+        ("tartanair", _more_flight, (6, 4)),
+        ("vkitti2", _more_drive, (6, 5)),
+    ],
+)
+def test_poses_in_the_file_and_poses_of_images_are_counted_apart(
+    name: str, change: Change, found: tuple[int, int], tree: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = shutil.copytree(tree(name), tmp_path / "data")
+    change(root)
+    facts = opened(name, root).facts()
+    assert (facts["found"]["poses_in_file"], facts["found"]["images_with_pose"]) == found
+    assert facts["frames_with_pose"] == found[1]
 
 
 def test_packets_of_one_time_do_not_shift_those_after_them(tree: Callable[[str], Path], tmp_path: Path) -> None:
@@ -982,33 +1065,42 @@ def test_thirty_thousand_frames_open_in_a_second_and_little_memory(
     assert peak < 150 << 20
 
 
-POSE_SOURCES = {
-    "tum_dynamics": "*/groundtruth.txt",
-    "sintel": "training/camdata_left/*/frame_0002.cam",
-    "scannet": "*/pose/1.txt",
-    "scannetpp": "*/*/iphone/pose_intrinsic_imu.json",
-    "scannetpp dslr": "*/*/dslr/colmap/images.txt",
-    "euroc": "*/mav0/state_groundtruth_estimate0/data.csv",
-    "kitti_raw": "*/*/oxts/data/0000000002.txt",
-    "kitti_depth": "*/*/intrinsics/*0008_image_02.txt",
-    "vkitti2": "*/*/extrinsic.txt",
-    "replica": "*/*/traj.txt",
-    "tartanair": "*/*/*/*/pose_left.txt",
-    "waymo": "*/*/ego_pose/001.txt",
-    "vbr_full": "*/*/vbr_calib.yaml",
-    "capture": "*/transforms.json",
-    "capture colmap": "*/sparse/0/images.bin",
-}
+SOURCES = [
+    ("tum_dynamics", "*/groundtruth.txt"),
+    ("sintel", "training/camdata_left/*/frame_0002.cam"),
+    ("scannet", "*/pose/1.txt"),
+    ("scannetpp", "*/*/iphone/pose_intrinsic_imu.json"),
+    ("scannetpp dslr", "*/*/dslr/colmap/images.txt"),
+    ("euroc", "*/mav0/state_groundtruth_estimate0/data.csv"),
+    ("kitti_raw", "*/*/oxts/data/0000000002.txt"),
+    ("kitti_depth", "*/*/intrinsics/*0008_image_02.txt"),
+    ("vkitti2", "*/*/extrinsic.txt"),
+    ("replica", "*/*/traj.txt"),
+    ("tartanair", "*/*/*/*/pose_left.txt"),
+    ("waymo", "*/*/ego_pose/001.txt"),
+    ("vbr_full", "*/*/vbr_calib.yaml"),
+    ("capture", "*/transforms.json"),
+    ("capture colmap", "*/sparse/0/images.bin"),
+    ("tum_dynamics", "*/depth.txt"),
+    ("euroc", "*/mav0/cam0/data.csv"),
+    ("euroc", "*/mav0/cam0/sensor.yaml"),
+    ("kitti_raw", "*/*/image_02/timestamps.txt"),
+    ("kitti_raw extract", "*/*/oxts/timestamps.txt"),
+    ("vkitti2", "*/*/intrinsic.txt"),
+    ("replica", "*/cam_params.json"),
+    ("waymo", "*/*/intrinsics/0.txt"),
+    ("vbr_full", "*/*/camera_left/timestamps.txt"),
+]
 
 
-@pytest.mark.parametrize("name", POSE_SOURCES)
-def test_a_change_of_what_poses_are_from_is_another_dataset(
-    name: str, tree: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize(("name", "source"), SOURCES)
+def test_a_change_of_what_frames_are_from_is_another_dataset(
+    name: str, source: str, tree: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The same bytes in another order of the last digits, with the times of the file as they were."""
     root = shutil.copytree(tree(name), tmp_path / "data")
     before = opened(name, root).fingerprint()
-    (path,) = root.glob(POSE_SOURCES[name])
+    (path,) = root.glob(source)
     status, content = path.stat(), path.read_bytes()
     # From the end on, until one is changed that leaves a file that can be read.
     for place in [match.start() for match in re.finditer(rb"[1-4]", content)][:-400:-1]:
