@@ -109,12 +109,13 @@ def test_neural_rgbd_depth_outside_its_range_is_dropped(root: Path) -> None:
     opened("neural_rgbd", root)
     metres = np.full((480, 640), 2.0)
     metres[0, :4] = (0.0, 10.5, 65.535, 9.5)
+    metres[0, 5] = 0.002
     trees.save_millimetres(root / "kitchen" / "depth" / "depth0.png", metres)
     frame = next(iter(adapter("neural_rgbd", root).open("kitchen", Selection()).frames()))
     depth = frame.depth
     np.testing.assert_array_equal(frame.intrinsics, [[600, 0, 320], [0, 600, 240], [0, 0, 1]])
     assert depth is not None
-    np.testing.assert_allclose(depth[0, :5], [0, 0, 0, 9.5, 2.0])
+    np.testing.assert_allclose(depth[0, :6], [0, 0, 0, 9.5, 2.0, 0.002])
 
 
 @pytest.mark.parametrize("name", ["vbr", "kitti", "neural_rgbd"])
@@ -140,6 +141,7 @@ def test_eth3d_leaves_out_the_protocols_views_and_reads_raw_floats(root: Path) -
     np.testing.assert_allclose(depth[1:], trees.depth(2)[1:], rtol=1e-6)
     left_out = adapter("eth3d", root).open("electro", Selection()).facts()["views_left_out"]
     assert left_out == "9289, 9290, 9291, 9292, 9293"  # 9298 is none of this scene's
+    assert sequence.facts()["intrinsics"] == "of each view, in its npz file"
     # Images of one scene may differ in size; their depth must then differ with them.
     name = "DSC_9290.JPG"
     Image.fromarray(np.zeros((50, 66, 3), np.uint8)).save(root / "electro/images/custom_undistorted" / name)
@@ -322,6 +324,7 @@ ETH_DEPTH = "electro/ground_truth_depth/custom_undistorted/DSC_9288.JPG"
             calibration(intrinsics=np.array([object()] * 9), extrinsics=np.eye(4)),
             r"damaged or another file \(objects",
         ),
+        ("eth3d", calibration(intrinsics=np.eye(3) > 0, extrinsics=np.eye(4)), "3x3 numbers, found bool of shape"),
         ("eth3d", calibration(intrinsics=np.zeros((3, 3)), extrinsics=np.eye(4)), "intrinsics: expected intrinsics"),
         ("eth3d", calibration(intrinsics=np.eye(3), extrinsics=2 * np.eye(4)), "extrinsics: expected a rigid"),
         ("oxford_spires", line("keble-college-02/poses_c2w.txt", 2, "1 0 0 0"), r"c2w\.txt:2: expected 16 numbers"),

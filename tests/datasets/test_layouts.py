@@ -222,6 +222,11 @@ POSE_FILE = "*/*/*/iphone/pose_intrinsic_imu.json"
         ("sintel", whole("training/depth/*/frame_0001.dpt", b"\x89PNG" + b"0" * 40), r"it begins with PIEH\), found"),
         (
             "sintel",
+            whole("training/depth/*/frame_0001.dpt", b"PIEH" + b"\xff" * 8 + b"\0" * 4),
+            r"frame_0001\.dpt: expected 12 bytes and 4 for each of -1x-1 pixels, found 16",
+        ),
+        (
+            "sintel",
             whole("training/depth/*/frame_0001.dpt", b"PIEH" + b"\1\0\0\0" * 3),
             r"frame_0001\.dpt: expected 96x72 pixels as the image, found 1x1",
         ),
@@ -306,7 +311,7 @@ POSE_FILE = "*/*/*/iphone/pose_intrinsic_imu.json"
             r"expected lines of 18 numbers .*, found none",
         ),
         ("vkitti2", line("*/*/intrinsic.txt", 2, "3 0 0 1 2 3"), r"intrinsic\.txt: frame 3: expected intrinsics"),
-        ("vkitti2", line("*/*/intrinsic.txt", 2, ""), "found none for rgb_00000.jpg"),
+        ("vkitti2", line("*/*/intrinsic.txt", 2, ""), r"found none for rgb_00000.jpg \(1 in all\)"),
         ("replica", line("*/*/traj.txt", 5, ""), "expected a row for each image up to number 4, found 4 rows"),
         ("replica", whole("*/cam_params.json", None), "expected cam_params.json in"),
         (
@@ -320,6 +325,16 @@ POSE_FILE = "*/*/*/iphone/pose_intrinsic_imu.json"
             "units of depth a metre, above 0, found -6553.5",
         ),
         ("replica", swap("*/cam_params.json", "6553.5", "0.0"), "units of depth a metre, above 0, found 0$"),
+        (
+            "tartanair v2",
+            lambda root: Image.new("RGB", trees.SIZE).save(next(root.rglob("000000_lcam_front_depth.png"))),
+            "expected RGBA, the bytes of float32, found RGB",
+        ),
+        (
+            "tartanair v2",
+            lambda root: Image.new("RGBA", (8, 6)).save(next(root.rglob("000000_lcam_front_depth.png"))),
+            "depth.png: expected .* pixels as the image, found 8x6",
+        ),
         ("tartanair", line("*/*/*/*/pose_left.txt", 3, "1 2 3"), r"pose_left\.txt:3: expected 7 numbers"),
         ("tartanair", line("*/*/*/*/pose_left.txt", 5, ""), "expected a row for each image up to number 4, found 4"),
         (
@@ -610,8 +625,11 @@ def test_what_lies_beside_a_scene_of_rendered_rooms(tree: Callable[[str], Path],
     camera = json.loads(shared.read_text())
     inner = camera.get("camera", camera)
     inner["fx"] = 77.0
-    next(path for path in root.rglob(scene) if path.is_dir()).joinpath("cam_params.json").write_text(json.dumps(camera))
-    assert opened("replica", root).frame(0).intrinsics[0, 0] == 77.0
+    for written in (camera, inner):  # the numbers under "camera", or by themselves
+        next(path for path in root.rglob(scene) if path.is_dir()).joinpath("cam_params.json").write_text(
+            json.dumps(written)
+        )
+        assert opened("replica", root).frame(0).intrinsics[0, 0] == 77.0
     # Scenes of Sintel's test, whose depth and cameras nobody has, are none.
     assert any((tree("sintel") / "test/final").iterdir())
     assert open_adapter("sintel", tree("sintel"), {}).scenes() == ("alley_2",)
