@@ -31,8 +31,12 @@ K = np.array([[500.0, 0.0, 310.0], [0.0, 510.0, 235.0], [0.0, 0.0, 1.0]])
         ((480, 640), {"max_height": 700}, (518, 686), (518, 686)),
         # Python rounds a half to even: 35 * 28/28 / 14 = 2.5 becomes 2
         ((28, 35), {"width": 28, "max_height": 280}, (28, 28), (28, 28)),
+        # 838 * 518/1554 = 279.33 is 279 whole pixels, one short of 20 rows of patches
+        ((1554, 838), {"height_rounding": "pixel_floor"}, (518, 266), (518, 266)),
         # a panorama keeps at least one row of patches
         ((4000, 10), {}, (518, 14), (518, 14)),
+        ((4000, 10), {"height_rounding": "floor"}, (518, 14), (518, 14)),
+        ((4000, 10), {"height_rounding": "pixel_floor"}, (518, 14), (518, 14)),
         # KITTI: 280/376 > 504/1241, so the height decides; 1241*280/376 = 924.1
         ((1241, 376), {"mode": "cover", "width": 504, "height": 280}, (924, 280), (504, 280)),
         ((640, 480), {"mode": "cover", "width": 504, "height": 280}, (504, 378), (504, 280)),

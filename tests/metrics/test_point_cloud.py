@@ -65,11 +65,20 @@ def test_true_depth_of_another_camera_is_seen_through_that_camera() -> None:
     frame, prediction = frame_pair(0)
     assert frame.depth is not None
     own = np.array([[60.0, 0, 15], [0, 64.0, 11], [0, 0, 1]])
-    collector.add(replace(frame, camera_to_world=np.eye(4), depth_intrinsics=own), prediction)
+    seen = replace(frame, camera_to_world=np.eye(4), depth_intrinsics=own)
+    collector.add(seen, prediction)
     rows, columns = np.nonzero(frame.depth)
     z = frame.depth[rows, columns]
     expected = np.stack([(columns - 15) / 60 * z, (rows - 11) / 64 * z, z], axis=1)
     np.testing.assert_allclose(collector.clouds()[0], expected, atol=1e-5)
+    # The prediction is of the image: through its camera, where the method tells of none of its own.
+    untold, of_its_own = family(10_000, (0.0, 80.0)), family(10_000, (0.0, 80.0))
+    untold.add(seen, replace(prediction, intrinsics=None))
+    np.testing.assert_array_equal(untold.clouds()[1], collector.clouds()[1])
+    of_its_own.add(
+        replace(frame, depth_intrinsics=None), replace(prediction, camera_to_world=np.eye(4), intrinsics=own)
+    )
+    np.testing.assert_allclose(of_its_own.clouds()[1], 0.5 * expected, atol=1e-5)
 
 
 def test_memory_is_bounded_and_said() -> None:

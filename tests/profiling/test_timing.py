@@ -142,9 +142,13 @@ def test_a_stream_without_predictions_has_reasons_only() -> None:
     }
 
 
-def test_lengths_that_differ_are_a_fault() -> None:
-    with pytest.raises(ValueError, match="for each prediction"):
-        throughput_measurements([1.0], [KEPT, KEPT], [1.0, 1.0], None)
+@pytest.mark.parametrize(
+    ("forward", "types", "intervals"),
+    [([1.0], 2, 2), ([1.0, 1.0], 1, 2), (None, 3, 2), ([1.0, 1.0], 2, 1), (None, 1, 0)],
+)
+def test_lengths_that_differ_are_a_fault(forward: list[float] | None, types: int, intervals: int) -> None:
+    with pytest.raises(ValueError, match=r"^expected one forward time, frame type and interval for each prediction$"):
+        throughput_measurements(forward, [KEPT] * types, [1.0] * intervals, None)
 
 
 def test_a_p90_may_be_asked_for() -> None:

@@ -90,6 +90,14 @@ def test_every_stream_must_fit() -> None:
     for streams in ((short, LONG), (LONG, short)):
         assert fitted("8GB", EVERY, *streams).chosen == alone, "the numbers, too, are of the one that needs most"
     assert fitted("8GB", EVERY, short).chosen.changed["window"] == 48
+    # A few large images need more than many small ones.
+    large, small = Stream(518, 518, 100), Stream(112, 140, 2000)
+    needs = fitted("8GB", EVERY, large).chosen
+    assert needs.changed["window"] == 24
+    assert fitted("8GB", EVERY, small).chosen.changed == {}
+    for streams in ((large, small), (small, large)):
+        both = fitted("8GB", EVERY, *streams).chosen
+        assert (both.changed, both.estimate) == (needs.changed, needs.estimate)
     # The interval is of the longest, whichever comes first.
     assert fitted("6GB", EVERY, short, LONG).chosen.changed == fitted("6GB").chosen.changed
 

@@ -235,13 +235,55 @@ def test_a_folder_of_films_alone_is_one_of_films(
     for file in files:
         (tmp_path / file).touch()
 
-    def opened(*given: Any) -> None:
-        raise ConfigError(f"opened {given}")
+    told = asked_for(monkeypatch, tmp_path / named, frames=5, stride=3)
+    assert told == (dataset, tmp_path / named, (), {"stride": 3, "count": 5})
+
+
+@pytest.mark.parametrize(
+    ("text", "root", "dataset", "scene"),
+    [
+        ("tum/desk", "data", "tum", "desk"),
+        ("tum/a/b", "data", "tum", "a/b"),
+        ("tum", "data", "tum", None),
+        ("synthetic/room-1", None, "synthetic", "room-1"),
+        ("~/film.mp4", "data", None, None),
+    ],
+)
+def test_a_scene_of_a_dataset_is_named_with_its_folder_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, root: str | None, dataset: str | None, scene: str | None
+) -> None:
+    """Where a folder is given the words name a dataset, even if there is a file of that name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "film.mp4").touch()
+    (tmp_path / "tum" / "desk").mkdir(parents=True)
+    if dataset is None:
+        with pytest.raises(
+            ConfigError, match=r"^view: expected a run directory, a folder of images, a video, .*DATASET"
+        ):
+            asked_for(monkeypatch, text, root=root)
+        return
+    folder = None if root is None else tmp_path / root
+    told = asked_for(monkeypatch, text, root=None if root is None else f"~/{root}", frames=5, stride=3)
+    assert told == (dataset, folder, (scene,), {"stride": 3, "count": 5})
+
+
+def asked_for(monkeypatch: pytest.MonkeyPatch, what: Path | str, **given: Any) -> tuple[Any, ...]:
+    """Of which dataset and folder a page of images is made, and of which of their frames."""
+    told: list[tuple[Any, ...]] = []
+
+    def opened(dataset: str, root: Path | None) -> SimpleNamespace:
+        def scene(*name: str | None, **cut: int | None) -> None:
+            told.append((dataset, root, name, cut))
+            raise DataError("far enough")
+
+        return SimpleNamespace(scene=scene)
 
     monkeypatch.setattr("lingbot_eval.datasets.cards.open_dataset", opened)
-    with pytest.raises(ConfigError) as said:
-        lb.view(tmp_path / named)
-    assert str(said.value) == f"opened {(dataset, tmp_path / named)}"
+    with pytest.raises(DataError, match="far enough"):
+        lb.view(what, **given)
+    (only,) = told
+    return only
 
 
 @pytest.mark.parametrize(
