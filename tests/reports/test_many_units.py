@@ -94,6 +94,7 @@ def test_of_two_runs_of_many_units_the_few_are_held_against_each_other(
     assert {count for path, count in opens.items() if path.endswith("frames.csv")} == {2}
 
 
+@pytest.mark.usefixtures("coarse_pictures")
 def test_each_figure_of_a_scene_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawings = counted_drawings(monkeypatch)
     run = multiply(build_run(tmp_path / "one", frames=12).path, tmp_path / "few", 1)
