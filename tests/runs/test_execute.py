@@ -37,12 +37,16 @@ from lingbot_eval.types import FloatArray, Frame, Measurement, Prediction
 
 @pytest.fixture(params=["cores busy", "cores free"])
 def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
-    """All of it twice: scored in line, and in threads beside a method that computes elsewhere."""
+    """Twice, unless the test says IN_LINE: scored in line, and in threads beside a method that computes elsewhere."""
     made = World()
     made.install(monkeypatch)
     free = request.param == "cores free"
     monkeypatch.setattr(LingbotConfig, "leaves_the_cpu_free", property(lambda settings: free))
     return made
+
+
+# For what is decided before the stream, after it or by the frames alone: where scoring happens is no matter.
+IN_LINE = pytest.mark.parametrize("world", ["cores busy"], indirect=True)
 
 
 def run(out: Path, what: Experiment, observer: Quiet | None = None) -> Outcome:
@@ -118,6 +122,7 @@ def test_a_run_from_end_to_end(tmp_path: Path, world: World) -> None:
     assert (panels.image[:, 0, 0, 0] == panels.index).all()
 
 
+@IN_LINE
 def test_selection_reaches_the_stream(tmp_path: Path, world: World) -> None:
     outcome = run(tmp_path, experiment(dataset={"selection": {"start": 2, "stride": 3, "count": 5}}))
     record = units(outcome)["one", "good"]
@@ -133,6 +138,7 @@ def test_a_method_that_stops_early_is_measured_on_all_frames(tmp_path: Path, wor
     assert value(record, "coverage") == pytest.approx(100 * 6 / FRAMES)
 
 
+@IN_LINE
 def test_times_of_some_predictions_are_no_rate(tmp_path: Path, world: World) -> None:
     world.methods = {"lacks_cost": frozenset({3})}
     record = units(run(tmp_path, experiment()))["one", "good"]
@@ -143,6 +149,7 @@ def test_times_of_some_predictions_are_no_rate(tmp_path: Path, world: World) -> 
     assert times.isna().to_numpy().nonzero()[0].tolist() == [3]
 
 
+@IN_LINE
 def test_the_datasets_depth_range_decides_what_is_scored(tmp_path: Path, world: World) -> None:
     low, high = 1.5, 2.0
     record = units(run(tmp_path, experiment(dataset={"depth_range": [low, high]})))["one", "good"]
@@ -166,6 +173,7 @@ def test_the_datasets_depth_range_decides_what_is_scored(tmp_path: Path, world: 
 WRONG_CLOCKS = [lambda _: math.nan, lambda t: t + 1.0, lambda t: t - 1.0, float.hex, lambda _: None]
 
 
+@IN_LINE
 @pytest.mark.parametrize("clock", WRONG_CLOCKS)
 def test_a_time_that_is_not_the_frames_fails_the_unit(
     tmp_path: Path, world: World, clock: Callable[[float], object]
@@ -178,12 +186,14 @@ def test_a_time_that_is_not_the_frames_fails_the_unit(
     assert record.predictions == 0
 
 
+@IN_LINE
 def test_a_time_lost_in_single_precision_is_said(tmp_path: Path, world: World) -> None:
     world.methods = {"clock": lambda seconds: float(np.float32(seconds + 1e5)) - 1e5}
     record = units(run(tmp_path, experiment()))["one", "good"]
     assert "method 'good': expected frame 1 with its own time 0.1 s, found 0.1" in str(record.reason)
 
 
+@IN_LINE
 def test_without_a_reference_there_are_reasons(tmp_path: Path, world: World) -> None:
     world.adapter.scenes_there = {"bare": {"with_reference": False}}
     record = units(run(tmp_path, experiment()))["bare", "good"]
@@ -196,7 +206,7 @@ def test_without_a_reference_there_are_reasons(tmp_path: Path, world: World) -> 
     assert isinstance(value(record, "end_to_end_fps"), float)
 
 
-@pytest.mark.parametrize("world", ["cores busy"], indirect=True)
+@IN_LINE
 def test_clouds_alone_are_scored_within_the_datasets_depth_range(tmp_path: Path, world: World) -> None:
     """Depth is read for them, too; points beyond the limits are of no cloud."""
     off = dict.fromkeys(("trajectory", "drift", "auc", "depth"))
@@ -210,6 +220,7 @@ def test_clouds_alone_are_scored_within_the_datasets_depth_range(tmp_path: Path,
     assert pixels[2.0] < pixels[80] / 3
 
 
+@IN_LINE
 def test_a_family_can_be_switched_off(tmp_path: Path, world: World) -> None:
     nothing = dict.fromkeys(("trajectory", "drift", "auc", "depth"))
     record = units(run(tmp_path, experiment(metrics=nothing)))["one", "good"]
@@ -409,6 +420,7 @@ def test_a_fault_in_scoring_after_the_stream_belongs_to_no_frame(
     assert (record.stage, record.failed_at_frame, record.frames, record.predictions) == ("score", None, FRAMES, FRAMES)
 
 
+@IN_LINE
 @pytest.mark.parametrize(
     ("where", "stage", "frames", "reason"),
     [
@@ -448,6 +460,7 @@ def test_what_fails_before_the_stream_belongs_to_no_frame(
     assert (record.frames, record.predictions) == (0, 0)
 
 
+@IN_LINE
 @pytest.mark.parametrize("facts", [{"threshold": math.nan}, {"array": np.zeros(3)}, {"big": 10**30}, [1]], ids=str)
 def test_facts_that_no_record_can_hold_fail_the_unit(tmp_path: Path, world: World, facts: Any) -> None:
     world.methods = {"facts": facts}
@@ -456,6 +469,7 @@ def test_facts_that_no_record_can_hold_fail_the_unit(tmp_path: Path, world: Worl
     assert {record.stage for record in units(outcome).values()} == {"open"}
 
 
+@IN_LINE
 @pytest.mark.parametrize(("number", "words"), [(1e305, "1e+305"), (-1e300, "-1e+300")])
 def test_a_number_beyond_what_can_be_averaged_is_a_reason(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, number: float, words: str
@@ -466,6 +480,7 @@ def test_a_number_beyond_what_can_be_averaged_is_a_reason(
     assert value(record, "weights") == f"it is {words}, beyond the 1e+300 that can be averaged"
 
 
+@IN_LINE
 @pytest.mark.parametrize("first_is_bad_input", [True, False])
 def test_one_bad_input_is_for_the_user_to_mend_whatever_fails_after_it(
     tmp_path: Path, world: World, *, first_is_bad_input: bool
@@ -476,6 +491,7 @@ def test_one_bad_input_is_for_the_user_to_mend_whatever_fails_after_it(
     assert (outcome.failed, outcome.bad_input) == (2, True)
 
 
+@IN_LINE
 def test_a_resumed_run_keeps_the_time_it_started(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute_module, "utc_now", lambda: "2026-01-01T00:00:00+00:00")
     world.misbehave = {"good": at("two", 3, KeyboardInterrupt())}
@@ -488,6 +504,7 @@ def test_a_resumed_run_keeps_the_time_it_started(tmp_path: Path, world: World, m
     assert RunStore.open(run_folder(tmp_path)).read_run() == record
 
 
+@IN_LINE
 def test_what_is_on_the_disk_decides_whether_a_run_is_complete(tmp_path: Path, world: World) -> None:
     class Tidying(Quiet):
         """Somebody removes a result, and damages one, while the run goes on."""
@@ -509,6 +526,7 @@ def test_what_is_on_the_disk_decides_whether_a_run_is_complete(tmp_path: Path, w
     assert "frames.csv is damaged: it has 0 bytes, not" in told
 
 
+@IN_LINE
 def test_a_damaged_image_fails_its_unit_and_says_which(tmp_path: Path, world: World) -> None:
     world.adapter.scenes_there["one"] = {"broken_at": 5}
     outcome = run(tmp_path, experiment())
@@ -519,6 +537,7 @@ def test_a_damaged_image_fails_its_unit_and_says_which(tmp_path: Path, world: Wo
     assert units(outcome)["two", "good"].status == "ok"
 
 
+@IN_LINE
 @pytest.mark.parametrize(
     ("pose", "found"),
     [
@@ -546,6 +565,7 @@ def test_a_unit_without_one_usable_pose_has_failed(
     assert (outcome.failed, outcome.bad_input) == (1, True)
 
 
+@IN_LINE
 @pytest.mark.parametrize("there_before", [False, True])
 @pytest.mark.parametrize("error", [CheckpointError("no weights"), DependencyError("no device")])
 def test_a_run_refused_before_its_first_unit_leaves_no_directory(
@@ -560,6 +580,7 @@ def test_a_run_refused_before_its_first_unit_leaves_no_directory(
     assert list(tmp_path.rglob("*")) == ([out.parent, out] if there_before else [])
 
 
+@IN_LINE
 def test_what_is_done_is_skipped_and_what_failed_is_tried_again(tmp_path: Path, world: World) -> None:
     world.misbehave = {"good": at("two", 3, RuntimeError("once"))}
     assert run(tmp_path, experiment()).failed == 1
@@ -573,6 +594,7 @@ def test_what_is_done_is_skipped_and_what_failed_is_tried_again(tmp_path: Path, 
     assert not (outcome.path / "units" / "synthetic" / "two" / "good" / "traceback.txt").exists()
 
 
+@IN_LINE
 def test_changed_input_is_never_a_stale_hit(tmp_path: Path, world: World) -> None:
     run(tmp_path, experiment())
     world.adapter.scenes_there["two"] = {"version": "2"}
@@ -606,12 +628,14 @@ def test_a_full_disk_stops_the_run_with_one_line(tmp_path: Path, world: World, m
     assert not RunStore.open(folder).read_units().units
 
 
+@IN_LINE
 def test_two_runs_in_one_directory(tmp_path: Path, world: World) -> None:
     outcome = run(tmp_path, experiment())
     with RunStore.open(outcome.path).lock(), pytest.raises(StoreError, match="being written by"):
         run(tmp_path, experiment())
 
 
+@IN_LINE
 def test_the_record_states_itself(tmp_path: Path, world: World) -> None:
     outcome = run(tmp_path, experiment("a", "b"))
     record = json.loads((outcome.path / store_module.RUN_FILE).read_text())
