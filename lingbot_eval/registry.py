@@ -7,6 +7,7 @@ registers in a process of his own. An experiment file can ask for a plugin and n
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -18,10 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lingbot_eval.errors import ConfigError, LingbotEvalError, one_line
 from lingbot_eval.settings import nearest, several
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "lingbot_eval.plugins"
 HOW_TO_ADD = "; one of a plugin is known with --plugin FILE"
@@ -156,9 +160,7 @@ def load_plugins(sources: Iterable[str] = ()) -> tuple[Plugin, ...]:
     Raises:
         ConfigError: a file or module that is not there, or whose code fails; one line with its name.
     """
-    from importlib.metadata import entry_points  # slow to load
-
-    for point in entry_points(group=ENTRY_POINTS):
+    for point in installed():
         if point.value not in _INSTALLED:
             with _loading(_plugin_of_module(point.module), f"installed plugin {point.name}"):
                 point.load()
@@ -166,6 +168,14 @@ def load_plugins(sources: Iterable[str] = ()) -> tuple[Plugin, ...]:
     for source in several(sources):
         _load(source)
     return plugins()
+
+
+@functools.cache
+def installed() -> tuple[EntryPoint, ...]:
+    """What installed packages bring; looked up once, since a process goes on with what it found first."""
+    from importlib.metadata import entry_points  # slow to load
+
+    return tuple(entry_points(group=ENTRY_POINTS))
 
 
 def place_in_plugin(error: BaseException) -> str:

@@ -202,7 +202,7 @@ def test_an_installed_plugin_runs_once(tmp_path: Path, monkeypatch: pytest.Monke
         f"def __getattr__(name):\n    with open({str(log)!r}, 'a') as log:\n        log.write(name)\n"
     )
     point = EntryPoint("mine", "that_is_installed:start", registry.ENTRY_POINTS)
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "installed", lambda: (point,))
     monkeypatch.setattr(registry, "_INSTALLED", [])
     for _ in range(2):
         assert [plugin.name for plugin in load_plugins()] == ["that_is_installed"]

@@ -133,4 +133,6 @@ def printable(text: str) -> str:
 
     For what others print, such as the label of a bar; what goes through here needs it not.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
@@ -299,7 +298,7 @@ def test_score_shows_them_among_the_first_and_outlives_their_faults(
     (tmp_path / "metrics.py").rename(tmp_path / "installed_metrics.py")
     monkeypatch.syspath_prepend(tmp_path)
     point = EntryPoint("mine", "installed_metrics", registry.ENTRY_POINTS)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "installed", lambda: (point,))
     monkeypatch.setattr(registry, "_INSTALLED", [])
     assert "2.500000 m" in command(tmp_path, *words[:-2])
     # One of ours that no declaration names in full.

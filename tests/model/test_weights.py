@@ -44,7 +44,8 @@ def network(*, point_head: bool = False, seed: int = 1) -> GeometricContextTrans
 
 
 def same(a: GeometricContextTransformer, b: GeometricContextTransformer) -> bool:
-    return all(torch.equal(a.state_dict()[key], value) for key, value in b.state_dict().items())
+    mine = a.state_dict()
+    return all(torch.equal(mine[key], value) for key, value in b.state_dict().items())
 
 
 SAVERS: dict[str, Callable[[dict[str, Any], Path], object]] = {
