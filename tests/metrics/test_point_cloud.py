@@ -97,6 +97,9 @@ def test_one_frame_of_many_times_the_points_is_thinned_at_once() -> None:
     # 21 of 24 rows of 32 pixels have depth: 672, of which every eighth is the first share that fits.
     assert len(collector.clouds()[0]) == 84
     assert collector.sampled == "every 8th valid pixel"
+    halved = family(671, (0.0, 80.0))
+    halved.add(*frame_pair(0))
+    assert (len(halved.clouds()[0]), halved.sampled) == (336, "every 2th valid pixel")
     whole = family(672, (0.0, 80.0))
     whole.add(*frame_pair(0))
     assert (len(whole.clouds()[0]), whole.sampled) == (672, "")

@@ -121,6 +121,9 @@ def test_of_a_gpu_alone_float32_is_given_up_first(precision: str, device: str, s
     sdpa = EVERY.model_copy(update={"backend": "sdpa"})
     found = fit(NetworkSize(CONFIGS["full"], precision), sdpa, [LONG], memory_bytes("10GB"), torch.device(device))
     assert [choice.changed for choice in found.choices[:2]] == [{}, second]
+    # The forecast is of the weights in that precision; 8 bits are of the cache alone.
+    weights = [choice.estimate.weights_bytes for choice in found.choices[:2]]
+    assert weights[1] < 0.7 * weights[0] if "precision" in second else weights[1] == weights[0]
 
 
 def test_nothing_that_fits_is_one_line_with_what_it_would_take() -> None:
@@ -140,6 +143,14 @@ def test_a_window_of_two_frames_can_be_halved_once() -> None:
     choices = "the least of 5 choices"  # as asked for; in 8 bits; one frame; auto; auto and one frame
     with pytest.raises(ConfigError, match=f"nothing fits into 2.5 GB: {choices} takes "):
         fitted("2.5GB", asked)
+    eight = {"cache_precision": 8}
+    assert [choice.changed for choice in fitted("5.15GB", asked).choices] == [
+        {},
+        eight,
+        {**eight, "window": 1},
+        {**eight, "keyframe_interval": "auto"},
+        {**eight, "keyframe_interval": "auto", "window": 1},
+    ]
 
 
 def test_what_the_smallest_windows_cost_is_said() -> None:

@@ -141,9 +141,9 @@ def test_a_scene_that_streams_has_its_own_name_and_truth(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("what", ["camera:0", "folder", "run"])
-@pytest.mark.parametrize("html", [None, "page.html"])
+@pytest.mark.parametrize(("html", "frames"), [(None, None), ("page.html", None), (None, 9), ("page.html", 2)])
 def test_what_is_asked_of_a_page_reaches_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, html: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, html: str | None, frames: int | None
 ) -> None:
     """Every argument that is not about which images are streamed; of a camera nobody knows the end."""
     seen: dict[str, Any] = {}
@@ -172,10 +172,11 @@ def test_what_is_asked_of_a_page_reaches_it(
     given = what if ":" in what else tmp_path / what
     out = None if html is None else tmp_path / html
     asked: dict[str, Any] = {"model": "W", "config": "mini", "device": "cuda", "sky": "S", "colour": "height"}
-    lb.view(given, html=out, points=7000, port=81, **asked)
+    lb.view(given, html=out, points=7000, port=81, frames=frames, **asked)
     if what != "run":
         assert seen["model"] == (("W",), {"config": "mini", "device": "cuda"})
-        length = 3 if what == "folder" else None
+        # There are three images in the folder, however many are asked for.
+        length = {None: 3, 9: 3, 2: 2}[frames] if what == "folder" else frames
         assert seen["session"][1] == {"frames": length, "keyframe_interval": "auto" if length else 10}
         title = f"folder ({given})" if what == "folder" else what
         assert seen["scene"][0] == (title, "mini, W", length, None, "S", 7000)
