@@ -16,15 +16,15 @@ MAX_DEPTH = 64
 """Our documents are a tenth of it deep; writers and readers of nested values recurse."""
 
 
-def read_json(path: Path, *, links: bool = True) -> Any:
-    """The value in a UTF-8 file (with or without byte order mark); links: whether it may be a symbolic link.
+def read_json(path: Path) -> Any:
+    """The value in a UTF-8 file (with or without byte order mark).
 
     Raises:
         OSError: When the file cannot be opened; ``strerror`` is the reason.
         ValueError: In words that fit into one line, when it is no JSON, gives a key twice, holds a number that is not
             finite or an integer beyond 64 bits, or is too large or nested too deeply for any document of ours.
     """
-    return parse_json(read_file(path, MAX_BYTES, links=links))
+    return parse_json(read_file(path, MAX_BYTES))
 
 
 def parse_json(content: bytes) -> Any:
