@@ -356,6 +356,15 @@ def test_a_mask_may_be_a_pixel_of_the_image_longer(tmp_path: Path, mask: tuple[i
         read_mask(tmp_path / "mask.png", "mask", (40, 30))
 
 
+@pytest.mark.parametrize(
+    ("size", "row"),
+    [((2, 1), [0, 255]), ((8, 4), [0, 0, 0, 0, 255, 255, 255, 255]), ((4, 2), [0, 0, 255, 255])],
+)
+def test_a_mask_of_another_size_keeps_its_border_sharp(tmp_path: Path, size: tuple[int, int], row: list[int]) -> None:
+    Image.fromarray(np.array([[0, 0, 255, 255]] * 2, np.uint8)).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png", "mask", size).tolist() == [row] * size[1]
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP"])
 def test_a_cut_off_image_is_told_without_decoding_it(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"x.{kind.lower()}"

@@ -301,11 +301,11 @@ def test_a_size_has_its_own_frames_made_once_for_cases_in_a_row(
         return whole(settings, size, workers, each_frame)
 
     monkeypatch.setattr(execute_module, "open_source", opened)
-    sizes = [[56, 42], [28, 42]]
+    sizes = [[56, 42], [28, 42], [28, 28]]
     outcome = run(tmp_path, study(sweep={"frames": [12, 13], "size": sizes}))
     assert not outcome.failed
     # On a CPU, whose cores have the model to compute, nothing is decoded beside it.
-    assert made == [((56, 42), 0), ((28, 42), 0)] * 2
+    assert made == [((56, 42), 0), ((28, 42), 0), ((28, 28), 0)] * 2
 
 
 def test_a_crash_costs_the_network_and_not_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -481,6 +481,10 @@ def test_the_printed_table_and_its_last_line(
         "verdict": "fail",
         "reason": "largest difference above 0.0001",
     }
+    # What failed was compared, also where nothing else was.
+    for kept, code in ((told[2:3], 1), (told[2:3] + told[4:6], 1), (told[4:5] + told[6:], 0), (told[4:6], 2)):
+        monkeypatch.setattr(run_module, "verify", lambda cases, setup, kept=kept: iter(kept))
+        assert main([*words, "--json"]) == code
 
 
 def test_chosen_cases_come_in_the_order_in_which_they_were_asked_for(one_case: Path) -> None:

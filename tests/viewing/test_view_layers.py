@@ -106,8 +106,13 @@ def test_doubled_voxels_begin_anew() -> None:
     layer, cutter = layer_of(8), Cutter()
     before = sum(len(block.voxels) for block in cutter.cut(layer, layer.cloud, whole=True))
     layer.cloud._double()
-    after = [block.voxels for block in cutter.cut(layer, layer.cloud, whole=True)]
-    assert before > sum(map(len, after)) == len(layer.cloud)
+    after = list(cutter.cut(layer, layer.cloud, whole=True))
+    assert before > sum(len(block.voxels) for block in after) == len(layer.cloud)
+    # Classes, too: as of somebody who looks for the first time.
+    fresh = list(Cutter().cut(layer, layer.cloud, whole=True))
+    assert [(block.sureness, block.range, block.voxels.tolist()) for block in after] == [
+        (block.sureness, block.range, block.voxels.tolist()) for block in fresh
+    ]
 
 
 def test_layers_come_onto_the_truth_and_say_their_error() -> None:
