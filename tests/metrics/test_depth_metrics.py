@@ -468,13 +468,15 @@ def test_the_family_takes_its_scale_from_the_trajectory(scale: float | None) -> 
     pairs = frames(2)
     for index, (truth, guess) in enumerate(pairs):
         frame = Frame(index, 0.0, None, "made", None, truth, None)
-        assert family.add(frame, Prediction(index, 0.0, np.eye(4), guess))["depth_abs_rel"] is not None
+        sure = Prediction(index, 0.0, np.eye(4), guess, depth_confidence=np.nan_to_num(guess))
+        assert family.add(frame, sure)["depth_abs_rel"] is not None
     nothing = Trajectory(np.empty(0, np.int64), np.empty(0), np.empty((0, 4, 4)))
     # The scale of no other alignment stands in, whichever was asked for first.
     asked = {"se3": 1.0, "none": 3.0} | ({} if scale is None else {"sim3": scale}) | {"anchor": 5.0}
     moves = {name: Sim3(each, np.eye(3), np.zeros(3)) for name, each in asked.items()}
     score = TrajectoryScore((), np.empty(0, np.int64), np.empty((0, 3)), alignments=moves)
     found = {(m.name, m.variant): m for m in family.compute(ScoredScene(nothing, nothing, 2, trajectory=score))}
+    assert found["confidence_rank_correlation", ""].value is not None, "of the confidence that the method gives"
     measured = found["abs_rel", "trajectory_scale"]
     if scale is None:
         assert "no Sim(3) alignment" in (measured.reason or "")
