@@ -360,8 +360,10 @@ def test_a_mask_may_be_a_pixel_of_the_image_longer(tmp_path: Path, mask: tuple[i
     ("size", "row"),
     [((2, 1), [0, 255]), ((8, 4), [0, 0, 0, 0, 255, 255, 255, 255]), ((4, 2), [0, 0, 255, 255])],
 )
-def test_a_mask_of_another_size_keeps_its_border_sharp(tmp_path: Path, size: tuple[int, int], row: list[int]) -> None:
-    Image.fromarray(np.array([[0, 0, 255, 255]] * 2, np.uint8)).save(tmp_path / "mask.png")
+def test_a_coloured_mask_of_another_size_keeps_its_border_sharp(
+    tmp_path: Path, size: tuple[int, int], row: list[int]
+) -> None:
+    Image.fromarray(np.array([[0, 0, 255, 255]] * 2, np.uint8)).convert("RGB").save(tmp_path / "mask.png")
     assert read_mask(tmp_path / "mask.png", "mask", size).tolist() == [row] * size[1]
 
 

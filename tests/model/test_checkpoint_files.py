@@ -569,7 +569,7 @@ def test_other_archives_are_called_what_they_are(tmp_path: Path) -> None:
             file.writestr(name, b"\x80\x02}.")
     assert "a TorchScript program" in refusal(tmp_path / "program.pt")
     with zipfile.ZipFile(tmp_path / "two.pt", "w") as file:
-        for name in ("first/data.pkl", "second/data.pkl"):
+        for name in ("data.pkl", "second/data.pkl"):
             file.writestr(name, b"\x80\x02}.")
     assert "not a checkpoint but a zip archive of 2 other files" in refusal(tmp_path / "two.pt")
     with zipfile.ZipFile(tmp_path / "again.pt", "w", zipfile.ZIP_DEFLATED) as file:
