@@ -147,7 +147,6 @@ def save(figure: Figure, path: Path) -> None:
     Raises StoreError.
     """
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     ending = path.suffix.lower()
     # Names inside an SVG are random without a salt.
@@ -160,11 +159,18 @@ def save(figure: Figure, path: Path) -> None:
             layout.execute(figure)
             figure.set_layout_engine(None)
         if ending == ".png":
-            canvas: Any = FigureCanvasAgg(figure)
-            canvas.draw()
-            temporary.write_bytes(_png(np.asarray(canvas.get_renderer().buffer_rgba())[:, :, :3], figure.dpi))
+            temporary.write_bytes(_png(painted(figure), figure.dpi))
         else:
             figure.savefig(temporary, format=ending[1:], metadata=_METADATA[ending])
+
+
+def painted(figure: Figure) -> NDArray[np.uint8]:
+    """(H, W, 3) pixels of a figure whose parts have their places."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.get_renderer().buffer_rgba())[:, :, :3]
 
 
 def _png(pixels: NDArray[np.uint8], dpi: float) -> bytes:

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.pictures import pictures_as_ever, pictures_by
+from tests.support.pictures import blank, pictures_as_ever, pictures_by
 
 ROOT = Path(__file__).parents[1]
 MODULES = pytest.StashKey[int]()
@@ -68,7 +68,7 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def unpainted_pictures() -> Iterator[None]:
     """Figures are made and written whole, on paper that stays white: painting is half of the work of a report."""
-    with pictures_by(lambda canvas: canvas.get_renderer().clear()):
+    with pictures_by(blank):
         yield
 
 

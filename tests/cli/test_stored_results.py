@@ -18,12 +18,6 @@ from tests.support.tiny import SCENES, run_folder, write_experiment
 FILES = ("result.json", "frames.csv", "estimate.tum", "reference.tum", "drift.npz")
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of a report's time goes into pixels, which nobody looks at here."""
-    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.draw", lambda canvas: None)
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment, its run, and a baseline of it; tests work on copies."""

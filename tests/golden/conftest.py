@@ -13,9 +13,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lingbot_eval import plots
+from tests.support.pictures import blank
 
 HERE = Path(__file__).parent
 EXPECTED, STORED = HERE / "expected", HERE / "stored"
@@ -129,7 +133,11 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Figures are described instead of painted, which takes most of a report's time."""
     drawn: list[str] = []
 
-    monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: drawn.append(described(canvas.figure)))
+    def painted(figure: Figure) -> NDArray[np.uint8]:
+        drawn.append(described(figure))
+        return blank(figure)
+
+    monkeypatch.setattr(plots, "painted", painted)
     return drawn
 
 

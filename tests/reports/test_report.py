@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_run import DESK, HOSTILE_SCENE, LINGBOT, OFFICE, REPLAY, build_failures, build_run, panels, walk
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from lingbot_eval import plots
@@ -120,7 +119,7 @@ def test_a_full_disk_while_drawing_is_not_taken_for_damage(
     def refuse(*_args: object, **_keywords: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(FigureCanvasAgg, "draw", refuse)
+    monkeypatch.setattr(plots, "painted", refuse)
     with pytest.raises(StoreError, match="No space left"):
         pages_of(store, tmp_path / "out")
 

@@ -5,26 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
 
-_DRAW, _LAYOUT = FigureCanvasAgg.draw, ConstrainedLayoutEngine.execute
+from lingbot_eval import plots
+
+PAINTED, _LAYOUT = plots.painted, ConstrainedLayoutEngine.execute
+
+
+def blank(figure: Figure) -> NDArray[np.uint8]:
+    """In place of ``plots.painted``: white paper of the figure's size."""
+    width, height = figure.canvas.get_width_height()
+    return np.full((height, width, 3), 255, np.uint8)
 
 
 @contextmanager
-def pictures_by(draw: Callable[[FigureCanvasAgg], object]) -> Iterator[None]:
-    """``draw`` paints every figure, whose parts stay where they happen to lie."""
+def pictures_by(painted: Callable[[Figure], NDArray[np.uint8]]) -> Iterator[None]:
+    """``painted`` paints what is written, and its parts stay where they happen to lie."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FigureCanvasAgg, "draw", draw)
+        patch.setattr(plots, "painted", painted)
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
         yield
 
 
 @contextmanager
 def pictures_as_ever() -> Iterator[None]:
-    """Figures are painted whole."""
+    """Figures are laid out and painted whole."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FigureCanvasAgg, "draw", _DRAW)
+        patch.setattr(plots, "painted", PAINTED)
         patch.setattr(ConstrainedLayoutEngine, "execute", _LAYOUT)
         yield
