@@ -115,9 +115,10 @@ def test_position_maps_of_an_upright_image_are_not_those_of_a_lying_one() -> Non
     lying, upright = sides(28, 56), sides(56, 28)
     assert (lying[0], lying[-1]) == ((2, 4), (28, 56))
     assert upright == [(rows, columns) for columns, rows in lying]
-    two_sizes = len(head.position_maps())
-    head.positions(28, 28)
-    assert 0 < len(head.position_maps()) <= two_sizes, "sizes pile up"
+    of_one_size = 2 * len(lying)
+    for patches in range(1, 8):
+        head.positions(14 * patches, 14)
+        assert 0 < len(head.position_maps()) <= 2 * of_one_size, "sizes pile up"
 
 
 def test_residual_skip_is_the_rectified_input() -> None:
