@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.pictures import blank, pictures_as_ever, pictures_by
+from tests.support.pictures import LAYOUT, PAINTED, blank, pictures_by
 
 ROOT = Path(__file__).parents[1]
 MODULES = pytest.StashKey[int]()
@@ -75,5 +75,5 @@ def unpainted_pictures() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def painted_pictures(unpainted_pictures: None) -> Iterator[None]:
     """For what is asked of a picture itself, and for odd numbers, which may fail only when they are painted."""
-    with pictures_as_ever():
+    with pictures_by(PAINTED, LAYOUT):
         yield

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lingbot_eval import plots
 
-PAINTED, _LAYOUT = plots.painted, ConstrainedLayoutEngine.execute
+PAINTED, LAYOUT = plots.painted, ConstrainedLayoutEngine.execute
+"""As users have them."""
 
 
 def blank(figure: Figure) -> NDArray[np.uint8]:
@@ -23,18 +24,11 @@ def blank(figure: Figure) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def pictures_by(painted: Callable[[Figure], NDArray[np.uint8]]) -> Iterator[None]:
-    """``painted`` paints what is written, and its parts stay where they happen to lie."""
+def pictures_by(
+    painted: Callable[[Figure], NDArray[np.uint8]], layout: Callable[..., None] = lambda engine, figure: None
+) -> Iterator[None]:
+    """``painted`` paints what is written, whose parts stay where they happen to lie unless ``layout`` places them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "painted", painted)
-        patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
-        yield
-
-
-@contextmanager
-def pictures_as_ever() -> Iterator[None]:
-    """Figures are laid out and painted whole."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "painted", PAINTED)
-        patch.setattr(ConstrainedLayoutEngine, "execute", _LAYOUT)
+        patch.setattr(ConstrainedLayoutEngine, "execute", layout)
         yield
